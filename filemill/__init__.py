@@ -1,0 +1,3 @@
+"""filemill: run, watch and break a distributed work pipeline on Kafka."""
+
+__version__ = "0.1.0"

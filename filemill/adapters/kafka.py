@@ -1,0 +1,153 @@
+"""Kafka: what all clients share, and the publisher."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from filemill.messages import Headers
+from filemill.ports import Receipt
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+# New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
+METADATA_REFRESH_MILLISECONDS = 3000
+# An unacknowledged record is given back to its sender after this; the sender decides, not the client's queue.
+DELIVERY_TIMEOUT_MILLISECONDS = 30_000
+
+log = structlog.get_logger("kafka")
+
+
+class _ClientLog(logging.Handler):
+    """librdkafka's own lines, in our form. Most repeat what an error already said, so they count as debug."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.debug("librdkafka", message=record.getMessage())
+
+
+_client_logger = logging.Logger("librdkafka")  # noqa: LOG001 - not in the tree: it must not reach the root's handlers
+_client_logger.addHandler(_ClientLog())
+
+
+def client_config(settings: Settings, role: str, **properties: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Librdkafka's properties for one client; the user's own (`kafka_properties`) come last and win."""
+    return {
+        "bootstrap.servers": settings.kafka_broker,
+        "client.id": settings.worker_id,
+        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MILLISECONDS,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,
+        "allow.auto.create.topics": False,
+        "error_cb": _say_errors(settings, role),
+        "logger": _client_logger,
+        **properties,
+        **settings.kafka_properties,
+    }
+
+
+def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
+    """Report a change in the broker's reachability once, not at each of the client's reconnections."""
+    said: set[int] = set()
+
+    def on_error(error: KafkaError) -> None:
+        if error.code() not in said:
+            said.add(error.code())
+            log.warning("Kafka trouble", role=role, broker=settings.kafka_broker, error=error.str())
+
+    return on_error
+
+
+def unavailable(settings: Settings, error: KafkaException | KafkaError) -> Unavailable:
+    """The broker's absence in a sentence."""
+    cause = error.args[0] if isinstance(error, KafkaException) else error
+    text = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    return Unavailable(f"Kafka at {settings.kafka_broker} is away: {text}")
+
+
+@contextlib.contextmanager
+def kafka_errors(settings: Settings) -> Iterator[None]:
+    """Turn a broker that is away into Unavailable."""
+    try:
+        yield
+    except KafkaException as error:
+        raise unavailable(settings, error) from None
+
+
+class KafkaPublisher:
+    """An idempotent producer with acks=all. (port: Publisher)."""
+
+    def __init__(self, settings: Settings, role: str) -> None:
+        self._settings = settings
+        self._producer = Producer(
+            client_config(
+                settings,
+                role,
+                **{
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "linger.ms": 5,
+                    "delivery.timeout.ms": DELIVERY_TIMEOUT_MILLISECONDS,
+                    "queue.buffering.max.messages": 100_000,
+                },
+            )
+        )
+
+    def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        on_receipt: Callable[[Receipt], None] | None = None,
+        *,
+        key: str | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record."""
+
+        def on_delivery(error: KafkaError | None, message: Message) -> None:
+            assert on_receipt is not None
+            if error is None:
+                on_receipt(Receipt(message.partition() or 0, message.offset() or 0))
+            else:
+                on_receipt(Receipt(-1, -1, error=error.str()))
+
+        options: dict[str, Any] = {"partition": partition} if partition is not None else {}
+        if headers:
+            options["headers"] = headers
+        if on_receipt is not None:
+            options["on_delivery"] = on_delivery
+        try:
+            self._producer.produce(topic, value, key=key, **options)
+        except BufferError:
+            raise Unavailable(f"Kafka at {self._settings.kafka_broker}: the producer's queue is full") from None
+        except KafkaException as error:
+            raise unavailable(self._settings, error) from None
+
+    def poll(self, seconds: float = 0) -> int:
+        """Hand out acknowledgements."""
+        return self._producer.poll(seconds)
+
+    def flush(self, seconds: float) -> int:
+        """Wait until nothing is queued."""
+        return self._producer.flush(seconds)
+
+    def partitions(self, topic: str) -> int:
+        """Ask the broker. This also refreshes the client's own view: without it a produce to a new partition fails."""
+        with kafka_errors(self._settings):
+            metadata = self._producer.list_topics(topic, timeout=self._settings.server_timeout_seconds)
+        found = metadata.topics.get(topic)
+        return len(found.partitions) if found is not None and found.error is None else 0
+
+
+def headers_of(message: Message) -> Headers:
+    """A message's headers; one without a value counts as empty."""
+    raw = message.headers()
+    pairs = raw.items() if isinstance(raw, dict) else raw or []
+    return [(str(name), _bytes(value)) for name, value in pairs]
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""

@@ -1,0 +1,169 @@
+"""Kafka's administration: topics, and what the broker says of a consumer group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from filemill.adapters.kafka import client_config, kafka_errors
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+_DAY_MILLISECONDS = 86_400_000
+
+
+class Member(msgspec.Struct, frozen=True, rename="camel"):
+    """A member of a group and what it owns of the topic."""
+
+    member_id: str
+    client_id: str
+    host: str
+    partitions: list[int]
+
+
+class GroupDescription(msgspec.Struct, frozen=True):
+    """A group as the broker sees it. `protocol` is classic, consumer, or None where it is unknown."""
+
+    state: str
+    protocol: str | None
+    assignor: str | None
+    members: list[Member]
+
+
+class PartitionOffsets(msgspec.Struct, frozen=True):
+    """Where a partition begins and ends, and what a group has committed. None: not known, or never committed."""
+
+    partition: int
+    begin: int | None
+    end: int | None
+    committed: int | None
+
+    @property
+    def lag(self) -> int | None:
+        """Records not yet committed; with nothing committed, all that the partition holds."""
+        if self.end is None or self.begin is None:
+            return None
+        return max(0, self.end - (self.begin if self.committed is None else self.committed))
+
+
+def all_topics(settings: Settings) -> list[str]:
+    """The topics of the pipeline."""
+    return [
+        settings.topic_create,
+        settings.topic_created,
+        settings.topic_progress,
+        settings.topic_dead_letters,
+        settings.topic_worker_events,
+        settings.topic_worker_commands,
+    ]
+
+
+class KafkaAdmin:
+    """Questions to, and orders for, the cluster. Raises retry.Unavailable where it is away."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._timeout = settings.server_timeout_seconds
+        self._client = AdminClient(client_config(settings, "admin"))
+
+    def topic_partitions(self) -> dict[str, int]:
+        """Each topic of the cluster and how many partitions it has."""
+        with kafka_errors(self._settings):
+            topics = self._client.list_topics(timeout=self._timeout).topics
+        return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+    def create_topics(self) -> list[str]:
+        """Create those of our topics that are missing; returns their names."""
+        existing = self.topic_partitions()
+        missing = [name for name in all_topics(self._settings) if name not in existing]
+        if not missing:
+            return []
+        config = {"retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS)}
+        replicas = self._settings.topic_replication_factor
+        wanted = [
+            NewTopic(name, num_partitions=self._settings.topic_partitions, replication_factor=replicas, config=config)
+            for name in missing
+        ]
+        created = []
+        for name, future in self._client.create_topics(wanted, operation_timeout=self._timeout).items():
+            try:
+                future.result()
+                created.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was quicker
+                    raise Unavailable(f"Kafka refused to create the topic {name}: {error.args[0].str()}") from None
+        return created
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Raise a topic's partitions to `total`. Raises ValueError where that is not more than it has."""
+        existing = self.topic_partitions().get(topic)
+        if existing is None:
+            raise ValueError(f"there is no topic {topic!r}")
+        if total <= existing:
+            raise ValueError(f"{topic} has {existing} partitions; Kafka can only add some, so ask for more than that")
+        with kafka_errors(self._settings):
+            self._client.create_partitions([NewPartitions(topic, total)], operation_timeout=self._timeout)[
+                topic
+            ].result()
+
+    def describe_group(self, group: str, topic: str) -> GroupDescription:
+        """State, members and assignment of a group. One that does not exist is `DEAD` without members."""
+        future = self._client.describe_consumer_groups([group], request_timeout=self._timeout)[group]
+        try:
+            found: Any = future.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return GroupDescription("DEAD", None, None, [])
+            with kafka_errors(self._settings):
+                raise
+        kind = getattr(found, "type", None)
+        members = [
+            Member(
+                member.member_id,
+                member.client_id,
+                member.host.lstrip("/"),
+                sorted(part.partition for part in member.assignment.topic_partitions if part.topic == topic)
+                if member.assignment
+                else [],
+            )
+            for member in found.members
+        ]
+        protocol = kind.name.lower() if kind is not None and kind.name != "UNKNOWN" else None
+        return GroupDescription(
+            found.state.name, protocol, found.partition_assignor or None, sorted(members, key=lambda m: m.client_id)
+        )
+
+    def offsets(self, group: str, topic: str) -> list[PartitionOffsets]:
+        """Begin, end and committed offset of each partition of a topic."""
+        count = self.topic_partitions().get(topic, 0)
+        parts = [TopicPartition(topic, number) for number in range(count)]
+        if not parts:
+            return []
+        begins = self._log_offsets(parts, OffsetSpec.earliest())
+        ends = self._log_offsets(parts, OffsetSpec.latest())
+        committed = self._committed(group, parts)
+        return [
+            PartitionOffsets(number, begins.get(number), ends.get(number), committed.get(number))
+            for number in range(count)
+        ]
+
+    def _log_offsets(self, parts: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        asked = self._client.list_offsets(dict.fromkeys(parts, spec), request_timeout=self._timeout)
+        with kafka_errors(self._settings):
+            return {part.partition: future.result().offset for part, future in asked.items()}
+
+    def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
+        request = [ConsumerGroupTopicPartitions(group, list(parts))]
+        future = self._client.list_consumer_group_offsets(request, request_timeout=self._timeout)[group]
+        try:
+            found = future.result().topic_partitions or []
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            with kafka_errors(self._settings):
+                raise
+        return {part.partition: part.offset for part in found if part.offset >= 0}

@@ -1,0 +1,132 @@
+"""Accepting requests, and the outbox that the relay empties."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_lease import PostgresLease
+from filemill.files import NewFile, to_milliseconds
+from filemill.messages import new_traceparent
+from filemill.ports import Claimed, Published
+from filemill.rotation import slots
+
+# One statement for one request or for thousands: the file's row, and the outbox row that the relay will publish.
+_SUBMIT = sa.text("""
+    WITH accepted AS (
+        INSERT INTO files (title, description, created_at)
+        SELECT title, description, :requested_at
+        FROM unnest(CAST(:titles AS text[]), CAST(:descriptions AS text[]))
+             WITH ORDINALITY AS request (title, description, place)
+        ORDER BY place
+        RETURNING id, run
+    ), numbered AS (
+        SELECT id, run, row_number() OVER (ORDER BY id) AS place FROM accepted
+    ), queued AS (
+        INSERT INTO outbox (file_id, run, traceparent)
+        SELECT id, run, (CAST(:traceparents AS text[]))[place] FROM numbered ORDER BY id
+    )
+    SELECT id FROM numbered ORDER BY id
+""")
+
+_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
+_COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
+_MOVE_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
+_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
+_MOVE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
+_OLDEST = sa.text("SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED")
+_NUMBER = sa.text("""
+    UPDATE outbox SET publish_number = slot.number, partition = slot.partition
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:partitions AS int[]))
+         AS slot (id, number, partition),
+         files
+    WHERE outbox.id = slot.id AND files.id = outbox.file_id
+    RETURNING outbox.id, publish_number, outbox.partition, outbox.file_id, outbox.run, files.title, files.description,
+              files.created_at, traceparent
+""")
+_CLAIMED = sa.text("""
+    SELECT outbox.id, publish_number, partition, file_id, outbox.run, title, description, created_at, traceparent
+    FROM outbox JOIN files ON files.id = outbox.file_id
+    WHERE publish_number > :after ORDER BY publish_number LIMIT :limit
+""")
+_SETTLE = sa.text("""
+    WITH gone AS (
+        DELETE FROM outbox
+        USING unnest(CAST(:ids AS bigint[]), CAST(:offsets AS bigint[])) AS published (id, position)
+        WHERE outbox.id = published.id
+        RETURNING publish_number, file_id, run, partition, published.position
+    )
+    INSERT INTO publications (publish_number, file_id, run, partition, "offset")
+    SELECT publish_number, file_id, run, partition, position FROM gone
+    ON CONFLICT (publish_number) DO NOTHING
+""")
+
+
+def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> int:
+    """Accept one request in the caller's transaction; returns the file's id. It counts once the caller commits."""
+    return submit_many(connection, [file], traceparents=[traceparent or new_traceparent()])[0]
+
+
+def submit_many(
+    connection: sa.Connection, files: Sequence[NewFile], *, traceparents: Sequence[str] | None = None
+) -> list[int]:
+    """Accept many requests in the caller's transaction; returns their ids, in the order given.
+
+    `traceparents` are W3C trace contexts, one a file; fresh ones otherwise.
+    """
+    if not files:
+        return []
+    parameters = {
+        "requested_at": to_milliseconds(datetime.now(UTC)),
+        "titles": [file.title for file in files],
+        "descriptions": [file.description for file in files],
+        "traceparents": list(traceparents or [new_traceparent() for _ in files]),
+    }
+    return list(connection.execute(_SUBMIT, parameters).scalars())
+
+
+class PostgresOutbox:
+    """The outbox of one database, for the holder of `lease`. (port: Outbox)."""
+
+    def __init__(self, engine: sa.Engine, lease: PostgresLease) -> None:
+        self._engine = engine
+        self._lease = lease
+
+    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+        """Number the oldest rows. Numbers and counter change together, so that a crash leaves no gap."""
+        with self._engine.begin() as connection:
+            if not connection.execute(_WAITING).scalar_one():
+                return []  # an idle relay asks ten times a second: without a lock, and without a write
+            self._lease.fence(connection)
+            next_number = connection.execute(_COUNTER).scalar_one()
+            ids = list(connection.execute(_OLDEST, {"limit": limit}).scalars())
+            if not ids:
+                return []
+            places = slots(next_number, len(ids), partitions)
+            connection.execute(_MOVE_COUNTER, {"count": len(ids)})
+            rows = connection.execute(
+                _NUMBER,
+                {
+                    "ids": ids,
+                    "numbers": [place.number for place in places],
+                    "partitions": [place.partition for place in places],
+                },
+            )
+            claimed = [Claimed(*row) for row in rows]
+        return sorted(claimed, key=lambda row: row.publish_number)
+
+    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+        """Rows numbered above `after` and not settled."""
+        with self._engine.connect() as connection:
+            return [Claimed(*row) for row in connection.execute(_CLAIMED, {"limit": limit, "after": after})]
+
+    def settle(self, published: Sequence[Published]) -> None:
+        """Delete, and note the offset, in one statement: a request is in the outbox or in publications, never both."""
+        if not published:
+            return
+        parameters = {
+            "ids": [row.claimed.outbox_id for row in published],
+            "offsets": [row.offset for row in published],
+        }
+        with self._engine.begin() as connection:
+            connection.execute(_SETTLE, parameters)

@@ -1,0 +1,163 @@
+"""The schema, as SQLAlchemy models. infra/migrations builds it; a test holds the two together."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, SmallInteger, String, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from filemill.files import TITLE_MAX_CHARACTERS, Status
+
+Moment = TIMESTAMP(timezone=True)
+
+
+class Table(DeclarativeBase):
+    """The base of all tables."""
+
+    type_annotation_map = {str: Text, int: BigInteger, datetime: Moment}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class File(Table):
+    """A file request and what became of it. The seed's seven columns come first."""
+
+    __tablename__ = "files"
+    __table_args__ = (
+        CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in Status)), name="files_status"),
+        Index("files_by_status", "status", "id"),
+        # What a foreign service completed, until its hash is known.
+        Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    title: Mapped[str] = mapped_column(String(TITLE_MAX_CHARACTERS))
+    description: Mapped[str] = mapped_column(server_default="")
+    status: Mapped[str] = mapped_column(server_default="pending")
+    s3_location: Mapped[str | None]
+    # The moment of the request, in whole milliseconds: the object's key and content are made of it.
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True, precision=3))
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    run: Mapped[int] = mapped_column(Integer, server_default="1")
+    worker_id: Mapped[str | None]
+    kafka_partition: Mapped[int | None] = mapped_column(Integer)
+    kafka_offset: Mapped[int | None]
+    attempt: Mapped[int | None] = mapped_column(Integer)
+    step: Mapped[int | None] = mapped_column(SmallInteger)
+    steps: Mapped[int | None] = mapped_column(SmallInteger)
+    progress_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    sha256: Mapped[str | None]
+    size: Mapped[int | None]
+    error: Mapped[str | None]
+
+
+class StatusCount(Table):
+    """How many files have a status: the sum of its deltas. Triggers on `files` append, the group monitor compacts.
+
+    One row per status would be a lock that every transaction waits for; counting `files` takes a second per million.
+    """
+
+    __tablename__ = "status_counts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    status: Mapped[str]
+    delta: Mapped[int]
+
+
+class OutboxRow(Table):
+    """A request that is not on Kafka yet. `publish_number` and `partition` are given before it is produced."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    file_id: Mapped[int]
+    run: Mapped[int] = mapped_column(Integer)
+    traceparent: Mapped[str]
+    accepted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    publish_number: Mapped[int | None]
+    partition: Mapped[int | None] = mapped_column(Integer)
+
+
+class Publication(Table):
+    """Where a request stands on `file.create`."""
+
+    __tablename__ = "publications"
+    __table_args__ = (Index("publications_by_file", "file_id"),)
+
+    publish_number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    file_id: Mapped[int]
+    run: Mapped[int] = mapped_column(Integer)
+    partition: Mapped[int] = mapped_column(Integer)
+    offset: Mapped[int]
+    published_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PublishCounter(Table):
+    """The next publish number. Changed only with the rows that take the numbers, so it has no gaps."""
+
+    __tablename__ = "publish_counter"
+    __table_args__ = (CheckConstraint("id = 1", name="publish_counter_is_one_row"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    next_number: Mapped[int]
+
+
+class LeaseRow(Table):
+    """Who is the active one (`name`: relay, sync, monitor), by which fencing number, until when."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    fencing: Mapped[int]
+    expires_at: Mapped[datetime]
+
+
+class SyncPosition(Table):
+    """The next offset that status sync reads: moved in the transaction that applies what came before it."""
+
+    __tablename__ = "sync_positions"
+
+    topic: Mapped[str] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    next_offset: Mapped[int]
+
+
+class RejectedMessage(Table):
+    """A record of `file.created` or `file.progress` that could not be read or names no file."""
+
+    __tablename__ = "rejected_messages"
+
+    topic: Mapped[str] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    reason: Mapped[str]
+    rejected_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LagSample(Table):
+    """Where one partition stood at a moment. Unknown is null, never zero."""
+
+    __tablename__ = "lag_samples"
+
+    group_id: Mapped[str] = mapped_column(primary_key=True)
+    sampled_at: Mapped[datetime] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    begin_offset: Mapped[int | None]
+    end_offset: Mapped[int | None]
+    committed_offset: Mapped[int | None]
+    lag: Mapped[int | None]
+
+
+class GroupSample(Table):
+    """The consumer group at a moment. `members`: [{"memberId", "clientId", "host", "partitions": [0, 1]}]."""
+
+    __tablename__ = "group_samples"
+
+    group_id: Mapped[str] = mapped_column(primary_key=True)
+    sampled_at: Mapped[datetime] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    protocol: Mapped[str | None]
+    members: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)

@@ -1,0 +1,34 @@
+"""The text of a generated file.
+
+The seed's template, with one difference: `Generated at` is the moment of the request, not of the processing, so that
+the bytes depend on the request alone and a redelivery overwrites an object with itself
+(docs/decisions/2026-11-22-content-depends-on-the-request.md).
+"""
+
+import hashlib
+from datetime import datetime
+
+from filemill.files import iso_milliseconds
+
+CONTENT_TYPE = "text/plain; charset=utf-8"
+
+_RULE = "==================="
+
+
+def render(title: str, description: str, requested_at: datetime) -> bytes:
+    """The file's bytes, UTF-8, with a line break at the end."""
+    lines = [
+        _RULE,
+        "GENERATED FILE",
+        _RULE,
+        f"Title: {title}",
+        f"Description: {description}",
+        f"Generated at: {iso_milliseconds(requested_at)}",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
+def sha256_hex(body: bytes) -> str:
+    """The hash that rows, events and `verify` compare: 64 hexadecimal digits."""
+    return hashlib.sha256(body).hexdigest()

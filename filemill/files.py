@@ -1,0 +1,177 @@
+"""What a file request is, which states it passes through, and which of two statements about it counts.
+
+Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres`, where they run on
+thousands of rows at a time; `tests/contract` holds both to the same answers.
+"""
+
+import enum
+import re
+import unicodedata
+from datetime import UTC, datetime
+
+import msgspec
+
+TITLE_MAX_CHARACTERS = 255
+DESCRIPTION_MAX_BYTES = 64 * 1024
+
+# Postgres' bigint; a fileId beyond it cannot be one of ours.
+FILE_ID_MAX = 2**63 - 1
+
+_KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
+
+
+class Status(enum.StrEnum):
+    """The states of a file. The first four are the seed's."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def rank(self) -> int:
+        """How far along a run this is: 0 pending, 1 processing, 2 terminal."""
+        return _RANKS[self]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a run ends here."""
+        return self.rank == TERMINAL_RANK
+
+
+TERMINAL_RANK = 2
+_RANKS = {
+    Status.PENDING: 0,
+    Status.PROCESSING: 1,
+    Status.COMPLETED: TERMINAL_RANK,
+    Status.FAILED: TERMINAL_RANK,
+    Status.CANCELLED: TERMINAL_RANK,
+}
+
+
+class InvalidRequest(ValueError):
+    """A request that breaks a limit; `field` names the part of it, `reason` is a sentence for its sender."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NewFile(msgspec.Struct, frozen=True):
+    """What somebody asks for. Build it with `new_file`, which checks the limits."""
+
+    title: str
+    description: str = ""
+
+
+def new_file(title: str, description: str = "") -> NewFile:
+    """A checked request. Raises InvalidRequest naming the field that breaks a limit."""
+    _refuse_surrogates("title", title)
+    _refuse_surrogates("description", description)
+    if not title.strip():
+        raise InvalidRequest("title", "must not be blank")
+    if len(title) > TITLE_MAX_CHARACTERS:
+        raise InvalidRequest("title", f"must have at most {TITLE_MAX_CHARACTERS} characters, not {len(title)}")
+    if any(unicodedata.category(character) == "Cc" for character in title):
+        raise InvalidRequest("title", "must not contain control characters (a tab or a line break is one)")
+    if "\0" in description:
+        raise InvalidRequest("description", "must not contain a NUL character")
+    size = len(description.encode())
+    if size > DESCRIPTION_MAX_BYTES:
+        raise InvalidRequest("description", f"must have at most {DESCRIPTION_MAX_BYTES} bytes of UTF-8, not {size}")
+    return NewFile(title, description)
+
+
+def _refuse_surrogates(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(field, "must be valid Unicode: it contains a lone surrogate") from None
+
+
+def to_milliseconds(moment: datetime) -> datetime:
+    """The moment in UTC, cut to whole milliseconds: done once, when a request is accepted."""
+    moment = moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def epoch_milliseconds(moment: datetime) -> int:
+    """Whole milliseconds since the epoch, without the rounding of a float."""
+    elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
+
+
+def iso_milliseconds(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds and Z, as `2026-01-04T12:00:00.000Z` (JavaScript's toISOString)."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def object_key(file_id: int, requested_at: datetime) -> str:
+    """The key of a file's object: `file-{id}-{request, epoch ms}.txt`. It depends on the request alone."""
+    return f"file-{file_id}-{epoch_milliseconds(requested_at)}.txt"
+
+
+def file_id_of(key: str) -> int | None:
+    """The file that a key names, or None where it is not a key of ours."""
+    match = _KEY.fullmatch(key)
+    return int(match["id"]) if match else None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a file stands: its run, its status in that run, and since when it is in that step (progress only)."""
+
+    run: int
+    status: Status
+    progress_at: datetime | None = None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event says of a file. `run` None means the row's current run (a sender who knows the seed only)."""
+
+    file_id: int
+    run: int | None
+    status: Status
+    at: datetime
+    s3_location: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    worker_id: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    attempt: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    started_at: datetime | None = None
+    error: str | None = None
+
+
+def supersedes(change: Change, standing: Standing) -> bool:
+    """Whether the change counts against what is known.
+
+    The greater run wins; within a run the greater rank; of two terminal ones the first; of two steps of progress
+    the later by its own clock, or a redelivered `step 1` would hide that a new worker has begun again.
+    """
+    run = standing.run if change.run is None else change.run
+    if run != standing.run:
+        return run > standing.run
+    if change.status.rank != standing.status.rank:
+        return change.status.rank > standing.status.rank
+    if change.status is not Status.PROCESSING:
+        return False
+    return standing.progress_at is None or change.at >= standing.progress_at
+
+
+def fold(changes: list[Change]) -> list[Change]:
+    """The one change per file and run that survives a batch, in the order of ids (so that row locks have an order).
+
+    Changes without a run come last and apart: which run they mean is known only once the others are on the row.
+    """
+    survivors: dict[tuple[bool, int], Change] = {}
+    for change in changes:
+        key = (change.run is None, change.file_id)
+        known = survivors.get(key)
+        if known is None or supersedes(change, Standing(known.run or 0, known.status, known.at)):
+            survivors[key] = change
+    return [survivors[key] for key in sorted(survivors)]

@@ -1,0 +1,39 @@
+"""Structured logs: for people on a terminal, or one JSON object a line for machines."""
+
+import logging
+import sys
+
+import structlog
+
+from filemill.settings import Settings
+
+
+def configure(settings: Settings, role: str) -> None:
+    """Set up logging for this process; every line carries the role and the worker's id."""
+    json = settings.log_format == "json"
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            _say_who(role, settings.worker_id),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _say_who(role: str, worker_id: str) -> structlog.typing.Processor:
+    """A processor, not a context variable: those do not reach the threads that a process starts."""
+
+    def add(
+        _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {"role": role, "worker": worker_id, **event}
+
+    return add

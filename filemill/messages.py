@@ -1,0 +1,224 @@
+"""What travels over Kafka: JSON with the seed's camelCase names, and headers beside it.
+
+Reading is strict about the fields that it needs and blind to those that it does not know, so that a client written from
+the seed's document alone works with this system. What cannot be read raises InvalidMessage, with a reason fit for a
+dead letter.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from filemill.files import FILE_ID_MAX, Change, InvalidRequest, Status, iso_milliseconds, new_file
+
+PUBLISH_NUMBER = "filemill-publish-number"
+RUN = "filemill-run"
+TRACEPARENT = "traceparent"  # W3C Trace Context
+
+Headers = list[tuple[str, bytes]]
+
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ERROR_MAX_CHARACTERS = 2000
+
+
+class InvalidMessage(ValueError):
+    """A record's value that is not what its topic carries."""
+
+
+# The ranges of the columns that these end in: a number beyond them would stop the whole batch at the database.
+Int16 = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
+Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
+Run = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
+    """`file.create`: please make this file. `timestamp` is the request's."""
+
+    file_id: FileId
+    title: str
+    description: str
+    timestamp: datetime
+
+
+class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """`file.created`: what became of a file. The first four fields are the seed's."""
+
+    file_id: FileId
+    s3_location: str | None = None
+    status: Literal["completed", "failed"]
+    timestamp: datetime
+    run: Run | None = None
+    sha256: str | None = None
+    size: Int64 | None = None
+    worker_id: str | None = None
+    partition: Int32 | None = None
+    offset: Int64 | None = None
+    attempt: Int32 | None = None
+    started_at: datetime | None = None
+    error: str | None = None
+
+    def change(self) -> Change:
+        """The event as a statement about the file."""
+        return Change(
+            file_id=self.file_id,
+            run=self.run,
+            status=Status(self.status),
+            at=self.timestamp,
+            s3_location=self.s3_location,
+            sha256=self.sha256,
+            size=self.size,
+            worker_id=self.worker_id,
+            partition=self.partition,
+            offset=self.offset,
+            attempt=self.attempt,
+            started_at=self.started_at,
+            error=self.error[:_ERROR_MAX_CHARACTERS] if self.error else None,
+        )
+
+
+class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """`file.progress`: step `step` of `steps` is done (0: begun)."""
+
+    file_id: FileId
+    run: Run | None = None
+    worker_id: str
+    partition: Int32
+    offset: Int64
+    attempt: Int32
+    step: Int16
+    steps: Int16
+    timestamp: datetime
+
+    def change(self) -> Change:
+        """The event as a statement about the file."""
+        return Change(
+            file_id=self.file_id,
+            run=self.run,
+            status=Status.PROCESSING,
+            at=self.timestamp,
+            worker_id=self.worker_id,
+            partition=self.partition,
+            offset=self.offset,
+            attempt=self.attempt,
+            step=self.step,
+            steps=self.steps,
+        )
+
+
+_T = TypeVar("_T", FileCreate, FileCreated, FileProgress)
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_decoders: dict[type, msgspec.json.Decoder[FileCreate | FileCreated | FileProgress]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (FileCreate, FileCreated, FileProgress)
+}
+
+
+def encode(message: FileCreate | FileCreated | FileProgress) -> bytes:
+    """The message as JSON. Times are cut to milliseconds, as the seed's clients write and expect them."""
+    document = msgspec.to_builtins(message, builtin_types=(datetime,))
+    for name, value in document.items():
+        if isinstance(value, datetime):
+            document[name] = iso_milliseconds(value)
+    return _encoder.encode(document)
+
+
+def decode(value: bytes | None, kind: type[_T]) -> _T:
+    """Read a record's value. Raises InvalidMessage saying what is wrong with it."""
+    if not value:
+        raise InvalidMessage("the value is empty")
+    try:
+        message = _decoders[kind].decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+    assert isinstance(message, kind)
+    for name in message.__struct_fields__:
+        text = getattr(message, name)
+        if isinstance(text, str) and not _storable(text):
+            raise InvalidMessage(f"{name} contains a NUL or a lone surrogate")
+    return _with_time_zone(message)
+
+
+def decode_create(value: bytes | None) -> FileCreate:
+    """Read a `file.create`, and hold it to the limits of a request. Raises InvalidMessage."""
+    message = decode(value, FileCreate)
+    try:
+        new_file(message.title, message.description)
+    except InvalidRequest as error:
+        raise InvalidMessage(str(error)) from None
+    return message
+
+
+def decode_created(value: bytes | None) -> FileCreated:
+    """Read a `file.created`. Raises InvalidMessage."""
+    message = decode(value, FileCreated)
+    if message.status == "completed" and not message.s3_location:
+        raise InvalidMessage("s3Location is missing, though the status is completed")
+    if message.s3_location and len(message.s3_location) > 1024:
+        raise InvalidMessage("s3Location is longer than S3's 1,024 characters")
+    return message
+
+
+def file_id_in(value: bytes | None) -> int | None:
+    """The fileId of a message that is otherwise unreadable, so that its file need not wait for ever; or None."""
+    try:
+        document = msgspec.json.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    file_id = document.get("fileId") if isinstance(document, dict) else None
+    return file_id if type(file_id) is int and 1 <= file_id <= FILE_ID_MAX else None
+
+
+def create_headers(publish_number: int, run: int, traceparent: str) -> Headers:
+    """The headers of a `file.create`."""
+    return [
+        (PUBLISH_NUMBER, str(publish_number).encode()),
+        (RUN, str(run).encode()),
+        (TRACEPARENT, traceparent.encode()),
+    ]
+
+
+def header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str | None:
+    """The last header of that name as text, or None."""
+    for key, value in reversed(headers or []):
+        if key == name and value is not None:
+            return value.decode(errors="replace")
+    return None
+
+
+def number_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> int | None:
+    """A header that is a positive whole number, or None where it is absent or anything else."""
+    text = header(headers, name)
+    return int(text) if text and text.isascii() and text.isdigit() and 0 < int(text[:19]) <= FILE_ID_MAX else None
+
+
+def new_traceparent() -> str:
+    """A fresh W3C trace context, sampled."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def valid_traceparent(text: str | None) -> str | None:
+    """The text where it is a version 00 traceparent, else None."""
+    return text if text and _TRACEPARENT.fullmatch(text) else None
+
+
+def _storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _with_time_zone(message: _T) -> _T:
+    """Times without a zone are read as UTC: a foreign client that leaves out the Z means it."""
+    naive = {
+        name: value.replace(tzinfo=UTC)
+        for name in message.__struct_fields__
+        if isinstance(value := getattr(message, name), datetime) and value.tzinfo is None
+    }
+    return msgspec.structs.replace(message, **naive) if naive else message

@@ -1,0 +1,152 @@
+"""Which offset may be committed, when records of one partition finish in any order.
+
+Kafka remembers one number per partition: everything below it is done. With many records in progress that number is the
+lowest offset that is still unfinished. What is finished beyond it travels in the commit's metadata, so that a
+successor does not do it again; where it does not fit, correctness holds without it. The idea is the Confluent Parallel
+Consumer's.
+
+Pure: no Kafka, no clock, one thread.
+"""
+
+import base64
+import zlib
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+# The broker refuses more than offset.metadata.max.bytes (4,096); one oversize partition spoils the whole commit call.
+METADATA_MAX_CHARACTERS = 4000
+WORKER_ID_MAX_CHARACTERS = 200
+
+# A bitmap of more than this is cut: what lies beyond is simply done again.
+_BITMAP_MAX_BYTES = 64 * 1024
+
+
+class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who committed, in which assignment, and what is finished beyond the committed offset (`done`, encoded)."""
+
+    worker: str
+    epoch: int
+    done: str = ""
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """One partition's commit: the next offset to read, and the metadata as text.
+
+    `version` is the state of the partition that it describes, for `PartitionOffsets.acknowledged`.
+    """
+
+    offset: int
+    metadata: str
+    version: int
+
+
+class PartitionOffsets:
+    """The offsets of one partition during one assignment.
+
+    `finished_before` are offsets that a predecessor had finished beyond its committed offset.
+    """
+
+    def __init__(self, finished_before: Iterable[int] = ()) -> None:
+        self._finished_before = set(finished_before)
+        self._delivered: deque[int] = deque()  # from the lowest unfinished on, ascending
+        self._finished: set[int] = set()  # those of `_delivered` that are finished
+        self._next: int | None = None  # one past the last delivered
+        self._version = 0  # grows with each finished record
+        self._acknowledged_version = 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many delivered records are not finished."""
+        return len(self._delivered) - len(self._finished)
+
+    @property
+    def position(self) -> int | None:
+        """What may be committed: the lowest unfinished offset, or the one after the last delivered; None at first."""
+        return self._delivered[0] if self._delivered else self._next
+
+    def deliver(self, offset: int) -> bool:
+        """Note a record read from the partition; False where it is finished already and must not be done again.
+
+        Offsets ascend, with gaps allowed. An offset at or below one delivered before is a repetition: ValueError.
+        """
+        if self._next is not None and offset < self._next:
+            raise ValueError(f"offset {offset} was delivered already; the next is {self._next} or above")
+        self._next = offset + 1
+        self._delivered.append(offset)
+        if offset in self._finished_before:
+            self._finished_before.discard(offset)
+            self.finish(offset)
+            return False
+        return True
+
+    def finish(self, offset: int) -> None:
+        """Note that all of a record's effects are durable. Twice is harmless."""
+        if not self._delivered or offset < self._delivered[0]:
+            return
+        self._finished.add(offset)
+        self._version += 1
+        while self._delivered and self._delivered[0] in self._finished:
+            self._finished.discard(self._delivered.popleft())
+
+    def finished_beyond(self) -> list[int]:
+        """Offsets finished above the position, ascending, those of a predecessor included."""
+        position = self.position
+        beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
+        return sorted(beyond)
+
+    def commit(self, worker: str, epoch: int) -> Commit | None:
+        """What to commit now, or None where nothing has finished since the last acknowledged commit."""
+        position = self.position
+        if position is None or self._version == self._acknowledged_version:
+            return None
+        metadata = encode_metadata(worker, epoch, position, self.finished_beyond())
+        return Commit(position, metadata, self._version)
+
+    def acknowledged(self, commit: Commit) -> None:
+        """Note that the broker took a commit."""
+        self._acknowledged_version = max(self._acknowledged_version, commit.version)
+
+
+def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: list[int]) -> str:
+    """The commit's metadata as ASCII JSON of at most METADATA_MAX_CHARACTERS.
+
+    Finished offsets above `position` are a bitmap (bit i stands for position + 1 + i), deflated, base64. Where all of
+    it does not fit, its beginning is kept.
+    """
+    worker = worker.encode("ascii", "replace").decode()[:WORKER_ID_MAX_CHARACTERS]
+    bitmap = _bitmap(position, finished_beyond)
+    while True:
+        done = base64.b64encode(zlib.compress(bitmap, 9)).decode() if bitmap else ""
+        text = msgspec.json.encode(CommitMetadata(worker, epoch, done)).decode()
+        if len(text) <= METADATA_MAX_CHARACTERS:
+            return text
+        bitmap = bitmap[: len(bitmap) // 2].rstrip(b"\0")
+
+
+def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | None, list[int]]:
+    """Who wrote a commit, and the offsets finished beyond `position`; (None, []) for metadata that is not ours."""
+    if not text:
+        return None, []
+    try:
+        metadata = msgspec.json.decode(text, type=CommitMetadata)
+        if not metadata.done:
+            return metadata, []
+        inflate = zlib.decompressobj()
+        bitmap = inflate.decompress(base64.b64decode(metadata.done, validate=True), _BITMAP_MAX_BYTES)
+    except (ValueError, zlib.error, msgspec.DecodeError):
+        return None, []
+    offsets = [
+        position + 1 + index * 8 + bit for index, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1
+    ]
+    return metadata, offsets
+
+
+def _bitmap(position: int, finished_beyond: list[int]) -> bytes:
+    bits = [offset - position - 1 for offset in finished_beyond if offset > position]
+    bits = [bit for bit in bits if bit < _BITMAP_MAX_BYTES * 8]
+    bitmap = bytearray(max(bits, default=-1) // 8 + 1)
+    for bit in bits:
+        bitmap[bit // 8] |= 1 << bit % 8
+    return bytes(bitmap)

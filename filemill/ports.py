@@ -1,0 +1,196 @@
+"""What the rules need of the world, as protocols.
+
+`filemill.adapters` has the real ones and the fakes beside them; `tests/contract` holds both to the same behaviour.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from filemill.files import Change
+from filemill.messages import Headers
+from filemill.offsets import Commit
+
+
+class Missing(Exception):
+    """An object that is not there."""
+
+
+class NotLeader(Exception):
+    """The lease is somebody else's now: stop at once, nothing of this step was written."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One record of a topic as read."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int  # the broker's or the producer's, as the topic is set up
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """Where the broker put a record; or, with `error`, why it did not."""
+
+    partition: int
+    offset: int
+    error: str | None = None
+
+
+class Publisher(Protocol):
+    """Writes records. Acknowledgements are handed out inside `poll`, on the thread that calls it."""
+
+    def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        on_receipt: Callable[[Receipt], None] | None = None,
+        *,
+        key: str | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record. Raises retry.Unavailable where the queue is full: poll, then try again."""
+
+    def poll(self, seconds: float = 0) -> int:
+        """Wait up to `seconds` for acknowledgements and hand them out; returns how many there were."""
+
+    def flush(self, seconds: float) -> int:
+        """Wait until nothing is queued, `seconds` at most; returns how many records are left."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has, asked of the broker. Raises retry.Unavailable; 0 for no such topic."""
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An entry of a listing."""
+
+    key: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """One bucket. Raises retry.Unavailable where the service is away or refuses us."""
+
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """Write an object whole; an existing one is replaced."""
+
+    async def get(self, key: str) -> bytes:
+        """An object's bytes. Raises Missing."""
+
+    def list(self) -> AsyncIterator[Sequence[StoredObject]]:
+        """All objects, in pages, in the order of their keys' UTF-8 bytes."""
+
+
+class Lease(Protocol):
+    """The right to be the active one of several. Fenced: each take-over has a greater number."""
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free or expired, or renew it where it is ours; whether it is ours now."""
+
+    def release(self) -> None:
+        """Give it up, so that a standby need not wait for its expiry. Harmless where it is not ours."""
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """An outbox row with its publish number and partition, both durable by now, and what its message needs."""
+
+    outbox_id: int
+    publish_number: int
+    partition: int
+    file_id: int
+    run: int
+    title: str
+    description: str
+    requested_at: datetime
+    traceparent: str
+
+
+class Published(msgspec.Struct, frozen=True):
+    """An outbox row that the broker acknowledged."""
+
+    claimed: Claimed
+    offset: int
+
+
+class Outbox(Protocol):
+    """Accepted requests that are not on Kafka yet. Each call is one transaction, fenced by the relay's lease."""
+
+    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+        """Number the oldest unnumbered rows and return them. Raises NotLeader."""
+
+    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+        """Rows numbered above `after` and not settled, by a predecessor for instance, in the order of numbers."""
+
+    def settle(self, published: Sequence[Published]) -> None:
+        """Delete what the broker has, and note where it put it. A row settled already is passed over."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of a batch of changes: how many rows changed, and which ids no row has."""
+
+    changed: int
+    unknown: list[int]
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A record that could not be read or used, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+
+
+class StatusStore(Protocol):
+    """The rows' statuses, and how far the events have been read: both change in one transaction."""
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """The next offset to read, by topic and partition."""
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        positions: Mapping[tuple[str, int], int],
+        rejected: Sequence[Rejected] = (),
+    ) -> Applied:
+        """Apply changes that supersede, and move the positions. Raises NotLeader, and then nothing is written."""
+
+
+class RebalanceListener(Protocol):
+    """Told of assignments, on the thread that reads, inside `read` or `close`."""
+
+    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+        """Partitions came; for each that has a commit, its offset and metadata (no entry: -1001 and '')."""
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Partitions are about to go: what is committed before this returns still counts."""
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Partitions are gone: commit nothing."""
+
+
+class RecordSource(Protocol):
+    """A member of a consumer group, on one topic."""
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        """Up to `limit` records; waits `seconds` at most for the first. Must be called often: it keeps us a member."""
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Read no more of these for now."""
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Read them again."""
+
+    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+        """Commit without waiting; `on_done` gets those that the broker took, inside a later `read`."""
+
+    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+        """Commit and wait; returns those that the broker took."""
+
+    def close(self) -> None:
+        """Leave the group: `revoked` is called for what is assigned."""

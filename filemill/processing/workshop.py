@@ -1,0 +1,182 @@
+"""Where records become files: one asyncio loop on a thread of its own.
+
+The loop's owner (filemill.processing.loop) hands records over in batches and collects what is finished from a queue;
+nothing here touches the consumer. The producer belongs to this thread: its acknowledgements wake the passages directly.
+"""
+
+import asyncio
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from filemill.messages import Headers
+from filemill.ports import Publisher, Receipt, Record
+from filemill.processing.passage import Passage, Workplace
+from filemill.retry import Unavailable
+
+log = structlog.get_logger("processor")
+
+# How often acknowledgements are collected while any are due. Shorter costs idle turns, longer holds up commits.
+ACKNOWLEDGEMENT_SECONDS = 0.002
+AWAKE_SECONDS = 0.05
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A record whose effects are durable."""
+
+    partition: int
+    epoch: int
+    offset: int
+
+
+class Workshop:
+    """Runs passages. `start`, `abandon` and `shut` are called by the consumer's thread."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        workplace: Callable[["Workshop"], Workplace],
+        *,
+        one_at_a_time: bool,
+        trusted_seconds: float,
+    ) -> None:
+        self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._publisher = publisher
+        self._one_at_a_time = one_at_a_time
+        self._trusted_seconds = trusted_seconds
+        self._polled_at = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
+        self._last: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._due = 0  # acknowledgements that somebody waits for
+        self._collecting = False
+        self._workplace = workplace(self)
+        self._thread = threading.Thread(target=self._work, name="workshop", daemon=True)
+        self._thread.start()
+
+    # --- called by the consumer's thread
+
+    def polled(self) -> None:
+        """The consumer was polled: until some time after this, its assignment may be believed."""
+        self._polled_at = time.monotonic()
+
+    def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
+        """Begin these records, each in its partition's epoch."""
+        self._loop.call_soon_threadsafe(self._start, list(records), dict(epochs))
+
+    def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
+        """Drop the passages of these epochs; with `idle_longer_than`, only those that still wait for longer than that.
+
+        Returns when it is done: nothing dropped has an effect afterwards, save what was already under way to a server.
+        """
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._abandon, set(epochs.items()), idle_longer_than, done)
+        done.wait()
+
+    def in_progress(self, epochs: dict[int, int]) -> int:
+        """How many passages of these epochs are not over."""
+        return sum(len(self._passages.get(epoch, ())) for epoch in epochs.items())
+
+    def shut(self) -> None:
+        """Drop everything and end the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    # --- called by passages, on the workshop's thread
+
+    async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
+        """Publish and wait for the acknowledgement. Raises retry.Unavailable."""
+        receipt: asyncio.Future[Receipt] = self._loop.create_future()
+
+        def on_receipt(answer: Receipt) -> None:
+            self._due -= 1
+            if not receipt.done():  # its passage may have been dropped
+                receipt.set_result(answer)
+
+        self._publisher.publish(topic, value, on_receipt, headers=headers)
+        self._due += 1
+        if not self._collecting:
+            self._collecting = True
+            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+        answer = await receipt
+        if answer.error is not None:
+            raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
+
+    def mention(self, topic: str, value: bytes) -> None:
+        """Publish without waiting: for what may get lost, as progress may."""
+        try:
+            self._publisher.publish(topic, value)
+        except Unavailable:
+            log.debug("Progress dropped", topic=topic)
+        self._publisher.poll(0)
+
+    async def awake(self) -> None:
+        """Wait until the consumer has been polled recently.
+
+        A process that was stopped for longer than its session wakes with timers that are due and partitions that are
+        somebody else's by now. It must begin nothing before its consumer has had the chance to learn that.
+        """
+        while time.monotonic() - self._polled_at > self._trusted_seconds:  # noqa: ASYNC110 - another thread polls
+            await asyncio.sleep(AWAKE_SECONDS)
+
+    # --- inside
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.close()
+
+    def _collect(self) -> None:
+        self._publisher.poll(0)
+        self._collecting = self._due > 0
+        if self._collecting:
+            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+
+    def _start(self, records: list[Record], epochs: dict[int, int]) -> None:
+        for record in records:
+            epoch = (record.partition, epochs[record.partition])
+            passage = Passage(record, self._workplace)
+            task = self._loop.create_task(self._run(passage, epoch, self._last.get(epoch)))
+            if self._one_at_a_time:
+                self._last[epoch] = task
+            self._passages.setdefault(epoch, {})[task] = passage
+            task.add_done_callback(functools.partial(self._forget, epoch))
+
+    async def _run(self, passage: Passage, epoch: tuple[int, int], before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            passage.idle_until = float("inf")
+            await asyncio.wait([before])
+            passage.idle_until = None
+        await passage.go()
+        self.finished.put(Finished(epoch[0], epoch[1], passage.record.offset))
+
+    def _forget(self, epoch: tuple[int, int], task: asyncio.Task[None]) -> None:
+        passages = self._passages.get(epoch, {})
+        passages.pop(task, None)
+        if not passages:
+            self._passages.pop(epoch, None)
+        if self._last.get(epoch) is task:
+            del self._last[epoch]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A passage catches everything of its record's, so this is a bug of ours; its offset stays uncommitted.
+            log.error("A passage broke", partition=epoch[0], exc_info=error)
+
+    def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None, done: threading.Event) -> None:
+        latest = self._loop.time() + (idle_longer_than or 0)
+        for epoch in epochs:
+            for task, passage in list(self._passages.get(epoch, {}).items()):
+                idle_until = passage.idle_until
+                if idle_longer_than is None or (idle_until is not None and idle_until > latest):
+                    task.cancel()
+        done.set()

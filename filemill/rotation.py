@@ -1,0 +1,22 @@
+"""Strict round robin: which partition a publish number belongs to.
+
+librdkafka's own choice for a message without a key is sticky (a batch to one partition), so the relay gives each
+message its partition. Publish numbers start at 1 and have no gaps; message 1 goes to partition 0, 2 to 1, 3 to 2,
+4 to 0 and so on. When partitions are added, the numbers go on and the cycle is over the new count from there.
+"""
+
+import msgspec
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """A place in the rotation: the publish number, from 1, and its partition, from 0."""
+
+    number: int
+    partition: int
+
+
+def slots(next_number: int, count: int, partitions: int) -> list[Slot]:
+    """The next `count` places, for a topic of `partitions` partitions."""
+    if partitions < 1:
+        raise ValueError(f"a topic has at least one partition, not {partitions}")
+    return [Slot(number, (number - 1) % partitions) for number in range(next_number, next_number + count)]

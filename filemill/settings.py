@@ -1,0 +1,201 @@
+"""Every setting, in one place. No other module reads the environment.
+
+A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_BROKER`, and the seed's own names such as
+`KAFKA_BROKER`); the embedded stack that runs under the home folder; the default.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from filemill.stack import running_stack
+
+PREFIX = "FILEMILL_"
+HOME_VARIABLE = "FILEMILL_HOME"
+
+GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer"]
+Ordering = Literal["unordered", "partition"]
+
+
+class InvalidSettings(Exception):
+    """Settings that cannot be used; the text names each, where it came from, and what it must be. No secret in it."""
+
+
+def default_home() -> Path:
+    """Where an embedded stack keeps its data: `.filemill` of a checkout, else the user's data folder."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute()
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / ".filemill"
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser().absolute() / "filemill"
+
+
+def _setting(default: Any, *seed_names: str, description: str, **constraints: Any) -> Any:  # noqa: ANN401
+    """A field that the seed's environment names reach too. `populate_by_name` keeps its own name."""
+    names: list[JsonValue] = [*seed_names]
+    return Field(default=default, description=description, json_schema_extra={"seed_names": names}, **constraints)
+
+
+class _SeedNames(PydanticBaseSettingsSource):
+    """The environment under the seed's names, which carry no prefix."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        extra = field.json_schema_extra
+        names = extra.get("seed_names", []) if isinstance(extra, dict) else []
+        for name in names if isinstance(names, list) else []:
+            value = os.environ.get(str(name))
+            if value:
+                return value, field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class _RunningStack(PydanticBaseSettingsSource):
+    """The servers of the embedded stack that runs under the home folder, if one does."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        home = self.current_state.get("home") or default_home()
+        stack = running_stack(Path(home))
+        return dict(stack.settings) if stack else {}
+
+
+class Settings(BaseSettings):
+    """The settings of every process. Field `x` is `FILEMILL_X` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = _setting(None, description="Folder of the embedded stack: data, logs, state", validate_default=True)
+    worker_id: str = _setting("", description="Name of this process; default: host name and pid")
+
+    kafka_broker: str = _setting(
+        "127.0.0.1:29092", "KAFKA_BROKER", description="host:port, several separated by commas"
+    )
+    kafka_properties: dict[str, str] = _setting(
+        {}, description='librdkafka properties for every client, as JSON: {"security.protocol": "SASL_SSL", …}'
+    )
+    kafka_group: str = _setting("file-service-group", description="Consumer group of the file processors")
+    group_protocol: GroupProtocol = _setting("consumer", description="How the group shares out its partitions")
+    session_timeout_ms: int = _setting(6000, description="Classic protocols: a silent member is out after this", gt=0)
+    heartbeat_interval_ms: int = _setting(1000, description="Classic protocols: time between heartbeats", gt=0)
+    max_poll_interval_ms: int = _setting(300_000, description="A member that does not poll for this long is out", gt=0)
+
+    topic_create: str = _setting("file.create", description="Requests")
+    topic_created: str = _setting("file.created", description="Results")
+    topic_progress: str = _setting("file.progress", description="Steps of processing")
+    topic_dead_letters: str = _setting("file.create.dlq", description="Requests that could not be processed")
+    topic_worker_events: str = _setting("worker.events", description="What workers say of themselves")
+    topic_worker_commands: str = _setting("worker.commands", description="What workers are told")
+    topic_partitions: int = _setting(3, description="Partitions of a topic that is created", ge=1, le=1000)
+    topic_replication_factor: int = _setting(1, description="Replicas of a topic that is created", ge=1)
+    topic_retention_days: int = _setting(7, description="Days that a topic keeps its records", ge=1)
+
+    database_host: str = _setting("127.0.0.1", "DATABASE_HOST", description="PostgreSQL's host")
+    database_port: int = _setting(5432, "DATABASE_PORT", description="PostgreSQL's port", ge=1, le=65535)
+    database_user: str = _setting("fileuser", "DATABASE_USER", description="PostgreSQL's user")
+    database_password: SecretStr = _setting(SecretStr("filepass"), "DATABASE_PASSWORD", description="Its password")
+    database_name: str = _setting("filedb", "DATABASE_NAME", description="The database")
+    database_pool_size: int = _setting(10, description="Connections that one process keeps at most", ge=1)
+
+    s3_endpoint: str = _setting("http://127.0.0.1:4566", "S3_ENDPOINT", description="URL of the S3 service")
+    s3_region: str = _setting("us-east-1", "S3_REGION", "AWS_REGION", description="Region")
+    s3_bucket: str = _setting("file-creation-bucket", "S3_BUCKET", description="Bucket of the files")
+    aws_access_key_id: SecretStr = _setting(SecretStr("test"), "AWS_ACCESS_KEY_ID", description="S3 access key")
+    aws_secret_access_key: SecretStr = _setting(SecretStr("test"), "AWS_SECRET_ACCESS_KEY", description="S3 secret key")
+
+    processing_seconds: float = _setting(60.0, description="Simulated work per file", ge=0, le=86_400)
+    processing_steps: int = _setting(6, description="Steps that it is split into", ge=1, le=1000)
+    concurrency: int = _setting(1000, description="Records that one processor holds at most", ge=1, le=100_000)
+    ordering: Ordering = _setting("unordered", description="unordered, or one record at a time per partition")
+    max_attempts: int = _setting(5, description="Tries before a record becomes a dead letter", ge=1)
+    drain_seconds: float = _setting(5.0, description="Time to finish what is in hand when partitions are taken", ge=0)
+    store_concurrency: int = _setting(64, description="Uploads in flight per processor", ge=1, le=1000)
+
+    relay_batch: int = _setting(500, description="Outbox rows that the relay claims at a time", ge=1, le=10_000)
+    sync_batch: int = _setting(1000, description="Events that the sync applies at a time", ge=1, le=10_000)
+    lease_seconds: float = _setting(3.0, description="A holder that is silent for this long is replaced", gt=0)
+    monitor_interval_seconds: float = _setting(2.0, description="Time between two samples of the group", gt=0)
+    monitor_retention_hours: float = _setting(24.0, description="Hours that samples are kept", gt=0)
+
+    host: str = _setting("127.0.0.1", description="Address that the page listens on")
+    port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
+    server_timeout_seconds: float = _setting(5.0, description="Patience with a server that does not answer", gt=0)
+    log_format: Literal["console", "json"] = _setting("console", description="Form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", description="Least level logged")
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _home(cls, value: object) -> object:
+        return value or default_home()
+
+    @field_validator("worker_id", mode="after")
+    @classmethod
+    def _worker_id(cls, value: str) -> str:
+        value = value or f"{socket.gethostname()}-{os.getpid()}"
+        if len(value) > 200 or not value.isprintable() or not value.isascii():
+            raise ValueError("must be at most 200 printable ASCII characters")
+        return value
+
+    @field_validator("s3_endpoint", mode="after")
+    @classmethod
+    def _s3_endpoint(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _heartbeats_fit(self) -> "Settings":
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, the seed's names, the running stack."""
+        return init_settings, env_settings, _SeedNames(settings_cls), _RunningStack(settings_cls)
+
+    @property
+    def database_url(self) -> str:
+        """The database without its password, for messages."""
+        return f"postgresql://{self.database_user}@{self.database_host}:{self.database_port}/{self.database_name}"
+
+
+def load(**given: Any) -> Settings:  # noqa: ANN401
+    """The settings in force; `given` (None left out) comes first. Raises InvalidSettings."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidSettings(_explain(error)) from None
+    except Exception as error:
+        if type(error).__name__ == "SettingsError":  # a JSON value that is not JSON
+            raise InvalidSettings(f"{error}: kafka_properties must be a JSON object") from None
+        raise
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        where = f"{PREFIX}{name.upper()} ({name})" if name else "settings"
+        lines.append(f"{where}: {problem['msg']}")
+    return "\n".join(lines)

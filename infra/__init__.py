@@ -1,0 +1,1 @@
+"""What filemill runs on: embedded servers, migrations, images."""

@@ -1,0 +1,1 @@
+"""Alembic's migrations. `filemill.migrate` runs them; `filemill migrate` is its command."""

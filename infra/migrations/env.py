@@ -1,0 +1,10 @@
+"""Alembic's environment: it runs on the connection that `filemill.migrate` hands over, and on no other."""
+
+from alembic import context
+
+from filemill.adapters.tables import Table
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,144 @@
+"""Group monitor.
+
+Reads   end and committed offsets, state, members and assignment of the processors' group (Kafka's admin API).
+Writes  `lag_samples`, `group_samples` every 2 s, and removes those past their retention; folds up `status_counts`.
+Dies    anywhere: a sample is missing; the next one is whole.
+
+Many may run: the lease makes one active. While Kafka is away nothing is written: an absent sample is unknown, not zero.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage
+from filemill.ports import Lease
+from filemill.retry import Unavailable
+
+log = structlog.get_logger("monitor")
+
+HOUSEKEEPING_SECONDS = 30.0
+# A housekeeping round removes at most this many rows a table, so that it never holds up a sample for long.
+DELETE_ROWS = 20_000
+
+# Only rows that this statement sees are folded; those of transactions under way stay for the next time.
+_FOLD_COUNTS = sa.text("""
+    WITH folded AS (DELETE FROM status_counts RETURNING status, delta)
+    INSERT INTO status_counts (status, delta)
+    SELECT status, sum(delta) FROM folded GROUP BY status HAVING sum(delta) <> 0
+""")
+
+
+class GroupMonitor:
+    """Samples one group. One thread."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        admin: KafkaAdmin,
+        lease: Lease,
+        *,
+        group: str,
+        topic: str,
+        interval_seconds: float,
+        retention: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._admin = admin
+        self._lease = lease
+        self._group = group
+        self._topic = topic
+        self._interval_seconds = interval_seconds
+        self._retention = retention
+        self._clock = clock
+        self._kept_house_at = float("-inf")
+        self._state = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Sample until told to stop; outlives servers that are away."""
+        due = self._clock()
+        while not stop.is_set():
+            try:
+                if self._lease.acquire():
+                    self.sample()
+                    self._say("active")
+                    self._keep_house()
+                else:
+                    self._say("standby")
+            except Unavailable as error:
+                self._say(f"waiting: {error}")
+            # A fixed rate, not a fixed pause; after a gap, from now on.
+            due = max(due + self._interval_seconds, self._clock())
+            stop.wait(due - self._clock())
+        try:
+            self._lease.release()
+        except Unavailable as error:
+            log.warning("Left without giving up the lease; it expires", error=str(error))
+
+    def sample(self) -> None:
+        """Take and store one sample. Raises retry.Unavailable, and then nothing is stored."""
+        offsets = self._admin.offsets(self._group, self._topic)
+        group = self._admin.describe_group(self._group, self._topic)
+        now = datetime.now(UTC)
+        with self._engine.begin() as connection:
+            if offsets:
+                rows = [
+                    {
+                        "group_id": self._group,
+                        "sampled_at": now,
+                        "partition": part.partition,
+                        "begin_offset": part.begin,
+                        "end_offset": part.end,
+                        "committed_offset": part.committed,
+                        "lag": part.lag,
+                    }
+                    for part in offsets
+                ]
+                connection.execute(insert(LagSample).on_conflict_do_nothing(), rows)
+            connection.execute(
+                insert(GroupSample).on_conflict_do_nothing(),
+                {
+                    "group_id": self._group,
+                    "sampled_at": now,
+                    "state": group.state,
+                    "protocol": group.protocol,
+                    "members": [
+                        {
+                            "memberId": member.member_id,
+                            "clientId": member.client_id,
+                            "host": member.host,
+                            "partitions": member.partitions,
+                        }
+                        for member in group.members
+                    ],
+                },
+            )
+
+    def _keep_house(self) -> None:
+        now = self._clock()
+        if now - self._kept_house_at < HOUSEKEEPING_SECONDS:
+            return
+        self._kept_house_at = now
+        horizon = datetime.now(UTC) - self._retention
+        with self._engine.begin() as connection:
+            connection.execute(_FOLD_COUNTS)
+            for table, moment in (
+                (LagSample, LagSample.sampled_at),
+                (GroupSample, GroupSample.sampled_at),
+                (RejectedMessage, RejectedMessage.rejected_at),
+            ):
+                row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")
+                old = sa.select(row).where(moment < horizon).limit(DELETE_ROWS)
+                connection.execute(sa.delete(table).where(row.in_(old)))
+
+    def _say(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            log.info("Monitor", state=state, group=self._group)

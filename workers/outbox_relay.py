@@ -1,0 +1,207 @@
+"""Outbox relay.
+
+Reads   the `outbox` table (accepted requests).
+Writes  `file.create`, in strict round robin; `publications`; deletes from the outbox what the broker acknowledged.
+Dies    between numbering and producing: the successor finds the numbered rows and produces them.
+        between producing and deleting: the successor produces them once more, under the same number, to the same
+        partition; whoever counts sees a repeat, and the processors overwrite an object with itself.
+
+Many may run, in the dashboard's process or alone: the lease makes one active, the others stand by.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from filemill.messages import FileCreate, create_headers, encode
+from filemill.ports import Claimed, Lease, NotLeader, Outbox, Published, Publisher, Receipt
+from filemill.retry import Unavailable
+
+log = structlog.get_logger("relay")
+
+# How long an idle relay sleeps. One in the process that accepts requests is woken; one elsewhere finds them by asking.
+IDLE_SECONDS_LEAST = 0.01
+IDLE_SECONDS_MOST = 0.2
+STANDBY_SECONDS = 0.5
+TROUBLE_SECONDS_MOST = 2.0
+PARTITIONS_REFRESH_SECONDS = 3.0
+FLUSH_SECONDS = 2.0
+# Produced and not acknowledged: enough to fill the broker's pipe, little enough to repeat after a crash.
+IN_FLIGHT_BATCHES = 4
+
+
+class OutboxRelay:
+    """Moves requests from the outbox to Kafka. `run` belongs to one thread; `wake` and `state` to any."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        lease: Lease,
+        publisher: Publisher,
+        *,
+        topic: str,
+        batch: int,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbox = outbox
+        self._lease = lease
+        self._publisher = publisher
+        self._topic = topic
+        self._batch = batch
+        self._renew_seconds = lease_seconds / 3
+        self._clock = clock
+        self._wake = threading.Event()
+        self._in_flight: dict[int, Claimed] = {}
+        self._acknowledged: list[Published] = []
+        self._refused: list[Claimed] = []
+        self._partitions = 0
+        self._partitions_at = self._renewed_at = float("-inf")
+        self._leading = False
+        self.state = "starting"
+
+    def wake(self) -> None:
+        """Look at the outbox now: call it after a commit."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Relay until told to stop (then `wake` it); outlives servers that are away."""
+        idle, trouble = IDLE_SECONDS_LEAST, IDLE_SECONDS_LEAST
+        while not stop.is_set():
+            try:
+                busy = self.step()
+                pause = 0.0 if busy else idle if self._leading else STANDBY_SECONDS
+                idle = IDLE_SECONDS_LEAST if busy else min(IDLE_SECONDS_MOST, idle * 1.5)
+                trouble = IDLE_SECONDS_LEAST
+            except Unavailable as error:
+                self._say(f"waiting: {error}")
+                pause = trouble = min(TROUBLE_SECONDS_MOST, trouble * 2)
+            # Its place in the wait, not before the step: a wake between the two must not be forgotten.
+            if pause and self._wake.wait(pause):
+                idle = IDLE_SECONDS_LEAST
+            self._wake.clear()
+        self.close()
+
+    def step(self) -> bool:
+        """One round; whether there was anything to do. Raises retry.Unavailable."""
+        try:
+            if not self._lead():
+                return False
+            moved = self._produce_refused() or self._produce_new()
+        except NotLeader as error:
+            self._stand_down(str(error))
+            return False
+        self._publisher.poll(0 if moved else 0.002 if self._in_flight else 0)
+        return self._settle() or moved or bool(self._in_flight)
+
+    def close(self) -> None:
+        """Settle what is acknowledged and give up the lease; what is not settled, the successor repeats."""
+        self._publisher.flush(FLUSH_SECONDS)
+        try:
+            self._settle()
+            self._lease.release()
+        except Unavailable as error:
+            log.warning("Left without settling; a successor will repeat some requests", error=str(error))
+
+    def _lead(self) -> bool:
+        now = self._clock()
+        if self._leading and now - self._renewed_at < self._renew_seconds:
+            return True
+        if not self._lease.acquire():
+            self._stand_down("another relay is active")
+            return False
+        self._renewed_at = now
+        if not self._leading:
+            self._leading = True
+            self._say("active")
+            self._inherit()
+        return True
+
+    def _stand_down(self, reason: str) -> None:
+        self._leading = False
+        self._refused.clear()  # they are numbered: whoever leads next finds them
+        self._say("standby", reason=reason)
+
+    def _inherit(self) -> None:
+        """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
+        last = 0
+        while rows := self._outbox.claimed(self._batch, after=last):
+            last = rows[-1].publish_number
+            self._refused += [row for row in rows if row.publish_number not in self._in_flight]
+        if self._refused:
+            log.info("Repeating requests that were numbered but not settled", requests=len(self._refused))
+
+    def _produce_refused(self) -> bool:
+        again, self._refused = self._refused, []
+        for place, row in enumerate(again):
+            if not self._produce(row):
+                self._refused += again[place + 1 :]
+                break
+        return len(self._refused) < len(again)
+
+    def _produce_new(self) -> bool:
+        if self._refused or len(self._in_flight) >= self._batch * IN_FLIGHT_BATCHES:
+            return False
+        rows = self._outbox.claim(self._batch, self._count_partitions())
+        self._renewed_at = self._clock() if rows else self._renewed_at  # a claim proves, and renews, the lease
+        for place, row in enumerate(rows):
+            if not self._produce(row):
+                self._refused += rows[place + 1 :]
+                break
+        return bool(rows)
+
+    def _count_partitions(self) -> int:
+        now = self._clock()
+        if now - self._partitions_at >= PARTITIONS_REFRESH_SECONDS or not self._partitions:
+            self._partitions = self._publisher.partitions(self._topic)
+            self._partitions_at = now
+        if not self._partitions:
+            raise Unavailable(f"Kafka has no topic {self._topic}: run `filemill topics create`")
+        return self._partitions
+
+    def _produce(self, row: Claimed) -> bool:
+        """Hand a row to the producer; False (and kept for later) where its queue is full."""
+        message = FileCreate(row.file_id, row.title, row.description, row.requested_at)
+        self._in_flight[row.publish_number] = row
+        try:
+            self._publisher.publish(
+                self._topic,
+                encode(message),
+                lambda receipt: self._on_receipt(row, receipt),
+                partition=row.partition,
+                headers=create_headers(row.publish_number, row.run, row.traceparent),
+            )
+        except Unavailable as error:
+            del self._in_flight[row.publish_number]
+            self._refused.append(row)
+            self._say(f"waiting: {error}")
+            return False
+        return True
+
+    def _on_receipt(self, row: Claimed, receipt: Receipt) -> None:
+        self._in_flight.pop(row.publish_number, None)
+        if receipt.error is None:
+            self._acknowledged.append(Published(row, receipt.offset))
+            if self._leading:
+                self._say("active")
+        else:
+            self._refused.append(row)
+            self._say(f"waiting: Kafka did not take a request: {receipt.error}")
+
+    def _settle(self) -> bool:
+        if not self._acknowledged:
+            return False
+        batch = self._acknowledged[: self._batch]
+        self._outbox.settle(batch)
+        del self._acknowledged[: len(batch)]
+        log.debug("Produced to Kafka", topic=self._topic, messages=len(batch))
+        return True
+
+    def _say(self, state: str, **details: str) -> None:
+        """Log a change of state, once."""
+        if state != self.state:
+            self.state = state
+            log.info("Relay", state=state, at=datetime.now(UTC).isoformat(timespec="milliseconds"), **details)

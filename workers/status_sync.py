@@ -1,0 +1,164 @@
+"""Status sync.
+
+Reads   `file.progress` and `file.created`, all partitions, from positions kept in Postgres.
+Writes  the files' statuses and those positions, in one transaction; `rejected_messages`.
+Dies    anywhere: a batch is in the rows together with its position, or neither is; the successor goes on from there.
+
+Many may run: the lease makes one active. One that was stopped and wakes after its lease has its transaction refused,
+so that no event is applied by two, and no position goes back.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from filemill.adapters.kafka_group import TopicReader
+from filemill.files import Change
+from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
+from filemill.ports import Lease, NotLeader, Record, Rejected, StatusStore
+from filemill.retry import Unavailable
+
+log = structlog.get_logger("sync")
+
+STANDBY_SECONDS = 0.5
+IDLE_SECONDS = 0.1
+# Events that come within this time of each other go into one transaction.
+GATHER_SECONDS = 0.05
+REFRESH_SECONDS = 3.0
+TROUBLE_SECONDS = 0.5
+
+
+class StatusSync:
+    """Applies events to rows. One thread."""
+
+    def __init__(
+        self,
+        store: StatusStore,
+        lease: Lease,
+        reader: Callable[[], TopicReader],
+        *,
+        topic_created: str,
+        batch: int,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._new_reader = reader
+        self._topic_created = topic_created
+        self._batch = batch
+        self._renew_seconds = lease_seconds / 3
+        self._clock = clock
+        self._reader: TopicReader | None = None
+        self._renewed_at = self._refreshed_at = float("-inf")
+        self._unapplied: list[Record] = []
+        self._state = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Sync until told to stop; outlives servers that are away."""
+        try:
+            while not stop.is_set():
+                try:
+                    if not self.step():
+                        stop.wait(STANDBY_SECONDS)
+                except NotLeader:
+                    self._stand_down()
+                except Unavailable as error:
+                    self._say(f"waiting: {error}")
+                    stop.wait(TROUBLE_SECONDS)
+        finally:
+            self.close()
+
+    def step(self) -> bool:
+        """One round; False where another one is active. Raises retry.Unavailable, NotLeader."""
+        now = self._clock()
+        if now - self._renewed_at >= self._renew_seconds:
+            if not self._lease.acquire():
+                self._stand_down()
+                return False
+            self._renewed_at = now
+        if self._reader is None:
+            self._reader = self._new_reader()
+            self._refreshed_at = float("-inf")
+            self._say("active")
+        if now - self._refreshed_at >= REFRESH_SECONDS:
+            self._reader.refresh(self._store.positions())
+            self._refreshed_at = now
+        # What was read stays until it is applied: Postgres may be away for as long as it likes.
+        if not self._unapplied:
+            self._unapplied = self._gather(self._reader)
+        if self._unapplied:
+            self._apply(self._unapplied)
+            self._unapplied = []
+            self._renewed_at = now
+            self._say("active")
+        return True
+
+    def close(self) -> None:
+        """Give up the lease; the position is where it belongs already."""
+        self._drop_reader()
+        try:
+            self._lease.release()
+        except Unavailable as error:
+            log.warning("Left without giving up the lease; it expires", error=str(error))
+
+    def _gather(self, reader: TopicReader) -> list[Record]:
+        records = reader.read(self._batch, IDLE_SECONDS)
+        if not records:
+            return records
+        deadline = self._clock() + GATHER_SECONDS
+        while len(records) < self._batch and (left := deadline - self._clock()) > 0:
+            records += reader.read(self._batch - len(records), left)
+        return records
+
+    def _apply(self, records: Sequence[Record]) -> None:
+        changes, rejected = self._interpret(records)
+        positions: dict[tuple[str, int], int] = {}
+        for record in records:
+            positions[record.topic, record.partition] = record.offset + 1
+        applied = self._store.apply([change for _, change in changes], positions, rejected)
+        if applied.unknown:
+            missing = set(applied.unknown)
+            nameless = [
+                Rejected(record.topic, record.partition, record.offset, f"no file has the id {change.file_id}")
+                for record, change in changes
+                if change.file_id in missing
+            ]
+            self._store.apply((), {}, nameless)
+            rejected = [*rejected, *nameless]
+        if rejected:
+            log.warning("Skipped events", count=len(rejected), first=rejected[0].reason)
+        statuses = Counter(str(change.status) for _, change in changes)
+        log.debug("Updated files", changed=applied.changed, **statuses)
+
+    def _interpret(self, records: Sequence[Record]) -> tuple[list[tuple[Record, Change]], list[Rejected]]:
+        changes, rejected = [], []
+        for record in records:
+            try:
+                if record.topic == self._topic_created:
+                    change = decode_created(record.value).change()
+                else:
+                    change = decode(record.value, FileProgress).change()
+                changes.append((record, change))
+            except InvalidMessage as error:
+                rejected.append(Rejected(record.topic, record.partition, record.offset, str(error)))
+        return changes, rejected
+
+    def _stand_down(self) -> None:
+        self._drop_reader()
+        self._unapplied = []
+        self._renewed_at = float("-inf")
+        self._say("standby")
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _say(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            log.info("Sync", state=state)
