@@ -5,6 +5,8 @@ message its partition. Publish numbers start at 1 and have no gaps; message 1 go
 4 to 0 and so on. When partitions are added, the numbers go on and the cycle is over the new count from there.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -20,3 +22,23 @@ def slots(next_number: int, count: int, partitions: int) -> list[Slot]:
     if partitions < 1:
         raise ValueError(f"a topic has at least one partition, not {partitions}")
     return [Slot(number, (number - 1) % partitions) for number in range(next_number, next_number + count)]
+
+
+def out_of_turn(published: Iterable[Slot], partitions: int) -> list[int]:
+    """The publish numbers that do not continue the cycle, for distinct numbers in ascending order.
+
+    `partitions` is the topic's count now. It can only have grown, so a number that breaks the cycle of one count may
+    begin the cycle of a greater one; a number that no count explains is out of turn.
+    """
+    counts = set(range(1, partitions + 1))
+    broken = []
+    for slot in published:
+        fitting = {count for count in counts if (slot.number - 1) % count == slot.partition}
+        if not fitting:
+            grown = range(min(counts) + 1, partitions + 1)
+            fitting = {count for count in grown if (slot.number - 1) % count == slot.partition}
+        if fitting:
+            counts = fitting
+        else:
+            broken.append(slot.number)
+    return broken

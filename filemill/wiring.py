@@ -17,11 +17,11 @@ from filemill.adapters.postgres_status import PostgresStatusStore
 from filemill.adapters.s3 import S3ObjectStore, s3_client
 from filemill.foreign import HashFiller
 from filemill.ports import RecordSource
-from filemill.processing.loop import ProcessorLoop
 from filemill.processing.passage import Topics, Workplace
 from filemill.processing.workshop import Workshop
 from filemill.retry import RetryPolicy
 from filemill.settings import Settings
+from workers.file_processor import FileProcessor
 from workers.group_monitor import GroupMonitor
 from workers.outbox_relay import OutboxRelay
 from workers.status_sync import StatusSync
@@ -76,7 +76,7 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
     )
 
 
-def processor(settings: Settings) -> tuple[ProcessorLoop, RecordSource, Workshop]:
+def processor(settings: Settings) -> tuple[FileProcessor, RecordSource, Workshop]:
     """A file processor: the loop, the group member that it reads, and the workshop to shut after it. No database."""
     store = S3ObjectStore(settings)
     topics = Topics(settings.topic_created, settings.topic_progress, settings.topic_dead_letters)
@@ -102,7 +102,7 @@ def processor(settings: Settings) -> tuple[ProcessorLoop, RecordSource, Workshop
         one_at_a_time=settings.ordering == "partition",
         trusted_seconds=settings.session_timeout_ms / 1000 / 2,
     )
-    loop = ProcessorLoop(
+    loop = FileProcessor(
         workshop,
         worker_id=settings.worker_id,
         concurrency=settings.concurrency,

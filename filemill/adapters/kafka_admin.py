@@ -143,8 +143,8 @@ class KafkaAdmin:
         parts = [TopicPartition(topic, number) for number in range(count)]
         if not parts:
             return []
-        begins = self._log_offsets(parts, OffsetSpec.earliest())
-        ends = self._log_offsets(parts, OffsetSpec.latest())
+        begins = self._log_offsets(parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         committed = self._committed(group, parts)
         return [
             PartitionOffsets(number, begins.get(number), ends.get(number), committed.get(number))

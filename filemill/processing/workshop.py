@@ -1,6 +1,6 @@
 """Where records become files: one asyncio loop on a thread of its own.
 
-The loop's owner (filemill.processing.loop) hands records over in batches and collects what is finished from a queue;
+The loop's owner (workers/file_processor.py) hands records over in batches and collects what is finished from a queue;
 nothing here touches the consumer. The producer belongs to this thread: its acknowledgements wake the passages directly.
 """
 

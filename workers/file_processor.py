@@ -1,9 +1,15 @@
-"""The thread that owns the consumer.
+"""File processor.
 
-It polls, hands records to the workshop, collects what is finished, commits, pauses and resumes, and follows the group's
-assignments. It waits for nothing but the poll itself, so that the group never takes it for dead, however long a file
-takes. Everything about a partition belongs to an epoch (one assignment of it): what finishes in an epoch that has ended
-is forgotten, for another worker may be doing it by now.
+Reads   `file.create`, as a member of the group `file-service-group`; commits offsets there.
+Writes  the files' objects to S3; `file.progress`, `file.created`, `file.create.dlq`. It has no database.
+Dies    before the PUT: nothing happened; another worker does the record.
+        between PUT and `file.created`, or between that and the commit: another worker does it once more, with the same
+        bytes under the same key, and the first terminal status of the run stands.
+
+This file is the thread that owns the consumer. It polls, hands records to the workshop, collects what is finished,
+commits, pauses and resumes, and follows the group's assignments. It waits for nothing but the poll itself, so that the
+group never takes it for dead, however long a file takes. Everything about a partition belongs to an epoch (one
+assignment of it): what finishes in an epoch that has ended is forgotten, for another worker may be doing it by now.
 """
 
 import queue
@@ -28,7 +34,7 @@ DRAIN_STEP_SECONDS = 0.05
 RESUME_SHARE = 0.75
 
 
-class ProcessorLoop:
+class FileProcessor:
     """Consumes one topic for one group member. (port: RebalanceListener).
 
     All methods but `stop` run on the thread that calls `run`.

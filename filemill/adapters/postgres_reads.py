@@ -1,0 +1,208 @@
+"""What people and programs look at: files, counts, the outbox. Reads only; the group is in `postgres_reads_group`.
+
+REST, the pages and the command line ask the same questions here, in the caller's connection. Each is quick on a table
+of a million rows: pages go by key, counts come from `status_counts`. Ages are by the database's clock, so
+that a viewer's clock, or ours, cannot make them lie. Unknown is None, never zero.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.adapters.tables import File, StatusCount
+from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status
+
+LIMIT_DEFAULT = 50
+LIMIT_MAX = 200
+# What a list shows of a description; one file's own read has all of it.
+EXCERPT_CHARACTERS = 200
+
+_BEFORE = "before-"
+_AFTER = "after-"
+
+
+class InvalidCursor(ValueError):
+    """A cursor that this module did not give out."""
+
+
+class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. The seed's seven columns under the seed's names, then ours; times are UTC, `size` is in bytes."""
+
+    id: int
+    title: str
+    description: str
+    status: Status
+    s3_location: str | None
+    created_at: datetime
+    updated_at: datetime
+    run: int
+    worker_id: str | None
+    partition: int | None
+    offset: int | None
+    attempt: int | None
+    step: int | None
+    steps: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    sha256: str | None
+    size: int | None
+    error: str | None
+
+
+class FilePage(msgspec.Struct, frozen=True):
+    """Files, newest first; `older` and `newer` are the cursors of the pages beside it, None where it ends."""
+
+    items: list[FileRow]
+    older: str | None
+    newer: str | None
+    as_of: datetime
+
+
+class OutboxState(msgspec.Struct, frozen=True):
+    """Requests that are not on Kafka yet, and the age in seconds of the oldest (None: there is none)."""
+
+    depth: int
+    oldest_age_seconds: float | None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many files have each status, every status named."""
+
+    by_status: dict[Status, int]
+
+    @property
+    def total(self) -> int:
+        """All files."""
+        return sum(self.by_status.values())
+
+
+_COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
+    File.id,
+    File.title,
+    File.description,
+    File.status,
+    File.s3_location,
+    File.created_at,
+    File.updated_at,
+    File.run,
+    File.worker_id,
+    File.kafka_partition,
+    File.kafka_offset,
+    File.attempt,
+    File.step,
+    File.steps,
+    File.started_at,
+    File.finished_at,
+    File.sha256,
+    File.size,
+    File.error,
+)
+_FIELDS = FileRow.__struct_fields__
+_DESCRIPTION = _FIELDS.index("description")
+_EXCERPTS = (
+    *_COLUMNS[:_DESCRIPTION],
+    sa.func.left(File.description, EXCERPT_CHARACTERS),
+    *_COLUMNS[_DESCRIPTION + 1 :],
+)
+
+
+def get_file(connection: sa.Connection, file_id: int) -> FileRow | None:
+    """One file, or None."""
+    if not 1 <= file_id <= FILE_ID_MAX:
+        return None
+    row = connection.execute(sa.select(*_COLUMNS).where(File.id == file_id)).one_or_none()
+    return None if row is None else _file(row)
+
+
+def list_files(
+    connection: sa.Connection,
+    *,
+    status: Status | None = None,
+    search: str = "",
+    limit: int = LIMIT_DEFAULT,
+    cursor: str | None = None,
+    excerpts: bool = False,
+) -> FilePage:
+    """A page of files, newest first.
+
+    `search` finds a part of the title, whatever its case, or a file by `#id`; `cursor` is `older` or `newer` of another
+    page (raises InvalidCursor); `excerpts` cuts descriptions short. `limit` is held to 1 … 200.
+    """
+    limit = max(1, min(limit, LIMIT_MAX))
+    edge, ascending = _edge(cursor)
+    conditions = _conditions(status, search.strip())
+    as_of = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    if conditions is None:
+        return FilePage([], None, None, as_of)
+    query = sa.select(*(_EXCERPTS if excerpts else _COLUMNS)).where(*conditions)
+    if edge is not None:
+        query = query.where(File.id > edge if ascending else File.id < edge)
+    rows = connection.execute(query.order_by(File.id.asc() if ascending else File.id.desc()).limit(limit + 1)).all()
+    more = len(rows) > limit
+    if ascending and not more:
+        # The top is reached: a whole first page, not the few rows that happen to be newer than the cursor.
+        return list_files(connection, status=status, search=search, limit=limit, excerpts=excerpts)
+    items = [_file(row) for row in rows[:limit]]
+    if ascending:
+        items.reverse()
+        return FilePage(items, f"{_BEFORE}{items[-1].id}", f"{_AFTER}{items[0].id}", as_of)
+    older = f"{_BEFORE}{items[-1].id}" if more else None
+    newer = f"{_AFTER}{items[0].id if items else edge - 1}" if edge is not None else None
+    return FilePage(items, older, newer, as_of)
+
+
+def count_statuses(connection: sa.Connection) -> Counts:
+    """Files per status, from the deltas that triggers keep: never by counting `files`."""
+    query = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
+    found = {status: int(count) for status, count in connection.execute(query)}
+    return Counts({status: max(0, found.get(status.value, 0)) for status in Status})
+
+
+_OUTBOX = sa.text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(accepted_at)) FROM outbox")
+
+
+def outbox_state(connection: sa.Connection) -> OutboxState:
+    """How many requests wait for the relay, and since when the first of them."""
+    depth, age = connection.execute(_OUTBOX).one()
+    return OutboxState(depth, None if age is None else max(0.0, float(age)))
+
+
+def _file(row: sa.Row[Any]) -> FileRow:
+    return msgspec.convert(dict(zip(_FIELDS, row, strict=True)), FileRow)
+
+
+def _edge(cursor: str | None) -> tuple[int | None, bool]:
+    """The id beside which a page begins, and whether it lies above that."""
+    if not cursor:
+        return None, False
+    for prefix, ascending in ((_BEFORE, False), (_AFTER, True)):
+        number = cursor.removeprefix(prefix)
+        if number != cursor and number.isascii() and number.isdigit() and int(number[:20]) <= FILE_ID_MAX:
+            return int(number), ascending
+    raise InvalidCursor("is not a cursor of this list")
+
+
+def _conditions(status: Status | None, search: str) -> list[sa.ColumnElement[bool]] | None:
+    """What rows must fulfil; None where none can (Postgres would refuse the text itself)."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if status is not None:
+        conditions.append(File.status == status.value)
+    if not search:
+        return conditions
+    number = search.removeprefix("#")
+    if number != search and number.isascii() and number.isdigit():
+        return [*conditions, File.id == int(number)] if int(number[:20]) <= FILE_ID_MAX else None
+    if len(search) > TITLE_MAX_CHARACTERS or "\0" in search or not _encodable(search):
+        return None
+    pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in search)
+    return [*conditions, File.title.ilike(f"%{pattern}%", escape="\\")]
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

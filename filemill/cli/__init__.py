@@ -1,0 +1,56 @@
+"""The command `filemill`.
+
+Exit codes: 0 well; 1 the answer is no (a finding, a failed file, a step that is missing); 2 wrong usage or settings;
+3 a server is away; 130 interrupted.
+"""
+
+import contextlib
+import os
+import sys
+
+import typer
+
+from filemill import __version__
+from filemill.cli import administration, files, processes
+from filemill.cli import stack as stack_commands
+from filemill.cli.output import fail
+from filemill.retry import Unavailable
+from filemill.settings import InvalidSettings
+
+app = typer.Typer(
+    name="filemill",
+    help="Run, watch and break a distributed work pipeline on Kafka.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stack_commands.register(app)
+files.register(app)
+processes.register(app)
+administration.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console command: errors that a user can mend are a sentence, not a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Unavailable as error:
+        fail(str(error), 3)
+    except InvalidSettings as error:
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has left: there is nobody to tell, and the interpreter must not complain either.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

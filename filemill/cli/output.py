@@ -1,0 +1,46 @@
+"""What the commands print: tables for people, JSON with --json, errors as a sentence on stderr."""
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401
+    """One JSON document, indented. Times as ISO 8601."""
+    document = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.write(document.decode() + "\n")
+
+
+def print_table(columns: list[str], rows: list[list[object]]) -> None:
+    """A table. Cells are text: a title is never taken for markup, and its control characters are shown as such."""
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console.print(table)
+
+
+def plain(cell: object) -> str:
+    """The cell as printable text: what could move a terminal's cursor or colour is escaped."""
+    text = "" if cell is None else str(cell)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def say(sentence: str) -> None:
+    """A line for a person, on stderr, so that stdout stays data."""
+    errors.print(Text(sentence))
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Say what went wrong, and leave."""
+    errors.print(Text("Error: ", style="bold red") + Text(sentence))
+    raise SystemExit(code)

@@ -1,0 +1,97 @@
+"""Running one process of the pipeline until it is told to stop: what `filemill run ROLE` does."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from filemill import wiring
+from filemill.settings import Settings
+
+log = structlog.get_logger("process")
+
+FORCED_EXIT = 130
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """SIGTERM and SIGINT call `stop`; a second one ends the process at once, without goodwill."""
+    asked = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(FORCED_EXIT)
+        asked = True
+        log.info("Stopping", signal=signal.Signals(number).name)
+        stop()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def run_relay(settings: Settings) -> None:
+    """The outbox relay."""
+    engine = wiring.create_engine(settings, f"relay {settings.worker_id}")
+    relay, stop = wiring.relay(settings, engine), threading.Event()
+
+    def leave() -> None:
+        stop.set()
+        relay.wake()
+
+    on_stop_signal(leave)
+    relay.run(stop)
+
+
+def run_sync(settings: Settings) -> None:
+    """The status sync, and beside it the hashes of foreign results."""
+    engine = wiring.create_engine(settings, f"sync {settings.worker_id}")
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    wiring.run_beside(wiring.hash_filler(settings, engine), stop)
+    wiring.sync(settings, engine).run(stop)
+
+
+def run_monitor(settings: Settings) -> None:
+    """The group monitor."""
+    engine = wiring.create_engine(settings, f"monitor {settings.worker_id}")
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    wiring.monitor(settings, engine).run(stop)
+
+
+def run_processor(settings: Settings) -> None:
+    """A file processor. Raises retry.Unavailable where its Kafka client gave up for good: start a new process."""
+    loop, member, workshop = wiring.processor(settings)
+    on_stop_signal(loop.stop)
+    log.info(
+        "File processor started",
+        broker=settings.kafka_broker,
+        group=settings.kafka_group,
+        protocol=settings.group_protocol,
+        concurrency=settings.concurrency,
+        processing_seconds=settings.processing_seconds,
+    )
+    try:
+        loop.run(member)
+    finally:
+        workshop.shut()
+    log.info("File processor stopped")
+
+
+def run_dashboard(settings: Settings) -> None:
+    """The page, REST, and the relay that they host."""
+    from dashboard.server import serve  # noqa: PLC0415 - Streamlit takes a second to import
+
+    serve(settings)
+
+
+ROLES: dict[str, Callable[[Settings], None]] = {
+    "relay": run_relay,
+    "processor": run_processor,
+    "sync": run_sync,
+    "monitor": run_monitor,
+    "dashboard": run_dashboard,
+}

@@ -1,0 +1,70 @@
+"""The verification, in order: topics, rows, bucket, publish numbers, commits."""
+
+import time
+
+import sqlalchemy as sa
+
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.tables import OutboxRow
+from filemill.ports import ObjectStore
+from filemill.rotation import Slot, out_of_turn
+from filemill.settings import Settings
+from filemill.verification.bucket import check_bucket
+from filemill.verification.evidence import Evidence, gather
+from filemill.verification.report import Report
+from filemill.verification.rows import check_rows
+
+
+async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> Report:
+    """Check the invariants that hold at rest, and on a pipeline that works those that hold always.
+
+    It trusts nothing that it can look at: objects are downloaded and rendered afresh, the bucket is listed, the topics
+    are read from their beginnings. Raises retry.Unavailable where a server is away: then nothing is known.
+    """
+    began = time.monotonic()
+    report = Report()
+    evidence = gather(settings, admin)
+    report.dead_letters = evidence.dead_letter_count
+    report.duplicate_results = evidence.duplicate_results
+    report.unreadable_events = evidence.unreadable_events
+    for topic in sorted(evidence.truncated):
+        report.note(f"{topic} has lost its beginning to retention: checks that need it were left out")
+    await check_rows(engine, store, settings, evidence, report)
+    await check_bucket(engine, store, report)
+    _check_publications(engine, settings, evidence, report)
+    _check_commits(settings, evidence, report)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidence, report: Report) -> None:
+    partition_of: dict[int, int] = {}
+    for request in evidence.requests:
+        if request.number is None:
+            continue  # somebody else's message
+        known = partition_of.setdefault(request.number, request.partition)
+        if known != request.partition:
+            report.found("publish-number-twice", request.number)
+    report.repeats = sum(request.number is not None for request in evidence.requests) - len(partition_of)
+    numbers = sorted(partition_of)
+    for number in out_of_turn((Slot(number, partition_of[number]) for number in numbers), evidence.partitions):
+        report.found("publish-out-of-turn", number)
+    if not numbers or settings.topic_create in evidence.truncated:
+        return
+    with engine.connect() as connection:
+        waiting = set(connection.execute(sa.select(OutboxRow.publish_number)).scalars())
+    for number in range(1, numbers[-1]):
+        if number not in partition_of and number not in waiting:
+            report.found("publish-number-missing", number)
+
+
+def _check_commits(settings: Settings, evidence: Evidence, report: Report) -> None:
+    if settings.topic_created in evidence.truncated or settings.topic_dead_letters in evidence.truncated:
+        return
+    for request in evidence.requests:
+        if request.offset >= (evidence.committed.get(request.partition) or 0):
+            continue
+        parked = (request.partition, request.offset) in evidence.dead_letter_places
+        finished = request.file_run is not None and evidence.result_of(*request.file_run) is not None
+        if not parked and not finished:
+            report.found("committed-unfinished", f"partition {request.partition}, offset {request.offset}")

@@ -1,0 +1,44 @@
+"""Fixtures that every kind of test shares."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.settings import Settings
+from infra.embedded.supervisor import Supervisor
+from tests.servers import embedded_servers, new_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of the person who runs the tests reaches them, and no stack of theirs is found."""
+    for name in list(os.environ):
+        if name.startswith(("FILEMILL_", "KAFKA_", "DATABASE_", "S3_", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT")):
+            del os.environ[name]
+    os.environ["FILEMILL_HOME"] = str(tmp_path_factory.mktemp("no-stack"))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """One embedded Kafka, PostgreSQL and S3 for the session. Tests that break a server start their own."""
+    home: Path = tmp_path_factory.mktemp("servers") / "home"
+    with embedded_servers(home) as supervisor:
+        yield supervisor
+
+
+@pytest.fixture
+def settings(servers: Supervisor) -> Settings:
+    """An empty, prepared world in the session's servers, for this test alone."""
+    return new_world(servers)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[sa.Engine]:
+    """A pool on the test's database."""
+    engine = wiring.create_engine(settings, "test")
+    yield engine
+    engine.dispose()
