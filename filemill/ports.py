@@ -54,7 +54,10 @@ class Publisher(Protocol):
         partition: int | None = None,
         headers: Headers | None = None,
     ) -> None:
-        """Queue a record. Raises retry.Unavailable where the queue is full: poll, then try again."""
+        """Queue a record.
+
+        Raises retry.Unavailable where the queue is full (poll, then try again), retry.Poisonous where it is too large.
+        """
 
     def poll(self, seconds: float = 0) -> int:
         """Wait up to `seconds` for acknowledgements and hand them out; returns how many there were."""

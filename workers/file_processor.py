@@ -88,6 +88,9 @@ class FileProcessor:
             _, finished = decode_metadata(metadata, offset)
             self._epochs[partition] = self._epoch
             self._offsets[partition] = PartitionOffsets(finished)
+        if self._paused and self._source is not None:
+            # Those that stayed are paused at the client, the new ones are not: one state for all.
+            self._source.resume(sorted(self._epochs))
         self._paused = False
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
 

@@ -10,13 +10,15 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from filemill.messages import Headers
 from filemill.ports import Receipt
-from filemill.retry import Unavailable
+from filemill.retry import Poisonous, Unavailable
 from filemill.settings import Settings
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000
 # An unacknowledged record is given back to its sender after this; the sender decides, not the client's queue.
 DELIVERY_TIMEOUT_MILLISECONDS = 30_000
+# A dead letter is the original, which may have the broker's megabyte, and headers; its topic is set up for as much.
+MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 
 log = structlog.get_logger("kafka")
 
@@ -77,23 +79,43 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
 
 
 class KafkaPublisher:
-    """An idempotent producer with acks=all. (port: Publisher)."""
+    """An idempotent producer with acks=all. (port: Publisher).
+
+    librdkafka gives an idempotent producer up for good where the broker has lost its sequence (its log was cut, say).
+    Then the queued records are handed back as refused, and the next ones go through a new producer.
+    """
 
     def __init__(self, settings: Settings, role: str) -> None:
         self._settings = settings
-        self._producer = Producer(
-            client_config(
-                settings,
-                role,
-                **{
-                    "enable.idempotence": True,
-                    "acks": "all",
-                    "linger.ms": 5,
-                    "delivery.timeout.ms": DELIVERY_TIMEOUT_MILLISECONDS,
-                    "queue.buffering.max.messages": 100_000,
-                },
-            )
+        self._role = role
+        self._broken = False
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        config = client_config(
+            self._settings,
+            self._role,
+            **{
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 5,
+                "delivery.timeout.ms": DELIVERY_TIMEOUT_MILLISECONDS,
+                "message.max.bytes": MESSAGE_MAX_BYTES,
+            },
         )
+        say = config["error_cb"]
+
+        def on_error(error: KafkaError) -> None:
+            self._broken = self._broken or error.fatal()
+            say(error)
+
+        return Producer({**config, "error_cb": on_error})
+
+    def _replace(self) -> None:
+        log.error("The producer gave up; it is replaced", role=self._role)
+        broken, self._producer, self._broken = self._producer, self._new_producer(), False
+        broken.purge()
+        broken.flush(0)
 
     def publish(
         self,
@@ -119,11 +141,15 @@ class KafkaPublisher:
             options["headers"] = headers
         if on_receipt is not None:
             options["on_delivery"] = on_delivery
+        if self._broken:
+            self._replace()
         try:
             self._producer.produce(topic, value, key=key, **options)
         except BufferError:
             raise Unavailable(f"Kafka at {self._settings.kafka_broker}: the producer's queue is full") from None
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise Poisonous(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
             raise unavailable(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:

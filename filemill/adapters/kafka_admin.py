@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka import client_config, kafka_errors
+from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -82,12 +82,7 @@ class KafkaAdmin:
         missing = [name for name in all_topics(self._settings) if name not in existing]
         if not missing:
             return []
-        config = {"retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS)}
-        replicas = self._settings.topic_replication_factor
-        wanted = [
-            NewTopic(name, num_partitions=self._settings.topic_partitions, replication_factor=replicas, config=config)
-            for name in missing
-        ]
+        wanted = [self._new_topic(name) for name in missing]
         created = []
         for name, future in self._client.create_topics(wanted, operation_timeout=self._timeout).items():
             try:
@@ -97,6 +92,17 @@ class KafkaAdmin:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was quicker
                     raise Unavailable(f"Kafka refused to create the topic {name}: {error.args[0].str()}") from None
         return created
+
+    def _new_topic(self, name: str) -> NewTopic:
+        config = {"retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS)}
+        if name == self._settings.topic_dead_letters:
+            config["max.message.bytes"] = str(MESSAGE_MAX_BYTES)
+        return NewTopic(
+            name,
+            num_partitions=self._settings.topic_partitions,
+            replication_factor=self._settings.topic_replication_factor,
+            config=config,
+        )
 
     def add_partitions(self, topic: str, total: int) -> None:
         """Raise a topic's partitions to `total`. Raises ValueError where that is not more than it has."""

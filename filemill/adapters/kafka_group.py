@@ -85,10 +85,11 @@ class GroupMember:
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Wait for a first record, then take what the client has fetched already, without waiting to fill up."""
-        first = self._consumer.poll(seconds)
-        if first is None:
-            return []
-        rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
+        with kafka_errors(self._settings):
+            first = self._consumer.poll(seconds)
+            if first is None:
+                return []
+            rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
         return [record for message in [first, *rest] if (record := self._record(message)) is not None]
 
     def pause(self, partitions: Sequence[int]) -> None:
@@ -233,10 +234,11 @@ class TopicReader:
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Up to `limit` records; waits `seconds` at most for the first."""
-        first = self._consumer.poll(seconds)
-        if first is None:
-            return []
-        rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
+        with kafka_errors(self._settings):
+            first = self._consumer.poll(seconds)
+            if first is None:
+                return []
+            rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
         records = []
         for message in [first, *rest]:
             error = message.error()

@@ -50,6 +50,8 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
     @sa.event.listens_for(engine, "handle_error")
     def translate(context: sa.engine.ExceptionContext) -> None:
         """Every user of the engine meets one error for a server that is away, or that lacks its schema."""
+        if context.is_pre_ping:
+            return  # a stale connection of the pool: it is replaced, and nobody needs to know
         error = context.sqlalchemy_exception
         if isinstance(context.original_exception, psycopg.errors.UndefinedTable):
             raise Unavailable(
