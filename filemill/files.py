@@ -116,7 +116,7 @@ def object_key(file_id: int, requested_at: datetime) -> str:
 def file_id_of(key: str) -> int | None:
     """The file that a key names, or None where it is not a key of ours."""
     match = _KEY.fullmatch(key)
-    return int(match["id"]) if match else None
+    return int(match["id"]) if match and int(match["id"]) <= FILE_ID_MAX else None
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ Headers = list[tuple[str, bytes]]
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
+_GREATEST = {RUN: 2**31 - 1}
 
 
 class InvalidMessage(ValueError):
@@ -61,6 +62,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     offset: Int64 | None = None
     attempt: Int32 | None = None
     started_at: datetime | None = None
+    upload_ms: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
     error: str | None = None
 
     def change(self) -> Change:
@@ -133,14 +135,14 @@ def decode(value: bytes | None, kind: type[_T]) -> _T:
         raise InvalidMessage("the value is empty")
     try:
         message = _decoders[kind].decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     assert isinstance(message, kind)
     for name in message.__struct_fields__:
         text = getattr(message, name)
         if isinstance(text, str) and not _storable(text):
             raise InvalidMessage(f"{name} contains a NUL or a lone surrogate")
-    return _with_time_zone(message)
+    return _in_utc(message)
 
 
 def decode_create(value: bytes | None) -> FileCreate:
@@ -167,7 +169,7 @@ def file_id_in(value: bytes | None) -> int | None:
     """The fileId of a message that is otherwise unreadable, so that its file need not wait for ever; or None."""
     try:
         document = msgspec.json.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     file_id = document.get("fileId") if isinstance(document, dict) else None
     return file_id if type(file_id) is int and 1 <= file_id <= FILE_ID_MAX else None
@@ -191,9 +193,10 @@ def header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str
 
 
 def number_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> int | None:
-    """A header that is a positive whole number, or None where it is absent or anything else."""
-    text = header(headers, name)
-    return int(text) if text and text.isascii() and text.isdigit() and 0 < int(text[:19]) <= FILE_ID_MAX else None
+    """A header that is a positive whole number in its range, or None where it is absent or anything else."""
+    text = header(headers, name) or ""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
+    return number if 0 < number <= _GREATEST.get(name, FILE_ID_MAX) else None
 
 
 def new_traceparent() -> str:
@@ -214,11 +217,14 @@ def _storable(text: str) -> bool:
     return "\0" not in text
 
 
-def _with_time_zone(message: _T) -> _T:
-    """Times without a zone are read as UTC: a foreign client that leaves out the Z means it."""
-    naive = {
-        name: value.replace(tzinfo=UTC)
-        for name in message.__struct_fields__
-        if isinstance(value := getattr(message, name), datetime) and value.tzinfo is None
-    }
-    return msgspec.structs.replace(message, **naive) if naive else message
+def _in_utc(message: _T) -> _T:
+    """All times in UTC; one without a zone is read as such: a foreign client that leaves out the Z means it."""
+    try:
+        moved = {
+            name: value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+            for name in message.__struct_fields__
+            if isinstance(value := getattr(message, name), datetime) and value.tzinfo is not UTC
+        }
+    except OverflowError:  # such a row could be written, but not be read again
+        raise InvalidMessage("a time lies beyond the years 1 to 9999") from None
+    return msgspec.structs.replace(message, **moved) if moved else message

@@ -135,7 +135,7 @@ def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | N
             return metadata, []
         inflate = zlib.decompressobj()
         bitmap = inflate.decompress(base64.b64decode(metadata.done, validate=True), _BITMAP_MAX_BYTES)
-    except (ValueError, zlib.error, msgspec.DecodeError):
+    except (ValueError, zlib.error, msgspec.DecodeError, RecursionError):
         return None, []
     offsets = [
         position + 1 + index * 8 + bit for index, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1

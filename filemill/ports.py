@@ -12,6 +12,7 @@ import msgspec
 from filemill.files import Change
 from filemill.messages import Headers
 from filemill.offsets import Commit
+from filemill.telemetry import WorkerEvent
 
 
 class Missing(Exception):
@@ -149,6 +150,14 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
+class HeardEvent(msgspec.Struct, frozen=True):
+    """An event of `worker.events`, and its place there."""
+
+    partition: int
+    offset: int
+    event: WorkerEvent
+
+
 class StatusStore(Protocol):
     """The rows' statuses, and how far the events have been read: both change in one transaction."""
 
@@ -160,8 +169,12 @@ class StatusStore(Protocol):
         changes: Sequence[Change],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected] = (),
+        events: Sequence[HeardEvent] = (),
     ) -> Applied:
-        """Apply changes that supersede, and move the positions. Raises NotLeader, and then nothing is written."""
+        """Apply changes that supersede, store what workers said, and move the positions, all or nothing.
+
+        Raises NotLeader, and then nothing is written.
+        """
 
 
 class RebalanceListener(Protocol):

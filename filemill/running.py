@@ -64,8 +64,8 @@ def run_monitor(settings: Settings) -> None:
 
 def run_processor(settings: Settings) -> None:
     """A file processor. Raises retry.Unavailable where its Kafka client gave up for good: start a new process."""
-    loop, member, workshop = wiring.processor(settings)
-    on_stop_signal(loop.stop)
+    processor = wiring.Processor(settings)
+    on_stop_signal(processor.stop)
     log.info(
         "File processor started",
         broker=settings.kafka_broker,
@@ -74,10 +74,7 @@ def run_processor(settings: Settings) -> None:
         concurrency=settings.concurrency,
         processing_seconds=settings.processing_seconds,
     )
-    try:
-        loop.run(member)
-    finally:
-        workshop.shut()
+    processor.run()
     log.info("File processor stopped")
 
 

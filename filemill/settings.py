@@ -85,7 +85,9 @@ class Settings(BaseSettings):
         "127.0.0.1:29092", "KAFKA_BROKER", description="host:port, several separated by commas"
     )
     kafka_properties: dict[str, str] = _setting(
-        {}, description='librdkafka properties for every client, as JSON: {"security.protocol": "SASL_SSL", …}'
+        {},
+        description='librdkafka properties for every client, as JSON: {"security.protocol": "SASL_SSL", …}',
+        repr=False,  # sasl.password and its like
     )
     kafka_group: str = _setting("file-service-group", description="Consumer group of the file processors")
     group_protocol: GroupProtocol = _setting("consumer", description="How the group shares out its partitions")

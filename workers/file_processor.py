@@ -1,7 +1,8 @@
 """File processor.
 
 Reads   `file.create`, as a member of the group `file-service-group`; commits offsets there.
-Writes  the files' objects to S3; `file.progress`, `file.created`, `file.create.dlq`. It has no database.
+Writes  the files' objects to S3; `file.progress`, `file.created`, `file.create.dlq`, `worker.events`. No database.
+Told    by `worker.commands`: to cancel files, to be quiet, to go on.
 Dies    before the PUT: nothing happened; another worker does the record.
         between PUT and `file.created`, or between that and the commit: another worker does it once more, with the same
         bytes under the same key, and the first terminal status of the run stands.
@@ -15,13 +16,15 @@ assignment of it): what finishes in an epoch that has ended is forgotten, for an
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from filemill.offsets import Commit, PartitionOffsets, decode_metadata
 from filemill.ports import Record, RecordSource
+from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
+from filemill.telemetry import HEARTBEAT_SECONDS, Kind
 
 log = structlog.get_logger("processor")
 
@@ -32,6 +35,7 @@ FINAL_COMMIT_SECONDS = 5.0
 DRAIN_STEP_SECONDS = 0.05
 # Paused at the limit, resumed at three quarters of it: a pause drops what the client has prefetched.
 RESUME_SHARE = 0.75
+QUIET = "quiet"
 
 
 class FileProcessor:
@@ -40,7 +44,22 @@ class FileProcessor:
     All methods but `stop` run on the thread that calls `run`.
     """
 
-    def __init__(self, workshop: Workshop, *, worker_id: str, concurrency: int, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        *,
+        worker_id: str,
+        concurrency: int,
+        drain_seconds: float,
+        reporter: Reporter | None = None,
+        hold: Callable[[], str | None] = lambda: None,
+        max_poll_seconds: float = 300.0,
+    ) -> None:
+        """`hold` gives a reason to take nothing new for now: quiet, or the breaker of a server that is away."""
+        self._reporter = reporter
+        self._hold = hold
+        self._max_poll_seconds = max_poll_seconds
+        self._polled_at = self._beat_at = time.monotonic()
         self._workshop = workshop
         self._worker_id = worker_id
         self._concurrency = concurrency
@@ -62,22 +81,56 @@ class FileProcessor:
     def run(self, source: RecordSource) -> None:
         """Consume until stopped, then drain, commit and leave the group. Raises retry.Unavailable on a fatal error."""
         self._source = source
+        if self._reporter is not None:
+            self._reporter.started()
         try:
             while not self._stop.is_set():
                 self._turn(source)
         finally:
             # Leaving revokes what is assigned: that drains and commits.
             source.close()
+            self._tell(Kind.STOPPED, owned=[])
 
     def _turn(self, source: RecordSource) -> None:
         room = self._concurrency - self._in_flight
         records = source.read(min(READ_RECORDS, max(1, room)), POLL_SECONDS)
         self._workshop.polled()
+        headroom = self._max_poll_seconds - (time.monotonic() - self._polled_at)
+        self._polled_at = time.monotonic()
         self._deliver(records)
         self._collect()
         self._regulate(source)
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS and not self._committing:
             self._commit(source)
+        if self._polled_at - self._beat_at >= HEARTBEAT_SECONDS:
+            self._beat(headroom)
+
+    def _beat(self, headroom: float) -> None:
+        self._beat_at = self._polled_at
+        if self._reporter is None:
+            return
+        oldest, retrying = self._workshop.vitals()
+        reason = self._hold()
+        self._reporter.heartbeat(
+            in_flight=self._in_flight,
+            owned=sorted(self._epochs),
+            epoch=self._epoch,
+            oldest_seconds=round(oldest, 3),
+            headroom_seconds=round(headroom, 1),
+            paused=self._paused,
+            retrying=retrying,
+            quiet=reason == QUIET,
+            breaker=None if reason == QUIET else reason,
+        )
+
+    def _tell(self, kind: Kind, partitions: Sequence[int] = (), owned: list[int] | None = None) -> None:
+        if self._reporter is not None:
+            self._reporter.emit(
+                kind,
+                epoch=self._epoch,
+                partitions=sorted(partitions),
+                owned=sorted(self._epochs) if owned is None else owned,
+            )
 
     # --- assignments, inside `read` and `close`
 
@@ -92,6 +145,7 @@ class FileProcessor:
             # Those that stayed are paused at the client, the new ones are not: one state for all.
             self._source.resume(sorted(self._epochs))
         self._paused = False
+        self._tell(Kind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
 
     def revoked(self, partitions: Sequence[int]) -> None:
@@ -101,11 +155,13 @@ class FileProcessor:
             self._drain(leaving)
             self._commit_now(leaving)
         self._forget(leaving)
+        self._tell(Kind.REVOKED, partitions)
         log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def lost(self, partitions: Sequence[int]) -> None:
         """They are another worker's already: drop the work, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
+        self._tell(Kind.LOST, partitions)
         log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def _drain(self, leaving: dict[int, int]) -> None:
@@ -154,12 +210,15 @@ class FileProcessor:
             return
         self._offsets[finished.partition].finish(finished.offset)
         self._in_flight -= 1
+        if self._reporter is not None:
+            self._reporter.finished(1)
 
     def _regulate(self, source: RecordSource) -> None:
-        if not self._paused and self._in_flight >= self._concurrency:
+        held = self._hold() is not None
+        if not self._paused and (held or self._in_flight >= self._concurrency):
             source.pause(sorted(self._epochs))
             self._paused = True
-        elif self._paused and self._in_flight <= self._concurrency * RESUME_SHARE:
+        elif self._paused and not held and self._in_flight <= self._concurrency * RESUME_SHARE:
             source.resume(sorted(self._epochs))
             self._paused = False
 

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.dialects.postgresql import insert
 
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage
+from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage, WorkerEventRow
 from filemill.ports import Lease
 from filemill.retry import Unavailable
 
@@ -133,6 +133,7 @@ class GroupMonitor:
                 (LagSample, LagSample.sampled_at),
                 (GroupSample, GroupSample.sampled_at),
                 (RejectedMessage, RejectedMessage.rejected_at),
+                (WorkerEventRow, WorkerEventRow.at),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")
                 old = sa.select(row).where(moment < horizon).limit(DELETE_ROWS)

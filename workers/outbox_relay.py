@@ -101,7 +101,8 @@ class OutboxRelay:
         """Settle what is acknowledged and give up the lease; what is not settled, the successor repeats."""
         self._publisher.flush(FLUSH_SECONDS)
         try:
-            self._settle()
+            while self._settle():
+                pass
             self._lease.release()
         except Unavailable as error:
             log.warning("Left without settling; a successor will repeat some requests", error=str(error))
@@ -115,9 +116,9 @@ class OutboxRelay:
             return False
         self._renewed_at = now
         if not self._leading:
+            self._inherit()  # before it counts as leading: it is tried again where Postgres goes away in its middle
             self._leading = True
             self._say("active")
-            self._inherit()
         return True
 
     def _stand_down(self, reason: str) -> None:
@@ -127,10 +128,11 @@ class OutboxRelay:
 
     def _inherit(self) -> None:
         """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
-        last = 0
+        known = {*self._in_flight, *(row.claimed.publish_number for row in self._acknowledged)}
+        last, self._refused = 0, []
         while rows := self._outbox.claimed(self._batch, after=last):
             last = rows[-1].publish_number
-            self._refused += [row for row in rows if row.publish_number not in self._in_flight]
+            self._refused += [row for row in rows if row.publish_number not in known]
         if self._refused:
             log.info("Repeating requests that were numbered but not settled", requests=len(self._refused))
 
@@ -145,7 +147,12 @@ class OutboxRelay:
     def _produce_new(self) -> bool:
         if self._refused or len(self._in_flight) >= self._batch * IN_FLIGHT_BATCHES:
             return False
-        rows = self._outbox.claim(self._batch, self._count_partitions())
+        partitions = self._count_partitions()
+        try:
+            rows = self._outbox.claim(self._batch, partitions)
+        except Unavailable:
+            self._leading = False  # the answer may be all that was lost: to lead again is to look for numbered rows
+            raise
         self._renewed_at = self._clock() if rows else self._renewed_at  # a claim proves, and renews, the lease
         for place, row in enumerate(rows):
             if not self._produce(row):

@@ -1,7 +1,7 @@
 """Status sync.
 
-Reads   `file.progress` and `file.created`, all partitions, from positions kept in Postgres.
-Writes  the files' statuses and those positions, in one transaction; `rejected_messages`.
+Reads   `file.progress`, `file.created` and `worker.events`, all partitions, from positions kept in Postgres.
+Writes  the files' statuses, `workers`, `worker_events` and those positions, in one transaction; `rejected_messages`.
 Dies    anywhere: a batch is in the rows together with its position, or neither is; the successor goes on from there.
 
 Many may run: the lease makes one active. One that was stopped and wakes after its lease has its transaction refused,
@@ -13,13 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
 import structlog
 
 from filemill.adapters.kafka_group import TopicReader
 from filemill.files import Change
 from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
-from filemill.ports import Lease, NotLeader, Record, Rejected, StatusStore
+from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore
 from filemill.retry import Unavailable
+from filemill.telemetry import decode_event
 
 log = structlog.get_logger("sync")
 
@@ -41,6 +43,7 @@ class StatusSync:
         reader: Callable[[], TopicReader],
         *,
         topic_created: str,
+        topic_worker_events: str,
         batch: int,
         lease_seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -49,6 +52,7 @@ class StatusSync:
         self._lease = lease
         self._new_reader = reader
         self._topic_created = topic_created
+        self._topic_worker_events = topic_worker_events
         self._batch = batch
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
@@ -115,37 +119,32 @@ class StatusSync:
         return records
 
     def _apply(self, records: Sequence[Record]) -> None:
-        changes, rejected = self._interpret(records)
-        positions: dict[tuple[str, int], int] = {}
-        for record in records:
-            positions[record.topic, record.partition] = record.offset + 1
-        applied = self._store.apply([change for _, change in changes], positions, rejected)
-        if applied.unknown:
-            missing = set(applied.unknown)
-            nameless = [
-                Rejected(record.topic, record.partition, record.offset, f"no file has the id {change.file_id}")
-                for record, change in changes
-                if change.file_id in missing
-            ]
+        reading = self._interpret(records)
+        positions = {(record.topic, record.partition): record.offset + 1 for record in records}
+        changes = [change for _, change in reading.changes]
+        applied = self._store.apply(changes, positions, reading.rejected, reading.events)
+        nameless = _nameless(reading, applied)
+        if nameless:
             self._store.apply((), {}, nameless)
-            rejected = [*rejected, *nameless]
-        if rejected:
+        if rejected := [*reading.rejected, *nameless]:
             log.warning("Skipped events", count=len(rejected), first=rejected[0].reason)
-        statuses = Counter(str(change.status) for _, change in changes)
+        statuses = Counter(str(change.status) for change in changes)
         log.debug("Updated files", changed=applied.changed, **statuses)
 
-    def _interpret(self, records: Sequence[Record]) -> tuple[list[tuple[Record, Change]], list[Rejected]]:
-        changes, rejected = [], []
+    def _interpret(self, records: Sequence[Record]) -> "_Reading":
+        reading = _Reading()
         for record in records:
             try:
-                if record.topic == self._topic_created:
-                    change = decode_created(record.value).change()
+                if record.topic == self._topic_worker_events:
+                    event = decode_event(record.value)
+                    reading.events.append(HeardEvent(record.partition, record.offset, event))
+                elif record.topic == self._topic_created:
+                    reading.changes.append((record, decode_created(record.value).change()))
                 else:
-                    change = decode(record.value, FileProgress).change()
-                changes.append((record, change))
+                    reading.changes.append((record, decode(record.value, FileProgress).change()))
             except InvalidMessage as error:
-                rejected.append(Rejected(record.topic, record.partition, record.offset, str(error)))
-        return changes, rejected
+                reading.rejected.append(Rejected(record.topic, record.partition, record.offset, str(error)))
+        return reading
 
     def _stand_down(self) -> None:
         self._drop_reader()
@@ -162,3 +161,21 @@ class StatusSync:
         if state != self._state:
             self._state = state
             log.info("Sync", state=state)
+
+
+class _Reading(msgspec.Struct):
+    """What a batch of records says."""
+
+    changes: list[tuple[Record, Change]] = []
+    events: list[HeardEvent] = []
+    rejected: list[Rejected] = []
+
+
+def _nameless(reading: _Reading, applied: Applied) -> list[Rejected]:
+    """The changes of ids that no row has."""
+    missing = set(applied.unknown)
+    return [
+        Rejected(record.topic, record.partition, record.offset, f"no file has the id {change.file_id}")
+        for record, change in reading.changes
+        if change.file_id in missing
+    ]

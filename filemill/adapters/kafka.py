@@ -63,10 +63,10 @@ def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
 
 
 def unavailable(settings: Settings, error: KafkaException | KafkaError) -> Unavailable:
-    """The broker's absence in a sentence."""
+    """In a sentence, what the broker does not do."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    text = cause.str() if isinstance(cause, KafkaError) else str(cause)
-    return Unavailable(f"Kafka at {settings.kafka_broker} is away: {text}")
+    text = f"{cause.name()}: {cause.str()}" if isinstance(cause, KafkaError) else str(cause)
+    return Unavailable(f"Kafka at {settings.kafka_broker} does not serve: {text}")
 
 
 @contextlib.contextmanager

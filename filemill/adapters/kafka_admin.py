@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors
+from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, unavailable
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -69,6 +69,7 @@ class KafkaAdmin:
         self._settings = settings
         self._timeout = settings.server_timeout_seconds
         self._client = AdminClient(client_config(settings, "admin"))
+        self._readers: dict[str, Consumer] = {}
 
     def topic_partitions(self) -> dict[str, int]:
         """Each topic of the cluster and how many partitions it has."""
@@ -163,13 +164,18 @@ class KafkaAdmin:
             return {part.partition: future.result().offset for part, future in asked.items()}
 
     def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
-        request = [ConsumerGroupTopicPartitions(group, list(parts))]
-        future = self._client.list_consumer_group_offsets(request, request_timeout=self._timeout)[group]
-        try:
-            found = future.result().topic_partitions or []
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            with kafka_errors(self._settings):
-                raise
+        """The group's commits, asked by a consumer that never joins.
+
+        Not by `AdminClient.list_consumer_group_offsets`: with confluent-kafka 2.16 an answer that carries a group's
+        error (as one does in a rebalance) ends the process, because librdkafka looks for a consumer that an admin
+        client has not (SIGSEGV in rd_kafka_cgrp_op, below rd_kafka_ListConsumerGroupOffsetsResponse_parse).
+        """
+        if group not in self._readers:
+            config = client_config(self._settings, "admin", **{"group.id": group, "enable.auto.commit": False})
+            self._readers[group] = Consumer(config)
+        with kafka_errors(self._settings):
+            found = self._readers[group].committed(list(parts), timeout=self._timeout)
+        for part in found:
+            if part.error is not None:
+                raise unavailable(self._settings, part.error)
         return {part.partition: part.offset for part in found if part.offset >= 0}

@@ -5,9 +5,10 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
+from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.files import Change, fold
-from filemill.ports import Applied, Rejected
+from filemill.ports import Applied, HeardEvent, Rejected
 
 # The rule of filemill.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
 # two batches cannot wait for each other. A new run forgets what the last one left; within a run, what the new statement
@@ -90,11 +91,13 @@ class PostgresStatusStore:
         changes: Sequence[Change],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected] = (),
+        events: Sequence[HeardEvent] = (),
     ) -> Applied:
-        """Apply what supersedes and move the positions, in one transaction."""
+        """Apply what supersedes, store events and move the positions, in one transaction."""
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             applied = apply_changes(connection, changes)
+            store_events(connection, events)
             if positions:
                 connection.execute(
                     _MOVE,

@@ -161,3 +161,61 @@ class GroupSample(Table):
     state: Mapped[str]
     protocol: Mapped[str | None]
     members: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+
+
+class Worker(Table):
+    """A worker as last heard of. `body` is its last event, `vitals` those of its last heartbeat."""
+
+    __tablename__ = "workers"
+
+    worker_id: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime | None]
+    heard_at: Mapped[datetime]
+    kind: Mapped[str]
+    body: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    vitals: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    starts: Mapped[int] = mapped_column(Integer, server_default="0")
+
+
+class WorkerEventRow(Table):
+    """An event of `worker.events`, by its place there, so that one read twice is stored once."""
+
+    __tablename__ = "worker_events"
+    __table_args__ = (
+        Index("worker_events_by_time", "at"),
+        Index("worker_events_by_worker", "worker_id", "at"),
+        Index("worker_events_by_file", "file_id", postgresql_where=text("file_id IS NOT NULL")),
+    )
+
+    partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    worker_id: Mapped[str]
+    kind: Mapped[str]
+    at: Mapped[datetime]
+    file_id: Mapped[int | None]
+    body: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+class Tombstone(Table):
+    """A file that was deleted: the ledger counts it, and an event that still comes for it is no surprise."""
+
+    __tablename__ = "tombstones"
+
+    file_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    run: Mapped[int] = mapped_column(Integer)
+    status: Mapped[str]
+    s3_location: Mapped[str | None]
+    deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Operation(Table):
+    """What a person, or a program for one, changed: retry, cancel, delete, replay, quiet … The audit."""
+
+    __tablename__ = "operations"
+    __table_args__ = (Index("operations_by_time", "at"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    actor: Mapped[str]
+    action: Mapped[str]
+    detail: Mapped[dict[str, Any]] = mapped_column(JSONB)

@@ -7,9 +7,11 @@ with the same bytes under the same key.
 
 import asyncio
 import random
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -32,7 +34,9 @@ from filemill.messages import (
     number_header,
 )
 from filemill.ports import ObjectStore, Record
+from filemill.processing.reporter import Reporter
 from filemill.retry import Again, Park, Poisonous, RetryPolicy
+from filemill.telemetry import Kind
 
 log = structlog.get_logger("processor")
 
@@ -44,19 +48,33 @@ TRACE_MAX_CHARACTERS = 8000
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
 
+# Makes a call to a server: at once, or once its breaker is closed.
+Through = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+
+
+async def _straight(call: Callable[[], Awaitable[None]]) -> None:
+    await call()
+
+
+def _never(_file_id: int, _run: int | None) -> bool:
+    return False
+
+
 class Topics(msgspec.Struct, frozen=True):
     """Where a processor writes."""
 
     created: str
     progress: str
     dead_letters: str
+    worker_events: str = ""
 
 
 class Workplace(msgspec.Struct, frozen=True):
     """What all passages of a processor share.
 
     `publish` returns once the broker has acknowledged; `mention` does not wait. `awake` returns once the worker may be
-    trusted to own its partitions (a process that was stopped and wakes waits there for its next poll).
+    trusted to own its partitions (a process that was stopped and wakes waits there for its next poll). `to_store` and
+    `to_broker` are the ways there, with a breaker in them; `cancelled` tells whether a run is not wanted any more.
     """
 
     worker_id: str
@@ -70,6 +88,10 @@ class Workplace(msgspec.Struct, frozen=True):
     processing_seconds: float
     processing_steps: int
     jitter: random.Random
+    to_store: Through = _straight
+    to_broker: Through = _straight
+    cancelled: Callable[[int, int | None], bool] = _never
+    report: Reporter | None = None
 
 
 class Passage:
@@ -78,15 +100,43 @@ class Passage:
     def __init__(self, record: Record, workplace: Workplace) -> None:
         self.record = record
         self.attempt = 1
+        self.retrying = False
+        self.began = time.monotonic()
         # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
         self.idle_until: float | None = None
+        self.stage = "read"
         self._worked = False
+        self._unwanted = False
         self._workplace = workplace
+        self._file_id = file_id_in(record.value)
         self._run = number_header(record.headers, RUN)
         self._log = log.bind(partition=record.partition, offset=record.offset)
 
+    @property
+    def file_run(self) -> tuple[int | None, int]:
+        """Whose record it is: file and run."""
+        return self._file_id, self._run or 1
+
+    def cancel(self) -> None:
+        """Note that it is not wanted any more; who calls this also cancels the task, which then ends in order."""
+        self._unwanted = True
+
     async def go(self) -> None:
-        """Process until the result, whatever it is, is acknowledged. Ends early only by cancellation."""
+        """Process until the result, whatever it is, is acknowledged. Ends early only by cancellation of its task."""
+        try:
+            if self._file_id is not None and self._workplace.cancelled(self._file_id, self._run):
+                self._unwanted = True
+            else:
+                await self._until_result()
+                return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._unwanted or task is None:
+                raise
+            task.uncancel()
+        await self._say_cancelled()
+
+    async def _until_result(self) -> None:
         started_at = datetime.now(UTC)
         failures = 0
         while True:
@@ -103,22 +153,23 @@ class Passage:
                 return
 
     async def _attempt(self, started_at: datetime) -> None:
+        self.stage = "read"
         try:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
             raise Poisonous(str(error)) from error
-        self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
         if not self._worked:  # not again because S3 or the broker was away at its end
+            self.stage = "work"
+            self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
             await self._simulate_work(request)
             self._worked = True
+        self.stage = "render"
         body = render(request.title, request.description, request.timestamp)
         key = object_key(request.file_id, request.timestamp)
         sha256 = sha256_hex(body)
-        await self._workplace.awake()
-        async with self._workplace.uploads:
-            await self._workplace.store.put(
-                key, body, {"processed-at": datetime.now(UTC).isoformat(timespec="milliseconds"), "sha256": sha256}
-            )
+        self.stage = "upload"
+        upload_ms = await self._upload(key, body, sha256)
+        self.stage = "announce"
         await self._announce(
             FileCreated(
                 file_id=request.file_id,
@@ -133,9 +184,26 @@ class Passage:
                 offset=self.record.offset,
                 attempt=self.attempt,
                 started_at=to_milliseconds(started_at),
+                upload_ms=upload_ms,
             )
         )
         self._log.info("Successfully processed file", file=request.file_id, key=key)
+
+    async def _upload(self, key: str, body: bytes, sha256: str) -> float:
+        """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""
+        metadata = {"processed-at": datetime.now(UTC).isoformat(timespec="milliseconds"), "sha256": sha256}
+        clock = asyncio.get_running_loop().time
+        began = 0.0
+
+        async def put() -> None:
+            nonlocal began
+            async with self._workplace.uploads:
+                await self._workplace.awake()
+                began = clock()
+                await self._workplace.store.put(key, body, metadata)
+
+        await self._workplace.to_store(put)
+        return round((clock() - began) * 1000, 1)
 
     async def _simulate_work(self, request: FileCreate) -> None:
         """The seed's one-minute job: timers, so that one worker holds a thousand of them."""
@@ -172,39 +240,86 @@ class Passage:
     async def _announce(self, event: FileCreated) -> None:
         trace = header(self.record.headers, TRACEPARENT)
         headers = [(TRACEPARENT, trace.encode())] if trace else []
-        await self._workplace.publish(self._workplace.topics.created, encode(event), headers)
+        await self._publish(self._workplace.topics.created, encode(event), headers)
+
+    async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
+        await self._workplace.to_broker(lambda: self._workplace.publish(topic, value, headers))
 
     async def _wait_for(self, verdict: Again, error: BaseException) -> None:
         self._log.warning(
             "Will try again",
+            stage=self.stage,
             attempt=self.attempt,
             seconds=round(verdict.seconds, 3),
             counted=verdict.counted,
             error=_sentence(error),
         )
-        if verdict.counted:
-            self.attempt += 1
+        if self._workplace.report is not None and verdict.counted:
+            # Outages are the breaker's to report, once, not each record's.
+            self._workplace.report.emit(
+                Kind.RETRYING, **self._place(), delay_seconds=round(verdict.seconds, 3), **_explain(error)
+            )
+        self.attempt += verdict.counted
+        self.retrying = True
         self.idle_until = asyncio.get_running_loop().time() + verdict.seconds
         await asyncio.sleep(verdict.seconds)
         self.idle_until = None
+        self.retrying = False
+
+    def _place(self) -> dict[str, Any]:
+        """The record and where it is, as fields of an event."""
+        return {
+            "file_id": self._file_id,
+            "run": self._run,
+            "partition": self.record.partition,
+            "offset": self.record.offset,
+            "attempt": self.attempt,
+            "stage": self.stage,
+        }
+
+    async def _say_cancelled(self) -> None:
+        """End a run that is not wanted: the row says so already; this says that the record was let go on purpose."""
+        self._log.info("Cancelled", file=self._file_id, run=self._run)
+        report = self._workplace.report
+        if report is not None:
+            value = report.encode(Kind.CANCELLED, **self._place())
+            await self._persist(lambda: self._publish(self._workplace.topics.worker_events, value, []))
 
     async def _park(self, verdict: Park, error: BaseException, started_at: datetime) -> None:
         """To the dead letters, and the file to failed; both acknowledged, however long the broker takes."""
+        self._log.error("Parked in the dead letters", file=self._file_id, reason=verdict.reason, attempts=self.attempt)
+
+        async def park() -> None:
+            await self._workplace.awake()
+            await self._bury(verdict, error)
+            if self._file_id is not None:
+                await self._announce(self._failed(self._file_id, verdict, started_at))
+
+        await self._persist(park)
+        if self._workplace.report is not None:
+            self._workplace.report.failed()
+            self._workplace.report.emit(Kind.PARKED, **self._place(), cause=verdict.reason, **_explain(error))
+
+    async def _bury(self, verdict: Park, error: BaseException) -> None:
+        headers = self._dead_letter_headers(verdict, error)
+        try:
+            await self._publish(self._workplace.topics.dead_letters, self.record.value, headers)
+        except Poisonous:  # too large with its headers: what is known of it still has to go somewhere
+            size = str(len(self.record.value or b"")).encode()
+            await self._publish(
+                self._workplace.topics.dead_letters, None, [*headers, ("filemill-value-omitted-bytes", size)]
+            )
+
+    async def _persist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Do it, however long the broker is away."""
         failures = 0
-        file_id = file_id_in(self.record.value)
-        self._log.error("Parked in the dead letters", file=file_id, reason=verdict.reason, attempts=self.attempt)
         while True:
             try:
-                await self._workplace.awake()
-                await self._workplace.publish(
-                    self._workplace.topics.dead_letters, self.record.value, self._dead_letter_headers(verdict, error)
-                )
-                if file_id is not None:
-                    await self._announce(self._failed(file_id, verdict, started_at))
+                await call()
             except retry.Unavailable as away:
                 failures += 1
+                self._log.warning("The broker is away; will say it again", error=_sentence(away))
                 await asyncio.sleep(retry.backoff_seconds(self._workplace.policy, failures, self._workplace.jitter))
-                self._log.warning("Will try to park it again", error=_sentence(away))
             else:
                 return
 
@@ -223,7 +338,6 @@ class Passage:
         )
 
     def _dead_letter_headers(self, verdict: Park, error: BaseException) -> Headers:
-        trace = "".join(traceback.format_exception(error))[-TRACE_MAX_CHARACTERS:]
         facts = {
             "filemill-reason": verdict.reason,
             "filemill-topic": self.record.topic,
@@ -232,9 +346,14 @@ class Passage:
             "filemill-attempts": self.attempt,
             "filemill-worker": self._workplace.worker_id,
             "filemill-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "filemill-trace": trace,
+            "filemill-trace": _explain(error)["trace"],
         }
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
+
+
+def _explain(error: BaseException) -> dict[str, str]:
+    trace = "".join(traceback.format_exception(error))[-TRACE_MAX_CHARACTERS:]
+    return {"error": _sentence(error), "trace": trace}
 
 
 def _sentence(error: BaseException) -> str:

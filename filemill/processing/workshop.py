@@ -78,6 +78,16 @@ class Workshop:
         self._loop.call_soon_threadsafe(self._abandon, set(epochs.items()), idle_longer_than, done)
         done.wait()
 
+    def cancel(self, files: Sequence[tuple[int, int]]) -> None:
+        """Let go, in order, of what is in progress of these files and runs."""
+        self._loop.call_soon_threadsafe(self._cancel, set(files))
+
+    def vitals(self) -> tuple[float, int]:
+        """The age in seconds of the oldest passage, and how many wait for another try."""
+        passages = [passage for group in list(self._passages.values()) for passage in list(group.values())]
+        oldest = min((passage.began for passage in passages), default=time.monotonic())
+        return time.monotonic() - oldest, sum(passage.retrying for passage in passages)
+
     def in_progress(self, epochs: dict[int, int]) -> int:
         """How many passages of these epochs are not over."""
         return sum(len(self._passages.get(epoch, ())) for epoch in epochs.items())
@@ -171,6 +181,13 @@ class Workshop:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A passage catches everything of its record's, so this is a bug of ours; its offset stays uncommitted.
             log.error("A passage broke", partition=epoch[0], exc_info=error)
+
+    def _cancel(self, files: set[tuple[int, int]]) -> None:
+        for group in self._passages.values():
+            for task, passage in group.items():
+                if passage.file_run in files:
+                    passage.cancel()
+                    task.cancel()
 
     def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None, done: threading.Event) -> None:
         latest = self._loop.time() + (idle_longer_than or 0)

@@ -1,0 +1,299 @@
+"""Fakes of the ports to Postgres and S3: for unit tests, and for trying an idea without a server.
+
+`tests/contract` holds them to what the real ones do. A server that is away is a sentence in `away`: until it is None
+again, every call raises Unavailable with it. Kafka's fakes are in memory_kafka.py.
+"""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from filemill.files import Change, NewFile, Standing, Status, fold, supersedes, to_milliseconds
+from filemill.messages import new_traceparent
+from filemill.ports import Applied, Claimed, HeardEvent, Missing, NotLeader, Published, Rejected, StoredObject
+from filemill.retry import Unavailable
+from filemill.rotation import slots
+from filemill.telemetry import WorkerEvent
+
+LIST_PAGE = 1000
+
+
+class MemoryFile(msgspec.Struct, kw_only=True):
+    """A row of `files`. Kafka's partition and offset under the port's names."""
+
+    id: int
+    title: str
+    description: str
+    created_at: datetime
+    status: Status = Status.PENDING
+    run: int = 1
+    s3_location: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    worker_id: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    attempt: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    progress_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+
+
+class MemoryRequest(msgspec.Struct):
+    """A row of the outbox. `number` and `partition` are None until it is claimed."""
+
+    id: int
+    file_id: int
+    run: int
+    traceparent: str
+    number: int | None = None
+    partition: int | None = None
+
+
+class _Held(msgspec.Struct):
+    holder: str
+    fencing: int
+    expires_at: float
+
+
+class MemoryDatabase:
+    """What one Postgres database holds; leases, outboxes and status stores share it. Any thread.
+
+    `clock` gives seconds, for the leases.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.away: str | None = None
+        self.files: dict[int, MemoryFile] = {}
+        self.outbox: dict[int, MemoryRequest] = {}
+        self.next_number = 1
+        self.publications: dict[int, Published] = {}  # by publish number
+        self.leases: dict[str, _Held] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        self.rejected: dict[tuple[str, int, int], str] = {}  # reasons, by topic, partition and offset
+        self.events: dict[tuple[int, int], WorkerEvent] = {}  # by partition and offset
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One at a time. The fakes raise, if they do, before they write: there is nothing to roll back."""
+        with self._lock:
+            if self.away is not None:
+                raise Unavailable(self.away)
+            yield
+
+    def submit(self, files: Sequence[NewFile], requested_at: datetime | None = None) -> list[int]:
+        """Accept requests, as `postgres_outbox.submit_many` does; returns their ids."""
+        with self.transaction():
+            created_at = to_milliseconds(requested_at or datetime.now(UTC))
+            ids = []
+            for file in files:
+                file_id = len(self.files) + 1
+                self.files[file_id] = MemoryFile(
+                    id=file_id, title=file.title, description=file.description, created_at=created_at
+                )
+                self.queue(file_id)
+                ids.append(file_id)
+            return ids
+
+    def queue(self, file_id: int, run: int = 1) -> None:
+        """Put a file's run into the outbox."""
+        place = max(self.outbox, default=0) + 1
+        self.outbox[place] = MemoryRequest(place, file_id, run, new_traceparent())
+
+
+class MemoryLease:
+    """One process's view of the lease `name`. (port: Lease)."""
+
+    def __init__(self, database: MemoryDatabase, name: str, holder: str, seconds: float) -> None:
+        self._database = database
+        self._name = name
+        self._holder = holder
+        self._seconds = seconds
+        self.fencing: int | None = None
+
+    def acquire(self) -> bool:
+        """Renew, or take where it is free or expired."""
+        with self._database.transaction():
+            if self._renew():
+                return True
+            self.fencing = None
+            held, now = self._database.leases.get(self._name), self._database.clock()
+            if held is None or held.expires_at <= now:
+                self.fencing = held.fencing + 1 if held else 1
+                self._database.leases[self._name] = _Held(self._holder, self.fencing, now + self._seconds)
+            return self.fencing is not None
+
+    def fence(self) -> None:
+        """Prove, at the beginning of a transaction of the holder's work, that it is ours. Raises NotLeader."""
+        if not self._renew():
+            self.fencing = None
+            raise NotLeader(f"{self._holder} does not hold the lease {self._name!r} any more")
+
+    def release(self) -> None:
+        """Let it expire now."""
+        if self.fencing is None:
+            return
+        with self._database.transaction():
+            if self._renew():
+                self._database.leases[self._name].expires_at = self._database.clock()
+        self.fencing = None
+
+    def _renew(self) -> bool:
+        held, now = self._database.leases.get(self._name), self._database.clock()
+        if held is None or (held.holder, held.fencing) != (self._holder, self.fencing) or held.expires_at <= now:
+            return False
+        held.expires_at = now + self._seconds
+        return True
+
+
+class MemoryOutbox:
+    """The outbox of one database, for the holder of `lease`. (port: Outbox)."""
+
+    def __init__(self, database: MemoryDatabase, lease: MemoryLease) -> None:
+        self._database = database
+        self._lease = lease
+
+    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+        """Number the oldest rows."""
+        with self._database.transaction():
+            waiting = [row for row in self._database.outbox.values() if row.number is None][:limit]
+            if not waiting:
+                return []
+            self._lease.fence()
+            places = slots(self._database.next_number, len(waiting), partitions)
+            self._database.next_number += len(waiting)
+            for row, place in zip(waiting, places, strict=True):
+                row.number, row.partition = place.number, place.partition
+            return [self._claimed(row, row.number or 0) for row in waiting]
+
+    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+        """Rows numbered above `after` and not settled."""
+        with self._database.transaction():
+            rows = [self._claimed(row, row.number) for row in self._database.outbox.values() if row.number is not None]
+        rows.sort(key=lambda row: row.publish_number)
+        return [row for row in rows if row.publish_number > after][:limit]
+
+    def settle(self, published: Sequence[Published]) -> None:
+        """Delete, and note the offset."""
+        with self._database.transaction():
+            for row in published:
+                if self._database.outbox.pop(row.claimed.outbox_id, None) is not None:
+                    self._database.publications.setdefault(row.claimed.publish_number, row)
+
+    def _claimed(self, row: MemoryRequest, number: int) -> Claimed:
+        file = self._database.files[row.file_id]
+        return Claimed(
+            row.id,
+            number,
+            row.partition or 0,
+            row.file_id,
+            row.run,
+            file.title,
+            file.description,
+            file.created_at,
+            row.traceparent,
+        )
+
+
+class MemoryStatusStore:
+    """The rows of one database, for the holder of `lease`. (port: StatusStore)."""
+
+    def __init__(self, database: MemoryDatabase, lease: MemoryLease) -> None:
+        self._database = database
+        self._lease = lease
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """The next offset to read, by topic and partition."""
+        with self._database.transaction():
+            return dict(self._database.positions)
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        positions: Mapping[tuple[str, int], int],
+        rejected: Sequence[Rejected] = (),
+        events: Sequence[HeardEvent] = (),
+    ) -> Applied:
+        """Apply what supersedes, store events and move the positions."""
+        with self._database.transaction():
+            self._lease.fence()
+            changed, unknown = 0, set()
+            for change in fold(list(changes)):
+                row = self._database.files.get(change.file_id)
+                if row is None:
+                    unknown.add(change.file_id)
+                elif supersedes(change, Standing(row.run, row.status, row.progress_at)):
+                    _change(row, change)
+                    changed += 1
+            self._database.positions.update(positions)
+            for each in rejected:
+                self._database.rejected.setdefault((each.topic, each.partition, each.offset), each.reason)
+            for heard in events:
+                self._database.events.setdefault((heard.partition, heard.offset), heard.event)
+            return Applied(changed, sorted(unknown))
+
+
+def _change(row: MemoryFile, change: Change) -> None:
+    """What a statement says; what it does not say stays, save what only the end of a run can know."""
+    if change.run is not None:
+        row.run = change.run
+    row.status = change.status
+    row.error = change.error
+    for name in ("partition", "offset", "attempt", "steps", "started_at"):
+        value = getattr(change, name)
+        if value is not None:
+            setattr(row, name, value)
+    if change.status.terminal:
+        row.s3_location, row.worker_id = change.s3_location, change.worker_id
+        row.sha256, row.size, row.finished_at = change.sha256, change.size, change.at
+    else:
+        row.s3_location, row.worker_id = change.s3_location or row.s3_location, change.worker_id or row.worker_id
+        row.finished_at = None
+    if change.status is Status.PROCESSING:
+        row.progress_at = change.at
+    done = row.steps if change.status is Status.COMPLETED else change.step
+    row.step = row.step if done is None and change.status is not Status.COMPLETED else done
+
+
+class MemoryObjectStore:
+    """A bucket. (port: ObjectStore)."""
+
+    def __init__(self) -> None:
+        self.away: str | None = None
+        self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.puts: list[str] = []  # the keys, in the order of the writes
+
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """Write an object whole."""
+        self._answer()
+        self.objects[key] = body
+        self.metadata[key] = dict(metadata)
+        self.puts.append(key)
+
+    async def get(self, key: str) -> bytes:
+        """An object's bytes."""
+        self._answer()
+        if key not in self.objects:
+            raise Missing(key)
+        return self.objects[key]
+
+    async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
+        """All objects, a page at a time."""
+        self._answer()
+        keys = sorted(self.objects, key=str.encode)
+        for start in range(0, len(keys), LIST_PAGE):
+            yield [StoredObject(key, len(self.objects[key])) for key in keys[start : start + LIST_PAGE]]
+
+    def _answer(self) -> None:
+        if self.away is not None:
+            raise Unavailable(self.away)

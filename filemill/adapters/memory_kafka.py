@@ -1,0 +1,273 @@
+"""Fakes of the ports to Kafka: one broker, publishers, and members whose assignment the test decides.
+
+`tests/contract` holds the publisher to what the real one does.
+"""
+
+import itertools
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from filemill.messages import Headers
+from filemill.offsets import Commit
+from filemill.ports import RebalanceListener, Receipt, Record
+from filemill.retry import Poisonous, Unavailable
+
+MESSAGE_MAX_BYTES = 2 * 1024 * 1024
+NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A commit that the broker took; `owned`: whether the member had the partition at that moment."""
+
+    partition: int
+    commit: Commit
+    owned: bool
+
+
+class MemoryBroker:
+    """Topics and one group's commits. Any thread.
+
+    `away`: a sentence; until it is None again publishers keep their records queued and questions raise Unavailable.
+    `refuses`: a sentence; records are refused with it. Neither is the fault of a record.
+    """
+
+    def __init__(self, partitions: Mapping[str, int]) -> None:
+        self.away: str | None = None
+        self.refuses: str | None = None
+        self.commits: list[Committed] = []
+        self.changed = threading.Condition()
+        self._logs: dict[str, list[list[Record]]] = {}
+        for topic, count in partitions.items():
+            self.add_partitions(topic, count)
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Create the topic, or raise its partitions to `total`."""
+        logs = self._logs.setdefault(topic, [])
+        logs.extend([] for _ in range(total - len(logs)))
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; 0 for no such topic."""
+        return len(self._logs.get(topic, ()))
+
+    def log(self, topic: str, partition: int) -> list[Record]:
+        """The records of one partition."""
+        return list(self._logs[topic][partition])
+
+    def records(self, topic: str) -> list[Record]:
+        """The topic's records, partition by partition."""
+        return list(itertools.chain.from_iterable(self._logs[topic]))
+
+    def append(self, topic: str, partition: int, value: bytes | None, headers: Headers | None = None) -> int:
+        """Write a record; returns its offset."""
+        with self.changed:
+            log = self._logs[topic][partition]
+            log.append(Record(topic, partition, len(log), value, list(headers or []), int(time.time() * 1000)))
+            self.changed.notify_all()
+            return len(log) - 1
+
+    def committed(self, partition: int) -> tuple[int, str]:
+        """The group's offset and metadata, as an assignment tells them."""
+        for each in reversed(self.commits):
+            if each.partition == partition:
+                return each.commit.offset, each.commit.metadata
+        return NO_OFFSET, ""
+
+
+class _Queued(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int
+    value: bytes | None
+    headers: Headers | None
+    on_receipt: Callable[[Receipt], None] | None
+
+
+class MemoryPublisher:
+    """A producer. (port: Publisher). One thread.
+
+    A record stands in the log at once, while the broker is there; its receipt waits for `poll`: to drop the publisher
+    between the two is a crash between the two.
+    """
+
+    def __init__(self, broker: MemoryBroker, queue_records: int = 100_000) -> None:
+        self._broker = broker
+        self._queue_records = queue_records
+        self._queue: deque[_Queued] = deque()
+        self._receipts: deque[tuple[Callable[[Receipt], None], Receipt]] = deque()
+        self._turn = itertools.count()
+
+    def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        on_receipt: Callable[[Receipt], None] | None = None,
+        *,
+        key: str | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record, and send it if the broker is there."""
+        if len(value or b"") > MESSAGE_MAX_BYTES:
+            raise Poisonous(f"a record of {len(value or b'')} bytes is too large for Kafka")
+        if len(self._queue) + len(self._receipts) >= self._queue_records:
+            raise Unavailable("the producer's queue is full")
+        if partition is None:
+            choice = next(self._turn) if key is None else zlib.crc32(key.encode())
+            partition = choice % max(1, self._broker.partitions(topic))
+        self._queue.append(_Queued(topic, partition, value, headers, on_receipt))
+        self._send()
+
+    def poll(self, seconds: float = 0) -> int:
+        """Hand out acknowledgements; waits the whole time where there are none."""
+        self._send()
+        if not self._receipts and seconds:
+            time.sleep(seconds)
+            self._send()
+        due = len(self._receipts)
+        for _ in range(due):
+            on_receipt, receipt = self._receipts.popleft()
+            on_receipt(receipt)
+        return due
+
+    def flush(self, seconds: float) -> int:
+        """Send what can be sent, and hand out what there is."""
+        self.poll(seconds if self._queue else 0)
+        return len(self._queue)
+
+    def partitions(self, topic: str) -> int:
+        """Ask the broker."""
+        if self._broker.away is not None:
+            raise Unavailable(self._broker.away)
+        return self._broker.partitions(topic)
+
+    def _send(self) -> None:
+        while self._queue and self._broker.away is None:
+            queued = self._queue.popleft()
+            receipt = self._stored(queued)
+            if queued.on_receipt is not None:
+                self._receipts.append((queued.on_receipt, receipt))
+
+    def _stored(self, queued: _Queued) -> Receipt:
+        if self._broker.refuses is not None:
+            return Receipt(-1, -1, error=self._broker.refuses)
+        if queued.partition >= self._broker.partitions(queued.topic):
+            return Receipt(-1, -1, error="Local: Unknown partition")
+        offset = self._broker.append(queued.topic, queued.partition, queued.value, queued.headers)
+        return Receipt(queued.partition, offset)
+
+
+class MemorySource:
+    """A member of a group on one topic, with an assignment on demand. (port: RecordSource).
+
+    `assign`, `revoke` and `lose` may be called from any thread; the listener hears of them inside the next `read`.
+    `refuses_commits` has every commit refused.
+    """
+
+    def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
+        self.refuses_commits = False
+        self.paused: set[int] = set()
+        self.closed = False
+        self._broker = broker
+        self._topic = topic
+        self._listener = listener
+        self._positions: dict[int, int] = {}  # of what is assigned
+        self._todo: deque[Callable[[], None]] = deque()
+
+    @property
+    def owned(self) -> list[int]:
+        """The partitions assigned."""
+        return sorted(self._positions)
+
+    def assign(self, partitions: Sequence[int]) -> None:
+        """Give it these as well."""
+        self._soon(lambda: self._assign(partitions))
+
+    def revoke(self, partitions: Sequence[int]) -> None:
+        """Take these away in good order."""
+        self._soon(lambda: self._revoke(partitions))
+
+    def lose(self, partitions: Sequence[int]) -> None:
+        """Take these away without warning."""
+        self._soon(lambda: self._lose(partitions))
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        """Do what is due, then read."""
+        with self._broker.changed:
+            if not self._todo and not self._readable():
+                self._broker.changed.wait(seconds)
+        while self._todo:
+            self._todo.popleft()()
+        records: list[Record] = []
+        for partition in self._readable():
+            position = self._positions[partition]
+            taken = self._broker.log(self._topic, partition)[position : position + limit - len(records)]
+            self._positions[partition] += len(taken)
+            records += taken
+        return records
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Read no more of these."""
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Read them again."""
+        self.paused -= set(partitions)
+
+    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+        """Commit; the answer comes inside a later `read`."""
+        taken = self._take(commits)
+        self._soon(lambda: on_done(taken))
+
+    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+        """Commit and wait."""
+        del seconds
+        return self._take(commits)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._revoke(self.owned)
+        self.closed = True
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        with self._broker.changed:
+            self._todo.append(act)
+            self._broker.changed.notify_all()
+
+    def _readable(self) -> list[int]:
+        return [
+            partition
+            for partition, position in sorted(self._positions.items())
+            if partition not in self.paused and position < len(self._broker.log(self._topic, partition))
+        ]
+
+    def _assign(self, partitions: Sequence[int]) -> None:
+        committed = {partition: self._broker.committed(partition) for partition in partitions}
+        self._positions |= {partition: max(0, offset) for partition, (offset, _) in committed.items()}
+        self.paused -= set(partitions)
+        self._listener.assigned(committed)
+
+    def _revoke(self, partitions: Sequence[int]) -> None:
+        leaving = [partition for partition in partitions if partition in self._positions]
+        if leaving:
+            self._listener.revoked(leaving)
+        self._forget(leaving)
+
+    def _lose(self, partitions: Sequence[int]) -> None:
+        self._forget(partitions)
+        self._listener.lost(partitions)
+
+    def _forget(self, partitions: Sequence[int]) -> None:
+        self.paused -= set(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
+        if self.refuses_commits:
+            return {}
+        for partition, commit in commits.items():
+            self._broker.commits.append(Committed(partition, commit, owned=partition in self._positions))
+        return commits

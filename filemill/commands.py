@@ -1,0 +1,69 @@
+"""What workers are told, over `worker.commands`. Pure."""
+
+import enum
+from datetime import UTC, datetime
+
+import msgspec
+
+from filemill.messages import FileId, InvalidMessage, Run
+
+
+class Order(enum.StrEnum):
+    """What to do."""
+
+    CANCEL = "cancel"
+    QUIET = "quiet"
+    RESUME = "resume"
+
+
+class Command(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """One command. `files` are [fileId, run] pairs (cancel); `worker_id` None is for every worker."""
+
+    order: Order
+    timestamp: datetime
+    worker_id: str | None = None
+    files: list[tuple[FileId, Run]] = []
+
+
+_decoder = msgspec.json.Decoder(Command)
+
+
+def decode_command(value: bytes | None) -> Command:
+    """Read a record of `worker.commands`. Raises InvalidMessage."""
+    try:
+        command = _decoder.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InvalidMessage(f"not a command: {error}") from None
+    if command.timestamp.tzinfo is None:
+        raise InvalidMessage("the command's timestamp has no time zone")
+    return command
+
+
+class Standing:
+    """What the commands read so far amount to, for one worker that started at `since`.
+
+    Cancellations count whenever they were given: their record may be read much later. Being quiet is a state of a
+    process, so only what was said after its start counts.
+    """
+
+    def __init__(self, worker_id: str, since: datetime) -> None:
+        self._worker_id = worker_id
+        self._since = since.astimezone(UTC)
+        self._cancelled: set[tuple[int, int]] = set()
+        self.quiet = False
+
+    def take(self, command: Command) -> list[tuple[int, int]]:
+        """Follow a command; returns what it newly cancels."""
+        if command.worker_id not in (None, self._worker_id):
+            return []
+        if command.order is Order.CANCEL:
+            new = [file_run for file_run in command.files if file_run not in self._cancelled]
+            self._cancelled.update(new)
+            return new
+        if command.timestamp >= self._since:
+            self.quiet = command.order is Order.QUIET
+        return []
+
+    def cancelled(self, file_id: int, run: int | None) -> bool:
+        """Whether a run is not wanted any more; a record without a run is its file's first."""
+        return (file_id, run or 1) in self._cancelled

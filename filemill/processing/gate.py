@@ -1,0 +1,73 @@
+"""The way to a server that all passages share, with a breaker in it."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from filemill.retry import Breaker, RetryPolicy, Unavailable
+from filemill.telemetry import Kind
+
+log = structlog.get_logger("processor")
+
+# A probe this often finds a server that is back soon enough; a thousand waiting records cost nothing meanwhile.
+PROBE_POLICY = RetryPolicy(base_seconds=0.2, cap_seconds=2.0)
+
+
+class Gate:
+    """Lets calls to one server through; while it is away, one at a time tries, and the others wait here.
+
+    Used on the workshop's thread alone; `reason` may be read by any.
+    """
+
+    def __init__(self, server: str, tell: Callable[[Kind, str], None], jitter: random.Random) -> None:
+        self._server = server
+        self._tell = tell
+        self._jitter = jitter
+        self._breaker = Breaker(PROBE_POLICY)
+        self._closed = asyncio.Event()
+        self._probing = False
+        self.reason: str | None = None
+
+    async def through(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Make the call, now or when the server is back. Raises what the call raises."""
+        probing = await self._turn()
+        try:
+            await call()
+        except Unavailable as error:
+            if self._breaker.failed(str(error)):
+                self._closed.clear()
+                self._say(Kind.BREAKER_OPENED, str(error))
+            raise
+        else:
+            if self._breaker.succeeded():
+                self._say(Kind.BREAKER_CLOSED, None)
+                self._closed.set()
+        finally:
+            if probing:
+                self._probing = False
+                if self._breaker.open:
+                    # Whoever waits next may try; the failed one goes back through its own backoff.
+                    self._closed.set()
+                    self._closed.clear()
+
+    async def _turn(self) -> bool:
+        """Wait until the breaker is closed, or until it is this caller's turn to probe (True)."""
+        while self._breaker.open:
+            if self._probing:
+                await self._closed.wait()
+                continue
+            self._probing = True
+            try:
+                await asyncio.sleep(self._breaker.delay(self._jitter))
+            except BaseException:
+                self._probing = False
+                raise
+            return True
+        return False
+
+    def _say(self, kind: Kind, reason: str | None) -> None:
+        self.reason = f"{self._server}: {reason}" if reason else None
+        log.warning("Breaker", server=self._server, state=kind.value, reason=reason)
+        self._tell(kind, self.reason or self._server)

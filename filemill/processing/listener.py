@@ -1,0 +1,78 @@
+"""Listening to `worker.commands`, on a thread beside the consumer's."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from filemill.adapters.kafka_group import TopicReader
+from filemill.commands import Command, Standing, decode_command
+from filemill.messages import InvalidMessage
+from filemill.processing.reporter import Reporter
+from filemill.retry import Unavailable
+from filemill.telemetry import Kind
+
+log = structlog.get_logger("processor")
+
+READ_RECORDS = 500
+READ_SECONDS = 0.2
+REFRESH_SECONDS = 3.0
+
+
+class CommandListener:
+    """Reads all commands from the beginning, so that a cancellation counts for a record that is read much later."""
+
+    def __init__(
+        self,
+        reader: Callable[[], TopicReader],
+        standing: Standing,
+        on_cancel: Callable[[list[tuple[int, int]]], None],
+        reporter: Reporter,
+    ) -> None:
+        self._new_reader = reader
+        self._standing = standing
+        self._on_cancel = on_cancel
+        self._reporter = reporter
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reader = self._new_reader()
+        try:
+            rounds = 0
+            while not self._stop.is_set():
+                try:
+                    if rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
+                        reader.refresh({})
+                    rounds += 1
+                    for record in reader.read(READ_RECORDS, READ_SECONDS):
+                        self._take(record.value)
+                except Unavailable as error:
+                    log.debug("Commands cannot be read for now", error=str(error))
+                    self._stop.wait(REFRESH_SECONDS)
+        finally:
+            reader.close()
+
+    def _take(self, value: bytes | None) -> None:
+        try:
+            command: Command = decode_command(value)
+        except InvalidMessage as error:
+            log.warning("Skipped a command", reason=str(error))
+            return
+        was_quiet = self._standing.quiet
+        cancelled = self._standing.take(command)
+        if cancelled:
+            self._on_cancel(cancelled)
+        if self._standing.quiet != was_quiet:
+            kind = Kind.QUIETED if self._standing.quiet else Kind.RESUMED
+            log.info("Told", order=command.order.value)
+            self._reporter.emit(kind)

@@ -1,0 +1,112 @@
+"""A worker's voice on `worker.events`. What it says may get lost with the worker, never hold it up."""
+
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import psutil
+import structlog
+
+from filemill import __version__
+from filemill.files import to_milliseconds
+from filemill.ports import Publisher
+from filemill.retry import Poisonous, Unavailable
+from filemill.telemetry import Kind, Vitals, WorkerEvent
+
+log = structlog.get_logger("processor")
+
+TEXT_MAX_CHARACTERS = 8000
+
+
+class Reporter:
+    """Publishes events of one worker. Any thread."""
+
+    def __init__(
+        self, publisher: Publisher, topic: str, worker_id: str, protocol: str, processing_seconds: float
+    ) -> None:
+        self._publisher = publisher
+        self._topic = topic
+        self._worker_id = worker_id
+        self._protocol = protocol
+        self._processing_seconds = processing_seconds
+        self._process = psutil.Process()
+        self._lock = threading.Lock()
+        self._finished = self._failed = 0
+        self._last_count = 0
+        self._last_at = self._progress_at = time.monotonic()
+
+    def started(self) -> None:
+        """The first thing that a worker says."""
+        self.emit(Kind.STARTED, version=__version__, pid=os.getpid(), host=socket.gethostname())
+
+    def finished(self, records: int) -> None:
+        """Count records whose result is durable."""
+        with self._lock:
+            self._finished += records
+            self._progress_at = time.monotonic()
+
+    def failed(self) -> None:
+        """Count a record that went to the dead letters."""
+        with self._lock:
+            self._failed += 1
+
+    def heartbeat(self, *, in_flight: int, owned: list[int], epoch: int, **vitals: Any) -> None:  # noqa: ANN401
+        """Say how the worker is doing. `vitals` are fields of Vitals that the caller knows."""
+        now = time.monotonic()
+        with self._lock:
+            if not in_flight:
+                self._progress_at = now
+            rate = (self._finished - self._last_count) / max(now - self._last_at, 1e-3)
+            self._last_count, self._last_at = self._finished, now
+            busy = now - self._progress_at
+            finished, failed = self._finished, self._failed
+        cpu = self._process.cpu_times()
+        self.emit(
+            Kind.HEARTBEAT,
+            owned=owned,
+            epoch=epoch,
+            vitals=Vitals(
+                in_flight=in_flight,
+                busy_seconds=round(busy, 3),
+                finished=finished,
+                failed=failed,
+                finished_per_second=round(rate, 2),
+                cpu_seconds=round(cpu.user + cpu.system, 3),
+                rss_bytes=self._process.memory_info().rss,
+                **vitals,
+            ),
+        )
+
+    def emit(self, kind: Kind, **fields: Any) -> None:  # noqa: ANN401 - the fields of WorkerEvent
+        """Publish an event without waiting for it."""
+        try:
+            self._publisher.publish(self._topic, self._encode(kind, fields), key=self._worker_id)
+        except (Unavailable, Poisonous) as error:
+            log.debug("An event got lost", kind=kind.value, error=str(error))
+
+    def encode(self, kind: Kind, **fields: Any) -> bytes:  # noqa: ANN401 - the fields of WorkerEvent
+        """An event's value, for who publishes it with an acknowledgement."""
+        return self._encode(kind, fields)
+
+    def _encode(self, kind: Kind, fields: dict[str, Any]) -> bytes:
+        for name in ("error", "trace", "cause"):
+            if fields.get(name):
+                fields[name] = _printable(fields[name])
+        event = WorkerEvent(
+            kind=kind,
+            worker_id=self._worker_id,
+            timestamp=to_milliseconds(datetime.now(UTC)),
+            protocol=self._protocol,
+            processing_seconds=self._processing_seconds,
+            **fields,
+        )
+        return msgspec.json.encode(event)
+
+
+def _printable(text: str) -> str:
+    """Text that Postgres and JSON take whatever an exception carried: no NUL, no lone surrogate, not too long."""
+    return text[-TEXT_MAX_CHARACTERS:].replace("\0", "\\0").encode(errors="backslashreplace").decode()

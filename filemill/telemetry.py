@@ -1,0 +1,134 @@
+"""What workers say of themselves, and what that makes of them.
+
+Pure. Workers publish these events to `worker.events`, keyed by their id; status sync stores them; pages, notebooks and
+`verify` read them. A worker that is killed says nothing: that is told from the silence after its last heartbeat.
+"""
+
+import enum
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+
+from filemill.messages import FileId, Int32, Int64, InvalidMessage, Run
+
+HEARTBEAT_SECONDS = 2.0
+# Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).
+DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+# A record may take its simulated time and this much more before its worker counts as stuck.
+STUCK_MARGIN_SECONDS = 10.0
+
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Kind(enum.StrEnum):
+    """What an event is about."""
+
+    STARTED = "started"
+    ASSIGNED = "assigned"
+    REVOKED = "revoked"
+    LOST = "lost"
+    HEARTBEAT = "heartbeat"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    CANCELLED = "cancelled"
+    BREAKER_OPENED = "breaker-opened"
+    BREAKER_CLOSED = "breaker-closed"
+    QUIETED = "quieted"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+
+
+class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """How a worker is doing, in its heartbeats. Times in seconds, memory in bytes.
+
+    `headroom_seconds` is what is left of `max.poll.interval.ms` since the last poll; `busy_seconds` since when nothing
+    has finished although something is in flight (0 where something has, or nothing is); `finished` counts since the
+    start.
+    """
+
+    in_flight: Int32 = 0
+    oldest_seconds: Amount = 0.0
+    busy_seconds: Amount = 0.0
+    headroom_seconds: float | None = None
+    paused: bool = False
+    retrying: Int32 = 0
+    quiet: bool = False
+    breaker: str | None = None
+    finished: Int64 = 0
+    failed: Int64 = 0
+    finished_per_second: Amount = 0.0
+    cpu_seconds: Amount = 0.0
+    rss_bytes: Int64 = 0
+
+
+class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """One event. `partitions` are those that it is about, `owned` all that the worker then has."""
+
+    kind: Kind
+    worker_id: str
+    timestamp: datetime
+    protocol: str | None = None
+    member_id: str | None = None
+    epoch: Int64 | None = None
+    partitions: list[Int32] = []
+    owned: list[Int32] = []
+    cause: str | None = None
+    version: str | None = None
+    pid: Int64 | None = None
+    host: str | None = None
+    processing_seconds: Amount | None = None
+    vitals: Vitals | None = None
+    file_id: FileId | None = None
+    run: Run | None = None
+    partition: Int32 | None = None
+    offset: Int64 | None = None
+    attempt: Int32 | None = None
+    stage: str | None = None
+    delay_seconds: Amount | None = None
+    error: str | None = None
+    trace: str | None = None
+
+
+_decoder = msgspec.json.Decoder(WorkerEvent)
+
+
+def decode_event(value: bytes | None) -> WorkerEvent:
+    """Read a record of `worker.events`. Raises InvalidMessage."""
+    try:
+        event = _decoder.decode(value or b"")
+        if b"\\u0000" in (value or b""):
+            raise InvalidMessage("the event contains a NUL")
+        str(event).encode()
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InvalidMessage(f"not a worker event: {error}") from None
+    if event.timestamp.tzinfo is None:
+        raise InvalidMessage("the event's timestamp has no time zone")
+    return event
+
+
+class Condition(enum.StrEnum):
+    """What a worker is, as four things that call for four different acts, and two that call for none."""
+
+    BUSY = "busy"
+    IDLE = "idle"
+    STUCK = "stuck"
+    DEAD = "dead"
+    STOPPED = "stopped"
+
+
+def condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, now: datetime) -> Condition:
+    """What a worker is, by the last event that it sent and its latest vitals.
+
+    Dead: silent, and it did not say goodbye. Stuck: it speaks, holds records, and has finished none for longer than one
+    takes. Busy: it holds records. Idle: it holds none.
+    """
+    if last.kind is Kind.STOPPED:
+        return Condition.STOPPED
+    if now - last.timestamp > timedelta(seconds=DEAD_AFTER_SECONDS):
+        return Condition.DEAD
+    if vitals is None or not vitals.in_flight:
+        return Condition.IDLE
+    if vitals.busy_seconds > processing_seconds + STUCK_MARGIN_SECONDS:
+        return Condition.STUCK
+    return Condition.BUSY
