@@ -32,7 +32,7 @@ def decode_command(value: bytes | None) -> Command:
     """Read a record of `worker.commands`. Raises InvalidMessage."""
     try:
         command = _decoder.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidMessage(f"not a command: {error}") from None
     if command.timestamp.tzinfo is None:
         raise InvalidMessage("the command's timestamp has no time zone")

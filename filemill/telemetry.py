@@ -5,7 +5,7 @@ Pure. Workers publish these events to `worker.events`, keyed by their id; status
 """
 
 import enum
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -100,7 +100,8 @@ def decode_event(value: bytes | None) -> WorkerEvent:
         if b"\\u0000" in (value or b""):
             raise InvalidMessage("the event contains a NUL")
         str(event).encode()
-    except (msgspec.DecodeError, UnicodeError) as error:
+        event.timestamp.astimezone(UTC)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"not a worker event: {error}") from None
     if event.timestamp.tzinfo is None:
         raise InvalidMessage("the event's timestamp has no time zone")

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_group import GroupMember, TopicReader
+from filemill.adapters.kafka_group import GroupMember
+from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.postgres import create_engine
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_outbox import PostgresOutbox

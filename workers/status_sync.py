@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from filemill.adapters.kafka_group import TopicReader
+from filemill.adapters.kafka_reader import TopicReader
 from filemill.files import Change
 from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
 from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore

@@ -1,38 +1,24 @@
-"""A member of a consumer group, and a plain reader of all partitions."""
+"""A member of a consumer group."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     OFFSET_INVALID,
-    TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     TopicPartition,
 )
 
-from filemill.adapters.kafka import client_config, headers_of, kafka_errors, unavailable
+from filemill.adapters.kafka import client_config
+from filemill.adapters.kafka_reader import read_records
 from filemill.offsets import Commit
 from filemill.ports import RebalanceListener, Record
 from filemill.settings import Settings
 
 log = structlog.get_logger("kafka")
-
-# Said by a client that lost the broker for a moment: it reconnects by itself.
-_PASSING = {
-    KafkaError._PARTITION_EOF,
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-}
 
 
 def group_config(settings: Settings) -> dict[str, Any]:
@@ -85,12 +71,7 @@ class GroupMember:
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Wait for a first record, then take what the client has fetched already, without waiting to fill up."""
-        with kafka_errors(self._settings):
-            first = self._consumer.poll(seconds)
-            if first is None:
-                return []
-            rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
-        return [record for message in [first, *rest] if (record := self._record(message)) is not None]
+        return read_records(self._consumer, self._settings, limit, seconds)
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Read no more of these."""
@@ -123,22 +104,6 @@ class GroupMember:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
-
-    def _record(self, message: Message) -> Record | None:
-        error = message.error()
-        if error is None:
-            kind, stamp = message.timestamp()
-            return Record(
-                self._topic,
-                _number(message.partition()),
-                _number(message.offset()),
-                message.value(),
-                headers_of(message),
-                stamp if kind != TIMESTAMP_NOT_AVAILABLE else 0,
-            )
-        if error.fatal() or error.code() not in _PASSING:
-            raise unavailable(self._settings, error)
-        return None
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
@@ -194,75 +159,3 @@ class GroupMember:
 
     def _named(self, partitions: Sequence[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
-
-
-class TopicReader:
-    """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
-
-    New partitions are taken up when `refresh` is called.
-    """
-
-    def __init__(self, settings: Settings, topics: Sequence[str], role: str) -> None:
-        self._settings = settings
-        self._topics = topics
-        self._assigned: set[tuple[str, int]] = set()
-        self._consumer = Consumer(
-            client_config(
-                settings,
-                role,
-                **{
-                    "group.id": f"filemill-{role}",  # librdkafka wants one; nothing is ever committed under it
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "auto.offset.reset": "earliest",
-                },
-            )
-        )
-
-    def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning."""
-        with kafka_errors(self._settings):
-            found = self._consumer.list_topics(timeout=self._settings.server_timeout_seconds).topics
-        existing = {(topic, number) for topic in self._topics if topic in found for number in found[topic].partitions}
-        new = sorted(existing - self._assigned)
-        if new:
-            parts = [
-                TopicPartition(topic, number, positions.get((topic, number), OFFSET_BEGINNING)) for topic, number in new
-            ]
-            self._consumer.incremental_assign(parts)
-            self._assigned |= set(new)
-
-    def read(self, limit: int, seconds: float) -> list[Record]:
-        """Up to `limit` records; waits `seconds` at most for the first."""
-        with kafka_errors(self._settings):
-            first = self._consumer.poll(seconds)
-            if first is None:
-                return []
-            rest = self._consumer.consume(limit - 1, timeout=0) if limit > 1 else []
-        records = []
-        for message in [first, *rest]:
-            error = message.error()
-            if error is None:
-                kind, stamp = message.timestamp()
-                records.append(
-                    Record(
-                        message.topic() or "",
-                        _number(message.partition()),
-                        _number(message.offset()),
-                        message.value(),
-                        headers_of(message),
-                        stamp if kind != TIMESTAMP_NOT_AVAILABLE else 0,
-                    )
-                )
-            elif error.fatal() or error.code() not in _PASSING:
-                raise unavailable(self._settings, error)
-        return records
-
-    def close(self) -> None:
-        """Give up the connection."""
-        self._consumer.close()
-
-
-def _number(value: int | None) -> int:
-    assert value is not None
-    return value

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.tables import Tombstone
 from filemill.files import Change, fold
 from filemill.ports import Applied, HeardEvent, Rejected
 
@@ -126,7 +127,10 @@ def apply_changes(connection: sa.Connection, changes: Sequence[Change]) -> Appli
             changed += was_changed
             if not known:
                 unknown.append(file_id)
-    return Applied(changed, sorted(set(unknown)))
+    if unknown:
+        deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
+        unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
+    return Applied(changed, unknown)
 
 
 def _columns(changes: list[Change]) -> dict[str, list[object]]:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from filemill import __version__
-from filemill.cli import administration, files, processes
+from filemill.cli import administration, dlq, files, operations, processes
 from filemill.cli import stack as stack_commands
 from filemill.cli.output import fail
 from filemill.retry import Unavailable
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 stack_commands.register(app)
 files.register(app)
+operations.register(app)
+dlq.register(app)
 processes.register(app)
 administration.register(app)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill.adapters.kafka_group import TopicReader
+from filemill.adapters.kafka_reader import TopicReader
 from filemill.commands import Command, Standing, decode_command
 from filemill.messages import InvalidMessage
 from filemill.processing.reporter import Reporter

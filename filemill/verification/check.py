@@ -5,7 +5,7 @@ import time
 import sqlalchemy as sa
 
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.tables import OutboxRow
+from filemill.adapters.tables import OutboxRow, Tombstone
 from filemill.ports import ObjectStore
 from filemill.rotation import Slot, out_of_turn
 from filemill.settings import Settings
@@ -31,6 +31,8 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
         report.note(f"{topic} has lost its beginning to retention: checks that need it were left out")
     await check_rows(engine, store, settings, evidence, report)
     await check_bucket(engine, store, report)
+    with engine.connect() as connection:
+        report.deleted = connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
     _check_publications(engine, settings, evidence, report)
     _check_commits(settings, evidence, report)
     report.seconds = round(time.monotonic() - began, 3)
@@ -59,12 +61,13 @@ def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidenc
 
 
 def _check_commits(settings: Settings, evidence: Evidence, report: Report) -> None:
-    if settings.topic_created in evidence.truncated or settings.topic_dead_letters in evidence.truncated:
+    if evidence.truncated & {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}:
         return
     for request in evidence.requests:
         if request.offset >= (evidence.committed.get(request.partition) or 0):
             continue
-        parked = (request.partition, request.offset) in evidence.dead_letter_places
+        place = (request.partition, request.offset)
+        ended = place in evidence.dead_letter_places or place in evidence.cancelled_places
         finished = request.file_run is not None and evidence.result_of(*request.file_run) is not None
-        if not parked and not finished:
+        if not ended and not finished:
             report.found("committed-unfinished", f"partition {request.partition}, offset {request.offset}")

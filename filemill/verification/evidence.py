@@ -1,11 +1,11 @@
 """What the topics say: the other half of every comparison that `verify` makes with the rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_group import TopicReader
+from filemill.adapters.kafka_reader import read_topic
 from filemill.messages import (
     PUBLISH_NUMBER,
     RUN,
@@ -16,13 +16,8 @@ from filemill.messages import (
     number_header,
 )
 from filemill.ports import Record
-from filemill.retry import Unavailable
 from filemill.settings import Settings
-
-READ_RECORDS = 2000
-READ_SECONDS = 0.5
-# A reader that gets nothing for this long, though offsets say that there is something, gives up with an error.
-SILENT_READS = 40
+from filemill.telemetry import Kind, decode_event
 
 FileRun = tuple[int, int | None]
 
@@ -45,6 +40,8 @@ class Evidence(msgspec.Struct):
     result_places: dict[FileRun, tuple[int, int]] = {}
     duplicate_results: int = 0
     unreadable_events: int = 0
+    # Places (partition, offset) on `file.create` of runs that workers let go because they were cancelled.
+    cancelled_places: set[tuple[int, int]] = set()
     dead_letters: set[int] = set()
     dead_letter_count: int = 0
     # Places (partition, offset) on `file.create` that dead letters name as theirs.
@@ -60,7 +57,7 @@ class Evidence(msgspec.Struct):
 
 
 def gather(settings: Settings, admin: KafkaAdmin) -> Evidence:
-    """Read the three topics from their beginnings to their present ends. Raises retry.Unavailable."""
+    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
     evidence = Evidence()
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
     for part in admin.offsets(settings.kafka_group, settings.topic_create):
@@ -70,6 +67,8 @@ def gather(settings: Settings, admin: KafkaAdmin) -> Evidence:
         _note_result(record, evidence)
     for record in _records(settings, admin, settings.topic_dead_letters, evidence):
         _note_dead_letter(record, evidence)
+    for record in _records(settings, admin, settings.topic_worker_events, evidence):
+        _note_event(record, evidence)
     for record in _records(settings, admin, settings.topic_create, evidence):
         _note_request(record, evidence)
     return evidence
@@ -95,6 +94,16 @@ def _note_result(record: Record, evidence: Evidence) -> None:
     evidence.result_places.setdefault(file_run, (record.partition, record.offset))
 
 
+def _note_event(record: Record, evidence: Evidence) -> None:
+    try:
+        event = decode_event(record.value)
+    except InvalidMessage:
+        evidence.unreadable_events += 1
+        return
+    if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
+        evidence.cancelled_places.add((event.partition, event.offset))
+
+
 def _note_dead_letter(record: Record, evidence: Evidence) -> None:
     evidence.dead_letter_count += 1
     file_id = file_id_in(record.value)
@@ -109,30 +118,7 @@ def _note_dead_letter(record: Record, evidence: Evidence) -> None:
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Evidence) -> Iterator[Record]:
-    ends = {}
-    for part in admin.offsets(settings.kafka_group, topic):
-        if part.begin:
-            evidence.truncated.add(topic)
-        if part.end and part.end > (part.begin or 0):
-            ends[part.partition] = part.end
-    reader = TopicReader(settings, [topic], "verify")
-    try:
-        reader.refresh({})
-        yield from _until(reader, ends, topic)
-    finally:
-        reader.close()
-
-
-def _until(reader: TopicReader, ends: Mapping[int, int], topic: str) -> Iterator[Record]:
-    open_ends, silent = dict(ends), 0
-    while open_ends:
-        records = reader.read(READ_RECORDS, READ_SECONDS)
-        silent = 0 if records else silent + 1
-        if silent > SILENT_READS:
-            raise Unavailable(f"Kafka stopped answering while {topic} was read")
-        for record in records:
-            end = ends.get(record.partition, 0)
-            if record.offset < end:
-                yield record
-            if record.offset + 1 >= end:
-                open_ends.pop(record.partition, None)
+    spans = admin.offsets(settings.kafka_group, topic)
+    if any(part.begin for part in spans):
+        evidence.truncated.add(topic)
+    return read_topic(settings, topic, spans, "verify")

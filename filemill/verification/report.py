@@ -46,6 +46,7 @@ class Report(msgspec.Struct):
     failed: int = 0
     cancelled: int = 0
     in_flight: int = 0
+    deleted: int = 0
     foreign: int = 0
     superseded: int = 0
     repeats: int = 0

@@ -1,0 +1,127 @@
+"""Reading topics: records from a consumer, all partitions without a group, a whole topic to its end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message, TopicPartition
+
+from filemill.adapters.kafka import client_config, headers_of, kafka_errors, unavailable
+from filemill.adapters.kafka_admin import PartitionOffsets
+from filemill.ports import Record
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+READ_RECORDS = 2000
+READ_SECONDS = 0.5
+# A reader that gets nothing for this long, though offsets say that there is something, gives up with an error.
+SILENT_READS = 40
+
+# Said by a client that lost the broker for a moment: it reconnects by itself.
+PASSING = {
+    KafkaError._PARTITION_EOF,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
+
+
+def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
+    """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
+
+    Raises retry.Unavailable for what the client cannot mend by itself.
+    """
+    with kafka_errors(settings):
+        first = consumer.poll(seconds)
+        if first is None:
+            return []
+        rest = consumer.consume(limit - 1, timeout=0) if limit > 1 else []
+    return [record for message in [first, *rest] if (record := _record(message, settings)) is not None]
+
+
+def _record(message: Message, settings: Settings) -> Record | None:
+    error = message.error()
+    if error is not None:
+        if error.fatal() or error.code() not in PASSING:
+            raise unavailable(settings, error)
+        return None
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    kind, stamp = message.timestamp()
+    timestamp = 0 if kind == TIMESTAMP_NOT_AVAILABLE else stamp
+    return Record(topic, partition, offset, message.value(), headers_of(message), timestamp)
+
+
+class TopicReader:
+    """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
+
+    New partitions are taken up when `refresh` is called.
+    """
+
+    def __init__(self, settings: Settings, topics: Sequence[str], role: str) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._assigned: set[tuple[str, int]] = set()
+        self._consumer = Consumer(
+            client_config(
+                settings,
+                role,
+                **{
+                    "group.id": f"filemill-{role}",  # librdkafka wants one; nothing is ever committed under it
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "auto.offset.reset": "earliest",
+                },
+            )
+        )
+
+    def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning."""
+        with kafka_errors(self._settings):
+            found = self._consumer.list_topics(timeout=self._settings.server_timeout_seconds).topics
+        existing = {(topic, number) for topic in self._topics if topic in found for number in found[topic].partitions}
+        new = sorted(existing - self._assigned)
+        if new:
+            parts = [
+                TopicPartition(topic, number, positions.get((topic, number), OFFSET_BEGINNING)) for topic, number in new
+            ]
+            self._consumer.incremental_assign(parts)
+            self._assigned |= set(new)
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        """Up to `limit` records; waits `seconds` at most for the first."""
+        return read_records(self._consumer, self._settings, limit, seconds)
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._consumer.close()
+
+
+def read_topic(settings: Settings, topic: str, spans: Sequence[PartitionOffsets], role: str) -> Iterator[Record]:
+    """A topic from its beginning to the ends given, partition by partition in order. Raises retry.Unavailable."""
+    ends = {part.partition: part.end for part in spans if part.end and part.end > (part.begin or 0)}
+    reader = TopicReader(settings, [topic], role)
+    try:
+        reader.refresh({})
+        yield from _until(reader, ends, topic)
+    finally:
+        reader.close()
+
+
+def _until(reader: TopicReader, ends: Mapping[int, int], topic: str) -> Iterator[Record]:
+    open_ends, silent = dict(ends), 0
+    while open_ends:
+        records = reader.read(READ_RECORDS, READ_SECONDS)
+        silent = 0 if records else silent + 1
+        if silent > SILENT_READS:
+            raise Unavailable(f"Kafka stopped answering while {topic} was read")
+        for record in records:
+            end = ends.get(record.partition, 0)
+            if record.offset < end:
+                yield record
+            if record.offset + 1 >= end:
+                open_ends.pop(record.partition, None)

@@ -1,0 +1,113 @@
+"""What people do to files: retry, cancel, delete. Each is one transaction, and each is on record in `operations`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.adapters.tables import File, Operation
+from filemill.files import TERMINAL_RANK, Status
+from filemill.messages import new_traceparent
+
+_RETRY = sa.text("""
+    WITH again AS (
+        UPDATE files SET
+            run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
+            kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
+            finished_at = NULL, error = NULL
+        WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
+                     AND status IN ('failed', 'cancelled') ORDER BY id FOR UPDATE)
+        RETURNING id, run
+    ), queued AS (
+        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM again ORDER BY id
+    )
+    SELECT id, run FROM again ORDER BY id
+""")
+# What is not on Kafka yet never gets there; what is, its worker is told of.
+_CANCEL = sa.text("""
+    WITH unwanted AS (
+        UPDATE files SET status = 'cancelled', updated_at = now(), finished_at = now()
+        WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
+                     AND status IN ('pending', 'processing') ORDER BY id FOR UPDATE)
+        RETURNING id, run
+    ), unqueued AS (
+        DELETE FROM outbox USING unwanted
+        WHERE outbox.file_id = unwanted.id AND outbox.run = unwanted.run AND outbox.publish_number IS NULL
+        RETURNING outbox.file_id
+    )
+    SELECT id, run, id IN (SELECT file_id FROM unqueued) FROM unwanted ORDER BY id
+""")
+_DELETE = sa.text("""
+    WITH gone AS (
+        DELETE FROM files
+        WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
+                     AND status IN ('completed', 'failed', 'cancelled') ORDER BY id FOR UPDATE)
+        RETURNING id, run, status, s3_location
+    ), buried AS (
+        INSERT INTO tombstones (file_id, run, status, s3_location) SELECT id, run, status, s3_location FROM gone
+    )
+    SELECT id, s3_location FROM gone ORDER BY id
+""")
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A file to which something was not done, and why."""
+
+    file_id: int
+    reason: str
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """A run that was cancelled; `published` where a worker may have it, or get it."""
+
+    file_id: int
+    run: int
+    published: bool
+
+
+def retry_files(connection: sa.Connection, ids: Sequence[int], *, actor: str, action: str = "retry") -> list[int]:
+    """Start a new run of those of the files that failed or were cancelled; returns which they are."""
+    rows = connection.execute(_RETRY, {"ids": list(ids), "traceparent": new_traceparent()}).all()
+    done = [row.id for row in rows]
+    record(connection, actor, action, {"files": [[row.id, row.run] for row in rows], "asked": len(ids)})
+    return done
+
+
+def cancel_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -> list[Cancelled]:
+    """Cancel those of the files that have not ended. The caller tells the workers of the published ones."""
+    rows = connection.execute(_CANCEL, {"ids": list(ids)}).all()
+    cancelled = [Cancelled(file_id, run, not unqueued) for file_id, run, unqueued in rows]
+    record(connection, actor, "cancel", {"files": [[one.file_id, one.run] for one in cancelled], "asked": len(ids)})
+    return cancelled
+
+
+def delete_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -> dict[int, str | None]:
+    """Delete those of the files that have ended, leaving tombstones; returns their objects' keys, for the caller."""
+    rows = connection.execute(_DELETE, {"ids": list(ids)}).all()
+    deleted: dict[int, str | None] = {row.id: row.s3_location for row in rows}
+    record(connection, actor, "delete", {"files": sorted(deleted), "asked": len(ids)})
+    return deleted
+
+
+def refusals(connection: sa.Connection, ids: Sequence[int], done: Sequence[int], verb: str) -> list[Refused]:
+    """Why the others were left alone."""
+    left = sorted(set(ids) - set(done))
+    if not left:
+        return []
+    found = sa.select(File.id, File.status).where(File.id.in_(left))
+    statuses = {row.id: Status(row.status) for row in connection.execute(found)}
+    return [Refused(file_id, _why(statuses.get(file_id), verb)) for file_id in left]
+
+
+def _why(status: Status | None, verb: str) -> str:
+    if status is None:
+        return "there is no such file"
+    if verb != "cancel" and status.rank < TERMINAL_RANK:
+        return f"it is {status}: only one that has ended can be {verb}"
+    return f"it is {status}"
+
+
+def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:
+    """Put an operation on record, in its own transaction."""
+    connection.execute(sa.insert(Operation).values(actor=actor, action=action, detail=dict(detail)))

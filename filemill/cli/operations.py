@@ -1,0 +1,186 @@
+"""`filemill retry | cancel | delete | workers`."""
+
+import getpass
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import sqlalchemy as sa
+import typer
+
+from filemill import wiring
+from filemill.adapters.tables import File, Worker
+from filemill.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.commands import Order
+from filemill.files import Status
+from filemill.operations import Operations, Outcome
+from filemill.settings import Settings, load
+from filemill.telemetry import Vitals, WorkerEvent, condition
+
+BATCH = 1000
+
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which files.", show_default=False)]
+All = Annotated[Status | None, typer.Option("--all", metavar="STATUS", help="All files that have this status.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(retry)
+    app.command()(cancel)
+    app.command()(delete)
+    workers = typer.Typer(help="The file processors.", no_args_is_help=True)
+    workers.command("list")(list_workers)
+    workers.command("quiet")(quiet)
+    workers.command("resume")(resume)
+    app.add_typer(workers, name="workers")
+
+
+def actor() -> str:
+    """Who asks, for the audit."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return "cli"
+
+
+def operations(settings: Settings) -> Operations:
+    """Operations on the servers that the settings name."""
+    return Operations(settings, wiring.create_engine(settings, "operations"), wiring.s3_client(settings))
+
+
+def retry(ids: Ids = None, every: All = None, *, as_json: AsJson = False) -> None:
+    """Process failed or cancelled files again, each in a new run."""
+    settings = load()
+    _apply(settings, ids, every, operations(settings).retry, "retried", as_json=as_json)
+
+
+def cancel(ids: Ids = None, every: All = None, *, as_json: AsJson = False) -> None:
+    """Cancel files that wait or are in progress."""
+    settings = load()
+    _apply(settings, ids, every, operations(settings).cancel, "cancelled", as_json=as_json)
+
+
+def delete(
+    ids: Ids = None,
+    every: All = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete files that have ended, and their objects."""
+    if not yes and not typer.confirm(
+        f"Delete {f'all {every} files' if every else f'{len(ids or [])} files'} for good?"
+    ):
+        raise typer.Exit(1)
+    settings = load()
+    _apply(settings, ids, every, operations(settings).delete, "deleted", as_json=as_json)
+
+
+def _apply(
+    settings: Settings,
+    ids: Sequence[int] | None,
+    every: Status | None,
+    act: Callable[[Sequence[int], str], Outcome],
+    verb: str,
+    *,
+    as_json: bool,
+) -> None:
+    if bool(ids) == (every is not None):
+        fail("name files by their ids, or all of a status by --all", 2)
+    wanted = list(ids or []) or _with_status(settings, every)
+    done, refused = [], []
+    for start in range(0, len(wanted), BATCH):
+        outcome = act(wanted[start : start + BATCH], actor())
+        done += outcome.done
+        refused += outcome.refused
+    if as_json:
+        print_json({verb: done, "refused": refused})
+    else:
+        say(f"{len(done)} {verb}")
+        for one in refused[:20]:
+            say(f"file {one.file_id} not {verb}: {one.reason}")
+        if len(refused) > 20:
+            say(f"… and {len(refused) - 20} more")
+    if refused:
+        raise typer.Exit(1)
+
+
+def _with_status(settings: Settings, status: Status | None) -> list[int]:
+    engine = wiring.create_engine(settings, "operations")
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(File.id).where(File.status == status).order_by(File.id)).scalars())
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker, for a table or JSON."""
+
+    id: str
+    condition: str
+    heard_seconds_ago: float
+    starts: int
+    owned: list[int]
+    vitals: Vitals | None
+
+
+def list_workers(*, as_json: AsJson = False) -> None:
+    """What each worker is and does: busy, idle, stuck, dead or stopped."""
+    engine = wiring.create_engine(load(), "workers")
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(Worker).order_by(Worker.worker_id).with_only_columns(*Worker.__table__.c))
+        views = [_view(row) for row in rows]
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ["worker", "is", "heard", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB"],
+        [
+            [
+                view.id,
+                view.condition,
+                f"{view.heard_seconds_ago:.1f} s ago",
+                view.starts,
+                ", ".join(map(str, view.owned)),
+                *(
+                    [
+                        view.vitals.in_flight,
+                        f"{view.vitals.finished_per_second:.0f}",
+                        f"{view.vitals.cpu_seconds:.1f}",
+                        f"{view.vitals.rss_bytes / 1e6:.0f}",
+                    ]
+                    if view.vitals
+                    else ["?"] * 4
+                ),
+            ]
+            for view in views
+        ],
+    )
+
+
+def _view(row: sa.Row[tuple[object, ...]]) -> WorkerView:
+    now = datetime.now(UTC)
+    last = msgspec.convert(row.body, WorkerEvent)
+    vitals = msgspec.convert(row.vitals, Vitals) if row.vitals else None
+    return WorkerView(
+        id=row.worker_id,
+        condition=condition(last, vitals, last.processing_seconds or 0.0, now).value,
+        heard_seconds_ago=round((now - row.heard_at).total_seconds(), 1),
+        starts=row.starts,
+        owned=last.owned,
+        vitals=vitals,
+    )
+
+
+Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; default: all.", show_default=False)]
+
+
+def quiet(worker: Who = None) -> None:
+    """Have workers take nothing new; what they hold they finish."""
+    operations(load()).order(Order.QUIET, worker, actor())
+    say(f"{worker or 'All workers'}: told to be quiet")
+
+
+def resume(worker: Who = None) -> None:
+    """Have quiet workers go on."""
+    operations(load()).order(Order.RESUME, worker, actor())
+    say(f"{worker or 'All workers'}: told to go on")

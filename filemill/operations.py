@@ -1,0 +1,115 @@
+"""Retry, cancel, delete, and orders to workers: the database, the workers and the bucket, in the right order."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.postgres_operations import (
+    Cancelled,
+    Refused,
+    cancel_files,
+    delete_files,
+    record,
+    refusals,
+    retry_files,
+)
+from filemill.commands import Command, Order
+from filemill.files import to_milliseconds
+from filemill.ports import Publisher
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = structlog.get_logger("operations")
+
+# Files a command names at most: well below a record's megabyte.
+COMMAND_FILES = 5000
+ACKNOWLEDGE_SECONDS = 5.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was done to which files, and which were left alone, and why."""
+
+    done: list[int]
+    refused: list[Refused]
+
+
+class Operations:
+    """What people do to files and workers. `actor` is who, for the record."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, s3: "S3Client") -> None:
+        self._settings = settings
+        self._engine = engine
+        self._s3 = s3
+        self._publisher: Publisher | None = None
+
+    def retry(self, ids: Sequence[int], actor: str) -> Outcome:
+        """A new run for files that failed or were cancelled. Raises retry.Unavailable; then nothing was done."""
+        with self._engine.begin() as connection:
+            done = retry_files(connection, ids, actor=actor)
+            return Outcome(done, refusals(connection, ids, done, "retried"))
+
+    def cancel(self, ids: Sequence[int], actor: str) -> Outcome:
+        """End files that have not ended. The row says so at once; a worker that has the record is told to let it go.
+
+        A file whose result was recorded before is refused: it shows what it became. Where Kafka is away the worker
+        cannot be told; it then makes the object in vain, and the row stays cancelled.
+        """
+        with self._engine.begin() as connection:
+            cancelled = cancel_files(connection, ids, actor=actor)
+            done = [one.file_id for one in cancelled]
+            refused = refusals(connection, ids, done, "cancel")
+        self._tell_cancelled([one for one in cancelled if one.published])
+        return Outcome(done, refused)
+
+    def delete(self, ids: Sequence[int], actor: str) -> Outcome:
+        """Delete files that have ended, and their objects. Tombstones stay, which the ledger counts."""
+        with self._engine.begin() as connection:
+            deleted = delete_files(connection, ids, actor=actor)
+            refused = refusals(connection, ids, list(deleted), "deleted")
+        for key in deleted.values():
+            if key is not None:
+                self._delete_object(key)
+        return Outcome(sorted(deleted), refused)
+
+    def order(self, order: Order, worker_id: str | None, actor: str) -> None:
+        """Tell one worker, or all, to be quiet or to resume. Raises retry.Unavailable."""
+        command = Command(order=order, worker_id=worker_id, timestamp=_now())
+        self._send(command)
+        with self._engine.begin() as connection:
+            record(connection, actor, order.value, {"worker": worker_id})
+
+    def _tell_cancelled(self, cancelled: Sequence[Cancelled]) -> None:
+        for start in range(0, len(cancelled), COMMAND_FILES):
+            part = cancelled[start : start + COMMAND_FILES]
+            files = [(one.file_id, one.run) for one in part]
+            try:
+                self._send(Command(order=Order.CANCEL, timestamp=_now(), files=files))
+            except Unavailable as error:
+                log.warning("Workers could not be told of cancelled files", files=len(part), error=str(error))
+
+    def _send(self, command: Command) -> None:
+        if self._publisher is None:
+            self._publisher = KafkaPublisher(self._settings, "operations")
+        self._publisher.publish(self._settings.topic_worker_commands, msgspec.json.encode(command))
+        if self._publisher.flush(ACKNOWLEDGE_SECONDS):
+            raise Unavailable(f"Kafka at {self._settings.kafka_broker} did not take a command in time")
+
+    def _delete_object(self, key: str) -> None:
+        try:
+            self._s3.delete_object(Bucket=self._settings.s3_bucket, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            # The row is gone, the object is left over: `verify` counts it as superseded.
+            log.warning("The object of a deleted file could not be deleted", key=key, error=str(error))
+
+
+def _now() -> datetime:
+    return to_milliseconds(datetime.now(UTC))
