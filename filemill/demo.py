@@ -1,6 +1,7 @@
 """`filemill demo`: the whole system, from nothing to twelve verified files, in a throw-away home."""
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -48,10 +49,11 @@ def wait_for_group(settings: Settings, seconds: float) -> None:
     admin = KafkaAdmin(settings)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        group = admin.describe_group(settings.kafka_group, settings.topic_create)
-        owned = sum(len(member.partitions) for member in group.members)
-        if owned == admin.topic_partitions().get(settings.topic_create):
-            return
+        with contextlib.suppress(Unavailable):  # as it is while the broker makes the group's coordinator
+            group = admin.describe_group(settings.kafka_group, settings.topic_create)
+            owned = sum(len(member.partitions) for member in group.members)
+            if owned == admin.topic_partitions().get(settings.topic_create):
+                return
         time.sleep(POLL_SECONDS * 5)
     raise Unavailable(f"no processor took the partitions of {settings.topic_create} within {seconds:.0f} s")
 

@@ -87,7 +87,7 @@ class _Queued(msgspec.Struct, frozen=True):
 
 
 class MemoryPublisher:
-    """A producer. (port: Publisher). One thread.
+    """A producer. (port: Publisher). Any thread.
 
     A record stands in the log at once, while the broker is there; its receipt waits for `poll`: to drop the publisher
     between the two is a crash between the two.
@@ -99,6 +99,7 @@ class MemoryPublisher:
         self._queue: deque[_Queued] = deque()
         self._receipts: deque[tuple[Callable[[Receipt], None], Receipt]] = deque()
         self._turn = itertools.count()
+        self._lock = threading.RLock()
 
     def publish(
         self,
@@ -118,8 +119,9 @@ class MemoryPublisher:
         if partition is None:
             choice = next(self._turn) if key is None else zlib.crc32(key.encode())
             partition = choice % max(1, self._broker.partitions(topic))
-        self._queue.append(_Queued(topic, partition, value, headers, on_receipt))
-        self._send()
+        with self._lock:
+            self._queue.append(_Queued(topic, partition, value, headers, on_receipt))
+            self._send()
 
     def poll(self, seconds: float = 0) -> int:
         """Hand out acknowledgements; waits the whole time where there are none."""
@@ -145,11 +147,12 @@ class MemoryPublisher:
         return self._broker.partitions(topic)
 
     def _send(self) -> None:
-        while self._queue and self._broker.away is None:
-            queued = self._queue.popleft()
-            receipt = self._stored(queued)
-            if queued.on_receipt is not None:
-                self._receipts.append((queued.on_receipt, receipt))
+        with self._lock:
+            while self._queue and self._broker.away is None:
+                queued = self._queue.popleft()
+                receipt = self._stored(queued)
+                if queued.on_receipt is not None:
+                    self._receipts.append((queued.on_receipt, receipt))
 
     def _stored(self, queued: _Queued) -> Receipt:
         if self._broker.refuses is not None:
