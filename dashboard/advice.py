@@ -1,0 +1,132 @@
+"""What an operator should know or do, in sentences. Pure: what is sampled goes in, advice comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from filemill.adapters.postgres_reads import OutboxState
+from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState
+
+# A sample that is older than so many of the monitor's intervals is not "now" any more.
+SILENT_INTERVALS = 5
+SILENT_SECONDS_LEAST = 10.0
+# A request is through the outbox within milliseconds; one that waits for this long waits for something.
+STUCK_SECONDS = 5.0
+# A lag that moves by less than this, or by less than this share of what is done, stands still.
+STEADY_PER_SECOND = 0.2
+STEADY_SHARE = 0.05
+_UNSETTLED = {"PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING"}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`what` is the case, `text` is what to do; `tone` is bad, warn or none."""
+
+    tone: str
+    what: str
+    text: str = ""
+
+
+def advise(
+    group: GroupState | None,
+    lags: Lags | None,
+    outbox: OutboxState,
+    leases: Mapping[str, LeaseState],
+    *,
+    interval_seconds: float,
+) -> list[Advice]:
+    """The most pressing first."""
+    silence = _silence(group, interval_seconds)
+    found = [] if silence else _about_group(group, lags)
+    found += _about_roles(outbox, leases)
+    return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
+
+
+def shares(members: int, partitions: int) -> list[int]:
+    """How many partitions each member gets when they are shared out evenly."""
+    return [partitions // members + (place < partitions % members) for place in range(members)]
+
+
+def trend(lag: int | None, flow: Flow) -> str | None:
+    """Where the lag is going, and when it is gone if it goes on like this; None where that is unknown."""
+    if lag is None or flow.produced is None or flow.committed is None:
+        return None
+    gain = flow.committed - flow.produced
+    if abs(gain) < max(STEADY_PER_SECOND, STEADY_SHARE * flow.committed):
+        return "steady"
+    if gain < 0:
+        return f"growing by {-gain:,.1f} /s"
+    return f"shrinking, clear in {_span(lag / gain)}"
+
+
+def _silence(group: GroupState | None, interval_seconds: float) -> list[Advice]:
+    start = "Start `filemill run monitor`; until then, lag and assignment are unknown."
+    if group is None:
+        return [Advice("warn", "The group monitor has not reported yet", start)]
+    if group.age_seconds > max(SILENT_SECONDS_LEAST, SILENT_INTERVALS * interval_seconds):
+        silent = f"The group monitor has been silent for {_span(group.age_seconds)}"
+        return [Advice("warn", silent, "Lag and assignment are of that time. Look at its log, or start it anew.")]
+    return []
+
+
+def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
+    if group is None or lags is None:
+        return []
+    members, partitions = len(group.members), [part.partition for part in lags.partitions]
+    if not members:
+        waiting = f"{lags.total:,} records wait." if lags.total else ""
+        return [Advice("bad", "No file processor runs", f"{waiting} Start one: `filemill run processor`.".strip())]
+    found = []
+    owned = {partition for member in group.members for partition in member.partitions}
+    orphans = [partition for partition in partitions if partition not in owned]
+    if orphans:
+        names = _names("partition", orphans)
+        settling = group.state.upper() in _UNSETTLED
+        found.append(
+            Advice("warn", f"{names} without an owner", "The group is rebalancing: it should pass within seconds.")
+            if settling
+            else Advice("bad", f"{names} without an owner", "Nobody reads there. Look at the processors' logs.")
+        )
+    idle = sum(not member.partitions for member in group.members)
+    if idle and partitions and members > len(partitions):
+        even = "/".join(str(share) for share in shares(members, len(partitions) * 2))
+        found.append(
+            Advice(
+                "none",
+                f"{members} workers, {len(partitions)} partitions: {_number(idle)} idle",
+                f"{len(partitions) * 2} partitions would give {even}.",
+            )
+        )
+    elif idle:
+        found.append(Advice("warn", f"{_number(idle).capitalize()} of {members} workers has no partition yet"))
+    return found
+
+
+def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[Advice]:
+    found = []
+    relay, sync = leases.get("relay"), leases.get("sync")
+    age = outbox.oldest_age_seconds or 0.0
+    if outbox.depth and age > STUCK_SECONDS:
+        inactive = "" if relay is not None and relay.held else " No relay is active: start `filemill run relay`."
+        waiting = f"{outbox.depth:,} accepted {'request waits' if outbox.depth == 1 else 'requests wait'}"
+        text = f"The oldest since {_span(age)}. They go out by themselves when Kafka takes them.{inactive}"
+        found.append(Advice("warn", f"{waiting} in the outbox", text))
+    if sync is None or not sync.held:
+        text = "Files are processed, but their rows do not change. Start `filemill run sync`."
+        found.append(Advice("warn", "No status sync is active", text))
+    return found
+
+
+def _names(what: str, numbers: list[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:8]) + (" …" if len(numbers) > 8 else "")
+    return f"{what.capitalize()}{'s' if len(numbers) > 1 else ''} {shown}"
+
+
+def _number(count: int) -> str:
+    return "one" if count == 1 else str(count)
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,166 @@
+"""REST: `/api/files`, `/healthz`, `/readyz`.
+
+Handlers do their blocking work on threads of their own number, so that neither page loads nor a database that hangs
+take their place. A request that Postgres has not answered within the server timeout is answered 503.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar
+
+import anyio
+from anyio import to_thread
+from fastapi import FastAPI, Path, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+import filemill
+from dashboard.api_body import read_new_file
+from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
+from dashboard.api_schema import BODY, answers, complete
+from dashboard.downloads import open_object
+from dashboard.health import ServerHealth, away
+from dashboard.services import Services
+from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
+from filemill.files import NewFile, Status
+from filemill.messages import valid_traceparent
+from filemill.retry import Unavailable
+
+T = TypeVar("T")
+
+# Connections that REST leaves to the relay and to the pages.
+CONNECTIONS_FOR_OTHERS = 2
+
+
+def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> LastNet:
+    """The ASGI app of all paths that are not pages. `check_servers` may block for the server timeout."""
+    app = FastAPI(
+        title="filemill",
+        version=filemill.__version__,
+        summary="Ask for files, watch them being made, download them.",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # these pages load their scripts from a CDN
+        redoc_url=None,
+    )
+    add_handlers(app)
+    _add_files(app, services)
+    _add_health(app, check_servers)
+    complete(app)
+    return LastNet(app)
+
+
+def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list of endpoints
+    threads = anyio.CapacityLimiter(max(1, services.settings.database_pool_size - CONNECTIONS_FOR_OTHERS))
+    patience = services.settings.server_timeout_seconds
+
+    async def in_thread(work: Callable[[], T]) -> T:
+        """Run `work` on a thread, for as long as a client should have to wait."""
+        try:
+            with anyio.fail_after(patience):
+                return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=threads)
+        except TimeoutError:
+            raise Unavailable(f"no answer within {patience:g} s from {services.settings.database_url}") from None
+
+    def find(file_id: int) -> FileRow:
+        with services.reading() as connection:
+            row = get_file(connection, file_id)
+        if row is None:
+            raise Refused(404, "not_found", f"there is no file {file_id}", "id")
+        return row
+
+    @app.get("/api/files", responses=answers(200, "FileList", 422, 503), summary="List files, newest first")
+    async def files(
+        *,
+        status: Annotated[Status | None, Query(description="Only files of this status.")] = None,
+        search: Annotated[str, Query(description="A part of the title, or `#` and an id.")] = "",
+        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+        cursor: Annotated[str | None, Query(description="`next_cursor` or `previous_cursor` of a page.")] = None,
+    ) -> Response:
+        def work() -> dict[str, object]:
+            with services.reading() as connection:
+                page = list_files(connection, status=status, search=search, limit=limit, cursor=cursor)
+            return {"items": page.items, "next_cursor": page.older, "previous_cursor": page.newer}
+
+        return json_answer(await in_thread(work))
+
+    @app.post(
+        "/api/files",
+        status_code=201,
+        responses=answers(201, "FileRow", 400, 403, 413, 422, 503),
+        openapi_extra={"requestBody": BODY},
+        summary="Ask for a file",
+    )
+    async def create(request: Request) -> Response:
+        file = await read_new_file(request)
+        traceparent = valid_traceparent(request.headers.get("traceparent"))
+        with _while_wanted() as wanted:
+            row = await in_thread(_accept(services, file, traceparent, wanted))
+        return json_answer(row, 201, {"Location": f"/api/files/{row.id}"})
+
+    @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
+    async def one(file_id: Annotated[int, Path(alias="id")]) -> Response:
+        return json_answer(await in_thread(lambda: find(file_id)))
+
+    @app.get(
+        "/api/files/{id}/download",
+        responses=answers(200, None, 404, 409, 422, 503),
+        response_class=StreamingResponse,
+        summary="A completed file's content",
+    )
+    async def download(file_id: Annotated[int, Path(alias="id")]) -> Response:
+        row = await in_thread(lambda: find(file_id))
+        if row.status is not Status.COMPLETED or row.s3_location is None:
+            why = f": {row.error}" if row.error else ""
+            raise Refused(409, "not_completed", f"file {file_id} is {row.status}, not completed{why}")
+        key = row.s3_location
+        try:
+            with anyio.fail_after(2 * patience):
+                found = await to_thread.run_sync(lambda: open_object(services, key), abandon_on_cancel=True)
+        except TimeoutError:
+            raise Unavailable(f"no answer from S3 at {services.settings.s3_endpoint}") from None
+        if found is None:
+            raise Refused(404, "object_missing", f"the bucket {services.settings.s3_bucket} has no object {key}")
+        return StreamingResponse(found.chunks, headers=found.headers)
+
+
+def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -> None:
+    @app.get("/api", include_in_schema=False)
+    @app.get("/api/", include_in_schema=False)
+    async def index() -> Response:
+        return json_answer({"name": "filemill", "version": filemill.__version__, "openapi": "/api/openapi.json"})
+
+    @app.get("/healthz", summary="This process is alive")
+    async def healthz() -> Response:
+        return json_answer({"status": "ok", "version": filemill.__version__})
+
+    @app.get("/readyz", responses={503: {"description": "A server is away or not set up"}}, summary="All servers are")
+    async def readyz() -> Response:
+        health = await to_thread.run_sync(check_servers, abandon_on_cancel=True)
+        missing = away(health)
+        body: dict[str, Any] = {
+            "status": "unavailable" if missing else "ok",
+            "version": filemill.__version__,
+            "servers": {server.server: server for server in health},
+        }
+        if not missing:
+            return json_answer(body)
+        said = "; ".join(f"{server.server}: {server.problem}" for server in missing)
+        answer = error_answer(503, "unavailable", said)
+        body["error"] = {"code": "unavailable", "message": said, "field": None}
+        return json_answer(body, 503, {"Retry-After": answer.headers["Retry-After"]})
+
+
+def _accept(
+    services: Services, file: NewFile, traceparent: str | None, wanted: Callable[[], bool]
+) -> Callable[[], FileRow]:
+    return lambda: services.accept(file, traceparent=traceparent, wanted=wanted)
+
+
+@contextlib.contextmanager
+def _while_wanted() -> Iterator[Callable[[], bool]]:
+    """Whether the sender still waits: a thread that was abandoned must not accept what was answered 503."""
+    over = threading.Event()
+    try:
+        yield lambda: not over.is_set()
+    finally:
+        over.set()

@@ -1,0 +1,81 @@
+"""REST's OpenAPI document: the schemas are those of the records that are sent."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from dashboard.api_errors import ErrorBody
+from filemill.adapters.postgres_reads import FileRow
+from filemill.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS
+
+_REF = "#/components/schemas/{name}"
+_MEANINGS = {
+    400: "The body is not JSON in UTF-8",
+    403: "Sent by a page of another site",
+    404: "There is no such file",
+    409: "The file is not completed",
+    413: "The body is larger than 1 MiB",
+    422: "A field breaks a limit: `error.field` names it",
+    503: "A server is away: try again after `Retry-After` seconds",
+}
+_FILE_LIST = {
+    "type": "object",
+    "required": ["items", "next_cursor", "previous_cursor"],
+    "properties": {
+        "items": {"type": "array", "items": {"$ref": _REF.format(name="FileRow")}},
+        "next_cursor": {"type": ["string", "null"], "description": "Of the page of older files"},
+        "previous_cursor": {"type": ["string", "null"], "description": "Of the page of newer files"},
+    },
+}
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["title"],
+                "properties": {
+                    "title": {
+                        "type": "string",
+                        "minLength": 1,
+                        "maxLength": TITLE_MAX_CHARACTERS,
+                        "description": "Not blank, no control characters",
+                    },
+                    "description": {
+                        "type": "string",
+                        "default": "",
+                        "description": f"At most {DESCRIPTION_MAX_BYTES} bytes of UTF-8, no NUL",
+                    },
+                },
+            }
+        }
+    },
+}
+
+
+def answers(success: int, schema: str | None, *errors: int) -> dict[int | str, dict[str, Any]]:
+    """The answers of an endpoint; `schema` None is plain text."""
+    if schema is None:
+        content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    else:
+        content = {"application/json": {"schema": {"$ref": _REF.format(name=schema)}}}
+    wrong = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorBody")}}}
+    return {
+        success: {"description": "Done", "content": content},
+        **{status: {"description": _MEANINGS[status], "content": wrong} for status in errors},
+    }
+
+
+def complete(app: FastAPI) -> None:
+    """Add the records' schemas to the document that FastAPI generates."""
+    generate = app.openapi
+    _, components = msgspec.json.schema_components([FileRow, ErrorBody], ref_template=_REF)
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update({**components, "FileList": _FILE_LIST})
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -1,0 +1,20 @@
+"""The router, and nothing else: which pages there are, and which of them runs."""
+
+from pathlib import Path
+
+import streamlit as st
+
+import filemill
+
+st.set_page_config(
+    page_title="filemill",
+    page_icon=str(Path(__file__).with_name("static") / "icon.svg"),
+    layout="wide",
+    menu_items={"About": f"filemill {filemill.__version__}"},
+)
+pages = [
+    st.Page("app_pages/files.py", title="Files", url_path="files", default=True),
+    st.Page("app_pages/pipeline.py", title="Pipeline", url_path="pipeline"),
+]
+st.session_state["pages"] = pages
+st.navigation(pages, position="hidden").run()

@@ -1,0 +1,87 @@
+"""Files: ask for one, watch them go through, download them."""
+
+import streamlit as st
+
+from dashboard import data as data_module
+from dashboard.components import shell
+from dashboard.components.file_details import file_details
+from dashboard.components.file_form import file_form, own_file
+from dashboard.components.file_table import file_table
+from dashboard.components.status_tiles import status_tiles
+from dashboard.components.view_url import search, turn
+from dashboard.data import Data, FileQuery, Snapshot
+from dashboard.readings import Reading
+from filemill.adapters.postgres_reads import FilePage, InvalidCursor
+from filemill.files import FILE_ID_MAX, Status
+
+SEARCH_LIVE = "300ms"
+SEARCH_PIXELS = 260
+
+
+def _status() -> Status | None:
+    """The filter that the URL names; what makes no sense there is passed over."""
+    wanted = st.query_params.get("status", "")
+    return Status(wanted) if wanted in set(Status) else None
+
+
+def _read(data: Data, query: FileQuery) -> Reading[FilePage]:
+    try:
+        return data.files(query)
+    except InvalidCursor:  # an edited URL: the newest are a better answer than a complaint
+        turn()
+        return data.files(FileQuery(query.status, query.search))
+
+
+def _empty(query: FileQuery, reading: Reading[FilePage]) -> tuple[str, str]:
+    if reading.value is None:
+        return "No data yet", "The database has not answered. The list appears as soon as it does."
+    if query.search or query.status:
+        filters = [f"status {query.status}"] if query.status else []
+        filters += [f"a title with “{query.search}”"] if query.search else []
+        return "No file matches", f"None has {' and '.join(filters)}. Lift the filter, or wait for one."
+    return "No files yet", "Give a title above and press Create file: it appears here at once."
+
+
+def _list(data: Data, snapshot: Reading[Snapshot]) -> None:
+    status = _status()
+    with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
+        with st.container(key="tile-row"):
+            counts = snapshot.value.overview.counts if snapshot.value else None
+            old = snapshot.error is not None
+            status_tiles(counts, status, old=old, on_choice=lambda chosen: turn(status=chosen))
+        wanted = search("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
+    query = FileQuery(status, wanted, st.query_params.get("cursor") or None)
+    reading = _read(data, query)
+    if reading.value is not None and reading.value.newer is None and query.cursor:
+        turn()  # the newest again: without a cursor it stays so when more come in
+    file_table(
+        reading.value,
+        since=reading.age_seconds or 0.0,
+        old=reading.error is not None,
+        own=own_file(),
+        empty=_empty(query, reading),
+        on_open=_open,
+        on_page=lambda cursor: turn(cursor=cursor),
+    )
+    if st.session_state.pop("opening", False):
+        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
+
+
+def _open(file_id: int) -> None:
+    st.query_params["file"] = str(file_id)
+    st.session_state["opening"] = True
+
+
+def _close() -> None:
+    st.query_params.pop("file", None)
+
+
+def _opened() -> int | None:
+    wanted = st.query_params.get("file", "")
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else 0
+    return number if 1 <= number <= FILE_ID_MAX else None
+
+
+shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="")))
+if (file_id := _opened()) is not None:
+    file_details(data_module.current(), file_id, on_close=_close)

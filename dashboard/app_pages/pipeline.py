@@ -1,0 +1,88 @@
+"""Pipeline: where requests are, who works on them, what is in the way."""
+
+import streamlit as st
+
+from dashboard.advice import advise, trend
+from dashboard.components import shell
+from dashboard.components.assignment import assignment
+from dashboard.components.facts import Fact, facts
+from dashboard.components.flow_strip import flow_strip
+from dashboard.components.lag_chart import lag_chart
+from dashboard.components.trouble import Notice, show_notices
+from dashboard.components.view_url import choice
+from dashboard.data import Data, Snapshot
+from dashboard.readings import Reading
+from filemill.adapters.postgres_reads_group import LeaseState, Overview
+
+PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
+PERIOD_DEFAULT = "15 min"
+ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
+
+
+def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
+    snapshot, old = reading.value, reading.error is not None
+    overview = snapshot.overview if snapshot else None
+    flow_strip(snapshot, old=old)
+    show_notices("advice", _advice(data, overview) if overview and not old else [])
+    with st.container(key="columns", horizontal=True, gap="medium"):
+        with st.container(key="left"):
+            _lag(data, overview)
+            facts("roles", _role_facts(data, overview), title="Who is active")
+        with st.container(key="right"):
+            st.html('<div class="section">Assignment</div>')
+            assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
+            facts("group", _group_facts(data, overview, reading), title="Consumer group")
+
+
+def _lag(data: Data, overview: Overview | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.html('<div class="section">Lag per partition</div>', width="content")
+        chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+    period = PERIODS[chosen]
+    history = data.lag_history(period)
+    lag_chart(history.value, period, overview.as_of if overview else None)
+
+
+def _advice(data: Data, overview: Overview) -> list[Notice]:
+    found = advise(
+        overview.group,
+        overview.lags,
+        overview.outbox,
+        overview.leases,
+        interval_seconds=data.services.settings.monitor_interval_seconds,
+    )
+    return [Notice(advice.tone, advice.what, advice.text) for advice in found]
+
+
+def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapshot]) -> list[Fact]:
+    group = overview.group if overview else None
+    lags = overview.lags if overview else None
+    since = reading.age_seconds or 0.0
+    state = group.state.replace("_", " ").lower() if group else None
+    tone = None if group is None else "good" if group.state == "STABLE" else "warn"
+    return [
+        Fact("Group", data.services.settings.kafka_group, mono=True),
+        Fact("State", state, tone=tone),
+        Fact("Protocol", group.protocol if group else None),
+        Fact("Members", str(len(group.members)) if group else None),
+        Fact("Total lag", f"{lags.total:,}" if lags and lags.total is not None else None),
+        Fact("Trend", trend(lags.total, overview.flow) if lags and overview else None),
+        Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
+    ]
+
+
+def _role_facts(data: Data, overview: Overview | None) -> list[Fact]:
+    own = data.services.relay_state
+    here = [Fact("Relay in this process", own, tone="warn" if own.startswith("waiting") else None)] if own else []
+    if overview is None:
+        return [Fact(label, None) for label in ROLES.values()] + here
+    return [_role(label, overview.leases.get(name)) for name, label in ROLES.items()] + here
+
+
+def _role(label: str, lease: LeaseState | None) -> Fact:
+    if lease is None or not lease.held:
+        return Fact(label, "nobody" if lease is None else f"nobody (last: {lease.holder})", tone="warn")
+    return Fact(label, lease.holder, tone="good")
+
+
+shell.show(_pipeline)

@@ -1,0 +1,36 @@
+"""Components of our own: a script and a style sheet beside each Python module.
+
+Streamlit keeps such a component mounted from one refresh to the next and hands it new data, so nothing flickers, and
+the script sets values as text nodes, so no title can become markup. `base.js` and `base.css` go in front of each.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import streamlit as st
+
+_HERE = Path(__file__).parent
+
+
+class Component(Protocol):
+    """Mounts a component: `data` goes to its script, and `on_NAME_change` is called for its trigger NAME."""
+
+    def __call__(self, *, key: str, data: dict[str, Any], **callbacks: Any) -> Any:  # noqa: ANN401
+        """Mount, or hand new data to what is mounted under `key`."""
+
+
+@cache
+def component(name: str) -> Component:
+    """The component of `NAME.js` and `NAME.css`."""
+    mount: Component = st.components.v2.component(
+        f"filemill.{name}",
+        html='<div class="root"></div>',
+        css=_text("base.css") + _text(f"{name}.css"),
+        js=_text("base.js") + _text(f"{name}.js"),
+    )
+    return mount
+
+
+def _text(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,28 @@
+// Names and values, one below the other; perhaps something to download at the end.
+export default function ({ data, parentElement }) {
+  const state = instance(parentElement, (root) => {
+    const title = el("h3", { class: "title" });
+    const list = el("dl", { class: "facts" });
+    const action = el("a", { class: "action", download: "" });
+    root.append(title, list, action);
+    return { title, list, action };
+  });
+  setText(state.title, data.title);
+  state.title.hidden = !data.title;
+  reconcile(
+    state.list,
+    data.facts,
+    (fact) => fact.name,
+    () => el("div", { class: "fact" }, el("dt"), el("dd", { dir: "auto" }, el("span", { class: "dot" }), el("span", { class: "text" }))),
+    (node, fact) => {
+      const [name, value] = node.children;
+      setText(name, fact.name);
+      setAttribute(value, "class", [fact.mono ? "mono" : "", fact.tone ? `tone-${fact.tone}` : ""].join(" ").trim() || null);
+      value.firstChild.hidden = !fact.tone;
+      setText(value.lastChild, fact.value ?? UNKNOWN);
+    },
+  );
+  state.action.hidden = !data.download;
+  setAttribute(state.action, "href", data.download);
+  setText(state.action, "Download");
+}

@@ -1,0 +1,61 @@
+"""The form that asks for a file."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from dashboard import data as data_module
+from dashboard.components.trouble import Notice, show_line
+from filemill.files import InvalidRequest, new_file
+from filemill.retry import Unavailable
+
+TITLE = "new_title"
+DESCRIPTION = "new_description"
+_OUTCOME = "new_outcome"
+_OWN = "new_id"
+
+
+def file_form(show_newest: Callable[[], None]) -> None:
+    """Draw it; `show_newest` turns the list to where the new file is."""
+    with st.form("new_file", border=False), st.container(key="form", horizontal=True, vertical_alignment="top"):
+        st.text_input(
+            "Title", key=TITLE, placeholder="Title of a new file", label_visibility="collapsed", autocomplete="off"
+        )
+        st.text_area(
+            "Description",
+            key=DESCRIPTION,
+            placeholder="Description (optional)",
+            label_visibility="collapsed",
+            height="content",
+        )
+        st.form_submit_button(
+            "Create file", type="primary", on_click=_submit, args=(show_newest,), key="create", width="content"
+        )
+    show_line("outcome", st.session_state.get(_OUTCOME))
+
+
+def own_file() -> int | None:
+    """The id of the file that this viewer asked for last."""
+    own: int | None = st.session_state.get(_OWN)
+    return own
+
+
+def _submit(show_newest: Callable[[], None]) -> None:
+    """Accept the request. Runs before the page is drawn, so that the list has the new row at once."""
+    title, description = st.session_state.get(TITLE) or "", st.session_state.get(DESCRIPTION) or ""
+    data = data_module.current()
+    try:
+        row = data.services.accept(new_file(title, description))
+    except InvalidRequest as error:
+        st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
+        return
+    except Unavailable as error:
+        st.session_state[_OUTCOME] = Notice(
+            "bad", "The file was not accepted", f"{error}. Nothing is lost of what you typed."
+        )
+        return
+    data.forget()
+    st.session_state[_OWN] = row.id
+    st.session_state.update({TITLE: "", DESCRIPTION: "", "q": ""})
+    show_newest()
+    st.session_state[_OUTCOME] = Notice("good", f"File #{row.id} accepted", row.title)

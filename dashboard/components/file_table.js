@@ -1,0 +1,92 @@
+// The list of files: badges, progress, downloads; a click on a row opens its details.
+const COLUMNS = [
+  ["id", "ID"], ["title", "Title"], ["status", "Status"], ["progress", "Progress"],
+  ["age", "Requested"], ["took", "Took"], ["size", "Size"], ["actions", ""],
+];
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const state = instance(parentElement, make);
+  state.open = (id) => setTriggerValue("open", id);
+  setAttribute(state.frame, "class", data.old ? "frame old" : "frame");
+  state.table.hidden = data.rows.length === 0;
+  state.empty.hidden = !data.empty;
+  setText(state.what, data.empty?.what);
+  setText(state.todo, data.empty?.todo);
+  state.received = performance.now();
+  reconcile(state.body, data.rows, (row) => row.id, () => makeRow(state), updateRow);
+  setText(state.range, data.range);
+  for (const [name, cursor] of [["newest", data.newer === null ? null : ""], ["newer", data.newer], ["older", data.older]]) {
+    state[name].disabled = cursor === null;
+    state[name].onclick = () => setTriggerValue("page", cursor);
+  }
+  return ticking(state, 1000, () => {
+    const since = (performance.now() - state.received) / 1000;
+    for (const node of state.body.children) setText(node.cells[4], ago(node.row.age + since));
+  });
+}
+
+function make(root) {
+  const head = el("tr", {}, ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, label)));
+  const body = el("tbody");
+  const table = el("table", { "aria-label": "Files" }, el("thead", {}, head), body);
+  const what = el("div", { class: "what" });
+  const todo = el("div", { class: "todo" });
+  const empty = el("div", { class: "empty", role: "status" }, what, todo);
+  const frame = el("div", {}, table, empty);
+  const range = el("span", { class: "range" });
+  const [newest, newer, older] = ["Newest", "‹ Newer", "Older ›"].map((label) => el("button", { class: "page", type: "button" }, label));
+  root.append(frame, el("nav", { class: "foot", "aria-label": "Pages" }, range, newest, newer, older));
+  return { frame, table, body, empty, what, todo, range, newest, newer, older };
+}
+
+function makeRow(state) {
+  const node = el("tr", {}, ...COLUMNS.map(([name]) => el("td", { class: `c-${name}` })));
+  const [id, title, status, progress, , , , actions] = node.cells;
+  id.classList.add("mono");
+  title.append(el("button", { class: "open", type: "button", dir: "auto" }));
+  status.append(el("span", {}, el("span", { class: "dot" }), el("span", { class: "name" })));
+  progress.append(el("div", { class: "progress" }, el("span", { class: "bar" }), el("span", { class: "note", dir: "auto" })));
+  actions.append(el("span", { class: "actions" }));
+  node.onclick = (event) => {
+    if (!event.target.closest("a")) state.open(node.row.id);
+  };
+  return node;
+}
+
+function updateRow(node, row) {
+  node.row = row;
+  setAttribute(node, "class", row.fresh ? "fresh" : null);
+  const [id, title, status, progress, , took, size, actions] = node.cells;
+  setText(id, row.id);
+  setText(title.firstChild, row.title);
+  setAttribute(title, "title", row.title);
+  setAttribute(status.firstChild, "class", `badge tone-${row.tone}`);
+  setText(status.querySelector(".name"), row.status);
+  const bar = progress.querySelector(".bar");
+  bar.hidden = !row.steps;
+  if (row.steps) {
+    setAttribute(bar, "role", "img");
+    setAttribute(bar, "aria-label", `step ${row.step} of ${row.steps}`);
+    const parts = Math.min(row.steps, 12);
+    while (bar.children.length < parts) bar.append(el("i"));
+    while (bar.children.length > parts) bar.lastChild.remove();
+    [...bar.children].forEach((part, place) => setAttribute(part, "class", place < (row.step * parts) / row.steps ? "done" : null));
+  }
+  const note = progress.querySelector(".note");
+  setText(note, row.note);
+  setAttribute(note, "class", row.bad ? "note bad" : "note");
+  setAttribute(progress, "title", row.note);
+  setText(took, row.took === null ? "" : duration(row.took));
+  setText(size, row.size === null ? "" : bytes(row.size));
+  const holder = actions.firstChild;
+  const wanted = row.download ?? "";
+  if (holder.dataset.href !== wanted || !holder.firstChild) {
+    holder.dataset.href = wanted;
+    holder.replaceChildren(
+      row.download
+        ? el("a", { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` }, "Download")
+        : el("span"),
+    );
+  }
+  setAttribute(actions, "title", row.download ? null : row.why);
+}

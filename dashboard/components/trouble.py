@@ -1,0 +1,61 @@
+"""Banners: what is the matter, where, and what to do. Calm ones: the page below them goes on standing."""
+
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from dashboard.components.assets import component
+from dashboard.data import Snapshot
+from dashboard.health import LABELS, ServerHealth, ServerName
+from dashboard.readings import Reading
+
+log = structlog.get_logger("page")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One banner. `tone` is good, warn or bad."""
+
+    tone: str
+    what: str
+    text: str = ""
+
+
+def show_notices(key: str, notices: list[Notice]) -> None:
+    """Draw banners, or nothing; mounted either way, so that one that comes or goes moves as little as can be."""
+    component("notice")(key=key, data={"notices": [asdict(notice) for notice in notices]})
+
+
+def show_line(key: str, notice: Notice | None) -> None:
+    """One notice without a box, in a line that is there also when there is nothing to say: nothing below it moves."""
+    component("notice")(key=key, data={"notices": [asdict(notice)] if notice else [], "line": True})
+
+
+def server_notices(snapshot: Reading[Snapshot], health: dict[ServerName, Reading[ServerHealth]]) -> list[Notice]:
+    """One banner for each server that is away or not set up."""
+    notices = []
+    for server, reading in health.items():
+        state = reading.value
+        if state is not None and not state.ok:
+            set_up = state.problem is not None and state.problem.startswith(("has ", "lacks ", "refuses "))
+            what = f"{LABELS[server]} {state.problem}" if set_up else f"{LABELS[server]} is away"
+            where = f"At {state.address}. " if set_up else f"{state.problem}. "
+            old = _old(snapshot) if server == "postgres" else ""
+            notices.append(Notice("bad", what, f"{where}{state.advice}{old}"))
+    known = health["postgres"].value
+    if snapshot.error is not None and (known is None or known.ok):
+        notices.append(Notice("bad", "PostgreSQL does not answer", f"{snapshot.error}.{_old(snapshot)}"))
+    return notices
+
+
+def show_bug(error: Exception) -> bool:
+    """The last net, for Streamlit's `on_script_error`: a sentence instead of a trace, which goes to the log."""
+    log.error("A page failed", exc_info=error)
+    show_notices(
+        "bug", [Notice("bad", "This page failed", "It is a bug: the dashboard's log says more. Reload to try again.")]
+    )
+    return True
+
+
+def _old(snapshot: Reading[Snapshot]) -> str:
+    return "" if snapshot.age_seconds is None else " What you see below is the last that was known."

@@ -1,0 +1,194 @@
+"""What the pages read: each question asked once for all viewers, the last good answer kept.
+
+A page reads `current()`, in the process's own thread pool: a server that hangs costs a page its patience, never more.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dashboard import services as services_module
+from dashboard.health import LABELS, ServerHealth, ServerName, check
+from dashboard.readings import K, Reading, Shared, T
+from dashboard.services import Services
+from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
+from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
+from filemill.files import Status
+
+TTL_SECONDS = 1.0
+HEALTH_TTL_SECONDS = 2.0
+# A probe that takes longer than this is shown as under way; the page does not wait for it.
+HEALTH_PATIENCE_SECONDS = 0.5
+RATE_SECONDS = 60.0
+# Two samples closer than this say nothing about a rate.
+RATE_LEAST_SECONDS = 3.0
+HISTORY_POINTS = 300
+KEEPER_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class FileQuery:
+    """A view of the list: what its URL says."""
+
+    status: Status | None = None
+    search: str = ""
+    cursor: str | None = None
+    limit: int = LIMIT_DEFAULT
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Files per second over the last minute or less; None until there are two samples to compare."""
+
+    accepted: float | None = None
+    completed: float | None = None
+    failed: float | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What every page shows of the pipeline."""
+
+    overview: Overview
+    rates: Rates
+    outbox_history: list[tuple[datetime, int]]
+
+
+class _Meter:
+    """Rates by comparing exact counts over time. Deltas, so a file that is deleted or retried counts as nothing."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[datetime, dict[Status, int], int]] = deque()
+        self._lock = threading.Lock()
+
+    def take(self, now: Overview) -> Snapshot:
+        """Add a sample; rates since the oldest that is kept."""
+        with self._lock:
+            self._samples.append((now.as_of, now.counts.by_status, now.outbox.depth))
+            while now.as_of - self._samples[0][0] > timedelta(seconds=RATE_SECONDS):
+                self._samples.popleft()
+            then, before, _ = self._samples[0]
+            history = [(at, depth) for at, _, depth in self._samples]
+        seconds = (now.as_of - then).total_seconds()
+        if seconds < RATE_LEAST_SECONDS:
+            return Snapshot(now, Rates(), history)
+        after = now.counts.by_status
+        return Snapshot(
+            now,
+            Rates(
+                accepted=max(0, sum(after.values()) - sum(before.values())) / seconds,
+                completed=max(0, after[Status.COMPLETED] - before[Status.COMPLETED]) / seconds,
+                failed=max(0, after[Status.FAILED] - before[Status.FAILED]) / seconds,
+            ),
+            history,
+        )
+
+
+class Data:
+    """The readings of one process. Any thread may ask."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._pool = ThreadPoolExecutor(4, "reading")
+        self._probes = ThreadPoolExecutor(len(LABELS), "probe")
+        self._meter = _Meter()
+        self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
+        self._files = self._shared(self._read_files, TTL_SECONDS)
+        self._file = self._shared(self._read_file, TTL_SECONDS)
+        # A bin of a long history lasts for minutes: there is nothing new in it each second.
+        self._lags = {
+            period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
+            for period in (300, 900, 3600, 21_600, 86_400)
+        }
+        self._health: Shared[ServerName, ServerHealth] = Shared(
+            lambda server: check(services, server),
+            self._probes,
+            ttl_seconds=HEALTH_TTL_SECONDS,
+            patience_seconds=HEALTH_PATIENCE_SECONDS,
+            in_background=True,
+        )
+
+    def snapshot(self) -> Reading[Snapshot]:
+        """Counts, outbox, group, lags, rates."""
+        return self._snapshot.get("")
+
+    def files(self, query: FileQuery) -> Reading[FilePage]:
+        """One view of the list. Raises InvalidCursor."""
+        return self._files.get(query)
+
+    def file(self, file_id: int) -> Reading[FileRow | None]:
+        """One file, whole; the value is None where there is none of that id."""
+        return self._file.get(file_id)
+
+    def lag_history(self, period_seconds: int) -> Reading[LagHistory]:
+        """Lag per partition over one of the periods that the page offers."""
+        return self._lags[period_seconds].get(period_seconds)
+
+    def health(self) -> dict[ServerName, Reading[ServerHealth]]:
+        """Each server's latest probe."""
+        return {server: self._health.get(server) for server in LABELS}
+
+    def forget(self) -> None:
+        """Read anew the next time: something was just accepted here."""
+        self._snapshot.forget()
+        self._files.forget()
+
+    def keep(self, stop: threading.Event) -> None:
+        """Take a snapshot now and then though nobody looks, so that the first who does finds rates."""
+        while not stop.wait(KEEPER_SECONDS):
+            self.snapshot()
+
+    def close(self) -> None:
+        """Read no more; what is under way is not waited for."""
+        for pool in (self._pool, self._probes):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _shared(self, read: Callable[[K], T], ttl_seconds: float) -> Shared[K, T]:
+        return Shared(read, self._pool, ttl_seconds=ttl_seconds)
+
+    def _read_snapshot(self, _key: str) -> Snapshot:
+        with self.services.reading() as connection:
+            return self._meter.take(overview(connection, self.services.settings.kafka_group))
+
+    def _read_files(self, query: FileQuery) -> FilePage:
+        with self.services.reading() as connection:
+            return list_files(
+                connection,
+                status=query.status,
+                search=query.search,
+                cursor=query.cursor,
+                limit=query.limit,
+                excerpts=True,
+            )
+
+    def _read_file(self, file_id: int) -> FileRow | None:
+        with self.services.reading() as connection:
+            return get_file(connection, file_id)
+
+    def _read_lags(self, period_seconds: int) -> LagHistory:
+        settings = self.services.settings
+        with self.services.reading() as connection:
+            return lag_history(
+                connection,
+                settings.kafka_group,
+                timedelta(seconds=period_seconds),
+                interval_seconds=settings.monitor_interval_seconds,
+                points=HISTORY_POINTS,
+            )
+
+
+_lock = threading.Lock()
+_current: Data | None = None
+
+
+def current() -> Data:
+    """The readings of the process's services."""
+    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
+    services = services_module.current()
+    with _lock:
+        if _current is None or _current.services is not services:
+            _current = Data(services)
+        return _current

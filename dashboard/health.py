@@ -1,0 +1,150 @@
+"""Whether the three servers are there and set up, and what to do where one is not."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, wait
+from typing import Literal
+
+import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
+
+from dashboard.services import Services
+from filemill.adapters.kafka_admin import all_topics
+from filemill.migrate import current_revision, head_revision
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+from filemill.stack import read_state
+
+ServerName = Literal["postgres", "kafka", "s3"]
+LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3": "S3"}
+
+
+class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One server: `problem` and `advice` are sentences for people, None where it is well."""
+
+    server: ServerName
+    address: str
+    ok: bool
+    problem: str | None = None
+    advice: str | None = None
+    took_ms: float | None = None
+
+
+class _Trouble(Exception):
+    """A server that answers, but is not set up."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem)
+        self.advice = advice
+
+
+def _check_postgres(services: Services) -> None:
+    with services.reading() as connection:
+        found, needed = current_revision(connection), head_revision()
+    if found is None:
+        raise _Trouble("has no filemill schema yet", "Run `filemill migrate`.")
+    if found != needed:
+        raise _Trouble(f"has schema revision {found}, this version needs {needed}", "Run `filemill migrate`.")
+
+
+def _check_kafka(services: Services) -> None:
+    existing = services.kafka.topic_partitions()
+    missing = [name for name in all_topics(services.settings) if name not in existing]
+    if missing:
+        raise _Trouble(f"lacks the topics {', '.join(missing)}", "Run `filemill topics create`.")
+
+
+def _check_s3(services: Services) -> None:
+    settings = services.settings
+    try:
+        services.objects.head_bucket(Bucket=settings.s3_bucket)
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in {"404", "NoSuchBucket"}:
+            advice = f"Create the bucket {settings.s3_bucket}: `filemill up` does, or your S3 service's own tool."
+            raise _Trouble(f"has no bucket {settings.s3_bucket}", advice) from None
+        if code in {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
+            advice = "Check FILEMILL_AWS_ACCESS_KEY_ID and FILEMILL_AWS_SECRET_ACCESS_KEY."
+            raise _Trouble("refuses our credentials", advice) from None
+        raise Unavailable(f"S3 at {settings.s3_endpoint} answers {code or 'an error'}") from None
+    except BotoCoreError as error:
+        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {_gist(error)}") from None
+
+
+_CHECKS: dict[ServerName, Callable[[Services], None]] = {
+    "postgres": _check_postgres,
+    "kafka": _check_kafka,
+    "s3": _check_s3,
+}
+_CONSEQUENCES: dict[ServerName, str] = {
+    "postgres": "Nothing can be accepted or shown anew until it is back.",
+    "kafka": "Requests are still accepted: they wait in the outbox and go out when it is back.",
+    "s3": "Requests are still accepted, but no file can be written or downloaded until it is back.",
+}
+
+
+def address_of(services: Services, server: ServerName) -> str:
+    """Where a server is looked for; no secrets in it."""
+    settings = services.settings
+    addresses: dict[ServerName, str] = {
+        "postgres": settings.database_url,
+        "kafka": settings.kafka_broker,
+        "s3": f"{settings.s3_endpoint}/{settings.s3_bucket}",
+    }
+    return addresses[server]
+
+
+def check(services: Services, server: ServerName) -> ServerHealth:
+    """Ask one server. Never raises for a server that is away."""
+    address = address_of(services, server)
+    started = time.monotonic()
+    try:
+        _CHECKS[server](services)
+    except _Trouble as trouble:
+        return ServerHealth(server=server, address=address, ok=False, problem=str(trouble), advice=trouble.advice)
+    except Unavailable as error:
+        return _away(services, server, str(error))
+    took = round((time.monotonic() - started) * 1000, 1)
+    return ServerHealth(server=server, address=address, ok=True, took_ms=took)
+
+
+def check_all(services: Services, executor: Executor, timeout_seconds: float) -> list[ServerHealth]:
+    """Ask all servers at once; one that has not answered in time counts as away."""
+    asked = {server: executor.submit(check, services, server) for server in _CHECKS}
+    wait(asked.values(), timeout=timeout_seconds)
+    late = f"no answer within {timeout_seconds:g} s"
+    return [answer.result() if answer.done() else _away(services, server, late) for server, answer in asked.items()]
+
+
+def away(health: Sequence[ServerHealth]) -> list[ServerHealth]:
+    """Those that are not well."""
+    return [server for server in health if not server.ok]
+
+
+def _away(services: Services, server: ServerName, problem: str) -> ServerHealth:
+    """What to do about a server that does not answer depends on who started it."""
+    setting = {"postgres": "FILEMILL_DATABASE_HOST", "kafka": "FILEMILL_KAFKA_BROKER", "s3": "FILEMILL_S3_ENDPOINT"}
+    log = _embedded_log(services.settings, server)
+    remedy = f"Its log is {log}; `filemill up` starts it anew." if log else f"Start it, or check {setting[server]}."
+    return ServerHealth(
+        server=server,
+        address=address_of(services, server),
+        ok=False,
+        problem=problem,
+        advice=f"{_CONSEQUENCES[server]} {remedy}",
+    )
+
+
+def _embedded_log(settings: Settings, server: ServerName) -> str | None:
+    """The log of a server that `filemill up` started; None where the settings name another's."""
+    stack = read_state(settings.home)
+    fields = {"postgres": "database_port", "kafka": "kafka_broker", "s3": "s3_endpoint"}
+    field = fields[server]
+    if stack is None or str(stack.settings.get(field)) != str(getattr(settings, field)):
+        return None
+    return next((state.log for state in stack.servers if state.name == server), None)
+
+
+def _gist(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

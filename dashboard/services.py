@@ -1,0 +1,109 @@
+"""What the pages and REST work with, wired once per process.
+
+`install` puts them in place when the process starts; a page asks for `current`. A page that is run without the server
+(`streamlit run`, AppTest) wires what the settings name, without a relay.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import sqlalchemy as sa
+
+from filemill import settings as settings_module
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres import database_errors
+from filemill.adapters.postgres_outbox import submit
+from filemill.adapters.postgres_reads import FileRow, get_file
+from filemill.files import NewFile
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class Relay(Protocol):
+    """The part of the outbox relay that this process needs: `workers.outbox_relay.OutboxRelay` has it."""
+
+    state: str
+
+    def run(self, stop: threading.Event) -> None:
+        """Relay until told to stop."""
+
+    def wake(self) -> None:
+        """Look at the outbox now."""
+
+
+class Services:
+    """The servers as this process sees them. Opens nothing by itself; any thread may use it."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, relay: Relay | None = None) -> None:
+        self.settings = settings
+        self._engine = engine
+        self._relay = relay
+
+    @cached_property
+    def objects(self) -> "S3Client":
+        """The S3 client; made at first use, since boto3 takes its time."""
+        return wiring.s3_client(self.settings)
+
+    @cached_property
+    def kafka(self) -> KafkaAdmin:
+        """Questions to the broker; made at first use, since the client connects by itself from then on."""
+        return KafkaAdmin(self.settings)
+
+    @property
+    def relay_state(self) -> str | None:
+        """What the relay in this process does; None where there is none."""
+        return self._relay.state if self._relay is not None else None
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read with. Raises retry.Unavailable."""
+        with database_errors(self.settings), self._engine.connect() as connection:
+            yield connection
+
+    def accept(
+        self, file: NewFile, *, traceparent: str | None = None, wanted: Callable[[], bool] = lambda: True
+    ) -> FileRow:
+        """Accept a request and wake the relay; returns its row. Raises retry.Unavailable.
+
+        `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
+        """
+        with database_errors(self.settings), self._engine.begin() as connection:
+            row = get_file(connection, submit(connection, file, traceparent=traceparent))
+            assert row is not None  # this transaction wrote it
+            if not wanted():
+                raise Unavailable("too late: the sender was answered already")
+        if self._relay is not None:
+            self._relay.wake()
+        return row
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+
+_lock = threading.Lock()
+_current: Services | None = None
+
+
+def install(services: Services | None) -> None:
+    """Make these the process's services; None forgets them."""
+    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
+    with _lock:
+        _current = services
+
+
+def current() -> Services:
+    """The process's services. Raises settings.InvalidSettings where they have to be wired and cannot."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        if _current is None:
+            settings = settings_module.load()
+            _current = Services(settings, wiring.create_engine(settings, "dashboard"))
+        return _current

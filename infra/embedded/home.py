@@ -1,0 +1,102 @@
+"""The home folder of a stack: made, checked, locked against a second stack, and removed."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from filemill.stack import ProcessRef, read_state
+from infra.embedded.errors import HomeError, HomeInUseError
+from infra.embedded.postgres_place import outside_folder
+
+LOCK_FILE = "lock"
+
+# What a new home takes (PostgreSQL 80 MB, the others little), and room to work in.
+MINIMUM_FREE_BYTES = 300 * 1024 * 1024
+_PROBE_BYTES = 1024 * 1024
+_ADVICE = {
+    errno.EROFS: "the disk is mounted read-only; give another folder with --home.",
+    errno.EACCES: "the folder is not yours; give another one with --home.",
+    errno.EPERM: "the folder is not yours; give another one with --home.",
+    errno.ENOSPC: "the disk is full; make room, or give a folder on another disk with --home.",
+    errno.EDQUOT: "your quota is used up; make room, or give a folder on another disk with --home.",
+    errno.ENOTDIR: "part of this path is a file; give another one with --home.",
+    errno.EEXIST: "this path is a file; give a folder with --home.",
+    errno.ENAMETOOLONG: "the path is too long; give a shorter one with --home.",
+}
+
+
+def prepare_home(home: Path) -> Path:
+    """Make the folder, see that it can be written to, and return its real path. Raises HomeError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home = home.resolve(strict=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+        (home / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise HomeError(
+            f"The home folder cannot be used: {error.strerror or error}",
+            where=str(home),
+            advice=_ADVICE.get(error.errno or 0, "give another folder with --home."),
+        ) from error
+    free = shutil.disk_usage(home).free
+    if free < MINIMUM_FREE_BYTES:
+        raise HomeError(
+            f"The disk has {free / 2**20:.0f} MB left; the servers need {MINIMUM_FREE_BYTES / 2**20:.0f} MB",
+            where=str(home),
+            advice=_ADVICE[errno.ENOSPC],
+        )
+    return home
+
+
+class HomeLock:
+    """Held by the one stack of a home. The system lets go of it when its process ends, however it ends."""
+
+    def __init__(self, home: Path) -> None:
+        """Take the lock. Raises HomeInUseError where another process has it."""
+        self._file = (home / LOCK_FILE).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            holder = lock_holder(home)
+            state = read_state(home)
+            page = state.page if state and holder and state.supervisor.pid == holder.pid else None
+            raise HomeInUseError(str(home), holder.pid if holder else None, page) from None
+        ref = ProcessRef.of(os.getpid())
+        self._file.truncate(0)
+        self._file.write(json.dumps({"pid": ref.pid, "created": ref.created}))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let go of it. The file stays: removing it would let two processes lock two files of one name."""
+        self._file.close()
+
+
+def lock_holder(home: Path) -> ProcessRef | None:
+    """The process that last took the lock, as far as the file says."""
+    try:
+        content = json.loads((home / LOCK_FILE).read_text())
+        return ProcessRef(pid=int(content["pid"]), created=float(content["created"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_home(home: Path) -> None:
+    """Delete a home that no stack uses, with what of it lies elsewhere. Raises HomeInUseError."""
+    if not home.is_dir():
+        return
+    lock = HomeLock(home)
+    try:
+        outside = outside_folder(home / "postgres")
+        if outside is not None:
+            shutil.rmtree(outside)
+        shutil.rmtree(home)
+    finally:
+        lock.release()

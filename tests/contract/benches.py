@@ -1,0 +1,174 @@
+"""One way to set up, and to look behind, the fake and the real thing, so that one suite runs on both."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryOutbox, MemoryStatusStore
+from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_outbox import PostgresOutbox, submit_many
+from filemill.adapters.postgres_status import PostgresStatusStore
+from filemill.adapters.tables import File
+from filemill.files import NewFile
+from filemill.ports import Lease, Outbox, StatusStore
+
+# Long enough that nothing expires by itself while a test runs.
+LEASE_SECONDS = 60.0
+REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
+# What a row says of a file, by the ports' names.
+COLUMNS = (
+    *("status", "run", "s3_location", "sha256", "size", "worker_id", "partition", "offset", "attempt"),
+    *("step", "steps", "progress_at", "started_at", "finished_at", "error"),
+)
+
+
+class FencedLease(Lease, Protocol):
+    """Both leases say by which number they hold."""
+
+    fencing: int | None
+
+
+class DatabaseBench(Protocol):
+    """What the suites of Lease, Outbox and StatusStore need."""
+
+    def lease(self, holder: str, name: str = "relay") -> FencedLease:
+        """One process's view of a lease."""
+
+    def let_it_expire(self, name: str = "relay") -> None:
+        """Let more time pass than a lease lasts."""
+
+    def outbox(self, lease: FencedLease) -> Outbox:
+        """The outbox as the holder sees it."""
+
+    def store(self, lease: FencedLease) -> StatusStore:
+        """The status store as the holder sees it."""
+
+    def submit(self, titles: Sequence[str]) -> list[int]:
+        """Accept requests."""
+
+    def row(self, file_id: int) -> dict[str, Any]:
+        """The columns above."""
+
+    def waiting(self) -> list[int]:
+        """The ids of files in the outbox, in the order of acceptance."""
+
+    def publications(self) -> dict[int, tuple[int, int, int]]:
+        """File, partition and offset by publish number."""
+
+    def rejected(self) -> dict[tuple[str, int, int], str]:
+        """Reasons by topic, partition and offset."""
+
+    def events(self) -> dict[tuple[int, int], str]:
+        """Worker ids by partition and offset."""
+
+
+class MemoryBench:
+    """The fakes, on a clock of their own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.database = MemoryDatabase(clock=lambda: self.now)
+
+    def lease(self, holder: str, name: str = "relay") -> MemoryLease:
+        return MemoryLease(self.database, name, holder, LEASE_SECONDS)
+
+    def let_it_expire(self, name: str = "relay") -> None:
+        self.database.leases[name].expires_at = self.now
+        self.now += 1
+
+    def outbox(self, lease: FencedLease) -> MemoryOutbox:
+        assert isinstance(lease, MemoryLease)
+        return MemoryOutbox(self.database, lease)
+
+    def store(self, lease: FencedLease) -> MemoryStatusStore:
+        assert isinstance(lease, MemoryLease)
+        return MemoryStatusStore(self.database, lease)
+
+    def submit(self, titles: Sequence[str]) -> list[int]:
+        return self.database.submit([NewFile(title, f"about {title}") for title in titles], REQUESTED_AT)
+
+    def row(self, file_id: int) -> dict[str, Any]:
+        row = self.database.files[file_id]
+        return {name: getattr(row, name) for name in COLUMNS}
+
+    def waiting(self) -> list[int]:
+        return [row.file_id for row in self.database.outbox.values()]
+
+    def publications(self) -> dict[int, tuple[int, int, int]]:
+        return {
+            number: (row.claimed.file_id, row.claimed.partition, row.offset)
+            for number, row in self.database.publications.items()
+        }
+
+    def rejected(self) -> dict[tuple[str, int, int], str]:
+        return dict(self.database.rejected)
+
+    def events(self) -> dict[tuple[int, int], str]:
+        return {place: event.worker_id for place, event in self.database.events.items()}
+
+
+class PostgresBench:
+    """A database, emptied."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        with engine.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "TRUNCATE files, outbox, publications, leases, sync_positions, rejected_messages, worker_events,"
+                    " workers RESTART IDENTITY"
+                )
+            )
+            connection.execute(sa.text("UPDATE publish_counter SET next_number = 1"))
+
+    def lease(self, holder: str, name: str = "relay") -> PostgresLease:
+        return PostgresLease(self.engine, name, holder, LEASE_SECONDS)
+
+    def let_it_expire(self, name: str = "relay") -> None:
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE leases SET expires_at = expires_at - make_interval(secs => :s) WHERE name = :name"),
+                {"name": name, "s": LEASE_SECONDS + 1},
+            )
+
+    def outbox(self, lease: FencedLease) -> PostgresOutbox:
+        assert isinstance(lease, PostgresLease)
+        return PostgresOutbox(self.engine, lease)
+
+    def store(self, lease: FencedLease) -> PostgresStatusStore:
+        assert isinstance(lease, PostgresLease)
+        return PostgresStatusStore(self.engine, lease)
+
+    def submit(self, titles: Sequence[str]) -> list[int]:
+        with self.engine.begin() as connection:
+            ids = submit_many(connection, [NewFile(title, f"about {title}") for title in titles])
+            connection.execute(sa.update(File).where(File.id.in_(ids)).values(created_at=REQUESTED_AT))
+        return ids
+
+    def row(self, file_id: int) -> dict[str, Any]:
+        query = sa.select(File.__table__).where(File.id == file_id)
+        with self.engine.connect() as connection:
+            row = connection.execute(query).one()._asdict()
+        return {name: row.get(f"kafka_{name}", row.get(name)) for name in COLUMNS}
+
+    def waiting(self) -> list[int]:
+        return [row["file_id"] for row in self._rows("SELECT file_id FROM outbox ORDER BY id")]
+
+    def publications(self) -> dict[int, tuple[int, int, int]]:
+        rows = self._rows("SELECT * FROM publications")
+        return {row["publish_number"]: (row["file_id"], row["partition"], row["offset"]) for row in rows}
+
+    def rejected(self) -> dict[tuple[str, int, int], str]:
+        rows = self._rows("SELECT * FROM rejected_messages")
+        return {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in rows}
+
+    def events(self) -> dict[tuple[int, int], str]:
+        rows = self._rows("SELECT * FROM worker_events")
+        assert all(row["body"]["workerId"] == row["worker_id"] for row in rows)
+        return {(row["partition"], row["offset"]): row["worker_id"] for row in rows}
+
+    def _rows(self, query: str) -> Sequence[sa.RowMapping]:
+        with self.engine.connect() as connection:
+            return connection.execute(sa.text(query)).mappings().all()

@@ -1,0 +1,41 @@
+"""Each suite runs twice: on the fakes that ship with the package, and on the embedded servers."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.settings import Settings
+from infra.embedded.supervisor import Supervisor
+from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
+from tests.servers import new_world
+
+
+@pytest.fixture(scope="session")
+def contract_world(servers: Supervisor) -> Settings:
+    """One world for all contract suites: each test clears what it uses, which is quicker than a world of its own."""
+    return new_world(servers)
+
+
+@pytest.fixture(scope="session")
+def contract_engine(contract_world: Settings) -> Iterator[sa.Engine]:
+    """A pool on its database."""
+    engine = wiring.create_engine(contract_world, "contract")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres(contract_engine: sa.Engine) -> PostgresBench:
+    """An empty database."""
+    return PostgresBench(contract_engine)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def bench(request: pytest.FixtureRequest) -> DatabaseBench:
+    """An empty database, the fake's and the real one."""
+    if request.param == "memory":
+        return MemoryBench()
+    real: PostgresBench = request.getfixturevalue("postgres")
+    return real

@@ -1,0 +1,213 @@
+"""Lease: one holder at a time, replaced when it is silent, and fenced off when it wakes."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_lease import PostgresLease
+from filemill.ports import NotLeader
+from filemill.retry import Unavailable
+from tests.contract.benches import DatabaseBench, PostgresBench
+
+DEADLINE_SECONDS = 10.0
+
+
+def _eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def test_only_one_of_two_holds_it(bench: DatabaseBench) -> None:
+    first, second = bench.lease("a"), bench.lease("b")
+    assert first.acquire()
+    assert not second.acquire()
+    assert first.acquire(), "its holder may ask again"
+    assert second.fencing is None
+
+
+def test_a_renewal_keeps_the_fencing_number(bench: DatabaseBench) -> None:
+    lease = bench.lease("a")
+    assert lease.acquire()
+    number = lease.fencing
+    assert lease.acquire()
+    assert lease.fencing == number
+
+
+def test_a_renewal_puts_off_the_expiry(bench: DatabaseBench) -> None:
+    first, second = bench.lease("a"), bench.lease("b")
+    first.acquire()
+    bench.let_it_expire()
+    assert second.acquire()
+    second.acquire()
+    assert not first.acquire()
+
+
+def test_a_silent_holder_is_replaced_under_a_greater_number(bench: DatabaseBench) -> None:
+    first, second = bench.lease("a"), bench.lease("b")
+    first.acquire()
+    former = first.fencing
+    bench.let_it_expire()
+    assert second.acquire()
+    assert second.fencing is not None
+    assert former is not None
+    assert second.fencing > former
+
+
+def test_a_replaced_holder_that_wakes_stands_by(bench: DatabaseBench) -> None:
+    first, second = bench.lease("a"), bench.lease("b")
+    first.acquire()
+    bench.let_it_expire()
+    second.acquire()
+    assert not first.acquire()
+    assert second.acquire(), "its asking took nothing away"
+
+
+def test_a_holder_that_overslept_takes_it_anew_under_a_greater_number(bench: DatabaseBench) -> None:
+    lease = bench.lease("a")
+    lease.acquire()
+    former = lease.fencing
+    bench.let_it_expire()
+    assert lease.acquire()
+    assert lease.fencing is not None
+    assert former is not None
+    assert lease.fencing > former
+
+
+def test_each_take_over_has_a_greater_number(bench: DatabaseBench) -> None:
+    numbers = []
+    for holder in "abcab":
+        lease = bench.lease(holder)
+        assert lease.acquire()
+        numbers.append(lease.fencing or 0)
+        bench.let_it_expire()
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_restarted_process_of_the_same_name_is_somebody_else(bench: DatabaseBench) -> None:
+    assert bench.lease("a").acquire()
+    again = bench.lease("a")
+    assert not again.acquire()
+    bench.let_it_expire()
+    assert again.acquire()
+
+
+def test_a_released_lease_is_free_at_once(bench: DatabaseBench) -> None:
+    first, second = bench.lease("a"), bench.lease("b")
+    first.acquire()
+    former = first.fencing or 0
+    first.release()
+    assert first.fencing is None
+    assert second.acquire()
+    assert (second.fencing or 0) > former
+
+
+def test_a_replaced_holder_cannot_release_its_successors(bench: DatabaseBench) -> None:
+    first, second, third = bench.lease("a"), bench.lease("b"), bench.lease("c")
+    first.acquire()
+    bench.let_it_expire()
+    second.acquire()
+    first.release()
+    assert not third.acquire()
+
+
+def test_releasing_what_was_never_held_is_harmless(bench: DatabaseBench) -> None:
+    bench.lease("a").release()
+    holder = bench.lease("b")
+    assert holder.acquire()
+    bench.lease("c").release()
+    assert not bench.lease("d").acquire()
+
+
+def test_leases_of_other_names_are_apart(bench: DatabaseBench) -> None:
+    assert bench.lease("a", "relay").acquire()
+    assert bench.lease("b", "sync").acquire()
+    bench.let_it_expire("relay")
+    assert bench.lease("c", "relay").acquire()
+
+
+def test_many_that_ask_at_once_make_one_holder(postgres: PostgresBench) -> None:
+    leases = [postgres.lease(f"holder-{number}") for number in range(8)]
+    gate = threading.Barrier(len(leases))
+    held: list[bool] = []
+
+    def ask(lease: PostgresLease) -> None:
+        gate.wait()
+        held.append(lease.acquire())
+
+    threads = [threading.Thread(target=ask, args=(lease,)) for lease in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(held) == [False] * 7 + [True]
+
+
+def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: PostgresBench) -> None:
+    first, second = postgres.lease("a"), postgres.lease("b")
+    first.acquire()
+    postgres.let_it_expire()
+    second.acquire()
+    with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is the matter
+        connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
+        first.fence(connection)
+    with postgres.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM sync_positions")).scalar_one() == 0
+    assert first.fencing is None
+
+
+def test_an_overslept_holder_is_refused_even_where_nobody_took_over(postgres: PostgresBench) -> None:
+    lease = postgres.lease("a")
+    lease.acquire()
+    postgres.let_it_expire()
+    with pytest.raises(NotLeader), postgres.engine.begin() as connection:
+        lease.fence(connection)
+
+
+def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresBench) -> None:
+    first, second = postgres.lease("a"), postgres.lease("b")
+    first.acquire()
+    outcome: list[bool] = []
+    rival = threading.Thread(target=lambda: outcome.append(second.acquire()))
+    with postgres.engine.begin() as connection:
+        first.fence(connection)
+        rival.start()
+        _eventually(lambda: _waits_for_a_lock(postgres.engine))
+        assert not outcome
+    rival.join(DEADLINE_SECONDS)
+    assert outcome == [False]
+
+
+def test_a_holder_that_stops_inside_its_transaction_is_replaced(postgres: PostgresBench) -> None:
+    first, second = (PostgresLease(postgres.engine, "relay", holder, 1.0) for holder in "ab")
+    first.acquire()
+    began = time.monotonic()
+    took_over = threading.Event()
+
+    def stand_by() -> None:
+        while not second.acquire():
+            assert time.monotonic() < began + DEADLINE_SECONDS
+        took_over.set()
+
+    rival = threading.Thread(target=stand_by, daemon=True)
+    with pytest.raises(Unavailable), postgres.engine.begin() as connection:  # noqa: PT012 - it stops in the middle
+        first.fence(connection)
+        connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
+        rival.start()
+        assert took_over.wait(DEADLINE_SECONDS)
+        connection.execute(sa.text("SELECT 1"))
+    assert time.monotonic() - began < 5, "docs: a take-over within 5 s of a stop"
+    with postgres.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM sync_positions")).scalar_one() == 0
+
+
+def _waits_for_a_lock(engine: sa.Engine) -> bool:
+    query = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with engine.connect() as connection:
+        return bool(connection.execute(query).scalar_one())

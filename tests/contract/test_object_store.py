@@ -1,0 +1,206 @@
+"""ObjectStore: whole objects or none, and the difference between one that is missing and a service that is away."""
+
+import asyncio
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from filemill.adapters.memory import MemoryObjectStore
+from filemill.adapters.s3 import S3ObjectStore, bucket_exists, create_bucket, s3_client
+from filemill.ports import Missing, ObjectStore, StoredObject
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+UNREACHABLE = "http://127.0.0.1:1"
+
+
+def _own_bucket(world: Settings) -> Settings:
+    return world.model_copy(update={"s3_bucket": f"contract-{uuid.uuid4().hex[:12]}", "server_timeout_seconds": 5.0})
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty bucket."""
+    if request.param == "memory":
+        return MemoryObjectStore()
+    settings = _own_bucket(request.getfixturevalue("contract_world"))
+    assert create_bucket(settings)
+    return S3ObjectStore(settings)
+
+
+async def _pages(store: ObjectStore) -> list[list[StoredObject]]:
+    return [list(page) async for page in store.list()]
+
+
+def test_what_was_put_can_be_got(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        await store.put("file-1-5.txt", "Ünïcödé ✓\n".encode(), {})
+        assert await store.get("file-1-5.txt") == "Ünïcödé ✓\n".encode()
+
+    asyncio.run(scenario())
+
+
+def test_an_existing_object_is_replaced_whole(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        await store.put("k", b"a longer first version", {"sha256": "1"})
+        await store.put("k", b"second", {})
+        assert await store.get("k") == b"second"
+        assert await _pages(store) == [[StoredObject("k", 6)]]
+
+    asyncio.run(scenario())
+
+
+def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        await store.put("k", b"", {})
+        assert await store.get("k") == b""
+        assert await _pages(store) == [[StoredObject("k", 0)]]
+
+    asyncio.run(scenario())
+
+
+def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
+    with pytest.raises(Missing, match="file-9-9"):
+        asyncio.run(store.get("file-9-9.txt"))
+
+
+def test_keys_are_taken_as_they_are(store: ObjectStore) -> None:
+    keys = ["a b", "a+b", "a%20b", "ü", "文件.txt", "😀", "~"]
+
+    async def scenario() -> None:
+        for number, key in enumerate(keys):
+            await store.put(key, str(number).encode(), {})
+        for number, key in enumerate(keys):
+            assert await store.get(key) == str(number).encode()
+        (page,) = await _pages(store)
+        assert {entry.key for entry in page} == set(keys)
+
+    asyncio.run(scenario())
+
+
+def test_a_list_is_in_the_order_of_the_keys_bytes(store: ObjectStore) -> None:
+    keys = ["file-2-1.txt", "file-10-1.txt", "ü", "Z", "a", "～", "😀", "file-1-1.txt"]
+
+    async def scenario() -> list[str]:
+        for key in keys:
+            await store.put(key, b"x", {})
+        return [entry.key for page in await _pages(store) for entry in page]
+
+    found = asyncio.run(scenario())
+    assert found == sorted(keys, key=str.encode)
+    assert found != sorted(keys, key=lambda key: key.encode("utf-16-be")), "the keys above tell the two apart"
+
+
+def test_an_empty_bucket_has_no_pages(store: ObjectStore) -> None:
+    assert [page for page in asyncio.run(_pages(store)) if page] == []
+
+
+def test_more_than_a_page_is_listed_once_and_completely(store: ObjectStore) -> None:
+    keys = [f"file-{number}-1.txt" for number in range(1, 1206)]
+
+    async def scenario() -> list[list[StoredObject]]:
+        gate = asyncio.Semaphore(100)
+
+        async def put(key: str) -> None:
+            async with gate:
+                await store.put(key, key.encode(), {})
+
+        await asyncio.gather(*(put(key) for key in keys))
+        return await _pages(store)
+
+    pages = asyncio.run(scenario())
+    assert len(pages) > 1
+    assert all(len(page) <= 1000 for page in pages)
+    assert [entry for page in pages for entry in page] == [
+        StoredObject(key, len(key)) for key in sorted(keys, key=str.encode)
+    ]
+
+
+def test_writers_of_one_key_leave_one_whole_object(store: ObjectStore) -> None:
+    """Two workers may do one record: with the same bytes in life, with different ones here to tell them apart."""
+    bodies = [bytes([number]) * 50_000 for number in range(20)]
+
+    async def scenario() -> bytes:
+        await asyncio.gather(*(store.put("k", body, {}) for body in bodies))
+        return await store.get("k")
+
+    assert asyncio.run(scenario()) in bodies
+
+
+def test_metadata_and_content_type_reach_the_object(contract_world: Settings) -> None:
+    settings = _own_bucket(contract_world)
+    create_bucket(settings)
+    asyncio.run(
+        S3ObjectStore(settings).put("k", b"x", {"processed-at": "2026-01-04T12:00:00.000+00:00", "sha256": "ab"})
+    )
+    head = s3_client(settings).head_object(Bucket=settings.s3_bucket, Key="k")
+    assert head["ContentType"] == "text/plain; charset=utf-8"
+    assert head["Metadata"] == {"processed-at": "2026-01-04T12:00:00.000+00:00", "sha256": "ab"}
+
+
+def test_a_missing_bucket_is_the_services_state_not_the_objects(contract_world: Settings) -> None:
+    settings = _own_bucket(contract_world)
+    store = S3ObjectStore(settings)
+    for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
+        with pytest.raises(Unavailable, match=settings.s3_bucket):
+            asyncio.run(act())
+    assert not bucket_exists(settings), "a PUT must not have made one"
+
+
+def test_creating_a_bucket_twice_is_harmless(contract_world: Settings) -> None:
+    settings = _own_bucket(contract_world)
+    assert not bucket_exists(settings)
+    assert create_bucket(settings)
+    assert not create_bucket(settings)
+    assert bucket_exists(settings)
+
+
+def test_wrong_credentials_are_no_fault_of_the_record(contract_world: Settings) -> None:
+    settings = contract_world.model_copy(update={"aws_secret_access_key": SecretStr("not-the-key")})
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(S3ObjectStore(settings).put("k", b"x", {}))
+    assert "not-the-key" not in str(caught.value)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A service that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("service", ["unreachable", "silent"])
+def test_a_service_that_is_away_is_noticed_within_the_timeout(service: str, silent: str, settings_at: "At") -> None:
+    endpoint = UNREACHABLE if service == "unreachable" else silent
+    store = S3ObjectStore(settings_at(endpoint))
+    for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=endpoint):
+            asyncio.run(act())
+        assert time.monotonic() - began < 3
+
+
+At = Callable[[str], Settings]
+
+
+@pytest.fixture
+def settings_at() -> At:
+    """Settings that need no server: short patience with the endpoint given."""
+
+    def at(endpoint: str) -> Settings:
+        return Settings(s3_endpoint=endpoint, server_timeout_seconds=0.5)
+
+    return at
+
+
+def test_the_fake_is_away_when_it_is_told_so() -> None:
+    store = MemoryObjectStore()
+    store.away = "S3 is away"
+    for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
+        with pytest.raises(Unavailable, match="S3 is away"):
+            asyncio.run(act())
+    assert store.objects == {}

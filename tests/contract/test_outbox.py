@@ -1,0 +1,236 @@
+"""Outbox: numbers without gaps, given durably, and each request settled once."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_outbox import submit, submit_many
+from filemill.adapters.tables import File
+from filemill.files import new_file
+from filemill.messages import valid_traceparent
+from filemill.ports import Claimed, NotLeader, Outbox, Published
+from tests.contract.benches import REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
+
+
+def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Outbox]:
+    lease = bench.lease(holder)
+    assert lease.acquire()
+    return lease, bench.outbox(lease)
+
+
+def _places(rows: list[Claimed]) -> list[tuple[int, int]]:
+    return [(row.publish_number, row.partition) for row in rows]
+
+
+def _settled(rows: list[Claimed]) -> list[Published]:
+    return [Published(row, 100 + row.publish_number) for row in rows]
+
+
+def test_numbers_are_gapless_in_the_order_of_acceptance_and_partitions_cycle(bench: DatabaseBench) -> None:
+    ids = bench.submit([f"file {number}" for number in range(7)])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(100, 3)
+    assert _places(rows) == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 0)]
+    assert [row.file_id for row in rows] == ids
+
+
+def test_a_claim_carries_what_the_message_needs(bench: DatabaseBench) -> None:
+    (file_id,) = bench.submit(["Report ✓"])
+    _, outbox = _leader(bench)
+    (row,) = outbox.claim(1, 3)
+    assert (row.file_id, row.run, row.title, row.description) == (file_id, 1, "Report ✓", "about Report ✓")
+    assert row.requested_at == REQUESTED_AT
+    assert row.requested_at.utcoffset() == timedelta(0)
+    assert valid_traceparent(row.traceparent)
+
+
+def test_claims_are_bounded_disjoint_and_go_on_where_the_last_ended(bench: DatabaseBench) -> None:
+    bench.submit([str(number) for number in range(8)])
+    _, outbox = _leader(bench)
+    claims = [outbox.claim(3, 3) for _ in range(4)]
+    assert [len(rows) for rows in claims] == [3, 3, 2, 0]
+    assert _places([row for rows in claims for row in rows]) == [(n, (n - 1) % 3) for n in range(1, 9)]
+
+
+def test_the_cycle_goes_on_over_claims_settlements_and_a_new_holder(bench: DatabaseBench) -> None:
+    bench.submit(["a", "b"])
+    _, outbox = _leader(bench, "first")
+    outbox.settle(_settled(outbox.claim(10, 3)))
+    bench.let_it_expire()
+    bench.submit(["c", "d"])
+    _, successor = _leader(bench, "second")
+    assert _places(successor.claim(10, 3)) == [(3, 2), (4, 0)]
+
+
+def test_added_partitions_join_the_cycle(bench: DatabaseBench) -> None:
+    bench.submit([str(number) for number in range(9)])
+    _, outbox = _leader(bench)
+    assert _places(outbox.claim(4, 3)) == [(1, 0), (2, 1), (3, 2), (4, 0)]
+    assert _places(outbox.claim(5, 5)) == [(5, 4), (6, 0), (7, 1), (8, 2), (9, 3)]
+
+
+def test_rows_that_were_numbered_keep_number_and_partition(bench: DatabaseBench) -> None:
+    bench.submit([str(number) for number in range(5)])
+    _, outbox = _leader(bench, "first")
+    claimed = outbox.claim(10, 3)
+    bench.let_it_expire()
+    _, successor = _leader(bench, "second")
+    assert successor.claimed(10) == claimed
+    assert successor.claim(10, 7) == []
+    assert successor.claimed(10) == claimed
+
+
+def test_unsettled_rows_come_in_pages_in_the_order_of_numbers(bench: DatabaseBench) -> None:
+    bench.submit([str(number) for number in range(7)])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(10, 3)
+    outbox.settle(_settled(rows[1:3]))
+    left = [rows[0], *rows[3:]]
+    assert outbox.claimed(2) == left[:2]
+    assert outbox.claimed(2, after=left[1].publish_number) == left[2:4]
+    assert outbox.claimed(100, after=left[1].publish_number) == left[2:]
+    assert outbox.claimed(100, after=7) == []
+
+
+def test_rows_without_a_number_are_not_inherited(bench: DatabaseBench) -> None:
+    bench.submit(["a", "b"])
+    _, outbox = _leader(bench)
+    assert outbox.claimed(10) == []
+    outbox.claim(1, 3)
+    assert [row.publish_number for row in outbox.claimed(10)] == [1]
+
+
+def test_settling_moves_a_request_from_the_outbox_to_the_publications(bench: DatabaseBench) -> None:
+    ids = bench.submit(["a", "b", "c"])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(10, 3)
+    outbox.settle(_settled(rows[:2]))
+    assert bench.waiting() == ids[2:]
+    assert bench.publications() == {1: (ids[0], 0, 101), 2: (ids[1], 1, 102)}
+
+
+def test_settling_twice_keeps_the_first_place(bench: DatabaseBench) -> None:
+    (file_id,) = bench.submit(["a"])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(10, 3)
+    outbox.settle([Published(rows[0], 5)])
+    outbox.settle([Published(rows[0], 9)])
+    assert bench.publications() == {1: (file_id, 0, 5)}
+    assert bench.waiting() == []
+
+
+def test_settling_nothing_is_harmless(bench: DatabaseBench) -> None:
+    bench.submit(["a"])
+    _, outbox = _leader(bench)
+    outbox.settle([])
+    assert len(bench.waiting()) == 1
+
+
+def test_a_deposed_holder_may_settle_what_the_broker_acknowledged(bench: DatabaseBench) -> None:
+    """It is a fact, whoever reports it, and it saves the successor a repetition."""
+    bench.submit(["a"])
+    _, outbox = _leader(bench, "first")
+    rows = outbox.claim(10, 3)
+    bench.let_it_expire()
+    _, successor = _leader(bench, "second")
+    outbox.settle(_settled(rows))
+    assert successor.claimed(10) == []
+    successor.settle(_settled(rows))
+    assert list(bench.publications()) == [1]
+
+
+def test_a_holder_that_overslept_numbers_nothing(bench: DatabaseBench) -> None:
+    bench.submit(["a", "b", "c"])
+    _, sleeper = _leader(bench, "first")
+    assert _places(sleeper.claim(1, 3)) == [(1, 0)]
+    bench.let_it_expire()
+    _, successor = _leader(bench, "second")
+    with pytest.raises(NotLeader):
+        sleeper.claim(10, 3)
+    assert _places(successor.claim(10, 3)) == [(2, 1), (3, 2)]
+
+
+def test_an_expired_holder_numbers_nothing_even_where_nobody_took_over(bench: DatabaseBench) -> None:
+    bench.submit(["a"])
+    lease, outbox = _leader(bench)
+    bench.let_it_expire()
+    with pytest.raises(NotLeader):
+        outbox.claim(10, 3)
+    assert lease.acquire()
+    assert _places(outbox.claim(10, 3)) == [(1, 0)]
+
+
+def test_a_claim_renews_the_lease(bench: DatabaseBench) -> None:
+    lease, outbox = _leader(bench)
+    number = lease.fencing
+    bench.submit(["a"])
+    outbox.claim(10, 3)
+    assert lease.fencing == number
+    assert not bench.lease("b").acquire()
+
+
+def test_an_idle_claim_writes_nothing(postgres: PostgresBench) -> None:
+    """An idle relay asks many times a second: it must not renew, lock or write each time."""
+    lease, outbox = _leader(postgres)
+    before = _lease_version(postgres)
+    assert outbox.claim(10, 3) == []
+    assert _lease_version(postgres) == before
+    assert lease.acquire()
+    assert _lease_version(postgres) != before
+
+
+def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
+    """The order of ids is not the order of commits: whoever reads `id > cursor` skips this one."""
+    _, outbox = _leader(postgres)
+    with postgres.engine.begin() as slow:
+        early = submit(slow, new_file("taken an id, not committed"))
+        with postgres.engine.begin() as quick:
+            late = submit(quick, new_file("committed first"))
+        assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(late, 1)]
+    assert early < late
+    assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(early, 2)]
+
+
+def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: PostgresBench) -> None:
+    _, outbox = _leader(postgres)
+    with pytest.raises(RuntimeError), postgres.engine.begin() as connection:  # noqa: PT012 - both steps are the matter
+        submit(connection, new_file("never"))
+        raise RuntimeError
+    assert postgres.waiting() == []
+    assert outbox.claim(10, 3) == []
+    postgres.submit(["after"])
+    assert _places(outbox.claim(10, 3)) == [(1, 0)]
+
+
+def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> None:
+    files = [new_file(f"file {number}", f"description {number}") for number in range(2500)]
+    with postgres.engine.begin() as connection:
+        ids = submit_many(connection, files)
+        rows = connection.execute(
+            sa.select(File.id, File.title, File.description, File.created_at).order_by(File.id)
+        ).all()
+    assert ids == sorted(set(ids))
+    assert [(row.id, row.title, row.description) for row in rows] == [
+        (file_id, file.title, file.description) for file_id, file in zip(ids, files, strict=True)
+    ]
+    moments = {row.created_at for row in rows}
+    assert all(moment.microsecond % 1000 == 0 for moment in moments), "cut to milliseconds at acceptance"
+    assert all(abs(moment - datetime.now(UTC)) < timedelta(minutes=1) for moment in moments)
+    _, outbox = _leader(postgres)
+    claimed = outbox.claim(5000, 3)
+    assert [(row.file_id, row.publish_number) for row in claimed] == list(zip(ids, range(1, 2501), strict=True))
+
+
+def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
+    title, description = "'; DROP TABLE files; -- <script>{}\\ \"", '{"a",NULL}\n\t\\N %s :x \u202e🎉'
+    with postgres.engine.begin() as connection:
+        submit(connection, new_file(title, description))
+    _, outbox = _leader(postgres)
+    (row,) = outbox.claim(10, 3)
+    assert (row.title, row.description) == (title, description)
+
+
+def _lease_version(postgres: PostgresBench) -> str:
+    with postgres.engine.connect() as connection:
+        return str(connection.execute(sa.text("SELECT xmin, expires_at FROM leases")).one())

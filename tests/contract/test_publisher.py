@@ -1,0 +1,243 @@
+"""Publisher: what was acknowledged stands where the receipt says; what was not is said to be not."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
+from filemill.messages import Headers
+from filemill.ports import Publisher, Receipt, Record
+from filemill.retry import Poisonous, Unavailable
+from filemill.settings import Settings
+
+DEADLINE_SECONDS = 20.0
+
+
+class BrokerBench(Protocol):
+    """What the suite needs of a broker: one topic of three partitions, and a look at it."""
+
+    topic: str
+    publisher: Publisher
+
+    def records(self) -> list[Record]:
+        """All records, in each partition's order."""
+
+    def add_partitions(self, total: int) -> None:
+        """Raise the topic's partitions."""
+
+
+class MemoryBrokerBench:
+    def __init__(self) -> None:
+        self.topic = "topic"
+        self.broker = MemoryBroker({self.topic: 3})
+        self.publisher: Publisher = MemoryPublisher(self.broker)
+
+    def records(self) -> list[Record]:
+        return self.broker.records(self.topic)
+
+    def add_partitions(self, total: int) -> None:
+        self.broker.add_partitions(self.topic, total)
+
+
+class KafkaBrokerBench:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.topic = f"contract-{uuid.uuid4().hex[:8]}"
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+        self._admin.create_topics([NewTopic(self.topic, num_partitions=3, replication_factor=1)])[self.topic].result()
+        self.publisher: Publisher = KafkaPublisher(settings, "contract")
+
+    def records(self) -> list[Record]:
+        reader = TopicReader(self.settings, [self.topic], f"contract-{uuid.uuid4().hex[:8]}")
+        found: list[Record] = []
+        try:
+            reader.refresh({})
+            ends = KafkaAdmin(self.settings).offsets("nobody", self.topic)
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while len(found) < sum(part.end or 0 for part in ends):
+                assert time.monotonic() < deadline
+                found += reader.read(100, 0.1)
+        finally:
+            reader.close()
+        return sorted(found, key=lambda record: record.partition)
+
+    def add_partitions(self, total: int) -> None:
+        self._admin.create_partitions([NewPartitions(self.topic, total)])[self.topic].result()
+
+
+@pytest.fixture(params=["memory", "kafka"])
+def broker(request: pytest.FixtureRequest) -> BrokerBench:
+    """One topic of three partitions."""
+    if request.param == "memory":
+        return MemoryBrokerBench()
+    return KafkaBrokerBench(request.getfixturevalue("contract_world"))
+
+
+def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "no acknowledgement"
+        publisher.poll(0.05)
+
+
+def test_a_receipt_says_where_the_record_stands(broker: BrokerBench) -> None:
+    receipts: list[Receipt] = []
+    for partition in (2, 2, 0):
+        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=partition)
+    _until(broker.publisher, lambda: len(receipts) == 3)
+    assert sorted((receipt.partition, receipt.offset) for receipt in receipts) == [(0, 0), (2, 0), (2, 1)]
+    assert all(receipt.error is None for receipt in receipts)
+
+
+def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerBench) -> None:
+    receipts: list[Receipt] = []
+    broker.publisher.publish(broker.topic, b"x", receipts.append, partition=0)
+    broker.publisher.partitions(broker.topic)
+    assert receipts == []
+    assert broker.publisher.flush(DEADLINE_SECONDS) == 0
+    assert len(receipts) == 1
+    assert broker.publisher.poll(0) == 0
+
+
+def test_poll_says_whether_it_handed_anything_out(broker: BrokerBench) -> None:
+    """How many is not comparable: librdkafka counts its events, and one carries many acknowledgements."""
+    receipts: list[Receipt] = []
+    assert broker.publisher.poll(0) == 0
+    for _ in range(5):
+        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=1)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while len(receipts) < 5:
+        assert time.monotonic() < deadline
+        before = len(receipts)
+        assert (broker.publisher.poll(0.05) > 0) == (len(receipts) > before)
+
+
+def test_each_partition_keeps_the_order_of_publishing(broker: BrokerBench) -> None:
+    for number in range(300):
+        broker.publisher.publish(broker.topic, b"%d" % number, partition=number % 3)
+    assert broker.publisher.flush(DEADLINE_SECONDS) == 0
+    for partition in range(3):
+        values = [int(record.value or b"") for record in broker.records() if record.partition == partition]
+        assert values == list(range(partition, 300, 3))
+
+
+def test_value_and_headers_arrive_as_they_were(broker: BrokerBench) -> None:
+    headers: Headers = [("filemill-run", b"1"), ("twice", b"a"), ("twice", b""), ("bytes", b"\x00\xff")]
+    broker.publisher.publish(broker.topic, b"\x00\xff{}", partition=1, headers=headers)
+    broker.publisher.publish(broker.topic, None, partition=1)
+    broker.publisher.flush(DEADLINE_SECONDS)
+    first, second = broker.records()
+    assert (first.topic, first.partition, first.offset) == (broker.topic, 1, 0)
+    assert (first.value, first.headers) == (b"\x00\xff{}", headers)
+    assert (second.value, second.headers, second.offset) == (None, [], 1)
+    assert abs(first.timestamp_ms / 1000 - time.time()) < 60
+
+
+def test_one_key_goes_to_one_partition(broker: BrokerBench) -> None:
+    receipts: list[Receipt] = []
+    for _ in range(12):
+        broker.publisher.publish(broker.topic, b"x", receipts.append, key="worker-1")
+        broker.publisher.poll(0)
+    broker.publisher.flush(DEADLINE_SECONDS)
+    assert len(receipts) == 12
+    assert len({receipt.partition for receipt in receipts}) == 1
+
+
+def test_the_number_of_partitions_is_the_brokers(broker: BrokerBench) -> None:
+    assert broker.publisher.partitions(broker.topic) == 3
+    assert broker.publisher.partitions("no.such.topic") == 0
+
+
+def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerBench) -> None:
+    receipts: list[Receipt] = []
+    broker.publisher.publish(broker.topic, b"x", partition=0)
+    broker.publisher.flush(DEADLINE_SECONDS)
+    broker.add_partitions(5)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while broker.publisher.partitions(broker.topic) < 5:
+        assert time.monotonic() < deadline
+    broker.publisher.publish(broker.topic, b"x", receipts.append, partition=4)
+    _until(broker.publisher, lambda: receipts)
+    assert receipts == [Receipt(4, 0)]
+
+
+@pytest.mark.parametrize("knows_the_topic", [True, False])
+def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
+    broker: BrokerBench, knows_the_topic: bool
+) -> None:
+    """At once or by receipt: a client says it at once where it knows the topic already."""
+    receipts: list[Receipt] = []
+    refusals: list[str] = []
+    if knows_the_topic:
+        broker.publisher.partitions(broker.topic)
+    try:
+        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=7)
+        _until(broker.publisher, lambda: receipts)
+    except Unavailable as error:
+        refusals.append(str(error))
+    refusals += [receipt.error or "" for receipt in receipts]
+    assert len(refusals) == 1
+    assert "nknown partition" in refusals[0]
+    assert broker.records() == []
+
+
+def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerBench) -> None:
+    with pytest.raises(Poisonous):
+        broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
+
+
+def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(contract_world: Settings) -> None:
+    gone = contract_world.model_copy(
+        update={
+            "kafka_broker": "127.0.0.1:1",
+            "kafka_properties": {"queue.buffering.max.messages": "5"},
+            "server_timeout_seconds": 0.5,
+        }
+    )
+    fake = MemoryBroker({"t": 1})
+    fake.away = "away"
+    publishers: list[Publisher] = [MemoryPublisher(fake, queue_records=5), KafkaPublisher(gone, "contract")]
+    for publisher in publishers:
+        receipts: list[Receipt] = []
+        for _ in range(5):
+            publisher.publish("t", b"x", receipts.append, partition=0)
+        with pytest.raises(Unavailable):
+            publisher.publish("t", b"x", receipts.append, partition=0)
+        assert publisher.flush(0.05) == 5
+        assert receipts == []
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            publisher.partitions("t")
+        assert time.monotonic() - began < 5
+
+
+def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
+    broker = MemoryBroker({"t": 1})
+    publisher = MemoryPublisher(broker)
+    receipts: list[Receipt] = []
+    broker.away = "away"
+    publisher.publish("t", b"1", receipts.append, partition=0)
+    broker.away = None
+    publisher.publish("t", b"2", receipts.append, partition=0)
+    assert publisher.flush(0) == 0
+    assert [receipt.offset for receipt in receipts] == [0, 1]
+    assert [record.value for record in broker.records("t")] == [b"1", b"2"]
+
+
+def test_a_refusal_reaches_the_receipt_and_not_the_log() -> None:
+    broker = MemoryBroker({"t": 1})
+    publisher = MemoryPublisher(broker)
+    receipts: list[Receipt] = []
+    broker.refuses = "Broker: Not enough in-sync replicas"
+    publisher.publish("t", b"1", receipts.append, partition=0)
+    publisher.poll()
+    assert receipts == [Receipt(-1, -1, "Broker: Not enough in-sync replicas")]
+    assert broker.records("t") == []

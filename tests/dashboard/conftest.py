@@ -1,0 +1,103 @@
+"""Pages under AppTest, on real servers or on addresses where nobody answers."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import services as services_module
+from dashboard.server import HERE
+from dashboard.services import Services
+from filemill import wiring
+from filemill.settings import Settings
+
+# A page is drawn within milliseconds; a machine that is busy with other tests needs more.
+PAGE_SECONDS = 30
+
+
+def closed_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Page:
+    """One viewer's page, and what its components were given to show."""
+
+    def __init__(self, app: AppTest) -> None:
+        self.app = app
+
+    def shown(self, name: str, key: str) -> dict[str, Any]:
+        """The data of the component `name` that is mounted under `key`."""
+        for element in self._elements(self.app._tree):
+            if element.type == "bidi_component":
+                proto = element.proto
+                if proto.component_name == f"filemill.{name}" and proto.id.endswith(f"-{key}"):
+                    data: dict[str, Any] = json.loads(proto.json)
+                    return data
+        raise AssertionError(f"the page shows no {name} {key!r}")
+
+    def notices(self, key: str = "troubles") -> list[dict[str, str]]:
+        """The banners under `key`."""
+        found: list[dict[str, str]] = self.shown("notice", key)["notices"]
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the list of files."""
+        found: list[dict[str, Any]] = self.shown("file_table", "files")["rows"]
+        return found
+
+    def run(self) -> "Page":
+        """Draw it again; a page never shows an exception."""
+        self.app.run()
+        assert not self.app.exception
+        return self
+
+    def until_noticed(self) -> None:
+        """Refresh until there is a banner: probes run beside the page, so a later refresh has their answer."""
+        pause = threading.Event()
+        deadline = time.monotonic() + PAGE_SECONDS
+        while not self.run().notices():
+            assert time.monotonic() < deadline, "the page never said so"
+            pause.wait(0.1)
+
+    def _elements(self, block: Any) -> Iterator[Any]:
+        for child in block.children.values():
+            if hasattr(child, "children"):
+                yield from self._elements(child)
+            else:
+                yield child
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page() -> Iterator[OpenPage]:
+    """Open a page (`files` or `pipeline`) on the servers that the settings name, with the URL's parameters."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(settings: Settings, name: str = "files", **url: str) -> Page:
+            engine = wiring.create_engine(settings, "page")
+            stack.callback(engine.dispose)
+            services_module.install(Services(settings, engine))
+            app = AppTest.from_file(HERE / "app.py", default_timeout=PAGE_SECONDS)
+            for parameter, value in url.items():
+                app.query_params[parameter] = value
+            page = Page(app).run()
+            if name != "files":
+                app.switch_page(f"app_pages/{name}.py")
+                for parameter, value in url.items():
+                    app.query_params[parameter] = value
+                page.run()
+            return page
+
+        yield open_
+        services_module.install(None)

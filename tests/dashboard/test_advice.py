@@ -1,0 +1,101 @@
+"""What the Pipeline page advises."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from dashboard.advice import advise, shares, trend
+from filemill.adapters.postgres_reads import OutboxState
+from filemill.adapters.postgres_reads_group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+EMPTY = OutboxState(0, None)
+HELD = {name: LeaseState(name, f"{name}-1", held=True) for name in ("relay", "sync", "monitor")}
+
+
+def group(*owned: list[int], age: float = 1.0, state: str = "STABLE") -> GroupState:
+    members = [
+        GroupMember(f"id-{place}", f"worker-{place}", "127.0.0.1", partitions)
+        for place, partitions in enumerate(owned, start=1)
+    ]
+    return GroupState(NOW, age, state, "consumer", members)
+
+
+def lags(count: int, lag: int = 0) -> Lags:
+    return Lags(NOW, 1.0, [PartitionLag(partition, 0, 10, 10 - lag, lag) for partition in range(count)])
+
+
+def said(*args: object, outbox: OutboxState = EMPTY, leases: dict[str, LeaseState] = HELD) -> list[str]:
+    state, parts = args
+    found = advise(state, parts, outbox, leases, interval_seconds=2)  # type: ignore[arg-type]
+    return [f"{advice.tone}: {advice.what}. {advice.text}" for advice in found]
+
+
+def test_a_healthy_group_needs_no_advice() -> None:
+    assert said(group([0], [1], [2]), lags(3)) == []
+
+
+def test_more_workers_than_partitions_leaves_one_idle() -> None:
+    assert said(group([0], [1], [2], []), lags(3)) == [
+        "none: 4 workers, 3 partitions: one idle. 6 partitions would give 2/2/1/1."
+    ]
+
+
+def test_a_partition_without_an_owner_is_flagged() -> None:
+    (advice,) = said(group([0], [2]), lags(3))
+    assert advice.startswith("bad: Partition 1 without an owner.")
+
+
+def test_during_a_rebalance_it_is_only_a_warning() -> None:
+    (advice,) = said(group([0], [2], state="PREPARING_REBALANCING"), lags(3))
+    assert advice.startswith("warn: Partition 1 without an owner. The group is rebalancing")
+
+
+def test_nobody_works() -> None:
+    assert said(group(state="EMPTY"), lags(3, lag=4)) == [
+        "bad: No file processor runs. 12 records wait. Start one: `filemill run processor`."
+    ]
+
+
+def test_a_silent_monitor_is_said_and_nothing_concluded_from_its_old_samples() -> None:
+    (advice,) = said(group(age=300), lags(3))
+    assert advice.startswith("warn: The group monitor has been silent for 5 min.")
+    (advice,) = said(None, None)
+    assert advice.startswith("warn: The group monitor has not reported yet.")
+
+
+def test_what_waits_in_the_outbox_is_said_with_its_age() -> None:
+    (advice,) = said(group([0, 1, 2]), lags(3), outbox=OutboxState(1234, 42.0))
+    assert advice.startswith("warn: 1,234 accepted requests wait in the outbox. The oldest since 42 s.")
+    assert "No relay" not in advice
+    leases = {**HELD, "relay": LeaseState("relay", "gone", held=False)}
+    (advice,) = said(group([0, 1, 2]), lags(3), outbox=OutboxState(1, 42.0), leases=leases)
+    assert "No relay is active" in advice
+
+
+def test_without_a_sync_no_status_changes() -> None:
+    leases = {name: lease for name, lease in HELD.items() if name != "sync"}
+    (advice,) = said(group([0, 1, 2]), lags(3), leases=leases)
+    assert advice.startswith("warn: No status sync is active.")
+
+
+@pytest.mark.parametrize(
+    ("lag", "produced", "committed", "expected"),
+    [
+        (None, 1.0, 1.0, None),
+        (10, None, 1.0, None),
+        (10, 1.0, None, None),
+        (10, 5.0, 5.1, "steady"),
+        (100, 5.0, 10.0, "shrinking, clear in 20 s"),
+        (100, 10.0, 5.0, "growing by 5.0 /s"),
+    ],
+)
+def test_the_trend_of_the_lag(
+    lag: int | None, produced: float | None, committed: float | None, expected: str | None
+) -> None:
+    assert trend(lag, Flow(produced, committed, 60)) == expected
+
+
+def test_shares_are_as_even_as_can_be() -> None:
+    assert shares(4, 6) == [2, 2, 1, 1]
+    assert shares(3, 3) == [1, 1, 1]

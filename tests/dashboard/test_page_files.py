@@ -1,0 +1,205 @@
+"""The Files page."""
+
+from collections.abc import Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.postgres_reads import get_file
+from filemill.adapters.tables import File
+from filemill.files import new_file
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1))",
+    "=1+1",
+    "$x^2$",
+    ":red[x] :material/delete:",
+    "📄 🇩🇪 emoji",
+    "שלום עולם",
+    "**bold** _it_ `code`",
+    "a\u202ereversed",
+]
+
+
+def accept(engine: sa.Engine, titles: Sequence[str]) -> list[int]:
+    with engine.begin() as connection:
+        return submit_many(connection, [new_file(title, f"about {title}") for title in titles])
+
+
+def change(engine: sa.Engine, file_id: int, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
+
+
+def create(page: Page, title: str, description: str = "") -> None:
+    page.app.text_input(key="new_title").input(title)
+    page.app.text_area(key="new_description").input(description)
+    page.app.button(key="create").click()
+    page.run()
+
+
+def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings)
+    assert page.rows() == []
+    empty = page.shown("file_table", "files")["empty"]
+    assert empty["what"] == "No files yet"
+    assert "press Create file" in empty["todo"]
+    assert page.notices() == []
+    assert {tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]} == {0}
+
+
+def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    page = open_page(settings, status="failed", q="something else")
+    create(page, "Quarterly report", "line 1\nline 2")
+
+    (outcome,) = page.notices("outcome")
+    (row,) = page.rows()
+    assert outcome["tone"] == "good"
+    assert outcome["what"] == f"File #{row['id']} accepted"
+    assert outcome["text"] == "Quarterly report"
+    assert (row["title"], row["status"], row["fresh"]) == ("Quarterly report", "pending", True)
+    assert page.app.text_input(key="new_title").value == ""
+    assert page.app.query_params == {}
+    with engine.connect() as connection:
+        file = get_file(connection, row["id"])
+        assert file is not None
+        assert file.description == "line 1\nline 2"
+        assert connection.execute(sa.text("SELECT file_id FROM outbox")).scalars().all() == [row["id"]]
+
+
+@pytest.mark.parametrize(
+    ("title", "description", "said"),
+    [
+        ("  ", "", "Title must not be blank"),
+        ("x" * 256, "", "Title must have at most 255 characters, not 256"),
+        ("a\tb", "", "Title must not contain control characters (a tab or a line break is one)"),
+        ("fine", "ü" * 32_769, "Description must have at most 65536 bytes of UTF-8, not 65538"),
+        ("fine", "a\0b", "Description must not contain a NUL character"),
+    ],
+)
+def test_the_form_names_the_field_that_is_wrong_and_keeps_what_was_typed(
+    title: str, description: str, said: str, settings: Settings, open_page: OpenPage
+) -> None:
+    page = open_page(settings)
+    create(page, title, description)
+    (outcome,) = page.notices("outcome")
+    assert (outcome["tone"], outcome["what"]) == ("bad", said)
+    assert page.app.text_input(key="new_title").value == title
+    assert page.rows() == []
+
+
+def test_hostile_titles_arrive_as_they_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ids = accept(engine, HOSTILE)
+    page = open_page(settings, file=str(ids[0]))
+    assert [row["title"] for row in page.rows()] == HOSTILE[::-1]
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "details")["facts"]}
+    assert facts["Title"] == HOSTILE[0]
+    # Nowhere does a title become Streamlit's Markdown or HTML.
+    written = [element.proto.body for kind in ("markdown", "html") for element in page.app.get(kind)]
+    assert not any(title in text for title in HOSTILE for text in written)
+
+
+def test_progress_worker_reason_and_download_are_shown(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    done, failed, busy, gone, waits = accept(engine, ["done", "failed", "busy", "gone", "waits"])
+    now = sa.func.now()
+    change(engine, done, status="completed", s3_location="file-1-2.txt", size=120, worker_id="w-1", finished_at=now)
+    change(engine, failed, status="failed", error="no template\nno luck", finished_at=now)
+    change(engine, busy, status="processing", step=3, steps=6, worker_id="w-2", attempt=2)
+    change(engine, gone, status="cancelled")
+
+    page = open_page(settings)
+    rows = {row["id"]: row for row in page.rows()}
+    assert rows[done]["download"] == f"/api/files/{done}/download"
+    assert (rows[done]["note"], rows[done]["size"]) == ("w-1", 120)
+    assert (rows[failed]["note"], rows[failed]["bad"]) == ("no template\nno luck", True)
+    assert (rows[busy]["step"], rows[busy]["steps"]) == (3, 6)
+    assert rows[busy]["note"] == "3 of 6 · w-2 · attempt 2"
+    assert [rows[number]["download"] for number in (failed, busy, gone, waits)] == [None] * 4
+    tiles = {tile["status"]: tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]}
+    assert tiles == {"": 5, "pending": 1, "processing": 1, "completed": 1, "failed": 1, "cancelled": 1}
+
+
+def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ids = accept(engine, [f"{'odd' if number % 2 else 'even'} {number}" for number in range(1, 121)])
+    change(engine, ids[10], status="failed", error="bad luck")
+
+    assert [row["id"] for row in open_page(settings, status="failed").rows()] == [ids[10]]
+    page = open_page(settings, q="odd")
+    assert page.app.text_input(key="q").value == "odd"
+    assert [row["id"] for row in page.rows()] == [number for number in reversed(ids) if number % 2][:50]
+    page = open_page(settings, cursor=f"before-{ids[100]}")
+    assert [row["id"] for row in page.rows()] == ids[99:49:-1]
+    table = page.shown("file_table", "files")
+    assert (table["older"], table["newer"]) == (f"before-{ids[50]}", f"after-{ids[99]}")
+
+
+def test_a_view_that_makes_no_sense_shows_the_newest(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    (file_id,) = accept(engine, ["only one"])
+    page = open_page(settings, status="no-such-status", cursor="rubbish", file="x", refresh="7 s")
+    assert [row["id"] for row in page.rows()] == [file_id]
+    assert page.app.query_params.get("cursor") is None
+
+
+def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    (file_id,) = accept(engine, ["all of it"])
+    change(
+        engine, file_id, status="completed", s3_location="file-9-9.txt", size=1234, sha256="ab" * 32, worker_id="w-1",
+        kafka_partition=2, kafka_offset=77, attempt=3, started_at=sa.func.now(), finished_at=sa.func.now(),
+    )  # fmt: skip
+    page = open_page(settings, file=str(file_id))
+    shown = page.shown("facts", "details")
+    facts = {fact["name"]: fact["value"] for fact in shown["facts"]}
+    assert facts["S3 key"] == "file-9-9.txt"
+    assert facts["SHA-256"] == "ab" * 32
+    assert facts["Partition / offset"] == "2 / 77"
+    assert facts["Run / attempt"] == "1 / 3"
+    assert facts["Size"] == "1,234 bytes"
+    assert facts["Description"] == "about all of it"
+    assert shown["download"] == f"/api/files/{file_id}/download"
+
+
+def test_details_of_a_file_that_is_not_there(settings: Settings, open_page: OpenPage) -> None:
+    (notice,) = open_page(settings, file="12345").notices("details-none")
+    assert notice["what"] == "There is no file #12345"
+
+
+def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
+    away = settings.model_copy(update={"database_port": closed_port()})
+    page = open_page(away)
+    (notice,) = page.notices()
+    assert notice["what"] == "PostgreSQL is away"
+    assert f":{away.database_port}/" in notice["text"]
+    assert "check FILEMILL_DATABASE_HOST" in notice["text"]
+    assert page.shown("file_table", "files")["empty"]["what"] == "No data yet"
+    assert {tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]} == {None}
+
+    create(page, "cannot be accepted now")
+    (outcome,) = page.notices("outcome")
+    assert outcome["what"] == "The file was not accepted"
+    assert page.app.text_input(key="new_title").value == "cannot be accepted now"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "label"),
+    [("kafka_broker", "127.0.0.1:{port}", "Kafka"), ("s3_endpoint", "http://127.0.0.1:{port}", "S3")],
+)
+def test_without_kafka_or_s3_requests_are_still_accepted(
+    field: str, value: str, label: str, settings: Settings, open_page: OpenPage
+) -> None:
+    where = value.format(port=closed_port())
+    page = open_page(settings.model_copy(update={field: where, "server_timeout_seconds": 1.0}))
+    create(page, "accepted all the same")
+    assert [row["title"] for row in page.rows()] == ["accepted all the same"]
+    page.until_noticed()
+    (notice,) = page.notices()
+    assert notice["what"] == f"{label} is away"
+    assert where in notice["text"]
+    assert "Requests are still accepted" in notice["text"]

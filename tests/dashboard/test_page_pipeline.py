@@ -1,0 +1,177 @@
+"""The Pipeline page."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, OutboxRow
+from filemill.files import new_file
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+
+def sample(
+    engine: sa.Engine, settings: Settings, lags: list[int | None], owned: list[list[int]], *, ago: float = 0.5
+) -> None:
+    """One sample of the group monitor, some seconds ago."""
+    at = datetime.now(UTC) - timedelta(seconds=ago)
+    members = [
+        {"memberId": f"id-{place}", "clientId": f"processor-{place}", "host": "127.0.0.1", "partitions": partitions}
+        for place, partitions in enumerate(owned, start=1)
+    ]
+    with engine.begin() as connection:
+        for partition, lag in enumerate(lags):
+            connection.execute(
+                sa.insert(LagSample).values(
+                    group_id=settings.kafka_group,
+                    sampled_at=at,
+                    partition=partition,
+                    begin_offset=0,
+                    end_offset=1000 - int(ago),
+                    committed_offset=None if lag is None else 1000 - int(ago) - lag,
+                    lag=lag,
+                )
+            )
+        group = {"state": "STABLE", "protocol": "consumer", "members": members}
+        connection.execute(sa.insert(GroupSample).values(group_id=settings.kafka_group, sampled_at=at, **group))
+        expires = datetime.now(UTC) + timedelta(minutes=5)
+        connection.execute(sa.delete(LeaseRow))
+        for name in ("relay", "sync", "monitor"):
+            connection.execute(sa.insert(LeaseRow).values(name=name, holder=f"{name}-1", fencing=1, expires_at=expires))
+
+
+def stages(page: Page) -> dict[str, Any]:
+    found = {stage["name"]: stage for stage in page.shown("strip", "strip")["stages"]}
+    return {**found, **{end["name"]: end for end in found["Ends"]["ends"]}}
+
+
+def facts(page: Page, key: str) -> dict[str, str | None]:
+    return {fact["name"]: fact["value"] for fact in page.shown("facts", key)["facts"]}
+
+
+def test_before_anything_is_known_unknown_is_not_zero(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "pipeline")
+    assert stages(page)["Accepted"]["value"] == 0  # the table is there, and empty
+    assert stages(page)["Outbox"]["note"] == "empty"
+    assert stages(page)["Backlog"]["value"] is None
+    assert facts(page, "group")["Total lag"] is None
+    assert page.shown("matrix", "assignment")["none"] == "Not known yet: no sample of the group."
+    advice = [notice["what"] for notice in page.notices("advice")]
+    assert "The group monitor has not reported yet" in advice
+    assert "No status sync is active" in advice
+
+
+def test_the_strip_shows_where_requests_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    with engine.begin() as connection:
+        ids = submit_many(connection, [new_file(f"file {number}") for number in range(6)])
+        for status, number in (("processing", 0), ("completed", 1), ("completed", 2), ("failed", 3)):
+            connection.execute(sa.update(File).where(File.id == ids[number]).values(status=status))
+        connection.execute(sa.delete(OutboxRow).where(OutboxRow.file_id != ids[5]))
+        connection.execute(sa.update(OutboxRow).values(accepted_at=sa.func.now() - timedelta(seconds=90)))
+    sample(engine, settings, [5, 0, 7], [[0], [1], [2]])
+
+    page = open_page(settings, "pipeline")
+    shown = stages(page)
+    assert [shown[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")] == [6, 1, 12, 1]
+    assert [shown[name]["value"] for name in ("Completed", "Failed")] == [2, 1]
+    assert (shown["Outbox"]["note"], shown["Outbox"]["tone"]) == ("oldest 2 min", "warn")
+    assert shown["Backlog"]["lanes"] == [
+        {"partition": 0, "lag": 5},
+        {"partition": 1, "lag": 0},
+        {"partition": 2, "lag": 7},
+    ]
+    assert shown["Completed"]["note"] == "rate not known yet"
+    (advice,) = page.notices("advice")
+    assert advice["what"] == "1 accepted request waits in the outbox"
+
+
+def test_owners_idle_members_and_orphans(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0, 0, 0], [[0], [2], [], []])
+    page = open_page(settings, "pipeline")
+    matrix = page.shown("matrix", "assignment")
+    assert matrix["partitions"] == [
+        {"partition": 0, "owned": True},
+        {"partition": 1, "owned": False},
+        {"partition": 2, "owned": True},
+    ]
+    assert [member["partitions"] for member in matrix["members"]] == [[0], [2], [], []]
+    advice = [notice["what"] for notice in page.notices("advice")]
+    assert advice == ["Partition 1 without an owner", "4 workers, 3 partitions: 2 idle"]
+    assert facts(page, "group")["State"] == "stable"
+    assert facts(page, "group")["Protocol"] == "consumer"
+    assert facts(page, "group")["Members"] == "4"
+    assert facts(page, "roles")["Outbox relay"] == "relay-1"
+
+
+def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [5, None, 7], [[0, 1, 2]])
+    page = open_page(settings, "pipeline")
+    assert stages(page)["Backlog"]["value"] is None
+    assert stages(page)["Backlog"]["lanes"][1] == {"partition": 1, "lag": None}
+
+
+def test_a_silent_monitor_is_told(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [1], [[0]], ago=300)
+    page = open_page(settings, "pipeline")
+    assert page.notices("advice")[0]["what"] == "The group monitor has been silent for 5 min"
+    assert facts(page, "group")["Sampled"] == "300 s ago"
+
+
+@pytest.mark.parametrize(("period", "moments"), [("5 min", 2), ("1 h", 3), ("nonsense", 2)])
+def test_the_period_is_in_the_url(
+    period: str, moments: int, settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    for ago in (1, 100, 2000):
+        sample(engine, settings, [3], [[0]], ago=ago)
+    page = open_page(settings, "pipeline", period=period)
+    (chart,) = page.app.get("plotly_chart")
+    figure = json.loads(chart.proto.spec)
+    (line,) = figure["data"]
+    assert line["name"] == "P0"
+    # A gap between two samples is a moment of its own, without a value.
+    assert len(_values(line["y"])) == 2 * moments - 1
+
+
+def _values(encoded: Any) -> list[float]:
+    import base64  # noqa: PLC0415 - plotly's own form of an array
+
+    import numpy as np  # noqa: PLC0415
+
+    if isinstance(encoded, list):
+        return encoded
+    return list(np.frombuffer(base64.b64decode(encoded["bdata"]), encoded["dtype"]))
+
+
+def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings.model_copy(update={"database_port": closed_port()}), "pipeline")
+    (notice,) = page.notices()
+    assert notice["what"] == "PostgreSQL is away"
+    assert {stages(page)[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")} == {None}
+    assert page.notices("advice") == []
+    assert facts(page, "roles")["Status sync"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"kafka_broker": "127.0.0.1:{port}"}, "Kafka is away"),
+        ({"s3_endpoint": "http://127.0.0.1:{port}"}, "S3 is away"),
+        ({"s3_bucket": "no-such-bucket"}, "S3 has no bucket no-such-bucket"),
+        ({"topic_create": "no.such.topic"}, "Kafka lacks the topics no.such.topic"),
+    ],
+)
+def test_a_server_that_is_away_or_not_set_up_has_one_banner(
+    changes: dict[str, str], what: str, settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    sample(engine, settings, [1], [[0]])
+    port = closed_port()
+    values = {name: value.format(port=port) for name, value in changes.items()}
+    page = open_page(settings.model_copy(update={**values, "server_timeout_seconds": 1.0}), "pipeline")
+    page.until_noticed()
+    (notice,) = page.notices()
+    assert notice["what"] == what
+    assert stages(page)["Backlog"]["value"] == 1

@@ -1,0 +1,32 @@
+"""Listening: a port in use is said so, port 0 is the system's choice."""
+
+import socket
+
+import pytest
+
+from dashboard.server import CannotListen, listen, url_of
+from filemill.settings import load
+
+
+def test_port_0_is_the_systems_choice() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        assert port > 0
+        assert url_of(load(host="127.0.0.1"), listener) == f"http://127.0.0.1:{port}"
+        assert url_of(load(host="0.0.0.0"), listener) == f"http://127.0.0.1:{port}"  # noqa: S104
+
+
+def test_a_port_in_use_says_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(CannotListen, match=rf"port {port} on 127.0.0.1 is in use: .*--port"):
+            listen("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(CannotListen, match=r"cannot listen on 192\.0\.2\.1"):
+        listen("192.0.2.1", 0)
+    with pytest.raises(CannotListen, match=r"cannot listen on no-such-host\.invalid"):
+        listen("no-such-host.invalid", 0)

@@ -1,0 +1,149 @@
+"""Worker processes for the tests: started through the installed command, and ended by pid whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from filemill.settings import Settings
+from tests.servers import as_environment
+
+POLL_SECONDS = 0.03
+# Above what a busy machine needs to import the package and to join a group.
+START_SECONDS = 40.0
+REAP_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], seconds: float, what: str, every: float = POLL_SECONDS) -> T:
+    """Ask until the answer is true, and return it; fail the test, naming `what`, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:g} s still not: {what} (last answer: {answer!r})")
+        time.sleep(every)
+
+
+class Process:
+    """One process that a test started, with its output in a file."""
+
+    def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment)
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait(REAP_SECONDS)
+
+    def suspend(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask_to_stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def stopped(self, seconds: float) -> int:
+        """Wait for its end, and return the exit code."""
+        wait_until(lambda: not self.alive, seconds, f"{self.name} has ended\n{self.tail()}")
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    def terminate(self, seconds: float) -> int:
+        """SIGTERM, and the exit code."""
+        self.ask_to_stop()
+        return self.stopped(seconds)
+
+    def lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """What it logged, as documents; only one kind of event where named. Anything else it wrote is left out."""
+        found = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            try:
+                document = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(document, dict) and (event is None or document.get("event") == event):
+                found.append(document)
+        return found
+
+    def said(self, event: str, **details: object) -> bool:
+        """Whether it logged that event with these details."""
+        return any(all(line.get(name) == value for name, value in details.items()) for line in self.lines(event))
+
+    def tail(self, count: int = 15) -> str:
+        """The last lines of its output, for a failure's message."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+
+class Crew:
+    """The processes of one world. Leaving the context kills those that are left, each by its pid."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self._folder = folder
+        self.members: list[Process] = []
+
+    def start(self, role: str, worker_id: str | None = None, **given: object) -> Process:
+        """Start `filemill run ROLE` with the world's settings, or the `given` ones. Returns at once."""
+        name = worker_id or f"{role}-{sum(member.name.startswith(role) for member in self.members) + 1}"
+        settings = {**as_environment(self.settings), "FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name}
+        settings |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
+        member = Process(
+            name,
+            [sys.executable, "-m", "filemill", "run", role],
+            os.environ | settings,
+            self._folder / f"{name}-{len(self.members)}.log",
+        )
+        self.members.append(member)
+        return member
+
+    def processor(self, worker_id: str | None = None, **given: object) -> Process:
+        return self.start("processor", worker_id, **given)
+
+    def run(self, worker_id: str, argv: Sequence[str], environment: Mapping[str, str]) -> Process:
+        """Start something else in the world's care."""
+        member = Process(worker_id, argv, os.environ | environment, self._folder / f"{worker_id}.log")
+        self.members.append(member)
+        return member
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self.members:
+            if member.alive:
+                member.kill()
+        if error is not None:  # pytest shows what is printed, and the folder is gone by then
+            for member in self.members:
+                print(f"--- {member.name} (exit code {member.code})\n{member.tail()}")

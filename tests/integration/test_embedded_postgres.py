@@ -1,0 +1,145 @@
+"""Where PostgreSQL lives, as whom it runs, and what it makes of the leftovers of a crash."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from infra.embedded import postgres_place
+from infra.embedded.errors import StartError
+from infra.embedded.home import prepare_home, remove_home
+from infra.embedded.postgres import Postgres
+from tests.integration.test_embedded_servers import make_servers, running_postgres, sql
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    yield prepare_home(tmp_path / "home")
+    remove_home(tmp_path / "home")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every account can pass through, as pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="filemill-test-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("leftover", ["draft", "empty"])
+def test_an_interrupted_initdb_is_made_good(home: Path, leftover: str) -> None:
+    folder = postgres_place.find_place(home / "postgres").folder
+    if leftover == "draft":
+        (folder / "data.new").mkdir()
+        (folder / "data.new" / "PG_VERSION").write_text("18")
+    else:
+        (folder / "data").mkdir()
+    with running_postgres(home) as server:
+        assert sql(server.settings(), "SELECT 1") == [(1,)]
+
+
+def test_a_live_server_of_a_crashed_parent_is_replaced(home: Path) -> None:
+    [forgotten] = make_servers(home, Postgres)
+    forgotten.start()
+    pid = forgotten.pid
+    with running_postgres(home) as server:
+        assert server.pid != pid
+        assert sql(server.settings(), "SELECT 1") == [(1,)]
+        assert not forgotten.is_alive()
+    forgotten.stop()
+
+
+def test_a_postmaster_pid_of_another_process_is_no_obstacle(home: Path) -> None:
+    with running_postgres(home) as server:
+        data = postgres_place.find_place(home / "postgres").data
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        server.kill()
+        other = subprocess.Popen(["sleep", "60"], user=data.stat().st_uid if os.geteuid() == 0 else None)
+        (data / "postmaster.pid").write_text("\n".join([str(other.pid), *lines[1:]]))
+        server.start()
+        assert other.poll() is None
+        other.kill()
+        other.wait()
+
+
+def test_data_of_another_major_version_is_refused(home: Path) -> None:
+    data = postgres_place.find_place(home / "postgres").data
+    data.mkdir()
+    (data / "PG_VERSION").write_text("17\n")
+    [server] = make_servers(home, Postgres)
+    with pytest.raises(StartError, match="PostgreSQL 17"):
+        server.start()
+
+
+@as_root
+def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    home = prepare_home(closed / "home")
+    with running_postgres(home) as server:
+        assert sql(server.settings(), "SELECT 1") == [(1,)]
+        outside = postgres_place.outside_folder(home / "postgres")
+        assert outside is not None
+        assert outside.parent == postgres_place.OUTSIDE
+        assert (outside / postgres_place.OWNER_FILE).read_text() == str(home)
+    assert closed.stat().st_mode & 0o777 == 0o700
+    remove_home(home)
+    assert not outside.exists()
+    assert not home.exists()
+
+
+@as_root
+def test_in_the_open_the_data_is_in_the_home(open_folder: Path) -> None:
+    home = prepare_home(open_folder / "home")
+    with running_postgres(home) as server:
+        assert sql(server.settings(), "SELECT 1") == [(1,)]
+    assert not (home / "postgres").is_symlink()
+    assert (home / "postgres" / "data" / "PG_VERSION").is_file()
+    assert home.stat().st_uid == 0
+
+
+@as_root
+def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    package = postgres_place._package()
+    shutil.copytree(package / "pginstall", hidden / package.name / "pginstall", symlinks=True)
+    shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
+    monkeypatch.setattr(postgres_place, "_package", lambda: hidden / package.name)
+    place = postgres_place.find_place(home / "postgres")
+    assert place.programs.is_relative_to(place.folder)
+    with running_postgres(home) as server:
+        assert sql(server.settings(), "SELECT 1") == [(1,)]
+
+
+@as_root
+def test_a_moved_home_finds_its_data(tmp_path: Path) -> None:
+    home = prepare_home(tmp_path / "home")
+    with running_postgres(home) as server:
+        sql(server.settings(), "CREATE TABLE t AS SELECT 1 AS n")
+    moved = home.rename(tmp_path / "moved")
+    with running_postgres(moved) as server:
+        assert sql(server.settings(), "SELECT n FROM t") == [(1,)]
+    fresh = prepare_home(tmp_path / "home")
+    with running_postgres(fresh) as server, pytest.raises(psycopg.errors.UndefinedTable):
+        sql(server.settings(), "SELECT n FROM t")
+    for each in (moved, fresh):
+        remove_home(each)
+
+
+def test_the_account_of_existing_data_is_kept(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give folders away")
+    nobody = pwd.getpwnam("nobody")
+    (tmp_path / "data").mkdir()
+    os.chown(tmp_path / "data", nobody.pw_uid, nobody.pw_gid)
+    assert postgres_place._account(tmp_path / "data").user == nobody.pw_uid

@@ -1,0 +1,143 @@
+"""Servers that die and come back, under a pipeline that works: nothing is lost, and people can go on asking.
+
+One stack and one set of processes for all of it; each test leaves the servers up and the pipeline at rest.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from filemill import wiring
+from filemill.adapters.postgres_reads import outbox_state
+from filemill.operations import Operations
+from filemill.retry import Unavailable
+from infra.embedded.supervisor import Supervisor
+from tests.integration.audit import audit_commits
+from tests.integration.processes import Process, wait_until
+from tests.integration.world import World, pipeline
+from tests.servers import embedded_servers
+
+PROCESSING_SECONDS = 1.5
+# From a server's return to the last completion: reconnections, backoffs, a rebalance where the session ran out.
+RECOVERY_SECONDS = 45.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """Servers of this module's own, to kill."""
+    with embedded_servers(tmp_path_factory.mktemp("outages") / "home") as supervisor:
+        yield supervisor
+
+
+@pytest.fixture(scope="module")
+def running(stack: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A pipeline on them, each role a process of its own."""
+    folder = tmp_path_factory.mktemp("logs")
+    with pipeline(stack, folder, processing_seconds=PROCESSING_SECONDS) as world:
+        world.start("relay", "sync", "monitor", "processor", "processor")
+        world.wait_for_shares(2, 1)
+        yield world
+
+
+@pytest.fixture
+def at_rest(running: World) -> Iterator[World]:
+    """The pipeline, seen to work before the test, and to have kept every promise after it."""
+    running.wait_for(running.submit(3))
+    yield running
+    assert [member.name for member in running.crew.members if not member.alive] == []
+    running.assert_clean()
+    audit_commits(running, processors(running))
+
+
+def processors(world: World) -> list[Process]:
+    return [member for member in world.crew.members if member.name.startswith("processor")]
+
+
+def kafka_is_away(stack: Supervisor, world: World, seconds: float) -> None:
+    """Requests before, during, and after; the outbox grows old meanwhile; all complete in the end."""
+    ids = world.submit(30)
+    in_progress = wait_until(
+        lambda: [file_id for file_id, status in world.statuses(ids).items() if status == "processing"],
+        20,
+        "files are in progress",
+    )
+    assert in_progress
+    stack.server("kafka").kill()
+    try:
+        ids += world.submit(30)
+        wait_until(lambda: outbox_age(world) > seconds, seconds + 10, "the outbox has grown old")
+        ids += world.submit(30)
+        with world.engine.connect() as connection:
+            assert outbox_state(connection).depth >= 60
+    finally:
+        stack.server("kafka").start()
+    ids += world.submit(30)
+    world.wait_for(ids, seconds=RECOVERY_SECONDS)
+    wait_until(lambda: outbox_age(world) == 0, 10, "the outbox is empty")
+
+
+def outbox_age(world: World) -> float:
+    with world.engine.connect() as connection:
+        return outbox_state(connection).oldest_age_seconds or 0.0
+
+
+def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(
+    stack: Supervisor, at_rest: World
+) -> None:
+    kafka_is_away(stack, at_rest, 8)
+
+
+@pytest.mark.slow
+def test_kafka_may_be_away_for_half_a_minute(stack: Supervisor, at_rest: World) -> None:
+    kafka_is_away(stack, at_rest, 31)
+
+
+def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: Supervisor, at_rest: World) -> None:
+    ids = at_rest.submit(30)
+    wait_until(lambda: "processing" in at_rest.statuses(ids).values(), 20, "files are in progress")
+    stack.server("postgres").kill()
+    try:
+        with pytest.raises(Unavailable, match="PostgreSQL at"):
+            at_rest.submit(1)
+    finally:
+        stack.server("postgres").start()
+    ids += wait_until(lambda: unless_away(lambda: at_rest.submit(30)), 20, "requests are accepted again") or []
+    at_rest.wait_for(ids, seconds=RECOVERY_SECONDS)
+
+
+def unless_away(ask: Callable[[], list[int]]) -> list[int] | None:
+    try:
+        return ask()
+    except Unavailable:
+        return None
+
+
+def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Supervisor, at_rest: World) -> None:
+    stack.server("s3").kill()
+    try:
+        ids = at_rest.submit(30)
+        opened = "breaker-opened"
+        for processor in processors(at_rest):
+            wait_until(lambda p=processor: p.said("Breaker", server="S3", state=opened), 20, "the breaker is open")
+        assert set(at_rest.statuses(ids).values()) <= {"pending", "processing"}
+    finally:
+        stack.server("s3").start()
+    at_rest.wait_for(ids, seconds=RECOVERY_SECONDS)
+
+
+def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(stack: Supervisor, at_rest: World) -> None:
+    stack.server("s3").kill()
+    seen = {processor.name: len(processor.lines("Breaker")) for processor in processors(at_rest)}
+    try:
+        ids = at_rest.submit(12)
+        for processor in processors(at_rest):
+            wait_until(
+                lambda p=processor: len(p.lines("Breaker")) > seen[p.name], 20, f"{processor.name}'s breaker is open"
+            )
+        operations = Operations(at_rest.settings, at_rest.engine, wiring.s3_client(at_rest.settings))
+        assert operations.cancel(ids, "test").done == ids
+        for processor in processors(at_rest):
+            wait_until(lambda p=processor: len(p.lines("Cancelled")) > 0, 20, f"{processor.name} has let go")
+    finally:
+        stack.server("s3").start()
+    at_rest.wait_for(at_rest.submit(12), seconds=RECOVERY_SECONDS)

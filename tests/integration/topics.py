@@ -1,0 +1,188 @@
+"""Kafka by its plain client: what the tests see of the topics does not go through the code under test."""
+
+import struct
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from filemill.settings import Settings
+
+READ_SECONDS = 20.0
+OFFSETS_TOPIC = "__consumer_offsets"
+# Versions of the keys of that topic which are commits; others are group metadata.
+_COMMIT_KEY_VERSIONS = (0, 1)
+
+
+class Seen(NamedTuple):
+    """A record as a stranger reads it. `at` is its timestamp in seconds."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+    at: float
+
+
+class CommitSeen(NamedTuple):
+    """A commit in `__consumer_offsets`. `at` is the broker's moment of it, in seconds."""
+
+    partition: int
+    offset: int
+    metadata: str
+    at: float
+
+
+def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **options: Any) -> None:
+    """Produce values and wait for the acknowledgements. `options`: partition, headers, key."""
+    refused: list[KafkaError] = []
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "message.max.bytes": 1_000_000})
+    for value in values:
+        producer.produce(topic, value, on_delivery=lambda error, _: refused.append(error) if error else None, **options)
+    left = producer.flush(READ_SECONDS)
+    assert not left, f"{left} records were not acknowledged"
+    assert not refused, refused[0].str()
+
+
+def read(settings: Settings, topic: str) -> list[Seen]:
+    """All records of a topic up to its present ends, a partition after the other."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_broker,
+            "group.id": "a-test-reads",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        seen, ended = [], set()
+        deadline = time.monotonic() + READ_SECONDS
+        while len(ended) < len(partitions):
+            assert time.monotonic() < deadline, f"{topic} was not read to its end in {READ_SECONDS:g} s"
+            for message in consumer.consume(1000, timeout=0.2):
+                error = message.error()
+                if error is None:
+                    pairs: Any = message.headers() or []
+                    seen.append(
+                        Seen(
+                            message.partition() or 0,
+                            message.offset() or 0,
+                            _bytes(message.key()),
+                            message.value(),
+                            dict(pairs),
+                            message.timestamp()[1] / 1000,
+                        )
+                    )
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
+                else:
+                    raise KafkaException(error)
+        return sorted(seen, key=lambda record: (record.partition, record.offset))
+    finally:
+        consumer.close()
+
+
+def commits(settings: Settings) -> list[CommitSeen]:
+    """Every commit of the world's group on its `file.create`, not only the last, in the order of their moments."""
+    found = []
+    for record in read(settings, OFFSETS_TOPIC):
+        if record.key is None or record.value is None:
+            continue
+        key = _Bytes(record.key)
+        if key.number("h") not in _COMMIT_KEY_VERSIONS:
+            continue
+        group, topic, partition = key.text(), key.text(), key.number("i")
+        if group != settings.kafka_group or topic != settings.topic_create:
+            continue
+        value = _Bytes(record.value)
+        version, offset = value.number("h"), value.number("q")
+        if version >= 3:
+            value.number("i")  # the leader's epoch
+        metadata = value.compact_text() if version >= 4 else value.text()
+        # confluent-kafka sends the NUL at the end of C's string along.
+        found.append(CommitSeen(partition, offset, metadata.rstrip("\0"), value.number("q") / 1000))
+    return sorted(found, key=lambda commit: commit.at)
+
+
+def committed(settings: Settings) -> dict[int, TopicPartition]:
+    """The group's present commits on `file.create`, by partition; those without one are left out."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_broker, "group.id": settings.kafka_group})
+    try:
+        known = consumer.list_topics(settings.topic_create, timeout=READ_SECONDS).topics[settings.topic_create]
+        parts = [TopicPartition(settings.topic_create, number) for number in known.partitions]
+        found = consumer.committed(parts, timeout=READ_SECONDS)
+        return {part.partition: part for part in found if part.offset >= 0}
+    finally:
+        consumer.close()
+
+
+def commit(settings: Settings, partition: int, offset: int, metadata: str = "") -> None:
+    """Commit for the group from outside; Kafka takes that only while the group has no members."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_broker, "group.id": settings.kafka_group})
+    try:
+        part = TopicPartition(settings.topic_create, partition, offset, metadata)
+        taken = consumer.commit(offsets=[part], asynchronous=False)
+        assert all(one.error is None for one in taken), taken
+    finally:
+        consumer.close()
+
+
+def owners(settings: Settings) -> dict[str, list[int]]:
+    """Which partitions of `file.create` each member of the group has, by client id, as the broker sees it."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+    try:
+        group: Any = admin.describe_consumer_groups([settings.kafka_group])[settings.kafka_group].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return {}
+        raise
+    return {
+        member.client_id: sorted(part.partition for part in member.assignment.topic_partitions)
+        for member in group.members
+    }
+
+
+def moment(text: str) -> float:
+    """A log line's timestamp in seconds."""
+    return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+
+
+class _Bytes:
+    """Reads Kafka's primitive types, one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def number(self, kind: str) -> int:
+        (value,) = struct.unpack_from(f">{kind}", self._data, self._at)
+        self._at += struct.calcsize(kind)
+        return int(value)
+
+    def text(self) -> str:
+        return self._take(self.number("h"))
+
+    def compact_text(self) -> str:
+        """Its length, plus one, is a variable-length number: seven bits a byte, the lowest first."""
+        length = shift = 0
+        while True:
+            byte = self.number("B")
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return self._take(length - 1)
+
+    def _take(self, length: int) -> str:
+        self._at += length
+        return self._data[self._at - length : self._at].decode()
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

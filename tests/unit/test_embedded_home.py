@@ -1,0 +1,93 @@
+"""The home folder, its lock, its logs, and errors that say what to do."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from filemill.stack import ProcessRef, StackState, write_state
+from infra.embedded import logs
+from infra.embedded.down import down
+from infra.embedded.errors import EmbeddedError, HomeError, HomeInUseError
+from infra.embedded.home import HomeLock, lock_holder, prepare_home, remove_home
+
+
+def test_an_error_says_what_where_and_what_to_do() -> None:
+    error = EmbeddedError("It broke", where="here", log=["line 1", "line 2"], advice="mend it.")
+    assert str(error) == "It broke (here)\n    line 1\n    line 2\nWhat to do: mend it."
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(HomeError, match="is a file"):
+            prepare_home(home)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "full"), (errno.EACCES, "not yours")]
+)
+def test_a_home_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def refuse(**_given: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(HomeError, match=words) as caught:
+        prepare_home(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_second_lock_names_the_first_holder_and_its_page(tmp_path: Path) -> None:
+    lock = HomeLock(tmp_path)
+    own = ProcessRef.of(os.getpid())
+    write_state(
+        StackState(
+            home=str(tmp_path), supervisor=own, started_at="", settings={}, servers=[], workers=[], page="http://page"
+        )
+    )
+    with pytest.raises(HomeInUseError, match=f"pid {own.pid}, http://page") as caught:
+        HomeLock(tmp_path)
+    assert (caught.value.pid, caught.value.page) == (own.pid, "http://page")
+    assert lock_holder(tmp_path) == own
+    with pytest.raises(HomeInUseError):
+        remove_home(tmp_path)
+    lock.release()
+    HomeLock(tmp_path).release()
+
+
+def test_nothing_to_stop_is_no_error(tmp_path: Path) -> None:
+    assert down(tmp_path / "absent").outcome == "nothing"
+    assert not (tmp_path / "absent").exists()
+    assert down(tmp_path).outcome == "nothing"
+
+
+def test_a_home_can_be_removed(tmp_path: Path) -> None:
+    home = prepare_home(tmp_path / "home")
+    remove_home(home)
+    remove_home(home)
+    assert not home.exists()
+
+
+def test_a_log_that_is_too_long_is_moved_aside_under_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with logs.open_log(path) as writer:
+        writer.write(b"old\n" * 10)
+        assert not logs.trim(path, limit=40)
+        assert logs.trim(path, limit=39)
+        writer.write(b"new\n")
+    assert path.read_bytes() == b"new\n"
+    assert (tmp_path / "a.log.1").read_bytes() == b"old\n" * 10
+
+
+def test_the_tail_of_a_log_begins_where_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"1\n2\n\n3 \xff\n")
+    assert logs.tail(path, lines=2) == ["2", "3 \ufffd"]
+    assert logs.tail(path, since=2) == ["2", "3 \ufffd"]
+    assert logs.tail(path, since=1000) == ["1", "2", "3 \ufffd"]
+    assert logs.tail(tmp_path / "absent") == []

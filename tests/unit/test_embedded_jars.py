@@ -1,0 +1,109 @@
+"""The download of Apache Kafka: whole or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from infra.embedded import jars
+from infra.embedded.errors import CancelledError, DownloadError
+from infra.embedded.jars import Jar, Progress
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Jar]:
+    """Three small jars in the lock file instead of Kafka's."""
+    made = [Jar("org.example", f"part-{n}", "1.0", hashlib.sha256(b"jar %d" % n).hexdigest()) for n in range(3)]
+    lock = tmp_path / "kafka.lock"
+    lock.write_text("# head\n" + "".join(f"{one.group}:{one.artifact}:1.0 {one.sha256}\n" for one in made))
+    monkeypatch.setattr(jars, "LOCK", lock)
+    return made
+
+
+def _store(jar: Jar, staging: Path) -> int:
+    return (staging / jar.file).write_bytes(b"jar %s" % jar.artifact[-1].encode())
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A registry that gives everything; the names that were asked for."""
+    asked: list[str] = []
+
+    def fetch(jar: Jar, staging: Path) -> int:
+        (staging / "repository").mkdir(exist_ok=True)
+        asked.append(jar.file)
+        return _store(jar, staging)
+
+    monkeypatch.setattr(jars, "_fetch", fetch)
+    return asked
+
+
+def test_the_lock_file_pins_all_of_kafka() -> None:
+    pinned = {jar.artifact: jar.version for jar in jars.locked_jars(Path(jars.__file__).with_name("kafka.lock"))}
+    assert pinned["kafka_2.13"] == pinned["kafka-clients"] == pinned["kafka-server"] == jars.KAFKA_VERSION
+    assert "log4j-slf4j-impl" in pinned
+
+
+def test_jars_are_downloaded_once(tmp_path: Path, locked: list[Jar], registry: list[str]) -> None:
+    heard: list[Progress] = []
+    first = jars.installed_jars(tmp_path / "cache", heard.append)
+    again = jars.installed_jars(tmp_path / "cache", heard.append)
+    assert first == again
+    assert [path.read_bytes() for path in first] == [b"jar 0", b"jar 1", b"jar 2"]
+    assert sorted(registry) == [jar.file for jar in locked]
+    assert heard[0] == Progress(0, 3, 0)
+    assert heard[-1] == Progress(3, 3, 15)
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_download_that_broke_off_leaves_nothing_behind(
+    tmp_path: Path, registry: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(jar: Jar, staging: Path) -> int:
+        if jar.artifact == "part-2":
+            raise DownloadError("the line was cut")
+        return _store(jar, staging)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jars, "_fetch", broken)
+        with pytest.raises(DownloadError, match="cut"):
+            jars.installed_jars(tmp_path / "cache")
+    assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+    assert len(jars.installed_jars(tmp_path / "cache")) == len(registry) == 3
+
+
+@pytest.mark.usefixtures("locked", "registry")
+def test_half_a_download_of_a_killed_process_is_not_taken_for_whole(tmp_path: Path) -> None:
+    whole = jars.installed_jars(tmp_path / "other")[0].parent
+    half = tmp_path / "cache" / f"{whole.name}.partial-killed"
+    half.mkdir(parents=True)
+    (half / "part-0-1.0.jar").write_bytes(b"ja")
+    assert jars.installed_jars(tmp_path / "cache")[0].read_bytes() == b"jar 0"
+    assert not half.exists()
+
+
+@pytest.mark.usefixtures("locked", "registry")
+def test_a_download_can_be_given_up(tmp_path: Path) -> None:
+    def give_up(_progress: Progress) -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        jars.installed_jars(tmp_path / "cache", give_up)
+    assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.usefixtures("locked")
+def test_an_unreachable_registry_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jgo.constants.MAVEN_CENTRAL_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("JGO_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(DownloadError, match="could not be downloaded") as caught:
+        jars.installed_jars(tmp_path / "cache")
+    assert "http://127.0.0.1:9" in caught.value.where
+    assert "HTTPS_PROXY" in caught.value.advice
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, locked: list[Jar]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match="could not be stored") as caught:
+        jars.installed_jars(tmp_path / "file" / "cache")
+    assert "XDG_CACHE_HOME" in caught.value.advice

@@ -1,0 +1,92 @@
+"""Which ports the embedded servers get."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook, is_free
+
+
+@contextmanager
+def _listening(port: int = 0) -> Iterator[int]:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((LOOPBACK, port))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def _drawn(tmp_path: Path) -> int:
+    return PortBook(tmp_path, defaults=False).choose("any", [Port("one")])["one"]
+
+
+def test_the_default_is_taken_where_it_is_free(tmp_path: Path) -> None:
+    default = _drawn(tmp_path)
+    assert PortBook(tmp_path).choose("kafka", [Port("broker", default)]) == {"broker": default}
+
+
+def test_the_next_free_port_follows_a_taken_default(tmp_path: Path) -> None:
+    with _listening(_drawn(tmp_path)) as taken:
+        chosen = PortBook(tmp_path).choose("kafka", [Port("broker", taken)])["broker"]
+    assert taken < chosen <= taken + 100
+
+
+def test_a_home_keeps_its_ports(tmp_path: Path) -> None:
+    first = PortBook(tmp_path, defaults=False)
+    chosen = first.choose("kafka", [Port("broker", 29092), Port("controller")])
+    first.remember("kafka")
+    assert PortBook(tmp_path).choose("kafka", [Port("broker", 29092), Port("controller")]) == chosen
+
+
+def test_a_remembered_port_that_is_taken_is_given_up(tmp_path: Path) -> None:
+    first = PortBook(tmp_path, defaults=False)
+    kept = first.choose("kafka", [Port("broker")])["broker"]
+    first.remember("kafka")
+    with _listening(kept):
+        assert PortBook(tmp_path, defaults=False).choose("kafka", [Port("broker")])["broker"] != kept
+
+
+def test_asked_again_it_gives_others(tmp_path: Path) -> None:
+    book = PortBook(tmp_path, defaults=False)
+    first = book.choose("kafka", [Port("broker")])
+    assert book.choose("kafka", [Port("broker")]) != first
+
+
+def test_no_port_is_given_twice(tmp_path: Path) -> None:
+    default = _drawn(tmp_path)
+    book = PortBook(tmp_path)
+    given = [port for name in ("a", "b", "c") for port in book.choose(name, [Port("x", default), Port("y")]).values()]
+    assert len(set(given)) == len(given)
+
+
+def test_a_twin_is_free_too(tmp_path: Path) -> None:
+    base = _drawn(tmp_path)
+    with _listening(base + 10_000):
+        chosen = PortBook(tmp_path).choose("s3", [Port("admin", base, twin=10_000)])["admin"]
+    assert chosen != base
+    assert is_free(chosen + 10_000)
+
+
+def test_drawn_ports_are_out_of_reach_of_outgoing_connections(tmp_path: Path) -> None:
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if first_ephemeral < 20_000:
+        pytest.skip("this system gives low ports to outgoing connections")
+    assert all(_drawn(tmp_path) < first_ephemeral for _ in range(20))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}', '{"kafka": {"broker": "x"}}', "\0"])
+def test_a_spoilt_memory_is_no_obstacle(tmp_path: Path, content: str) -> None:
+    (tmp_path / PORTS_FILE).write_text(content)
+    book = PortBook(tmp_path, defaults=False)
+    chosen = book.choose("kafka", [Port("broker")])
+    book.remember("kafka")
+    assert json.loads((tmp_path / PORTS_FILE).read_text()) == {"kafka": chosen}
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65_536])
+def test_what_is_no_port_is_not_free(port: int) -> None:
+    assert not is_free(port)

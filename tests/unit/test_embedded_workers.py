@@ -1,0 +1,217 @@
+"""Workers: what they get, when they come back, how they are told to go. Their processes are real, and small."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from filemill.stack import WorkerState
+from infra.embedded.crew import Crew
+from infra.embedded.guard import Guard
+from infra.embedded.processes import ended
+from infra.embedded.workers import (
+    FAILING_AFTER,
+    FIRST_DELAY_SECONDS,
+    HEALTHY_SECONDS,
+    LONGEST_DELAY_SECONDS,
+    Backoff,
+    Event,
+    WorkerSpec,
+    worker_environment,
+)
+
+SLEEP = (sys.executable, "-c", "import time; print('{id} runs', flush=True); time.sleep(600)")
+DEAF = (
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)",
+)
+BROKEN = (sys.executable, "-c", "import sys; print('no such topic', flush=True); sys.exit(3)")
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+class _Stack:
+    """A crew that is ticked as a supervisor would, and what it reported."""
+
+    def __init__(self, tmp_path: Path, *specs: WorkerSpec) -> None:
+        self.events: list[Event] = []
+        self.logs = tmp_path
+        self.crew = Crew(specs, tmp_path, Guard(tmp_path / "watchdog.log", ""), self.events.append)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick)
+        self.crew.start({})
+        self._thread.start()
+
+    def _tick(self) -> None:
+        while not self._ended.wait(0.02):
+            self.crew.tick()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.crew.stop(0)
+
+    def states(self) -> dict[str, WorkerState]:
+        return {state.id: state for state in self.crew.states()}
+
+    def said(self, worker_id: str, text: str) -> bool:
+        return text in (self.logs / f"{worker_id}.log").read_text()
+
+
+Start = Callable[..., _Stack]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    stacks: list[_Stack] = []
+
+    def start_stack(*specs: WorkerSpec) -> _Stack:
+        stacks.append(_Stack(tmp_path, *specs))
+        return stacks[-1]
+
+    yield start_stack
+    for stack in stacks:
+        stack.close()
+
+
+def test_delays_double_up_to_a_cap_and_begin_anew_after_a_healthy_life() -> None:
+    backoff = Backoff()
+    delays = [backoff.after(0.1) for _ in range(9)]
+    assert delays[:3] == [FIRST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2, FIRST_DELAY_SECONDS * 4]
+    assert delays[-1] == LONGEST_DELAY_SECONDS
+    assert backoff.after(HEALTHY_SECONDS) == FIRST_DELAY_SECONDS
+
+
+def test_a_worker_gets_the_stacks_servers_and_nobody_elses(tmp_path: Path) -> None:
+    inherited = {
+        "PATH": "/bin",
+        "KAFKA_BROKER": "elsewhere:9092",
+        "DATABASE_HOST": "elsewhere",
+        "AWS_ENDPOINT_URL_S3": "http://elsewhere",
+        "AWS_SESSION_TOKEN": "x",
+        "FILEMILL_KAFKA_BROKER": "elsewhere:9092",
+        "FILEMILL_LOG_LEVEL": "debug",
+        "FILEMILL_STACK_RUN": "another",
+        "no_proxy": "intranet",
+    }
+    given = worker_environment({"kafka_broker": "127.0.0.1:1", "database_port": 2}, tmp_path, inherited)
+    assert given == {
+        "PATH": "/bin",
+        "FILEMILL_KAFKA_BROKER": "127.0.0.1:1",
+        "FILEMILL_DATABASE_PORT": "2",
+        "FILEMILL_LOG_LEVEL": "debug",
+        "FILEMILL_HOME": str(tmp_path),
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "intranet,127.0.0.1,localhost",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_a_killed_worker_comes_back_and_is_counted(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP))
+    killed = stack.states()["processor-1"].process.pid
+    stack.crew.kill_worker("processor-1")
+    eventually(lambda: stack.states()["processor-1"].restarts == 1)
+    eventually(lambda: stack.states()["processor-1"].process.process() is not None)
+    assert stack.states()["processor-1"].process.pid != killed
+    assert [event.kind for event in stack.events] == ["died", "restarted"]
+    assert "signal 9" in stack.events[0].text
+
+
+def test_a_worker_that_always_dies_is_reported_with_its_last_words(start: Start) -> None:
+    stack = start(WorkerSpec(role="sync", argv=BROKEN))
+    eventually(lambda: any(event.kind == "failing" for event in stack.events))
+    failing = next(event for event in stack.events if event.kind == "failing")
+    assert failing.log[-1] == "no such topic"
+    assert "code 3" in failing.text
+    assert stack.states()["sync-1"].restarts == FAILING_AFTER - 1
+    waits = [event.text.rsplit("in ", 1)[1] for event in stack.events if event.kind != "restarted"]
+    assert waits == ["0.5 s", "1 s", "2 s"]
+
+
+def test_a_worker_that_cannot_be_started_ends_nothing_else(start: Start) -> None:
+    stack = start(WorkerSpec(role="typo", argv=("/nowhere/python",)), WorkerSpec(role="processor", argv=SLEEP))
+    eventually(lambda: sum(event.name == "typo-1" and event.kind == "failing" for event in stack.events) > 1)
+    assert stack.states()["processor-1"].process.process() is not None
+
+
+def test_scaling_up_and_down_keeps_the_oldest(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP))
+    first = stack.states()["processor-1"].process
+    assert stack.crew.scale("processor", 3) == ["processor-1", "processor-2", "processor-3"]
+    eventually(lambda: all(stack.said(worker, f"{worker} runs") for worker in stack.states()))
+    gone = stack.states()["processor-3"].process
+    assert stack.crew.scale("processor", 1) == ["processor-1"]
+    assert list(stack.states()) == ["processor-1"]
+    assert stack.states()["processor-1"].process == first
+    assert gone.process() is None
+    assert stack.crew.scale("processor", 0) == []
+    assert stack.crew.scale("processor", 1) == ["processor-1"]
+    assert not [event for event in stack.events if event.kind == "died"]
+
+
+@pytest.mark.parametrize(("role", "count"), [("nobody", 1), ("processor", -1)])
+def test_what_cannot_be_scaled_is_refused(start: Start, role: str, count: int) -> None:
+    with pytest.raises(ValueError, match=r"role|negative"):
+        start(WorkerSpec(role="processor", argv=SLEEP)).crew.scale(role, count)
+
+
+def test_a_worker_stopped_for_good_stays_away(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP, count=2))
+    stack.crew.stop_worker("processor-1")
+    assert list(stack.states()) == ["processor-2"]
+    with pytest.raises(KeyError, match="processor-2"):
+        stack.crew.stop_worker("processor-1")
+
+
+def test_a_worker_killed_for_good_stays_away(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP))
+    stack.crew.kill_worker("processor-1", restart=False)
+    eventually(lambda: not stack.states())
+    assert not stack.events
+
+
+def test_a_suspended_worker_can_be_stopped(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP))
+    stack.crew.kill_worker("processor-1", signal.SIGSTOP)
+    began = time.monotonic()
+    stack.crew.stop_worker("processor-1", 5)
+    assert time.monotonic() - began < 4
+
+
+def test_the_deaf_are_killed_at_the_deadline_with_their_children(start: Start) -> None:
+    parent = (
+        sys.executable,
+        "-c",
+        f"import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.run({list(DEAF)!r})",
+    )
+    stack = start(WorkerSpec(role="parent", argv=parent), WorkerSpec(role="deaf", argv=DEAF, count=2))
+    eventually(lambda: all(stack.said(worker, "deaf") for worker in stack.states()))
+    members = [
+        member
+        for state in stack.states().values()
+        for process in [psutil.Process(state.process.pid)]
+        for member in [process, *process.children(recursive=True)]
+    ]
+    assert len(members) == 4
+    began = time.monotonic()
+    stack.crew.stop(1)
+    assert 1 <= time.monotonic() - began < 3
+    assert all(map(ended, members))
+
+
+def test_each_worker_knows_its_name(start: Start) -> None:
+    script = "import os, time; print(os.environ['FILEMILL_WORKER_ID'], os.environ['X'], flush=True); time.sleep(600)"
+    stack = start(WorkerSpec(role="a", argv=(sys.executable, "-c", script), env={"X": "y"}, count=2))
+    eventually(lambda: stack.said("a-1", "a-1 y") and stack.said("a-2", "a-2 y"))

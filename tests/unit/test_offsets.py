@@ -1,0 +1,347 @@
+"""Which offset may be committed, when records finish in any order."""
+
+import base64
+import json
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from filemill.offsets import (
+    METADATA_MAX_CHARACTERS,
+    Commit,
+    CommitMetadata,
+    PartitionOffsets,
+    decode_metadata,
+    encode_metadata,
+)
+
+
+def _delivered(*offsets: int) -> PartitionOffsets:
+    partition = PartitionOffsets()
+    for offset in offsets:
+        assert partition.deliver(offset)
+    return partition
+
+
+# --- one after the other
+
+
+def test_nothing_delivered_is_nothing_to_commit() -> None:
+    partition = PartitionOffsets()
+    assert partition.position is None
+    assert partition.commit("w", 1) is None
+
+
+def test_delivery_alone_commits_nothing() -> None:
+    partition = _delivered(5, 6)
+    assert partition.position == 5
+    assert partition.unfinished == 2
+    assert partition.commit("w", 1) is None
+
+
+def test_the_position_waits_for_the_slowest() -> None:
+    partition = _delivered(5, 6, 7, 8)
+    for offset in (6, 8, 7):
+        partition.finish(offset)
+        assert partition.position == 5
+    assert partition.finished_beyond() == [6, 7, 8]
+    partition.finish(5)
+    assert partition.position == 9
+    assert partition.finished_beyond() == []
+
+
+def test_gaps_of_compaction_and_transactions_are_passed() -> None:
+    partition = _delivered(5, 9, 40)
+    partition.finish(5)
+    assert partition.position == 9
+    partition.finish(9)
+    assert partition.position == 40
+    partition.finish(40)
+    assert partition.position == 41
+
+
+def test_finishing_twice_is_harmless() -> None:
+    partition = _delivered(5, 6)
+    partition.finish(6)
+    partition.finish(6)
+    assert partition.unfinished == 1
+    partition.finish(5)
+    partition.finish(5)
+    assert (partition.unfinished, partition.position) == (0, 7)
+
+
+def test_an_offset_that_was_delivered_is_not_delivered_again() -> None:
+    partition = _delivered(5, 9)
+    for offset in (4, 5, 7, 9):
+        with pytest.raises(ValueError, match="delivered already"):
+            partition.deliver(offset)
+    assert partition.deliver(10)
+
+
+def test_what_a_predecessor_finished_is_not_done_again() -> None:
+    partition = PartitionOffsets([7, 9])
+    assert [partition.deliver(offset) for offset in (5, 6, 7, 8, 9)] == [True, True, False, True, False]
+    assert partition.unfinished == 3
+    assert partition.finished_beyond() == [7, 9]
+    for offset in (5, 6):
+        partition.finish(offset)
+    assert partition.position == 8
+    partition.finish(8)
+    assert partition.position == 10
+
+
+def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
+    partition = PartitionOffsets([7, 900])
+    partition.deliver(5)
+    partition.deliver(6)
+    partition.finish(5)
+    commit = partition.commit("w", 2)
+    assert commit is not None
+    assert decode_metadata(commit.metadata, commit.offset)[1] == [7, 900]
+
+
+def test_a_commit_is_due_until_it_is_acknowledged() -> None:
+    partition = _delivered(5, 6)
+    partition.finish(5)
+    first = partition.commit("w", 1)
+    assert first is not None
+    assert first.offset == 6
+    assert partition.commit("w", 1) == first, "a failed commit is tried again"
+    partition.acknowledged(first)
+    assert partition.commit("w", 1) is None
+
+
+def test_what_finishes_during_a_commit_is_due_after_it() -> None:
+    partition = _delivered(5, 6, 7)
+    partition.finish(5)
+    first = partition.commit("w", 1)
+    assert first is not None
+    partition.finish(7)
+    partition.acknowledged(first)
+    second = partition.commit("w", 1)
+    assert second is not None
+    assert (second.offset, decode_metadata(second.metadata, 6)[1]) == (6, [7])
+
+
+def test_a_late_acknowledgement_takes_nothing_back() -> None:
+    partition = _delivered(5, 6)
+    partition.finish(5)
+    first = partition.commit("w", 1)
+    partition.finish(6)
+    second = partition.commit("w", 1)
+    assert first is not None
+    assert second is not None
+    partition.acknowledged(second)
+    partition.acknowledged(first)
+    assert partition.commit("w", 1) is None
+
+
+def test_a_finish_beyond_the_slowest_is_worth_a_commit() -> None:
+    partition = _delivered(5, 6)
+    partition.finish(6)
+    commit = partition.commit("w", 1)
+    assert commit is not None
+    assert commit.offset == 5
+
+
+# --- any order, with failed commits and successors
+
+
+class Partition(RuleBasedStateMachine):
+    """A partition's log, one worker after the other on it, and the broker's memory of the commits."""
+
+    @initialize(start=st.integers(0, 100))
+    def begin(self, start: int) -> None:
+        self.log_end = start
+        self.log: list[int] = []  # offsets that exist
+        self.done: set[int] = set()  # effects that are durable
+        self.executions: dict[int, int] = {}
+        self.broker: tuple[int, str] = (start, "")
+        self.epoch = 0
+        self.assign()
+
+    def assign(self) -> None:
+        self.epoch += 1
+        position, metadata = self.broker
+        _, finished = decode_metadata(metadata, position)
+        assert set(finished) <= self.done
+        self.offsets = PartitionOffsets(finished)
+        self.read_from = position
+        self.open: list[int] = []
+        self.in_commit: Commit | None = None
+        self.covered = {offset for offset in self.log if offset < position} | set(finished)
+
+    @rule(gap=st.integers(0, 3), count=st.integers(1, 5))
+    def produce(self, gap: int, count: int) -> None:
+        for number in range(count):
+            self.log_end += gap if number == 0 else 0
+            self.log.append(self.log_end)
+            self.log_end += 1
+
+    @rule(count=st.integers(1, 6))
+    def read(self, count: int) -> None:
+        for offset in [offset for offset in self.log if offset >= self.read_from][:count]:
+            self.read_from = offset + 1
+            if self.offsets.deliver(offset):
+                assert offset not in self.covered, "covered by an acknowledged commit, and done again"
+                self.open.append(offset)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        offset = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.done.add(offset)
+        self.offsets.finish(offset)
+
+    @rule()
+    def commit(self) -> None:
+        commit = self.offsets.commit("worker", self.epoch)
+        if commit is not None:
+            assert all(offset in self.done for offset in self.log if offset < commit.offset)
+            self.in_commit = commit
+
+    @precondition(lambda self: self.in_commit is not None)
+    @rule()
+    def the_broker_takes_it(self) -> None:
+        assert self.in_commit is not None
+        self.broker = (self.in_commit.offset, self.in_commit.metadata)
+        self.offsets.acknowledged(self.in_commit)
+        self.in_commit = None
+
+    @precondition(lambda self: self.in_commit is not None)
+    @rule()
+    def the_answer_is_lost(self) -> None:
+        assert self.in_commit is not None
+        self.broker = (self.in_commit.offset, self.in_commit.metadata)
+        self.in_commit = None
+
+    @precondition(lambda self: self.in_commit is not None)
+    @rule()
+    def the_broker_refuses_it(self) -> None:
+        self.in_commit = None
+
+    @rule()
+    def the_worker_dies(self) -> None:
+        self.assign()
+
+    @invariant()
+    def the_position_never_passes_an_unfinished_record(self) -> None:
+        position = self.offsets.position
+        if position is not None:
+            assert all(offset in self.done for offset in self.log if offset < position)
+        assert all(offset in self.done for offset in self.log if offset < self.broker[0])
+
+    @invariant()
+    def what_is_said_to_be_finished_is_finished(self) -> None:
+        assert set(self.offsets.finished_beyond()) <= self.done
+        assert self.offsets.unfinished == len(self.open)
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        """What is neither open nor still to be read is done."""
+        assert all(offset in self.done or offset in self.open or offset >= self.read_from for offset in self.log)
+
+
+TestPartition = Partition.TestCase
+TestPartition.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+# --- metadata
+
+_offsets = st.sets(st.integers(0, 4000) | st.integers(0, 10**7), max_size=300)
+
+
+@given(st.integers(0, 2**40), _offsets, st.text(max_size=300), st.integers(0, 2**63 - 1))
+def test_metadata_is_short_ascii_and_never_says_more_than_the_truth(
+    position: int, beyond: set[int], worker: str, epoch: int
+) -> None:
+    finished = sorted(position + 1 + step for step in beyond)
+    text = encode_metadata(worker, epoch, position, finished)
+    assert len(text) <= METADATA_MAX_CHARACTERS
+    assert text.isascii()
+    metadata, decoded = decode_metadata(text, position)
+    assert metadata is not None
+    assert metadata.epoch == epoch
+    assert decoded == finished[: len(decoded)], "a beginning of the truth"
+
+
+@given(st.sets(st.integers(1, 2000), max_size=100))
+def test_metadata_of_ordinary_size_says_the_whole_truth(beyond: set[int]) -> None:
+    text = encode_metadata("worker-1", 3, 0, sorted(beyond))
+    assert decode_metadata(text, 0) == (
+        CommitMetadata("worker-1", 3, json.loads(text).get("done", "")),
+        sorted(beyond),
+    )
+
+
+def test_metadata_that_cannot_be_compressed_is_cut_not_dropped() -> None:
+    scattered = [offset for offset in range(1, 200_000) if zlib.crc32(b"%d" % offset) & 1]
+    text = encode_metadata("w", 1, 0, scattered)
+    assert len(text) <= METADATA_MAX_CHARACTERS
+    _, decoded = decode_metadata(text, 0)
+    assert decoded == scattered[: len(decoded)]
+    assert len(decoded) > 5000
+
+
+def test_a_thousand_finished_in_a_row_take_little_room() -> None:
+    assert len(encode_metadata("w", 1, 0, list(range(2, 1001)))) < 200
+
+
+def test_a_worker_id_of_any_kind_is_cut_to_ascii() -> None:
+    metadata, _ = decode_metadata(encode_metadata('wörker"\\\n' * 100, 1, 0, [5]), 0)
+    assert metadata is not None
+    assert metadata.worker.startswith('w?rker"\\\n')
+    assert len(metadata.worker) == 200
+
+
+def _done(raw: bytes) -> str:
+    return json.dumps({"worker": "w", "epoch": 1, "done": base64.b64encode(raw).decode()})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "NO_METADATA",
+        "{",
+        "null",
+        "[]",
+        "\ud800",
+        "{}",
+        '{"worker": 5, "epoch": 1}',
+        '{"worker": "w", "epoch": "1"}',
+        '{"worker": "w", "epoch": 1, "done": 7}',
+        '{"worker": "w", "epoch": 1, "done": "not base64!"}',
+        '{"worker": "w", "epoch": 1, "done": "é"}',
+        '{"worker": "w", "epoch": 1, "done": "AAAA"}',
+        '{"x":' + "[" * 2000 + "]" * 2000 + "}",
+        _done(b""),
+        _done(zlib.compress(b"abc")[:-5] + b"xxxxx"),
+    ],
+)
+def test_foreign_metadata_says_nothing(text: str | None) -> None:
+    assert decode_metadata(text, 5)[1] == []
+
+
+def test_metadata_of_a_stranger_is_told_from_ours() -> None:
+    assert decode_metadata('{"worker": "w", "epoch": 1, "new": true}', 5) == (CommitMetadata("w", 1), [])
+    assert decode_metadata("{}", 5) == (None, [])
+
+
+def test_a_zip_bomb_does_not_explode() -> None:
+    bomb = zlib.compress(b"\0" * 5_000_000 + b"\xff", 9)
+    text = _done(bomb)
+    _, decoded = decode_metadata(text, 0)
+    assert decoded == []
+    everything = _done(zlib.compress(b"\xff" * 2_500_000, 9))
+    assert len(everything) < 4096
+    _, decoded = decode_metadata(everything, 0)
+    assert len(decoded) <= 64 * 1024 * 8
+
+
+def test_a_partition_that_never_had_a_commit_has_no_finished_records() -> None:
+    assert decode_metadata("", -1001) == (None, [])

@@ -1,0 +1,549 @@
+"""The relay: each request on Kafka under its number, on its partition, whatever dies in between."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryOutbox
+from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
+from filemill.files import NewFile
+from filemill.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
+from filemill.ports import Claimed, Outbox, Published
+from filemill.retry import Unavailable
+from filemill.rotation import Slot, out_of_turn
+from workers import outbox_relay
+from workers.outbox_relay import OutboxRelay
+
+TOPIC = "file.create"
+LEASE_SECONDS = 3.0
+BATCH = 4
+
+
+class World:
+    """A database, a broker of three partitions, a clock that the test moves, and relays on them."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.database = MemoryDatabase(clock=lambda: self.now)
+        self.broker = MemoryBroker({TOPIC: 3})
+
+    def relay(
+        self,
+        holder: str = "a",
+        *,
+        queue_records: int = 1000,
+        outbox: Callable[[MemoryDatabase, MemoryLease], Outbox] = MemoryOutbox,
+    ) -> OutboxRelay:
+        lease = MemoryLease(self.database, "relay", holder, LEASE_SECONDS)
+        return OutboxRelay(
+            outbox(self.database, lease),
+            lease,
+            MemoryPublisher(self.broker, queue_records),
+            topic=TOPIC,
+            batch=BATCH,
+            lease_seconds=LEASE_SECONDS,
+            clock=lambda: self.now,
+        )
+
+    def submit(self, count: int) -> list[int]:
+        return self.database.submit([NewFile(f"file {number}", "d") for number in range(count)])
+
+    def places(self) -> list[tuple[int, int]]:
+        """Publish number and partition of each record, by number; repeats included."""
+        return sorted(
+            (number_header(record.headers, PUBLISH_NUMBER) or 0, record.partition)
+            for record in self.broker.records(TOPIC)
+        )
+
+    def slots(self) -> list[Slot]:
+        return [Slot(number, partition) for number, partition in sorted(set(self.places()))]
+
+
+def _until_idle(*relays: OutboxRelay) -> None:
+    for _ in range(200):
+        if not sum(relay.step() for relay in relays):
+            return
+    pytest.fail("the relay never came to rest")
+
+
+def _in_turn(first: int, last: int) -> list[tuple[int, int]]:
+    return [(number, (number - 1) % 3) for number in range(first, last + 1)]
+
+
+def test_requests_go_out_in_strict_round_robin() -> None:
+    world = World()
+    world.submit(10)
+    _until_idle(world.relay())
+    assert world.places() == _in_turn(1, 10)
+    assert world.database.outbox == {}
+    assert sorted(world.database.publications) == list(range(1, 11))
+
+
+def test_a_record_is_the_seeds_message_with_number_run_and_trace_beside_it() -> None:
+    world = World()
+    (file_id,) = world.submit(1)
+    _until_idle(world.relay())
+    (record,) = world.broker.records(TOPIC)
+    assert set(json.loads(record.value or b"")) == {"fileId", "title", "description", "timestamp"}
+    assert json.loads(record.value or b"")["fileId"] == file_id
+    assert number_header(record.headers, PUBLISH_NUMBER) == 1
+    assert number_header(record.headers, RUN) == 1
+    assert valid_traceparent(header(record.headers, TRACEPARENT))
+
+
+def test_each_partition_has_its_numbers_in_ascending_order() -> None:
+    world = World()
+    world.submit(25)
+    _until_idle(world.relay())
+    for partition in range(3):
+        numbers = [number_header(record.headers, PUBLISH_NUMBER) for record in world.broker.log(TOPIC, partition)]
+        assert numbers == sorted(numbers, key=lambda number: number or 0)
+
+
+def test_the_turn_goes_on_over_a_restart() -> None:
+    world = World()
+    world.submit(4)
+    first = world.relay("a")
+    _until_idle(first)
+    first.close()
+    world.submit(4)
+    _until_idle(world.relay("b"))
+    assert world.places() == _in_turn(1, 8)
+
+
+def test_a_crash_between_numbering_and_producing_loses_nothing() -> None:
+    world = World()
+    world.submit(5)
+    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    lease.acquire()
+    MemoryOutbox(world.database, lease).claim(5, 3)  # … and here it dies
+    world.now += LEASE_SECONDS
+    world.submit(2)
+    _until_idle(world.relay("b"))
+    assert world.places() == _in_turn(1, 7)
+
+
+def test_a_crash_between_producing_and_deleting_repeats_under_the_same_number_and_partition() -> None:
+    world = World()
+    world.submit(4)
+    first = world.relay("a")
+    first._lead()
+    first._produce_new()  # the records stand on the broker; it dies before the acknowledgements
+    assert world.places() == _in_turn(1, 4)
+    world.now += LEASE_SECONDS
+    world.broker.add_partitions(TOPIC, 5)
+    world.submit(1)
+    _until_idle(world.relay("b"))
+    assert world.places() == sorted(_in_turn(1, 4) * 2 + [(5, 4)])
+    assert sorted(world.database.publications) == [1, 2, 3, 4, 5]
+
+
+def test_a_refused_delivery_is_repeated_with_its_number_and_partition() -> None:
+    world = World()
+    world.submit(3)
+    relay = world.relay()
+    world.broker.refuses = "Broker: Not enough in-sync replicas"
+    for _ in range(5):
+        relay.step()
+    assert world.places() == []
+    assert "Not enough in-sync replicas" in relay.state
+    world.submit(3)
+    world.broker.refuses = None
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 6)
+    assert relay.state == "active"
+
+
+def test_a_full_queue_repeats_nothing_and_forgets_nothing() -> None:
+    world = World()
+    world.submit(30)
+    _until_idle(world.relay(queue_records=3))
+    assert world.places() == _in_turn(1, 30)
+
+
+def test_while_the_broker_is_away_only_so_much_is_taken_in_hand() -> None:
+    world = World()
+    world.submit(100)
+    relay = world.relay()
+    relay.step()
+    world.broker.away = "away"
+    for _ in range(50):
+        relay.step()
+    numbered = [row for row in world.database.outbox.values() if row.number is not None]
+    assert len(numbered) <= BATCH * (outbox_relay.IN_FLIGHT_BATCHES + 1)
+    world.broker.away = None
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 100)
+
+
+def test_nothing_is_numbered_before_the_partitions_are_known() -> None:
+    world = World()
+    world.submit(2)
+    relay = world.relay()
+    world.broker.away = "Kafka is away"
+    with pytest.raises(Unavailable, match="Kafka is away"):
+        relay.step()
+    assert [row.number for row in world.database.outbox.values()] == [None, None]
+
+
+def test_a_missing_topic_says_what_to_do() -> None:
+    world = World()
+    world.broker = MemoryBroker({})
+    world.submit(1)
+    with pytest.raises(Unavailable, match="filemill topics create"):
+        world.relay().step()
+
+
+def test_added_partitions_join_the_turn_soon() -> None:
+    world = World()
+    relay = world.relay()
+    world.submit(4)
+    _until_idle(relay)
+    world.broker.add_partitions(TOPIC, 5)
+    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    world.submit(6)
+    _until_idle(relay)
+    assert world.places() == [*_in_turn(1, 4), (5, 4), (6, 0), (7, 1), (8, 2), (9, 3), (10, 4)]
+    assert out_of_turn(world.slots(), 5) == []
+
+
+def test_a_standby_publishes_nothing() -> None:
+    world = World()
+    active, standby = world.relay("a"), world.relay("b")
+    assert not active.step()
+    world.submit(3)
+    for _ in range(5):
+        assert not standby.step()
+    assert standby.state == "standby"
+    assert world.places() == []
+    _until_idle(active)
+    assert world.places() == _in_turn(1, 3)
+
+
+def test_a_silent_relay_is_replaced_and_stands_by_when_it_wakes() -> None:
+    world = World()
+    sleeper, successor = world.relay("a"), world.relay("b")
+    world.submit(2)
+    _until_idle(sleeper)
+    world.now += LEASE_SECONDS
+    world.submit(2)
+    _until_idle(successor)
+    world.submit(2)
+    assert not sleeper.step()
+    assert sleeper.state == "standby"
+    _until_idle(successor)
+    assert world.places() == _in_turn(1, 6)
+
+
+def test_a_relay_that_still_believes_in_its_lease_is_refused_at_the_claim() -> None:
+    """It slept for less than its renewal, by its own clock, but the database knows better."""
+    world = World()
+    sleeper, successor = world.relay("a"), world.relay("b")
+    sleeper.step()
+    world.database.leases["relay"].expires_at = world.now
+    successor.step()
+    world.submit(3)
+    assert not sleeper.step()
+    assert sleeper.state == "standby"
+    assert [row.number for row in world.database.outbox.values()] == [None] * 3
+    _until_idle(successor)
+    assert world.places() == _in_turn(1, 3)
+
+
+def test_an_active_relay_keeps_its_lease_while_it_is_idle() -> None:
+    world = World()
+    active, standby = world.relay("a"), world.relay("b")
+    for _ in range(20):
+        active.step()
+        standby.step()
+        world.now += LEASE_SECONDS / 3
+    assert (active.state, standby.state) == ("active", "standby")
+
+
+def test_what_is_in_flight_is_not_repeated_when_the_lease_comes_back() -> None:
+    world = World()
+    relay = world.relay("a")
+    relay.step()
+    world.submit(3)
+    world.broker.away = "away"
+    relay.step()
+    world.now += LEASE_SECONDS
+    other = MemoryLease(world.database, "relay", "b", LEASE_SECONDS)
+    assert other.acquire()
+    assert not relay.step()
+    other.release()
+    world.broker.away = None
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 3)
+
+
+def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_repeated() -> None:
+    world = World()
+    world.submit(3)
+    relay = world.relay()
+    relay._lead()
+    relay._produce_new()
+    world.database.away = "Postgres is away"
+    relay._publisher.poll()
+    with pytest.raises(Unavailable):
+        relay._settle()
+    world.now += LEASE_SECONDS
+    with pytest.raises(Unavailable):
+        relay.step()
+    world.database.away = None
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 3)
+    assert world.database.outbox == {}
+
+
+class _LostAnswer(MemoryOutbox):
+    """Postgres commits the claim, and the connection breaks before it can say so."""
+
+    failures = 1
+
+    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+        rows = super().claim(limit, partitions)
+        if rows and self.failures:
+            self.failures -= 1
+            raise Unavailable("the connection broke")
+        return rows
+
+
+def test_rows_that_were_numbered_in_a_claim_without_an_answer_are_produced() -> None:
+    world = World()
+    world.submit(6)
+    relay = world.relay(outbox=_LostAnswer)
+    with pytest.raises(Unavailable):
+        relay.step()
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 6)
+    assert world.database.outbox == {}
+
+
+class _BreaksInheriting(MemoryOutbox):
+    """Postgres goes away after the first page of what a predecessor left."""
+
+    calls = 0
+
+    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+        self.calls += 1
+        if self.calls == 2:
+            raise Unavailable("the connection broke")
+        return super().claimed(limit, after)
+
+
+def test_an_inheritance_that_breaks_off_is_taken_up_again() -> None:
+    world = World()
+    world.submit(BATCH * 3)
+    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    lease.acquire()
+    MemoryOutbox(world.database, lease).claim(BATCH * 3, 3)
+    lease.release()
+    successor = world.relay("b", outbox=_BreaksInheriting)
+    with pytest.raises(Unavailable):
+        successor.step()
+    _until_idle(successor)
+    assert world.places() == _in_turn(1, BATCH * 3)
+    assert world.database.outbox == {}
+
+
+def test_leaving_settles_everything_acknowledged_and_gives_up_the_lease() -> None:
+    world = World()
+    world.submit(BATCH * 3)
+    relay = world.relay("a")
+    relay._lead()
+    while relay._produce_new():
+        pass
+    relay.close()
+    assert world.database.outbox == {}, "or a successor would repeat what the broker has"
+    assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
+
+
+def test_leaving_while_postgres_is_away_is_quiet() -> None:
+    world = World()
+    world.submit(1)
+    relay = world.relay()
+    relay._lead()
+    relay._produce_new()
+    world.database.away = "Postgres is away"
+    relay.close()
+    world.database.away = None
+    world.now += LEASE_SECONDS
+    _until_idle(world.relay("b"))
+    assert world.places() == [(1, 0), (1, 0)]
+
+
+def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
+    world = World()
+    world.submit(1)
+    first = world.relay("a")
+    first._lead()
+    first._produce_new()
+    world.now += LEASE_SECONDS
+    _until_idle(world.relay("b"))
+    first._publisher.poll()
+    first._settle()
+    assert len(world.database.publications) == 1
+
+
+def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers() -> None:
+    world = World()
+    world.database.clock = time.monotonic
+    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    publisher = MemoryPublisher(world.broker)
+    relay = OutboxRelay(
+        MemoryOutbox(world.database, lease), lease, publisher, topic=TOPIC, batch=BATCH, lease_seconds=LEASE_SECONDS
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop,), daemon=True)
+    world.database.away = "Postgres is away"
+    thread.start()
+    try:
+        _wait(lambda: "Postgres is away" in relay.state)
+        world.database.away = None
+        relay.wake()
+        _wait(lambda: relay.state == "active")
+        world.submit(5)
+        relay.wake()
+        _wait(lambda: world.places() == _in_turn(1, 5))
+        _wait(lambda: not world.database.outbox)
+    finally:
+        stop.set()
+        relay.wake()
+        thread.join(5)
+    assert not thread.is_alive()
+    assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.002)
+
+
+# --- anything, in any order
+
+
+class _Unreliable(MemoryOutbox):
+    """Loses the answer to a call now and then, after doing it."""
+
+    lose_next = False
+
+    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+        rows = super().claim(limit, partitions)
+        self._answer()
+        return rows
+
+    def settle(self, published: Sequence[Published]) -> None:
+        super().settle(published)
+        self._answer()
+
+    def _answer(self) -> None:
+        if _Unreliable.lose_next:
+            _Unreliable.lose_next = False
+            raise Unavailable("the answer was lost")
+
+
+class Relays(RuleBasedStateMachine):
+    """Two relays that crash, oversleep and lose their servers, while requests come in."""
+
+    @initialize()
+    def begin(self) -> None:
+        _Unreliable.lose_next = False
+        self.world = World()
+        self.relays = [self._relay(0), self._relay(1)]
+
+    def _relay(self, number: int) -> OutboxRelay:
+        return self.world.relay(f"relay-{number}", queue_records=7, outbox=_Unreliable)
+
+    @rule(count=st.integers(1, 9))
+    def submit(self, count: int) -> None:
+        if self.world.database.away is None:
+            self.world.submit(count)
+
+    @rule(number=st.integers(0, 1), steps=st.integers(1, 3))
+    def step(self, number: int, steps: int) -> None:
+        for _ in range(steps):
+            try:
+                self.relays[number].step()
+            except Unavailable:
+                return
+
+    @rule(number=st.integers(0, 1))
+    def crash(self, number: int) -> None:
+        self.relays[number] = self._relay(number)
+
+    @rule(number=st.integers(0, 1))
+    def leave(self, number: int) -> None:
+        try:
+            self.relays[number].close()
+        finally:
+            self.relays[number] = self._relay(number)
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, LEASE_SECONDS]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @rule(away=st.booleans())
+    def kafka(self, away: bool) -> None:
+        self.world.broker.away = "Kafka is away" if away else None
+
+    @rule(refuses=st.booleans())
+    def replicas(self, refuses: bool) -> None:
+        self.world.broker.refuses = "refused" if refuses else None
+
+    @rule(away=st.booleans())
+    def postgres(self, away: bool) -> None:
+        self.world.database.away = "Postgres is away" if away else None
+
+    @rule()
+    def an_answer_is_lost(self) -> None:
+        _Unreliable.lose_next = True
+
+    @precondition(lambda self: self.world.broker.partitions(TOPIC) < 6)
+    @rule()
+    def add_a_partition(self) -> None:
+        self.world.broker.add_partitions(TOPIC, self.world.broker.partitions(TOPIC) + 1)
+
+    @invariant()
+    def a_number_has_one_partition_and_one_file(self) -> None:
+        seen: dict[int, tuple[int, bytes | None]] = {}
+        for record in self.world.broker.records(TOPIC):
+            number = number_header(record.headers, PUBLISH_NUMBER) or 0
+            assert seen.setdefault(number, (record.partition, record.value)) == (record.partition, record.value)
+
+    @invariant()
+    def what_left_the_outbox_is_on_kafka(self) -> None:
+        published = {number for number, _ in self.world.places()}
+        assert set(self.world.database.publications) <= published
+        waiting = {row.file_id for row in self.world.database.outbox.values()}
+        settled = {row.claimed.file_id for row in self.world.database.publications.values()}
+        assert waiting | settled == set(self.world.database.files)
+        assert not waiting & settled
+
+    def teardown(self) -> None:
+        """All is well again: then everything goes out, in turn."""
+        if not hasattr(self, "world"):
+            return
+        _Unreliable.lose_next = False
+        self.world.database.away = self.world.broker.away = self.world.broker.refuses = None
+        self.world.now += LEASE_SECONDS
+        self.step(0, 1)
+        _until_idle(self.relays[0])
+        self.a_number_has_one_partition_and_one_file()
+        self.what_left_the_outbox_is_on_kafka()
+        assert self.world.database.outbox == {}
+        numbers = [slot.number for slot in self.world.slots()]
+        assert numbers == list(range(1, len(self.world.database.files) + 1))
+        assert out_of_turn(self.world.slots(), self.world.broker.partitions(TOPIC)) == []
+
+
+TestRelays = Relays.TestCase
+TestRelays.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

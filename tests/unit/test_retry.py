@@ -1,0 +1,99 @@
+"""What follows a failure: again, and when; or the dead letters."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filemill.retry import Again, Breaker, Park, Poisonous, RetryPolicy, Unavailable, backoff_seconds, decide
+
+POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
+
+
+class _Greatest(random.Random):
+    """Jitter that always gives the upper bound."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: int, failures: int) -> None:
+    verdict = decide(POLICY, Unavailable("S3 is away"), attempt, failures, random.Random(1))
+    assert isinstance(verdict, Again)
+    assert not verdict.counted
+
+
+def test_poison_is_parked_at_once() -> None:
+    assert decide(POLICY, Poisonous("not a FileCreate"), 1, 1, random.Random(1)) == Park("not a FileCreate")
+
+
+def test_other_errors_have_their_attempts_and_no_more() -> None:
+    verdicts = [decide(POLICY, ValueError("boom"), attempt, attempt, random.Random(1)) for attempt in (1, 2, 3, 4)]
+    assert [isinstance(verdict, Park) for verdict in verdicts] == [False, False, True, True]
+    assert all(verdict.counted for verdict in verdicts if isinstance(verdict, Again))
+
+
+def test_a_parked_record_says_what_was_wrong_and_how_often_it_was_tried() -> None:
+    verdict = decide(POLICY, ValueError("boom"), 3, 3, random.Random(1))
+    assert isinstance(verdict, Park)
+    for part in ("ValueError", "boom", "3 attempts"):
+        assert part in verdict.reason
+
+
+def test_outages_do_not_use_up_the_attempts_of_later_errors() -> None:
+    verdict = decide(POLICY, ValueError("boom"), attempt=1, failures=500, jitter=random.Random(1))
+    assert isinstance(verdict, Again)
+
+
+def test_the_delay_doubles_up_to_the_cap() -> None:
+    ceilings = [backoff_seconds(POLICY, failures, _Greatest()) for failures in range(1, 9)]
+    assert ceilings == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+
+
+@given(st.integers(1, 10**9), st.integers(0, 2**32))
+def test_a_delay_is_never_negative_and_never_above_the_cap(failures: int, seed: int) -> None:
+    assert 0 <= backoff_seconds(POLICY, failures, random.Random(seed)) <= POLICY.cap_seconds
+
+
+def test_a_thousand_records_do_not_return_at_the_same_moment() -> None:
+    jitter = random.Random(1)
+    delays = [backoff_seconds(POLICY, 7, jitter) for _ in range(1000)]
+    assert len(set(delays)) > 990
+    for lower in range(10):
+        assert 50 < sum(lower <= delay < lower + 1 for delay in delays) < 170
+
+
+def test_a_breaker_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
+    breaker = Breaker(POLICY, threshold=3)
+    assert [breaker.failed(f"away {number}") for number in range(5)] == [False, False, True, False, False]
+    assert breaker.open
+    assert breaker.reason == "away 4"
+
+
+def test_one_success_closes_a_breaker_and_says_so_once() -> None:
+    breaker = Breaker(POLICY, threshold=3)
+    for _ in range(7):
+        breaker.failed("away")
+    assert breaker.succeeded()
+    assert not breaker.succeeded()
+    assert not breaker.open
+    assert breaker.reason is None
+    assert [breaker.failed("away") for _ in range(3)] == [False, False, True]
+
+
+def test_failures_with_a_success_between_them_do_not_add_up() -> None:
+    breaker = Breaker(POLICY, threshold=3)
+    for _ in range(10):
+        breaker.failed("away")
+        breaker.failed("away")
+        breaker.succeeded()
+    assert not breaker.open
+
+
+@given(st.integers(1, 10**5), st.integers(0, 2**32))
+def test_a_probe_waits_for_a_pause_but_not_for_ever(failures: int, seed: int) -> None:
+    breaker = Breaker(POLICY, threshold=3)
+    breaker._failures = failures
+    assert POLICY.base_seconds <= breaker.delay(random.Random(seed)) <= POLICY.cap_seconds
