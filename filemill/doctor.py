@@ -13,7 +13,7 @@ import msgspec
 from filemill import settings as configuration
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
-from filemill.adapters.s3 import bucket_exists
+from filemill.adapters.s3_admin import bucket_exists
 from filemill.migrate import current_revision, head_revision
 from filemill.retry import Unavailable
 from filemill.settings import InvalidSettings, Settings

@@ -1,4 +1,7 @@
-"""Running one process of the pipeline until it is told to stop: what `filemill run ROLE` does."""
+"""Running one process of the pipeline until it is told to stop: what `filemill run ROLE` does.
+
+Each role imports what it needs when it runs: a processor starts without a database driver, a relay without a page.
+"""
 
 import os
 import signal
@@ -8,7 +11,6 @@ from types import FrameType
 
 import structlog
 
-from filemill import wiring
 from filemill.settings import Settings
 
 log = structlog.get_logger("process")
@@ -34,6 +36,8 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
 
 def run_relay(settings: Settings) -> None:
     """The outbox relay."""
+    from filemill import wiring  # noqa: PLC0415
+
     engine = wiring.create_engine(settings, f"relay {settings.worker_id}")
     relay, stop = wiring.relay(settings, engine), threading.Event()
 
@@ -47,6 +51,8 @@ def run_relay(settings: Settings) -> None:
 
 def run_sync(settings: Settings) -> None:
     """The status sync, and beside it the hashes of foreign results."""
+    from filemill import wiring  # noqa: PLC0415
+
     engine = wiring.create_engine(settings, f"sync {settings.worker_id}")
     stop = threading.Event()
     on_stop_signal(stop.set)
@@ -56,6 +62,8 @@ def run_sync(settings: Settings) -> None:
 
 def run_monitor(settings: Settings) -> None:
     """The group monitor."""
+    from filemill import wiring  # noqa: PLC0415
+
     engine = wiring.create_engine(settings, f"monitor {settings.worker_id}")
     stop = threading.Event()
     on_stop_signal(stop.set)
@@ -64,7 +72,9 @@ def run_monitor(settings: Settings) -> None:
 
 def run_processor(settings: Settings) -> None:
     """A file processor. Raises retry.Unavailable where its Kafka client gave up for good: start a new process."""
-    processor = wiring.Processor(settings)
+    from filemill.processing.assembly import Processor  # noqa: PLC0415
+
+    processor = Processor(settings)
     on_stop_signal(processor.stop)
     log.info(
         "File processor started",

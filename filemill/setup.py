@@ -7,7 +7,7 @@ import structlog
 
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.s3 import create_bucket
+from filemill.adapters.s3_admin import create_bucket
 from filemill.migrate import migrate
 from filemill.retry import Unavailable
 from filemill.settings import Settings

@@ -1,40 +1,28 @@
-"""Wired once: which adapter stands behind which port, for each process."""
+"""Wired once: which adapter stands behind which port, for each process that has a database.
 
-import asyncio
-import random
+A file processor has none: `filemill.processing.assembly` puts it together.
+"""
+
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.postgres import create_engine
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_outbox import PostgresOutbox
 from filemill.adapters.postgres_status import PostgresStatusStore
-from filemill.adapters.s3 import S3ObjectStore, s3_client
-from filemill.commands import Standing
+from filemill.adapters.s3_admin import s3_client
 from filemill.foreign import HashFiller
-from filemill.processing.gate import Gate
-from filemill.processing.listener import CommandListener
-from filemill.processing.passage import Topics, Workplace
-from filemill.processing.reporter import Reporter
-from filemill.processing.workshop import Workshop
-from filemill.retry import RetryPolicy
 from filemill.settings import Settings
-from filemill.telemetry import Kind
-from workers.file_processor import QUIET, FileProcessor
 from workers.group_monitor import GroupMonitor
 from workers.outbox_relay import OutboxRelay
 from workers.status_sync import StatusSync
 
-# What a processor still has to say when it leaves.
-FLUSH_SECONDS = 5.0
-
-__all__ = ["Processor", "create_engine", "hash_filler", "monitor", "relay", "s3_client", "sync"]
+__all__ = ["create_engine", "hash_filler", "monitor", "relay", "s3_client", "sync"]
 
 
 def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
@@ -83,93 +71,6 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
         interval_seconds=settings.monitor_interval_seconds,
         retention=timedelta(hours=settings.monitor_retention_hours),
     )
-
-
-class Processor:
-    """A file processor, put together: the loop on the caller's thread, workshop and listener beside it. No database."""
-
-    def __init__(self, settings: Settings) -> None:
-        publisher = KafkaPublisher(settings, "processor")
-        jitter = random.Random()
-        self._reporter = Reporter(
-            publisher,
-            settings.topic_worker_events,
-            settings.worker_id,
-            settings.group_protocol,
-            settings.processing_seconds,
-        )
-        self._standing = Standing(settings.worker_id, datetime.now(UTC))
-        self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
-        self._workshop = Workshop(
-            publisher,
-            lambda workshop: self._workplace(settings, workshop, jitter),
-            one_at_a_time=settings.ordering == "partition",
-            trusted_seconds=settings.session_timeout_ms / 1000 / 2,
-        )
-        self._listener = CommandListener(
-            lambda: TopicReader(settings, [settings.topic_worker_commands], "commands"),
-            self._standing,
-            self._workshop.cancel,
-            self._reporter,
-        )
-        self._loop = FileProcessor(
-            self._workshop,
-            worker_id=settings.worker_id,
-            concurrency=settings.concurrency,
-            drain_seconds=settings.drain_seconds,
-            reporter=self._reporter,
-            hold=self._hold,
-            max_poll_seconds=settings.max_poll_interval_ms / 1000,
-        )
-        self._member = GroupMember(settings, settings.topic_create, self._loop)
-        self._publisher = publisher
-
-    def stop(self) -> None:
-        """Leave in order; from any thread."""
-        self._loop.stop()
-
-    def run(self) -> None:
-        """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
-        self._listener.start()
-        try:
-            self._loop.run(self._member)
-        finally:
-            self._listener.close()
-            self._workshop.shut()
-            self._publisher.flush(FLUSH_SECONDS)
-
-    def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
-        to_s3, to_kafka = self._gates
-        return Workplace(
-            worker_id=settings.worker_id,
-            store=S3ObjectStore(settings),
-            publish=workshop.publish,
-            mention=workshop.mention,
-            awake=workshop.awake,
-            uploads=asyncio.Semaphore(settings.store_concurrency),
-            topics=Topics(
-                settings.topic_created,
-                settings.topic_progress,
-                settings.topic_dead_letters,
-                settings.topic_worker_events,
-            ),
-            policy=RetryPolicy(max_attempts=settings.max_attempts),
-            processing_seconds=settings.processing_seconds,
-            processing_steps=settings.processing_steps,
-            jitter=jitter,
-            to_store=to_s3.through,
-            to_broker=to_kafka.through,
-            cancelled=self._standing.cancelled,
-            report=self._reporter,
-        )
-
-    def _tell(self, kind: Kind, cause: str) -> None:
-        self._reporter.emit(kind, cause=cause)
-
-    def _hold(self) -> str | None:
-        if self._standing.quiet:
-            return QUIET
-        return next((gate.reason for gate in self._gates if gate.reason), None)
 
 
 def run_beside(target: "HashFiller", stop: threading.Event) -> threading.Thread:

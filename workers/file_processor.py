@@ -214,7 +214,9 @@ class FileProcessor:
             self._reporter.finished(1)
 
     def _regulate(self, source: RecordSource) -> None:
-        held = self._hold() is not None
+        reason = self._hold()
+        # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
+        held = reason is not None and (reason == QUIET or self._in_flight > 0)
         if not self._paused and (held or self._in_flight >= self._concurrency):
             source.pause(sorted(self._epochs))
             self._paused = True

@@ -7,12 +7,12 @@ Exit codes: 0 well; 1 the answer is no (a finding, a failed file, a step that is
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
 from filemill import __version__
-from filemill.cli import administration, dlq, files, operations, processes
-from filemill.cli import stack as stack_commands
+from filemill.cli import processes
 from filemill.cli.output import fail
 from filemill.retry import Unavailable
 from filemill.settings import InvalidSettings
@@ -24,12 +24,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-stack_commands.register(app)
-files.register(app)
-operations.register(app)
-dlq.register(app)
-processes.register(app)
-administration.register(app)
+
+
+def register(arguments: Sequence[str]) -> None:
+    """Add the commands. A worker's start (`run ROLE`) does not load what only the others need: a second of imports."""
+    processes.register(app)
+    if arguments[:1] == ["run"]:
+        return
+    from filemill.cli import administration, dlq, files, operations, stack  # noqa: PLC0415
+
+    for module in (stack, files, operations, dlq, administration):
+        module.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -43,6 +48,7 @@ def _version(
 
 def main() -> None:
     """The console command: errors that a user can mend are a sentence, not a traceback."""
+    register(sys.argv[1:])
     try:
         app(standalone_mode=True)
     except Unavailable as error:

@@ -1,5 +1,9 @@
 """The engine of a file processor.
 
+assembly.py  all of it put together
+listener.py  what workers are told
+reporter.py  what they say
+gate.py      the way to a server, with a breaker in it
 workshop.py  the thread where records become files: timers, uploads, acknowledgements
 passage.py   one record's way: steps → render → PUT → file.created acknowledged; or to the dead letters
 

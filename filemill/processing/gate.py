@@ -46,11 +46,8 @@ class Gate:
                 self._closed.set()
         finally:
             if probing:
-                self._probing = False
-                if self._breaker.open:
-                    # Whoever waits next may try; the failed one goes back through its own backoff.
-                    self._closed.set()
-                    self._closed.clear()
+                # Whoever waits next may try; the failed one goes back through its own backoff.
+                self._pass_on()
 
     async def _turn(self) -> bool:
         """Wait until the breaker is closed, or until it is this caller's turn to probe (True)."""
@@ -62,10 +59,16 @@ class Gate:
             try:
                 await asyncio.sleep(self._breaker.delay(self._jitter))
             except BaseException:
-                self._probing = False
+                self._pass_on()  # its record was let go
                 raise
             return True
         return False
+
+    def _pass_on(self) -> None:
+        self._probing = False
+        if self._breaker.open:
+            self._closed.set()
+            self._closed.clear()
 
     def _say(self, kind: Kind, reason: str | None) -> None:
         self.reason = f"{self._server}: {reason}" if reason else None

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from filemill.adapters.memory import MemoryObjectStore
-from filemill.adapters.s3 import S3ObjectStore, bucket_exists, create_bucket, s3_client
+from filemill.adapters.s3 import S3ObjectStore
+from filemill.adapters.s3_admin import bucket_exists, create_bucket, s3_client
 from filemill.ports import Missing, ObjectStore, StoredObject
 from filemill.retry import Unavailable
 from filemill.settings import Settings

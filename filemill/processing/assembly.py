@@ -1,0 +1,110 @@
+"""A file processor, put together. It imports no database driver: it holds no credentials for one."""
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.kafka_group import GroupMember
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.s3 import S3ObjectStore
+from filemill.commands import Standing
+from filemill.processing.gate import Gate
+from filemill.processing.listener import CommandListener
+from filemill.processing.passage import Topics, Workplace
+from filemill.processing.reporter import Reporter
+from filemill.processing.workshop import Workshop
+from filemill.retry import RetryPolicy
+from filemill.settings import Settings
+from filemill.telemetry import Kind
+from workers.file_processor import QUIET, FileProcessor
+
+# What a processor still has to say when it leaves.
+FLUSH_SECONDS = 5.0
+
+
+class Processor:
+    """The consumer's loop on the caller's thread, workshop and listener beside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        publisher = KafkaPublisher(settings, "processor")
+        jitter = random.Random()
+        self._reporter = Reporter(
+            publisher,
+            settings.topic_worker_events,
+            settings.worker_id,
+            settings.group_protocol,
+            settings.processing_seconds,
+        )
+        self._standing = Standing(settings.worker_id, datetime.now(UTC))
+        self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
+        self._workshop = Workshop(
+            publisher,
+            lambda workshop: self._workplace(settings, workshop, jitter),
+            one_at_a_time=settings.ordering == "partition",
+            trusted_seconds=settings.session_timeout_ms / 1000 / 2,
+        )
+        self._listener = CommandListener(
+            lambda: TopicReader(settings, [settings.topic_worker_commands], "commands"),
+            self._standing,
+            self._workshop.cancel,
+            self._reporter,
+        )
+        self._loop = FileProcessor(
+            self._workshop,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            drain_seconds=settings.drain_seconds,
+            reporter=self._reporter,
+            hold=self._hold,
+            max_poll_seconds=settings.max_poll_interval_ms / 1000,
+        )
+        self._member = GroupMember(settings, settings.topic_create, self._loop)
+        self._publisher = publisher
+
+    def stop(self) -> None:
+        """Leave in order; from any thread."""
+        self._loop.stop()
+
+    def run(self) -> None:
+        """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
+        self._listener.start()
+        try:
+            self._loop.run(self._member)
+        finally:
+            self._listener.close()
+            self._workshop.shut()
+            self._publisher.flush(FLUSH_SECONDS)
+
+    def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
+        to_s3, to_kafka = self._gates
+        return Workplace(
+            worker_id=settings.worker_id,
+            store=S3ObjectStore(settings),
+            publish=workshop.publish,
+            mention=workshop.mention,
+            awake=workshop.awake,
+            uploads=asyncio.Semaphore(settings.store_concurrency),
+            topics=Topics(
+                settings.topic_created,
+                settings.topic_progress,
+                settings.topic_dead_letters,
+                settings.topic_worker_events,
+            ),
+            policy=RetryPolicy(max_attempts=settings.max_attempts),
+            processing_seconds=settings.processing_seconds,
+            processing_steps=settings.processing_steps,
+            jitter=jitter,
+            to_store=to_s3.through,
+            to_broker=to_kafka.through,
+            cancelled=self._standing.cancelled,
+            report=self._reporter,
+        )
+
+    def _tell(self, kind: Kind, cause: str) -> None:
+        self._reporter.emit(kind, cause=cause)
+
+    def _hold(self) -> str | None:
+        if self._standing.quiet:
+            return QUIET
+        return next((gate.reason for gate in self._gates if gate.reason), None)
