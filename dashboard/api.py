@@ -32,7 +32,7 @@ T = TypeVar("T")
 CONNECTIONS_FOR_OTHERS = 2
 
 
-def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> LastNet:
+def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> FastAPI:
     """The ASGI app of all paths that are not pages. `check_servers` may block for the server timeout."""
     app = FastAPI(
         title="filemill",
@@ -46,7 +46,8 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     _add_files(app, services)
     _add_health(app, check_servers)
     complete(app)
-    return LastNet(app)
+    app.add_middleware(LastNet)
+    return app
 
 
 def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list of endpoints

@@ -112,7 +112,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class LastNet:
-    """Around an ASGI app: a bug is logged, and answered with 500 and nothing of its trace."""
+    """Middleware: a bug is logged, and answered with 500 and nothing of its trace."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -29,7 +29,7 @@ from dashboard.health import LABELS, check_all
 from dashboard.services import Relay, Services
 from filemill import wiring
 from filemill.running import on_stop_signal
-from filemill.settings import Settings
+from filemill.settings import InvalidSettings, Settings
 
 HERE = Path(__file__).parent
 # What is still open when we are told to stop: pages hold their connections for ever.
@@ -45,6 +45,7 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
+    "runner.fastReruns": False,  # a refresh that another one cuts short leaves parts of two moments on the page
     "runner.magicEnabled": False,
     "server.enableStaticServing": True,  # the fonts
     "server.fileWatcherType": "none",
@@ -58,8 +59,8 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
 log = structlog.get_logger("dashboard")
 
 
-class CannotListen(Exception):
-    """The page's address cannot be had; the text says why and what to do."""
+class CannotListen(InvalidSettings):
+    """The address that the settings name cannot be had; the text says why and what to do."""
 
 
 class Front:

@@ -36,6 +36,8 @@ Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 Run = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+# Names are indexed, and an index entry has a limit (2,704 bytes): a longer one would stop the batch just the same.
+WorkerId = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
@@ -57,7 +59,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     run: Run | None = None
     sha256: str | None = None
     size: Int64 | None = None
-    worker_id: str | None = None
+    worker_id: WorkerId | None = None
     partition: Int32 | None = None
     offset: Int64 | None = None
     attempt: Int32 | None = None
@@ -89,7 +91,7 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
     file_id: FileId
     run: Run | None = None
-    worker_id: str
+    worker_id: WorkerId
     partition: Int32
     offset: Int64
     attempt: Int32

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from filemill.messages import FileId, Int32, Int64, InvalidMessage, Run
+from filemill.messages import FileId, Int32, Int64, InvalidMessage, Run, WorkerId
 
 HEARTBEAT_SECONDS = 2.0
 # Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).
@@ -66,7 +66,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     """One event. `partitions` are those that it is about, `owned` all that the worker then has."""
 
     kind: Kind
-    worker_id: str
+    worker_id: WorkerId
     timestamp: datetime
     protocol: str | None = None
     member_id: str | None = None

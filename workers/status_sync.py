@@ -93,7 +93,11 @@ class StatusSync:
             self._refreshed_at = now
         # What was read stays until it is applied: Postgres may be away for as long as it likes.
         if not self._unapplied:
-            self._unapplied = self._gather(self._reader)
+            try:
+                self._unapplied = self._gather(self._reader)
+            except Unavailable:
+                self._drop_reader()  # it is past what it had read by then: a new one begins where the rows are
+                raise
         if self._unapplied:
             self._apply(self._unapplied)
             self._unapplied = []

@@ -12,6 +12,7 @@ from filemill.adapters.postgres_reads_group import LagHistory
 HEIGHT_PIXELS = 300
 # Beyond this many lines none can be told from another: the rest are drawn as one.
 LINES_MAX = 10
+LEAST_TOP = 5.0
 # Plotly refuses a figure without any.
 _NO_LINE = {"type": "scatter", "x": [], "y": [], "showlegend": False}
 
@@ -52,7 +53,7 @@ def figure_of(history: LagHistory | None, period: timedelta, until: datetime, zo
         "showlegend": True,
         "legend": {"orientation": "h", "y": 1.12, "x": 0, "xanchor": "left", "yanchor": "top"},
         "xaxis": {**axis, "range": [_local(until - period, zone), _local(until, zone)], "showgrid": False},
-        "yaxis": {**axis, "rangemode": "tozero", "tickformat": "~s", "nticks": 6, "minallowed": 0},
+        "yaxis": {**axis, "range": [0, _top(series)], "tickformat": ",d", "nticks": 6},
         "uirevision": "lag",
         "annotations": [] if traces else [_nothing(history)],
     }
@@ -73,6 +74,12 @@ def _series(history: LagHistory) -> dict[str, list[int | None]]:
         for column in zip(*(lags[partition] for partition in others), strict=True)
     ]
     return {**{f"P{partition}": lags[partition] for partition in shown}, f"{len(others)} others": rest}
+
+
+def _top(series: dict[str, list[int | None]]) -> float:
+    """A little above the greatest lag, and never so low that the axis would count in fractions of a record."""
+    peak = max((lag for lags in series.values() for lag in lags if lag is not None), default=0)
+    return max(LEAST_TOP, peak * 1.06)
 
 
 def _nothing(history: LagHistory | None) -> dict[str, Any]:

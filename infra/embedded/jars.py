@@ -58,6 +58,13 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "filemill"
 
 
+def usable_cache(home: Path) -> Path:
+    """The user's cache folder; where that cannot be written to, as for an account without a home, one in `home`."""
+    cache = default_cache()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return cache if os.access(existing, os.W_OK | os.X_OK) else home / "cache"
+
+
 def locked_jars(lock: Path) -> list[Jar]:
     """The jars of the lock file, in the order of the class path."""
     jars = []

@@ -32,9 +32,9 @@ class Kafka(Server):
         cache: Path | None = None,
         progress: Callable[[jars.Progress], None] = lambda _progress: None,
     ) -> None:
-        """`cache` is where the jars are kept (the user's cache folder), `progress` hears of their download."""
+        """`cache` is where the jars are kept, by default the user's; `progress` hears of their download."""
         super().__init__(surroundings)
-        self._cache = cache or jars.default_cache()
+        self._cache = cache or jars.usable_cache(surroundings.home)
         self._progress = progress
         self._class_path: list[Path] = []
         self._flags: tuple[str, ...] = ()

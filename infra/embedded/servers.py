@@ -76,7 +76,8 @@ class Servers:
             text = f"{server.name} ended unasked; the next try is in {delay:g} s"
             self._report(Event(kind="died", name=server.name, text=text, log=tuple(logs.tail(server.log_path))))
             self._returning.add(server.name)
-            threading.Thread(target=self._bring_back, args=(server, delay), name=f"return-{server.name}").start()
+            name = f"return-{server.name}"
+            threading.Thread(target=self._bring_back, args=(server, delay), name=name, daemon=True).start()
 
     def trim_logs(self) -> None:
         """Keep the logs of running servers short."""

@@ -83,6 +83,7 @@ class Supervisor:
         self._state_lock = threading.Lock()
         self._state: StackState | None = None
         self._started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self._own_ref = ProcessRef.of(os.getpid())
         self._interruptible = False
         self._signalled = False
         self._monitor: threading.Thread | None = None
@@ -107,7 +108,8 @@ class Supervisor:
             self._prepare(self._servers.settings())
             self._crew.start(self._environment())
             self._write_state()
-            self._monitor = threading.Thread(target=self._watch, name="supervisor")
+            # A daemon: where the main thread dies of an error, the process must end, so that the watchdog clears up.
+            self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
             self._monitor.start()
         except BaseException:
             self.stop()
@@ -119,7 +121,7 @@ class Supervisor:
         """What runs where, now."""
         return StackState(
             home=str(self.home),
-            supervisor=ProcessRef.of(os.getpid()),
+            supervisor=self._own_ref,
             started_at=self._started_at,
             settings=self._servers.settings(),
             servers=self._servers.states(),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from filemill.messages import FileCreated, decode
 from filemill.offsets import decode_metadata
+from filemill.telemetry import Kind, decode_event
 from tests.integration import topics
 from tests.integration.processes import Process
 from tests.integration.world import World
@@ -50,7 +51,7 @@ def audit_commits(world: World, processors: Iterable[Process]) -> int:
 def _finished_at(world: World) -> dict[int, list[float]]:
     """When each record of `file.create` had its first result, by partition and offset; infinity for never.
 
-    The results of our own processors name their record.
+    The results of our own processors name their record; so does what they say of one that was cancelled.
     """
     by_place: dict[tuple[int, int], float] = {}
     for record in topics.read(world.settings, world.settings.topic_created):
@@ -61,6 +62,10 @@ def _finished_at(world: World) -> dict[int, list[float]]:
     for record in topics.read(world.settings, world.settings.topic_dead_letters):
         place = int(record.headers["filemill-partition"]), int(record.headers["filemill-offset"])
         by_place.setdefault(place, record.at)
+    for record in topics.read(world.settings, world.settings.topic_worker_events):
+        said = decode_event(record.value)
+        if said.kind is Kind.CANCELLED and said.partition is not None and said.offset is not None:
+            by_place.setdefault((said.partition, said.offset), record.at)
     found: dict[int, list[float]] = {}
     for record in topics.read(world.settings, world.settings.topic_create):
         moments = found.setdefault(record.partition, [])

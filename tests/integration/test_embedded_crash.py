@@ -34,7 +34,12 @@ supervisor = Supervisor(
     default_ports=False,
     prepare=lambda _settings: print("prepare", flush=True),
 )
-supervisor.run(lambda _state: print("ready", flush=True))
+if "postgres" in sys.argv[2:]:
+    supervisor.run(lambda _state: print("ready", flush=True))
+else:
+    supervisor.start()
+    print("ready", flush=True)
+    raise RuntimeError("nobody stops the stack")
 """
 
 
@@ -112,6 +117,14 @@ def test_a_killed_supervisor_leaves_nothing_behind_even_with_its_second_watchdog
     assert down(home).outcome == "nothing"
 
 
+def test_an_error_that_nobody_catches_leaves_nothing_behind(home: Path) -> None:
+    with _program(home, "s3") as program:
+        output, _ = program.communicate(timeout=20)
+        assert "nobody stops the stack" in output
+        eventually(lambda: not marked(f":{home}"))
+    assert down(home).outcome == "cleared"
+
+
 def test_down_clears_what_a_killed_supervisor_and_a_killed_watchdog_left(home: Path) -> None:
     with _program(home, "postgres", "s3") as program:
         _await(program, "ready")
@@ -145,7 +158,8 @@ def test_down_stops_a_running_stack_in_time(home: Path, servers: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    ("moment", "servers"), [("lock", SERVERS), ("kafka/data", SERVERS), ("ports.json", SERVERS), ("prepare", ("s3",))]
+    ("moment", "servers"),
+    [("lock", SERVERS), ("kafka/data", SERVERS), ("ports.json", SERVERS), ("prepare", ("postgres",))],
 )
 def test_an_interrupt_at_any_moment_of_the_start_stops_everything(
     home: Path, moment: str, servers: tuple[str, ...]

@@ -26,6 +26,16 @@ def home(tmp_path: Path) -> Iterator[Path]:
     remove_home(tmp_path / "home")
 
 
+@pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with PostgreSQL's data already in it, for tests that only start and stop it."""
+    home = prepare_home(tmp_path_factory.mktemp("used") / "home")
+    with running_postgres(home):
+        pass
+    yield home
+    remove_home(home)
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every account can pass through, as pytest's own are not."""
@@ -35,32 +45,29 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("leftover", ["draft", "empty"])
-def test_an_interrupted_initdb_is_made_good(home: Path, leftover: str) -> None:
+def test_an_interrupted_initdb_is_made_good(home: Path) -> None:
     folder = postgres_place.find_place(home / "postgres").folder
-    if leftover == "draft":
-        (folder / "data.new").mkdir()
-        (folder / "data.new" / "PG_VERSION").write_text("18")
-    else:
-        (folder / "data").mkdir()
+    (folder / "data").mkdir()
+    (folder / "data.new").mkdir()
+    (folder / "data.new" / "PG_VERSION").write_text("18")
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
 
 
-def test_a_live_server_of_a_crashed_parent_is_replaced(home: Path) -> None:
-    [forgotten] = make_servers(home, Postgres)
+def test_a_live_server_of_a_crashed_parent_is_replaced(used_home: Path) -> None:
+    [forgotten] = make_servers(used_home, Postgres)
     forgotten.start()
     pid = forgotten.pid
-    with running_postgres(home) as server:
+    with running_postgres(used_home) as server:
         assert server.pid != pid
         assert sql(server.settings(), "SELECT 1") == [(1,)]
         assert not forgotten.is_alive()
     forgotten.stop()
 
 
-def test_a_postmaster_pid_of_another_process_is_no_obstacle(home: Path) -> None:
-    with running_postgres(home) as server:
-        data = postgres_place.find_place(home / "postgres").data
+def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> None:
+    with running_postgres(used_home) as server:
+        data = postgres_place.find_place(used_home / "postgres").data
         lines = (data / "postmaster.pid").read_text().splitlines()
         server.kill()
         other = subprocess.Popen(["sleep", "60"], user=data.stat().st_uid if os.geteuid() == 0 else None)

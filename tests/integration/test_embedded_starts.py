@@ -20,7 +20,7 @@ from infra.embedded.commands import Surroundings
 from infra.embedded.errors import CancelledError, HomeError, PortTakenError, StartError
 from infra.embedded.home import prepare_home, remove_home
 from infra.embedded.kafka import Kafka
-from infra.embedded.ports import LOOPBACK, Port, PortBook
+from infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook
 from infra.embedded.postgres import Postgres
 from infra.embedded.seaweed import SeaweedFS
 from infra.embedded.server import Server
@@ -34,6 +34,16 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as anoth
 def home(tmp_path: Path) -> Iterator[Path]:
     yield prepare_home(tmp_path / "home")
     remove_home(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with PostgreSQL's data already in it, for tests that only start and stop it."""
+    home = prepare_home(tmp_path_factory.mktemp("used") / "home")
+    with running_postgres(home):
+        pass
+    yield home
+    remove_home(home)
 
 
 @pytest.fixture
@@ -74,8 +84,8 @@ def test_a_port_lost_between_choosing_and_binding_is_replaced(home: Path, taken_
     server.stop()
 
 
-def test_a_server_that_was_up_does_not_move_to_another_port(home: Path) -> None:
-    with running_postgres(home) as server:
+def test_a_server_that_was_up_does_not_move_to_another_port(used_home: Path) -> None:
+    with running_postgres(used_home) as server:
         port = server.port
         server.stop()
         with socket.socket() as taken:
@@ -90,9 +100,12 @@ def test_a_server_that_was_up_does_not_move_to_another_port(home: Path) -> None:
         assert server.port == port
 
 
-def test_a_taken_default_port_is_stepped_over(home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_default_port_is_stepped_over(
+    used_home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (used_home / PORTS_FILE).unlink()
     monkeypatch.setattr(Postgres, "required_ports", (Port("postgres", default=taken_port),))
-    with running_postgres(home, ports=PortBook(home)) as server:
+    with running_postgres(used_home, ports=PortBook(used_home)) as server:
         assert taken_port < server.port <= taken_port + 100
 
 
@@ -131,9 +144,9 @@ def test_a_server_that_cannot_start_shows_why(home: Path) -> None:
         assert not server.is_alive()
 
 
-def test_a_server_that_never_serves_is_given_up_and_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_serves_is_given_up_and_stopped(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Postgres, "probe", lambda _self: "SELECT: not today")
-    [server] = make_servers(home, Postgres)
+    [server] = make_servers(used_home, Postgres)
     with pytest.raises(StartError, match="did not serve in time") as caught:
         server.start(seconds=0.5)
     assert "not today" in caught.value.where

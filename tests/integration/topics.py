@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from filemill.settings import Settings
@@ -37,15 +37,20 @@ class CommitSeen(NamedTuple):
     at: float
 
 
-def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **options: Any) -> None:
-    """Produce values and wait for the acknowledgements. `options`: partition, headers, key."""
-    refused: list[KafkaError] = []
-    producer = Producer({"bootstrap.servers": settings.kafka_broker, "message.max.bytes": 1_000_000})
+def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **options: Any) -> list[int]:
+    """Produce values, wait for the acknowledgements, and return the offsets. `options`: partition, headers, key."""
+    offsets: list[int] = []
+
+    def on_delivery(error: KafkaError | None, message: Message) -> None:
+        assert error is None, error
+        offsets.append(message.offset() or 0)
+
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "linger.ms": 0})
     for value in values:
-        producer.produce(topic, value, on_delivery=lambda error, _: refused.append(error) if error else None, **options)
+        producer.produce(topic, value, on_delivery=on_delivery, **options)
     left = producer.flush(READ_SECONDS)
     assert not left, f"{left} records were not acknowledged"
-    assert not refused, refused[0].str()
+    return offsets
 
 
 def read(settings: Settings, topic: str) -> list[Seen]:

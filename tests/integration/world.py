@@ -87,16 +87,21 @@ class World:
         with self.engine.begin() as connection:
             return submit_many(connection, [new_file(f"{title} {number}", description) for number in range(count)])
 
-    def request_on(self, partition: int, count: int) -> list[int]:
-        """Rows without an outbox, and their requests put on one partition as a foreign producer would: no headers."""
+    def insert(self, count: int) -> list[FileCreate]:
+        """Rows without an outbox; returns the requests that somebody else may put on the topic."""
         now = to_milliseconds(datetime.now(UTC))
         titles = [f"Request {number}" for number in range(count)]
         with self.engine.begin() as connection:
             rows = [{"title": title, "created_at": now} for title in titles]
-            ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())
-        values = [encode(FileCreate(file_id, title, "", now)) for file_id, title in zip(ids, titles, strict=True)]
+            ids = connection.execute(sa.insert(File).returning(File.id), rows).scalars()
+            return [FileCreate(file_id, title, "", now) for file_id, title in zip(ids, titles, strict=True)]
+
+    def request_on(self, partition: int, count: int) -> list[int]:
+        """Put new requests on one partition as a foreign producer would, without an outbox and without headers."""
+        requests = self.insert(count)
+        values = [encode(request) for request in requests]
         topics.publish(self.settings, self.settings.topic_create, values, partition=partition)
-        return ids
+        return [request.file_id for request in requests]
 
     def file(self, file_id: int) -> FileRow:
         with self.engine.connect() as connection:

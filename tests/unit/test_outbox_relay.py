@@ -546,4 +546,4 @@ class Relays(RuleBasedStateMachine):
 
 
 TestRelays = Relays.TestCase
-TestRelays.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRelays.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

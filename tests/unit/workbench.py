@@ -46,9 +46,11 @@ def record(
     return Record(CREATE, partition, offset, body, headers, 0)
 
 
-def eventually(condition: Callable[[], object], what: str = "it did not come about") -> None:
+def eventually(
+    condition: Callable[[], object], what: str = "it did not come about", seconds: float = DEADLINE_SECONDS
+) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.001)
@@ -88,7 +90,7 @@ class Bench:
         self.gates = {
             name: Gate(name, lambda kind, why: self.said.append((kind, why)), jitter) for name in ("S3", "Kafka")
         }
-        ways = {"to_store": self.gates["S3"].through, "to_broker": self.gates["Kafka"].through}
+        ways: dict[str, Any] = {"to_store": self.gates["S3"].through, "to_broker": self.gates["Kafka"].through}
         self.workshop = Workshop(
             self.publisher,
             lambda workshop: Workplace(
@@ -113,9 +115,9 @@ class Bench:
     def start(self, *records: Record, epoch: int = 1) -> None:
         self.workshop.start(records, {each.partition: epoch for each in records})
 
-    def finished(self, count: int) -> list[Finished]:
+    def finished(self, count: int, seconds: float = DEADLINE_SECONDS) -> list[Finished]:
         """The next so many, in the order in which they finished."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + seconds
         return [self.workshop.finished.get(timeout=max(0.001, deadline - time.monotonic())) for _ in range(count)]
 
     def nothing_finished(self) -> bool:

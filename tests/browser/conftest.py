@@ -1,0 +1,71 @@
+"""A real browser on a real pipeline: one world for the session's browser tests, its processes and its page."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+
+from filemill.settings import Settings
+from infra.embedded.supervisor import Supervisor
+from tests.integration.processes import Crew, wait_until
+from tests.servers import new_world
+
+# Long enough to see a file on its way, short enough to wait for its end.
+PROCESSING_SECONDS = 3
+START_SECONDS = 60
+# What a busy machine needs to draw a page.
+PAGE_MILLISECONDS = 30_000
+
+
+@pytest.fixture(scope="session")
+def world(servers: Supervisor) -> Settings:
+    """Settings of the world that the browser looks at."""
+    return new_world(servers, processing_seconds=PROCESSING_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def url(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page's address, with a whole pipeline behind it."""
+    with Crew(world, tmp_path_factory.mktemp("browser")) as crew:
+        for role in ("processor", "processor", "sync", "monitor"):
+            crew.start(role)
+        dashboard = crew.start("dashboard", port=0)
+        (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
+        yield said["url"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium as the system has it. Without one the tests are skipped, but for CI."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium: install the package `chromium`")
+        pytest.skip("no Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """The Files page, freshly opened. A test fails where a script of the page does."""
+    context = browser.new_context(base_url=url, viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(PAGE_MILLISECONDS)
+    page = context.new_page()
+    troubles: list[str] = []
+
+    def on_dialog(dialog: Dialog) -> None:
+        troubles.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", on_dialog)
+    page.goto("/")
+    page.get_by_label("Title").wait_for()
+    yield page
+    context.close()
+    assert troubles == []

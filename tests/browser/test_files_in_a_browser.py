@@ -1,0 +1,105 @@
+"""The Files page as a person meets it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from filemill import wiring
+from filemill.settings import Settings
+
+REFRESH_MILLISECONDS = 2000
+DONE_MILLISECONDS = 60_000
+
+
+def create(page: Page, title: str, description: str = "") -> Locator:
+    """Ask for a file in the form; its row."""
+    page.get_by_label("Title").fill(title)
+    page.get_by_label("Description").fill(description)
+    page.get_by_role("button", name="Create file").click()
+    row = page.get_by_role("row").filter(has_text=title)
+    expect(row).to_have_count(1)
+    return row
+
+
+def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, world: Settings) -> None:
+    row = create(page, "A file for the browser", "two\nlines")
+    expect(page.get_by_text(re.compile(r"File #\d+ accepted"))).to_be_visible()
+    expect(page.get_by_label("Title")).to_have_value("")
+    expect(row.get_by_text("processing")).to_be_visible(timeout=DONE_MILLISECONDS)
+    expect(row.get_by_text(re.compile(r"\d of 6 · processor-\d"))).to_be_visible(timeout=DONE_MILLISECONDS)
+    expect(row.get_by_text("completed")).to_be_visible(timeout=DONE_MILLISECONDS)
+
+    with page.expect_download() as waiting:
+        row.get_by_role("link", name="Download").click()
+    download = waiting.value
+    key = download.suggested_filename
+    stored = wiring.s3_client(world).get_object(Bucket=world.s3_bucket, Key=key)["Body"].read()
+    assert Path(download.path()).read_bytes() == stored
+    assert b"Title: A file for the browser\nDescription: two\nlines\n" in stored
+
+
+def test_a_blank_title_is_refused_in_words(page: Page) -> None:
+    page.get_by_role("button", name="Create file").click()
+    expect(page.get_by_text("Title must not be blank")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "<img src=x onerror='document.title=\"owned\"'>",
+        "<script>alert(1)</script>",
+        "[click](javascript:alert(1))",
+        ":red[x] $x^2$ **b** `c`",
+        "=1+1",
+        "שלום 📄",
+    ],
+)
+def test_a_hostile_title_is_only_text(title: str, page: Page) -> None:
+    row = create(page, title)
+    row.get_by_role("button", name=title).click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.get_by_text(title)).to_be_visible()
+    page.wait_for_timeout(REFRESH_MILLISECONDS)
+    expect(row.get_by_text(title, exact=True)).to_be_visible()
+    assert page.locator("img[src=x]").count() == 0
+    assert page.title() == "filemill"
+
+
+def test_the_drawer_survives_refreshes_and_closes_with_escape(page: Page) -> None:
+    create(page, "To be looked into").click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.get_by_text("To be looked into")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"[?&]file=\d+"))
+    page.wait_for_timeout(2 * REFRESH_MILLISECONDS)
+    expect(drawer.get_by_text("To be looked into")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(drawer).to_have_count(0)
+    expect(page).not_to_have_url(re.compile(r"file="))
+
+
+def test_a_reload_shows_the_same_view(page: Page) -> None:
+    create(page, "Needle in the haystack")
+    create(page, "Hay")
+    page.get_by_label("Search").press_sequentially("needle", delay=30)
+    expect(page.get_by_role("row").filter(has_text="Hay")).to_have_count(1)  # the needle's own row has it too
+    page.get_by_role("button", name="Cancelled").click()
+    expect(page.get_by_text("No file matches")).to_be_visible()
+    page.get_by_role("button", name="Cancelled").click()
+    expect(page.get_by_role("row").filter(has_text="Needle")).to_have_count(1)
+    page.locator(".st-key-refresh").get_by_text("5 s").click()
+    expect(page).to_have_url(re.compile(r"q=needle.*refresh=5|refresh=5.*q=needle"))
+
+    page.reload()
+    expect(page.get_by_label("Search")).to_have_value("needle")
+    expect(page.get_by_role("row").filter(has_text="Needle")).to_have_count(1)
+    expect(page.get_by_role("row")).to_have_count(2)  # its head is one
+    expect(page.get_by_role("radio", name="5 s")).to_be_checked()
+
+
+def test_the_list_can_be_used_with_the_keyboard(page: Page) -> None:
+    row = create(page, "Reached by keys")
+    row.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_text("Reached by keys")).to_be_visible()

@@ -1,0 +1,78 @@
+"""Both pages: calm while they refresh, and whole at every width."""
+
+from itertools import pairwise
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+WIDTHS = [800, 1024, 1440, 1920]
+SETTLE_MILLISECONDS = 4000
+# Three refreshes of 2 s.
+WATCH_MILLISECONDS = 6500
+
+WATCH_SHIFTS = """() => {
+  window.shift = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
+    .observe({ type: "layout-shift" });
+}"""
+AGE = "[...document.querySelectorAll('*')].map((n) => n.shadowRoot?.querySelector('.asof')).find(Boolean)?.textContent"
+
+
+@pytest.mark.parametrize("path", ["/", "/pipeline"])
+def test_a_refresh_moves_nothing(path: str, page: Page) -> None:
+    page.goto(path)
+    expect(page.get_by_text("as of")).to_be_visible()
+    if path == "/pipeline":
+        page.locator(".stPlotlyChart .js-plotly-plot").wait_for()
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.evaluate(WATCH_SHIFTS)
+    ages = []
+    for _ in range(WATCH_MILLISECONDS // 100):
+        page.wait_for_timeout(100)
+        ages.append(float(page.evaluate(AGE).split()[2]))
+    assert page.evaluate("window.shift") == 0
+    # The age grows and falls back: data came in.
+    assert sum(later < earlier for earlier, later in pairwise(ages)) >= 2
+    assert max(ages) < 6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_fits_its_window(width: int, scheme: str, browser: Browser, url: str) -> None:
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    page = context.new_page()
+    for path in ("/", "/pipeline"):
+        page.goto(path)
+        expect(page.get_by_text("as of")).to_be_visible(timeout=30_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        overflow = page.evaluate(
+            "(() => { const main = document.querySelector('.stMain'); return main.scrollWidth - main.clientWidth; })()"
+        )
+        assert overflow <= 0
+    context.close()
+
+
+def test_the_pipeline_shows_what_runs(page: Page) -> None:
+    page.get_by_role("link", name="Pipeline").click()
+    matrix = page.get_by_role("table", name="Partitions and their owners")
+    expect(matrix.get_by_role("rowheader")).to_have_count(2)
+    expect(matrix.get_by_label("owned")).to_have_count(3)
+    expect(page.get_by_text("stable")).to_be_visible()
+    expect(page.get_by_text("Consumer group", exact=True)).to_be_visible()
+
+
+def test_nothing_is_asked_of_other_machines(browser: Browser, url: str) -> None:
+    context = browser.new_context(base_url=url)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for path in ("/", "/pipeline"):
+        page.goto(path)
+        expect(page.get_by_text("as of")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(1000)
+    assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
+    context.close()

@@ -1,0 +1,32 @@
+"""A file service as somebody writes it who has only the seed's document: four fields in, four out. Not one line of ours.
+
+Its environment is the seed's. A title that begins with "bad" is one that it cannot make.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+
+import boto3
+from confluent_kafka import Consumer, Producer
+
+group, create, created, bucket = (os.environ[name] for name in ("GROUP", "CREATE", "CREATED", "BUCKET"))
+broker = {"bootstrap.servers": os.environ["KAFKA_BROKER"]}
+consumer = Consumer(broker | {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+producer = Producer(broker)
+s3 = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"], region_name="us-east-1")
+consumer.subscribe([create])
+print("ready", flush=True)
+while True:
+    message = consumer.poll(0.2)
+    if message is None or message.error():
+        continue
+    request = json.loads(message.value() or b"{}")
+    answer = {"fileId": request["fileId"], "s3Location": None, "status": "failed"}
+    if not request["title"].startswith("bad"):
+        key = f"foreign/{request['fileId']}.txt"
+        s3.put_object(Bucket=bucket, Key=key, Body=f"{request['title']}\n{request['timestamp']}".encode())
+        answer |= {"s3Location": key, "status": "completed"}
+    producer.produce(created, json.dumps(answer | {"timestamp": datetime.now(UTC).isoformat()}))
+    producer.flush()
+    consumer.commit(message, asynchronous=False)

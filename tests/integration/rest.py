@@ -1,0 +1,72 @@
+"""REST over real HTTP: the app on a port of the system's choice, for the length of a test."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+
+from dashboard.api import build_api
+from dashboard.health import check_all
+from dashboard.server import listen
+from dashboard.services import Services
+from filemill import wiring
+from filemill.settings import Settings
+
+START_SECONDS = 30
+
+
+class WakeCounter:
+    """In place of a relay: counts how often it was woken."""
+
+    state = "active"
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def run(self, stop: threading.Event) -> None:
+        stop.wait()
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+@dataclass
+class Rest:
+    """A running REST app: a client of it, and what stands behind it."""
+
+    client: httpx.Client
+    services: Services
+    relay: WakeCounter
+
+    def create(self, title: str, description: str = "") -> int:
+        """Ask for a file; its id."""
+        answer = self.client.post("/api/files", json={"title": title, "description": description})
+        assert answer.status_code == 201, answer.text
+        file_id: int = answer.json()["id"]
+        return file_id
+
+
+@contextlib.contextmanager
+def serving(settings: Settings) -> Iterator[Rest]:
+    """Serve REST on what the settings name."""
+    relay = WakeCounter()
+    engine = wiring.create_engine(settings, "rest")
+    services = Services(settings, engine, relay)
+    with ThreadPoolExecutor(6) as probes, listen("127.0.0.1", 0) as listener:
+        app = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
+        config = uvicorn.Config(app, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with httpx.Client(base_url=url, timeout=START_SECONDS, trust_env=False) as client:
+                yield Rest(client, services, relay)
+        finally:
+            server.should_exit = True
+            thread.join(START_SECONDS)
+            services.close()

@@ -1,0 +1,78 @@
+"""A service that knows only the seed's four fields works in this system, alone and beside ours."""
+
+import sys
+from pathlib import Path
+
+from filemill.content import sha256_hex
+from filemill.messages import FileCreated, decode
+from tests.integration import topics
+from tests.integration.processes import Process, wait_until
+from tests.integration.world import World
+
+SERVICE = Path(__file__).with_name("foreign_service.py")
+
+
+def start_foreign_service(world: World) -> Process:
+    settings = world.settings
+    environment = {
+        "KAFKA_BROKER": settings.kafka_broker,
+        "S3_ENDPOINT": settings.s3_endpoint,
+        "AWS_ACCESS_KEY_ID": settings.aws_access_key_id.get_secret_value(),
+        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key.get_secret_value(),
+        "GROUP": settings.kafka_group,
+        "CREATE": settings.topic_create,
+        "CREATED": settings.topic_created,
+        "BUCKET": settings.s3_bucket,
+    }
+    return world.crew.run("foreign", [sys.executable, str(SERVICE)], environment)
+
+
+def test_a_foreign_service_completes_and_fails_files_and_verify_counts_it(world: World) -> None:
+    world.host("relay")
+    world.crew.start("sync")
+    start_foreign_service(world)
+    good = world.submit(5)
+    bad = world.submit(1, title="bad")
+    world.wait_for(good)
+    world.wait_for(bad, "failed")
+
+    def hashed() -> bool:
+        return all(world.file(file_id).sha256 for file_id in good)
+
+    wait_until(hashed, 20, "the sync has taken hash and size from S3")
+    for file_id in good:
+        row, body = world.file(file_id), world.download(file_id)
+        assert (row.s3_location, row.worker_id) == (f"foreign/{file_id}.txt", None)
+        assert (row.sha256, row.size) == (sha256_hex(body), len(body))
+        assert body.decode().startswith(row.title)
+    report = world.assert_clean()
+    assert (report.completed, report.failed, report.foreign, report.dead_letters) == (5, 1, 5, 0)
+
+
+def test_a_foreign_service_and_ours_share_one_group(world: World) -> None:
+    world.host("relay", "sync")
+    start_foreign_service(world)
+    ids = world.submit(6)
+    world.wait_for(ids)
+    world.start("processor")
+    world.wait_for_shares(2, 1)
+    more = world.submit(30)
+    world.wait_for(more)
+    assert {world.file(file_id).worker_id for file_id in more} == {None, "processor-1"}
+    assert world.assert_clean().foreign >= 16
+
+
+def test_our_requests_have_the_fields_of_the_seed_and_no_other(world: World) -> None:
+    world.host("relay")
+    (file_id,) = world.submit(1, title="A title", description="Text")
+    requests = wait_until(lambda: topics.read(world.settings, world.settings.topic_create), 20, "it is on the topic")
+    row = world.file(file_id)
+    moment = row.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    expected = f'{{"fileId":{file_id},"title":"A title 0","description":"Text","timestamp":"{moment}"}}'
+    assert [(one.key, one.value) for one in requests] == [(None, expected.encode())]
+
+
+def test_times_without_a_zone_are_read_as_utc_and_unknown_fields_are_ignored() -> None:
+    value = b'{"fileId": 7, "status": "completed", "s3Location": "x", "timestamp": "2026-01-04T12:00:00", "mood": "good"}'
+    event = decode(value, FileCreated)
+    assert event.timestamp.isoformat() == "2026-01-04T12:00:00+00:00"

@@ -1,0 +1,113 @@
+"""Reading files, counts and the outbox."""
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.postgres_reads import (
+    EXCERPT_CHARACTERS,
+    InvalidCursor,
+    count_statuses,
+    get_file,
+    list_files,
+    outbox_state,
+)
+from filemill.adapters.tables import File, OutboxRow
+from filemill.files import Status, new_file
+
+
+def accept(engine: sa.Engine, *titles: str, description: str = "") -> list[int]:
+    with engine.begin() as connection:
+        return submit_many(connection, [new_file(title, description) for title in titles])
+
+
+def walk(engine: sa.Engine, limit: int, status: Status | None = None) -> list[list[int]]:
+    """All pages, from the newest to the oldest."""
+    pages, cursor = [], None
+    with engine.connect() as connection:
+        while True:
+            page = list_files(connection, status=status, limit=limit, cursor=cursor)
+            pages.append([row.id for row in page.items])
+            cursor = page.older
+            if cursor is None:
+                return pages
+
+
+def test_pages_have_each_file_once(engine: sa.Engine) -> None:
+    ids = accept(engine, *(f"file {number}" for number in range(10)))
+    assert walk(engine, 4) == [ids[:-5:-1], ids[-5:-9:-1], ids[1::-1]]
+    assert walk(engine, 5) == [ids[:-6:-1], ids[4::-1]]
+    assert walk(engine, 200) == [ids[::-1]]
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id.in_(ids[::3])).values(status="failed"))
+    assert walk(engine, 3, Status.FAILED) == [ids[9::-3][:3], ids[:1]]
+    assert walk(engine, 3, Status.CANCELLED) == [[]]
+
+
+def test_newer_leads_back_and_ends_with_a_whole_first_page(engine: sa.Engine) -> None:
+    ids = accept(engine, *(f"file {number}" for number in range(10)))
+    with engine.connect() as connection:
+        oldest = list_files(connection, limit=4, cursor=f"before-{ids[2]}")
+        assert ([row.id for row in oldest.items], oldest.older) == (ids[1::-1], None)
+        middle = list_files(connection, limit=4, cursor=oldest.newer)
+        assert [row.id for row in middle.items] == ids[5:1:-1]
+        assert (middle.older, middle.newer) == (f"before-{ids[2]}", f"after-{ids[5]}")
+        newest = list_files(connection, limit=4, cursor=middle.newer)
+        assert ([row.id for row in newest.items], newest.newer) == (ids[:5:-1], None)
+        short = list_files(connection, limit=4, cursor=f"after-{ids[8]}")
+        assert ([row.id for row in short.items], short.newer) == (ids[:5:-1], None)
+
+
+def test_an_empty_page_beyond_the_end_leads_back(engine: sa.Engine) -> None:
+    ids = accept(engine, "only")
+    with engine.connect() as connection:
+        beyond = list_files(connection, cursor=f"before-{ids[0]}")
+        assert beyond.items == []
+        assert [row.id for row in list_files(connection, cursor=beyond.newer).items] == ids
+
+
+@pytest.mark.parametrize("cursor", ["12", "before-", "before-x", "after--1", "before-99999999999999999999", "beside-3"])
+def test_a_cursor_of_somebody_else(cursor: str, engine: sa.Engine) -> None:
+    with engine.connect() as connection, pytest.raises(InvalidCursor):
+        list_files(connection, cursor=cursor)
+
+
+def test_a_list_may_cut_descriptions_short(engine: sa.Engine) -> None:
+    (file_id,) = accept(engine, "long", description="é" * 1000)
+    with engine.connect() as connection:
+        assert list_files(connection, excerpts=True).items[0].description == "é" * EXCERPT_CHARACTERS
+        assert list_files(connection).items[0].description == "é" * 1000
+        found = get_file(connection, file_id)
+        assert found is not None
+        assert found.description == "é" * 1000
+        assert get_file(connection, file_id + 1) is None
+        assert get_file(connection, 2**70) is None
+
+
+def test_counts_name_every_status_and_never_look_at_the_files(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        assert count_statuses(connection).by_status == dict.fromkeys(Status, 0)
+    ids = accept(engine, "a", "b", "c")
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id == ids[0]).values(status="completed"))
+        # Nobody could read it now: the counts come from elsewhere.
+        connection.execute(sa.text("ALTER TABLE files RENAME TO files_away"))
+        counts = count_statuses(connection)
+        connection.rollback()
+    assert (counts.by_status[Status.PENDING], counts.by_status[Status.COMPLETED], counts.total) == (2, 1, 3)
+
+
+def test_the_outbox_has_a_depth_and_an_age(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        empty = outbox_state(connection)
+    assert (empty.depth, empty.oldest_age_seconds) == (0, None)
+    accept(engine, "a", "b")
+    with engine.begin() as connection:
+        first = sa.select(sa.func.min(OutboxRow.id)).scalar_subquery()
+        connection.execute(
+            sa.update(OutboxRow).where(OutboxRow.id == first).values(accepted_at=sa.text("now() - interval '1 min'"))
+        )
+        state = outbox_state(connection)
+    assert state.depth == 2
+    assert state.oldest_age_seconds is not None
+    assert 60 <= state.oldest_age_seconds < 90

@@ -1,0 +1,160 @@
+"""REST while servers are away: alive, honest, and accepting as long as Postgres is there."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import filemill
+from filemill.settings import Settings
+from tests.integration.rest import serving
+
+PATIENCE_SECONDS = 1.0
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and says nothing: what a host looks like that has been cut off."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_all_is_well(settings: Settings) -> None:
+    with serving(settings) as rest:
+        assert rest.client.get("/healthz").json() == {"status": "ok", "version": filemill.__version__}
+        answer = rest.client.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["status"] == "ok"
+        assert {name: server["ok"] for name, server in answer.json()["servers"].items()} == {
+            "postgres": True,
+            "kafka": True,
+            "s3": True,
+        }
+
+
+@pytest.mark.parametrize(
+    ("server", "changes"),
+    [
+        ("postgres", {"database_port": "{port}"}),
+        ("kafka", {"kafka_broker": "127.0.0.1:{port}"}),
+        ("s3", {"s3_endpoint": "http://127.0.0.1:{port}"}),
+    ],
+)
+def test_readyz_names_the_server_that_is_away_and_what_to_do(
+    server: str, changes: dict[str, str], settings: Settings
+) -> None:
+    port = str(closed_port())
+    values = {name: value.format(port=port) for name, value in changes.items()}
+    values = {name: int(value) if name == "database_port" else value for name, value in values.items()}  # type: ignore[misc]
+    away = settings.model_copy(update={**values, "server_timeout_seconds": PATIENCE_SECONDS})
+    with serving(away) as rest:
+        assert rest.client.get("/healthz").status_code == 200
+        started = time.monotonic()
+        answer = rest.client.get("/readyz")
+        assert time.monotonic() - started < PATIENCE_SECONDS + 2
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        body = answer.json()
+        assert body["status"] == "unavailable"
+        assert {name for name, state in body["servers"].items() if not state["ok"]} == {server}
+        state = body["servers"][server]
+        assert port in state["address"]
+        assert state["problem"]
+        assert "check FILEMILL_" in state["advice"]
+        assert settings.database_password.get_secret_value() not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "server", "advice"),
+    [
+        ({"s3_bucket": "no-such-bucket"}, "s3", "no-such-bucket"),
+        ({"topic_created": "no.such.topic"}, "kafka", "filemill topics create"),
+        ({"database_name": "postgres"}, "postgres", "filemill migrate"),
+    ],
+)
+def test_readyz_says_which_step_of_the_set_up_is_missing(
+    changes: dict[str, str], server: str, advice: str, settings: Settings
+) -> None:
+    with serving(settings.model_copy(update=changes)) as rest:
+        answer = rest.client.get("/readyz")
+        assert answer.status_code == 503
+        assert advice in answer.json()["servers"][server]["advice"]
+
+
+def test_without_postgres_a_request_is_refused_at_once(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"database_port": closed_port()})) as rest:
+        started = time.monotonic()
+        for answer in (
+            rest.client.post("/api/files", json={"title": "a"}),
+            rest.client.get("/api/files"),
+            rest.client.get("/api/files/1"),
+            rest.client.get("/api/files/1/download"),
+        ):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "unavailable"
+            assert "PostgreSQL at postgresql://" in answer.json()["error"]["message"]
+            assert int(answer.headers["retry-after"]) > 0
+        assert time.monotonic() - started < 5
+        # A wrong request is wrong all the same.
+        assert rest.client.post("/api/files", json={"title": ""}).status_code == 422
+
+
+def test_a_postgres_that_hangs_costs_no_more_than_the_timeout(settings: Settings, silent_port: int) -> None:
+    away = settings.model_copy(update={"database_port": silent_port, "server_timeout_seconds": PATIENCE_SECONDS})
+    with serving(away) as rest:
+        started = time.monotonic()
+        answer = rest.client.post("/api/files", json={"title": "a"})
+        assert answer.status_code == 503
+        assert time.monotonic() - started < PATIENCE_SECONDS + 1
+        assert rest.client.get("/healthz").status_code == 200
+
+
+def test_without_kafka_requests_are_still_accepted(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})) as rest:
+        answer = rest.client.post("/api/files", json={"title": "kept for later"})
+        assert answer.status_code == 201
+        assert rest.client.get("/api/files").json()["items"][0]["title"] == "kept for later"
+
+
+def test_without_s3_only_downloads_are_refused(settings: Settings, silent_port: int) -> None:
+    for port in (closed_port(), silent_port):
+        changes = {"s3_endpoint": f"http://127.0.0.1:{port}", "server_timeout_seconds": PATIENCE_SECONDS}
+        with serving(settings.model_copy(update=changes)) as rest:
+            file_id = rest.create("a")
+            _complete(rest.services, file_id)
+            answer = rest.client.get(f"/api/files/{file_id}/download")
+            assert answer.status_code == 503
+            assert f":{port}" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_is_slow_holds_up_nobody(settings: Settings) -> None:
+    with serving(settings) as rest:
+        port = rest.client.base_url.port
+        begun = threading.Event()
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(b"POST /api/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            begun.set()
+            assert rest.client.post("/api/files", json={"title": "quick"}).status_code == 201
+
+
+def _complete(services: object, file_id: int) -> None:
+    import sqlalchemy as sa  # noqa: PLC0415
+
+    from dashboard.services import Services  # noqa: PLC0415
+
+    assert isinstance(services, Services)
+    with services.reading() as connection:
+        connection.execute(
+            sa.text("UPDATE files SET status = 'completed', s3_location = 'x.txt' WHERE id = :id"), {"id": file_id}
+        )
+        connection.commit()

@@ -1,0 +1,170 @@
+"""REST: what is wrong is refused in one shape, with the field's name and without a trace."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from dashboard.services import Services
+from filemill.adapters.tables import File
+from filemill.settings import Settings
+from tests.integration.rest import Rest, serving
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+def rest(settings: Settings) -> Iterator[Rest]:
+    with serving(settings) as rest:
+        yield rest
+
+
+def post(rest: Rest, content: bytes | str, **headers: str) -> httpx.Response:
+    body = content.encode() if isinstance(content, str) else content
+    return rest.client.post("/api/files", content=body, headers={"content-type": "application/json", **headers})
+
+
+def refused(answer: httpx.Response, status: int, code: str, field: str | None = None) -> str:
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "field"}
+    assert (body["error"]["code"], body["error"]["field"]) == (code, field)
+    assert "Traceback" not in answer.text
+    message: str = body["error"]["message"]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"title": ""}, "title"),
+        ({"title": " \u00a0\u3000"}, "title"),
+        ({"title": "x" * 256}, "title"),
+        ({"title": "😀" * 256}, "title"),
+        ({"title": "a\nb"}, "title"),
+        ({"title": "a\u0085b"}, "title"),
+        ({"title": "a\0b"}, "title"),
+        ({"title": "\ud800"}, "title"),
+        ({"title": 7}, "title"),
+        ({"title": None}, "title"),
+        ({"title": ["a"]}, "title"),
+        ({}, "title"),
+        ([], "title"),
+        ("title", "title"),
+        ({"title": "a", "description": "x" * (64 * 1024 + 1)}, "description"),
+        ({"title": "a", "description": "é" * (32 * 1024 + 1)}, "description"),
+        ({"title": "a", "description": "a\0b"}, "description"),
+        ({"title": "a", "description": "\udfff"}, "description"),
+        ({"title": "a", "description": 7}, "description"),
+    ],
+)
+def test_a_field_that_breaks_a_limit_is_named(body: Any, field: str, rest: Rest, engine: sa.Engine) -> None:
+    refused(post(rest, json.dumps(body)), 422, "invalid", field)
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(File)).scalar_one() == 0
+    assert rest.relay.woken == 0
+
+
+@pytest.mark.parametrize("body", ["", "{", '{"title": "a"', "nonsense", '{"title": "a"} x', "[" * 200_000])
+def test_what_is_not_json(body: str, rest: Rest) -> None:
+    refused(post(rest, body), 400, "bad_json")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"title": "\xff"}', b'{"title": "\xed\xa0\x80"}', '{"title": "a"}'.encode("utf-16")]
+)
+def test_what_is_not_utf_8(body: bytes, rest: Rest) -> None:
+    refused(post(rest, body), 400, "bad_encoding")
+
+
+@pytest.mark.parametrize("size", [MEBIBYTE + 1, 3 * MEBIBYTE])
+def test_a_body_that_is_too_large(size: int, rest: Rest) -> None:
+    refused(post(rest, b" " * size), 413, "too_large")
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(size // 1024 + 1):
+            yield b" " * 1024
+
+    refused(rest.client.post("/api/files", content=chunks()), 413, "too_large")
+
+
+def test_a_body_of_just_the_greatest_size(rest: Rest) -> None:
+    start = b'{"title": "a"}'
+    assert post(rest, start + b" " * (MEBIBYTE - len(start))).status_code == 201
+
+
+def test_a_page_of_another_site_cannot_post(rest: Rest) -> None:
+    refused(post(rest, '{"title": "a"}', origin="https://evil.example"), 403, "cross_origin")
+    refused(post(rest, '{"title": "a"}', origin="null"), 403, "cross_origin")
+    assert post(rest, '{"title": "a"}', origin=str(rest.client.base_url).rstrip("/")).status_code == 201
+
+
+def test_nobody_is_told_that_other_sites_may_read(rest: Rest) -> None:
+    answer = rest.client.get("/api/files", headers={"origin": "https://evil.example"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("path", ["/api/nope", "/api/files/1/nope", "/api/docs", "/api//files"])
+def test_unknown_paths_are_json_too(path: str, rest: Rest) -> None:
+    assert refused(rest.client.get(path), 404, "not_found") == f"there is nothing at {path}"
+
+
+def test_the_root_of_rest_says_where_to_go_on(rest: Rest) -> None:
+    for path in ("/api", "/api/"):
+        assert rest.client.get(path).json()["openapi"] == "/api/openapi.json"
+
+
+def test_a_wrong_method(rest: Rest) -> None:
+    answer = rest.client.delete("/api/files")
+    refused(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+def test_a_bug_is_answered_without_its_trace(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_args: object, **_given: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(Services, "accept", broken)
+    answer = post(rest, '{"title": "a"}')
+    refused(answer, 500, "internal")
+    assert "secret" not in answer.text
+    assert rest.client.get("/healthz").status_code == 200
+
+
+def test_openapi_describes_all_of_it(rest: Rest) -> None:
+    document = rest.client.get("/api/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    assert set(document["paths"]) == {
+        "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/healthz", "/readyz",
+    }  # fmt: skip
+    schemas = document["components"]["schemas"]
+    assert {"FileRow", "FileList", "ErrorBody"} <= set(schemas)
+    assert "s3_location" in schemas["FileRow"]["properties"]
+    references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
+    assert {reference.split('"')[0] for reference in references} <= set(schemas)
+
+
+def test_a_request_that_was_answered_503_is_not_accepted_later(settings: Settings, engine: sa.Engine) -> None:
+    with serving(settings.model_copy(update={"server_timeout_seconds": 1.0})) as rest:
+        with engine.begin() as connection:
+            connection.execute(sa.text("LOCK TABLE files IN ACCESS EXCLUSIVE MODE"))
+            started = time.monotonic()
+            answer = post(rest, '{"title": "too late"}')
+            refused(answer, 503, "unavailable")
+            assert 0.9 < time.monotonic() - started < 3
+            assert int(answer.headers["retry-after"]) > 0
+        deadline = time.monotonic() + 10
+        while rest.client.post("/api/files", json={"title": "in time"}).status_code != 201:
+            assert time.monotonic() < deadline
+        titles = [row["title"] for row in rest.client.get("/api/files").json()["items"]]
+        assert titles == ["in time"]
+        assert rest.relay.woken == 1

@@ -1,0 +1,238 @@
+"""`verify` can fail: one violation of each kind is planted in a pipeline at rest, and just that one is reported."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.tables import File, OutboxRow, Publication, SyncPosition
+from filemill.content import render, sha256_hex
+from filemill.files import object_key, to_milliseconds
+from filemill.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
+from filemill.verification.report import CHECKS, Report
+from infra.embedded.supervisor import Supervisor
+from tests.integration import topics
+from tests.integration.audit import audit_commits
+from tests.integration.world import World, pipeline
+
+
+class Ledger(World):
+    """A world without processes: what they would do is done step by step, so that each step can be left out."""
+
+    next_number = 1
+
+    def make(self, count: int = 1) -> list[FileCreate]:
+        """Files on their whole way: row, publication, object, result, applied."""
+        requests = self.insert(count)
+        for request in requests:
+            self.publish(request)
+            self.store(request)
+            self.announce(request)
+        return requests
+
+    def publish(self, request: FileCreate, **wrong: int) -> tuple[int, int]:
+        """Onto `file.create`, under the next number; returns partition and offset. `wrong`: number, partition."""
+        number = wrong.get("number", self.next_number)
+        self.next_number = max(self.next_number, number + 1)
+        partition = wrong.get("partition", (number - 1) % 3)
+        (offset,) = topics.publish(
+            self.settings,
+            self.settings.topic_create,
+            [encode(request)],
+            partition=partition,
+            headers=create_headers(number, 1, new_traceparent()),
+        )
+        with self.engine.begin() as connection:
+            row = {"publish_number": number, "file_id": request.file_id, "run": 1}
+            known = sa.select(Publication.publish_number).where(Publication.publish_number == number)
+            if connection.execute(known).first() is None:
+                place = {"partition": partition, "offset": offset}
+                connection.execute(sa.insert(Publication).values(**row, **place))
+        return partition, offset
+
+    def store(self, request: FileCreate) -> None:
+        self.put(object_key(request.file_id, request.timestamp), body_of(request))
+
+    def put(self, key: str, body: bytes) -> None:
+        client = wiring.s3_client(self.settings)
+        client.put_object(Bucket=self.settings.s3_bucket, Key=key, Body=body)
+
+    def announce(self, request: FileCreate, **given: object) -> None:
+        """Its result onto `file.created`, and into its row as the sync would put it. `given`: fields of the result."""
+        body = body_of(request)
+        facts = {
+            "file_id": request.file_id,
+            "s3_location": object_key(request.file_id, request.timestamp),
+            "status": "completed",
+            "timestamp": to_milliseconds(datetime.now(UTC)),
+            "run": 1,
+            "sha256": sha256_hex(body),
+            "size": len(body),
+            "worker_id": "honest",
+            **given,
+        }
+        self.tell(request, **facts)
+        shown = {name: facts[name] for name in ("s3_location", "status", "sha256", "size", "worker_id")}
+        self.change(request, **shown)
+
+    def tell(self, request: FileCreate, **facts: object) -> None:
+        """A result on `file.created` that no row shows, though the sync has read it."""
+        event = encode(FileCreated(**facts))  # type: ignore[arg-type]
+        (offset,) = topics.publish(self.settings, self.settings.topic_created, [event], partition=0)
+        with self.engine.begin() as connection:
+            position = {"topic": self.settings.topic_created, "partition": 0, "next_offset": offset + 1}
+            connection.execute(sa.delete(SyncPosition))
+            connection.execute(sa.insert(SyncPosition).values(**position))
+
+    def change(self, request: FileCreate, **columns: object) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(File).where(File.id == request.file_id).values(**columns))
+
+    def commit_all(self) -> None:
+        """Commit each partition to its end, as workers do once everything is finished."""
+        ends: dict[int, int] = {}
+        for record in topics.read(self.settings, self.settings.topic_create):
+            ends[record.partition] = record.offset + 1
+        for partition, end in ends.items():
+            topics.commit(self.settings, partition, end, '{"worker":"honest","epoch":1}')
+
+
+def body_of(request: FileCreate) -> bytes:
+    return render(request.title, request.description, request.timestamp)
+
+
+class Planted(NamedTuple):
+    """What was found before anything was planted, and after; and what should have been, by check."""
+
+    clean: Report
+    report: Report
+    expected: dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def ledger(servers: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
+        yield Ledger(world.settings, world.engine, world.crew)
+
+
+@pytest.fixture(scope="module")
+def planted(ledger: Ledger) -> Planted:
+    """An honest world; then one violation after the other, each on a file of its own, and one verification of all."""
+    ledger.make(6)
+    # What is counted and is no finding: an object beyond the row's, a request that was published twice.
+    superseded, repeated, failed = ledger.make(3)
+    ledger.put(f"file-{superseded.file_id}-1.txt", b"of an earlier run")
+    ledger.publish(repeated, number=ledger.next_number - 2)
+    ledger.tell(failed, file_id=failed.file_id, status="failed", timestamp=failed.timestamp, run=1)
+    ledger.commit_all()
+    clean = ledger.verify()
+    expected = plant(ledger)
+    return Planted(clean, ledger.verify(), expected)
+
+
+def plant(ledger: Ledger) -> dict[str, list[str]]:
+    """One violation of each check, and the ids that its finding must give."""
+    expected: dict[str, list[str]] = {}
+    client, bucket = wiring.s3_client(ledger.settings), ledger.settings.s3_bucket
+
+    (missing,) = ledger.make()
+    client.delete_object(Bucket=bucket, Key=object_key(missing.file_id, missing.timestamp))
+    expected["object-missing"] = [str(missing.file_id)]
+
+    (altered,) = ledger.make()
+    # Its row is what another body would have, so that the render is still right: hash and object differ.
+    ledger.change(altered, sha256=sha256_hex(b"other"), size=5)
+    expected["object-differs"] = [str(altered.file_id)]
+
+    (misrendered,) = ledger.make()
+    ledger.put(object_key(misrendered.file_id, misrendered.timestamp), b"other")
+    ledger.change(misrendered, sha256=sha256_hex(b"other"), size=5)
+    (misplaced,) = ledger.make()
+    ledger.put(f"file-{misplaced.file_id}-2.txt", body_of(misplaced))
+    ledger.change(misplaced, s3_location=f"file-{misplaced.file_id}-2.txt")
+    key = f"{misplaced.file_id} (key file-{misplaced.file_id}-2.txt)"
+    expected["render-differs"] = [str(misrendered.file_id), key]
+
+    ledger.put("file-999999-1.txt", b"nobody's")
+    ledger.put("notes/nobody.txt", b"nobody's")
+    expected["orphan-object"] = ["file-999999-1.txt", "notes/nobody.txt"]
+
+    (unburied,) = ledger.insert(1)
+    ledger.publish(unburied)
+    ledger.announce(unburied, status="failed", s3_location=None, sha256=None, size=None)
+    expected["failed-without-dead-letter"] = [str(unburied.file_id)]
+
+    (unsupported,) = ledger.insert(1)
+    ledger.publish(unsupported)
+    ledger.announce(unsupported, status="failed", worker_id=None, s3_location=None, sha256=None, size=None)
+    ledger.store(unsupported)
+    body, at = body_of(unsupported), object_key(unsupported.file_id, unsupported.timestamp)
+    ledger.change(unsupported, status="completed", s3_location=at, sha256=sha256_hex(body), size=len(body))
+    expected["status-unsupported"] = [f"{unsupported.file_id} (completed)"]
+
+    (unapplied,) = ledger.make()
+    ledger.change(unapplied, status="processing", s3_location=None, sha256=None, size=None)
+    expected["status-not-applied"] = [f"{unapplied.file_id} (processing)"]
+
+    (twice,) = ledger.make()
+    number = ledger.next_number - 1
+    ledger.publish(twice, number=number, partition=number % 3)
+    expected["publish-number-twice"] = [str(number)]
+
+    ledger.next_number += 1
+    expected["publish-number-missing"] = [str(ledger.next_number - 1)]
+
+    turned, number = ledger.insert(1)[0], ledger.next_number
+    ledger.publish(turned, partition=number % 3)
+    ledger.store(turned)
+    ledger.announce(turned)
+    expected["publish-out-of-turn"] = [str(number)]
+
+    ledger.make(2)
+    ledger.commit_all()
+    nowhere, uncommitted, passed = ledger.insert(3)
+    partition, offset = ledger.publish(passed)
+    topics.commit(ledger.settings, partition, offset + 1)
+    expected["committed-unfinished"] = [f"partition {partition}, offset {offset}"]
+    expected["lost"] = [
+        f"{nowhere.file_id} (neither in the outbox nor published)",
+        f"{passed.file_id} (partition {partition}, offset {offset}: committed, and without a result)",
+    ]
+    # In the backlog, or in the outbox, a file is not lost.
+    ledger.publish(uncommitted)
+    (waiting,) = ledger.insert(1)
+    with ledger.engine.begin() as connection:
+        row = {"file_id": waiting.file_id, "run": 1, "traceparent": new_traceparent()}
+        connection.execute(sa.insert(OutboxRow).values(**row))
+    return expected
+
+
+def test_a_clean_world_has_no_findings_and_counts_what_is_beside_them(planted: Planted) -> None:
+    report = planted.clean
+    assert report.findings == {}
+    assert (report.submitted, report.completed, report.in_flight, report.lost) == (9, 9, 0, 0)
+    assert (report.objects, report.superseded, report.repeats, report.duplicate_results) == (10, 1, 1, 1)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_planted_violation_is_found_with_its_ids(planted: Planted, check: str) -> None:
+    assert check in planted.report.findings, f"nothing found; {sorted(planted.report.findings)} were"
+    found = set(planted.report.findings[check].examples)
+    if check == "publish-out-of-turn":
+        # A number on two partitions is out of turn on one of them.
+        found -= set(planted.expected["publish-number-twice"])
+    assert found == set(planted.expected[check])
+
+
+def test_nothing_else_is_found(planted: Planted) -> None:
+    assert set(planted.report.findings) == set(planted.expected) == set(CHECKS)
+    assert planted.report.in_flight == 5
+    assert planted.report.lost == 2
+
+
+def test_the_audit_of_commits_sees_one_that_passed_an_unfinished_record(planted: Planted, ledger: Ledger) -> None:
+    with pytest.raises(AssertionError, match="passed a record that was not finished"):
+        audit_commits(ledger, [])

@@ -1,0 +1,599 @@
+"""The consumer's thread: what it takes, holds, commits and lets go of, turn by turn."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from filemill.adapters.memory_kafka import Committed, MemoryBroker, MemorySource
+from filemill.messages import RUN
+from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
+from filemill.ports import Record
+from filemill.processing.workshop import Finished, Workshop
+from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
+from workers import file_processor
+from workers.file_processor import FileProcessor
+
+
+class HandWorkshop(Workshop):
+    """Does nothing by itself: the test says what is finished."""
+
+    def __init__(self) -> None:
+        import queue  # noqa: PLC0415
+
+        self.finished = queue.SimpleQueue()
+        self.begun: list[tuple[int, int, int]] = []  # partition, epoch, offset
+        self.working: dict[tuple[int, int], set[int]] = {}
+        self.abandoned: list[tuple[dict[int, int], float | None]] = []
+        self.polls = 0
+
+    def polled(self) -> None:
+        self.polls += 1
+
+    def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
+        for record in records:
+            epoch = epochs[record.partition]
+            self.begun.append((record.partition, epoch, record.offset))
+            self.working.setdefault((record.partition, epoch), set()).add(record.offset)
+
+    def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
+        self.abandoned.append((dict(epochs), idle_longer_than))
+        if idle_longer_than is None:
+            for epoch in epochs.items():
+                self.working.pop(epoch, None)
+
+    def in_progress(self, epochs: dict[int, int]) -> int:
+        return sum(len(self.working.get(epoch, ())) for epoch in epochs.items())
+
+    def vitals(self) -> tuple[float, int]:
+        return 0.0, 0
+
+    def finish(self, partition: int, *offsets: int, epoch: int | None = None) -> None:
+        """Let these be done, in the latest epoch in which they were begun."""
+        for offset in offsets:
+            number = epoch or max(e for p, e, o in self.begun if (p, o) == (partition, offset))
+            self.working.get((partition, number), set()).discard(offset)
+            self.finished.put(Finished(partition, number, offset))
+
+
+class SpySource(MemorySource):
+    """Counts pauses and resumptions."""
+
+    calls: list[tuple[str, list[int]]]
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        self.calls.append(("pause", sorted(partitions)))
+        super().pause(partitions)
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        self.calls.append(("resume", sorted(partitions)))
+        super().resume(partitions)
+
+
+class Scene:
+    """A processor on a topic of three partitions, driven by hand."""
+
+    def __init__(self, concurrency: int = 10, drain_seconds: float = 0.0, **given: object) -> None:
+        self.broker = MemoryBroker({CREATE: 3})
+        self.workshop = HandWorkshop()
+        self.held: str | None = None
+        self.processor = FileProcessor(
+            self.workshop,
+            worker_id="worker-1",
+            concurrency=concurrency,
+            drain_seconds=drain_seconds,
+            hold=lambda: self.held,
+        )
+        self.source = SpySource(self.broker, CREATE, self.processor)
+        self.source.calls = []
+        self.processor._source = self.source
+
+    def produce(self, count: int, partition: int = 0) -> None:
+        for _ in range(count):
+            self.broker.append(CREATE, partition, request(1))
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.processor._turn(self.source)
+
+    @property
+    def begun(self) -> list[tuple[int, int]]:
+        """Partition and offset of what was begun."""
+        return [(partition, offset) for partition, _, offset in self.workshop.begun]
+
+    def offsets(self, partition: int = 0) -> list[int]:
+        """The offsets committed for a partition, in order."""
+        return [each.commit.offset for each in self.broker.commits if each.partition == partition]
+
+    def last(self, partition: int = 0) -> Committed:
+        return [each for each in self.broker.commits if each.partition == partition][-1]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_processor, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """Partition 0 assigned, nothing in it."""
+    made = Scene()
+    made.source.assign([0])
+    made.turn()
+    return made
+
+
+# --- commits
+
+
+def test_what_is_read_is_begun_and_not_committed(scene: Scene) -> None:
+    scene.produce(3)
+    scene.turn(3)
+    assert scene.begun == [(0, 0), (0, 1), (0, 2)]
+    assert scene.broker.commits == []
+
+
+def test_only_what_is_contiguous_is_committed(scene: Scene) -> None:
+    scene.produce(4)
+    scene.turn()
+    scene.workshop.finish(0, 1, 3)
+    scene.turn(2)
+    assert scene.offsets() == [0]
+    scene.workshop.finish(0, 0)
+    scene.turn(2)
+    assert scene.offsets() == [0, 2]
+    scene.workshop.finish(0, 2)
+    scene.turn(2)
+    assert scene.offsets() == [0, 2, 4]
+
+
+def test_a_commit_says_who_and_in_which_epoch_and_what_is_finished_beyond(scene: Scene) -> None:
+    scene.produce(4)
+    scene.turn()
+    scene.workshop.finish(0, 0, 2, 3)
+    scene.turn()
+    commit = scene.last().commit
+    metadata, beyond = decode_metadata(commit.metadata, commit.offset)
+    assert metadata is not None
+    assert (metadata.worker, metadata.epoch) == ("worker-1", 1)
+    assert (commit.offset, beyond) == (1, [2, 3])
+
+
+def test_a_commit_is_not_repeated_while_nothing_finishes(scene: Scene) -> None:
+    scene.produce(2)
+    scene.turn()
+    scene.workshop.finish(0, 0)
+    scene.turn(10)
+    assert scene.offsets() == [1]
+
+
+def test_a_refused_commit_is_tried_again(scene: Scene) -> None:
+    scene.produce(2)
+    scene.turn()
+    scene.workshop.finish(0, 0)
+    scene.source.refuses_commits = True
+    scene.turn(3)
+    assert scene.offsets() == []
+    scene.source.refuses_commits = False
+    scene.turn(3)
+    assert scene.offsets() == [1]
+
+
+class _SlowCommits(SpySource):
+    """Answers a commit when the test says so."""
+
+    answers: list[tuple[Mapping[int, Commit], Callable[[Mapping[int, Commit]], None]]]
+
+    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+        self.answers.append((dict(commits), on_done))
+
+
+def test_one_commit_at_a_time_is_under_way(scene: Scene) -> None:
+    source = _SlowCommits(scene.broker, CREATE, scene.processor)
+    source.calls, source.answers = [], []
+    scene.processor._source = scene.source = source
+    source.assign([0])
+    scene.produce(3)
+    scene.turn()
+    for offset in range(3):
+        scene.workshop.finish(0, offset)
+        scene.turn(2)
+    assert [commits[0].offset for commits, _ in source.answers] == [1]
+    commits, on_done = source.answers[0]
+    on_done(commits)
+    scene.turn(2)
+    assert [commits[0].offset for commits, _ in source.answers] == [1, 3]
+
+
+def test_commits_wait_for_their_interval(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 3600.0)
+    scene.produce(3)
+    scene.turn()
+    scene.workshop.finish(0, 0, 1, 2)
+    scene.turn(20)
+    assert scene.offsets() == []
+
+
+# --- pausing
+
+
+def test_reading_pauses_at_the_limit_and_resumes_at_three_quarters_of_it(scene: Scene) -> None:
+    scene.produce(40)
+    scene.turn(5)
+    assert len(scene.begun) == 10
+    assert scene.source.calls == [("pause", [0])]
+    scene.workshop.finish(0, 0, 1)
+    scene.turn(3)
+    assert scene.source.calls == [("pause", [0])], "eight in flight: still above three quarters"
+    scene.workshop.finish(0, 2)
+    scene.turn()
+    assert scene.source.calls == [("pause", [0]), ("resume", [0])]
+    scene.turn(5)
+    assert len(scene.begun) == 13
+    assert scene.source.calls[2:] == [("pause", [0])], "one pause, not one a message"
+
+
+def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
+    scene.source.assign([1, 2])
+    for partition in range(3):
+        scene.produce(30, partition)
+    finished = 0
+    for _ in range(200):
+        scene.turn()
+        in_flight = len(scene.begun) - finished
+        assert in_flight <= 10
+        if in_flight == 10 or finished >= 80:
+            for partition, offset in scene.begun[finished : finished + 5]:
+                scene.workshop.finish(partition, offset)
+                finished += 1
+    assert len(scene.begun) == 90
+
+
+def test_polling_goes_on_while_it_is_paused(scene: Scene) -> None:
+    scene.produce(40)
+    scene.turn(5)
+    polls = scene.workshop.polls
+    scene.turn(5)
+    assert scene.workshop.polls == polls + 5
+
+
+def test_an_assignment_while_paused_leaves_nobody_paused_for_ever(scene: Scene) -> None:
+    """Between the two marks the client has the old partition paused and the new one not."""
+    scene.produce(12)
+    scene.turn(5)
+    scene.workshop.finish(0, 0, 1)
+    scene.turn()
+    assert scene.source.paused == {0}
+    scene.source.assign([1])
+    scene.turn(2)
+    scene.workshop.finish(0, *range(2, 10))
+    scene.turn(3)
+    assert scene.source.paused == set()
+    assert len(scene.begun) == 12
+
+
+def test_partitions_that_leave_make_room(scene: Scene) -> None:
+    scene.source.assign([1])
+    scene.produce(10, 0)
+    scene.produce(5, 1)
+    scene.turn(4)
+    assert scene.source.paused == {0, 1}
+    scene.source.lose([0])
+    scene.turn(4)
+    assert (1, 4) in scene.begun
+    assert scene.source.paused == set()
+
+
+def test_on_hold_nothing_new_is_taken_and_what_is_in_hand_goes_on(scene: Scene) -> None:
+    scene.produce(2)
+    scene.turn()
+    scene.held = "quiet"
+    scene.turn()
+    scene.produce(5)
+    scene.workshop.finish(0, 0, 1)
+    scene.turn(5)
+    assert len(scene.begun) == 2
+    assert scene.offsets() == [2]
+    scene.held = None
+    scene.turn(3)
+    assert len(scene.begun) == 7
+
+
+def test_on_hold_for_a_server_something_is_taken_in_to_find_out_that_it_is_back(scene: Scene) -> None:
+    """Only what is in progress probes: with nothing in progress and nothing taken, the hold would last for ever."""
+    scene.held = "S3: away"
+    scene.produce(30)
+    scene.turn(5)
+    assert 0 < len(scene.begun) <= 10
+    taken = len(scene.begun)
+    scene.turn(5)
+    assert len(scene.begun) == taken, "while one is in progress, no more"
+
+
+def test_quiet_means_quiet_though_nothing_is_in_hand(scene: Scene) -> None:
+    scene.held = file_processor.QUIET
+    scene.turn()
+    scene.produce(3)
+    scene.turn(5)
+    assert scene.begun == []
+    assert scene.workshop.polls > 5
+
+
+# --- assignments
+
+
+def test_a_successor_does_not_repeat_what_the_metadata_says_is_done(scene: Scene) -> None:
+    metadata = encode_metadata("worker-0", 7, 2, [3, 5])
+    scene.broker.commits.append(Committed(1, Commit(2, metadata, 1), owned=True))
+    scene.produce(7, partition=1)
+    scene.source.assign([1])
+    scene.turn(2)
+    assert [offset for partition, offset in scene.begun if partition == 1] == [2, 4, 6]
+    scene.workshop.finish(1, 2, 4)
+    scene.turn(2)
+    assert scene.offsets(1)[-1] == 6
+
+
+@pytest.mark.parametrize("metadata", ["", "NO_METADATA", "{", '{"x":' + "[" * 1500 + "]" * 1500 + "}"])
+def test_foreign_metadata_is_no_obstacle(scene: Scene, metadata: str) -> None:
+    scene.broker.commits.append(Committed(1, Commit(2, metadata, 1), owned=True))
+    scene.produce(4, partition=1)
+    scene.source.assign([1])
+    scene.turn(2)
+    assert scene.begun == [(1, 2), (1, 3)]
+
+
+def test_each_assignment_is_a_new_epoch(scene: Scene) -> None:
+    scene.produce(1)
+    scene.turn()
+    scene.source.lose([0])
+    scene.source.assign([0])
+    scene.turn()
+    assert [epoch for _, epoch, _ in scene.workshop.begun] == [1, 2]
+
+
+def test_what_finishes_in_an_epoch_that_ended_is_forgotten(scene: Scene) -> None:
+    scene.produce(2)
+    scene.turn()
+    scene.source.lose([0])
+    scene.source.assign([0])
+    scene.turn()
+    scene.workshop.finish(0, 0, 1, epoch=1)
+    scene.turn(3)
+    assert scene.broker.commits == [], "another passage of this record is still under way"
+    scene.workshop.finish(0, 0, epoch=2)
+    scene.turn(2)
+    assert scene.offsets() == [1]
+    metadata = decode_metadata(scene.last().commit.metadata, 1)[0]
+    assert metadata == CommitMetadata("worker-1", 2)
+
+
+def test_lost_partitions_are_dropped_and_not_committed(scene: Scene) -> None:
+    scene.produce(3)
+    scene.turn()
+    scene.workshop.finish(0, 0, 1)
+    scene.source.lose([0])
+    scene.turn(5)
+    assert scene.broker.commits == []
+    assert ({0: 1}, None) in scene.workshop.abandoned
+
+
+def test_nothing_is_committed_for_a_partition_that_is_not_owned(scene: Scene) -> None:
+    scene.source.assign([1])
+    scene.produce(3, 0)
+    scene.produce(3, 1)
+    scene.turn(2)
+    scene.workshop.finish(0, 0)
+    scene.workshop.finish(1, 0)
+    scene.turn()
+    scene.source.lose([0])
+    scene.workshop.finish(0, 1)
+    scene.workshop.finish(1, 1)
+    scene.turn(3)
+    assert scene.offsets(0) == [1]
+    assert scene.offsets(1) == [1, 2]
+    assert all(each.owned for each in scene.broker.commits)
+
+
+def test_a_revocation_commits_what_is_finished_before_it_returns(scene: Scene) -> None:
+    scene.produce(3)
+    scene.turn()
+    scene.workshop.finish(0, 0, 2)
+    scene.source.revoke([0])
+    scene.turn()
+    last = scene.last()
+    assert last.owned
+    assert (last.commit.offset, decode_metadata(last.commit.metadata, 1)[1]) == (1, [2])
+    assert ({0: 1}, None) in scene.workshop.abandoned
+    before = len(scene.broker.commits)
+    scene.workshop.finish(0, 1, epoch=1)
+    scene.turn(3)
+    assert len(scene.broker.commits) == before
+
+
+def test_a_revocation_touches_only_what_is_revoked(scene: Scene) -> None:
+    scene.source.assign([1])
+    scene.produce(2, 0)
+    scene.produce(2, 1)
+    scene.turn(2)
+    scene.source.revoke([0])
+    scene.turn()
+    assert all(set(epochs) <= {0} for epochs, _ in scene.workshop.abandoned)
+    scene.workshop.finish(1, 0, 1)
+    scene.turn(2)
+    assert scene.offsets(1)[-1] == 2
+
+
+def test_a_revocation_waits_for_what_is_nearly_done_and_no_longer_than_it_may() -> None:
+    scene = Scene(drain_seconds=0.3)
+    scene.source.assign([0])
+    scene.produce(2)
+    scene.turn()
+    threading.Timer(0.05, lambda: scene.workshop.finish(0, 0)).start()
+    scene.source.revoke([0])
+    began = time.monotonic()
+    scene.turn()
+    assert 0.29 <= time.monotonic() - began < 2
+    assert scene.last().commit.offset == 1
+    assert scene.workshop.abandoned[0] == ({0: 1}, 0.3), "first what would wait for longer than that"
+    assert scene.workshop.polls > 3, "in its callback the worker still owns the partition"
+
+
+def test_a_revocation_ends_as_soon_as_all_is_done() -> None:
+    scene = Scene(drain_seconds=60)
+    scene.source.assign([0])
+    scene.produce(2)
+    scene.turn()
+    threading.Timer(0.05, lambda: scene.workshop.finish(0, 0, 1)).start()
+    scene.source.revoke([0])
+    began = time.monotonic()
+    scene.turn()
+    assert time.monotonic() - began < 5
+    assert scene.last().commit.offset == 2
+
+
+def test_revoking_what_is_not_owned_is_harmless(scene: Scene) -> None:
+    scene.processor.revoked([7])
+    scene.processor.lost([8])
+    scene.produce(1)
+    scene.turn()
+    assert scene.begun == [(0, 0)]
+
+
+def test_records_read_before_a_revocation_of_the_same_poll_are_not_begun(scene: Scene) -> None:
+    scene.processor._deliver([Record(CREATE, 2, 0, request(1), [], 0)])
+    assert scene.begun == []
+
+
+def test_an_answer_to_a_commit_of_an_ended_epoch_acknowledges_nothing(scene: Scene) -> None:
+    source = _SlowCommits(scene.broker, CREATE, scene.processor)
+    source.calls, source.answers = [], []
+    scene.processor._source = scene.source = source
+    source.assign([0])
+    scene.produce(2)
+    scene.turn()
+    scene.workshop.finish(0, 0)
+    scene.turn()
+    source.lose([0])
+    source.assign([0])
+    scene.turn()
+    scene.workshop.finish(0, 0)
+    commits, on_done = source.answers[0]
+    on_done(commits)
+    scene.turn(2)
+    assert [each[0].offset for each, _ in source.answers] == [1, 1], "the new epoch's own commit is still due"
+
+
+def test_leaving_drains_commits_and_leaves_the_group() -> None:
+    scene = Scene()
+    scene.source.assign([0])
+    scene.produce(2)
+    thread = threading.Thread(target=scene.processor.run, args=(scene.source,), daemon=True)
+    thread.start()
+    eventually(lambda: len(scene.begun) == 2)
+    scene.workshop.finish(0, 0)
+    scene.processor.stop()
+    thread.join(5)
+    assert scene.source.closed
+    assert scene.last().commit.offset == 1
+    assert scene.last().owned
+
+
+# --- the loop and the workshop together
+
+
+def test_a_topic_is_worked_off_and_committed_to_its_end() -> None:
+    with bench() as it:
+        processor = FileProcessor(it.workshop, worker_id="worker-1", concurrency=20, drain_seconds=1)
+        source = MemorySource(it.broker, CREATE, processor)
+        for number in range(300):
+            it.broker.append(CREATE, number % 3, request(number + 1) if number % 50 else b"not json")
+        source.assign([0, 1, 2])
+        thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+        thread.start()
+        eventually(lambda: all(it.broker.committed(partition)[0] == 100 for partition in range(3)))
+        processor.stop()
+        thread.join(5)
+        assert len(it.results()) == 294
+        assert len(it.broker.records(TOPICS.dead_letters)) == 6
+        assert len(it.store.puts) == 294, "each once"
+
+
+def test_partitions_that_wander_between_two_workers_lose_and_repeat_nothing_that_was_committed() -> None:
+    with bench() as first, bench() as second:
+        second.broker, second.store = first.broker, first.store
+        second.publisher._broker = first.broker
+        second.workshop._workplace = first.workshop._workplace.__class__(
+            **{
+                name: getattr(second.workshop._workplace, name)
+                for name in second.workshop._workplace.__struct_fields__
+                if name != "store"
+            },
+            store=first.store,
+        )
+        for number in range(150):
+            first.broker.append(CREATE, 0, request(number + 1))
+        workers = []
+        for it in (first, second):
+            processor = FileProcessor(it.workshop, worker_id="w", concurrency=7, drain_seconds=1)
+            source = MemorySource(first.broker, CREATE, processor)
+            thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+            thread.start()
+            workers.append((processor, source, thread))
+        owner = 0
+        workers[owner][1].assign([0])
+        while first.broker.committed(0)[0] < 150:
+            before = first.broker.committed(0)[0]
+            eventually(lambda before=before: first.broker.committed(0)[0] > before)  # type: ignore[misc]
+            source = workers[owner][1]
+            source.revoke([0])
+            eventually(lambda source=source: not source.owned)  # type: ignore[misc]
+            owner = 1 - owner
+            workers[owner][1].assign([0])
+        for processor, _, thread in workers:
+            processor.stop()
+            thread.join(5)
+        assert len(first.results()) == 150
+        assert len(first.store.puts) == 150, "drained and committed at every hand-over: nothing twice"
+        assert all(each.owned for each in first.broker.commits)
+        committed = [each.commit.offset for each in first.broker.commits]
+        assert committed == sorted(committed)
+
+
+@pytest.mark.parametrize("how", ["lost", "revoked", "cancelled"])
+def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how: str) -> None:
+    with bench(gates=True) as it:
+        processor = FileProcessor(
+            it.workshop,
+            worker_id="worker-1",
+            concurrency=20,
+            drain_seconds=0,
+            hold=lambda: next((gate.reason for gate in it.gates.values() if gate.reason), None),
+        )
+        source = MemorySource(it.broker, CREATE, processor)
+        it.store.away = "S3 is away"
+        for number in range(10):
+            it.broker.append(CREATE, 0, request(number + 1), [(RUN, b"1")])
+        source.assign([0])
+        thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+        thread.start()
+        try:
+            eventually(lambda: it.gates["S3"].reason)
+            eventually(lambda: it.workshop.in_progress({0: 1}) == 10)
+            if how == "lost":
+                source.lose([0])
+            elif how == "revoked":
+                source.revoke([0])
+            else:
+                it.workshop.cancel([(number + 1, 1) for number in range(10)])
+            eventually(lambda: not it.workshop.in_progress({0: 1}))
+            source.assign([1])
+            eventually(lambda: source.owned[-1:] == [1])
+            it.store.away = None
+            it.broker.append(CREATE, 1, request(99))
+            eventually(lambda: it.broker.committed(1)[0] == 1, "it is on hold for ever")
+        finally:
+            processor.stop()
+            thread.join(5)

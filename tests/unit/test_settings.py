@@ -1,0 +1,243 @@
+"""Every setting: where it comes from, what is refused, and that no secret gets out."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from filemill.settings import InvalidSettings, Settings, default_home, load
+from filemill.stack import ProcessRef, StackState, write_state
+
+SECRET = "hunter2-the-secret"
+
+Environment = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a stack, and an environment without settings."""
+    seeds = ("KAFKA_", "DATABASE_", "S3_", "AWS_", "FILEMILL_")
+    for name in [name for name in os.environ if name.startswith(seeds)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FILEMILL_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    def put(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+def _stack(home: Path, **settings: str | int | float) -> None:
+    write_state(
+        StackState(
+            home=str(home),
+            supervisor=ProcessRef.of(os.getpid()),
+            started_at="2026-01-04T12:00:00+00:00",
+            settings=settings,
+            servers=[],
+            workers=[],
+        )
+    )
+
+
+# --- precedence
+
+
+def test_the_defaults_are_the_seeds() -> None:
+    settings = load()
+    assert settings.kafka_broker == "127.0.0.1:29092"
+    assert settings.kafka_group == "file-service-group"
+    assert (settings.database_port, settings.database_name, settings.database_user) == (5432, "filedb", "fileuser")
+    assert (settings.s3_endpoint, settings.s3_bucket) == ("http://127.0.0.1:4566", "file-creation-bucket")
+    assert (settings.topic_create, settings.topic_created) == ("file.create", "file.created")
+    assert (settings.topic_partitions, settings.topic_retention_days) == (3, 7)
+    assert (settings.processing_seconds, settings.processing_steps) == (60.0, 6)
+
+
+def test_each_source_counts_more_than_the_next(home: Path, environment: Environment) -> None:
+    assert load().kafka_broker == "127.0.0.1:29092"
+    _stack(home, kafka_broker="stack:1")
+    assert load().kafka_broker == "stack:1"
+    environment(KAFKA_BROKER="seed:1")
+    assert load().kafka_broker == "seed:1"
+    environment(FILEMILL_KAFKA_BROKER="own:1")
+    assert load().kafka_broker == "own:1"
+    assert load(kafka_broker="argument:1").kafka_broker == "argument:1"
+    assert load(kafka_broker=None).kafka_broker == "own:1", "an option that was not given says nothing"
+
+
+@pytest.mark.parametrize(
+    ("variable", "field", "value"),
+    [
+        ("KAFKA_BROKER", "kafka_broker", "kafka:9092"),
+        ("DATABASE_HOST", "database_host", "postgres-db"),
+        ("DATABASE_PORT", "database_port", 5433),
+        ("DATABASE_USER", "database_user", "u"),
+        ("DATABASE_PASSWORD", "database_password", SecretStr("p")),
+        ("DATABASE_NAME", "database_name", "n"),
+        ("S3_ENDPOINT", "s3_endpoint", "http://localstack-s3:4566"),
+        ("S3_REGION", "s3_region", "eu-west-1"),
+        ("AWS_REGION", "s3_region", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "aws_access_key_id", SecretStr("k")),
+        ("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key", SecretStr("s")),
+    ],
+)
+def test_the_seeds_names_work(environment: Environment, variable: str, field: str, value: object) -> None:
+    environment(**{variable: value.get_secret_value() if isinstance(value, SecretStr) else str(value)})
+    assert getattr(load(), field) == value
+
+
+def test_an_empty_variable_is_as_none(home: Path, environment: Environment) -> None:
+    environment(KAFKA_BROKER="", FILEMILL_KAFKA_BROKER="", FILEMILL_PORT="")
+    assert load().kafka_broker == "127.0.0.1:29092"
+    assert load().port == 8501
+
+
+def test_a_stack_of_another_home_is_found_by_its_home(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    _stack(other, kafka_broker="other:1")
+    assert load().kafka_broker == "127.0.0.1:29092"
+    assert load(home=other).kafka_broker == "other:1"
+
+
+def test_a_stack_that_crashed_is_not_found(home: Path) -> None:
+    _stack(home, kafka_broker="stack:1")
+    state = json.loads((home / "stack.json").read_text())
+    state["supervisor"]["created"] -= 1000
+    (home / "stack.json").write_text(json.dumps(state))
+    assert load().kafka_broker == "127.0.0.1:29092"
+
+
+def test_the_home_is_named_by_its_variable_or_is_the_checkouts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, environment: Environment
+) -> None:
+    assert default_home() == home
+    assert load().home == home
+    environment(FILEMILL_HOME="~/somewhere")
+    assert default_home() == Path.home() / "somewhere"
+    monkeypatch.delenv("FILEMILL_HOME")
+    assert default_home().name == ".filemill"
+    assert (default_home().parent / "pyproject.toml").is_file()
+
+
+def test_a_worker_has_a_name_of_its_own_unless_it_is_given_one() -> None:
+    assert str(os.getpid()) in load().worker_id
+    assert load(worker_id="worker-7").worker_id == "worker-7"
+
+
+def test_librdkafkas_properties_come_as_json(environment: Environment) -> None:
+    environment(FILEMILL_KAFKA_PROPERTIES='{"security.protocol": "SASL_SSL"}')
+    assert load().kafka_properties == {"security.protocol": "SASL_SSL"}
+
+
+def test_a_slash_at_the_end_of_the_endpoint_is_no_part_of_it() -> None:
+    assert load(s3_endpoint="http://s3:4566/").s3_endpoint == "http://s3:4566"
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("FILEMILL_DATABASE_PORT", "abc", "FILEMILL_DATABASE_PORT"),
+        ("FILEMILL_DATABASE_PORT", "0", "FILEMILL_DATABASE_PORT"),
+        ("FILEMILL_DATABASE_PORT", "65536", "FILEMILL_DATABASE_PORT"),
+        ("DATABASE_PORT", "abc", "DATABASE_PORT"),
+        ("FILEMILL_PORT", "-1", "FILEMILL_PORT"),
+        ("FILEMILL_S3_ENDPOINT", "s3:4566", "FILEMILL_S3_ENDPOINT"),
+        ("S3_ENDPOINT", "ftp://s3", "S3_ENDPOINT"),
+        ("FILEMILL_PROCESSING_SECONDS", "-1", "FILEMILL_PROCESSING_SECONDS"),
+        ("FILEMILL_PROCESSING_SECONDS", "nan", "FILEMILL_PROCESSING_SECONDS"),
+        ("FILEMILL_PROCESSING_STEPS", "0", "FILEMILL_PROCESSING_STEPS"),
+        ("FILEMILL_CONCURRENCY", "0", "FILEMILL_CONCURRENCY"),
+        ("FILEMILL_CONCURRENCY", "1.5", "FILEMILL_CONCURRENCY"),
+        ("FILEMILL_ORDERING", "sideways", "FILEMILL_ORDERING"),
+        ("FILEMILL_GROUP_PROTOCOL", "share", "FILEMILL_GROUP_PROTOCOL"),
+        ("FILEMILL_LEASE_SECONDS", "0", "FILEMILL_LEASE_SECONDS"),
+        ("FILEMILL_WORKER_ID", "a" * 201, "FILEMILL_WORKER_ID"),
+        ("FILEMILL_WORKER_ID", "wörker", "FILEMILL_WORKER_ID"),
+        ("FILEMILL_WORKER_ID", "a\tb", "FILEMILL_WORKER_ID"),
+        ("FILEMILL_LOG_LEVEL", "loud", "FILEMILL_LOG_LEVEL"),
+        ("FILEMILL_KAFKA_PROPERTIES", "not json", "KAFKA_PROPERTIES"),
+        ("FILEMILL_KAFKA_PROPERTIES", '{"a": {"b": 1}}', "FILEMILL_KAFKA_PROPERTIES"),
+        ("FILEMILL_KAFKA_PROPERTIES", "[1]", "FILEMILL_KAFKA_PROPERTIES"),
+        ("FILEMILL_HEARTBEAT_INTERVAL_MS", "5000", "HEARTBEAT_INTERVAL_MS"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_and_its_variable_named(
+    environment: Environment, variable: str, value: str, named: str
+) -> None:
+    environment(**{variable: value})
+    with pytest.raises(InvalidSettings) as caught:
+        load()
+    assert named in str(caught.value).upper()
+
+
+def test_all_that_is_wrong_is_said_at_once(environment: Environment) -> None:
+    environment(FILEMILL_PORT="x", FILEMILL_DATABASE_PORT="y")
+    with pytest.raises(InvalidSettings) as caught:
+        load()
+    assert "FILEMILL_PORT" in str(caught.value)
+    assert "FILEMILL_DATABASE_PORT" in str(caught.value)
+
+
+def test_settings_do_not_change() -> None:
+    settings = load()
+    with pytest.raises(Exception, match="frozen"):
+        settings.port = 1
+
+
+# --- secrets
+
+SECRETS = {
+    "FILEMILL_DATABASE_PASSWORD": SECRET,
+    "FILEMILL_AWS_ACCESS_KEY_ID": SECRET,
+    "FILEMILL_AWS_SECRET_ACCESS_KEY": SECRET,
+    "FILEMILL_KAFKA_PROPERTIES": json.dumps({"sasl.password": SECRET}),
+}
+
+
+def test_no_secret_is_shown(environment: Environment) -> None:
+    environment(**SECRETS)
+    settings = load()
+    for shown in (repr(settings), str(settings), f"{settings!r}", settings.database_url):
+        assert SECRET not in shown
+    assert settings.database_password.get_secret_value() == SECRET
+    assert settings.kafka_properties == {"sasl.password": SECRET}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"FILEMILL_PORT": "x"},
+        {"FILEMILL_KAFKA_PROPERTIES": json.dumps({"sasl.password": [SECRET]})},
+        {"FILEMILL_KAFKA_PROPERTIES": f'{{"sasl.password": "{SECRET}"'},
+    ],
+)
+def test_no_secret_is_in_an_error(environment: Environment, wrong: dict[str, str]) -> None:
+    environment(**{**SECRETS, **wrong})
+    with pytest.raises(InvalidSettings) as caught:
+        load()
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None, "a traceback would show the values"
+    assert caught.value.__suppress_context__
+
+
+def test_a_wrong_type_of_secret_is_not_shown() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(database_password=[SECRET])
+    assert SECRET not in str(caught.value)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

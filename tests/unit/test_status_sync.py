@@ -1,0 +1,249 @@
+"""Status sync: every readable event applied once, the others counted, and never a crash loop."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryStatusStore
+from filemill.adapters.memory_kafka import MemoryBroker
+from filemill.files import NewFile, Status
+from filemill.messages import FileCreated, FileProgress, encode
+from filemill.ports import NotLeader, Record
+from filemill.retry import Unavailable
+from tests.unit.workbench import eventually
+from workers import status_sync
+from workers.status_sync import StatusSync
+
+CREATED, PROGRESS, EVENTS = "file.created", "file.progress", "worker.events"
+T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
+LEASE_SECONDS = 3.0
+
+
+class MemoryReader(TopicReader):
+    """Reads all partitions of the topics from the positions given."""
+
+    def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
+        self._broker = broker
+        self._names = topics
+        self.at: dict[tuple[str, int], int] = {}
+        self.closed = False
+
+    def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
+        for topic in self._names:
+            for partition in range(self._broker.partitions(topic)):
+                self.at.setdefault((topic, partition), positions.get((topic, partition), 0))
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        del seconds
+        records: list[Record] = []
+        for (topic, partition), position in self.at.items():
+            taken = self._broker.log(topic, partition)[position : position + limit - len(records)]
+            self.at[topic, partition] += len(taken)
+            records += taken
+        return records
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.database = MemoryDatabase(clock=lambda: self.now)
+        self.broker = MemoryBroker({CREATED: 2, PROGRESS: 2, EVENTS: 1})
+        self.readers: list[MemoryReader] = []
+        self.ids = self.database.submit([NewFile(f"file {number}") for number in range(3)])
+
+    def sync(self, holder: str = "a", batch: int = 100) -> StatusSync:
+        lease = MemoryLease(self.database, "sync", holder, LEASE_SECONDS)
+
+        def reader() -> MemoryReader:
+            self.readers.append(MemoryReader(self.broker, [CREATED, PROGRESS, EVENTS]))
+            return self.readers[-1]
+
+        return StatusSync(
+            MemoryStatusStore(self.database, lease),
+            lease,
+            reader,
+            topic_created=CREATED,
+            topic_worker_events=EVENTS,
+            batch=batch,
+            lease_seconds=LEASE_SECONDS,
+            clock=lambda: self.now,
+        )
+
+    def completed(self, file_id: int, run: int | None = 1, partition: int = 0) -> None:
+        event = FileCreated(file_id=file_id, s3_location="k", status="completed", timestamp=T0, run=run, worker_id="w")
+        self.broker.append(CREATED, partition, encode(event))
+
+    def progress(self, file_id: int) -> None:
+        event = FileProgress(
+            file_id=file_id, run=1, worker_id="w", partition=0, offset=0, attempt=1, step=1, steps=6, timestamp=T0
+        )
+        self.broker.append(PROGRESS, 0, encode(event))
+
+    def statuses(self) -> list[Status]:
+        return [self.database.files[file_id].status for file_id in self.ids]
+
+
+@pytest.fixture(autouse=True)
+def _no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_sync, "GATHER_SECONDS", 0.0)
+
+
+def test_events_reach_the_rows_and_the_positions() -> None:
+    world = World()
+    world.progress(1)
+    world.completed(1)
+    world.completed(2, partition=1)
+    world.progress(3)
+    assert world.sync().step()
+    assert world.statuses() == [Status.COMPLETED, Status.COMPLETED, Status.PROCESSING]
+    assert world.database.positions == {(CREATED, 0): 1, (CREATED, 1): 1, (PROGRESS, 0): 2}
+
+
+def test_a_successor_goes_on_where_the_rows_are() -> None:
+    world = World()
+    world.completed(1)
+    first = world.sync("a")
+    first.step()
+    first.close()
+    world.completed(2)
+    second = world.sync("b")
+    second.step()
+    assert world.readers[1].at[CREATED, 0] == 2
+    assert world.statuses()[:2] == [Status.COMPLETED] * 2
+
+
+def test_what_cannot_be_read_is_counted_and_passed() -> None:
+    world = World()
+    values: list[bytes | None] = [None, b"", b"not json", b"\xff", b'{"fileId":true}', b'{"x":' + b"[" * 100_000]
+    for topic in (CREATED, PROGRESS, EVENTS):
+        for value in values:
+            world.broker.append(topic, 0, value)
+    world.completed(1)
+    world.sync().step()
+    assert world.statuses()[0] is Status.COMPLETED
+    assert set(world.database.rejected) == {(topic, 0, n) for topic in (CREATED, PROGRESS, EVENTS) for n in range(6)}
+    assert world.database.positions == {(CREATED, 0): 7, (PROGRESS, 0): 6, (EVENTS, 0): 6}
+
+
+def test_an_unknown_id_is_counted_and_passed() -> None:
+    world = World()
+    world.completed(99)
+    world.completed(1)
+    world.sync().step()
+    assert world.statuses()[0] is Status.COMPLETED
+    assert list(world.database.rejected) == [(CREATED, 0, 0)]
+    assert "99" in world.database.rejected[CREATED, 0, 0]
+
+
+def test_what_workers_say_is_stored() -> None:
+    world = World()
+    world.broker.append(EVENTS, 0, b'{"kind":"started","workerId":"w1","timestamp":"2026-01-04T12:00:00Z"}')
+    world.sync().step()
+    assert world.database.events[0, 0].worker_id == "w1"
+
+
+def test_while_postgres_is_away_what_was_read_is_kept_and_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    sync = world.sync()
+    sync.step()
+    world.completed(1)
+    (reader,) = world.readers
+    read = reader.read
+
+    def read_and_lose_postgres(limit: int, seconds: float) -> list[Record]:
+        records = read(limit, seconds)
+        world.database.away = "Postgres is away"
+        return records
+
+    monkeypatch.setattr(reader, "read", read_and_lose_postgres)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            sync.step()
+    monkeypatch.setattr(reader, "read", read)
+    world.database.away = None
+    world.completed(2)
+    sync.step()
+    sync.step()
+    assert world.statuses()[:2] == [Status.COMPLETED] * 2
+    assert world.database.positions[CREATED, 0] == 2
+
+
+def test_a_standby_reads_nothing() -> None:
+    world = World()
+    active, standby = world.sync("a"), world.sync("b")
+    active.step()
+    world.completed(1)
+    assert not standby.step()
+    assert len(world.readers) == 1
+    assert world.statuses()[0] is Status.PENDING
+
+
+def test_one_that_overslept_is_refused_and_its_successor_reads_the_same_again() -> None:
+    world = World()
+    sleeper, successor = world.sync("a"), world.sync("b")
+    sleeper.step()
+    world.completed(1)
+    world.database.leases["sync"].expires_at = world.now
+    assert successor.step()
+    before = dict(world.database.positions)
+    with pytest.raises(NotLeader):
+        sleeper.step()
+    assert world.database.positions == before
+    sleeper._stand_down()
+    assert world.readers[0].closed
+    assert not sleeper.step()
+
+
+def test_an_idle_sync_keeps_its_lease() -> None:
+    world = World()
+    active, standby = world.sync("a"), world.sync("b")
+    for _ in range(20):
+        assert active.step()
+        assert not standby.step()
+        world.now += LEASE_SECONDS / 3
+
+
+def test_added_partitions_are_read_soon() -> None:
+    world = World()
+    sync = world.sync()
+    sync.step()
+    world.broker.add_partitions(CREATED, 3)
+    world.completed(1, partition=2)
+    world.now += status_sync.REFRESH_SECONDS
+    sync.step()
+    assert world.statuses()[0] is Status.COMPLETED
+
+
+def test_a_batch_is_bounded() -> None:
+    world = World()
+    for _ in range(10):
+        world.progress(1)
+    sync = world.sync(batch=4)
+    sync.step()
+    assert world.database.positions == {(PROGRESS, 0): 4}
+
+
+def test_it_outlives_its_servers_and_leaves_in_order() -> None:
+    world = World()
+    sync = world.sync()
+    world.database.away = "Postgres is away"
+    stop = threading.Event()
+    thread = threading.Thread(target=sync.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: "away" in sync._state)
+        world.database.away = None
+        world.completed(1)
+        eventually(lambda: world.statuses()[0] is Status.COMPLETED)
+    finally:
+        stop.set()
+        thread.join(5)
+    assert not thread.is_alive()
+    assert world.readers[-1].closed
+    assert MemoryLease(world.database, "sync", "b", LEASE_SECONDS).acquire()
