@@ -20,6 +20,7 @@ from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, j
 from dashboard.api_schema import BODY, answers, complete
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
+from dashboard.scripts import add_scripts
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 from filemill.files import NewFile, Status
@@ -45,6 +46,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     add_handlers(app)
     _add_files(app, services)
     _add_health(app, check_servers)
+    add_scripts(app)
     complete(app)
     app.add_middleware(LastNet)
     return app

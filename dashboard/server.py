@@ -1,6 +1,6 @@
 """The process behind the page: Streamlit, REST, and an outbox relay, on one port.
 
-Requests to `/api`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a millisecond, and
+Requests to `/api`, `/assets`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a millisecond, and
 its catch-all would answer an unknown path with a page. Under uvicorn with uvloop an answer takes half a millisecond
 where `streamlit run` takes 44 (no TCP_NODELAY there).
 """
@@ -36,6 +36,9 @@ HERE = Path(__file__).parent
 SHUTDOWN_SECONDS = 2
 JOIN_SECONDS = 4.0
 BACKLOG = 1024
+
+REST_PATHS = {"/api", "/healthz", "/readyz"}
+REST_BELOW = ("/api/", "/assets/")
 
 # Set here and not in a config.toml, which Streamlit looks for where the process was started.
 STREAMLIT_OPTIONS: dict[str, Any] = {
@@ -73,7 +76,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, socket or lifetime."""
         path = scope.get("path", "")
-        is_rest = scope["type"] == "http" and (path.startswith("/api/") or path in {"/api", "/healthz", "/readyz"})
+        is_rest = scope["type"] == "http" and (path.startswith(REST_BELOW) or path in REST_PATHS)
         await (self._rest if is_rest else self._pages)(scope, receive, send)
 
 

@@ -21,13 +21,14 @@ class Component(Protocol):
 
 
 @cache
-def component(name: str) -> Component:
-    """The component of `NAME.js` and `NAME.css`."""
+def component(name: str, *, isolated: bool = True) -> Component:
+    """The component of `NAME.js` and `NAME.css`; `isolated` False is for a library that styles the document itself."""
     mount: Component = st.components.v2.component(
         f"filemill.{name}",
         html='<div class="root"></div>',
         css=_text("base.css") + _text(f"{name}.css"),
         js=_text("base.js") + _text(f"{name}.js"),
+        isolate_styles=isolated,
     )
     return mount
 

@@ -101,12 +101,22 @@ class TopicReader:
         self._consumer.close()
 
 
-def read_topic(settings: Settings, topic: str, spans: Sequence[PartitionOffsets], role: str) -> Iterator[Record]:
-    """A topic from its beginning to the ends given, partition by partition in order. Raises retry.Unavailable."""
-    ends = {part.partition: part.end for part in spans if part.end and part.end > (part.begin or 0)}
+def read_topic(
+    settings: Settings,
+    topic: str,
+    spans: Sequence[PartitionOffsets],
+    role: str,
+    since: Mapping[tuple[str, int], int] | None = None,
+) -> Iterator[Record]:
+    """A topic to the ends given, partition by partition in order, from its beginning or from the offsets of `since`.
+
+    Raises retry.Unavailable.
+    """
+    begins = {part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in spans}
+    ends = {part.partition: part.end for part in spans if part.end and part.end > begins[part.partition]}
     reader = TopicReader(settings, [topic], role)
     try:
-        reader.refresh({})
+        reader.refresh(since or {})
         yield from _until(reader, ends, topic)
     finally:
         reader.close()

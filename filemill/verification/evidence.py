@@ -50,6 +50,8 @@ class Evidence(msgspec.Struct):
     partitions: int = 0
     # Topics whose beginning is gone by retention: what they do not say proves nothing.
     truncated: set[str] = set()
+    # How far each topic was read, by topic and partition: what lies beyond is not known.
+    read_to: dict[tuple[str, int], int] = {}
 
     def result_of(self, file_id: int, run: int | None) -> tuple[int, int] | None:
         """Where the first result of a run stands on `file.created`; one without a run counts for any."""
@@ -72,6 +74,14 @@ def gather(settings: Settings, admin: KafkaAdmin) -> Evidence:
     for record in _records(settings, admin, settings.topic_create, evidence):
         _note_request(record, evidence)
     return evidence
+
+
+def catch_up(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
+    """Read on, through what came to the results and the dead letters since. Raises retry.Unavailable."""
+    for record in _records(settings, admin, settings.topic_created, evidence):
+        _note_result(record, evidence)
+    for record in _records(settings, admin, settings.topic_dead_letters, evidence):
+        _note_dead_letter(record, evidence)
 
 
 def _note_request(record: Record, evidence: Evidence) -> None:
@@ -121,4 +131,6 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Eviden
     spans = admin.offsets(settings.kafka_group, topic)
     if any(part.begin for part in spans):
         evidence.truncated.add(topic)
-    return read_topic(settings, topic, spans, "verify")
+    since = dict(evidence.read_to)
+    evidence.read_to.update({(topic, part.partition): part.end for part in spans if part.end is not None})
+    return read_topic(settings, topic, spans, "verify", since)

@@ -21,8 +21,12 @@ Row = sa.Row[tuple[object, ...]]
 
 async def check_rows(
     engine: sa.Engine, store: ObjectStore, settings: Settings, evidence: Evidence, report: Report
-) -> None:
-    """Go through the table once, a page at a time. Raises retry.Unavailable."""
+) -> list[Row]:
+    """Go through the table once, a page at a time. Raises retry.Unavailable.
+
+    Returns the rows that ended in a way which the evidence does not show: `check_ends` them with fresher evidence.
+    """
+    suspects = []
     downloads = asyncio.Semaphore(DOWNLOADS)
     # Before the rows: an event that was read by now must show on a row that is read later.
     read_by_sync = _sync_positions(engine, settings.topic_created)
@@ -31,13 +35,21 @@ async def check_rows(
         completed = [row for row in rows if row.status == Status.COMPLETED]
         for row in rows:
             _count(row, report)
-            if row.status == Status.FAILED:
-                _check_failed(row, settings, evidence, report)
             if not Status(row.status).terminal:
                 _check_unfinished(row, places, read_by_sync, settings, evidence, report)
-            elif row.status != Status.CANCELLED:
-                _check_supported(row, settings, evidence, report)
+            elif not (_supported(row, settings, evidence) and _buried(row, settings, evidence)):
+                suspects.append(row)
         await asyncio.gather(*(_check_object(row, store, downloads, report) for row in completed))
+    return suspects
+
+
+def check_ends(rows: Sequence[Row], settings: Settings, evidence: Evidence, report: Report) -> None:
+    """Rows that have ended, against evidence that was gathered after they had."""
+    for row in rows:
+        if not _buried(row, settings, evidence):
+            report.found("failed-without-dead-letter", row.id)
+        if not _supported(row, settings, evidence):
+            report.found("status-unsupported", f"{row.id} ({row.status})")
 
 
 def _pages(engine: sa.Engine) -> Iterator[Sequence[Row]]:
@@ -85,10 +97,11 @@ def _count(row: Row, report: Report) -> None:
         report.in_flight += 1
 
 
-def _check_failed(row: Row, settings: Settings, evidence: Evidence, report: Report) -> None:
-    ours = row.worker_id is not None  # a foreign service knows nothing of our dead letters
-    if ours and row.id not in evidence.dead_letters and settings.topic_dead_letters not in evidence.truncated:
-        report.found("failed-without-dead-letter", row.id)
+def _buried(row: Row, settings: Settings, evidence: Evidence) -> bool:
+    """Whether a failed row has its dead letter, or needs none: a foreign service knows nothing of them."""
+    if row.status != Status.FAILED or row.worker_id is None or settings.topic_dead_letters in evidence.truncated:
+        return True
+    return row.id in evidence.dead_letters
 
 
 def _check_unfinished(
@@ -115,12 +128,11 @@ def _check_unfinished(
             report.found("lost", f"{row.id} (partition {partition}, offset {offset}: committed, and without a result)")
 
 
-def _check_supported(row: Row, settings: Settings, evidence: Evidence, report: Report) -> None:
-    if settings.topic_created in evidence.truncated:
-        return
-    reported = evidence.results.get((row.id, row.run), set()) | evidence.results.get((row.id, None), set())
-    if row.status not in reported:
-        report.found("status-unsupported", f"{row.id} ({row.status})")
+def _supported(row: Row, settings: Settings, evidence: Evidence) -> bool:
+    """Whether an event of this run, or one without a run, says how the row ended. A cancel needs none."""
+    if row.status == Status.CANCELLED or settings.topic_created in evidence.truncated:
+        return True
+    return any(row.status in evidence.results.get((row.id, run), ()) for run in (row.run, None))
 
 
 async def _check_object(row: Row, store: ObjectStore, downloads: asyncio.Semaphore, report: Report) -> None:

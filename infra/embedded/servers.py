@@ -15,15 +15,10 @@ from infra.embedded.workers import Backoff, Event
 class Servers:
     """A group of servers. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        servers: Sequence[Server],
-        cancelled: threading.Event,
-        report: Callable[[Event], None] = lambda _event: None,
-    ) -> None:
-        """`cancelled` is the event that the servers were made with: set, it gives all starts up."""
+    def __init__(self, servers: Sequence[Server], report: Callable[[Event], None] = lambda _event: None) -> None:
+        """`servers` share their surroundings, and with them the event that gives all starts up."""
         self._servers = {server.name: server for server in servers}
-        self._cancelled = cancelled
+        self._cancelled = servers[0].surroundings.cancelled if servers else threading.Event()
         self._report = report
         self._backoff = {server.name: Backoff() for server in servers}
         self._served_at = dict.fromkeys(self._servers, 0.0)
@@ -50,7 +45,7 @@ class Servers:
 
         Raises StartError and its like, CancelledError.
         """
-        with ThreadPoolExecutor(len(self._servers), thread_name_prefix="start") as pool:
+        with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="start") as pool:
             started = [pool.submit(self._start, server, seconds) for server in self]
             try:
                 for future in started:
@@ -63,7 +58,7 @@ class Servers:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Stop all at once, each in its orderly way; what has not ended after `seconds` is killed."""
-        with ThreadPoolExecutor(len(self._servers), thread_name_prefix="stop") as pool:
+        with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="stop") as pool:
             for future in [pool.submit(server.stop, seconds) for server in self]:
                 future.result()
 

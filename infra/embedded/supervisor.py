@@ -237,7 +237,7 @@ class Supervisor:
             "postgres": lambda: Postgres(around),
             "s3": lambda: SeaweedFS(around),
         }
-        self._servers = Servers([known[name]() for name in self._wanted_servers], self._cancelled, self._report)
+        self._servers = Servers([known[name]() for name in self._wanted_servers], self._report)
         self._crew = Crew(self._specs, self.home / "logs", self._guard, self._report)
 
     def _environment(self) -> dict[str, str]:

@@ -182,7 +182,7 @@ def test_a_service_that_is_away_is_noticed_within_the_timeout(service: str, sile
         began = time.monotonic()
         with pytest.raises(Unavailable, match=endpoint):
             asyncio.run(act())
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
 
 
 At = Callable[[str], Settings]

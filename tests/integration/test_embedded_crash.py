@@ -141,7 +141,7 @@ def test_down_clears_what_a_killed_supervisor_and_a_killed_watchdog_left(home: P
         assert all(map(ended, processes))
 
 
-@pytest.mark.parametrize(("servers", "suspended"), [(SERVERS, False), (("postgres",), True)])
+@pytest.mark.parametrize(("servers", "suspended"), [(("postgres", "s3"), False), (("postgres",), True)])
 def test_down_stops_a_running_stack_in_time(home: Path, servers: tuple[str, ...], suspended: bool) -> None:
     with _program(home, *servers) as program:
         _await(program, "ready")
@@ -159,7 +159,7 @@ def test_down_stops_a_running_stack_in_time(home: Path, servers: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("moment", "servers"),
-    [("lock", SERVERS), ("kafka/data", SERVERS), ("ports.json", SERVERS), ("prepare", ("postgres",))],
+    [("lock", ("postgres",)), ("ports.json", SERVERS), ("prepare", ("postgres",))],
 )
 def test_an_interrupt_at_any_moment_of_the_start_stops_everything(
     home: Path, moment: str, servers: tuple[str, ...]

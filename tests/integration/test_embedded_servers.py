@@ -1,7 +1,9 @@
 """The three embedded servers, used for real, broken and brought back."""
 
+import atexit
+import functools
+import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from infra.embedded import kafka_config
 from infra.embedded.commands import Surroundings
+from infra.embedded.guard import Guard
 from infra.embedded.home import prepare_home, remove_home
 from infra.embedded.kafka import Kafka
 from infra.embedded.ports import LOOPBACK, PortBook
@@ -121,15 +124,29 @@ def _s3_answers(settings: dict[str, Any]) -> bool:
 ANSWERS = {"kafka": _kafka_answers, "postgres": _postgres_answers, "s3": _s3_answers}
 
 
+@functools.cache
+def _guard() -> Guard:
+    """Ends the servers of tests that were killed."""
+    guard = Guard(Path(os.devnull), "tests")
+    guard.start()
+    atexit.register(guard.close)
+    return guard
+
+
+def surroundings(home: Path, **given: Any) -> Surroundings:
+    guard = _guard()
+    defaults = {"ports": PortBook(home, defaults=False), "on_spawn": guard.watch, "on_exit": guard.release}
+    return Surroundings(**{"home": home, **defaults, **given})
+
+
 def make_servers(home: Path, *kinds: type[Server], **given: Any) -> list[Server]:
-    around = Surroundings(home=home, ports=PortBook(home, defaults=False), **given)
+    around = surroundings(home, **given)
     return [kind(around) for kind in kinds]
 
 
 @contextmanager
 def running_postgres(home: Path, **given: Any) -> Iterator[Postgres]:
-    around = Surroundings(**{"home": home, "ports": PortBook(home, defaults=False), **given})
-    server = Postgres(around)
+    server = Postgres(surroundings(home, **given))
     try:
         server.start()
         yield server
@@ -141,7 +158,7 @@ def running_postgres(home: Path, **given: Any) -> Iterator[Postgres]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """All three, below a path with a space, a comma and letters that are not ASCII."""
     home = prepare_home(tmp_path_factory.mktemp("embedded") / "ein Häuschen, 家")
-    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS), threading.Event())
+    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
     group.start()
     yield group
     group.stop()
@@ -243,7 +260,7 @@ def test_a_suspended_server_can_be_stopped(servers: Servers) -> None:
 
 def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "home")
-    first = Servers(make_servers(home, Kafka, Postgres, SeaweedFS), threading.Event())
+    first = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
     first.start()
     settings = first.settings()
     create_topic(settings, "t")
@@ -261,7 +278,7 @@ def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((LOOPBACK, first["kafka"].port))
         taken.listen()
-        second = Servers(make_servers(home, Kafka, Postgres, SeaweedFS), threading.Event())
+        second = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
         second.start()
     try:
         assert second["kafka"].port != first["kafka"].port

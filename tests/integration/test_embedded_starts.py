@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from infra.embedded import postgres_place
-from infra.embedded.commands import Surroundings
 from infra.embedded.errors import CancelledError, HomeError, PortTakenError, StartError
 from infra.embedded.home import prepare_home, remove_home
 from infra.embedded.kafka import Kafka
@@ -25,7 +24,7 @@ from infra.embedded.postgres import Postgres
 from infra.embedded.seaweed import SeaweedFS
 from infra.embedded.server import Server
 from infra.embedded.servers import Servers
-from tests.integration.test_embedded_servers import ANSWERS, eventually, make_servers, running_postgres
+from tests.integration.test_embedded_servers import ANSWERS, eventually, make_servers, running_postgres, surroundings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
 
@@ -78,7 +77,7 @@ def taken_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("kind", [Kafka, Postgres, SeaweedFS])
 def test_a_port_lost_between_choosing_and_binding_is_replaced(home: Path, taken_port: int, kind: type[Server]) -> None:
-    server = kind(Surroundings(home=home, ports=_Unlucky(home, taken_port, times=1)))
+    server = kind(surroundings(home, ports=_Unlucky(home, taken_port, times=1)))
     server.start()
     assert server.port != taken_port
     server.stop()
@@ -158,9 +157,7 @@ def test_one_server_that_fails_stops_the_others(home: Path, monkeypatch: pytest.
         raise StartError("kafka is not in the mood")
 
     monkeypatch.setattr(Kafka, "prepare", refuse)
-    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS), cancelled := threading.Event())
-    for server in group:
-        object.__setattr__(server.surroundings, "cancelled", cancelled)
+    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
     with pytest.raises(StartError, match="mood"):
         group.start()
     assert not any(server.is_alive() for server in group)

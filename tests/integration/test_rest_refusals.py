@@ -10,6 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from dashboard.scripts import PLOTLY_PATH
 from dashboard.services import Services
 from filemill.adapters.tables import File
 from filemill.settings import Settings
@@ -118,6 +119,17 @@ def test_unknown_paths_are_json_too(path: str, rest: Rest) -> None:
 def test_the_root_of_rest_says_where_to_go_on(rest: Rest) -> None:
     for path in ("/api", "/api/"):
         assert rest.client.get(path).json()["openapi"] == "/api/openapi.json"
+
+
+def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> None:
+    packed = rest.client.get(PLOTLY_PATH)
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "immutable" in packed.headers["cache-control"]
+    plain = rest.client.get(PLOTLY_PATH, headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == packed.content
+    assert b"plotly.js v" in plain.content[:200]
+    refused(rest.client.get("/assets/plotly-0.js"), 404, "not_found")
 
 
 def test_a_wrong_method(rest: Rest) -> None:

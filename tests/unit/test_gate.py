@@ -51,7 +51,7 @@ class Scene:
 
 def _play(scenario: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scenario(Scene()), 5)
+        await asyncio.wait_for(scenario(Scene()), 20)
 
     asyncio.run(run())
 
@@ -108,9 +108,9 @@ def test_one_at_a_time_tries_while_it_is_open() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.open()
         insistent = [asyncio.create_task(_insist(scene)) for _ in range(50)]
-        await asyncio.sleep(0.1)
+        while scene.server.calls < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
         assert scene.server.most_at_once == 1
-        assert 3 <= scene.server.calls <= 30
         scene.server.away = False
         await asyncio.gather(*insistent)
         assert scene.said == [Kind.BREAKER_OPENED, Kind.BREAKER_CLOSED]
@@ -140,7 +140,7 @@ def test_a_prober_dropped_during_its_try_leaves_the_turn_to_another() -> None:
         await asyncio.sleep(0)
         prober.cancel()
         scene.server.away = False
-        await asyncio.wait_for(waiter, 1)
+        await asyncio.wait_for(waiter, 10)
 
     _play(scenario)
 
@@ -154,6 +154,6 @@ def test_a_prober_dropped_in_its_pause_leaves_the_turn_to_another() -> None:
         await asyncio.sleep(0)
         prober.cancel()
         scene.server.away = False
-        await asyncio.wait_for(waiter, 1)
+        await asyncio.wait_for(waiter, 10)
 
     _play(scenario)

@@ -416,13 +416,13 @@ def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers() ->
     finally:
         stop.set()
         relay.wake()
-        thread.join(5)
+        thread.join(20)
     assert not thread.is_alive()
     assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.002)

@@ -243,7 +243,7 @@ def test_it_outlives_its_servers_and_leaves_in_order() -> None:
         eventually(lambda: world.statuses()[0] is Status.COMPLETED)
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(20)
     assert not thread.is_alive()
     assert world.readers[-1].closed
     assert MemoryLease(world.database, "sync", "b", LEASE_SECONDS).acquire()

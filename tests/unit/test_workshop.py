@@ -110,17 +110,19 @@ def test_a_thousand_records_wait_out_their_time_together() -> None:
         it.start(*(record(offset) for offset in range(1000)))
         assert it.workshop.in_progress({0: 1}) <= 1000
         assert len(it.finished(1000)) == 1000
-        assert 0.3 <= time.monotonic() - began < 5
+        assert 0.3 <= time.monotonic() - began < 20, "one after the other they would take 300 s"
         assert it.events(TOPICS.progress) == [], "done within a second: progress is not worth an event"
 
 
 def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passage, "PROGRESS_LEAST_SECONDS", 0.05)
     with bench(processing_seconds=0.3, processing_steps=30) as it:
+        began = time.monotonic()
         it.start(record(0, partition=1))
         it.finished(1)
         told = it.events(TOPICS.progress)
-        assert 3 <= len(told) <= 7
+        assert 2 <= len(told) <= (time.monotonic() - began) / 0.05 + 1
+        assert len(told) < 30
         steps = sorted(event["step"] for event in told)
         assert steps[0] == 0
         assert len(set(steps)) == len(steps)
@@ -229,12 +231,10 @@ def test_an_outage_of_s3_costs_no_attempt_however_long_it_lasts() -> None:
 
 
 def test_an_outage_at_the_end_does_not_repeat_the_work() -> None:
-    with bench(processing_seconds=0.2, processing_steps=1) as it:
+    with bench(processing_seconds=0.5, processing_steps=1) as it:
         it.store.failing[KEY_1] = Unavailable("S3 is away")
-        began = time.monotonic()
         it.start(record(0))
-        eventually(lambda: len(it.store.tries) > 5)
-        assert time.monotonic() - began < 1
+        eventually(lambda: len(it.store.tries) > 100, "each try works for half a second again")
         it.store.failing.clear()
         it.finished(1)
 
@@ -425,9 +425,8 @@ def test_a_worker_that_was_not_polled_lately_begins_no_effect() -> None:
 def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_trusted() -> None:
     with bench(uploads=1, trusted_seconds=0.2) as it:
         it.store.holding.add(KEY_1)
-        it.workshop.polled()
         it.start(record(0), record(1))
-        eventually(lambda: it.store.tries == [KEY_1])
+        eventually(lambda: it.workshop.polled() or it.store.tries == [KEY_1])
         time.sleep(0.25)  # the process is stopped with one upload under way and one behind it
         it.store.holding.clear()
         it.finished(1)

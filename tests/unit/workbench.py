@@ -23,7 +23,7 @@ from filemill.telemetry import Kind
 
 CREATE = "file.create"
 TOPICS = Topics("file.created", "file.progress", "file.create.dlq", "worker.events")
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 20.0
 # Quick enough that an outage of some milliseconds is met by many tries.
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.001, cap_seconds=0.004)
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"

@@ -1,0 +1,77 @@
+// A plotly figure that stays, and is told what is new. Times are milliseconds since 1970, shown in the viewer's zone.
+const TIMEOUT_MS = 30000;
+
+// One script for all charts of the page.
+function load(source) {
+  window.filemillPlotly ??= new Promise((resolve, reject) => {
+    const script = el("script", { src: source, async: "" });
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => reject(new Error("the chart's script did not load"));
+    setTimeout(script.onerror, TIMEOUT_MS);
+    document.head.append(script);
+  });
+  return window.filemillPlotly;
+}
+
+export default function ({ data, parentElement }) {
+  const state = instance(parentElement, (root) => {
+    const plot = el("div", { class: "plot" });
+    const message = el("div", { class: "message" });
+    const chart = el("div", { class: "chart" }, plot, message);
+    root.append(chart);
+    return { chart, plot, message };
+  });
+  state.chart.style.height = `${data.height}px`;
+  setAttribute(state.chart, "role", "img");
+  setAttribute(state.chart, "aria-label", data.alt);
+  setText(state.message, data.message);
+  load(data.script).then(
+    (plotly) => draw(plotly, state, data.figure),
+    (error) => {
+      window.filemillPlotly = undefined; // the next refresh tries again
+      setText(state.message, error.message);
+    },
+  );
+  return () => {
+    state.observer?.disconnect();
+    if (window.Plotly) window.Plotly.purge(state.plot);
+  };
+}
+
+function draw(plotly, state, figure) {
+  const style = getComputedStyle(state.chart);
+  const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
+  const muted = style.getPropertyValue("color");
+  const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: muted, size: 11 }, zeroline: false, fixedrange: true, automargin: true };
+  const { xaxis, yaxis, ...rest } = figure.layout;
+  const layout = {
+    autosize: true,
+    margin: { l: 0, r: 6, t: 30, b: 0 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    colorway: colour("chart-categorical-colors").split(",").map((part) => part.trim()),
+    font: { family: colour("font"), size: 12, color: colour("text-color") },
+    hovermode: "x unified",
+    hoverlabel: { bgcolor: colour("background-color"), bordercolor: colour("border-color"), font: { family: colour("font"), size: 12, color: colour("text-color") } },
+    showlegend: true,
+    legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { size: 12 } },
+    ...rest,
+    xaxis: { ...axis, type: "date", showgrid: false, ...xaxis, range: xaxis.range.map(local) },
+    yaxis: { ...axis, ...yaxis },
+  };
+  const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(local) }));
+  plotly.react(state.plot, traces, layout, { displayModeBar: false, responsive: false });
+  state.observer ??= watch(plotly, state);
+}
+
+function watch(plotly, state) {
+  const observer = new ResizeObserver(() => state.plot.data && plotly.Plots.resize(state.plot));
+  observer.observe(state.chart);
+  return observer;
+}
+
+// Plotly knows no zones: it shows a moment's text as it is.
+function local(milliseconds) {
+  const moment = new Date(milliseconds);
+  return new Date(milliseconds - moment.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
+}

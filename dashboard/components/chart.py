@@ -1,0 +1,32 @@
+"""A plotly figure in the colours of the theme, kept from one refresh to the next."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboard.components.assets import component
+from dashboard.scripts import PLOTLY_PATH
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What plotly is to draw: traces and layout, with times as milliseconds since 1970.
+
+    Fonts, colours, grid and legend are the theme's unless the layout says otherwise; `xaxis.range` must be there.
+    """
+
+    layout: dict[str, Any]
+    traces: list[dict[str, Any]] = field(default_factory=list)
+
+
+def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "") -> None:
+    """Draw it, `height` pixels high from the start; `message` stands in its middle."""
+    component("chart", isolated=False)(
+        key=key,
+        data={
+            "figure": {"data": figure.traces, "layout": figure.layout},
+            "height": height,
+            "alt": alt,
+            "message": message,
+            "script": PLOTLY_PATH,
+        },
+    )

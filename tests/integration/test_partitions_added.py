@@ -1,0 +1,61 @@
+"""The topic grows while work flows."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.integration import topics
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+from tests.servers import as_environment
+
+INTERVAL_SECONDS = 0.1
+
+
+@contextmanager
+def steady_requests(world: World, ids: list[int]) -> Iterator[None]:
+    """A few requests at a time, until the context ends; `ids` grows by theirs."""
+    enough = threading.Event()
+
+    def feed() -> None:
+        while not enough.wait(INTERVAL_SECONDS):
+            ids.extend(world.submit(4))
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        feeder.join()
+
+
+def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(world: World) -> None:
+    world.host("relay", "sync")
+    world.start("processor", "processor")
+    world.wait_for_shares(2, 1)
+    ids: list[int] = []
+
+    def partitions_used() -> set[int]:
+        return {event.partition for events in world.results().values() for event in events if event.partition is not None}
+
+    with steady_requests(world, ids):
+        wait_until(lambda: partitions_used() == {0, 1, 2}, 20, "the first three are in use")
+        command = [sys.executable, "-m", "filemill", "topics", "add-partitions", "6"]
+        subprocess.run(command, env=os.environ | as_environment(world.settings), check=True, timeout=30)
+        wait_until(lambda: partitions_used() == set(range(6)), 30, "all six are in use", every=0.5)
+        # What holds always holds now, too, with files on their way.
+        assert world.verify().findings == {}
+    world.wait_for_shares(3, 3)
+    world.wait_for(ids)
+    numbers = {}
+    for record in topics.read(world.settings, world.settings.topic_create):
+        numbers[int(record.headers["filemill-publish-number"])] = record.partition
+    # By three up to some number, by six from there on.
+    grown_at = next(number for number in sorted(numbers) if numbers[number] != (number - 1) % 3)
+    assert numbers == {number: (number - 1) % (3 if number < grown_at else 6) for number in numbers}
+    report = world.assert_clean()
+    assert report.completed == len(ids)
