@@ -10,7 +10,7 @@ from functools import cache
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from plotly.offline import get_plotlyjs, get_plotlyjs_version
+from plotly.offline import get_plotlyjs, get_plotlyjs_version  # type: ignore[import-untyped]
 from starlette.responses import Response
 
 from dashboard.api_errors import error_answer
@@ -35,7 +35,7 @@ def add_scripts(app: FastAPI) -> None:
 
 
 def _plain() -> bytes:
-    return get_plotlyjs().encode()
+    return str(get_plotlyjs()).encode()
 
 
 @cache

@@ -1,8 +1,8 @@
 """The process behind the page: Streamlit, REST, and an outbox relay, on one port.
 
-Requests to `/api`, `/assets`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a millisecond, and
-its catch-all would answer an unknown path with a page. Under uvicorn with uvloop an answer takes half a millisecond
-where `streamlit run` takes 44 (no TCP_NODELAY there).
+Requests to `/api`, `/assets`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a
+millisecond, and its catch-all would answer an unknown path with a page. Under uvicorn with uvloop an answer takes half
+a millisecond where `streamlit run` takes 44 (no TCP_NODELAY there).
 """
 
 import contextlib

@@ -41,8 +41,7 @@ export default function ({ data, parentElement }) {
 function draw(plotly, state, figure) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
-  const muted = style.getPropertyValue("color");
-  const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: muted, size: 11 }, zeroline: false, fixedrange: true, automargin: true };
+  const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: colour("gray-text-color"), size: 11 }, zeroline: false, fixedrange: true, automargin: true };
   const { xaxis, yaxis, ...rest } = figure.layout;
   const layout = {
     autosize: true,

@@ -74,13 +74,13 @@ def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progr
     task = progress.add_task("finished", total=len(ids))
     deadline = time.monotonic() + timeout
     query = (
-        sa.select(File.status, sa.func.count())
+        sa.select(File.status, sa.func.count().label("files"))
         .where(File.id.between(ids[0], ids[-1]), File.id == sa.func.any(sa.bindparam("ids", ids)))
         .group_by(File.status)
     )
     while True:
         with engine.connect() as connection:
-            counts: dict[str, int] = dict(connection.execute(query).tuples().all())
+            counts: dict[str, int] = {row.status: row.files for row in connection.execute(query)}
         finished = sum(number for status, number in counts.items() if Status(status).terminal)
         progress.update(task, completed=finished)
         if finished == len(ids):

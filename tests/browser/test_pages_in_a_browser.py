@@ -47,7 +47,7 @@ def test_a_page_fits_its_window(width: int, scheme: str, browser: Browser, url: 
     page = context.new_page()
     for path in ("/", "/pipeline"):
         page.goto(path)
-        expect(page.get_by_text("as of")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("as of")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         overflow = page.evaluate(
             "(() => { const main = document.querySelector('.stMain'); return main.scrollWidth - main.clientWidth; })()"
@@ -72,7 +72,7 @@ def test_nothing_is_asked_of_other_machines(browser: Browser, url: str) -> None:
     page.on("request", lambda request: asked.append(request.url))
     for path in ("/", "/pipeline"):
         page.goto(path)
-        expect(page.get_by_text("as of")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("as of")).to_be_visible()
     page.wait_for_timeout(1000)
     assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
     context.close()

@@ -1,4 +1,4 @@
-"""A file service as somebody writes it who has only the seed's document: four fields in, four out. Not one line of ours.
+"""A file service by somebody who has only the seed's document: four fields in, four out. Not one line of ours.
 
 Its environment is the seed's. A title that begins with "bad" is one that it cannot make.
 """
@@ -29,4 +29,4 @@ while True:
         answer |= {"s3Location": key, "status": "completed"}
     producer.produce(created, json.dumps(answer | {"timestamp": datetime.now(UTC).isoformat()}))
     producer.flush()
-    consumer.commit(message, asynchronous=False)
+    consumer.commit(message=message, asynchronous=False)

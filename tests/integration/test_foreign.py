@@ -73,6 +73,6 @@ def test_our_requests_have_the_fields_of_the_seed_and_no_other(world: World) -> 
 
 
 def test_times_without_a_zone_are_read_as_utc_and_unknown_fields_are_ignored() -> None:
-    value = b'{"fileId": 7, "status": "completed", "s3Location": "x", "timestamp": "2026-01-04T12:00:00", "mood": "good"}'
+    value = b'{"fileId": 7, "status": "failed", "s3Location": null, "timestamp": "2026-01-04T12:00:00", "mood": "good"}'
     event = decode(value, FileCreated)
     assert event.timestamp.isoformat() == "2026-01-04T12:00:00+00:00"

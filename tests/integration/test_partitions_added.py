@@ -39,8 +39,8 @@ def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(wo
     world.wait_for_shares(2, 1)
     ids: list[int] = []
 
-    def partitions_used() -> set[int]:
-        return {event.partition for events in world.results().values() for event in events if event.partition is not None}
+    def partitions_used() -> set[int | None]:
+        return {event.partition for events in world.results().values() for event in events} - {None}
 
     with steady_requests(world, ids):
         wait_until(lambda: partitions_used() == {0, 1, 2}, 20, "the first three are in use")

@@ -1,5 +1,7 @@
 """The way of a file through relay, processors and sync, as the installed command runs them."""
 
+import itertools
+
 import sqlalchemy as sa
 
 from filemill.adapters.tables import OutboxRow, Publication
@@ -86,7 +88,7 @@ def test_ordering_by_partition_processes_one_record_at_a_time_of_each(world: Wor
     for partition in range(3):
         turns = sorted((one for one in results if one.partition == partition), key=lambda one: one.offset or 0)
         assert len(turns) == 5
-        for before, after in zip(turns, turns[1:], strict=False):
+        for before, after in itertools.pairwise(turns):
             assert after.started_at is not None
             assert after.started_at >= before.timestamp, f"offset {after.offset} began before its predecessor ended"
 
@@ -110,9 +112,9 @@ def test_what_a_predecessor_finished_beyond_its_commit_is_not_done_again(world: 
     again = {0: [1, 3], 1: [1, 2, 3, 4], 2: [1, 2, 3, 4]}
     expected = {ids[3 * offset + partition] for partition, offsets in again.items() for offset in offsets}
     world.wait_for(expected)
-    wait_until(
-        lambda: {number: part.offset for number, part in topics.committed(world.settings).items()} == {0: 5, 1: 5, 2: 5},
-        10,
-        "everything is committed",
-    )
+
+    def committed() -> dict[int, int]:
+        return {number: part.offset for number, part in topics.committed(world.settings).items()}
+
+    wait_until(lambda: committed() == {0: 5, 1: 5, 2: 5}, 10, "everything is committed")
     assert set(world.results()) == expected

@@ -74,11 +74,11 @@ class Ledger(World):
             "worker_id": "honest",
             **given,
         }
-        self.tell(request, **facts)
+        self.tell(**facts)
         shown = {name: facts[name] for name in ("s3_location", "status", "sha256", "size", "worker_id")}
         self.change(request, **shown)
 
-    def tell(self, request: FileCreate, **facts: object) -> None:
+    def tell(self, **facts: object) -> None:
         """A result on `file.created` that no row shows, though the sync has read it."""
         event = encode(FileCreated(**facts))  # type: ignore[arg-type]
         (offset,) = topics.publish(self.settings, self.settings.topic_created, [event], partition=0)
@@ -126,7 +126,7 @@ def planted(ledger: Ledger) -> Planted:
     superseded, repeated, failed = ledger.make(3)
     ledger.put(f"file-{superseded.file_id}-1.txt", b"of an earlier run")
     ledger.publish(repeated, number=ledger.next_number - 2)
-    ledger.tell(failed, file_id=failed.file_id, status="failed", timestamp=failed.timestamp, run=1)
+    ledger.tell(file_id=failed.file_id, status="failed", timestamp=failed.timestamp, run=1)
     ledger.commit_all()
     clean = ledger.verify()
     expected = plant(ledger)

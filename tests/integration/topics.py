@@ -67,7 +67,8 @@ def read(settings: Settings, topic: str) -> list[Seen]:
     try:
         partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        seen, ended = [], set()
+        seen: list[Seen] = []
+        ended: set[int | None] = set()
         deadline = time.monotonic() + READ_SECONDS
         while len(ended) < len(partitions):
             assert time.monotonic() < deadline, f"{topic} was not read to its end in {READ_SECONDS:g} s"

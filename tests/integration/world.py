@@ -43,8 +43,9 @@ class World:
     def host(self, *roles: str) -> None:
         """Run relay or sync on threads of this process, where they are not what is tested: it saves their start."""
         for role in roles:
-            runner = {"relay": wiring.relay, "sync": wiring.sync}[role](self.settings, self.engine)
-            self._hosted.append(threading.Thread(target=runner.run, args=(self._stop,), name=role))
+            relay = role == "relay"
+            worker = wiring.relay(self.settings, self.engine) if relay else wiring.sync(self.settings, self.engine)
+            self._hosted.append(threading.Thread(target=worker.run, args=(self._stop,), name=role))
             self._hosted[-1].start()
 
     def close(self) -> None:
@@ -55,7 +56,7 @@ class World:
 
     def start(self, *roles: str, **given: object) -> list[Process]:
         """Start one process of each role, at once, and wait until each does its work."""
-        members = [self.crew.start(role, **given) for role in roles]
+        members = [self.crew.start(role, None, **given) for role in roles]
         for role, member in zip(roles, members, strict=True):
             self.wait_for_process(member, role)
         return members
@@ -151,9 +152,7 @@ class World:
             return [dict(row) for row in rows]
 
     def verify(self) -> Report:
-        return asyncio.run(
-            verify(self.settings, self.engine, KafkaAdmin(self.settings), S3ObjectStore(self.settings))
-        )
+        return asyncio.run(verify(self.settings, self.engine, KafkaAdmin(self.settings), S3ObjectStore(self.settings)))
 
     def assert_clean(self) -> Report:
         """No promise is broken; returns the report."""

@@ -426,7 +426,12 @@ def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_
     with bench(uploads=1, trusted_seconds=0.2) as it:
         it.store.holding.add(KEY_1)
         it.start(record(0), record(1))
-        eventually(lambda: it.workshop.polled() or it.store.tries == [KEY_1])
+
+        def is_uploading() -> bool:
+            it.workshop.polled()
+            return it.store.tries == [KEY_1]
+
+        eventually(is_uploading)
         time.sleep(0.25)  # the process is stopped with one upload under way and one behind it
         it.store.holding.clear()
         it.finished(1)

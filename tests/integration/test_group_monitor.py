@@ -1,0 +1,108 @@
+"""The group monitor: samples that agree with the broker, whatever the group does meanwhile."""
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_group import GroupMember
+from filemill.adapters.tables import File, GroupSample, LagSample, StatusCount
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+from infra.embedded.supervisor import Supervisor
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+from tests.servers import new_world
+
+
+class _Deaf:
+    """A listener to whom assignments mean nothing."""
+
+    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+        pass
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        pass
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        pass
+
+
+def test_samples_say_what_the_broker_says(world: World) -> None:
+    world.host("relay", "sync")
+    world.start("processor", "monitor", processing_seconds=0)
+    ids = world.submit(7)
+    world.wait_for(ids)
+
+    def latest() -> list[tuple[int | None, ...]]:
+        newest = sa.select(sa.func.max(LagSample.sampled_at)).scalar_subquery()
+        columns = sa.select(LagSample.partition, LagSample.end_offset, LagSample.committed_offset, LagSample.lag)
+        with world.engine.connect() as connection:
+            rows = connection.execute(columns.where(LagSample.sampled_at == newest).order_by(LagSample.partition))
+            return [tuple(row) for row in rows]
+
+    wait_until(lambda: latest() == [(0, 3, 3, 0), (1, 2, 2, 0), (2, 2, 2, 0)], 15, "all seven are seen committed")
+    with world.engine.connect() as connection:
+        members = connection.execute(
+            sa.select(GroupSample.members, GroupSample.state).order_by(GroupSample.sampled_at.desc()).limit(1)
+        ).one()
+    assert members.state == "STABLE"
+    assert [member["partitions"] for member in members.members] == [[0, 1, 2]]
+
+
+@pytest.mark.timeout(90)
+def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: Supervisor) -> None:
+    """confluent-kafka's AdminClient does, by SIGSEGV; see KafkaAdmin._committed."""
+    settings: Settings = new_world(servers)
+    over = threading.Event()
+
+    def churn() -> None:
+        try:
+            for _ in range(2):
+                named = [settings.model_copy(update={"worker_id": f"member-{number}"}) for number in range(3)]
+                members = [GroupMember(one, settings.topic_create, _Deaf()) for one in named]
+                for _ in range(40):
+                    for member in members:
+                        member.read(10, 0.02)
+                for member in members:
+                    member.close()
+        finally:
+            over.set()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    answers = 0
+    admin = KafkaAdmin(settings)
+    while not over.is_set():
+        try:
+            admin.offsets(settings.kafka_group, settings.topic_create)
+            admin.describe_group(settings.kafka_group, settings.topic_create)
+            answers += 1
+        except Unavailable:  # a coordinator that is being made, or moved
+            continue
+    thread.join()
+    assert answers > 0
+
+
+def test_counts_are_folded_up_and_stay_right(world: World) -> None:
+    for _ in range(5):
+        world.submit(2)
+    monitor = wiring.monitor(world.settings, world.engine)
+    stop = threading.Event()
+    thread = threading.Thread(target=monitor.run, args=(stop,))
+    thread.start()
+
+    def rows() -> list[tuple[object, ...]]:
+        with world.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.select(StatusCount.status, StatusCount.delta))]
+
+    try:
+        wait_until(lambda: rows() == [("pending", 10)], 15, "one row is left, with the sum")
+    finally:
+        stop.set()
+        thread.join()
+    with world.engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(File)).scalar_one() == 10
