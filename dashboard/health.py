@@ -20,12 +20,13 @@ LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3
 
 
 class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One server: `problem` and `advice` are sentences for people, None where it is well."""
+    """One server. `problem`, `consequence` and `advice` are sentences for people, None where there is none."""
 
     server: ServerName
     address: str
     ok: bool
     problem: str | None = None
+    consequence: str | None = None
     advice: str | None = None
     took_ms: float | None = None
 
@@ -57,7 +58,7 @@ def _check_kafka(services: Services) -> None:
 def _check_s3(services: Services) -> None:
     settings = services.settings
     try:
-        services.objects.head_bucket(Bucket=settings.s3_bucket)
+        services.quick_objects.head_bucket(Bucket=settings.s3_bucket)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in {"404", "NoSuchBucket"}:
@@ -131,7 +132,8 @@ def _away(services: Services, server: ServerName, problem: str) -> ServerHealth:
         address=address_of(services, server),
         ok=False,
         problem=problem,
-        advice=f"{_CONSEQUENCES[server]} {remedy}",
+        consequence=_CONSEQUENCES[server],
+        advice=remedy,
     )
 
 

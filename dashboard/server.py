@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 # What is still open when we are told to stop: pages hold their connections for ever.
 SHUTDOWN_SECONDS = 2
 JOIN_SECONDS = 4.0
+RELAY_PAUSE_SECONDS = 2.0
 BACKLOG = 1024
 
 REST_PATHS = {"/api", "/healthz", "/readyz"}
@@ -195,12 +196,22 @@ def _refusal(host: str, port: int, error: OSError) -> str:
     return f"the page cannot listen on {host}:{port}: {error.strerror}"
 
 
+def _relay_on(relay: Relay, ended: threading.Event) -> None:
+    """Relay to the end; a bug in it is logged and must not leave this process accepting what nobody relays."""
+    while not ended.is_set():
+        try:
+            relay.run(ended)
+        except Exception:
+            log.exception("The relay failed; it goes on")
+            ended.wait(RELAY_PAUSE_SECONDS)
+
+
 @contextlib.contextmanager
 def _running(relay: Relay, data: Data) -> Iterator[Callable[[], None]]:
     """The threads beside the server: the relay, and the keeper of the shared readings. Yields what stops them."""
     ended = threading.Event()
     threads = [
-        threading.Thread(target=relay.run, args=(ended,), name="relay", daemon=True),
+        threading.Thread(target=_relay_on, args=(relay, ended), name="relay", daemon=True),
         threading.Thread(target=data.keep, args=(ended,), name="keeper", daemon=True),
     ]
     for thread in threads:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+PROBE_SECONDS = 2.0
+
+
 class Relay(Protocol):
     """The part of the outbox relay that this process needs: `workers.outbox_relay.OutboxRelay` has it."""
 
@@ -50,6 +53,12 @@ class Services:
     def objects(self) -> "S3Client":
         """The S3 client; made at first use, since boto3 takes its time."""
         return wiring.s3_client(self.settings)
+
+    @cached_property
+    def quick_objects(self) -> "S3Client":
+        """For probes: a service that does not answer soon is away, and must not hold up the end of this process."""
+        timeout = min(PROBE_SECONDS, self.settings.server_timeout_seconds)
+        return wiring.s3_client(self.settings.model_copy(update={"server_timeout_seconds": timeout}))
 
     @cached_property
     def kafka(self) -> KafkaAdmin:

@@ -28,6 +28,14 @@ def configure(settings: Settings, role: str) -> None:
     )
 
 
+def configure_command() -> None:
+    """Logging for a command that a person types: stdout is its answer, and errors it tells in a sentence."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def _say_who(role: str, worker_id: str) -> structlog.typing.Processor:
     """A processor, not a context variable: those do not reach the threads that a process starts."""
 

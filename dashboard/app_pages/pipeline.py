@@ -27,11 +27,11 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview)
-            facts("roles", _role_facts(data, overview), title="Who is active")
+            facts("roles", _role_facts(data, overview), title="Who is active", old=old)
         with st.container(key="right"):
             st.html('<div class="section">Assignment</div>')
             assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
-            facts("group", _group_facts(data, overview, reading), title="Consumer group")
+            facts("group", _group_facts(data, overview, reading), title="Consumer group", old=old)
 
 
 def _lag(data: Data, overview: Overview | None) -> None:
@@ -40,7 +40,7 @@ def _lag(data: Data, overview: Overview | None) -> None:
         chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
     period = PERIODS[chosen]
     history = data.lag_history(period)
-    lag_chart(history.value, period, overview.as_of if overview else None)
+    lag_chart(history.value, period, overview.as_of if overview else None, old=history.error is not None)
 
 
 def _advice(data: Data, overview: Overview) -> list[Notice]:

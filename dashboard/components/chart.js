@@ -21,6 +21,7 @@ export default function ({ data, parentElement }) {
     root.append(chart);
     return { chart, plot, message };
   });
+  setAttribute(state.chart, "class", data.old ? "chart old" : "chart");
   state.chart.style.height = `${data.height}px`;
   setAttribute(state.chart, "role", "img");
   setAttribute(state.chart, "aria-label", data.alt);

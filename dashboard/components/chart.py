@@ -18,8 +18,8 @@ class Figure:
     traces: list[dict[str, Any]] = field(default_factory=list)
 
 
-def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "") -> None:
-    """Draw it, `height` pixels high from the start; `message` stands in its middle."""
+def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", old: bool = False) -> None:
+    """Draw it, `height` pixels high from the start; `message` stands in its middle; an `old` one is paler."""
     component("chart", isolated=False)(
         key=key,
         data={
@@ -27,6 +27,7 @@ def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "")
             "height": height,
             "alt": alt,
             "message": message,
+            "old": old,
             "script": PLOTLY_PATH,
         },
     )

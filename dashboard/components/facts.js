@@ -8,6 +8,7 @@ export default function ({ data, parentElement }) {
     return { title, list, action };
   });
   setText(state.title, data.title);
+  setAttribute(state.list, "class", data.old ? "facts old" : "facts");
   state.title.hidden = !data.title;
   reconcile(
     state.list,

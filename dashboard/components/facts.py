@@ -15,7 +15,7 @@ class Fact:
     mono: bool = False
 
 
-def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None) -> None:
-    """Draw them, under a title, with a download at the end."""
-    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download}
+def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None, old: bool = False) -> None:
+    """Draw them, under a title, with a download at the end; `old` ones are paler."""
+    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "old": old}
     component("facts")(key=key, data=data)

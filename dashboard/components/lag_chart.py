@@ -13,12 +13,12 @@ LINES_MAX = 10
 LEAST_TOP = 5.0
 
 
-def lag_chart(history: LagHistory | None, period_seconds: int, as_of: datetime | None) -> None:
+def lag_chart(history: LagHistory | None, period_seconds: int, as_of: datetime | None, *, old: bool) -> None:
     """Draw it over the whole period, so that a time without samples shows as one."""
     figure = figure_of(history, timedelta(seconds=period_seconds), as_of or datetime.now(UTC))
     message = "" if figure.traces else "no samples in this period" if history is not None else "not known yet"
     alt = "Lag per partition over the chosen period"
-    chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message)
+    chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
 
 
 def figure_of(history: LagHistory | None, period: timedelta, until: datetime) -> Figure:

@@ -34,17 +34,22 @@ def show_line(key: str, notice: Notice | None) -> None:
 def server_notices(snapshot: Reading[Snapshot], health: dict[ServerName, Reading[ServerHealth]]) -> list[Notice]:
     """One banner for each server that is away or not set up."""
     notices = []
+    database = health["postgres"].value
+    accepting = database is None or database.ok
     for server, reading in health.items():
         state = reading.value
         if state is not None and not state.ok:
-            set_up = state.problem is not None and state.problem.startswith(("has ", "lacks ", "refuses "))
+            set_up = state.consequence is None
             what = f"{LABELS[server]} {state.problem}" if set_up else f"{LABELS[server]} is away"
-            where = f"At {state.address}. " if set_up else f"{state.problem}. "
-            old = _old(snapshot) if server == "postgres" else ""
-            notices.append(Notice("bad", what, f"{where}{state.advice}{old}"))
-    known = health["postgres"].value
-    if snapshot.error is not None and (known is None or known.ok):
-        notices.append(Notice("bad", "PostgreSQL does not answer", f"{snapshot.error}.{_old(snapshot)}"))
+            parts = [f"At {state.address}." if set_up else f"{state.problem}."]
+            if state.consequence and (accepting or server == "postgres"):
+                parts.append(state.consequence)
+            parts.append(state.advice or "")
+            if server == "postgres":
+                parts.append(_old(snapshot))
+            notices.append(Notice("bad", what, " ".join(part for part in parts if part)))
+    if snapshot.error is not None and accepting:
+        notices.append(Notice("bad", "PostgreSQL does not answer", f"{snapshot.error}. {_old(snapshot)}".strip()))
     return notices
 
 
@@ -58,4 +63,4 @@ def show_bug(error: Exception) -> bool:
 
 
 def _old(snapshot: Reading[Snapshot]) -> str:
-    return "" if snapshot.age_seconds is None else " What you see below is the last that was known."
+    return "" if snapshot.age_seconds is None else "What you see below is the last that was known."

@@ -4,6 +4,7 @@
 again, every call raises Unavailable with it. Kafka's fakes are in memory_kafka.py.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -80,6 +81,7 @@ class MemoryDatabase:
         self.positions: dict[tuple[str, int], int] = {}
         self.rejected: dict[tuple[str, int, int], str] = {}  # reasons, by topic, partition and offset
         self.events: dict[tuple[int, int], WorkerEvent] = {}  # by partition and offset
+        self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never given twice
         self._lock = threading.RLock()
 
     @contextmanager
@@ -96,7 +98,7 @@ class MemoryDatabase:
             created_at = to_milliseconds(requested_at or datetime.now(UTC))
             ids = []
             for file in files:
-                file_id = len(self.files) + 1
+                file_id = next(self._file_ids)
                 self.files[file_id] = MemoryFile(
                     id=file_id, title=file.title, description=file.description, created_at=created_at
                 )
@@ -106,7 +108,7 @@ class MemoryDatabase:
 
     def queue(self, file_id: int, run: int = 1) -> None:
         """Put a file's run into the outbox."""
-        place = max(self.outbox, default=0) + 1
+        place = next(self._outbox_ids)
         self.outbox[place] = MemoryRequest(place, file_id, run, new_traceparent())
 
 

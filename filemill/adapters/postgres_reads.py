@@ -5,7 +5,9 @@ of a million rows: pages go by key, counts come from `status_counts`. Ages are b
 that a viewer's clock, or ours, cannot make them lie. Unknown is None, never zero.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -101,18 +103,24 @@ _COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
 )
 _FIELDS = FileRow.__struct_fields__
 _DESCRIPTION = _FIELDS.index("description")
-_EXCERPTS = (
+_NOW = sa.select(sa.func.now())
+# Built once: putting twenty columns together takes longer than the database does.
+_FILE = sa.select(*_COLUMNS).where(File.id == sa.bindparam("file_id"))
+_WHOLE = sa.select(*_COLUMNS, sa.func.now())
+_EXCERPTS = sa.select(
     *_COLUMNS[:_DESCRIPTION],
     sa.func.left(File.description, EXCERPT_CHARACTERS),
     *_COLUMNS[_DESCRIPTION + 1 :],
+    sa.func.now(),
 )
+_COUNTS = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
 
 
 def get_file(connection: sa.Connection, file_id: int) -> FileRow | None:
     """One file, or None."""
     if not 1 <= file_id <= FILE_ID_MAX:
         return None
-    row = connection.execute(sa.select(*_COLUMNS).where(File.id == file_id)).one_or_none()
+    row = connection.execute(_FILE, {"file_id": file_id}).one_or_none()
     return None if row is None else _file(row)
 
 
@@ -132,19 +140,19 @@ def list_files(
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, ascending = _edge(cursor)
-    conditions = _conditions(status, search.strip())
-    as_of = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-    if conditions is None:
-        return FilePage([], None, None, as_of)
-    query = sa.select(*(_EXCERPTS if excerpts else _COLUMNS)).where(*conditions)
+    wanted = _wanted(status, search.strip())
+    if wanted is None:
+        return FilePage([], None, None, connection.execute(_NOW).scalar_one())
     if edge is not None:
-        query = query.where(File.id > edge if ascending else File.id < edge)
-    rows = connection.execute(query.order_by(File.id.asc() if ascending else File.id.desc()).limit(limit + 1)).all()
+        wanted["above" if ascending else "below"] = edge
+    query = _list_query(frozenset(wanted), excerpts=excerpts)
+    rows = connection.execute(query, {**wanted, "rows": limit + 1}).all()
     more = len(rows) > limit
     if ascending and not more:
         # The top is reached: a whole first page, not the few rows that happen to be newer than the cursor.
         return list_files(connection, status=status, search=search, limit=limit, excerpts=excerpts)
     items = [_file(row) for row in rows[:limit]]
+    as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
     if ascending:
         items.reverse()
         return FilePage(items, f"{_BEFORE}{items[-1].id}", f"{_AFTER}{items[0].id}", as_of)
@@ -155,8 +163,7 @@ def list_files(
 
 def count_statuses(connection: sa.Connection) -> Counts:
     """Files per status, from the deltas that triggers keep: never by counting `files`."""
-    query = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
-    found = {status: int(count) for status, count in connection.execute(query)}
+    found = {status: int(count) for status, count in connection.execute(_COUNTS)}
     return Counts({status: max(0, found.get(status.value, 0)) for status in Status})
 
 
@@ -169,8 +176,9 @@ def outbox_state(connection: sa.Connection) -> OutboxState:
     return OutboxState(depth, None if age is None else max(0.0, float(age)))
 
 
-def _file(row: sa.Row[Any]) -> FileRow:
-    return msgspec.convert(dict(zip(_FIELDS, row, strict=True)), FileRow)
+def _file(row: Sequence[Any]) -> FileRow:
+    values = dict(zip(_FIELDS, row, strict=False))  # a list's rows have the time of reading at their end
+    return FileRow(**{**values, "status": Status(values["status"])})
 
 
 def _edge(cursor: str | None) -> tuple[int | None, bool]:
@@ -184,20 +192,34 @@ def _edge(cursor: str | None) -> tuple[int | None, bool]:
     raise InvalidCursor("is not a cursor of this list")
 
 
-def _conditions(status: Status | None, search: str) -> list[sa.ColumnElement[bool]] | None:
-    """What rows must fulfil; None where none can (Postgres would refuse the text itself)."""
-    conditions: list[sa.ColumnElement[bool]] = []
-    if status is not None:
-        conditions.append(File.status == status.value)
+def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
+    """What rows must fulfil, by the names of `_CONDITIONS`; None where none can (Postgres would refuse the text)."""
+    wanted: dict[str, Any] = {} if status is None else {"status": status.value}
     if not search:
-        return conditions
+        return wanted
     number = search.removeprefix("#")
     if number != search and number.isascii() and number.isdigit():
-        return [*conditions, File.id == int(number)] if int(number[:20]) <= FILE_ID_MAX else None
+        return {**wanted, "id": int(number)} if int(number[:20]) <= FILE_ID_MAX else None
     if len(search) > TITLE_MAX_CHARACTERS or "\0" in search or not _encodable(search):
         return None
     pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in search)
-    return [*conditions, File.title.ilike(f"%{pattern}%", escape="\\")]
+    return {**wanted, "title": f"%{pattern}%"}
+
+
+_CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
+    "status": File.status == sa.bindparam("status"),
+    "id": File.id == sa.bindparam("id"),
+    "title": File.title.ilike(sa.bindparam("title"), escape="\\"),
+    "above": File.id > sa.bindparam("above"),
+    "below": File.id < sa.bindparam("below"),
+}
+
+
+@cache
+def _list_query(conditions: frozenset[str], *, excerpts: bool) -> sa.Select[Any]:
+    """Rows that fulfil these, in the order in which the page is read."""
+    query = (_EXCERPTS if excerpts else _WHOLE).where(*(_CONDITIONS[name] for name in sorted(conditions)))
+    return query.order_by(File.id.asc() if "above" in conditions else File.id.desc()).limit(sa.bindparam("rows"))
 
 
 def _encodable(text: str) -> bool:

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 import typer
 
-from filemill import __version__
+from filemill import __version__, logs
 from filemill.cli import processes
 from filemill.cli.output import fail
 from filemill.retry import Unavailable
 from filemill.settings import InvalidSettings
+
+# After the name of a server that is away.
+REMEDY = "`filemill doctor` says what is missing; `filemill up` starts all servers on this machine."
 
 app = typer.Typer(
     name="filemill",
@@ -49,10 +52,11 @@ def _version(
 def main() -> None:
     """The console command: errors that a user can mend are a sentence, not a traceback."""
     register(sys.argv[1:])
+    logs.configure_command()
     try:
         app(standalone_mode=True)
     except Unavailable as error:
-        fail(str(error), 3)
+        fail(f"{error}\n{REMEDY}", 3)
     except InvalidSettings as error:
         fail(str(error), 2)
     except KeyboardInterrupt:

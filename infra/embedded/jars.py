@@ -60,8 +60,11 @@ def default_cache() -> Path:
 
 def usable_cache(home: Path) -> Path:
     """The user's cache folder; where that cannot be written to, as for an account without a home, one in `home`."""
-    cache = default_cache()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    try:
+        cache = default_cache()
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    except (OSError, RuntimeError):
+        return home / "cache"
     return cache if os.access(existing, os.W_OK | os.X_OK) else home / "cache"
 
 
@@ -185,6 +188,8 @@ def _fetch(jar: Jar, staging: Path) -> int:
             where=", ".join(repositories.values()),
             advice="something between here and the repository changes files; download from elsewhere.",
         )
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # or a power cut after the folder's renaming could leave it empty
     return path.rename(staging / jar.file).stat().st_size
 
 

@@ -55,10 +55,9 @@ class Kafka(Server):
 
     def prepare(self) -> None:
         """Fetch the jars and format the data folder; half-formatted data is formatted anew."""
-        if not self._class_path:
-            self._class_path = jars.installed_jars(self._cache, self._note_progress)
-            trained = trained_cache(self._class_path, self.surroundings, self.log_path)
-            self._flags = (f"-XX:AOTCache={trained}",) if trained else ()
+        self._class_path = jars.installed_jars(self._cache, self._note_progress)
+        trained = trained_cache(self._class_path, self.surroundings, self.log_path)
+        self._flags = (f"-XX:AOTCache={trained}",) if trained else ()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         kafka_config.make_folder(self.folder)
         if not (self.folder / _DATA).is_dir():

@@ -92,6 +92,8 @@ class SeaweedFS(Server):
             "volume.port": port["volume"],
             "volume.port.grpc": port["volume.grpc"],
             "volume.preStopSeconds": 0,
+            # Each bucket has a volume of its own, and by default there may be as many as would fit on the disk if full.
+            "volume.max": 10_000,
             "filer.port": port["filer"],
             "filer.port.grpc": port["filer.grpc"],
             "filer.localSocket": "filer.sock",

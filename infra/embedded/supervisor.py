@@ -10,6 +10,7 @@
 All methods may be called from any thread and take and give plain values, so that a control channel can call them too.
 """
 
+import contextlib
 import datetime as dt
 import os
 import signal
@@ -73,7 +74,7 @@ class Supervisor:
         self._default_ports = default_ports
         self._page = page
         self._prepare = prepare
-        self._report = report
+        self._listener = report
         self._progress = progress
         self._cache = cache
         self._cancelled = threading.Event()
@@ -257,8 +258,13 @@ class Supervisor:
                     self._servers.trim_logs()
                     self._crew.trim_logs()
                 self._write_state()
-            except Exception as error:  # noqa: BLE001 - a full disk, a failing report: the watch goes on
+            except Exception as error:  # noqa: BLE001 - a full disk, say: the watch goes on
                 self._report(Event(kind="failing", name="supervisor", text=f"{type(error).__name__}: {error}"))
+
+    def _report(self, event: Event) -> None:
+        # A listener that fails, as one that prints to a terminal that is gone, must not end the watch.
+        with contextlib.suppress(Exception):
+            self._listener(event)
 
     def _write_state(self) -> None:
         """Write the state file where something in it has changed."""

@@ -1,4 +1,8 @@
-"""A real browser on a real pipeline: one world for the session's browser tests, its processes and its page."""
+"""A real browser on a real pipeline: one world for the browser tests, its processes and its page.
+
+The fixtures end with the package: Playwright keeps an event loop running on this thread, where no other test could use
+asyncio, and a pipeline that idles beside the other tests takes their time.
+"""
 
 import os
 import shutil
@@ -19,13 +23,13 @@ START_SECONDS = 60
 PAGE_MILLISECONDS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(servers: Supervisor) -> Settings:
     """Settings of the world that the browser looks at."""
     return new_world(servers, processing_seconds=PROCESSING_SECONDS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page's address, with a whole pipeline behind it."""
     with Crew(world, tmp_path_factory.mktemp("browser")) as crew:
@@ -36,7 +40,7 @@ def url(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield said["url"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium as the system has it. Without one the tests are skipped, but for CI."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -120,6 +120,16 @@ def test_settling_twice_keeps_the_first_place(bench: DatabaseBench) -> None:
     assert bench.waiting() == []
 
 
+def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseBench) -> None:
+    bench.submit(["a"])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(10, 3)
+    outbox.settle(_settled(rows))
+    newer = bench.submit(["b"])
+    outbox.settle(_settled(rows))
+    assert bench.waiting() == newer
+
+
 def test_settling_nothing_is_harmless(bench: DatabaseBench) -> None:
     bench.submit(["a"])
     _, outbox = _leader(bench)

@@ -1,9 +1,11 @@
 """Listening: a port in use is said so, port 0 is the system's choice."""
 
 import socket
+import threading
 
 import pytest
 
+from dashboard import server
 from dashboard.server import CannotListen, listen, url_of
 from filemill.settings import load
 
@@ -30,3 +32,25 @@ def test_an_address_that_is_not_ours() -> None:
         listen("192.0.2.1", 0)
     with pytest.raises(CannotListen, match=r"cannot listen on no-such-host\.invalid"):
         listen("no-such-host.invalid", 0)
+
+
+def test_a_relay_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "RELAY_PAUSE_SECONDS", 0)
+    ended = threading.Event()
+
+    class Faulty:
+        state = "active"
+        runs = 0
+
+        def run(self, stop: threading.Event) -> None:
+            self.runs += 1
+            if self.runs < 3:
+                raise ZeroDivisionError("bug")
+            stop.set()
+
+        def wake(self) -> None:
+            raise NotImplementedError
+
+    relay = Faulty()
+    server._relay_on(relay, ended)
+    assert relay.runs == 3

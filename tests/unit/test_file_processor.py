@@ -370,11 +370,17 @@ def test_what_finishes_in_an_epoch_that_ended_is_forgotten(scene: Scene) -> None
     assert metadata == CommitMetadata("worker-1", 2)
 
 
-def test_lost_partitions_are_dropped_and_not_committed(scene: Scene) -> None:
+def test_lost_partitions_are_dropped_and_not_committed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 3600.0)
+    scene.processor._committed_at = time.monotonic()
     scene.produce(3)
     scene.turn()
     scene.workshop.finish(0, 0, 1)
+    scene.turn()
+    assert scene.processor._offsets[0].position == 2, "a commit would be due"
     scene.source.lose([0])
+    scene.turn(5)
+    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
     scene.turn(5)
     assert scene.broker.commits == []
     assert ({0: 1}, None) in scene.workshop.abandoned

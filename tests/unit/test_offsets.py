@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import zlib
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from filemill.offsets import (
-    METADATA_MAX_CHARACTERS,
     Commit,
     CommitMetadata,
     PartitionOffsets,
@@ -260,7 +260,7 @@ def test_metadata_is_short_ascii_and_never_says_more_than_the_truth(
 ) -> None:
     finished = sorted(position + 1 + step for step in beyond)
     text = encode_metadata(worker, epoch, position, finished)
-    assert len(text) <= METADATA_MAX_CHARACTERS
+    assert len(text) <= 4000
     assert text.isascii()
     metadata, decoded = decode_metadata(text, position)
     assert metadata is not None
@@ -278,12 +278,13 @@ def test_metadata_of_ordinary_size_says_the_whole_truth(beyond: set[int]) -> Non
 
 
 def test_metadata_that_cannot_be_compressed_is_cut_not_dropped() -> None:
-    scattered = [offset for offset in range(1, 200_000) if zlib.crc32(b"%d" % offset) & 1]
+    chance = random.Random(1)
+    scattered = [offset for offset in range(1, 200_000) if chance.random() < 0.5]
     text = encode_metadata("w", 1, 0, scattered)
-    assert len(text) <= METADATA_MAX_CHARACTERS
+    assert len(text) <= 4000, "the broker takes 4,096, and one partition too many characters spoils all others' commit"
     _, decoded = decode_metadata(text, 0)
     assert decoded == scattered[: len(decoded)]
-    assert len(decoded) > 5000
+    assert 5000 < len(decoded) < len(scattered)
 
 
 def test_a_thousand_finished_in_a_row_take_little_room() -> None:

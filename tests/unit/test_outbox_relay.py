@@ -160,10 +160,11 @@ def test_a_refused_delivery_is_repeated_with_its_number_and_partition() -> None:
     assert relay.state == "active"
 
 
-def test_a_full_queue_repeats_nothing_and_forgets_nothing() -> None:
+@pytest.mark.parametrize("queue_records", [1, 2, 3])
+def test_a_full_queue_repeats_nothing_and_forgets_nothing(queue_records: int) -> None:
     world = World()
     world.submit(30)
-    _until_idle(world.relay(queue_records=3))
+    _until_idle(world.relay(queue_records=queue_records))
     assert world.places() == _in_turn(1, 30)
 
 
@@ -293,9 +294,10 @@ def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_
     relay._publisher.poll()
     with pytest.raises(Unavailable):
         relay._settle()
-    world.now += LEASE_SECONDS
-    with pytest.raises(Unavailable):
-        relay.step()
+    for seconds in (0, LEASE_SECONDS):
+        world.now += seconds
+        with pytest.raises(Unavailable):
+            relay.step()
     world.database.away = None
     _until_idle(relay)
     assert world.places() == _in_turn(1, 3)

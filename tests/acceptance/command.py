@@ -1,0 +1,155 @@
+"""The installed command, typed as people type it, and a stack that it has started."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+COMMAND = [sys.executable, "-m", "filemill"]
+# Above what a busy machine needs; a fresh home formats its servers' data first.
+UP_SECONDS = 90.0
+# What is promised for Ctrl-C, and for the watchdog after a crash.
+GONE_SECONDS = 10.0
+POLL_SECONDS = 0.05
+
+
+def filemill(
+    *arguments: str, home: Path, environment: Mapping[str, str] | None = None, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Its exit code is the caller's to check."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "FILEMILL_HOME": str(home), **(environment or {})},
+    )
+
+
+def answer(*arguments: str, home: Path, timeout: float = 60.0) -> Any:
+    """What a command that must succeed prints as JSON."""
+    run = filemill(*arguments, "--json", home=home, timeout=timeout)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        time.sleep(POLL_SECONDS)
+
+
+class Stack:
+    """`filemill up`, running in a home of the test's."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.home = home
+        self._log = home.with_suffix(".log")
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*COMMAND, "up", "--home", str(home), "--port", "0", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "FILEMILL_HOME": str(home)},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def page(self) -> str:
+        return str(self.status()["page"])
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = answer("status", home=self.home)
+        return found
+
+    def wait_until_ready(self) -> "Stack":
+        def ready() -> bool:
+            assert self._process.poll() is None, self.output()
+            return "filemill is up" in self.output()
+
+        wait_until(ready, UP_SECONDS, f"the stack is up\n{self.output()}")
+        return self
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def ended(self, seconds: float = GONE_SECONDS) -> int:
+        """Wait for the end of the command itself; its exit code."""
+        wait_until(lambda: self._process.poll() is not None, seconds, f"`filemill up` has ended\n{self.output()}")
+        code = self._process.returncode
+        assert code is not None
+        return code
+
+    def processes(self) -> list[psutil.Process]:
+        """The command and everything that it has started, whoever is their parent by now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid == self.pid or str(self.home) in _whence(process):
+                    found.append(process)
+        return [process for process in found if process.pid != os.getpid() and process.is_running()]
+
+    def close(self) -> None:
+        """End whatever is left, by pid."""
+        if self._process.poll() is None:
+            self.send(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GONE_SECONDS + 5)
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait(GONE_SECONDS)
+
+
+def _whence(process: psutil.Process) -> str:
+    """Where a process belongs: its environment, command line and folder, as text."""
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return ""
+    return " ".join([*process.environ().values(), *process.cmdline(), process.cwd()])
+
+
+@contextlib.contextmanager
+def stack_in(home: Path, *arguments: str) -> Iterator[Stack]:
+    """A stack that is up; nothing of it is left afterwards."""
+    with contextlib.closing(Stack(home, *arguments)) as stack:
+        yield stack.wait_until_ready()
+
+
+def create(page: str, title: str, description: str = "") -> dict[str, Any]:
+    """Ask for a file through REST."""
+    answer = httpx.post(f"{page}/api/files", json={"title": title, "description": description}, timeout=10)
+    assert answer.is_success, answer.text
+    row: dict[str, Any] = answer.json()
+    return row
+
+
+def wait_for_file(page: str, file_id: int, seconds: float = 30.0) -> dict[str, Any]:
+    """The file's row, once it is completed."""
+    row: dict[str, Any] = {}
+
+    def completed() -> bool:
+        nonlocal row
+        row = httpx.get(f"{page}/api/files/{file_id}", timeout=10).raise_for_status().json()
+        return bool(row["status"] == "completed")
+
+    wait_until(completed, seconds, f"file {file_id} is completed: {row}")
+    return row

@@ -1,0 +1,215 @@
+"""One stack from its start to its end, and once more: what the README promises, by the installed command."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from filemill.content import render
+from tests.acceptance.command import (
+    GONE_SECONDS,
+    Stack,
+    answer,
+    create,
+    filemill,
+    stack_in,
+    wait_for_file,
+    wait_until,
+)
+
+HOSTILE = ["<script>alert(1)</script>", "=1+1", "[red]x[/red] [link](javascript:alert(1))", "Ünïcödé ✓ 文件"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "home"
+
+
+@pytest.fixture(scope="module")
+def stack(home: Path) -> Iterator[Stack]:
+    with stack_in(home, "--processing-seconds", "0") as stack:
+        yield stack
+
+
+def test_status_names_each_server_and_each_process(stack: Stack) -> None:
+    status = stack.status()
+    assert (status["running"], status["pid"], status["home"]) == (True, stack.pid, str(stack.home))
+    assert set(status["servers"]) == {"kafka", "postgres", "s3"}
+    assert {process["role"]: process["id"] for process in status["processes"]}.keys() == {
+        "dashboard",
+        "processor",
+        "sync",
+        "monitor",
+    }
+    everything = [*status["servers"].values(), *status["processes"]]
+    for one in everything:
+        assert one["alive"]
+        assert psutil.pid_exists(one["pid"])
+        assert Path(one["log"]).is_file()
+    text = filemill("status", home=stack.home)
+    assert text.returncode == 0
+    assert status["page"] in text.stdout
+    assert "filepass" not in text.stdout + json.dumps(status), "passwords are nobody's to see"
+
+
+def test_a_file_goes_from_rest_to_a_download_that_equals_a_fresh_render(stack: Stack, tmp_path: Path) -> None:
+    row = wait_for_file(stack.page, create(stack.page, "A title", "Some text")["id"])
+    target = tmp_path / "file.txt"
+    assert filemill("download", str(row["id"]), "-o", str(target), home=stack.home).returncode == 0
+    assert target.read_bytes() == render("A title", "Some text", datetime.fromisoformat(row["created_at"]))
+    printed = filemill("download", str(row["id"]), "-o", "-", home=stack.home)
+    assert printed.stdout.encode() == target.read_bytes()
+
+
+def test_submit_waits_for_many_and_files_lists_them(stack: Stack) -> None:
+    accepted = answer("submit", "Many", "-d", "of them", "--count", "25", "--wait", home=stack.home)
+    assert (accepted["submitted"], accepted["statuses"]) == (25, {"completed": 25})
+    listed = answer("files", "--status", "completed", "--search", "Many", "--limit", "10", home=stack.home)
+    assert [row["id"] for row in listed["items"]] == sorted(accepted["ids"], reverse=True)[:10]
+    older = answer("files", "--search", "Many", "--limit", "200", "--cursor", listed["older"], home=stack.home)
+    assert len(older["items"]) == 15
+
+
+def test_hostile_titles_are_text(stack: Stack) -> None:
+    for title in HOSTILE:
+        create(stack.page, title)
+    text = filemill("files", home=stack.home, environment={"COLUMNS": "300"}).stdout
+    assert all(title in text for title in HOSTILE)
+
+
+def test_verify_topics_and_doctor_find_everything_in_order(stack: Stack) -> None:
+    wait_until(lambda: not answer("verify", home=stack.home)["in_flight"], 30, "nothing is in flight")
+    report = answer("verify", home=stack.home)
+    assert (report["ok"], report["lost"], report["findings"]) == (True, 0, [])
+    assert report["completed"] == report["submitted"] == report["objects"] > 25
+    topics = answer("topics", "list", home=stack.home)
+    assert topics["file.create"] == 3
+    assert answer("topics", "create", home=stack.home) == {"created": []}
+    assert filemill("doctor", home=stack.home).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["submit", ""], 2, "title: must not be blank"),
+        (["submit", "x" * 256], 2, "title: must have at most 255 characters"),
+        (["submit", "a\nb"], 2, "title: must not contain control characters"),
+        (["submit", "x", "-d", "x" * (64 * 1024 + 1)], 2, "description: must have at most 65536 bytes"),
+        (["submit", "x", "--count", "0"], 2, "--count"),
+        (["files", "--status", "lost"], 2, "--status"),
+        (["files", "--cursor", "nonsense"], 2, "cursor"),
+        (["download", "999999"], 1, "there is no file 999999"),
+        (["download", "9999999999999999999999"], 1, "there is no file"),
+        (["topics", "add-partitions", "2"], 2, "Kafka can only add some"),
+        (["retry", "999999"], 1, "there is no such file"),
+        (["cancel"], 2, "name files by their ids"),
+        (["run", "dancer"], 2, "dancer"),
+        (["dlq", "show", "0:0"], 1, "there is no dead letter 0:0"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_a_sentence_and_an_exit_code(stack: Stack, arguments: list[str], code: int, said: str) -> None:
+    run = filemill(*arguments, home=stack.home)
+    assert run.returncode == code, run.stderr
+    assert said in " ".join(run.stderr.split())
+    assert "Traceback" not in run.stderr
+
+
+def test_a_second_up_on_the_same_home_is_refused_with_the_address_of_the_first(stack: Stack) -> None:
+    began = time.monotonic()
+    run = filemill("up", "--home", str(stack.home), home=stack.home)
+    assert run.returncode == 1
+    assert time.monotonic() - began < 10
+    assert str(stack.pid) in run.stderr
+    assert stack.page in run.stderr
+    assert stack.status()["running"]
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(stack: Stack, tmp_path: Path) -> None:
+    port = stack.page.rsplit(":", 1)[1]
+    run = filemill("up", "--home", str(tmp_path / "other"), "--port", port, home=tmp_path / "other")
+    assert run.returncode == 2
+    assert port in run.stderr
+    assert "--port" in run.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_down_stops_everything_and_a_restart_has_the_files_still(stack: Stack, home: Path) -> None:
+    kept = wait_for_file(stack.page, create(stack.page, "Kept")["id"])
+    processes = stack.processes()
+    assert len(processes) > 8
+    down = filemill("down", "--home", str(home), home=home)
+    assert down.returncode == 0
+    assert str(stack.pid) in down.stderr
+    assert stack.ended() == 0
+    assert gone(stack) == []
+    status = filemill("status", home=home)
+    assert status.returncode == 1
+    assert "filemill up" in status.stderr
+    assert filemill("down", home=home).returncode == 0  # nothing runs: that is well, too
+    with stack_in(home, "--processing-seconds", "0", "--workers", "1") as again:
+        assert wait_for_file(again.page, kept["id"])["s3_location"] == kept["s3_location"]
+        downloaded = filemill("download", str(kept["id"]), "-o", "-", home=home).stdout
+        assert downloaded.encode() == render("Kept", "", datetime.fromisoformat(kept["created_at"]))
+        wait_for_file(again.page, create(again.page, "New")["id"])
+        again.send(signal.SIGINT)
+        assert again.ended() == 0
+        assert gone(again, 0) == [], "Ctrl-C left a process behind"
+        assert "Traceback" not in again.output()
+
+
+def gone(stack: Stack, seconds: float = GONE_SECONDS) -> list[str]:
+    """What of the stack is left after so long."""
+    psutil.wait_procs(stack.processes(), timeout=seconds)
+    return [f"{process.pid} {process.name()}" for process in stack.processes()]
+
+
+def test_ctrl_c_in_the_middle_of_starting_leaves_nothing(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "home")
+    try:
+        wait_until((stack.home / "kafka").exists, 30, "the servers are being started")
+        stack.send(signal.SIGINT)
+        assert stack.ended() == 130
+        assert gone(stack, 0) == []
+        assert "Traceback" not in stack.output()
+    finally:
+        stack.close()
+
+
+def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with stack_in(home, "--workers", "1") as stack:
+        assert len(stack.processes()) > 7
+        stack.send(signal.SIGKILL)
+        stack.ended()
+        assert gone(stack) == [], "the watchdog has left something"
+        crashed = filemill("status", home=home)
+        assert crashed.returncode == 1
+        assert "crashed" in crashed.stderr
+        assert filemill("down", home=home).returncode == 0
+        assert "crashed" not in filemill("status", home=home).stderr
+
+
+def test_the_demo_goes_well_and_says_so() -> None:
+    home = Path(os.environ["FILEMILL_HOME"])
+    run = filemill("demo", "--json", home=home, timeout=110)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert {name: result[name] for name in ("submitted", "completed", "identical", "lost", "verified")} == {
+        "submitted": 12,
+        "completed": 12,
+        "identical": 12,
+        "lost": 0,
+        "verified": True,
+    }
+    assert result["end_to_end_ms"]["p50"] < 1000
+    assert result["end_to_end_ms"]["p50"] <= result["end_to_end_ms"]["p95"]
+    assert result["start_seconds"] > 0
+    assert re.search("The demo|submitted", run.stderr)

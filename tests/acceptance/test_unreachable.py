@@ -1,0 +1,103 @@
+"""Servers that the environment names and that do not answer: which, where, what to do, soon, and no traceback."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.supervisor import Supervisor
+from tests.acceptance.command import filemill
+from tests.servers import as_environment, new_world
+
+WITHIN_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+def environment(servers: Supervisor) -> dict[str, str]:
+    """Servers that are there and set up; a test replaces one by an address that is not."""
+    return as_environment(new_world(servers))
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address at which somebody takes the connection and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def pointing_at(server: str, address: str) -> dict[str, str]:
+    host, port = address.split(":")
+    return {
+        "Kafka": {"FILEMILL_KAFKA_BROKER": address},
+        "PostgreSQL": {"FILEMILL_DATABASE_HOST": host, "FILEMILL_DATABASE_PORT": port},
+        "S3": {"FILEMILL_S3_ENDPOINT": f"http://{address}"},
+    }[server]
+
+
+COMMANDS = [("Kafka", "topics list"), ("Kafka", "verify"), ("PostgreSQL", "files"), ("S3", "prepare --patience 0")]
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent"])
+def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
+    environment: dict[str, str], kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    address: str = request.getfixturevalue(kind)
+
+    def run(case: tuple[str, str]) -> tuple[str, float, int, str]:
+        server, command = case
+        began = time.monotonic()
+        where = {**environment, **pointing_at(server, address)}
+        done = filemill(*command.split(), home=tmp_path, environment=where)
+        return server, time.monotonic() - began, done.returncode, done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        for (server, took, code, said), (_, command) in zip(pool.map(run, COMMANDS), COMMANDS, strict=True):
+            assert code == 3, f"{command}: {said}"
+            assert f"{server} at" in said, f"{command} does not name it: {said}"
+            assert address in said, f"{command} does not say where: {said}"
+            assert "filemill doctor" in said, f"{command} does not say what to do: {said}"
+            assert "Traceback" not in said
+            assert took < WITHIN_SECONDS, f"{command} took {took:.1f} s"
+
+
+def test_the_doctor_names_every_server_that_is_away_and_a_remedy(nobody: str, tmp_path: Path) -> None:
+    where = pointing_at("Kafka", nobody) | pointing_at("PostgreSQL", nobody) | pointing_at("S3", nobody)
+    began = time.monotonic()
+    done = filemill("doctor", home=tmp_path, environment=where)
+    assert done.returncode == 1
+    assert time.monotonic() - began < WITHIN_SECONDS
+    for server in ("PostgreSQL", "Kafka", "S3"):
+        assert f"MISSING  {server}" in done.stdout
+    assert done.stdout.count(nobody) >= 3
+    assert "filemill up" in done.stdout
+
+
+def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    wrong = {"FILEMILL_PORT": "abc", "S3_ENDPOINT": "ftp://x", "FILEMILL_CONCURRENCY": "0"}
+    done = filemill("files", home=tmp_path, environment=wrong)
+    assert done.returncode == 2
+    for name in ("FILEMILL_PORT", "FILEMILL_S3_ENDPOINT", "FILEMILL_CONCURRENCY"):
+        assert name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = filemill("up", "--home", str(tmp_path / "file"), "--port", "0", home=tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path / "file") in done.stderr
+    assert "--home" in done.stderr
+    assert "Traceback" not in done.stderr
