@@ -23,7 +23,7 @@ from filemill.telemetry import WorkerEvent
 LIST_PAGE = 1000
 
 
-class MemoryFile(msgspec.Struct, kw_only=True):
+class MemoryFile(msgspec.Struct):
     """A row of `files`. Kafka's partition and offset under the port's names."""
 
     id: int
@@ -96,15 +96,11 @@ class MemoryDatabase:
         """Accept requests, as `postgres_outbox.submit_many` does; returns their ids."""
         with self.transaction():
             created_at = to_milliseconds(requested_at or datetime.now(UTC))
-            ids = []
-            for file in files:
-                file_id = next(self._file_ids)
-                self.files[file_id] = MemoryFile(
-                    id=file_id, title=file.title, description=file.description, created_at=created_at
-                )
-                self.queue(file_id)
-                ids.append(file_id)
-            return ids
+            rows = [MemoryFile(next(self._file_ids), file.title, file.description, created_at) for file in files]
+            for row in rows:
+                self.files[row.id] = row
+                self.queue(row.id)
+            return [row.id for row in rows]
 
     def queue(self, file_id: int, run: int = 1) -> None:
         """Put a file's run into the outbox."""

@@ -200,6 +200,24 @@ def test_one_that_overslept_is_refused_and_its_successor_reads_the_same_again() 
     assert not sleeper.step()
 
 
+def test_what_a_deposed_one_had_read_does_not_move_the_positions_back() -> None:
+    world = World()
+    sleeper, successor = world.sync("a"), world.sync("b")
+    sleeper.step()
+    world.completed(1)
+    world.database.leases["sync"].expires_at = world.now
+    successor.step()
+    with pytest.raises(NotLeader):
+        sleeper.step()
+    sleeper._stand_down()  # as `run` does
+    world.completed(2)
+    successor.step()
+    successor.close()
+    assert sleeper.step()
+    assert world.database.positions[CREATED, 0] == 2
+    assert world.readers[-1].at[CREATED, 0] == 2
+
+
 def test_an_idle_sync_keeps_its_lease() -> None:
     world = World()
     active, standby = world.sync("a"), world.sync("b")
