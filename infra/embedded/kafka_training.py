@@ -5,8 +5,10 @@ download, with a broker on a throw-away folder; it takes some ten seconds. A sta
 nothing here is an error: what could not be made is left out.
 """
 
+import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -22,8 +24,8 @@ from infra.embedded.commands import Surroundings, run_tool, spawn
 from infra.embedded.errors import CancelledError, EmbeddedError, StartError
 from infra.embedded.ports import Port, is_free
 
-_START_SECONDS = 60.0
-_WRITE_SECONDS = 60.0
+_START_SECONDS = 120.0
+_WRITE_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _PORTS = (Port("broker"), Port("controller"))
 
@@ -38,17 +40,23 @@ def trained_cache(class_path: Sequence[Path], around: Surroundings, log: Path) -
         return cache
     if failed.exists() or not os.access(folder, os.W_OK):
         return None
-    around.report("Preparing Apache Kafka for quicker starts, once …")
-    try:
-        with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
-            draft = _train(Path(scratch), class_path, around, log)
-            draft.replace(cache)
-    except CancelledError:
-        raise
-    except (EmbeddedError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-        # Once is enough: a start must not lose these seconds again and again.
-        failed.write_text(f"{error}\n")
-        return None
+    with (folder / ".training").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None  # another start is at it, and this one does not wait
+        for leftover in folder.glob("training-*"):  # of a start that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        around.report("Preparing Apache Kafka for quicker starts, once …")
+        try:
+            with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
+                _train(Path(scratch), class_path, around, log).replace(cache)
+        except CancelledError:
+            raise
+        except (EmbeddedError, OSError, subprocess.SubprocessError, psutil.Error) as error:
+            # Once is enough: a start must not lose these seconds again and again.
+            failed.write_text(f"{error}\n")
+            return None
     return cache
 
 

@@ -19,6 +19,8 @@ COMMAND = [sys.executable, "-m", "filemill"]
 UP_SECONDS = 90.0
 # What is promised for Ctrl-C, and for the watchdog after a crash.
 GONE_SECONDS = 10.0
+# What the command takes to say its version where it has a core to itself.
+USUAL_START_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
 
@@ -43,6 +45,13 @@ def answer(*arguments: str, home: Path, timeout: float = 60.0) -> Any:
     return json.loads(run.stdout)
 
 
+def slowness() -> float:
+    """How much slower than alone this machine is at present, 1 at least: for promises that are given in seconds."""
+    began = time.monotonic()
+    subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, timeout=120)
+    return max(1.0, (time.monotonic() - began) / USUAL_START_SECONDS)
+
+
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -55,8 +64,9 @@ class Stack:
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self.home = home
+        self.page = ""
         self._log = home.with_suffix(".log")
-        with self._log.open("ab") as output:
+        with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*COMMAND, "up", "--home", str(home), "--port", "0", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -69,10 +79,6 @@ class Stack:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    @property
-    def page(self) -> str:
-        return str(self.status()["page"])
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")
@@ -87,6 +93,7 @@ class Stack:
             return "filemill is up" in self.output()
 
         wait_until(ready, UP_SECONDS, f"the stack is up\n{self.output()}")
+        self.page = str(self.status()["page"])
         return self
 
     def send(self, number: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.embedded.supervisor import Supervisor
-from tests.acceptance.command import filemill
+from tests.acceptance.command import filemill, slowness
 from tests.servers import as_environment, new_world
 
 WITHIN_SECONDS = 10.0
@@ -63,6 +63,7 @@ def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
         done = filemill(*command.split(), home=tmp_path, environment=where)
         return server, time.monotonic() - began, done.returncode, done.stderr
 
+    within = WITHIN_SECONDS * slowness()
     with ThreadPoolExecutor(2) as pool:
         for (server, took, code, said), (_, command) in zip(pool.map(run, COMMANDS), COMMANDS, strict=True):
             assert code == 3, f"{command}: {said}"
@@ -70,15 +71,16 @@ def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
             assert address in said, f"{command} does not say where: {said}"
             assert "filemill doctor" in said, f"{command} does not say what to do: {said}"
             assert "Traceback" not in said
-            assert took < WITHIN_SECONDS, f"{command} took {took:.1f} s"
+            assert took < within, f"{command} took {took:.1f} s, not {within:.1f}"
 
 
 def test_the_doctor_names_every_server_that_is_away_and_a_remedy(nobody: str, tmp_path: Path) -> None:
     where = pointing_at("Kafka", nobody) | pointing_at("PostgreSQL", nobody) | pointing_at("S3", nobody)
+    within = WITHIN_SECONDS * slowness()
     began = time.monotonic()
     done = filemill("doctor", home=tmp_path, environment=where)
     assert done.returncode == 1
-    assert time.monotonic() - began < WITHIN_SECONDS
+    assert time.monotonic() - began < within
     for server in ("PostgreSQL", "Kafka", "S3"):
         assert f"MISSING  {server}" in done.stdout
     assert done.stdout.count(nobody) >= 3

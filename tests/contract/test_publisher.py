@@ -60,14 +60,22 @@ class KafkaBrokerBench:
         found: list[Record] = []
         try:
             reader.refresh({})
-            ends = KafkaAdmin(self.settings).offsets("nobody", self.topic)
             deadline = time.monotonic() + DEADLINE_SECONDS
-            while len(found) < sum(part.end or 0 for part in ends):
+            expected = self._end(deadline)
+            while len(found) < expected:
                 assert time.monotonic() < deadline
                 found += reader.read(100, 0.1)
         finally:
             reader.close()
         return sorted(found, key=lambda record: record.partition)
+
+    def _end(self, deadline: float) -> int:
+        """How many records there are. A broker that has just started may still be making its coordinators."""
+        while True:
+            try:
+                return sum(part.end or 0 for part in KafkaAdmin(self.settings).offsets("nobody", self.topic))
+            except Unavailable:
+                assert time.monotonic() < deadline
 
     def add_partitions(self, total: int) -> None:
         self._admin.create_partitions([NewPartitions(self.topic, total)])[self.topic].result()

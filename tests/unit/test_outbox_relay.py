@@ -168,10 +168,11 @@ def test_a_full_queue_repeats_nothing_and_forgets_nothing(queue_records: int) ->
     assert world.places() == _in_turn(1, 30)
 
 
-def test_while_the_broker_is_away_only_so_much_is_taken_in_hand() -> None:
+@pytest.mark.parametrize("queue_records", [2, 1000])
+def test_while_the_broker_is_away_only_so_much_is_taken_in_hand(queue_records: int) -> None:
     world = World()
     world.submit(100)
-    relay = world.relay()
+    relay = world.relay(queue_records=queue_records)
     relay.step()
     world.broker.away = "away"
     for _ in range(50):
@@ -394,7 +395,9 @@ def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
     assert len(world.database.publications) == 1
 
 
-def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers() -> None:
+def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IDLE_SECONDS_LEAST", "IDLE_SECONDS_MOST", "TROUBLE_SECONDS_MOST"):
+        monkeypatch.setattr(outbox_relay, name, 60.0)  # by itself it would come too late
     world = World()
     world.database.clock = time.monotonic
     lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
