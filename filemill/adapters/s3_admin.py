@@ -1,12 +1,15 @@
 """S3 by boto3, for everything but the hot path: buckets, downloads, what people do by hand."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from filemill.adapters.s3 import gist
+from filemill.ports import Missing, StoredObject
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -57,3 +60,33 @@ def bucket_exists(settings: Settings) -> bool:
     except BotoCoreError as error:
         raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist(error)}") from None
     return True
+
+
+def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
+    """All objects of the bucket, in pages, by their keys' bytes. Raises retry.Unavailable."""
+    with _errors(settings, ""):
+        for page in s3_client(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket):
+            yield [StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", [])]
+
+
+def read_object(settings: Settings, key: str) -> bytes:
+    """An object's bytes. Raises Missing, also for a key that the service refuses; retry.Unavailable."""
+    with _errors(settings, key):
+        return s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
+
+
+@contextlib.contextmanager
+def _errors(settings: Settings, key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            raise Unavailable(f"S3 at {settings.s3_endpoint} has no bucket {settings.s3_bucket}") from None
+        if key and code in {"NoSuchKey", "404", "InvalidRequest", "KeyTooLongError"}:
+            raise Missing(key) from None
+        raise Unavailable(f"S3 at {settings.s3_endpoint} refused: {error}") from None
+    except ParamValidationError:
+        raise Missing(key) from None
+    except BotoCoreError as error:
+        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist(error)}") from None

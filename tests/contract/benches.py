@@ -36,6 +36,9 @@ class DatabaseBench(Protocol):
     def lease(self, holder: str, name: str = "relay") -> FencedLease:
         """One process's view of a lease."""
 
+    def age(self, seconds: float, name: str = "relay") -> None:
+        """Let time pass, as far as the lease is concerned."""
+
     def let_it_expire(self, name: str = "relay") -> None:
         """Let more time pass than a lease lasts."""
 
@@ -65,18 +68,19 @@ class DatabaseBench(Protocol):
 
 
 class MemoryBench:
-    """The fakes, on a clock of their own."""
+    """The fakes, on a clock that stands still."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.database = MemoryDatabase(clock=lambda: self.now)
+        self.database = MemoryDatabase(clock=lambda: 0.0)
 
     def lease(self, holder: str, name: str = "relay") -> MemoryLease:
         return MemoryLease(self.database, name, holder, LEASE_SECONDS)
 
+    def age(self, seconds: float, name: str = "relay") -> None:
+        self.database.leases[name].expires_at -= seconds
+
     def let_it_expire(self, name: str = "relay") -> None:
-        self.database.leases[name].expires_at = self.now
-        self.now += 1
+        self.age(LEASE_SECONDS + 1, name)
 
     def outbox(self, lease: FencedLease) -> MemoryOutbox:
         assert isinstance(lease, MemoryLease)
@@ -126,12 +130,15 @@ class PostgresBench:
     def lease(self, holder: str, name: str = "relay") -> PostgresLease:
         return PostgresLease(self.engine, name, holder, LEASE_SECONDS)
 
-    def let_it_expire(self, name: str = "relay") -> None:
+    def age(self, seconds: float, name: str = "relay") -> None:
         with self.engine.begin() as connection:
             connection.execute(
                 sa.text("UPDATE leases SET expires_at = expires_at - make_interval(secs => :s) WHERE name = :name"),
-                {"name": name, "s": LEASE_SECONDS + 1},
+                {"name": name, "s": seconds},
             )
+
+    def let_it_expire(self, name: str = "relay") -> None:
+        self.age(LEASE_SECONDS + 1, name)
 
     def outbox(self, lease: FencedLease) -> PostgresOutbox:
         assert isinstance(lease, PostgresLease)

@@ -10,7 +10,7 @@ from filemill.adapters.tables import File
 from filemill.files import new_file
 from filemill.messages import valid_traceparent
 from filemill.ports import Claimed, NotLeader, Outbox, Published
-from tests.contract.benches import REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
+from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
 
 def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Outbox]:
@@ -174,8 +174,10 @@ def test_an_expired_holder_numbers_nothing_even_where_nobody_took_over(bench: Da
 def test_a_claim_renews_the_lease(bench: DatabaseBench) -> None:
     lease, outbox = _leader(bench)
     number = lease.fencing
-    bench.submit(["a"])
-    outbox.claim(10, 3)
+    for _ in range(3):
+        bench.age(LEASE_SECONDS * 0.6)
+        bench.submit(["a"])
+        outbox.claim(10, 3)
     assert lease.fencing == number
     assert not bench.lease("b").acquire()
 

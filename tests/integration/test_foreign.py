@@ -1,10 +1,12 @@
 """A service that knows only the seed's four fields works in this system, alone and beside ours."""
 
+import json
 import sys
 from pathlib import Path
 
 from filemill.content import sha256_hex
 from filemill.messages import FileCreated, decode
+from filemill.wiring import s3_client
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World
@@ -60,6 +62,25 @@ def test_a_foreign_service_and_ours_share_one_group(world: World) -> None:
     world.wait_for(more)
     assert {world.file(file_id).worker_id for file_id in more} == {None, "processor-1"}
     assert world.assert_clean().foreign >= 16
+
+
+# Keys that S3 takes; what stands behind "s3://" is a misreading of the document that one can expect.
+ODD_KEYS = ["a//b.txt", "s3://bucket/key.txt", "a\nb.txt", "ünï#?%20 &+.txt", "folder/", " "]
+
+
+def test_verify_reads_what_a_foreign_service_made_under_whatever_key(world: World) -> None:
+    world.host("sync")
+    client, bucket = s3_client(world.settings), world.settings.s3_bucket
+    requests = world.insert(len(ODD_KEYS))
+    for request, key in zip(requests, ODD_KEYS, strict=True):
+        client.put_object(Bucket=bucket, Key=key, Body=b"foreign")
+        answer = {"fileId": request.file_id, "s3Location": key, "status": "completed", "timestamp": "2026-01-04T12:00Z"}
+        topics.publish(world.settings, world.settings.topic_created, [json.dumps(answer).encode()])
+    world.wait_for([request.file_id for request in requests])
+    assert world.assert_clean().foreign == len(ODD_KEYS)
+    for request in requests:
+        client.delete_object(Bucket=bucket, Key=str(world.file(request.file_id).s3_location))
+    assert world.verify().findings["object-missing"].count == len(ODD_KEYS)
 
 
 def test_our_requests_have_the_fields_of_the_seed_and_no_other(world: World) -> None:
