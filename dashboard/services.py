@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres import database_errors
 from filemill.adapters.postgres_outbox import submit
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.files import NewFile
@@ -73,7 +72,7 @@ class Services:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection to read with. Raises retry.Unavailable."""
-        with database_errors(self.settings), self._engine.connect() as connection:
+        with self._engine.connect() as connection:
             yield connection
 
     def accept(
@@ -83,7 +82,7 @@ class Services:
 
         `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
         """
-        with database_errors(self.settings), self._engine.begin() as connection:
+        with self._engine.begin() as connection:
             row = get_file(connection, submit(connection, file, traceparent=traceparent))
             assert row is not None  # this transaction wrote it
             if not wanted():

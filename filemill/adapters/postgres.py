@@ -1,8 +1,6 @@
 """PostgreSQL: the engine, and the errors that mean it is away."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 import sqlalchemy as sa
@@ -30,6 +28,7 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
     )
     engine = sa.create_engine(
         url,
+        poolclass=_Pool,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=timeout,
@@ -64,15 +63,14 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
     return engine
 
 
-@contextmanager
-def database_errors(settings: Settings) -> Iterator[None]:
-    """The one case that the engine cannot translate itself: a pool with no connection left is Unavailable too."""
-    try:
-        yield
-    except PoolTimeoutError:
-        raise Unavailable(
-            f"PostgreSQL at {settings.database_url}: all {settings.database_pool_size} connections are busy"
-        ) from None
+class _Pool(sa.QueuePool):
+    """SQLAlchemy's pool, where having no connection left is Unavailable too: workers outlive that like the rest."""
+
+    def _do_get(self) -> sa.pool.ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except PoolTimeoutError:
+            raise Unavailable(f"PostgreSQL: all {self.size()} connections of this process are busy") from None
 
 
 def first_line(error: BaseException | None) -> str:

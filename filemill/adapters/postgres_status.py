@@ -24,7 +24,7 @@ _APPLY = sa.text("""
         ) AS given (id, run, status, at, s3_location, sha256, size, worker_id, kafka_partition, kafka_offset, attempt,
                     step, steps, started_at, error)
     ), ranked AS (
-        SELECT given.*, (CASE status WHEN 'processing' THEN 1 ELSE 2 END) AS rank FROM given
+        SELECT given.*, (CASE status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank FROM given
     ), standing AS (
         SELECT files.id, files.run, files.progress_at,
                (CASE files.status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank

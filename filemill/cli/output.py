@@ -40,10 +40,15 @@ def plain(cell: object) -> str:
 
 def say(sentence: str) -> None:
     """A line for a person, on stderr, so that stdout stays data."""
-    errors.print(Text(sentence))
+    errors.print(Text(_lines(sentence)))
 
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Say what went wrong, and leave."""
-    errors.print(Text("Error: ", style="bold red") + Text(sentence))
+    errors.print(Text("Error: ", style="bold red") + Text(_lines(sentence)))
     raise SystemExit(code)
+
+
+def _lines(text: str) -> str:
+    """Text of one or more lines as printable text: an error can carry what a server, or a title, put into it."""
+    return "\n".join(plain(line) for line in text.split("\n"))

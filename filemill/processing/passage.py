@@ -101,6 +101,7 @@ class Passage:
         self.record = record
         self.attempt = 1
         self.retrying = False
+        self.going = False
         self.began = time.monotonic()
         # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
         self.idle_until: float | None = None
@@ -118,15 +119,16 @@ class Passage:
         return self._file_id, self._run or 1
 
     def cancel(self) -> None:
-        """Note that it is not wanted any more; who calls this also cancels the task, which then ends in order."""
+        """Note that it is not wanted any more. Who calls this also cancels the task, if it is `going`."""
         self._unwanted = True
 
     async def go(self) -> None:
         """Process until the result, whatever it is, is acknowledged. Ends early only by cancellation of its task."""
+        self.going = True
         try:
             if self._file_id is not None and self._workplace.cancelled(self._file_id, self._run):
                 self._unwanted = True
-            else:
+            if not self._unwanted:
                 await self._until_result()
                 return
         except asyncio.CancelledError:

@@ -187,7 +187,8 @@ class Workshop:
             for task, passage in group.items():
                 if passage.file_run in files:
                     passage.cancel()
-                    task.cancel()
+                    if passage.going:  # one that waits for its turn finds out when it comes
+                        task.cancel()
 
     def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None, done: threading.Event) -> None:
         latest = self._loop.time() + (idle_longer_than or 0)

@@ -41,9 +41,11 @@ def test_a_renewal_keeps_the_fencing_number(bench: DatabaseBench) -> None:
 def test_a_renewal_puts_off_the_expiry(bench: DatabaseBench) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
+    number = first.fencing
     for _ in range(3):
         bench.age(LEASE_SECONDS * 0.6)
         assert first.acquire()
+        assert first.fencing == number, "renewed, not taken anew"
         assert not second.acquire()
     bench.age(LEASE_SECONDS * 1.1)
     assert second.acquire()

@@ -5,11 +5,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_outbox import submit, submit_many
+from filemill import wiring
+from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_outbox import PostgresOutbox, submit, submit_many
 from filemill.adapters.tables import File
 from filemill.files import new_file
 from filemill.messages import valid_traceparent
 from filemill.ports import Claimed, NotLeader, Outbox, Published
+from filemill.retry import Unavailable
+from filemill.settings import Settings
 from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
 
@@ -241,6 +245,19 @@ def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
     _, outbox = _leader(postgres)
     (row,) = outbox.claim(10, 3)
     assert (row.title, row.description) == (title, description)
+
+
+def test_a_pool_without_a_free_connection_is_unavailable(contract_world: Settings) -> None:
+    crowded = contract_world.model_copy(update={"database_pool_size": 1, "server_timeout_seconds": 0.2})
+    engine = wiring.create_engine(crowded, "contract")
+    try:
+        lease = PostgresLease(engine, "relay", "a", LEASE_SECONDS)
+        with engine.connect():  # a page that takes its time
+            for ask in (lease.acquire, lambda: PostgresOutbox(engine, lease).claim(1, 3)):
+                with pytest.raises(Unavailable):
+                    ask()
+    finally:
+        engine.dispose()
 
 
 def _lease_version(postgres: PostgresBench) -> str:

@@ -205,7 +205,6 @@ def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresB
     assert store.positions() == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the SQL ranks pending as an end; filemill.files ranks it below processing")
 def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: PostgresBench) -> None:
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)

@@ -157,7 +157,7 @@ class World:
     def assert_clean(self) -> Report:
         """No promise is broken; returns the report."""
         report = self.verify()
-        assert report.findings == {}
+        assert report.findings == {}, list(report.findings.values())
         return report
 
 

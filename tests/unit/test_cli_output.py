@@ -69,7 +69,6 @@ def test_a_sentence_is_text_too(terminal: StringIO) -> None:
     assert "file [bold]x[/bold] :smile:" in terminal.getvalue()
 
 
-@pytest.mark.xfail(strict=True, reason="say and fail print control characters as they come, in a path or an error")
 def test_a_sentence_cannot_colour_a_terminal_either(terminal: StringIO) -> None:
     say("S3: \x1b[2J\x1b[31mgone")
     assert "\x1b[2J" not in terminal.getvalue()

@@ -471,7 +471,6 @@ def test_another_run_of_a_cancelled_file_goes_on() -> None:
         assert it.results() == {1: "completed"}
 
 
-@pytest.mark.xfail(strict=True, reason="a task that is cancelled before its first step never says that it is finished")
 def test_a_file_cancelled_in_the_moment_of_its_start_is_finished_too() -> None:
     with bench() as it:
         gate = threading.Event()
@@ -482,7 +481,6 @@ def test_a_file_cancelled_in_the_moment_of_its_start_is_finished_too() -> None:
         eventually(lambda: not it.workshop.finished.empty(), "its offset is stuck", seconds=1)
 
 
-@pytest.mark.xfail(strict=True, reason="cancelled while it waits for its turn, a record never says that it is finished")
 def test_a_file_cancelled_while_it_waits_for_its_turn_is_finished_too() -> None:
     with bench(one_at_a_time=True) as it:
         it.store.holding.add(KEY_1)
