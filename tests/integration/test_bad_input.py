@@ -132,6 +132,7 @@ def heartbeat(**fields: object) -> bytes:
 
 BAD_RESULTS: dict[str, bytes] = {
     "an unknown status": result(status="done"),
+    "a status of 900 KB": result(status="x" * LARGE),
     "a status with a NUL": result(status="\0"),
     "pending, which is no result": result(status="pending"),
     "completed without a location": result(s3Location=None),
@@ -185,6 +186,7 @@ def test_bad_events_are_skipped_and_counted_and_those_behind_them_arrive(
         return {row["offset"] for row in running.rejected() if (row["topic"], row["partition"]) == (name, 2)}
 
     wait_until(lambda: counted() >= set(offsets), 10, "each is counted")
+    assert max(len(row["reason"]) for row in running.rejected()) < 600, "a reason may quote the value, not carry it"
     running.wait_for(running.request_on(0, 1))
 
 

@@ -22,19 +22,24 @@ from tests.integration.test_embedded_supervisor import eventually, references
 # Run as a program of its own, to be killed.
 STACK = """
 import sys
+import time
 from pathlib import Path
 from infra.embedded.supervisor import SERVERS, Supervisor
 from infra.embedded.workers import WorkerSpec
+
+def prepare(_settings):
+    print("prepare", flush=True)
+    time.sleep(float(sys.argv[2]))
 
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 supervisor = Supervisor(
     Path(sys.argv[1]),
     [WorkerSpec(role="processor", argv=sleep, count=2)],
-    servers=sys.argv[2:],
+    servers=sys.argv[3:],
     default_ports=False,
-    prepare=lambda _settings: print("prepare", flush=True),
+    prepare=prepare,
 )
-if "postgres" in sys.argv[2:]:
+if "postgres" in sys.argv[3:]:
     supervisor.run(lambda _state: print("ready", flush=True))
 else:
     supervisor.start()
@@ -65,9 +70,9 @@ def _watchdogs(supervisor: int, home: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def _program(home: Path, *servers: str) -> Iterator[subprocess.Popen[str]]:
+def _program(home: Path, *servers: str, prepare_seconds: float = 0) -> Iterator[subprocess.Popen[str]]:
     program = subprocess.Popen(
-        [sys.executable, "-c", STACK, str(home), *(servers or SERVERS)],
+        [sys.executable, "-c", STACK, str(home), str(prepare_seconds), *(servers or SERVERS)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -119,7 +124,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_even_with_its_second_watchdog
 
 def test_an_error_that_nobody_catches_leaves_nothing_behind(home: Path) -> None:
     with _program(home, "s3") as program:
-        output, _ = program.communicate(timeout=20)
+        output, _ = program.communicate(timeout=60)
         assert "nobody stops the stack" in output
         eventually(lambda: not marked(f":{home}"))
     assert down(home).outcome == "cleared"
@@ -164,13 +169,13 @@ def test_down_stops_a_running_stack_in_time(home: Path, servers: tuple[str, ...]
 def test_an_interrupt_at_any_moment_of_the_start_stops_everything(
     home: Path, moment: str, servers: tuple[str, ...]
 ) -> None:
-    with _program(home, *servers) as program:
+    with _program(home, *servers, prepare_seconds=60) as program:
         if moment == "prepare":
             _await(program, "prepare")
         else:
             eventually((home / moment).exists)
         program.send_signal(signal.SIGINT)
-        output, _ = program.communicate(timeout=15)
+        output, _ = program.communicate(timeout=60)
         assert program.returncode != 0
         assert "KeyboardInterrupt" in output
     assert not marked(f":{home}")

@@ -34,7 +34,7 @@ from infra.embedded.servers import Servers
 SERVERS = ("kafka", "postgres", "s3")
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

@@ -34,7 +34,7 @@ DEAF = (
 BROKEN = (sys.executable, "-c", "import sys; print('no such topic', flush=True); sys.exit(3)")
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
