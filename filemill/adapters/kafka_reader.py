@@ -31,22 +31,26 @@ PASSING = {
 def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
     """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
 
-    Raises retry.Unavailable for what the client cannot mend by itself.
+    Raises retry.Unavailable for what the client cannot mend by itself; records that came with it come first.
     """
     with kafka_errors(settings):
         first = consumer.poll(seconds)
         if first is None:
             return []
         rest = consumer.consume(limit - 1, timeout=0) if limit > 1 else []
-    return [record for message in [first, *rest] if (record := _record(message, settings)) is not None]
+    records, trouble = [], None
+    for message in [first, *rest]:
+        error = message.error()
+        if error is None:
+            records.append(_record(message))
+        elif error.fatal() or error.code() not in PASSING:
+            trouble = error if trouble is None or error.fatal() else trouble
+    if trouble is not None and (trouble.fatal() or not records):
+        raise unavailable(settings, trouble)
+    return records
 
 
-def _record(message: Message, settings: Settings) -> Record | None:
-    error = message.error()
-    if error is not None:
-        if error.fatal() or error.code() not in PASSING:
-            raise unavailable(settings, error)
-        return None
+def _record(message: Message) -> Record:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None

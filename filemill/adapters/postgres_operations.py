@@ -42,7 +42,8 @@ _DELETE = sa.text("""
     WITH gone AS (
         DELETE FROM files
         WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
-                     AND status IN ('completed', 'failed', 'cancelled') ORDER BY id FOR UPDATE)
+                     AND status IN ('completed', 'failed', 'cancelled')
+                     AND NOT EXISTS (SELECT FROM outbox WHERE outbox.file_id = files.id) ORDER BY id FOR UPDATE)
         RETURNING id, run, status, s3_location
     ), buried AS (
         INSERT INTO tombstones (file_id, run, status, s3_location) SELECT id, run, status, s3_location FROM gone
@@ -105,6 +106,8 @@ def _why(status: Status | None, verb: str) -> str:
         return "there is no such file"
     if verb != "cancel" and status.rank < TERMINAL_RANK:
         return f"it is {status}: only one that has ended can be {verb}"
+    if verb == "deleted":
+        return "its request is on its way to Kafka: try again in a moment"
     return f"it is {status}"
 
 

@@ -31,7 +31,6 @@ _SUBMIT = sa.text("""
 
 _WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
 _COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
-_MOVE_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
 _MOVE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
 _OLDEST = sa.text("SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED")
 _NUMBER = sa.text("""

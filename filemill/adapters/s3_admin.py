@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def s3_client(settings: Settings) -> "S3Client":
-    """A boto3 client with short timeouts and one retry."""
-    timeout = settings.server_timeout_seconds
+    """A boto3 client that tries twice, and gives up within the server timeout."""
+    attempts = 2
+    timeout = settings.server_timeout_seconds / attempts
     return boto3.client(
         "s3",
         endpoint_url=settings.s3_endpoint,
@@ -29,7 +30,7 @@ def s3_client(settings: Settings) -> "S3Client":
         config=Config(
             connect_timeout=timeout,
             read_timeout=timeout,
-            retries={"total_max_attempts": 2, "mode": "standard"},
+            retries={"total_max_attempts": attempts, "mode": "standard"},
             s3={"addressing_style": "path"},
         ),
     )

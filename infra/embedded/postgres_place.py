@@ -6,6 +6,7 @@ door, the data goes below /var/lib/filemill, and the home holds a link to it; wh
 the programs goes beside the data.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -13,6 +14,8 @@ import pwd
 import secrets
 import shutil
 import subprocess
+import tempfile
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +27,7 @@ OWNER_FILE = "home.txt"
 
 _ACCOUNTS = ("postgres", "nobody")
 _CHECK_SECONDS = 20
+_ABANDONED_SECONDS = 3600.0  # longer than between two checkpoints of a server that runs
 # What building against PostgreSQL needs, and running it does not.
 _NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "doc", "man")
 
@@ -143,6 +147,7 @@ def _make_outside(link: Path, account: Account) -> Path:
     if not OUTSIDE.is_dir():
         OUTSIDE.mkdir(parents=True, exist_ok=True)
         OUTSIDE.chmod(0o755)
+    _clear_abandoned()
     folder.mkdir()
     folder.chmod(0o755)
     (folder / OWNER_FILE).write_text(home)
@@ -154,6 +159,22 @@ def _make_outside(link: Path, account: Account) -> Path:
         )
     link.symlink_to(folder)
     return folder
+
+
+def _clear_abandoned() -> None:
+    """Delete the data of throw-away homes that are gone: of demos and tests that were killed.
+
+    Only of homes below a folder for temporary files. Another home that is not where it was may have been moved, and its
+    data is found by its link.
+    """
+    temporary = tuple(Path(name).resolve() for name in {tempfile.gettempdir(), "/tmp", "/var/tmp"})  # noqa: S108
+    for owner in OUTSIDE.glob(f"*/{OWNER_FILE}"):
+        with contextlib.suppress(OSError):
+            home = Path(owner.read_text())
+            control = owner.parent / "data" / "global" / "pg_control"
+            idle = time.time() - (control if control.exists() else owner).stat().st_mtime
+            if not home.exists() and set(home.parents) & set(temporary) and idle > _ABANDONED_SECONDS:
+                shutil.rmtree(owner.parent)
 
 
 def _note_move(folder: Path, link: Path) -> None:

@@ -105,11 +105,15 @@ class Process:
 
 
 class Crew:
-    """The processes of one world. Leaving the context kills those that are left, each by its pid."""
+    """The processes of one world. Leaving the context kills those that are left, each by its pid.
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    `on_spawn` hears of each pid: who guards the servers against the death of this process guards them too.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, on_spawn: Callable[[int], None]) -> None:
         self.settings = settings
         self._folder = folder
+        self._on_spawn = on_spawn
         self.members: list[Process] = []
 
     def start(self, role: str, worker_id: str | None = None, **given: object) -> Process:
@@ -117,21 +121,13 @@ class Crew:
         name = worker_id or f"{role}-{sum(member.name.startswith(role) for member in self.members) + 1}"
         settings = {**as_environment(self.settings), "FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name}
         settings |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
-        member = Process(
-            name,
-            [sys.executable, "-m", "filemill", "run", role],
-            os.environ | settings,
-            self._folder / f"{name}-{len(self.members)}.log",
-        )
-        self.members.append(member)
-        return member
+        return self.run(name, [sys.executable, "-m", "filemill", "run", role], settings)
 
-    def processor(self, worker_id: str | None = None, **given: object) -> Process:
-        return self.start("processor", worker_id, **given)
-
-    def run(self, worker_id: str, argv: Sequence[str], environment: Mapping[str, str]) -> Process:
-        """Start something else in the world's care."""
-        member = Process(worker_id, argv, os.environ | environment, self._folder / f"{worker_id}.log")
+    def run(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Process:
+        """Start something in the world's care. Returns at once."""
+        log = self._folder / f"{name}-{len(self.members)}.log"
+        member = Process(name, argv, os.environ | environment, log)
+        self._on_spawn(member.pid)
         self.members.append(member)
         return member
 

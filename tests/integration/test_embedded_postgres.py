@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, mo
     assert place.programs.is_relative_to(place.folder)
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
+
+
+@as_root
+def test_data_of_throw_away_homes_that_are_gone_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_place, "OUTSIDE", tmp_path / "outside")
+    for name, home, hours in (("new", tmp_path / "a", 0), ("old", tmp_path / "b", 2), ("moved", Path("/srv/c"), 2)):
+        owner = tmp_path / "outside" / name / postgres_place.OWNER_FILE
+        owner.parent.mkdir(parents=True)
+        owner.write_text(str(home))
+        os.utime(owner, (time.time() - hours * 3600,) * 2)
+    postgres_place._clear_abandoned()
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["moved", "new"]
 
 
 @as_root

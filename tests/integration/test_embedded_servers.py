@@ -253,8 +253,8 @@ def test_a_suspended_server_can_be_stopped(servers: Servers) -> None:
     server = servers["postgres"]
     server.suspend()
     began = time.monotonic()
-    server.stop(5)
-    assert time.monotonic() - began < 4
+    server.stop(60)
+    assert time.monotonic() - began < 30
     server.start()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -167,7 +168,10 @@ def pipeline(supervisor: Supervisor, folder: Path, **given: object) -> Iterator[
     settings = new_world(supervisor, **given)
     engine = wiring.create_engine(settings, "test")
     try:
-        with Crew(settings, folder) as crew, contextlib.closing(World(settings, engine, crew)) as world:
+        with (
+            Crew(settings, folder, lambda pid: supervisor._guard.watch(pid, signal.SIGKILL)) as crew,
+            contextlib.closing(World(settings, engine, crew)) as world,
+        ):
             yield world
     finally:
         engine.dispose()

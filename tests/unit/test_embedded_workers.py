@@ -186,8 +186,8 @@ def test_a_suspended_worker_can_be_stopped(start: Start) -> None:
     stack = start(WorkerSpec(role="processor", argv=SLEEP))
     stack.crew.kill_worker("processor-1", signal.SIGSTOP)
     began = time.monotonic()
-    stack.crew.stop_worker("processor-1", 5)
-    assert time.monotonic() - began < 4
+    stack.crew.stop_worker("processor-1", 60)
+    assert time.monotonic() - began < 30
 
 
 def test_the_deaf_are_killed_at_the_deadline_with_their_children(start: Start) -> None:
@@ -207,7 +207,7 @@ def test_the_deaf_are_killed_at_the_deadline_with_their_children(start: Start) -
     assert len(members) == 4
     began = time.monotonic()
     stack.crew.stop(1)
-    assert 1 <= time.monotonic() - began < 3
+    assert 1 <= time.monotonic() - began < 15
     assert all(map(ended, members))
 
 

@@ -1,0 +1,62 @@
+"""The sync's reader fails after it has given out events that are not in the rows yet."""
+
+import contextlib
+import json
+
+import pytest
+
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_status import PostgresStatusStore
+from filemill.ports import Record
+from filemill.retry import Unavailable
+from tests.integration import topics
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+from workers.status_sync import StatusSync
+
+
+class Failing(TopicReader):
+    """Gives out what there is, and then fails, once."""
+
+    failed = False
+    gave = False
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        if self.gave and not Failing.failed:
+            Failing.failed = True
+            raise Unavailable("the broker said something that the client cannot mend")
+        records = super().read(limit, seconds)
+        self.gave = self.gave or bool(records)
+        return records
+
+
+def test_events_that_a_failed_reader_had_given_out_are_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = world.settings
+    ids = [request.file_id for request in world.insert(3)]
+    for file_id in ids:
+        result = {"fileId": file_id, "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
+        topics.publish(settings, settings.topic_created, [json.dumps(result).encode()], partition=0)
+    # Long enough to read twice for one batch, on a slow machine too.
+    monkeypatch.setattr("workers.status_sync.GATHER_SECONDS", 2.0)
+    lease = PostgresLease(world.engine, "sync", "test", seconds=30)
+    sync = StatusSync(
+        PostgresStatusStore(world.engine, lease),
+        lease,
+        lambda: Failing(settings, [settings.topic_created], "status-sync"),
+        topic_created=settings.topic_created,
+        topic_worker_events=settings.topic_worker_events,
+        batch=100,
+        lease_seconds=30,
+    )
+
+    def completed() -> bool:
+        with contextlib.suppress(Unavailable):
+            sync.step()
+        return set(world.statuses(ids).values()) == {"completed"}
+
+    wait_until(completed, 20, "all events are in the rows")
+    assert Failing.failed
+    sync.close()
