@@ -13,8 +13,9 @@ import psutil
 
 STATE_FILE = "stack.json"
 
-# Two readings of one process's start time can differ by the clock's tick (1/100 s on Linux).
-CREATE_TIME_TOLERANCE_SECONDS = 0.05
+# Two readings of one process's start time can differ: psutil adds the boot time, which each process reads for itself,
+# and which moves by about a second when the clock is adjusted. No pid is reused within that.
+CREATE_TIME_TOLERANCE_SECONDS = 2.0
 
 
 class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ OWNER_FILE = "home.txt"
 
 _ACCOUNTS = ("postgres", "nobody")
 _CHECK_SECONDS = 20
-_ABANDONED_SECONDS = 3600.0  # longer than between two checkpoints of a server that runs
+_ABANDONED_SECONDS = 3600.0  # a home that was moved a moment ago may be started where it is now
 # What building against PostgreSQL needs, and running it does not.
 _NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "doc", "man")
 
