@@ -148,8 +148,8 @@ def test_a_reused_pid_is_not_mistaken_for_the_process() -> None:
     here = ProcessRef.of(os.getpid())
     assert here.process() is not None
     assert ProcessRef(pid=here.pid, created=here.created + 60).process() is None
-    assert ProcessRef(pid=here.pid, created=here.created - 1).process() is None
-    assert ProcessRef(pid=here.pid, created=here.created + 0.01).process() is not None, "the clock's tick"
+    assert ProcessRef(pid=here.pid, created=here.created - 60).process() is None
+    assert ProcessRef(pid=here.pid, created=here.created + 1.0).process() is not None, "an adjusted clock"
 
 
 def test_a_pid_that_nobody_has_is_nobody() -> None:
