@@ -6,6 +6,7 @@ asyncio, and a pipeline that idles beside the other tests takes their time.
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -30,9 +31,9 @@ def world(servers: Supervisor) -> Settings:
 
 
 @pytest.fixture(scope="package")
-def url(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(servers: Supervisor, world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page's address, with a whole pipeline behind it."""
-    with Crew(world, tmp_path_factory.mktemp("browser")) as crew:
+    with Crew(world, tmp_path_factory.mktemp("browser"), lambda pid: servers._guard.watch(pid, signal.SIGKILL)) as crew:
         for role in ("processor", "processor", "sync", "monitor"):
             crew.start(role)
         dashboard = crew.start("dashboard", port=0)
