@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -84,13 +85,13 @@ def test_hostile_titles_are_text(stack: Stack) -> None:
 
 
 def test_verify_topics_and_doctor_find_everything_in_order(stack: Stack) -> None:
-    wait_until(lambda: not answer("verify", home=stack.home)["in_flight"], 30, "nothing is in flight")
+    for row in httpx.get(f"{stack.page}/api/files", params={"limit": 200}).raise_for_status().json()["items"]:
+        wait_for_file(stack.page, row["id"])
     report = answer("verify", home=stack.home)
     assert (report["ok"], report["lost"], report["findings"]) == (True, 0, [])
     assert report["completed"] == report["submitted"] == report["objects"] > 25
     topics = answer("topics", "list", home=stack.home)
     assert topics["file.create"] == 3
-    assert answer("topics", "create", home=stack.home) == {"created": []}
     assert filemill("doctor", home=stack.home).returncode == 0
 
 
@@ -173,6 +174,7 @@ def test_ctrl_c_in_the_middle_of_starting_leaves_nothing(tmp_path: Path) -> None
         stack.close()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with stack_in(home, "--workers", "1") as stack:
