@@ -62,6 +62,11 @@ class PartitionOffsets:
         return len(self._delivered) - len(self._finished)
 
     @property
+    def span(self) -> int:
+        """How many records there are from the lowest unfinished one to the last delivered."""
+        return len(self._delivered)
+
+    @property
     def position(self) -> int | None:
         """What may be committed: the lowest unfinished offset, or the one after the last delivered; None at first."""
         return self._delivered[0] if self._delivered else self._next
@@ -96,10 +101,14 @@ class PartitionOffsets:
         beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
         return sorted(beyond)
 
-    def commit(self, worker: str, epoch: int) -> Commit | None:
-        """What to commit now, or None where nothing has finished since the last acknowledged commit."""
+    def commit(self, worker: str, epoch: int, *, again: bool = False) -> Commit | None:
+        """What to commit now, or None where nothing has finished since the last acknowledged commit.
+
+        `again`: also where nothing has, as a question to the broker whether it still takes our commits. None then only
+        where nothing was delivered.
+        """
         position = self.position
-        if position is None or self._version == self._acknowledged_version:
+        if position is None or (self._version == self._acknowledged_version and not again):
             return None
         metadata = encode_metadata(worker, epoch, position, self.finished_beyond())
         return Commit(position, metadata, self._version)

@@ -35,11 +35,12 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """Where the broker put a record; or, with `error`, why it did not."""
+    """Where the broker put a record; or, with `error`, why it did not. `too_large`: and never will."""
 
     partition: int
     offset: int
     error: str | None = None
+    too_large: bool = False
 
 
 class Publisher(Protocol):

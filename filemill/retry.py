@@ -15,6 +15,10 @@ class Unavailable(Exception):
     """A server that is away or refuses everybody. Transient: the record is innocent."""
 
 
+class Expelled(Unavailable):
+    """The client gave its membership of a group up for good: what it held is lost; a new client may join again."""
+
+
 class Poisonous(Exception):
     """A record that no number of attempts can turn into a file."""
 

@@ -13,12 +13,13 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from filemill.refusals import REFUSALS
 from filemill.stack import running_stack
 
 PREFIX = "FILEMILL_"
 HOME_VARIABLE = "FILEMILL_HOME"
 
-GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer"]
+GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
 
@@ -90,7 +91,14 @@ class Settings(BaseSettings):
         repr=False,  # sasl.password and its like
     )
     kafka_group: str = _setting("file-service-group", description="Consumer group of the file processors")
-    group_protocol: GroupProtocol = _setting("consumer", description="How the group shares out its partitions")
+    group_protocol: GroupProtocol = _setting(
+        "consumer",
+        description="How work is shared out: classic-eager, classic-cooperative, consumer (KIP-848), share (KIP-932, "
+        "experimental; in a group of its own)",
+    )
+    static_membership: bool = _setting(
+        False, description="Keep the partitions over a restart; worker_id becomes the group instance id"
+    )
     session_timeout_ms: int = _setting(6000, description="Classic protocols: a silent member is out after this", gt=0)
     heartbeat_interval_ms: int = _setting(1000, description="Classic protocols: time between heartbeats", gt=0)
     max_poll_interval_ms: int = _setting(300_000, description="A member that does not poll for this long is out", gt=0)
@@ -121,6 +129,9 @@ class Settings(BaseSettings):
     processing_seconds: float = _setting(60.0, description="Simulated work per file", ge=0, le=86_400)
     processing_steps: int = _setting(6, description="Steps that it is split into", ge=1, le=1000)
     concurrency: int = _setting(1000, description="Records that one processor holds at most", ge=1, le=100_000)
+    partition_concurrency: int = _setting(
+        0, description="Records that one processor holds of one partition at most; 0: as many as concurrency", ge=0
+    )
     ordering: Ordering = _setting("unordered", description="unordered, or one record at a time per partition")
     max_attempts: int = _setting(5, description="Tries before a record becomes a dead letter", ge=1)
     drain_seconds: float = _setting(5.0, description="Time to finish what is in hand when partitions are taken", ge=0)
@@ -159,9 +170,10 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @model_validator(mode="after")
-    def _heartbeats_fit(self) -> "Settings":
-        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
-            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
+    def _fit_together(self) -> "Settings":
+        for refusal in REFUSALS:
+            if (sentence := refusal(self)) is not None:
+                raise ValueError(sentence)
         return self
 
     @classmethod
@@ -175,6 +187,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, the seed's names, the running stack."""
         return init_settings, env_settings, _SeedNames(settings_cls), _RunningStack(settings_cls)
+
+    @property
+    def group_id(self) -> str:
+        """The group that the processors join. A share group has one of its own: Kafka ties an id to a type for good."""
+        return f"{self.kafka_group}-share" if self.group_protocol == "share" else self.kafka_group
 
     @property
     def database_url(self) -> str:

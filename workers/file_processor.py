@@ -14,14 +14,17 @@ assignment of it): what finishes in an epoch that has ended is forgotten, for an
 """
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from filemill import retry
 from filemill.offsets import Commit, PartitionOffsets, decode_metadata
-from filemill.ports import Record, RecordSource
+from filemill.ports import RebalanceListener, Record, RecordSource
+from filemill.processing.intake import Intake, Load
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
 from filemill.telemetry import HEARTBEAT_SECONDS, Kind
@@ -33,9 +36,11 @@ READ_RECORDS = 500
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
 DRAIN_STEP_SECONDS = 0.05
-# Paused at the limit, resumed at three quarters of it: a pause drops what the client has prefetched.
-RESUME_SHARE = 0.75
 QUIET = "quiet"
+# A static member that was killed is let in again when its session is over: tried often, for that is a few seconds.
+REJOIN_POLICY = retry.RetryPolicy(base_seconds=0.5, cap_seconds=2.0)
+
+Join = Callable[[RebalanceListener], RecordSource]
 
 
 class FileProcessor:
@@ -51,18 +56,26 @@ class FileProcessor:
         worker_id: str,
         concurrency: int,
         drain_seconds: float,
+        partition_concurrency: int | None = None,
         reporter: Reporter | None = None,
         hold: Callable[[], str | None] = lambda: None,
         max_poll_seconds: float = 300.0,
+        trusted_seconds: float = 3.0,
     ) -> None:
-        """`hold` gives a reason to take nothing new for now: quiet, or the breaker of a server that is away."""
+        """`hold` gives a reason to take nothing new for now: quiet, or the breaker of a server that is away.
+
+        `trusted_seconds`: after so long without a poll the assignment is not believed until the broker has spoken.
+        """
         self._reporter = reporter
         self._hold = hold
         self._max_poll_seconds = max_poll_seconds
         self._polled_at = self._beat_at = time.monotonic()
+        self._trusted_seconds = trusted_seconds
+        self._trusted_at = time.monotonic()
+        self._doubtful = False
         self._workshop = workshop
         self._worker_id = worker_id
-        self._concurrency = concurrency
+        self._intake = Intake(concurrency, partition_concurrency or concurrency)
         self._drain_seconds = drain_seconds
         self._source: RecordSource | None = None
         self._stop = threading.Event()
@@ -70,7 +83,6 @@ class FileProcessor:
         self._epochs: dict[int, int] = {}
         self._offsets: dict[int, PartitionOffsets] = {}
         self._in_flight = 0
-        self._paused = False
         self._committing = False
         self._committed_at = 0.0
 
@@ -78,32 +90,72 @@ class FileProcessor:
         """Leave after this round; from a signal handler or any thread."""
         self._stop.set()
 
-    def run(self, source: RecordSource) -> None:
-        """Consume until stopped, then drain, commit and leave the group. Raises retry.Unavailable on a fatal error."""
-        self._source = source
+    def run(self, join: Join) -> None:
+        """Consume until stopped, then drain, commit and leave the group. `join` makes a member of the group.
+
+        A membership that the client gives up is followed by another one, after a pause: the fate of a static member
+        whose former self is not out of the group yet. Raises retry.Unavailable where nobody may join.
+        """
         if self._reporter is not None:
             self._reporter.started()
+        jitter, failures = random.Random(), 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._serve(join(self))
+                except retry.Expelled as error:
+                    failures += 1
+                    seconds = retry.backoff_seconds(REJOIN_POLICY, failures, jitter)
+                    log.warning("Out of the group; will join again", seconds=round(seconds, 3), error=str(error))
+                    self._stop.wait(seconds)
+        finally:
+            self._tell(Kind.STOPPED, owned=[])
+
+    def _serve(self, source: RecordSource) -> None:
+        """One membership, to its end."""
+        self._source = source
         try:
             while not self._stop.is_set():
                 self._turn(source)
+        except retry.Expelled as error:
+            self.lost(sorted(self._epochs), cause=str(error))
+            raise
         finally:
             # Leaving revokes what is assigned: that drains and commits.
             source.close()
-            self._tell(Kind.STOPPED, owned=[])
+            self._committing = False
 
     def _turn(self, source: RecordSource) -> None:
-        room = self._concurrency - self._in_flight
-        records = source.read(min(READ_RECORDS, max(1, room)), POLL_SECONDS)
-        self._workshop.polled()
-        headroom = self._max_poll_seconds - (time.monotonic() - self._polled_at)
-        self._polled_at = time.monotonic()
+        records = source.read(min(READ_RECORDS, self._intake.room(self._loads())), POLL_SECONDS)
+        now = time.monotonic()
+        headroom = self._max_poll_seconds - (now - self._polled_at)
+        self._polled_at = now
+        self._judge()
         self._deliver(records)
         self._collect()
         self._regulate(source)
-        if time.monotonic() - self._committed_at >= COMMIT_SECONDS and not self._committing:
+        if now - self._committed_at >= COMMIT_SECONDS and not self._committing:
             self._commit(source)
-        if self._polled_at - self._beat_at >= HEARTBEAT_SECONDS:
+        if now - self._beat_at >= HEARTBEAT_SECONDS:
             self._beat(headroom)
+
+    def _judge(self) -> None:
+        """Whether the assignment may be believed.
+
+        This process may have been stopped for longer than its session. A poll that returns then proves nothing: what
+        it gives was fetched before, and that the partitions are lost comes some polls later. An answer of the broker to
+        a commit does prove it, for it refuses those of a member that it has put out.
+        """
+        if time.monotonic() - self._trusted_at > self._trusted_seconds:
+            self._doubtful = True
+        if self._doubtful and any(offsets.position is not None for offsets in self._offsets.values()):
+            return
+        self._trust()
+
+    def _trust(self) -> None:
+        self._doubtful = False
+        self._trusted_at = time.monotonic()
+        self._workshop.trust()
 
     def _beat(self, headroom: float) -> None:
         self._beat_at = self._polled_at
@@ -117,19 +169,22 @@ class FileProcessor:
             epoch=self._epoch,
             oldest_seconds=round(oldest, 3),
             headroom_seconds=round(headroom, 1),
-            paused=self._paused,
+            paused=self._intake.paused,
             retrying=retrying,
             quiet=reason == QUIET,
             breaker=None if reason == QUIET else reason,
         )
 
-    def _tell(self, kind: Kind, partitions: Sequence[int] = (), owned: list[int] | None = None) -> None:
+    def _tell(
+        self, kind: Kind, partitions: Sequence[int] = (), owned: list[int] | None = None, cause: str | None = None
+    ) -> None:
         if self._reporter is not None:
             self._reporter.emit(
                 kind,
                 epoch=self._epoch,
                 partitions=sorted(partitions),
                 owned=sorted(self._epochs) if owned is None else owned,
+                cause=cause,
             )
 
     # --- assignments, inside `read` and `close`
@@ -141,10 +196,7 @@ class FileProcessor:
             _, finished = decode_metadata(metadata, offset)
             self._epochs[partition] = self._epoch
             self._offsets[partition] = PartitionOffsets(finished)
-        if self._paused and self._source is not None:
-            # Those that stayed are paused at the client, the new ones are not: one state for all.
-            self._source.resume(sorted(self._epochs))
-        self._paused = False
+        self._intake.came(committed)
         self._tell(Kind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
 
@@ -158,25 +210,28 @@ class FileProcessor:
         self._tell(Kind.REVOKED, partitions)
         log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
-    def lost(self, partitions: Sequence[int]) -> None:
+    def lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
         """They are another worker's already: drop the work, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
-        self._tell(Kind.LOST, partitions)
+        self._tell(Kind.LOST, partitions, cause=cause)
         log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def _drain(self, leaving: dict[int, int]) -> None:
         """Wait for what is nearly done, for a bounded time; the rest is another worker's to do again."""
+        if self._doubtful or time.monotonic() - self._trusted_at > self._trusted_seconds:
+            return  # asleep for so long that they may be another's already
         deadline = time.monotonic() + self._drain_seconds
         self._workshop.abandon(leaving, idle_longer_than=self._drain_seconds)
         while self._workshop.in_progress(leaving) and (left := deadline - time.monotonic()) > 0:
             # In its callback this worker owns the partitions still, though it is not polling.
-            self._workshop.polled()
+            self._trust()
             self._collect(min(left, DRAIN_STEP_SECONDS))
         self._workshop.abandon(leaving)
         self._collect()
 
     def _forget(self, leaving: dict[int, int]) -> None:
         self._workshop.abandon(leaving)
+        self._intake.went(leaving)
         for partition in leaving:
             del self._epochs[partition]
             self._in_flight -= self._offsets.pop(partition).unfinished
@@ -217,31 +272,41 @@ class FileProcessor:
         reason = self._hold()
         # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
-        if not self._paused and (held or self._in_flight >= self._concurrency):
-            source.pause(sorted(self._epochs))
-            self._paused = True
-        elif self._paused and not held and self._in_flight <= self._concurrency * RESUME_SHARE:
-            source.resume(sorted(self._epochs))
-            self._paused = False
+        pause, resume = self._intake.decide(self._loads(), held=held)
+        if pause:
+            source.pause(pause)
+        if resume:
+            source.resume(resume)
+
+    def _loads(self) -> dict[int, Load]:
+        return {partition: Load(offsets.unfinished, offsets.span) for partition, offsets in self._offsets.items()}
 
     # --- commits
 
     def _commit(self, source: RecordSource) -> None:
         self._committed_at = time.monotonic()
-        commits = self._due(self._epochs)
+        commits = self._due(self._epochs, again=self._doubtful)
         if commits:
             self._committing = True
             epochs = {partition: self._epochs[partition] for partition in commits}
-            source.commit(commits, lambda taken: self._acknowledged(taken, epochs))
+            asked = self._doubtful
+
+            def on_done(taken: Mapping[int, Commit]) -> None:
+                self._acknowledged(taken, epochs)
+                if asked and all(partition in taken or partition not in self._epochs for partition in epochs):
+                    self._trust()
+
+            source.commit(commits, on_done)
 
     def _commit_now(self, leaving: dict[int, int]) -> None:
         commits = self._due(leaving)
         if commits and self._source is not None:
             self._acknowledged(self._source.commit_now(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
 
-    def _due(self, epochs: Mapping[int, int]) -> dict[int, Commit]:
+    def _due(self, epochs: Mapping[int, int], *, again: bool = False) -> dict[int, Commit]:
         due = {
-            partition: self._offsets[partition].commit(self._worker_id, epoch) for partition, epoch in epochs.items()
+            partition: self._offsets[partition].commit(self._worker_id, epoch, again=again)
+            for partition, epoch in epochs.items()
         }
         return {partition: commit for partition, commit in due.items() if commit is not None}
 

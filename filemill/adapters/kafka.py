@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -11,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from filemill.messages import Headers
 from filemill.ports import Receipt
 from filemill.retry import Poisonous, Unavailable
-from filemill.settings import Settings
+from filemill.settings import InvalidSettings, Settings
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000
@@ -21,6 +22,8 @@ DELIVERY_TIMEOUT_MILLISECONDS = 30_000
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 
 log = structlog.get_logger("kafka")
+
+Client = TypeVar("Client")
 
 
 class _ClientLog(logging.Handler):
@@ -48,6 +51,14 @@ def client_config(settings: Settings, role: str, **properties: Any) -> dict[str,
         **properties,
         **settings.kafka_properties,
     }
+
+
+def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
+    """Make a client of confluent_kafka's. Raises InvalidSettings for properties that librdkafka refuses."""
+    try:
+        return client(config)
+    except KafkaException as error:
+        raise InvalidSettings(f"kafka_properties: {error.args[0].str()}") from None
 
 
 def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
@@ -89,6 +100,9 @@ class KafkaPublisher:
         self._settings = settings
         self._role = role
         self._broken = False
+        self._lock = threading.Lock()
+        self._retired: list[Producer] = []
+        self._handed_out = 0
         self._producer = self._new_producer()
 
     def _new_producer(self) -> Producer:
@@ -109,13 +123,17 @@ class KafkaPublisher:
             self._broken = self._broken or error.fatal()
             say(error)
 
-        return Producer({**config, "error_cb": on_error})
+        return new_client(Producer, {**config, "error_cb": on_error})
 
     def _replace(self) -> None:
-        log.error("The producer gave up; it is replaced", role=self._role)
-        broken, self._producer, self._broken = self._producer, self._new_producer(), False
-        broken.purge()
-        broken.flush(0)
+        """Put a new producer in the place of one that gave up. Any thread; what was queued is handed back in `poll`."""
+        with self._lock:
+            if not self._broken:
+                return  # another thread was quicker
+            log.error("The producer gave up; it is replaced", role=self._role)
+            self._producer.purge()
+            self._retired.append(self._producer)
+            self._producer, self._broken = self._new_producer(), False
 
     def publish(
         self,
@@ -131,10 +149,12 @@ class KafkaPublisher:
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             assert on_receipt is not None
+            self._handed_out += 1
             if error is None:
                 on_receipt(Receipt(message.partition() or 0, message.offset() or 0))
             else:
-                on_receipt(Receipt(-1, -1, error=error.str()))
+                too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+                on_receipt(Receipt(-1, -1, error=error.str(), too_large=too_large))
 
         options: dict[str, Any] = {"partition": partition} if partition is not None else {}
         if headers:
@@ -154,7 +174,13 @@ class KafkaPublisher:
 
     def poll(self, seconds: float = 0) -> int:
         """Hand out acknowledgements."""
-        return self._producer.poll(seconds)
+        before = self._handed_out
+        for producer in list(self._retired):
+            producer.poll(0)
+            if not len(producer):
+                self._retired.remove(producer)
+        self._producer.poll(seconds)
+        return self._handed_out - before
 
     def flush(self, seconds: float) -> int:
         """Wait until nothing is queued."""

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, unavailable
+from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, unavailable
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -68,7 +68,7 @@ class KafkaAdmin:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._timeout = settings.server_timeout_seconds
-        self._client = AdminClient(client_config(settings, "admin"))
+        self._client = new_client(AdminClient, client_config(settings, "admin"))
         self._readers: dict[str, Consumer] = {}
 
     def topic_partitions(self) -> dict[str, int]:
@@ -172,7 +172,7 @@ class KafkaAdmin:
         """
         if group not in self._readers:
             config = client_config(self._settings, "admin", **{"group.id": group, "enable.auto.commit": False})
-            self._readers[group] = Consumer(config)
+            self._readers[group] = new_client(Consumer, config)
         with kafka_errors(self._settings):
             found = self._readers[group].committed(list(parts), timeout=self._timeout)
         for part in found:

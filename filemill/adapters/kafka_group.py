@@ -12,7 +12,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka import client_config
+from filemill.adapters.kafka import client_config, new_client
 from filemill.adapters.kafka_reader import read_records
 from filemill.offsets import Commit
 from filemill.ports import RebalanceListener, Record
@@ -27,14 +27,17 @@ def group_config(settings: Settings) -> dict[str, Any]:
     Session and heartbeat times are the broker's under `consumer` (the client refuses them); the embedded and composed
     brokers are set to the same values, or a comparison of protocols would compare defaults.
     """
+    # The name that the broker knows a static member by: one that is back within its session gets its partitions again.
+    static = {"group.instance.id": settings.worker_id} if settings.static_membership else {}
     if settings.group_protocol == "consumer":
-        return {"group.protocol": "consumer", "group.remote.assignor": "uniform"}
+        return {"group.protocol": "consumer", "group.remote.assignor": "uniform", **static}
     strategy = {"classic-eager": "roundrobin", "classic-cooperative": "cooperative-sticky"}[settings.group_protocol]
     return {
         "group.protocol": "classic",
         "partition.assignment.strategy": strategy,
         "session.timeout.ms": settings.session_timeout_ms,
         "heartbeat.interval.ms": settings.heartbeat_interval_ms,
+        **static,
     }
 
 
@@ -45,19 +48,21 @@ class GroupMember:
     """
 
     def __init__(self, settings: Settings, topic: str, listener: RebalanceListener) -> None:
+        """Join. Raises InvalidSettings."""
         self._settings = settings
         self._topic = topic
         self._listener = listener
         self._eager = settings.group_protocol == "classic-eager"
         self._committing: Mapping[int, Commit] | None = None
         self._on_done: Callable[[Mapping[int, Commit]], None] | None = None
-        self._consumer = Consumer(
+        self._consumer = new_client(
+            Consumer,
             client_config(
                 settings,
                 "processor",
                 **group_config(settings),
                 **{
-                    "group.id": settings.kafka_group,
+                    "group.id": settings.group_id,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     # `latest` would skip data where an offset is gone.
@@ -65,7 +70,7 @@ class GroupMember:
                     "max.poll.interval.ms": settings.max_poll_interval_ms,
                     "on_commit": self._committed,
                 },
-            )
+            ),
         )
         self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message, TopicPartition
 
-from filemill.adapters.kafka import client_config, headers_of, kafka_errors, unavailable
+from filemill.adapters.kafka import client_config, headers_of, kafka_errors, new_client, unavailable
 from filemill.adapters.kafka_admin import PartitionOffsets
 from filemill.ports import Record
-from filemill.retry import Unavailable
+from filemill.retry import Expelled, Unavailable
 from filemill.settings import Settings
 
 READ_RECORDS = 2000
@@ -31,7 +31,8 @@ PASSING = {
 def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
     """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
 
-    Raises retry.Unavailable for what the client cannot mend by itself; records that came with it come first.
+    Raises retry.Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
+    new client could go on, it is retry.Expelled.
     """
     with kafka_errors(settings):
         first = consumer.poll(seconds)
@@ -45,9 +46,20 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
             records.append(_record(message))
         elif error.fatal() or error.code() not in PASSING:
             trouble = error if trouble is None or error.fatal() else trouble
-    if trouble is not None and (trouble.fatal() or not records):
+    if trouble is not None and trouble.fatal():
+        raise _gave_up(settings, trouble)
+    if trouble is not None and not records:
         raise unavailable(settings, trouble)
     return records
+
+
+def _gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
+    if trouble.code() == KafkaError.FENCED_INSTANCE_ID:
+        # To join again would put the other one out, which would join again.
+        return Unavailable(
+            f"another process has the name {settings.worker_id!r} and took this one's place in the group"
+        )
+    return Expelled(str(unavailable(settings, trouble)))
 
 
 def _record(message: Message) -> Record:
@@ -70,7 +82,8 @@ class TopicReader:
         self._settings = settings
         self._topics = topics
         self._assigned: set[tuple[str, int]] = set()
-        self._consumer = Consumer(
+        self._consumer = new_client(
+            Consumer,
             client_config(
                 settings,
                 role,
@@ -80,7 +93,7 @@ class TopicReader:
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "earliest",
                 },
-            )
+            ),
         )
 
     def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:

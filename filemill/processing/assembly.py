@@ -27,7 +27,9 @@ class Processor:
     """The consumer's loop on the caller's thread, workshop and listener beside it."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         publisher = KafkaPublisher(settings, "processor")
+        trusted_seconds = settings.session_timeout_ms / 1000 / 2
         jitter = random.Random()
         self._reporter = Reporter(
             publisher,
@@ -42,7 +44,7 @@ class Processor:
             publisher,
             lambda workshop: self._workplace(settings, workshop, jitter),
             one_at_a_time=settings.ordering == "partition",
-            trusted_seconds=settings.session_timeout_ms / 1000 / 2,
+            trusted_seconds=trusted_seconds,
         )
         self._listener = CommandListener(
             lambda: TopicReader(settings, [settings.topic_worker_commands], "commands"),
@@ -54,12 +56,13 @@ class Processor:
             self._workshop,
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
+            partition_concurrency=settings.partition_concurrency or None,
             drain_seconds=settings.drain_seconds,
             reporter=self._reporter,
             hold=self._hold,
             max_poll_seconds=settings.max_poll_interval_ms / 1000,
+            trusted_seconds=trusted_seconds,
         )
-        self._member = GroupMember(settings, settings.topic_create, self._loop)
         self._publisher = publisher
 
     def stop(self) -> None:
@@ -70,7 +73,7 @@ class Processor:
         """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
         self._listener.start()
         try:
-            self._loop.run(self._member)
+            self._loop.run(lambda listener: GroupMember(self._settings, self._settings.topic_create, listener))
         finally:
             self._listener.close()
             self._workshop.shut()

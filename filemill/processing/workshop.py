@@ -17,7 +17,7 @@ import structlog
 from filemill.messages import Headers
 from filemill.ports import Publisher, Receipt, Record
 from filemill.processing.passage import Passage, Workplace
-from filemill.retry import Unavailable
+from filemill.retry import Poisonous, Unavailable
 
 log = structlog.get_logger("processor")
 
@@ -49,7 +49,7 @@ class Workshop:
         self._publisher = publisher
         self._one_at_a_time = one_at_a_time
         self._trusted_seconds = trusted_seconds
-        self._polled_at = time.monotonic()
+        self._trusted_at = time.monotonic()
         self._loop = asyncio.new_event_loop()
         self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
         self._last: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -61,9 +61,9 @@ class Workshop:
 
     # --- called by the consumer's thread
 
-    def polled(self) -> None:
-        """The consumer was polled: until some time after this, its assignment may be believed."""
-        self._polled_at = time.monotonic()
+    def trust(self) -> None:
+        """The consumer's assignment may be believed, from now until some time without such a word."""
+        self._trusted_at = time.monotonic()
 
     def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
         """Begin these records, each in its partition's epoch."""
@@ -100,7 +100,7 @@ class Workshop:
     # --- called by passages, on the workshop's thread
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
-        """Publish and wait for the acknowledgement. Raises retry.Unavailable."""
+        """Publish and wait for the acknowledgement. Raises retry.Unavailable, retry.Poisonous."""
         receipt: asyncio.Future[Receipt] = self._loop.create_future()
 
         def on_receipt(answer: Receipt) -> None:
@@ -114,6 +114,8 @@ class Workshop:
             self._collecting = True
             self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
         answer = await receipt
+        if answer.too_large:
+            raise Poisonous(f"a record of {len(value or b'')} bytes is too large for {topic}")
         if answer.error is not None:
             raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
 
@@ -126,12 +128,12 @@ class Workshop:
         self._publisher.poll(0)
 
     async def awake(self) -> None:
-        """Wait until the consumer has been polled recently.
+        """Wait until the assignment may be believed.
 
         A process that was stopped for longer than its session wakes with timers that are due and partitions that are
-        somebody else's by now. It must begin nothing before its consumer has had the chance to learn that.
+        somebody else's by now. It must begin nothing before its consumer has heard of that from the broker.
         """
-        while time.monotonic() - self._polled_at > self._trusted_seconds:  # noqa: ASYNC110 - another thread polls
+        while time.monotonic() - self._trusted_at > self._trusted_seconds:  # noqa: ASYNC110 - another thread polls
             await asyncio.sleep(AWAKE_SECONDS)
 
     # --- inside

@@ -64,7 +64,7 @@ def test_no_port_is_given_twice(tmp_path: Path) -> None:
 
 
 def test_a_twin_is_free_too(tmp_path: Path) -> None:
-    base = _drawn(tmp_path)
+    base = PortBook(tmp_path, defaults=False).choose("any", [Port("one", twin=10_000)])["one"]
     with _listening(base + 10_000):
         chosen = PortBook(tmp_path).choose("s3", [Port("admin", base, twin=10_000)])["admin"]
     assert chosen != base

@@ -2,112 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from filemill.adapters.memory_kafka import Committed, MemoryBroker, MemorySource
+from filemill.adapters.memory_kafka import Committed, MemorySource
 from filemill.messages import RUN
 from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.ports import Record
-from filemill.processing.workshop import Finished, Workshop
+from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
 from workers import file_processor
 from workers.file_processor import FileProcessor
-
-
-class HandWorkshop(Workshop):
-    """Does nothing by itself: the test says what is finished."""
-
-    def __init__(self) -> None:
-        import queue  # noqa: PLC0415
-
-        self.finished = queue.SimpleQueue()
-        self.begun: list[tuple[int, int, int]] = []  # partition, epoch, offset
-        self.working: dict[tuple[int, int], set[int]] = {}
-        self.abandoned: list[tuple[dict[int, int], float | None]] = []
-        self.polls = 0
-
-    def polled(self) -> None:
-        self.polls += 1
-
-    def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
-        for record in records:
-            epoch = epochs[record.partition]
-            self.begun.append((record.partition, epoch, record.offset))
-            self.working.setdefault((record.partition, epoch), set()).add(record.offset)
-
-    def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
-        self.abandoned.append((dict(epochs), idle_longer_than))
-        if idle_longer_than is None:
-            for epoch in epochs.items():
-                self.working.pop(epoch, None)
-
-    def in_progress(self, epochs: dict[int, int]) -> int:
-        return sum(len(self.working.get(epoch, ())) for epoch in epochs.items())
-
-    def vitals(self) -> tuple[float, int]:
-        return 0.0, 0
-
-    def finish(self, partition: int, *offsets: int, epoch: int | None = None) -> None:
-        """Let these be done, in the latest epoch in which they were begun."""
-        for offset in offsets:
-            number = epoch or max(e for p, e, o in self.begun if (p, o) == (partition, offset))
-            self.working.get((partition, number), set()).discard(offset)
-            self.finished.put(Finished(partition, number, offset))
-
-
-class SpySource(MemorySource):
-    """Counts pauses and resumptions."""
-
-    calls: list[tuple[str, list[int]]]
-
-    def pause(self, partitions: Sequence[int]) -> None:
-        self.calls.append(("pause", sorted(partitions)))
-        super().pause(partitions)
-
-    def resume(self, partitions: Sequence[int]) -> None:
-        self.calls.append(("resume", sorted(partitions)))
-        super().resume(partitions)
-
-
-class Scene:
-    """A processor on a topic of three partitions, driven by hand."""
-
-    def __init__(self, concurrency: int = 10, drain_seconds: float = 0.0, **given: object) -> None:
-        self.broker = MemoryBroker({CREATE: 3})
-        self.workshop = HandWorkshop()
-        self.held: str | None = None
-        self.processor = FileProcessor(
-            self.workshop,
-            worker_id="worker-1",
-            concurrency=concurrency,
-            drain_seconds=drain_seconds,
-            hold=lambda: self.held,
-        )
-        self.source = SpySource(self.broker, CREATE, self.processor)
-        self.source.calls = []
-        self.processor._source = self.source
-
-    def produce(self, count: int, partition: int = 0) -> None:
-        for _ in range(count):
-            self.broker.append(CREATE, partition, request(1))
-
-    def turn(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.processor._turn(self.source)
-
-    @property
-    def begun(self) -> list[tuple[int, int]]:
-        """Partition and offset of what was begun."""
-        return [(partition, offset) for partition, _, offset in self.workshop.begun]
-
-    def offsets(self, partition: int = 0) -> list[int]:
-        """The offsets committed for a partition, in order."""
-        return [each.commit.offset for each in self.broker.commits if each.partition == partition]
-
-    def last(self, partition: int = 0) -> Committed:
-        return [each for each in self.broker.commits if each.partition == partition][-1]
 
 
 @pytest.fixture(autouse=True)
@@ -254,9 +160,9 @@ def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
 def test_polling_goes_on_while_it_is_paused(scene: Scene) -> None:
     scene.produce(40)
     scene.turn(5)
-    polls = scene.workshop.polls
+    polls = scene.workshop.trusts
     scene.turn(5)
-    assert scene.workshop.polls == polls + 5
+    assert scene.workshop.trusts == polls + 5
 
 
 def test_an_assignment_while_paused_leaves_nobody_paused_for_ever(scene: Scene) -> None:
@@ -318,7 +224,7 @@ def test_quiet_means_quiet_though_nothing_is_in_hand(scene: Scene) -> None:
     scene.produce(3)
     scene.turn(5)
     assert scene.begun == []
-    assert scene.workshop.polls > 5
+    assert scene.workshop.trusts > 5
 
 
 # --- assignments
@@ -444,7 +350,7 @@ def test_a_revocation_waits_for_what_is_nearly_done_and_no_longer_than_it_may() 
     assert 0.29 <= time.monotonic() - began < 20
     assert scene.last().commit.offset == 1
     assert scene.workshop.abandoned[0] == ({0: 1}, 0.3), "first what would wait for longer than that"
-    assert scene.workshop.polls > 3, "in its callback the worker still owns the partition"
+    assert scene.workshop.trusts > 3, "in its callback the worker still owns the partition"
 
 
 def test_a_revocation_ends_as_soon_as_all_is_done() -> None:
@@ -496,7 +402,7 @@ def test_leaving_drains_commits_and_leaves_the_group() -> None:
     scene = Scene()
     scene.source.assign([0])
     scene.produce(2)
-    thread = threading.Thread(target=scene.processor.run, args=(scene.source,), daemon=True)
+    thread = threading.Thread(target=scene.processor.run, args=(lambda _: scene.source,), daemon=True)
     thread.start()
     eventually(lambda: len(scene.begun) == 2)
     scene.workshop.finish(0, 0)
@@ -517,7 +423,7 @@ def test_a_topic_is_worked_off_and_committed_to_its_end() -> None:
         for number in range(300):
             it.broker.append(CREATE, number % 3, request(number + 1) if number % 50 else b"not json")
         source.assign([0, 1, 2])
-        thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+        thread = threading.Thread(target=processor.run, args=(lambda _, source=source: source,), daemon=True)
         thread.start()
         eventually(lambda: all(it.broker.committed(partition)[0] == 100 for partition in range(3)))
         processor.stop()
@@ -545,7 +451,7 @@ def test_partitions_that_wander_between_two_workers_lose_and_repeat_nothing_that
         for it in (first, second):
             processor = FileProcessor(it.workshop, worker_id="w", concurrency=7, drain_seconds=1)
             source = MemorySource(first.broker, CREATE, processor)
-            thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+            thread = threading.Thread(target=processor.run, args=(lambda _, source=source: source,), daemon=True)
             thread.start()
             workers.append((processor, source, thread))
         owner = 0
@@ -583,7 +489,7 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
         for number in range(10):
             it.broker.append(CREATE, 0, request(number + 1), [(RUN, b"1")])
         source.assign([0])
-        thread = threading.Thread(target=processor.run, args=(source,), daemon=True)
+        thread = threading.Thread(target=processor.run, args=(lambda _, source=source: source,), daemon=True)
         thread.start()
         try:
             eventually(lambda: it.gates["S3"].reason)

@@ -162,7 +162,7 @@ def test_a_slash_at_the_end_of_the_endpoint_is_no_part_of_it() -> None:
         ("FILEMILL_CONCURRENCY", "0", "FILEMILL_CONCURRENCY"),
         ("FILEMILL_CONCURRENCY", "1.5", "FILEMILL_CONCURRENCY"),
         ("FILEMILL_ORDERING", "sideways", "FILEMILL_ORDERING"),
-        ("FILEMILL_GROUP_PROTOCOL", "share", "FILEMILL_GROUP_PROTOCOL"),
+        ("FILEMILL_GROUP_PROTOCOL", "queue", "FILEMILL_GROUP_PROTOCOL"),
         ("FILEMILL_LEASE_SECONDS", "0", "FILEMILL_LEASE_SECONDS"),
         ("FILEMILL_WORKER_ID", "a" * 201, "FILEMILL_WORKER_ID"),
         ("FILEMILL_WORKER_ID", "wörker", "FILEMILL_WORKER_ID"),

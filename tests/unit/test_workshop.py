@@ -418,7 +418,7 @@ def test_a_worker_that_was_not_polled_lately_begins_no_effect() -> None:
         time.sleep(0.15)
         assert it.store.tries == []
         assert it.broker.records(TOPICS.dead_letters) == []
-        it.workshop.polled()
+        it.workshop.trust()
         it.finished(2)
 
 
@@ -428,7 +428,7 @@ def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_
         it.start(record(0), record(1))
 
         def is_uploading() -> bool:
-            it.workshop.polled()
+            it.workshop.trust()
             return it.store.tries == [KEY_1]
 
         eventually(is_uploading)
@@ -437,7 +437,7 @@ def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_
         it.finished(1)
         time.sleep(0.1)
         assert it.store.tries == [KEY_1]
-        it.workshop.polled()
+        it.workshop.trust()
         it.finished(1)
 
 

@@ -1,0 +1,102 @@
+"""A file processor on fakes whose thread is the test's: it moves turn by turn, and the test says what is finished."""
+
+import queue
+from collections.abc import Sequence
+
+from filemill.adapters.memory_kafka import Committed, MemoryBroker, MemorySource
+from filemill.ports import Record
+from filemill.processing.workshop import Finished, Workshop
+from tests.unit.workbench import CREATE, request
+from workers.file_processor import FileProcessor
+
+
+class HandWorkshop(Workshop):
+    """Does nothing by itself: the test says what is finished."""
+
+    def __init__(self) -> None:
+        self.finished = queue.SimpleQueue()
+        self.begun: list[tuple[int, int, int]] = []  # partition, epoch, offset
+        self.working: dict[tuple[int, int], set[int]] = {}
+        self.abandoned: list[tuple[dict[int, int], float | None]] = []
+        self.trusts = 0
+
+    def trust(self) -> None:
+        self.trusts += 1
+
+    def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
+        for record in records:
+            epoch = epochs[record.partition]
+            self.begun.append((record.partition, epoch, record.offset))
+            self.working.setdefault((record.partition, epoch), set()).add(record.offset)
+
+    def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
+        self.abandoned.append((dict(epochs), idle_longer_than))
+        if idle_longer_than is None:
+            for epoch in epochs.items():
+                self.working.pop(epoch, None)
+
+    def in_progress(self, epochs: dict[int, int]) -> int:
+        return sum(len(self.working.get(epoch, ())) for epoch in epochs.items())
+
+    def vitals(self) -> tuple[float, int]:
+        return 0.0, 0
+
+    def finish(self, partition: int, *offsets: int, epoch: int | None = None) -> None:
+        """Let these be done, in the latest epoch in which they were begun."""
+        for offset in offsets:
+            number = epoch or max(e for p, e, o in self.begun if (p, o) == (partition, offset))
+            self.working.get((partition, number), set()).discard(offset)
+            self.finished.put(Finished(partition, number, offset))
+
+
+class SpySource(MemorySource):
+    """Counts pauses and resumptions."""
+
+    calls: list[tuple[str, list[int]]]
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        self.calls.append(("pause", sorted(partitions)))
+        super().pause(partitions)
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        self.calls.append(("resume", sorted(partitions)))
+        super().resume(partitions)
+
+
+class Scene:
+    """A processor on a topic of three partitions, driven by hand."""
+
+    def __init__(self, concurrency: int = 10, drain_seconds: float = 0.0, **given: object) -> None:
+        self.broker = MemoryBroker({CREATE: 3})
+        self.workshop = HandWorkshop()
+        self.held: str | None = None
+        self.processor = FileProcessor(
+            self.workshop,
+            worker_id="worker-1",
+            concurrency=concurrency,
+            drain_seconds=drain_seconds,
+            hold=lambda: self.held,
+        )
+        self.source = SpySource(self.broker, CREATE, self.processor)
+        self.source.calls = []
+        self.processor._source = self.source
+
+    def produce(self, count: int, partition: int = 0) -> None:
+        for _ in range(count):
+            self.broker.append(CREATE, partition, request(1))
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.processor._turn(self.source)
+
+    @property
+    def begun(self) -> list[tuple[int, int]]:
+        """Partition and offset of what was begun."""
+        return [(partition, offset) for partition, _, offset in self.workshop.begun]
+
+    def offsets(self, partition: int = 0) -> list[int]:
+        """The offsets committed for a partition, in order."""
+        return [each.commit.offset for each in self.broker.commits if each.partition == partition]
+
+    def last(self, partition: int = 0) -> Committed:
+        return [each for each in self.broker.commits if each.partition == partition][-1]
