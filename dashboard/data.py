@@ -151,7 +151,7 @@ class Data:
 
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:
-            return self._meter.take(overview(connection, self.services.settings.kafka_group))
+            return self._meter.take(overview(connection, self.services.settings.group_id))
 
     def _read_files(self, query: FileQuery) -> FilePage:
         with self.services.reading() as connection:
@@ -173,7 +173,7 @@ class Data:
         with self.services.reading() as connection:
             return lag_history(
                 connection,
-                settings.kafka_group,
+                settings.group_id,
                 timedelta(seconds=period_seconds),
                 interval_seconds=settings.monitor_interval_seconds,
                 points=HISTORY_POINTS,

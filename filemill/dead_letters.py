@@ -66,7 +66,7 @@ class Replay(msgspec.Struct, frozen=True):
 def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
     """All of the topic, oldest first. Raises retry.Unavailable."""
     topic = settings.topic_dead_letters
-    records = list(read_topic(settings, topic, admin.offsets(settings.kafka_group, topic), "dlq"))
+    records = list(read_topic(settings, topic, admin.offsets(None, topic), "dlq"))
     ids = {file_id for record in records if (file_id := file_id_in(record.value)) is not None}
     standing: dict[int, tuple[str, int]] = {}
     buried: set[int] = set()

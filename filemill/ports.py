@@ -32,6 +32,7 @@ class Record(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: Headers
     timestamp_ms: int  # the broker's or the producer's, as the topic is set up
+    deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -211,3 +212,29 @@ class RecordSource(Protocol):
 
     def close(self) -> None:
         """Leave the group: `revoked` is called for what is assigned."""
+
+
+class SharedSource(Protocol):
+    """A member of a share group, on one topic: records one by one, no partition is anybody's."""
+
+    @property
+    def batch_seconds(self) -> float:
+        """How long a batch may be held: then its locks run out, or the member is put out for not polling."""
+
+    def read(self, seconds: float) -> list[Record]:
+        """The next batch; waits `seconds` at most. All of the last one must be accepted or released by now."""
+
+    def accept(self, partition: int, offset: int) -> None:
+        """Its effects are durable: never again."""
+
+    def release(self, partition: int, offset: int) -> None:
+        """Somebody else may have it now."""
+
+    def commit(self) -> None:
+        """Send what was accepted and released, without waiting."""
+
+    def commit_now(self, seconds: float) -> None:
+        """Send it, and wait."""
+
+    def close(self) -> None:
+        """Leave the group."""

@@ -89,7 +89,7 @@ def run_processor(settings: Settings) -> None:
     log.info(
         "File processor started",
         broker=settings.kafka_broker,
-        group=settings.kafka_group,
+        group=settings.group_id,
         protocol=settings.group_protocol,
         concurrency=settings.concurrency,
         processing_seconds=settings.processing_seconds,

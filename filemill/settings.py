@@ -194,6 +194,11 @@ class Settings(BaseSettings):
         return f"{self.kafka_group}-share" if self.group_protocol == "share" else self.kafka_group
 
     @property
+    def offsets_group(self) -> str | None:
+        """The group whose committed offsets can be asked for; None under a share group, which has none of that kind."""
+        return None if self.group_protocol == "share" else self.kafka_group
+
+    @property
     def database_url(self) -> str:
         """The database without its password, for messages."""
         return f"postgresql://{self.database_user}@{self.database_host}:{self.database_port}/{self.database_name}"

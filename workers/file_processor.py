@@ -14,7 +14,6 @@ assignment of it): what finishes in an epoch that has ended is forgotten, for an
 """
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from filemill import retry
 from filemill.offsets import Commit, PartitionOffsets, decode_metadata
 from filemill.ports import RebalanceListener, Record, RecordSource
 from filemill.processing.intake import Intake, Load
+from filemill.processing.membership import QUIET, serve_until
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
 from filemill.telemetry import HEARTBEAT_SECONDS, Kind
@@ -36,9 +36,6 @@ READ_RECORDS = 500
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
 DRAIN_STEP_SECONDS = 0.05
-QUIET = "quiet"
-# A static member that was killed is let in again when its session is over: tried often, for that is a few seconds.
-REJOIN_POLICY = retry.RetryPolicy(base_seconds=0.5, cap_seconds=2.0)
 
 Join = Callable[[RebalanceListener], RecordSource]
 
@@ -93,21 +90,13 @@ class FileProcessor:
     def run(self, join: Join) -> None:
         """Consume until stopped, then drain, commit and leave the group. `join` makes a member of the group.
 
-        A membership that the client gives up is followed by another one, after a pause: the fate of a static member
-        whose former self is not out of the group yet. Raises retry.Unavailable where nobody may join.
+        A membership that the client gives up is followed by another one. Raises retry.Unavailable where nobody may
+        join.
         """
         if self._reporter is not None:
             self._reporter.started()
-        jitter, failures = random.Random(), 0
         try:
-            while not self._stop.is_set():
-                try:
-                    self._serve(join(self))
-                except retry.Expelled as error:
-                    failures += 1
-                    seconds = retry.backoff_seconds(REJOIN_POLICY, failures, jitter)
-                    log.warning("Out of the group; will join again", seconds=round(seconds, 3), error=str(error))
-                    self._stop.wait(seconds)
+            serve_until(self._stop, lambda: self._serve(join(self)))
         finally:
             self._tell(Kind.STOPPED, owned=[])
 

@@ -1,6 +1,7 @@
 """Group monitor.
 
-Reads   end and committed offsets, state, members and assignment of the processors' group (Kafka's admin API).
+Reads   end and committed offsets, state, members and assignment of the processors' group (Kafka's admin API). Of a
+        share group the client knows neither: its members are those that speak on `worker.events`, its lag is unknown.
 Writes  `lag_samples`, `group_samples` every 2 s, and removes those past their retention; folds up `status_counts`.
 Dies    anywhere: a sample is missing; the next one is whole.
 
@@ -16,10 +17,11 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage, WorkerEventRow
+from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member
+from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage, Worker, WorkerEventRow
 from filemill.ports import Lease
 from filemill.retry import Unavailable
+from filemill.telemetry import DEAD_AFTER_SECONDS, Kind
 
 log = structlog.get_logger("monitor")
 
@@ -45,6 +47,7 @@ class GroupMonitor:
         lease: Lease,
         *,
         group: str,
+        shares: bool = False,
         topic: str,
         interval_seconds: float,
         retention: timedelta,
@@ -54,6 +57,7 @@ class GroupMonitor:
         self._admin = admin
         self._lease = lease
         self._group = group
+        self._shares = shares
         self._topic = topic
         self._interval_seconds = interval_seconds
         self._retention = retention
@@ -84,9 +88,13 @@ class GroupMonitor:
 
     def sample(self) -> None:
         """Take and store one sample. Raises retry.Unavailable, and then nothing is stored."""
-        offsets = self._admin.offsets(self._group, self._topic)
-        group = self._admin.describe_group(self._group, self._topic)
         now = datetime.now(UTC)
+        if self._shares:
+            offsets = self._admin.offsets(None, self._topic)
+            group = self._share_group(now)
+        else:
+            offsets = self._admin.offsets(self._group, self._topic)
+            group = self._admin.describe_group(self._group, self._topic)
         with self._engine.begin() as connection:
             if offsets:
                 rows = [
@@ -120,6 +128,22 @@ class GroupMonitor:
                     ],
                 },
             )
+
+    def _share_group(self, now: datetime) -> GroupDescription:
+        """The share group by what its workers say: the client cannot describe one."""
+        lately = now - timedelta(seconds=DEAD_AFTER_SECONDS)
+        wanted = (
+            sa.select(Worker.worker_id)
+            .where(
+                Worker.body["protocol"].astext == "share",
+                Worker.heard_at > lately,
+                Worker.kind != Kind.STOPPED,
+            )
+            .order_by(Worker.worker_id)
+        )
+        with self._engine.connect() as connection:
+            members = [Member(name, name, "", []) for name in connection.execute(wanted).scalars()]
+        return GroupDescription("UNKNOWN", "share", None, members)
 
     def _keep_house(self) -> None:
         now = self._clock()

@@ -61,7 +61,7 @@ def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapsho
     state = group.state.replace("_", " ").lower() if group else None
     tone = None if group is None else "good" if group.state == "STABLE" else "warn"
     return [
-        Fact("Group", data.services.settings.kafka_group, mono=True),
+        Fact("Group", data.services.settings.group_id, mono=True),
         Fact("State", state, tone=tone),
         Fact("Protocol", group.protocol if group else None),
         Fact("Members", str(len(group.members)) if group else None),

@@ -59,6 +59,8 @@ def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any
         return client(config)
     except KafkaException as error:
         raise InvalidSettings(f"kafka_properties: {error.args[0].str()}") from None
+    except ValueError as error:
+        raise InvalidSettings(f"kafka_properties: {error}") from None
 
 
 def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:

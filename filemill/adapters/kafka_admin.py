@@ -35,17 +35,21 @@ class GroupDescription(msgspec.Struct, frozen=True):
 
 
 class PartitionOffsets(msgspec.Struct, frozen=True):
-    """Where a partition begins and ends, and what a group has committed. None: not known, or never committed."""
+    """Where a partition begins and ends, and what a group has committed. None: not known, or never committed.
+
+    `committed_known`: whether the group was asked. Of a share group's offsets the client knows nothing.
+    """
 
     partition: int
     begin: int | None
     end: int | None
     committed: int | None
+    committed_known: bool = True
 
     @property
     def lag(self) -> int | None:
         """Records not yet committed; with nothing committed, all that the partition holds."""
-        if self.end is None or self.begin is None:
+        if self.end is None or self.begin is None or not self.committed_known:
             return None
         return max(0, self.end - (self.begin if self.committed is None else self.committed))
 
@@ -144,17 +148,19 @@ class KafkaAdmin:
             found.state.name, protocol, found.partition_assignor or None, sorted(members, key=lambda m: m.client_id)
         )
 
-    def offsets(self, group: str, topic: str) -> list[PartitionOffsets]:
-        """Begin, end and committed offset of each partition of a topic."""
+    def offsets(self, group: str | None, topic: str) -> list[PartitionOffsets]:
+        """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown."""
         count = self.topic_partitions().get(topic, 0)
         parts = [TopicPartition(topic, number) for number in range(count)]
         if not parts:
             return []
         begins = self._log_offsets(parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        committed = self._committed(group, parts)
+        committed = self._committed(group, parts) if group is not None else {}
         return [
-            PartitionOffsets(number, begins.get(number), ends.get(number), committed.get(number))
+            PartitionOffsets(
+                number, begins.get(number), ends.get(number), committed.get(number), committed_known=group is not None
+            )
             for number in range(count)
         ]
 

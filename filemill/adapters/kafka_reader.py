@@ -43,17 +43,18 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
     for message in [first, *rest]:
         error = message.error()
         if error is None:
-            records.append(_record(message))
+            records.append(to_record(message))
         elif error.fatal() or error.code() not in PASSING:
             trouble = error if trouble is None or error.fatal() else trouble
     if trouble is not None and trouble.fatal():
-        raise _gave_up(settings, trouble)
+        raise gave_up(settings, trouble)
     if trouble is not None and not records:
         raise unavailable(settings, trouble)
     return records
 
 
-def _gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
+def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
+    """What a fatal error of a client means: usually, that a new one may go on."""
     if trouble.code() == KafkaError.FENCED_INSTANCE_ID:
         # To join again would put the other one out, which would join again.
         return Unavailable(
@@ -62,7 +63,8 @@ def _gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
     return Expelled(str(unavailable(settings, trouble)))
 
 
-def _record(message: Message) -> Record:
+def to_record(message: Message) -> Record:
+    """A message that is no error, as the rest of the system knows it."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None

@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.kafka_share import ShareMember
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.commands import Standing
 from filemill.processing.gate import Gate
 from filemill.processing.listener import CommandListener
+from filemill.processing.membership import QUIET
 from filemill.processing.passage import Topics, Workplace
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Workshop
 from filemill.retry import RetryPolicy
 from filemill.settings import Settings
 from filemill.telemetry import Kind
-from workers.file_processor import QUIET, FileProcessor
+from workers.file_processor import FileProcessor
+from workers.share_processor import ShareProcessor
 
 # What a processor still has to say when it leaves.
 FLUSH_SECONDS = 5.0
@@ -52,17 +55,7 @@ class Processor:
             self._workshop.cancel,
             self._reporter,
         )
-        self._loop = FileProcessor(
-            self._workshop,
-            worker_id=settings.worker_id,
-            concurrency=settings.concurrency,
-            partition_concurrency=settings.partition_concurrency or None,
-            drain_seconds=settings.drain_seconds,
-            reporter=self._reporter,
-            hold=self._hold,
-            max_poll_seconds=settings.max_poll_interval_ms / 1000,
-            trusted_seconds=trusted_seconds,
-        )
+        self._loop = self._new_loop(settings, trusted_seconds)
         self._publisher = publisher
 
     def stop(self) -> None:
@@ -73,11 +66,39 @@ class Processor:
         """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
         self._listener.start()
         try:
-            self._loop.run(lambda listener: GroupMember(self._settings, self._settings.topic_create, listener))
+            self._consume()
         finally:
             self._listener.close()
             self._workshop.shut()
             self._publisher.flush(FLUSH_SECONDS)
+
+    def _new_loop(self, settings: Settings, trusted_seconds: float) -> FileProcessor | ShareProcessor:
+        if settings.group_protocol == "share":
+            return ShareProcessor(
+                self._workshop,
+                drain_seconds=settings.drain_seconds,
+                reporter=self._reporter,
+                hold=self._hold,
+                trusted_seconds=trusted_seconds,
+            )
+        return FileProcessor(
+            self._workshop,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            partition_concurrency=settings.partition_concurrency or None,
+            drain_seconds=settings.drain_seconds,
+            reporter=self._reporter,
+            hold=self._hold,
+            max_poll_seconds=settings.max_poll_interval_ms / 1000,
+            trusted_seconds=trusted_seconds,
+        )
+
+    def _consume(self) -> None:
+        topic = self._settings.topic_create
+        if isinstance(self._loop, ShareProcessor):
+            self._loop.run(lambda: ShareMember(self._settings, topic))
+        else:
+            self._loop.run(lambda listener: GroupMember(self._settings, topic, listener))
 
     def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
         to_s3, to_kafka = self._gates

@@ -156,6 +156,7 @@ class Passage:
 
     async def _attempt(self, started_at: datetime) -> None:
         self.stage = "read"
+        self._refuse_last_deliveries()
         try:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
@@ -190,6 +191,12 @@ class Passage:
             )
         )
         self._log.info("Successfully processed file", file=request.file_id, key=key)
+
+    def _refuse_last_deliveries(self) -> None:
+        """One before the last: if this worker dies while it buries the record, another one still gets it."""
+        left = self.record.deliveries_left
+        if left is not None and left <= 1:
+            raise Poisonous("handed out again and again without a result; the share group would drop it soon")
 
     async def _upload(self, key: str, body: bytes, sha256: str) -> float:
         """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""

@@ -62,7 +62,7 @@ def gather(settings: Settings, admin: KafkaAdmin) -> Evidence:
     """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
     evidence = Evidence()
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
-    for part in admin.offsets(settings.kafka_group, settings.topic_create):
+    for part in admin.offsets(settings.offsets_group, settings.topic_create):
         evidence.committed[part.partition] = part.committed
         evidence.partitions += 1
     for record in _records(settings, admin, settings.topic_created, evidence):
@@ -128,7 +128,7 @@ def _note_dead_letter(record: Record, evidence: Evidence) -> None:
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Evidence) -> Iterator[Record]:
-    spans = admin.offsets(settings.kafka_group, topic)
+    spans = admin.offsets(None, topic)
     if any(part.begin for part in spans):
         evidence.truncated.add(topic)
     since = dict(evidence.read_to)

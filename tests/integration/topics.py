@@ -11,6 +11,15 @@ from confluent_kafka.admin import AdminClient
 
 from filemill.settings import Settings
 
+OWNERS_SECONDS = 5.0
+# A broker that has just started makes the group's coordinator when it is first asked.
+NO_GROUP_YET = {
+    KafkaError.GROUP_ID_NOT_FOUND,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError._TIMED_OUT,
+}
 READ_SECONDS = 20.0
 OFFSETS_TOPIC = "__consumer_offsets"
 # Versions of the keys of that topic which are commits; others are group metadata.
@@ -144,9 +153,10 @@ def owners(settings: Settings) -> dict[str, list[int]]:
     """Which partitions of `file.create` each member of the group has, by client id, as the broker sees it."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     try:
-        group: Any = admin.describe_consumer_groups([settings.kafka_group])[settings.kafka_group].result()
+        asked = admin.describe_consumer_groups([settings.kafka_group], request_timeout=OWNERS_SECONDS)
+        group: Any = asked[settings.kafka_group].result()
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+        if error.args[0].code() in NO_GROUP_YET:
             return {}
         raise
     return {

@@ -10,6 +10,7 @@ from filemill.adapters.memory_kafka import Committed, MemorySource
 from filemill.messages import RUN
 from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.ports import Record
+from filemill.processing.membership import QUIET
 from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
 from workers import file_processor
@@ -219,7 +220,7 @@ def test_on_hold_for_a_server_something_is_taken_in_to_find_out_that_it_is_back(
 
 
 def test_quiet_means_quiet_though_nothing_is_in_hand(scene: Scene) -> None:
-    scene.held = file_processor.QUIET
+    scene.held = QUIET
     scene.turn()
     scene.produce(3)
     scene.turn(5)

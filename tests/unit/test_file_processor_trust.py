@@ -8,6 +8,7 @@ import pytest
 from filemill.adapters.memory_kafka import MemorySource
 from filemill.offsets import Commit
 from filemill.ports import RebalanceListener, Record
+from filemill.processing import membership
 from filemill.retry import Expelled, RetryPolicy, Unavailable
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, eventually
@@ -20,7 +21,7 @@ LONG_AGO = -1.0
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_processor, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(file_processor, "REJOIN_POLICY", RetryPolicy(base_seconds=0.001, cap_seconds=0.002))
+    monkeypatch.setattr(membership, "REJOIN_POLICY", RetryPolicy(base_seconds=0.001, cap_seconds=0.002))
 
 
 @pytest.fixture
