@@ -8,7 +8,7 @@ if TYPE_CHECKING:  # settings.py applies these rules
 
 
 # A share group's batch is held until all of it is done: with this much to spare for its upload and its retries.
-SHARE_MARGIN_SECONDS = 10.0
+SHARE_MARGIN_SECONDS = 15.0
 
 # What the guarantees stand on, and what a setting of ours says already.
 _OURS = {

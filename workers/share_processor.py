@@ -41,9 +41,10 @@ class ShareProcessor:
         drain_seconds: float,
         reporter: Reporter | None = None,
         hold: Callable[[], str | None] = lambda: None,
+        probe: Callable[[], None] = lambda: None,
         trusted_seconds: float = 3.0,
     ) -> None:
-        """`hold` gives a reason to take nothing new for now.
+        """`hold` gives a reason to take nothing new for now; `probe` finds out whether a server is back.
 
         `trusted_seconds`: a worker that made no turn for so long was asleep, and gives back what it holds.
         """
@@ -51,6 +52,7 @@ class ShareProcessor:
         self._drain_seconds = drain_seconds
         self._reporter = reporter
         self._hold = hold
+        self._probe = probe
         self._trusted_seconds = trusted_seconds
         self._stop = threading.Event()
         self._batch = 0
@@ -93,7 +95,10 @@ class ShareProcessor:
         self._workshop.trust()
         if self._unfinished:
             self._work(source, now)
-        elif self._hold() == QUIET:
+        elif (reason := self._hold()) is not None:
+            # Nothing is taken in to try: being handed out once more would cost a record one of its deliveries.
+            if reason != QUIET:
+                self._probe()
             self._stop.wait(STEP_SECONDS)
         else:
             self._begin(source.read(POLL_SECONDS))

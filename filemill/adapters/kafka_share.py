@@ -23,8 +23,9 @@ log = structlog.get_logger("kafka")
 LOCK = "share.record.lock.duration.ms"
 DELIVERIES = "share.delivery.count.limit"
 RESET = "share.auto.offset.reset"
-# A worker that is slow (its S3 is away) keeps its records for so long; one that is gone gives them back at once.
-LOCK_SPARE_SECONDS = 600.0
+# A lock is no longer than the job needs: a worker that hangs with its connection open keeps its records until it ends
+# (one that is gone gives them back at once). Less than this no broker grants, by its own default.
+LEAST_LOCK_SECONDS = 15.0
 # A batch is given back so long before its locks run out.
 BATCH_SPARE_SECONDS = 5.0
 # The most that a broker allows by its own default. Each kill of an innocent record's worker costs it one.
@@ -32,10 +33,14 @@ DELIVERY_LIMIT = 10
 
 
 class ShareTerms(msgspec.Struct, frozen=True):
-    """What the broker grants a share group: how long a record is locked, and how often it is handed out at most."""
+    """What the broker grants a share group: how long a record is locked, and how often it is handed out at most.
+
+    `by_default`: nobody has set the lock's length for this group.
+    """
 
     lock_seconds: float
     delivery_limit: int
+    by_default: bool
 
 
 def agree(settings: Settings) -> ShareTerms:
@@ -50,10 +55,9 @@ def agree(settings: Settings) -> ShareTerms:
     _set(settings, admin, RESET, "earliest")
     if current.delivery_limit < DELIVERY_LIMIT:
         _set(settings, admin, DELIVERIES, str(DELIVERY_LIMIT))
-    for seconds in (settings.processing_seconds + LOCK_SPARE_SECONDS, needed):
-        # Never shortened: another worker of the group may have longer work.
-        if current.lock_seconds < seconds and _set(settings, admin, LOCK, str(int(seconds * 1000))):
-            break
+    # One that was set is never shortened: another worker of the group may have longer work.
+    if current.by_default or current.lock_seconds < needed:
+        _set(settings, admin, LOCK, str(int(max(needed, LEAST_LOCK_SECONDS) * 1000)))
     terms = _terms(settings, admin)
     if terms.lock_seconds < needed:
         raise InvalidSettings(
@@ -86,7 +90,7 @@ def _terms(settings: Settings, admin: AdminClient) -> ShareTerms:
         raise InvalidSettings(
             f"group_protocol=share: Kafka at {settings.kafka_broker} knows no share groups (4.2 or newer has them)"
         )
-    return ShareTerms(int(found[LOCK].value) / 1000, int(found[DELIVERIES].value))
+    return ShareTerms(int(found[LOCK].value) / 1000, int(found[DELIVERIES].value), found[LOCK].is_default)
 
 
 class ShareMember:

@@ -1,6 +1,7 @@
 """A file processor, put together. It imports no database driver: it holds no credentials for one."""
 
 import asyncio
+import contextlib
 import random
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.kafka_share import ShareMember
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.commands import Standing
+from filemill.ports import Missing
 from filemill.processing.gate import Gate
 from filemill.processing.listener import CommandListener
 from filemill.processing.membership import QUIET
@@ -24,6 +26,8 @@ from workers.share_processor import ShareProcessor
 
 # What a processor still has to say when it leaves.
 FLUSH_SECONDS = 5.0
+# No file has this name.
+PROBE_KEY = "filemill-probe"
 
 
 class Processor:
@@ -41,6 +45,7 @@ class Processor:
             settings.group_protocol,
             settings.processing_seconds,
         )
+        self._store = S3ObjectStore(settings)
         self._standing = Standing(settings.worker_id, datetime.now(UTC))
         self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
         self._workshop = Workshop(
@@ -79,6 +84,7 @@ class Processor:
                 drain_seconds=settings.drain_seconds,
                 reporter=self._reporter,
                 hold=self._hold,
+                probe=lambda: self._workshop.aside(self._probe),
                 trusted_seconds=trusted_seconds,
             )
         return FileProcessor(
@@ -104,7 +110,7 @@ class Processor:
         to_s3, to_kafka = self._gates
         return Workplace(
             worker_id=settings.worker_id,
-            store=S3ObjectStore(settings),
+            store=self._store,
             publish=workshop.publish,
             mention=workshop.mention,
             awake=workshop.awake,
@@ -124,6 +130,15 @@ class Processor:
             cancelled=self._standing.cancelled,
             report=self._reporter,
         )
+
+    async def _probe(self) -> None:
+        """Ask S3 for anything at all, through its gate: an answer closes the breaker."""
+
+        async def ask() -> None:
+            with contextlib.suppress(Missing):
+                await self._store.get(PROBE_KEY)
+
+        await self._gates[0].through(ask)
 
     def _tell(self, kind: Kind, cause: str) -> None:
         self._reporter.emit(kind, cause=cause)

@@ -5,11 +5,12 @@ nothing here touches the consumer. The producer belongs to this thread: its ackn
 """
 
 import asyncio
+import contextlib
 import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -53,6 +54,7 @@ class Workshop:
         self._loop = asyncio.new_event_loop()
         self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
         self._last: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._beside: asyncio.Task[None] | None = None
         self._due = 0  # acknowledgements that somebody waits for
         self._collecting = False
         self._workplace = workplace(self)
@@ -81,6 +83,10 @@ class Workshop:
     def cancel(self, files: Sequence[tuple[int, int]]) -> None:
         """Let go, in order, of what is in progress of these files and runs."""
         self._loop.call_soon_threadsafe(self._cancel, set(files))
+
+    def aside(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Run something beside the passages, one at a time; where one still runs, or fails, nothing happens."""
+        self._loop.call_soon_threadsafe(self._aside, call)
 
     def vitals(self) -> tuple[float, int]:
         """The age in seconds of the oldest passage, and how many wait for another try."""
@@ -183,6 +189,14 @@ class Workshop:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A passage catches everything of its record's, so this is a bug of ours; its offset stays uncommitted.
             log.error("A passage broke", partition=epoch[0], exc_info=error)
+
+    def _aside(self, call: Callable[[], Awaitable[None]]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(Unavailable):
+                await call()
+
+        if self._beside is None or self._beside.done():
+            self._beside = self._loop.create_task(quietly())
 
     def _cancel(self, files: set[tuple[int, int]]) -> None:
         for group in self._passages.values():

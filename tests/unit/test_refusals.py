@@ -21,7 +21,7 @@ from filemill.settings import InvalidSettings, load
         ),
         (
             {"group_protocol": "share", "processing_seconds": 295},
-            "max_poll_interval_ms must be 305000 or more",
+            "max_poll_interval_ms must be 310000 or more",
         ),
         ({"kafka_properties": {"enable.auto.commit": "true"}}, "kafka_properties must not set enable.auto.commit"),
         ({"kafka_properties": {"auto.offset.reset": "latest"}}, "anything but `earliest` skips requests"),
