@@ -42,6 +42,18 @@ class Commit(msgspec.Struct, frozen=True):
     version: int
 
 
+class CommitSeen(msgspec.Struct, frozen=True):
+    """A commit as `__consumer_offsets` has it. `at` is the broker's moment of it, in seconds since the epoch."""
+
+    partition: int
+    offset: int
+    metadata: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"commit of {self.offset} on partition {self.partition} at {self.at:.3f} ({self.metadata[:120]})"
+
+
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 

@@ -1,6 +1,5 @@
 """Kafka by its plain client: what the tests see of the topics does not go through the code under test."""
 
-import struct
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,9 +20,6 @@ NO_GROUP_YET = {
     KafkaError._TIMED_OUT,
 }
 READ_SECONDS = 20.0
-OFFSETS_TOPIC = "__consumer_offsets"
-# Versions of the keys of that topic which are commits; others are group metadata.
-_COMMIT_KEY_VERSIONS = (0, 1)
 
 
 class Seen(NamedTuple):
@@ -34,15 +30,6 @@ class Seen(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: dict[str, bytes]
-    at: float
-
-
-class CommitSeen(NamedTuple):
-    """A commit in `__consumer_offsets`. `at` is the broker's moment of it, in seconds."""
-
-    partition: int
-    offset: int
-    metadata: str
     at: float
 
 
@@ -104,28 +91,6 @@ def read(settings: Settings, topic: str) -> list[Seen]:
         consumer.close()
 
 
-def commits(settings: Settings) -> list[CommitSeen]:
-    """Every commit of the world's group on its `file.create`, not only the last, in the order of their moments."""
-    found = []
-    for record in read(settings, OFFSETS_TOPIC):
-        if record.key is None or record.value is None:
-            continue
-        key = _Bytes(record.key)
-        if key.number("h") not in _COMMIT_KEY_VERSIONS:
-            continue
-        group, topic, partition = key.text(), key.text(), key.number("i")
-        if group != settings.kafka_group or topic != settings.topic_create:
-            continue
-        value = _Bytes(record.value)
-        version, offset = value.number("h"), value.number("q")
-        if version >= 3:
-            value.number("i")  # the leader's epoch
-        metadata = value.compact_text() if version >= 4 else value.text()
-        # confluent-kafka sends the NUL at the end of C's string along.
-        found.append(CommitSeen(partition, offset, metadata.rstrip("\0"), value.number("q") / 1000))
-    return sorted(found, key=lambda commit: commit.at)
-
-
 def committed(settings: Settings) -> dict[int, TopicPartition]:
     """The group's present commits on `file.create`, by partition; those without one are left out."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_broker, "group.id": settings.kafka_group})
@@ -168,36 +133,6 @@ def owners(settings: Settings) -> dict[str, list[int]]:
 def moment(text: str) -> float:
     """A log line's timestamp in seconds."""
     return datetime.fromisoformat(text).astimezone(UTC).timestamp()
-
-
-class _Bytes:
-    """Reads Kafka's primitive types, one after the other."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def number(self, kind: str) -> int:
-        (value,) = struct.unpack_from(f">{kind}", self._data, self._at)
-        self._at += struct.calcsize(kind)
-        return int(value)
-
-    def text(self) -> str:
-        return self._take(self.number("h"))
-
-    def compact_text(self) -> str:
-        """Its length, plus one, is a variable-length number: seven bits a byte, the lowest first."""
-        length = shift = 0
-        while True:
-            byte = self.number("B")
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                return self._take(length - 1)
-
-    def _take(self, length: int) -> str:
-        self._at += length
-        return self._data[self._at - length : self._at].decode()
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

@@ -1,0 +1,120 @@
+"""Every commit that a group ever made, from `__consumer_offsets`: the group's present offset shows only the last.
+
+The broker compacts that topic, but never its active segment (100 MB by default): within that, no commit is missing.
+"""
+
+import struct
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from filemill.adapters.kafka import client_config, kafka_errors, unavailable
+from filemill.adapters.kafka_reader import PASSING
+from filemill.offsets import CommitSeen
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+OFFSETS_TOPIC = "__consumer_offsets"
+# Versions of the keys of that topic which are commits; others are group metadata.
+_COMMIT_KEY_VERSIONS = (0, 1)
+_READ_RECORDS = 2000
+_READ_SECONDS = 0.5
+_SILENT_READS = 40
+
+
+def read_commits(settings: Settings) -> list[CommitSeen]:
+    """Every commit of the group on `file.create`, in the order of their moments. Raises retry.Unavailable."""
+    consumer = Consumer(
+        client_config(
+            settings,
+            "audit",
+            **{
+                "group.id": "filemill-audit",  # librdkafka wants one; nothing is ever committed under it
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            },
+        )
+    )
+    try:
+        with kafka_errors(settings):
+            topics = consumer.list_topics(timeout=settings.server_timeout_seconds).topics
+            known = topics[OFFSETS_TOPIC].partitions if OFFSETS_TOPIC in topics else {}
+            consumer.assign([TopicPartition(OFFSETS_TOPIC, number, 0) for number in known])
+            found = _read(consumer, settings, set(known))
+    finally:
+        consumer.close()
+    return sorted(found, key=lambda commit: commit.at)
+
+
+def _read(consumer: Consumer, settings: Settings, partitions: set[int]) -> list[CommitSeen]:
+    found: list[CommitSeen] = []
+    silent = 0
+    while partitions:
+        messages = consumer.consume(_READ_RECORDS, timeout=_READ_SECONDS)
+        silent = 0 if messages else silent + 1
+        if silent > _SILENT_READS:
+            raise Unavailable(f"Kafka stopped answering while {OFFSETS_TOPIC} was read")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                commit = _commit_in(message, settings)
+                if commit is not None:
+                    found.append(commit)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                partitions.discard(message.partition() or 0)
+            elif error.code() not in PASSING:
+                raise unavailable(settings, KafkaException(error))
+    return found
+
+
+def _commit_in(message: Message, settings: Settings) -> CommitSeen | None:
+    key, value = _bytes(message.key()), message.value()
+    if key is None or value is None:
+        return None
+    read = _Reader(key)
+    if read.number("h") not in _COMMIT_KEY_VERSIONS:
+        return None
+    group, topic, partition = read.text(), read.text(), read.number("i")
+    if group != settings.kafka_group or topic != settings.topic_create:
+        return None
+    read = _Reader(value)
+    version, offset = read.number("h"), read.number("q")
+    if version >= 3:
+        read.number("i")  # the leader's epoch
+    metadata = read.compact_text() if version >= 4 else read.text()
+    # confluent-kafka sends the NUL at the end of C's string along.
+    return CommitSeen(partition, offset, metadata.rstrip("\0"), read.number("q") / 1000)
+
+
+class _Reader:
+    """Reads Kafka's primitive types, one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def number(self, kind: str) -> int:
+        (value,) = struct.unpack_from(f">{kind}", self._data, self._at)
+        self._at += struct.calcsize(kind)
+        return int(value)
+
+    def text(self) -> str:
+        return self._take(self.number("h"))
+
+    def compact_text(self) -> str:
+        """Its length, plus one, is a variable-length number: seven bits a byte, the lowest first."""
+        length = shift = 0
+        while True:
+            byte = self.number("B")
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return self._take(length - 1)
+
+    def _take(self, length: int) -> str:
+        self._at += length
+        return self._data[self._at - length : self._at].decode()
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

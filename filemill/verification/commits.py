@@ -1,0 +1,179 @@
+"""Every commit that the group ever made, against what was finished and who owned the partition at that moment.
+
+`verify` looks at the last commit; a commit that was too early and then caught up with is seen only here (invariants 4
+and 6). And every execution, against what was committed when its worker got the partition (invariant 7).
+
+Pure. All moments must be of one clock, or of clocks of one machine.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+
+import msgspec
+
+from filemill.offsets import CommitSeen, decode_metadata
+from filemill.verification.history import NEVER, Execution, Ownership, Place
+from filemill.verification.report import Finding
+
+# A producer's milliseconds and the broker's are each cut.
+CLOCK_SECONDS = 0.002
+# A worker's word that it gave a partition up and its last commit reach the broker over two connections: one that was
+# stopped in between may take them in either order.
+REVOKED_SECONDS = 0.5
+
+CHECKS = {
+    "commit-passed-unfinished": "4: a commit passed a record that was not finished at that moment",
+    "commit-claims-unfinished": "4: a commit's metadata calls a record finished that was not, at that moment",
+    "commit-beyond-end": "4: a commit lies beyond the end of its partition",
+    "commit-unsigned": "6: a commit does not say which worker made it, in which epoch",
+    "commit-by-non-owner": "6: a commit for a partition that was not, or no longer, the worker's",
+    "executed-though-committed": "7: a record was executed again though a commit covered it when its worker came",
+    "executed-twice-in-one-assignment": "7: a worker executed a record twice in one assignment",
+}
+
+
+class Audit(msgspec.Struct):
+    """What was looked at, and what broke a promise."""
+
+    commits: int = 0
+    executions: int = 0
+    executed_again: int = 0
+    findings: dict[str, Finding] = {}
+
+    def found(self, check: str, example: object) -> None:
+        """Note a case of a broken promise."""
+        if check not in self.findings:
+            self.findings = {**self.findings, check: Finding(check, CHECKS[check])}
+        self.findings[check].add(example)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise was seen broken."""
+        return not self.findings
+
+
+def audit(
+    commits: Sequence[CommitSeen],
+    ends: Mapping[int, int],
+    finished: Mapping[Place, float],
+    ownerships: Iterable[Ownership],
+    executions: Sequence[Execution] = (),
+) -> Audit:
+    """Check all commits, in the order of their moments, and all executions.
+
+    `ends` is each partition's end (its offsets begin at 0 and have no gaps), `finished` when a record had its first
+    result.
+    """
+    result = Audit(commits=len(commits), executions=len(executions))
+    owners = _by_partition(ownerships)
+    moments = {
+        partition: [finished.get((partition, offset), NEVER) for offset in range(end)]
+        for partition, end in ends.items()
+    }
+    # When all records below an offset were finished: the greatest of their moments.
+    below = {partition: [0.0, *accumulate(known, max)] for partition, known in moments.items()}
+    for commit in commits:
+        known = moments.get(commit.partition, [])
+        if commit.offset > len(known):
+            result.found("commit-beyond-end", commit)
+            continue
+        if below[commit.partition][commit.offset] > commit.at + CLOCK_SECONDS:
+            result.found("commit-passed-unfinished", commit)
+        metadata, beyond = decode_metadata(commit.metadata, commit.offset)
+        for offset in beyond:
+            if offset >= len(known) or known[offset] > commit.at + CLOCK_SECONDS:
+                result.found("commit-claims-unfinished", f"{offset} in {commit}")
+        if metadata is None:
+            result.found("commit-unsigned", commit)
+            continue
+        owner = owners.get(commit.partition, _Owners()).at(commit.at)
+        if owner is None or (owner.worker, owner.epoch) != (metadata.worker, metadata.epoch):
+            result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
+        elif commit.at > owner.until + REVOKED_SECONDS:
+            result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
+    _check_executions(commits, owners, executions, result)
+    return result
+
+
+class _Owners:
+    """The ownerships of one partition, by their beginnings."""
+
+    def __init__(self) -> None:
+        self._all: list[Ownership] = []
+        self._begins: list[float] = []
+
+    def add(self, ownership: Ownership) -> None:
+        self._all.append(ownership)
+        self._begins.append(ownership.at)
+
+    def at(self, moment: float) -> Ownership | None:
+        """The last that began by then."""
+        index = bisect_right(self._begins, moment + CLOCK_SECONDS) - 1
+        return self._all[index] if index >= 0 else None
+
+    def of(self, execution: Execution) -> Ownership | None:
+        """The assignment in which a worker began an execution: both moments are by the worker's own clock.
+
+        What it had begun in an earlier assignment can come to the topic after it was assigned the partition anew.
+        """
+        if execution.started_at is None:
+            return None
+        began = execution.started_at.timestamp()
+        for index in range(bisect_right(self._begins, execution.at + CLOCK_SECONDS) - 1, -1, -1):
+            ownership = self._all[index]
+            if ownership.worker == execution.worker and ownership.said_at <= began + CLOCK_SECONDS:
+                return ownership
+        return None
+
+
+def _by_partition(ownerships: Iterable[Ownership]) -> dict[int, _Owners]:
+    owners: dict[int, _Owners] = {}
+    for ownership in sorted(ownerships):
+        owners.setdefault(ownership.partition, _Owners()).add(ownership)
+    return owners
+
+
+def _check_executions(
+    commits: Sequence[CommitSeen], owners: Mapping[int, _Owners], executions: Sequence[Execution], result: Audit
+) -> None:
+    """Each execution was of a record that no commit covered when its worker got the partition; once an assignment."""
+    covered = _Coverage(commits)
+    done: set[tuple[Place, Ownership]] = set()
+    seen: set[Place] = set()
+    for execution in executions:
+        place = execution.partition, execution.offset
+        result.executed_again += place in seen
+        seen.add(place)
+        ownership = owners.get(execution.partition, _Owners()).of(execution)
+        if ownership is None:
+            continue  # its assignment is not on record: the audit of commits says so where it matters
+        if (place, ownership) in done:
+            result.found("executed-twice-in-one-assignment", f"{place} by {ownership.worker}")
+        done.add((place, ownership))
+        if covered.at(place, ownership.at - CLOCK_SECONDS):
+            result.found("executed-though-committed", f"{place} by {ownership.worker}, assigned at {ownership.at:.3f}")
+
+
+class _Coverage:
+    """What the commits of each partition had covered at a moment."""
+
+    def __init__(self, commits: Sequence[CommitSeen]) -> None:
+        self._commits: dict[int, list[CommitSeen]] = {}
+        for commit in commits:
+            self._commits.setdefault(commit.partition, []).append(commit)
+        self._decoded: dict[tuple[int, int], frozenset[int]] = {}
+
+    def at(self, place: Place, moment: float) -> bool:
+        """Whether the last commit before the moment covers the record, by its offset or its metadata."""
+        partition, offset = place
+        made = self._commits.get(partition, [])
+        index = bisect_right(made, moment, key=lambda commit: commit.at) - 1
+        if index < 0:
+            return False
+        if offset < made[index].offset:
+            return True
+        key = partition, index
+        if key not in self._decoded:
+            self._decoded[key] = frozenset(decode_metadata(made[index].metadata, made[index].offset)[1])
+        return offset in self._decoded[key]

@@ -1,0 +1,173 @@
+"""What happened, record by record, as the topics tell it: requests, executions, assignments, with their moments.
+
+`verify` asks how things stand; this is for who asks how they came about: the audit of commits, and the lab's measures.
+Moments are seconds since the epoch, of the records' timestamps: with `message.timestamp.type=LogAppendTime` they are
+all of one clock, the broker's, as are those of the commits; otherwise each is its producer's.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import msgspec
+
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_reader import read_topic
+from filemill.messages import RUN, FileCreated, InvalidMessage, decode, file_id_in, number_header
+from filemill.ports import Record
+from filemill.settings import Settings
+from filemill.telemetry import Kind, WorkerEvent, decode_event
+
+Place = tuple[int, int]
+NEVER = float("inf")
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A record of `file.create`, and when it came to the topic. `file_id` None: unreadable."""
+
+    partition: int
+    offset: int
+    file_id: int | None
+    run: int
+    at: float
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """A result that one of our workers reported for a record of `file.create`. `started_at` is by its own clock."""
+
+    partition: int
+    offset: int
+    file_id: int
+    run: int | None
+    worker: str
+    status: str
+    attempt: int
+    started_at: datetime | None
+    upload_ms: float | None
+    at: float
+
+
+class Ownership(msgspec.Struct, frozen=True, order=True):
+    """A worker said that a partition became its own, in one of its epochs; `until` when it said that it gave it up.
+
+    `at` and `until` are when that came to the topic, `said_at` when the worker said it by its own clock.
+    """
+
+    at: float
+    worker: str
+    epoch: int
+    partition: int
+    until: float = NEVER
+    said_at: float = 0.0
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """An event of `worker.events`, and when it came to the topic."""
+
+    at: float
+    event: WorkerEvent
+
+
+class History(msgspec.Struct):
+    """All of it, each list in the order of the moments."""
+
+    requests: list[Request] = []
+    executions: list[Execution] = []
+    events: list[Heard] = []
+    # Places on `file.create` of dead letters, and of runs that were let go because they were cancelled.
+    ended_otherwise: dict[Place, float] = {}
+
+    def finished(self) -> dict[Place, float]:
+        """When each record had its first result, whichever it was; records without one are absent."""
+        moments = dict(self.ended_otherwise)
+        for execution in self.executions:
+            place = execution.partition, execution.offset
+            moments[place] = min(execution.at, moments.get(place, NEVER))
+        return moments
+
+    def ownerships(self) -> list[Ownership]:
+        """Who owned what, from when, as the workers said; a killed worker never says until when."""
+        owned: list[Ownership] = []
+        current: dict[tuple[str, int], int] = {}
+        for heard in self.events:
+            said = heard.event
+            if said.kind is Kind.ASSIGNED and said.epoch is not None:
+                for partition in said.partitions:
+                    current[said.worker_id, partition] = len(owned)
+                    moment = said.timestamp.timestamp()
+                    owned.append(Ownership(heard.at, said.worker_id, said.epoch, partition, said_at=moment))
+            elif said.kind is Kind.REVOKED:
+                # Not `lost`: the broker may count a commit that was under way before its sender heard of the loss.
+                for partition in said.partitions:
+                    index = current.pop((said.worker_id, partition), None)
+                    if index is not None:
+                        owned[index] = msgspec.structs.replace(owned[index], until=heard.at)
+        return sorted(owned)
+
+
+def read_history(settings: Settings, admin: KafkaAdmin) -> History:
+    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
+    history = History()
+    for record in _records(settings, admin, settings.topic_created):
+        _note_result(record, history)
+    for record in _records(settings, admin, settings.topic_dead_letters):
+        _note_dead_letter(record, history)
+    for record in _records(settings, admin, settings.topic_worker_events):
+        _note_event(record, history)
+    for record in _records(settings, admin, settings.topic_create):
+        run = number_header(record.headers, RUN) or 1
+        request = Request(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
+        history.requests.append(request)
+    history.requests.sort(key=lambda request: request.at)
+    history.executions.sort(key=lambda execution: execution.at)
+    history.events.sort(key=lambda heard: heard.at)
+    return history
+
+
+def _note_result(record: Record, history: History) -> None:
+    try:
+        event = decode(record.value, FileCreated)
+    except InvalidMessage:
+        return
+    if event.partition is None or event.offset is None:
+        return  # a foreign service's
+    history.executions.append(
+        Execution(
+            partition=event.partition,
+            offset=event.offset,
+            file_id=event.file_id,
+            run=event.run,
+            worker=event.worker_id or "",
+            status=event.status,
+            attempt=event.attempt or 1,
+            started_at=event.started_at,
+            upload_ms=event.upload_ms,
+            at=_moment(record),
+        )
+    )
+
+
+def _note_dead_letter(record: Record, history: History) -> None:
+    named = {name: value.decode(errors="replace") for name, value in record.headers}
+    try:
+        place = int(named["filemill-partition"]), int(named["filemill-offset"])
+    except (KeyError, ValueError):
+        return  # a dead letter of somebody else's
+    history.ended_otherwise.setdefault(place, _moment(record))
+
+
+def _note_event(record: Record, history: History) -> None:
+    try:
+        event = decode_event(record.value)
+    except InvalidMessage:
+        return
+    history.events.append(Heard(_moment(record), event))
+    if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
+        history.ended_otherwise.setdefault((event.partition, event.offset), _moment(record))
+
+
+def _records(settings: Settings, admin: KafkaAdmin, topic: str) -> Iterator[Record]:
+    return read_topic(settings, topic, admin.offsets(settings.kafka_group, topic), "audit")
+
+
+def _moment(record: Record) -> float:
+    return record.timestamp_ms / 1000
