@@ -1,0 +1,65 @@
+"""`python -m filemill.lab soak | compare`: the lab without a notebook."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from filemill import logs
+from filemill.cli.output import console, fail, print_table, say
+from filemill.lab import storm
+from filemill.lab.results import RESULTS, Results, compare
+from filemill.lab.soak import SoakParameters, SoakResult
+from filemill.lab.soak import soak as run_soak
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long the storm lasts.", min=0.5)] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same schedule.")] = 7,
+    protocol: Annotated[str, typer.Option(help="The group's protocol.")] = "consumer",
+    without: Annotated[list[str] | None, typer.Option(help="A fault to do without; may be repeated.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+) -> None:
+    """A seeded storm of all faults under load; exit code 1 for a broken promise, or for having proved too little."""
+    given = SoakParameters(minutes=minutes, seed=seed, protocol=protocol, without=without or [])
+    try:
+        result = run_soak(given, results, say)
+    except (RuntimeError, ValueError) as error:
+        fail(str(error), 2)
+    _print(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Annotated[int, typer.Option()] = 7) -> None:
+    """Which faults a soak would inject, and when."""
+    planned = storm.plan(seed, minutes)
+    print_table(["at (s)", "fault", "pick"], [[one.at, one.name, one.pick] for one in planned])
+
+
+@app.command(name="compare")
+def compare_runs(baseline: Path, variant: Path) -> None:
+    """The numbers of two runs side by side."""
+    frame = compare(Results(baseline), Results(variant))
+    print_table(list(frame.columns), frame.round(2).to_numpy().tolist())
+
+
+def _print(result: SoakResult) -> None:
+    print_table(["invariant", "verdict", "promise", "evidence"], [list(row.values()) for row in result.verdict.rows()])
+    facts = msgspec.to_builtins(result)
+    shown = [[name, facts[name]] for name in facts if name not in ("verdict", "in_flight", "complaints")]
+    print_table(["", ""], shown)
+    print_table(["fault", "records in flight"], [[name, counts] for name, counts in result.in_flight.items()])
+    for complaint in result.complaints:
+        say(f"Not proved: {complaint}.")
+    console.print("The soak went well." if result.ok else "The soak FAILED.")
+
+
+if __name__ == "__main__":
+    logs.configure_command()
+    app()

@@ -1,0 +1,224 @@
+"""The faults. Each function makes one for a lab, on a target that `pick` chooses among those that live.
+
+lab.inject(faults.kill_worker(lab))
+lab.inject(faults.s3_answers(lab, 503, seconds=5, share=0.3))
+"""
+
+import signal
+import time
+
+from filemill.adapters.kafka import KafkaPublisher
+from filemill.lab.clock import REMEDY, libfaketime
+from filemill.lab.fault import Fault
+from filemill.lab.journal import Entry
+from filemill.lab.s3_proxy import Badness
+from filemill.lab.stack import JUMPER, PROCESSOR, Lab
+
+# How long the way on is blocked before a kill, so that records gather at that stage.
+GATHER_SECONDS = 0.5
+JOIN_SECONDS = 30.0
+SERVER_START_SECONDS = 60.0
+FLUSH_SECONDS = 10.0
+POISON = b'{"fileId": "not a number", "title": 7}'
+
+
+def kill_worker(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, replace: bool = True) -> Fault:
+    """SIGKILL; a replacement starts at once. Of a processor's records most are in work, some finished, uncommitted."""
+    count = len(lab.workers(role))
+    target = _pick(lab, role, pick)
+
+    def begin(_entry: Entry) -> None:
+        lab.kill(target)
+        if replace:
+            lab.scale(count, role)
+
+    return Fault(name=f"{role} killed", target=target, begin=begin)
+
+
+def kill_before_put(lab: Lab, pick: int = 0) -> Fault:
+    """SIGKILL while its uploads hang: records between their work and their PUT."""
+    killed = kill_worker(lab, pick)
+
+    def begin(entry: Entry) -> None:
+        lab.proxy.set(Badness("hang"))
+        time.sleep(GATHER_SECONDS)
+        entry.detail = {"killed_at": time.time()}
+        killed.begin(entry)
+
+    return Fault(
+        name="processor killed before the PUT", target=killed.target, begin=begin, undo=lambda: lab.proxy.set(None)
+    )
+
+
+def kill_between_put_and_event(lab: Lab, pick: int = 0) -> Fault:
+    """SIGKILL while the broker is stopped: objects are stored, their results wait."""
+    killed = kill_worker(lab, pick)
+    kafka = lab.supervisor.server("kafka")
+
+    def begin(entry: Entry) -> None:
+        kafka.suspend()
+        time.sleep(GATHER_SECONDS)
+        entry.detail = {"killed_at": time.time()}
+        killed.begin(entry)
+
+    return Fault(name="processor killed between PUT and event", target=killed.target, begin=begin, undo=kafka.resume)
+
+
+def kill_between_event_and_commit(lab: Lab, pick: int = 0) -> Fault:
+    """SIGKILL at any moment: commits come every 0.2 s, so some results are always announced and not committed."""
+    killed = kill_worker(lab, pick)
+    return Fault(name="processor killed between event and commit", target=killed.target, begin=killed.begin)
+
+
+def kills_in_a_row(lab: Lab, count: int, pause_seconds: float = 0.2) -> Fault:
+    """One processor after the other, each replaced at once."""
+
+    def begin(entry: Entry) -> None:
+        moments = []
+        for number in range(count):
+            moments.append((_pick(lab, PROCESSOR, number), time.time()))
+            kill_worker(lab, number).begin(entry)
+            time.sleep(pause_seconds)
+        entry.detail = {"kills": moments}
+
+    return Fault(name="processors killed in a row", target=f"{count} kills", begin=begin)
+
+
+def suspend(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, seconds: float) -> Fault:
+    """SIGSTOP, and SIGCONT after a while: a zombie, if that is longer than its session or lease."""
+    target = _pick(lab, role, pick)
+    return Fault(
+        name=f"{role} stopped (SIGSTOP)",
+        target=target,
+        seconds=seconds,
+        begin=lambda _entry: lab.signal(target, signal.SIGSTOP),
+        undo=lambda: lab.signal(target, signal.SIGCONT),
+    )
+
+
+def terminate(lab: Lab, pick: int = 0) -> Fault:
+    """SIGTERM amid its work; a replacement starts once it has left."""
+    count = len(lab.workers())
+    target = _pick(lab, PROCESSOR, pick)
+
+    def begin(entry: Entry) -> None:
+        began = time.monotonic()
+        lab.supervisor.stop_worker(target)
+        entry.detail = {"seconds_to_leave": round(time.monotonic() - began, 3)}
+        lab.scale(count)
+
+    return Fault(name="processor asked to leave (SIGTERM)", target=target, begin=begin)
+
+
+def join_leave_join(lab: Lab) -> Fault:
+    """A processor joins, leaves while the group still rebalances, and joins again; at the end it leaves."""
+    count = len(lab.workers())
+
+    def begin(_entry: Entry) -> None:
+        lab.scale(count + 1)
+        time.sleep(2.0)  # it has begun to join by then, or has just joined
+        lab.scale(count)
+        lab.scale(count + 1)
+        lab.wait_for_group(JOIN_SECONDS)
+
+    return Fault(name="processor joins, leaves, joins", begin=begin, undo=lambda: _ignore(lab.scale(count)))
+
+
+def scale(lab: Lab, count: int) -> Fault:
+    """Have so many processors from now on."""
+    return Fault(name=f"scaled to {count}", begin=lambda _entry: _ignore(lab.scale(count)))
+
+
+def add_partitions(lab: Lab, total: int) -> Fault:
+    """More partitions for `file.create`."""
+    return Fault(name="partitions added", target=f"to {total}", begin=lambda _entry: lab.add_partitions(total))
+
+
+def kill_server(lab: Lab, name: str, *, seconds: float) -> Fault:
+    """SIGKILL of a server, down for a while, then started again."""
+    server = lab.supervisor.server(name)
+    return Fault(
+        name=f"{name} killed",
+        target=name,
+        seconds=seconds,
+        begin=lambda _entry: server.kill(),
+        undo=lambda: server.start(SERVER_START_SECONDS),
+    )
+
+
+def suspend_server(lab: Lab, name: str, *, seconds: float) -> Fault:
+    """SIGSTOP of a server: connections stay open and nothing answers."""
+    server = lab.supervisor.server(name)
+    return Fault(
+        name=f"{name} stopped (SIGSTOP)",
+        target=name,
+        seconds=seconds,
+        begin=lambda _entry: server.suspend(),
+        undo=server.resume,
+    )
+
+
+def s3_answers(lab: Lab, code: int, *, seconds: float, share: float = 1.0) -> Fault:
+    """S3 answers a share of the processors' requests with 503, or with 404 for the bucket."""
+    bad = Badness("answer", share=share, code=code)
+    return Fault(
+        name=f"s3 answers {code}",
+        target="s3",
+        seconds=seconds,
+        begin=lambda _entry: lab.proxy.set(bad),
+        undo=lambda: lab.proxy.set(None),
+    )
+
+
+def s3_slow(lab: Lab, *, seconds: float, delay_seconds: float) -> Fault:
+    """Each request of the processors to S3 takes this much longer."""
+    bad = Badness("slow", seconds=delay_seconds)
+    return Fault(
+        name="s3 slow",
+        target="s3",
+        seconds=seconds,
+        begin=lambda _entry: lab.proxy.set(bad),
+        undo=lambda: lab.proxy.set(None),
+    )
+
+
+def poison(lab: Lab) -> Fault:
+    """A message that nobody can read, amid good ones."""
+
+    def begin(entry: Entry) -> None:
+        publisher = KafkaPublisher(lab.settings, "poison")
+        publisher.publish(lab.settings.topic_create, POISON, partition=0)
+        entry.detail = {"unacknowledged": publisher.flush(FLUSH_SECONDS)}
+
+    return Fault(name="poisonous message", target=lab.settings.topic_create, begin=begin)
+
+
+def clock_jump(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
+    """A processor of its own joins; its clock jumps ahead, then as far behind, then it leaves.
+
+    Raises RuntimeError where libfaketime is missing.
+    """
+    if libfaketime() is None:
+        raise RuntimeError(REMEDY)
+
+    def begin(_entry: Entry) -> None:
+        lab.clock.jump(0)
+        lab.scale(1, JUMPER)
+        time.sleep(seconds / 2)  # it starts, joins and works
+        lab.clock.jump(ahead_seconds)
+        time.sleep(seconds / 4)
+        lab.clock.jump(-ahead_seconds)
+        time.sleep(seconds / 4)
+
+    return Fault(name="clock jumps", target=JUMPER, begin=begin, undo=lambda: _ignore(lab.scale(0, JUMPER)))
+
+
+def _pick(lab: Lab, role: str, pick: int) -> str:
+    living = lab.workers(role)
+    if not living:
+        raise RuntimeError(f"no {role} lives")
+    return living[pick % len(living)]
+
+
+def _ignore(_value: object) -> None:
+    pass

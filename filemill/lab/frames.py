@@ -1,0 +1,150 @@
+"""What a run left, as tidy data frames: one row a record, an execution, an event, a file. Times are UTC timestamps."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import sqlalchemy as sa
+
+from filemill.adapters.tables import File
+from filemill.lab.journal import Entry
+from filemill.lab.load import Sent
+from filemill.verification.history import History
+
+
+def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
+    """Seconds since the epoch as timestamps."""
+    return pd.to_datetime(seconds, unit="s", utc=True)
+
+
+def requests(history: History) -> pd.DataFrame:
+    """A row a record of `file.create`: when it came, when its first result did, how many results it had."""
+    finished = history.finished()
+    counts: dict[tuple[int, int], int] = {}
+    for execution in history.executions:
+        place = execution.partition, execution.offset
+        counts[place] = counts.get(place, 0) + 1
+    rows = [
+        (
+            request.partition,
+            request.offset,
+            request.file_id,
+            request.run,
+            request.at,
+            finished.get((request.partition, request.offset)),
+            counts.get((request.partition, request.offset), 0),
+        )
+        for request in history.requests
+    ]
+    frame = pd.DataFrame(
+        rows, columns=["partition", "offset", "file_id", "run", "arrived_at", "finished_at", "executions"]
+    )
+    for column in ("arrived_at", "finished_at"):
+        frame[column] = moments(frame[column].astype(float))
+    return frame
+
+
+def executions(history: History) -> pd.DataFrame:
+    """A row a result on `file.created`, repetitions included: `again` says which are."""
+    rows = [
+        (
+            execution.partition,
+            execution.offset,
+            execution.file_id,
+            execution.worker,
+            execution.status,
+            execution.attempt,
+            execution.started_at,
+            execution.at,
+            execution.upload_ms,
+        )
+        for execution in history.executions
+    ]
+    columns = ["partition", "offset", "file_id", "worker", "status", "attempt", "started_at", "at", "upload_ms"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["at"] = moments(frame["at"].astype(float))
+    frame["started_at"] = pd.to_datetime(frame["started_at"], utc=True)
+    frame["again"] = frame.duplicated(["partition", "offset"])
+    return frame
+
+
+def events(history: History) -> pd.DataFrame:
+    """A row an event of `worker.events`; a heartbeat's vitals are columns of it."""
+    rows = []
+    for heard in history.events:
+        said, vitals = heard.event, heard.event.vitals
+        rows.append(
+            {
+                "at": heard.at,
+                "worker": said.worker_id,
+                "kind": said.kind.value,
+                "protocol": said.protocol,
+                "epoch": said.epoch,
+                "partitions": list(said.partitions),
+                "owned": list(said.owned),
+                "in_flight": vitals.in_flight if vitals else None,
+                "finished": vitals.finished if vitals else None,
+                "cpu_seconds": vitals.cpu_seconds if vitals else None,
+                "rss_bytes": vitals.rss_bytes if vitals else None,
+                "headroom_seconds": vitals.headroom_seconds if vitals else None,
+                "cause": said.cause,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if not frame.empty:
+        frame["at"] = moments(frame["at"].astype(float))
+    return frame
+
+
+def assignments(history: History, until: float) -> pd.DataFrame:
+    """A row for each time that a partition was a worker's: a band of the timeline. What has not ended ends `until`."""
+    owned = history.ownerships()
+    rows = []
+    for index, one in enumerate(owned):
+        follower = next((other.at for other in owned[index + 1 :] if other.partition == one.partition), until)
+        stopped = next(
+            (
+                heard.at
+                for heard in history.events
+                if heard.event.worker_id == one.worker and heard.at > one.at and heard.event.kind in ("stopped", "lost")
+            ),
+            until,
+        )
+        rows.append((one.partition, one.worker, one.epoch, one.at, min(follower, one.until, stopped)))
+    frame = pd.DataFrame(rows, columns=["partition", "worker", "epoch", "began", "ended"])
+    for column in ("began", "ended"):
+        frame[column] = moments(frame[column].astype(float))
+    return frame
+
+
+def files(engine: sa.Engine, sent: Sequence[Sent] = ()) -> pd.DataFrame:
+    """A row a file, with the moment for which its request was intended where the lab made it."""
+    columns = sa.select(
+        File.id,
+        File.status,
+        File.run,
+        File.created_at,
+        File.started_at,
+        File.finished_at,
+        File.updated_at,
+        File.worker_id,
+        File.kafka_partition,
+        File.kafka_offset,
+        File.attempt,
+    )
+    with engine.connect() as connection:
+        result = connection.execute(columns.order_by(File.id))
+        frame = pd.DataFrame(result.all(), columns=list(result.keys()))
+    for column in ("created_at", "started_at", "finished_at", "updated_at"):
+        frame[column] = pd.to_datetime(frame[column], utc=True)
+    intended = pd.Series({one.file_id: one.intended for one in sent}, dtype=float)
+    frame["intended_at"] = moments(frame["id"].map(intended)).fillna(frame["created_at"])
+    return frame
+
+
+def faults(entries: Sequence[Entry]) -> pd.DataFrame:
+    """A row a fault."""
+    rows = [(entry.name, entry.target, entry.began, entry.ended) for entry in entries]
+    frame = pd.DataFrame(rows, columns=["fault", "target", "began", "ended"])
+    for column in ("began", "ended"):
+        frame[column] = moments(frame[column].astype(float))
+    return frame

@@ -1,0 +1,162 @@
+"""A way to S3 that can be made bad: processors go through it, the lab's own checks go straight.
+
+Well, it hands bytes through. Bad, it is one of: hanging, slow, failing a share of the requests with 503, or answering
+404 for the bucket. It serves one request a connection while it is bad.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+CHUNK_BYTES = 64 * 1024
+HEAD_MAX_BYTES = 64 * 1024
+START_SECONDS = 10.0
+HANG_SECONDS = 3600.0
+
+_BODY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>Injected by the lab</Message></Error>'
+_ANSWERS = {503: (b"Service Unavailable", b"SlowDown"), 404: (b"Not Found", b"NoSuchBucket")}
+
+
+class Badness(msgspec.Struct, frozen=True):
+    """How bad, to which share of the requests. `seconds` is the delay of `slow`, `code` the answer of `answer`."""
+
+    kind: Literal["hang", "slow", "answer"]
+    share: float = 1.0
+    seconds: float = 0.0
+    code: int = 503
+
+
+class S3Proxy:
+    """A TCP proxy on a thread of its own, on a port of the system's choice."""
+
+    def __init__(self, upstream: str) -> None:
+        """`upstream` is the URL of the S3 service."""
+        parts = urlsplit(upstream)
+        self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._bad: Badness | None = None
+        self._chance = random.Random()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._port = 0
+        self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS):
+            raise RuntimeError("the S3 proxy did not start")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """What takes the place of the service's URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def set(self, bad: Badness | None) -> None:
+        """Be bad from now on, or well again (None). Connections are closed, so that clients meet it at once."""
+        self._loop.call_soon_threadsafe(self._set, bad)
+
+    def _set(self, bad: Badness | None) -> None:
+        self._bad = bad
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        try:
+            self._loop.run_forever()
+        finally:
+            server.close()
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            bad = self._bad
+            if bad is not None and self._chance.random() < bad.share and not await self._misbehave(bad, reader, writer):
+                return
+            await self._pass_through(reader, writer, once=bad is not None)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # one side is gone
+        except asyncio.CancelledError:
+            pass  # the proxy ends
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _misbehave(self, bad: Badness, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection is to be handed through after all."""
+        if bad.kind == "slow":
+            await asyncio.sleep(bad.seconds)
+            return True
+        if bad.kind == "hang":
+            await asyncio.sleep(HANG_SECONDS)
+            return False
+        await _read_request(reader)
+        reason, code = _ANSWERS[bad.code]
+        body = _BODY % code
+        writer.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (bad.code, reason, len(body), body)
+        )
+        await writer.drain()
+        return False
+
+    async def _pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, once: bool) -> None:
+        up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        self._writers.add(up_writer)
+        try:
+            if once:
+                # The service is asked to close after its answer, so that the next request meets the proxy anew.
+                up_writer.write(_closing(await _read_request(reader)))
+                await _pump(up_reader, writer)
+                return
+            down = asyncio.ensure_future(_pump(up_reader, writer))
+            try:
+                await _pump(reader, up_writer)
+            finally:
+                down.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await down
+        finally:
+            self._writers.discard(up_writer)
+            up_writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(CHUNK_BYTES):
+        writer.write(data)
+        await writer.drain()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> bytes:
+    """One request, head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length" and value.strip().isdigit():
+            length = int(value)
+    return head + (await reader.readexactly(length) if length else b"")
+
+
+def _closing(request: bytes) -> bytes:
+    """The request with `Connection: close`."""
+    line, _, rest = request.partition(b"\r\n")
+    return line + b"\r\nConnection: close\r\n" + rest

@@ -1,0 +1,214 @@
+"""The soak: a seeded storm of all faults under load, then the ledger, the audit and a verdict.
+
+It fails for a broken promise, and also for having proved too little: a listed fault that is missing or hit an idle
+pipeline, a rate or a number of records in flight below what is asked.
+"""
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import sqlalchemy as sa
+
+from filemill.adapters.tables import Worker
+from filemill.lab import figures, frames, measures, storm
+from filemill.lab.clock import REMEDY
+from filemill.lab.load import Step
+from filemill.lab.parameters import StackParameters
+from filemill.lab.results import RESULTS, Results
+from filemill.lab.stack import Lab
+from filemill.lab.verdict import Verdict
+from filemill.retry import Unavailable
+from filemill.verification.history import History
+
+LEAST_RATE = 300.0
+LEAST_IN_FLIGHT = 50
+# A little above what is asked, for whole ticks.
+RATE = 320.0
+WARM_SECONDS = 4.0
+AT_WORK_SECONDS = 30.0
+DRAIN_SECONDS = 180.0
+POLL_SECONDS = 0.2
+FRESH_SECONDS = 5.0
+
+
+class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """What a soak is asked to do."""
+
+    minutes: float = 10.0
+    seed: int = 7
+    protocol: str = "consumer"
+    without: list[str] = []
+    rate: float = RATE
+    workers: int = 3
+    processing_seconds: float = 1.0
+
+
+class SoakResult(msgspec.Struct, kw_only=True):
+    """What came of it. Rates per second, times in seconds."""
+
+    verdict: Verdict
+    accepted: int
+    accepted_per_second: float
+    drain_seconds: float
+    in_flight: dict[str, list[int]]
+    in_flight_median: float
+    recovery_median: float | None
+    recovery_max: float | None
+    detection_median: float | None
+    executed_again: int
+    rework_seconds: float
+    complaints: list[str]
+    folder: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise was kept, and enough was proved."""
+        return self.verdict.ok and not self.complaints
+
+
+def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
+    """Run one. Raises RuntimeError where the machine lacks what a listed fault needs."""
+    lacking = storm.missing() - set(parameters.without)
+    if lacking:
+        raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or name it as one to do without")
+    pace = storm.Pace(parameters.minutes)
+    planned = storm.plan(parameters.seed, parameters.minutes, frozenset(parameters.without))
+    stack = StackParameters(
+        workers=parameters.workers,
+        protocol=parameters.protocol,
+        processing_seconds=parameters.processing_seconds,
+        relays=2,
+        syncs=2,
+    )
+    results = Results.create(f"soak-{parameters.protocol}-{parameters.seed}", parameters, root)
+    say(f"Results in {results.folder}")
+    with Lab(stack, journal=results.journal()) as lab:
+        results.servers({server.name: server.version for server in lab.supervisor.state.servers})
+        began = time.time()
+        # Longer than the storm can take: it is stopped when that is over.
+        lab.load.begin(lambda load: load.open_loop([Step(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
+        time.sleep(WARM_SECONDS)
+        storm.rage(lab, planned, pace, lambda: _wait_at_work(lab), say)
+        time.sleep(max(0.0, began + parameters.minutes * 60 - time.time()))
+        lab.load.stop()
+        load_seconds = time.time() - began
+        say(f"{load_seconds:6.1f} s  load ends with {len(lab.load.sent)} accepted; draining")
+        drained: float | None = None
+        with contextlib.suppress(TimeoutError):
+            drained = lab.drain(DRAIN_SECONDS)
+        say("Reading it all back")
+        history = lab.history()
+        verdict = lab.verdict(history)
+        return _conclude(lab, results, planned, history, verdict, load_seconds, drained)
+
+
+def _wait_at_work(lab: Lab) -> None:
+    """Until the processors hold records, by their latest heartbeats; a fault on an idle pipeline proves nothing."""
+    deadline = time.monotonic() + AT_WORK_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Unavailable):
+            if _held_now(lab) >= LEAST_IN_FLIGHT:
+                return
+        time.sleep(POLL_SECONDS)
+
+
+def _held_now(lab: Lab) -> int:
+    """Records that the processors hold, by heartbeats of the last seconds, as the sync has stored them."""
+    heard = sa.select(Worker.vitals).where(Worker.heard_at > sa.func.now() - timedelta(seconds=FRESH_SECONDS))
+    with lab.engine.connect() as connection:
+        return sum((vitals or {}).get("inFlight", 0) for vitals in connection.execute(heard).scalars())
+
+
+def _conclude(
+    lab: Lab,
+    results: Results,
+    planned: list[storm.Planned],
+    history: History,
+    verdict: Verdict,
+    load_seconds: float,
+    drained: float | None,
+) -> SoakResult:
+    entries = lab.journal.faults()
+    in_flight: dict[str, list[int]] = {}
+    for entry in entries:
+        in_flight.setdefault(entry.name, []).append(measures.in_flight_at(history, entry.began))
+    counts = [count for found in in_flight.values() for count in found]
+    recovered = measures.recovery(history, entries)
+    again = measures.repetitions(history)
+    result = SoakResult(
+        verdict=verdict,
+        accepted=len(lab.load.sent),
+        accepted_per_second=round(len(lab.load.sent) / load_seconds, 1),
+        drain_seconds=round(drained, 1) if drained is not None else float("inf"),
+        in_flight=in_flight,
+        in_flight_median=statistics.median(counts) if counts else 0,
+        recovery_median=_round(recovered["recovery_seconds"].median()),
+        recovery_max=_round(recovered["recovery_seconds"].max()),
+        detection_median=_round(recovered["detection_seconds"].median()),
+        executed_again=int(again["executed_again"]),
+        rework_seconds=again["rework_seconds"],
+        complaints=[],
+        folder=str(results.folder),
+    )
+    result.complaints = list(_complaints(result, planned, drained))
+    _keep(lab, results, history, recovered, result)
+    return result
+
+
+def _complaints(result: SoakResult, planned: list[storm.Planned], drained: float | None) -> list[str]:
+    absent = sorted({one.name for one in planned} - result.in_flight.keys())
+    found = [f"{name} was planned and did not happen" for name in absent]
+    found += [f"{name} hit an idle pipeline" for name, counts in result.in_flight.items() if not all(counts)]
+    if result.in_flight_median < LEAST_IN_FLIGHT:
+        found.append(f"the median of records in flight at a fault was {result.in_flight_median:g}")
+    if result.accepted_per_second < LEAST_RATE:
+        found.append(f"{result.accepted_per_second:g} requests a second were accepted")
+    if drained is None:
+        found.append(f"the backlog did not drain within {DRAIN_SECONDS:g} s")
+    return found
+
+
+def _keep(lab: Lab, results: Results, history: History, recovered: pd.DataFrame, result: SoakResult) -> None:
+    faults = frames.faults(lab.journal.faults())
+    executions = frames.executions(history)
+    files = frames.files(lab.engine, lab.load.sent)
+    assignments = frames.assignments(history, time.time())
+    latencies = measures.latencies(files)
+    for name, frame in {
+        "faults": faults,
+        "executions": executions,
+        "files": files,
+        "assignments": assignments,
+        "events": frames.events(history),
+        "recovery": recovered,
+        "latencies": latencies,
+    }.items():
+        results.frame(name, frame)
+    results.figure("timeline", figures.timeline(assignments, faults))
+    results.figure("throughput", figures.throughput(measures.throughput(executions), faults))
+    results.figure("unseen", figures.unseen(measures.unseen(files), faults))
+    results.verdict(result.verdict)
+    (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    results.summary(
+        {
+            "accepted": result.accepted,
+            "accepted_per_second": result.accepted_per_second,
+            "drain_seconds": result.drain_seconds,
+            "in_flight_median": result.in_flight_median,
+            "recovery_median": result.recovery_median if result.recovery_median is not None else float("nan"),
+            "recovery_max": result.recovery_max if result.recovery_max is not None else float("nan"),
+            "executed_again": result.executed_again,
+            "rework_seconds": result.rework_seconds,
+        }
+    )
+
+
+def _round(value: float) -> float | None:
+    return round(float(value), 2) if not math.isnan(value) else None

@@ -1,0 +1,173 @@
+"""The lab's own stack: isolated from any other by its home, its ports and its data, and there to be broken.
+
+with Lab(StackParameters(workers=3, processing_seconds=1)) as lab:
+lab.load.begin(lambda load: load.open_loop([Step(30, 100)]))
+lab.inject(faults.kill_worker(lab))
+lab.load.wait()
+lab.drain()
+lab.verdict().require()
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections import ChainMap
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filemill import wiring
+from filemill.lab import backward
+from filemill.lab.bench import SHARE, Bench, wait_until
+from filemill.lab.broker_time import stamp_by_the_broker
+from filemill.lab.clock import FakeClock
+from filemill.lab.fault import Fault
+from filemill.lab.journal import FAULT, Entry, Journal
+from filemill.lab.parameters import StackParameters
+from filemill.lab.s3_proxy import S3Proxy
+from filemill.retry import Unavailable
+from filemill.settings import load as load_settings
+from filemill.setup import prepare
+from infra.embedded.home import remove_home
+from infra.embedded.supervisor import Supervisor
+from infra.embedded.workers import WorkerSpec
+
+PROCESSOR = "processor"
+# A processor whose clock the lab can move.
+JUMPER = "jumper"
+READY_SECONDS = 60.0
+PREPARE_SECONDS = 30.0
+
+
+class Lab(Bench):
+    """A stack from `__enter__` to `__exit__`, after which nothing of it is left but the results."""
+
+    def __init__(self, parameters: StackParameters | None = None, *, journal: Journal | None = None) -> None:
+        """Nothing is started. Raises InvalidSettings, for parameters that no process would take."""
+        self.parameters = parameters or StackParameters()
+        self._given_journal = journal
+        self._closing = contextlib.ExitStack()
+        load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as closing:
+            folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="filemill-lab-")))
+            home = folder / "home"
+            closing.callback(remove_home, home)
+            self.clock = FakeClock(folder / "clock")
+            self._way_to_s3: dict[str, str] = {}
+            self.supervisor = Supervisor(
+                home, self._specs(), default_ports=False, prepare=lambda servers: self._prepare(servers, closing)
+            )
+            closing.callback(self._stop)
+            self.supervisor.start()
+            closing.callback(self._end_load)
+            self.wait_for_group()
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    # --- what runs
+
+    def workers(self, role: str = PROCESSOR) -> list[str]:
+        """The ids of the living processes of a role, in their order."""
+        states = self.supervisor.state.workers
+        return sorted(state.id for state in states if state.role == role and state.process.process() is not None)
+
+    def scale(self, count: int, role: str = PROCESSOR) -> list[str]:
+        """Have so many; returns their ids, once surplus ones have ended. New ones may not work yet."""
+        return self.supervisor.scale(role, count)
+
+    def signal(self, worker_id: str, number: int) -> None:
+        """Send a process a signal; if it dies of it, it is not started again."""
+        self.supervisor.kill_worker(worker_id, number, restart=number != signal.SIGKILL)
+
+    def kill(self, worker_id: str) -> None:
+        """SIGKILL one process; it stays dead."""
+        self.signal(worker_id, signal.SIGKILL)
+
+    def wait_for_group(self, seconds: float = READY_SECONDS) -> None:
+        """Until the members own all partitions; of a share group, until a member has started. Raises TimeoutError."""
+        wait_until(self._group_is_whole, seconds, "the processors own all partitions")
+
+    def _group_is_whole(self) -> bool:
+        if not self.workers():
+            return True
+        with contextlib.suppress(Unavailable):
+            if self.parameters.protocol == SHARE:
+                return any(heard.event.kind == "started" for heard in self.history().events)
+            admin = self.admin()
+            group = admin.describe_group(self.settings.kafka_group, self.settings.topic_create)
+            owned = sum(len(member.partitions) for member in group.members)
+            return owned == admin.topic_partitions().get(self.settings.topic_create)
+        return False
+
+    def add_partitions(self, total: int) -> None:
+        """Raise the partitions of `file.create`. Raises ValueError, retry.Unavailable."""
+        self.admin().add_partitions(self.settings.topic_create, total)
+
+    def inject(self, fault: Fault) -> Entry:
+        """Let a fault begin, last and be undone, on record in the journal."""
+        with self.journal.lasting(FAULT, fault.name, fault.target) as entry:
+            fault.run(entry)
+        return entry
+
+    # --- inside
+
+    def _prepare(self, servers: dict[str, str | int | float], closing: contextlib.ExitStack) -> None:
+        """What comes between the servers and the workers."""
+        settings = load_settings(
+            **{
+                **servers,
+                **self.parameters.settings,
+                **self.parameters.for_processors(),
+                "home": self.supervisor.home,
+                "topic_partitions": self.parameters.partitions,
+                "worker_id": f"lab-{os.getpid()}",
+            }
+        )
+        prepare(settings, patience_seconds=PREPARE_SECONDS)
+        stamp_by_the_broker(settings)
+        engine = wiring.create_engine(settings, "lab")
+        closing.callback(engine.dispose)
+        backward.install(engine)
+        self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint))
+        self._way_to_s3["FILEMILL_S3_ENDPOINT"] = self.proxy.url
+        super().__init__(settings, engine, self._given_journal)
+
+    def _specs(self) -> list[WorkerSpec]:
+        run = [sys.executable, "-m", "filemill", "run"]
+        given = {f"FILEMILL_{name.upper()}": str(value) for name, value in self.parameters.settings.items()}
+        # A line for each file would cost more than the file.
+        quiet = {"FILEMILL_LOG_LEVEL": "warning", "FILEMILL_LOG_FORMAT": "json"} | given
+        processor = {f"FILEMILL_{name.upper()}": value for name, value in self.parameters.for_processors().items()}
+        processor |= quiet
+        asked = self.parameters
+
+        def through(environment: dict[str, str]) -> ChainMap[str, str]:
+            return ChainMap(self._way_to_s3, environment)  # the proxy's address is known once the servers are
+
+        return [
+            WorkerSpec(role="relay", argv=[*run, "relay"], env=quiet, count=asked.relays),
+            WorkerSpec(role="sync", argv=[*run, "sync"], env=quiet, count=asked.syncs),
+            WorkerSpec(role="monitor", argv=[*run, "monitor"], env=quiet, count=asked.monitors),
+            WorkerSpec(role=PROCESSOR, argv=[*run, "processor"], env=through(processor), count=asked.workers),
+            WorkerSpec(
+                role=JUMPER, argv=[*run, "processor"], env=through(processor | self.clock.environment()), count=0
+            ),
+        ]
+
+    def _end_load(self) -> None:
+        with contextlib.suppress(Exception):
+            self.load.stop()
+
+    def _stop(self) -> None:
+        for server in ("kafka", "postgres", "s3"):
+            self.supervisor.server(server).kill()  # its data goes in a moment: no orderly stop of ten seconds
+        self.supervisor.stop()

@@ -1,0 +1,117 @@
+"""A worker with a bug in it: `python -m tests.lab.planted BUG ROLE` is `filemill run ROLE`, but for the bug.
+
+Each bug is one that somebody could write, and that the verdict must see.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from filemill import cli, files
+from filemill.offsets import Commit, PartitionOffsets, encode_metadata
+from workers.file_processor import FileProcessor
+
+LATE_SECONDS = 2.0
+
+
+def early_commit() -> None:
+    """A record counts as finished when it is delivered: its offset is committed before its PUT."""
+    deliver = PartitionOffsets.deliver
+
+    def wrong(self: PartitionOffsets, offset: int) -> bool:
+        fresh = deliver(self, offset)
+        self.finish(offset)
+        return fresh
+
+    PartitionOffsets.deliver = wrong  # type: ignore[method-assign]
+
+
+def no_resume() -> None:
+    """A paused processor that is assigned more takes itself for running, and resumes nothing."""
+    assigned = FileProcessor.assigned
+
+    def wrong(self: FileProcessor, committed: Mapping[int, tuple[int, str]]) -> None:
+        self._paused = False
+        assigned(self, committed)
+
+    FileProcessor.assigned = wrong  # type: ignore[method-assign]
+
+
+def commit_after_revoke() -> None:
+    """What was revoked is committed once more, a little later, when it is somebody else's."""
+    revoked = FileProcessor.revoked
+
+    def wrong(self: FileProcessor, partitions: Sequence[int]) -> None:
+        late = {}
+        for number in partitions:
+            position = self._offsets[number].position if number in self._offsets else None
+            if position is not None:
+                text = encode_metadata(self._worker_id, self._epochs[number], position, [])
+                late[number] = Commit(position, text, 0)
+        revoked(self, partitions)
+        source = self._source
+        assert source is not None
+
+        def commit() -> None:
+            time.sleep(LATE_SECONDS)
+            source.commit_now(late, 5)
+
+        threading.Thread(target=commit, daemon=True).start()
+
+    FileProcessor.revoked = wrong  # type: ignore[method-assign]
+
+
+def clock_in_the_key() -> None:
+    """The object's key is made of the moment of processing."""
+    from filemill.processing import passage  # noqa: PLC0415 - what is patched
+
+    def wrong(file_id: int, requested_at: datetime) -> str:
+        return files.object_key(file_id, datetime.now(requested_at.tzinfo))
+
+    passage.object_key = wrong  # type: ignore[attr-defined]
+
+
+def backward_status() -> None:
+    """The sync applies whatever it reads."""
+    from filemill.adapters import postgres_status  # noqa: PLC0415 - what is patched
+
+    before, rule, after = postgres_status._APPLY.text.partition("AND standing.id = ranked.id AND (")
+    assert rule, "the statement has changed: plant the bug anew"
+    returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
+    postgres_status._APPLY = sa.text(f"{before}AND standing.id = ranked.id\n{returning}")
+
+
+def dropping_relay() -> None:
+    """The relay forgets a row of each batch that it claims."""
+    from filemill.adapters.postgres_outbox import PostgresOutbox  # noqa: PLC0415 - what is patched
+
+    claim = PostgresOutbox.claim
+
+    def wrong(self: PostgresOutbox, limit: int, partitions: int) -> list[Any]:
+        rows = claim(self, limit, partitions)
+        for row in rows[:1]:
+            with self._engine.begin() as connection:
+                connection.execute(sa.text("DELETE FROM outbox WHERE id = :id"), {"id": row.outbox_id})
+        return rows[1:]
+
+    PostgresOutbox.claim = wrong  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "early-commit": early_commit,
+    "no-resume": no_resume,
+    "commit-after-revoke": commit_after_revoke,
+    "clock-in-the-key": clock_in_the_key,
+    "backward-status": backward_status,
+    "dropping-relay": dropping_relay,
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv[1]]()
+    sys.argv = ["filemill", "run", *sys.argv[2:]]
+    cli.main()
