@@ -1,0 +1,106 @@
+"""The audit of commits and executions, on histories made by hand."""
+
+from datetime import UTC, datetime
+
+from filemill.offsets import CommitSeen, encode_metadata
+from filemill.verification.commits import Audit, audit
+from filemill.verification.history import Execution, Ownership
+
+
+def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> CommitSeen:
+    return CommitSeen(0, offset, encode_metadata(worker, epoch, offset, list(beyond)), at)
+
+
+def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> Ownership:
+    return Ownership(at, worker, epoch, 0, until, said_at=at)
+
+
+def execution(offset: int, at: float, worker: str = "a", began: float | None = None) -> Execution:
+    return Execution(
+        partition=0,
+        offset=offset,
+        file_id=offset + 1,
+        run=1,
+        worker=worker,
+        status="completed",
+        attempt=1,
+        started_at=datetime.fromtimestamp(at - 1 if began is None else began, UTC),
+        upload_ms=None,
+        at=at,
+    )
+
+
+def look(
+    commits: list[CommitSeen], finished: list[float], owners: list[Ownership], executions: list[Execution] | None = None
+) -> Audit:
+    moments = {(0, offset): at for offset, at in enumerate(finished)}
+    return audit(commits, {0: len(finished)}, moments, owners, executions or [])
+
+
+def found(result: Audit) -> set[str]:
+    return set(result.findings)
+
+
+def test_commits_in_the_order_of_what_was_finished_are_well() -> None:
+    result = look([commit(1, 11, beyond=(2,)), commit(3, 13)], [10, 12, 11], [owner(1)])
+    assert result.ok
+    assert result.commits == 2
+
+
+def test_a_commit_that_passed_an_unfinished_record_is_found_though_it_was_finished_later() -> None:
+    assert found(look([commit(2, 11), commit(2, 13)], [10, 12], [owner(1)])) == {"commit-passed-unfinished"}
+
+
+def test_a_commit_whose_metadata_claims_too_much_is_found() -> None:
+    assert found(look([commit(1, 11, beyond=(2,))], [10, 12, 12], [owner(1)])) == {"commit-claims-unfinished"}
+
+
+def test_a_commit_beyond_the_end_is_found() -> None:
+    assert found(look([commit(3, 11)], [10], [owner(1)])) == {"commit-beyond-end"}
+
+
+def test_a_commit_of_a_former_owner_is_found() -> None:
+    owners = [owner(1), owner(10.5, "b")]
+    assert look([commit(1, 10.4)], [10], owners).ok
+    assert found(look([commit(1, 11)], [10], owners)) == {"commit-by-non-owner"}
+
+
+def test_a_commit_in_a_former_epoch_of_the_same_worker_is_found() -> None:
+    assert found(look([commit(1, 11)], [10], [owner(1), owner(10.5, epoch=2)])) == {"commit-by-non-owner"}
+
+
+def test_a_commit_after_the_worker_had_given_the_partition_up_is_found() -> None:
+    owners = [owner(1, until=10.5)]
+    assert look([commit(1, 10.4)], [10], owners).ok
+    assert found(look([commit(1, 12)], [10], owners)) == {"commit-by-non-owner"}
+
+
+def test_a_commit_that_nobody_signed_is_found() -> None:
+    assert found(look([CommitSeen(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
+
+
+def test_what_was_not_covered_may_be_executed_again() -> None:
+    owners = [owner(1), owner(20, "b")]
+    result = look([commit(1, 11)], [10, 12], owners, [execution(0, 10), execution(1, 12), execution(1, 22, "b")])
+    assert result.ok
+    assert (result.executions, result.executed_again) == (3, 1)
+
+
+def test_what_an_offset_or_its_metadata_covered_must_not_be_executed_again() -> None:
+    owners = [owner(1), owner(20, "b")]
+    commits = [commit(1, 13, beyond=(2,))]
+    for offset in (0, 2):
+        again = [execution(offset, 10), execution(offset, 22, "b")]
+        assert found(look(commits, [10, 99, 12], owners, again)) == {"executed-though-committed"}
+
+
+def test_a_worker_must_not_execute_a_record_twice_in_one_assignment() -> None:
+    twice = [execution(0, 10), execution(0, 12)]
+    assert found(look([], [10], [owner(1)], twice)) == {"executed-twice-in-one-assignment"}
+    assert look([], [10], [owner(1), owner(10.5, epoch=2)], twice).ok
+
+
+def test_what_a_worker_had_begun_before_it_was_assigned_anew_belongs_to_the_assignment_of_its_beginning() -> None:
+    owners = [owner(1), owner(20, epoch=2)]
+    late = [execution(0, 21, began=12), execution(0, 23, began=22)]
+    assert look([], [21], owners, late).ok

@@ -1,0 +1,152 @@
+"""Measures and verdict, on histories made by hand."""
+
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+
+from filemill.lab import frames, measures
+from filemill.lab.journal import Entry
+from filemill.lab.measures import least_moves
+from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.telemetry import Kind, Vitals, WorkerEvent
+from filemill.verification.history import Execution, Heard, History, Request
+from filemill.verification.report import Report
+
+
+def event(at: float, worker: str, kind: Kind, *partitions: int, vitals: Vitals | None = None) -> Heard:
+    moment = datetime.fromtimestamp(at, UTC)
+    said = WorkerEvent(
+        kind=kind, worker_id=worker, timestamp=moment, epoch=1, partitions=list(partitions), vitals=vitals
+    )
+    return Heard(at, said)
+
+
+def result(partition: int, offset: int, at: float, worker: str = "a") -> Execution:
+    return Execution(
+        partition=partition,
+        offset=offset,
+        file_id=1 + offset,
+        run=1,
+        worker=worker,
+        status="completed",
+        attempt=1,
+        started_at=datetime.fromtimestamp(at - 0.5, UTC),
+        upload_ms=1.0,
+        at=at,
+    )
+
+
+def killed_at_20() -> History:
+    """Worker a has partitions 0 and 1 from 1 on; it is killed at 20, b takes 1 at 26 and finishes something at 27."""
+    return History(
+        requests=[Request(1, offset, offset + 1, 1, 10.0 + offset) for offset in range(3)],
+        executions=[result(1, 0, 12), result(1, 1, 19), result(1, 1, 27, "b"), result(1, 2, 28, "b")],
+        events=[
+            event(1, "a", Kind.ASSIGNED, 0, 1),
+            event(2, "b", Kind.ASSIGNED, 2),
+            event(18, "a", Kind.HEARTBEAT, vitals=Vitals(in_flight=40)),
+            event(19, "b", Kind.HEARTBEAT, vitals=Vitals(in_flight=2)),
+            event(26, "b", Kind.ASSIGNED, 0, 1),
+        ],
+    )
+
+
+KILL = Entry(kind="fault", name="processor killed", target="a", began=20.0, ended=20.0)
+
+
+def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment() -> None:
+    (row,) = measures.recovery(killed_at_20(), [KILL]).to_dict("records")
+    assert (row["worker"], row["partition"]) == ("a", 1)
+    assert (row["detection_seconds"], row["recovery_seconds"]) == (6, 7)
+
+
+def test_a_pause_is_the_time_between_the_last_result_of_the_old_owner_and_the_first_of_the_new() -> None:
+    (row,) = measures.pauses(killed_at_20()).to_dict("records")
+    assert (row["partition"], row["from"], row["to"], row["pause_seconds"]) == (1, "a", "b", 8)
+
+
+def test_moves_are_compared_with_the_least_that_would_do() -> None:
+    assert measures.moves(killed_at_20(), 10, 30) == {"moved": 2, "least": 2, "survivors_revoked": 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "members", "least"),
+    [
+        ({0: "a", 1: "a", 2: "a"}, {"a", "b"}, 1),
+        ({0: "a", 1: "a", 2: "b"}, {"a", "b"}, 0),
+        ({0: "a", 1: "a", 2: "b"}, {"b"}, 2),
+        ({0: "a", 1: "a", 2: "b"}, {"a", "b", "c", "d"}, 1),
+        (dict.fromkeys(range(6), "a"), {"a", "b", "c"}, 4),
+        ({0: "a"}, set(), 0),
+    ],
+)
+def test_the_least_number_of_moves(before: dict[int, str], members: set[str], least: int) -> None:
+    assert least_moves(before, members) == least
+
+
+def test_records_in_flight_at_a_moment_are_those_of_the_last_heartbeats() -> None:
+    history = killed_at_20()
+    assert measures.in_flight_at(history, 20) == 42
+    assert measures.in_flight_at(history, 24.5) == 2  # who is silent for longer than a session is not counted
+
+
+def test_repetitions_and_their_seconds() -> None:
+    assert measures.repetitions(killed_at_20()) == {"executions": 4, "executed_again": 1, "rework_seconds": 0.5}
+
+
+def test_an_execution_that_was_done_before_is_marked() -> None:
+    frame = frames.executions(killed_at_20())
+    assert frame["again"].tolist() == [False, False, True, False]
+    assert measures.throughput(frame)["files_per_second"].sum() == 3
+
+
+def test_fairness_is_one_where_all_did_the_same() -> None:
+    even = pd.DataFrame({"worker": ["a", "b"], "partition": [0, 0]})
+    assert measures.fairness(even) == {"fairness_workers": 1.0, "fairness_partitions": 1.0}
+
+
+def judged(history: History, *faults: Entry, until: float = 30.0) -> Verdict:
+    return judge(
+        Observed(
+            report=Report(),
+            audit=None,
+            history=history,
+            backward_moves=[],
+            faults=faults,
+            patience_seconds=5,
+            until=until,
+        )
+    )
+
+
+def stalls(verdict: Verdict) -> bool:
+    return {check.number: check.ok for check in verdict.checks}["9"] is False
+
+
+def test_lag_without_a_result_for_too_long_breaks_the_ninth_promise_unless_a_fault_covers_it() -> None:
+    history = History(requests=[Request(0, 0, 1, 1, 10.0)], executions=[result(0, 0, 18)])
+    assert stalls(judged(history))
+    outage = Entry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
+    assert not stalls(judged(history, outage))
+
+
+def test_idleness_is_no_stall_and_a_record_that_never_ends_is_one() -> None:
+    done = [Request(0, 0, 1, 1, 10.0), Request(0, 1, 2, 1, 50.0)]
+    assert not stalls(judged(History(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
+    assert stalls(judged(History(requests=done, executions=[result(0, 0, 11)]), until=99))
+
+
+def test_an_open_breaker_excuses_a_stall() -> None:
+    history = History(
+        requests=[Request(0, 0, 1, 1, 10.0)],
+        executions=[result(0, 0, 18)],
+        events=[event(11, "a", Kind.BREAKER_OPENED), event(16, "a", Kind.BREAKER_CLOSED)],
+    )
+    assert not stalls(judged(history))
+
+
+def test_without_commits_to_look_at_a_verdict_says_so_and_is_not_broken() -> None:
+    verdict = judged(History())
+    assert verdict.ok
+    assert [check.number for check in verdict.checks if check.ok is None] == ["4", "6", "7"]
