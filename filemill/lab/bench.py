@@ -21,7 +21,7 @@ from filemill.verification.check import verify
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, read_history
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 # The broker takes a silent member for dead after this, under each protocol (infra/embedded/kafka_config.py).
 SESSION_SECONDS = 6.0
 # Its offsets are the broker's business: there are no commits to audit.

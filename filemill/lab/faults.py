@@ -24,13 +24,12 @@ POISON = b'{"fileId": "not a number", "title": 7}'
 
 def kill_worker(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, replace: bool = True) -> Fault:
     """SIGKILL; a replacement starts at once. Of a processor's records most are in work, some finished, uncommitted."""
-    count = len(lab.workers(role))
     target = _pick(lab, role, pick)
 
     def begin(_entry: Entry) -> None:
         lab.kill(target)
         if replace:
-            lab.scale(count, role)
+            lab.scale(lab.wanted[role], role)
 
     return Fault(name=f"{role} killed", target=target, begin=begin)
 
@@ -76,8 +75,9 @@ def kills_in_a_row(lab: Lab, count: int, pause_seconds: float = 0.2) -> Fault:
     def begin(entry: Entry) -> None:
         moments = []
         for number in range(count):
-            moments.append((_pick(lab, PROCESSOR, number), time.time()))
-            kill_worker(lab, number).begin(entry)
+            killed = kill_worker(lab, number)
+            moments.append((killed.target, time.time()))
+            killed.begin(entry)
             time.sleep(pause_seconds)
         entry.detail = {"kills": moments}
 
@@ -98,21 +98,20 @@ def suspend(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, seconds: float) -
 
 def terminate(lab: Lab, pick: int = 0) -> Fault:
     """SIGTERM amid its work; a replacement starts once it has left."""
-    count = len(lab.workers())
     target = _pick(lab, PROCESSOR, pick)
 
     def begin(entry: Entry) -> None:
         began = time.monotonic()
         lab.supervisor.stop_worker(target)
         entry.detail = {"seconds_to_leave": round(time.monotonic() - began, 3)}
-        lab.scale(count)
+        lab.scale(lab.wanted[PROCESSOR])
 
     return Fault(name="processor asked to leave (SIGTERM)", target=target, begin=begin)
 
 
 def join_leave_join(lab: Lab) -> Fault:
     """A processor joins, leaves while the group still rebalances, and joins again; at the end it leaves."""
-    count = len(lab.workers())
+    count = lab.wanted[PROCESSOR]
 
     def begin(_entry: Entry) -> None:
         lab.scale(count + 1)

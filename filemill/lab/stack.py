@@ -38,6 +38,7 @@ PROCESSOR = "processor"
 # A processor whose clock the lab can move.
 JUMPER = "jumper"
 READY_SECONDS = 60.0
+KILL_SECONDS = 10.0
 PREPARE_SECONDS = 30.0
 
 
@@ -48,6 +49,9 @@ class Lab(Bench):
         """Nothing is started. Raises InvalidSettings, for parameters that no process would take."""
         self.parameters = parameters or StackParameters()
         self._given_journal = journal
+        asked = self.parameters
+        # How many of each role there shall be; fewer live while one restarts.
+        self.wanted = {PROCESSOR: asked.workers, "relay": asked.relays, "sync": asked.syncs, "monitor": asked.monitors}
         self._closing = contextlib.ExitStack()
         load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
 
@@ -82,6 +86,7 @@ class Lab(Bench):
 
     def scale(self, count: int, role: str = PROCESSOR) -> list[str]:
         """Have so many; returns their ids, once surplus ones have ended. New ones may not work yet."""
+        self.wanted[role] = count
         return self.supervisor.scale(role, count)
 
     def signal(self, worker_id: str, number: int) -> None:
@@ -89,8 +94,10 @@ class Lab(Bench):
         self.supervisor.kill_worker(worker_id, number, restart=number != signal.SIGKILL)
 
     def kill(self, worker_id: str) -> None:
-        """SIGKILL one process; it stays dead."""
+        """SIGKILL one process, and wait until it is gone; it stays dead. Raises KeyError, TimeoutError."""
+        role = worker_id.rpartition("-")[0]
         self.signal(worker_id, signal.SIGKILL)
+        wait_until(lambda: worker_id not in self.workers(role), KILL_SECONDS, f"{worker_id} is gone")
 
     def wait_for_group(self, seconds: float = READY_SECONDS) -> None:
         """Until the members own all partitions; of a share group, until a member has started. Raises TimeoutError."""

@@ -1,0 +1,174 @@
+"""One experiment: start a stack, do something to it, let it come to rest, and keep all that can be known of it.
+
+What notebooks call. A script is a function that takes the lab and loads it, breaks it, or both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from filemill.lab import figures, frames, measures
+from filemill.lab.journal import Entry, Journal
+from filemill.lab.load import Step
+from filemill.lab.parameters import StackParameters
+from filemill.lab.results import Results
+from filemill.lab.stack import Lab
+from filemill.lab.verdict import BrokenPromise, Verdict
+from filemill.verification.history import History
+
+DRAIN_SECONDS = 120.0
+
+Script = Callable[[Lab], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run left. Moments in `history` and `journal` are seconds since the epoch, by the broker's clock."""
+
+    parameters: StackParameters
+    history: History
+    verdict: Verdict
+    files: pd.DataFrame
+    faults: list[Entry]
+    ended: float
+
+    @cached_property
+    def executions(self) -> pd.DataFrame:
+        """A row a result."""
+        return frames.executions(self.history)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """A row an event of a worker."""
+        return frames.events(self.history)
+
+    @cached_property
+    def assignments(self) -> pd.DataFrame:
+        """A row a band of the timeline."""
+        return frames.assignments(self.history, self.ended)
+
+    @cached_property
+    def marks(self) -> pd.DataFrame:
+        """A row a fault."""
+        return frames.faults(self.faults)
+
+    @cached_property
+    def latencies(self) -> pd.DataFrame:
+        """Percentiles per stage, in seconds."""
+        return measures.latencies(self.files)
+
+    @cached_property
+    def summary(self) -> dict[str, float]:
+        """The numbers that runs are compared by. Rates per second over the time from first to last result."""
+        first = self.executions[~self.executions["again"]]
+        seconds = (first["at"].max() - first["at"].min()).total_seconds() if len(first) > 1 else float("nan")
+        (whole,) = self.latencies[self.latencies["stage"] == "end to end"].to_dict("records")
+        recovered = measures.recovery(self.history, self.faults)
+        return {
+            "files": len(self.files),
+            "files_per_second": len(first) / seconds if seconds else float("nan"),
+            "end_to_end_p50": float(whole["p50"]),
+            "end_to_end_p99": float(whole["p99"]),
+            "recovery_median": float(recovered["recovery_seconds"].median()),
+            **measures.repetitions(self.history),
+            **measures.fairness(self.executions),
+            **measures.cost(self.events, len(self.files)),
+        }
+
+    def timeline(self) -> go.Figure:
+        """Who owned which partition, with the faults."""
+        return figures.timeline(self.assignments, self.marks)
+
+    def throughput(self) -> go.Figure:
+        """Results per second by worker, with the faults."""
+        return figures.throughput(measures.throughput(self.executions), self.marks)
+
+    def unseen(self) -> go.Figure:
+        """What was asked for and not yet seen as ended, with the faults."""
+        return figures.unseen(measures.unseen(self.files), self.marks)
+
+    def keep(self, results: Results) -> None:
+        """Write all of it into a folder."""
+        for name, frame in {
+            "files": self.files,
+            "executions": self.executions,
+            "events": self.events,
+            "assignments": self.assignments,
+            "faults": self.marks,
+            "latencies": self.latencies,
+        }.items():
+            results.frame(name, frame)
+        for name, figure in {
+            "timeline": self.timeline(),
+            "throughput": self.throughput(),
+            "unseen": self.unseen(),
+        }.items():
+            results.figure(name, figure)
+        results.verdict(self.verdict)
+        results.summary(self.summary)
+
+
+def observe(
+    parameters: StackParameters,
+    script: Script,
+    *,
+    drain_seconds: float = DRAIN_SECONDS,
+    results: Results | None = None,
+) -> Outcome:
+    """Run one experiment. Raises TimeoutError where what was asked for does not come to an end."""
+    journal = results.journal() if results is not None else Journal()
+    with Lab(parameters, journal=journal) as lab:
+        script(lab)
+        lab.load.stop()
+        lab.drain(drain_seconds)
+        history = lab.history()
+        outcome = Outcome(
+            parameters=parameters,
+            history=history,
+            verdict=lab.verdict(history),
+            files=frames.files(lab.engine, lab.load.sent),
+            faults=journal.faults(),
+            ended=max((execution.at for execution in history.executions), default=0.0),
+        )
+    if results is not None:
+        outcome.keep(results)
+    return outcome
+
+
+def backlog(count: int) -> Script:
+    """So many requests at once, then as fast as it goes."""
+
+    def script(lab: Lab) -> None:
+        lab.load.backlog(count)
+
+    return script
+
+
+def steady(seconds: float, rate: float, then: Script | None = None) -> Script:
+    """Requests by the clock; `then` happens beside it."""
+
+    def script(lab: Lab) -> None:
+        lab.load.begin(lambda load: load.open_loop([Step(seconds, rate)]))
+        if then is not None:
+            then(lab)
+        lab.load.wait()
+
+    return script
+
+
+def spread(outcomes: Sequence[Outcome], measure: str) -> dict[str, float]:
+    """Median, least and greatest of one of the summary's numbers over repetitions."""
+    values = pd.Series([outcome.summary[measure] for outcome in outcomes])
+    return {"median": values.median(), "least": values.min(), "greatest": values.max(), "repeats": len(values)}
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """A line per promise, over all runs: the last cell of a notebook. Raises BrokenPromise for the first that broke."""
+    broken = [outcome.verdict for outcome in outcomes if not outcome.verdict.ok]
+    if broken:
+        raise BrokenPromise(f"{len(broken)} of {len(outcomes)} runs broke a promise; the first:\n{broken[0]}")
+    rows = [row | {"runs": len(outcomes)} for row in outcomes[-1].verdict.rows()] if outcomes else []
+    return pd.DataFrame(rows)

@@ -1,0 +1,71 @@
+"""The consumer that most people write first: poll, work, commit; while it works it does not poll.
+
+Beside ours it shows what `max.poll.interval.ms` is for: a job that is longer costs it its partitions.
+"""
+
+import threading
+import time
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException
+
+from filemill.settings import Settings
+
+POLL_SECONDS = 0.5
+GROUP_SUFFIX = "-naive"
+
+
+class NaiveReport(msgspec.Struct):
+    """What became of it. `started` counts the jobs that it began, `offsets` which records they were."""
+
+    started: int = 0
+    committed: int = 0
+    evictions: int = 0
+    commit_errors: int = 0
+    offsets: list[tuple[int, int]] = []
+
+    @property
+    def repeated(self) -> int:
+        """Jobs that it began more than once."""
+        return len(self.offsets) - len(set(self.offsets))
+
+
+def run_naively(
+    settings: Settings, *, job_seconds: float, max_poll_seconds: float, seconds: float, stop: threading.Event
+) -> NaiveReport:
+    """Consume `file.create` in a group of its own for so long; its work is a sleep, and makes no file."""
+    report = NaiveReport()
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_broker,
+            "group.id": settings.kafka_group + GROUP_SUFFIX,
+            "group.protocol": "classic",
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+            "max.poll.interval.ms": int(max_poll_seconds * 1000),
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+    )
+    consumer.subscribe([settings.topic_create])
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline and not stop.is_set():
+            message = consumer.poll(POLL_SECONDS)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None:
+                report.evictions += error.code() == KafkaError._MAX_POLL_EXCEEDED
+                continue
+            report.started += 1
+            report.offsets.append((message.partition() or 0, message.offset() or 0))
+            stop.wait(job_seconds)
+            try:
+                consumer.commit(message=message, asynchronous=False)
+                report.committed += 1
+            except KafkaException:
+                report.commit_errors += 1
+    finally:
+        consumer.close()
+    return report
