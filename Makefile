@@ -8,11 +8,15 @@ REQUIREMENTS := infra/requirements
 MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
+# The soak: how long, which schedule, which group protocol.
+MINUTES ?= 10
+SEED ?= 7
+PROTOCOL ?= consumer
 # Options of the command behind a target: make up ARGS="--workers 4 --processing-seconds 5"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all format lock clean
+.PHONY: help setup up down demo check test test-all soak lab notebooks format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +42,15 @@ test: $(DEV) ## Run the tests, on real servers that they start themselves (ARGS=
 
 test-all: $(DEV) ## Run the tests that take long, too
 	$(BIN)/pytest $(ARGS)
+
+soak: $(DEV) ## A seeded storm of all faults under load, then a verdict (MINUTES=10 SEED=7 PROTOCOL=consumer)
+	$(BIN)/python -m filemill.lab soak --minutes $(MINUTES) --seed $(SEED) --protocol $(PROTOCOL) $(ARGS)
+
+lab: $(DEV) ## Open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
+
+notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts (ARGS=--full: at those for real figures)
+	$(BIN)/python -m filemill.lab notebooks $(ARGS)
 
 format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

@@ -42,6 +42,31 @@ def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Anno
     print_table(["at (s)", "fault", "pick"], [[one.at, one.name, one.pick] for one in planned])
 
 
+@app.command()
+def notebooks(
+    source: Annotated[Path, typer.Argument(help="A notebook, or a folder of them.")] = Path("notebooks"),
+    target: Annotated[Path, typer.Option(help="Folder of the executed ones.")] = RESULTS / "notebooks",
+    full: Annotated[bool, typer.Option(help="With the parameters of a full run: an hour or more.")] = False,
+) -> None:
+    """Run notebooks to their verdicts and keep them with their outputs; exit code 1 where one fails."""
+    from nbclient.exceptions import CellExecutionError  # noqa: PLC0415 - only this command needs Jupyter
+
+    from filemill.lab.notebooks import execute  # noqa: PLC0415
+
+    paths = sorted(source.glob("*.ipynb")) if source.is_dir() else [source]
+    failed = []
+    for path in paths:
+        say(f"{path.name} …")
+        try:
+            seconds = execute(path, target / path.name, short=not full)
+            say(f"{path.name}: well, in {seconds:.0f} s → {target / path.name}")
+        except CellExecutionError as error:
+            failed.append(path.name)
+            say(f"{path.name} FAILED: {error}")
+    if failed or not paths:
+        fail(f"failed: {', '.join(failed) or f'no notebooks in {source}'}", 1)
+
+
 @app.command(name="compare")
 def compare_runs(baseline: Path, variant: Path) -> None:
     """The numbers of two runs side by side."""

@@ -1,0 +1,56 @@
+"""A clock that jumps, in one processor alone."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from filemill.lab.bench import Bench
+from filemill.lab.broker_time import stamp_by_the_broker
+from filemill.lab.clock import REMEDY, FakeClock, libfaketime
+from tests.integration.world import World
+from tests.servers import as_environment
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> FakeClock:
+    if libfaketime() is None:
+        if os.environ.get("CI"):
+            pytest.fail(REMEDY)
+        pytest.skip(REMEDY)
+    return FakeClock(tmp_path / "clock")
+
+
+def test_a_clock_that_jumps_an_hour_ahead_and_back_costs_nothing(world: World, clock: FakeClock) -> None:
+    stamp_by_the_broker(world.settings)
+    world.host("relay", "sync")
+    world.start("processor", processing_seconds=0.5)
+    environment = (
+        as_environment(world.settings)
+        | clock.environment()
+        | {
+            "FILEMILL_LOG_FORMAT": "json",
+            "FILEMILL_WORKER_ID": "jumper",
+            "FILEMILL_PROCESSING_SECONDS": "0.5",
+        }
+    )
+    jumper = world.crew.run("jumper", [sys.executable, "-m", "filemill", "run", "processor"], environment)
+    world.wait_for_shares(2, 1)
+    for hour in (1, -1, 0):
+        clock.jump(hour * 3600)
+        ids = world.submit(30)
+        world.wait_for(ids)
+        workers = {world.file(file_id).worker_id for file_id in ids}
+        assert workers == {"processor-1", jumper.name}, "one of them has stopped working"
+    moments = [line["timestamp"] for line in jumper.lines()]
+    assert moments != sorted(moments), "its clock never went back"
+    assert not jumper.said("Partitions lost"), jumper.tail()
+    verdict = Bench(world.settings, world.engine).verdict()
+    assert verdict.ok, str(verdict)
+
+
+def test_the_fake_clock_says_what_is_asked_of_it(tmp_path: Path) -> None:
+    clock = FakeClock(tmp_path / "clock")
+    clock.jump(-90)
+    assert (tmp_path / "clock").read_text() == "-90s\n"

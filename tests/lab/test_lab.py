@@ -1,0 +1,114 @@
+"""The lab on a stack of its own: load, a fault, measures that an outsider confirms, and what is left of it."""
+
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from filemill.lab import StackParameters, Step, faults, measures
+from filemill.lab.experiments import Outcome, observe
+from filemill.lab.results import Results, compare
+from filemill.lab.stack import Lab
+from filemill.settings import InvalidSettings
+from tests.integration import topics
+
+RATE = 60.0
+SECONDS = 16.0
+
+
+class Run(msgspec.Struct):
+    outcome: Outcome
+    results: Results
+    # What a plain Kafka client saw, polling: moment, and the owner of each partition.
+    seen: list[tuple[float, dict[int, str]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two workers under load; one is killed, S3 fails for a while."""
+    seen: list[tuple[float, dict[int, str]]] = []
+    results = Results.create("a-test", {"why": "a test"}, tmp_path_factory.mktemp("results"))
+
+    def script(lab: Lab) -> None:
+        lab.load.begin(lambda load: load.open_loop([Step(SECONDS, RATE)]))
+        time.sleep(3)
+        lab.inject(faults.kill_worker(lab, replace=False))
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline:
+            owners = topics.owners(lab.settings)
+            seen.append((time.time(), {number: name for name, owned in owners.items() for number in owned}))
+            if len(set(seen[-1][1].values())) == 1 and len(seen[-1][1]) == 3:
+                break
+            time.sleep(0.02)
+        lab.inject(faults.s3_answers(lab, 503, seconds=1, share=0.5))
+        lab.load.wait()
+
+    outcome = observe(StackParameters(workers=2, processing_seconds=0.3), script, results=results)
+    return Run(outcome, results, seen)
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_and_every_promise_is_observed(run: Run) -> None:
+    verdict = run.outcome.verdict
+    assert verdict.ok, str(verdict)
+    assert [check.ok for check in verdict.checks] == [True] * 9
+    assert verdict.report.completed == RATE * SECONDS
+
+
+def test_the_open_loop_asks_at_its_rate_and_latency_counts_from_the_intended_moment(run: Run) -> None:
+    files = run.outcome.files
+    span = (files["intended_at"].max() - files["intended_at"].min()).total_seconds()
+    assert span == pytest.approx(SECONDS, rel=0.02)
+    (whole,) = run.outcome.latencies.query("stage == 'end to end'").to_dict("records")
+    assert whole["files"] == RATE * SECONDS
+    # Its partitions were nobody's for a session of six seconds: those who asked then waited, and it shows.
+    assert whole["p50"] < 5 < whole["max"]
+
+
+def test_recovery_contains_the_session_of_the_one_that_was_killed(run: Run) -> None:
+    found = measures.recovery(run.outcome.history, run.outcome.faults)
+    assert len(found) in (1, 2)
+    assert found["detection_seconds"].between(4, 12).all(), found
+    assert (found["recovery_seconds"] >= found["detection_seconds"]).all()
+
+
+def test_the_assignment_that_the_lab_tells_is_the_one_that_kafka_describes(run: Run) -> None:
+    for moment, owners in (run.seen[0], run.seen[-1]):
+        assert owners
+        told = measures.owners_at(run.outcome.history, moment)
+        assert {number: told[number] for number in owners} == owners
+
+
+def test_a_pause_as_the_lab_measures_it_is_the_one_that_the_brokers_timestamps_show(run: Run) -> None:
+    found = measures.pauses(run.outcome.history)
+    killed = found[found["from"] == run.outcome.faults[0].target]
+    assert len(killed) in (1, 2)
+    for row in killed.to_dict("records"):
+        times = run.outcome.executions.query(f"partition == {row['partition']}")["at"].sort_values()
+        gap = times.diff().dt.total_seconds().max()
+        assert row["pause_seconds"] == pytest.approx(gap, abs=0.1)
+
+
+def test_a_runs_folder_has_all_that_it_takes_to_judge_and_compare_it(run: Run) -> None:
+    names = {path.name for path in run.results.folder.iterdir()}
+    assert {"run.json", "journal.jsonl", "verdict.json", "files.parquet", "timeline.html", "summary.parquet"} <= names
+    facts = run.results.facts
+    assert facts["machine"]["cores"] > 0
+    assert facts["versions"]["confluent-kafka"]
+    lines = (run.results.folder / "journal.jsonl").read_text().splitlines()
+    assert [f'"moment": "{moment}"' in line for moment, line in zip(["begin", "end"] * 2, lines, strict=True)]
+    assert len(run.results.read("executions")) == len(run.outcome.executions)
+    same = compare(run.results, run.results)
+    assert same["change_percent"].dropna().abs().max() == 0
+
+
+def test_parameters_that_no_worker_would_take_are_refused_before_anything_starts() -> None:
+    with pytest.raises(InvalidSettings, match="group_protocol"):
+        Lab(StackParameters(protocol="gossip"))
+
+
+def test_a_journal_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    results = Results(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        results.journal().note("fault", "none")

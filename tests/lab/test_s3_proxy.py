@@ -1,0 +1,72 @@
+"""The way to S3, well and bad."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from filemill.adapters.s3 import S3ObjectStore
+from filemill.lab.s3_proxy import Badness, S3Proxy
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+
+@pytest.fixture
+def proxy(settings: Settings) -> Iterator[S3Proxy]:
+    with S3Proxy(settings.s3_endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(settings: Settings, proxy: S3Proxy) -> S3ObjectStore:
+    given = {"s3_endpoint": proxy.url, "server_timeout_seconds": 1.0}
+    return S3ObjectStore(settings.model_copy(update=given))
+
+
+def put(store: S3ObjectStore, key: str) -> None:
+    asyncio.run(store.put(key, b"x" * 100_000, {}))
+
+
+def test_well_it_hands_everything_through(store: S3ObjectStore) -> None:
+    for number in range(3):
+        put(store, f"file-{number}")
+    assert asyncio.run(store.get("file-2")) == b"x" * 100_000
+
+
+@pytest.mark.parametrize("code", [503, 404])
+def test_it_answers_what_it_is_told_to_and_is_well_again_when_told(
+    proxy: S3Proxy, store: S3ObjectStore, code: int
+) -> None:
+    put(store, "before")
+    proxy.set(Badness("answer", code=code))
+    with pytest.raises(Unavailable):
+        put(store, "meanwhile")
+    proxy.set(None)
+    put(store, "after")
+
+
+def test_it_fails_a_share_and_the_rest_arrives(proxy: S3Proxy, store: S3ObjectStore) -> None:
+    proxy.set(Badness("answer", share=0.5))
+    failed = 0
+    for number in range(40):
+        try:
+            put(store, f"file-{number}")
+        except Unavailable:
+            failed += 1
+    assert 5 < failed < 35
+
+
+def test_hanging_it_answers_nobody(proxy: S3Proxy, store: S3ObjectStore) -> None:
+    proxy.set(Badness("hang"))
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        put(store, "never")
+    assert time.monotonic() - began > 0.9
+
+
+def test_slow_it_is_late_and_right(proxy: S3Proxy, store: S3ObjectStore) -> None:
+    proxy.set(Badness("slow", seconds=0.3))
+    began = time.monotonic()
+    put(store, "late")
+    assert time.monotonic() - began > 0.3
