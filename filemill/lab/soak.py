@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -110,18 +110,20 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
 
 
 def _wait_at_work(lab: Lab) -> None:
-    """Until the processors hold records, by their latest heartbeats; a fault on an idle pipeline proves nothing."""
+    """Until the processors hold records, by heartbeats since the last fault; one on an idle pipeline proves nothing."""
+    since = max((entry.ended or 0.0 for entry in lab.journal.faults()), default=0.0)
     deadline = time.monotonic() + AT_WORK_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(Unavailable):
-            if _held_now(lab) >= LEAST_IN_FLIGHT:
+            if _held(lab, since) >= LEAST_IN_FLIGHT:
                 return
         time.sleep(POLL_SECONDS)
 
 
-def _held_now(lab: Lab) -> int:
-    """Records that the processors hold, by heartbeats of the last seconds, as the sync has stored them."""
-    heard = sa.select(Worker.vitals).where(Worker.heard_at > sa.func.now() - timedelta(seconds=FRESH_SECONDS))
+def _held(lab: Lab, since: float) -> int:
+    """Records that the processors hold, by heartbeats since then and not old, as the sync has stored them."""
+    fresh = datetime.fromtimestamp(max(since, time.time() - FRESH_SECONDS), UTC)
+    heard = sa.select(Worker.vitals).where(Worker.heard_at > fresh, Worker.worker_id.in_(lab.workers()))
     with lab.engine.connect() as connection:
         return sum((vitals or {}).get("inFlight", 0) for vitals in connection.execute(heard).scalars())
 
