@@ -6,7 +6,7 @@ Each bug is one that somebody could write, and that the verdict must see.
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from filemill import cli, files
 from filemill.offsets import Commit, PartitionOffsets, encode_metadata
+from filemill.processing.intake import Intake
 from workers.file_processor import FileProcessor
 
 LATE_SECONDS = 2.0
@@ -32,14 +33,16 @@ def early_commit() -> None:
 
 
 def no_resume() -> None:
-    """A paused processor that is assigned more takes itself for running, and resumes nothing."""
-    assigned = FileProcessor.assigned
+    """A processor that is assigned partitions while it is full takes all for running, and resumes nothing."""
+    came = Intake.came
 
-    def wrong(self: FileProcessor, committed: Mapping[int, tuple[int, str]]) -> None:
-        self._paused = False
-        assigned(self, committed)
+    def wrong(self: Intake, partitions: Iterable[int]) -> None:
+        self._paused.clear()
+        self._crowded.clear()
+        self._full = False
+        came(self, partitions)
 
-    FileProcessor.assigned = wrong  # type: ignore[method-assign]
+    Intake.came = wrong  # type: ignore[method-assign]
 
 
 def commit_after_revoke() -> None:
