@@ -1,13 +1,11 @@
-"""REST: `/api/files`, `/healthz`, `/readyz`.
+"""REST: asking for files, listing and downloading them, `/healthz`, `/readyz`; `api_operations` has the rest.
 
 Handlers do their blocking work on threads of their own number, so that neither page loads nor a database that hangs
 take their place. A request that Postgres has not answered within the server timeout is answered 503.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
@@ -17,7 +15,9 @@ from starlette.responses import Response, StreamingResponse
 import filemill
 from dashboard.api_body import read_new_file
 from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
+from dashboard.api_operations import add_operations
 from dashboard.api_schema import BODY, answers, complete
+from dashboard.api_threads import Threads, while_wanted
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
 from dashboard.scripts import add_scripts
@@ -26,11 +26,6 @@ from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, 
 from filemill.files import NewFile, Status
 from filemill.messages import valid_traceparent
 from filemill.retry import Unavailable
-
-T = TypeVar("T")
-
-# Connections that REST leaves to the relay and to the pages.
-CONNECTIONS_FOR_OTHERS = 2
 
 
 def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> FastAPI:
@@ -44,7 +39,9 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
         redoc_url=None,
     )
     add_handlers(app)
-    _add_files(app, services)
+    threads = Threads(services.settings)
+    _add_files(app, services, threads)
+    add_operations(app, services, threads)
     _add_health(app, check_servers)
     add_scripts(app)
     complete(app)
@@ -52,18 +49,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     return app
 
 
-def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list of endpoints
-    threads = anyio.CapacityLimiter(max(1, services.settings.database_pool_size - CONNECTIONS_FOR_OTHERS))
-    patience = services.settings.server_timeout_seconds
-
-    async def in_thread(work: Callable[[], T]) -> T:
-        """Run `work` on a thread, for as long as a client should have to wait."""
-        try:
-            with anyio.fail_after(patience):
-                return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=threads)
-        except TimeoutError:
-            raise Unavailable(f"no answer within {patience:g} s from {services.settings.database_url}") from None
-
+def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # noqa: C901 - a list of endpoints
     def find(file_id: int) -> FileRow:
         with services.reading() as connection:
             row = get_file(connection, file_id)
@@ -84,7 +70,7 @@ def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list
                 page = list_files(connection, status=status, search=search, limit=limit, cursor=cursor)
             return {"items": page.items, "next_cursor": page.older, "previous_cursor": page.newer}
 
-        return json_answer(await in_thread(work))
+        return json_answer(await threads.run(work))
 
     @app.post(
         "/api/files",
@@ -96,13 +82,13 @@ def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list
     async def create(request: Request) -> Response:
         file = await read_new_file(request)
         traceparent = valid_traceparent(request.headers.get("traceparent"))
-        with _while_wanted() as wanted:
-            row = await in_thread(_accept(services, file, traceparent, wanted))
+        with while_wanted() as wanted:
+            row = await threads.run(_accept(services, file, traceparent, wanted))
         return json_answer(row, 201, {"Location": f"/api/files/{row.id}"})
 
     @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
     async def one(file_id: Annotated[int, Path(alias="id")]) -> Response:
-        return json_answer(await in_thread(lambda: find(file_id)))
+        return json_answer(await threads.run(lambda: find(file_id)))
 
     @app.get(
         "/api/files/{id}/download",
@@ -111,13 +97,13 @@ def _add_files(app: FastAPI, services: Services) -> None:  # noqa: C901 - a list
         summary="A completed file's content",
     )
     async def download(file_id: Annotated[int, Path(alias="id")]) -> Response:
-        row = await in_thread(lambda: find(file_id))
+        row = await threads.run(lambda: find(file_id))
         if row.status is not Status.COMPLETED or row.s3_location is None:
             why = f": {row.error}" if row.error else ""
             raise Refused(409, "not_completed", f"file {file_id} is {row.status}, not completed{why}")
         key = row.s3_location
         try:
-            with anyio.fail_after(2 * patience):
+            with anyio.fail_after(2 * threads.patience):
                 found = await to_thread.run_sync(lambda: open_object(services, key), abandon_on_cancel=True)
         except TimeoutError:
             raise Unavailable(f"no answer from S3 at {services.settings.s3_endpoint}") from None
@@ -133,6 +119,7 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
         return json_answer({"name": "filemill", "version": filemill.__version__, "openapi": "/api/openapi.json"})
 
     @app.get("/healthz", summary="This process is alive")
+    @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return json_answer({"status": "ok", "version": filemill.__version__})
 
@@ -157,13 +144,3 @@ def _accept(
     services: Services, file: NewFile, traceparent: str | None, wanted: Callable[[], bool]
 ) -> Callable[[], FileRow]:
     return lambda: services.accept(file, traceparent=traceparent, wanted=wanted)
-
-
-@contextlib.contextmanager
-def _while_wanted() -> Iterator[Callable[[], bool]]:
-    """Whether the sender still waits: a thread that was abandoned must not accept what was answered 503."""
-    over = threading.Event()
-    try:
-        yield lambda: not over.is_set()
-    finally:
-        over.set()

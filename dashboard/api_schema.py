@@ -6,15 +6,18 @@ import msgspec
 from fastapi import FastAPI
 
 from dashboard.api_errors import ErrorBody
+from dashboard.api_records import Bulk, LetterList, ReplayOrder, Which, WorkerList
 from filemill.adapters.postgres_reads import FileRow
+from filemill.adapters.postgres_reads_group import Overview
+from filemill.dead_letters import Replay
 from filemill.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS
 
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {
     400: "The body is not JSON in UTF-8",
     403: "Sent by a page of another site",
-    404: "There is no such file",
-    409: "The file is not completed",
+    404: "There is no such thing",
+    409: "Not possible in the state that it is in",
     413: "The body is larger than 1 MiB",
     422: "A field breaks a limit: `error.field` names it",
     503: "A server is away: try again after `Retry-After` seconds",
@@ -54,10 +57,18 @@ BODY: dict[str, Any] = {
 }
 
 
+def body_of(record: type) -> dict[str, Any]:
+    """For `openapi_extra`: a body that is this record."""
+    schema = {"$ref": _REF.format(name=record.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def answers(success: int, schema: str | None, *errors: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of an endpoint; `schema` None is plain text."""
-    if schema is None:
-        content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    """The answers of an endpoint; `schema` None is plain text, "" no body."""
+    if schema == "":
+        content: dict[str, Any] = {}
+    elif schema is None:
+        content = {"text/plain": {"schema": {"type": "string"}}}
     else:
         content = {"application/json": {"schema": {"$ref": _REF.format(name=schema)}}}
     wrong = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorBody")}}}
@@ -70,7 +81,8 @@ def answers(success: int, schema: str | None, *errors: int) -> dict[int | str, d
 def complete(app: FastAPI) -> None:
     """Add the records' schemas to the document that FastAPI generates."""
     generate = app.openapi
-    _, components = msgspec.json.schema_components([FileRow, ErrorBody], ref_template=_REF)
+    records = [FileRow, ErrorBody, Overview, Which, Bulk, LetterList, ReplayOrder, Replay, WorkerList]
+    _, components = msgspec.json.schema_components(records, ref_template=_REF)
 
     def openapi() -> dict[str, Any]:
         document = generate()

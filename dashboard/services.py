@@ -5,7 +5,7 @@
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres_outbox import submit
+from filemill.adapters.postgres_outbox import submit, submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.files import NewFile
+from filemill.operations import Action, Operations, Outcome
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -64,10 +65,20 @@ class Services:
         """Questions to the broker; made at first use, since the client connects by itself from then on."""
         return KafkaAdmin(self.settings)
 
+    @cached_property
+    def operations(self) -> Operations:
+        """What people do to files and workers."""
+        return Operations(self.settings, self._engine, self.objects)
+
     @property
     def relay_state(self) -> str | None:
         """What the relay in this process does; None where there is none."""
         return self._relay.state if self._relay is not None else None
+
+    @property
+    def engine(self) -> sa.Engine:
+        """For what takes an engine: dead letters, jobs."""
+        return self._engine
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -87,9 +98,27 @@ class Services:
             assert row is not None  # this transaction wrote it
             if not wanted():
                 raise Unavailable("too late: the sender was answered already")
+        self.wake_relay()
+        return row
+
+    def accept_many(self, files: Sequence[NewFile]) -> list[int]:
+        """Accept requests in one transaction and wake the relay; returns their ids. Raises retry.Unavailable."""
+        with self._engine.begin() as connection:
+            ids = submit_many(connection, files)
+        self.wake_relay()
+        return ids
+
+    def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
+        """Retry, cancel or delete files. Raises retry.Unavailable."""
+        outcome = self.operations.apply(action, ids, actor)
+        if action is Action.RETRY:
+            self.wake_relay()
+        return outcome
+
+    def wake_relay(self) -> None:
+        """Have the relay in this process, if there is one, look at the outbox now."""
         if self._relay is not None:
             self._relay.wake()
-        return row
 
     def close(self) -> None:
         """Give the connections back."""

@@ -1,5 +1,6 @@
 """Retry, cancel, delete, and orders to workers: the database, the workers and the bucket, in the right order."""
 
+import enum
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ from filemill.adapters.postgres_operations import (
     refusals,
     retry_files,
 )
+from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.commands import Command, Order
-from filemill.files import to_milliseconds
+from filemill.files import Status, to_milliseconds
 from filemill.ports import Publisher
 from filemill.retry import Unavailable
 from filemill.settings import Settings
@@ -40,6 +42,43 @@ class Outcome(msgspec.Struct, frozen=True):
 
     done: list[int]
     refused: list[Refused]
+
+
+class Action(enum.StrEnum):
+    """What can be done to many files at once."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+    DELETE = "delete"
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses of the files to which it can be done."""
+        return _STATUSES[self]
+
+    @property
+    def done(self) -> str:
+        """Its past participle: 3 files cancelled."""
+        return _DONE[self]
+
+
+_STATUSES = {
+    Action.RETRY: (Status.FAILED, Status.CANCELLED),
+    Action.CANCEL: (Status.PENDING, Status.PROCESSING),
+    Action.DELETE: (Status.COMPLETED, Status.FAILED, Status.CANCELLED),
+}
+_DONE = {Action.RETRY: "retried", Action.CANCEL: "cancelled", Action.DELETE: "deleted"}
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """All files that a list with this filter shows: of a status (None: any), and matching a search."""
+
+    status: Status | None = None
+    search: str = ""
+
+    def eligible(self, action: Action) -> tuple[Status, ...]:
+        """The statuses of those among them to which the action can be done."""
+        return tuple(status for status in action.statuses if self.status in (None, status))
 
 
 class Operations:
@@ -79,6 +118,27 @@ class Operations:
             if key is not None:
                 self._delete_object(key)
         return Outcome(sorted(deleted), refused)
+
+    def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
+        """Do what `action` names. Raises retry.Unavailable."""
+        act = {Action.RETRY: self.retry, Action.CANCEL: self.cancel, Action.DELETE: self.delete}[action]
+        return act(ids, actor)
+
+    def count(self, action: Action, selection: Selection) -> int:
+        """How many files of the selection the action can be done to; `COUNT_MAX` stands for that many or more."""
+        with self._engine.connect() as connection:
+            return count_matching(connection, selection.eligible(action), selection.search)
+
+    def newest(self) -> int:
+        """The greatest id there is: what comes later is no part of a selection that was made now."""
+        with self._engine.connect() as connection:
+            return newest_id(connection)
+
+    def pick(self, action: Action, selection: Selection, *, after: int, upto: int, limit: int) -> list[int]:
+        """The next files of a selection beyond the id `after`, least id first: a walk through all that match."""
+        with self._engine.connect() as connection:
+            statuses = selection.eligible(action)
+            return matching_ids(connection, statuses, selection.search, after=after, upto=upto, limit=limit)
 
     def order(self, order: Order, worker_id: str | None, actor: str) -> None:
         """Tell one worker, or all, to be quiet or to resume. Raises retry.Unavailable."""

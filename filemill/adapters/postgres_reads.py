@@ -20,6 +20,8 @@ LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
 # What a list shows of a description; one file's own read has all of it.
 EXCERPT_CHARACTERS = 200
+# Counting what matches a search stops here: "more than 100,000" is as good a warning as the number.
+COUNT_MAX = 100_001
 
 _BEFORE = "before-"
 _AFTER = "after-"
@@ -165,6 +167,45 @@ def count_statuses(connection: sa.Connection) -> Counts:
     """Files per status, from the deltas that triggers keep: never by counting `files`."""
     found = {status: int(count) for status, count in connection.execute(_COUNTS)}
     return Counts({status: max(0, found.get(status.value, 0)) for status in Status})
+
+
+def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "") -> int:
+    """How many files have one of the statuses and match the search, counted up to `COUNT_MAX`.
+
+    Without a search it is the sum of the counts that triggers keep, and exact however many there are.
+    """
+    if not search.strip():
+        counts = count_statuses(connection).by_status
+        return sum(counts[status] for status in statuses)
+    found = _matching(statuses, search)
+    if found is None:
+        return 0
+    some = found.limit(COUNT_MAX).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+
+
+def matching_ids(
+    connection: sa.Connection, statuses: Sequence[Status], search: str, *, after: int, upto: int, limit: int
+) -> list[int]:
+    """Ids beyond `after` and up to `upto` of files that have one of the statuses and match the search, least first."""
+    found = _matching(statuses, search)
+    if found is None:
+        return []
+    query = found.where(File.id > after, File.id <= upto).order_by(File.id).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def newest_id(connection: sa.Connection) -> int:
+    """The greatest id of a file; 0 where there is none."""
+    return connection.execute(sa.select(sa.func.max(File.id))).scalar_one() or 0
+
+
+def _matching(statuses: Sequence[Status], search: str) -> sa.Select[int] | None:
+    wanted = _wanted(None, search.strip())
+    if wanted is None:
+        return None
+    conditions = [_CONDITIONS[name] for name in wanted]
+    return sa.select(File.id).where(File.status.in_([status.value for status in statuses]), *conditions).params(wanted)
 
 
 _OUTBOX = sa.text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(accepted_at)) FROM outbox")

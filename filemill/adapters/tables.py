@@ -25,6 +25,8 @@ class File(Table):
     __table_args__ = (
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in Status)), name="files_status"),
         Index("files_by_status", "status", "id"),
+        # For any part of a title; missing where the database has no pg_trgm.
+        Index("files_by_title", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
         # What a foreign service completed, until its hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
     )

@@ -2,21 +2,19 @@
 
 import getpass
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
-import msgspec
 import sqlalchemy as sa
 import typer
 
 from filemill import wiring
-from filemill.adapters.tables import File, Worker
+from filemill.adapters import postgres_reads_workers
+from filemill.adapters.tables import File
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.commands import Order
 from filemill.files import Status
 from filemill.operations import Operations, Outcome
 from filemill.settings import Settings, load
-from filemill.telemetry import Vitals, WorkerEvent, condition
 
 BATCH = 1000
 
@@ -112,23 +110,11 @@ def _with_status(settings: Settings, status: Status | None) -> list[int]:
         return list(connection.execute(sa.select(File.id).where(File.status == status).order_by(File.id)).scalars())
 
 
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker, for a table or JSON."""
-
-    id: str
-    condition: str
-    heard_seconds_ago: float
-    starts: int
-    owned: list[int]
-    vitals: Vitals | None
-
-
 def list_workers(*, as_json: AsJson = False) -> None:
     """What each worker is and does: busy, idle, stuck, dead or stopped."""
     engine = wiring.create_engine(load(), "workers")
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(Worker).order_by(Worker.worker_id).with_only_columns(*Worker.__table__.c))
-        views = [_view(row) for row in rows]
+        views = postgres_reads_workers.list_workers(connection)
     if as_json:
         print_json(views)
         return
@@ -154,20 +140,6 @@ def list_workers(*, as_json: AsJson = False) -> None:
             ]
             for view in views
         ],
-    )
-
-
-def _view(row: sa.Row[tuple[object, ...]]) -> WorkerView:
-    now = datetime.now(UTC)
-    last = msgspec.convert(row.body, WorkerEvent)
-    vitals = msgspec.convert(row.vitals, Vitals) if row.vitals else None
-    return WorkerView(
-        id=row.worker_id,
-        condition=condition(last, vitals, last.processing_seconds or 0.0, now).value,
-        heard_seconds_ago=round((now - row.heard_at).total_seconds(), 1),
-        starts=row.starts,
-        owned=last.owned,
-        vitals=vitals,
     )
 
 

@@ -133,7 +133,7 @@ def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> Non
 
 
 def test_a_wrong_method(rest: Rest) -> None:
-    answer = rest.client.delete("/api/files")
+    answer = rest.client.put("/api/files")
     refused(answer, 405, "method_not_allowed")
     assert answer.headers["allow"]
 
@@ -156,7 +156,10 @@ def test_openapi_describes_all_of_it(rest: Rest) -> None:
     document = rest.client.get("/api/openapi.json").json()
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
-        "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/healthz", "/readyz",
+        "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/api/files/{id}/retry",
+        "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete",
+        "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}/quiet",
+        "/api/workers/{id}/resume", "/api/pipeline", "/healthz", "/readyz",
     }  # fmt: skip
     schemas = document["components"]["schemas"]
     assert {"FileRow", "FileList", "ErrorBody"} <= set(schemas)

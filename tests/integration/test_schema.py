@@ -5,9 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pydantic import SecretStr
 
+from filemill import wiring
+from filemill.adapters.postgres_outbox import submit
+from filemill.adapters.postgres_reads import list_files
 from filemill.adapters.tables import File, StatusCount, Table
+from filemill.files import new_file
 from filemill.migrate import current_revision, head_revision, migrate
+from filemill.settings import Settings
 
 
 def test_migrations_build_what_the_models_describe(engine: sa.Engine) -> None:
@@ -46,3 +52,33 @@ def test_counts_follow_every_change_of_a_status(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("TRUNCATE files"))
     assert counts() == {}
+
+
+def test_a_part_of_a_title_is_found_without_reading_the_table(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        rows = "SELECT 'file ' || n, now() FROM generate_series(1, 20000) AS n"
+        connection.execute(sa.text(f"INSERT INTO files (title, created_at) {rows}"))
+        connection.execute(sa.text("ANALYZE files"))
+        found = sa.text("EXPLAIN SELECT * FROM files WHERE title ILIKE '%le 1999%' ORDER BY id DESC LIMIT 51")
+        plan = "\n".join(connection.execute(found).scalars())
+    assert "files_by_title" in plan
+
+
+def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_index(
+    settings: Settings, engine: sa.Engine
+) -> None:
+    user = f"poor_{settings.database_name}"
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+        connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'poor'; GRANT ALL ON SCHEMA public TO {user}"))
+    poor = settings.model_copy(update={"database_user": user, "database_password": SecretStr("poor")})
+    engine_of_poor = wiring.create_engine(poor, "poor")
+    try:
+        assert migrate(engine_of_poor) == (None, head_revision())
+        with engine_of_poor.begin() as connection:
+            indexes = sa.text("SELECT indexname FROM pg_indexes WHERE tablename = 'files'")
+            assert "files_by_title" not in set(connection.execute(indexes).scalars())
+            submit(connection, new_file("found all the same"))
+            assert len(list_files(connection, search="ALL THE").items) == 1
+    finally:
+        engine_of_poor.dispose()

@@ -1,0 +1,208 @@
+"""REST: retry, cancel, delete; dead letters; workers; the pipeline at a glance.
+
+What changes something is refused to pages of other sites, and is on record in `operations` with the caller's address.
+"""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Request
+from starlette.responses import Response
+
+from dashboard.api_body import read_as, refuse_other_sites
+from dashboard.api_errors import Refused, json_answer
+from dashboard.api_records import LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
+from dashboard.api_schema import answers, body_of
+from dashboard.api_threads import Threads, while_wanted
+from dashboard.services import Services
+from filemill import dead_letters
+from filemill.adapters.postgres_reads import FileRow, get_file
+from filemill.adapters.postgres_reads_group import overview
+from filemill.adapters.postgres_reads_workers import list_workers
+from filemill.commands import Order
+from filemill.dead_letters import DeadLetter
+from filemill.operations import Action
+from filemill.retry import Unavailable
+
+FileId = Annotated[int, Path(alias="id")]
+# A whole topic is read: longer than for an answer of the database alone.
+LETTERS_PATIENCE = 3
+
+
+def add_operations(app: FastAPI, services: Services, threads: Threads) -> None:
+    """Add the endpoints."""
+    _add_files(app, services, threads)
+    _add_many_files(app, services, threads)
+    _add_letters(app, services, threads)
+    _add_workers(app, services, threads)
+
+
+def _actor(request: Request) -> str:
+    return f"rest:{request.client.host}" if request.client else "rest"
+
+
+def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
+    async def act(action: Action, file_id: int, request: Request) -> FileRow | None:
+        refuse_other_sites(request)
+        with while_wanted() as wanted:
+
+            def work() -> FileRow | None:
+                if not wanted():
+                    raise Unavailable("too late: the sender was answered already")
+                outcome = services.apply(action, [file_id], _actor(request))
+                for refused in outcome.refused:
+                    code, status = ("not_found", 404) if "no such" in refused.reason else ("not_possible", 409)
+                    raise Refused(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
+                with services.reading() as connection:
+                    return get_file(connection, file_id)
+
+            return await threads.run(work)
+
+    @app.post("/api/files/{id}/retry", responses=answers(200, "FileRow", 403, 404, 409, 503), summary="A new run")
+    async def retry(file_id: FileId, request: Request) -> Response:
+        return json_answer(await act(Action.RETRY, file_id, request))
+
+    @app.post(
+        "/api/files/{id}/cancel", responses=answers(200, "FileRow", 403, 404, 409, 503), summary="End it unfinished"
+    )
+    async def cancel(file_id: FileId, request: Request) -> Response:
+        return json_answer(await act(Action.CANCEL, file_id, request))
+
+    @app.delete(
+        "/api/files/{id}",
+        status_code=204,
+        responses=answers(204, "", 403, 404, 409, 503),
+        summary="Delete a file that has ended, and its object",
+    )
+    async def delete(file_id: FileId, request: Request) -> Response:
+        await act(Action.DELETE, file_id, request)
+        return Response(status_code=204)
+
+
+def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
+    async def many(action: Action, request: Request) -> Response:
+        which = await read_as(request, Which)
+        if bool(which.ids) == which.all:
+            raise Refused(422, "invalid", 'name files by "ids", or say "all": true with a status or a search', "ids")
+
+        def work() -> Bulk:
+            if not which.all:
+                outcome = services.apply(action, which.ids, _actor(request))
+                return Bulk(outcome.done, outcome.refused, more=False)
+            operations, selection = services.operations, which.selection
+            upto = operations.newest()
+            ids = operations.pick(action, selection, after=0, upto=upto, limit=which.limit + 1)
+            outcome = services.apply(action, ids[: which.limit], _actor(request))
+            return Bulk(outcome.done, outcome.refused, more=len(ids) > which.limit)
+
+        return json_answer(await threads.run(work))
+
+    told = answers(200, "Bulk", 400, 403, 413, 422, 503)
+
+    @app.post("/api/files/retry", responses=told, openapi_extra=body_of(Which), summary="A new run, for many")
+    async def retry(request: Request) -> Response:
+        return await many(Action.RETRY, request)
+
+    @app.post("/api/files/cancel", responses=told, openapi_extra=body_of(Which), summary="End many unfinished")
+    async def cancel(request: Request) -> Response:
+        return await many(Action.CANCEL, request)
+
+    @app.post("/api/files/delete", responses=told, openapi_extra=body_of(Which), summary="Delete many that have ended")
+    async def delete(request: Request) -> Response:
+        return await many(Action.DELETE, request)
+
+
+def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
+    patience = LETTERS_PATIENCE * threads.patience
+
+    def read() -> list[DeadLetter]:
+        return dead_letters.read_dead_letters(services.settings, services.kafka, services.engine)
+
+    @app.get("/api/dead-letters", responses=answers(200, "LetterList", 422, 503), summary="Requests that failed")
+    async def letters(
+        *,
+        still_broken: Annotated[bool, Query(description="Only failures that nothing was tried for since.")] = False,
+        reason: Annotated[str, Query(description="Only those whose reason contains this.")] = "",
+        limit: Annotated[int, Query(ge=1, le=LETTERS_MAX)] = 100,
+    ) -> Response:
+        found = [
+            letter
+            for letter in await threads.run(read, patience)
+            if (letter.still_broken or not still_broken) and reason.lower() in letter.reason.lower()
+        ]
+        items = [_letter(letter) for letter in found[::-1][:limit]]
+        return json_answer(LetterList(items, dead_letters.histogram(found), len(found)))
+
+    @app.post(
+        "/api/dead-letters/replay",
+        responses=answers(200, "Replay", 400, 403, 404, 413, 422, 503),
+        openapi_extra=body_of(ReplayOrder),
+        summary="Send requests through once more",
+    )
+    async def replay(request: Request) -> Response:
+        order = await read_as(request, ReplayOrder)
+
+        def work() -> dead_letters.Replay:
+            by_place = {letter.place: letter for letter in read()}
+            missing = next((place for place in order.places if place not in by_place), None)
+            if missing is not None:
+                raise Refused(404, "not_found", f"there is no dead letter {missing}", "places")
+            chosen = [by_place[place] for place in dict.fromkeys(order.places)]
+            result = dead_letters.replay(
+                services.engine,
+                chosen,
+                actor=_actor(request),
+                rate=float(LETTERS_MAX),
+                dry_run=order.dry_run,
+                max_runs=order.max_runs,
+            )
+            services.wake_relay()
+            return result
+
+        return json_answer(await threads.run(work, patience))
+
+
+def _letter(letter: DeadLetter) -> Letter:
+    fields = {name: getattr(letter, name) for name in Letter.__struct_fields__ if name != "value"}
+    return Letter(**fields, value=(letter.value or b"").decode(errors="backslashreplace"))
+
+
+def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
+    @app.get("/api/workers", responses=answers(200, "WorkerList", 503), summary="The file processors")
+    async def workers() -> Response:
+        def work() -> WorkerList:
+            with services.reading() as connection:
+                return WorkerList(list_workers(connection))
+
+        return json_answer(await threads.run(work))
+
+    async def tell(order: Order, worker_id: str, request: Request) -> Response:
+        refuse_other_sites(request)
+
+        def work() -> None:
+            with services.reading() as connection:
+                known = {worker.id for worker in list_workers(connection)}
+            if worker_id not in known:
+                raise Refused(404, "not_found", f"there is no worker {worker_id}", "id")
+            services.operations.order(order, worker_id, _actor(request))
+
+        await threads.run(work, 2 * threads.patience)
+        return Response(status_code=204)
+
+    told = answers(204, "", 403, 404, 503)
+    Worker = Annotated[str, Path(alias="id", max_length=200)]  # noqa: N806 - a type
+
+    @app.post("/api/workers/{id}/quiet", status_code=204, responses=told, summary="Have it take nothing new")
+    async def quiet(worker_id: Worker, request: Request) -> Response:
+        return await tell(Order.QUIET, worker_id, request)
+
+    @app.post("/api/workers/{id}/resume", status_code=204, responses=told, summary="Have it go on")
+    async def resume(worker_id: Worker, request: Request) -> Response:
+        return await tell(Order.RESUME, worker_id, request)
+
+    @app.get("/api/pipeline", responses=answers(200, "Overview", 503), summary="Counts, outbox, group, lag, leases")
+    async def pipeline() -> Response:
+        def work() -> object:
+            with services.reading() as connection:
+                return overview(connection, services.settings.kafka_group)
+
+        return json_answer(await threads.run(work))

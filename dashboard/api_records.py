@@ -1,0 +1,83 @@
+"""What REST's operations are asked with, and what they answer."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from filemill.adapters.postgres_operations import Refused
+from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status
+from filemill.operations import Selection
+
+IDS_MAX = 1000
+LETTERS_MAX = 500
+RATE_MAX = 1000.0
+
+FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
+Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
+
+    ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
+    all: bool = False
+    status: Status | None = None
+    search: Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARACTERS)] = ""
+    limit: Some = IDS_MAX
+
+    @property
+    def selection(self) -> Selection:
+        """All that match."""
+        return Selection(self.status, self.search)
+
+
+class Bulk(msgspec.Struct, frozen=True):
+    """What was done to which files; `more`: others match still, so ask again."""
+
+    done: list[int]
+    refused: list[Refused]
+    more: bool
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped."""
+
+    place: str
+    at: datetime
+    file_id: int | None
+    run: int | None
+    reason: str
+    attempts: str | None
+    worker: str | None
+    source: str
+    trace: str | None
+    value: str
+    still_broken: bool
+    refusal: str | None
+
+
+class LetterList(msgspec.Struct, frozen=True):
+    """The newest dead letters first, and how often each reason comes among all that match; numbers in it are left out.
+
+    `total` counts all that match, of which `items` may have but the newest.
+    """
+
+    items: list[Letter]
+    reasons: dict[str, int]
+    total: int
+
+
+class ReplayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead letters to send through again: `places` as `partition:offset`. `dry_run` only says what would be."""
+
+    places: Annotated[list[str], msgspec.Meta(min_length=1, max_length=LETTERS_MAX)]
+    dry_run: bool = False
+    max_runs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+
+
+class WorkerList(msgspec.Struct, frozen=True):
+    """All workers heard of within a day."""
+
+    items: list[WorkerView]

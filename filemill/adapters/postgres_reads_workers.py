@@ -1,0 +1,98 @@
+"""What people and programs look at: the file processors, as they report themselves.
+
+Whether one is dead is judged by the time since it was last heard of, on the database's clock.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.telemetry import Condition, Vitals, WorkerEvent, condition
+
+# A worker that is gone is listed for this long.
+GONE_LISTED = timedelta(hours=24)
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker. `version`, `pid` and `host` are of its last start; `epoch` and `owned` of its last word."""
+
+    id: str
+    condition: Condition
+    heard_seconds_ago: float
+    last_word: str
+    started_at: datetime | None
+    starts: int
+    owned: list[int]
+    epoch: int | None
+    protocol: str | None
+    processing_seconds: float | None
+    version: str | None
+    pid: int | None
+    host: str | None
+    vitals: Vitals | None
+    cpu_share: float | None
+
+
+# CPU between the last two heartbeats: a worker reports seconds since its start.
+_WORKERS = sa.text("""
+    SELECT workers.worker_id, workers.heard_at, workers.started_at, workers.starts, workers.body, workers.vitals,
+           started.body, beats.bodies, clock_timestamp() AS now
+    FROM workers
+    LEFT JOIN LATERAL (
+        SELECT body FROM worker_events
+        WHERE worker_id = workers.worker_id AND at = workers.started_at AND kind = 'started' LIMIT 1
+    ) AS started ON true
+    LEFT JOIN LATERAL (
+        SELECT array_agg(body) AS bodies FROM (
+            SELECT body FROM worker_events
+            WHERE worker_id = workers.worker_id AND kind = 'heartbeat' AND at > workers.heard_at - interval '15 s'
+            ORDER BY at DESC LIMIT 4
+        ) AS latest
+    ) AS beats ON true
+    WHERE workers.heard_at > now() - CAST(:listed AS interval)
+    ORDER BY workers.worker_id
+""")
+
+
+def list_workers(connection: sa.Connection) -> list[WorkerView]:
+    """All workers heard of within a day, by id."""
+    return [_view(row) for row in connection.execute(_WORKERS, {"listed": GONE_LISTED})]
+
+
+def _view(row: Sequence[Any]) -> WorkerView:
+    worker_id, heard_at, started_at, starts, body, vitals_body, started_body, beats, now = row
+    last = msgspec.convert(body, WorkerEvent)
+    started = msgspec.convert(started_body, WorkerEvent) if started_body else None
+    vitals = msgspec.convert(vitals_body, Vitals) if vitals_body else None
+    return WorkerView(
+        id=worker_id,
+        condition=condition(last, vitals, last.processing_seconds or 0.0, now),
+        heard_seconds_ago=max(0.0, (now - heard_at).total_seconds()),
+        last_word=last.kind.value,
+        started_at=started_at,
+        starts=starts,
+        owned=last.owned,
+        epoch=last.epoch,
+        protocol=last.protocol,
+        processing_seconds=last.processing_seconds,
+        version=started.version if started else None,
+        pid=started.pid if started else None,
+        host=started.host if started else None,
+        vitals=vitals,
+        cpu_share=_cpu_share([msgspec.convert(beat, WorkerEvent) for beat in beats or []]),
+    )
+
+
+def _cpu_share(beats: list[WorkerEvent]) -> float | None:
+    """CPU seconds per second over the latest heartbeats; None without two of one process."""
+    if len(beats) < 2:
+        return None
+    last, first = beats[0], beats[-1]
+    if last.vitals is None or first.vitals is None:
+        return None
+    seconds = (last.timestamp - first.timestamp).total_seconds()
+    used = last.vitals.cpu_seconds - first.vitals.cpu_seconds
+    return used / seconds if seconds > 0 and used >= 0 else None

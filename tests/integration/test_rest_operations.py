@@ -1,0 +1,174 @@
+"""REST: retry, cancel, delete, one and many; dead letters; workers."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.tables import File, Operation, Tombstone
+from filemill.settings import Settings
+from tests.integration import topics
+from tests.integration.rest import Rest, serving
+
+
+@pytest.fixture
+def rest(settings: Settings) -> Iterator[Rest]:
+    with serving(settings) as rest:
+        yield rest
+
+
+def change(engine: sa.Engine, file_id: int, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
+
+
+def failed(rest: Rest, engine: sa.Engine, title: str = "a") -> int:
+    """A file whose request is through the outbox and failed."""
+    file_id = rest.create(title)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM outbox WHERE file_id = :id"), {"id": file_id})
+    change(engine, file_id, status="failed", error="no luck")
+    return file_id
+
+
+def test_a_file_is_cancelled_retried_and_deleted(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+    file_id = rest.create("on and off")
+    cancelled = rest.client.post(f"/api/files/{file_id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    woken = rest.relay.woken
+    retried = rest.client.post(f"/api/files/{file_id}/retry")
+    assert (retried.json()["status"], retried.json()["run"]) == ("pending", 2)
+    assert rest.relay.woken == woken + 1
+
+    rest.client.post(f"/api/files/{file_id}/cancel")
+    key = "file-1-1.txt"
+    s3 = wiring.s3_client(settings)
+    s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
+    change(engine, file_id, s3_location=key)
+    assert rest.client.delete(f"/api/files/{file_id}").status_code == 204
+    assert rest.client.get(f"/api/files/{file_id}").status_code == 404
+    assert s3.list_objects_v2(Bucket=settings.s3_bucket)["KeyCount"] == 0
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
+        audit = connection.execute(sa.select(Operation.actor, Operation.action).order_by(Operation.id)).all()
+    assert [tuple(row) for row in audit] == [
+        ("rest:127.0.0.1", action) for action in ("cancel", "retry", "cancel", "delete")
+    ]
+
+
+@pytest.mark.parametrize(("verb", "said"), [("retry", "retried"), ("delete", "deleted")])
+def test_what_cannot_be_done_is_refused_with_its_reason(verb: str, said: str, rest: Rest) -> None:
+    file_id = rest.create("waits")
+    path = f"/api/files/{file_id}"
+    answer = rest.client.delete(path) if verb == "delete" else rest.client.post(f"{path}/{verb}")
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "not_possible"
+    assert f"was not {said}: it is pending" in answer.json()["error"]["message"]
+    assert rest.client.get(path).json()["status"] == "pending"
+
+
+@pytest.mark.parametrize("path", ["/api/files/99/retry", "/api/files/99/cancel"])
+def test_a_file_that_is_not_there(path: str, rest: Rest) -> None:
+    assert rest.client.post(path).status_code == 404
+    assert rest.client.delete("/api/files/99").status_code == 404
+
+
+def test_many_are_named_by_their_ids_or_by_what_they_match(rest: Rest, engine: sa.Engine) -> None:
+    ids = [failed(rest, engine, title) for title in ("report a", "report b", "report c", "note")]
+    waiting = rest.create("report d")
+    some = rest.client.post("/api/files/retry", json={"ids": [ids[0], waiting, 999]}).json()
+    assert some["done"] == [ids[0]]
+    assert [one["reason"] for one in some["refused"]] == [
+        "it is pending: only one that has ended can be retried",
+        "there is no such file",
+    ]
+    matching = {"all": True, "status": "failed", "search": "REPORT", "limit": 1}
+    first = rest.client.post("/api/files/delete", json=matching).json()
+    assert (first["done"], first["more"]) == ([ids[1]], True)
+    second = rest.client.post("/api/files/delete", json=matching).json()
+    assert (second["done"], second["more"]) == ([ids[2]], False)
+    left = {row["id"]: row["status"] for row in rest.client.get("/api/files").json()["items"]}
+    assert left == {ids[0]: "pending", ids[3]: "failed", waiting: "pending"}
+    everything = rest.client.post("/api/files/cancel", json={"all": True}).json()
+    assert everything["done"] == [ids[0], waiting]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"ids": [1], "all": True},
+        {"ids": ["1"]},
+        {"ids": [0]},
+        {"ids": [2**63]},
+        {"ids": list(range(1, 1002))},
+        {"all": True, "status": "lost"},
+        {"all": True, "limit": 0},
+        {"al": True},
+        [],
+        7,
+    ],
+)
+def test_a_bulk_request_that_makes_no_sense_does_nothing(body: object, rest: Rest) -> None:
+    file_id = rest.create("stays")
+    answer = rest.client.post("/api/files/cancel", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["code"] == "invalid"
+    assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "pending"
+
+
+def test_a_page_of_another_site_changes_nothing(rest: Rest) -> None:
+    file_id = rest.create("stays")
+    evil = {"origin": "https://evil.example"}
+    for answer in (
+        rest.client.post(f"/api/files/{file_id}/cancel", headers=evil),
+        rest.client.delete(f"/api/files/{file_id}", headers=evil),
+        rest.client.post("/api/files/cancel", json={"all": True}, headers=evil),
+        rest.client.post("/api/dead-letters/replay", json={"places": ["0:0"]}, headers=evil),
+        rest.client.post("/api/workers/w/quiet", headers=evil),
+    ):
+        assert answer.status_code == 403
+    assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "pending"
+
+
+def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+    file_id = failed(rest, engine, "broken")
+    now = datetime.now(UTC).isoformat()
+    value = {"fileId": file_id, "title": "broken", "description": "", "timestamp": now}
+    topics.publish(settings, settings.topic_dead_letters, [json.dumps(value).encode()], partition=0)
+    topics.publish(settings, settings.topic_dead_letters, [b"\xff not json"], partition=1)
+
+    found = rest.client.get("/api/dead-letters").json()
+    assert found["total"] == 2
+    assert {letter["place"]: letter["refusal"] for letter in found["items"]} == {
+        "0:0": None,
+        "1:0": "it names no file",
+    }
+    assert {letter["value"] for letter in found["items"]} == {json.dumps(value), "\\xff not json"}
+    assert rest.client.get("/api/dead-letters", params={"reason": "nothing of it"}).json()["items"] == []
+
+    order = {"places": ["0:0", "1:0"], "dry_run": True}
+    dry = rest.client.post("/api/dead-letters/replay", json=order).json()
+    assert (dry["files"], list(dry["refused"])) == ([file_id], ["1:0"])
+    assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "failed"
+    real = rest.client.post("/api/dead-letters/replay", json={"places": ["0:0"]}).json()
+    assert real["files"] == [file_id]
+    assert rest.client.get(f"/api/files/{file_id}").json()["run"] == 2
+    assert rest.client.get("/api/dead-letters", params={"still_broken": True}).json()["total"] == 1
+    assert rest.client.post("/api/dead-letters/replay", json={"places": ["7:7"]}).status_code == 404
+
+
+def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
+    assert rest.client.get("/api/workers").json() == {"items": []}
+    assert rest.client.post("/api/workers/nobody/quiet").status_code == 404
+    glance = rest.client.get("/api/pipeline").json()
+    assert glance["counts"]["by_status"]["pending"] == 0
+    assert glance["group"] is None
+
+
+def test_a_probe_may_use_head(rest: Rest) -> None:
+    answer = rest.client.head("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"")
