@@ -12,9 +12,10 @@ st.set_page_config(
     layout="wide",
     menu_items={"About": f"filemill {filemill.__version__}"},
 )
-pages = [
-    st.Page("app_pages/files.py", title="Files", url_path="files", default=True),
-    st.Page("app_pages/pipeline.py", title="Pipeline", url_path="pipeline"),
-]
-st.session_state["pages"] = pages
-st.navigation(pages, position="hidden").run()
+PAGES = {
+    "files": st.Page("app_pages/files.py", title="Files", url_path="files", default=True),
+    "pipeline": st.Page("app_pages/pipeline.py", title="Pipeline", url_path="pipeline"),
+    "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
+}
+st.session_state["pages"] = PAGES
+st.navigation(list(PAGES.values()), position="hidden").run()

@@ -10,15 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import sqlalchemy as sa
+
 from dashboard import services as services_module
+from dashboard.downloads import ObjectStart, read_start
 from dashboard.health import LABELS, ServerHealth, ServerName, check
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
+from filemill.adapters.postgres_reads_story import FileStory, file_story
+from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
 from filemill.files import Status
 
 TTL_SECONDS = 1.0
+OBJECT_TTL_SECONDS = 30.0
 HEALTH_TTL_SECONDS = 2.0
 # A probe that takes longer than this is shown as under way; the page does not wait for it.
 HEALTH_PATIENCE_SECONDS = 0.5
@@ -97,7 +103,12 @@ class Data:
         self._meter = _Meter()
         self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
         self._files = self._shared(self._read_files, TTL_SECONDS)
-        self._file = self._shared(self._read_file, TTL_SECONDS)
+        self._file = self._asked(get_file)
+        self._story = self._asked(file_story)
+        self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
+        self._object: Shared[str, ObjectStart | None] = self._shared(
+            lambda key: read_start(services, key), OBJECT_TTL_SECONDS
+        )
         # A bin of a long history lasts for minutes: there is nothing new in it each second.
         self._lags = {
             period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
@@ -123,6 +134,18 @@ class Data:
         """One file, whole; the value is None where there is none of that id."""
         return self._file.get(file_id)
 
+    def story(self, file_id: int) -> Reading[FileStory]:
+        """All that is known of one file."""
+        return self._story.get(file_id)
+
+    def workers(self) -> Reading[list[WorkerView]]:
+        """The file processors, as they report themselves."""
+        return self._workers.get("")
+
+    def object_start(self, key: str) -> Reading[ObjectStart | None]:
+        """The beginning of an object of the bucket; the value is None where it is missing."""
+        return self._object.get(key)
+
     def lag_history(self, period_seconds: int) -> Reading[LagHistory]:
         """Lag per partition over one of the periods that the page offers."""
         return self._lags[period_seconds].get(period_seconds)
@@ -133,8 +156,8 @@ class Data:
 
     def forget(self) -> None:
         """Read anew the next time: something was just accepted here."""
-        self._snapshot.forget()
-        self._files.forget()
+        for reading in (self._snapshot, self._files, self._file, self._story):
+            reading.forget()
 
     def keep(self, stop: threading.Event) -> None:
         """Take a snapshot now and then though nobody looks, so that the first who does finds rates."""
@@ -148,6 +171,15 @@ class Data:
 
     def _shared(self, read: Callable[[K], T], ttl_seconds: float) -> Shared[K, T]:
         return Shared(read, self._pool, ttl_seconds=ttl_seconds)
+
+    def _asked(self, ask: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Shared[K, T]:
+        """A question to the database."""
+
+        def read(key: K) -> T:
+            with self.services.reading() as connection:
+                return ask(connection, key)
+
+        return self._shared(read, ttl_seconds)
 
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:
@@ -163,10 +195,6 @@ class Data:
                 limit=query.limit,
                 excerpts=True,
             )
-
-    def _read_file(self, file_id: int) -> FileRow | None:
-        with self.services.reading() as connection:
-            return get_file(connection, file_id)
 
     def _read_lags(self, period_seconds: int) -> LagHistory:
         settings = self.services.settings

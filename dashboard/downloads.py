@@ -1,5 +1,6 @@
 """An object of the bucket, on its way to a browser."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dashboard.services import Services
 from filemill.content import CONTENT_TYPE
 from filemill.retry import Unavailable
+from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
 CHUNK_BYTES = 64 * 1024
+START_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,11 @@ class Download:
 def open_object(services: Services, key: str) -> Download | None:
     """The object, its first bytes still to be read; None where it is missing. Raises retry.Unavailable."""
     settings = services.settings
-    try:
-        found = services.objects.get_object(Bucket=settings.s3_bucket, Key=key)
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"NoSuchKey", "404"}:
+    with _errors(settings):
+        try:
+            found = services.objects.get_object(Bucket=settings.s3_bucket, Key=key)
+        except services.objects.exceptions.NoSuchKey:
             return None
-        raise Unavailable(f"S3 at {settings.s3_endpoint} answers {code or 'an error'}") from None
-    except BotoCoreError as error:
-        gist = str(error).splitlines()[0][:300]
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist}") from None
     headers = {
         "Content-Length": str(found["ContentLength"]),
         # Whatever an object says of itself, a browser saves it as text and runs nothing.
@@ -47,6 +45,32 @@ def open_object(services: Services, key: str) -> Download | None:
         "Cache-Control": "no-store",
     }
     return Download(headers, _chunks(found["Body"]))
+
+
+@dataclass(frozen=True)
+class ObjectStart:
+    """The first bytes of an object as text (what is not UTF-8 escaped), and its whole size in bytes."""
+
+    text: str
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether that is all of it."""
+        return self.size <= START_BYTES
+
+
+def read_start(services: Services, key: str) -> ObjectStart | None:
+    """The beginning of an object, for a preview; None where it is missing. Raises retry.Unavailable."""
+    settings = services.settings
+    with _errors(settings):
+        try:
+            found = services.quick_objects.get_object(Bucket=settings.s3_bucket, Key=key)
+        except services.quick_objects.exceptions.NoSuchKey:
+            return None
+        with contextlib.closing(found["Body"]) as body:
+            start = body.read(START_BYTES)
+        return ObjectStart(start.decode(errors="backslashreplace"), found["ContentLength"])
 
 
 def attachment(key: str) -> str:
@@ -67,3 +91,15 @@ def _chunks(body: "StreamingBody") -> Iterator[bytes]:
         yield from body.iter_chunks(CHUNK_BYTES)
     finally:
         body.close()
+
+
+@contextlib.contextmanager
+def _errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        raise Unavailable(f"S3 at {settings.s3_endpoint} answers {code or 'an error'}") from None
+    except BotoCoreError as error:
+        gist = str(error).splitlines()[0][:300]
+        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist}") from None

@@ -87,3 +87,12 @@ function bytes(value) {
   if (value < 1024) return `${value} B`;
   return value < 1048576 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1048576).toFixed(1)} MiB`;
 }
+
+// A moment (milliseconds since 1970) in the viewer's zone; with its day where that is not today.
+function clock(milliseconds) {
+  const moment = new Date(milliseconds);
+  const pad = (value, digits = 2) => String(value).padStart(digits, "0");
+  const time = `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}.${pad(moment.getMilliseconds(), 3)}`;
+  const day = `${moment.getFullYear()}-${pad(moment.getMonth() + 1)}-${pad(moment.getDate())}`;
+  return moment.toDateString() === new Date().toDateString() ? time : `${day} ${time}`;
+}

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import streamlit as st
 
+from dashboard.components import shell
 from dashboard.components.facts import Fact, facts
 from dashboard.components.file_table import download_path, took_seconds
 from dashboard.components.look import TONES
@@ -26,14 +27,16 @@ def file_details(data: Data, file_id: int, on_close: Callable[[], None]) -> None
         if reading.error is not None:
             show_notices("details-trouble", [Notice("bad", "PostgreSQL does not answer", reading.error)])
         if reading.value is not None:
-            facts("details", _facts(reading.value), download=download_path(reading.value))
+            shell.link("file", "The whole story: timeline, attempts, content", id=str(file_id))
+            facts("details", file_facts(reading.value), download=download_path(reading.value))
         elif reading.error is None:
             show_notices("details-none", [Notice("warn", f"There is no file #{file_id}")])
 
     st.dialog(f"File #{file_id}", width=WIDTH_PIXELS, position="right", on_dismiss=on_close)(refreshed)()
 
 
-def _facts(row: FileRow) -> list[Fact]:
+def file_facts(row: FileRow) -> list[Fact]:
+    """What the row says."""
     steps = f" · step {row.step or 0} of {row.steps}" if row.steps and not row.status.terminal else ""
     place = f"{row.partition} / {row.offset}" if row.partition is not None else None
     return [

@@ -1,9 +1,10 @@
 """What is around every page: the bar with the servers' health and the age of the data, banners, and the refresh.
 
-A page's body is a fragment that Streamlit runs again by itself; what stands outside (the bar's controls, a form) stays
-as it is. One refresh is one run of the fragment: everything in it is of one moment.
+A page's body is a fragment; what stands outside (the bar's controls, a form) stays as it is. One refresh is one run of
+the fragment: everything in it is of one moment. The bar in the browser asks for it, so that a hidden tab costs nothing.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +33,10 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
     look.apply()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         st.html(_BRAND, width="content")
-        for page in st.session_state.get("pages", []):
-            st.page_link(page, width="content")
+        with st.container(key="nav", horizontal=True, gap=None):
+            for page in _pages().values():
+                if page.visibility == "visible":
+                    st.page_link(page, width="content")
         status = st.container(key="status-slot")
         chosen = choice("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
     every = REFRESH[chosen]
@@ -41,8 +44,9 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
     if above is not None:
         above()
 
-    @st.fragment(run_every=every)
+    @st.fragment
     def refreshed() -> None:
+        _follow()
         data = data_module.current()
         snapshot, health = data.snapshot(), data.health()
         with status:
@@ -52,6 +56,28 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
         body(data, snapshot)
 
     refreshed()
+
+
+def go(page: str, **parameters: str) -> None:
+    """Have the viewer led to another page by the next run: for callbacks, which cannot do so themselves."""
+    st.session_state["goto"] = (page, parameters)
+
+
+def link(page: str, label: str, **parameters: str) -> None:
+    """A link to another page."""
+    st.page_link(_pages()[page], label=label, query_params=parameters, width="content")
+
+
+def _pages() -> dict[str, Any]:
+    pages: dict[str, Any] = st.session_state.get("pages", {})
+    return pages
+
+
+def _follow() -> None:
+    wanted = st.session_state.pop("goto", None)
+    if wanted is not None:
+        page, parameters = wanted
+        st.switch_page(_pages()[page], query_params=parameters)
 
 
 def _show_status(
@@ -65,7 +91,12 @@ def _show_status(
         waiting = relay_state.startswith("waiting")
         tone = "warn" if waiting else "good" if relay_state in {"active", "standby"} else "none"
         servers.append({"name": "Relay", "tone": tone, "detail": relay_state})
-    component("topbar")(key="topbar", data={"servers": servers, "age": snapshot.age_seconds, "every": every})
+    # The bar asks for each refresh itself: not while its tab is hidden, and never for one before it has the last.
+    component("topbar")(
+        key="topbar",
+        data={"servers": servers, "age": snapshot.age_seconds, "every": every, "turn": time.monotonic()},
+        on_tick_change=lambda: None,
+    )
 
 
 def _server(label: str, reading: Reading[ServerHealth]) -> dict[str, Any]:

@@ -214,7 +214,10 @@ class Operation(Table):
     """What a person, or a program for one, changed: retry, cancel, delete, replay, quiet … The audit."""
 
     __tablename__ = "operations"
-    __table_args__ = (Index("operations_by_time", "at"),)
+    __table_args__ = (
+        Index("operations_by_time", "at"),
+        Index("operations_by_detail", "detail", postgresql_using="gin", postgresql_ops={"detail": "jsonb_path_ops"}),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,75 @@
+"""One file: the way it took, what happened and when, why it waits, what is in it."""
+
+import streamlit as st
+
+from dashboard.components import shell
+from dashboard.components.facts import facts
+from dashboard.components.file_actions import file_actions, outcome
+from dashboard.components.file_details import file_facts
+from dashboard.components.file_head import file_head
+from dashboard.components.machine import draw_machine
+from dashboard.components.preview import preview
+from dashboard.components.timeline import timeline_of
+from dashboard.components.trouble import Notice, show_line, show_notices
+from dashboard.data import Data, Snapshot
+from dashboard.readings import Reading
+from dashboard.story import machine, timeline
+from dashboard.waiting import why_waiting
+from filemill.adapters.postgres_reads import FileRow
+from filemill.files import FILE_ID_MAX, Status
+
+
+def _wanted() -> int | None:
+    wanted = st.query_params.get("id", "")
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else 0
+    return number if 1 <= number <= FILE_ID_MAX else None
+
+
+def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
+    file_id = _wanted()
+    if file_id is None:
+        show_notices("none", [Notice("warn", "No file is named", "Choose one on the page Files.")])
+        return
+    reading = data.story(file_id)
+    story, old = reading.value, reading.error is not None
+    if story is None:
+        show_notices("none", [Notice("none", f"Nothing is known of file #{file_id} yet", reading.error or "")])
+        return
+    if story.file is None:
+        when = f"It was deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
+        show_notices("none", [Notice("warn", f"There is no file #{file_id}", when)])
+        return
+    drawn = machine(story)
+    with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
+        file_head(story.file, old=old)
+        file_actions(data, story.file)
+    show_line("file-outcome", outcome(file_id))
+    if drawn is not None:
+        draw_machine("machine", drawn, old=old)
+    overview = snapshot.value.overview if snapshot.value else None
+    reason = why_waiting(story, overview, data.workers().value or [])
+    show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
+    with st.container(key="columns", horizontal=True, gap="large"):
+        with st.container(key="left"):
+            timeline_of("timeline", timeline(story), title="What happened", old=old)
+            _preview(data, story.file)
+        with st.container(key="right"):
+            facts("details", file_facts(story.file), title="What is known", old=old)
+
+
+def _preview(data: Data, file: FileRow) -> None:
+    if file.status is not Status.COMPLETED or file.s3_location is None:
+        preview("preview", None, title="Content", message=f"The file is {file.status}: there is no content yet.")
+        return
+    reading = data.object_start(file.s3_location)
+    if reading.value is not None:
+        size = f"{reading.value.size:,} bytes"
+        note = size if reading.value.whole else f"the first 4,096 of {size}"
+        preview("preview", reading.value.text, title="Content", note=note)
+    elif reading.error is not None:
+        preview("preview", None, title="Content", message=f"Not to be had now: {reading.error}.")
+    else:
+        preview("preview", None, title="Content", message="The object is not in the bucket: somebody has removed it.")
+
+
+shell.show(_file)

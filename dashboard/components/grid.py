@@ -1,0 +1,92 @@
+"""A table of anything: columns that say how their cells look, rows that may be opened or acted on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import streamlit as st
+
+from dashboard.components.assets import component
+
+Kind = Literal["text", "mono", "number", "badge", "bytes", "seconds", "ago", "rate", "percent", "moment", "chips"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column. `width` in pixels, None takes what is left; below `hide_below` pixels of the table it is left out."""
+
+    key: str
+    label: str
+    kind: Kind = "text"
+    width: int | None = None
+    hide_below: int = 0
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Act:
+    """A button of a row. With `why_not` it cannot be pressed, and says why."""
+
+    name: str
+    label: str
+    why_not: str = ""
+    danger: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: `cells` by the columns' keys.
+
+    None is unknown; a badge is (text, tone); `ago` and `seconds` are seconds, `moment` is milliseconds since 1970.
+    """
+
+    key: str
+    cells: dict[str, Any]
+    acts: Sequence[Act] = ()
+    tone: str | None = None
+    titles: dict[str, str] = field(default_factory=dict)
+
+
+def grid(
+    key: str,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    *,
+    label: str,
+    empty: tuple[str, str],
+    old: bool = False,
+    on_open: Callable[[str], None] | None = None,
+    on_act: Callable[[str, str], None] | None = None,
+) -> None:
+    """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act."""
+
+    def act() -> None:
+        state = st.session_state[key]
+        if state.open is not None and on_open is not None:
+            on_open(str(state.open))
+        elif state.act is not None and on_act is not None:
+            on_act(str(state.act["row"]), str(state.act["act"]))
+
+    component("grid")(
+        key=key,
+        data={
+            "columns": [asdict(column) for column in columns],
+            "rows": [
+                {
+                    "key": row.key,
+                    "cells": row.cells,
+                    "acts": [asdict(one) for one in row.acts],
+                    "tone": row.tone,
+                    "titles": row.titles,
+                }
+                for row in rows
+            ],
+            "acts": any(row.acts for row in rows),
+            "label": label,
+            "empty": {"what": empty[0], "todo": empty[1]} if not rows else None,
+            "opens": on_open is not None,
+            "old": old,
+        },
+        on_open_change=act,
+        on_act_change=act,
+    )

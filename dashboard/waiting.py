@@ -1,0 +1,123 @@
+"""Why is this waiting? One answer for a file that has not ended. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from dashboard.spans import span
+from filemill.adapters.postgres_reads import FileRow
+from filemill.adapters.postgres_reads_group import Overview
+from filemill.adapters.postgres_reads_story import FileStory, Published, Waiting
+from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.files import Status
+from filemill.telemetry import Condition, Kind, WorkerEvent
+
+# A request is through the outbox within milliseconds; one that waits for this long waits for something.
+OUTBOX_SECONDS = 5.0
+# An event's clock is the worker's, the row's is the database's: they may differ by this much.
+SKEW = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a file is not finished yet: `tone` none where all goes its way, warn or bad where somebody should look."""
+
+    tone: str
+    what: str
+    text: str = ""
+
+
+def why_waiting(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> Reason | None:
+    """The one thing that a file waits for now; None where it does not wait."""
+    file = story.file
+    if file is None or file.status.terminal:
+        return None
+    if story.waiting is not None:
+        return _in_outbox(story, story.waiting, overview)
+    retrying = _retrying(story, file)
+    if retrying is not None:
+        return retrying
+    if file.status is Status.PROCESSING:
+        return _in_progress(file, {worker.id: worker for worker in workers})
+    place = next((one for one in reversed(story.publications) if one.run == file.run), None)
+    if place is None:
+        return Reason("none", "Where it is on Kafka is not known", "Somebody else published it, or it is about to be.")
+    return _in_backlog(place, overview, {worker.id: worker for worker in workers})
+
+
+def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) -> Reason:
+    seconds = (story.as_of - waiting.accepted_at).total_seconds()
+    since = (
+        f"For {span(seconds)}; {waiting.ahead:,} {'request is' if waiting.ahead == 1 else 'requests are'} before it."
+    )
+    relay = overview.leases.get("relay") if overview else None
+    if relay is not None and not relay.held:
+        return Reason("bad", "It waits in the outbox, and no relay is active", f"{since} Start `filemill run relay`.")
+    tone = "warn" if seconds > OUTBOX_SECONDS else "none"
+    return Reason(tone, "It waits in the outbox: it is not on Kafka yet", since)
+
+
+def _retrying(story: FileStory, file: FileRow) -> Reason | None:
+    last: WorkerEvent | None = story.events[-1] if story.events else None
+    if last is None or last.kind is not Kind.RETRYING or (last.run or 1) != file.run:
+        return None
+    if last.timestamp < file.updated_at - SKEW:
+        return None
+    left = (last.timestamp + timedelta(seconds=last.delay_seconds or 0.0) - story.as_of).total_seconds()
+    what = f"Attempt {last.attempt or '?'} failed at {last.stage or '?'}: {last.error or 'no reason given'}"
+    return Reason("warn", what, f"The next attempt is in {span(left)}." if left > 0 else "It is being tried again.")
+
+
+def _in_backlog(place: Published, overview: Overview | None, workers: dict[str, WorkerView]) -> Reason:
+    where = f"partition {place.partition}, offset {place.offset}"
+    if overview is None or overview.group is None or overview.lags is None:
+        text = "The group monitor has not reported: who reads there is not known."
+        return Reason("none", f"It is on Kafka at {where}", text)
+    owner = next((one for one in overview.group.members if place.partition in one.partitions), None)
+    if owner is None:
+        text = f"Its record is at offset {place.offset} there. Start a file processor, or wait for the rebalance."
+        return Reason("bad", f"Nobody reads partition {place.partition}", text)
+    lag = next((part for part in overview.lags.partitions if part.partition == place.partition), None)
+    committed = lag.committed_offset if lag else None
+    ahead = None if committed is None else max(0, place.offset - committed)
+    before = "" if ahead is None else f" {ahead:,} records before it are not committed yet."
+    worker = workers.get(owner.client_id)
+    hindrance = _hindrance(worker, place.partition, before) if worker is not None else None
+    return hindrance or Reason("none", f"It waits its turn on {where}", f"{owner.client_id} reads there.{before}")
+
+
+def _hindrance(worker: WorkerView, partition: int, before: str) -> Reason | None:
+    """What keeps the owner of a partition from reading on."""
+    vitals = worker.vitals
+    if worker.condition is Condition.DEAD:
+        text = f"For {span(worker.heard_seconds_ago)}. The group gives the partition to another one soon."
+        return Reason("bad", f"{worker.id} owns partition {partition} and is silent", text)
+    if vitals is None:
+        return None
+    if vitals.quiet:
+        text = f"It owns partition {partition} and takes nothing new. Have it go on, on the page Workers."
+        return Reason("warn", f"{worker.id} was told to be quiet", text)
+    if vitals.breaker:
+        return Reason("warn", f"{worker.id} pauses: {vitals.breaker}", "It goes on by itself when that is over.")
+    if vitals.paused:
+        text = f"It owns partition {partition} and reads on as it finishes.{before}"
+        return Reason("none", f"{worker.id} holds as many records as it may", text)
+    return None
+
+
+def _in_progress(file: FileRow, workers: dict[str, WorkerView]) -> Reason:
+    step = f"step {file.step or 0} of {file.steps}" if file.steps else "begun"
+    worker = workers.get(file.worker_id or "")
+    if worker is None:
+        return Reason("none", f"In progress: {step}", f"By {file.worker_id or 'an unknown worker'}.")
+    if worker.condition is Condition.DEAD:
+        text = (
+            f"Silent for {span(worker.heard_seconds_ago)}. The next owner of partition {file.partition} does it anew."
+        )
+        return Reason("bad", f"{worker.id}, which had it, is dead", text)
+    if worker.condition is Condition.STOPPED:
+        return Reason("warn", f"{worker.id}, which had it, has stopped", "Another worker does it anew.")
+    if worker.condition is Condition.STUCK:
+        busy = span(worker.vitals.busy_seconds) if worker.vitals else "long"
+        return Reason("bad", f"{worker.id} is stuck", f"It speaks, but has finished nothing for {busy}.")
+    return Reason("none", f"In progress: {step}", f"{worker.id} is at it.")

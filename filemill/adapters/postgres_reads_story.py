@@ -1,0 +1,95 @@
+"""What people and programs look at: all that is known of one file, over all its runs.
+
+Events are kept as long as the monitor's retention says; publications and the file's own row for ever.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_reads import FileRow, get_file
+from filemill.telemetry import WorkerEvent
+
+EVENTS_MAX = 200
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A request in the outbox: not on Kafka yet; `publish_number` once the relay has claimed it."""
+
+    run: int
+    accepted_at: datetime
+    publish_number: int | None
+    ahead: int
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Where on `file.create` a run's request stands."""
+
+    run: int
+    publish_number: int
+    partition: int
+    offset: int
+    published_at: datetime
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What somebody did to the file."""
+
+    at: datetime
+    actor: str
+    action: str
+    run: int
+
+
+class FileStory(msgspec.Struct, frozen=True, kw_only=True):
+    """A file and what happened to it; `deleted_at` is all there is of one that was deleted."""
+
+    as_of: datetime
+    file: FileRow | None
+    deleted_at: datetime | None = None
+    waiting: Waiting | None = None
+    publications: list[Published] = []
+    events: list[WorkerEvent] = []
+    operations: list[Done] = []
+
+
+_OUTBOX = sa.text("""
+    SELECT run, accepted_at, publish_number, (SELECT count(*) FROM outbox AS others WHERE others.id < mine.id)
+    FROM outbox AS mine WHERE file_id = :file ORDER BY id DESC LIMIT 1
+""")
+_PUBLICATIONS = sa.text("""
+    SELECT run, publish_number, partition, "offset", published_at FROM publications
+    WHERE file_id = :file ORDER BY publish_number DESC LIMIT :limit
+""")
+_EVENTS = sa.text("SELECT body FROM worker_events WHERE file_id = :file ORDER BY at DESC LIMIT :limit")
+# Retries and cancellations name files as [id, run]; an array that contains [[id]] may also be one of run `id`.
+_OPERATIONS = sa.text("""
+    SELECT at, actor, action, (pair->>1)::int AS run
+    FROM operations, jsonb_array_elements(detail->'files') AS pair
+    WHERE detail @> jsonb_build_object('files', jsonb_build_array(jsonb_build_array(CAST(:file AS bigint))))
+      AND jsonb_typeof(pair) = 'array' AND (pair->>0)::bigint = :file
+    ORDER BY at DESC LIMIT :limit
+""")
+_DELETED = sa.text("SELECT deleted_at FROM tombstones WHERE file_id = :file")
+_NOW = sa.select(sa.func.clock_timestamp())
+
+
+def file_story(connection: sa.Connection, file_id: int) -> FileStory:
+    """All that is known of a file. A few milliseconds."""
+    as_of = connection.execute(_NOW).scalar_one()
+    file = get_file(connection, file_id)
+    if file is None:
+        deleted_at = connection.execute(_DELETED, {"file": file_id}).scalar_one_or_none()
+        return FileStory(as_of=as_of, file=None, deleted_at=deleted_at)
+    asked: dict[str, Any] = {"file": file_id, "limit": EVENTS_MAX}
+    waiting = connection.execute(_OUTBOX, {"file": file_id}).one_or_none()
+    return FileStory(
+        as_of=as_of,
+        file=file,
+        waiting=None if waiting is None else Waiting(*waiting),
+        publications=[Published(*row) for row in connection.execute(_PUBLICATIONS, asked)][::-1],
+        events=[msgspec.convert(body, WorkerEvent) for body in connection.execute(_EVENTS, asked).scalars()][::-1],
+        operations=[Done(*row) for row in connection.execute(_OPERATIONS, asked)][::-1],
+    )

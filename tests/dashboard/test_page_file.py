@@ -1,0 +1,98 @@
+"""A file's own page."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.tables import File, OutboxRow, Tombstone
+from filemill.files import new_file
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+
+def accept(engine: sa.Engine, title: str = "One file") -> int:
+    with engine.begin() as connection:
+        (file_id,) = submit_many(connection, [new_file(title, "about it")])
+    return file_id
+
+
+def change(engine: sa.Engine, file_id: int, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.delete(OutboxRow).where(OutboxRow.file_id == file_id))
+        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
+
+
+def disabled(page: Page) -> dict[str, Any]:
+    return {name: page.app.button(key=f"act-{name}").disabled for name in ("retry", "cancel", "delete")}
+
+
+def press(page: Page, name: str) -> dict[str, str]:
+    page.app.button(key=f"act-{name}").click()
+    (notice,) = page.run().notices("file-outcome")
+    return notice
+
+
+def test_a_completed_file_shows_its_way_and_its_content(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    file_id = accept(engine, "<b>title</b>")
+    key = f"file-{file_id}-1.txt"
+    wiring.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body="inhalt \xfc".encode("latin-1"))
+    now = sa.func.now()
+    change(engine, file_id, status="completed", s3_location=key, started_at=now, finished_at=now, worker_id="w-1")
+    page = open_page(settings, "file", id=str(file_id))
+    assert page.shown("file_head", "head")["title"] == "<b>title</b>"
+    assert page.shown("file_head", "head")["download"] == f"/api/files/{file_id}/download"
+    assert [node["here"] for node in page.shown("machine", "machine")["ends"]] == [True, False, False]
+    assert [step["what"] for step in page.shown("timeline", "timeline")["steps"]] == [
+        "Accepted",
+        "Taken by a worker",
+        "Uploaded",
+        "Recorded",
+    ]
+    assert page.shown("preview", "preview")["text"] == "inhalt \\xfc"
+    assert disabled(page) == {"retry": True, "cancel": True, "delete": False}
+    assert page.notices("why") == []
+
+
+def test_a_waiting_file_says_why_and_can_be_cancelled_and_retried(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    file_id = accept(engine)
+    page = open_page(settings, "file", id=str(file_id))
+    assert page.notices("why")[0]["what"] == "It waits in the outbox: it is not on Kafka yet"
+    assert "there is no content yet" in page.shown("preview", "preview")["message"]
+    assert disabled(page) == {"retry": True, "cancel": False, "delete": True}
+
+    assert press(page, "cancel")["what"] == "Cancelled"
+    assert page.notices("why") == []
+    assert press(page, "retry")["what"] == "Retried"
+    assert page.shown("machine", "machine")["again"] == "run 2"
+    assert "Retried: a new run" in [step["what"] for step in page.shown("timeline", "timeline")["steps"]]
+
+
+def test_a_deleted_file_says_when(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    file_id = accept(engine)
+    change(engine, file_id, status="failed", error="no luck")
+    page = open_page(settings, "file", id=str(file_id))
+    page.app.button(key="act-delete").click()
+    (notice,) = page.run().notices("none")
+    assert notice["what"] == f"There is no file #{file_id}"
+    assert notice["text"].startswith("It was deleted at ")
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
+
+
+@pytest.mark.parametrize("wanted", ["", "x", "-1", "99", "9" * 30])
+def test_a_file_that_is_not_there(wanted: str, settings: Settings, open_page: OpenPage) -> None:
+    (notice,) = open_page(settings, "file", id=wanted).notices("none")
+    assert notice["what"] in {"No file is named", "There is no file #99"}
+
+
+def test_without_postgres_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings.model_copy(update={"database_port": closed_port()}), "file", id="1")
+    assert page.notices("none")[0]["what"] == "Nothing is known of file #1 yet"
+    assert page.notices()[0]["what"] == "PostgreSQL is away"

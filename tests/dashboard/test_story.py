@@ -1,0 +1,199 @@
+"""A file's story: the way it took, and why it waits."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dashboard.story import machine, timeline
+from dashboard.waiting import why_waiting
+from filemill.adapters.postgres_reads import Counts, FileRow, OutboxState
+from filemill.adapters.postgres_reads_group import (
+    Flow,
+    GroupMember,
+    GroupState,
+    Lags,
+    LeaseState,
+    Overview,
+    PartitionLag,
+)
+from filemill.adapters.postgres_reads_story import Done, FileStory, Published, Waiting
+from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.files import Status
+from filemill.telemetry import Condition, Kind, Vitals, WorkerEvent
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def file_row(status: Status, **given: Any) -> FileRow:
+    blank: dict[str, Any] = dict.fromkeys(FileRow.__struct_fields__)
+    values = {"id": 7, "title": "t", "description": "", "created_at": ago(60), "updated_at": ago(30), "run": 1}
+    return FileRow(**{**blank, **values, "status": status, **given})
+
+
+def story(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileStory:
+    return FileStory(as_of=NOW, file=file_row(status, **(given or {})), **parts)
+
+
+def overview(owners: dict[str, list[int]], *, relay: bool = True) -> Overview:
+    members = [GroupMember(name, name, "h", partitions) for name, partitions in owners.items()]
+    return Overview(
+        NOW,
+        Counts({}),
+        OutboxState(0, None),
+        GroupState(NOW, 0.0, "STABLE", "consumer", members),
+        Lags(NOW, 0.0, [PartitionLag(2, 0, 100, 40, 60)]),
+        Flow(None, None, 60),
+        {"relay": LeaseState("relay", "r", held=relay)},
+    )
+
+
+def worker(name: str, condition: Condition, **vitals: Any) -> WorkerView:
+    blank: dict[str, Any] = dict.fromkeys(WorkerView.__struct_fields__)
+    values = {"id": name, "condition": condition, "heard_seconds_ago": 1.0, "last_word": "", "starts": 1, "owned": [2]}
+    return WorkerView(**{**blank, **values, "vitals": Vitals(**vitals)})
+
+
+ON_KAFKA = [Published(1, 5, 2, 50, ago(59))]
+
+
+@pytest.mark.parametrize(
+    ("parts", "view", "workers", "tone", "what"),
+    [
+        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}), [], "none", "in the outbox: it is not on Kafka"),
+        ({"waiting": Waiting(1, ago(30), None, 3)}, overview({}), [], "warn", "in the outbox"),
+        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}, relay=False), [], "bad", "no relay is active"),
+        ({}, overview({}), [], "none", "Where it is on Kafka is not known"),
+        ({"publications": ON_KAFKA}, None, [], "none", "It is on Kafka at partition 2, offset 50"),
+        ({"publications": ON_KAFKA}, overview({"w": [0, 1]}), [], "bad", "Nobody reads partition 2"),
+        ({"publications": ON_KAFKA}, overview({"w": [2]}), [], "none", "It waits its turn on partition 2, offset 50"),
+        (
+            {"publications": ON_KAFKA},
+            overview({"w": [2]}),
+            [worker("w", Condition.DEAD)],
+            "bad",
+            "w owns partition 2 and is silent",
+        ),
+        (
+            {"publications": ON_KAFKA},
+            overview({"w": [2]}),
+            [worker("w", Condition.IDLE, quiet=True)],
+            "warn",
+            "w was told to be quiet",
+        ),
+        (
+            {"publications": ON_KAFKA},
+            overview({"w": [2]}),
+            [worker("w", Condition.BUSY, breaker="S3 is away")],
+            "warn",
+            "w pauses: S3 is away",
+        ),
+        (
+            {"publications": ON_KAFKA},
+            overview({"w": [2]}),
+            [worker("w", Condition.BUSY, paused=True)],
+            "none",
+            "w holds as many records as it may",
+        ),
+    ],
+)
+def test_why_a_pending_file_waits(
+    parts: dict[str, Any], view: Overview | None, workers: list[WorkerView], tone: str, what: str
+) -> None:
+    reason = why_waiting(story(Status.PENDING, **parts), view, workers)
+    assert reason is not None
+    assert (reason.tone, what in reason.what) == (tone, True), reason
+
+
+def test_the_records_before_it_are_counted() -> None:
+    reason = why_waiting(story(Status.PENDING, publications=ON_KAFKA), overview({"w": [2]}), [])
+    assert reason is not None
+    assert reason.text == "w reads there. 10 records before it are not committed yet."
+
+
+def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
+    event = WorkerEvent(
+        kind=Kind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5, error="503"
+    )  # fmt: skip
+    reason = why_waiting(story(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
+    assert reason is not None
+    assert (reason.tone, reason.what) == ("warn", "Attempt 2 failed at upload: 503")
+    assert reason.text == "The next attempt is in 4.0 s."
+
+
+@pytest.mark.parametrize(
+    ("condition", "tone", "what"),
+    [
+        (Condition.BUSY, "none", "In progress: step 2 of 6"),
+        (Condition.DEAD, "bad", "w, which had it, is dead"),
+        (Condition.STOPPED, "warn", "w, which had it, has stopped"),
+        (Condition.STUCK, "bad", "w is stuck"),
+    ],
+)
+def test_a_file_in_progress_depends_on_its_worker(condition: Condition, tone: str, what: str) -> None:
+    given = {"worker_id": "w", "step": 2, "steps": 6, "partition": 2}
+    reason = why_waiting(story(Status.PROCESSING, given), None, [worker("w", condition)])
+    assert reason is not None
+    assert (reason.tone, reason.what) == (tone, what)
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED])
+def test_what_has_ended_waits_for_nothing(status: Status) -> None:
+    assert why_waiting(story(status), None, []) is None
+
+
+def test_the_timeline_tells_both_runs_in_order() -> None:
+    parked = WorkerEvent(
+        kind=Kind.PARKED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no", trace="Trace …"
+    )  # fmt: skip
+    told = story(
+        Status.COMPLETED,
+        {"run": 2, "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34), "worker_id": "w", "size": 9},
+        publications=[*ON_KAFKA, Published(2, 6, 0, 51, ago(39))],
+        events=[parked],
+        operations=[Done(ago(50), "cli:ana", "retry", 2)],
+    )
+    steps = timeline(told)
+    assert [step.what for step in steps] == [
+        "Accepted",
+        "On Kafka",
+        "Given up at upload: a dead letter",
+        "Retried: a new run",
+        "On Kafka",  # recorded after the worker had it, and told before
+        "Taken by a worker",
+        "Uploaded",
+        "Recorded",
+    ]
+    assert steps[2].trace == "Trace …"
+    assert steps[3].detail == "run 2 · by cli:ana"
+
+
+def test_the_machine_marks_the_way_of_the_current_run() -> None:
+    told = story(
+        Status.FAILED,
+        {"run": 2, "finished_at": ago(35), "started_at": ago(36), "worker_id": "w"},
+        publications=[Published(2, 6, 0, 51, ago(39))],
+        operations=[Done(ago(50), "page", "retry", 2)],
+    )
+    drawn = machine(told)
+    assert drawn is not None
+    assert [node.after_seconds for node in drawn.way] == [None, 11.0, 3.0]
+    assert [(node.name, node.here, node.after_seconds) for node in drawn.ends] == [
+        ("Completed", False, None),
+        ("Failed", True, 1.0),
+        ("Cancelled", False, None),
+    ]
+    assert drawn.run == 2
+
+
+def test_a_file_that_waits_in_the_outbox_is_at_the_machines_beginning() -> None:
+    drawn = machine(story(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
+    assert drawn is not None
+    assert [node.here for node in drawn.way] == [True, False, False]
+    drawn = machine(story(Status.PENDING, publications=ON_KAFKA))
+    assert drawn is not None
+    assert [node.here for node in drawn.way] == [False, True, False]
