@@ -107,7 +107,8 @@ class FileProcessor:
             while not self._stop.is_set():
                 self._turn(source)
         except retry.Expelled as error:
-            self.lost(sorted(self._epochs), cause=str(error))
+            if self._epochs:
+                self.lost(sorted(self._epochs), cause=str(error))
             raise
         finally:
             # Leaving revokes what is assigned: that drains and commits.

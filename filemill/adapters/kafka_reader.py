@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from filemill.adapters.kafka import client_config, headers_of, kafka_errors, new_client, unavailable
 from filemill.adapters.kafka_admin import PartitionOffsets
@@ -34,11 +42,13 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
     Raises retry.Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
     new client could go on, it is retry.Expelled.
     """
-    with kafka_errors(settings):
+    try:
         first = consumer.poll(seconds)
         if first is None:
             return []
         rest = consumer.consume(limit - 1, timeout=0) if limit > 1 else []
+    except KafkaException as raised:
+        raise gave_up(settings, raised.args[0]) from None
     records, trouble = [], None
     for message in [first, *rest]:
         error = message.error()
@@ -46,21 +56,21 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
             records.append(to_record(message))
         elif error.fatal() or error.code() not in PASSING:
             trouble = error if trouble is None or error.fatal() else trouble
-    if trouble is not None and trouble.fatal():
+    if trouble is not None and (trouble.fatal() or not records):
         raise gave_up(settings, trouble)
-    if trouble is not None and not records:
-        raise unavailable(settings, trouble)
     return records
 
 
 def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
-    """What a fatal error of a client means: usually, that a new one may go on."""
-    if trouble.code() == KafkaError.FENCED_INSTANCE_ID:
+    """What an error of a client means: where it is fatal, usually that a new client may go on."""
+    away = unavailable(settings, trouble)
+    if not (trouble.fatal() or trouble.code() == KafkaError._FATAL):
+        return away
+    # librdkafka wraps the broker's own error code into text once a client has given up.
+    if trouble.code() == KafkaError.FENCED_INSTANCE_ID or "fenced by other consumer" in trouble.str():
         # To join again would put the other one out, which would join again.
-        return Unavailable(
-            f"another process has the name {settings.worker_id!r} and took this one's place in the group"
-        )
-    return Expelled(str(unavailable(settings, trouble)))
+        return Unavailable(f"another process is in the group under this one's name, {settings.worker_id!r}")
+    return Expelled(str(away))
 
 
 def to_record(message: Message) -> Record:

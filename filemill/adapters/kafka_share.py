@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from filemill.adapters.kafka import client_config, kafka_errors, new_client, unavailable
+from filemill.adapters.kafka import client_config, kafka_errors, new_client
 from filemill.adapters.kafka_reader import PASSING, gave_up, to_record
 from filemill.ports import Record
 from filemill.refusals import SHARE_MARGIN_SECONDS
@@ -124,18 +124,18 @@ class ShareMember:
 
     def read(self, seconds: float) -> list[Record]:
         """The next batch. All of the last one must be accepted or released by now."""
-        with kafka_errors(self._settings):
+        try:
             messages = list(self._consumer.poll(seconds))
+        except KafkaException as raised:
+            raise gave_up(self._settings, raised.args[0]) from None
         records = []
         for message in messages:
             error = message.error()
             if error is None:
                 left = self._delivery_limit - (message.delivery_count() or 1)
                 records.append(msgspec.structs.replace(to_record(message), deliveries_left=left))
-            elif error.fatal():
+            elif error.fatal() or error.code() not in PASSING:
                 raise gave_up(self._settings, error)
-            elif error.code() not in PASSING:
-                raise unavailable(self._settings, error)
         return records
 
     def accept(self, partition: int, offset: int) -> None:

@@ -1,0 +1,76 @@
+"""Each fault of the storm by itself, under load: afterwards everything is drained, and every promise was kept."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from filemill.lab import StackParameters
+from filemill.lab.stack import Lab
+from filemill.lab.storm import LISTED, ONCE, Pace, missing
+
+# About fifty files a second, all the time.
+IN_FLIGHT = 80
+PROCESSING_SECONDS = 1.5
+# Outages of two seconds: the storm has the long ones.
+PACE = Pace(minutes=1)
+AT_WORK_SECONDS = 30.0
+AFTER_SECONDS = 1.0
+DRAIN_SECONDS = 90.0
+
+# What other tests hold by themselves, or what a storm of ten minutes has anyway, can wait for the long run.
+ELSEWHERE = {
+    "processor killed between event and commit",
+    "processors killed in a row",
+    "processor stopped for longer than its session",
+    "kafka killed",
+    "kafka stopped for long",
+    "postgres killed",
+    "s3 killed",
+    "relay killed",
+    "relay stopped",
+    "sync killed",
+    "sync stopped",
+    "poisonous message",
+}
+# What stays as it was made comes last.
+ORDER = [name for name in LISTED if name not in ONCE] + [name for name in LISTED if name in ONCE]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three processors, two relays, two syncs on servers of their own."""
+    parameters = StackParameters(workers=3, relays=2, syncs=2, processing_seconds=PROCESSING_SECONDS)
+    with Lab(parameters) as lab:
+        yield lab
+
+
+def at_work(lab: Lab) -> bool:
+    return lab.load.unfinished() >= IN_FLIGHT * 0.8
+
+
+def test_no_listed_fault_is_forgotten() -> None:
+    assert set(LISTED) >= ELSEWHERE
+    assert not missing(), "the clock's fault needs libfaketime"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ELSEWHERE else ()) for name in ORDER]
+)
+def test_nothing_is_lost_by(name: str, lab: Lab) -> None:
+    lab.wait_for_group()
+    lab.load.begin(lambda load: load.closed_loop(IN_FLIGHT, 120))
+    deadline = time.monotonic() + AT_WORK_SECONDS
+    while not at_work(lab):
+        assert time.monotonic() < deadline, "the pipeline is not at work"
+        time.sleep(0.1)
+    entry = lab.inject(LISTED[name](lab, 1, PACE))
+    time.sleep(AFTER_SECONDS)
+    lab.load.stop()
+    lab.drain(DRAIN_SECONDS)
+    assert entry.ended is not None
+    verdict = lab.verdict()
+    assert verdict.ok, str(verdict)
+    # A check that could not be made proves nothing.
+    assert [check.number for check in verdict.checks if check.ok is None] == []
