@@ -4,6 +4,7 @@ A generator that waits for the system measures its own patience ("coordinated om
 request has an intended moment, and its latency counts from there, however late it could be submitted.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -75,9 +76,10 @@ class Load:
         """Keep so many unfinished requests, for so long: as many users who each wait for an answer."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop.is_set():
-            room = in_flight - self.unfinished()
-            if room > 0:
-                self._try([time.time()] * room)
+            with contextlib.suppress(sa.exc.SQLAlchemyError, Unavailable):  # nobody can ask while Postgres is away
+                room = in_flight - self.unfinished()
+                if room > 0:
+                    self._try([time.time()] * room)
             self._stop.wait(TICK_SECONDS)
 
     def begin(self, run: Callable[["Load"], None]) -> None:
