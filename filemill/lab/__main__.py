@@ -75,7 +75,7 @@ def compare_runs(baseline: Path, variant: Path) -> None:
 
 
 def _print(result: SoakResult) -> None:
-    print_table(["invariant", "verdict", "promise", "evidence"], [list(row.values()) for row in result.verdict.rows()])
+    print_table(["", "promise", "verdict", "evidence"], [list(row.values()) for row in result.verdict.rows()])
     facts = msgspec.to_builtins(result)
     shown = [[name, facts[name]] for name in facts if name not in ("verdict", "in_flight", "complaints")]
     print_table(["", ""], shown)

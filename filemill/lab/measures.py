@@ -127,11 +127,11 @@ def least_moves(before: Mapping[int, str], members: set[str]) -> int:
     return orphans + surplus
 
 
-def recovery(history: History, faults: Iterable[Entry]) -> pd.DataFrame:
+def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     """For each kill of a processor and each of its partitions: how long until others had it, and worked on it.
 
     Seconds from the kill: detection until the assignment, recovery until the first result in it. A partition that
-    nobody took or finished anything on before the end is left out.
+    nobody took or finished anything on before the end is left out. `alone`: no other fault began meanwhile.
     """
     results = {
         partition: [execution.at for execution in group]
@@ -139,7 +139,9 @@ def recovery(history: History, faults: Iterable[Entry]) -> pd.DataFrame:
     }
     rows = []
     owned = history.ownerships()
-    for worker, killed_at in kills(faults):
+    done = kills(faults)
+    begins = sorted({entry.began for entry in faults} | {at for _, at in done})
+    for worker, killed_at in done:
         for partition, owner in owners_at(history, killed_at).items():
             if owner != worker:
                 continue
@@ -148,8 +150,10 @@ def recovery(history: History, faults: Iterable[Entry]) -> pd.DataFrame:
                 continue
             moment = _first_after(results.get(partition, []), taken)
             if moment is not None:
-                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at))
-    frame = pd.DataFrame(rows, columns=["worker", "partition", "killed_at", "detection_seconds", "recovery_seconds"])
+                alone = not any(killed_at < began < moment for began in begins)
+                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at, alone))
+    columns = ["worker", "partition", "killed_at", "detection_seconds", "recovery_seconds", "alone"]
+    frame = pd.DataFrame(rows, columns=columns)
     frame["killed_at"] = moments(frame["killed_at"].astype(float))
     return frame
 

@@ -60,6 +60,7 @@ class SoakResult(msgspec.Struct, kw_only=True):
     in_flight: dict[str, list[int]]
     in_flight_median: float
     recovery_median: float | None
+    recovery_alone_median: float | None
     recovery_max: float | None
     detection_median: float | None
     executed_again: int
@@ -152,6 +153,7 @@ def _conclude(
         in_flight=in_flight,
         in_flight_median=statistics.median(counts) if counts else 0,
         recovery_median=_round(recovered["recovery_seconds"].median()),
+        recovery_alone_median=_round(recovered[recovered["alone"]]["recovery_seconds"].median()),
         recovery_max=_round(recovered["recovery_seconds"].max()),
         detection_median=_round(recovered["detection_seconds"].median()),
         executed_again=int(again["executed_again"]),
