@@ -15,6 +15,7 @@ from tests.integration import topics
 
 RATE = 60.0
 SECONDS = 16.0
+HEARTBEAT_SECONDS = 1.5
 
 
 class Run(msgspec.Struct):
@@ -76,7 +77,8 @@ def test_recovery_contains_the_session_of_the_one_that_was_killed(run: Run) -> N
 def test_the_assignment_that_the_lab_tells_is_the_one_that_kafka_describes(run: Run) -> None:
     for moment, owners in (run.seen[0], run.seen[-1]):
         assert owners
-        told = measures.owners_at(run.outcome.history, moment)
+        # The broker tells what it has decided; the member hears of it with its next heartbeat, a second later at most.
+        told = measures.owners_at(run.outcome.history, moment + HEARTBEAT_SECONDS)
         assert {number: told[number] for number in owners} == owners
 
 
