@@ -166,7 +166,7 @@ def _note_event(record: Record, history: History) -> None:
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str) -> Iterator[Record]:
-    return read_topic(settings, topic, admin.offsets(settings.kafka_group, topic), "audit")
+    return read_topic(settings, topic, admin.offsets(None, topic), "audit")
 
 
 def _moment(record: Record) -> float:
