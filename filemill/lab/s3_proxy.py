@@ -12,6 +12,7 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
+import uvloop
 
 CHUNK_BYTES = 64 * 1024
 HEAD_MAX_BYTES = 64 * 1024
@@ -38,7 +39,7 @@ class S3Proxy:
         """`upstream` is the URL of the S3 service."""
         parts = urlsplit(upstream)
         self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._ready = threading.Event()
         self._bad: Badness | None = None
         self._chance = random.Random()

@@ -1,0 +1,34 @@
+"""The lab on a pipeline that runs already, and the consumer that it is compared with."""
+
+import itertools
+import threading
+
+from filemill.lab import Step, attach
+from filemill.lab.naive import run_naively
+from tests.integration.world import World
+
+
+def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(world: World) -> None:
+    world.host("relay", "sync")
+    world.start("processor")
+    given = {name: getattr(world.settings, name) for name in world.settings.model_fields_set}
+    with attach(**given) as bench:
+        bench.load.closed_loop(in_flight=5, seconds=1)
+        bench.load.open_loop([Step(0.5, 20), Step(0.5, 40)])
+        bench.drain(20)
+        assert bench.load.unfinished() == 0
+        verdict = bench.verdict()
+    assert verdict.ok, str(verdict)
+    assert verdict.report.completed == len(bench.load.sent) >= 30 + 5
+    intended = [sent.intended for sent in bench.load.sent[-30:]]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
+    assert [round(gap, 3) for gap in gaps] == [0.05] * 10 + [0.025] * 19
+    assert all(sent.accepted >= sent.intended for sent in bench.load.sent)
+
+
+def test_the_naive_consumer_is_evicted_from_a_job_that_is_longer_than_its_poll_interval(world: World) -> None:
+    world.request_on(0, 2)
+    report = run_naively(world.settings, job_seconds=8, max_poll_seconds=6, seconds=12, stop=threading.Event())
+    assert report.evictions >= 1
+    assert report.commit_errors >= 1
+    assert report.committed == 0
