@@ -9,13 +9,28 @@ journal.py     what was done when
 frames.py, measures.py   what followed, as tidy data frames
 verdict.py     the invariants, each with its evidence
 storm.py, soak.py        all faults by a seeded schedule, under load
-results.py, figures.py   one folder a run; pictures of it
+experiments.py, results.py, figures.py   one run from start to verdict, its folder, its pictures
+scaling.py, naive.py     a law to fit, and a consumer to compare with
+notebooks.py             running notebooks from end to end
 """
+
+from typing import TYPE_CHECKING
 
 from filemill.lab.bench import Bench, attach
 from filemill.lab.load import Load, Step
 from filemill.lab.parameters import StackParameters
-from filemill.lab.stack import Lab
 from filemill.lab.verdict import BrokenPromise, Verdict
 
+if TYPE_CHECKING:
+    from filemill.lab.stack import Lab
+
 __all__ = ["Bench", "BrokenPromise", "Lab", "Load", "StackParameters", "Step", "Verdict", "attach"]
+
+
+def __getattr__(name: str) -> type["Lab"]:
+    """`Lab`, when it is asked for: who attaches to servers elsewhere need not have the embedded ones installed."""
+    if name == "Lab":
+        from filemill.lab.stack import Lab  # noqa: PLC0415
+
+        return Lab
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
