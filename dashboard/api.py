@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 import filemill
 from dashboard.api_body import read_new_file
 from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
+from dashboard.api_export import add_export
 from dashboard.api_operations import add_operations
 from dashboard.api_schema import BODY, answers, complete
 from dashboard.api_threads import Threads, while_wanted
@@ -40,6 +41,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     )
     add_handlers(app)
     threads = Threads(services.settings)
+    add_export(app, services)
     _add_files(app, services, threads)
     add_operations(app, services, threads)
     _add_health(app, check_servers)

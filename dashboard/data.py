@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dashboard import services as services_module
 from dashboard.downloads import ObjectStart, read_start
 from dashboard.health import LABELS, ServerHealth, ServerName, check
+from dashboard.jobs import Jobs
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
@@ -101,6 +102,7 @@ class Data:
         self._pool = ThreadPoolExecutor(4, "reading")
         self._probes = ThreadPoolExecutor(len(LABELS), "probe")
         self._meter = _Meter()
+        self.jobs = Jobs(on_end=self.forget)
         self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
         self._files = self._shared(self._read_files, TTL_SECONDS)
         self._file = self._asked(get_file)

@@ -113,7 +113,8 @@ def _current(file: FileRow, *, cancel_told: bool) -> list[Step]:
         size = f" · {file.size:,} bytes" if file.size is not None else ""
         by = file.worker_id or "a foreign service"
         steps.append(Step(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good"))
-        steps.append(Step(file.updated_at, "Recorded", "the status sync has put it into the row", "good"))
+        order = max(file.updated_at, file.finished_at)
+        steps.append(Step(file.updated_at, "Recorded", "the status sync has put it into the row", "good", order=order))
     elif file.finished_at is not None and file.status is Status.FAILED:
         steps.append(Step(file.finished_at, "Failed", file.error or "no reason given", "bad"))
     elif file.finished_at is not None and not cancel_told:

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import data as data_module
 from dashboard.components import shell
+from dashboard.components.bulk_actions import bulk_dialog, bulk_menu
 from dashboard.components.file_details import file_details
 from dashboard.components.file_form import file_form, own_file
 from dashboard.components.file_table import file_table
@@ -13,6 +14,7 @@ from dashboard.data import Data, FileQuery, Snapshot
 from dashboard.readings import Reading
 from filemill.adapters.postgres_reads import FilePage, InvalidCursor
 from filemill.files import FILE_ID_MAX, Status
+from filemill.operations import Selection
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260
@@ -50,6 +52,7 @@ def _list(data: Data, snapshot: Reading[Snapshot]) -> None:
             old = snapshot.error is not None
             status_tiles(counts, status, old=old, on_choice=lambda chosen: turn(status=chosen))
         wanted = search("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
+        bulk_menu(Selection(status, wanted))
     query = FileQuery(status, wanted, st.query_params.get("cursor") or None)
     reading = _read(data, query)
     if reading.value is not None and reading.value.newer is None and query.cursor:
@@ -85,3 +88,5 @@ def _opened() -> int | None:
 shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="")))
 if (file_id := _opened()) is not None:
     file_details(data_module.current(), file_id, on_close=_close)
+else:
+    bulk_dialog(data_module.current())

@@ -1,16 +1,20 @@
-"""The form that asks for a file."""
+"""The form that asks for a file, or for many: they are numbered then."""
 
 from collections.abc import Callable
 
 import streamlit as st
 
 from dashboard import data as data_module
+from dashboard.bulk import create_many
 from dashboard.components.trouble import Notice, show_line
+from dashboard.jobs import Busy
 from filemill.files import InvalidRequest, new_file
 from filemill.retry import Unavailable
 
 TITLE = "new_title"
 DESCRIPTION = "new_description"
+COUNT = "new_count"
+COUNT_MAX = 100_000
 _OUTCOME = "new_outcome"
 _OWN = "new_id"
 
@@ -28,6 +32,16 @@ def file_form(show_newest: Callable[[], None]) -> None:
             label_visibility="collapsed",
             height="content",
         )
+        st.number_input(
+            "How many",
+            1,
+            COUNT_MAX,
+            key=COUNT,
+            label_visibility="collapsed",
+            help=None,
+            format="%d",
+            icon=":material/close:",
+        )
         st.form_submit_button(
             "Create file", type="primary", on_click=_submit, args=(show_newest,), key="create", width="content"
         )
@@ -44,10 +58,19 @@ def _submit(show_newest: Callable[[], None]) -> None:
     """Accept the request. Runs before the page is drawn, so that the list has the new row at once."""
     title, description = st.session_state.get(TITLE) or "", st.session_state.get(DESCRIPTION) or ""
     data = data_module.current()
+    count = int(st.session_state.get(COUNT) or 1)
     try:
+        if count > 1:
+            data.jobs.start(f"Create {count:,} files", count, create_many(data.services, title, description, count))
+            st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
+            show_newest()
+            return
         row = data.services.accept(new_file(title, description))
     except InvalidRequest as error:
         st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
+        return
+    except Busy as error:
+        st.session_state[_OUTCOME] = Notice("warn", "Not now", str(error))
         return
     except Unavailable as error:
         st.session_state[_OUTCOME] = Notice(

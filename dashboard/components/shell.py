@@ -13,6 +13,7 @@ import streamlit as st
 from dashboard import data as data_module
 from dashboard.components import look
 from dashboard.components.assets import component
+from dashboard.components.job import show_job
 from dashboard.components.trouble import server_notices, show_notices
 from dashboard.components.view_url import choice
 from dashboard.data import Data, Snapshot
@@ -53,6 +54,7 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
             _show_status(snapshot, health, data.services.relay_state, every)
         with troubles:
             show_notices("troubles", server_notices(snapshot, health))
+            show_job(data.jobs)
         body(data, snapshot)
 
     refreshed()

@@ -42,7 +42,16 @@ def test_a_completed_file_shows_its_way_and_its_content(
     key = f"file-{file_id}-1.txt"
     wiring.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body="inhalt \xfc".encode("latin-1"))
     now = sa.func.now()
-    change(engine, file_id, status="completed", s3_location=key, started_at=now, finished_at=now, worker_id="w-1")
+    change(
+        engine,
+        file_id,
+        status="completed",
+        s3_location=key,
+        started_at=now,
+        finished_at=now,
+        updated_at=now,
+        worker_id="w-1",
+    )
     page = open_page(settings, "file", id=str(file_id))
     assert page.shown("file_head", "head")["title"] == "<b>title</b>"
     assert page.shown("file_head", "head")["download"] == f"/api/files/{file_id}/download"

@@ -117,15 +117,9 @@ def test_the_records_before_it_are_counted() -> None:
 
 def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
     event = WorkerEvent(
-        kind=Kind.RETRYING,
-        worker_id="w",
-        timestamp=ago(1),
-        run=1,
-        attempt=2,
-        stage="upload",
-        delay_seconds=5,
+        kind=Kind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5,
         error="503",
-    )
+    )  # fmt: skip
     reason = why_waiting(story(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
     assert reason is not None
     assert (reason.tone, reason.what) == ("warn", "Attempt 2 failed at upload: 503")
@@ -155,15 +149,9 @@ def test_what_has_ended_waits_for_nothing(status: Status) -> None:
 
 def test_the_timeline_tells_both_runs_in_order() -> None:
     parked = WorkerEvent(
-        kind=Kind.PARKED,
-        worker_id="w",
-        timestamp=ago(55),
-        run=1,
-        attempt=5,
-        stage="upload",
-        error="no",
+        kind=Kind.PARKED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no",
         trace="Trace …",
-    )
+    )  # fmt: skip
     told = story(
         Status.COMPLETED,
         {"run": 2, "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34), "worker_id": "w", "size": 9},

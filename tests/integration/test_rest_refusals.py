@@ -157,7 +157,7 @@ def test_openapi_describes_all_of_it(rest: Rest) -> None:
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/api/files/{id}/retry",
-        "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete",
+        "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete", "/api/files/export",
         "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}/quiet",
         "/api/workers/{id}/resume", "/api/pipeline", "/healthz", "/readyz",
     }  # fmt: skip

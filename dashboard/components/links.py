@@ -1,0 +1,10 @@
+"""Links to what is not a page: downloads."""
+
+from collections.abc import Sequence
+
+from dashboard.components.assets import component
+
+
+def links(key: str, items: Sequence[tuple[str, str]]) -> None:
+    """Draw them, label and address, one below the other."""
+    component("links")(key=key, data={"items": [{"label": label, "href": href} for label, href in items]})

@@ -1,0 +1,168 @@
+"""Many files at once: jobs, the menu of the list, exports."""
+
+import csv
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from dashboard import data as data_module
+from dashboard.jobs import Busy, Job, Jobs, JobView
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.tables import File, Operation
+from filemill.files import new_file
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage
+from tests.integration.rest import Rest, serving
+
+WAIT_SECONDS = 30
+
+
+def wait_for(jobs: Jobs) -> JobView:
+    """The job once it has ended."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (view := jobs.view()) is None or view.running:
+        assert time.monotonic() < deadline, view
+        threading.Event().wait(0.02)
+    return view
+
+
+def accept(engine: sa.Engine, *titles: str) -> list[int]:
+    with engine.begin() as connection:
+        return submit_many(connection, [new_file(title) for title in titles])
+
+
+def statuses(engine: sa.Engine) -> dict[int, str]:
+    with engine.connect() as connection:
+        return {row.id: row.status for row in connection.execute(sa.select(File.id, File.status))}
+
+
+def test_one_job_at_a_time_and_it_can_be_stopped() -> None:
+    jobs, begun = Jobs(), threading.Event()
+
+    def endless(job: Job) -> None:
+        while True:
+            job.advance(1)
+            begun.set()
+            job.wait(0.001)
+
+    jobs.start("Endless", None, endless)
+    begun.wait(WAIT_SECONDS)
+    with pytest.raises(Busy, match="Endless"):
+        jobs.start("Another", 1, lambda _job: None)
+    jobs.stop()
+    view = wait_for(jobs)
+    assert (view.error, view.done > 0) == ("stopped", True)
+    jobs.stop()
+    assert jobs.view() is None
+
+
+def test_a_job_outlives_a_server_that_is_away_for_a_moment() -> None:
+    jobs, tries = Jobs(), iter([Unavailable("gone"), None])
+
+    def batch() -> None:
+        if error := next(tries):
+            raise error
+
+    def work(job: Job) -> None:
+        job.insist(batch)
+        job.advance(5, refused=2)
+
+    jobs.start("Patient", 7, work)
+    view = wait_for(jobs)
+    assert (view.done, view.refused, view.error) == (5, 2, None)
+
+
+def test_a_bug_in_a_job_is_told_without_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_job: Job) -> None:
+        raise ZeroDivisionError("secret")
+
+    jobs = Jobs()
+    jobs.start("Broken", 1, broken)
+    assert wait_for(jobs).error == "it failed: the dashboard's log says more"
+
+
+def test_the_form_asks_for_many_files_which_are_numbered(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    page = open_page(settings)
+    page.app.text_input(key="new_title").input("Load")
+    page.app.number_input(key="new_count").set_value(1203)
+    page.app.button(key="create").click()
+    page.run()
+    assert wait_for(data_module.current().jobs).done == 1203
+    assert page.run().shown("job", "job")["name"] == "Create 1,203 files"
+    assert page.app.number_input(key="new_count").value == 1
+    with engine.connect() as connection:
+        titles = set(connection.execute(sa.select(File.title)).scalars())
+    assert titles == {f"Load {number}" for number in range(1, 1204)}
+
+
+def test_all_that_match_are_counted_asked_about_and_done(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    ids = accept(engine, "Report 1", "Report 2", "Note", "Report 3")
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id == ids[1]).values(status="completed"))
+    page = open_page(settings, q="report")
+    page.app.button(key="bulk-cancel").click()
+    page.run()
+    go = page.app.button(key="bulk-go")
+    assert go.label == "Cancel 2 files"
+    late = accept(engine, "Report that came later")
+    go.click()
+    page.run()
+    view = wait_for(data_module.current().jobs)
+    assert (view.done, view.refused, view.error) == (2, 0, None)
+    assert statuses(engine) == {
+        ids[0]: "cancelled", ids[1]: "completed", ids[2]: "pending", ids[3]: "cancelled", late[0]: "pending",
+    }  # fmt: skip
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(Operation.actor, Operation.action)).all() == [("page", "cancel")]
+
+
+def test_what_no_file_of_a_status_can_undergo_is_not_offered(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, status="completed")
+    can = {name: not page.app.button(key=f"bulk-{name}").disabled for name in ("retry", "cancel", "delete")}
+    assert can == {"retry": False, "cancel": False, "delete": True}
+    page.app.button(key="bulk-delete").click()
+    assert page.run().app.button(key="bulk-go").disabled  # there is none
+    page.app.button(key="bulk-leave").click()
+    page.run()
+    assert "bulk-go" not in {button.key for button in page.app.button}
+
+
+@pytest.fixture
+def rest(settings: Settings) -> Iterator[Rest]:
+    with serving(settings) as rest:
+        yield rest
+
+
+TITLES = ["=1+1", "@SUM(A1)", "-2", "+3", 'quote " comma, <b>', "plain", "=hidden among", *("more" for _ in range(300))]
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_an_export_has_all_that_match_and_no_formulas(form: str, rest: Rest, engine: sa.Engine) -> None:
+    ids = accept(engine, *TITLES)
+    answer = rest.client.get("/api/files/export", params={"format": form, "status": "pending"})
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"] == f'attachment; filename="files.{form}"'
+    read: Callable[[str], list[dict[str, str]]] = {
+        "csv": lambda text: list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))),
+        "ndjson": lambda text: [json.loads(line) for line in text.splitlines()],
+    }[form]
+    rows = read(answer.text)
+    assert [int(row["id"]) for row in rows] == ids[::-1]
+    titles = [row["title"] for row in rows][::-1]
+    if form == "csv":
+        assert titles[:5] == ["'=1+1", "'@SUM(A1)", "'-2", "'+3", 'quote " comma, <b>']
+    else:
+        assert titles == TITLES
+    found = rest.client.get("/api/files/export", params={"format": form, "search": "PLAIN"})
+    assert [row["title"] for row in read(found.text)] == ["plain"]
+    assert rest.client.get("/api/files/export", params={"format": "xls"}).status_code == 422
