@@ -21,8 +21,16 @@ from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
 from filemill.adapters.postgres_reads_story import FileStory, file_story
-from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
+from filemill.adapters.postgres_reads_workers import (
+    FileInHand,
+    WorkerView,
+    list_workers,
+    worker_events,
+    worker_files,
+)
 from filemill.files import Status
+from filemill.stack import StackState, running_stack
+from filemill.telemetry import WorkerEvent
 
 TTL_SECONDS = 1.0
 OBJECT_TTL_SECONDS = 30.0
@@ -108,6 +116,9 @@ class Data:
         self._file = self._asked(get_file)
         self._story = self._asked(file_story)
         self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
+        self._hands = self._asked(worker_files)
+        self._spoken = self._asked(worker_events)
+        self._stack: Shared[str, StackState | None] = self._shared(lambda _key: self._read_stack(), TTL_SECONDS)
         self._object: Shared[str, ObjectStart | None] = self._shared(
             lambda key: read_start(services, key), OBJECT_TTL_SECONDS
         )
@@ -143,6 +154,18 @@ class Data:
     def workers(self) -> Reading[list[WorkerView]]:
         """The file processors, as they report themselves."""
         return self._workers.get("")
+
+    def worker_files(self, worker_id: str) -> Reading[list[FileInHand]]:
+        """What a worker has in progress."""
+        return self._hands.get(worker_id)
+
+    def worker_events(self, worker_id: str) -> Reading[list[WorkerEvent]]:
+        """What a worker said of late, its heartbeats left out."""
+        return self._spoken.get(worker_id)
+
+    def stack(self) -> StackState | None:
+        """The embedded stack that this page belongs to; None where it belongs to none."""
+        return self._stack.get("").value
 
     def object_start(self, key: str) -> Reading[ObjectStart | None]:
         """The beginning of an object of the bucket; the value is None where it is missing."""
@@ -182,6 +205,12 @@ class Data:
                 return ask(connection, key)
 
         return self._shared(read, ttl_seconds)
+
+    def _read_stack(self) -> StackState | None:
+        settings = self.services.settings
+        stack = running_stack(settings.home)
+        ours = stack is not None and str(stack.settings.get("kafka_broker")) == settings.kafka_broker
+        return stack if ours else None
 
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:

@@ -63,7 +63,10 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running stack. `settings` are values for `filemill.settings.Settings`, by field name."""
+    """All of a running stack. `settings` are values for `filemill.settings.Settings`, by field name.
+
+    `control` is the path of the socket on which the supervisor takes orders (`filemill.stack_control`).
+    """
 
     home: str
     supervisor: ProcessRef
@@ -72,6 +75,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     servers: list[ServerState]
     workers: list[WorkerState]
     page: str | None = None
+    control: str | None = None
 
 
 def read_state(home: Path) -> StackState | None:

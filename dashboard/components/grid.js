@@ -76,7 +76,7 @@ function updateRow(node, row, columns, opens, state) {
 
 function updateCell(cell, row, column, isOpener, state) {
   const value = row.cells[column.key];
-  setAttribute(cell, "class", [column.kind, RIGHT.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim());
+  setAttribute(cell, "class", [`k-${column.kind}`, RIGHT.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim());
   setAttribute(cell, "title", row.titles[column.key] ?? (typeof value === "string" ? value : null));
   cell.grows = column.kind === "ago" ? value ?? null : undefined;
   const inner = cell.firstChild;

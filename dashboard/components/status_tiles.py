@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import streamlit as st
-
-from dashboard.components.assets import component
 from dashboard.components.look import TONES
+from dashboard.components.plain_tiles import Tile, plain_tiles
 from filemill.adapters.postgres_reads import Counts
 from filemill.files import Status
 
@@ -14,20 +12,10 @@ def status_tiles(
     counts: Counts | None, selected: Status | None, *, old: bool, on_choice: Callable[[str], None]
 ) -> None:
     """Draw them; `on_choice` gets a status, or "" for all."""
-    tiles = [{"status": "", "label": "All files", "count": counts.total if counts else None, "tone": "none"}]
-    for status in Status:
-        count = counts.by_status[status] if counts else None
-        tiles.append(
-            {"status": status.value, "label": status.value.capitalize(), "count": count, "tone": TONES[status]}
-        )
-
-    def choose() -> None:
-        choice = st.session_state["tiles"].status
-        if choice is not None:
-            on_choice(str(choice))
-
-    component("tiles")(
-        key="tiles",
-        data={"tiles": tiles, "selected": selected.value if selected else "", "old": old},
-        on_status_change=choose,
-    )
+    tiles = [Tile("", "All files", counts.total if counts else None, "none")]
+    tiles += [
+        Tile(status.value, status.value.capitalize(), counts.by_status[status] if counts else None, TONES[status])
+        for status in Status
+    ]
+    chosen = selected.value if selected else ""
+    plain_tiles("tiles", tiles, chosen, label="Filter by status", old=old, on_choice=on_choice)

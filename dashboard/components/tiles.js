@@ -1,11 +1,12 @@
 // Counts per status; a click filters by it, a second one lifts the filter.
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = instance(parentElement, (root) => {
-    const tiles = el("div", { class: "tiles", role: "group", "aria-label": "Filter by status" });
+    const tiles = el("div", { class: "tiles", role: "group" });
     root.append(tiles);
     return { tiles };
   });
   setAttribute(state.tiles, "class", data.old ? "tiles old" : "tiles");
+  setAttribute(state.tiles, "aria-label", data.label);
   reconcile(
     state.tiles,
     data.tiles,

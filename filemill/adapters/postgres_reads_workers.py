@@ -62,6 +62,40 @@ def list_workers(connection: sa.Connection) -> list[WorkerView]:
     return [_view(row) for row in connection.execute(_WORKERS, {"listed": GONE_LISTED})]
 
 
+class FileInHand(msgspec.Struct, frozen=True):
+    """A file that a worker has in progress, since `seconds` ago."""
+
+    id: int
+    title: str
+    partition: int | None
+    step: int | None
+    steps: int | None
+    attempt: int | None
+    seconds: float | None
+
+
+_IN_HAND = sa.text("""
+    SELECT id, title, kafka_partition, step, steps, attempt,
+           CAST(extract(epoch FROM clock_timestamp() - started_at) AS float8)
+    FROM files WHERE status = 'processing' AND worker_id = :worker ORDER BY id LIMIT 50
+""")
+_EVENTS = sa.text("""
+    SELECT body FROM worker_events
+    WHERE worker_id = :worker AND kind <> 'heartbeat' AND at > now() - interval '24 hours' ORDER BY at DESC LIMIT 50
+""")
+
+
+def worker_files(connection: sa.Connection, worker_id: str) -> list[FileInHand]:
+    """What a worker has in progress, oldest first, as far as its progress has been recorded; at most 50."""
+    return [FileInHand(*row) for row in connection.execute(_IN_HAND, {"worker": worker_id})]
+
+
+def worker_events(connection: sa.Connection, worker_id: str) -> list[WorkerEvent]:
+    """What a worker said within a day but for heartbeats, newest first; at most 50."""
+    rows = connection.execute(_EVENTS, {"worker": worker_id}).scalars()
+    return [msgspec.convert(body, WorkerEvent) for body in rows]
+
+
 def _view(row: Sequence[Any]) -> WorkerView:
     worker_id, heard_at, started_at, starts, body, vitals_body, started_body, beats, now = row
     last = msgspec.convert(body, WorkerEvent)

@@ -7,7 +7,7 @@
         supervisor.server("kafka").kill()     # stays down until start(): a kill on purpose is not undone
         supervisor.scale("processor", 3)
 
-All methods may be called from any thread and take and give plain values, so that a control channel can call them too.
+All methods may be called from any thread and take and give plain values; `control.py` lets other processes call some.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from typing import Self
 from filemill.stack import ProcessRef, StackState, remove_state, write_state
 from infra.embedded import jars, processes
 from infra.embedded.commands import Surroundings
+from infra.embedded.control import Control
 from infra.embedded.crew import GRACE_SECONDS, Crew
 from infra.embedded.down import clear_leftovers
 from infra.embedded.guard import Guard
@@ -89,6 +90,7 @@ class Supervisor:
         self._signalled = False
         self._monitor: threading.Thread | None = None
         self._lock: HomeLock | None = None
+        self._control = Control(self)
         self._guard: Guard
         self._servers: Servers
         self._crew: Crew
@@ -107,6 +109,7 @@ class Supervisor:
             self._servers.start(seconds)
             self._write_state()
             self._prepare(self._servers.settings())
+            self._control.open()
             self._crew.start(self._environment())
             self._write_state()
             # A daemon: where the main thread dies of an error, the process must end, so that the watchdog clears up.
@@ -128,6 +131,7 @@ class Supervisor:
             servers=self._servers.states(),
             workers=self._crew.states(),
             page=self._page,
+            control=self._control.address,
         )
 
     @property
@@ -202,6 +206,7 @@ class Supervisor:
             if self._stopped.is_set() or self._lock is None:
                 return
             deadline = time.monotonic() + seconds
+            self._control.close()
             if self._monitor is not None and self._monitor is not threading.current_thread():
                 self._monitor.join()
             self._crew.stop(min(GRACE_SECONDS, max(seconds - _LEAST_SERVER_SECONDS, 0)))

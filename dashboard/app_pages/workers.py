@@ -1,0 +1,256 @@
+"""Workers: who is busy, idle, stuck or dead; what each does now; quiet, stop, kill, scale."""
+
+from collections import Counter
+
+import streamlit as st
+
+from dashboard.components import shell
+from dashboard.components.grid import Act, Column, Row, grid
+from dashboard.components.plain_tiles import Tile, plain_tiles
+from dashboard.components.timeline import timeline_of
+from dashboard.components.trouble import Notice, show_line
+from dashboard.components.view_url import turn
+from dashboard.crew import PROCESSORS_MAX, command, processors, tell
+from dashboard.data import Data, Snapshot
+from dashboard.readings import Reading
+from dashboard.story import Step
+from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.commands import Order
+from filemill.retry import Unavailable
+from filemill.stack import StackState
+from filemill.stack_control import OrderRefused, StackOrder
+from filemill.telemetry import Condition, Kind, WorkerEvent
+
+ACTOR = "page"
+TONES = {
+    Condition.BUSY: "busy",
+    Condition.IDLE: "good",
+    Condition.STUCK: "warn",
+    Condition.DEAD: "bad",
+    Condition.STOPPED: "none",
+}
+MEANINGS = {
+    Condition.BUSY: "holds records",
+    Condition.IDLE: "holds none",
+    Condition.STUCK: "speaks, holds records, and finishes none",
+    Condition.DEAD: "silent for three heartbeats, without a goodbye",
+    Condition.STOPPED: "said goodbye",
+}
+COLUMNS = [
+    Column("id", "Worker", width=124),
+    Column("state", "State", "badge", 112),
+    Column("heard", "Heard", "ago", 92, title="Its last heartbeat or other word"),
+    Column("owned", "Partitions", "chips", 126, hide_below=800),
+    Column("in_flight", "In flight", "number", 84, title="Records that it holds"),
+    Column("oldest", "Oldest", "seconds", 82, hide_below=820, title="Age of the record that it holds longest"),
+    Column("headroom", "Headroom", "seconds", 96, 980, "What is left until the group evicts it for not polling"),
+    Column("rate", "Files /s", "rate", 80),
+    Column("finished", "Finished", "number", 90, hide_below=1060),
+    Column("failed", "Failed", "number", 70, hide_below=1060),
+    Column("cpu", "CPU", "percent", 66, hide_below=900),
+    Column("memory", "Memory", "bytes", 92, hide_below=900),
+    Column("starts", "Starts", "number", 66, hide_below=1180),
+]
+
+
+def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
+    reading = data.workers()
+    workers, old, since = reading.value or [], reading.error is not None, reading.age_seconds or 0.0
+    stack = data.stack()
+    wanted = st.query_params.get("state", "")
+    with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
+        with st.container(key="tile-row"):
+            _tiles(workers if reading.value is not None else None, wanted, old=old)
+        if stack is not None:
+            _scale(data, stack)
+    show_line("worker-outcome", st.session_state.get("worker_outcome"))
+    shown = [worker for worker in workers if wanted in ("", worker.condition.value)]
+    known = set(processors(stack)) if stack is not None else set()
+    grid(
+        "workers",
+        COLUMNS,
+        [_row(worker, since, worker.id in known, stack is not None) for worker in shown],
+        label="Workers",
+        empty=_empty(reading, wanted, embedded=stack is not None),
+        old=old,
+        on_open=lambda worker_id: turn(worker="" if st.query_params.get("worker") == worker_id else worker_id),
+        on_act=lambda worker_id, act: _act(data, worker_id, act),
+    )
+    chosen = next((worker for worker in workers if worker.id == st.query_params.get("worker")), None)
+    if chosen is not None:
+        _details(data, chosen)
+
+
+def _tiles(workers: list[WorkerView] | None, wanted: str, *, old: bool) -> None:
+    counts = Counter(worker.condition for worker in workers) if workers is not None else None
+    tiles = [Tile("", "All workers", None if workers is None else len(workers), "none")]
+    tiles += [
+        Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
+        for state in Condition
+    ]
+    plain_tiles("states", tiles, wanted, label="Filter by state", old=old, on_choice=lambda state: turn(state=state))
+
+
+def _scale(data: Data, stack: StackState) -> None:
+    now = len(processors(stack))
+    with st.popover(f"Scale: {now}", key="scale-menu", help="How many file processors this stack runs"):
+        wanted = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
+        order = StackOrder("scale", role="processor", count=int(wanted or 0))
+        st.button(
+            f"Have {wanted} instead of {now}" if wanted != now else f"{now} run already",
+            key="scale-go",
+            type="primary",
+            width="stretch",
+            disabled=wanted == now,
+            on_click=_command,
+            args=(data, order, f"{wanted} file processors from now on"),
+        )
+        for verb in (Order.QUIET, Order.RESUME):
+            st.button(
+                f"{_VERBS[verb]} all", key=f"all-{verb}", width="stretch", on_click=_tell, args=(data, verb, None)
+            )
+
+
+_VERBS = {Order.QUIET: "Quiet", Order.RESUME: "Resume"}
+
+
+def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
+    vitals = worker.vitals
+    gone = worker.condition in (Condition.DEAD, Condition.STOPPED)
+    breaker = vitals.breaker if vitals is not None and not gone else None
+    quiet = vitals is not None and vitals.quiet and not gone
+    note = " · quiet" if quiet else " · pauses" if breaker else ""
+    why_not = "It is gone" if gone else ""
+    why_no_signal = "" if ours else "This stack did not start it" if embedded else "Stop it where it was started"
+    live = None if gone else vitals
+    return Row(
+        worker.id,
+        {
+            "id": worker.id,
+            "state": (worker.condition.value + note, TONES[worker.condition]),
+            "heard": worker.heard_seconds_ago + since,
+            "owned": [f"P{partition}" for partition in worker.owned] if not gone else [],
+            "in_flight": live.in_flight if live else None,
+            "oldest": live.oldest_seconds if live and live.in_flight else None,
+            "headroom": live.headroom_seconds if live else None,
+            "rate": live.finished_per_second if live else None,
+            "finished": vitals.finished if vitals else None,
+            "failed": vitals.failed if vitals else None,
+            "cpu": worker.cpu_share if not gone else None,
+            "memory": live.rss_bytes if live else None,
+            "starts": worker.starts,
+        },
+        acts=[
+            Act("resume", "Resume", why_not) if quiet else Act("quiet", "Quiet", why_not),
+            Act("stop", "Stop", why_no_signal),
+            Act("kill", "Kill", why_no_signal, danger=True),
+        ],
+        tone="bad" if worker.condition is Condition.DEAD else "warn" if worker.condition is Condition.STUCK else None,
+        titles={"state": f"{MEANINGS[worker.condition]}{f'; {breaker}' if breaker else ''}"},
+    )
+
+
+def _empty(reading: Reading[list[WorkerView]], wanted: str, *, embedded: bool) -> tuple[str, str]:
+    if reading.value is None:
+        return "Not known yet", "Workers report over Kafka, and the status sync stores it."
+    if wanted:
+        return f"No worker is {wanted}", "Lift the filter to see the others."
+    how = "Choose how many above." if embedded else "Start one: `filemill run processor`."
+    return "No worker was heard of within a day", how
+
+
+def _act(data: Data, worker_id: str, act: str) -> None:
+    match act:
+        case "quiet" | "resume":
+            _tell(data, Order(act), worker_id)
+        case "stop":
+            _command(data, StackOrder("stop", worker=worker_id), f"{worker_id} was stopped for good")
+        case "kill":
+            _command(data, StackOrder("kill", worker=worker_id), f"{worker_id} was killed; it is started again")
+
+
+def _tell(data: Data, order: Order, worker_id: str | None) -> None:
+    said = {Order.QUIET: "told to take nothing new", Order.RESUME: "told to go on"}[order]
+    try:
+        tell(data, order, worker_id, ACTOR)
+        _say("good", f"{worker_id or 'All workers'}: {said}")
+    except Unavailable as error:
+        _say("bad", "Not told", str(error))
+
+
+def _command(data: Data, order: StackOrder, said: str) -> None:
+    stack = data.stack()
+    if stack is None:
+        _say("bad", "Not done", "The stack does not run any more.")
+        return
+    try:
+        command(data, stack, order, ACTOR)
+        _say("good", said)
+    except (Unavailable, OrderRefused) as error:
+        _say("bad", "Not done", str(error))
+
+
+def _say(tone: str, what: str, text: str = "") -> None:
+    st.session_state["worker_outcome"] = Notice(tone, what, text)
+
+
+def _details(data: Data, worker: WorkerView) -> None:
+    files, events = data.worker_files(worker.id), data.worker_events(worker.id)
+    with st.container(key="columns", horizontal=True, gap="large"):
+        with st.container(key="left"):
+            st.html('<div class="section">What the chosen worker has in hand</div>')
+            grid(
+                "in-hand",
+                [
+                    Column("id", "File", "text", 90),
+                    Column("title", "Title"),
+                    Column("partition", "Partition", "number", 84),
+                    Column("step", "Step", "text", 84),
+                    Column("attempt", "Attempt", "number", 78),
+                    Column("seconds", "For", "seconds", 84),
+                ],
+                [
+                    Row(
+                        str(file.id),
+                        {
+                            "id": f"#{file.id}",
+                            "title": file.title,
+                            "partition": file.partition,
+                            "step": f"{file.step or 0} of {file.steps}" if file.steps else "begun",
+                            "attempt": file.attempt,
+                            "seconds": file.seconds,
+                        },
+                    )
+                    for file in files.value or []
+                ],
+                label="Files in progress",
+                empty=(f"{worker.id} has no file in progress", "What takes less than a second is not reported."),
+                old=files.error is not None,
+                on_open=lambda file_id: shell.go("file", id=file_id),
+            )
+        with st.container(key="right"):
+            steps = [_step(event) for event in reversed(events.value or [])][-30:]
+            timeline_of("said", steps[::-1], title="What it said", empty="Nothing but heartbeats within a day.")
+
+
+_EVENT_TONES = {
+    Kind.STARTED: "good",
+    Kind.ASSIGNED: "busy",
+    Kind.REVOKED: "warn",
+    Kind.LOST: "bad",
+    Kind.PARKED: "bad",
+    Kind.RETRYING: "warn",
+    Kind.BREAKER_OPENED: "warn",
+}
+
+
+def _step(event: WorkerEvent) -> Step:
+    parts = ", ".join(f"P{partition}" for partition in event.partitions)
+    about = [f"file #{event.file_id}" if event.file_id else "", parts, event.cause or "", event.error or ""]
+    epoch = f"epoch {event.epoch}" if event.epoch is not None else ""
+    detail = " · ".join(part for part in (*about, epoch) if part)
+    what = event.kind.value.replace("-", " ").capitalize()
+    return Step(event.timestamp, what, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
+
+
+shell.show(_workers)

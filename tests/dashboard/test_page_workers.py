@@ -1,0 +1,104 @@
+"""The Workers page."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_events import store_events
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.tables import File
+from filemill.files import new_file
+from filemill.ports import HeardEvent
+from filemill.settings import Settings
+from filemill.telemetry import Kind, Vitals, WorkerEvent
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+_offsets = iter(range(10_000))
+
+
+def say(engine: sa.Engine, worker: str, kind: Kind, *, ago: float = 0.5, **fields: Any) -> None:
+    at = datetime.now(UTC) - timedelta(seconds=ago)
+    event = WorkerEvent(kind=kind, worker_id=worker, timestamp=at, processing_seconds=6, **fields)
+    with engine.begin() as connection:
+        store_events(connection, [HeardEvent(0, next(_offsets), event)])
+
+
+def beat(engine: sa.Engine, worker: str, *, ago: float = 0.5, owned: list[int] | None = None, **vitals: Any) -> None:
+    say(engine, worker, Kind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
+
+
+def rows(page: Page) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in page.shown("grid", "workers")["rows"]}
+
+
+def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    beat(engine, "busy", owned=[0, 2], in_flight=3, oldest_seconds=2, headroom_seconds=299, rss_bytes=1000, finished=9)
+    beat(engine, "idle")
+    beat(engine, "stuck", in_flight=1, busy_seconds=60)
+    beat(engine, "dead", ago=30, in_flight=4, rss_bytes=1000)
+    beat(engine, "quiet", quiet=True)
+    say(engine, "stopped", Kind.STOPPED)
+    page = open_page(settings, "workers")
+    found = rows(page)
+    assert {name: row["cells"]["state"] for name, row in found.items()} == {
+        "busy": ["busy", "busy"],
+        "dead": ["dead", "bad"],
+        "idle": ["idle", "good"],
+        "quiet": ["idle · quiet", "good"],
+        "stopped": ["stopped", "none"],
+        "stuck": ["stuck", "warn"],
+    }
+    busy = found["busy"]["cells"]
+    assert (busy["owned"], busy["in_flight"], busy["headroom"], busy["memory"]) == (["P0", "P2"], 3, 299, 1000)
+    assert found["dead"]["cells"]["memory"] is None  # what it was is not what it is
+    assert {act["name"] for act in found["quiet"]["acts"]} == {"resume", "stop", "kill"}
+    assert {act["name"]: act["why_not"] for act in found["busy"]["acts"]} == {
+        "quiet": "",
+        "stop": "Stop it where it was started",
+        "kill": "Stop it where it was started",
+    }
+    tiles = {tile["label"]: tile["count"] for tile in page.shown("tiles", "states")["tiles"]}
+    assert tiles == {"All workers": 6, "Busy": 1, "Idle": 2, "Stuck": 1, "Dead": 1, "Stopped": 1}
+    assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
+
+
+def test_cpu_is_a_share_of_the_time_between_heartbeats(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    beat(engine, "w", ago=4.5, cpu_seconds=10)
+    beat(engine, "w", ago=0.5, cpu_seconds=11)
+    beat(engine, "new", cpu_seconds=99)
+    found = rows(open_page(settings, "workers"))
+    assert found["w"]["cells"]["cpu"] == pytest.approx(0.25, abs=0.01)
+    assert found["new"]["cells"]["cpu"] is None
+
+
+def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    say(engine, "w", Kind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
+    beat(engine, "w", ago=0.1, owned=[1], in_flight=1)
+    with engine.begin() as connection:
+        (file_id,) = submit_many(connection, [new_file("<b>in hand</b>")])
+        values = {"status": "processing", "worker_id": "w", "step": 2, "steps": 6, "kafka_partition": 1}
+        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
+    page = open_page(settings, "workers", worker="w")
+    (row,) = page.shown("grid", "in-hand")["rows"]
+    assert (row["cells"]["title"], row["cells"]["step"]) == ("<b>in hand</b>", "2 of 6")
+    (step,) = page.shown("timeline", "said")["steps"]
+    assert (step["what"], step["detail"]) == ("Assigned", "P1 · epoch 4")
+
+
+def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "workers")
+    assert page.shown("grid", "workers")["empty"] == {
+        "what": "No worker was heard of within a day",
+        "todo": "Start one: `filemill run processor`.",
+    }
+    away = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
+    assert away.shown("grid", "workers")["empty"]["what"] == "Not known yet"
+    assert {tile["count"] for tile in away.shown("tiles", "states")["tiles"]} == {None}
