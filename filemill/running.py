@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 
+from filemill.pulse import BeatingStop, Pulse
 from filemill.settings import Settings
 
 log = structlog.get_logger("process")
@@ -49,7 +50,7 @@ def run_relay(settings: Settings) -> None:
     from filemill import wiring  # noqa: PLC0415
 
     engine = wiring.create_engine(settings, f"relay {settings.worker_id}")
-    relay, stop = wiring.relay(settings, engine), threading.Event()
+    relay, stop = wiring.relay(settings, engine), BeatingStop(Pulse(settings.pulse_file, "relay"))
 
     def leave() -> None:
         stop.set()
@@ -64,9 +65,14 @@ def run_sync(settings: Settings) -> None:
     from filemill import wiring  # noqa: PLC0415
 
     engine = wiring.create_engine(settings, f"sync {settings.worker_id}")
-    stop = threading.Event()
-    on_stop_signal(stop.set)
-    wiring.run_beside(wiring.hash_filler(settings, engine), stop)
+    stop, stop_beside = BeatingStop(Pulse(settings.pulse_file, "sync")), threading.Event()
+
+    def leave() -> None:
+        stop.set()
+        stop_beside.set()
+
+    on_stop_signal(leave)
+    wiring.run_beside(wiring.hash_filler(settings, engine), stop_beside)
     wiring.sync(settings, engine).run(stop)
 
 
@@ -75,7 +81,7 @@ def run_monitor(settings: Settings) -> None:
     from filemill import wiring  # noqa: PLC0415
 
     engine = wiring.create_engine(settings, f"monitor {settings.worker_id}")
-    stop = threading.Event()
+    stop = BeatingStop(Pulse(settings.pulse_file, "monitor"))
     on_stop_signal(stop.set)
     wiring.monitor(settings, engine).run(stop)
 
@@ -84,7 +90,8 @@ def run_processor(settings: Settings) -> None:
     """A file processor. Raises retry.Unavailable where its Kafka client gave up for good: start a new process."""
     from filemill.processing.assembly import Processor  # noqa: PLC0415
 
-    processor = Processor(settings)
+    pulse = Pulse(settings.pulse_file, "processor")
+    processor = Processor(settings, pulse.beat)
     on_stop_signal(processor.stop)
     log.info(
         "File processor started",
@@ -102,7 +109,8 @@ def run_dashboard(settings: Settings) -> None:
     """The page, REST, and the relay that they host."""
     from dashboard.server import serve  # noqa: PLC0415 - Streamlit takes a second to import
 
-    serve(settings)
+    pulse = Pulse(settings.pulse_file, "dashboard")
+    serve(settings, lambda url: pulse.answers_at(f"{url}/healthz"))
 
 
 ROLES: dict[str, Callable[[Settings], None]] = {

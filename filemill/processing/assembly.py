@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from filemill.adapters.kafka import KafkaPublisher
@@ -33,7 +34,9 @@ PROBE_KEY = "filemill-probe"
 class Processor:
     """The consumer's loop on the caller's thread, workshop and listener beside it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, beat: Callable[[], None] = lambda: None) -> None:
+        """`beat` is called at each turn of the consumer's loop."""
+        self._beat = beat
         self._settings = settings
         publisher = KafkaPublisher(settings, "processor")
         trusted_seconds = settings.session_timeout_ms / 1000 / 2
@@ -144,6 +147,7 @@ class Processor:
         self._reporter.emit(kind, cause=cause)
 
     def _hold(self) -> str | None:
+        self._beat()
         if self._standing.quiet:
             return QUIET
         return next((gate.reason for gate in self._gates if gate.reason), None)

@@ -1,0 +1,61 @@
+"""A sign of life for whoever watches from outside: a small file that says when a process's loop last came round.
+
+A process that runs is not yet one that works: a loop may hang, in a call that never returns. Docker's HEALTHCHECK asks
+`filemill.health`, which reads this file. It says nothing of the servers: a worker that waits for Kafka is well.
+"""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger("pulse")
+
+BEAT_SECONDS = 1.0
+
+
+class Pulse:
+    """Writes the file, at most once a second; none where `path` is None. For one thread."""
+
+    def __init__(self, path: Path | None, role: str) -> None:
+        self._path = path
+        self._role = role
+        self._beaten_at = float("-inf")
+
+    def beat(self) -> None:
+        """The loop came round."""
+        if time.monotonic() - self._beaten_at >= BEAT_SECONDS:
+            self._write({})
+
+    def answers_at(self, url: str) -> None:
+        """This process is best asked itself, at this URL."""
+        self._write({"url": url})
+
+    def _write(self, more: dict[str, str]) -> None:
+        self._beaten_at = time.monotonic()
+        if self._path is None:
+            return
+        # The monotonic clock is the system's, one for all its processes, and nobody sets it.
+        said = json.dumps({"role": self._role, "pid": os.getpid(), "beat": self._beaten_at, **more})
+        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            draft.write_text(said)
+            draft.replace(self._path)
+        except OSError as error:  # a full disk is no reason to stop working
+            log.warning("No sign of life could be written", file=str(self._path), error=error.strerror)
+
+
+class BeatingStop(threading.Event):
+    """A stop that a loop asks for at each turn, and a pulse that beats with each question."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        super().__init__()
+        self._pulse = pulse
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        self._pulse.beat()
+        return super().is_set()
