@@ -14,12 +14,16 @@ SEED ?= 7
 PROTOCOL ?= consumer
 # Options of the command behind a target: make up ARGS="--workers 4 --processing-seconds 5"
 ARGS ?=
+# make compose-scale N=6; make compose-rebuild SERVICE=processor
+N ?= 3
+SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all soak lab notebooks format lock clean
+.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks format lock clean \
+	compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(RUN) ## Install what is needed to run, into .venv
 
@@ -43,6 +47,24 @@ test: $(DEV) ## Run the tests, on real servers that they start themselves (ARGS=
 test-all: $(DEV) ## Run the tests that take long, too
 	$(BIN)/pytest $(ARGS)
 
+test-containers: $(DEV) ## Run the integration and contract tests on servers in containers (Docker)
+	FILEMILL_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" tests/contract tests/integration $(ARGS)
+
+compose-up: ## Start everything in containers, with Docker alone; the page is at http://localhost:8501
+	docker compose up --detach --build --wait $(ARGS)
+
+compose-down: ## Stop and remove the containers; the data stays (ARGS=--volumes removes it too)
+	docker compose down $(ARGS)
+
+compose-scale: ## Have N processors in containers (N=6)
+	docker compose up --detach --no-deps --no-recreate --scale processor=$(N) processor
+
+compose-logs: ## Show what the containers say (ARGS="--follow processor")
+	docker compose logs $(ARGS)
+
+compose-rebuild: ## Rebuild and replace one service after a change of the code (SERVICE=processor)
+	docker compose up --detach --build --no-deps $(SERVICE)
+
 soak: $(DEV) ## A seeded storm of all faults under load, then a verdict (MINUTES=10 SEED=7 PROTOCOL=consumer)
 	$(BIN)/python -m filemill.lab soak --minutes $(MINUTES) --seed $(SEED) --protocol $(PROTOCOL) $(ARGS)
 
@@ -62,6 +84,12 @@ lock: $(DEV) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra embedded --group build --constraints $(REQUIREMENTS)/dev.txt \
 		--quiet --output-file $(REQUIREMENTS)/run.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/image.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--extra lab --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/lab.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--group build --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/build.txt
 
 clean: ## Remove .venv and caches; the data in .filemill stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

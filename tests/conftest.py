@@ -10,12 +10,14 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.settings import Settings
-from infra.embedded.supervisor import Supervisor
 from tests.containers.engine import Engine, NoEngine, refuse, running_engine
-from tests.servers import embedded_servers, new_world
+from tests.containers.servers import container_servers
+from tests.servers import Servers, embedded_servers, new_world
 
 # Building images, starting a dozen containers: what waits for that may wait for longer than other tests.
 COMPOSE_TIMEOUT_SECONDS = 900
+# Where the servers come from: embedded, or containers.
+KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,15 +39,22 @@ def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
-    """One embedded Kafka, PostgreSQL and S3 for the session. Tests that break a server start their own."""
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """One Kafka, PostgreSQL and S3 for the session. Tests that break a server start their own.
+
+    Embedded ones; with FILEMILL_TEST_SERVERS=containers, those of docker-compose.yaml.
+    """
     home: Path = tmp_path_factory.mktemp("servers") / "home"
-    with embedded_servers(home) as supervisor:
-        yield supervisor
+    if KIND == "containers":
+        with container_servers(request.getfixturevalue("docker_engine"), home) as servers:
+            yield servers
+    else:
+        with embedded_servers(home) as supervisor:
+            yield supervisor
 
 
 @pytest.fixture
-def settings(servers: Supervisor) -> Settings:
+def settings(servers: Servers) -> Settings:
     """An empty, prepared world in the session's servers, for this test alone."""
     return new_world(servers)
 

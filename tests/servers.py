@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,10 @@ from filemill.settings import Settings, load
 from filemill.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor
+from tests.containers.servers import ContainerServers
+
+# Where a session's servers come from; tests need not know which.
+Servers = Supervisor | ContainerServers
 
 _worlds = itertools.count(1)
 
@@ -29,7 +34,7 @@ def embedded_servers(home: Path) -> Iterator[Supervisor]:
         remove_home(home)
 
 
-def new_world(supervisor: Supervisor, **given: object) -> Settings:
+def new_world(servers: Servers, **given: object) -> Settings:
     """Settings that lead to an empty database, topics, bucket and group of their own, all prepared.
 
     Much quicker than a stack of its own, and as isolated, as long as a test does not break a server.
@@ -37,8 +42,8 @@ def new_world(supervisor: Supervisor, **given: object) -> Settings:
     number = next(_worlds)
     prefix = f"t{os.getpid()}-{number}"
     values = {
-        **supervisor.state.settings,
-        "home": supervisor.home,
+        **servers.state.settings,
+        "home": servers.home,
         "database_name": f"test_{os.getpid()}_{number}",
         "s3_bucket": f"{prefix}-files",
         "kafka_group": f"{prefix}-file-service-group",
@@ -58,9 +63,17 @@ def new_world(supervisor: Supervisor, **given: object) -> Settings:
         **given,
     }
     settings = load(**values)
-    _create_database(settings, str(supervisor.state.settings["database_name"]))
+    _create_database(settings, str(servers.state.settings["database_name"]))
     prepare(settings, patience_seconds=20)
     return settings
+
+
+def watch(servers: Servers, pid: int) -> None:
+    """Have a process that a test started killed, should the tests die without ending it."""
+    if isinstance(servers, Supervisor):
+        servers._guard.watch(pid, signal.SIGKILL)
+    else:
+        servers.watch(pid)
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

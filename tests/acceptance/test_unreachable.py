@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.supervisor import Supervisor
 from tests.acceptance.command import filemill, slowness
-from tests.servers import as_environment, new_world
+from tests.servers import Servers, as_environment, new_world
 
 WITHIN_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def environment(servers: Supervisor) -> dict[str, str]:
+def environment(servers: Servers) -> dict[str, str]:
     """Servers that are there and set up; a test replaces one by an address that is not."""
     return as_environment(new_world(servers))
 

@@ -6,16 +6,14 @@ asyncio, and a pipeline that idles beside the other tests takes their time.
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from filemill.settings import Settings
-from infra.embedded.supervisor import Supervisor
 from tests.integration.processes import Crew, wait_until
-from tests.servers import new_world
+from tests.servers import Servers, new_world, watch
 
 # Long enough to see a file on its way, short enough to wait for its end.
 PROCESSING_SECONDS = 3
@@ -25,15 +23,15 @@ PAGE_MILLISECONDS = 30_000
 
 
 @pytest.fixture(scope="package")
-def world(servers: Supervisor) -> Settings:
+def world(servers: Servers) -> Settings:
     """Settings of the world that the browser looks at."""
     return new_world(servers, processing_seconds=PROCESSING_SECONDS)
 
 
 @pytest.fixture(scope="package")
-def url(servers: Supervisor, world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(servers: Servers, world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page's address, with a whole pipeline behind it."""
-    with Crew(world, tmp_path_factory.mktemp("browser"), lambda pid: servers._guard.watch(pid, signal.SIGKILL)) as crew:
+    with Crew(world, tmp_path_factory.mktemp("browser"), lambda pid: watch(servers, pid)) as crew:
         for role in ("processor", "processor", "sync", "monitor"):
             crew.start(role)
         dashboard = crew.start("dashboard", port=0)

@@ -108,7 +108,7 @@ def _build(engine: Engine, image: str, context: Path, *options: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"building {image}: no end after {BUILD_SECONDS:g} s\n{error.stdout}") from None
+        raise AssertionError(f"building {image}: no end after {BUILD_SECONDS:g} s\n{error.stdout!r}") from None
     assert done.returncode == 0, f"building {image}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 

@@ -7,13 +7,12 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.settings import Settings
-from infra.embedded.supervisor import Supervisor
 from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
-from tests.servers import new_world
+from tests.servers import Servers, new_world
 
 
 @pytest.fixture(scope="session")
-def contract_world(servers: Supervisor) -> Settings:
+def contract_world(servers: Servers) -> Settings:
     """One world for all contract suites: each test clears what it uses, which is quicker than a world of its own."""
     return new_world(servers)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.supervisor import Supervisor
 from tests.integration.world import World, pipeline
+from tests.servers import Servers
 
 
 @pytest.fixture
-def world(servers: Supervisor, tmp_path: Path) -> Iterator[World]:
+def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
     """An empty world in the session's servers, for this test alone; no process runs in it yet."""
     with pipeline(servers, tmp_path) as world:
         yield world

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.messages import encode
-from infra.embedded.supervisor import Supervisor
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline
+from tests.servers import Servers
 
 NOW = "2026-01-04T12:00:00.000Z"
 LARGE = 900_000
@@ -21,7 +21,7 @@ UNKNOWN_ID = 2**62
 
 
 @pytest.fixture(scope="module")
-def running(servers: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
         world.start("sync", "processor")
         yield world

@@ -12,10 +12,9 @@ from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.tables import File, GroupSample, LagSample, StatusCount
 from filemill.retry import Unavailable
 from filemill.settings import Settings
-from infra.embedded.supervisor import Supervisor
 from tests.integration.processes import wait_until
 from tests.integration.world import World
-from tests.servers import new_world
+from tests.servers import Servers, new_world
 
 
 class _Deaf:
@@ -54,7 +53,7 @@ def test_samples_say_what_the_broker_says(world: World) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: Supervisor) -> None:
+def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: Servers) -> None:
     """confluent-kafka's AdminClient does, by SIGSEGV; see KafkaAdmin._committed."""
     settings: Settings = new_world(servers)
     over = threading.Event()

@@ -13,10 +13,10 @@ from filemill.content import render, sha256_hex
 from filemill.files import object_key, to_milliseconds
 from filemill.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.verification.report import CHECKS, Report
-from infra.embedded.supervisor import Supervisor
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.world import World, pipeline
+from tests.servers import Servers
 
 
 class Ledger(World):
@@ -113,7 +113,7 @@ class Planted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ledger(servers: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+def ledger(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
         yield Ledger(world.settings, world.engine, world.crew)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -23,10 +22,9 @@ from filemill.messages import FileCreate, FileCreated, decode, encode
 from filemill.settings import Settings
 from filemill.verification.check import verify
 from filemill.verification.report import Report
-from infra.embedded.supervisor import Supervisor
 from tests.integration import topics
 from tests.integration.processes import START_SECONDS, Crew, Process, wait_until
-from tests.servers import new_world
+from tests.servers import Servers, new_world, watch
 
 
 class World:
@@ -163,13 +161,13 @@ class World:
 
 
 @contextlib.contextmanager
-def pipeline(supervisor: Supervisor, folder: Path, **given: object) -> Iterator[World]:
-    """A world in the servers of `supervisor`. Its processes, and its connections, end with the context."""
-    settings = new_world(supervisor, **given)
+def pipeline(servers: Servers, folder: Path, **given: object) -> Iterator[World]:
+    """A world in these servers. Its processes, and its connections, end with the context."""
+    settings = new_world(servers, **given)
     engine = wiring.create_engine(settings, "test")
     try:
         with (
-            Crew(settings, folder, lambda pid: supervisor._guard.watch(pid, signal.SIGKILL)) as crew,
+            Crew(settings, folder, lambda pid: watch(servers, pid)) as crew,
             contextlib.closing(World(settings, engine, crew)) as world,
         ):
             yield world

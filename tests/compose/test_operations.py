@@ -1,0 +1,67 @@
+"""docs/operations.md: its commands, run in its order."""
+
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from infra.compose import CHECKOUT
+from tests.compose.stack import composed
+
+PAGE = CHECKOUT / "docs" / "operations.md"
+COMMAND_SECONDS = 300
+# A server that has just been started, a group that is moving: the reader would try again.
+PATIENCE_SECONDS = 60
+
+
+def commands() -> list[str]:
+    """Each line of the page's shell blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def reader(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of somebody who reads the page on a machine whose usual ports are taken."""
+    with composed(tmp_path_factory.mktemp("reader"), image, "docker-compose.yaml", project="filemill-reader") as stack:
+        return {**stack.compose.environment, "COMPOSE_PROJECT_NAME": "filemill-reader"}
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    """Run it as the reader would; what fails is tried again for a while, as the reader would."""
+    at_ports = command.replace(":8501", f":{environment['PAGE_PORT']}")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", at_ports],
+            cwd=CHECKOUT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        if done.returncode == 0:
+            return done.stdout
+        if time.monotonic() > deadline or not command.startswith("docker compose exec"):
+            raise AssertionError(
+                f"{command}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            )
+        time.sleep(2)
+
+
+def test_every_command_of_the_page_works_in_its_order(reader: dict[str, str]) -> None:
+    listed = commands()
+    assert len(listed) > 40
+    for command in listed:
+        run(command, reader)
+
+
+def test_the_makefile_names_the_commands(reader: dict[str, str]) -> None:
+    said = run("make help", reader)
+    for target in ("compose-up", "compose-down", "compose-scale", "compose-logs", "compose-rebuild"):
+        assert target in said
