@@ -87,7 +87,7 @@ lock: $(DEV) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/image.txt
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--extra lab --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/lab.txt
+		--extra lab --extra embedded --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/lab.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--group build --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/build.txt
 
