@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     monitor_interval_seconds: float = _setting(2.0, description="Time between two samples of the group", gt=0)
     monitor_retention_hours: float = _setting(24.0, description="Hours that samples are kept", gt=0)
 
+    lab_stack: Literal["embedded", "compose"] = _setting(
+        "embedded", description="What the lab's own stacks are made of: processes, or containers"
+    )
     pulse_file: Path | None = _setting(None, description="Where this process notes that it works, for health checks")
     host: str = _setting("127.0.0.1", description="Address that the page listens on")
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)

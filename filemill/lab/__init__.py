@@ -3,6 +3,7 @@
 parameters.py  what a run varies
 bench.py       a pipeline that is loaded, watched and judged, wherever it runs (`attach`)
 stack.py       `Lab`: one of the lab's own, that may be broken too
+composed.py    the same in containers (FILEMILL_LAB_STACK=compose)
 load.py        open loop by the clock, closed loop, a backlog
 fault.py, faults.py, s3_proxy.py, clock.py, backward.py   what is done to it, and what watches it
 journal.py     what was done when

@@ -35,8 +35,10 @@ class Badness(msgspec.Struct, frozen=True):
 class S3Proxy:
     """A TCP proxy on a thread of its own, on a port of the system's choice."""
 
-    def __init__(self, upstream: str) -> None:
-        """`upstream` is the URL of the S3 service."""
+    def __init__(self, upstream: str, host: str = "127.0.0.1", known_as: str = "127.0.0.1") -> None:
+        """`upstream` is the URL of the S3 service; it listens on `host`, which processors know under another name."""
+        self._host = host
+        self._known_as = known_as
         parts = urlsplit(upstream)
         self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
         self._loop = uvloop.new_event_loop()
@@ -60,7 +62,7 @@ class S3Proxy:
     @property
     def url(self) -> str:
         """What takes the place of the service's URL."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._known_as}:{self._port}"
 
     def set(self, bad: Badness | None) -> None:
         """Be bad from now on, or well again (None). Connections are closed, so that clients meet it at once."""
@@ -73,7 +75,7 @@ class S3Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, self._host, 0))
         self._port = server.sockets[0].getsockname()[1]
         self._ready.set()
         try:

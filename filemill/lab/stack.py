@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections import ChainMap
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from filemill.lab import backward
 from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
 from filemill.lab.broker_time import stamp_by_the_broker
 from filemill.lab.clock import FakeClock
+from filemill.lab.composed import ComposedStack
 from filemill.lab.fault import Fault
 from filemill.lab.journal import FAULT, Entry, Journal
 from filemill.lab.parameters import StackParameters
@@ -35,6 +37,7 @@ from filemill.retry import Unavailable
 from filemill.settings import load as load_settings
 from filemill.setup import prepare
 from infra.embedded.home import remove_home
+from infra.embedded.ports import LOOPBACK
 from infra.embedded.supervisor import Supervisor
 from infra.embedded.workers import WorkerSpec
 
@@ -58,7 +61,8 @@ class Lab(Bench):
         # How many of each role there shall be; fewer live while one restarts.
         self.wanted = {PROCESSOR: asked.workers, "relay": asked.relays, "sync": asked.syncs, "monitor": asked.monitors}
         self._closing = contextlib.ExitStack()
-        load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
+        given = load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
+        self._composed = given.lab_stack == "compose"
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as closing:
@@ -67,9 +71,7 @@ class Lab(Bench):
             closing.callback(remove_home, home)
             self.clock = FakeClock(folder / "clock")
             self._way_to_s3: dict[str, str] = {}
-            self.supervisor = Supervisor(
-                home, self._specs(), default_ports=False, prepare=lambda servers: self._prepare(servers, closing)
-            )
+            self.supervisor = self._new_stack(home, lambda servers: self._prepare(servers, closing))
             closing.callback(self._stop)
             self.supervisor.start()
             closing.callback(self._end_load)
@@ -141,6 +143,13 @@ class Lab(Bench):
 
     # --- inside
 
+    def _new_stack(
+        self, home: Path, prepare: Callable[[dict[str, str | int | float]], None]
+    ) -> Supervisor | ComposedStack:
+        if self._composed:
+            return ComposedStack(home, self._specs(), prepare=prepare)
+        return Supervisor(home, self._specs(), default_ports=False, prepare=prepare)
+
     def _prepare(self, servers: dict[str, str | int | float], closing: contextlib.ExitStack) -> None:
         """What comes between the servers and the workers."""
         settings = load_settings(
@@ -158,7 +167,8 @@ class Lab(Bench):
         engine = wiring.create_engine(settings, "lab")
         closing.callback(engine.dispose)
         backward.install(engine)
-        self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint))
+        door = self.supervisor.door() if isinstance(self.supervisor, ComposedStack) else (LOOPBACK, LOOPBACK)
+        self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint, *door))
         self._way_to_s3["FILEMILL_S3_ENDPOINT"] = self.proxy.url
         super().__init__(settings, engine, self._given_journal)
 
@@ -189,6 +199,6 @@ class Lab(Bench):
             self.load.stop()
 
     def _stop(self) -> None:
-        for server in ("kafka", "postgres", "s3"):
+        for server in ("kafka", "postgres", "s3") if isinstance(self.supervisor, Supervisor) else ():
             self.supervisor.server(server).kill()  # its data goes in a moment: no orderly stop of ten seconds
         self.supervisor.stop()

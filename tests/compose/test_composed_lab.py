@@ -1,0 +1,45 @@
+"""The lab on containers: its faults, its measures and its verdict, unchanged."""
+
+from pathlib import Path
+
+import pytest
+
+from filemill.lab import Lab, StackParameters, Step, faults, measures
+from filemill.lab.notebooks import execute
+from infra.compose import CHECKOUT
+
+
+@pytest.fixture(autouse=True)
+def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FILEMILL_LAB_STACK", "compose")
+    monkeypatch.setenv("FILEMILL_IMAGE", image)
+
+
+def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
+    with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
+        lab.load.begin(lambda load: load.open_loop([Step(3600, 20)]))
+        first = lab.workers()
+        assert len(first) == 2
+
+        killed = lab.inject(faults.kill_worker(lab))
+        assert killed.target not in lab.workers()
+        assert len(lab.workers()) == 2
+        lab.inject(faults.scale(lab, 3))
+        lab.wait_for_group()
+        lab.inject(faults.suspend(lab, seconds=8))
+        lab.inject(faults.s3_answers(lab, 503, seconds=2))
+        lab.inject(faults.terminate(lab))
+        lab.inject(faults.kill_server(lab, "postgres", seconds=1))
+        lab.load.stop()
+        lab.drain(120)
+
+        history = lab.history()
+        lab.verdict(history).require()
+        assert {event.event.worker_id for event in history.events} >= {*first, *lab.workers()}
+        assert len(measures.kills(lab.journal.faults())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["02_rebalancing", "03_failures"])
+def test_the_notebooks_run_on_it_unchanged(name: str, tmp_path: Path) -> None:
+    execute(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", short=True)
