@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.tables import GroupSample, LeaseRow, Publication, SyncPosition
+from tests.integration.cable import Cable
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World
 
@@ -63,6 +64,31 @@ def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_thei
         assert count(world, read) >= before + 10, "positions went back"
         assert (relay.terminate(10), sync.terminate(10)) == (0, 0)
     world.assert_clean()
+
+
+def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(world: World) -> None:
+    """Nothing answers, and nothing ends the connection: only time tells."""
+    with Cable(world.settings.database_host, world.settings.database_port) as cable:
+        given = {"database_port": cable.port, "relay_batch": 10, "sync_batch": 10}
+        relay, sync = world.start("relay", "sync", **given)
+        world.host("relay", "sync")
+        world.start("processor")
+        ids = world.submit(FILES)
+        published = sa.func.count(Publication.publish_number)
+        wait_until(lambda: count(world, published) > 100, 20, "they are in the middle of it")
+        cable.cut()
+        cut_at = time.monotonic()
+        for victim in (relay, sync):
+            lease = victim.name.split("-", maxsplit=1)[0]
+            wait_until(functools.partial(taken, world, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
+        assert time.monotonic() - cut_at < TAKE_OVER_SECONDS
+        ids += world.submit(10)
+        world.wait_for(ids)
+        cable.mend()
+        wait_until(lambda: relay.said("Relay", state="standby"), 30, f"the relay stands by\n{relay.tail()}")
+        wait_until(lambda: sync.said("Sync", state="standby"), 30, f"the sync stands by\n{sync.tail()}")
+        assert (relay.terminate(10), sync.terminate(10)) == (0, 0)
+        world.assert_clean()
 
 
 def test_samples_resume_after_the_monitor_was_killed(world: World) -> None:

@@ -66,13 +66,20 @@ class SpySource(MemorySource):
 class Scene:
     """A processor on a topic of three partitions, driven by hand."""
 
-    def __init__(self, concurrency: int = 10, drain_seconds: float = 0.0, **given: object) -> None:
-        self.broker = MemoryBroker({CREATE: 3})
+    def __init__(
+        self,
+        concurrency: int = 10,
+        drain_seconds: float = 0.0,
+        *,
+        name: str = "worker-1",
+        broker: MemoryBroker | None = None,
+    ) -> None:
+        self.broker = broker or MemoryBroker({CREATE: 3})
         self.workshop = HandWorkshop()
         self.held: str | None = None
         self.processor = FileProcessor(
             self.workshop,
-            worker_id="worker-1",
+            worker_id=name,
             concurrency=concurrency,
             drain_seconds=drain_seconds,
             hold=lambda: self.held,

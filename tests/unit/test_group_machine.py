@@ -1,0 +1,155 @@
+"""Two workers, three partitions, and what can happen to them, in any order.
+
+Delivery, results in any order, failed commits, revocations, the same partition back again, losses that a worker hears
+of late, sleep.
+"""
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from filemill.adapters.memory_kafka import MemoryBroker
+from filemill.offsets import decode_metadata
+from filemill.processing.workshop import Finished
+from tests.unit.scene import Scene
+from tests.unit.workbench import CREATE, request
+from workers import file_processor
+
+PARTITIONS = 3
+_partition = st.integers(0, PARTITIONS - 1)
+_worker = st.integers(0, 1)
+
+
+class Group(RuleBasedStateMachine):
+    """A broker that puts members out, and two processors that may not know it yet."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.poll_seconds, file_processor.POLL_SECONDS = file_processor.POLL_SECONDS, 0.0
+        self.commit_seconds, file_processor.COMMIT_SECONDS = file_processor.COMMIT_SECONDS, 0.0
+        self.broker = MemoryBroker({CREATE: PARTITIONS})
+        self.scenes = [Scene(4, name=f"worker-{number}", broker=self.broker) for number in range(2)]
+        self.owner: dict[int, int] = {}
+        self.done: set[tuple[int, int]] = set()  # records whose effects are durable
+        self.checked = 0
+
+    def teardown(self) -> None:
+        if not hasattr(self, "broker"):
+            return
+        try:
+            self._come_to_rest()
+        finally:
+            file_processor.POLL_SECONDS = self.poll_seconds
+            file_processor.COMMIT_SECONDS = self.commit_seconds
+
+    # --- what happens
+
+    @rule(partition=_partition, count=st.integers(1, 6))
+    def produce(self, partition: int, count: int) -> None:
+        for _ in range(count):
+            self.broker.append(CREATE, partition, request(1))
+
+    @rule(worker=_worker)
+    def turn(self, worker: int) -> None:
+        scene = self.scenes[worker]
+        scene.turn()
+        scene.source.refuses_commits = False  # it has heard by now
+
+    @rule(worker=_worker, data=st.data())
+    def finish(self, worker: int, data: st.DataObject) -> None:
+        working = self.scenes[worker].workshop.working
+        held = sorted((epoch, offset) for epoch, offsets in working.items() for offset in offsets)
+        if held:
+            (partition, epoch), offset = data.draw(st.sampled_from(held))
+            self.done.add((partition, offset))
+            self.scenes[worker].workshop.finish(partition, offset, epoch=epoch)
+
+    @rule(worker=_worker, data=st.data())
+    def finish_what_was_let_go(self, worker: int, data: st.DataObject) -> None:
+        """Its effect was under way to a server when its epoch ended."""
+        begun = sorted(set(self.scenes[worker].workshop.begun))
+        if begun:
+            partition, epoch, offset = data.draw(st.sampled_from(begun))
+            self.done.add((partition, offset))
+            self.scenes[worker].workshop.finished.put(Finished(partition, epoch, offset))
+
+    @rule(partition=_partition, worker=_worker)
+    def assign(self, partition: int, worker: int) -> None:
+        if partition not in self.owner:
+            self.owner[partition] = worker
+            self.scenes[worker].source.assign([partition])
+
+    @precondition(lambda self: self.owner)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        partition = data.draw(st.sampled_from(sorted(self.owner)))
+        worker = self.owner.pop(partition)
+        self.scenes[worker].source.revoke([partition])
+        self.turn(worker)  # the broker waits for it
+
+    @precondition(lambda self: self.owner)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        """The member is put out: it has lost all that it had, its commits are refused, and it hears of that later."""
+        worker = self.owner[data.draw(st.sampled_from(sorted(self.owner)))]
+        lost = sorted(partition for partition, owner in self.owner.items() if owner == worker)
+        self.scenes[worker].source.refuses_commits = True
+        self.scenes[worker].source.lose(lost)
+        for partition in lost:
+            del self.owner[partition]
+
+    @rule(worker=_worker)
+    def refuse_commits_for_a_turn(self, worker: int) -> None:
+        self.scenes[worker].source.refuses_commits = True
+
+    @rule(worker=_worker)
+    def sleep(self, worker: int) -> None:
+        processor = self.scenes[worker].processor
+        processor._trusted_at -= processor._trusted_seconds + 1
+
+    # --- what holds
+
+    @invariant()
+    def no_commit_passes_an_unfinished_record_or_is_a_strangers(self) -> None:
+        if not hasattr(self, "broker"):
+            return
+        commits = self.broker.commits
+        for one in commits[self.checked :]:
+            assert one.owned
+            assert all((one.partition, offset) in self.done for offset in range(one.commit.offset))
+            metadata, beyond = decode_metadata(one.commit.metadata, one.commit.offset)
+            assert metadata is not None
+            assert all((one.partition, offset) in self.done for offset in beyond)
+        self.checked = len(commits)
+
+    @invariant()
+    def no_worker_holds_more_than_it_may(self) -> None:
+        for scene in getattr(self, "scenes", ()):
+            assert 0 <= scene.processor._in_flight <= 4 + 1
+
+    def _come_to_rest(self) -> None:
+        """With one worker and time enough everything ends, and is committed."""
+        for partition in sorted(self.owner):
+            worker = self.owner.pop(partition)
+            self.scenes[worker].source.revoke([partition])
+        for scene in self.scenes:
+            scene.source.refuses_commits = False
+            scene.turn()
+        last = self.scenes[0]
+        last.source.assign(list(range(PARTITIONS)))
+        for _ in range(2000):
+            last.turn()
+            for (partition, epoch), offsets in list(last.workshop.working.items()):
+                for offset in sorted(offsets):
+                    self.done.add((partition, offset))
+                    last.workshop.finish(partition, offset, epoch=epoch)
+            ends = {number: len(self.broker.log(CREATE, number)) for number in range(PARTITIONS)}
+            if all(max(0, self.broker.committed(number)[0]) == end for number, end in ends.items()):
+                break
+        else:
+            raise AssertionError("it does not come to rest: somebody idles before records")
+        self.no_commit_passes_an_unfinished_record_or_is_a_strangers()
+
+
+TestGroup = Group.TestCase
+TestGroup.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

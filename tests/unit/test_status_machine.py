@@ -1,0 +1,74 @@
+"""A file's row over its runs: whatever arrives, in whatever order and however often, it never moves back."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from filemill.files import Change, Standing, Status, fold, supersedes
+
+T0 = datetime(2026, 1, 4, 12, tzinfo=UTC)
+ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
+
+
+class Row(RuleBasedStateMachine):
+    """What has been said on the topics, and the row that heard some of it, some of it twice, some of it late."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.run = 1
+        self.said: list[Change] = []
+        self.standing = Standing(1, Status.PENDING)
+        self.seen = [self.standing]
+        self.clock = T0
+
+    def _tick(self) -> datetime:
+        self.clock += timedelta(seconds=1)
+        return self.clock
+
+    @rule(foreign=st.booleans())
+    def a_worker_tells_progress(self, foreign: bool) -> None:
+        run = None if foreign else self.run
+        self.said.append(Change(file_id=1, run=run, status=Status.PROCESSING, at=self._tick(), step=1, steps=6))
+
+    @rule(end=st.sampled_from(ENDS), foreign=st.booleans())
+    def a_run_ends(self, end: Status, foreign: bool) -> None:
+        run = None if foreign else self.run
+        self.said.append(Change(file_id=1, run=run, status=end, at=self._tick()))
+
+    @precondition(lambda self: self.standing.status.terminal and self.run == self.standing.run)
+    @rule()
+    def somebody_tries_again(self) -> None:
+        """The row itself begins the new run, in the transaction of the request."""
+        self.run += 1
+        self.standing = Standing(self.run, Status.PENDING)
+        self.seen.append(self.standing)
+
+    @precondition(lambda self: self.said)
+    @rule(data=st.data())
+    def a_batch_arrives(self, data: st.DataObject) -> None:
+        batch = data.draw(st.lists(st.sampled_from(self.said), min_size=1, max_size=6))
+        for change in fold(batch):
+            if supersedes(change, self.standing):
+                progress_at = change.at if change.status is Status.PROCESSING else None
+                self.standing = Standing(change.run or self.standing.run, change.status, progress_at)
+                self.seen.append(self.standing)
+
+    @invariant()
+    def it_never_moves_back(self) -> None:
+        seen = getattr(self, "seen", [])
+        for before, after in itertools.pairwise(seen):
+            assert (after.run, after.status.rank) >= (before.run, before.status.rank)
+            if before.status.terminal and after.run == before.run:
+                assert after.status == before.status, "the first end of a run stands"
+
+    @invariant()
+    def it_never_runs_ahead_of_what_was_asked(self) -> None:
+        if hasattr(self, "standing"):
+            assert self.standing.run <= self.run
+
+
+TestRow = Row.TestCase
+TestRow.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
