@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -48,9 +49,10 @@ def examine() -> list[Check]:
         return [*checks, Check("settings", False, str(error), "mend these variables")]
     checks.append(_stack(settings))
     start = "start them: `filemill up`; or name servers that run: FILEMILL_KAFKA_BROKER, FILEMILL_DATABASE_HOST, …"
-    for name, look in (("PostgreSQL", _postgres), ("Kafka", _kafka), ("S3", _s3)):
-        checks.append(_server(name, look, settings, start))
-    return checks
+    servers = (("PostgreSQL", _postgres), ("Kafka", _kafka), ("S3", _s3))
+    with ThreadPoolExecutor(len(servers)) as side_by_side:  # one patience, not the sum of three
+        asked = [side_by_side.submit(_server, name, look, settings, start) for name, look in servers]
+        return [*checks, *(one.result() for one in asked)]
 
 
 def _python() -> Check:

@@ -225,5 +225,5 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         where = f"{PREFIX}{name.upper()} ({name})" if name else "settings"
-        lines.append(f"{where}: {problem['msg']}")
+        lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)

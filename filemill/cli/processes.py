@@ -1,11 +1,13 @@
 """`filemill run ROLE`: one process of the pipeline, as containers and the supervisor start it."""
 
 import enum
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from filemill import logs, running, settings
+
+PROTOCOLS = "Group protocol: " + ", ".join(get_args(settings.GroupProtocol))
 
 Role = enum.StrEnum("Role", list(running.ROLES))  # type: ignore[misc]
 
@@ -25,6 +27,9 @@ def run(
     ordering: Annotated[
         str | None, typer.Option(help="unordered, or partition: one at a time per partition (processor).")
     ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"{PROTOCOLS} (processor, monitor).", show_default="consumer")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (dashboard).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (dashboard).", min=0, max=65535)] = None,
 ) -> None:
@@ -34,6 +39,7 @@ def run(
         processing_seconds=processing_seconds,
         concurrency=concurrency,
         ordering=ordering,
+        group_protocol=protocol,
         host=host,
         port=port,
     )

@@ -5,7 +5,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from filemill import demo as demonstration
 from filemill.cli.output import AsJson, console, errors, fail, print_json, print_table, say
+from filemill.cli.processes import PROTOCOLS
 from filemill.retry import Unavailable
 from filemill.settings import Settings, default_home, load
 from filemill.setup import prepare
@@ -41,11 +42,23 @@ def register(app: typer.Typer) -> None:
 def up(
     workers: Annotated[int, typer.Option(help="File processors.", min=0, max=64)] = 2,
     processing_seconds: Annotated[float, typer.Option(help="Simulated work per file.", min=0, max=86_400)] = 60,
+    concurrency: Annotated[int | None, typer.Option(help="Records that one processor holds.", min=1)] = None,
+    ordering: Annotated[
+        str | None, typer.Option(help="unordered, or partition: one at a time per partition.", show_default="unordered")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
     host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port of the page.", min=0, max=65535, show_default="8501")] = None,
     home: Home = None,
 ) -> None:
     """Start everything: Kafka, PostgreSQL, S3, the workers and the page. Ctrl-C stops it."""
+    behaviour = {
+        "processing_seconds": processing_seconds,
+        "concurrency": concurrency,
+        "ordering": ordering,
+        "group_protocol": protocol,
+    }
+    load(**behaviour)  # what no process would take is refused before anything starts
     with _embedded_errors():
         from infra.embedded.supervisor import Supervisor  # noqa: PLC0415 - only this command needs the servers
 
@@ -53,7 +66,7 @@ def up(
         page = f"http://{_in_url(host)}:{page_port}"
         supervisor = Supervisor(
             home or default_home(),
-            _specs(workers, processing_seconds, host, page_port),
+            _specs(workers, behaviour, host, page_port),
             page=page,
             prepare=_prepare,
             report=_report,
@@ -64,16 +77,17 @@ def up(
     say("Stopped.")
 
 
-def _specs(workers: int, processing_seconds: float, host: str, port: int) -> list[Any]:
+def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int) -> list[Any]:
     from infra.embedded.workers import WorkerSpec  # noqa: PLC0415
 
     run = [sys.executable, "-m", "filemill", "run"]
-    delay = ["--processing-seconds", str(processing_seconds)]
+    # All of them get it: the monitor and the page look at the processors' group.
+    env = {f"FILEMILL_{name.upper()}": str(value) for name, value in behaviour.items() if value is not None}
     return [
-        WorkerSpec(role="dashboard", argv=[*run, "dashboard", "--host", host, "--port", str(port)]),
-        WorkerSpec(role="processor", argv=[*run, "processor", *delay], count=workers),
-        WorkerSpec(role="sync", argv=[*run, "sync"]),
-        WorkerSpec(role="monitor", argv=[*run, "monitor"]),
+        WorkerSpec(role="dashboard", argv=[*run, "dashboard", "--host", host, "--port", str(port)], env=env),
+        WorkerSpec(role="processor", argv=[*run, "processor"], env=env, count=workers),
+        WorkerSpec(role="sync", argv=[*run, "sync"], env=env),
+        WorkerSpec(role="monitor", argv=[*run, "monitor"], env=env),
     ]
 
 
@@ -253,7 +267,7 @@ def demo(*, as_json: AsJson = False) -> None:
         page = f"http://127.0.0.1:{port}"
         supervisor = Supervisor(
             home,
-            _specs(2, 0, "127.0.0.1", port),
+            _specs(2, {"processing_seconds": 0}, "127.0.0.1", port),
             default_ports=False,
             page=page,
             prepare=_prepare,
