@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import pandas as pd
 import sqlalchemy as sa
 
 from filemill.adapters.tables import Worker
@@ -29,11 +28,11 @@ from filemill.verification.history import History
 
 LEAST_RATE = 300.0
 LEAST_IN_FLIGHT = 50
-# A little above what is asked, for whole ticks.
-RATE = 320.0
+# Above what is asked: what an outage of Postgres delays at the end is not caught up with any more.
+RATE = 330.0
 WARM_SECONDS = 4.0
 AT_WORK_SECONDS = 30.0
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.2
 FRESH_SECONDS = 5.0
 
@@ -106,6 +105,7 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
             drained = lab.drain(DRAIN_SECONDS)
         say("Reading it all back")
         history = lab.history()
+        _keep(lab, results, history)
         verdict = lab.verdict(history)
         return _conclude(lab, results, planned, history, verdict, load_seconds, drained)
 
@@ -162,7 +162,10 @@ def _conclude(
         folder=str(results.folder),
     )
     result.complaints = list(_complaints(result, planned, drained))
-    _keep(lab, results, history, recovered, result)
+    results.frame("recovery", recovered)
+    results.verdict(verdict)
+    (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    results.summary(_numbers(result))
     return result
 
 
@@ -179,7 +182,8 @@ def _complaints(result: SoakResult, planned: list[storm.Planned], drained: float
     return found
 
 
-def _keep(lab: Lab, results: Results, history: History, recovered: pd.DataFrame, result: SoakResult) -> None:
+def _keep(lab: Lab, results: Results, history: History) -> None:
+    """What happened, as frames and figures: before the verdict, which takes minutes and needs the servers."""
     faults = frames.faults(lab.journal.faults())
     executions = frames.executions(history)
     files = frames.files(lab.engine, lab.load.sent)
@@ -191,27 +195,27 @@ def _keep(lab: Lab, results: Results, history: History, recovered: pd.DataFrame,
         "files": files,
         "assignments": assignments,
         "events": frames.events(history),
-        "recovery": recovered,
         "latencies": latencies,
     }.items():
         results.frame(name, frame)
     results.figure("timeline", figures.timeline(assignments, faults))
     results.figure("throughput", figures.throughput(measures.throughput(executions), faults))
     results.figure("unseen", figures.unseen(measures.unseen(files), faults))
-    results.verdict(result.verdict)
-    (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
-    results.summary(
-        {
-            "accepted": result.accepted,
-            "accepted_per_second": result.accepted_per_second,
-            "drain_seconds": result.drain_seconds,
-            "in_flight_median": result.in_flight_median,
-            "recovery_median": result.recovery_median if result.recovery_median is not None else float("nan"),
-            "recovery_max": result.recovery_max if result.recovery_max is not None else float("nan"),
-            "executed_again": result.executed_again,
-            "rework_seconds": result.rework_seconds,
-        }
-    )
+
+
+def _numbers(result: SoakResult) -> dict[str, float]:
+    known = {
+        "accepted": result.accepted,
+        "accepted_per_second": result.accepted_per_second,
+        "drain_seconds": result.drain_seconds,
+        "in_flight_median": result.in_flight_median,
+        "recovery_median": result.recovery_median,
+        "recovery_alone_median": result.recovery_alone_median,
+        "recovery_max": result.recovery_max,
+        "executed_again": result.executed_again,
+        "rework_seconds": result.rework_seconds,
+    }
+    return {name: float("nan") if value is None else float(value) for name, value in known.items()}
 
 
 def _round(value: float) -> float | None:

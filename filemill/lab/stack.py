@@ -9,6 +9,7 @@ lab.verdict().require()
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -107,7 +108,10 @@ class Lab(Bench):
         wait_until(lambda: worker_id not in self.workers(role), KILL_SECONDS, f"{worker_id} is gone")
 
     def wait_for_group(self, seconds: float = READY_SECONDS) -> None:
-        """Until the members own all partitions; of a share group, until a member has started. Raises TimeoutError."""
+        """Until all partitions are owned, and each processor has some, as far as they go. Raises TimeoutError.
+
+        Of a share group: until a member has been heard.
+        """
         wait_until(self._group_is_whole, seconds, "the processors own all partitions")
 
     def _group_is_whole(self) -> bool:
@@ -121,10 +125,11 @@ class Lab(Bench):
             return True
         said = sa.select(Worker.body["owned"]).where(Worker.worker_id.in_(living), Worker.heard_at > self._fresh())
         with contextlib.suppress(Unavailable), self.engine.connect() as connection:
-            owned = [owned or [] for owned in connection.execute(said).scalars()]
+            owned = [numbers or [] for numbers in connection.execute(said).scalars()]
             if self.parameters.protocol == SHARE:
                 return bool(owned)
-            return sorted(number for numbers in owned for number in numbers) == list(range(self.partitions))
+            shared = sum(map(bool, owned)) >= min(self.wanted[PROCESSOR], self.partitions)
+            return shared and sorted(itertools.chain(*owned)) == list(range(self.partitions))
         return False
 
     def _fresh(self) -> datetime:
