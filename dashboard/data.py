@@ -28,12 +28,16 @@ from filemill.adapters.postgres_reads_workers import (
     worker_events,
     worker_files,
 )
+from filemill.dead_letters import DeadLetter, LetterBox
 from filemill.files import Status
 from filemill.stack import StackState, running_stack
 from filemill.telemetry import WorkerEvent
 
 TTL_SECONDS = 1.0
 OBJECT_TTL_SECONDS = 30.0
+LETTERS_TTL_SECONDS = 3.0
+# The first reading of a long topic takes its time.
+LETTERS_PATIENCE_SECONDS = 4.0
 HEALTH_TTL_SECONDS = 2.0
 # A probe that takes longer than this is shown as under way; the page does not wait for it.
 HEALTH_PATIENCE_SECONDS = 0.5
@@ -118,6 +122,13 @@ class Data:
         self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
+        box = LetterBox(services.settings, services.engine)
+        self._letters: Shared[str, list[DeadLetter]] = Shared(
+            lambda _key: box.read(services.kafka),
+            self._pool,
+            ttl_seconds=LETTERS_TTL_SECONDS,
+            patience_seconds=LETTERS_PATIENCE_SECONDS,
+        )
         self._stack: Shared[str, StackState | None] = self._shared(lambda _key: self._read_stack(), TTL_SECONDS)
         self._object: Shared[str, ObjectStart | None] = self._shared(
             lambda key: read_start(services, key), OBJECT_TTL_SECONDS
@@ -163,6 +174,10 @@ class Data:
         """What a worker said of late, its heartbeats left out."""
         return self._spoken.get(worker_id)
 
+    def letters(self) -> Reading[list[DeadLetter]]:
+        """The dead letters, oldest first."""
+        return self._letters.get("")
+
     def stack(self) -> StackState | None:
         """The embedded stack that this page belongs to; None where it belongs to none."""
         return self._stack.get("").value
@@ -181,7 +196,7 @@ class Data:
 
     def forget(self) -> None:
         """Read anew the next time: something was just accepted here."""
-        for reading in (self._snapshot, self._files, self._file, self._story):
+        for reading in (self._snapshot, self._files, self._file, self._story, self._letters):
             reading.forget()
 
     def keep(self, stop: threading.Event) -> None:

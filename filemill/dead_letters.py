@@ -25,6 +25,8 @@ from filemill.settings import Settings
 # A file that has failed this many runs is broken for a reason that another one does not mend.
 MAX_RUNS = 5
 BATCH_FILES = 100
+# A page keeps this many in memory: the newest.
+KEPT_RECORDS = 20_000
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -47,6 +49,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value: bytes | None
     still_broken: bool
     refusal: str | None
+    headers: list[tuple[str, str]] = []
 
     @property
     def place(self) -> str:
@@ -66,7 +69,35 @@ class Replay(msgspec.Struct, frozen=True):
 def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
     """All of the topic, oldest first. Raises retry.Unavailable."""
     topic = settings.topic_dead_letters
-    records = list(read_topic(settings, topic, admin.offsets(None, topic), "dlq"))
+    return judge(list(read_topic(settings, topic, admin.offsets(None, topic), "dlq")), engine)
+
+
+class LetterBox:
+    """The topic, read once and then only what is new: for who asks again and again. One thread at a time."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._records: dict[tuple[int, int], Record] = {}
+        self._next: dict[tuple[str, int], int] = {}
+
+    def read(self, admin: KafkaAdmin) -> list[DeadLetter]:
+        """The newest `KEPT_RECORDS`, oldest first, judged by how their files stand now. Raises retry.Unavailable."""
+        topic = self._settings.topic_dead_letters
+        spans = admin.offsets(None, topic)
+        if any((part.end or 0) > max(part.begin or 0, self._next.get((topic, part.partition), 0)) for part in spans):
+            for record in read_topic(self._settings, topic, spans, "dlq", self._next):
+                self._records[record.partition, record.offset] = record
+        self._next = {(topic, part.partition): part.end or 0 for part in spans}
+        begins = {part.partition: part.begin or 0 for part in spans}
+        kept = [record for record in self._records.values() if record.offset >= begins.get(record.partition, 0)]
+        kept = sorted(kept, key=lambda record: record.timestamp_ms)[-KEPT_RECORDS:]
+        self._records = {(record.partition, record.offset): record for record in kept}
+        return judge(kept, self._engine)
+
+
+def judge(records: Sequence[Record], engine: sa.Engine) -> list[DeadLetter]:
+    """What the records say, and how their files stand now; oldest first. Raises retry.Unavailable."""
     ids = {file_id for record in records if (file_id := file_id_in(record.value)) is not None}
     standing: dict[int, tuple[str, int]] = {}
     buried: set[int] = set()
@@ -97,6 +128,7 @@ def _letter(record: Record, standing: dict[int, tuple[str, int]], buried: set[in
         value=record.value,
         still_broken=still_broken,
         refusal=_refusal(file_id, run, status, current, deleted=file_id in buried),
+        headers=[(name, (value or b"").decode(errors="backslashreplace")) for name, value in record.headers or []],
     )
 
 
@@ -116,7 +148,12 @@ def _refusal(file_id: int | None, run: int | None, status: str | None, current: 
 
 def histogram(letters: Iterable[DeadLetter]) -> dict[str, int]:
     """How many dead letters have which reason, numbers in it left out; the most frequent first."""
-    return dict(Counter(_NUMBERS.sub("N", letter.reason) for letter in letters).most_common())
+    return dict(Counter(likeness(letter.reason) for letter in letters).most_common())
+
+
+def likeness(reason: str) -> str:
+    """A reason with the numbers in it left out: what the histogram counts as one."""
+    return _NUMBERS.sub("N", reason)
 
 
 def replay(

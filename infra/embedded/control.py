@@ -75,7 +75,7 @@ class Control:
                     self._supervisor.kill_worker(order.worker)
         except KeyError as error:
             return StackAnswer(error=str(error.args[0]))
-        except (ValueError, OSError) as error:  # a message that is no order is a ValueError, too
+        except (ValueError, OSError, RecursionError) as error:  # a line that is no order is a ValueError, too
             return StackAnswer(error=str(error))
         return StackAnswer()
 
