@@ -16,6 +16,7 @@ PAGES = {
     "files": st.Page("app_pages/files.py", title="Files", url_path="files", default=True),
     "pipeline": st.Page("app_pages/pipeline.py", title="Pipeline", url_path="pipeline"),
     "workers": st.Page("app_pages/workers.py", title="Workers", url_path="workers"),
+    "performance": st.Page("app_pages/performance.py", title="Performance", url_path="performance"),
     "letters": st.Page("app_pages/letters.py", title="Dead letters", url_path="letters"),
     "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
 }

@@ -20,6 +20,7 @@ from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
+from filemill.adapters.postgres_reads_performance import Ledger, Performance, ledger, performance
 from filemill.adapters.postgres_reads_story import FileStory, file_story
 from filemill.adapters.postgres_reads_workers import (
     FileInHand,
@@ -45,6 +46,9 @@ RATE_SECONDS = 60.0
 # Two samples closer than this say nothing about a rate.
 RATE_LEAST_SECONDS = 3.0
 HISTORY_POINTS = 300
+LEDGER_TTL_SECONDS = 5.0
+# The periods, in seconds, that pages offer.
+PERIODS = (300, 900, 3600, 21_600, 86_400)
 KEEPER_SECONDS = 2.0
 
 
@@ -122,6 +126,10 @@ class Data:
         self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
+        self._performance = {
+            period: self._asked(_performance_over(period), max(2.0, min(15.0, period / 120))) for period in PERIODS
+        }
+        self._ledger: Shared[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
         box = LetterBox(services.settings, services.engine)
         self._letters: Shared[str, list[DeadLetter]] = Shared(
             lambda _key: box.read(services.kafka),
@@ -136,7 +144,7 @@ class Data:
         # A bin of a long history lasts for minutes: there is nothing new in it each second.
         self._lags = {
             period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
-            for period in (300, 900, 3600, 21_600, 86_400)
+            for period in PERIODS
         }
         self._health: Shared[ServerName, ServerHealth] = Shared(
             lambda server: check(services, server),
@@ -173,6 +181,14 @@ class Data:
     def worker_events(self, worker_id: str) -> Reading[list[WorkerEvent]]:
         """What a worker said of late, its heartbeats left out."""
         return self._spoken.get(worker_id)
+
+    def performance(self, period_seconds: int) -> Reading[Performance]:
+        """How files fared over one of the periods that the page offers."""
+        return self._performance[period_seconds].get("")
+
+    def ledger(self) -> Reading[Ledger]:
+        """What was accepted, and where it is."""
+        return self._ledger.get("")
 
     def letters(self) -> Reading[list[DeadLetter]]:
         """The dead letters, oldest first."""
@@ -252,6 +268,10 @@ class Data:
                 interval_seconds=settings.monitor_interval_seconds,
                 points=HISTORY_POINTS,
             )
+
+
+def _performance_over(period: int) -> Callable[[sa.Connection, str], Performance]:
+    return lambda connection, _key: performance(connection, timedelta(seconds=period))
 
 
 _lock = threading.Lock()

@@ -27,6 +27,7 @@ class File(Table):
         Index("files_by_status", "status", "id"),
         # For any part of a title; missing where the database has no pg_trgm.
         Index("files_by_title", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
+        Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # What a foreign service completed, until its hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
     )

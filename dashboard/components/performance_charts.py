@@ -1,0 +1,81 @@
+"""How files fared over time: how many ended, and how long they took."""
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from dashboard.components.chart import Figure, chart
+from filemill.adapters.postgres_reads_performance import Cut, Performance, Share
+from filemill.files import epoch_milliseconds
+
+HEIGHT_PIXELS = 250
+Stage = Literal["wait", "processing", "whole"]
+
+
+def ended_chart(found: Performance | None, period_seconds: int, *, old: bool) -> None:
+    """Files a second that ended, completed and failed."""
+    traces = []
+    for name, colour in (("completed", "#2c9f67"), ("failed", "#d1434b")):
+        line = _line(found, lambda share, name=name: _rate(share, name, found))
+        traces.append({**line, "name": name, "line": {"width": 1.6, "color": colour}, "hovertemplate": "%{y:.2f} /s"})
+    figure = Figure(
+        _layout(found, period_seconds, {"rangemode": "tozero", "ticksuffix": " /s"}), traces if found else []
+    )
+    chart("ended", figure, height=HEIGHT_PIXELS, alt="Files that ended, a second", message=_message(found), old=old)
+
+
+def time_chart(found: Performance | None, stage: Stage, period_seconds: int, *, old: bool) -> None:
+    """Percentiles of one stage."""
+    traces = []
+    for name in ("p50", "p95", "p99"):
+        line = _line(found, lambda share, name=name: getattr(cut_of(share, stage), name))
+        traces.append({**line, "name": name, "hovertemplate": "%{y:.3f} s"})
+    figure = Figure(
+        _layout(found, period_seconds, {"rangemode": "tozero", "ticksuffix": " s"}), traces if found else []
+    )
+    chart("times", figure, height=HEIGHT_PIXELS, alt="How long files took", message=_message(found), old=old)
+
+
+def cut_of(share: Share, stage: Stage) -> Cut:
+    """The percentiles of a stage."""
+    return {"wait": share.wait, "processing": share.processing, "whole": share.whole}[stage]
+
+
+def _rate(share: Share, name: str, found: Performance | None) -> float | None:
+    return None if found is None else getattr(share, name) / found.bin_seconds
+
+
+def _line(found: Performance | None, value: Any) -> dict[str, Any]:  # noqa: ANN401 - a function of a share
+    """A point a bin, at its end; a bin in which nothing ended is a gap, since nothing is known of it."""
+    if found is None:
+        return {"type": "scatter", "mode": "lines", "x": [], "y": []}
+    known = {share.key: share for share in found.bins if isinstance(share.key, datetime)}
+    moments, values = [], []
+    if known:
+        moment, width = min(known), timedelta(seconds=found.bin_seconds)
+        while moment <= max(known):
+            share = known.get(moment)
+            moments.append(epoch_milliseconds(moment + width))
+            values.append(None if share is None else value(share))
+            moment += width
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "marker": {"size": 3},
+        "x": moments,
+        "y": values,
+        "connectgaps": False,
+        "line": {"width": 1.6},
+    }
+
+
+def _layout(found: Performance | None, period_seconds: int, unit: str) -> dict[str, Any]:
+    until = epoch_milliseconds(found.as_of) if found else 1000 * period_seconds
+    return {
+        "xaxis": {"range": [until - 1000 * period_seconds, until]},
+        "yaxis": {"nticks": 5, "showticklabels": bool(found and found.bins), "rangemode": "tozero", "ticksuffix": unit},
+        "uirevision": "performance",
+    }
+
+
+def _message(found: Performance | None) -> str:
+    return "not known yet" if found is None else "" if found.bins else "nothing ended in this period"
