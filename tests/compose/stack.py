@@ -17,7 +17,7 @@ from tests.integration.processes import Crew, wait_until
 from tests.integration.world import World
 
 # Engine, images and workers share two cores with each other.
-UP_SECONDS = 240.0
+UP_SECONDS = 360.0
 SETTLE_SECONDS = 90.0
 PORTS = (
     *("PAGE_PORT", "SEED_PAGE_PORT", "SEED_REST_PORT", "KAFKA_PORT", "KAFKA_2_PORT", "KAFKA_3_PORT"),
@@ -100,17 +100,17 @@ def _well(container: Container) -> bool:
     return container.state == "running" and container.health == "healthy"
 
 
+def own_settings(image: str) -> dict[str, str]:
+    """What a stack of the tests is told: its image, ports that are free, and a short work per file."""
+    ports = {name: str(port) for name, port in _free_ports().items()}
+    return {"FILEMILL_IMAGE": image, "LOG_FORMAT": "json", "PROCESSING_SECONDS": "3", **ports}
+
+
 @contextlib.contextmanager
 def composed(folder: Path, image: str, *files: str, project: str, **settings: str) -> Iterator[Stack]:
     """The stack of these compose files, up and healthy; gone with its data when the context ends."""
-    ports = _free_ports()
-    environment = {
-        "FILEMILL_IMAGE": image,
-        "LOG_FORMAT": "json",
-        "PROCESSING_SECONDS": "3",
-        **{name: str(port) for name, port in ports.items()},
-        **settings,
-    }
+    environment = own_settings(image) | settings
+    ports = {name: int(environment[name]) for name in PORTS}
     compose = Compose(files=files, project=project, environment=environment)
     try:
         compose.up(timeout=UP_SECONDS)

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from infra.compose import CHECKOUT
-from tests.compose.stack import composed
+from infra.compose import CHECKOUT, Compose
+from tests.compose.stack import own_settings
 
+PROJECT = "filemill-reader"
 PAGE = CHECKOUT / "docs" / "operations.md"
 COMMAND_SECONDS = 300
 # A server that has just been started, a group that is moving: the reader would try again.
@@ -23,10 +25,11 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reader(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def reader(image: str) -> Iterator[dict[str, str]]:
     """The environment of somebody who reads the page on a machine whose usual ports are taken."""
-    with composed(tmp_path_factory.mktemp("reader"), image, "docker-compose.yaml", project="filemill-reader") as stack:
-        return {**stack.compose.environment, "COMPOSE_PROJECT_NAME": "filemill-reader"}
+    environment = {**own_settings(image), "COMPOSE_PROJECT_NAME": PROJECT}
+    yield environment
+    Compose(project=PROJECT, environment=environment).down(volumes=True)
 
 
 def run(command: str, environment: dict[str, str]) -> str:

