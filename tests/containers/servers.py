@@ -11,10 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-
-from testcontainers.core.config import testcontainers_config
-from testcontainers.core.container import DockerContainer
+from typing import TYPE_CHECKING, Any
 
 from filemill.settings import load
 from filemill.setup import prepare
@@ -22,6 +19,9 @@ from infra.compose import Compose
 from infra.embedded.guard import Guard
 from tests.containers.engine import Engine
 from tests.containers.images import server_images
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
 
 READY_SECONDS = 120.0
 PORTS = {"kafka": ("KAFKA_PORT", 29092), "postgres": ("POSTGRES_PORT", 5432), "s3": ("S3_PORT", 4566)}
@@ -43,6 +43,8 @@ class ContainerServers:
 @contextlib.contextmanager
 def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     """The three, started from empty; gone with their data when the context ends. Raises NoEngine."""
+    from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - most runs need none of it
+
     server_images(engine)
     if engine.own:  # it clears itself, and has no image of testcontainers' own clearer
         testcontainers_config.ryuk_disabled = True
@@ -61,7 +63,9 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
         yield ContainerServers(home, settings, guard)
 
 
-def _container(service: Mapping[str, Any], inside: int, outside: int) -> DockerContainer:
+def _container(service: Mapping[str, Any], inside: int, outside: int) -> "DockerContainer":
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+
     container = DockerContainer(service["image"]).with_bind_ports(inside, outside)
     for name, value in service["environment"].items():
         container = container.with_env(name, value)
