@@ -5,6 +5,7 @@ import time
 import psutil
 import pytest
 
+from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World
@@ -35,6 +36,46 @@ def test_sigterm_amid_500_records_ends_in_time_and_repeats_none_that_was_finishe
     assert {file_id: len(results[file_id]) for file_id in ids} == dict.fromkeys(ids, 1)
     world.assert_clean()
     assert audit_commits(world, world.crew.members) > 0
+
+
+def wait_for_work(world: World, worker: Process, ids: list[int]) -> list[int]:
+    """Until the rows show that this worker is processing files of these; returns which."""
+
+    def held() -> list[int]:
+        rows = [world.file(file_id) for file_id in ids]
+        return [row.id for row in rows if row.status == "processing" and row.worker_id == worker.name]
+
+    return wait_until(held, 20, f"{worker.name} holds a file")
+
+
+def test_sigterm_leaves_long_work_to_another_at_once(world: World) -> None:
+    world.host("relay", "sync")
+    (first,) = world.start("processor", processing_seconds=60)
+    ids = world.submit(9)
+    wait_for_work(world, first, ids)
+    asked_at = time.monotonic()
+    assert first.terminate(10) == 0, first.tail()
+    assert time.monotonic() - asked_at < 3, "it waited for work that could not be finished in time"
+    assert topics.committed(world.settings) == {}
+    world.start("processor", processing_seconds=0)
+    world.wait_for(ids)
+    world.assert_clean()
+
+
+def test_partitions_that_come_to_a_full_processor_do_not_stop_its_others(world: World) -> None:
+    world.host("sync")
+    world.start("processor", "processor", processing_seconds=4, processing_steps=4, concurrency=8)
+    shares = world.wait_for_shares(2, 1)
+    full, leaving = sorted(world.crew.members, key=lambda member: len(shares[member.name]))
+    (partition,) = shares[full.name]
+    # Full with the eighth, it pauses; with one finished it is not full, and not yet empty enough to go on.
+    early = world.request_on(partition, 1)
+    wait_until(lambda: (world.file(early[0]).step or 0) >= 2, 20, "the first is half done")
+    late = world.request_on(partition, 8)
+    world.wait_for(early)
+    assert leaving.terminate(10) == 0
+    world.wait_for(late)
+    world.assert_clean()
 
 
 def test_one_partition_may_hold_no_more_than_its_share(world: World) -> None:
