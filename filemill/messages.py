@@ -53,6 +53,13 @@ class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
     timestamp: datetime
 
 
+# How long an attempt spent in each stage, in milliseconds: read, work, render, upload, announce.
+StageTimes = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=20)], Annotated[float, msgspec.Meta(ge=0, le=1e12)]],
+    msgspec.Meta(max_length=10),
+]
+
+
 class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """`file.created`: what became of a file. The first four fields are the seed's."""
 
@@ -69,6 +76,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     attempt: Int32 | None = None
     started_at: datetime | None = None
     upload_ms: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
+    stage_ms: StageTimes = {}
     error: str | None = None
 
     def change(self) -> Change:

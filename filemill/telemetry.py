@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from filemill.messages import FileId, Int32, Int64, InvalidMessage, Run, WorkerId
+from filemill.messages import FileId, Int32, Int64, InvalidMessage, Run, StageTimes, WorkerId
 
 HEARTBEAT_SECONDS = 2.0
 # Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).
@@ -85,6 +85,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     offset: Int64 | None = None
     attempt: Int32 | None = None
     stage: str | None = None
+    stage_ms: StageTimes = {}
     delay_seconds: Amount | None = None
     error: str | None = None
     trace: str | None = None

@@ -106,6 +106,8 @@ class Passage:
         # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
         self.idle_until: float | None = None
         self.stage = "read"
+        self._entered = self.began
+        self._stage_ms: dict[str, float] = {}
         self._worked = False
         self._unwanted = False
         self._workplace = workplace
@@ -155,6 +157,8 @@ class Passage:
                 return
 
     async def _attempt(self, started_at: datetime) -> None:
+        self._stage_ms = {}
+        self._entered = time.monotonic()
         self.stage = "read"
         self._refuse_last_deliveries()
         try:
@@ -162,17 +166,17 @@ class Passage:
         except InvalidMessage as error:
             raise Poisonous(str(error)) from error
         if not self._worked:  # not again because S3 or the broker was away at its end
-            self.stage = "work"
+            self._enter("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
             await self._simulate_work(request)
             self._worked = True
-        self.stage = "render"
+        self._enter("render")
         body = render(request.title, request.description, request.timestamp)
         key = object_key(request.file_id, request.timestamp)
         sha256 = sha256_hex(body)
-        self.stage = "upload"
+        self._enter("upload")
         upload_ms = await self._upload(key, body, sha256)
-        self.stage = "announce"
+        self._enter("announce")
         await self._announce(
             FileCreated(
                 file_id=request.file_id,
@@ -188,9 +192,16 @@ class Passage:
                 attempt=self.attempt,
                 started_at=to_milliseconds(started_at),
                 upload_ms=upload_ms,
+                stage_ms=self._stage_ms,
             )
         )
         self._log.info("Successfully processed file", file=request.file_id, key=key)
+
+    def _enter(self, stage: str) -> None:
+        """The next stage of this attempt; the one before it is over."""
+        now = time.monotonic()
+        self._stage_ms[self.stage] = round((now - self._entered) * 1000, 1)
+        self.stage, self._entered = stage, now
 
     def _refuse_last_deliveries(self) -> None:
         """One before the last: if this worker dies while it buries the record, another one still gets it."""
@@ -284,6 +295,7 @@ class Passage:
             "offset": self.record.offset,
             "attempt": self.attempt,
             "stage": self.stage,
+            "stage_ms": {**self._stage_ms, self.stage: round((time.monotonic() - self._entered) * 1000, 1)},
         }
 
     async def _say_cancelled(self) -> None:

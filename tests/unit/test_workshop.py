@@ -514,3 +514,20 @@ def test_a_result_is_what_the_seed_can_read() -> None:
         it.finished(1)
         (event,) = it.broker.records(TOPICS.created)
         assert set(json.loads(event.value or b"")) >= {"fileId", "s3Location", "status", "timestamp"}
+
+
+# --- how long each stage took
+
+
+def test_a_result_says_how_long_each_stage_of_its_attempt_took() -> None:
+    with bench(processing_seconds=0.05) as it:
+        it.store.holding.add(KEY_1)
+        it.start(record(0))
+        eventually(lambda: it.store.tries == [KEY_1])
+        time.sleep(0.05)
+        it.store.holding.clear()
+        it.finished(1)
+        (event,) = it.events()
+        assert set(event["stageMs"]) == {"read", "work", "render", "upload"}
+        assert event["stageMs"]["work"] >= 50
+        assert event["stageMs"]["upload"] >= 50 > event["stageMs"]["render"]
