@@ -1,0 +1,53 @@
+"""What a soak complains of, beside broken promises: having proved too little."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from filemill.lab.soak import SoakResult, _complaints
+from filemill.lab.storm import Planned
+from filemill.lab.verdict import Verdict
+from filemill.verification.report import Report
+
+PLANNED = [Planned(1.0, "kafka killed", 0), Planned(2.0, "s3 hanging", 1)]
+
+
+def result(**given: object) -> SoakResult:
+    values = {
+        "verdict": Verdict([], Report(), None, datetime.now(UTC)),
+        "accepted": 40_000,
+        "accepted_per_second": 310.0,
+        "drain_seconds": 5.0,
+        "in_flight": {"kafka killed": [120], "s3 hanging": [90, 200]},
+        "in_flight_median": 120,
+        "recovery_median": 7.0,
+        "recovery_alone_median": 7.0,
+        "recovery_max": 9.0,
+        "detection_median": 6.0,
+        "executed_again": 3,
+        "rework_seconds": 2.0,
+        "complaints": [],
+        "folder": "results/one",
+    }
+    return SoakResult(**{**values, **given})  # type: ignore[arg-type]
+
+
+def test_a_soak_that_proved_enough_has_nothing_to_complain_of() -> None:
+    assert list(_complaints(result(), PLANNED, drained=5.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "drained", "complaint"),
+    [
+        ({"in_flight": {"kafka killed": [120]}}, 5.0, "s3 hanging was planned and did not happen"),
+        ({"in_flight": {"kafka killed": [120], "s3 hanging": [90, 0]}}, 5.0, "s3 hanging hit an idle pipeline"),
+        ({"in_flight_median": 49}, 5.0, "the median of records in flight at a fault was 49"),
+        ({"accepted_per_second": 299.9}, 5.0, "299.9 requests a second were accepted"),
+        ({}, None, "the backlog did not drain within 300 s"),
+    ],
+)
+def test_proving_too_little_is_a_complaint(given: dict[str, object], drained: float | None, complaint: str) -> None:
+    one = result(**given)
+    assert list(_complaints(one, PLANNED, drained)) == [complaint]
+    one.complaints = [complaint]
+    assert not one.ok
