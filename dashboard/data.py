@@ -20,6 +20,7 @@ from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
+from filemill.adapters.postgres_reads_history import Act, Ownership, operations, ownership, stack_operations
 from filemill.adapters.postgres_reads_performance import Ledger, Performance, ledger, performance
 from filemill.adapters.postgres_reads_story import FileStory, file_story
 from filemill.adapters.postgres_reads_workers import (
@@ -126,10 +127,11 @@ class Data:
         self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
-        self._performance = {
-            period: self._asked(_performance_over(period), max(2.0, min(15.0, period / 120))) for period in PERIODS
-        }
+        self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
         self._ledger: Shared[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
+        self._ownership = {period: self._asked(_over(ownership, period), _ttl(period)) for period in PERIODS}
+        self._marks = {period: self._asked(_over(stack_operations, period), _ttl(period)) for period in PERIODS}
+        self._acts: Shared[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
         box = LetterBox(services.settings, services.engine)
         self._letters: Shared[str, list[DeadLetter]] = Shared(
             lambda _key: box.read(services.kafka),
@@ -189,6 +191,18 @@ class Data:
     def ledger(self) -> Reading[Ledger]:
         """What was accepted, and where it is."""
         return self._ledger.get("")
+
+    def ownership(self, period_seconds: int) -> Reading[Ownership]:
+        """What workers told of their partitions."""
+        return self._ownership[period_seconds].get("")
+
+    def marks(self, period_seconds: int) -> list[Act]:
+        """What people did to workers, topics and the group: the marks of a chart."""
+        return self._marks[period_seconds].get("").value or []
+
+    def acts(self) -> Reading[list[Act]]:
+        """What people did within a day, newest first."""
+        return self._acts.get("")
 
     def letters(self) -> Reading[list[DeadLetter]]:
         """The dead letters, oldest first."""
@@ -270,8 +284,13 @@ class Data:
             )
 
 
-def _performance_over(period: int) -> Callable[[sa.Connection, str], Performance]:
-    return lambda connection, _key: performance(connection, timedelta(seconds=period))
+def _over(ask: Callable[[sa.Connection, timedelta], T], period: int) -> Callable[[sa.Connection, str], T]:
+    return lambda connection, _key: ask(connection, timedelta(seconds=period))
+
+
+def _ttl(period: int) -> float:
+    """Of a long period there is nothing new in it each second, and asking costs more."""
+    return max(2.0, min(15.0, period / 120))
 
 
 _lock = threading.Lock()

@@ -6,6 +6,7 @@ from dashboard.components import shell
 from dashboard.components.facts import Fact, facts
 from dashboard.components.figures import Number, figures
 from dashboard.components.grid import Column, Row, grid
+from dashboard.components.marks import marks_of
 from dashboard.components.performance_charts import Stage, cut_of, ended_chart, time_chart
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
@@ -26,16 +27,17 @@ def _performance(data: Data, _snapshot: Reading[Snapshot]) -> None:
         period = PERIODS[choice("Period", list(PERIODS), "15 min", "period")]
     reading = data.performance(period)
     found, old = reading.value, reading.error is not None
+    marks = marks_of(data.marks(period))
     figures("metrics", _metrics(found), old=old)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="half-a"):
             st.html('<div class="section">Files that ended</div>')
-            ended_chart(found, period, old=old)
+            ended_chart(found, period, marks, old=old)
         with st.container(key="half-b"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">How long they took</div>', width="content")
                 stage = STAGES[choice("Stage", list(STAGES), "End to end", "stage")]
-            time_chart(found, stage, period, old=old)
+            time_chart(found, stage, period, marks, old=old)
     with st.container(key="columns-2", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _shares("by-worker", "Worker", found.workers if found else [], stage, old=old)

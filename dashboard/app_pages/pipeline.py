@@ -7,15 +7,29 @@ from dashboard.components import shell
 from dashboard.components.assignment import assignment
 from dashboard.components.facts import Fact, facts
 from dashboard.components.flow_strip import flow_strip
+from dashboard.components.grid import Column, Row, grid
 from dashboard.components.lag_chart import lag_chart
+from dashboard.components.marks import marks_of
+from dashboard.components.rebalance_chart import rebalance_chart
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
 from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
+from dashboard.rebalances import bands, moves
 from filemill.adapters.postgres_reads_group import LeaseState, Overview
+from filemill.files import epoch_milliseconds
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 PERIOD_DEFAULT = "15 min"
+MOVES_SHOWN = 12
+MOVES = [
+    Column("at", "Changed hands", "moment", 178),
+    Column("partition", "Partition", "mono", 82),
+    Column("way", "From → to"),
+    Column("how", "Ended as", "text", 90),
+    Column("epoch", "Epoch", "number", 66, hide_below=640),
+    Column("pause", "Pause", "seconds", 84, title="How long nobody had it"),
+]
 ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
 
 
@@ -27,6 +41,7 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview)
+            _rebalances(data)
             facts("roles", _role_facts(data, overview), title="Who is active", old=old)
         with st.container(key="right"):
             st.html('<div class="section">Assignment</div>')
@@ -40,7 +55,39 @@ def _lag(data: Data, overview: Overview | None) -> None:
         chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
     period = PERIODS[chosen]
     history = data.lag_history(period)
-    lag_chart(history.value, period, overview.as_of if overview else None, old=history.error is not None)
+    as_of = overview.as_of if overview else None
+    lag_chart(history.value, period, as_of, marks_of(data.marks(period)), old=history.error is not None)
+
+
+def _rebalances(data: Data) -> None:
+    period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
+    reading = data.ownership(period)
+    known, old = reading.value, reading.error is not None
+    found = bands(known) if known else []
+    st.html('<div class="section">Owners over time</div>')
+    rebalance_chart(known, found, period, marks_of(data.marks(period)), old=old)
+    moved = moves(known, found) if known else []
+    grid(
+        "moves",
+        MOVES,
+        [
+            Row(
+                f"{move.partition}-{epoch_milliseconds(move.at)}-{move.worker}",
+                {
+                    "at": epoch_milliseconds(move.at),
+                    "partition": f"P{move.partition}",
+                    "way": f"{move.former or 'nobody'} → {move.worker}",
+                    "how": move.how or "",
+                    "epoch": move.epoch,
+                    "pause": move.pause_seconds,
+                },
+            )
+            for move in moved[:MOVES_SHOWN]
+        ],
+        label="Partitions that changed hands",
+        empty=("No partition changed hands in this period", "A worker that starts, stops or dies moves some."),
+        old=old,
+    )
 
 
 def _advice(data: Data, overview: Overview) -> list[Notice]:

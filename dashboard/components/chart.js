@@ -27,7 +27,7 @@ export default function ({ data, parentElement }) {
   setAttribute(state.chart, "aria-label", data.alt);
   setText(state.message, data.message);
   load(data.script).then(
-    (plotly) => draw(plotly, state, data.figure),
+    (plotly) => draw(plotly, state, data.figure, data.marks ?? []),
     (error) => {
       window.filemillPlotly = undefined; // the next refresh tries again
       setText(state.message, error.message);
@@ -39,7 +39,7 @@ export default function ({ data, parentElement }) {
   };
 }
 
-function draw(plotly, state, figure) {
+function draw(plotly, state, figure, marks) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
   const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: colour("gray-text-color"), size: 11 }, zeroline: false, fixedrange: true, automargin: true };
@@ -60,6 +60,18 @@ function draw(plotly, state, figure) {
     yaxis: { ...axis, ...yaxis },
   };
   const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(local) }));
+  layout.shapes = marks.map((mark) => ({
+    type: "line", xref: "x", yref: "paper", x0: local(mark.at_ms), x1: local(mark.at_ms), y0: 0, y1: 1,
+    line: { color: colour("violet-color"), width: 1.2, dash: "dot" },
+  }));
+  if (marks.length) {
+    layout.yaxis2 = { overlaying: "y", range: [0, 1], visible: false, fixedrange: true };
+    traces.push({
+      type: "scatter", mode: "markers", yaxis: "y2", x: marks.map((mark) => local(mark.at_ms)), y: marks.map(() => 1),
+      text: marks.map((mark) => mark.text), hovertemplate: "%{text}<extra></extra>", showlegend: false, cliponaxis: false,
+      marker: { symbol: "triangle-down", size: 9, color: colour("violet-color") },
+    });
+  }
   plotly.react(state.plot, traces, layout, { displayModeBar: false, responsive: false });
   state.observer ??= watch(plotly, state);
 }
@@ -72,6 +84,7 @@ function watch(plotly, state) {
 
 // Plotly knows no zones: it shows a moment's text as it is.
 function local(milliseconds) {
+  if (milliseconds === null) return null;
   const moment = new Date(milliseconds);
   return new Date(milliseconds - moment.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
 }

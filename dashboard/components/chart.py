@@ -1,10 +1,18 @@
 """A plotly figure in the colours of the theme, kept from one refresh to the next."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dashboard.components.assets import component
 from dashboard.scripts import PLOTLY_PATH
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that somebody did, at a moment: a line through the chart, which says what when it is pointed at."""
+
+    at_ms: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -16,6 +24,7 @@ class Figure:
 
     layout: dict[str, Any]
     traces: list[dict[str, Any]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
 
 def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", old: bool = False) -> None:
@@ -24,6 +33,7 @@ def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "",
         key=key,
         data={
             "figure": {"data": figure.traces, "layout": figure.layout},
+            "marks": [asdict(mark) for mark in figure.marks],
             "height": height,
             "alt": alt,
             "message": message,

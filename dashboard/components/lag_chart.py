@@ -1,9 +1,11 @@
 """Lag per partition over time."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dashboard.components.chart import Figure, chart
+from dashboard.components.chart import Figure, Mark, chart
 from filemill.adapters.postgres_reads_group import LagHistory
 from filemill.files import epoch_milliseconds
 
@@ -13,11 +15,19 @@ LINES_MAX = 10
 LEAST_TOP = 5.0
 
 
-def lag_chart(history: LagHistory | None, period_seconds: int, as_of: datetime | None, *, old: bool) -> None:
+def lag_chart(
+    history: LagHistory | None,
+    period_seconds: int,
+    as_of: datetime | None,
+    marks: Sequence[Mark] = (),
+    *,
+    old: bool,
+) -> None:
     """Draw it over the whole period, so that a time without samples shows as one."""
     figure = figure_of(history, timedelta(seconds=period_seconds), as_of or datetime.now(UTC))
     message = "" if figure.traces else "no samples in this period" if history is not None else "not known yet"
     alt = "Lag per partition over the chosen period"
+    figure = replace(figure, marks=list(marks))
     chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from dashboard.components.chart import Figure, chart
+from dashboard.components.chart import Figure, Mark, chart
 from filemill.adapters.postgres_reads_performance import Cut, Performance, Share
 from filemill.files import epoch_milliseconds
 
@@ -11,27 +11,23 @@ HEIGHT_PIXELS = 250
 Stage = Literal["wait", "processing", "whole"]
 
 
-def ended_chart(found: Performance | None, period_seconds: int, *, old: bool) -> None:
+def ended_chart(found: Performance | None, period_seconds: int, marks: list[Mark], *, old: bool) -> None:
     """Files a second that ended, completed and failed."""
     traces = []
     for name, colour in (("completed", "#2c9f67"), ("failed", "#d1434b")):
         line = _line(found, lambda share, name=name: _rate(share, name, found))
         traces.append({**line, "name": name, "line": {"width": 1.6, "color": colour}, "hovertemplate": "%{y:.2f} /s"})
-    figure = Figure(
-        _layout(found, period_seconds, {"rangemode": "tozero", "ticksuffix": " /s"}), traces if found else []
-    )
+    figure = Figure(_layout(found, period_seconds, " /s"), traces if found else [], marks)
     chart("ended", figure, height=HEIGHT_PIXELS, alt="Files that ended, a second", message=_message(found), old=old)
 
 
-def time_chart(found: Performance | None, stage: Stage, period_seconds: int, *, old: bool) -> None:
+def time_chart(found: Performance | None, stage: Stage, period_seconds: int, marks: list[Mark], *, old: bool) -> None:
     """Percentiles of one stage."""
     traces = []
     for name in ("p50", "p95", "p99"):
         line = _line(found, lambda share, name=name: getattr(cut_of(share, stage), name))
         traces.append({**line, "name": name, "hovertemplate": "%{y:.3f} s"})
-    figure = Figure(
-        _layout(found, period_seconds, {"rangemode": "tozero", "ticksuffix": " s"}), traces if found else []
-    )
+    figure = Figure(_layout(found, period_seconds, " s"), traces if found else [], marks)
     chart("times", figure, height=HEIGHT_PIXELS, alt="How long files took", message=_message(found), old=old)
 
 

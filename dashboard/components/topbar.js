@@ -2,8 +2,8 @@
 // server died says so by itself.
 const LATE_SECONDS = 10;
 // A refresh that was asked for and never came, as through a connection that broke, is asked for again after so many periods.
-const PATIENCE_PERIODS = 4;
-const PATIENCE_LEAST_MS = 8000;
+const PATIENCE_PERIODS = 2;
+const PATIENCE_LEAST_MS = 4000;
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = instance(parentElement, (root) => {

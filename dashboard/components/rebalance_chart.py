@@ -1,0 +1,61 @@
+"""The rebalance timeline: a band per partition, in its owner's colour; gaps are time without an owner."""
+
+from typing import Any
+
+from dashboard.components.chart import Figure, Mark, chart
+from dashboard.rebalances import Band
+from filemill.adapters.postgres_reads_history import Ownership
+from filemill.files import epoch_milliseconds
+
+PARTITION_PIXELS = 26
+AROUND_PIXELS = 62
+HEIGHT_MAX_PIXELS = 420
+
+
+def rebalance_chart(
+    known: Ownership | None, found: list[Band], period_seconds: int, marks: list[Mark], *, old: bool
+) -> None:
+    """Draw it."""
+    partitions = sorted({band.partition for band in found})
+    height = min(HEIGHT_MAX_PIXELS, AROUND_PIXELS + PARTITION_PIXELS * max(3, len(partitions)))
+    until = epoch_milliseconds(known.until) if known else 1000 * period_seconds
+    layout = {
+        "xaxis": {"range": [until - 1000 * period_seconds, until]},
+        "yaxis": {
+            "range": [max(partitions, default=2) + 0.6, -0.6],
+            "tickvals": partitions,
+            "ticktext": [f"P{partition} " for partition in partitions],
+            "showgrid": False,
+        },
+        "hovermode": "closest",
+        "uirevision": "rebalances",
+    }
+    workers = sorted({band.worker for band in found})
+    width = 13 if len(partitions) <= 12 else 6
+    traces = [_trace(worker, [band for band in found if band.worker == worker], width) for worker in workers]
+    message = "" if found else "not known yet" if known is None else "no worker has told of partitions in this period"
+    alt = "Who owned which partition when"
+    chart("rebalances", Figure(layout, traces, marks), height=height, alt=alt, message=message, old=old)
+
+
+def _trace(worker: str, bands: list[Band], width: int) -> dict[str, Any]:
+    x: list[int | None] = []
+    y: list[int | None] = []
+    text: list[str] = []
+    for band in bands:
+        said = f"epoch {band.epoch}" if band.epoch is not None else ""
+        ended = f", ended: {band.ended}" if band.ended else ""
+        x += [epoch_milliseconds(band.start), epoch_milliseconds(band.end), None]
+        y += [band.partition, band.partition, None]
+        text += [f"{said}{ended}"] * 3
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": worker,
+        "x": x,
+        "y": y,
+        "text": text,
+        "connectgaps": False,
+        "line": {"width": width},
+        "hovertemplate": "P%{y} %{text}",
+    }

@@ -1,0 +1,96 @@
+"""What people and programs look at: who owned which partition when, and what people did, over a period.
+
+Owners are as the workers tell it themselves: polling the group would miss a short rebalance.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.telemetry import WorkerEvent
+
+OPERATIONS_MAX = 200
+
+
+class Told(msgspec.Struct, frozen=True):
+    """An event of a worker, and when it was heard of before that (None: not within the period)."""
+
+    event: WorkerEvent
+    heard_before: datetime | None
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """Events that tell of owners, oldest first; the first of each worker may be a heartbeat from before the period.
+
+    `heard` is when each worker was last heard of.
+    """
+
+    since: datetime
+    until: datetime
+    told: list[Told]
+    heard: dict[str, datetime]
+
+
+class Act(msgspec.Struct, frozen=True):
+    """What somebody did, for the record."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    detail: dict[str, Any]
+
+
+_TOLD = sa.text("""
+    WITH heard AS (
+        SELECT body, kind, at, worker_id, lag(at) OVER of_worker AS before
+        FROM worker_events WHERE at > now() - CAST(:period AS interval)
+        WINDOW of_worker AS (PARTITION BY worker_id ORDER BY at, "offset")
+    )
+    SELECT body, before, at FROM heard
+    WHERE kind IN ('started', 'assigned', 'revoked', 'lost', 'stopped') OR before IS NULL
+    UNION ALL
+    SELECT * FROM (
+        SELECT DISTINCT ON (worker_id) body, NULL::timestamptz, at FROM worker_events
+        WHERE at <= now() - CAST(:period AS interval) AND at > now() - CAST(:period AS interval) - interval '1 min'
+        ORDER BY worker_id, at DESC
+    ) AS earlier
+    ORDER BY at
+""")
+_HEARD = sa.text("SELECT worker_id, heard_at FROM workers")
+_NOW = sa.select(sa.func.now())
+
+
+def ownership(connection: sa.Connection, period: timedelta) -> Ownership:
+    """What workers told of their partitions over the last `period`."""
+    until = connection.execute(_NOW).scalar_one()
+    told = [
+        Told(msgspec.convert(body, WorkerEvent), before)
+        for body, before, _ in connection.execute(_TOLD, {"period": period})
+    ]
+    heard = {row.worker_id: row.heard_at for row in connection.execute(_HEARD)}
+    return Ownership(until - period, until, told, heard)
+
+
+_ACTS = sa.text("""
+    SELECT id, at, actor, action, CASE WHEN pg_column_size(detail) < 2000 THEN detail ELSE detail - 'files' END
+    FROM operations WHERE at > now() - CAST(:period AS interval) ORDER BY id DESC LIMIT :most
+""")
+_STACK_ACTS = sa.text("""
+    SELECT id, at, actor, action, detail
+    FROM operations
+    WHERE at > now() - CAST(:period AS interval) AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay')
+    ORDER BY id DESC LIMIT :most
+""")
+
+
+def operations(connection: sa.Connection, period: timedelta) -> list[Act]:
+    """What people did, newest first; long lists of files left out."""
+    return [Act(*row) for row in connection.execute(_ACTS, {"period": period, "most": OPERATIONS_MAX})]
+
+
+def stack_operations(connection: sa.Connection, period: timedelta) -> list[Act]:
+    """What people did to workers, topics and the group, but not to files: what marks a chart. Newest first."""
+    return [Act(*row) for row in connection.execute(_STACK_ACTS, {"period": period, "most": OPERATIONS_MAX})]
