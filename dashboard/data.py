@@ -18,6 +18,7 @@ from dashboard.health import LABELS, ServerHealth, ServerName, check
 from dashboard.jobs import Jobs
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
+from dashboard.setup_facts import Topic, postgres_version, topics
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
 from filemill.adapters.postgres_reads_history import Act, Ownership, operations, ownership, stack_operations
@@ -30,6 +31,7 @@ from filemill.adapters.postgres_reads_workers import (
     worker_events,
     worker_files,
 )
+from filemill.adapters.topic_browser import Look, View, browse
 from filemill.dead_letters import DeadLetter, LetterBox
 from filemill.files import Status
 from filemill.stack import StackState, running_stack
@@ -40,6 +42,7 @@ OBJECT_TTL_SECONDS = 30.0
 LETTERS_TTL_SECONDS = 3.0
 # The first reading of a long topic takes its time.
 LETTERS_PATIENCE_SECONDS = 4.0
+SETUP_TTL_SECONDS = 5.0
 HEALTH_TTL_SECONDS = 2.0
 # A probe that takes longer than this is shown as under way; the page does not wait for it.
 HEALTH_PATIENCE_SECONDS = 0.5
@@ -132,6 +135,15 @@ class Data:
         self._ownership = {period: self._asked(_over(ownership, period), _ttl(period)) for period in PERIODS}
         self._marks = {period: self._asked(_over(stack_operations, period), _ttl(period)) for period in PERIODS}
         self._acts: Shared[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
+        self._topics: Shared[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._version: Shared[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
+        self._browsed: Shared[Look, View] = Shared(
+            lambda look: browse(services.settings, services.kafka.offsets(None, look.topic), look),
+            self._pool,
+            ttl_seconds=TTL_SECONDS * 2,
+            patience_seconds=LETTERS_PATIENCE_SECONDS,
+            keys=16,
+        )
         box = LetterBox(services.settings, services.engine)
         self._letters: Shared[str, list[DeadLetter]] = Shared(
             lambda _key: box.read(services.kafka),
@@ -203,6 +215,18 @@ class Data:
     def acts(self) -> Reading[list[Act]]:
         """What people did within a day, newest first."""
         return self._acts.get("")
+
+    def topics(self) -> Reading[list[Topic]]:
+        """Our topics and their partitions."""
+        return self._topics.get("")
+
+    def postgres_version(self) -> Reading[str]:
+        """The database's version."""
+        return self._version.get("")
+
+    def browse(self, look: Look) -> Reading[View]:
+        """Some records of a topic."""
+        return self._browsed.get(look)
 
     def letters(self) -> Reading[list[DeadLetter]]:
         """The dead letters, oldest first."""

@@ -1,0 +1,34 @@
+"""Records as JSON lines: JSON values as such, others as text."""
+
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from filemill.adapters.topic_browser import Browsed
+
+
+def as_json_lines(records: Sequence[Browsed]) -> bytes:
+    """One document a record, in the order given."""
+    return b"".join(_line(record) for record in records)
+
+
+def _line(record: Browsed) -> bytes:
+    value: object = None
+    if record.value is not None:
+        try:
+            value = json.loads(record.value)
+        except (ValueError, RecursionError):
+            value = record.value.decode(errors="backslashreplace")
+    document = {
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+        "key": record.key,
+        "headers": record.headers,
+        "value": value,
+    }
+    try:
+        return msgspec.json.encode(document) + b"\n"
+    except (ValueError, TypeError, OverflowError):  # a lone surrogate, a number beyond 64 bits
+        return json.dumps(document).encode() + b"\n"

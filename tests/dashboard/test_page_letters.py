@@ -1,0 +1,114 @@
+"""The page of dead letters."""
+
+import json
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dashboard import data as data_module
+from dashboard.payload import one_line, pretty
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.tables import File, Operation, OutboxRow
+from filemill.files import new_file
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.dashboard.test_bulk import wait_for
+from tests.integration import topics
+
+
+def die(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
+    """Files that failed, and their dead letters, all on partition 0."""
+    with engine.begin() as connection:
+        ids = submit_many(connection, [new_file("<i>dead</i>") for _ in reasons])
+        connection.execute(sa.delete(OutboxRow))
+        connection.execute(sa.update(File).where(File.id.in_(ids)).values(status="failed"))
+    for file_id, reason in zip(ids, reasons, strict=True):
+        headers = [("filemill-reason", reason.encode()), ("filemill-attempts", b"5"), ("filemill-trace", b"Trace <b>")]
+        value = json.dumps({"fileId": file_id, "title": "<i>dead</i>"}).encode()
+        topics.publish(settings, settings.topic_dead_letters, [value], partition=0, headers=headers)
+    return ids
+
+
+def places(page: Page) -> list[str]:
+    return [row["key"] for row in page.shown("grid", "letters")["rows"]]
+
+
+def reasons(page: Page) -> dict[str, int]:
+    return {item["name"]: item["count"] for item in page.shown("bars", "reasons")["items"]}
+
+
+def test_reasons_are_counted_and_filter(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    die(settings, engine, "S3 said 503", "S3 said 500", "no template")
+    page = open_page(settings, "letters")
+    assert reasons(page) == {"S3 said N": 2, "no template": 1}
+    assert places(page) == ["0:2", "0:1", "0:0"]
+    assert places(open_page(settings, "letters", reason="S3 said N")) == ["0:1", "0:0"]
+
+
+def test_a_chosen_letter_shows_payload_headers_and_trace_as_text(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    (file_id,) = die(settings, engine, "bad luck")
+    page = open_page(settings, "letters", place="0:0")
+    assert json.loads(page.shown("preview", "payload")["text"]) == {"fileId": file_id, "title": "<i>dead</i>"}
+    assert page.shown("preview", "trace")["text"] == "Trace <b>"
+    headers = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
+    assert (headers["Reason"], headers["filemill-attempts"]) == ("bad luck", "5")
+
+
+def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    ids = die(settings, engine, "one", "two")
+    topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
+    page = open_page(settings, "letters")
+    page.app.button(key="redrive-all").click()
+    page.run()
+    go = page.app.button(key="redrive-go")
+    assert go.label == "Replay 2 files"
+    refused = page.shown("bars", "redrive-refused")["items"]
+    assert refused == [{"name": "it names no file", "count": 1}]
+    with engine.connect() as connection:
+        assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # that was a dry run
+    go.click()
+    page.run()
+    view = wait_for(data_module.current().jobs)
+    assert (view.done, view.refused, view.error) == (2, 1, None)
+    with engine.connect() as connection:
+        found: Any = connection.execute(sa.select(File.id, File.status, File.run).order_by(File.id)).all()
+        assert [tuple(row) for row in found] == [(file_id, "pending", 2) for file_id in ids]
+        assert list(connection.execute(sa.select(Operation.action)).scalars()) == ["dlq.replay"]
+    assert places(page.run()) == ["1:0"]
+    assert sorted(places(open_page(settings, "letters", view="All"))) == ["0:0", "0:1", "1:0"]
+
+
+def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "letters")
+    assert places(page) == []
+    assert "Nothing is broken" in page.shown("bars", "reasons")["empty"]
+    assert page.app.button(key="redrive-all").disabled
+    nowhere = f"127.0.0.1:{closed_port()}"
+    away = open_page(settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters")
+    assert away.notices("letters-trouble")[0]["tone"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "(null: a tombstone)"),
+        (b"", "(empty)"),
+        (b'{"a": "\xc3\xbc"}', '{\n  "a": "ü"\n}'),
+        (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
+        (b"\xff<b>", "\\xff<b>"),
+        (b"[" * 100_000, "[" * 20_000 + "\n… and 80,000 characters more"),
+    ],
+)
+def test_a_payload_is_shown_whatever_it_is(value: bytes | None, text: str) -> None:
+    assert pretty(value) == text
+
+
+def test_a_payload_on_one_line() -> None:
+    assert one_line(b"a\n  b\tc") == "a b c"
+    assert one_line(None) == "(null)"
+    assert len(one_line(b"x" * 10_000)) == 160

@@ -1,0 +1,109 @@
+"""The Performance page, and the ledger."""
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.postgres_reads_performance import ledger, performance
+from filemill.adapters.tables import File, OutboxRow, Tombstone
+from filemill.files import new_file
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+
+def ended(
+    engine: sa.Engine, count: int, *, wait: float = 1, took: float = 2, partition: int = 0, **values: object
+) -> list[int]:
+    """Files that ended just now, after so many seconds of waiting and of processing."""
+    now = sa.func.clock_timestamp()
+    times = {
+        "created_at": now - timedelta(seconds=wait + took),
+        "started_at": now - timedelta(seconds=took),
+        "finished_at": now,
+        "kafka_partition": partition,
+        "worker_id": f"w-{partition}",
+        "s3_location": "key",
+        "status": "completed",
+    }
+    with engine.begin() as connection:
+        ids = submit_many(connection, [new_file("t") for _ in range(count)])
+        connection.execute(sa.delete(OutboxRow))
+        connection.execute(sa.update(File).where(File.id.in_(ids)).values(**{**times, **values}))
+    return ids
+
+
+def metrics(page: Page) -> dict[str, str | None]:
+    return {number["name"]: number["value"] for number in page.shown("figures", "metrics")["numbers"]}
+
+
+def test_figures_are_those_of_the_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ended(engine, 6, partition=0)
+    ended(engine, 2, partition=1, wait=5)
+    ended(engine, 2, partition=1, status="failed")
+    page = open_page(settings, "performance", stage="Waiting")
+    shown = metrics(page)
+    assert (shown["Error rate"], shown["Upload success"]) == ("20 %", "100 %")
+    assert shown["Partition balance"] == "1.20"
+    assert shown["Throughput"] == "0.01 /s"
+    rows = {row["key"]: row["cells"] for row in page.shown("grid", "by-worker")["rows"]}
+    assert (rows["w-0"]["files"], rows["w-1"]["files"], rows["w-1"]["failed"]) == (6, 4, 2)
+    assert rows["w-0"]["p50"] == pytest.approx(1, abs=0.05)
+    assert rows["w-1"]["p50"] == pytest.approx(5, abs=0.05)
+    lines = {line["name"]: line for line in page.shown("chart", "ended")["figure"]["data"]}
+    assert sum(value or 0 for value in lines["failed"]["y"]) == pytest.approx(2 / 15)
+    assert len(page.shown("chart", "times")["figure"]["data"]) == 3
+
+
+def test_a_file_that_was_tried_again_spoils_no_percentile(engine: sa.Engine) -> None:
+    ended(engine, 3)
+    ended(engine, 3, wait=5000, run=2)
+    with engine.connect() as connection:
+        found = performance(connection, timedelta(minutes=5))
+    assert found.total.completed == 6
+    assert found.total.whole.p99 == pytest.approx(3, abs=0.05)
+
+
+def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> None:
+    ended(engine, 3, finished_at=sa.func.now() - timedelta(minutes=6))
+    with engine.connect() as connection:
+        found = performance(connection, timedelta(minutes=5))
+        plan = "\n".join(
+            connection.execute(
+                sa.text("EXPLAIN SELECT 1 FROM files WHERE finished_at > now() - interval '5 min' ORDER BY finished_at")
+            ).scalars()
+        )
+    assert (found.total.ended, found.error_rate, found.balance) == (0, None, None)
+    assert "files_by_end" in plan
+
+
+def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ended(engine, 3)
+    with engine.begin() as connection:
+        submit_many(connection, [new_file("waits"), new_file("waits")])
+        connection.execute(sa.insert(Tombstone).values(file_id=99, run=1, status="failed"))
+    with engine.connect() as connection:
+        found = ledger(connection)
+    assert (found.accepted, found.deleted, found.in_outbox, found.clean) == (6, 1, 2, True)
+    assert open_page(settings, "performance").notices("ledger-says")[0]["what"] == "Every id adds up"
+
+    long_ago = sa.func.now() - timedelta(hours=2)
+    (lost,) = ended(engine, 1, status="pending", finished_at=None, updated_at=long_ago)
+    (stale,) = ended(engine, 1, status="processing", finished_at=None, updated_at=long_ago)
+    (unfounded,) = ended(engine, 1, s3_location=None)
+    with engine.connect() as connection:
+        found = ledger(connection)
+    # The two that waited have lost their outbox rows with these, but a moment ago only.
+    assert (found.lost, found.stale, found.unfounded) == ([lost], [stale], [unfounded])
+    said = open_page(settings, "performance").notices("ledger-says")
+    assert [notice["text"].split(".")[0] for notice in said] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
+
+
+def test_nothing_and_nobody(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "performance")
+    assert metrics(page)["Error rate"] is None
+    assert page.shown("chart", "ended")["message"] == "nothing ended in this period"
+    away = open_page(settings.model_copy(update={"database_port": closed_port()}), "performance")
+    assert set(metrics(away).values()) == {None}
+    assert away.shown("chart", "ended")["message"] == "not known yet"

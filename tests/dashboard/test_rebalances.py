@@ -1,0 +1,96 @@
+"""Who owned which partition when, from what workers said."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dashboard.components.marks import describe, marks_of
+from dashboard.rebalances import Band, bands, moves
+from filemill.adapters.postgres_reads_history import Act, Ownership, Told
+from filemill.telemetry import Kind, WorkerEvent
+
+UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    """So many seconds after the beginning of a period of 100."""
+    return UNTIL - timedelta(seconds=100 - seconds)
+
+
+def said(worker: str, kind: Kind, seconds: float, before: float | None = None, **fields: Any) -> Told:
+    heard = None if before is None else at(before)
+    return Told(WorkerEvent(kind=kind, worker_id=worker, timestamp=at(seconds), **fields), heard)
+
+
+def known(*told: Told, **heard: float) -> Ownership:
+    return Ownership(at(0), UNTIL, list(told), {worker: at(seconds) for worker, seconds in heard.items()})
+
+
+def spans(found: list[Band]) -> list[tuple[int, str, float, float, str | None]]:
+    return [
+        (
+            band.partition,
+            band.worker,
+            (band.start - at(0)).total_seconds(),
+            (band.end - at(0)).total_seconds(),
+            band.ended,
+        )
+        for band in found
+    ]
+
+
+def test_a_partition_that_is_handed_over_has_a_gap_and_a_pause() -> None:
+    history = known(
+        said("a", Kind.HEARTBEAT, -1, owned=[0, 1], epoch=1),
+        said("a", Kind.REVOKED, 40, partitions=[1], owned=[0]),
+        said("b", Kind.ASSIGNED, 42, partitions=[1], owned=[1], epoch=2, cause="a member joined"),
+        a=99,
+        b=99,
+    )
+    found = bands(history)
+    assert spans(found) == [
+        (0, "a", 0, 100, None),
+        (1, "a", 0, 40, "revoked"),
+        (1, "b", 42, 100, None),
+    ]
+    (move,) = moves(history, found)
+    assert (move.partition, move.former, move.worker, move.how) == (1, "a", "b", "revoked")
+    assert (move.pause_seconds, move.epoch, move.cause) == (2.0, 2, "a member joined")
+
+
+def test_a_killed_worker_had_its_partitions_until_it_was_last_heard_of() -> None:
+    history = known(
+        said("a", Kind.ASSIGNED, 10, partitions=[0], owned=[0]),
+        said("b", Kind.ASSIGNED, 60, partitions=[0], owned=[0]),
+        a=50,
+        b=99,
+    )
+    assert spans(bands(history)) == [(0, "a", 10, 50, "silent"), (0, "b", 60, 100, None)]
+
+
+def test_a_worker_that_was_killed_and_started_again_did_not_own_in_between() -> None:
+    history = known(
+        said("a", Kind.HEARTBEAT, -2, owned=[0]),
+        said("a", Kind.STARTED, 30, before=20),
+        said("a", Kind.ASSIGNED, 33, partitions=[0], owned=[0]),
+        said("a", Kind.STOPPED, 70),
+        a=70,
+    )
+    found = bands(history)
+    assert spans(found) == [(0, "a", 0, 20, "silent"), (0, "a", 33, 70, "stopped")]
+    assert [move.pause_seconds for move in moves(history, found)] == [13.0]
+
+
+def test_nothing_told_is_nothing_known() -> None:
+    assert bands(known()) == []
+
+
+def test_a_mark_says_who_did_what_and_carries_no_tags() -> None:
+    def act(action: str, **detail: Any) -> Act:
+        return Act(1, UNTIL, "page", action, detail)
+
+    assert describe(act("stack.scale", role="processor", count=4)) == "4 × processor · page"
+    assert describe(act("stack.kill", worker="w-1")) == "kill w-1 · page"
+    assert describe(act("quiet", worker=None)) == "quiet all workers · page"
+    assert describe(act("dlq.replay", files=[[1, 2]])) == "replay: 1 files · page"
+    (mark,) = marks_of([act("quiet", worker='<a href="x">&')])
+    assert "<" not in mark.text
