@@ -107,7 +107,7 @@ class ComposedStack:
         self._override = home / "workers.json"
         self._ids: dict[str, str] = {}
         given = {**{name: str(port) for name, port in self._ports.items()}, **(environment or {})}
-        project = f"filemill-lab-{os.getpid()}-{self._ports['KAFKA_PORT']}"
+        self._project = project = f"filemill-lab-{os.getpid()}-{self._ports['KAFKA_PORT']}"
         self._servers_only = Compose(files=FILES, project=project, environment=given)
         self._compose = Compose(files=[*FILES, str(self._override)], project=project, environment=given)
 
@@ -177,8 +177,11 @@ class ComposedStack:
         if sys.platform != "linux":
             return BOTH_LOOPBACK
         template = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
-        said = self._compose.docker("network", "inspect", "bridge", "--format", template)
-        (gateway, *_) = re.findall(r"\d+\.\d+\.\d+\.\d+", said) or [""]
+        said = self._compose.docker("network", "inspect", f"{self._project}_pipeline", "--format", template)
+        found = re.findall(r"\d+\.\d+\.\d+\.\d+", said)
+        if not found:
+            raise ComposeError(f"the network of {self._project} has no gateway: {said.strip()}")
+        gateway = found[0]
         try:  # Docker Desktop's bridge is in a machine of its own
             with socket.socket() as probe:
                 probe.bind((gateway, 0))

@@ -41,6 +41,7 @@ if [ "$1" = postgres ]; then
         echo "PostgreSQL init process complete; ready for start up."
     fi
     shift
-    set -- postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql "$@"
+    # The official programs look for the socket in /var/run/postgresql, these in /tmp.
+    set -- postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql,/tmp "$@"
 fi
 exec "$@"
