@@ -262,7 +262,7 @@ class FileProcessor:
         reason = self._hold()
         # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
-        pause, resume = self._intake.decide(self._loads(), held=held)
+        pause, resume = self._intake.decide(self._loads(), time.monotonic(), held=held)
         if pause:
             source.pause(pause)
         if resume:

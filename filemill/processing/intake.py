@@ -3,6 +3,10 @@
 Three bounds, each with hysteresis, for a pause drops what the client has prefetched: records in progress in the whole
 worker, records in progress of one partition, and how far one partition may run ahead of its oldest unfinished record.
 The last one keeps what is finished beyond the committed offset small enough for the commit's metadata.
+
+And one rule of fairness. A worker with a backlog is full nearly always. Were all its partitions resumed at once, the
+one whose records come first would fill it again, and the pause would drop what was fetched of the others: one of them
+could wait until the backlog of its neighbours is gone. So those that hold little are read first, for a moment.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +17,8 @@ import msgspec
 RESUME_SHARE = 0.75
 # Whatever of them is finished, a bitmap of so many records fits into the 4 KiB of a commit's metadata.
 SPAN_RECORDS = 20_000
+# How long those that hold less than half of their share are read alone: time enough for a fetch.
+FIRST_SECONDS = 0.3
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -30,6 +36,7 @@ class Intake:
         self._limit = limit
         self._partition_limit = partition_limit
         self._full = False
+        self._opened_at = float("-inf")
         self._crowded: set[int] = set()
         self._paused: set[int] = set()
 
@@ -57,19 +64,31 @@ class Intake:
         """Partitions are gone."""
         self.came(partitions)
 
-    def decide(self, loads: Mapping[int, Load], *, held: bool) -> tuple[list[int], list[int]]:
-        """What to pause and what to resume now. `held`: nothing is to be read, for a reason of the worker's own."""
+    def decide(self, loads: Mapping[int, Load], now: float, *, held: bool) -> tuple[list[int], list[int]]:
+        """What to pause and what to resume now (seconds of any clock that does not go back).
+
+        `held`: nothing is to be read, for a reason of the worker's own.
+        """
         total = sum(load.unfinished for load in loads.values())
         if held or total >= self._limit:
             self._full = True
-        elif total <= self._limit * RESUME_SHARE:
+        elif self._full and total <= self._limit * RESUME_SHARE:
             self._full = False
+            self._opened_at = now
         for partition, load in loads.items():
             if load.unfinished >= self._partition_limit or load.span >= SPAN_RECORDS:
                 self._crowded.add(partition)
             elif load.unfinished <= self._partition_limit * RESUME_SHARE and load.span <= SPAN_RECORDS * RESUME_SHARE:
                 self._crowded.discard(partition)
-        wanted = set(loads) if self._full else self._crowded & set(loads)
+        wanted = set(loads) if self._full else (self._crowded | self._later(loads, now)) & set(loads)
         pause, resume = sorted(wanted - self._paused), sorted(self._paused - wanted)
         self._paused = wanted
         return pause, resume
+
+    def _later(self, loads: Mapping[int, Load], now: float) -> set[int]:
+        """The paused ones that wait a moment for those that hold less."""
+        if now - self._opened_at > FIRST_SECONDS:
+            return set()
+        little = self._limit * RESUME_SHARE / len(loads) / 2 if loads else 0
+        rich = {partition for partition, load in loads.items() if load.unfinished > little} & self._paused
+        return rich if len(rich) < len(loads) else set()

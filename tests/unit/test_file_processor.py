@@ -147,7 +147,9 @@ def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
     for partition in range(3):
         scene.produce(30, partition)
     finished = 0
-    for _ in range(200):
+
+    def all_begun() -> bool:
+        nonlocal finished
         scene.turn()
         in_flight = len(scene.begun) - finished
         assert in_flight <= 10
@@ -155,7 +157,9 @@ def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
             for partition, offset in scene.begun[finished : finished + 5]:
                 scene.workshop.finish(partition, offset)
                 finished += 1
-    assert len(scene.begun) == 90
+        return len(scene.begun) == 90
+
+    eventually(all_begun)
 
 
 def test_polling_goes_on_while_it_is_paused(scene: Scene) -> None:
