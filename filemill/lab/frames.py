@@ -1,6 +1,7 @@
 """What a run left, as tidy data frames: one row a record, an execution, an event, a file. Times are UTC timestamps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -9,6 +10,8 @@ from filemill.adapters.tables import File
 from filemill.lab.journal import Entry
 from filemill.lab.load import Sent
 from filemill.verification.history import History
+
+PAGE_ROWS = 5000
 
 
 def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
@@ -131,9 +134,15 @@ def files(engine: sa.Engine, sent: Sequence[Sent] = ()) -> pd.DataFrame:
         File.kafka_offset,
         File.attempt,
     )
-    with engine.connect() as connection:
-        result = connection.execute(columns.order_by(File.id))
-        frame = pd.DataFrame(result.all(), columns=list(result.keys()))
+    rows: list[Any] = []
+    while True:
+        page = columns.where(File.id > (rows[-1][0] if rows else 0)).order_by(File.id).limit(PAGE_ROWS)
+        with engine.connect() as connection:  # nothing but the reading inside: idle transactions are ended after 2 s
+            found = connection.execute(page).all()
+        rows += found
+        if len(found) < PAGE_ROWS:
+            break
+    frame = pd.DataFrame(rows, columns=[column.name for column in columns.selected_columns])
     for column in ("created_at", "started_at", "finished_at", "updated_at"):
         frame[column] = pd.to_datetime(frame[column], utc=True)
     intended = pd.Series({one.file_id: one.intended for one in sent}, dtype=float)

@@ -105,7 +105,10 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
             drained = lab.drain(DRAIN_SECONDS)
         say("Reading it all back")
         history = lab.history()
-        _keep(lab, results, history)
+        try:
+            _keep(lab, results, history)
+        except Unavailable as error:  # figures are worth less than the verdict
+            say(f"Not all frames could be kept: {error}")
         verdict = lab.verdict(history)
         return _conclude(lab, results, planned, history, verdict, load_seconds, drained)
 
