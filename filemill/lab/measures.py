@@ -155,6 +155,7 @@ def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     columns = ["worker", "partition", "killed_at", "detection_seconds", "recovery_seconds", "alone"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["killed_at"] = moments(frame["killed_at"].astype(float))
+    frame["alone"] = frame["alone"].astype(bool)  # also where there is no row
     return frame
 
 

@@ -61,6 +61,17 @@ def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment
     assert (row["detection_seconds"], row["recovery_seconds"]) == (6, 7)
 
 
+def test_a_kill_is_alone_unless_another_fault_began_before_the_recovery() -> None:
+    other = Entry(kind="fault", name="s3 killed", began=22.0, ended=23.0)
+    assert measures.recovery(killed_at_20(), [KILL])["alone"].tolist() == [True]
+    assert measures.recovery(killed_at_20(), [KILL, other])["alone"].tolist() == [False]
+
+
+def test_without_kills_there_is_nothing_to_recover_from() -> None:
+    found = measures.recovery(killed_at_20(), [])
+    assert found[found["alone"]]["recovery_seconds"].empty
+
+
 def test_a_pause_is_the_time_between_the_last_result_of_the_old_owner_and_the_first_of_the_new() -> None:
     (row,) = measures.pauses(killed_at_20()).to_dict("records")
     assert (row["partition"], row["from"], row["to"], row["pause_seconds"]) == (1, "a", "b", 8)
