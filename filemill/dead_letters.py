@@ -27,7 +27,7 @@ MAX_RUNS = 5
 BATCH_FILES = 100
 # A page keeps this many in memory: the newest.
 KEPT_RECORDS = 20_000
-_NUMBERS = re.compile(r"\d+")
+_NUMBERS = re.compile(r"(?<![A-Za-z0-9])\d+")  # S3 keeps its
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

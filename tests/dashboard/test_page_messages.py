@@ -1,0 +1,85 @@
+"""The Messages page."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dashboard.message_export import as_json_lines
+from filemill.adapters.topic_browser import Browsed
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.integration import topics
+
+
+def rows(page: Page) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row["cells"] for row in page.shown("grid", "messages")["rows"]}
+
+
+@pytest.fixture
+def filled(settings: Settings) -> Settings:
+    """`file.created` with five records on partition 0 and one on partition 1."""
+    values = [json.dumps({"fileId": number, "text": f"<b>{number}</b>"}).encode() for number in range(5)]
+    headers = [("filemill-run", b"7")]
+    topics.publish(settings, settings.topic_created, values, partition=0, headers=headers, key="k")
+    topics.publish(settings, settings.topic_created, [b"\xff\xfe"], partition=1)
+    return settings
+
+
+def test_the_newest_of_all_partitions(filled: Settings, open_page: OpenPage) -> None:
+    found = rows(open_page(filled, "messages", topic=filled.topic_created))
+    assert set(found) == {"0:0", "0:1", "0:2", "0:3", "0:4", "1:0"}
+    assert (found["0:3"]["key"], found["0:3"]["headers"]) == ("k", 1)
+    assert found["0:3"]["value"] == '{"fileId": 3, "text": "<b>3</b>"}'
+    assert found["1:0"]["value"] == "\\xff\\xfe"
+
+
+def test_partition_offset_and_text_narrow_it(filled: Settings, open_page: OpenPage) -> None:
+    topic = filled.topic_created
+    assert set(rows(open_page(filled, "messages", topic=topic, partition="1"))) == {"1:0"}
+    page = open_page(filled, "messages", topic=topic, partition="0", start="From offset", **{"from": "3"})
+    assert set(rows(page)) == {"0:3", "0:4"}
+    assert set(rows(open_page(filled, "messages", topic=topic, text="<B>2"))) == {"0:2"}
+    assert len(rows(open_page(filled, "messages", topic=topic, text="RUN=7"))) == 5
+
+
+@pytest.mark.parametrize(("ago_minutes", "count"), [(10, 6), (-10, 0)])
+def test_a_moment_is_a_place_to_start(ago_minutes: int, count: int, filled: Settings, open_page: OpenPage) -> None:
+    moment = (datetime.now(UTC) - timedelta(minutes=ago_minutes)).isoformat(sep=" ", timespec="minutes")
+    page = open_page(filled, "messages", topic=filled.topic_created, start="From time", **{"from": moment})
+    assert len(rows(page)) == count
+
+
+@pytest.mark.parametrize(("start", "given"), [("From offset", "x"), ("From offset", "-1"), ("From time", "soon")])
+def test_a_place_that_is_none_is_told(start: str, given: str, settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "messages", start=start, **{"from": given})
+    (notice,) = page.notices("messages-trouble")
+    assert notice["what"] == "That is no place to start"
+    assert given in notice["text"]
+
+
+def test_one_message_whole(filled: Settings, open_page: OpenPage) -> None:
+    page = open_page(filled, "messages", topic=filled.topic_created, place="0:2")
+    assert page.shown("preview", "payload")["text"] == '{\n  "fileId": 2,\n  "text": "<b>2</b>"\n}'
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
+    assert facts == {"Key": "k", "filemill-run": "7"}
+
+
+def test_an_empty_topic_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "messages")
+    assert page.shown("grid", "messages")["empty"]["what"] == "No record here"
+    nowhere = {"kafka_broker": f"127.0.0.1:{closed_port()}", "server_timeout_seconds": 1.0}
+    away = open_page(settings.model_copy(update=nowhere), "messages")
+    assert away.notices("messages-trouble")[0]["tone"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("value", "exported"),
+    [(None, None), (b'{"a": 1}', {"a": 1}), (b"\xff", "\\xff"), (b'"\\ud800"', "\ud800"), (b"1" * 400, int("1" * 400))],
+)
+def test_an_export_is_json_whatever_the_value(value: bytes | None, exported: object) -> None:
+    record = Browsed(0, 7, 12, None, value, [("h", "v")])
+    (line,) = as_json_lines([record]).splitlines()
+    document = json.loads(line)
+    assert (document["offset"], document["value"]) == (7, exported)

@@ -1,0 +1,74 @@
+"""The page of the set-up."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_operations import record
+from filemill.adapters.tables import Operation
+from filemill.settings import Settings
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+
+def rows(page: Page, key: str) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row["cells"] for row in page.shown("grid", key)["rows"]}
+
+
+def test_servers_topics_and_processes(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "setup")
+    servers = rows(page, "servers")
+    assert {name: cells["state"][0] for name, cells in servers.items()} == {
+        "postgres": "well",
+        "kafka": "well",
+        "s3": "well",
+    }
+    assert servers["postgres"]["version"].startswith("18")
+    assert page.notices("missing")[0]["what"] == "Nothing is missing"
+    assert rows(page, "topics")[settings.topic_create]["partitions"] == 3
+    assert {"kafka", "postgres", "s3"} <= set(rows(page, "processes"))
+
+
+def test_a_step_that_is_missing_is_named_with_what_to_do(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings.model_copy(update={"s3_bucket": "no-such-bucket"}), "setup")
+    page.until_noticed()
+    assert [notice["what"] for notice in page.notices("missing")] == ["S3 has no bucket no-such-bucket"]
+
+
+def test_settings_in_force_hide_secrets(settings: Settings, open_page: OpenPage) -> None:
+    secret = {"kafka_properties": {"sasl.password": "hunter2"}}
+    page = open_page(settings.model_copy(update=secret), "setup", show="Settings")
+    found = {name: cells["value"] for name, cells in rows(page, "settings").items()}
+    assert found["FILEMILL_KAFKA_GROUP"] == settings.kafka_group
+    assert found["FILEMILL_DATABASE_PASSWORD"] == "••••••"
+    assert found["FILEMILL_KAFKA_PROPERTIES"] == "sasl.password=••••••"
+    shown = str(page.shown("grid", "settings"))
+    assert "hunter2" not in shown
+    assert settings.database_password.get_secret_value() not in shown
+
+
+def test_what_people_did_is_on_record(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    page = open_page(settings, "setup", show="Activity")
+    assert page.shown("grid", "acts")["empty"]["what"] == "Nobody did anything within a day"
+    with engine.begin() as connection:
+        record(connection, "cli:<b>ana</b>", "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
+        record(connection, "page", "stack.scale", {"role": "processor", "count": 4})
+        record(connection, "page", "retry", {"files": [[number, 2] for number in range(5000)], "asked": 5000})
+        connection.execute(sa.update(Operation).where(Operation.id == 1).values(at=sa.func.now()))
+    found = rows(open_page(settings, "setup", show="Activity"), "acts")
+    assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [
+        ("page", "retry", "retry: of 5000 files"),
+        ("page", "stack.scale", "4 × processor"),
+        ("cli:<b>ana</b>", "cancel", "cancel: 2 files"),
+    ]
+
+
+def test_without_servers_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
+    nowhere = {
+        "database_port": closed_port(),
+        "kafka_broker": f"127.0.0.1:{closed_port()}",
+        "server_timeout_seconds": 1.0,
+    }
+    page = open_page(settings.model_copy(update=nowhere), "setup")
+    page.until_noticed()
+    assert rows(page, "servers")["postgres"]["state"] == ["away", "bad"]
+    assert page.shown("grid", "topics")["rows"] == []
