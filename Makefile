@@ -19,7 +19,7 @@ N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks format lock clean \
+.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks pictures format lock clean \
 	compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
@@ -73,6 +73,9 @@ lab: $(DEV) ## Open JupyterLab on the notebooks
 
 notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts (ARGS=--full: at those for real figures)
 	$(BIN)/python -m filemill.lab notebooks $(ARGS)
+
+pictures: $(DEV) ## Take the pictures of all pages from a running stack (URL=http://127.0.0.1:8501)
+	$(BIN)/python -m tests.browser.take_pictures $(or $(URL),http://127.0.0.1:8501)
 
 format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

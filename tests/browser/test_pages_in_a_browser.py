@@ -1,5 +1,6 @@
-"""Both pages: calm while they refresh, and whole at every width."""
+"""The pages: calm while they refresh, and whole at every width."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,10 @@ WATCH_SHIFTS = """() => {
 AGE = "[...document.querySelectorAll('*')].map((n) => n.shadowRoot?.querySelector('.asof')).find(Boolean)?.textContent"
 
 
-@pytest.mark.parametrize("path", ["/", "/pipeline"])
+PATHS = ["/", "/pipeline", "/workers", "/performance", "/letters", "/messages", "/setup", "/file?id=1"]
+
+
+@pytest.mark.parametrize("path", ["/", "/pipeline", "/workers"])
 def test_a_refresh_moves_nothing(path: str, page: Page) -> None:
     page.goto(path)
     expect(page.get_by_text("as of")).to_be_visible()
@@ -43,7 +47,7 @@ def test_a_page_fits_its_window(width: int, scheme: str, browser: Browser, url: 
         color_scheme=scheme,  # type: ignore[arg-type]
     )
     page = context.new_page()
-    for path in ("/", "/pipeline"):
+    for path in PATHS:
         page.goto(path)
         expect(page.get_by_text("as of")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -68,9 +72,35 @@ def test_nothing_is_asked_of_other_machines(browser: Browser, url: str) -> None:
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    for path in ("/", "/pipeline"):
+    for path in PATHS:
         page.goto(path)
         expect(page.get_by_text("as of")).to_be_visible()
     page.wait_for_timeout(1000)
     assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
     context.close()
+
+
+def test_a_hidden_tab_asks_for_nothing(page: Page) -> None:
+    page.goto("/workers")
+    expect(page.get_by_text("as of")).to_be_visible()
+    hidden = "Object.defineProperty(document, 'hidden', { value: %s, configurable: true })"
+    page.evaluate(hidden % "true")
+    page.wait_for_timeout(WATCH_MILLISECONDS)
+    assert float(page.evaluate(AGE).split()[2]) > WATCH_MILLISECONDS / 1000 - 2.5
+    page.evaluate(hidden % "false")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function(f"parseFloat({AGE}.split(' ')[2]) < 3")
+
+
+def test_workers_and_their_states_are_shown(page: Page) -> None:
+    page.goto("/workers")
+    table = page.get_by_role("table", name="Workers")
+    for name in ("processor-1", "processor-2"):
+        row = table.get_by_role("row").filter(has_text=name)
+        expect(row.get_by_text("idle").or_(row.get_by_text("busy"))).to_be_visible()
+        expect(row.get_by_role("button", name="Kill")).to_have_attribute("aria-disabled", "true")
+    table.get_by_role("button", name="processor-1").click()
+    expect(page).to_have_url(re.compile(r"worker=processor-1"))
+    expect(page.get_by_text("Assigned").first).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Assigned").first).to_be_visible()
