@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard.advice import advise, trend
 from dashboard.components import shell
+from dashboard.components.add_partitions import add_partitions
 from dashboard.components.assignment import assignment
 from dashboard.components.facts import Fact, facts
 from dashboard.components.flow_strip import flow_strip
@@ -44,7 +45,9 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
             _rebalances(data)
             facts("roles", _role_facts(data, overview), title="Who is active", old=old)
         with st.container(key="right"):
-            st.html('<div class="section">Assignment</div>')
+            with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+                st.html('<div class="section">Assignment</div>', width="content")
+                add_partitions(data, overview)
             assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
             facts("group", _group_facts(data, overview, reading), title="Consumer group", old=old)
 

@@ -21,6 +21,8 @@ def describe(act: Act) -> str:
             return f"{detail.get('count')} × {detail.get('role')} · {act.actor}"
         case "stack.kill" | "stack.stop":
             return f"{act.action.removeprefix('stack.')} {worker} · {act.actor}"
+        case "topic.partitions":
+            return f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions · {act.actor}"
         case "quiet" | "resume":
             return f"{act.action} {worker or 'all workers'} · {act.actor}"
         case "retry" | "cancel" | "delete" | "dlq.replay":

@@ -6,10 +6,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres_events import store_events
+from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, OutboxRow
+from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, Operation, OutboxRow
 from filemill.files import new_file
+from filemill.ports import HeardEvent
 from filemill.settings import Settings
+from filemill.telemetry import Kind, WorkerEvent
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 
@@ -164,3 +169,49 @@ def test_a_server_that_is_away_or_not_set_up_has_one_banner(
     (notice,) = page.notices()
     assert notice["what"] == what
     assert stages(page)["Backlog"]["value"] == 1
+
+
+def test_partitions_are_added_and_it_is_on_record(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0, 0, 0], [[0], [1], [2], []])
+    page = open_page(settings, "pipeline")
+    assert page.app.number_input(key="partitions").value == 6
+    assert "4 workers would have 2/2/1/1." in [caption.value for caption in page.app.caption]
+    page.app.number_input(key="partitions").set_value(5)
+    page.run()
+    page.app.button(key="partitions-go").click()
+    page.run()
+    assert page.notices("partitions-outcome")[0]["what"].endswith("has 5 partitions now")
+    assert KafkaAdmin(settings).topic_partitions()[settings.topic_create] == 5
+    with engine.connect() as connection:
+        (act,) = connection.execute(sa.select(Operation.action, Operation.detail)).all()
+    assert (act.action, act.detail["before"], act.detail["count"]) == ("topic.partitions", 3, 5)
+
+
+def test_why_partitions_cannot_be_added_is_said(settings: Settings, open_page: OpenPage) -> None:
+    page = open_page(settings, "pipeline")
+    assert page.app.button(key="partitions-go").disabled
+
+
+def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    now = datetime.now(UTC)
+    told = [
+        WorkerEvent(
+            kind=Kind.ASSIGNED, worker_id="a", timestamp=now - timedelta(seconds=90), partitions=[0], owned=[0]
+        ),
+        WorkerEvent(kind=Kind.REVOKED, worker_id="a", timestamp=now - timedelta(seconds=40), partitions=[0]),
+        WorkerEvent(
+            kind=Kind.ASSIGNED, worker_id="b", timestamp=now - timedelta(seconds=37), partitions=[0], owned=[0], epoch=9
+        ),
+        WorkerEvent(kind=Kind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
+    ]
+    with engine.begin() as connection:
+        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+        record(connection, "page", "stack.kill", {"worker": "a"})
+    page = open_page(settings, "pipeline")
+    (row,) = page.shown("grid", "moves")["rows"]
+    assert (row["cells"]["partition"], row["cells"]["way"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
+    assert row["cells"]["pause"] == pytest.approx(3.0, abs=0.01)
+    chart = page.shown("chart", "rebalances")
+    assert [trace["name"] for trace in chart["figure"]["data"]] == ["a", "b"]
+    assert [mark["text"] for mark in chart["marks"]] == ["kill a · page"]
+    assert page.shown("chart", "lag")["marks"] == chart["marks"]
