@@ -21,7 +21,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
         setText(node, column.label);
         setAttribute(node, "title", column.title || null);
         setAttribute(node, "class", RIGHT.has(column.kind) ? "right" : column.kind === "acts" ? "acts" : null);
-        node.style.width = column.width ? `${column.width}px` : "";
+        const buttons = column.kind === "acts" ? Math.max(...data.rows.map((row) => row.acts.length)) : 0;
+        const width = column.width ?? (buttons ? 16 + 62 * buttons : 0);
+        node.style.width = width ? `${width}px` : "";
       },
     );
     reconcile(state.body, data.rows, (row) => row.key, () => makeRow(state), (node, row) => updateRow(node, row, columns, data.opens, state));
