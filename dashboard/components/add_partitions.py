@@ -22,9 +22,10 @@ def add_partitions(data: Data, overview: Overview | None) -> None:
     why_not = "" if 0 < now < PARTITIONS_MAX else "How many there are is not known" if not now else "There are plenty"
     with st.popover("Add partitions", disabled=bool(why_not), help=why_not or None, key="partitions-menu"):
         topic = data.services.settings.topic_create
-        total = st.number_input(
-            f"Partitions of {topic}, {now} now", now + 1, PARTITIONS_MAX, min(2 * now, PARTITIONS_MAX), key="partitions"
-        )
+        least = min(now + 1, PARTITIONS_MAX)
+        proposed = min(max(least, 2 * now), PARTITIONS_MAX)
+        label = f"Partitions of {topic}, {now} now"
+        total = st.number_input(label, least, PARTITIONS_MAX, proposed, key="partitions")
         members = len(group.members) if group else 0
         if members and total:
             st.caption(f"{members} workers would have {'/'.join(str(one) for one in shares(members, int(total)))}.")
@@ -34,7 +35,7 @@ def add_partitions(data: Data, overview: Overview | None) -> None:
             key="partitions-go",
             type="primary",
             width="stretch",
-            disabled=not now,
+            disabled=bool(why_not),
             on_click=_add,
             args=(data, topic, now, int(total or 0)),
         )
