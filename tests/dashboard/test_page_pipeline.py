@@ -208,7 +208,8 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
         store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
         record(connection, "page", "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
-    (row,) = page.shown("grid", "moves")["rows"]
+    row, first = page.shown("grid", "moves")["rows"]
+    assert first["cells"]["way"] == "nobody → a"
     assert (row["cells"]["partition"], row["cells"]["way"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
     assert row["cells"]["pause"] == pytest.approx(3.0, abs=0.01)
     chart = page.shown("chart", "rebalances")

@@ -56,7 +56,7 @@ def test_what_people_did_is_on_record(settings: Settings, engine: sa.Engine, ope
         connection.execute(sa.update(Operation).where(Operation.id == 1).values(at=sa.func.now()))
     found = rows(open_page(settings, "setup", show="Activity"), "acts")
     assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [
-        ("page", "retry", "retry: of 5000 files"),
+        ("page", "retry", "retry: 5000 files asked for"),
         ("page", "stack.scale", "4 × processor"),
         ("cli:<b>ana</b>", "cancel", "cancel: 2 files"),
     ]
