@@ -144,6 +144,8 @@ class S3Proxy:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(CHUNK_BYTES):
+        if writer.transport.is_closing():  # uvloop takes a write to it for an error
+            raise ConnectionResetError
         writer.write(data)
         await writer.drain()
 
