@@ -15,6 +15,7 @@ def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FILEMILL_IMAGE", image)
 
 
+@pytest.mark.slow
 def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
     with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
         lab.load.begin(lambda load: load.open_loop([Step(3600, 20)]))
