@@ -26,7 +26,7 @@ def test_a_refresh_moves_nothing(path: str, page: Page) -> None:
     page.goto(path)
     expect(page.get_by_text("as of")).to_be_visible()
     if path == "/pipeline":
-        page.locator(".js-plotly-plot .legend").wait_for()
+        page.locator(".js-plotly-plot .legend").first.wait_for()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     page.evaluate(WATCH_SHIFTS)
     ages = []
