@@ -8,19 +8,22 @@ REQUIREMENTS := infra/requirements
 MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
+BENCHED := $(VENV)/.bench
 # The soak: how long, which schedule, which group protocol.
 MINUTES ?= 10
 SEED ?= 7
 PROTOCOL ?= consumer
 # Options of the command behind a target: make up ARGS="--workers 4 --processing-seconds 5"
 ARGS ?=
+# make bench BENCH=relay: only what has this in its name
+BENCH ?=
 # make compose-scale N=6; make compose-rebuild SERVICE=processor
 N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks pictures format lock clean \
-	compose-up compose-down compose-scale compose-logs compose-rebuild
+.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks bench bench-growth pictures format \
+	lock clean compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,15 +39,15 @@ down: $(RUN) ## Stop a stack that runs in another terminal
 demo: $(RUN) ## Try it all in a throw-away home: 12 files, downloaded, compared, verified
 	@$(BIN)/filemill demo $(ARGS)
 
-check: $(DEV) ## What CI checks first: ruff, mypy --strict
+check: $(DEV) $(BENCHED) ## What CI checks first: ruff, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(DEV) ## Run the tests, on real servers that they start themselves (ARGS="-k relay")
+test: $(DEV) $(BENCHED) ## Run the tests, on real servers that they start themselves (ARGS="-k relay")
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-all: $(DEV) ## Run the tests that take long, too
+test-all: $(DEV) $(BENCHED) ## Run the tests that take long, too
 	$(BIN)/pytest $(ARGS)
 
 test-containers: $(DEV) ## Run the integration and contract tests on servers in containers (Docker)
@@ -77,6 +80,12 @@ notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts (A
 pictures: $(DEV) ## Take the pictures of all pages from a running stack (URL=http://127.0.0.1:8501)
 	$(BIN)/python -m tests.browser.take_pictures $(or $(URL),http://127.0.0.1:8501)
 
+bench: $(BENCHED) ## Measure it beside raw limits and peers, interleaved: a quarter of an hour (BENCH=relay for one)
+	$(BIN)/python -m benchmarks ratios $(if $(BENCH),--only "$(BENCH)") $(ARGS)
+
+bench-growth: $(BENCHED) ## More files, rows, partitions, workers; long jobs, latency, verify: an hour (BENCH=rows)
+	$(BIN)/python -m benchmarks growth $(if $(BENCH),--only "$(BENCH)") $(ARGS)
+
 format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
@@ -93,6 +102,8 @@ lock: $(DEV) ## Pin the newest versions of all dependencies, with their hashes
 		--extra lab --extra embedded --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/lab.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--group build --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/build.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--group bench --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/bench.txt
 
 clean: ## Remove .venv and caches; the data in .filemill stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -114,4 +125,9 @@ $(RUN): $(MADE) $(REQUIREMENTS)/run.txt pyproject.toml
 $(DEV): $(RUN) $(REQUIREMENTS)/dev.txt
 	@echo "Installing what tests and checks need (a minute or two, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/dev.txt
+	@touch $@
+
+$(BENCHED): $(DEV) $(REQUIREMENTS)/bench.txt
+	@echo "Installing the peers that are measured beside it ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/bench.txt
 	@touch $@

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,10 +69,7 @@ def new_world(servers: Servers, **given: object) -> Settings:
 
 def watch(servers: Servers, pid: int) -> None:
     """Have a process that a test started killed, should the tests die without ending it."""
-    if isinstance(servers, Supervisor):
-        servers._guard.watch(pid, signal.SIGKILL)
-    else:
-        servers.watch(pid)
+    servers.watch(pid)
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

@@ -12,7 +12,7 @@ from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.kafka_share import ShareMember
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.commands import Standing
-from filemill.ports import Missing
+from filemill.ports import Missing, ObjectStore
 from filemill.processing.gate import Gate
 from filemill.processing.listener import CommandListener
 from filemill.processing.membership import QUIET
@@ -34,8 +34,10 @@ PROBE_KEY = "filemill-probe"
 class Processor:
     """The consumer's loop on the caller's thread, workshop and listener beside it."""
 
-    def __init__(self, settings: Settings, beat: Callable[[], None] = lambda: None) -> None:
-        """`beat` is called at each turn of the consumer's loop."""
+    def __init__(
+        self, settings: Settings, beat: Callable[[], None] = lambda: None, store: ObjectStore | None = None
+    ) -> None:
+        """`beat` is called at each turn of the consumer's loop; `store` stands in for S3, to measure without it."""
         self._beat = beat
         self._settings = settings
         publisher = KafkaPublisher(settings, "processor")
@@ -48,7 +50,7 @@ class Processor:
             settings.group_protocol,
             settings.processing_seconds,
         )
-        self._store = S3ObjectStore(settings)
+        self._store = store or S3ObjectStore(settings)
         self._standing = Standing(settings.worker_id, datetime.now(UTC))
         self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
         self._workshop = Workshop(

@@ -158,6 +158,10 @@ class Supervisor:
         """Send one worker a signal; what dies of it is restarted unless told otherwise. Raises KeyError."""
         self._crew.kill_worker(worker_id, number, restart=restart)
 
+    def watch(self, pid: int) -> None:
+        """Have a process that somebody else started killed, should this process die without ending it."""
+        self._guard.watch(pid, signal.SIGKILL)
+
     def set_page(self, page: str) -> None:
         """Note the address of the dashboard in the state file."""
         self._page = page

@@ -1,0 +1,86 @@
+"""`python -m benchmarks ratios | growth | list`: how fast this is, beside the raw limits of its parts and its peers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import growth as growing
+from benchmarks.arm import chosen
+from benchmarks.crew import Failed
+from benchmarks.proofs import Unproven
+from benchmarks.report import RESULTS, keep, show
+from benchmarks.rounds import Sample, interleave
+from benchmarks.summary import Finding, findings, lines
+from filemill import logs
+from filemill.cli.output import fail, say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measure the pipeline, the raw limits of its parts, and its peers, on one embedded stack of their own.\n\n"
+    "Any FILEMILL_ setting of the environment counts for the pipeline, so that one can be tried: "
+    "FILEMILL_STORE_CONCURRENCY=128 python -m benchmarks ratios --only processor",
+)
+
+Only = Annotated[str | None, typer.Option(help="Only what has this in its name (or, for ratios, is of this kind).")]
+Scale = Annotated[float, typer.Option(help="Multiplies how many files are made; 0.01 tries a benchmark out.", min=0)]
+Folder = Annotated[Path, typer.Option(help="Folder of the results.")]
+
+
+@app.command()
+def ratios(
+    only: Only = None,
+    rounds: Annotated[int, typer.Option(help="How often each arm runs.", min=1)] = 5,
+    scale: Scale = 1.0,
+    results: Folder = RESULTS,
+) -> None:
+    """All arms in interleaved rounds; exit code 1 where a promise does not hold, 2 where an arm did not do its work."""
+    try:
+        samples = interleave(chosen(only), rounds, scale, say)
+    except ValueError as error:
+        fail(str(error), 2)
+    except (Unproven, Failed, TimeoutError) as error:
+        fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
+    _end("ratios", samples, findings(lines(samples)), results)
+
+
+@app.command()
+def growth(
+    only: Only = None,
+    rounds: Annotated[int, typer.Option(help="How often each point is measured.", min=1)] = 3,
+    scale: Scale = 1.0,
+    results: Folder = RESULTS,
+) -> None:
+    """More files, more rows, more partitions, more workers, long jobs, latency, verify; exit codes as for ratios."""
+    try:
+        samples = growing.measure(only, rounds, scale, say)
+    except ValueError as error:
+        fail(str(error), 2)
+    except (Unproven, Failed, TimeoutError) as error:
+        fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
+    _end("growth", samples, growing.findings(samples), results)
+
+
+@app.command("list")
+def list_arms() -> None:
+    """What each arm counts, and what it leaves out."""
+    console = Console(highlight=False)
+    for one in [*chosen(), *growing.points()]:
+        console.print(f"[bold]{one.name}[/] ({one.kind}, {one.files:,} files)")
+        console.print(one.counts + "\n", markup=False)
+
+
+def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], folder: Path) -> None:
+    show(Console(), lines(samples), promises)
+    keep(folder, name, samples, promises)
+    say(f"Kept in {folder}: {name}.json, {name}.html, latest.json")
+    if not all(one.holds for one in promises):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    logs.configure_command()
+    app()

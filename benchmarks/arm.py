@@ -1,0 +1,53 @@
+"""An arm: one way to do one piece of work, and how often it is done in a round."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from benchmarks.meter import Measured
+from benchmarks.servers import World
+
+Kind = Literal["limit", "stage", "end to end", "peer", "growth"]
+Run = Callable[[World, int], Measured]
+
+ARMS: dict[str, "Arm"] = {}
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """`run` gets an empty world, does the work, proves from outside that all of it was done, and returns the measure.
+
+    `files` is how many a round does at full scale: a few seconds of work. `settings` are those of its world.
+    """
+
+    name: str
+    kind: Kind
+    files: int
+    run: Run
+    settings: Mapping[str, object] = {}
+
+    @property
+    def counts(self) -> str:
+        """What it counts, and what it leaves out."""
+        return inspect.getdoc(self.run) or ""
+
+
+def arm(name: str, kind: Kind, files: int) -> Callable[[Run], Run]:
+    """Register a function as an arm."""
+
+    def register(run: Run) -> Run:
+        ARMS[name] = Arm(name, kind, files, run)
+        return run
+
+    return register
+
+
+def chosen(only: str | None = None) -> list[Arm]:
+    """The arms, or those whose name or kind has `only` in it. Raises ValueError where none has."""
+    from benchmarks import limits, peers, pipeline, stages  # noqa: F401, PLC0415 - they register themselves
+
+    found = [one for one in ARMS.values() if only is None or only in one.name or only == one.kind]
+    if not found:
+        raise ValueError(f"no arm has {only!r} in its name; there are: {', '.join(ARMS)}")
+    return found

@@ -1,0 +1,86 @@
+"""What an arm finds: requests accepted, on the topic, or done, put there before the clock starts."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from confluent_kafka import Producer
+
+from benchmarks import requests
+from benchmarks.servers import World
+from benchmarks.work import drivers
+from benchmarks.work.limits import batched
+from filemill.adapters.postgres_outbox import submit_many
+from filemill.files import to_milliseconds
+from filemill.messages import FileCreate, Headers, encode
+
+FLUSH_SECONDS = 300.0
+# A statement of the pool may take 30 s.
+ROWS_AT_ONCE = 20_000
+
+
+def accept(world: World, files: int) -> None:
+    """Rows with their outbox rows, as a submission leaves them."""
+    for batch in batched(requests.files(files)):
+        with world.engine.begin() as connection:
+            submit_many(connection, batch)
+
+
+def rows(world: World, files: int) -> list[FileCreate]:
+    """Pending rows without an outbox; returns what would be asked for them. Their ids are 1 to `files`."""
+    now = to_milliseconds(datetime.now(UTC))
+    messages = requests.creates(files)
+    for batch in batched(messages, ROWS_AT_ONCE):
+        world.execute(
+            "INSERT INTO files (title, description, created_at) "
+            "SELECT title, :description, :now FROM unnest(CAST(:titles AS text[])) AS given (title)",
+            description=requests.DESCRIPTION,
+            now=now,
+            titles=[message.title for message in batch],
+        )
+    return [FileCreate(message.file_id, message.title, message.description, now) for message in messages]
+
+
+def old_rows(world: World, count: int) -> None:
+    """Rows of files that were completed in former times: a table that has been in use."""
+    for begin in range(0, count, ROWS_AT_ONCE):
+        world.execute(
+            """
+            INSERT INTO files (title, description, status, s3_location, created_at, worker_id, kafka_partition,
+                               kafka_offset, attempt, started_at, finished_at, sha256, size)
+            SELECT 'Former file ' || number, :description, 'completed', 'file-' || number || '-0.txt',
+                   now() - interval '1 day', 'former', number % 3, number / 3, 1, now() - interval '1 day',
+                   now() - interval '1 day', md5(number::text) || md5(number::text), 200
+            FROM generate_series(CAST(:begin AS bigint), CAST(:last AS bigint)) AS number
+            """,
+            description=requests.DESCRIPTION,
+            begin=begin + 1,
+            last=min(begin + ROWS_AT_ONCE, count),
+        )
+    world.vacuum("files")
+
+
+def publish_requests(world: World, messages: list[FileCreate]) -> None:
+    """Put requests on `file.create`, in round robin."""
+    publish(world, world.settings.topic_create, requests.create_records(messages))
+
+
+def publish_results(world: World, messages: list[FileCreate]) -> None:
+    """Put a completed result of each on `file.created`, as processors write them."""
+    count = world.settings.topic_partitions
+    events = (requests.created(message, number % count, number // count) for number, message in enumerate(messages))
+    publish(world, world.settings.topic_created, ((encode(event), []) for event in events))
+
+
+def publish(world: World, topic: str, records: Iterable[tuple[bytes, Headers]]) -> None:
+    """Produce records in round robin and wait for all. Raises RuntimeError where the broker does not take them."""
+    producer = Producer(drivers.producer_properties(world.settings))
+    for number, (value, headers) in enumerate(records):
+        while True:
+            try:
+                partition = number % world.settings.topic_partitions
+                producer.produce(topic, value, partition=partition, headers=list(headers))
+                break
+            except BufferError:
+                producer.poll(0.01)
+    if left := producer.flush(FLUSH_SECONDS):
+        raise RuntimeError(f"{left} records were not acknowledged")

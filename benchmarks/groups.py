@@ -1,0 +1,63 @@
+"""Waiting until an arm's consumers have their partitions: joining a group takes seconds, and is nobody's throughput."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from benchmarks.crew import START_SECONDS, Failed, Worker
+from benchmarks.servers import World, wait_until
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.telemetry import Kind, decode_event
+
+READ_SECONDS = 0.05
+READ_RECORDS = 500
+# A group whose members came one after the other may share out anew: what was said must stand for this long.
+SETTLED_SECONDS = 1.5
+
+
+def wait_for_processors(world: World, count: int) -> None:
+    """Until so many of our processors own all partitions, by what they say on `worker.events`."""
+    reader = TopicReader(world.settings, [world.settings.topic_worker_events], "bench-watch")
+    owned: dict[str, list[int]] = {}
+
+    def shared() -> bool:
+        for record in reader.read(READ_RECORDS, READ_SECONDS):
+            event = decode_event(record.value)
+            if event.kind in {Kind.ASSIGNED, Kind.REVOKED, Kind.LOST, Kind.HEARTBEAT}:
+                owned[event.worker_id] = event.owned
+        return is_shared(owned, count, world.settings.topic_partitions)
+
+    try:
+        reader.refresh({})
+        wait_until(shared, f"{count} processors own all partitions: {owned}", START_SECONDS)
+    finally:
+        reader.close()
+
+
+def wait_for_leases(world: World, *names: str) -> None:
+    """Until these roles are active."""
+    held = f"SELECT count(*) FROM leases WHERE expires_at > now() AND name IN ({', '.join(map(repr, names))})"  # noqa: S608
+    wait_until(lambda: world.scalar(held) == len(names), f"{', '.join(names)} are active", START_SECONDS)
+
+
+def wait_for_members(workers: Sequence[Worker], partitions: int) -> None:
+    """Until these peers own all partitions, by what they say, and nothing of it changes any more. Raises Failed."""
+    deadline = time.monotonic() + START_SECONDS
+    since = time.monotonic()
+    before: dict[str, list[int]] = {}
+    while True:
+        owned = {worker.name: list(worker.owned) for worker in workers}
+        if owned != before:
+            since, before = time.monotonic(), owned
+        if is_shared(owned, len(workers), partitions) and time.monotonic() - since >= SETTLED_SECONDS:
+            return
+        dead = [worker for worker in workers if not worker.alive]
+        if dead or time.monotonic() > deadline:
+            raise Failed(f"the partitions are not shared: {owned}\n" + "\n".join(worker.tail() for worker in dead))
+        time.sleep(READ_SECONDS)
+
+
+def is_shared(owned: Mapping[str, Sequence[int]], members: int, partitions: int) -> bool:
+    """Whether all partitions are owned once, and no member has none while there are enough."""
+    everything = sorted(number for numbers in owned.values() for number in numbers)
+    busy = sum(map(bool, owned.values()))
+    return everything == list(range(partitions)) and busy == min(members, partitions)

@@ -1,0 +1,103 @@
+"""Time, CPU and memory of a piece of work."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import psutil
+
+SAMPLE_SECONDS = 0.1
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What one arm took in one round. `figures` are what only some arms measure, in the unit that their name says."""
+
+    files: int
+    seconds: float
+    worker_cpu_seconds: float = 0.0  # of the arm's own processes
+    server_cpu_seconds: float = 0.0  # of Kafka, PostgreSQL and S3 together
+    rss_bytes: int = 0  # the greatest that any one process of the arm had
+    figures: dict[str, float] = {}
+
+    @property
+    def rate(self) -> float:
+        """Files per second."""
+        return self.files / self.seconds
+
+    @property
+    def worker_cpu_us(self) -> float:
+        """CPU microseconds per file of the arm's own processes."""
+        return self.worker_cpu_seconds / self.files * 1e6
+
+    @property
+    def server_cpu_us(self) -> float:
+        """CPU microseconds per file of the three servers."""
+        return self.server_cpu_seconds / self.files * 1e6
+
+
+class Meter:
+    """Measures from its context's beginning to its end. CPU is counted by the system, in hundredths of a second."""
+
+    def __init__(self, workers: Sequence[psutil.Process], servers: Sequence[psutil.Process]) -> None:
+        self._workers = workers
+        self._servers = servers
+        self._rss = 0
+        self._over = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, name="meter", daemon=True)
+        self.seconds = 0.0
+        self._spent = (0.0, 0.0)
+
+    def __enter__(self) -> Self:
+        self._began_cpu = (cpu_seconds(self._workers), cpu_seconds(self._servers))
+        self._began = time.perf_counter()
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._began
+        now = (cpu_seconds(self._workers), cpu_seconds(self._servers))
+        self._spent = (now[0] - self._began_cpu[0], now[1] - self._began_cpu[1])
+        self._over.set()
+        self._sampler.join()
+        self._look()
+
+    def measured(self, files: int, **figures: float) -> Measured:
+        """The result, for so many files."""
+        return Measured(files, self.seconds, *self._spent, self._rss, figures)
+
+    def _sample(self) -> None:
+        while not self._over.wait(SAMPLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for process in self._workers:
+            try:
+                self._rss = max(self._rss, process.memory_info().rss)
+            except psutil.Error:
+                continue  # it has ended
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    """What these processes and their descendants have spent so far.
+
+    A child that has ended counts with its parent, which waited for it: so the sum never falls.
+    """
+    total = 0.0
+    for root in processes:
+        try:
+            family = [root, *root.children(recursive=True)]
+        except psutil.Error:
+            continue
+        for process in family:
+            try:
+                spent = process.cpu_times()
+            except psutil.Error:
+                continue
+            total += spent.user + spent.system
+            total += float(getattr(spent, "children_user", 0.0)) + float(getattr(spent, "children_system", 0.0))
+    return total

@@ -1,0 +1,45 @@
+"""Arm: the whole way of a file, all servers and all workers running, each worker a process."""
+
+from benchmarks import proofs
+from benchmarks.arm import arm
+from benchmarks.crew import Crew
+from benchmarks.groups import wait_for_leases, wait_for_processors
+from benchmarks.meter import Measured
+from benchmarks.proofs import require
+from benchmarks.servers import WORK_SECONDS, World, wait_until
+
+UNFINISHED = "SELECT EXISTS (SELECT FROM files WHERE status IN ('pending', 'processing'))::int"
+
+
+@arm("end to end", "end to end", 10_000)
+def end_to_end(world: World, files: int) -> Measured:
+    """Counts from the first request submitted to the last row completed: relay, one processor and sync, a process each.
+
+    Requests come from a fourth process, 500 a transaction, as fast as it can; its CPU counts too. Leaves out starting
+    the processes, joining the group, the page and the monitor.
+    """
+    measured = passing_through(world, files)
+    require(world.scalar("SELECT count(*) FROM outbox"), 0, "rows left in the outbox")
+    proofs.made(world, files)
+    return measured
+
+
+def passing_through(world: World, files: int, processors: int = 1) -> Measured:
+    """Submit so many files and wait until all rows are terminal; proves nothing yet."""
+    with world.crew() as crew:
+        submitter = crew.work("submit-many", files)
+        staff(world, crew, processors)
+        submitter.ready()
+        with world.meter(crew) as meter:
+            submitter.go()
+            submitter.done(WORK_SECONDS)
+            wait_until(lambda: world.scalar(UNFINISHED) == 0, "all files have ended")
+        return meter.measured(files)
+
+
+def staff(world: World, crew: Crew, processors: int) -> None:
+    """Relay, sync and so many processors, all at work."""
+    for role in ("relay", "sync", *["processor"] * processors):
+        crew.role(role)
+    wait_for_leases(world, "relay", "sync")
+    wait_for_processors(world, processors)

@@ -1,0 +1,110 @@
+"""Whether an arm did its work, asked of the servers from outside: no arm may be fast because it does nothing."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicPartition
+
+from benchmarks.servers import World
+from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.s3_admin import s3_client
+from filemill.content import render
+from filemill.files import object_key
+
+ANSWER_SECONDS = 10.0
+SILENT_SECONDS = 20.0
+READ_RECORDS = 5000
+READ_SECONDS = 0.2
+
+# A request: id, title, description, moment.
+Request = tuple[int, str, str, datetime]
+
+
+class Unproven(Exception):
+    """An arm that left work undone, or did it wrong; its measure is worth nothing."""
+
+
+def require(found: object, wanted: object, what: str) -> None:
+    """Raise Unproven unless the two are equal."""
+    if found != wanted:
+        raise Unproven(f"{what}: {found}, not {wanted}")
+
+
+class TopicEnds:
+    """How many records a topic got, asked again and again over one connection."""
+
+    def __init__(self, world: World, topic: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": world.settings.kafka_broker, "group.id": "bench-ends"})
+        known = self._consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
+        self._parts = [TopicPartition(topic, number) for number in known]
+
+    def records(self) -> int:
+        """The sum of the end offsets."""
+        return sum(self._end(part) for part in self._parts)
+
+    def _end(self, part: TopicPartition) -> int:
+        marks = self._consumer.get_watermark_offsets(part, timeout=ANSWER_SECONDS, cached=False)
+        return int(marks[1])
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._consumer.close()
+
+
+def records(world: World, topic: str) -> int:
+    """How many records a topic got."""
+    ends = TopicEnds(world, topic)
+    try:
+        return ends.records()
+    finally:
+        ends.close()
+
+
+def completed_ids(world: World) -> set[int]:
+    """The files that `file.created` says are completed."""
+    topic = world.settings.topic_created
+    wanted = records(world, topic)
+    reader = TopicReader(world.settings, [topic], "bench-proof")
+    ids: set[int] = set()
+    read, silent = 0, 0.0
+    try:
+        reader.refresh({})
+        while read < wanted and silent < SILENT_SECONDS:
+            found = reader.read(READ_RECORDS, READ_SECONDS)
+            silent = 0.0 if found else silent + READ_SECONDS
+            read += len(found)
+            events = [msgspec.json.decode(record.value or b"{}") for record in found]
+            ids.update(event["fileId"] for event in events if event["status"] == "completed")
+    finally:
+        reader.close()
+    require(read, wanted, f"records of {topic} that could be read")
+    return ids
+
+
+def stored(world: World, wanted: Iterable[Request]) -> None:
+    """Each of these files has its object with the bytes of a fresh render, by the listing's MD5; no object is over."""
+    expected = {object_key(row[0], row[3]): hashlib.md5(render(*row[1:])).hexdigest() for row in wanted}  # noqa: S324
+    found = etags(world)
+    require(len(found), len(expected), "objects in the bucket")
+    wrong = [key for key, etag in found.items() if expected.get(key) != etag]
+    require(wrong[:3], [], "objects that are not what was asked for")
+
+
+def etags(world: World) -> dict[str, str]:
+    """The MD5 of each object, as the listing tells it."""
+    pages = s3_client(world.settings).get_paginator("list_objects_v2").paginate(Bucket=world.settings.s3_bucket)
+    return {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", [])}
+
+
+def made(world: World, files: int, table: str = "files", since_id: int = 0) -> None:
+    """All rows of a table from an id on are completed, and their objects are in the bucket."""
+    query = f"SELECT id, title, description, created_at, status, s3_location FROM {table} WHERE id > :since"  # noqa: S608
+    with world.engine.connect() as connection:
+        rows = connection.execute(sa.text(query), {"since": since_id}).all()
+    require(len(rows), files, f"rows in {table}")
+    require(sum(row.status == "completed" for row in rows), files, f"completed rows in {table}")
+    require([row.id for row in rows if row.s3_location != object_key(row.id, row.created_at)][:3], [], "wrong keys")
+    stored(world, ((row.id, row.title, row.description, row.created_at) for row in rows))

@@ -1,0 +1,53 @@
+"""The requests that all arms work on: the same titles, descriptions, records and bytes everywhere."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from filemill.content import render, sha256_hex
+from filemill.files import NewFile, new_file, object_key, to_milliseconds
+from filemill.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
+
+DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
+# Requests of one transaction, where many come at once.
+BATCH = 500
+
+
+def files(count: int) -> list[NewFile]:
+    """So many requests."""
+    return [new_file(f"Benchmark file {number}", DESCRIPTION) for number in range(count)]
+
+
+def creates(count: int, first_id: int = 1) -> list[FileCreate]:
+    """So many messages of `file.create`, for the ids from the first on."""
+    now = to_milliseconds(datetime.now(UTC))
+    return [
+        FileCreate(first_id + number, file.title, file.description, now) for number, file in enumerate(files(count))
+    ]
+
+
+def create_records(messages: list[FileCreate]) -> Iterator[tuple[bytes, Headers]]:
+    """Value and headers of each, as the relay makes them."""
+    for number, message in enumerate(messages, start=1):
+        yield encode(message), create_headers(number, 1, new_traceparent())
+
+
+def created(message: FileCreate, partition: int, offset: int) -> FileCreated:
+    """What a processor says of a file that it completed."""
+    body = render(message.title, message.description, message.timestamp)
+    now = to_milliseconds(datetime.now(UTC))
+    return FileCreated(
+        file_id=message.file_id,
+        s3_location=object_key(message.file_id, message.timestamp),
+        status="completed",
+        timestamp=now,
+        run=1,
+        sha256=sha256_hex(body),
+        size=len(body),
+        worker_id="bench",
+        partition=partition,
+        offset=offset,
+        attempt=1,
+        started_at=now,
+        upload_ms=1.0,
+        stage_ms={"read": 0.1, "work": 0.0, "render": 0.1, "upload": 1.0},
+    )

@@ -1,0 +1,158 @@
+"""One embedded stack for a run, and in it a fresh world (database, topics, bucket, group) for each arm and round."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import sqlalchemy as sa
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from benchmarks.crew import Crew
+from benchmarks.meter import Meter
+from filemill import wiring
+from filemill.adapters.kafka_admin import all_topics
+from filemill.adapters.s3_admin import s3_client
+from filemill.settings import Settings, load
+from filemill.setup import prepare
+from infra.embedded.home import remove_home
+from infra.embedded.supervisor import Supervisor
+
+PREPARE_SECONDS = 30.0
+# How finely the end of a piece of work is seen, where it is seen from outside.
+POLL_SECONDS = 0.01
+# Above the longest piece of work of a round on a slow machine.
+WORK_SECONDS = 900.0
+
+TOPICS = {
+    "create": "file.create",
+    "created": "file.created",
+    "progress": "file.progress",
+    "dead_letters": "file.create.dlq",
+    "worker_events": "worker.events",
+    "worker_commands": "worker.commands",
+}
+
+_worlds = itertools.count(1)
+
+
+class World:
+    """A prepared, empty pipeline of an arm's own: what it does there, no other arm meets."""
+
+    def __init__(self, servers: Supervisor, settings: Settings, engine: sa.Engine, folder: Path) -> None:
+        self.settings = settings
+        self.engine = engine
+        self._servers = servers
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def crew(self) -> Iterator[Crew]:
+        """The arm's processes; all have ended when the context has."""
+        with Crew(self.settings, self._folder, self._servers.watch) as crew:
+            yield crew
+
+    def meter(self, crew: Crew) -> Meter:
+        """A meter on the arm's processes and on the three servers."""
+        servers = [state.process.process() for state in self._servers.state.servers]
+        return Meter(crew.processes(), [process for process in servers if isinstance(process, psutil.Process)])
+
+    def scalar(self, query: str) -> int:
+        """The one number that a query gives."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(sa.text(query)).scalar_one())
+
+    def execute(self, statement: str, **parameters: object) -> None:
+        """One statement, in a transaction of its own."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(statement), parameters)
+
+    def vacuum(self, *tables: str) -> None:
+        """Have the tables' statistics right, as autovacuum would in time; otherwise it comes when it likes."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for table in tables:
+                connection.execute(sa.text(f"VACUUM ANALYZE {table}"))
+
+    def drop(self) -> None:
+        """Leave the servers as they were: what earlier arms left must not slow the later ones."""
+        name = self.settings.database_name
+        self.engine.dispose()
+        with _maintenance(self._servers) as connection:
+            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        client = AdminClient({"bootstrap.servers": self.settings.kafka_broker})
+        for future in client.delete_topics(all_topics(self.settings)).values():
+            with contextlib.suppress(KafkaException):
+                future.result()
+        s3_client(self.settings).delete_bucket(Bucket=self.settings.s3_bucket)
+
+
+@contextlib.contextmanager
+def embedded_servers() -> Iterator[Supervisor]:
+    """Kafka, PostgreSQL and S3 in a folder that goes with them, on ports of the system's choice."""
+    with tempfile.TemporaryDirectory(prefix="filemill-bench-") as folder:
+        home = Path(folder) / "home"
+        supervisor = Supervisor(home, default_ports=False)
+        try:
+            with supervisor:
+                yield supervisor
+                for name in ("kafka", "postgres", "s3"):
+                    supervisor.server(name).kill()  # its data goes in a moment: no orderly stop of ten seconds
+        finally:
+            remove_home(home)
+
+
+@contextlib.contextmanager
+def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
+    """An empty world; `given` are settings of its own. It is gone when the context ends."""
+    number = next(_worlds)
+    prefix = f"b{os.getpid()}-{number}"
+    stack = servers.state.settings
+    settings = load(
+        **{
+            **stack,
+            "home": servers.home,
+            "database_name": f"bench_{os.getpid()}_{number}",
+            "s3_bucket": f"{prefix}-files",
+            "kafka_group": f"{prefix}-file-service-group",
+            **{f"topic_{kind}": f"{prefix}-{name}" for kind, name in TOPICS.items()},
+            "worker_id": f"{prefix}-bench",
+            "processing_seconds": 0,
+            "log_level": "warning",  # two lines for each file would cost more than the file
+            "log_format": "json",
+            **given,
+        }
+    )
+    with _maintenance(servers) as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
+    prepare(settings, patience_seconds=PREPARE_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
+        world = World(servers, settings, wiring.create_engine(settings, "bench"), Path(folder))
+        try:
+            yield world
+        finally:
+            world.drop()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = WORK_SECONDS) -> None:
+    """Ask until it is so. Raises TimeoutError, saying what is not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:g} s still not: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _maintenance(servers: Supervisor) -> Iterator[sa.Connection]:
+    """The stack's own database, where others are made and dropped."""
+    settings = load(**{**servers.state.settings, "home": servers.home})
+    engine = wiring.create_engine(settings, "bench").execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()

@@ -1,0 +1,124 @@
+"""Arms: the pipeline's own stages, each alone."""
+
+from benchmarks import backlog, proofs
+from benchmarks.arm import arm
+from benchmarks.groups import wait_for_processors
+from benchmarks.limits import timed
+from benchmarks.meter import Measured
+from benchmarks.proofs import TopicEnds, require
+from benchmarks.servers import World, wait_until
+from filemill.messages import FileCreate
+
+
+@arm("submit one", "stage", 3_000)
+def submit_one(world: World, files: int) -> Measured:
+    """Counts requests accepted one a transaction, one after the other on one connection, to the last commit.
+
+    Leaves out HTTP.
+    """
+    measured, _ = timed(world, "submit-one", files)
+    _accepted(world, files)
+    return measured
+
+
+@arm("submit many", "stage", 30_000)
+def submit_many(world: World, files: int) -> Measured:
+    """Counts requests accepted 500 a transaction, with their trace contexts, to the last commit. Leaves out HTTP."""
+    measured, _ = timed(world, "submit-many", files)
+    _accepted(world, files)
+    return measured
+
+
+@arm("relay", "stage", 20_000)
+def relay(world: World, files: int) -> Measured:
+    """Counts from taking the lease to an empty outbox: claimed, produced, acknowledged, settled.
+
+    Leaves out accepting the requests, and connecting to PostgreSQL.
+    """
+    backlog.accept(world, files)
+    world.vacuum("files", "outbox")
+    with world.crew() as crew:
+        worker = crew.work("relay")
+        worker.ready()
+        with world.meter(crew) as meter:
+            worker.go()
+            wait_until(lambda: world.scalar("SELECT EXISTS (SELECT FROM outbox)::int") == 0, "the outbox is empty")
+        measured = meter.measured(files)
+    require(world.scalar("SELECT count(DISTINCT file_id) FROM publications"), files, "publications")
+    require(proofs.records(world, world.settings.topic_create), files, "records on the topic")
+    return measured
+
+
+@arm("processor (stub S3)", "stage", 10_000)
+def processor_on_a_stub(world: World, files: int) -> Measured:
+    """Counts as `processor (real S3)` does, with a store in the process's memory for S3."""
+    return processing(world, files, "processor-stub")
+
+
+@arm("processor (real S3)", "stage", 8_000)
+def processor(world: World, files: int) -> Measured:
+    """Counts from the first record on `file.create` to the last on `file.created`; one member owns all.
+
+    Includes the burst in which this program publishes the records. Leaves out joining the group, and the last commit.
+    """
+    started = backlog.rows(world, files)
+    measured = processing(world, files, "processor", started)
+    proofs.stored(world, ((row.file_id, row.title, row.description, row.timestamp) for row in started))
+    return measured
+
+
+def processing(world: World, files: int, task: str, started: list[FileCreate] | None = None) -> Measured:
+    """One processor's work on a backlog that comes once it owns the partitions."""
+    messages = started or backlog.rows(world, files)
+    with world.crew() as crew:
+        crew.work(task)
+        wait_for_processors(world, 1)
+        ends = TopicEnds(world, world.settings.topic_created)
+        with world.meter(crew) as meter:
+            backlog.publish_requests(world, messages)
+            wait_until(lambda: ends.records() >= files, f"{files} results are on the topic")
+        ends.close()
+        measured = meter.measured(files)
+    require(proofs.completed_ids(world), {message.file_id for message in messages}, "completed files")
+    return measured
+
+
+@arm("sync", "stage", 20_000)
+def sync(world: World, files: int) -> Measured:
+    """Counts from taking the lease to the last row completed: results read, interpreted, applied with their positions.
+
+    Leaves out connecting to PostgreSQL; includes connecting to Kafka.
+    """
+    messages = backlog.rows(world, files)
+    backlog.publish_results(world, messages)
+    world.vacuum("files")
+    pending = "SELECT EXISTS (SELECT FROM files WHERE status = 'pending')::int"
+    with world.crew() as crew:
+        worker = crew.work("sync")
+        worker.ready()
+        with world.meter(crew) as meter:
+            worker.go()
+            wait_until(lambda: world.scalar(pending) == 0, "all rows are completed")
+        measured = meter.measured(files)
+    done = "SELECT count(*) FROM files WHERE status = 'completed' AND s3_location IS NOT NULL AND sha256 IS NOT NULL"
+    require(world.scalar(done), files, "completed rows")
+    return measured
+
+
+@arm("verify", "stage", 5_000)
+def verify(world: World, files: int) -> Measured:
+    """Counts all of `filemill verify` on files that the pipeline has made: topics read, every object downloaded.
+
+    Leaves out making them, and connecting to PostgreSQL.
+    """
+    from benchmarks.pipeline import passing_through  # noqa: PLC0415 - it builds on this module's neighbours
+
+    passing_through(world, files)
+    measured, found = timed(world, "verify", files)
+    require(found, {"event": "done", "completed": files, "objects": files, "findings": 0}, "the report")
+    return measured
+
+
+def _accepted(world: World, files: int) -> None:
+    require(world.scalar("SELECT count(*) FROM files WHERE status = 'pending'"), files, "rows in files")
+    require(world.scalar("SELECT count(DISTINCT file_id) FROM outbox"), files, "rows in the outbox")

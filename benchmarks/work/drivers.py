@@ -1,0 +1,84 @@
+"""The plain drivers, set up alike for all arms: what differs between two arms is their design, not a property."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import psycopg
+from botocore.config import Config
+from confluent_kafka import Consumer, TopicPartition
+from obstore.store import S3Store
+
+from filemill.settings import Settings
+
+
+def postgres(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection."""
+    return psycopg.connect(**postgres_parameters(settings))
+
+
+def postgres_parameters(settings: Settings) -> dict[str, Any]:
+    """Where PostgreSQL is."""
+    return {
+        "host": settings.database_host,
+        "port": settings.database_port,
+        "user": settings.database_user,
+        "password": settings.database_password.get_secret_value(),
+        "dbname": settings.database_name,
+    }
+
+
+def producer_properties(settings: Settings, linger_ms: int = 5) -> dict[str, Any]:
+    """An idempotent producer with acks=all, as ours is."""
+    return {
+        "bootstrap.servers": settings.kafka_broker,
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": linger_ms,
+        **settings.kafka_properties,
+    }
+
+
+def member_properties(settings: Settings, group: str) -> dict[str, Any]:
+    """A member of a classic group that commits by hand."""
+    return {
+        "bootstrap.servers": settings.kafka_broker,
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": settings.session_timeout_ms,
+        "heartbeat.interval.ms": settings.heartbeat_interval_ms,
+        **settings.kafka_properties,
+    }
+
+
+def tell_owned(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    """For on_assign: say on standard output which partitions this process has."""
+    print(json.dumps({"event": "assigned", "owned": [part.partition for part in partitions]}), flush=True)
+
+
+def s3_by_obstore(settings: Settings) -> S3Store:
+    """Obstore's client of the bucket."""
+    timeout = timedelta(seconds=settings.server_timeout_seconds)
+    return S3Store(
+        settings.s3_bucket,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.aws_access_key_id.get_secret_value(),
+        secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True, "timeout": timeout, "connect_timeout": timeout},
+    )
+
+
+def s3_by_boto3(settings: Settings) -> Any:  # noqa: ANN401 - boto3 makes its classes as it goes
+    """boto3's client."""
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
+        aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+        config=Config(s3={"addressing_style": "path"}),
+    )

@@ -1,0 +1,195 @@
+"""The raw limits: each driver does what the pipeline has it do, as fast as it can, and nothing beside it."""
+
+import asyncio
+import itertools
+from collections.abc import Generator, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import obstore
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from benchmarks import requests
+from benchmarks.work import drivers
+from filemill.content import CONTENT_TYPE, render, sha256_hex
+from filemill.files import object_key, to_milliseconds
+from filemill.messages import new_traceparent
+from filemill.settings import Settings
+
+Work = Generator[None, None, dict[str, int] | None]
+T = TypeVar("T")
+
+FLUSH_SECONDS = 120.0
+CONNECT_SECONDS = 10.0
+
+
+def produce(settings: Settings, files: int) -> Work:
+    """`Producer.produce` in round robin, and a flush."""
+    producer = Producer(drivers.producer_properties(settings))
+    records = list(requests.create_records(requests.creates(files)))
+    producer.list_topics(settings.topic_create, timeout=CONNECT_SECONDS)
+    yield
+    for number, (value, headers) in enumerate(records):
+        while True:
+            try:
+                producer.produce(
+                    settings.topic_create, value, partition=number % settings.topic_partitions, headers=list(headers)
+                )
+                break
+            except BufferError:
+                producer.poll(0.01)
+    left = producer.flush(FLUSH_SECONDS)
+    assert not left, f"{left} records were not acknowledged"
+    return None
+
+
+def consume(settings: Settings, files: int) -> Work:
+    """`Consumer.consume` of what is on the topic."""
+    consumer = Consumer({**drivers.member_properties(settings, f"{settings.kafka_group}-raw")})
+    parts = [TopicPartition(settings.topic_create, number, 0) for number in range(settings.topic_partitions)]
+    consumer.list_topics(settings.topic_create, timeout=CONNECT_SECONDS)
+    yield
+    consumer.assign(parts)  # not before: it would fetch at once
+    records = size = 0
+    while records < files:
+        for message in consumer.consume(500, timeout=0.1):
+            if message.error() is None:
+                records += 1
+                size += len(message.value() or b"")
+    return {"records": records, "bytes": size}
+
+
+def put(settings: Settings, files: int) -> Work:
+    """`obstore.put_async`, as many in flight as one processor has."""
+    store = drivers.s3_by_obstore(settings)
+    bodies = []
+    for message in requests.creates(files):
+        body = render(message.title, message.description, message.timestamp)
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        attributes = {"Content-Type": CONTENT_TYPE, "processed-at": stamp, "sha256": sha256_hex(body)}
+        bodies.append((object_key(message.file_id, message.timestamp), body, attributes))
+
+    async def uploader(waiting: Iterator[tuple[str, bytes, dict[str, str]]]) -> None:
+        for key, body, attributes in waiting:
+            await obstore.put_async(store, key, body, attributes=attributes, use_multipart=False)
+
+    async def everything() -> None:
+        waiting = iter(bodies)
+        await asyncio.gather(*(uploader(waiting) for _ in range(settings.store_concurrency)))
+
+    yield
+    asyncio.run(everything())
+    return None
+
+
+def insert_unnest(settings: Settings, files: int) -> Work:
+    """A file's row and its outbox row by `INSERT … SELECT FROM unnest`, a batch a transaction."""
+    connection = drivers.postgres(settings)
+    batches = [
+        ([file.title for file in batch], [file.description for file in batch], [new_traceparent() for _ in batch])
+        for batch in batched(requests.files(files))
+    ]
+    yield
+    for titles, descriptions, traces in batches:
+        with connection.transaction():
+            now = to_milliseconds(datetime.now(UTC))
+            rows = connection.execute(
+                "INSERT INTO files (title, description, created_at) "
+                "SELECT title, description, %s FROM unnest(%s::text[], %s::text[]) AS given (title, description) "
+                "RETURNING id",
+                (now, titles, descriptions),
+            ).fetchall()
+            connection.execute(
+                "INSERT INTO outbox (file_id, run, traceparent) "
+                "SELECT id, 1, trace FROM unnest(%s::bigint[], %s::text[]) AS given (id, trace)",
+                ([row[0] for row in rows], traces),
+            )
+    return None
+
+
+def insert_copy(settings: Settings, files: int) -> Work:
+    """The same rows by COPY, with ids drawn from the sequence first, a batch a transaction."""
+    connection = drivers.postgres(settings)
+    batches = [
+        [(file.title, file.description, new_traceparent()) for file in batch]
+        for batch in batched(requests.files(files))
+    ]
+    yield
+    for batch in batches:
+        with connection.transaction(), connection.cursor() as cursor:
+            now = to_milliseconds(datetime.now(UTC))
+            cursor.execute(
+                "SELECT nextval(pg_get_serial_sequence('files', 'id')) FROM generate_series(1, %s)", (len(batch),)
+            )
+            ids = [row[0] for row in cursor.fetchall()]
+            with cursor.copy("COPY files (id, title, description, created_at) FROM STDIN") as copy:
+                for file_id, (title, description, _) in zip(ids, batch, strict=True):
+                    copy.write_row((file_id, title, description, now))
+            with cursor.copy("COPY outbox (file_id, run, traceparent) FROM STDIN") as copy:
+                for file_id, (_, _, trace) in zip(ids, batch, strict=True):
+                    copy.write_row((file_id, 1, trace))
+    return None
+
+
+def update(settings: Settings, files: int) -> Work:
+    """Pending rows set completed by `UPDATE … FROM unnest`, every column that the sync sets, a batch a transaction."""
+    connection = drivers.postgres(settings)
+    changes = [requests.created(message, 0, message.file_id) for message in requests.creates(files)]
+    batches: list[tuple[Any, ...]] = [
+        (
+            [change.file_id for change in batch],
+            [change.s3_location for change in batch],
+            [change.sha256 for change in batch],
+            [change.size for change in batch],
+            [change.offset for change in batch],
+            [change.started_at for change in batch],
+            [change.timestamp for change in batch],
+        )
+        for batch in batched(changes, settings.sync_batch)
+    ]
+    yield
+    for batch in batches:
+        with connection.transaction():
+            connection.execute(
+                """
+                UPDATE files SET status = 'completed', updated_at = now(), s3_location = location, sha256 = hash,
+                    size = given.size, worker_id = 'bench', kafka_partition = 0, kafka_offset = place, attempt = 1,
+                    started_at = began, finished_at = ended
+                FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::timestamptz[],
+                            %s::timestamptz[]) AS given (id, location, hash, size, place, began, ended)
+                WHERE files.id = given.id
+                """,
+                batch,
+            )
+    return None
+
+
+def claim_and_delete(settings: Settings, files: int) -> Work:
+    """Outbox rows numbered by `UPDATE … RETURNING` what their message needs, then deleted: two transactions a batch."""
+    connection = drivers.postgres(settings)
+    yield
+    claimed = 0
+    while claimed < files:
+        with connection.transaction():
+            rows = connection.execute(
+                """
+                UPDATE outbox SET publish_number = outbox.id, partition = outbox.id %% %s FROM files
+                WHERE files.id = outbox.file_id AND outbox.id IN (
+                    SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+                )
+                RETURNING outbox.id, publish_number, partition, file_id, outbox.run, title, description, created_at,
+                          traceparent
+                """,
+                (settings.topic_partitions, settings.relay_batch),
+            ).fetchall()
+        with connection.transaction():
+            connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row[0] for row in rows],))
+        claimed += len(rows)
+    return {"claimed": claimed}
+
+
+def batched(items: Sequence[T], size: int = requests.BATCH) -> Iterator[list[T]]:
+    """The items in batches."""
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch

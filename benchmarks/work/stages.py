@@ -1,0 +1,103 @@
+"""The pipeline's own stages, each alone, wired as they are in production."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Generator
+
+from benchmarks import requests
+from benchmarks.work.limits import batched
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.memory import MemoryObjectStore
+from filemill.adapters.postgres_outbox import submit
+from filemill.adapters.postgres_outbox import submit_many as submit_batch
+from filemill.adapters.s3 import S3ObjectStore
+from filemill.processing.assembly import Processor
+from filemill.settings import Settings
+from filemill.verification.check import verify as check
+
+# A steady load comes in steps of this.
+TICK_SECONDS = 0.02
+
+Work = Generator[None, None, dict[str, int] | None]
+
+
+def submit_one(settings: Settings, files: int) -> Work:
+    """One request a transaction, one after the other."""
+    engine = wiring.create_engine(settings, "submit")
+    asked = requests.files(files)
+    engine.connect().close()
+    yield
+    for file in asked:
+        with engine.begin() as connection:
+            submit(connection, file)
+    return None
+
+
+def submit_many(settings: Settings, files: int) -> Work:
+    """A batch a transaction."""
+    engine = wiring.create_engine(settings, "submit")
+    batches = list(batched(requests.files(files)))
+    engine.connect().close()
+    yield
+    for batch in batches:
+        with engine.begin() as connection:
+            submit_batch(connection, batch)
+    return None
+
+
+def submit_steadily(settings: Settings, files: int, rate: float) -> Work:
+    """So many requests, so many a second, by the clock."""
+    engine = wiring.create_engine(settings, "submit")
+    asked = requests.files(files)
+    engine.connect().close()
+    yield
+    began, sent = time.perf_counter(), 0
+    while sent < files:
+        due = min(files, int((time.perf_counter() - began) * rate))
+        if due > sent:
+            with engine.begin() as connection:
+                submit_batch(connection, asked[sent:due])
+            sent = due
+        time.sleep(TICK_SECONDS)
+    return None
+
+
+def relay(settings: Settings, _files: int) -> Work:
+    """The relay, until the process is killed."""
+    engine = wiring.create_engine(settings, "relay")
+    worker = wiring.relay(settings, engine)
+    engine.connect().close()
+    yield
+    worker.run(threading.Event())
+    return None
+
+
+def sync(settings: Settings, _files: int) -> Work:
+    """The status sync, until the process is killed."""
+    engine = wiring.create_engine(settings, "sync")
+    worker = wiring.sync(settings, engine)
+    engine.connect().close()
+    yield
+    worker.run(threading.Event())
+    return None
+
+
+def processor(settings: Settings, _files: int) -> None:
+    """A processor on the real S3."""
+    Processor(settings).run()
+
+
+def processor_on_a_stub(settings: Settings, _files: int) -> None:
+    """A processor whose objects go no further than its memory."""
+    Processor(settings, store=MemoryObjectStore()).run()
+
+
+def verify(settings: Settings, _files: int) -> Work:
+    """All checks of `filemill verify`."""
+    engine = wiring.create_engine(settings, "verify")
+    yield
+    report = asyncio.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
+    findings = sum(finding.count for finding in report.findings.values())
+    return {"completed": report.completed, "objects": report.objects, "findings": findings}

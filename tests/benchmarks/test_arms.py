@@ -1,0 +1,94 @@
+"""Every arm does its work, on real servers: none is fast because it does nothing, and none that does nothing passes."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from benchmarks import backlog, growth, limits, proofs
+from benchmarks.arm import Arm, chosen
+from benchmarks.proofs import Unproven
+from benchmarks.servers import World, fresh_world
+from infra.embedded.supervisor import Supervisor
+from tests.servers import Servers
+
+FILES = 40
+ARMS = {arm.name: arm for arm in chosen()}
+POINTS = {point.name: point for point in growth.points()}
+# One of each kind that is not an arm of the ratios too.
+CHOSEN_POINTS = ("10,000 files beside a million rows", "partitions: 2", "workers: 2", "verify 10,000")
+
+
+@pytest.fixture
+def embedded(servers: Servers) -> Supervisor:
+    """The benchmarks measure the embedded servers."""
+    if not isinstance(servers, Supervisor):
+        pytest.skip("the benchmarks have embedded servers of their own")
+    return servers
+
+
+@pytest.fixture
+def world(embedded: Supervisor) -> Iterator[World]:
+    with fresh_world(embedded) as world:
+        yield world
+
+
+def run(embedded: Supervisor, arm: Arm, **given: object) -> None:
+    with fresh_world(embedded, **{**arm.settings, **given}) as world:
+        measured = arm.run(world, FILES)  # proves from outside that every file was done, or raises
+    assert measured.files >= FILES
+    assert measured.seconds > 0
+    assert measured.rss_bytes > 10 * 2**20, "the memory of the arm's own processes was seen"
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_an_arm_does_all_of_its_work(embedded: Supervisor, name: str) -> None:
+    if name.startswith("FastStream") and not os.environ.get("CI"):
+        pytest.importorskip("faststream", reason="`make bench` and `make test` install it")
+    run(embedded, ARMS[name])
+
+
+@pytest.mark.parametrize("name", CHOSEN_POINTS)
+def test_a_point_of_growth_does_all_of_its_work(embedded: Supervisor, name: str) -> None:
+    run(embedded, POINTS[name])
+
+
+def test_long_jobs_take_no_less_than_their_work(embedded: Supervisor) -> None:
+    with fresh_world(embedded, processing_seconds=2) as world:
+        measured = growth.long_jobs(world, FILES)
+    assert measured.seconds >= 2
+    assert 0 < measured.figures["of_ideal"] <= 1
+
+
+def test_requests_over_http_are_timed_while_the_pipeline_works(embedded: Supervisor) -> None:
+    with fresh_world(embedded) as world:
+        measured = growth.api_busy(world, FILES)
+    assert measured.files >= FILES
+    assert 0 < measured.figures["p50_ms"] <= measured.figures["p99_ms"] <= measured.figures["greatest_ms"]
+
+
+def test_rows_that_say_completed_without_objects_are_no_proof(world: World) -> None:
+    backlog.rows(world, 3)
+    world.execute(
+        "UPDATE files SET status = 'completed', s3_location = 'file-' || id || '-' "
+        "|| (extract(epoch FROM created_at) * 1000)::bigint || '.txt'"
+    )
+    with pytest.raises(Unproven, match="objects in the bucket: 0, not 3"):
+        proofs.made(world, 3)
+
+
+def test_objects_with_other_bytes_are_no_proof(world: World) -> None:
+    limits.put(world, 3)
+    keys = [key.removesuffix(".txt").split("-") for key in proofs.etags(world)]
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    asked = [(int(number), "Another title", "", epoch + timedelta(milliseconds=int(ms))) for _, number, ms in keys]
+    assert len(asked) == 3
+    with pytest.raises(Unproven, match="objects that are not what was asked for"):
+        proofs.stored(world, asked)
+
+
+def test_an_arm_that_leaves_work_undone_is_refused(world: World) -> None:
+    backlog.accept(world, 5)
+    with pytest.raises(Unproven, match="rows in files: 12, not 7"):
+        limits.insert_unnest(world, 7)
