@@ -1,5 +1,6 @@
 """The processes of an arm: the pipeline's own by their command, and pieces of work that begin on a word."""
 
+import itertools
 import json
 import os
 import queue
@@ -20,6 +21,9 @@ from filemill.settings import Settings
 START_SECONDS = 90.0
 REAP_SECONDS = 10.0
 TAIL_LINES = 15
+
+# Names of processes are used once: what an earlier one of a world said must not count for a later one.
+_numbers = itertools.count(1)
 
 
 class Failed(Exception):
@@ -123,6 +127,11 @@ class Crew:
         """Start one of the pipeline's own processes, `filemill run ROLE`. Returns at once."""
         return self._start(role, [sys.executable, "-m", "filemill", "run", role], given)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all, which are their worker ids."""
+        return [member.name for member in self._members]
+
     def processes(self) -> list[psutil.Process]:
         """Those that live. Raises Failed where one has ended."""
         for member in self._members:
@@ -131,7 +140,7 @@ class Crew:
         return [psutil.Process(member.pid) for member in self._members]
 
     def _start(self, name: str, argv: list[str], given: dict[str, object]) -> Worker:
-        name = f"{name}-{len(self._members) + 1}"
+        name = f"{name}-{next(_numbers)}"
         environment = os.environ | as_environment(self._settings)
         environment |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
         environment |= {"FILEMILL_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}

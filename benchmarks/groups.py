@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from benchmarks.crew import START_SECONDS, Failed, Worker
+from benchmarks.crew import START_SECONDS, Crew, Failed, Worker
 from benchmarks.servers import World, wait_until
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.telemetry import Kind, decode_event
@@ -12,31 +12,33 @@ READ_SECONDS = 0.05
 READ_RECORDS = 500
 # A group whose members came one after the other may share out anew: what was said must stand for this long.
 SETTLED_SECONDS = 1.5
+ROLES = ("relay", "sync")
 
 
-def wait_for_processors(world: World, count: int) -> None:
-    """Until so many of our processors own all partitions, by what they say on `worker.events`."""
+def wait_for_processors(world: World, processors: Sequence[Worker]) -> None:
+    """Until these processors of ours own all partitions, by what they say on `worker.events`."""
+    names = {worker.name for worker in processors}
     reader = TopicReader(world.settings, [world.settings.topic_worker_events], "bench-watch")
     owned: dict[str, list[int]] = {}
 
     def shared() -> bool:
         for record in reader.read(READ_RECORDS, READ_SECONDS):
             event = decode_event(record.value)
-            if event.kind in {Kind.ASSIGNED, Kind.REVOKED, Kind.LOST, Kind.HEARTBEAT}:
+            if event.worker_id in names and event.kind in {Kind.ASSIGNED, Kind.REVOKED, Kind.LOST, Kind.HEARTBEAT}:
                 owned[event.worker_id] = event.owned
-        return is_shared(owned, count, world.settings.topic_partitions)
+        return is_shared(owned, len(names), world.settings.topic_partitions)
 
     try:
         reader.refresh({})
-        wait_until(shared, f"{count} processors own all partitions: {owned}", START_SECONDS)
+        wait_until(shared, lambda: f"{len(names)} processors own all partitions: {owned}", START_SECONDS)
     finally:
         reader.close()
 
 
-def wait_for_leases(world: World, *names: str) -> None:
-    """Until these roles are active."""
-    held = f"SELECT count(*) FROM leases WHERE expires_at > now() AND name IN ({', '.join(map(repr, names))})"  # noqa: S608
-    wait_until(lambda: world.scalar(held) == len(names), f"{', '.join(names)} are active", START_SECONDS)
+def wait_for_leases(world: World, crew: Crew) -> None:
+    """Until relay and sync are active, and in processes of this crew: a killed one's lease outlives it for seconds."""
+    held = "SELECT count(*) FROM leases WHERE name IN ('relay', 'sync') AND expires_at > now() AND holder = ANY(:names)"
+    wait_until(lambda: world.scalar(held, names=crew.names) == len(ROLES), "relay and sync are active", START_SECONDS)
 
 
 def wait_for_members(workers: Sequence[Worker], partitions: int) -> None:

@@ -87,7 +87,7 @@ def api_idle(world: World, files: int) -> Measured:
 def api_busy(world: World, files: int) -> Measured:
     """Counts `POST /api/files` at 200 a second while the pipeline, with what comes beside, is at 70 % of its capacity.
 
-    The capacity is measured first, in the same world, with the page running too.
+    The capacity is measured first, in the same world, without the page. The page's relay may be the active one.
     """
     capacity = passing_through(world, files * CAPACITY_FILES_PER_REQUEST).rate
     before = world.scalar("SELECT count(*) FROM files")

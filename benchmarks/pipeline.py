@@ -3,7 +3,7 @@
 from benchmarks import proofs
 from benchmarks.arm import arm
 from benchmarks.crew import Crew
-from benchmarks.groups import wait_for_leases, wait_for_processors
+from benchmarks.groups import ROLES, wait_for_leases, wait_for_processors
 from benchmarks.meter import Measured
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, World, wait_until
@@ -16,7 +16,7 @@ def end_to_end(world: World, files: int) -> Measured:
     """Counts from the first request submitted to the last row completed: relay, one processor and sync, a process each.
 
     Requests come from a fourth process, 500 a transaction, as fast as it can; its CPU counts too. Leaves out starting
-    the processes, joining the group, the page and the monitor.
+    the processes, joining the group, the page and the monitor. Logs are at `warning`, as in the lab.
     """
     measured = passing_through(world, files)
     require(world.scalar("SELECT count(*) FROM outbox"), 0, "rows left in the outbox")
@@ -39,7 +39,8 @@ def passing_through(world: World, files: int, processors: int = 1) -> Measured:
 
 def staff(world: World, crew: Crew, processors: int) -> None:
     """Relay, sync and so many processors, all at work."""
-    for role in ("relay", "sync", *["processor"] * processors):
+    for role in ROLES:
         crew.role(role)
-    wait_for_leases(world, "relay", "sync")
-    wait_for_processors(world, processors)
+    members = [crew.role("processor") for _ in range(processors)]
+    wait_for_leases(world, crew)
+    wait_for_processors(world, members)

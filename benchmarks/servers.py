@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -61,10 +62,10 @@ class World:
         servers = [state.process.process() for state in self._servers.state.servers]
         return Meter(crew.processes(), [process for process in servers if isinstance(process, psutil.Process)])
 
-    def scalar(self, query: str) -> int:
+    def scalar(self, query: str, **parameters: object) -> int:
         """The one number that a query gives."""
         with self.engine.connect() as connection:
-            return int(connection.execute(sa.text(query)).scalar_one())
+            return int(connection.execute(sa.text(query), parameters).scalar_one())
 
     def execute(self, statement: str, **parameters: object) -> None:
         """One statement, in a transaction of its own."""
@@ -87,7 +88,20 @@ class World:
         for future in client.delete_topics(all_topics(self.settings)).values():
             with contextlib.suppress(KafkaException):
                 future.result()
-        s3_client(self.settings).delete_bucket(Bucket=self.settings.s3_bucket)
+        self._drop_bucket()
+
+    def _drop_bucket(self) -> None:
+        client, bucket = s3_client(self.settings), self.settings.s3_bucket
+        try:
+            client.delete_bucket(Bucket=bucket)  # SeaweedFS takes a full one too, at once
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "BucketNotEmpty":
+                raise
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                found = page.get("Contents", [])
+                if found:
+                    client.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": one["Key"]} for one in found]})
+            client.delete_bucket(Bucket=bucket)
 
 
 @contextlib.contextmanager
@@ -137,12 +151,12 @@ def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
             world.drop()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = WORK_SECONDS) -> None:
+def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = WORK_SECONDS) -> None:
     """Ask until it is so. Raises TimeoutError, saying what is not."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"after {seconds:g} s still not: {what}")
+            raise TimeoutError(f"after {seconds:g} s still not: {what() if callable(what) else what}")
         time.sleep(POLL_SECONDS)
 
 

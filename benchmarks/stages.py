@@ -71,8 +71,7 @@ def processing(world: World, files: int, task: str, started: list[FileCreate] | 
     """One processor's work on a backlog that comes once it owns the partitions."""
     messages = started or backlog.rows(world, files)
     with world.crew() as crew:
-        crew.work(task)
-        wait_for_processors(world, 1)
+        wait_for_processors(world, [crew.work(task)])
         ends = TopicEnds(world, world.settings.topic_created)
         with world.meter(crew) as meter:
             backlog.publish_requests(world, messages)
