@@ -8,7 +8,6 @@ from confluent_kafka import Producer
 from benchmarks import requests
 from benchmarks.servers import World
 from benchmarks.work import drivers
-from benchmarks.work.limits import batched
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.files import to_milliseconds
 from filemill.messages import FileCreate, Headers, encode
@@ -20,7 +19,7 @@ ROWS_AT_ONCE = 20_000
 
 def accept(world: World, files: int) -> None:
     """Rows with their outbox rows, as a submission leaves them."""
-    for batch in batched(requests.files(files)):
+    for batch in requests.batched(requests.files(files)):
         with world.engine.begin() as connection:
             submit_many(connection, batch)
 
@@ -29,7 +28,7 @@ def rows(world: World, files: int) -> list[FileCreate]:
     """Pending rows without an outbox; returns what would be asked for them. Their ids are 1 to `files`."""
     now = to_milliseconds(datetime.now(UTC))
     messages = requests.creates(files)
-    for batch in batched(messages, ROWS_AT_ONCE):
+    for batch in requests.batched(messages, ROWS_AT_ONCE):
         world.execute(
             "INSERT INTO files (title, description, created_at) "
             "SELECT title, :description, :now FROM unnest(CAST(:titles AS text[])) AS given (title)",

@@ -1,7 +1,9 @@
 """The requests that all arms work on: the same titles, descriptions, records and bytes everywhere."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from filemill.content import render, sha256_hex
 from filemill.files import NewFile, new_file, object_key, to_milliseconds
@@ -10,6 +12,8 @@ from filemill.messages import FileCreate, FileCreated, Headers, create_headers, 
 DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
 # Requests of one transaction, where many come at once.
 BATCH = 500
+
+T = TypeVar("T")
 
 
 def files(count: int) -> list[NewFile]:
@@ -51,3 +55,10 @@ def created(message: FileCreate, partition: int, offset: int) -> FileCreated:
         upload_ms=1.0,
         stage_ms={"read": 0.1, "work": 0.0, "render": 0.1, "upload": 1.0},
     )
+
+
+def batched(items: Sequence[T], size: int = BATCH) -> Iterator[list[T]]:
+    """The items in batches."""
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch

@@ -3,7 +3,8 @@
 Subscribers and publishers with `batch=True` and typed pydantic messages, handlers that return what is to be published,
 and `AckPolicy.NACK_ON_ERROR` with a group: its documentation's way to "at least once" with a retry. A handler works on
 all files of its batch at once: boto3 on threads, for it blocks, obstore on the loop. The API inserts and publishes in
-batches; the status side updates a batch of rows in one statement. Its log of every message is off.
+batches; the status side updates a batch of rows in one statement. Its records go where its own partitioner sends them.
+Its log of every message is off.
 """
 
 import asyncio
@@ -19,7 +20,6 @@ from pydantic import BaseModel
 
 from benchmarks import requests
 from benchmarks.work import drivers
-from benchmarks.work.limits import batched
 from filemill.content import CONTENT_TYPE, render
 from filemill.files import object_key, to_milliseconds
 from filemill.settings import Settings
@@ -48,7 +48,7 @@ class FileCreated(BaseModel):
 def api(settings: Settings, files: int) -> Generator[None, None, None]:
     """Requests accepted in batches: rows in one statement, then their messages in one `publish_batch`."""
     connection = drivers.postgres(settings)
-    batches = list(batched(requests.files(files)))
+    batches = list(requests.batched(requests.files(files)))
     broker = _broker(settings)
     publisher = broker.publisher(settings.topic_create, batch=True)
 

@@ -1,10 +1,12 @@
-"""The raw limits: each driver does what the pipeline has it do, as fast as it can, and nothing beside it."""
+"""The raw limits: each driver does what the pipeline has it do, as fast as it can, and nothing beside it.
+
+Their memory is mostly the records and parameters that they made beforehand.
+"""
 
 import asyncio
-import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import obstore
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -17,8 +19,6 @@ from filemill.messages import new_traceparent
 from filemill.settings import Settings
 
 Work = Generator[None, None, dict[str, int] | None]
-T = TypeVar("T")
-
 FLUSH_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
 
@@ -87,7 +87,7 @@ def insert_unnest(settings: Settings, files: int) -> Work:
     connection = drivers.postgres(settings)
     batches = [
         ([file.title for file in batch], [file.description for file in batch], [new_traceparent() for _ in batch])
-        for batch in batched(requests.files(files))
+        for batch in requests.batched(requests.files(files))
     ]
     yield
     for titles, descriptions, traces in batches:
@@ -112,7 +112,7 @@ def insert_copy(settings: Settings, files: int) -> Work:
     connection = drivers.postgres(settings)
     batches = [
         [(file.title, file.description, new_traceparent()) for file in batch]
-        for batch in batched(requests.files(files))
+        for batch in requests.batched(requests.files(files))
     ]
     yield
     for batch in batches:
@@ -145,7 +145,7 @@ def update(settings: Settings, files: int) -> Work:
             [change.started_at for change in batch],
             [change.timestamp for change in batch],
         )
-        for batch in batched(changes, settings.sync_batch)
+        for batch in requests.batched(changes, settings.sync_batch)
     ]
     yield
     for batch in batches:
@@ -186,10 +186,3 @@ def claim_and_delete(settings: Settings, files: int) -> Work:
             connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row[0] for row in rows],))
         claimed += len(rows)
     return {"claimed": claimed}
-
-
-def batched(items: Sequence[T], size: int = requests.BATCH) -> Iterator[list[T]]:
-    """The items in batches."""
-    remaining = iter(items)
-    while batch := list(itertools.islice(remaining, size)):
-        yield batch

@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator
 
 from benchmarks import requests
-from benchmarks.work.limits import batched
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.memory import MemoryObjectStore
@@ -38,7 +37,7 @@ def submit_one(settings: Settings, files: int) -> Work:
 def submit_many(settings: Settings, files: int) -> Work:
     """A batch a transaction."""
     engine = wiring.create_engine(settings, "submit")
-    batches = list(batched(requests.files(files)))
+    batches = list(requests.batched(requests.files(files)))
     engine.connect().close()
     yield
     for batch in batches:

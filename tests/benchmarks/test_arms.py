@@ -1,8 +1,12 @@
 """Every arm does its work, on real servers: none is fast because it does nothing, and none that does nothing passes."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +90,18 @@ def test_objects_with_other_bytes_are_no_proof(world: World) -> None:
     assert len(asked) == 3
     with pytest.raises(Unproven, match="objects that are not what was asked for"):
         proofs.stored(world, asked)
+
+
+@pytest.mark.slow
+def test_a_run_from_the_command_line_leaves_samples_plots_and_promises(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "ratios", "--only", "raw", "--rounds", "2", "--scale", "0.001"]
+    ended = subprocess.run([*command, "--results", tmp_path], capture_output=True, text=True, check=False, timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    samples = json.loads((tmp_path / "ratios.json").read_text())["samples"]
+    raw = [name for name in ARMS if name.startswith("raw")]
+    assert [sorted(one["arm"] for one in samples if one["round"] == number) for number in (1, 2)] == [sorted(raw)] * 2
+    assert json.loads((tmp_path / "latest.json").read_text()) == [], "no promise is of raw limits alone"
+    assert "raw put" in (tmp_path / "ratios.html").read_text()
 
 
 def test_an_arm_that_leaves_work_undone_is_refused(world: World) -> None:
