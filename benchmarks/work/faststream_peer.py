@@ -154,4 +154,6 @@ def _serve(settings: Settings, put: Put) -> None:
 
 
 def _broker(settings: Settings) -> KafkaBroker:
-    return KafkaBroker(settings.kafka_broker, acks="all", enable_idempotence=True, logger=None)
+    return KafkaBroker(
+        settings.kafka_broker, acks="all", enable_idempotence=True, allow_auto_create_topics=False, logger=None
+    )
