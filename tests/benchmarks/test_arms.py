@@ -24,6 +24,10 @@ POINTS = {point.name: point for point in growth.points()}
 CHOSEN_POINTS = ("10,000 files beside a million rows", "partitions: 2", "workers: 2", "API, idle", "verify 10,000")
 
 
+# A world an arm: minutes in all.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def embedded(servers: Servers) -> Supervisor:
     """The benchmarks measure the embedded servers."""
@@ -92,7 +96,6 @@ def test_objects_with_other_bytes_are_no_proof(world: World) -> None:
         proofs.stored(world, asked)
 
 
-@pytest.mark.slow
 def test_a_run_from_the_command_line_leaves_samples_plots_and_promises(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "ratios", "--only", "raw", "--rounds", "2", "--scale", "0.001"]
     ended = subprocess.run([*command, "--results", tmp_path], capture_output=True, text=True, check=False, timeout=110)
