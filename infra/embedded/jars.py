@@ -80,14 +80,15 @@ def locked_jars(lock: Path) -> list[Jar]:
 
 
 def installed_jars(
-    cache: Path, progress: Callable[[Progress], None] = lambda _progress: None, lock: Path = LOCK
+    cache: Path, progress: Callable[[Progress], None] = lambda _progress: None, lock: Path | None = None
 ) -> list[Path]:
-    """The jars of the lock file on this disk, downloaded where they are not there yet.
+    """The jars of the lock file (by default the broker's) on this disk, downloaded where they are not there yet.
 
     The folder's name carries the lock file's hash and appears only when all jars are in it and have been checked. So a
     download that was cut off leaves nothing that a later start could take for whole. Raises DownloadError; whatever
     `progress` raises gives the download up.
     """
+    lock = lock or LOCK
     jars = locked_jars(lock)
     name = f"{lock.stem}-{KAFKA_VERSION}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     folder = cache / name
