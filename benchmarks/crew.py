@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psutil
 
-from filemill.settings import Settings
+from filemill.settings import Settings, as_environment
 
 # Above what a busy machine needs to import the packages and to join a group.
 START_SECONDS = 90.0
@@ -160,14 +160,3 @@ class Crew:
                 error.add_note(f"--- {member.name}\n{member.tail()}")
         for member in self._members:
             member.kill()
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """A world's settings as variables, for its processes."""
-    found = {}
-    for name in settings.model_fields_set - {"worker_id"}:
-        value = getattr(settings, name)
-        secret = getattr(value, "get_secret_value", None)
-        plain = secret() if secret is not None else value
-        found[f"FILEMILL_{name.upper()}"] = json.dumps(plain) if isinstance(plain, dict) else str(plain)
-    return found

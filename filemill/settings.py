@@ -4,6 +4,7 @@ A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_B
 `KAFKA_BROKER`); the embedded stack that runs under the home folder; the default.
 """
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -218,6 +219,16 @@ def load(**given: Any) -> Settings:  # noqa: ANN401
         if type(error).__name__ == "SettingsError":  # a JSON value that is not JSON
             raise InvalidSettings(f"{error}: kafka_properties must be a JSON object") from None
         raise
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """What was set, as FILEMILL_ variables for a process to be started: all but the name; secrets in plain."""
+    found = {}
+    for name in settings.model_fields_set - {"worker_id"}:
+        value = getattr(settings, name)
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        found[f"{PREFIX}{name.upper()}"] = json.dumps(plain) if isinstance(plain, dict) else str(plain)
+    return found
 
 
 def _explain(error: ValidationError) -> str:

@@ -72,16 +72,6 @@ def watch(servers: Servers, pid: int) -> None:
     servers.watch(pid)
 
 
-def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings as FILEMILL_ variables, for a process that a test starts."""
-    changed = {name: getattr(settings, name) for name in settings.model_fields_set if name != "worker_id"}
-    values = {
-        name: value.get_secret_value() if hasattr(value, "get_secret_value") else value
-        for name, value in changed.items()
-    }
-    return {f"FILEMILL_{name.upper()}": str(value) for name, value in values.items()}
-
-
 def _create_database(settings: Settings, existing: str) -> None:
     url = sa.URL.create(
         "postgresql+psycopg",

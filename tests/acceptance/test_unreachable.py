@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from filemill.settings import as_environment
 from tests.acceptance.command import filemill, slowness
-from tests.servers import Servers, as_environment, new_world
+from tests.servers import Servers, new_world
 
 WITHIN_SECONDS = 10.0
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from filemill.settings import Settings
-from tests.servers import as_environment
+from filemill.settings import Settings, as_environment
 
 START_SECONDS = 60
 STOP_SECONDS = 10

@@ -9,8 +9,8 @@ import pytest
 from filemill.lab.bench import Bench
 from filemill.lab.broker_time import stamp_by_the_broker
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
+from filemill.settings import as_environment
 from tests.integration.world import World
-from tests.servers import as_environment
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from filemill.lab import backward
 from filemill.lab.bench import Bench
 from filemill.lab.verdict import Check, Verdict
 from filemill.messages import FileCreated, FileProgress, encode
+from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World
-from tests.servers import as_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
