@@ -16,6 +16,8 @@ from tests.servers import Servers, embedded_servers, new_world
 
 # Building images, starting a dozen containers: what waits for that may wait for longer than other tests.
 COMPOSE_TIMEOUT_SECONDS = 900
+SETTINGS = ("FILEMILL_", "KAFKA_", "DATABASE_", "S3_", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT")
+MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"}
 # Where the servers come from: embedded, or containers.
 KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
@@ -31,9 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting of the person who runs the tests reaches them, and no stack of theirs is found."""
+    """No setting of the person who runs the tests reaches them, and no stack of theirs is found.
+
+    Nor does what was told to the `make` that runs them: one that a test runs would take it for its own.
+    """
     for name in list(os.environ):
-        if name.startswith(("FILEMILL_", "KAFKA_", "DATABASE_", "S3_", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT")):
+        if name.startswith(SETTINGS) or name in MAKE:
             del os.environ[name]
     os.environ["FILEMILL_HOME"] = str(tmp_path_factory.mktemp("no-stack"))
 

@@ -107,6 +107,15 @@ def _own_engine() -> Iterator[None]:
                 process.wait()
             guard.release(process.pid)
             guard.close()
+            _unmount(run)
+
+
+def _unmount(folder: str) -> None:
+    """What dockerd leaves mounted below it, such as the network's namespace: the folder could not be removed."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed(mounted):
+        if place.startswith(f"{folder}/"):
+            _succeeds("umount", "--lazy", place)
 
 
 def _clear() -> None:
