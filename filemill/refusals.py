@@ -75,10 +75,10 @@ def share_fits(settings: "Settings") -> str | None:
         return (
             "ordering=partition does not go with group_protocol=share: a share group spreads a partition over workers"
         )
-    needed = settings.processing_seconds + SHARE_MARGIN_SECONDS
+    needed = settings.longest_job_seconds + SHARE_MARGIN_SECONDS
     if needed * 1000 > settings.max_poll_interval_ms:
         return (
-            f"processing_seconds={settings.processing_seconds:g} does not go with group_protocol=share: a member polls "
+            f"a job of {settings.longest_job_seconds:g} s does not go with group_protocol=share: a member polls "
             f"again when its batch is done, so max_poll_interval_ms must be {needed * 1000:.0f} or more"
         )
     return None

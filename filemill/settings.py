@@ -129,6 +129,10 @@ class Settings(BaseSettings):
 
     processing_seconds: float = _setting(60.0, description="Simulated work per file", ge=0, le=86_400)
     processing_steps: int = _setting(6, description="Steps that it is split into", ge=1, le=1000)
+    long_job_every: int = _setting(
+        0, description="Every so many-th file, by its number, is a long job; 0: none is", ge=0
+    )
+    long_job_seconds: float = _setting(60.0, description="Simulated work of a long job", ge=0, le=86_400)
     concurrency: int = _setting(1000, description="Records that one processor holds at most", ge=1, le=100_000)
     partition_concurrency: int = _setting(
         0, description="Records that one processor holds of one partition at most; 0: as many as concurrency", ge=0
@@ -204,6 +208,11 @@ class Settings(BaseSettings):
         return None if self.group_protocol == "share" else self.kafka_group
 
     @property
+    def longest_job_seconds(self) -> float:
+        """The simulated work of the file that takes longest."""
+        return max(self.processing_seconds, self.long_job_seconds) if self.long_job_every else self.processing_seconds
+
+    @property
     def database_url(self) -> str:
         """The database without its password, for messages."""
         return f"postgresql://{self.database_user}@{self.database_host}:{self.database_port}/{self.database_name}"
@@ -211,6 +220,8 @@ class Settings(BaseSettings):
 
 def load(**given: Any) -> Settings:  # noqa: ANN401
     """The settings in force; `given` (None left out) comes first. Raises InvalidSettings."""
+    if unknown := sorted(given.keys() - Settings.model_fields.keys()):
+        raise InvalidSettings(f"there is no setting {', '.join(unknown)}")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -50,7 +50,7 @@ def agree(settings: Settings) -> ShareTerms:
     than the one-minute job. Raises InvalidSettings where a lock is shorter than the job, retry.Unavailable.
     """
     admin = new_client(AdminClient, client_config(settings, "admin"))
-    needed = settings.processing_seconds + SHARE_MARGIN_SECONDS
+    needed = settings.longest_job_seconds + SHARE_MARGIN_SECONDS
     current = _terms(settings, admin)
     _set(settings, admin, RESET, "earliest")
     if current.delivery_limit < DELIVERY_LIMIT:
@@ -62,7 +62,7 @@ def agree(settings: Settings) -> ShareTerms:
     if terms.lock_seconds < needed:
         raise InvalidSettings(
             f"group_protocol=share: the group {settings.group_id} locks a record for {terms.lock_seconds:g} s, less "
-            f"than processing_seconds ({settings.processing_seconds:g}) and {SHARE_MARGIN_SECONDS:g} s to spare. "
+            f"than the longest job ({settings.longest_job_seconds:g} s) and {SHARE_MARGIN_SECONDS:g} s to spare. "
             f"Raise the broker's group.share.max.record.lock.duration.ms to {needed * 1000:.0f} or more, lower "
             "processing_seconds, or choose another group_protocol"
         )

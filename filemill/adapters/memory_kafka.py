@@ -33,12 +33,13 @@ class MemoryBroker:
     """Topics and one group's commits. Any thread.
 
     `away`: a sentence; until it is None again publishers keep their records queued and questions raise Unavailable.
-    `refuses`: a sentence; records are refused with it. Neither is the fault of a record.
+    `refuses`: a sentence; records are refused with it, and counted. Neither is the fault of a record.
     """
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
         self.away: str | None = None
         self.refuses: str | None = None
+        self.refused = 0
         self.commits: list[Committed] = []
         self.changed = threading.Condition()
         self._logs: dict[str, list[list[Record]]] = {}
@@ -156,6 +157,7 @@ class MemoryPublisher:
 
     def _stored(self, queued: _Queued) -> Receipt:
         if self._broker.refuses is not None:
+            self._broker.refused += 1
             return Receipt(-1, -1, error=self._broker.refuses)
         if queued.partition >= self._broker.partitions(queued.topic):
             return Receipt(-1, -1, error="Local: Unknown partition")

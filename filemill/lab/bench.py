@@ -61,6 +61,19 @@ class Bench:
         wait_until(at_rest, seconds, lambda: f"all requests have ended ({left} have not)")
         return time.monotonic() - began
 
+    def catch_up(self, moment: float, seconds: float = 120.0) -> None:
+        """Wait until every request that was accepted by a moment (seconds since the epoch) has ended.
+
+        Raises TimeoutError.
+        """
+
+        def done() -> bool:
+            with contextlib.suppress(Unavailable):
+                return unfinished(self.engine, until=moment) == 0
+            return False
+
+        wait_until(done, seconds, "what had been accepted has ended")
+
     def history(self) -> History:
         """What the topics tell, record by record. Raises retry.Unavailable."""
         return read_history(self.settings, self.admin())
@@ -84,7 +97,7 @@ class Bench:
                 history=history,
                 backward_moves=backward.moves(self.engine),
                 faults=self.journal.faults(),
-                patience_seconds=self.settings.processing_seconds + SESSION_SECONDS + 10.0,
+                patience_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + 10.0,
                 until=time.time(),
             )
         )

@@ -5,6 +5,7 @@ request has an intended moment, and its latency counts from there, however late 
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -137,9 +138,12 @@ class Load:
         return ids
 
 
-def unfinished(engine: sa.Engine, since_id: int = 0) -> int:
-    """Requests that have not ended, from an id on."""
+def unfinished(engine: sa.Engine, since_id: int = 0, until: float = math.inf) -> int:
+    """Requests that have not ended, from an id on, of those that were accepted until a moment (seconds, the epoch)."""
     ended = ", ".join(f"'{status}'" for status in Status if status.terminal)
-    query = sa.text(f"SELECT count(*) FROM files WHERE id >= :since AND status NOT IN ({ended})")  # noqa: S608
+    query = sa.text(
+        "SELECT count(*) FROM files WHERE id >= :since AND created_at <= to_timestamp(CAST(:until AS float8)) "  # noqa: S608
+        f"AND status NOT IN ({ended})"
+    )
     with engine.connect() as connection:
-        return int(connection.execute(query, {"since": since_id}).scalar_one())
+        return int(connection.execute(query, {"since": since_id, "until": until}).scalar_one())

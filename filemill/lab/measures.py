@@ -159,6 +159,28 @@ def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     return frame
 
 
+def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
+    """For each kill of a processor: seconds until the last record that had come by then had its result.
+
+    It needs no owners of partitions, and so compares share groups with the others. A kill after which a record never
+    ended is left out. `alone`: no other fault began meanwhile.
+    """
+    finished = history.finished()
+    done = kills(faults)
+    begins = sorted({entry.began for entry in faults} | {at for _, at in done})
+    rows = []
+    for worker, killed_at in done:
+        ends = [
+            finished.get((request.partition, request.offset), NEVER)
+            for request in history.requests
+            if request.at <= killed_at
+        ]
+        until = max(ends, default=NEVER)
+        if killed_at < until < NEVER:
+            rows.append((worker, until - killed_at, not any(killed_at < began < until for began in begins)))
+    return pd.DataFrame(rows, columns=["worker", "caught_up_seconds", "alone"]).astype({"alone": bool})
+
+
 def kills(faults: Iterable[Entry]) -> list[tuple[str, float]]:
     """Each processor that was killed, and when."""
     found: list[tuple[str, float]] = []

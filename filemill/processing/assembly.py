@@ -48,7 +48,7 @@ class Processor:
             settings.topic_worker_events,
             settings.worker_id,
             settings.group_protocol,
-            settings.processing_seconds,
+            settings.longest_job_seconds,
         )
         self._store = store or S3ObjectStore(settings)
         self._standing = Standing(settings.worker_id, datetime.now(UTC))
@@ -129,6 +129,8 @@ class Processor:
             policy=RetryPolicy(max_attempts=settings.max_attempts),
             processing_seconds=settings.processing_seconds,
             processing_steps=settings.processing_steps,
+            long_job_every=settings.long_job_every,
+            long_job_seconds=settings.long_job_seconds,
             jitter=jitter,
             to_store=to_s3.through,
             to_broker=to_kafka.through,

@@ -87,11 +87,18 @@ class Workplace(msgspec.Struct, frozen=True):
     policy: RetryPolicy
     processing_seconds: float
     processing_steps: int
+    long_job_every: int
+    long_job_seconds: float
     jitter: random.Random
     to_store: Through = _straight
     to_broker: Through = _straight
     cancelled: Callable[[int, int | None], bool] = _never
     report: Reporter | None = None
+
+    def job_seconds(self, file_id: int) -> float:
+        """The simulated work of a file: the same in each attempt and on each worker."""
+        is_long = self.long_job_every and file_id % self.long_job_every == 0
+        return self.long_job_seconds if is_long else self.processing_seconds
 
 
 class Passage:
@@ -109,6 +116,7 @@ class Passage:
         self._entered = self.began
         self._stage_ms: dict[str, float] = {}
         self._worked = False
+        self._made: FileCreated | None = None
         self._unwanted = False
         self._workplace = workplace
         self._file_id = file_id_in(record.value)
@@ -165,43 +173,52 @@ class Passage:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
             raise Poisonous(str(error)) from error
-        if not self._worked:  # not again because S3 or the broker was away at its end
+        if not self._worked:  # not again because S3 was away at its end
             self._enter("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
             await self._simulate_work(request)
             self._worked = True
+        if self._made is None:  # not again because the broker was
+            self._made = await self._make(request, started_at)
+        else:
+            await self._workplace.awake()
+        self._enter("announce")
+        await self._announce(self._made)
+        self._log.info("Successfully processed file", file=request.file_id, key=self._made.s3_location)
+
+    async def _make(self, request: FileCreate, started_at: datetime) -> FileCreated:
+        """Store the object; returns what to announce: each time the same, for an announcement may come twice."""
         self._enter("render")
         body = render(request.title, request.description, request.timestamp)
         key = object_key(request.file_id, request.timestamp)
         sha256 = sha256_hex(body)
         self._enter("upload")
         upload_ms = await self._upload(key, body, sha256)
-        self._enter("announce")
-        await self._announce(
-            FileCreated(
-                file_id=request.file_id,
-                s3_location=key,
-                status="completed",
-                timestamp=to_milliseconds(datetime.now(UTC)),
-                run=self._run,
-                sha256=sha256,
-                size=len(body),
-                worker_id=self._workplace.worker_id,
-                partition=self.record.partition,
-                offset=self.record.offset,
-                attempt=self.attempt,
-                started_at=to_milliseconds(started_at),
-                upload_ms=upload_ms,
-                stage_ms=self._stage_ms,
-            )
+        return FileCreated(
+            file_id=request.file_id,
+            s3_location=key,
+            status="completed",
+            timestamp=to_milliseconds(datetime.now(UTC)),
+            run=self._run,
+            sha256=sha256,
+            size=len(body),
+            worker_id=self._workplace.worker_id,
+            partition=self.record.partition,
+            offset=self.record.offset,
+            attempt=self.attempt,
+            started_at=to_milliseconds(started_at),
+            upload_ms=upload_ms,
+            stage_ms=self._stages(),
         )
-        self._log.info("Successfully processed file", file=request.file_id, key=key)
 
     def _enter(self, stage: str) -> None:
         """The next stage of this attempt; the one before it is over."""
-        now = time.monotonic()
-        self._stage_ms[self.stage] = round((now - self._entered) * 1000, 1)
-        self.stage, self._entered = stage, now
+        self._stage_ms = self._stages()
+        self.stage, self._entered = stage, time.monotonic()
+
+    def _stages(self) -> dict[str, float]:
+        """Milliseconds by stage of this attempt, up to now."""
+        return {**self._stage_ms, self.stage: round((time.monotonic() - self._entered) * 1000, 1)}
 
     def _refuse_last_deliveries(self) -> None:
         """One before the last: if this worker dies while it buries the record, another one still gets it."""
@@ -227,7 +244,7 @@ class Passage:
 
     async def _simulate_work(self, request: FileCreate) -> None:
         """The seed's one-minute job: timers, so that one worker holds a thousand of them."""
-        seconds, steps = self._workplace.processing_seconds, self._workplace.processing_steps
+        seconds, steps = self._workplace.job_seconds(request.file_id), self._workplace.processing_steps
         if seconds <= 0:
             return
         tells = seconds > PROGRESS_LEAST_SECONDS
@@ -295,7 +312,7 @@ class Passage:
             "offset": self.record.offset,
             "attempt": self.attempt,
             "stage": self.stage,
-            "stage_ms": {**self._stage_ms, self.stage: round((time.monotonic() - self._entered) * 1000, 1)},
+            "stage_ms": self._stages(),
         }
 
     async def _say_cancelled(self) -> None:
@@ -310,11 +327,13 @@ class Passage:
         """To the dead letters, and the file to failed; both acknowledged, however long the broker takes."""
         self._log.error("Parked in the dead letters", file=self._file_id, reason=verdict.reason, attempts=self.attempt)
 
+        result = self._failed(self._file_id, verdict, started_at) if self._file_id is not None else None
+
         async def park() -> None:
             await self._workplace.awake()
             await self._bury(verdict, error)
-            if self._file_id is not None:
-                await self._announce(self._failed(self._file_id, verdict, started_at))
+            if result is not None:
+                await self._announce(result)
 
         await self._persist(park)
         if self._workplace.report is not None:

@@ -5,7 +5,7 @@ Moments are seconds since the epoch, of the records' timestamps: with `message.t
 all of one clock, the broker's, as are those of the commits; otherwise each is its producer's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -32,7 +32,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Execution(msgspec.Struct, frozen=True):
-    """A result that one of our workers reported for a record of `file.create`. `started_at` is by its own clock."""
+    """A result that one of our workers reported for a record of `file.create`.
+
+    By the worker's own clock it was started at `started_at`, and its announcement made at `made_at`.
+    """
 
     partition: int
     offset: int
@@ -44,6 +47,7 @@ class Execution(msgspec.Struct, frozen=True):
     started_at: datetime | None
     upload_ms: float | None
     at: float
+    made_at: datetime | None = None
 
 
 class Ownership(msgspec.Struct, frozen=True, order=True):
@@ -118,9 +122,17 @@ def read_history(settings: Settings, admin: KafkaAdmin) -> History:
         request = Request(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
         history.requests.append(request)
     history.requests.sort(key=lambda request: request.at)
-    history.executions.sort(key=lambda execution: execution.at)
+    history.executions = distinct(sorted(history.executions, key=lambda execution: execution.at))
     history.events.sort(key=lambda heard: heard.at)
     return history
+
+
+def distinct(executions: Sequence[Execution]) -> list[Execution]:
+    """Each once. A worker that the broker owes an answer announces again, in the same words, what it has made."""
+    first: dict[Execution, Execution] = {}
+    for execution in executions:
+        first.setdefault(msgspec.structs.replace(execution, at=0.0), execution)
+    return list(first.values())
 
 
 def _note_result(record: Record, history: History) -> None:
@@ -142,6 +154,7 @@ def _note_result(record: Record, history: History) -> None:
             started_at=event.started_at,
             upload_ms=event.upload_ms,
             at=_moment(record),
+            made_at=event.timestamp,
         )
     )
 

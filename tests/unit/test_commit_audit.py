@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from filemill.offsets import CommitSeen, encode_metadata
 from filemill.verification.commits import Audit, audit
-from filemill.verification.history import Execution, Ownership
+from filemill.verification.history import Execution, Ownership, distinct
 
 
 def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> CommitSeen:
@@ -104,3 +106,11 @@ def test_what_a_worker_had_begun_before_it_was_assigned_anew_belongs_to_the_assi
     owners = [owner(1), owner(20, epoch=2)]
     late = [execution(0, 21, began=12), execution(0, 23, began=22)]
     assert look([], [21], owners, late).ok
+
+
+def test_an_announcement_that_comes_twice_is_one_execution() -> None:
+    """The broker took the first and could not say so."""
+    made = execution(0, 10)
+    later = msgspec.structs.replace(made, at=40.0)
+    other = msgspec.structs.replace(later, made_at=datetime.fromtimestamp(39, UTC))
+    assert distinct([made, later, other]) == [made, other]

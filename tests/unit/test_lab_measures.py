@@ -61,6 +61,16 @@ def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment
     assert (row["detection_seconds"], row["recovery_seconds"]) == (6, 7)
 
 
+def test_caught_up_counts_to_the_result_of_the_last_record_that_had_come_by_the_kill() -> None:
+    history = killed_at_20()
+    (row,) = measures.caught_up(history, [KILL]).to_dict("records")
+    assert row == {"worker": "a", "caught_up_seconds": 8, "alone": True}
+    history.requests.append(Request(2, 0, 9, 1, 20.5))  # came after it
+    assert len(measures.caught_up(history, [KILL])) == 1
+    history.requests.append(Request(2, 1, 10, 1, 19.5))  # and one that never ended
+    assert measures.caught_up(history, [KILL]).empty
+
+
 def test_a_kill_is_alone_unless_another_fault_began_before_the_recovery() -> None:
     other = Entry(kind="fault", name="s3 killed", began=22.0, ended=23.0)
     assert measures.recovery(killed_at_20(), [KILL])["alone"].tolist() == [True]

@@ -23,6 +23,10 @@ from filemill.settings import InvalidSettings, load
             {"group_protocol": "share", "processing_seconds": 295},
             "max_poll_interval_ms must be 310000 or more",
         ),
+        (
+            {"group_protocol": "share", "processing_seconds": 1, "long_job_every": 9, "long_job_seconds": 295},
+            "a job of 295 s does not go with group_protocol=share",
+        ),
         ({"kafka_properties": {"enable.auto.commit": "true"}}, "kafka_properties must not set enable.auto.commit"),
         ({"kafka_properties": {"auto.offset.reset": "latest"}}, "anything but `earliest` skips requests"),
         ({"kafka_properties": {"acks": "1"}}, "an acknowledged result can be lost"),

@@ -241,3 +241,8 @@ def test_a_wrong_type_of_secret_is_not_shown() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_an_argument_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="there is no setting worker, workers"):
+        load(workers=3, worker=1)

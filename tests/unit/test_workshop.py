@@ -48,6 +48,14 @@ def test_a_record_becomes_an_object_and_an_event() -> None:
         assert it.events(TOPICS.dead_letters) == []
 
 
+def test_every_so_many_th_file_is_a_long_job() -> None:
+    with bench(long_job_every=3, long_job_seconds=0.6) as it:
+        it.start(*(record(offset) for offset in range(6)))
+        assert [done.offset for done in it.finished(4)] == [0, 1, 3, 4]
+        assert it.nothing_finished()
+        assert sorted(done.offset for done in it.finished(2)) == [2, 5]
+
+
 def test_the_trace_context_goes_on_with_the_event() -> None:
     with bench() as it:
         it.start(record(0))
@@ -95,9 +103,10 @@ def test_a_refused_acknowledgement_does_not_finish_a_record() -> None:
     with bench() as it:
         it.broker.refuses = "Broker: Not enough in-sync replicas"
         it.start(record(0))
-        eventually(lambda: len(it.store.puts) > 3)
+        eventually(lambda: it.broker.refused > 3)
         assert it.nothing_finished()
         assert it.events() == []
+        assert len(it.store.puts) == 1, "only the announcement is tried again"
         it.broker.refuses = None
         it.finished(1)
         assert it.results() == {1: "completed"}
@@ -418,8 +427,12 @@ def test_a_worker_that_was_not_polled_lately_begins_no_effect() -> None:
         time.sleep(0.15)
         assert it.store.tries == []
         assert it.broker.records(TOPICS.dead_letters) == []
-        it.workshop.trust()
-        it.finished(2)
+
+        def both_finish() -> bool:
+            it.workshop.trust()
+            return it.workshop.finished.qsize() == 2
+
+        eventually(both_finish)
 
 
 def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_trusted() -> None:

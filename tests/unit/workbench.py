@@ -104,6 +104,8 @@ class Bench:
                 policy=options.get("policy", POLICY),
                 processing_seconds=options.get("processing_seconds", 0),
                 processing_steps=options.get("processing_steps", 6),
+                long_job_every=options.get("long_job_every", 0),
+                long_job_seconds=options.get("long_job_seconds", 0),
                 jitter=jitter,
                 cancelled=lambda file_id, run: (file_id, run) in self.cancelled,
                 **(ways if options["gates"] else {}),
