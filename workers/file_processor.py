@@ -79,7 +79,6 @@ class FileProcessor:
         self._epoch = 0
         self._epochs: dict[int, int] = {}
         self._offsets: dict[int, PartitionOffsets] = {}
-        self._in_flight = 0
         self._committing = False
         self._committed_at = 0.0
 
@@ -224,7 +223,7 @@ class FileProcessor:
         self._intake.went(leaving)
         for partition in leaving:
             del self._epochs[partition]
-            self._in_flight -= self._offsets.pop(partition).unfinished
+            del self._offsets[partition]
 
     # --- records
 
@@ -237,7 +236,6 @@ class FileProcessor:
             if offsets.deliver(record.offset):
                 fresh.append(record)
         if fresh:
-            self._in_flight += len(fresh)
             self._workshop.start(fresh, self._epochs)
 
     def _collect(self, seconds: float = 0) -> None:
@@ -254,7 +252,6 @@ class FileProcessor:
         if self._epochs.get(finished.partition) != finished.epoch:
             return
         self._offsets[finished.partition].finish(finished.offset)
-        self._in_flight -= 1
         if self._reporter is not None:
             self._reporter.finished(1)
 
@@ -262,11 +259,15 @@ class FileProcessor:
         reason = self._hold()
         # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
-        pause, resume = self._intake.decide(self._loads(), time.monotonic(), held=held)
+        pause, resume = self._intake.decide(self._loads(), held=held)
         if pause:
             source.pause(pause)
         if resume:
             source.resume(resume)
+
+    @property
+    def _in_flight(self) -> int:
+        return sum(offsets.unfinished for offsets in self._offsets.values())
 
     def _loads(self) -> dict[int, Load]:
         return {partition: Load(offsets.unfinished, offsets.span) for partition, offsets in self._offsets.items()}

@@ -6,7 +6,7 @@ Each bug is one that somebody could write, and that the verdict must see.
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ def no_resume() -> None:
     """A processor that is assigned partitions while it is full takes all for running, and resumes nothing."""
     came = Intake.came
 
-    def wrong(self: Intake, partitions: Iterable[int]) -> None:
+    def wrong(self: Intake, partitions: Collection[int]) -> None:
         self._paused.clear()
         self._crowded.clear()
         self._full = False

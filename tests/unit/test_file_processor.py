@@ -153,7 +153,7 @@ def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
         scene.turn()
         in_flight = len(scene.begun) - finished
         assert in_flight <= 10
-        if in_flight == 10 or finished >= 80:
+        if in_flight >= 8 or finished >= 80:  # one place is kept for each partition that has nothing
             for partition, offset in scene.begun[finished : finished + 5]:
                 scene.workshop.finish(partition, offset)
                 finished += 1
