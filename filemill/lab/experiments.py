@@ -166,9 +166,24 @@ def spread(outcomes: Sequence[Outcome], measure: str) -> dict[str, float]:
 
 
 def verdicts(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """A line per promise, over all runs: the last cell of a notebook. Raises BrokenPromise for the first that broke."""
+    """A line per promise: in how many runs it was observed, and kept; the evidence is the last one's.
+
+    The last cell of a notebook. Raises BrokenPromise for the first run that broke one.
+    """
     broken = [outcome.verdict for outcome in outcomes if not outcome.verdict.ok]
     if broken:
         raise BrokenPromise(f"{len(broken)} of {len(outcomes)} runs broke a promise; the first:\n{broken[0]}")
-    rows = [row | {"runs": len(outcomes)} for row in outcomes[-1].verdict.rows()] if outcomes else []
+    rows = []
+    for checks in zip(*(outcome.verdict.checks for outcome in outcomes), strict=True):
+        observed = [check for check in checks if check.ok is not None]
+        last = (observed or checks)[-1]
+        rows.append(
+            {
+                "invariant": last.number,
+                "promise": last.title,
+                "verdict": "kept" if observed else "not observed",
+                "runs": len(observed),
+                "evidence": last.evidence,
+            }
+        )
     return pd.DataFrame(rows)
