@@ -27,6 +27,7 @@ S3 = "chrislusf/seaweedfs:4.48"
 PYTHON = "python:3.11-slim-bookworm"
 BASE = "filemill-standin/debian:bookworm"
 FILEMILL = "filemill-test:local"
+LAB = "filemill-test-lab:local"
 
 STANDINS = Path(__file__).parent / "standins"
 TOOLS_LOCK = Path(__file__).with_name("kafka-tools.lock")
@@ -51,12 +52,21 @@ def server_images(engine: Engine) -> None:
 
 def filemill_image(engine: Engine) -> str:
     """Build the project's own image by its Dockerfile; returns its name. Raises NoEngine."""
+    return _own_image(engine, "filemill", FILEMILL)
+
+
+def lab_image(engine: Engine) -> str:
+    """The same with Jupyter in it."""
+    return _own_image(engine, "lab", LAB)
+
+
+def _own_image(engine: Engine, target: str, name: str) -> str:
     if not _official(engine, (PYTHON,)):
         _stand_in(engine, PYTHON, _python_context)
     # On our own engine a build has the host's network, with its ways to the package registries.
     network = ["--network", "host"] if engine.own else []
-    _build(engine, FILEMILL, CHECKOUT, *network, "--file", "infra/images/Dockerfile", "--target", "filemill")
-    return FILEMILL
+    _build(engine, name, CHECKOUT, *network, "--file", "infra/images/Dockerfile", "--target", target)
+    return name
 
 
 def _official(engine: Engine, images: tuple[str, ...]) -> bool:
