@@ -16,6 +16,8 @@ import filemill
 from dashboard.api_body import read_new_file
 from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
 from dashboard.api_export import add_export
+from dashboard.api_notebook import add_notebook
+from dashboard.api_offsets import add_offsets
 from dashboard.api_operations import add_operations
 from dashboard.api_schema import BODY, answers, complete
 from dashboard.api_threads import Threads, while_wanted
@@ -44,6 +46,8 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     add_export(app, services)
     _add_files(app, services, threads)
     add_operations(app, services, threads)
+    add_offsets(app, services, threads)
+    add_notebook(app, services, threads)
     _add_health(app, check_servers)
     add_scripts(app)
     complete(app)

@@ -19,7 +19,7 @@ from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.commands import Order
-from filemill.dead_letters import DeadLetter
+from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action
 from filemill.retry import Unavailable
 
@@ -36,7 +36,8 @@ def add_operations(app: FastAPI, services: Services, threads: Threads) -> None:
     _add_workers(app, services, threads)
 
 
-def _actor(request: Request) -> str:
+def actor_of(request: Request) -> str:
+    """Who asks, for the record."""
     return f"rest:{request.client.host}" if request.client else "rest"
 
 
@@ -48,7 +49,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
             def work() -> FileRow | None:
                 if not wanted():
                     raise Unavailable("too late: the sender was answered already")
-                outcome = services.apply(action, [file_id], _actor(request))
+                outcome = services.apply(action, [file_id], actor_of(request))
                 for refused in outcome.refused:
                     code, status = ("not_found", 404) if "no such" in refused.reason else ("not_possible", 409)
                     raise Refused(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
@@ -86,12 +87,12 @@ def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
 
         def work() -> Bulk:
             if not which.all:
-                outcome = services.apply(action, which.ids, _actor(request))
+                outcome = services.apply(action, which.ids, actor_of(request))
                 return Bulk(outcome.done, outcome.refused, more=False)
             operations, selection = services.operations, which.selection
             upto = operations.newest()
             ids = operations.pick(action, selection, after=0, upto=upto, limit=which.limit + 1)
-            outcome = services.apply(action, ids[: which.limit], _actor(request))
+            outcome = services.apply(action, ids[: which.limit], actor_of(request))
             return Bulk(outcome.done, outcome.refused, more=len(ids) > which.limit)
 
         return json_answer(await threads.run(work))
@@ -150,7 +151,7 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
             result = dead_letters.replay(
                 services.engine,
                 chosen,
-                actor=_actor(request),
+                actor=actor_of(request),
                 rate=float(LETTERS_MAX),
                 dry_run=order.dry_run,
                 max_runs=order.max_runs,
@@ -162,8 +163,8 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
 
 
 def _letter(letter: DeadLetter) -> Letter:
-    fields = {name: getattr(letter, name) for name in Letter.__struct_fields__ if name != "value"}
-    return Letter(**fields, value=(letter.value or b"").decode(errors="backslashreplace"))
+    facts = {name: getattr(letter, name) for name in LetterFacts.__struct_fields__}
+    return Letter(**facts, place=letter.place, value=(letter.value or b"").decode(errors="backslashreplace"))
 
 
 def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
@@ -183,7 +184,7 @@ def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
                 known = {worker.id for worker in list_workers(connection)}
             if worker_id not in known:
                 raise Refused(404, "not_found", f"there is no worker {worker_id}", "id")
-            services.operations.order(order, worker_id, _actor(request))
+            services.operations.order(order, worker_id, actor_of(request))
 
         await threads.run(work, 2 * threads.patience)
         return Response(status_code=204)

@@ -1,13 +1,15 @@
 """What REST's operations are asked with, and what they answer."""
 
-from datetime import datetime
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 import msgspec
 
 from filemill.adapters.postgres_operations import Refused
 from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.dead_letters import LetterFacts
 from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status
+from filemill.offset_reset import Move, Target, Unfinished
 from filemill.operations import Selection
 
 IDS_MAX = 1000
@@ -41,21 +43,11 @@ class Bulk(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
+class Letter(LetterFacts, frozen=True, kw_only=True):
     """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped."""
 
     place: str
-    at: datetime
-    file_id: int | None
-    run: int | None
-    reason: str
-    attempts: str | None
-    worker: str | None
-    source: str
-    trace: str | None
     value: str
-    still_broken: bool
-    refusal: str | None
 
 
 class LetterList(msgspec.Struct, frozen=True):
@@ -81,3 +73,32 @@ class WorkerList(msgspec.Struct, frozen=True):
     """All workers heard of within a day."""
 
     items: list[WorkerView]
+
+
+class OffsetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to move the offsets, as `offset_reset.Target`, and what becomes of unfinished requests that this skips.
+
+    `dry_run`, which is the default, only says what would be.
+    """
+
+    to: Literal["earliest", "latest", "time", "shift"]
+    at: datetime | None = None
+    by: Annotated[int, msgspec.Meta(ge=-FILE_ID_MAX, le=FILE_ID_MAX)] = 0
+    unfinished: Unfinished = "resubmit"
+    dry_run: bool = True
+
+    @property
+    def target(self) -> Target:
+        """Where to. A moment without a zone is UTC."""
+        at = self.at if self.at is None or self.at.tzinfo else self.at.replace(tzinfo=UTC)
+        return Target(self.to, at, self.by)
+
+
+class OffsetsMoved(msgspec.Struct, frozen=True):
+    """What was done, or with `dry_run` would be; `why_not` says why it could not be done now."""
+
+    dry_run: bool
+    moves: list[Move]
+    why_not: str | None
+    cancelled: int
+    resubmitted: int

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import FastAPI
 
 from dashboard.api_errors import ErrorBody
-from dashboard.api_records import Bulk, LetterList, ReplayOrder, Which, WorkerList
+from dashboard.api_records import Bulk, LetterList, OffsetOrder, OffsetsMoved, ReplayOrder, Which, WorkerList
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.dead_letters import Replay
@@ -82,6 +82,7 @@ def complete(app: FastAPI) -> None:
     """Add the records' schemas to the document that FastAPI generates."""
     generate = app.openapi
     records = [FileRow, ErrorBody, Overview, Which, Bulk, LetterList, ReplayOrder, Replay, WorkerList]
+    records += [OffsetOrder, OffsetsMoved]
     _, components = msgspec.json.schema_components(records, ref_template=_REF)
 
     def openapi() -> dict[str, Any]:

@@ -19,6 +19,7 @@ PAGES = {
     "performance": st.Page("app_pages/performance.py", title="Performance", url_path="performance"),
     "letters": st.Page("app_pages/letters.py", title="Dead letters", url_path="letters"),
     "messages": st.Page("app_pages/messages.py", title="Messages", url_path="messages"),
+    "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
     "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
     "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
 }

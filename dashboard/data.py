@@ -3,17 +3,20 @@
 A page reads `current()`, in the process's own thread pool: a server that hangs costs a page its patience, never more.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from dashboard import services as services_module
 from dashboard.downloads import ObjectStart, read_start
+from dashboard.faults import EndNotes, journal_of
 from dashboard.health import LABELS, ServerHealth, ServerName, check
 from dashboard.jobs import Jobs
 from dashboard.readings import K, Reading, Shared, T
@@ -34,10 +37,15 @@ from filemill.adapters.postgres_reads_workers import (
 from filemill.adapters.topic_browser import Look, View, browse
 from filemill.dead_letters import DeadLetter, LetterBox
 from filemill.files import Status
-from filemill.stack import StackState, running_stack
+from filemill.lab.journal import Entry
+from filemill.lab.runs import Course, Run, list_runs, read_course, read_journal
+from filemill.retry import Unavailable
+from filemill.stack import StackState
 from filemill.telemetry import WorkerEvent
 
 TTL_SECONDS = 1.0
+PATIENCE_SECONDS = 1.5
+RUNS_TTL_SECONDS = 5.0
 OBJECT_TTL_SECONDS = 30.0
 LETTERS_TTL_SECONDS = 3.0
 # The first reading of a long topic takes its time.
@@ -145,13 +153,19 @@ class Data:
             keys=16,
         )
         box = LetterBox(services.settings, services.engine)
-        self._letters: Shared[str, list[DeadLetter]] = Shared(
-            lambda _key: box.read(services.kafka),
-            self._pool,
-            ttl_seconds=LETTERS_TTL_SECONDS,
-            patience_seconds=LETTERS_PATIENCE_SECONDS,
+        self._letters: Shared[str, list[DeadLetter]] = self._shared(
+            lambda _key: box.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
         )
-        self._stack: Shared[str, StackState | None] = self._shared(lambda _key: self._read_stack(), TTL_SECONDS)
+        self._stack: Shared[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
+        self._faults: Shared[str, list[Entry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
+        self._runs: Shared[str, list[Run]] = self._shared(lambda _key: list_runs(self.results), RUNS_TTL_SECONDS)
+        # A run that has ended does not change; one that goes on is looked at again now and then.
+        self._courses: Shared[str, Course] = self._shared(
+            lambda run: read_course(self.results / run), OBJECT_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
+        )
+        self._journals: Shared[str, list[Entry]] = self._shared(
+            lambda run: read_journal(self.results / run), RUNS_TTL_SECONDS
+        )
         self._object: Shared[str, ObjectStart | None] = self._shared(
             lambda key: read_start(services, key), OBJECT_TTL_SECONDS
         )
@@ -236,6 +250,27 @@ class Data:
         """The embedded stack that this page belongs to; None where it belongs to none."""
         return self._stack.get("").value
 
+    def faults(self) -> Reading[list[Entry]]:
+        """The faults of the embedded stack's journal, newest first; none where there is no such stack."""
+        return self._faults.get("")
+
+    @property
+    def results(self) -> Path:
+        """The folder of the lab's runs."""
+        return self.services.settings.results.absolute()
+
+    def runs(self) -> Reading[list[Run]]:
+        """The lab's runs, newest first."""
+        return self._runs.get("")
+
+    def course(self, run: Run) -> Reading[Course]:
+        """How one of them went over time."""
+        return self._courses.get(run.name)
+
+    def run_journal(self, run: Run) -> Reading[list[Entry]]:
+        """What was done in one of them."""
+        return self._journals.get(run.name)
+
     def object_start(self, key: str) -> Reading[ObjectStart | None]:
         """The beginning of an object of the bucket; the value is None where it is missing."""
         return self._object.get(key)
@@ -254,17 +289,25 @@ class Data:
             reading.forget()
 
     def keep(self, stop: threading.Event) -> None:
-        """Take a snapshot now and then though nobody looks, so that the first who does finds rates."""
+        """Take a snapshot now and then though nobody looks, so that the first who does finds rates.
+
+        And put on record how the faults ended that a page has injected.
+        """
+        notes = EndNotes()
         while not stop.wait(KEEPER_SECONDS):
             self.snapshot()
+            with contextlib.suppress(Unavailable):  # the next round goes on
+                notes.note(self.services.engine, self.faults().value or [])
 
     def close(self) -> None:
         """Read no more; what is under way is not waited for."""
         for pool in (self._pool, self._probes):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _shared(self, read: Callable[[K], T], ttl_seconds: float) -> Shared[K, T]:
-        return Shared(read, self._pool, ttl_seconds=ttl_seconds)
+    def _shared(
+        self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Shared[K, T]:
+        return Shared(read, self._pool, ttl_seconds=ttl_seconds, patience_seconds=patience_seconds)
 
     def _asked(self, ask: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Shared[K, T]:
         """A question to the database."""
@@ -275,11 +318,9 @@ class Data:
 
         return self._shared(read, ttl_seconds)
 
-    def _read_stack(self) -> StackState | None:
-        settings = self.services.settings
-        stack = running_stack(settings.home)
-        ours = stack is not None and str(stack.settings.get("kafka_broker")) == settings.kafka_broker
-        return stack if ours else None
+    def _read_faults(self) -> list[Entry]:
+        stack = self.services.stack()
+        return journal_of(stack) if stack is not None else []
 
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:

@@ -18,9 +18,11 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_outbox import submit, submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.files import NewFile
+from filemill.offset_reset import OffsetReset
 from filemill.operations import Action, Operations, Outcome
 from filemill.retry import Unavailable
 from filemill.settings import Settings
+from filemill.stack import StackState, running_stack
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,6 +72,11 @@ class Services:
         """What people do to files and workers."""
         return Operations(self.settings, self._engine, self.objects)
 
+    @cached_property
+    def offset_reset(self) -> OffsetReset:
+        """Moving the group's offsets."""
+        return OffsetReset(self.settings, self._engine, self.kafka, self.operations)
+
     @property
     def relay_state(self) -> str | None:
         """What the relay in this process does; None where there is none."""
@@ -79,6 +86,12 @@ class Services:
     def engine(self) -> sa.Engine:
         """For what takes an engine: dead letters, jobs."""
         return self._engine
+
+    def stack(self) -> StackState | None:
+        """The embedded stack that this process belongs to, as it is now; None where it belongs to none."""
+        stack = running_stack(self.settings.home)
+        ours = stack is not None and str(stack.settings.get("kafka_broker")) == self.settings.kafka_broker
+        return stack if ours else None
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

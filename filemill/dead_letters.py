@@ -30,14 +30,12 @@ KEPT_RECORDS = 20_000
 _NUMBERS = re.compile(r"(?<![A-Za-z0-9])\d+")  # S3 keeps its
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of the topic. `still_broken`: its file has failed in this run and has not been tried since.
+class LetterFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a dead letter. `still_broken`: its file has failed in this run and has not been tried since.
 
     `refusal` is why it cannot be replayed, None where it can.
     """
 
-    partition: int
-    offset: int
     at: datetime
     file_id: int | None
     run: int | None
@@ -46,9 +44,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None
     source: str
     trace: str | None
-    value: bytes | None
     still_broken: bool
     refusal: str | None
+
+
+class DeadLetter(LetterFacts, frozen=True, kw_only=True):
+    """One record of the topic."""
+
+    partition: int
+    offset: int
+    value: bytes | None
     headers: list[tuple[str, str]] = []
 
     @property

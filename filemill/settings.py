@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     lab_stack: Literal["embedded", "compose"] = _setting(
         "embedded", description="What the lab's own stacks are made of: processes, or containers"
     )
+    results: Path = _setting(
+        Path("results"), description="Folder of the lab's runs, as the page Experiments lists them"
+    )
     pulse_file: Path | None = _setting(None, description="Where this process notes that it works, for health checks")
     host: str = _setting("127.0.0.1", description="Address that the page listens on")
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)

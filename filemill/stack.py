@@ -12,6 +12,8 @@ import msgspec
 import psutil
 
 STATE_FILE = "stack.json"
+# The journal of the faults that were injected into the stacks of this home (`filemill.lab.journal`).
+FAULTS_FILE = "faults.jsonl"
 
 # Two readings of one process's start time can differ: psutil adds the boot time, which each process reads for itself,
 # and which moves by about a second when the clock is adjusted. No pid is reused within that.

@@ -1,4 +1,4 @@
-"""Orders for a running embedded stack, from another process of the same user: scale, stop or kill workers.
+"""Orders for a running embedded stack, from another process of the same user: scale, stop, kill workers; faults.
 
 The supervisor listens on a socket in a folder that only its user can enter (`infra.embedded.control`); its address is
 in the state file. One line of JSON each way.
@@ -15,15 +15,26 @@ from filemill.stack import StackState
 # A worker that is stopped may drain for seconds.
 PATIENCE_SECONDS = 15.0
 ANSWER_MAX_BYTES = 64 * 1024
+FAULT_SECONDS_MAX = 600.0
+
+FaultKind = Literal["killed", "stopped"]
 
 
 class StackOrder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What to do: scale a `role` to `count`; stop `worker` for good; kill it, after which it is started again."""
+    """What to do: scale a `role` to `count`; stop `worker` for good; kill it, after which it is started again; a fault.
 
-    do: Literal["scale", "stop", "kill"]
+    A fault is done to `target`, a server or a worker: `killed`, down for `seconds`, or `stopped` (SIGSTOP) for as long.
+    The answer comes when it has begun. `key` is the name that it has in the journal.
+    """
+
+    do: Literal["scale", "stop", "kill", "fault"]
     role: str = ""
     count: int = 0
     worker: str = ""
+    fault: FaultKind = "killed"
+    target: str = ""
+    seconds: float = 0.0
+    key: str = ""
 
 
 class StackAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

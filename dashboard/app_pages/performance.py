@@ -7,6 +7,7 @@ from dashboard.components.facts import Fact, facts
 from dashboard.components.figures import Number, figures
 from dashboard.components.grid import Column, Row, grid
 from dashboard.components.marks import marks_of
+from dashboard.components.notebook_link import notebook_link
 from dashboard.components.performance_charts import Stage, cut_of, ended_chart, time_chart
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
@@ -24,7 +25,9 @@ STAGES: dict[str, Stage] = {"End to end": "whole", "Waiting": "wait", "Processin
 def _performance(data: Data, _snapshot: Reading[Snapshot]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">How files fared</div>', width="content")
-        period = PERIODS[choice("Period", list(PERIODS), "15 min", "period")]
+        with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
+            period = PERIODS[choice("Period", list(PERIODS), "15 min", "period")]
+            notebook_link(period=period)
     reading = data.performance(period)
     found, old = reading.value, reading.error is not None
     marks = marks_of(data.marks(period))

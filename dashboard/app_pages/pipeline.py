@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboard import data as data_module
 from dashboard.advice import advise, trend
 from dashboard.components import shell
 from dashboard.components.add_partitions import add_partitions
@@ -11,6 +12,8 @@ from dashboard.components.flow_strip import flow_strip
 from dashboard.components.grid import Column, Row, grid
 from dashboard.components.lag_chart import lag_chart
 from dashboard.components.marks import marks_of
+from dashboard.components.notebook_link import notebook_link
+from dashboard.components.offset_dialog import offset_dialog, reset_button
 from dashboard.components.rebalance_chart import rebalance_chart
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
@@ -47,15 +50,21 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">Assignment</div>', width="content")
-                add_partitions(data, overview)
+                with st.container(key="group-acts", horizontal=True, width="content", gap="small"):
+                    add_partitions(data, overview)
+                    reset_button(data, overview)
             assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
             facts("group", _group_facts(data, overview, reading), title="Consumer group", old=old)
+    if st.session_state.pop("opening", False):
+        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
 
 def _lag(data: Data, overview: Overview | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">Lag per partition</div>', width="content")
-        chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+        with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
+            chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+            notebook_link(period=PERIODS[chosen])
     period = PERIODS[chosen]
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
@@ -136,3 +145,4 @@ def _role(label: str, lease: LeaseState | None) -> Fact:
 
 
 shell.show(_pipeline)
+offset_dialog(data_module.current())

@@ -27,7 +27,7 @@ export default function ({ data, parentElement }) {
   setAttribute(state.chart, "aria-label", data.alt);
   setText(state.message, data.message);
   load(data.script).then(
-    (plotly) => draw(plotly, state, data.figure, data.marks ?? []),
+    (plotly) => draw(plotly, state, data.figure, data.marks ?? [], data.elapsed ? (seconds) => seconds : local),
     (error) => {
       window.filemillPlotly = undefined; // the next refresh tries again
       setText(state.message, error.message);
@@ -39,7 +39,8 @@ export default function ({ data, parentElement }) {
   };
 }
 
-function draw(plotly, state, figure, marks) {
+// `place` turns a moment into what plotly calls it on this axis.
+function draw(plotly, state, figure, marks, place) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
   const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: colour("gray-text-color"), size: 11 }, zeroline: false, fixedrange: true, automargin: true };
@@ -56,18 +57,19 @@ function draw(plotly, state, figure, marks) {
     showlegend: true,
     legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { size: 12 } },
     ...rest,
-    xaxis: { ...axis, type: "date", showgrid: false, ...xaxis, range: xaxis.range.map(local) },
+    xaxis: { ...axis, type: place === local ? "date" : "linear", showgrid: false, ...xaxis, range: xaxis.range.map(place) },
     yaxis: { ...axis, ...yaxis },
   };
-  const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(local) }));
+  const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(place) }));
+  const line = { color: colour("violet-color"), width: 1.2, dash: "dot" };
   layout.shapes = marks.map((mark) => ({
-    type: "line", xref: "x", yref: "paper", x0: local(mark.at_ms), x1: local(mark.at_ms), y0: 0, y1: 1,
-    line: { color: colour("violet-color"), width: 1.2, dash: "dot" },
+    xref: "x", yref: "paper", x0: place(mark.at_ms), x1: place(mark.until_ms ?? mark.at_ms), y0: 0, y1: 1,
+    ...(mark.until_ms === null ? { type: "line", line } : { type: "rect", line: { width: 0 }, fillcolor: colour("violet-color"), opacity: 0.16 }),
   }));
   if (marks.length) {
     layout.yaxis2 = { overlaying: "y", range: [0, 1], visible: false, fixedrange: true };
     traces.push({
-      type: "scatter", mode: "markers", yaxis: "y2", x: marks.map((mark) => local(mark.at_ms)), y: marks.map(() => 1),
+      type: "scatter", mode: "markers", yaxis: "y2", x: marks.map((mark) => place(mark.at_ms)), y: marks.map(() => 1),
       text: marks.map((mark) => mark.text), hovertemplate: "%{text}<extra></extra>", showlegend: false, cliponaxis: false,
       marker: { symbol: "triangle-down", size: 9, color: colour("violet-color") },
     });

@@ -9,15 +9,19 @@ from dashboard.scripts import PLOTLY_PATH
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that somebody did, at a moment: a line through the chart, which says what when it is pointed at."""
+    """Something that somebody did: a line through the chart, which says what when it is pointed at.
 
-    at_ms: int
+    What lasted, as a fault does, has an end too and is a bar.
+    """
+
+    at_ms: float
     text: str
+    until_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What plotly is to draw: traces and layout, with times as milliseconds since 1970.
+    """What plotly is to draw: traces and layout, with times as milliseconds since 1970, or `elapsed`: seconds.
 
     Fonts, colours, grid and legend are the theme's unless the layout says otherwise; `xaxis.range` must be there.
     """
@@ -25,6 +29,7 @@ class Figure:
     layout: dict[str, Any]
     traces: list[dict[str, Any]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    elapsed: bool = False
 
 
 def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", old: bool = False) -> None:
@@ -34,6 +39,7 @@ def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "",
         data={
             "figure": {"data": figure.traces, "layout": figure.layout},
             "marks": [asdict(mark) for mark in figure.marks],
+            "elapsed": figure.elapsed,
             "height": height,
             "alt": alt,
             "message": message,

@@ -1,34 +1,60 @@
 """What people did, as marks on every chart."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from dashboard.components.chart import Mark
+from dashboard.faults import FAULT
 from filemill.adapters.postgres_reads_history import Act
 from filemill.files import epoch_milliseconds
 
 
 def marks_of(acts: Sequence[Act]) -> list[Mark]:
-    """A mark an act. Plotly reads a few tags in a text, so what could be one does not go into it."""
-    return [Mark(epoch_milliseconds(act.at), describe(act).replace("<", "‹").replace("&", "＆")) for act in acts]
+    """A mark an act, and a bar a fault. What was refused did not happen."""
+    return [_mark(act) for act in acts if "refused" not in act.detail]
+
+
+def plain(text: str) -> str:
+    """Plotly reads a few tags in a text, so what could be one does not go into it."""
+    return text.replace("<", "‹").replace("&", "＆")
+
+
+def _mark(act: Act) -> Mark:
+    began = epoch_milliseconds(act.at)
+    ended, seconds = act.detail.get("ended"), act.detail.get("seconds")
+    if act.action != FAULT or not isinstance(seconds, int | float) or seconds <= 0:
+        return Mark(began, plain(describe(act)))
+    # Until its end is on record, the end that was planned.
+    until = 1000 * ended if isinstance(ended, int | float) else began + 1000 * seconds
+    return Mark(began, plain(describe(act)), max(float(began), until))
 
 
 def describe(act: Act) -> str:
-    """What somebody did, in a few words."""
-    detail = act.detail
-    worker = detail.get("worker")
-    match act.action:
+    """What somebody did, in a few words, and who."""
+    return f"{_said(act.action, act.detail)} · {act.actor}"
+
+
+def _said(action: str, detail: dict[str, Any]) -> str:
+    said = action
+    match action:
         case "stack.scale":
-            return f"{detail.get('count')} × {detail.get('role')} · {act.actor}"
+            said = f"{detail.get('count')} × {detail.get('role')}"
         case "stack.kill" | "stack.stop":
-            return f"{act.action.removeprefix('stack.')} {worker} · {act.actor}"
+            said = f"{action.removeprefix('stack.')} {detail.get('worker')}"
+        case "fault":
+            lasts = f" for {detail['seconds']:g} s" if detail.get("seconds") else ""
+            refused = f", refused: {detail['refused']}" if "refused" in detail else ""
+            said = f"{detail.get('target')} {detail.get('fault')}{lasts}{refused}"
+        case "offsets.reset":
+            done = {"cancel": "cancelled", "resubmit": "resubmitted"}.get(str(detail.get("then")), "dealt with")
+            said = f"offsets of {detail.get('group')} to {detail.get('to')}; {detail.get('unfinished', 0)} files {done}"
         case "topic.partitions":
-            return f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions · {act.actor}"
+            said = f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions"
         case "quiet" | "resume":
-            return f"{act.action} {worker or 'all workers'} · {act.actor}"
+            said = f"{action} {detail.get('worker') or 'all workers'}"
         case "retry" | "cancel" | "delete" | "dlq.replay":
             files = detail.get("files")
-            count = (
-                f"{len(files):,} files" if isinstance(files, list) else f"{detail.get('asked', '?')} files asked for"
-            )
-            return f"{'replay' if act.action == 'dlq.replay' else act.action}: {count} · {act.actor}"
-    return f"{act.action} · {act.actor}"
+            asked = f"{detail.get('asked', '?')} files asked for"
+            count = f"{len(files):,} files" if isinstance(files, list) else asked
+            said = f"{'replay' if action == 'dlq.replay' else action}: {count}"
+    return said

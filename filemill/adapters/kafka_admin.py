@@ -1,6 +1,6 @@
 """Kafka's administration: topics, and what the broker says of a consumer group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,14 @@ from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 _DAY_MILLISECONDS = 86_400_000
+# What the broker answers to a commit from outside while the group has members, by the group's protocol.
+_REFUSED = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_MEMBER_EPOCH,
+}
 
 
 class Member(msgspec.Struct, frozen=True, rename="camel"):
@@ -164,6 +172,32 @@ class KafkaAdmin:
             for number in range(count)
         ]
 
+    def offsets_at(self, topic: str, milliseconds: int) -> dict[int, int]:
+        """Of each partition the first offset whose record is not older than a moment (since 1970), or its end."""
+        parts = [TopicPartition(topic, number) for number in range(self.topic_partitions().get(topic, 0))]
+        if not parts:
+            return {}
+        found = self._log_offsets(parts, OffsetSpec.for_timestamp(milliseconds))
+        ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
+
+    def move_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Commit these offsets in a group that has no members. Raises ValueError where the broker refuses.
+
+        By a consumer that never joins, for the reason that `_committed` gives. What the commits before said of records
+        finished beyond them is gone.
+        """
+        parts = [TopicPartition(topic, number, offset) for number, offset in sorted(offsets.items())]
+        try:
+            taken = self._reader(group).commit(offsets=parts, asynchronous=False)
+            troubles = [part.error for part in taken if part.error is not None]
+        except KafkaException as error:
+            troubles = [error.args[0]]
+        for trouble in troubles:
+            if trouble.code() in _REFUSED:
+                raise ValueError(f"Kafka refuses to move the offsets of {group} while the group has members")
+            raise unavailable(self._settings, trouble)
+
     def _log_offsets(self, parts: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
         asked = self._client.list_offsets(dict.fromkeys(parts, spec), request_timeout=self._timeout)
         with kafka_errors(self._settings):
@@ -176,12 +210,15 @@ class KafkaAdmin:
         error (as one does in a rebalance) ends the process, because librdkafka looks for a consumer that an admin
         client has not (SIGSEGV in rd_kafka_cgrp_op, below rd_kafka_ListConsumerGroupOffsetsResponse_parse).
         """
-        if group not in self._readers:
-            config = client_config(self._settings, "admin", **{"group.id": group, "enable.auto.commit": False})
-            self._readers[group] = new_client(Consumer, config)
         with kafka_errors(self._settings):
-            found = self._readers[group].committed(list(parts), timeout=self._timeout)
+            found = self._reader(group).committed(list(parts), timeout=self._timeout)
         for part in found:
             if part.error is not None:
                 raise unavailable(self._settings, part.error)
         return {part.partition: part.offset for part in found if part.offset >= 0}
+
+    def _reader(self, group: str) -> Consumer:
+        if group not in self._readers:
+            config = client_config(self._settings, "admin", **{"group.id": group, "enable.auto.commit": False})
+            self._readers[group] = new_client(Consumer, config)
+        return self._readers[group]

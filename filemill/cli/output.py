@@ -1,5 +1,6 @@
 """What the commands print: tables for people, JSON with --json, errors as a sentence on stderr."""
 
+import json
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -19,9 +20,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON document, indented. Times as ISO 8601."""
-    document = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(document.decode() + "\n")
+    """One JSON document, indented. Times as ISO 8601. What is not printable in it is escaped, as JSON can do."""
+    document = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    shown = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document)
+    sys.stdout.write("".join(shown) + "\n")
 
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:

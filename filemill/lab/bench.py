@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -74,9 +75,9 @@ class Bench:
 
         wait_until(done, seconds, "what had been accepted has ended")
 
-    def history(self) -> History:
-        """What the topics tell, record by record. Raises retry.Unavailable."""
-        return read_history(self.settings, self.admin())
+    def history(self, since: datetime | None = None) -> History:
+        """What the topics tell, record by record; of requests and results from `since` on. Raises retry.Unavailable."""
+        return read_history(self.settings, self.admin(), since)
 
     def audit(self, history: History) -> Audit:
         """Every commit and every execution of the history."""

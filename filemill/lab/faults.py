@@ -4,12 +4,11 @@ lab.inject(faults.kill_worker(lab))
 lab.inject(faults.s3_answers(lab, 503, seconds=5, share=0.3))
 """
 
-import signal
 import time
 
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.lab.clock import REMEDY, libfaketime
-from filemill.lab.fault import Fault
+from filemill.lab.fault import Fault, process_suspended, server_killed, server_suspended
 from filemill.lab.journal import Entry
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
@@ -17,8 +16,6 @@ from filemill.lab.stack import JUMPER, PROCESSOR, Lab
 # How long the way on is blocked before a kill, so that records gather at that stage.
 GATHER_SECONDS = 0.5
 JOIN_SECONDS = 30.0
-# A broker that recovers from a kill on a busy machine has been seen to take more than a minute.
-SERVER_START_SECONDS = 180.0
 FLUSH_SECONDS = 10.0
 POISON = b'{"fileId": "not a number", "title": 7}'
 
@@ -88,13 +85,7 @@ def kills_in_a_row(lab: Lab, count: int, pause_seconds: float = 0.2) -> Fault:
 def suspend(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, seconds: float) -> Fault:
     """SIGSTOP, and SIGCONT after a while: a zombie, if that is longer than its session or lease."""
     target = _pick(lab, role, pick)
-    return Fault(
-        name=f"{role} stopped (SIGSTOP)",
-        target=target,
-        seconds=seconds,
-        begin=lambda _entry: lab.signal(target, signal.SIGSTOP),
-        undo=lambda: lab.signal(target, signal.SIGCONT),
-    )
+    return process_suspended(role, target, lambda number: lab.signal(target, number), seconds)
 
 
 def terminate(lab: Lab, pick: int = 0) -> Fault:
@@ -136,26 +127,12 @@ def add_partitions(lab: Lab, total: int) -> Fault:
 
 def kill_server(lab: Lab, name: str, *, seconds: float) -> Fault:
     """SIGKILL of a server, down for a while, then started again."""
-    server = lab.supervisor.server(name)
-    return Fault(
-        name=f"{name} killed",
-        target=name,
-        seconds=seconds,
-        begin=lambda _entry: server.kill(),
-        undo=lambda: server.start(SERVER_START_SECONDS),
-    )
+    return server_killed(lab.supervisor.server(name), seconds)
 
 
 def suspend_server(lab: Lab, name: str, *, seconds: float) -> Fault:
     """SIGSTOP of a server: connections stay open and nothing answers."""
-    server = lab.supervisor.server(name)
-    return Fault(
-        name=f"{name} stopped (SIGSTOP)",
-        target=name,
-        seconds=seconds,
-        begin=lambda _entry: server.suspend(),
-        undo=server.resume,
-    )
+    return server_suspended(lab.supervisor.server(name), seconds)
 
 
 def s3_answers(lab: Lab, code: int, *, seconds: float, share: float = 1.0) -> Fault:

@@ -36,6 +36,13 @@ def unseen(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     return _finish(px.area(frame, x="at", y="unseen"), faults, "Asked for, and not yet seen to have ended", "requests")
 
 
+def lag(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
+    """Records not committed yet, a line a partition."""
+    shown = frame.assign(partition="P" + frame["partition"].astype(str))
+    figure = px.line(shown, x="at", y="lag", color="partition", color_discrete_sequence=PALETTE)
+    return _finish(figure, faults, "Lag per partition", "records")
+
+
 def latencies(frame: pd.DataFrame) -> go.Figure:
     """Percentiles per stage."""
     tidy = frame.melt(id_vars=["stage", "files"], var_name="percentile", value_name="seconds")

@@ -1,6 +1,7 @@
 """What a run left, as tidy data frames: one row a record, an execution, an event, a file. Times are UTC timestamps."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -119,8 +120,13 @@ def assignments(history: History, until: float) -> pd.DataFrame:
     return frame
 
 
-def files(engine: sa.Engine, sent: Sequence[Sent] = ()) -> pd.DataFrame:
-    """A row a file, with the moment for which its request was intended where the lab made it."""
+def files(
+    engine: sa.Engine, sent: Sequence[Sent] = (), within: tuple[datetime, datetime] | None = None
+) -> pd.DataFrame:
+    """A row a file, with the moment for which its request was intended where the lab made it.
+
+    `within` leaves out those that were asked for after it, or did not change in it or since.
+    """
     columns = sa.select(
         File.id,
         File.status,
@@ -134,6 +140,8 @@ def files(engine: sa.Engine, sent: Sequence[Sent] = ()) -> pd.DataFrame:
         File.kafka_offset,
         File.attempt,
     )
+    if within is not None:
+        columns = columns.where(File.updated_at >= within[0], File.created_at < within[1])
     rows: list[Any] = []
     while True:
         page = columns.where(File.id > (rows[-1][0] if rows else 0)).order_by(File.id).limit(PAGE_ROWS)

@@ -1,5 +1,7 @@
 """What a run did to the system, and when: JSON lines, each written as it happens, so that a crash keeps them."""
 
+import contextlib
+import itertools
 import json
 import threading
 import time
@@ -11,6 +13,8 @@ from typing import Any
 import msgspec
 
 FAULT = "fault"
+# A journal that is longer than this was not written by a run.
+LINES_MAX = 100_000
 
 
 class Entry(msgspec.Struct, kw_only=True):
@@ -43,9 +47,9 @@ class Journal:
         return entry
 
     @contextmanager
-    def lasting(self, kind: str, name: str, target: str = "") -> Iterator[Entry]:
+    def lasting(self, kind: str, name: str, target: str = "", **detail: object) -> Iterator[Entry]:
         """Write down something with a beginning and an end. What it learns on the way it puts into `detail`."""
-        entry = Entry(kind=kind, name=name, began=time.time(), target=target)
+        entry = Entry(kind=kind, name=name, began=time.time(), target=target, detail=detail)
         with self._lock:
             self.entries.append(entry)
         self._write("begin", entry)
@@ -69,3 +73,24 @@ class Journal:
         line = json.dumps({"moment": moment, **msgspec.to_builtins(entry)}, default=str)
         with self._lock, self.path.open("a") as file:
             file.write(line + "\n")
+
+
+class _Line(Entry, kw_only=True):
+    moment: str = ""
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """What a journal's file holds, by its moments; what lasts still, or was cut off, has no `ended`.
+
+    A missing file is an empty journal; a line that cannot be read, as the last one of a process that was killed, is
+    left out.
+    """
+    entries: dict[tuple[str, str, str, float], Entry] = {}
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
+        for line in itertools.islice(lines, LINES_MAX):
+            try:
+                read = msgspec.json.decode(line, type=_Line)
+            except (msgspec.DecodeError, RecursionError):
+                continue
+            entries[read.kind, read.name, read.target, read.began] = read
+    return sorted(entries.values(), key=lambda entry: entry.began)

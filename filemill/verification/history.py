@@ -108,16 +108,19 @@ class History(msgspec.Struct):
         return sorted(owned)
 
 
-def read_history(settings: Settings, admin: KafkaAdmin) -> History:
-    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
+def read_history(settings: Settings, admin: KafkaAdmin, since: datetime | None = None) -> History:
+    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable.
+
+    With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
+    """
     history = History()
-    for record in _records(settings, admin, settings.topic_created):
+    for record in _records(settings, admin, settings.topic_created, since):
         _note_result(record, history)
-    for record in _records(settings, admin, settings.topic_dead_letters):
+    for record in _records(settings, admin, settings.topic_dead_letters, since):
         _note_dead_letter(record, history)
     for record in _records(settings, admin, settings.topic_worker_events):
         _note_event(record, history)
-    for record in _records(settings, admin, settings.topic_create):
+    for record in _records(settings, admin, settings.topic_create, since):
         run = number_header(record.headers, RUN) or 1
         request = Request(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
         history.requests.append(request)
@@ -178,8 +181,10 @@ def _note_event(record: Record, history: History) -> None:
         history.ended_otherwise.setdefault((event.partition, event.offset), _moment(record))
 
 
-def _records(settings: Settings, admin: KafkaAdmin, topic: str) -> Iterator[Record]:
-    return read_topic(settings, topic, admin.offsets(None, topic), "audit")
+def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime | None = None) -> Iterator[Record]:
+    begins = admin.offsets_at(topic, int(1000 * since.timestamp())) if since is not None else {}
+    places = {(topic, partition): offset for partition, offset in begins.items()}
+    return read_topic(settings, topic, admin.offsets(None, topic), "audit", places)
 
 
 def _moment(record: Record) -> float:

@@ -1,4 +1,4 @@
-"""The supervisor's ear: a Unix socket on which other processes of this user may scale, stop and kill workers.
+"""The supervisor's ear: a Unix socket on which other processes of this user may direct workers and inject faults.
 
 It lies in a folder of mode 0700, so the file system says who may. `filemill.stack_control` is its other end.
 """
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.stack_control import StackAnswer, StackOrder
+from filemill.stack_control import FaultKind, StackAnswer, StackOrder
 
 LINE_MAX_BYTES = 4096
 READ_SECONDS = 5.0
@@ -31,6 +31,9 @@ class Scalable(Protocol):
 
     def kill_worker(self, worker_id: str) -> None:
         """Kill one; it is started again."""
+
+    def inject(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
+        """Begin a fault; it is undone by itself."""
 
 
 class Control:
@@ -73,6 +76,8 @@ class Control:
                     self._supervisor.stop_worker(order.worker)
                 case "kill":
                     self._supervisor.kill_worker(order.worker)
+                case "fault":
+                    self._supervisor.inject(order.fault, order.target, order.seconds, order.key)
         except KeyError as error:
             return StackAnswer(error=str(error.args[0]))
         except (ValueError, OSError, RecursionError) as error:  # a line that is no order is a ValueError, too

@@ -20,9 +20,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from filemill.stack import ProcessRef, StackState, remove_state, write_state
+from filemill.stack import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
+from filemill.stack_control import FaultKind
 from infra.embedded import jars, processes
 from infra.embedded.commands import Surroundings
 from infra.embedded.control import Control
@@ -37,6 +38,9 @@ from infra.embedded.seaweed import SeaweedFS
 from infra.embedded.server import START_SECONDS, Server
 from infra.embedded.servers import Servers
 from infra.embedded.workers import Event, WorkerSpec, worker_environment
+
+if TYPE_CHECKING:
+    from infra.embedded.faults import Faults
 
 SERVERS = ("kafka", "postgres", "s3")
 STOP_SECONDS = 9.3  # a person who pressed Ctrl-C is promised ten
@@ -91,6 +95,8 @@ class Supervisor:
         self._monitor: threading.Thread | None = None
         self._lock: HomeLock | None = None
         self._control = Control(self)
+        self._faults_lock = threading.Lock()
+        self._faults: Faults | None = None
         self._guard: Guard
         self._servers: Servers
         self._crew: Crew
@@ -157,6 +163,19 @@ class Supervisor:
     def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:
         """Send one worker a signal; what dies of it is restarted unless told otherwise. Raises KeyError."""
         self._crew.kill_worker(worker_id, number, restart=restart)
+
+    def inject(self, kind: FaultKind, target: str, seconds: float, key: str = "") -> None:
+        """Begin a fault on a server or a worker, on record in the home's journal; it is undone by itself.
+
+        Raises KeyError for a target that is not there, ValueError for what cannot be done now.
+        """
+        with self._faults_lock:
+            if self._faults is None:
+                # Here: most stacks are never broken, and need not load what breaks them.
+                from infra.embedded.faults import Faults  # noqa: PLC0415
+
+                self._faults = Faults(self, self.home / FAULTS_FILE, self._cancelled)
+        self._faults.begin(kind, target, seconds, key)
 
     def watch(self, pid: int) -> None:
         """Have a process that somebody else started killed, should this process die without ending it."""

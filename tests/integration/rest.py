@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
+import sqlalchemy as sa
 import uvicorn
 
 from dashboard.api import build_api
@@ -14,6 +15,7 @@ from dashboard.health import check_all
 from dashboard.server import listen
 from dashboard.services import Services
 from filemill import wiring
+from filemill.adapters.tables import File
 from filemill.settings import Settings
 
 START_SECONDS = 30
@@ -70,3 +72,9 @@ def serving(settings: Settings) -> Iterator[Rest]:
             server.should_exit = True
             thread.join(START_SECONDS)
             services.close()
+
+
+def change(engine: sa.Engine, file_id: int, **values: object) -> None:
+    """Change a row as a worker or a person would have."""
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id == file_id).values(**values))

@@ -1,27 +1,14 @@
 """REST: asking for files and finding them again, over HTTP, on a real Postgres."""
 
-from collections.abc import Iterator
-
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.tables import File, OutboxRow
+from filemill.adapters.tables import OutboxRow
 from filemill.settings import Settings
-from tests.integration.rest import Rest, serving
+from tests.integration.rest import Rest, change
 
 SEED_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@pytest.fixture
-def rest(settings: Settings) -> Iterator[Rest]:
-    with serving(settings) as rest:
-        yield rest
-
-
-def change(engine: sa.Engine, file_id: int, **values: object) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
 
 
 def test_a_request_is_accepted_and_found_again(rest: Rest, engine: sa.Engine) -> None:

@@ -1,28 +1,16 @@
 """REST: retry, cancel, delete, one and many; dead letters; workers."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.tables import File, Operation, Tombstone
+from filemill.adapters.tables import Operation, Tombstone
 from filemill.settings import Settings
 from tests.integration import topics
-from tests.integration.rest import Rest, serving
-
-
-@pytest.fixture
-def rest(settings: Settings) -> Iterator[Rest]:
-    with serving(settings) as rest:
-        yield rest
-
-
-def change(engine: sa.Engine, file_id: int, **values: object) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.update(File).where(File.id == file_id).values(**values))
+from tests.integration.rest import Rest, change
 
 
 def failed(rest: Rest, engine: sa.Engine, title: str = "a") -> int:

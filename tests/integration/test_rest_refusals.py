@@ -19,12 +19,6 @@ from tests.integration.rest import Rest, serving
 MEBIBYTE = 1024 * 1024
 
 
-@pytest.fixture
-def rest(settings: Settings) -> Iterator[Rest]:
-    with serving(settings) as rest:
-        yield rest
-
-
 def post(rest: Rest, content: bytes | str, **headers: str) -> httpx.Response:
     body = content.encode() if isinstance(content, str) else content
     return rest.client.post("/api/files", content=body, headers={"content-type": "application/json", **headers})

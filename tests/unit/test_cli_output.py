@@ -88,11 +88,11 @@ class _Row(msgspec.Struct):
 
 
 def test_json_is_one_document_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
-    row = _Row(1, '\x1b[31m"<b>\n', datetime(2026, 1, 4, 12, tzinfo=UTC))
+    row = _Row(1, '\x1b[31m"<b>\n\x9b2J\u202e📄', datetime(2026, 1, 4, 12, tzinfo=UTC))
     print_json([row])
     printed = capsys.readouterr().out
-    assert json.loads(printed) == [{"id": 1, "title": '\x1b[31m"<b>\n', "at": "2026-01-04T12:00:00Z"}]
-    assert "\x1b" not in printed
+    assert json.loads(printed) == [{"id": 1, "title": row.title, "at": "2026-01-04T12:00:00Z"}]
+    assert all(character.isprintable() for character in printed if character != "\n")
 
 
 def test_people_are_spoken_to_on_stderr_and_a_pipe_is_not_cut() -> None:

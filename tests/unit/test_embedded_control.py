@@ -9,7 +9,7 @@ import pytest
 
 from filemill.retry import Unavailable
 from filemill.stack import ProcessRef, StackState
-from filemill.stack_control import OrderRefused, StackOrder, give
+from filemill.stack_control import FaultKind, OrderRefused, StackOrder, give
 from infra.embedded.control import Control
 
 
@@ -32,6 +32,9 @@ class Recorder:
 
     def kill_worker(self, worker_id: str) -> None:
         self.told.append(("kill", worker_id))
+
+    def inject(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
+        self.told.append((kind, target, seconds, key))
 
 
 @pytest.fixture
@@ -66,7 +69,9 @@ def test_orders_are_done_and_answered(control: Control, recorder: Recorder) -> N
     ]
     give(stack(control), StackOrder("stop", worker="processor-1"))
     give(stack(control), StackOrder("kill", worker="processor-2"))
-    assert recorder.told == [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
+    give(stack(control), StackOrder("fault", fault="stopped", target="kafka", seconds=2.5, key="k"))
+    orders = [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
+    assert recorder.told == [*orders, ("stopped", "kafka", 2.5, "k")]
 
 
 @pytest.mark.parametrize(

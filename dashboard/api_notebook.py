@@ -1,0 +1,54 @@
+"""REST: what the page shows, as a notebook to go on with."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+from starlette.responses import Response
+
+from dashboard.api_errors import Refused
+from dashboard.api_schema import answers
+from dashboard.api_threads import Threads
+from dashboard.downloads import attachment
+from dashboard.services import Services
+from filemill.lab import window_notebook
+from filemill.lab.runs import list_runs
+
+PERIOD_MAX_SECONDS = 7 * 86_400
+
+
+def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
+    """Add the endpoint."""
+    settings = services.settings
+
+    def window(period: int) -> Response:
+        end = datetime.now(UTC)
+        connection = window_notebook.connection_of(settings, embedded=services.stack() is not None)
+        notebook = window_notebook.of_window(end - timedelta(seconds=period), end, connection)
+        return _answer(window_notebook.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
+
+    def run_of(name: str) -> Response:
+        # By its name among those that are there: a path from outside is never followed.
+        root = settings.results.absolute()
+        found = next((run for run in list_runs(root) if run.name == name), None)
+        if found is None:
+            raise Refused(404, "not_found", "there is no such run", "run")
+        notebook = window_notebook.of_run(root / found.name, found.frames)
+        return _answer(window_notebook.encode(notebook), f"{found.name}.ipynb")
+
+    @app.get(
+        "/api/notebook",
+        responses=answers(200, None, 404, 422, 503),
+        summary="A notebook on the last so many seconds, or on a run of the lab",
+    )
+    async def notebook(
+        *,
+        period: Annotated[int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Seconds up to now.")] = 900,
+        run: Annotated[str, Query(max_length=255, description="A run's folder, as Experiments lists it.")] = "",
+    ) -> Response:
+        return await threads.run(lambda: run_of(run) if run else window(period))
+
+
+def _answer(body: bytes, name: str) -> Response:
+    headers = {"Content-Disposition": attachment(name), "X-Content-Type-Options": "nosniff"}
+    return Response(body, headers=headers, media_type="application/x-ipynb+json")

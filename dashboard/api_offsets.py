@@ -1,0 +1,45 @@
+"""REST: moving the group's offsets, after a look at what that would skip and repeat."""
+
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from dashboard.api_body import read_as
+from dashboard.api_errors import Refused, json_answer
+from dashboard.api_operations import actor_of
+from dashboard.api_records import OffsetOrder, OffsetsMoved
+from dashboard.api_schema import answers, body_of
+from dashboard.api_threads import Threads
+from dashboard.services import Services
+from filemill.offset_reset import CannotReset
+
+# Records that would be skipped are read: longer than for an answer of the database alone.
+PATIENCE = 6
+
+
+def add_offsets(app: FastAPI, services: Services, threads: Threads) -> None:
+    """Add the endpoint."""
+
+    @app.post(
+        "/api/offsets/reset",
+        responses=answers(200, "OffsetsMoved", 400, 403, 409, 413, 422, 503),
+        openapi_extra=body_of(OffsetOrder),
+        summary="Have the processors' group read from elsewhere",
+    )
+    async def reset(request: Request) -> Response:
+        order = await read_as(request, OffsetOrder)
+
+        def work() -> OffsetsMoved:
+            mover = services.offset_reset
+            try:
+                plan = mover.plan(order.target)
+                if order.dry_run:
+                    return OffsetsMoved(True, plan.moves, plan.why_not, 0, 0)
+                done = mover.apply(plan, order.target, order.unfinished, actor_of(request))
+            except ValueError as error:
+                raise Refused(422, "invalid", str(error), "at") from None
+            except CannotReset as error:
+                raise Refused(409, "not_possible", str(error)) from None
+            services.wake_relay()
+            return OffsetsMoved(False, plan.moves, None, len(done.cancelled), len(done.resubmitted))
+
+        return json_answer(await threads.run(work, PATIENCE * threads.patience))

@@ -1,0 +1,114 @@
+"""Notebooks that open what the page shows: a window of the pipeline that runs, or a run of the lab.
+
+As plain documents of nbformat 4.5, so that who serves them need not have Jupyter.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filemill.settings import Settings
+
+# What leads to the servers and holds no secret; passwords and keys come from the environment or from the stack.
+_PLACES = (
+    "kafka_broker",
+    "kafka_group",
+    "group_protocol",
+    "topic_create",
+    "topic_created",
+    "topic_dead_letters",
+    "topic_worker_events",
+    "database_host",
+    "database_port",
+    "database_user",
+    "database_name",
+    "s3_endpoint",
+    "s3_region",
+    "s3_bucket",
+)
+_LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.window import read_window"
+
+
+def of_window(begin: datetime, end: datetime, connection: Mapping[str, object]) -> dict[str, Any]:
+    """A notebook on the time from `begin` to `end`; `connection` are fields of the settings."""
+    about = (
+        "# A window of the pipeline\n\n"
+        "What the page's charts showed, with the records and rows behind it. `connection` are fields of filemill's "
+        "settings; passwords come from the environment (`FILEMILL_DATABASE_PASSWORD` …) or from the stack that runs "
+        "under `home`."
+    )
+    parameters = [
+        f"begin = {begin.isoformat(timespec='milliseconds')!r}",
+        f"end = {end.isoformat(timespec='milliseconds')!r}",
+        f"connection = {dict(connection)!r}",
+    ]
+    cells = [
+        f"{_LIBRARIES}\n\nwith attach(**connection) as bench:\n    window = read_window(bench, begin, end)",
+        "window.throughput()",
+        "window.timeline()",
+        "window.lag()",
+        "window.latencies()",
+        "window.acts",
+    ]
+    return _notebook(about, parameters, cells)
+
+
+def of_run(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
+    """A notebook on a run's folder, with figures of those `frames` that it has."""
+    about = "# A run of the lab\n\nIts frames and figures; `other` may name a second run to compare it with."
+    head = (
+        "from pathlib import Path\n\n"
+        "import pandas as pd\n\n"
+        "from filemill.lab import figures, measures\nfrom filemill.lab.results import Results, compare\n\n"
+        "results = Results(Path(folder))\nresults.facts"
+    )
+    faults = 'results.read("faults")' if "faults" in frames else 'pd.DataFrame({"began": [], "ended": []})'
+    cells = [head, f"faults = {faults}\nfaults"]
+    drawn = {
+        "executions": 'figures.throughput(measures.throughput(results.read("executions")), faults)',
+        "files": 'figures.unseen(measures.unseen(results.read("files")), faults)',
+        "assignments": 'figures.timeline(results.read("assignments"), faults)',
+        "latencies": 'results.read("latencies")',
+    }
+    cells += [code for name, code in drawn.items() if name in frames]
+    cells.append('compare(results, Results(Path(other))) if other else "name another run to compare it with"')
+    return _notebook(about, [f"folder = {str(folder)!r}", 'other = ""'], cells)
+
+
+def connection_of(settings: Settings, *, embedded: bool) -> dict[str, object]:
+    """How a notebook finds the servers of these settings: through the stack under their home, or by their addresses."""
+    if embedded:
+        return {"home": str(settings.home)}
+    return {name: getattr(settings, name) for name in _PLACES if name in settings.model_fields_set}
+
+
+def encode(notebook: dict[str, Any]) -> bytes:
+    """As a file."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def _notebook(about: str, parameters: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    code = [_code("parameters", "\n".join(parameters), tags=["parameters"])]
+    code += [_code(f"cell-{place}", source) for place, source in enumerate(cells, start=1)]
+    return {
+        "cells": [{"cell_type": "markdown", "id": "about", "metadata": {}, "source": about}, *code],
+        "metadata": {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _code(name: str, source: str, tags: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "cell_type": "code",
+        "id": name,
+        "metadata": {"tags": list(tags)} if tags else {},
+        "source": source,
+        "execution_count": None,
+        "outputs": [],
+    }

@@ -1,0 +1,255 @@
+"""The Experiments page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dashboard import data as data_module
+from dashboard import faults
+from dashboard.components.marks import marks_of
+from filemill.adapters.postgres_operations import record
+from filemill.adapters.postgres_reads_history import Act
+from filemill.adapters.tables import Operation
+from filemill.lab.journal import Journal
+from filemill.settings import Settings
+from filemill.stack import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
+from filemill.stack_control import StackOrder
+from infra.embedded.control import Control
+from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.runs import planted
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def settings(settings: Settings, results: Path) -> Settings:
+    return settings.model_copy(update={"results": results})
+
+
+def rows(page: Page, key: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = page.shown("grid", key)["rows"]
+    return found
+
+
+def test_without_runs_it_says_how_to_get_one(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    page = open_page(settings, "experiments")
+    empty = page.shown("grid", "runs")["empty"]
+    assert empty["what"] == "The lab has no runs yet"
+    assert "make soak" in empty["todo"]
+    assert str(results) in empty["todo"]
+
+
+def test_runs_are_listed_with_verdict_figures_and_what_is_wrong(
+    settings: Settings, results: Path, open_page: OpenPage
+) -> None:
+    planted(results, "good", files_per_second=50.0)
+    planted(results, "bad", ok=False)
+    (results / "soak-20261122-120000-7").mkdir()
+    page = open_page(settings, "experiments")
+    found = {row["cells"]["run"].split("-")[0]: row for row in rows(page, "runs")}
+    assert [found[name]["cells"]["verdict"][0] for name in ("good", "bad", "soak")] == ["kept", "BROKEN", "unreadable"]
+    assert found["good"]["cells"]["files_per_second"] == 50.0
+    assert found["good"]["cells"]["parameters"] == "workers 3"
+    assert found["soak"]["titles"]["verdict"] == "run.json is missing; verdict.json is missing; the summary is missing"
+    assert found["good"]["acts"][0]["why_not"].startswith("Choose a run first")
+
+
+def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    first, second = planted(results, "first"), planted(results, "second", files_per_second=20.0, only_here=1.0)
+    page = open_page(settings, "experiments", run=first.folder.name, **{"with": second.folder.name})
+    chart = page.shown("chart", "course")
+    assert chart["elapsed"]
+    assert [trace["name"] for trace in chart["figure"]["data"]] == [
+        f"A · {first.folder.name}",
+        f"B · {second.folder.name}",
+    ]
+    assert chart["figure"]["data"][0]["y"] == [10, 10, 10]
+    assert [(mark["at_ms"], mark["until_ms"]) for mark in chart["marks"]] == [(1.0, 2.5)]
+    measures = {row["cells"]["name"]: row["cells"] for row in rows(page, "measures")}
+    assert measures["files per second"] == {"name": "files per second", "a": "10", "b": "20", "change": "+100.0 %"}
+    assert measures["only here"]["a"] is None
+    assert [row["cells"]["verdict"][0] for row in rows(page, "promises")] == ["kept"]
+    assert [row["cells"]["what"] for row in rows(page, "run-journal")] == ["kafka killed"]
+
+
+def test_a_run_alone_in_the_url_and_a_series(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    run = planted(results, "one").folder.name
+    page = open_page(settings, "experiments", run=run, series="Not seen to have ended")
+    (trace,) = page.shown("chart", "course")["figure"]["data"]
+    assert max(trace["y"]) == 10
+
+
+@pytest.mark.parametrize("name", ["gone-20260101-000000-1", "..", "../results", "/etc", "<img src=x>"])
+def test_a_run_that_is_not_there_is_a_sentence(
+    name: str, settings: Settings, results: Path, open_page: OpenPage
+) -> None:
+    planted(results, "one")
+    page = open_page(settings, "experiments", run=name, **{"with": name})
+    assert page.notices("no-run")[0]["what"] == "There is no such run any more"
+
+
+def test_a_damaged_run_is_shown_as_far_as_it_goes(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    folder = planted(results, "hurt").folder
+    for part in folder.iterdir():
+        part.write_bytes(b"\x00garbage")
+    page = open_page(settings, "experiments", run=folder.name)
+    assert page.notices("run-troubles")[0]["what"] == "This run is not whole"
+    assert page.shown("chart", "course")["message"] == "no frame of this kind was kept"
+    assert page.shown("grid", "promises")["empty"]["what"] == "No verdict yet"
+
+
+def test_hostile_parameters_are_only_text(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    title = "<img src=x onerror=alert(1)> ｛\x1b[31m｝" + "x" * 5000
+    folder = planted(results, "odd", parameters={title: [title], "n": {"deep": [1]}}).folder
+    page = open_page(settings, "experiments", run=folder.name)
+    shown = json.dumps(page.shown("facts", "parameters")["facts"])
+    assert "<img src=x" in shown  # text, which the component sets as such
+    assert all("<img" not in element.value for element in page.app.markdown)
+
+
+def stack_of(home: Path, control: str | None, settings: Settings) -> StackState:
+    process = ProcessRef.of(1)
+    servers = [
+        ServerState(name=name, address="", version="", process=process, log="") for name in ("kafka", "postgres", "s3")
+    ]
+    workers = [
+        WorkerState(role=role, id=f"{role}-1", process=process, log="") for role in ("dashboard", "processor", "sync")
+    ]
+    return StackState(
+        home=str(home),
+        supervisor=process,
+        started_at="",
+        settings={"kafka_broker": settings.kafka_broker},
+        servers=servers,
+        workers=workers,
+        control=control,
+    )
+
+
+class Breaker:
+    """In place of the supervisor: notes the faults that it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[StackOrder] = []
+        self.refusal = ""
+
+    def scale(self, role: str, count: int) -> list[str]:
+        raise AssertionError((role, count))
+
+    def stop_worker(self, worker_id: str) -> None:
+        raise AssertionError(worker_id)
+
+    kill_worker = stop_worker
+
+    def inject(self, kind: Any, target: str, seconds: float, key: str) -> None:
+        if self.refusal:
+            raise ValueError(self.refusal)
+        self.told.append(StackOrder("fault", fault=kind, target=target, seconds=seconds, key=key))
+
+
+@pytest.fixture
+def breaker(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
+    """A stack whose supervisor only listens."""
+    breaker = Breaker()
+    control = Control(breaker)
+    control.open()
+    stack = stack_of(tmp_path, control.address, settings)
+    monkeypatch.setattr("dashboard.services.running_stack", lambda _home: stack)
+    yield breaker
+    control.close()
+
+
+def test_elsewhere_each_fault_says_why_it_cannot_be_injected(
+    settings: Settings, tmp_path: Path, open_page: OpenPage
+) -> None:
+    page = open_page(settings.model_copy(update={"home": tmp_path}), "experiments", part="Faults")
+    offered = rows(page, "offers")
+    assert [row["key"] for row in offered] == [
+        f"{kind}:{server}" for server in ("kafka", "postgres", "s3") for kind in ("killed", "stopped")
+    ]
+    assert all("no embedded stack" in row["acts"][0]["why_not"] for row in offered)
+
+
+def press(page: Page, key: str, row: str) -> None:
+    """What the browser sends when the button of a row is pressed."""
+    stack = data_module.current().stack()
+    offer = next(one for one in faults.offers(stack, []) if one.key == row)
+    page.app.session_state["fault_wanted"] = offer
+    assert key == "offers"
+    page.run()
+
+
+def test_a_fault_is_confirmed_done_and_on_record(
+    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    page = open_page(settings, "experiments", part="Faults")
+    offered = {row["key"]: row for row in rows(page, "offers")}
+    assert "killed:dashboard-1" not in offered
+    assert {row["acts"][0]["why_not"] for row in offered.values()} == {""}
+    press(page, "offers", "stopped:kafka")
+    page.app.number_input(key="fault-seconds").set_value(7)
+    page.run()
+    assert page.app.button(key="fault-go").label == "Stop Kafka for 7 s"
+    page.app.button(key="fault-go").click()
+    page.run()
+    (order,) = breaker.told
+    assert (order.fault, order.target, order.seconds) == ("stopped", "kafka", 7)
+    with engine.connect() as connection:
+        (act,) = connection.execute(sa.select(Operation.actor, Operation.action, Operation.detail)).all()
+    assert (act.actor, act.action) == ("page", "fault")
+    assert act.detail == {"fault": "stopped", "target": "kafka", "seconds": 7.0, "key": order.key}
+
+
+def test_a_fault_that_the_supervisor_refuses_is_told_and_no_bar(
+    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    breaker.refusal = "kafka has a fault already"
+    page = open_page(settings, "experiments", part="Faults")
+    press(page, "offers", "killed:kafka")
+    page.app.button(key="fault-go").click()
+    page.run()
+    assert page.notices("fault-refused")[0]["text"] == "kafka has a fault already"
+    with engine.connect() as connection:
+        act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+    assert act.detail["refused"] == "kafka has a fault already"
+    assert marks_of([act]) == []
+
+
+def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
+    breaker: Breaker, settings: Settings, engine: sa.Engine, tmp_path: Path, open_page: OpenPage
+) -> None:
+    journal = Journal(tmp_path / FAULTS_FILE)
+    with engine.begin() as connection:
+        record(connection, "page", "fault", {"fault": "killed", "target": "s3", "seconds": 60.0, "key": "k"})
+    with journal.lasting("fault", "s3 killed", "s3", key="k", seconds=60.0):
+        page = open_page(settings, "experiments", part="Faults")
+        (entry,) = rows(page, "fault-journal")
+        assert entry["cells"]["what"] == "s3 killed: lasts still"
+        assert {row["key"]: row["acts"][0]["why_not"] for row in rows(page, "offers")}["killed:s3"] != ""
+    stack = data_module.current().stack()
+    assert stack is not None
+    notes = faults.EndNotes()
+    for _ in range(2):
+        notes.note(engine, faults.journal_of(stack))
+    with engine.connect() as connection:
+        act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+    (mark,) = marks_of([act])
+    assert mark.until_ms is not None
+    assert mark.until_ms == 1000 * act.detail["ended"]
+    assert mark.until_ms < mark.at_ms + 30_000
+    page = open_page(settings, "pipeline")
+    assert page.shown("chart", "lag")["marks"][0]["text"] == "s3 killed for 60 s · page"
+
+
+def test_with_every_server_away_the_page_stands(settings: Settings, results: Path, open_page: OpenPage) -> None:
+    planted(results, "one")
+    nobody = {"database_port": closed_port(), "kafka_broker": f"127.0.0.1:{closed_port()}"}
+    away = settings.model_copy(update={**nobody, "server_timeout_seconds": 1.0})
+    page = open_page(away, "experiments")
+    assert len(rows(page, "runs")) == 1

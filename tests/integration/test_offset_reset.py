@@ -1,0 +1,183 @@
+"""The group's offsets are moved on a real broker, and nothing that was accepted is lost by it."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.tables import Operation
+from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
+from filemill.operations import Operations
+from tests.integration import topics
+from tests.integration.processes import Process, wait_until
+from tests.integration.rest import Rest
+from tests.integration.world import World
+
+# Longer than a test: what is begun under it does not end by itself.
+FOR_EVER = 600
+EMPTY_SECONDS = 30.0
+
+
+def mover(world: World) -> OffsetReset:
+    operations = Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    return OffsetReset(world.settings, world.engine, KafkaAdmin(world.settings), operations)
+
+
+def stop(world: World, member: Process) -> None:
+    """End a processor amid its work, and wait until the broker takes it for gone."""
+    member.kill()
+    reset = mover(world)
+    wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
+
+
+def committed(world: World) -> list[int | None]:
+    parts = KafkaAdmin(world.settings).offsets(world.settings.kafka_group, world.settings.topic_create)
+    return [part.committed for part in parts]
+
+
+def audited(world: World) -> list[dict[str, Any]]:
+    wanted = sa.select(Operation.detail).where(Operation.action == "offsets.reset").order_by(Operation.id)
+    with world.engine.connect() as connection:
+        return list(connection.execute(wanted).scalars())
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("protocol", ["consumer", "classic-eager"])
+def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, world: World) -> None:
+    world.host("relay", "sync")
+    world.start("processor", group_protocol=protocol, processing_seconds=FOR_EVER)
+    world.wait_for(world.submit(3), "processing")
+    reset = mover(world)
+    plan = reset.plan(Target("latest"))
+    assert plan.why_not == (
+        "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
+    )
+    with pytest.raises(CannotReset, match="has a member"):
+        reset.apply(plan, Target("latest"), "cancel", "test")
+    admin = KafkaAdmin(world.settings)
+    with pytest.raises(ValueError, match="Kafka refuses"):
+        admin.move_offsets(world.settings.kafka_group, world.settings.topic_create, plan.offsets)
+    assert audited(world) == []
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(("then", "status"), [("resubmit", "completed"), ("cancel", "cancelled")])
+def test_what_a_reset_skips_is_resubmitted_or_cancelled(then: Unfinished, status: str, world: World) -> None:
+    world.host("relay", "sync")
+    done = world.submit(6)
+    (quick,) = world.start("processor")
+    world.wait_for(done)
+    stop(world, quick)
+    (slow,) = world.start("processor", processing_seconds=FOR_EVER)
+    begun = world.submit(6)
+    world.wait_for(begun, "processing")
+    stop(world, slow)
+    foreign = world.request_on(1, 2)  # no publication, no header: only the record says whose it is
+
+    reset, target = mover(world), Target("latest")
+    plan = reset.plan(target)
+    assert plan.why_not is None
+    assert plan.skipped == sorted([*begun, *foreign])
+    assert [len(move.skipped) for move in plan.moves] == [2, 4, 2]
+    late = world.request_on(2, 1)  # after the preview, and beyond what it moves to
+    result = reset.apply(plan, target, then, "test")
+    assert result.cancelled == plan.skipped
+    assert result.resubmitted == (plan.skipped if then == "resubmit" else [])
+    assert committed(world) == [move.new for move in plan.moves]
+    (detail,) = audited(world)
+    assert (detail["to"], detail["unfinished"], detail["then"]) == ("latest", 8, then)
+
+    world.start("processor")
+    world.wait_for([*done, *late])
+    world.wait_for(plan.skipped, status)
+    runs = {world.file(file_id).run for file_id in plan.skipped}
+    assert runs == {2 if then == "resubmit" else 1}
+    report = world.assert_clean()
+    assert report.submitted == 15
+    assert report.in_flight == 0
+
+
+@pytest.mark.timeout(150)
+def test_records_that_are_read_again_change_nothing_that_has_ended(world: World) -> None:
+    world.host("relay", "sync")
+    ids = world.submit(9)
+    (member,) = world.start("processor")
+    world.wait_for(ids)
+    before = {file_id: world.file(file_id) for file_id in ids}
+    member.terminate(20)
+    reset = mover(world)
+    wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
+
+    plan = reset.plan(Target("shift", by=-2))
+    assert [move.difference for move in plan.moves] == [-2, -2, -2]
+    assert (plan.repeated, plan.skipped) == (6, [])
+    reset.apply(plan, Target("shift", by=-2), "cancel", "test")
+    world.start("processor")
+    wait_until(lambda: sum(map(len, world.results().values())) == 15, 30, "six records were done again")
+    after = {file_id: world.file(file_id) for file_id in ids}
+    assert {one.sha256 for one in after.values()} == {one.sha256 for one in before.values()}
+    assert {one.finished_at for one in after.values()} == {one.finished_at for one in before.values()}
+    assert world.assert_clean().duplicate_results == 6
+
+
+def test_a_time_is_the_first_record_from_then_on(world: World) -> None:
+    """Partition 0 has two records before it and one after it, the others only some before."""
+    for partition in range(3):
+        world.request_on(partition, 2)
+    time.sleep(0.01)
+    moment = datetime.now(UTC)
+    time.sleep(0.01)
+    world.request_on(0, 1)
+    plan = mover(world).plan(Target("time", at=moment))
+    assert [(move.current, move.new, len(move.skipped)) for move in plan.moves] == [(0, 2, 2)] * 3
+
+
+def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = world.request_on(0, 3)
+    reset = mover(world)
+    plan: Plan = reset.plan(Target("latest"))
+
+    def refuse(*_given: object) -> None:
+        raise ValueError("Kafka refuses: somebody has just joined")
+
+    monkeypatch.setattr(KafkaAdmin, "move_offsets", refuse)
+    with pytest.raises(CannotReset, match="just joined"):
+        reset.apply(plan, Target("latest"), "cancel", "test")
+    assert world.statuses(ids) == dict.fromkeys(ids, "pending")
+    assert {world.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
+
+
+def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:
+    settings = rest.services.settings
+    file_id = rest.create("on its way")
+    value = b'{"fileId": %d, "title": "x", "description": "", "timestamp": "2026-01-04T12:00:00Z"}' % file_id
+    topics.publish(settings, settings.topic_create, [value], partition=0)
+    told = rest.client.post("/api/offsets/reset", json={"to": "latest"}).json()
+    assert (told["dry_run"], told["why_not"], told["moves"][0]["skipped"]) == (True, None, [file_id])
+    assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "pending"
+    moved = rest.client.post("/api/offsets/reset", json={"to": "latest", "unfinished": "cancel", "dry_run": False})
+    assert (moved.status_code, moved.json()["cancelled"]) == (200, 1)
+    assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"to": "now"},
+        {"to": "time"},
+        {"to": "time", "at": "noon"},
+        {"to": "shift", "by": 1.5},
+        {"to": "latest", "x": 1},
+    ],
+    ids=str,
+)
+def test_over_rest_what_makes_no_sense_is_refused(body: dict[str, object], rest: Rest) -> None:
+    answer = rest.client.post("/api/offsets/reset", json=body)
+    assert answer.status_code == 422, answer.text

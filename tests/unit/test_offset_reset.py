@@ -1,0 +1,40 @@
+"""Where each partition's offset would go."""
+
+import pytest
+
+from filemill.adapters.kafka_admin import PartitionOffsets
+from filemill.offset_reset import Move, Plan, Target, new_offsets, refusal
+
+PARTS = [
+    PartitionOffsets(0, begin=10, end=100, committed=40),
+    PartitionOffsets(1, begin=0, end=50, committed=None),
+    PartitionOffsets(2, begin=30, end=30, committed=5),  # all of it was removed by the retention meanwhile
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Target("earliest"), {0: 10, 1: 0, 2: 30}),
+        (Target("latest"), {0: 100, 1: 50, 2: 30}),
+        (Target("time"), {0: 60, 1: 50, 2: 30}),
+        (Target("shift", by=7), {0: 47, 1: 7, 2: 30}),
+        (Target("shift", by=-35), {0: 10, 1: 0, 2: 30}),
+        (Target("shift", by=10**12), {0: 100, 1: 50, 2: 30}),
+    ],
+    ids=str,
+)
+def test_a_target_stays_within_what_a_partition_holds(target: Target, expected: dict[int, int]) -> None:
+    assert new_offsets(target, PARTS, {0: 60, 1: 50}) == expected
+
+
+def test_a_plan_sums_up_its_moves() -> None:
+    plan = Plan([Move(0, 40, 45, [7, 9]), Move(1, 20, 5, []), Move(2, 3, 3, [])], None)
+    assert plan.offsets == {0: 45, 1: 5}
+    assert (plan.skipped, plan.repeated) == ([7, 9], 15)
+
+
+@pytest.mark.parametrize(("members", "said"), [(1, "has a member:"), (3, "has 3 members:")])
+def test_a_group_with_members_keeps_its_offsets(members: int, said: str) -> None:
+    assert said in (refusal(members) or "")
+    assert refusal(0) is None
