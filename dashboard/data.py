@@ -25,6 +25,7 @@ from dashboard.setup_facts import Topic, postgres_version, topics
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
 from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
 from filemill.adapters.postgres_reads_history import Act, Ownership, operations, ownership, stack_operations
+from filemill.adapters.postgres_reads_outbox import OutboxHistory, outbox_history
 from filemill.adapters.postgres_reads_performance import Ledger, Performance, ledger, performance
 from filemill.adapters.postgres_reads_story import FileStory, file_story
 from filemill.adapters.postgres_reads_workers import (
@@ -89,27 +90,25 @@ class Snapshot:
 
     overview: Overview
     rates: Rates
-    outbox_history: list[tuple[datetime, int]]
 
 
 class _Meter:
     """Rates by comparing exact counts over time. Deltas, so a file that is deleted or retried counts as nothing."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[datetime, dict[Status, int], int]] = deque()
+        self._samples: deque[tuple[datetime, dict[Status, int]]] = deque()
         self._lock = threading.Lock()
 
     def take(self, now: Overview) -> Snapshot:
         """Add a sample; rates since the oldest that is kept."""
         with self._lock:
-            self._samples.append((now.as_of, now.counts.by_status, now.outbox.depth))
+            self._samples.append((now.as_of, now.counts.by_status))
             while now.as_of - self._samples[0][0] > timedelta(seconds=RATE_SECONDS):
                 self._samples.popleft()
-            then, before, _ = self._samples[0]
-            history = [(at, depth) for at, _, depth in self._samples]
+            then, before = self._samples[0]
         seconds = (now.as_of - then).total_seconds()
         if seconds < RATE_LEAST_SECONDS:
-            return Snapshot(now, Rates(), history)
+            return Snapshot(now, Rates())
         after = now.counts.by_status
         return Snapshot(
             now,
@@ -118,7 +117,6 @@ class _Meter:
                 completed=max(0, after[Status.COMPLETED] - before[Status.COMPLETED]) / seconds,
                 failed=max(0, after[Status.FAILED] - before[Status.FAILED]) / seconds,
             ),
-            history,
         )
 
 
@@ -174,6 +172,7 @@ class Data:
             period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
             for period in PERIODS
         }
+        self._outbox = {period: self._asked(self._outbox_over(period), _ttl(period)) for period in PERIODS}
         self._health: Shared[ServerName, ServerHealth] = Shared(
             lambda server: check(services, server),
             self._probes,
@@ -279,6 +278,10 @@ class Data:
         """Lag per partition over one of the periods that the page offers."""
         return self._lags[period_seconds].get(period_seconds)
 
+    def outbox_history(self, period_seconds: int) -> Reading[OutboxHistory]:
+        """The outbox over one of the periods that the page offers."""
+        return self._outbox[period_seconds].get("")
+
     def health(self) -> dict[ServerName, Reading[ServerHealth]]:
         """Each server's latest probe."""
         return {server: self._health.get(server) for server in LABELS}
@@ -336,6 +339,12 @@ class Data:
                 limit=query.limit,
                 excerpts=True,
             )
+
+    def _outbox_over(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:
+        interval = self.services.settings.monitor_interval_seconds
+        return lambda connection, _key: outbox_history(
+            connection, timedelta(seconds=period), interval_seconds=interval, points=HISTORY_POINTS
+        )
 
     def _read_lags(self, period_seconds: int) -> LagHistory:
         settings = self.services.settings

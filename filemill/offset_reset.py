@@ -15,25 +15,16 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka_reader import read_topic
-from filemill.adapters.postgres_operations import record
+from filemill.adapters.postgres_operations import OFFSETS_RESET, record, unfinished_runs
 from filemill.files import epoch_milliseconds
 from filemill.messages import RUN, file_id_in, number_header
 from filemill.operations import Operations, Outcome
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
-ACTION = "offsets.reset"
 BATCH_FILES = 1000
 
 Unfinished = Literal["cancel", "resubmit"]
-
-# A record without a run means the row's current one, as everywhere.
-_UNFINISHED = sa.text("""
-    SELECT files.id FROM files
-    JOIN unnest(CAST(:ids AS bigint[]), CAST(:runs AS integer[])) AS wanted (id, run) ON wanted.id = files.id
-    WHERE files.status IN ('pending', 'processing') AND files.run = coalesce(wanted.run, files.run)
-    ORDER BY files.id
-""")
 
 
 class CannotReset(Exception):
@@ -155,13 +146,14 @@ class OffsetReset:
         cancelled = self._each(now.skipped, self._operations.cancel, actor, progress)
         detail = {
             "group": self._settings.kafka_group,
+            "topic": self._settings.topic_create,
             "to": str(target),
             "partitions": [[move.partition, move.current, move.new] for move in now.moves if move.difference],
             "unfinished": len(cancelled),
             "then": unfinished,
         }
         with self._engine.begin() as connection:
-            record(connection, actor, ACTION, detail)
+            record(connection, actor, OFFSETS_RESET, detail)
         try:
             if now.offsets:
                 self._admin.move_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
@@ -206,8 +198,7 @@ class OffsetReset:
             if (file_id := file_id_in(one.value)) is not None
         ):
             with self._engine.connect() as connection:
-                columns = {"ids": [one[0] for one in asked], "runs": [one[1] for one in asked]}
-                found.setdefault(partition, []).extend(connection.execute(_UNFINISHED, columns).scalars())
+                found.setdefault(partition, []).extend(unfinished_runs(connection, asked))
         return found
 
     def _each(

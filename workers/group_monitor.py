@@ -2,10 +2,12 @@
 
 Reads   end and committed offsets, state, members and assignment of the processors' group (Kafka's admin API). Of a
         share group the client knows neither: its members are those that speak on `worker.events`, its lag is unknown.
-Writes  `lag_samples`, `group_samples` every 2 s, and removes those past their retention; folds up `status_counts`.
+Writes  `outbox_samples`, `lag_samples`, `group_samples` every 2 s, and removes those past their retention; folds up
+        `status_counts`.
 Dies    anywhere: a sample is missing; the next one is whole.
 
-Many may run: the lease makes one active. While Kafka is away nothing is written: an absent sample is unknown, not zero.
+Many may run: the lease makes one active. While Kafka is away only the outbox is sampled: an absent sample is unknown,
+not zero.
 """
 
 import threading
@@ -18,7 +20,8 @@ import structlog
 from sqlalchemy.dialects.postgresql import insert
 
 from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member
-from filemill.adapters.tables import GroupSample, LagSample, RejectedMessage, Worker, WorkerEventRow
+from filemill.adapters.postgres_reads import outbox_state
+from filemill.adapters.tables import GroupSample, LagSample, OutboxSample, RejectedMessage, Worker, WorkerEventRow
 from filemill.ports import Lease
 from filemill.retry import Unavailable
 from filemill.telemetry import DEAD_AFTER_SECONDS, Kind
@@ -87,8 +90,15 @@ class GroupMonitor:
             log.warning("Left without giving up the lease; it expires", error=str(error))
 
     def sample(self) -> None:
-        """Take and store one sample. Raises retry.Unavailable, and then nothing is stored."""
+        """Take and store one sample. Raises retry.Unavailable; then, of a broker that is away nothing is stored.
+
+        The outbox comes first: what piles up in there while Kafka is away is the one thing to see then.
+        """
         now = datetime.now(UTC)
+        with self._engine.begin() as connection:
+            outbox = outbox_state(connection)
+            sample = {"sampled_at": now, "depth": outbox.depth, "oldest_age_seconds": outbox.oldest_age_seconds}
+            connection.execute(insert(OutboxSample).on_conflict_do_nothing(), sample)
         if self._shares:
             offsets = self._admin.offsets(None, self._topic)
             group = self._share_group(now)
@@ -156,6 +166,7 @@ class GroupMonitor:
             for table, moment in (
                 (LagSample, LagSample.sampled_at),
                 (GroupSample, GroupSample.sampled_at),
+                (OutboxSample, OutboxSample.sampled_at),
                 (RejectedMessage, RejectedMessage.rejected_at),
                 (WorkerEventRow, WorkerEventRow.at),
             ):

@@ -291,7 +291,8 @@ def _faults(data: Data) -> None:
         show_notices("no-stack", [])
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">Faults so far</div>', width="content")
-        _download(entries, "faults.jsonl", "fault-journal-download")
+        with st.container(key="faults-take", width="content"):
+            _download(entries, "faults.jsonl", "fault-journal-download")
     _entries("fault-journal", entries, "No fault was injected yet", "Each is here, and a bar on every chart.")
 
 

@@ -14,6 +14,7 @@ from dashboard.components.lag_chart import lag_chart
 from dashboard.components.marks import marks_of
 from dashboard.components.notebook_link import notebook_link
 from dashboard.components.offset_dialog import offset_dialog, reset_button
+from dashboard.components.outbox_chart import outbox_chart
 from dashboard.components.rebalance_chart import rebalance_chart
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
@@ -46,6 +47,7 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
         with st.container(key="left"):
             _lag(data, overview)
             _rebalances(data)
+            _outbox(data, overview)
             facts("roles", _role_facts(data, overview), title="Who is active", old=old)
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -69,6 +71,14 @@ def _lag(data: Data, overview: Overview | None) -> None:
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
     lag_chart(history.value, period, as_of, marks_of(data.marks(period)), old=history.error is not None)
+
+
+def _outbox(data: Data, overview: Overview | None) -> None:
+    period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
+    reading = data.outbox_history(period)
+    as_of = overview.as_of if overview else None
+    st.html('<div class="section">Outbox</div>')
+    outbox_chart(reading.value, period, as_of, marks_of(data.marks(period)), old=reading.error is not None)
 
 
 def _rebalances(data: Data) -> None:

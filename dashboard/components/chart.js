@@ -44,7 +44,7 @@ function draw(plotly, state, figure, marks, place) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
   const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: colour("gray-text-color"), size: 11 }, zeroline: false, fixedrange: true, automargin: true };
-  const { xaxis, yaxis, ...rest } = figure.layout;
+  const { xaxis, yaxis, yaxis3, ...rest } = figure.layout; // yaxis2 is the marks'
   const layout = {
     autosize: true,
     margin: { l: 0, r: 6, t: 30, b: 0 },
@@ -60,6 +60,7 @@ function draw(plotly, state, figure, marks, place) {
     xaxis: { ...axis, type: place === local ? "date" : "linear", showgrid: false, ...xaxis, range: xaxis.range.map(place) },
     yaxis: { ...axis, ...yaxis },
   };
+  if (yaxis3) layout.yaxis3 = { ...axis, overlaying: "y", side: "right", showgrid: false, ...yaxis3 };
   const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(place) }));
   const line = { color: colour("violet-color"), width: 1.2, dash: "dot" };
   layout.shapes = marks.map((mark) => ({

@@ -58,8 +58,8 @@ def offset_dialog(data: Data) -> None:
         if target != state.get("target"):
             state.clear()  # a preview of something else
         if st.button("Preview", key="offsets-preview", disabled=target is None) and target is not None:
-            plan, problem = _plan(data, target)
-            state.update(target=target, plan=plan)
+            found, problem = _plan(data, target)
+            state.update(target=target, plan=found)
         said = st.container()
         plan: Plan | None = state.get("plan")
         then: Unfinished = "resubmit"

@@ -52,6 +52,23 @@ _DELETE = sa.text("""
 """)
 
 
+# A record without a run means the row's current one, as everywhere.
+_UNFINISHED = sa.text("""
+    SELECT DISTINCT files.id FROM files
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:runs AS integer[])) AS wanted (id, run) ON wanted.id = files.id
+    WHERE files.status IN ('pending', 'processing') AND files.run = coalesce(wanted.run, files.run)
+    ORDER BY files.id
+""")
+# The group's offsets were moved; `detail` has the topic, and [partition, old, new] of each that changed.
+OFFSETS_RESET = "offsets.reset"
+_RESETS = sa.text("""
+    SELECT CAST(part ->> 0 AS integer), CAST(part ->> 1 AS bigint), CAST(part ->> 2 AS bigint)
+    FROM operations, jsonb_array_elements(detail -> 'partitions') AS part
+    WHERE action = :action AND detail ->> 'group' = :group AND detail ->> 'topic' = :topic
+    ORDER BY id
+""")
+
+
 class Refused(msgspec.Struct, frozen=True):
     """A file to which something was not done, and why."""
 
@@ -109,6 +126,18 @@ def _why(status: Status | None, verb: str) -> str:
     if verb == "deleted":
         return "its request is on its way to Kafka: try again in a moment"
     return f"it is {status}"
+
+
+def unfinished_runs(connection: sa.Connection, runs: Sequence[tuple[int, int | None]]) -> list[int]:
+    """Of some (file, run), those files whose run has not ended; a run of None is whichever is the row's now."""
+    columns = {"ids": [file_id for file_id, _ in runs], "runs": [run for _, run in runs]}
+    return list(connection.execute(_UNFINISHED, columns).scalars())
+
+
+def offset_resets(connection: sa.Connection, group: str, topic: str) -> list[tuple[int, int, int]]:
+    """Each move of a partition's offset by a person that is on record: partition, from, to."""
+    wanted = {"action": OFFSETS_RESET, "group": group, "topic": topic}
+    return [(partition, old, new) for partition, old, new in connection.execute(_RESETS, wanted)]
 
 
 def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:

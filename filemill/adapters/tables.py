@@ -166,6 +166,16 @@ class GroupSample(Table):
     members: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
 
 
+class OutboxSample(Table):
+    """The outbox at a moment. `oldest_age_seconds` null: it was empty."""
+
+    __tablename__ = "outbox_samples"
+
+    sampled_at: Mapped[datetime] = mapped_column(primary_key=True)
+    depth: Mapped[int]
+    oldest_age_seconds: Mapped[float | None]
+
+
 class Worker(Table):
     """A worker as last heard of. `body` is its last event, `vitals` those of its last heartbeat."""
 

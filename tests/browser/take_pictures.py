@@ -12,10 +12,19 @@ import httpx
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-PAGES = ["files", "file", "pipeline", "workers", "performance", "letters", "messages", "setup"]
-LOOKS = [(1440, "light"), (1440, "dark"), (800, "light")]
+PAGES = ["files", "file", "pipeline", "workers", "performance", "letters", "messages", "experiments", "faults", "setup"]
+LOOKS = [(1440, "light"), (1440, "dark"), (800, "light"), (800, "dark")]
 # A few refreshes, so that charts and rates are there.
 SETTLE_MILLISECONDS = 6000
+# What a page shows only once a server has answered it: a row of each table, a line of each chart.
+SHOWN = """() => {
+  const roots = [document, ...[...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)];
+  const all = (selector) => roots.flatMap((root) => [...root.querySelectorAll(selector)]);
+  const said = [...all('.message'), ...all('.what')].map((node) => node.checkVisibility() ? node.textContent : '');
+  return all('.asof').some((node) => node.textContent.startsWith('as of'))
+    && !said.some((text) => /not known yet|Not known yet|Reading …|not answered yet|not read yet/.test(text))
+    && all('.chart').every((chart) => chart.querySelector('.main-svg') || chart.querySelector('.message')?.textContent);
+}"""
 PATIENCE_MILLISECONDS = 120_000
 
 
@@ -23,6 +32,14 @@ def main(url: str) -> None:
     """Take them all."""
     with httpx.Client(base_url=url, trust_env=False) as client:
         found = client.get("/api/files", params={"status": "completed", "limit": 1}).json()["items"]
+    runs = sorted((path.parent.name for path in (FOLDER.parents[1] / "results").glob("*/run.json")), reverse=True)
+    overlaid = f"?run={runs[0]}&with={runs[1]}" if len(runs) > 1 else ""
+    paths = {
+        "files": "/",
+        "file": f"/file?id={found[0]['id'] if found else 1}",
+        "experiments": f"/experiments{overlaid}",
+        "faults": "/experiments?part=Faults",
+    }
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
@@ -34,11 +51,11 @@ def main(url: str) -> None:
             )
             page = context.new_page()
             for name in PAGES:
-                path = {"files": "/", "file": f"/file?id={found[0]['id'] if found else 1}"}.get(name, f"/{name}")
-                page.goto(path)
+                page.goto(paths.get(name, f"/{name}"))
                 page.get_by_text(re.compile("as of")).wait_for(timeout=PATIENCE_MILLISECONDS)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
-                suffix = scheme if width == LOOKS[0][0] else f"{width}"
+                page.wait_for_function(SHOWN, timeout=PATIENCE_MILLISECONDS)
+                suffix = scheme if width == LOOKS[0][0] else f"{width}" if scheme == "light" else f"{width}-{scheme}"
                 page.screenshot(path=FOLDER / f"{name}-{suffix}.png")
             context.close()
         browser.close()

@@ -18,7 +18,18 @@ WATCH_SHIFTS = """() => {
 AGE = "[...document.querySelectorAll('*')].map((n) => n.shadowRoot?.querySelector('.asof')).find(Boolean)?.textContent"
 
 
-PATHS = ["/", "/pipeline", "/workers", "/performance", "/letters", "/messages", "/setup", "/file?id=1"]
+PATHS = [
+    "/",
+    "/pipeline",
+    "/workers",
+    "/performance",
+    "/letters",
+    "/messages",
+    "/experiments",
+    "/experiments?part=Faults",
+    "/setup",
+    "/file?id=1",
+]
 
 
 @pytest.mark.parametrize("path", ["/", "/pipeline", "/workers"])

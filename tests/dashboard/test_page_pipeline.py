@@ -1,21 +1,25 @@
 """The Pipeline page."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from dashboard import data as data_module
+from dashboard.jobs import JobView
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, Operation, OutboxRow
+from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, Operation, OutboxRow, OutboxSample
 from filemill.files import new_file
 from filemill.ports import HeardEvent
 from filemill.settings import Settings
 from filemill.telemetry import Kind, WorkerEvent
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.integration import topics
 
 
 def sample(
@@ -216,3 +220,89 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
     assert [trace["name"] for trace in chart["figure"]["data"]] == ["a", "b"]
     assert [mark["text"] for mark in chart["marks"]] == ["kill a · page"]
     assert page.shown("chart", "lag")["marks"] == chart["marks"]
+
+
+def test_the_outbox_over_time(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        for ago, depth, age in ((60, 0, None), (20, 70, 12.5), (1, 3, 0.2)):
+            at = now - timedelta(seconds=ago)
+            connection.execute(sa.insert(OutboxSample).values(sampled_at=at, depth=depth, oldest_age_seconds=age))
+        record(connection, "page", "fault", {"fault": "killed", "target": "kafka", "seconds": 20.0, "key": "k"})
+    chart = open_page(settings, "pipeline", period="5 min").shown("chart", "outbox")
+    oldest, rows = chart["figure"]["data"]
+    assert oldest["y"] == [0, None, 12.5, None, 0.2]
+    assert rows["y"] == [0, None, 70, None, 3]
+    (mark,) = chart["marks"]
+    assert mark["until_ms"] - mark["at_ms"] == 20_000
+
+
+def until_done(page: Page) -> JobView:
+    """Wait for the job that the page began."""
+    deadline = time.monotonic() + 30
+    while (view := data_module.current().jobs.view()) is None or view.running:
+        assert time.monotonic() < deadline
+        page.run()
+    return view
+
+
+def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [2, 0, 0], [])
+    with engine.begin() as connection:
+        ids = submit_many(connection, [new_file("waits"), new_file("waits, too")])
+    values = [
+        b'{"fileId": %d, "title": "x", "description": "", "timestamp": "2026-01-04T12:00:00Z"}' % number
+        for number in ids
+    ]
+    topics.publish(settings, settings.topic_create, values, partition=0)
+    page = open_page(settings, "pipeline")
+    page.app.button(key="offsets-open").click()
+    page.run()
+    assert page.app.button(key="offsets-go").disabled
+    page.app.segmented_control(key="offsets-way").set_value("Latest")
+    page.run()
+    page.app.button(key="offsets-preview").click()
+    page.run()
+    cells = [row["cells"] for row in page.shown("grid", "offsets-preview-table")["rows"]]
+    assert [(one["current"], one["new"], one["difference"], one["skipped"]) for one in cells] == [
+        (0, 2, "+2", 2),
+        (0, 0, "0", 0),
+        (0, 0, "0", 0),
+    ]
+    page.app.radio(key="offsets-then").set_value("Cancel them")
+    page.run()
+    go = page.app.button(key="offsets-go")
+    assert (go.label, go.disabled) == ("Move 1 partition, cancel 2", False)
+    go.click()
+    page.run()
+    view = until_done(page)
+    assert (view.error, view.done) == (None, 2)
+    parts = KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)
+    assert [part.committed for part in parts] == [2, None, None]
+    with engine.connect() as connection:
+        statuses = set(connection.execute(sa.select(File.status)).scalars())
+        actions = set(connection.execute(sa.select(Operation.action)).scalars())
+    assert (statuses, actions) == ({"cancelled"}, {"cancel", "offsets.reset"})
+
+
+def test_why_offsets_cannot_be_reset_is_said(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0, 0, 0], [[0, 1], [2]])
+    button = open_page(settings, "pipeline").app.button(key="offsets-open")
+    assert button.disabled
+    assert "the group has 2 members: stop the processors first" in button.help
+    share = settings.model_copy(update={"group_protocol": "share"})
+    assert "share group" in open_page(share, "pipeline").app.button(key="offsets-open").help
+
+
+@pytest.mark.parametrize("said", ["noon", "2026-13-01", "９", "<b>"])
+def test_what_is_no_time_is_told(said: str, settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0, 0, 0], [])
+    page = open_page(settings, "pipeline")
+    page.app.button(key="offsets-open").click()
+    page.run()
+    page.app.segmented_control(key="offsets-way").set_value("Time")
+    page.run()
+    page.app.text_input(key="offsets-at").set_value(said)
+    page.run()
+    assert page.notices("offsets-problem")[0]["text"].startswith("That is no time")
+    assert page.app.button(key="offsets-preview").disabled

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_group import GroupMember
+from filemill.adapters.postgres_reads_outbox import outbox_history
 from filemill.adapters.tables import File, GroupSample, LagSample, StatusCount
 from filemill.retry import Unavailable
 from filemill.settings import Settings
@@ -50,6 +52,21 @@ def test_samples_say_what_the_broker_says(world: World) -> None:
         ).one()
     assert members.state == "STABLE"
     assert [member["partitions"] for member in members.members] == [[0, 1, 2]]
+
+
+def test_the_outbox_is_sampled_also_while_kafka_is_away(world: World) -> None:
+    world.submit(4)
+    nowhere = world.settings.model_copy(update={"kafka_broker": "127.0.0.1:1", "server_timeout_seconds": 0.5})
+    monitor = wiring.monitor(nowhere, world.engine)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            monitor.sample()
+    with world.engine.connect() as connection:
+        history = outbox_history(connection, timedelta(minutes=5), interval_seconds=0.001, points=10**6)
+        assert connection.execute(sa.select(sa.func.count()).select_from(LagSample)).scalar_one() == 0
+    assert history.depths == [4, 4]
+    first, second = (age for age in history.ages if age is not None)
+    assert 0 < first < second
 
 
 @pytest.mark.timeout(90)

@@ -153,7 +153,8 @@ def test_openapi_describes_all_of_it(rest: Rest) -> None:
         "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/api/files/{id}/retry",
         "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete", "/api/files/export",
         "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}/quiet",
-        "/api/workers/{id}/resume", "/api/pipeline", "/healthz", "/readyz",
+        "/api/workers/{id}/resume", "/api/pipeline", "/api/offsets/reset",
+        "/api/notebook", "/healthz", "/readyz",
     }  # fmt: skip
     schemas = document["components"]["schemas"]
     assert {"FileRow", "FileList", "ErrorBody"} <= set(schemas)

