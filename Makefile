@@ -22,7 +22,7 @@ N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks bench bench-growth pictures format \
+.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks bench bench-growth bench-viewers pictures format \
 	lock clean compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
@@ -85,6 +85,9 @@ bench: $(BENCHED) ## Measure it beside raw limits and peers, interleaved: a quar
 
 bench-growth: $(BENCHED) ## More files, rows, partitions, workers; long jobs, latency, verify: an hour (BENCH=rows)
 	$(BIN)/python -m benchmarks growth $(if $(BENCH),--only "$(BENCH)") $(ARGS)
+
+bench-viewers: $(BENCHED) ## Open pages, 1,000 pollers, any page of a million rows: ten minutes (ARGS="--rows 10000")
+	$(BIN)/python -m benchmarks.viewers $(ARGS)
 
 format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

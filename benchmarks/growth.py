@@ -72,7 +72,7 @@ def long_jobs(world: World, files: int) -> Measured:
 def api_idle(world: World, files: int) -> Measured:
     """Counts `POST /api/files` at 20 a second, alone: milliseconds from the intended moment to the answer."""
     with world.crew() as crew:
-        port = _page(world, crew)
+        port = open_page(world, crew)
         client = crew.work("http-load", files, IDLE_REQUESTS_PER_SECOND, port=port)
         client.ready()
         with world.meter(crew) as meter:
@@ -94,7 +94,7 @@ def api_busy(world: World, files: int) -> Measured:
     beside = max(0.0, BUSY_SHARE * capacity - BUSY_REQUESTS_PER_SECOND)
     others = round(beside * files / BUSY_REQUESTS_PER_SECOND)
     with world.crew() as crew:
-        port = _page(world, crew)
+        port = open_page(world, crew)
         client = crew.work("http-load", files, BUSY_REQUESTS_PER_SECOND, port=port)
         crowd = crew.work("submit-steadily", others, beside) if others else None
         staff(world, crew, 1)
@@ -191,7 +191,7 @@ def _rate(measured: Measured) -> float:
     return measured.rate
 
 
-def _page(world: World, crew: Crew) -> int:
+def open_page(world: World, crew: Crew) -> int:
     """The page's process, once it answers; returns its port."""
     with socket.socket() as probe:
         probe.bind((world.settings.host, 0))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -19,6 +18,7 @@ from dashboard.downloads import ObjectStart, read_start
 from dashboard.faults import EndNotes, journal_of
 from dashboard.health import LABELS, ServerHealth, ServerName, check
 from dashboard.jobs import Jobs
+from dashboard.lab_readings import LabReadings
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from dashboard.setup_facts import Topic, postgres_version, topics
@@ -39,14 +39,12 @@ from filemill.adapters.topic_browser import Look, View, browse
 from filemill.dead_letters import DeadLetter, LetterBox
 from filemill.files import Status
 from filemill.lab.journal import Entry
-from filemill.lab.runs import Course, Run, list_runs, read_course, read_journal
 from filemill.retry import Unavailable
 from filemill.stack import StackState
 from filemill.telemetry import WorkerEvent
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5
-RUNS_TTL_SECONDS = 5.0
 OBJECT_TTL_SECONDS = 30.0
 LETTERS_TTL_SECONDS = 3.0
 # The first reading of a long topic takes its time.
@@ -156,14 +154,7 @@ class Data:
         )
         self._stack: Shared[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
         self._faults: Shared[str, list[Entry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
-        self._runs: Shared[str, list[Run]] = self._shared(lambda _key: list_runs(self.results), RUNS_TTL_SECONDS)
-        # A run that has ended does not change; one that goes on is looked at again now and then.
-        self._courses: Shared[str, Course] = self._shared(
-            lambda run: read_course(self.results / run), OBJECT_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
-        )
-        self._journals: Shared[str, list[Entry]] = self._shared(
-            lambda run: read_journal(self.results / run), RUNS_TTL_SECONDS
-        )
+        self.lab = LabReadings(services.settings.results.absolute(), self._shared)
         self._object: Shared[str, ObjectStart | None] = self._shared(
             lambda key: read_start(services, key), OBJECT_TTL_SECONDS
         )
@@ -252,23 +243,6 @@ class Data:
     def faults(self) -> Reading[list[Entry]]:
         """The faults of the embedded stack's journal, newest first; none where there is no such stack."""
         return self._faults.get("")
-
-    @property
-    def results(self) -> Path:
-        """The folder of the lab's runs."""
-        return self.services.settings.results.absolute()
-
-    def runs(self) -> Reading[list[Run]]:
-        """The lab's runs, newest first."""
-        return self._runs.get("")
-
-    def course(self, run: Run) -> Reading[Course]:
-        """How one of them went over time."""
-        return self._courses.get(run.name)
-
-    def run_journal(self, run: Run) -> Reading[list[Entry]]:
-        """What was done in one of them."""
-        return self._journals.get(run.name)
 
     def object_start(self, key: str) -> Reading[ObjectStart | None]:
         """The beginning of an object of the bucket; the value is None where it is missing."""

@@ -44,6 +44,8 @@ TASKS = {
     "faststream-service-boto3": "faststream_peer:service_boto3",
     "faststream-service-obstore": "faststream_peer:service_obstore",
     "http-load": "http_load:post",
+    "pages": "viewers:pages",
+    "pollers": "viewers:pollers",
 }
 
 ORPHANED = 3

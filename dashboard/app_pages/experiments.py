@@ -49,7 +49,7 @@ def _experiments(data: Data, _snapshot: Reading[Snapshot]) -> None:
 
 
 def _runs(data: Data) -> None:
-    reading = data.runs()
+    reading = data.lab.runs()
     runs, old = reading.value or [], reading.error is not None
     by_name = {run.name: run for run in runs}
     chosen, other = (by_name.get(st.query_params.get(name, "")) for name in ("run", "with"))
@@ -116,8 +116,8 @@ def _verdict(run: Run) -> tuple[str, str]:
 
 def _empty(data: Data, reading: Reading[list[Run]]) -> tuple[str, str]:
     if reading.value is None:
-        return "Not read yet", reading.error or f"The runs are in {data.results}."
-    todo = f"`make soak MINUTES=1` leaves one; they are looked for in {data.results} (FILEMILL_RESULTS)."
+        return "Not read yet", reading.error or f"The runs are in {data.lab.folder}."
+    todo = f"`make soak MINUTES=1` leaves one; they are looked for in {data.lab.folder} (FILEMILL_RESULTS)."
     return "The lab has no runs yet", todo
 
 
@@ -133,7 +133,7 @@ def _chosen(data: Data, run: Run, other: Run | None) -> None:
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">Over time</div>', width="content")
                 series = choice("Series", SERIES, SERIES[0], "series")
-            courses = [(one.name, data.course(one)) for one in both]
+            courses = [(one.name, data.lab.course(one)) for one in both]
             old = any(reading.error is not None for _, reading in courses)
             course_chart([(name, reading.value) for name, reading in courses], series, old=old)
             st.html('<div class="section">Verdict</div>')
@@ -205,7 +205,7 @@ def _promises(run: Run) -> None:
 
 
 def _journal(data: Data, run: Run) -> None:
-    reading = data.run_journal(run)
+    reading = data.lab.journal(run)
     entries = reading.value or []
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">Journal</div>', width="content")

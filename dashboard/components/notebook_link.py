@@ -2,15 +2,10 @@
 
 from urllib.parse import urlencode
 
-import streamlit as st
+from dashboard.components.links import download_button
 
 
 def notebook_link(**what: str | int) -> None:
     """Draw it: for a `period` in seconds up to now, or for a `run` of the lab."""
-    st.link_button(
-        "Open in a notebook",
-        f"/api/notebook?{urlencode(what)}",
-        icon=":material/download:",
-        help="A notebook that loads the same window's records and rows, and draws them: `make lab` opens it",
-        width="content",
-    )
+    title = "Take a notebook along that loads the same window's records and rows, and draws them (`make lab`)"
+    download_button("notebook", "Open in a notebook", f"/api/notebook?{urlencode(what)}", title)

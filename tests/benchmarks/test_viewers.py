@@ -1,0 +1,31 @@
+"""What is made of the answers that viewers got."""
+
+import time
+
+import pytest
+
+from benchmarks.viewers import holds
+from benchmarks.work.viewers import Tally
+
+
+def test_an_answer_counts_from_the_moment_it_was_intended_for() -> None:
+    tally = Tally(period=0.5)
+    now = time.perf_counter()
+    for ago in (0.1, 0.2, 0.3, 0.6):
+        tally.note(now - ago)
+    figures = tally.figures()
+    assert (figures["answers"], figures["late"], figures["wrong"]) == (4, 1, 0)
+    assert figures["p50_ms"] == pytest.approx(250, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("line", "holding"),
+    [
+        ({"p95_ms": 9.0, "most_ms": 10.0}, True),
+        ({"p95_ms": 11.0, "most_ms": 10.0}, False),
+        ({"p95_ms": 9.0, "most_ms": 10.0, "wrong": 1.0}, False),
+        ({"p95_ms": 9.0, "most_ms": 10.0, "late": 2.0}, False),
+    ],
+)
+def test_a_promiseholds_only_without_errors_and_lateness(line: dict[str, float], holding: bool) -> None:
+    assert holds(line) is holding
