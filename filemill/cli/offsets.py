@@ -54,7 +54,7 @@ def reset(
     if plan.why_not is not None:
         fail(plan.why_not, 1)
     then: Unfinished = "cancel" if cancel else "resubmit"
-    asked = f"Move {len(plan.offsets)} partitions and {then} {len(plan.skipped)} unfinished requests?"
+    asked = f"Move {_partitions(len(plan.offsets))} and {then} {len(plan.skipped)} unfinished requests?"
     if not yes and not typer.confirm(asked):
         raise typer.Exit(1)
     try:
@@ -65,7 +65,7 @@ def reset(
         print_json(done)
     else:
         said = f"{len(done.cancelled)} cancelled, of which {len(done.resubmitted)} were resubmitted"
-        say(f"{len(done.offsets)} partitions moved; {said}")
+        say(f"{_partitions(len(done.offsets))} moved; {said}")
 
 
 def _reset() -> OffsetReset:
@@ -87,6 +87,10 @@ def _target(to: str | None, by: int | None) -> Target:
     except ValueError:
         fail(f"{to!r} is neither earliest, latest nor a time such as 2026-11-22T12:00", 2)
     return Target("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _partitions(count: int) -> str:
+    return "1 partition" if count == 1 else f"{count} partitions"
 
 
 def _print(plan: Plan) -> None:

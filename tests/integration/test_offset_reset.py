@@ -1,5 +1,9 @@
 """The group's offsets are moved on a real broker, and nothing that was accepted is lost by it."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +16,7 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.tables import Operation
 from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.operations import Operations
+from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest
@@ -187,3 +192,25 @@ def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:
 def test_over_rest_what_makes_no_sense_is_refused(body: dict[str, object], rest: Rest) -> None:
     answer = rest.client.post("/api/offsets/reset", json=body)
     assert answer.status_code == 422, answer.text
+
+
+def command(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`filemill offsets …` on the world's servers."""
+    argv = [sys.executable, "-m", "filemill", "offsets", *arguments]
+    environment = {**os.environ, **as_environment(world.settings)}
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_previews_and_resets(world: World) -> None:
+    ids = world.request_on(1, 3)
+    told = command(world, "preview", "--by", "2", "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["moves"][1] == {"partition": 1, "current": 0, "new": 2, "skipped": ids[:2]}
+    assert committed(world) == [None, None, None]
+    done = command(world, "reset", "--to", "latest", "--cancel", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "1 partition moved; 3 cancelled" in done.stderr
+    assert committed(world) == [None, 3, None]
+    assert audited(world)[0]["then"] == "cancel"
+    for wrong in ([], ["--to", "noon"], ["--to", "latest", "--by", "1"]):
+        assert command(world, "preview", *wrong).returncode == 2
