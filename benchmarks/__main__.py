@@ -76,7 +76,7 @@ def list_arms() -> None:
 def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], folder: Path) -> None:
     show(Console(), lines(samples), promises)
     keep(folder, name, samples, promises)
-    say(f"Kept in {folder}: {name}.json, {name}.html, latest.json")
+    say(f"Kept in {folder}: {name}.json, {name}.html, {name}.md, {name}.svg, latest.json")
     if not all(one.holds for one in promises):
         raise typer.Exit(1)
 

@@ -8,10 +8,16 @@ from benchmarks.meter import Measured
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, World, wait_until
 
-UNFINISHED = "SELECT EXISTS (SELECT FROM files WHERE status IN ('pending', 'processing'))::int"
+# The newest first: asked a hundred times a second, the question must not read what is done.
+UNFINISHED = """
+    SELECT count(*) FROM (
+        (SELECT FROM files WHERE status = 'pending' ORDER BY id DESC LIMIT 1)
+        UNION ALL (SELECT FROM files WHERE status = 'processing' ORDER BY id DESC LIMIT 1)
+    ) AS newest
+"""
 
 
-@arm("end to end", "end to end", 10_000)
+@arm("end to end", "end to end", 6_000)
 def end_to_end(world: World, files: int) -> Measured:
     """Counts from the first request submitted to the last row completed: relay, one processor and sync, a process each.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import figures
+from benchmarks.drawing import rates_svg
 from benchmarks.rounds import Sample
 from benchmarks.summary import Finding, Line, lines
 from filemill.lab.results import machine, versions
@@ -19,39 +20,29 @@ LATEST = "latest.json"
 MEGABYTE = 2**20
 
 
+_HEADINGS = (
+    "files/s",
+    "least",
+    "greatest",
+    "spread",
+    "rounds",
+    "files",
+    "seconds",
+    "CPU µs/file",
+    "servers' CPU",
+    "RSS",
+)
+
+
 def tables(found: Sequence[Line], promises: Sequence[Finding]) -> list[Table]:
     """Rates with their cost, and what is promised of them."""
     rates = Table("arm", title="Files per second, medians")
-    for heading in (
-        "files/s",
-        "least",
-        "greatest",
-        "spread",
-        "rounds",
-        "files",
-        "seconds",
-        "CPU µs/file",
-        "servers' CPU",
-        "RSS",
-    ):
+    for heading in _HEADINGS:
         rates.add_column(heading, justify="right")
     if more := any(line.figures for line in found):
         rates.add_column("also")
     for line in found:
-        rates.add_row(
-            line.arm,
-            f"{line.median:,.0f}",
-            f"{line.least:,.0f}",
-            f"{line.greatest:,.0f}",
-            f"{line.spread:.0%}",
-            str(line.rounds),
-            f"{line.files:,}",
-            f"{line.seconds:,.2f}",
-            f"{line.worker_cpu_us:,.0f}",
-            f"{line.server_cpu_us:,.0f}",
-            f"{line.rss_bytes / MEGABYTE:,.0f} MB",
-            *([", ".join(f"{name} {value:,.2f}" for name, value in line.figures.items())] if more else []),
-        )
+        rates.add_row(*_cells(line), *([_also(line)] if more else []))
     if not promises:
         return [rates]
     held = Table("measure", "against", title="What is promised")
@@ -63,6 +54,39 @@ def tables(found: Sequence[Line], promises: Sequence[Finding]) -> list[Table]:
     return [rates, held]
 
 
+def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
+    """The same tables, for a document."""
+    text = [f"| arm | {' | '.join(_HEADINGS)} | also |", f"| --- | {'---: | ' * len(_HEADINGS)}--- |"]
+    text += [f"| {' | '.join([*_cells(line), _also(line)])} |" for line in found]
+    if promises:
+        text += ["", "| measure | against | value | target | holds |", "| --- | --- | ---: | ---: | --- |"]
+        text += [
+            f"| {one.measure} | {one.against} | {one.value:g} | {one.target:g} | {'yes' if one.holds else 'no'} |"
+            for one in promises
+        ]
+    return "\n".join(text) + "\n"
+
+
+def _cells(line: Line) -> list[str]:
+    return [
+        line.arm,
+        f"{line.median:,.0f}",
+        f"{line.least:,.0f}",
+        f"{line.greatest:,.0f}",
+        f"{line.spread:.0%}",
+        str(line.rounds),
+        f"{line.files:,}",
+        f"{line.seconds:,.2f}",
+        f"{line.worker_cpu_us:,.0f}",
+        f"{line.server_cpu_us:,.0f}",
+        f"{line.rss_bytes / MEGABYTE:,.0f} MB",
+    ]
+
+
+def _also(line: Line) -> str:
+    return ", ".join(f"{name} {value:,.2f}" for name, value in line.figures.items())
+
+
 def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -> None:
     """Print the tables."""
     for table in tables(found, promises):
@@ -70,7 +94,7 @@ def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -
 
 
 def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[Finding]) -> None:
-    """Write the samples with machine and versions, the plots, and the promises into `latest.json`.
+    """Write the samples with machine and versions, tables and plots, and the promises into `latest.json`.
 
     There, a promise replaces an earlier one of the same name; those that this run did not measure stay.
     """
@@ -83,7 +107,10 @@ def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[
         "samples": msgspec.to_builtins(list(samples)),
     }
     (folder / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    figures.rates(lines(samples), samples).write_html(folder / f"{name}.html", include_plotlyjs="cdn")
+    found = lines(samples)
+    (folder / f"{name}.md").write_text(markdown(found, promises))
+    (folder / f"{name}.svg").write_text(rates_svg(found))
+    figures.rates(found, samples).write_html(folder / f"{name}.html", include_plotlyjs="cdn")
     latest = folder / LATEST
     known = msgspec.json.decode(latest.read_bytes(), type=list[Finding]) if latest.exists() else []
     merged = {(one.measure, one.against): one for one in (*known, *promises)}

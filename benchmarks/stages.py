@@ -29,7 +29,7 @@ def submit_many(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("relay", "stage", 20_000)
+@arm("relay", "stage", 30_000)
 def relay(world: World, files: int) -> Measured:
     """Counts from taking the lease to an empty outbox: claimed, produced, acknowledged, settled.
 
@@ -37,25 +37,26 @@ def relay(world: World, files: int) -> Measured:
     """
     backlog.accept(world, files)
     world.vacuum("files", "outbox")
+    last = "SELECT count(*) FROM (SELECT FROM outbox ORDER BY id DESC LIMIT 1) AS last"
     with world.crew() as crew:
         worker = crew.work("relay")
         worker.ready()
         with world.meter(crew) as meter:
             worker.go()
-            wait_until(lambda: world.scalar("SELECT EXISTS (SELECT FROM outbox)::int") == 0, "the outbox is empty")
+            wait_until(lambda: world.scalar(last) == 0, "the outbox is empty")
         measured = meter.measured(files)
     require(world.scalar("SELECT count(DISTINCT file_id) FROM publications"), files, "publications")
     require(proofs.records(world, world.settings.topic_create), files, "records on the topic")
     return measured
 
 
-@arm("processor (stub S3)", "stage", 10_000)
+@arm("processor (stub S3)", "stage", 6_000)
 def processor_on_a_stub(world: World, files: int) -> Measured:
     """Counts as `processor (real S3)` does, with a store in the process's memory for S3."""
     return processing(world, files, "processor-stub")
 
 
-@arm("processor (real S3)", "stage", 8_000)
+@arm("processor (real S3)", "stage", 5_000)
 def processor(world: World, files: int) -> Measured:
     """Counts from the first record on `file.create` to the last on `file.created`; one member owns all.
 
@@ -82,7 +83,7 @@ def processing(world: World, files: int, task: str, started: list[FileCreate] | 
     return measured
 
 
-@arm("sync", "stage", 20_000)
+@arm("sync", "stage", 30_000)
 def sync(world: World, files: int) -> Measured:
     """Counts from taking the lease to the last row completed: results read, interpreted, applied with their positions.
 
@@ -91,7 +92,7 @@ def sync(world: World, files: int) -> Measured:
     messages = backlog.rows(world, files)
     backlog.publish_results(world, messages)
     world.vacuum("files")
-    pending = "SELECT EXISTS (SELECT FROM files WHERE status = 'pending')::int"
+    pending = "SELECT count(*) FROM (SELECT FROM files WHERE status = 'pending' ORDER BY id DESC LIMIT 1) AS newest"
     with world.crew() as crew:
         worker = crew.work("sync")
         worker.ready()
@@ -104,7 +105,7 @@ def sync(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("verify", "stage", 5_000)
+@arm("verify", "stage", 3_000)
 def verify(world: World, files: int) -> Measured:
     """Counts all of `filemill verify` on files that the pipeline has made: topics read, every object downloaded.
 

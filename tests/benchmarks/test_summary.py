@@ -78,6 +78,10 @@ def test_what_a_run_did_not_measure_stays_on_record(tmp_path: Path) -> None:
     kept = msgspec.json.decode((tmp_path / LATEST).read_bytes(), type=list[Finding])
     assert [(one.measure, one.value, one.holds) for one in kept] == [("relay", 0.7, True), ("sync", 1, True)]
     assert "relay" in (tmp_path / "ratios.html").read_text()
+    assert "| relay | raw | 0.7 | 0.6 | yes |" in (tmp_path / "ratios.md").read_text()
+    drawn = (tmp_path / "ratios.svg").read_text()
+    assert ">relay</text>" in drawn
+    assert ">2</text>" in drawn, "its median"
 
 
 @pytest.mark.parametrize(
