@@ -6,7 +6,6 @@ thousands of rows at a time; `tests/contract` holds both to the same answers.
 
 import enum
 import re
-import unicodedata
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,6 +16,9 @@ DESCRIPTION_MAX_BYTES = 64 * 1024
 # Postgres' bigint; a fileId beyond it cannot be one of ours.
 FILE_ID_MAX = 2**63 - 1
 
+# Unicode's category Cc, whose members are fixed for good.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
 
 
@@ -74,7 +76,7 @@ def new_file(title: str, description: str = "") -> NewFile:
         raise InvalidRequest("title", "must not be blank")
     if len(title) > TITLE_MAX_CHARACTERS:
         raise InvalidRequest("title", f"must have at most {TITLE_MAX_CHARACTERS} characters, not {len(title)}")
-    if any(unicodedata.category(character) == "Cc" for character in title):
+    if _CONTROL.search(title):
         raise InvalidRequest("title", "must not contain control characters (a tab or a line break is one)")
     if "\0" in description:
         raise InvalidRequest("description", "must not contain a NUL character")
@@ -99,13 +101,13 @@ def to_milliseconds(moment: datetime) -> datetime:
 
 def epoch_milliseconds(moment: datetime) -> int:
     """Whole milliseconds since the epoch, without the rounding of a float."""
-    elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    elapsed = moment - _EPOCH
     return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
 
 
 def iso_milliseconds(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds and Z, as `2026-01-04T12:00:00.000Z` (JavaScript's toISOString)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def object_key(file_id: int, requested_at: datetime) -> str:

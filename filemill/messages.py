@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -133,6 +133,12 @@ _decoders: dict[type, msgspec.json.Decoder[FileCreate | FileCreated | FileProgre
     kind: msgspec.json.Decoder(kind) for kind in (FileCreate, FileCreated, FileProgress)
 }
 
+# The fields that are moments.
+_TIMES = {
+    kind: [field.name for field in msgspec.structs.fields(kind) if datetime in (field.type, *get_args(field.type))]
+    for kind in _decoders
+}
+
 
 def encode(message: FileCreate | FileCreated | FileProgress) -> bytes:
     """The message as JSON. Times are cut to milliseconds, as the seed's clients write and expect them."""
@@ -152,10 +158,8 @@ def decode(value: bytes | None, kind: type[_T]) -> _T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     assert isinstance(message, kind)
-    for name in message.__struct_fields__:
-        text = getattr(message, name)
-        if isinstance(text, str) and not _storable(text):
-            raise InvalidMessage(f"{name} contains a NUL or a lone surrogate")
+    if b"\\u" in value:  # JSON has no other way to write them
+        _refuse_unstorable(message)
     return _in_utc(message)
 
 
@@ -215,12 +219,20 @@ def number_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str)
 
 def new_traceparent() -> str:
     """A fresh W3C trace context, sampled."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    digits = secrets.token_hex(24)
+    return f"00-{digits[:32]}-{digits[32:]}-01"
 
 
 def valid_traceparent(text: str | None) -> str | None:
     """The text where it is a version 00 traceparent, else None."""
     return text if text and _TRACEPARENT.fullmatch(text) else None
+
+
+def _refuse_unstorable(message: FileCreate | FileCreated | FileProgress) -> None:
+    for name in message.__struct_fields__:
+        text = getattr(message, name)
+        if isinstance(text, str) and not _storable(text):
+            raise InvalidMessage(f"{name} contains a NUL or a lone surrogate")
 
 
 def _storable(text: str) -> bool:
@@ -236,8 +248,8 @@ def _in_utc(message: _T) -> _T:
     try:
         moved = {
             name: value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-            for name in message.__struct_fields__
-            if isinstance(value := getattr(message, name), datetime) and value.tzinfo is not UTC
+            for name in _TIMES[type(message)]
+            if (value := getattr(message, name)) is not None and value.tzinfo is not UTC
         }
     except OverflowError:  # such a row could be written, but not be read again
         raise InvalidMessage("a time lies beyond the years 1 to 9999") from None
