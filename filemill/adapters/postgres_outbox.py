@@ -89,12 +89,14 @@ class PostgresOutbox:
     def __init__(self, engine: sa.Engine, lease: PostgresLease) -> None:
         self._engine = engine
         self._lease = lease
+        self._busy = False  # the last claim was full: there is probably more, without asking
 
     def claim(self, limit: int, partitions: int) -> list[Claimed]:
         """Number the oldest rows. Numbers and counter change together, so that a crash leaves no gap."""
         with self._engine.begin() as connection:
-            if not connection.execute(_WAITING).scalar_one():
+            if not self._busy and not connection.execute(_WAITING).scalar_one():
                 return []  # an idle relay asks ten times a second: without a lock, and without a write
+            self._busy = False
             self._lease.fence(connection)
             next_number = connection.execute(_COUNTER).scalar_one()
             ids = list(connection.execute(_OLDEST, {"limit": limit}).scalars())
@@ -111,6 +113,7 @@ class PostgresOutbox:
                 },
             )
             claimed = [Claimed(*row) for row in rows]
+        self._busy = len(claimed) == limit
         return sorted(claimed, key=lambda row: row.publish_number)
 
     def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
