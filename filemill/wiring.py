@@ -4,6 +4,7 @@ A file processor has none: `filemill.processing.assembly` puts it together.
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
         topic=settings.topic_create,
         batch=settings.relay_batch,
         lease_seconds=settings.lease_seconds,
+        beside=ThreadPoolExecutor(1, thread_name_prefix="settle").submit,
     )
 
 

@@ -12,6 +12,7 @@ Many may run, in the dashboard's process or alone: the lease makes one active, t
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 
 import structlog
@@ -29,8 +30,25 @@ STANDBY_SECONDS = 0.5
 TROUBLE_SECONDS_MOST = 2.0
 PARTITIONS_REFRESH_SECONDS = 3.0
 FLUSH_SECONDS = 2.0
-# Produced and not acknowledged: enough to fill the broker's pipe, little enough to repeat after a crash.
+POLL_SECONDS = 0.002
+# Produced and not settled: enough to fill the broker's pipe, little enough to repeat after a crash.
 IN_FLIGHT_BATCHES = 4
+
+
+# Runs a call, now or beside, and gives its future.
+Beside = Callable[[Callable[[], None]], Future[None]]
+
+
+def at_once(call: Callable[[], None]) -> Future[None]:
+    """Run a call on the caller's thread."""
+    done: Future[None] = Future()
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - it is raised to whoever asks for the result
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+    return done
 
 
 class OutboxRelay:
@@ -46,7 +64,9 @@ class OutboxRelay:
         batch: int,
         lease_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        beside: Beside = at_once,
     ) -> None:
+        """`beside`: where requests are settled, one call at a time, while this thread claims and produces others."""
         self._outbox = outbox
         self._lease = lease
         self._publisher = publisher
@@ -56,7 +76,10 @@ class OutboxRelay:
         self._clock = clock
         self._wake = threading.Event()
         self._in_flight: dict[int, Claimed] = {}
+        self._beside = beside
         self._acknowledged: list[Published] = []
+        self._settling: list[Published] = []  # what `_settled` is about
+        self._settled: Future[None] | None = None
         self._refused: list[Claimed] = []
         self._partitions = 0
         self._partitions_at = self._renewed_at = float("-inf")
@@ -94,15 +117,18 @@ class OutboxRelay:
         except NotLeader as error:
             self._stand_down(str(error))
             return False
-        self._publisher.poll(0 if moved else 0.002 if self._in_flight else 0)
-        return self._settle() or moved or bool(self._in_flight)
+        self._publisher.poll(0 if moved else POLL_SECONDS if self._in_flight else 0)
+        # A transaction has its price: while there is more to produce, they are settled a batch at a time.
+        wait_seconds = 0 if moved or self._in_flight else POLL_SECONDS
+        settled = self._settle(wait_seconds, least=self._batch if moved else 1)
+        return settled or moved or bool(self._in_flight or self._settling)
 
     def close(self) -> None:
         """Settle what is acknowledged and give up the lease; what is not settled, the successor repeats."""
         self._publisher.flush(FLUSH_SECONDS)
         try:
-            while self._settle():
-                pass
+            while self._acknowledged or self._settling:
+                self._settle(wait_seconds=FLUSH_SECONDS)
             self._lease.release()
         except Unavailable as error:
             log.warning("Left without settling; a successor will repeat some requests", error=str(error))
@@ -128,7 +154,7 @@ class OutboxRelay:
 
     def _inherit(self) -> None:
         """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
-        known = {*self._in_flight, *(row.claimed.publish_number for row in self._acknowledged)}
+        known = {*self._in_flight, *(row.claimed.publish_number for row in (*self._acknowledged, *self._settling))}
         last, self._refused = 0, []
         while rows := self._outbox.claimed(self._batch, after=last):
             last = rows[-1].publish_number
@@ -145,7 +171,8 @@ class OutboxRelay:
         return len(self._refused) < len(again)
 
     def _produce_new(self) -> bool:
-        if self._refused or len(self._in_flight) >= self._batch * IN_FLIGHT_BATCHES:
+        unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._settling)
+        if self._refused or unsettled >= self._batch * IN_FLIGHT_BATCHES:
             return False
         partitions = self._count_partitions()
         try:
@@ -198,13 +225,22 @@ class OutboxRelay:
             self._refused.append(row)
             self._say(f"waiting: Kafka did not take a request: {receipt.error}")
 
-    def _settle(self) -> bool:
-        if not self._acknowledged:
+    def _settle(self, wait_seconds: float = 0, least: int = 1) -> bool:
+        """Have what is acknowledged settled, if it is `least` requests; whether some was, within `wait_seconds`."""
+        if self._settled is None and len(self._acknowledged) >= least:
+            batch = self._settling = self._acknowledged
+            self._acknowledged = []
+            self._settled = self._beside(lambda: self._outbox.settle(batch))
+        if self._settled is None or not wait([self._settled], wait_seconds).done:
             return False
-        batch = self._acknowledged[: self._batch]
-        self._outbox.settle(batch)
-        del self._acknowledged[: len(batch)]
-        log.debug("Produced to Kafka", topic=self._topic, messages=len(batch))
+        try:
+            self._settled.result()
+        except Unavailable:
+            self._acknowledged[:0] = self._settling
+            self._settled, self._settling = None, []
+            raise
+        log.debug("Produced to Kafka", topic=self._topic, messages=len(self._settling))
+        self._settled, self._settling = None, []
         return True
 
     def _say(self, state: str, **details: str) -> None:

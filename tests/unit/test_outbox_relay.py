@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import settings
@@ -39,6 +40,7 @@ class World:
         *,
         queue_records: int = 1000,
         outbox: Callable[[MemoryDatabase, MemoryLease], Outbox] = MemoryOutbox,
+        beside: outbox_relay.Beside = outbox_relay.at_once,
     ) -> OutboxRelay:
         lease = MemoryLease(self.database, "relay", holder, LEASE_SECONDS)
         return OutboxRelay(
@@ -49,6 +51,7 @@ class World:
             batch=BATCH,
             lease_seconds=LEASE_SECONDS,
             clock=lambda: self.now,
+            beside=beside,
         )
 
     def submit(self, count: int) -> list[int]:
@@ -380,6 +383,69 @@ def test_leaving_while_postgres_is_away_is_quiet() -> None:
     world.now += LEASE_SECONDS
     _until_idle(world.relay("b"))
     assert world.places() == [(1, 0), (1, 0)]
+
+
+class Later:
+    """Calls that are made when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], None], Future[None]]] = []
+
+    def __call__(self, call: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        self.waiting.append((call, future))
+        return future
+
+    def run(self) -> None:
+        call, future = self.waiting.pop()
+        try:
+            call()
+        except Unavailable as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+
+def test_while_requests_are_settled_others_are_produced_but_not_without_end() -> None:
+    world, later = World(), Later()
+    world.submit(100)
+    relay = world.relay(beside=later)
+    for _ in range(50):
+        assert relay.step(), "there is more to do"
+    assert len(later.waiting) == 1, "one at a time"
+    assert world.places() == _in_turn(1, BATCH * outbox_relay.IN_FLIGHT_BATCHES)
+    assert world.database.publications == {}
+    for _ in range(200):
+        if later.waiting:
+            later.run()
+        relay.step()
+    assert world.places() == _in_turn(1, 100)
+    assert world.database.outbox == {}
+
+
+def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() -> None:
+    world, later = World(), Later()
+    world.submit(BATCH)
+    relay = world.relay(beside=later)
+    while not later.waiting:
+        relay.step()
+    world.database.away = "Postgres is away"
+    later.run()
+    with pytest.raises(Unavailable):
+        relay.step()
+    world.database.away = None
+    world.now += LEASE_SECONDS  # it looks for numbered rows again, as any new leader
+    failures = 0
+    for _ in range(20):
+        try:
+            relay.step()
+        except Unavailable:
+            failures += 1
+        if later.waiting:
+            later.run()
+    assert failures <= 1, "that of the settling, told late"
+    assert world.places() == _in_turn(1, BATCH)
+    assert world.database.outbox == {}
 
 
 def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
