@@ -39,12 +39,14 @@ def ratios(
 ) -> None:
     """All arms in interleaved rounds; exit code 1 where a promise does not hold, 2 where an arm did not do its work."""
     try:
-        samples = interleave(chosen(only), rounds, scale, say)
+        samples = interleave(
+            chosen(only), rounds, scale, say, lambda so_far: keep(results, "ratios", so_far, _of_ratios(so_far))
+        )
     except ValueError as error:
         fail(str(error), 2)
     except (Unproven, Failed, TimeoutError) as error:
         fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
-    _end("ratios", samples, findings(lines(samples)), results)
+    _end("ratios", samples, _of_ratios(samples), results)
 
 
 @app.command()
@@ -56,7 +58,9 @@ def growth(
 ) -> None:
     """More files, more rows, more partitions, more workers, long jobs, latency, verify; exit codes as for ratios."""
     try:
-        samples = growing.measure(only, rounds, scale, say)
+        samples = growing.measure(
+            only, rounds, scale, say, lambda so_far: keep(results, "growth", so_far, growing.findings(so_far))
+        )
     except ValueError as error:
         fail(str(error), 2)
     except (Unproven, Failed, TimeoutError) as error:
@@ -71,6 +75,10 @@ def list_arms() -> None:
     for one in [*chosen(), *growing.points()]:
         console.print(f"[bold]{one.name}[/] ({one.kind}, {one.files:,} files)")
         console.print(one.counts + "\n", markup=False)
+
+
+def _of_ratios(samples: Sequence[Sample]) -> list[Finding]:
+    return findings(lines(samples))
 
 
 def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], folder: Path) -> None:

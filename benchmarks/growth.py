@@ -146,13 +146,19 @@ def points() -> list[Arm]:
     ]
 
 
-def measure(only: str | None, rounds: int, scale: float, say: Callable[[str], None]) -> list[Sample]:
+def measure(
+    only: str | None,
+    rounds: int,
+    scale: float,
+    say: Callable[[str], None],
+    after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
+) -> list[Sample]:
     """Measure the points that have `only` in their name. Raises ValueError where none has; and as `interleave`."""
     wanted = [point for point in points() if only is None or only in point.name]
     if not wanted:
         names = ", ".join(point.name for point in points())
         raise ValueError(f"no point has {only!r} in its name; there are: {names}")
-    return interleave(wanted, rounds, scale, say)
+    return interleave(wanted, rounds, scale, say, after_round)
 
 
 def findings(samples: Sequence[Sample]) -> list[Finding]:

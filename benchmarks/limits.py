@@ -18,7 +18,7 @@ def timed(world: World, task: str, files: int) -> tuple[Measured, dict[str, int]
         return meter.measured(files), found
 
 
-@arm("raw produce", "limit", 100_000)
+@arm("raw produce", "limit", 60_000)
 def produce(world: World, files: int) -> Measured:
     """Counts from the first `produce` to the last acknowledgement: the records of `file.create`, acks=all, idempotent.
 
@@ -29,7 +29,7 @@ def produce(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw consume", "limit", 200_000)
+@arm("raw consume", "limit", 120_000)
 def consume(world: World, files: int) -> Measured:
     """Counts from the assignment to the last record: all partitions of `file.create` by `consume(500)`, one consumer.
 
@@ -42,7 +42,7 @@ def consume(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw put", "limit", 5_000)
+@arm("raw put", "limit", 3_000)
 def put(world: World, files: int) -> Measured:
     """Counts from the first PUT to the last answer: obstore, `store_concurrency` in flight, the pipeline's objects.
 
@@ -53,7 +53,7 @@ def put(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw insert (unnest)", "limit", 30_000)
+@arm("raw insert (unnest)", "limit", 20_000)
 def insert_unnest(world: World, files: int) -> Measured:
     """Counts from the first statement to the last commit: a file's row and its outbox row, 500 a transaction.
 
@@ -64,7 +64,7 @@ def insert_unnest(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw insert (copy)", "limit", 30_000)
+@arm("raw insert (copy)", "limit", 20_000)
 def insert_copy(world: World, files: int) -> Measured:
     """Counts the same rows by COPY, with their ids drawn from the sequence first."""
     measured, _ = timed(world, "raw-insert-copy", files)
@@ -72,7 +72,7 @@ def insert_copy(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw update", "limit", 30_000)
+@arm("raw update", "limit", 20_000)
 def update(world: World, files: int) -> Measured:
     """Counts from the first statement to the last commit: every column that the sync sets, `sync_batch` a transaction.
 
@@ -86,7 +86,7 @@ def update(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw claim", "limit", 30_000)
+@arm("raw claim", "limit", 20_000)
 def claim(world: World, files: int) -> Measured:
     """Counts `UPDATE … RETURNING` of the outbox with what each message needs, then DELETE: `relay_batch` at a time.
 

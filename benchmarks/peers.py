@@ -28,7 +28,7 @@ _UNFINISHED = (
 )
 
 
-@arm("seed's design, boto3", "peer", 800)
+@arm("seed's design, boto3", "peer", 500)
 def seed_boto3(world: World, files: int) -> Measured:
     """Counts from the first request to the last row completed: one file at a time, one UPDATE per event, boto3.
 
@@ -37,13 +37,13 @@ def seed_boto3(world: World, files: int) -> Measured:
     return _peer(world, files, "seed", "boto3")
 
 
-@arm("seed's design, obstore", "peer", 1_000)
+@arm("seed's design, obstore", "peer", 600)
 def seed_obstore(world: World, files: int) -> Measured:
     """Counts as the seed's design does, with obstore's blocking `put` in boto3's place."""
     return _peer(world, files, "seed", "obstore")
 
 
-@arm("FastStream, boto3", "peer", 1_500)
+@arm("FastStream, boto3", "peer", 1_000)
 def faststream_boto3(world: World, files: int) -> Measured:
     """Counts from the first request to the last row completed: batches at both ends, a batch's PUTs on threads, boto3.
 
@@ -52,7 +52,7 @@ def faststream_boto3(world: World, files: int) -> Measured:
     return _peer(world, files, "faststream", "boto3")
 
 
-@arm("FastStream, obstore", "peer", 2_500)
+@arm("FastStream, obstore", "peer", 1_500)
 def faststream_obstore(world: World, files: int) -> Measured:
     """Counts as FastStream with boto3 does, with obstore's `put_async` on the loop, `store_concurrency` in flight."""
     return _peer(world, files, "faststream", "obstore")

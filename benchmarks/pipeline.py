@@ -17,7 +17,7 @@ UNFINISHED = """
 """
 
 
-@arm("end to end", "end to end", 6_000)
+@arm("end to end", "end to end", 4_000)
 def end_to_end(world: World, files: int) -> Measured:
     """Counts from the first request submitted to the last row completed: relay, one processor and sync, a process each.
 

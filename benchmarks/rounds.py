@@ -23,11 +23,16 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def interleave(
-    arms: Sequence[Arm], rounds: int, scale: float, say: Callable[[str], None] = lambda _line: None
+    arms: Sequence[Arm],
+    rounds: int,
+    scale: float,
+    say: Callable[[str], None] = lambda _line: None,
+    after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
     """Run all arms in every round, each round in an order of its own. Raises Unproven, crew.Failed, TimeoutError.
 
-    `scale` multiplies how many files each arm does. The orders are the same in each run.
+    `scale` multiplies how many files each arm does. The orders are the same in each run. `after_round` gets all that
+    there is so far: a quarter of an hour's work should outlive its interruption.
     """
     samples = []
     with embedded_servers() as servers:
@@ -41,4 +46,5 @@ def interleave(
                 samples.append(Sample(number, one.name, measured))
                 took = time.monotonic() - began
                 say(f"round {number} of {rounds}: {one.name}: {measured.rate:,.0f} files/s ({took:.0f} s in all)")
+            after_round(samples)
     return samples

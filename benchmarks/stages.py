@@ -10,7 +10,7 @@ from benchmarks.servers import World, wait_until
 from filemill.messages import FileCreate
 
 
-@arm("submit one", "stage", 3_000)
+@arm("submit one", "stage", 2_000)
 def submit_one(world: World, files: int) -> Measured:
     """Counts requests accepted one a transaction, one after the other on one connection, to the last commit.
 
@@ -21,7 +21,7 @@ def submit_one(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("submit many", "stage", 30_000)
+@arm("submit many", "stage", 20_000)
 def submit_many(world: World, files: int) -> Measured:
     """Counts requests accepted 500 a transaction, with their trace contexts, to the last commit. Leaves out HTTP."""
     measured, _ = timed(world, "submit-many", files)
@@ -50,13 +50,13 @@ def relay(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("processor (stub S3)", "stage", 6_000)
+@arm("processor (stub S3)", "stage", 4_000)
 def processor_on_a_stub(world: World, files: int) -> Measured:
     """Counts as `processor (real S3)` does, with a store in the process's memory for S3."""
     return processing(world, files, "processor-stub")
 
 
-@arm("processor (real S3)", "stage", 5_000)
+@arm("processor (real S3)", "stage", 3_000)
 def processor(world: World, files: int) -> Measured:
     """Counts from the first record on `file.create` to the last on `file.created`; one member owns all.
 
@@ -105,7 +105,7 @@ def sync(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("verify", "stage", 3_000)
+@arm("verify", "stage", 2_000)
 def verify(world: World, files: int) -> Measured:
     """Counts all of `filemill verify` on files that the pipeline has made: topics read, every object downloaded.
 
