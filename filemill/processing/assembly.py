@@ -29,7 +29,7 @@ from workers.share_processor import ShareProcessor
 # What a processor still has to say when it leaves.
 FLUSH_SECONDS = 5.0
 # Python looks for cycles at each 700 objects that are new; a processor makes thousands in a moment, nearly all without
-# any, and the search took a tenth of its time.
+# any, and the search took a fifth of its CPU.
 COLLECT_OBJECTS = 50_000
 # No file has this name.
 PROBE_KEY = "filemill-probe"
