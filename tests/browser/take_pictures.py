@@ -28,8 +28,8 @@ SHOWN = """() => {
 PATIENCE_MILLISECONDS = 120_000
 
 
-def main(url: str) -> None:
-    """Take them all."""
+def main(url: str, *names: str) -> None:
+    """Take them all, or those of the pages named."""
     with httpx.Client(base_url=url, trust_env=False) as client:
         found = client.get("/api/files", params={"status": "completed", "limit": 1}).json()["items"]
     runs = sorted((path.parent.name for path in (FOLDER.parents[1] / "results").glob("*/run.json")), reverse=True)
@@ -50,7 +50,7 @@ def main(url: str) -> None:
                 color_scheme=scheme,  # type: ignore[arg-type]
             )
             page = context.new_page()
-            for name in PAGES:
+            for name in names or PAGES:
                 page.goto(paths.get(name, f"/{name}"))
                 page.get_by_text(re.compile("as of")).wait_for(timeout=PATIENCE_MILLISECONDS)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
@@ -62,4 +62,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
