@@ -31,6 +31,7 @@ def test_jupyter_shows_the_notebooks_and_what_runs_in_it_reaches_the_stack(stack
     try:
         pattern = re.compile(r"/lab\?token=([0-9a-f]+)")
         found = wait_until(lambda: pattern.search(compose("logs", "--no-color", "jupyter")), ANSWER_SECONDS, "a token")
+        assert found is not None
         contents = f"http://127.0.0.1:{stack.ports['JUPYTER_PORT']}/api/contents"
         assert httpx.get(contents, timeout=20).status_code == 403, "who has no token is not let in"
         listed = httpx.get(contents, params={"token": found[1]}, timeout=20).json()["content"]
