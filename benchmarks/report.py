@@ -56,8 +56,13 @@ def tables(found: Sequence[Line], promises: Sequence[Finding]) -> list[Table]:
 
 def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
     """The same tables, for a document."""
-    text = [f"| arm | {' | '.join(_HEADINGS)} | also |", f"| --- | {'---: | ' * len(_HEADINGS)}--- |"]
-    text += [f"| {' | '.join([*_cells(line), _also(line)])} |" for line in found]
+    more = any(line.figures for line in found)
+    text = [
+        f"| arm | {' | '.join(_HEADINGS)} |{' also |' * more}",
+        f"| --- | {' | '.join(['---:'] * len(_HEADINGS))} |{' --- |' * more}",
+    ]
+    by_rate = sorted(found, key=lambda line: -line.median)
+    text += [f"| {' | '.join([*_cells(line), *([_also(line)] if more else [])])} |" for line in by_rate]
     if promises:
         text += ["", "| measure | against | value | target | holds |", "| --- | --- | ---: | ---: | --- |"]
         text += [
