@@ -21,8 +21,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
         setText(node, column.label);
         setAttribute(node, "title", column.title || null);
         setAttribute(node, "class", RIGHT.has(column.kind) ? "right" : column.kind === "acts" ? "acts" : null);
-        const buttons = column.kind === "acts" ? Math.max(...data.rows.map((row) => row.acts.length)) : 0;
-        const width = column.width ?? (buttons ? 16 + 62 * buttons : 0);
+        const needed = column.kind === "acts" ? Math.max(...data.rows.map((row) => row.acts.reduce(room, 16))) : 0;
+        const width = column.width ?? needed;
         node.style.width = width ? `${width}px` : "";
       },
     );
@@ -44,6 +44,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     state.observer?.disconnect();
     state.observer = null;
   };
+}
+
+// What a row's buttons need in pixels: its letters, its padding, the gap to the next.
+function room(pixels, act) {
+  return pixels + Math.max(62, 30 + 7.2 * act.label.length);
 }
 
 function make(root) {

@@ -92,7 +92,9 @@ def _read(consumer: Consumer, spans: Sequence[PartitionOffsets], starts: dict[in
     if not left:
         return []
     consumer.assign([TopicPartition(look.topic, partition, starts[partition]) for partition in sorted(left)])
-    most = SCANNED_MAX if look.text or look.start is None else look.limit
+    # No more than there are: the client waits its whole time for a batch to be full.
+    there = sum(ends[partition] - starts[partition] for partition in left)
+    most = min(there, SCANNED_MAX if look.text or look.start is None else look.limit)
     messages: list[Message] = []
     while left and len(messages) < most:
         batch = consumer.consume(min(BATCH_RECORDS, most - len(messages)), timeout=READ_SECONDS)

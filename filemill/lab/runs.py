@@ -105,7 +105,9 @@ def read_course(folder: Path) -> Course:
     began = min(begins)
     lines = {}
     if executions is not None and _has(executions, "at") and {"again", "worker"} <= set(executions):
-        rates = measures.throughput(executions).groupby("at", as_index=False)["files_per_second"].sum()
+        # Seconds without a result are zeros, and no line across them.
+        found = measures.throughput(executions).set_index("at")["files_per_second"]
+        rates = found.resample("1s").sum().reset_index()
         lines["Results per second"] = _line(rates["at"], rates["files_per_second"], began)
     if files is not None and _has(files, "intended_at") and {"updated_at", "status"} <= set(files):
         curve = measures.unseen(files)

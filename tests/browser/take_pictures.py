@@ -22,6 +22,7 @@ SHOWN = """() => {
   const all = (selector) => roots.flatMap((root) => [...root.querySelectorAll(selector)]);
   const said = [...all('.message'), ...all('.what')].map((node) => node.checkVisibility() ? node.textContent : '');
   return all('.asof').some((node) => node.textContent.startsWith('as of'))
+    && (all('.frame').length || !/messages|letters|workers|experiments|setup/.test(location.pathname))
     && !said.some((text) => /not known yet|Not known yet|Reading …|not answered yet|not read yet/.test(text))
     && all('.chart').every((chart) => chart.querySelector('.main-svg') || chart.querySelector('.message')?.textContent);
 }"""
@@ -37,6 +38,8 @@ def main(url: str, *names: str) -> None:
     paths = {
         "files": "/",
         "file": f"/file?id={found[0]['id'] if found else 1}",
+        "pipeline": "/pipeline?period=5+min",
+        "performance": "/performance?period=5+min",
         "experiments": f"/experiments{overlaid}",
         "faults": "/experiments?part=Faults",
     }
