@@ -113,6 +113,8 @@ def test_one_worker_holds_1000_files_of_20_seconds_each(world: World) -> None:
                 sa.func.max(File.updated_at),
             )
         ).one()
+    assert begun is not None
+    assert finished is not None
     makespan = (last - first).total_seconds()
     print(
         f"makespan {makespan:.2f} s, RSS {peak / 1e6:.0f} MB; all begun after {begun - first}, made {finished - first}"
