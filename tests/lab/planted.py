@@ -6,7 +6,7 @@ Each bug is one that somebody could write, and that the verdict must see.
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from filemill import cli, files
 from filemill.offsets import Commit, PartitionOffsets, encode_metadata
-from filemill.processing.intake import Intake
+from filemill.processing.intake import Intake, Load
 from workers.file_processor import FileProcessor
 
 LATE_SECONDS = 2.0
@@ -33,16 +33,20 @@ def early_commit() -> None:
 
 
 def no_resume() -> None:
-    """A processor that is assigned partitions while it is full takes all for running, and resumes nothing."""
-    came = Intake.came
+    """What is paused when a processor is assigned partitions is taken for running from then on, and never resumed."""
+    came, decide = Intake.came, Intake.decide
+    forgotten: set[int] = set()
 
-    def wrong(self: Intake, partitions: Collection[int]) -> None:
-        self._paused.clear()
-        self._crowded.clear()
-        self._full = False
+    def wrong_came(self: Intake, partitions: Collection[int]) -> None:
+        forgotten.update(self._paused)
         came(self, partitions)
 
-    Intake.came = wrong  # type: ignore[method-assign]
+    def wrong_decide(self: Intake, loads: Mapping[int, Load], *, held: bool) -> tuple[list[int], list[int]]:
+        pause, resume = decide(self, loads, held=held)
+        return pause, [partition for partition in resume if partition not in forgotten]
+
+    Intake.came = wrong_came  # type: ignore[method-assign]
+    Intake.decide = wrong_decide  # type: ignore[method-assign]
 
 
 def commit_after_revoke() -> None:
