@@ -25,7 +25,7 @@ KAFKA = "apache/kafka:4.4.0"
 POSTGRES = "postgres:18.6"
 S3 = "chrislusf/seaweedfs:4.48"
 PYTHON = "python:3.11-slim-bookworm"
-BASE = "filemill-standin/debian:bookworm"
+BASE = "filemill-standin/debian:bookworm-2"
 FILEMILL = "filemill-test:local"
 LAB = "filemill-test-lab:local"
 
@@ -37,7 +37,7 @@ REGISTRY_SECONDS = 20.0
 BUILD_SECONDS = 600.0
 
 # What the base needs beyond Debian's essential packages: what is in official images and the Dockerfile counts on.
-_PACKAGES = "passwd,python3-venv,python3-pip,ca-certificates,curl"
+_PACKAGES = "passwd,python3-venv,python3-pip,ca-certificates,curl,libstdc++6"
 _NOT_KEPT = ("doc", "man", "locale")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -96,7 +96,7 @@ def _stand_in(engine: Engine, image: str, fill: Callable[[Path], str]) -> None:
     with tempfile.TemporaryDirectory(prefix="filemill-image-") as folder:
         context = Path(folder)
         made_of = fill(context)
-        digest = hashlib.sha256(made_of.encode())
+        digest = hashlib.sha256(f"{BASE} {made_of}".encode())
         for path in sorted(path for path in STANDINS.rglob("*") if path.is_file()):
             digest.update(path.read_bytes())
         tag = digest.hexdigest()[:16]
