@@ -12,7 +12,6 @@ from dashboard.api_threads import Threads
 from dashboard.downloads import attachment
 from dashboard.services import Services
 from filemill.lab import window_notebook
-from filemill.lab.runs import list_runs
 
 PERIOD_MAX_SECONDS = 7 * 86_400
 
@@ -28,6 +27,8 @@ def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
         return _answer(window_notebook.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
 
     def run_of(name: str) -> Response:
+        from filemill.lab.runs import list_runs  # noqa: PLC0415 - with pandas, whose import takes most of a second
+
         # By its name among those that are there: a path from outside is never followed.
         root = settings.results.absolute()
         found = next((run for run in list_runs(root) if run.name == name), None)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dashboard.readings import K, Reading, Shared, T
 from filemill.lab.journal import Entry
-from filemill.lab.runs import Course, Run, list_runs, read_course, read_journal
+
+if TYPE_CHECKING:
+    from filemill.lab.runs import Course, Run
 
 RUNS_TTL_SECONDS = 5.0
 # A run that has ended does not change; one that goes on is looked at again now and then.
@@ -27,20 +29,35 @@ class LabReadings:
 
     def __init__(self, folder: Path, shared: Sharing) -> None:
         self.folder = folder
-        self._runs: Shared[str, list[Run]] = shared(lambda _key: list_runs(folder), RUNS_TTL_SECONDS)
-        self._courses: Shared[str, Course] = shared(
-            lambda run: read_course(folder / run), COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS
-        )
-        self._journals: Shared[str, list[Entry]] = shared(lambda run: read_journal(folder / run), RUNS_TTL_SECONDS)
 
-    def runs(self) -> Reading[list[Run]]:
+        def list_them(_key: str) -> "list[Run]":
+            # Here and below: it comes with pandas, whose import would hold up the page's start by most of a second.
+            from filemill.lab.runs import list_runs  # noqa: PLC0415
+
+            return list_runs(folder)
+
+        def course_of(run: str) -> "Course":
+            from filemill.lab.runs import read_course  # noqa: PLC0415
+
+            return read_course(folder / run)
+
+        def journal_of(run: str) -> list[Entry]:
+            from filemill.lab.runs import read_journal  # noqa: PLC0415
+
+            return read_journal(folder / run)
+
+        self._runs: Shared[str, list[Run]] = shared(list_them, RUNS_TTL_SECONDS)
+        self._courses: Shared[str, Course] = shared(course_of, COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS)
+        self._journals: Shared[str, list[Entry]] = shared(journal_of, RUNS_TTL_SECONDS)
+
+    def runs(self) -> "Reading[list[Run]]":
         """All of them, newest first."""
         return self._runs.get("")
 
-    def course(self, run: Run) -> Reading[Course]:
+    def course(self, run: "Run") -> "Reading[Course]":
         """How one of them went over time."""
         return self._courses.get(run.name)
 
-    def journal(self, run: Run) -> Reading[list[Entry]]:
+    def journal(self, run: "Run") -> Reading[list[Entry]]:
         """What was done in one of them."""
         return self._journals.get(run.name)

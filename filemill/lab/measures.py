@@ -5,7 +5,7 @@ From the history (the topics, by the broker's clock) and the rows; each function
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -139,9 +139,8 @@ def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     }
     rows = []
     owned = history.ownerships()
-    done = kills(faults)
-    begins = sorted({entry.began for entry in faults} | {at for _, at in done})
-    for worker, killed_at in done:
+    alone = _alone(faults)
+    for worker, killed_at in kills(faults):
         for partition, owner in owners_at(history, killed_at).items():
             if owner != worker:
                 continue
@@ -150,8 +149,8 @@ def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
                 continue
             moment = _first_after(results.get(partition, []), taken)
             if moment is not None:
-                alone = not any(killed_at < began < moment for began in begins)
-                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at, alone))
+                lone = alone(killed_at, moment)
+                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at, lone))
     columns = ["worker", "partition", "killed_at", "detection_seconds", "recovery_seconds", "alone"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["killed_at"] = moments(frame["killed_at"].astype(float))
@@ -166,10 +165,9 @@ def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     ended is left out. `alone`: no other fault began meanwhile.
     """
     finished = history.finished()
-    done = kills(faults)
-    begins = sorted({entry.began for entry in faults} | {at for _, at in done})
+    alone = _alone(faults)
     rows = []
-    for worker, killed_at in done:
+    for worker, killed_at in kills(faults):
         ends = [
             finished.get((request.partition, request.offset), NEVER)
             for request in history.requests
@@ -177,8 +175,14 @@ def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
         ]
         until = max(ends, default=NEVER)
         if killed_at < until < NEVER:
-            rows.append((worker, until - killed_at, not any(killed_at < began < until for began in begins)))
+            rows.append((worker, until - killed_at, alone(killed_at, until)))
     return pd.DataFrame(rows, columns=["worker", "caught_up_seconds", "alone"]).astype({"alone": bool})
+
+
+def _alone(faults: Sequence[Entry]) -> Callable[[float, float], bool]:
+    """Says of two moments whether no fault began between them, a kill among several counting as one."""
+    begins = {entry.began for entry in faults} | {at for _, at in kills(faults)}
+    return lambda since, until: not any(since < began < until for began in begins)
 
 
 def kills(faults: Iterable[Entry]) -> list[tuple[str, float]]:
