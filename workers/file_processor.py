@@ -22,7 +22,7 @@ import structlog
 
 from filemill import retry
 from filemill.offsets import Commit, PartitionOffsets, decode_metadata
-from filemill.ports import RebalanceListener, Record, RecordSource
+from filemill.ports import RebalanceListener, RecordSource
 from filemill.processing.intake import Intake, Load
 from filemill.processing.membership import QUIET, serve_until
 from filemill.processing.reporter import Reporter
@@ -32,6 +32,8 @@ from filemill.telemetry import HEARTBEAT_SECONDS, Kind
 log = structlog.get_logger("processor")
 
 POLL_SECONDS = 0.05
+# Where one record is finished, others are soon: a turn for each would cost more than the records.
+GATHER_SECONDS = 0.002
 READ_RECORDS = 500
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
@@ -115,14 +117,16 @@ class FileProcessor:
             self._committing = False
 
     def _turn(self, source: RecordSource) -> None:
-        records = source.read(min(READ_RECORDS, self._intake.room(self._loads())), POLL_SECONDS)
+        # Where something waits for a place, it waits for what is finished, not for what might be read.
+        waiting = self._intake.waiting
+        records = source.read(READ_RECORDS, 0 if waiting else POLL_SECONDS)
         now = time.monotonic()
         headroom = self._max_poll_seconds - (now - self._polled_at)
         self._polled_at = now
         self._judge()
-        self._deliver(records)
-        self._collect()
-        self._regulate(source)
+        self._intake.take(records)
+        self._collect(POLL_SECONDS if waiting else 0)
+        self._begin(source)
         if now - self._committed_at >= COMMIT_SECONDS and not self._committing:
             self._commit(source)
         if now - self._beat_at >= HEARTBEAT_SECONDS:
@@ -227,24 +231,14 @@ class FileProcessor:
 
     # --- records
 
-    def _deliver(self, records: Sequence[Record]) -> None:
-        fresh = []
-        for record in records:
-            offsets = self._offsets.get(record.partition)
-            if offsets is None:
-                continue  # fetched before a revocation that the same poll reported
-            if offsets.deliver(record.offset):
-                fresh.append(record)
-        if fresh:
-            self._workshop.start(fresh, self._epochs)
-
     def _collect(self, seconds: float = 0) -> None:
         """Take what is finished from the queue; wait `seconds` for the first."""
         try:
-            finished = self._workshop.finished.get(timeout=seconds) if seconds else self._workshop.finished.get_nowait()
+            if seconds:
+                self._finish(self._workshop.finished.get(timeout=seconds))
+                time.sleep(GATHER_SECONDS)
             while True:
-                self._finish(finished)
-                finished = self._workshop.finished.get_nowait()
+                self._finish(self._workshop.finished.get_nowait())
         except queue.Empty:
             return
 
@@ -255,11 +249,16 @@ class FileProcessor:
         if self._reporter is not None:
             self._reporter.finished(1)
 
-    def _regulate(self, source: RecordSource) -> None:
+    def _begin(self, source: RecordSource) -> None:
         reason = self._hold()
         # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
-        pause, resume = self._intake.decide(self._loads(), held=held)
+        # What was fetched before this process was stopped may be another's by now.
+        begun = self._intake.begin(self._loads(), held=held or self._doubtful)
+        fresh = [record for record in begun if self._offsets[record.partition].deliver(record.offset)]
+        if fresh:
+            self._workshop.start(fresh, self._epochs)
+        pause, resume = self._intake.decide(held=held)
         if pause:
             source.pause(pause)
         if resume:

@@ -20,6 +20,9 @@ from filemill.settings import Settings
 
 log = structlog.get_logger("kafka")
 
+FETCHED_AHEAD_RECORDS = 1000
+FETCH_BYTES = 256 * 1024  # of a partition at once; a larger record comes alone
+
 
 def group_config(settings: Settings) -> dict[str, Any]:
     """The properties that make up a group protocol.
@@ -68,6 +71,9 @@ class GroupMember:
                     # `latest` would skip data where an offset is gone.
                     "auto.offset.reset": "earliest",
                     "max.poll.interval.ms": settings.max_poll_interval_ms,
+                    # What it fetches ahead is dropped at a pause: no more of it than a fetch or two.
+                    "queued.min.messages": FETCHED_AHEAD_RECORDS,
+                    "max.partition.fetch.bytes": FETCH_BYTES,
                     "on_commit": self._committed,
                 },
             ),

@@ -1,24 +1,31 @@
-"""Which partitions are read now. Pure.
+"""What was read and has not begun: which record begins next, and which partitions are read. Pure.
 
-Three bounds, each with hysteresis, for a pause drops what the client has prefetched: records in progress in the whole
-worker, records in progress of one partition, and how far one partition may run ahead of its oldest unfinished record.
-The last one keeps what is finished beyond the committed offset small enough for the commit's metadata.
+The client hands records over in the order in which it fetched them, and a pause drops what it has fetched ahead. A
+worker that began whatever came, and paused all it owns when it was full, would serve one partition at a time and wait
+for a fetch after each pause. So what is read waits here, in a short queue for each partition. Whichever partition has
+the fewest records in progress begins one next, and a partition is paused only while its own queue is full.
 
-And one rule of fairness. A worker with a backlog is full nearly always. Each time that it reads again, the partition
-whose records come first would fill it, and the pause would drop what was fetched of the others: one of them could wait
-until the backlog of its neighbours is gone. So half of each partition's even share is kept for it, and one that holds
-less is not paused for its neighbours' sake. The price: where only one of many has work, it gets little more than half
-the worker.
+Three bounds hold back what begins: records in progress in the whole worker, records in progress of one partition, and
+how far one partition may run ahead of its oldest unfinished record. The last one keeps what is finished beyond the
+committed offset small enough for the commit's metadata.
 """
 
-from collections.abc import Collection, Mapping
+import heapq
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-# Paused at the limit, resumed at this share of it.
-RESUME_SHARE = 0.75
+from filemill.ports import Record
+
 # Whatever of them is finished, a bitmap of so many records fits into the 4 KiB of a commit's metadata.
 SPAN_RECORDS = 20_000
+# In all queues together, and at least in each: enough to work on while a partition that was paused is fetched again.
+QUEUED_RECORDS = 2000
+QUEUED_BYTES = 32 * 1024 * 1024
+LEAST_QUEUED_RECORDS = 20
+# Paused when its queue is full, resumed at this share of it: each pause costs a fetch.
+RESUME_SHARE = 0.5
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -28,88 +35,107 @@ class Load(msgspec.Struct, frozen=True):
     span: int
 
 
+class _Queue:
+    """What waits of one partition."""
+
+    def __init__(self) -> None:
+        self._records: deque[Record] = deque()
+        self._bytes = 0
+        self.begun_at = 0  # the turn of its last one: among equals, who waited longest goes first
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def put(self, record: Record) -> None:
+        self._records.append(record)
+        self._bytes += len(record.value or b"")
+
+    def take(self, turn: int) -> Record:
+        self.begun_at = turn
+        record = self._records.popleft()
+        self._bytes -= len(record.value or b"")
+        return record
+
+    def filled(self, queues: int) -> float:
+        """How much of its share of what may wait it has: full from 1 on."""
+        return max(
+            len(self._records) / max(LEAST_QUEUED_RECORDS, QUEUED_RECORDS // queues),
+            self._bytes / (QUEUED_BYTES // queues),
+        )
+
+
 class Intake:
-    """Decides on pauses and remembers them. One thread."""
+    """Holds what waits, and decides. One thread."""
 
     def __init__(self, limit: int, partition_limit: int) -> None:
         """`limit` and `partition_limit`: records in progress, in all and of one partition."""
         self._limit = limit
         self._partition_limit = partition_limit
-        self._full = False
-        self._closed = False
-        self._crowded: set[int] = set()
-        self._sated: set[int] = set()
+        self._queues: dict[int, _Queue] = {}
+        self._turn = 0
         self._paused: set[int] = set()
+        self._full = False
+
+    @property
+    def waiting(self) -> int:
+        """How many records were read and have not begun."""
+        return sum(map(len, self._queues.values()))
 
     @property
     def paused(self) -> bool:
-        """Whether nothing at all is read."""
-        return self._closed
-
-    def room(self, loads: Mapping[int, Load]) -> int:
-        """How many records may be asked for, at least one: asking is what keeps a worker in its group."""
-        owed = self._owed(loads)
-        left = self._left(loads)
-        spare = max(0, left - sum(owed.values()))
-        rooms = [
-            min(owed.get(partition, 0) + spare, self._partition_limit - load.unfinished, SPAN_RECORDS - load.span)
-            for partition, load in loads.items()
-            if partition not in self._paused
-        ]
-        # Whose records come is the client's choice: so many that it may be any partition's.
-        return max(1, min(left, *rooms)) if rooms else max(1, spare)
+        """Whether nothing begins now: something waits, and the bounds, or a hold, let none of it begin."""
+        return self._full
 
     def came(self, partitions: Collection[int]) -> None:
         """Partitions were assigned; the client reads them."""
+        for partition in partitions:
+            self._queues[partition] = _Queue()
         self._paused.difference_update(partitions)
-        self._crowded.difference_update(partitions)
-        self._sated.difference_update(partitions)
 
     def went(self, partitions: Collection[int]) -> None:
-        """Partitions are gone."""
-        self.came(partitions)
+        """Partitions are gone, and what waited of them is another worker's."""
+        for partition in partitions:
+            self._queues.pop(partition, None)
+        self._paused.difference_update(partitions)
 
-    def decide(self, loads: Mapping[int, Load], *, held: bool) -> tuple[list[int], list[int]]:
-        """What to pause and what to resume now. `held`: nothing is to be read, for a reason of the worker's own."""
-        kept = self._kept(loads)
-        for partition, load in loads.items():
-            if load.unfinished >= kept:
-                self._sated.add(partition)
-            elif load.unfinished <= kept * RESUME_SHARE:
-                self._sated.discard(partition)
-        owed = self._owed(loads)
-        left = self._left(loads)
-        spare = left - sum(owed.values())
-        self._full = spare <= 0 or (self._full and spare < self._limit * (1 - RESUME_SHARE))
-        for partition, load in loads.items():
-            if load.unfinished >= self._partition_limit or load.span >= SPAN_RECORDS:
-                self._crowded.add(partition)
-            elif load.unfinished <= self._partition_limit * RESUME_SHARE and load.span <= SPAN_RECORDS * RESUME_SHARE:
-                self._crowded.discard(partition)
-        if held or left <= 0:
-            wanted = set(loads)
-        else:
-            wanted = self._crowded & set(loads)
-            if self._full:
-                wanted |= loads.keys() - owed.keys()
-        self._closed = held or (bool(loads) and wanted == set(loads))
+    def take(self, records: Sequence[Record]) -> None:
+        """Queue what was read. What is of no partition of ours was fetched before a revocation that came with it."""
+        for record in records:
+            if record.partition in self._queues:
+                self._queues[record.partition].put(record)
+
+    def begin(self, loads: Mapping[int, Load], *, held: bool) -> list[Record]:
+        """What begins now, in each partition's order. `held`: nothing, for a reason of the worker's own."""
+        begun: list[Record] = []
+        left = 0 if held else self._limit - sum(load.unfinished for load in loads.values())
+        turns = [
+            (load.unfinished, self._queues[partition].begun_at, load.span, partition)
+            for partition, load in loads.items()
+            if self._queues[partition] and self._room_in(load.unfinished, load.span)
+        ]
+        heapq.heapify(turns)
+        while turns and left > 0:
+            unfinished, _, span, partition = turns[0]
+            self._turn += 1
+            begun.append(self._queues[partition].take(self._turn))
+            left -= 1
+            if self._queues[partition] and self._room_in(unfinished + 1, span + 1):
+                heapq.heapreplace(turns, (unfinished + 1, self._turn, span + 1, partition))
+            else:
+                heapq.heappop(turns)
+        self._full = held or self.waiting > 0
+        return begun
+
+    def decide(self, *, held: bool) -> tuple[list[int], list[int]]:
+        """Which partitions to pause and to resume now. `held`: all are to be paused."""
+        wanted = set()
+        for partition, queue in self._queues.items():
+            filled = queue.filled(len(self._queues))
+            if held or filled >= 1 or (partition in self._paused and filled > RESUME_SHARE):
+                wanted.add(partition)
         pause, resume = sorted(wanted - self._paused), sorted(self._paused - wanted)
         self._paused = wanted
         return pause, resume
 
-    def _kept(self, loads: Mapping[int, Load]) -> int:
-        """The places that are kept for each partition."""
-        kept = self._limit // (2 * len(loads)) if loads else 0
-        return 1 if not kept and self._limit > len(loads) else kept
-
-    def _owed(self, loads: Mapping[int, Load]) -> dict[int, int]:
-        """The partitions that do not hold what is kept for them, and how much less."""
-        kept = self._kept(loads)
-        return {
-            partition: kept - load.unfinished
-            for partition, load in loads.items()
-            if load.unfinished < kept and partition not in self._sated
-        }
-
-    def _left(self, loads: Mapping[int, Load]) -> int:
-        return self._limit - sum(load.unfinished for load in loads.values())
+    def _room_in(self, unfinished: int, span: int) -> bool:
+        return unfinished < self._partition_limit and span < SPAN_RECORDS

@@ -6,7 +6,7 @@ Each bug is one that somebody could write, and that the verdict must see.
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from filemill import cli, files
 from filemill.offsets import Commit, PartitionOffsets, encode_metadata
-from filemill.processing.intake import Intake, Load
+from filemill.processing import intake
+from filemill.processing.intake import Intake
 from workers.file_processor import FileProcessor
 
 LATE_SECONDS = 2.0
@@ -34,6 +35,8 @@ def early_commit() -> None:
 
 def no_resume() -> None:
     """What is paused when a processor is assigned partitions is taken for running from then on, and never resumed."""
+    # Six wait at most, so that a few records are enough for a pause.
+    intake.QUEUED_RECORDS = intake.LEAST_QUEUED_RECORDS = 6
     came, decide = Intake.came, Intake.decide
     forgotten: set[int] = set()
 
@@ -41,8 +44,8 @@ def no_resume() -> None:
         forgotten.update(self._paused)
         came(self, partitions)
 
-    def wrong_decide(self: Intake, loads: Mapping[int, Load], *, held: bool) -> tuple[list[int], list[int]]:
-        pause, resume = decide(self, loads, held=held)
+    def wrong_decide(self: Intake, *, held: bool) -> tuple[list[int], list[int]]:
+        pause, resume = decide(self, held=held)
         return pause, [partition for partition in resume if partition not in forgotten]
 
     Intake.came = wrong_came  # type: ignore[method-assign]

@@ -84,13 +84,13 @@ def test_partitions_that_are_never_resumed_are_caught(world: World) -> None:
     shares = world.wait_for_shares(2, 1)
     full, leaving = sorted(members, key=lambda member: len(shares[member.name]))
     (partition,) = shares[full.name]
-    # Full with the eighth, it pauses; with one finished it is not full, and not yet empty enough to go on.
-    early = world.request_on(partition, 1)
-    wait_until(lambda: (world.file(early[0]).step or 0) >= 2, 20, "the first is half done")
-    late = world.request_on(partition, 8)
-    world.wait_for(early)
+    # Eight begin; more wait than may, so it pauses, until the third eight begin.
+    early = world.request_on(partition, 24)
+    wait_until(lambda: list(world.statuses(early).values()).count("processing") == 8, 20, "eight are in progress")
     assert leaving.terminate(10) == 0
-    wait_until(lambda: list(world.statuses(late).values()).count("completed") == 7, 20, "all but one are completed")
+    world.wait_for_shares(3)
+    world.wait_for(early)
+    world.request_on(partition, 1)
     # Invariant 9: within processing time, session and 10 s more.
     wait_until(lambda: "9" in broken(verdict(world)), 40, "the partition counts as stalled", every=3)
     found = broken(verdict(world))

@@ -10,6 +10,7 @@ from filemill.adapters.memory_kafka import Committed, MemorySource
 from filemill.messages import RUN
 from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.ports import Record
+from filemill.processing import intake
 from filemill.processing.membership import QUIET
 from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
@@ -126,19 +127,31 @@ def test_commits_wait_for_their_interval(scene: Scene, monkeypatch: pytest.Monke
 # --- pausing
 
 
-def test_reading_pauses_at_the_limit_and_resumes_at_three_quarters_of_it(scene: Scene) -> None:
+@pytest.fixture
+def short_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten records wait at most, in all and of each partition; five are read at a time."""
+    monkeypatch.setattr(intake, "QUEUED_RECORDS", 10)
+    monkeypatch.setattr(intake, "LEAST_QUEUED_RECORDS", 10)
+    monkeypatch.setattr(file_processor, "READ_RECORDS", 5)
+
+
+@pytest.mark.usefixtures("short_queues")
+def test_reading_pauses_where_the_queue_is_full_and_resumes_at_half(scene: Scene) -> None:
     scene.produce(40)
-    scene.turn(5)
-    assert len(scene.begun) == 10
-    assert scene.source.calls == [("pause", [0])]
-    scene.workshop.finish(0, 0, 1)
     scene.turn(3)
-    assert scene.source.calls == [("pause", [0])], "eight in flight: still above three quarters"
-    scene.workshop.finish(0, 2)
+    assert len(scene.begun) == 10
+    assert scene.source.calls == []
+    scene.turn(3)
+    assert scene.source.calls == [("pause", [0])]
+    scene.workshop.finish(0, 0, 1, 2, 3)
+    scene.turn(3)
+    assert len(scene.begun) == 14, "what waited begins as soon as there is a place"
+    assert scene.source.calls == [("pause", [0])], "six wait: more than half"
+    scene.workshop.finish(0, 4)
     scene.turn()
     assert scene.source.calls == [("pause", [0]), ("resume", [0])]
     scene.turn(5)
-    assert len(scene.begun) == 13
+    assert len(scene.begun) == 15
     assert scene.source.calls[2:] == [("pause", [0])], "one pause, not one a message"
 
 
@@ -153,7 +166,7 @@ def test_never_more_is_in_flight_than_allowed(scene: Scene) -> None:
         scene.turn()
         in_flight = len(scene.begun) - finished
         assert in_flight <= 10
-        if in_flight >= 8 or finished >= 80:  # one place is kept for each partition that has nothing
+        if in_flight == 10 or finished >= 80:
             for partition, offset in scene.begun[finished : finished + 5]:
                 scene.workshop.finish(partition, offset)
                 finished += 1
@@ -170,29 +183,35 @@ def test_polling_goes_on_while_it_is_paused(scene: Scene) -> None:
     assert scene.workshop.trusts == polls + 5
 
 
+@pytest.mark.usefixtures("short_queues")
 def test_an_assignment_while_paused_leaves_nobody_paused_for_ever(scene: Scene) -> None:
     """Between the two marks the client has the old partition paused and the new one not."""
-    scene.produce(12)
+    scene.produce(22)
     scene.turn(5)
     scene.workshop.finish(0, 0, 1)
     scene.turn()
     assert scene.source.paused == {0}
     scene.source.assign([1])
     scene.turn(2)
-    scene.workshop.finish(0, *range(2, 10))
+    scene.workshop.finish(0, *range(2, 12))
     scene.turn(3)
     assert scene.source.paused == set()
-    assert len(scene.begun) == 12
+    scene.workshop.finish(0, *range(12, 22))
+    scene.turn(3)
+    assert len(scene.begun) == 22
 
 
+@pytest.mark.usefixtures("short_queues")
 def test_partitions_that_leave_make_room(scene: Scene) -> None:
     scene.source.assign([1])
-    scene.produce(10, 0)
+    scene.produce(20, 0)
+    scene.turn(5)
     scene.produce(5, 1)
-    scene.turn(4)
-    assert scene.source.paused == {0, 1}
+    scene.turn()
+    assert scene.source.paused == {0}
+    assert (1, 4) not in scene.begun
     scene.source.lose([0])
-    scene.turn(4)
+    scene.turn(2)
     assert (1, 4) in scene.begun
     assert scene.source.paused == set()
 
@@ -380,7 +399,8 @@ def test_revoking_what_is_not_owned_is_harmless(scene: Scene) -> None:
 
 
 def test_records_read_before_a_revocation_of_the_same_poll_are_not_begun(scene: Scene) -> None:
-    scene.processor._deliver([Record(CREATE, 2, 0, request(1), [], 0)])
+    scene.processor._intake.take([Record(CREATE, 2, 0, request(1), [], 0)])
+    scene.turn()
     assert scene.begun == []
 
 

@@ -1,114 +1,168 @@
-"""What is paused and resumed, and how much is asked for."""
+"""What begins, what waits, what is paused and resumed."""
 
 import random
-from collections import deque
+from collections import Counter, deque
 
-from filemill.processing.intake import SPAN_RECORDS, Intake, Load
+from filemill.ports import Record
+from filemill.processing.intake import LEAST_QUEUED_RECORDS, QUEUED_BYTES, QUEUED_RECORDS, SPAN_RECORDS, Intake, Load
+
+
+def records(partition: int, count: int, begin: int = 0, value: bytes = b"{}") -> list[Record]:
+    return [Record("file.create", partition, begin + number, value, [], 0) for number in range(count)]
+
+
+def intake_of(partitions: int, limit: int = 100, partition_limit: int = 100) -> Intake:
+    intake = Intake(limit, partition_limit)
+    intake.came(range(partitions))
+    return intake
 
 
 def loads(*unfinished: int) -> dict[int, Load]:
     return {partition: Load(count, count) for partition, count in enumerate(unfinished)}
 
 
-def test_a_full_worker_reads_nothing_and_goes_on_at_three_quarters() -> None:
-    intake = Intake(100, 100)
-    assert intake.decide(loads(50, 49), held=False) == ([], [])
-    assert intake.decide(loads(50, 50), held=False) == ([0, 1], [])
-    assert intake.decide(loads(40, 36), held=False) == ([], [])
-    assert intake.decide(loads(40, 35), held=False) == ([], [0, 1]), "both hold much: nobody goes first"
+def shares(begun: list[Record]) -> dict[int, int]:
+    return dict(Counter(record.partition for record in begun))
 
 
-def test_a_full_partition_stops_itself_and_nobody_else() -> None:
-    intake = Intake(100, 10)
-    assert intake.decide(loads(10, 3), held=False) == ([0], [])
-    assert intake.decide(loads(8, 9), held=False) == ([], [])
-    assert intake.decide(loads(7, 10), held=False) == ([1], [0])
+def test_records_begin_in_order_and_no_more_than_the_worker_may_hold() -> None:
+    intake = intake_of(1)
+    intake.take(records(0, 150))
+    assert [record.offset for record in intake.begin(loads(0), held=False)] == list(range(100))
+    assert intake.begin(loads(100), held=False) == []
+    assert intake.paused
+    assert [record.offset for record in intake.begin(loads(97), held=False)] == [100, 101, 102]
+    assert intake.waiting == 47
+    intake.begin(loads(50), held=False)
+    assert intake.waiting == 0
+    assert not intake.paused
+
+
+def test_places_go_to_whoever_has_the_fewest_in_progress() -> None:
+    intake = intake_of(3)
+    intake.take(records(0, 500))
+    assert shares(intake.begin(loads(0, 0, 0), held=False)) == {0: 100}, "where one has work, it gets the worker"
+    intake.take(records(1, 500) + records(2, 500))
+    assert shares(intake.begin(loads(90, 0, 0), held=False)) == {1: 5, 2: 5}
+    assert shares(intake.begin(loads(40, 20, 10), held=False)) == {1: 10, 2: 20}
+    assert shares(intake.begin(loads(0, 0, 0), held=False)) == {0: 34, 1: 33, 2: 33}
+
+
+def test_fewer_places_than_partitions_go_round() -> None:
+    intake = intake_of(5, limit=2)
+    for partition in range(5):
+        intake.take(records(partition, 10))
+    rounds = [intake.begin(loads(0, 0, 0, 0, 0), held=False) for _ in range(5)]
+    assert shares([record for begun in rounds for record in begun]) == dict.fromkeys(range(5), 2)
+
+
+def test_one_partition_holds_no_more_than_its_bound_and_stops_nobody_else() -> None:
+    intake = intake_of(2, partition_limit=10)
+    intake.take(records(0, 50) + records(1, 5))
+    assert shares(intake.begin(loads(8, 0), held=False)) == {0: 2, 1: 5}
+    assert intake.begin(loads(10, 5), held=False) == []
+    assert intake.paused
 
 
 def test_a_partition_that_runs_far_ahead_of_its_oldest_record_waits_for_it() -> None:
-    intake = Intake(100, 100)
-    assert intake.decide({0: Load(1, SPAN_RECORDS)}, held=False) == ([0], [])
-    assert intake.decide({0: Load(1, SPAN_RECORDS - 1)}, held=False) == ([], [])
-    assert intake.decide({0: Load(0, 0)}, held=False) == ([], [0])
+    intake = intake_of(1)
+    intake.take(records(0, 10))
+    assert intake.begin({0: Load(1, SPAN_RECORDS)}, held=False) == []
+    assert len(intake.begin({0: Load(1, SPAN_RECORDS - 2)}, held=False)) == 2
+    assert len(intake.begin({0: Load(0, 0)}, held=False)) == 8
 
 
-def test_on_hold_nothing_is_read() -> None:
-    intake = Intake(100, 100)
-    assert intake.decide(loads(1, 0), held=True) == ([0, 1], [])
+def test_on_hold_nothing_begins_and_nothing_is_read() -> None:
+    intake = intake_of(2)
+    intake.take(records(0, 3))
+    assert intake.begin(loads(0, 0), held=True) == []
+    assert intake.decide(held=True) == ([0, 1], [])
     assert intake.paused
-    assert intake.decide(loads(1, 0), held=False) == ([], [0, 1])
+    assert len(intake.begin(loads(0, 0), held=False)) == 3
+    assert intake.decide(held=False) == ([], [0, 1])
+    assert not intake.paused
 
 
-def test_what_comes_is_read_and_paused_again_where_the_worker_is_full() -> None:
-    intake = Intake(10, 10)
-    assert intake.decide(loads(10), held=False) == ([0], [])
-    intake.came([1])
-    assert intake.decide(loads(10, 0), held=False) == ([1], [])
+def test_a_partition_is_paused_while_its_own_queue_is_full_and_goes_on_at_half() -> None:
+    intake = intake_of(2, limit=10_000, partition_limit=10_000)
+    room = QUEUED_RECORDS // 2
+    intake.take(records(0, room - 1))
+    assert intake.decide(held=False) == ([], [])
+    intake.take(records(0, 1, begin=room - 1))
+    assert intake.decide(held=False) == ([0], [])
+    assert len(intake.begin(loads(10_000 - room // 2 + 1, 0), held=False)) == room // 2 - 1
+    assert intake.decide(held=False) == ([], []), "a pause costs a fetch: not for a few"
+    assert len(intake.begin(loads(9_999, 0), held=False)) == 1
+    assert intake.decide(held=False) == ([], [0])
+
+
+def test_of_large_records_few_wait() -> None:
+    intake = intake_of(2)
+    intake.take(records(0, 16, value=bytes(QUEUED_BYTES // 32 - 1)))
+    assert intake.decide(held=False) == ([], [])
+    intake.take(records(0, 1, begin=16))
+    intake.take(records(0, 1, begin=17, value=bytes(14)))
+    assert intake.decide(held=False) == ([0], [])
+
+
+def test_of_very_many_partitions_each_may_keep_a_few() -> None:
+    intake = intake_of(1000, limit=1)
+    intake.take(records(7, LEAST_QUEUED_RECORDS - 1))
+    assert intake.decide(held=False) == ([], [])
+    intake.take(records(7, 1, begin=LEAST_QUEUED_RECORDS - 1))
+    assert intake.decide(held=False) == ([7], [])
+
+
+def test_what_goes_takes_what_waited_along_and_what_comes_is_read() -> None:
+    intake = intake_of(2, limit=10)
+    intake.take(records(0, QUEUED_RECORDS) + records(1, 5))
+    assert intake.decide(held=False) == ([0], [])
     intake.went([0])
-    assert intake.decide({1: Load(0, 0)}, held=False) == ([], [1])
+    assert intake.waiting == 5
+    intake.take(records(0, 3))
+    assert intake.waiting == 5, "fetched before the revocation"
+    intake.came([0])
+    assert intake.decide(held=False) == ([], []), "the client reads what it was assigned"
+    intake.take(records(0, QUEUED_RECORDS))
+    assert intake.decide(held=False) == ([0], [])
 
 
 def test_no_bound_is_passed_whatever_comes() -> None:
     for seed in range(50):
         chance = random.Random(seed)
-        intake, held = Intake(50, 20), {0: 0, 1: 0, 2: 0}
+        intake, held, reached = intake_of(3, 50, 20), [0, 0, 0], [0, 0, 0]
         paused: set[int] = set()
         for _ in range(200):
-            state = {partition: Load(count, count) for partition, count in held.items()}
-            open_ones = sorted(set(held) - paused)
-            if open_ones:
-                taken = chance.randint(0, intake.room(state))
-                # One record may come beyond a bound: asking for none would be leaving the group.
-                held[chance.choice(open_ones)] += taken
-            assert sum(held.values()) <= 51
-            assert max(held.values()) <= 21
-            held = {partition: count - chance.randint(0, min(3, count)) for partition, count in held.items()}
-            pause, resume = intake.decide({p: Load(c, c) for p, c in held.items()}, held=False)
-            paused = paused | set(pause) - set(resume)
-            paused -= set(resume)
-
-
-def test_half_of_its_even_share_is_kept_for_each_that_has_less() -> None:
-    intake = Intake(90, 90)
-    assert intake.room(loads(0, 0, 0)) == 60, "15 are kept for each of the others"
-    assert intake.decide(loads(59, 0, 0), held=False) == ([], [])
-    assert intake.decide(loads(60, 0, 0), held=False) == ([0], [])
-    assert not intake.paused
-    assert intake.room(loads(60, 0, 0)) == 15
-    assert intake.decide(loads(60, 15, 3), held=False) == ([1], []), "what is left is the last one's"
-    assert intake.decide(loads(60, 15, 15), held=False) == ([2], [])
-    assert intake.paused
-    assert intake.decide(loads(43, 15, 12), held=False) == ([], []), "a pause drops what was fetched: not for a few"
-    assert intake.decide(loads(43, 15, 11), held=False) == ([], [2])
-    assert intake.decide(loads(37, 15, 15), held=False) == ([], [0, 1])
-
-
-def test_a_worker_with_one_partition_keeps_nothing_back() -> None:
-    assert Intake(90, 90).room(loads(0)) == 90
-
-
-def test_fewer_places_than_partitions_are_whoevers_comes_first() -> None:
-    assert Intake(2, 2).room(loads(0, 0, 0)) == 2
+            for partition in {0, 1, 2} - paused:
+                count = chance.randint(0, 300)
+                intake.take(records(partition, count, begin=reached[partition]))
+                reached[partition] += count
+            for record in intake.begin(loads(*held), held=False):
+                held[record.partition] += 1
+            assert sum(held) <= 50
+            assert max(held) <= 20
+            pause, resume = intake.decide(held=False)
+            paused = (paused | set(pause)) - set(resume)
+            assert intake.waiting <= 3 * (QUEUED_RECORDS // 3 + 300)
+            held = [count - chance.randint(0, min(5, count)) for count in held]
 
 
 def test_no_partition_starves_behind_a_neighbour_that_is_always_quicker() -> None:
     """The client gives the first partition's records first, always; and there are always some."""
-    intake = Intake(100, 100)
+    intake = intake_of(3)
     in_progress: deque[int] = deque()  # partitions of what is held, the oldest first
     paused: set[int] = set()
-    taken = dict.fromkeys(range(3), 0)
-
-    def state() -> dict[int, Load]:
-        return {partition: Load(in_progress.count(partition), 0) for partition in taken}
-
+    begun = dict.fromkeys(range(3), 0)
     for _ in range(2000):
-        first = min(set(taken) - paused, default=None)
+        first = min(set(begun) - paused, default=None)
         if first is not None:
-            count = intake.room(state())
-            in_progress.extend([first] * count)
-            taken[first] += count
-        pause, resume = intake.decide(state(), held=False)
+            intake.take(records(first, 500))
+        now = intake.begin({p: Load(in_progress.count(p), 0) for p in begun}, held=False)
+        in_progress.extend(record.partition for record in now)
+        for record in now:
+            begun[record.partition] += 1
+        pause, resume = intake.decide(held=False)
         paused = (paused | set(pause)) - set(resume)
         for _ in range(min(5, len(in_progress))):
             in_progress.popleft()
-    assert min(taken.values()) > 0.15 * sum(taken.values()), taken
+    assert min(begun.values()) > 0.3 * sum(begun.values()), begun
