@@ -45,7 +45,11 @@ WARM_SECONDS = 20.0
 REFRESH_MOST_MS, LIST_MOST_MS, POLL_MOST_MS, PAGES_MOST_MS = 100.0, 20.0, 100.0, 1000.0
 COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", "late", "transactions_per_second")
 
+REFRESH, ANY_PAGE = "refresh, server time", "GET /api/files, any page"
+
 Line = dict[str, Any]
+# Pages or pollers, how many, how often each asks, in seconds.
+Crowd = tuple[str, int, float]
 
 
 def refreshes(world: World) -> Line:
@@ -61,14 +65,14 @@ def refreshes(world: World) -> Line:
             ownership(connection, PERIOD)
             operations(connection, PERIOD)
 
-    line = _timed("refresh, server time", refresh, REFRESHES, REFRESH_MOST_MS)
+    line = _timed(refresh, REFRESHES, REFRESH_MOST_MS)
 
     def statistics() -> None:
         with world.engine.connect() as connection:
             performance(connection, PERIOD)
             ledger(connection)
 
-    aside = _timed("", statistics, REFRESHES, None)
+    aside = _timed(statistics, REFRESHES, None)
     return {**line, "performance_p95_ms": aside["p95_ms"]}
 
 
@@ -84,11 +88,18 @@ def any_page(world: World, url: str) -> Line:
             assert len(answer.json()["items"]) == 50
 
         ask()
-        return _timed("GET /api/files, any page", ask, PAGES_OF_THE_LIST, LIST_MOST_MS)
+        return _timed(ask, PAGES_OF_THE_LIST, LIST_MOST_MS)
 
 
-def crowd(world: World, crew: Crew, what: str, count: int, period: float, seconds: float, port: int) -> Line:
+def name_of(one: Crowd) -> str:
+    """What a crowd is called."""
+    what, count, period = one
+    return f"{count} {what} at {period:g} s"
+
+
+def crowd(world: World, crew: Crew, one: Crowd, seconds: float, port: int) -> Line:
     """Viewers or pollers for so long, and how many transactions Postgres did a second meanwhile."""
+    what, count, period = one
     client = crew.work(what, count, period, seconds, port=port)
     client.ready()
     psutil.Process(client.pid).cpu_affinity([_cores()[-1]])
@@ -98,17 +109,13 @@ def crowd(world: World, crew: Crew, what: str, count: int, period: float, second
     per_second = (_transactions(world) - before) / (time.monotonic() - began)
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
     most = POLL_MOST_MS if what == "pollers" else PAGES_MOST_MS if (count, period) == (25, 2.0) else None
-    return {
-        "what": f"{count} {what} at {period:g} s",
-        **numbers,
-        "most_ms": most,
-        "transactions_per_second": per_second,
-    }
+    return {**numbers, "most_ms": most, "transactions_per_second": per_second}
 
 
-def measure(rows: int, seconds: float) -> list[Line]:
-    """All of it, in this order."""
+def measure(rows: int, seconds: float, only: str = "") -> list[Line]:
+    """All of it that has `only` in its name, in this order."""
     lines: list[Line] = []
+    crowds = [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]
     with embedded_servers() as servers, fresh_world(servers, processing_seconds=1.0) as world:
         say(f"{rows:,} rows …")
         backlog.old_rows(world, rows)
@@ -118,7 +125,7 @@ def measure(rows: int, seconds: float) -> list[Line]:
             page.cpu_affinity([_cores()[0]])
             for role in ("processor", "sync", "monitor"):
                 crew.role(role)
-            load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + (len(OPEN) + 1) * (seconds + 40)))
+            load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + len(crowds) * (seconds + 40)))
             beside = crew.work("submit-steadily", load, BESIDE_PER_SECOND)
             beside.ready()
             beside.go()
@@ -126,27 +133,33 @@ def measure(rows: int, seconds: float) -> list[Line]:
             ended = "SELECT count(*) FROM files WHERE finished_at > now() - interval '1 min'"
             wait_until(lambda: world.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
             url = f"http://{world.settings.host}:{port}"
-            lines += [refreshes(world), any_page(world, url)]
-            say(json.dumps(lines))
-            for what, count, period in [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]:
-                lines.append(crowd(world, crew, what, count, period, seconds, port))
-                say(json.dumps(lines[-1]))
+            steps: list[tuple[str, Callable[[], Line]]] = [
+                (REFRESH, lambda: refreshes(world)),
+                (ANY_PAGE, lambda: any_page(world, url)),
+                *((name_of(one), lambda one=one: crowd(world, crew, one, seconds, port)) for one in crowds),
+            ]
+            for name, step in steps:
+                if only in name:
+                    lines.append({"what": name, **step()})
+                    say(json.dumps(lines[-1]))
     return lines
 
 
 def main(
     rows: Annotated[int, typer.Option(help="Rows in the table.", min=1000)] = 1_000_000,
     seconds: Annotated[float, typer.Option(help="How long each crowd stays.", min=5)] = 30.0,
+    only: Annotated[str, typer.Option(help="Only what has this in its name; nothing is kept.")] = "",
 ) -> None:
     """Measure, print, keep; exit code 1 where a promise does not hold."""
-    lines = measure(rows, seconds)
+    lines = measure(rows, seconds, only)
     table = Table(*(name.replace("_", " ") for name in COLUMNS), box=None)
     for line in lines:
         table.add_row(*(_shown(line.get(name)) for name in COLUMNS))
     Console().print(table)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    kept = {"rows": rows, "beside_files_per_second": BESIDE_PER_SECOND, "machine": machine(), "lines": lines}
-    (RESULTS / "viewers.json").write_text(json.dumps(kept, indent=2))
+    if not only:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        kept = {"rows": rows, "beside_files_per_second": BESIDE_PER_SECOND, "machine": machine(), "lines": lines}
+        (RESULTS / "viewers.json").write_text(json.dumps(kept, indent=2))
     broken = [line["what"] for line in lines if line.get("most_ms") and not holds(line)]
     if broken:
         say(f"Does not hold: {', '.join(broken)}")
@@ -158,7 +171,7 @@ def holds(line: Line) -> bool:
     return bool(line["p95_ms"] <= line["most_ms"] and not line.get("wrong") and not line.get("late"))
 
 
-def _timed(what: str, ask: Callable[[], None], times: int, most: float | None) -> Line:
+def _timed(ask: Callable[[], None], times: int, most: float | None) -> Line:
     found = []
     for _ in range(times):
         began = time.perf_counter()
@@ -166,7 +179,6 @@ def _timed(what: str, ask: Callable[[], None], times: int, most: float | None) -
         found.append((time.perf_counter() - began) * 1000)
     marks = quantiles(found, n=100, method="inclusive")
     return {
-        "what": what,
         "answers": times,
         "p50_ms": marks[49],
         "p95_ms": marks[94],

@@ -19,6 +19,8 @@ OPEN_SECONDS = 60.0
 # Pages open one after the other, as people come.
 OPENING_SECONDS = 0.15
 MESSAGE_MAX_BYTES = 64 * 2**20
+# The page with the most on it: three charts, two tables.
+PAGE = "pipeline"
 
 
 class Tally:
@@ -48,20 +50,22 @@ class Viewer:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._fragment = ""
-        self._page = ""
+        self._page = ""  # its hash, once the server has told it
 
     async def open(self) -> None:
-        """The first drawing, whole. Raises TimeoutError."""
+        """The first drawing, whole."""
         await self._ask(None)
 
-    async def refresh(self) -> None:
-        """The fragment once more; returns when the last of it is here."""
-        await self._ask(self._fragment)
+    async def refresh(self) -> bool:
+        """The fragment once more; returns when the last of it is here, and whether it was drawn to its end."""
+        return await self._ask(self._fragment) == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
 
-    async def _ask(self, fragment: str | None) -> None:
+    async def _ask(self, fragment: str | None) -> int:
         message = BackMsg()
         message.rerun_script.query_string = ""
         message.rerun_script.page_script_hash = self._page
+        if not self._page:
+            message.rerun_script.page_name = PAGE
         if fragment is not None:
             message.rerun_script.fragment_id = fragment
         await self._socket.send(message.SerializeToString())
@@ -74,12 +78,12 @@ class Viewer:
             elif kind == "delta" and answer.delta.fragment_id:
                 self._fragment = answer.delta.fragment_id
             elif kind == "script_finished":
-                return
+                return answer.script_finished
 
 
 def pages(settings: Settings, count: int, period: float, seconds: float) -> Generator[None, None, dict[str, float]]:
-    """So many open pages on `/pipeline`, each refreshed every `period`."""
-    url = f"ws://{settings.host}:{settings.port}/pipeline/_stcore/stream"
+    """So many open pages on `PAGE`, each refreshed every `period`."""
+    url = f"ws://{settings.host}:{settings.port}/_stcore/stream"
 
     async def everything(tally: Tally) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -105,11 +109,11 @@ def pollers(settings: Settings, count: int, period: float, seconds: float) -> Ge
     host, port = settings.host, settings.port
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
 
-    async def poller(stack: contextlib.AsyncExitStack, tally: Tally) -> Callable[[], Awaitable[None]]:
+    async def poller(stack: contextlib.AsyncExitStack) -> Callable[[], Awaitable[bool]]:
         reader, writer = await asyncio.open_connection(host, port)
         stack.callback(writer.close)
 
-        async def ask() -> None:
+        async def ask() -> bool:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
@@ -118,13 +122,13 @@ def pollers(settings: Settings, count: int, period: float, seconds: float) -> Ge
                 if line.startswith(b"content-length")
             )
             await reader.readexactly(length)
-            tally.wrong += not head.startswith(b"HTTP/1.1 200")
+            return head.startswith(b"HTTP/1.1 200")
 
         return ask
 
     async def everything(tally: Tally) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            asks = [await poller(stack, tally) for _ in range(count)]
+            asks = [await poller(stack) for _ in range(count)]
             await _by_the_clock(asks, period, seconds, tally)
 
     tally = Tally(period)
@@ -133,16 +137,15 @@ def pollers(settings: Settings, count: int, period: float, seconds: float) -> Ge
     return tally.figures()
 
 
-async def _by_the_clock(asks: list[Callable[[], Awaitable[None]]], period: float, seconds: float, tally: Tally) -> None:
+async def _by_the_clock(asks: list[Callable[[], Awaitable[bool]]], period: float, seconds: float, tally: Tally) -> None:
     """Each at its own phase of the period, never one before the last has come: as the bar of a page does."""
     began = time.perf_counter() + 0.5
 
-    async def one(ask: Callable[[], Awaitable[None]], phase: float) -> None:
+    async def one(ask: Callable[[], Awaitable[bool]], phase: float) -> None:
         intended = began + phase
         while intended < began + seconds:
             await asyncio.sleep(max(0.0, intended - time.perf_counter()))
-            await ask()
-            tally.note(intended)
+            tally.note(intended, right=await ask())
             # What was due while one waited is not made up for; it was late already.
             intended += period * max(1, int((time.perf_counter() - intended) / period))
 
