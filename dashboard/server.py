@@ -7,6 +7,7 @@ a millisecond where `streamlit run` takes 44 (no TCP_NODELAY there).
 
 import contextlib
 import errno
+import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,7 @@ from dashboard.components.trouble import show_bug
 from dashboard.data import Data, current
 from dashboard.health import LABELS, check_all
 from dashboard.services import Relay, Services
+from dashboard.together import Together
 from filemill import wiring
 from filemill.running import on_stop_signal
 from filemill.settings import InvalidSettings, Settings
@@ -37,6 +39,8 @@ SHUTDOWN_SECONDS = 2
 JOIN_SECONDS = 4.0
 RELAY_PAUSE_SECONDS = 2.0
 BACKLOG = 1024
+# Cycles are few here; looking for them after each 700 new objects costs a poller more than its answer.
+COLLECT_OBJECTS = 50_000
 
 REST_PATHS = {"/api", "/healthz", "/readyz"}
 REST_BELOW = ("/api/", "/assets/")
@@ -51,6 +55,7 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "logger.level": "warning",
     "runner.fastReruns": False,  # a refresh that another one cuts short leaves parts of two moments on the page
     "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # a walk through all objects after each refresh: two thirds of what one cost
     "server.enableStaticServing": True,  # the fonts
     "server.fileWatcherType": "none",
     "server.headless": True,
@@ -102,7 +107,7 @@ def build_app(settings: Settings) -> ASGIApp:
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
     rest = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-    return Front(pages, rest)
+    return Front(pages, Together(rest))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
@@ -114,6 +119,8 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url:
     try:
         server = _Server(_config(settings), lambda: _announce(settings, listener, on_listening))
         on_stop_signal(server.stop)
+        gc.freeze()  # modules stay: no search for garbage need pass through them
+        gc.set_threshold(COLLECT_OBJECTS)
         server.run(sockets=[listener])
     finally:
         listener.close()
@@ -171,6 +178,7 @@ def _config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(settings),
         loop="uvloop",
+        http="httptools",  # the one in Python takes longer than all the rest of a short answer
         ws="websockets-sansio",  # as Streamlit's own server has it
         ws_ping_interval=30,
         ws_ping_timeout=30,
