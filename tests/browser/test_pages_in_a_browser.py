@@ -2,9 +2,13 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.hidden_tab import START_SECONDS, a_tab
+from tests.integration.processes import wait_until
 
 SETTLE_MILLISECONDS = 4000
 # Three refreshes of 2 s.
@@ -91,16 +95,17 @@ def test_nothing_is_asked_of_other_machines(browser: Browser, url: str) -> None:
     context.close()
 
 
-def test_a_hidden_tab_asks_for_nothing(page: Page) -> None:
-    page.goto("/workers")
-    expect(page.get_by_text("as of")).to_be_visible()
-    hidden = "Object.defineProperty(document, 'hidden', { value: %s, configurable: true })"
-    page.evaluate(hidden % "true")
-    page.wait_for_timeout(WATCH_MILLISECONDS)
-    assert float(page.evaluate(AGE).split()[2]) > WATCH_MILLISECONDS / 1000 - 2.5
-    page.evaluate(hidden % "false")
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    page.wait_for_function(f"parseFloat({AGE}.split(' ')[2]) < 3")
+def test_a_hidden_tab_asks_for_nothing_and_returns_with_a_refresh(url: str, chromium: str, tmp_path: Path) -> None:
+    with a_tab(chromium, tmp_path) as tab:
+        tab.show()
+        tab.go(f"{url}/workers")
+        wait_until(lambda: "ago" in (tab.run(AGE) or ""), START_SECONDS, "the page shows data")
+        assert tab.listen(WATCH_MILLISECONDS / 1000) >= 2
+        tab.hide()
+        tab.listen(0.5)  # what was on its way
+        assert tab.listen(WATCH_MILLISECONDS / 1000) == 0
+        tab.show()
+        assert tab.listen(1.0) >= 1
 
 
 def test_workers_and_their_states_are_shown(page: Page) -> None:

@@ -1,0 +1,92 @@
+"""A tab that can really be hidden: Playwright has each of its pages believe that it is in front."""
+
+import contextlib
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+from tests.integration.processes import wait_until
+
+START_SECONDS = 30
+
+
+class Tab:
+    """One tab of a Chromium of its own, over the protocol of its developer tools, beside a tab that can cover it."""
+
+    def __init__(self, tools: str, socket: ClientConnection, own: str) -> None:
+        self._tools = tools
+        self._socket = socket
+        self._own = own
+        self._numbers = itertools.count(1)
+        other = httpx.put(f"{tools}/json/new?about:blank", trust_env=False).raise_for_status().json()
+        self._other: str = other["id"]
+        self._sent = 0  # what the page sent over its socket
+        self._ask("Network.enable")
+
+    def show(self) -> None:
+        """Bring it to the front."""
+        httpx.get(f"{self._tools}/json/activate/{self._own}", trust_env=False).raise_for_status()
+        wait_until(lambda: not self.run("document.hidden"), START_SECONDS, "the tab is seen")
+
+    def hide(self) -> None:
+        """Put the other one before it."""
+        httpx.get(f"{self._tools}/json/activate/{self._other}", trust_env=False).raise_for_status()
+        wait_until(lambda: self.run("document.hidden"), START_SECONDS, "the tab is hidden")
+
+    def go(self, url: str) -> None:
+        """Load a page."""
+        self._ask("Page.navigate", url=url)
+
+    def run(self, expression: str) -> Any:
+        """What an expression is worth there; None where it fails."""
+        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
+
+    def listen(self, seconds: float) -> int:
+        """Wait; how often the page sent something meanwhile."""
+        before, until = self._sent, time.monotonic() + seconds
+        with contextlib.suppress(TimeoutError):
+            while (left := until - time.monotonic()) > 0:
+                self._note(json.loads(self._socket.recv(timeout=left)))
+        return self._sent - before
+
+    def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=START_SECONDS))
+            if message.get("id") == number:
+                result: dict[str, Any] = message["result"]
+                return result
+            self._note(message)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        self._sent += message.get("method") == "Network.webSocketFrameSent"
+
+
+@contextlib.contextmanager
+def a_tab(program: str, folder: Path) -> Iterator[Tab]:
+    """Start Chromium with its data in `folder`; ends with the context."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
+    with subprocess.Popen([program, *options, "about:blank"], stderr=subprocess.DEVNULL) as process:
+        try:
+            ports = folder / "DevToolsActivePort"
+            (port, *_) = wait_until(lambda: _lines_of(ports), START_SECONDS, "it listens")
+            tools = f"http://127.0.0.1:{port}"
+            tabs = httpx.get(f"{tools}/json", trust_env=False).raise_for_status().json()
+            own = next(tab for tab in tabs if tab["type"] == "page")
+            with connect(own["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+                yield Tab(tools, socket, own["id"])
+        finally:
+            process.terminate()
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
