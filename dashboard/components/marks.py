@@ -1,11 +1,11 @@
-"""What people did, as marks on every chart."""
+"""What people did, and deployments, as marks on every chart."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from dashboard.components.chart import Mark
 from dashboard.faults import FAULT
-from filemill.adapters.postgres_reads_history import Act
+from filemill.adapters.postgres_reads_history import DEPLOYED, Act
 from filemill.files import epoch_milliseconds
 
 
@@ -37,6 +37,8 @@ def describe(act: Act) -> str:
 def _said(action: str, detail: dict[str, Any]) -> str:
     said = action
     match action:
+        case _ if action == DEPLOYED:
+            said = f"filemill {detail.get('version')} deployed"
         case "stack.scale":
             said = f"{detail.get('count')} × {detail.get('role')}"
         case "stack.kill" | "stack.stop":

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from filemill.telemetry import WorkerEvent
 
 OPERATIONS_MAX = 200
+DEPLOYED = "deployed"
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -86,11 +87,31 @@ _STACK_ACTS = sa.text("""
 """)
 
 
+# The first worker that starts in another version than the one that started before it.
+_DEPLOYMENTS = sa.text("""
+    SELECT "offset", at, worker_id, version FROM (
+        SELECT "offset", at, worker_id, body ->> 'version' AS version,
+               lag(body ->> 'version') OVER (ORDER BY at, "offset") AS before
+        FROM worker_events WHERE kind = 'started'
+    ) AS starts
+    WHERE version <> before AND at > now() - CAST(:period AS interval) ORDER BY at DESC LIMIT :most
+""")
+
+
 def operations(connection: sa.Connection, period: timedelta) -> list[Act]:
     """What people did, newest first; long lists of files left out."""
     return [Act(*row) for row in connection.execute(_ACTS, {"period": period, "most": OPERATIONS_MAX})]
 
 
 def stack_operations(connection: sa.Connection, period: timedelta) -> list[Act]:
-    """What people did to workers, topics and the group, but not to files: what marks a chart. Newest first."""
-    return [Act(*row) for row in connection.execute(_STACK_ACTS, {"period": period, "most": OPERATIONS_MAX})]
+    """What people did to workers, topics and the group, but not to files: what marks a chart. Newest first.
+
+    A deployment is the start of a worker in another version; its `id` is the event's offset.
+    """
+    given = {"period": period, "most": OPERATIONS_MAX}
+    acts = [Act(*row) for row in connection.execute(_STACK_ACTS, given)]
+    acts += [
+        Act(offset, at, worker, DEPLOYED, {"version": version})
+        for offset, at, worker, version in connection.execute(_DEPLOYMENTS, given)
+    ]
+    return sorted(acts, key=lambda act: act.at, reverse=True)

@@ -197,6 +197,7 @@ class WorkerEventRow(Table):
     __table_args__ = (
         Index("worker_events_by_time", "at"),
         Index("worker_events_by_worker", "worker_id", "at"),
+        Index("worker_events_of_starts", "at", postgresql_where=text("kind = 'started'")),
         Index("worker_events_by_file", "file_id", postgresql_where=text("file_id IS NOT NULL")),
     )
 
