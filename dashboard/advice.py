@@ -58,6 +58,11 @@ def trend(lag: int | None, flow: Flow) -> str | None:
     return f"shrinking, clear in {_span(lag / gain)}"
 
 
+def behind(seconds: float | None) -> str | None:
+    """How long the oldest record that is not done has waited; None where that is unknown."""
+    return None if seconds is None else f"{_span(seconds)} behind"
+
+
 def _silence(group: GroupState | None, interval_seconds: float) -> list[Advice]:
     start = "Start `filemill run monitor`; until then, lag and assignment are unknown."
     if group is None:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import data as data_module
-from dashboard.advice import advise, trend
+from dashboard.advice import advise, behind, trend
 from dashboard.components import shell
 from dashboard.components.add_partitions import add_partitions
 from dashboard.components.assignment import assignment
@@ -135,6 +135,7 @@ def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapsho
         Fact("Protocol", group.protocol if group else None),
         Fact("Members", str(len(group.members)) if group else None),
         Fact("Total lag", f"{lags.total:,}" if lags and lags.total is not None else None),
+        Fact("Time lag", behind(lags.behind_seconds) if lags else None),
         Fact("Trend", trend(lags.total, overview.flow) if lags and overview else None),
         Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
     ]

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from dashboard.advice import STUCK_SECONDS
+from dashboard.advice import STUCK_SECONDS, behind, trend
 from dashboard.components.assets import component
 from dashboard.data import Snapshot
+from filemill.adapters.postgres_reads_group import Overview
 from filemill.files import Status
 
 # More bars than this could not be told apart.
@@ -40,7 +41,9 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "name": "Backlog",
             "value": lags.total if lags else None,
             "note": _per_second(overview.flow.committed if overview else None),
-            "title": "Records on Kafka that are not committed yet, those in progress among them; commits per second",
+            "more": _way(overview),
+            "title": "Records on Kafka that are not committed yet, those in progress among them; commits per second; "
+            "how long the oldest has waited, and when all are done at this rate",
             "lanes": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:LANES_MAX]]
             if lags
             else [],
@@ -68,6 +71,15 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             ],
         },
     ]
+
+
+def _way(overview: Overview | None) -> str:
+    """How far behind, and where that is going."""
+    lags = overview.lags if overview else None
+    if overview is None or lags is None or not lags.total:
+        return ""
+    parts = [behind(lags.behind_seconds), trend(lags.total, overview.flow)]
+    return ", ".join(part for part in parts if part)
 
 
 def _per_second(rate: float | None) -> str:

@@ -21,7 +21,7 @@ function makePart(part) {
 
 function makeStage() {
   return el(
-    "div", {}, el("div", { class: "label" }), el("div", { class: "value" }), el("div", { class: "note" }), el("div", { class: "lanes" }),
+    "div", {}, el("div", { class: "label" }), el("div", { class: "value" }), el("div", { class: "note" }), el("div", { class: "lanes" }), el("div", { class: "note more" }),
   );
 }
 
@@ -33,10 +33,12 @@ function updatePart(node, part) {
   }
   setAttribute(node, "class", `stage${part.lanes ? " wide" : ""}${part.tone ? ` hot tone-${part.tone}` : ""}`);
   setAttribute(node, "title", part.title);
-  const [label, value, note, lanes] = node.children;
+  const [label, value, note, lanes, more] = node.children;
   setText(label, part.name);
   setText(value, count(part.value));
   setText(note, part.note);
+  setText(more, part.more);
+  more.hidden = !part.lanes;
   lanes.hidden = !part.lanes;
   setAttribute(lanes, "class", (part.lanes ?? []).length > LANES_WITH_NAMES ? "lanes many" : "lanes");
   const most = Math.max(1, ...(part.lanes ?? []).map((lane) => lane.lag ?? 0));

@@ -5,6 +5,7 @@ Samples are the group monitor's; long histories are thinned out by Postgres. `no
 """
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 import msgspec
 import sqlalchemy as sa
@@ -32,13 +33,18 @@ class GroupState(msgspec.Struct, frozen=True):
 
 
 class PartitionLag(msgspec.Struct, frozen=True):
-    """Where a partition stood when it was last sampled."""
+    """Where a partition stood when it was last sampled.
+
+    `behind_seconds` is how long its oldest record that is not committed has waited, by the samples, so at most one of
+    their intervals too much; 0 without lag, None where no sample of the last hour tells.
+    """
 
     partition: int
     begin_offset: int | None
     end_offset: int | None
     committed_offset: int | None
     lag: int | None
+    behind_seconds: float | None = None
 
 
 class Lags(msgspec.Struct, frozen=True):
@@ -53,6 +59,12 @@ class Lags(msgspec.Struct, frozen=True):
         """Records not committed yet; None where a partition's lag is unknown."""
         lags = [part.lag for part in self.partitions if part.lag is not None]
         return sum(lags) if len(lags) == len(self.partitions) else None
+
+    @property
+    def behind_seconds(self) -> float | None:
+        """Those of the partition that is furthest behind; None where one with lag cannot tell."""
+        spans = [part.behind_seconds for part in self.partitions]
+        return max((span for span in spans if span is not None), default=None) if None not in spans else None
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -88,10 +100,19 @@ _GROUP = sa.text("""
     SELECT sampled_at, extract(epoch FROM clock_timestamp() - sampled_at), state, protocol, members
     FROM group_samples WHERE group_id = :group ORDER BY sampled_at DESC LIMIT 1
 """)
+# Behind since: what ended at or before the offset that is committed now was there at that sample, and is done.
 _LAGS = sa.text("""
-    SELECT sampled_at, extract(epoch FROM clock_timestamp() - sampled_at),
-           partition, begin_offset, end_offset, committed_offset, lag
-    FROM lag_samples
+    SELECT latest.sampled_at, extract(epoch FROM clock_timestamp() - latest.sampled_at),
+           partition, begin_offset, end_offset, committed_offset, lag,
+           CASE WHEN lag = 0 THEN 0 WHEN lag > 0 THEN (
+               SELECT extract(epoch FROM latest.sampled_at - past.sampled_at)
+               FROM lag_samples AS past
+               WHERE past.group_id = :group AND past.partition = latest.partition
+                 AND past.sampled_at > now() - interval '1 hour'
+                 AND past.end_offset <= coalesce(latest.committed_offset, latest.begin_offset)
+               ORDER BY past.sampled_at DESC LIMIT 1
+           ) END
+    FROM lag_samples AS latest
     WHERE group_id = :group AND sampled_at = (SELECT max(sampled_at) FROM lag_samples WHERE group_id = :group)
     ORDER BY partition
 """)
@@ -142,7 +163,12 @@ def lags(connection: sa.Connection, group: str) -> Lags | None:
     rows = connection.execute(_LAGS, {"group": group}).all()
     if not rows:
         return None
-    return Lags(rows[0][0], max(0.0, float(rows[0][1])), [PartitionLag(*row[2:]) for row in rows])
+    parts = [PartitionLag(row[2], row[3], row[4], row[5], row[6], _seconds(row[7])) for row in rows]
+    return Lags(rows[0][0], max(0.0, float(rows[0][1])), parts)
+
+
+def _seconds(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def flow(connection: sa.Connection, group: str, seconds: float = 60.0) -> Flow:

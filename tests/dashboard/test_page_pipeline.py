@@ -1,5 +1,6 @@
 """The Pipeline page."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -123,6 +124,17 @@ def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.E
     assert stages(page)["Backlog"]["lanes"][1] == {"partition": 1, "lag": None}
 
 
+def test_lag_is_told_in_seconds_with_where_it_goes(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0], [[0]], ago=30)  # ends at 970
+    sample(engine, settings, [20], [[0]], ago=1)  # 979 of 999 are done
+    page = open_page(settings, "pipeline")
+    said = stages(page)["Backlog"]["more"]
+    assert re.fullmatch(r"(28|29|30) s behind, growing by 0\.7 /s", said)
+    assert facts(page, "group")["Time lag"] == said.partition(",")[0]
+    sample(engine, settings, [0], [[0]], ago=0)
+    assert stages(open_page(settings, "pipeline"))["Backlog"]["more"] == ""
+
+
 def test_a_silent_monitor_is_told(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [1], [[0]], ago=300)
     page = open_page(settings, "pipeline")
@@ -220,6 +232,21 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
     assert [trace["name"] for trace in chart["figure"]["data"]] == ["a", "b"]
     assert [mark["text"] for mark in chart["marks"]] == ["kill a · page"]
     assert page.shown("chart", "lag")["marks"] == chart["marks"]
+
+
+def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    now = datetime.now(UTC)
+    starts = [(900, "a", "1"), (800, "b", "1"), (60, "b", "2<b>"), (50, "a", "2<b>")]
+    told = [
+        WorkerEvent(kind=Kind.STARTED, worker_id=worker, timestamp=now - timedelta(seconds=ago), version=version)
+        for ago, worker, version in starts
+    ]
+    with engine.begin() as connection:
+        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+    page = open_page(settings, "pipeline", period="5 min")
+    (mark,) = page.shown("chart", "lag")["marks"]
+    assert mark["text"] == "filemill 2‹b> deployed · b"
+    assert mark["at_ms"] == pytest.approx(1000 * (now.timestamp() - 60), abs=2)
 
 
 def test_the_outbox_over_time(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:

@@ -38,6 +38,25 @@ def test_without_a_sample_all_is_unknown(engine: sa.Engine) -> None:
         assert lag_history(connection, GROUP, timedelta(minutes=5)).moments == []
 
 
+def test_how_far_behind_is_since_the_last_sample_of_which_all_is_done(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        sample(connection, 4000, {1: 0}, end=100)  # too long ago to tell
+        for ago, end in ((300, 100), (60, 500), (30, 800)):
+            sample(connection, ago, {0: 0}, end=end)
+        sample(connection, 1, {0: 450, 1: 900, 2: 0, 3: None})  # of 1,000
+        found = lags(connection, GROUP)
+    assert found is not None
+    behind = [part.behind_seconds for part in found.partitions]
+    assert behind[0] == pytest.approx(59, abs=2)
+    assert behind[1:] == [None, 0, None]
+    assert found.behind_seconds is None
+    with engine.begin() as connection:
+        sample(connection, 0, {0: 450, 2: 0})
+        after = lags(connection, GROUP)
+    assert after is not None
+    assert after.behind_seconds == pytest.approx(60, abs=2)
+
+
 def test_the_latest_sample_counts_and_says_how_old_it_is(engine: sa.Engine) -> None:
     members = [{"memberId": "m", "clientId": "c", "host": "h", "partitions": [0, 2]}]
     with engine.begin() as connection:
