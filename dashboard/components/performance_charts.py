@@ -15,7 +15,7 @@ def ended_chart(found: Performance | None, period_seconds: int, marks: list[Mark
     """Files a second that ended, completed and failed."""
     traces = []
     for name, colour in (("completed", "#2c9f67"), ("failed", "#d1434b")):
-        line = _line(found, lambda share, name=name: _rate(share, name, found))
+        line = _line(found, lambda share, name=name: _rate(share, name, found), nothing=0.0)
         traces.append({**line, "name": name, "line": {"width": 1.6, "color": colour}, "hovertemplate": "%{y:.2f} /s"})
     figure = Figure(_layout(found, period_seconds, " /s"), traces if found else [], marks)
     chart("ended", figure, height=HEIGHT_PIXELS, alt="Files that ended, a second", message=_message(found), old=old)
@@ -40,18 +40,25 @@ def _rate(share: Share, name: str, found: Performance | None) -> float | None:
     return None if found is None else getattr(share, name) / found.bin_seconds
 
 
-def _line(found: Performance | None, value: Any) -> dict[str, Any]:  # noqa: ANN401 - a function of a share
-    """A point a bin, at its end; a bin in which nothing ended is a gap, since nothing is known of it."""
+def _line(
+    found: Performance | None,
+    value: Any,  # noqa: ANN401 - a function of a share
+    nothing: float | None = None,
+) -> dict[str, Any]:
+    """A point a bin, at its end, from the first in which something ended.
+
+    One in which nothing did is `nothing`: no files a second, but a gap where it is of times, of which nothing is known.
+    """
     if found is None:
         return {"type": "scatter", "mode": "lines", "x": [], "y": []}
     known = {share.key: share for share in found.bins if isinstance(share.key, datetime)}
     moments, values = [], []
     if known:
         moment, width = min(known), timedelta(seconds=found.bin_seconds)
-        while moment <= max(known):
+        while moment + width <= found.as_of or moment in known:
             share = known.get(moment)
             moments.append(epoch_milliseconds(moment + width))
-            values.append(None if share is None else value(share))
+            values.append(nothing if share is None else value(share))
             moment += width
     return {
         "type": "scatter",

@@ -52,7 +52,8 @@ def test_figures_are_those_of_the_files(settings: Settings, engine: sa.Engine, o
     assert rows["w-0"]["p50"] == pytest.approx(1, abs=0.05)
     assert rows["w-1"]["p50"] == pytest.approx(5, abs=0.05)
     lines = {line["name"]: line for line in page.shown("chart", "ended")["figure"]["data"]}
-    assert sum(value or 0 for value in lines["failed"]["y"]) == pytest.approx(2 / 15)
+    # Since the first that ended a bin without any is zero a second, but has no percentiles.
+    assert sum(lines["failed"]["y"]) == pytest.approx(2 / 15)
     assert len(page.shown("chart", "times")["figure"]["data"]) == 3
 
 
