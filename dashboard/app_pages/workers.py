@@ -5,6 +5,7 @@ from collections import Counter
 import streamlit as st
 
 from dashboard.components import shell
+from dashboard.components.facts import Fact, facts
 from dashboard.components.grid import Act, Column, Row, grid
 from dashboard.components.plain_tiles import Tile, plain_tiles
 from dashboard.components.timeline import timeline_of
@@ -13,6 +14,7 @@ from dashboard.components.view_url import turn
 from dashboard.crew import PROCESSORS_MAX, command, processors, tell
 from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
+from dashboard.spans import span
 from dashboard.story import Step
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.commands import Order
@@ -229,8 +231,24 @@ def _details(data: Data, worker: WorkerView) -> None:
                 on_open=lambda file_id: shell.go("file", id=file_id),
             )
         with st.container(key="right"):
+            facts("vitals", _vitals(worker), title="How it fares")
             steps = [_step(event) for event in reversed(events.value or [])][-30:]
             timeline_of("said", steps[::-1], title="What it said", empty="Nothing but heartbeats within a day.")
+
+
+def _vitals(worker: WorkerView) -> list[Fact]:
+    """What a narrow table leaves out."""
+    vitals = worker.vitals if worker.condition not in (Condition.DEAD, Condition.STOPPED) else None
+    owned = ", ".join(f"P{partition}" for partition in worker.owned) or "none"
+    finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
+    return [
+        Fact("Partitions", owned if vitals else None),
+        Fact("Headroom", span(vitals.headroom_seconds) if vitals and vitals.headroom_seconds is not None else None),
+        Fact("CPU", f"{100 * worker.cpu_share:.0f} %" if vitals and worker.cpu_share is not None else None),
+        Fact("Memory", f"{vitals.rss_bytes / 2**20:.0f} MiB" if vitals and vitals.rss_bytes is not None else None),
+        Fact("Finished", finished),
+        Fact("Starts", f"{worker.starts:,}"),
+    ]
 
 
 _EVENT_TONES = {

@@ -98,6 +98,8 @@ def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
     page = open_page(settings, "workers", worker="w")
     (row,) = page.shown("grid", "in-hand")["rows"]
     assert (row["cells"]["title"], row["cells"]["step"]) == ("<b>in hand</b>", "2 of 6")
+    vitals = {fact["name"]: fact["value"] for fact in page.shown("facts", "vitals")["facts"]}
+    assert (vitals["Partitions"], vitals["CPU"]) == ("P1", None)
     (step,) = page.shown("timeline", "said")["steps"]
     assert (step["what"], step["detail"]) == ("Assigned", "P1 · epoch 4")
 
