@@ -5,7 +5,7 @@ take their place. A request that Postgres has not answered within the server tim
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from anyio import to_thread
@@ -63,18 +63,25 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
             raise Refused(404, "not_found", f"there is no file {file_id}", "id")
         return row
 
-    @app.get("/api/files", responses=answers(200, "FileList", 422, 503), summary="List files, newest first")
+    @app.get(
+        "/api/files",
+        responses=answers(200, "FileList", 422, 503),
+        summary="List files, newest first unless told otherwise",
+    )
     async def files(
         *,
         status: Annotated[Status | None, Query(description="Only files of this status.")] = None,
         search: Annotated[str, Query(description="A part of the title, or `#` and an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
         cursor: Annotated[str | None, Query(description="`next_cursor` or `previous_cursor` of a page.")] = None,
+        sort: Annotated[Literal["newest", "oldest"], Query(description="What comes first.")] = "newest",
     ) -> Response:
         def work() -> dict[str, object]:
             with services.reading() as connection:
-                page = list_files(connection, status=status, search=search, limit=limit, cursor=cursor)
-            return {"items": page.items, "next_cursor": page.older, "previous_cursor": page.newer}
+                page = list_files(
+                    connection, status=status, search=search, limit=limit, cursor=cursor, oldest_first=sort == "oldest"
+                )
+            return {"items": page.items, "next_cursor": page.next, "previous_cursor": page.previous}
 
         return json_answer(await threads.run(work))
 

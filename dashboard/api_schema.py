@@ -27,8 +27,8 @@ _FILE_LIST = {
     "required": ["items", "next_cursor", "previous_cursor"],
     "properties": {
         "items": {"type": "array", "items": {"$ref": _REF.format(name="FileRow")}},
-        "next_cursor": {"type": ["string", "null"], "description": "Of the page of older files"},
-        "previous_cursor": {"type": ["string", "null"], "description": "Of the page of newer files"},
+        "next_cursor": {"type": ["string", "null"], "description": "Of the page that follows"},
+        "previous_cursor": {"type": ["string", "null"], "description": "Of the page before"},
     },
 }
 BODY: dict[str, Any] = {

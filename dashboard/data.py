@@ -70,6 +70,7 @@ class FileQuery:
     status: Status | None = None
     search: str = ""
     cursor: str | None = None
+    oldest_first: bool = False
     limit: int = LIMIT_DEFAULT
 
 
@@ -312,6 +313,7 @@ class Data:
                 cursor=query.cursor,
                 limit=query.limit,
                 excerpts=True,
+                oldest_first=query.oldest_first,
             )
 
     def _outbox_over(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:

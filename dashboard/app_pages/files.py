@@ -18,6 +18,7 @@ from filemill.operations import Selection
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260
+OLDEST = "oldest"
 
 
 def _status() -> Status | None:
@@ -31,7 +32,7 @@ def _read(data: Data, query: FileQuery) -> Reading[FilePage]:
         return data.files(query)
     except InvalidCursor:  # an edited URL: the newest are a better answer than a complaint
         turn()
-        return data.files(FileQuery(query.status, query.search))
+        return data.files(FileQuery(query.status, query.search, oldest_first=query.oldest_first))
 
 
 def _empty(query: FileQuery, reading: Reading[FilePage]) -> tuple[str, str]:
@@ -53,10 +54,10 @@ def _list(data: Data, snapshot: Reading[Snapshot]) -> None:
             status_tiles(counts, status, old=old, on_choice=lambda chosen: turn(status=chosen))
         wanted = search("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
         bulk_menu(Selection(status, wanted))
-    query = FileQuery(status, wanted, st.query_params.get("cursor") or None)
+    query = FileQuery(status, wanted, st.query_params.get("cursor") or None, st.query_params.get("sort") == OLDEST)
     reading = _read(data, query)
-    if reading.value is not None and reading.value.newer is None and query.cursor:
-        turn()  # the newest again: without a cursor it stays so when more come in
+    if reading.value is not None and reading.value.previous is None and query.cursor:
+        turn()  # the first page again: without a cursor it stays so when more come in
     file_table(
         reading.value,
         since=reading.age_seconds or 0.0,
@@ -65,6 +66,7 @@ def _list(data: Data, snapshot: Reading[Snapshot]) -> None:
         empty=_empty(query, reading),
         on_open=_open,
         on_page=lambda cursor: turn(cursor=cursor),
+        on_sort=lambda: turn(sort="" if query.oldest_first else OLDEST),
     )
     if st.session_state.pop("opening", False):
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
@@ -85,7 +87,7 @@ def _opened() -> int | None:
     return number if 1 <= number <= FILE_ID_MAX else None
 
 
-shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="")))
+shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="", sort="")))
 if (file_id := _opened()) is not None:
     file_details(data_module.current(), file_id, on_close=_close)
 else:

@@ -15,10 +15,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.received = performance.now();
   reconcile(state.body, data.rows, (row) => row.id, () => makeRow(state), updateRow);
   setText(state.range, data.range);
-  for (const [name, cursor] of [["newest", data.newer === null ? null : ""], ["newer", data.newer], ["older", data.older]]) {
-    state[name].disabled = cursor === null;
-    state[name].onclick = () => setTriggerValue("page", cursor);
-  }
+  const labels = data.oldest_first ? ["Oldest", "‹ Older", "Newer ›"] : ["Newest", "‹ Newer", "Older ›"];
+  [data.previous === null ? null : "", data.previous, data.next].forEach((cursor, place) => {
+    setText(state.pages[place], labels[place]);
+    state.pages[place].disabled = cursor === null;
+    state.pages[place].onclick = () => setTriggerValue("page", cursor);
+  });
+  setText(state.sort, data.oldest_first ? "Requested ↑" : "Requested ↓");
+  setAttribute(state.sort, "title", data.oldest_first ? "oldest first: show the newest first" : "newest first: show the oldest first");
+  setAttribute(state.sort.parentNode, "aria-sort", data.oldest_first ? "ascending" : "descending");
+  state.sort.onclick = () => setTriggerValue("sort", true);
   return ticking(state, 1000, () => {
     const since = (performance.now() - state.received) / 1000;
     for (const node of state.body.children) setText(node.cells[4], ago(node.row.age + since));
@@ -26,7 +32,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
 }
 
 function make(root) {
-  const head = el("tr", {}, ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, label)));
+  const sort = el("button", { class: "sort", type: "button" });
+  const head = el("tr", {}, ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : label)));
   const body = el("tbody");
   const table = el("table", { "aria-label": "Files" }, el("thead", {}, head), body);
   const what = el("div", { class: "what" });
@@ -34,9 +41,9 @@ function make(root) {
   const empty = el("div", { class: "empty", role: "status" }, what, todo);
   const frame = el("div", {}, table, empty);
   const range = el("span", { class: "range" });
-  const [newest, newer, older] = ["Newest", "‹ Newer", "Older ›"].map((label) => el("button", { class: "page", type: "button" }, label));
-  root.append(frame, el("nav", { class: "foot", "aria-label": "Pages" }, range, newest, newer, older));
-  return { frame, table, body, empty, what, todo, range, newest, newer, older };
+  const pages = [0, 1, 2].map(() => el("button", { class: "page", type: "button" }));
+  root.append(frame, el("nav", { class: "foot", "aria-label": "Pages" }, range, ...pages));
+  return { frame, table, body, empty, what, todo, range, pages, sort };
 }
 
 function makeRow(state) {

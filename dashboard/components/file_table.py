@@ -21,11 +21,13 @@ def file_table(
     empty: tuple[str, str],
     on_open: Callable[[int], None],
     on_page: Callable[[str], None],
+    on_sort: Callable[[], None],
 ) -> None:
     """Draw a page of the list, read `since` seconds ago.
 
     `own` is the file that this viewer has just asked for: its row lights up once. `empty` says what to show instead of
-    no rows: what is the case, and what to do. `on_page` gets a cursor, "" for the newest.
+    no rows: what is the case, and what to do. `on_page` gets a cursor, "" for the first page; `on_sort` turns the list
+    round.
     """
     items = page.items if page else []
     last = f"#{items[0].id} to #{items[-1].id}" if items else ""
@@ -36,19 +38,23 @@ def file_table(
             on_open(int(state.open))
         elif state.page is not None:
             on_page(str(state.page))
+        elif state.sort is not None:
+            on_sort()
 
     component("file_table")(
         key="files",
         data={
             "rows": [_row(row, page.as_of, since, own) for row in items] if page else [],
             "empty": None if items else {"what": empty[0], "todo": empty[1]},
-            "older": page.older if page else None,
-            "newer": page.newer if page else None,
+            "next": page.next if page else None,
+            "previous": page.previous if page else None,
+            "oldest_first": page is not None and page.oldest_first,
             "range": last,
             "old": old,
         },
         on_open_change=act,
         on_page_change=act,
+        on_sort_change=act,
     )
 
 

@@ -56,12 +56,26 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FilePage(msgspec.Struct, frozen=True):
-    """Files, newest first; `older` and `newer` are the cursors of the pages beside it, None where it ends."""
+    """Files, newest first unless `oldest_first`; `older` and `newer` are the cursors of the pages beside it.
+
+    They are None where the list ends.
+    """
 
     items: list[FileRow]
     older: str | None
     newer: str | None
     as_of: datetime
+    oldest_first: bool = False
+
+    @property
+    def next(self) -> str | None:
+        """The cursor of the page that follows in the list's own order."""
+        return self.newer if self.oldest_first else self.older
+
+    @property
+    def previous(self) -> str | None:
+        """The cursor of the page before it in the list's own order."""
+        return self.older if self.oldest_first else self.newer
 
 
 class OutboxState(msgspec.Struct, frozen=True):
@@ -134,33 +148,40 @@ def list_files(
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     excerpts: bool = False,
+    oldest_first: bool = False,
 ) -> FilePage:
-    """A page of files, newest first.
+    """A page of files, newest first, or oldest.
 
     `search` finds a part of the title, whatever its case, or a file by `#id`; `cursor` is `older` or `newer` of another
     page (raises InvalidCursor); `excerpts` cuts descriptions short. `limit` is held to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
-    edge, ascending = _edge(cursor)
+    edge, above = _edge(cursor)
     wanted = _wanted(status, search.strip())
     if wanted is None:
-        return FilePage([], None, None, connection.execute(_NOW).scalar_one())
+        return FilePage([], None, None, connection.execute(_NOW).scalar_one(), oldest_first)
     if edge is not None:
-        wanted["above" if ascending else "below"] = edge
-    query = _list_query(frozenset(wanted), excerpts=excerpts)
+        wanted["above" if above else "below"] = edge
+    ascending = oldest_first if edge is None else above
+    query = _list_query(frozenset(wanted), excerpts=excerpts, ascending=ascending)
     rows = connection.execute(query, {**wanted, "rows": limit + 1}).all()
-    more = len(rows) > limit
-    if ascending and not more:
-        # The top is reached: a whole first page, not the few rows that happen to be newer than the cursor.
-        return list_files(connection, status=status, search=search, limit=limit, excerpts=excerpts)
+    more, backwards = len(rows) > limit, ascending != oldest_first
+    if backwards and not more:
+        # The top is reached: a whole first page, not the few rows that happen to lie before the cursor.
+        return list_files(
+            connection, status=status, search=search, limit=limit, excerpts=excerpts, oldest_first=oldest_first
+        )
     items = [_file(row) for row in rows[:limit]]
     as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
-    if ascending:
+    if backwards:
         items.reverse()
-        return FilePage(items, f"{_BEFORE}{items[-1].id}", f"{_AFTER}{items[0].id}", as_of)
-    older = f"{_BEFORE}{items[-1].id}" if more else None
-    newer = f"{_AFTER}{items[0].id if items else edge - 1}" if edge is not None else None
-    return FilePage(items, older, newer, as_of)
+    least, greatest = sorted((items[0].id, items[-1].id)) if items else _around(edge, above=above)
+    # In the direction of reading there is more or not; where it came from, there is what the cursor's page has shown.
+    below = more if not ascending else edge is not None
+    beyond = more if ascending else edge is not None
+    older = f"{_BEFORE}{least}" if below else None
+    newer = f"{_AFTER}{greatest}" if beyond else None
+    return FilePage(items, older, newer, as_of, oldest_first)
 
 
 def count_statuses(connection: sa.Connection) -> Counts:
@@ -233,6 +254,13 @@ def _edge(cursor: str | None) -> tuple[int | None, bool]:
     raise InvalidCursor("is not a cursor of this list")
 
 
+def _around(edge: int | None, *, above: bool) -> tuple[int, int]:
+    """Ids between which there is nothing: beyond them lies the page that the cursor came from."""
+    if edge is None:
+        return 0, 0
+    return (edge + 1, edge) if above else (edge, edge - 1)
+
+
 def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
     """What rows must fulfil, by the names of `_CONDITIONS`; None where none can (Postgres would refuse the text)."""
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
@@ -257,10 +285,10 @@ _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
 
 
 @cache
-def _list_query(conditions: frozenset[str], *, excerpts: bool) -> sa.Select[Any]:
+def _list_query(conditions: frozenset[str], *, excerpts: bool, ascending: bool) -> sa.Select[Any]:
     """Rows that fulfil these, in the order in which the page is read."""
     query = (_EXCERPTS if excerpts else _WHOLE).where(*(_CONDITIONS[name] for name in sorted(conditions)))
-    return query.order_by(File.id.asc() if "above" in conditions else File.id.desc()).limit(sa.bindparam("rows"))
+    return query.order_by(File.id.asc() if ascending else File.id.desc()).limit(sa.bindparam("rows"))
 
 
 def _encodable(text: str) -> bool:

@@ -136,7 +136,7 @@ def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: O
     page = open_page(settings, cursor=f"before-{ids[100]}")
     assert [row["id"] for row in page.rows()] == ids[99:49:-1]
     table = page.shown("file_table", "files")
-    assert (table["older"], table["newer"]) == (f"before-{ids[50]}", f"after-{ids[99]}")
+    assert (table["next"], table["previous"]) == (f"before-{ids[50]}", f"after-{ids[99]}")
 
 
 def test_a_view_that_makes_no_sense_shows_the_newest(
@@ -185,6 +185,19 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
     (outcome,) = page.notices("outcome")
     assert outcome["what"] == "The file was not accepted"
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
+
+
+def test_the_oldest_come_first_where_the_url_says_so(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    ids = accept(engine, [f"file {number}" for number in range(60)])
+    page = open_page(settings, sort="oldest")
+    assert [row["id"] for row in page.rows()] == ids[:50]
+    table = page.shown("file_table", "files")
+    assert (table["next"], table["previous"], table["oldest_first"]) == (f"after-{ids[49]}", None, True)
+    page = open_page(settings, sort="oldest", cursor=table["next"])
+    assert [row["id"] for row in page.rows()] == ids[50:]
+    assert page.shown("file_table", "files")["previous"] == f"before-{ids[50]}"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import (
     EXCERPT_CHARACTERS,
+    FilePage,
     InvalidCursor,
     count_statuses,
     get_file,
@@ -64,6 +65,27 @@ def test_an_empty_page_beyond_the_end_leads_back(engine: sa.Engine) -> None:
         beyond = list_files(connection, cursor=f"before-{ids[0]}")
         assert beyond.items == []
         assert [row.id for row in list_files(connection, cursor=beyond.newer).items] == ids
+
+
+def test_oldest_first_goes_the_other_way_and_back(engine: sa.Engine) -> None:
+    ids = accept(engine, *(f"file {number}" for number in range(10)))
+    with engine.connect() as connection:
+
+        def read(cursor: str | None) -> FilePage:
+            return list_files(connection, limit=4, cursor=cursor, oldest_first=True)
+
+        first = read(None)
+        assert ([row.id for row in first.items], first.previous) == (ids[:4], None)
+        second = read(first.next)
+        assert [row.id for row in second.items] == ids[4:8]
+        last = read(second.next)
+        assert ([row.id for row in last.items], last.next) == (ids[8:], None)
+        assert [row.id for row in read(last.previous).items] == ids[4:8]
+        # Before the third there are but two: the whole first page is a better answer.
+        assert [row.id for row in read(f"before-{ids[2]}").items] == ids[:4]
+        beyond = read(f"after-{ids[9]}")
+        assert ([row.id for row in beyond.items], beyond.next) == ([], None)
+        assert [row.id for row in read(beyond.previous).items] == ids[6:]
 
 
 @pytest.mark.parametrize("cursor", ["12", "before-", "before-x", "after--1", "before-99999999999999999999", "beside-3"])

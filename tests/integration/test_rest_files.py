@@ -74,6 +74,15 @@ def test_pages_go_by_key_in_both_directions(rest: Rest) -> None:
     assert back["items"] == second["items"]
 
 
+def test_the_oldest_may_come_first(rest: Rest) -> None:
+    ids = [rest.create(f"file {number}") for number in range(5)]
+    first = rest.client.get("/api/files", params={"limit": 3, "sort": "oldest"}).json()
+    assert [row["id"] for row in first["items"]] == ids[:3]
+    then = rest.client.get("/api/files", params={"limit": 3, "sort": "oldest", "cursor": first["next_cursor"]}).json()
+    assert ([row["id"] for row in then["items"]], then["next_cursor"]) == (ids[3:], None)
+    assert rest.client.get("/api/files", params={"sort": "title"}).status_code == 422
+
+
 def test_status_and_search(rest: Rest, engine: sa.Engine) -> None:
     ids = [rest.create(title) for title in ("Report A", "report_b", "100% done", "back\\slash")]
     change(engine, ids[0], status="failed", error="no luck")
