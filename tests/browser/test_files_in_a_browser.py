@@ -67,6 +67,25 @@ def test_a_hostile_title_is_only_text(title: str, page: Page) -> None:
     assert page.title() == "filemill"
 
 
+def test_hostile_titles_do_nothing_on_any_page(page: Page) -> None:
+    page.get_by_label("Description").fill("<img src=x onerror=alert(2)>")
+    page.get_by_label("Title").fill("<img src=x onerror=alert(1)><b>bold</b>")
+    page.get_by_role("button", name="Create file").click()
+    said = page.get_by_text(re.compile(r"File #\d+ accepted"))
+    expect(said).to_be_visible()
+    number = re.search(r"#(\d+)", said.inner_text())
+    assert number is not None
+    messages = "/messages?text=onerror"
+    for path in (f"/file?id={number[1]}", messages, "/workers?worker=processor-1", "/letters", "/setup?show=Activity"):
+        page.goto(path)
+        expect(page.get_by_text("as of")).to_be_visible()
+        if path.startswith(("/file", messages)):
+            expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
+        page.wait_for_timeout(REFRESH_MILLISECONDS)
+        assert page.locator("img[src=x]").count() == 0
+        assert page.locator("b", has_text="bold").count() == 0
+
+
 def test_the_drawer_survives_refreshes_and_closes_with_escape(page: Page) -> None:
     create(page, "To be looked into").click()
     drawer = page.get_by_role("dialog")
