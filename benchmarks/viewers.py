@@ -43,7 +43,7 @@ BESIDE_PER_SECOND = 20.0
 WARM_SECONDS = 20.0
 
 REFRESH_MOST_MS, LIST_MOST_MS, POLL_MOST_MS, PAGES_MOST_MS = 100.0, 20.0, 100.0, 1000.0
-COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", "late", "transactions_per_second")
+COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", "late", "cpu_ms", "of_a_core")
 
 REFRESH, ANY_PAGE = "refresh, server time", "GET /api/files, any page"
 
@@ -97,19 +97,24 @@ def name_of(one: Crowd) -> str:
     return f"{count} {what} at {period:g} s"
 
 
-def crowd(world: World, crew: Crew, one: Crowd, seconds: float, port: int) -> Line:
-    """Viewers or pollers for so long, and how many transactions Postgres did a second meanwhile."""
+def crowd(world: World, crew: Crew, page: psutil.Process, one: Crowd, seconds: float, port: int) -> Line:
+    """Viewers or pollers for so long; transactions of Postgres a second, and what CPU the page's process took.
+
+    That CPU is milliseconds an answer, with what the process does anyway: opening the pages, relaying.
+    """
     what, count, period = one
     client = crew.work(what, count, period, seconds, port=port)
     client.ready()
     psutil.Process(client.pid).cpu_affinity([_cores()[-1]])
-    before, began = _transactions(world), time.monotonic()
+    before, cpu_before, began = _transactions(world), _cpu_seconds(page), time.monotonic()
     client.go()
     found = client.done(600)
-    per_second = (_transactions(world) - before) / (time.monotonic() - began)
+    took = time.monotonic() - began
+    per_second, cpu = (_transactions(world) - before) / took, _cpu_seconds(page) - cpu_before
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
     most = POLL_MOST_MS if what == "pollers" else PAGES_MOST_MS if (count, period) == (25, 2.0) else None
-    return {**numbers, "most_ms": most, "transactions_per_second": per_second}
+    costs = {"cpu_ms": 1000 * cpu / found["answers"], "of_a_core": cpu / took}
+    return {**numbers, "most_ms": most, "transactions_per_second": per_second, **costs}
 
 
 def measure(rows: int, seconds: float, only: str = "") -> list[Line]:
@@ -136,7 +141,7 @@ def measure(rows: int, seconds: float, only: str = "") -> list[Line]:
             steps: list[tuple[str, Callable[[], Line]]] = [
                 (REFRESH, lambda: refreshes(world)),
                 (ANY_PAGE, lambda: any_page(world, url)),
-                *((name_of(one), lambda one=one: crowd(world, crew, one, seconds, port)) for one in crowds),
+                *((name_of(one), lambda one=one: crowd(world, crew, page, one, seconds, port)) for one in crowds),
             ]
             for name, step in steps:
                 if only in name:
@@ -185,6 +190,11 @@ def _timed(ask: Callable[[], None], times: int, most: float | None) -> Line:
         "p99_ms": marks[98],
         "most_ms": most,
     }
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def _transactions(world: World) -> int:

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 PAGES = ["files", "file", "pipeline", "workers", "performance", "letters", "messages", "experiments", "faults", "setup"]
 LOOKS = [(1440, "light"), (1440, "dark"), (800, "light"), (800, "dark")]
 # A few refreshes, so that charts and rates are there.
-SETTLE_MILLISECONDS = 4500
+SETTLE_MILLISECONDS = 3000
 # What a page shows only once a server has answered it: a row of each table, a line of each chart.
 SHOWN = """() => {
   const roots = [document, ...[...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)];
