@@ -47,7 +47,7 @@ function draw(plotly, state, figure, marks, place) {
   const { xaxis, yaxis, yaxis3, ...rest } = figure.layout; // yaxis2 is the marks'
   const layout = {
     autosize: true,
-    margin: { l: 40, r: 6, t: 30, b: 0 }, // one width for all, so that a moment is at one place in charts that stand above each other
+    margin: { l: 40, r: 6, t: 30, b: 0 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     colorway: colour("chart-categorical-colors").split(",").map((part) => part.trim()),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dashboard.components.chart import Figure, Mark, chart
+from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from filemill.adapters.postgres_reads_group import LagHistory
 from filemill.files import epoch_milliseconds
 
@@ -51,6 +51,7 @@ def figure_of(history: LagHistory | None, period: timedelta, until: datetime) ->
     layout = {
         "xaxis": {"range": [epoch_milliseconds(until - period), epoch_milliseconds(until)]},
         "yaxis": {"range": [0, _top(series)], "tickformat": ",d", "nticks": 6, "showticklabels": bool(traces)},
+        "margin": ALIGNED,
         "uirevision": "lag",
     }
     return Figure(layout, traces)

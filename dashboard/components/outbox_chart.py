@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from dashboard.components.chart import Figure, Mark, chart
+from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from filemill.adapters.postgres_reads_outbox import OutboxHistory
 from filemill.files import epoch_milliseconds
 
 HEIGHT_PIXELS = 190
 # The axes never count in fractions of what a healthy outbox has.
 LEAST_SECONDS = 1.0
-LEAST_ROWS = 5
+LEAST_ROWS = 10
 
 
 def outbox_chart(
@@ -28,11 +28,12 @@ def outbox_chart(
             "connectgaps": False,
             "line": {"width": 1.6},
         }
-        age = {"name": "Oldest", "y": history.ages, "hovertemplate": "%{y:.1f} s"}
-        rows = {"name": "Requests", "y": history.depths, "yaxis": "y3", "hovertemplate": "%{y:,}"}
+        age = {"name": "Oldest waits (left)", "y": history.ages, "hovertemplate": "%{y:.1f} s"}
+        rows = {"name": "Requests that wait (right)", "y": history.depths, "yaxis": "y3", "hovertemplate": "%{y:,}"}
         traces = [{**shared, **age}, {**shared, **rows, "line": {"width": 1.6, "dash": "dot"}}]
     ages = [age for age in history.ages if age is not None] if history else []
     depths = [depth for depth in history.depths if depth is not None] if history else []
+    top = _round(max(depths, default=0))
     layout = {
         "xaxis": {"range": [epoch_milliseconds(until - timedelta(seconds=period_seconds)), epoch_milliseconds(until)]},
         "yaxis": {
@@ -42,14 +43,26 @@ def outbox_chart(
             "showticklabels": known,
         },
         "yaxis3": {
-            "range": [0, 1.06 * max(depths, default=0) + LEAST_ROWS],
-            "nticks": 4,
+            "range": [0, 1.06 * top],
+            "tickmode": "array",  # by itself plotly puts them beside the other axis's, at fractions of a request
+            "tickvals": [0, top // 2, top],
             "tickformat": ",d",
             "showticklabels": known,
         },
+        "margin": ALIGNED,
         "uirevision": "outbox",
     }
     message = "" if known else "not known yet" if history is None else "no samples in this period"
     alt = "Age of the oldest request in the outbox, and how many wait"
     figure = Figure(layout, traces, list(marks))
     chart("outbox", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
+
+
+def _round(rows: int) -> int:
+    """The next round number that can be halved."""
+    size = LEAST_ROWS
+    while True:
+        for times in (1, 2, 4, 6, 8):
+            if times * size >= rows:
+                return times * size
+        size *= 10

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dashboard.components.chart import Figure, Mark, chart
+from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from dashboard.rebalances import Band
 from filemill.adapters.postgres_reads_history import Ownership
 from filemill.files import epoch_milliseconds
@@ -28,6 +28,7 @@ def rebalance_chart(
             "showgrid": False,
         },
         "hovermode": "closest",
+        "margin": ALIGNED,
         "uirevision": "rebalances",
     }
     workers = sorted({band.worker for band in found})
