@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure the pipeline, the raw limits of its parts, and its peers, on one embedded stack of their own.\n\n"
     "Any FILEMILL_ setting of the environment counts for the pipeline, so that one can be tried: "
-    "FILEMILL_STORE_CONCURRENCY=128 python -m benchmarks ratios --only processor",
+    "FILEMILL_STORE_CONCURRENCY=256 python -m benchmarks ratios --only processor",
 )
 
 Only = Annotated[str | None, typer.Option(help="Only what has this in its name (or, for ratios, is of this kind).")]

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     ordering: Ordering = _setting("unordered", description="unordered, or one record at a time per partition")
     max_attempts: int = _setting(5, description="Tries before a record becomes a dead letter", ge=1)
     drain_seconds: float = _setting(5.0, description="Time to finish what is in hand when partitions are taken", ge=0)
-    store_concurrency: int = _setting(64, description="Uploads in flight per processor", ge=1, le=1000)
+    store_concurrency: int = _setting(128, description="Uploads in flight per processor", ge=1, le=1000)
 
     relay_batch: int = _setting(500, description="Outbox rows that the relay claims at a time", ge=1, le=10_000)
     sync_batch: int = _setting(1000, description="Events that the sync applies at a time", ge=1, le=10_000)

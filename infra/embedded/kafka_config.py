@@ -82,6 +82,8 @@ logger.log.level = WARN
 JVM = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
+    # The optimizing compiler pays after many minutes of load; before, it takes more of a small machine than Kafka does.
+    "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",  # a broker without memory is neither dead nor alive; dead, it is restarted
     "-XX:-UsePerfData",
     "-Xlog:disable",
