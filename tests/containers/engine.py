@@ -20,6 +20,7 @@ import pytest
 
 from infra.embedded.guard import Guard
 from infra.embedded.jars import default_cache
+from tests.containers import host_network
 
 COMPOSE = "github.com/docker/compose/v2"
 COMPOSE_VERSION = "v2.32.4"
@@ -79,7 +80,11 @@ def _own_engine() -> Iterator[None]:
         raise NoEngine("no Docker engine answers, and dockerd is not installed (Debian: apt install docker.io)")
     folder = default_cache() / "engine"
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock"), tempfile.TemporaryDirectory(prefix="filemill-engine-") as run:
+    with (
+        _locked(folder / "lock"),
+        host_network.restored(),
+        tempfile.TemporaryDirectory(prefix="filemill-engine-") as run,
+    ):
         log = folder / "dockerd.log"
         socket = f"unix://{run}/docker.sock"
         guard = Guard(Path(run) / "guard.log", f"engine-{os.getpid()}")
