@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,15 @@ MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"}
 KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere.
+
+    Tests of the embedded servers say nothing about servers in containers.
+    """
+    if KIND == "containers":
+        embedded = [item for item in items if item.path.name.startswith("test_embedded_")]
+        items[:] = [item for item in items if item not in embedded]
+        config.hook.pytest_deselected(items=embedded)
     composed = Path(__file__).parent / "compose"
     items.sort(key=lambda item: composed in item.path.parents)
     for item in items:
@@ -44,18 +53,23 @@ def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """One Kafka, PostgreSQL and S3 for the session. Tests that break a server start their own.
+def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractContextManager[Servers]]:
+    """How to get a Kafka, a PostgreSQL and an S3, with a home that is not there yet.
 
     Embedded ones; with FILEMILL_TEST_SERVERS=containers, those of docker-compose.yaml.
     """
-    home: Path = tmp_path_factory.mktemp("servers") / "home"
     if KIND == "containers":
-        with container_servers(request.getfixturevalue("docker_engine"), home) as servers:
-            yield servers
-    else:
-        with embedded_servers(home) as supervisor:
-            yield supervisor
+        return partial(container_servers, request.getfixturevalue("docker_engine"))
+    return embedded_servers
+
+
+@pytest.fixture(scope="session")
+def servers(
+    start_servers: Callable[[Path], AbstractContextManager[Servers]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """One of each for the session. Tests that break a server start their own."""
+    with start_servers(tmp_path_factory.mktemp("servers") / "home") as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,16 +26,53 @@ if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
 READY_SECONDS = 120.0
+POLL_SECONDS = 0.2
 PORTS = {"kafka": ("KAFKA_PORT", 29092), "postgres": ("POSTGRES_PORT", 5432), "s3": ("S3_PORT", 4566)}
+
+
+class ContainerServer:
+    """One of them, to kill and to start again; its data stays."""
+
+    def __init__(self, engine: Engine, name: str, container_id: str, healthy: Sequence[str]) -> None:
+        """`healthy` is the command that succeeds in the container once the server serves."""
+        self.name = name
+        self._engine = engine
+        self._id = container_id
+        self._healthy = healthy
+
+    def kill(self) -> None:
+        """SIGKILL; it stays down until `start`."""
+        self._engine.docker("kill", self._id)
+
+    def start(self) -> None:
+        """Start it again, and wait until it serves."""
+        self._engine.docker("start", self._id)
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self._engine.docker("exec", self._id, *self._healthy)
+            except subprocess.SubprocessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return
 
 
 class ContainerServers:
     """What tests need of servers: where they are, and a guard that ends processes should the tests die."""
 
-    def __init__(self, home: Path, settings: Mapping[str, str | int], guard: Guard) -> None:
+    def __init__(
+        self, home: Path, settings: Mapping[str, str | int], guard: Guard, servers: Mapping[str, ContainerServer]
+    ) -> None:
         self.home = home
         self.state = SimpleNamespace(settings=dict(settings))
         self._guard = guard
+        self._servers = servers
+
+    def server(self, name: str) -> ContainerServer:
+        """Kafka, postgres or s3. Raises KeyError."""
+        return self._servers[name]
 
     def watch(self, pid: int) -> None:
         """Have that process killed if this one dies without a word."""
@@ -56,11 +95,13 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     guard.start()
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
+        servers: dict[str, ContainerServer] = {}
         for name, (_, inside) in PORTS.items():
-            stack.enter_context(_container(services[name], inside, ports[name]))
+            container = stack.enter_context(_container(services[name], inside, ports[name])).get_wrapped_container()
+            servers[name] = ContainerServer(engine, name, container.id, _health_check(services[name]))
         settings = _settings(services, ports)
         prepare(load(home=home, **settings), patience_seconds=READY_SECONDS)
-        yield ContainerServers(home, settings, guard)
+        yield ContainerServers(home, settings, guard, servers)
 
 
 def _container(service: Mapping[str, Any], inside: int, outside: int) -> "DockerContainer":
@@ -70,6 +111,13 @@ def _container(service: Mapping[str, Any], inside: int, outside: int) -> "Docker
     for name, value in service["environment"].items():
         container = container.with_env(name, value)
     return container.with_command(service["command"]) if service.get("command") else container
+
+
+def _health_check(service: Mapping[str, Any]) -> list[str]:
+    """The service's own, as a command to run in its container."""
+    kind, *command = service["healthcheck"]["test"]
+    command = [part.replace("$$", "$") for part in command]
+    return ["sh", "-c", *command] if kind == "CMD-SHELL" else command
 
 
 def _settings(services: Mapping[str, Any], ports: Mapping[str, int]) -> dict[str, str | int]:

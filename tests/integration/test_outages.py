@@ -3,7 +3,9 @@
 One stack and one set of processes for all of it; each test leaves the servers up and the pipeline at rest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +13,10 @@ from filemill import wiring
 from filemill.adapters.postgres_reads import outbox_state
 from filemill.operations import Operations
 from filemill.retry import Unavailable
-from infra.embedded.supervisor import Supervisor
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline
-from tests.servers import embedded_servers
+from tests.servers import Servers
 
 PROCESSING_SECONDS = 1.5
 # From a server's return to the last completion: reconnections, backoffs, a rebalance where the session ran out.
@@ -23,14 +24,16 @@ RECOVERY_SECONDS = 45.0
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+def stack(
+    start_servers: Callable[[Path], AbstractContextManager[Servers]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
     """Servers of this module's own, to kill."""
-    with embedded_servers(tmp_path_factory.mktemp("outages") / "home") as supervisor:
-        yield supervisor
+    with start_servers(tmp_path_factory.mktemp("outages") / "home") as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")
-def running(stack: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(stack: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A pipeline on them, each role a process of its own."""
     folder = tmp_path_factory.mktemp("logs")
     with pipeline(stack, folder, processing_seconds=PROCESSING_SECONDS) as world:
@@ -59,7 +62,7 @@ def open_breakers(world: World) -> list[str]:
     return [name for name, lines in said.items() if lines and lines[-1]["state"] == "breaker-opened"]
 
 
-def kafka_is_away(stack: Supervisor, world: World, seconds: float) -> None:
+def kafka_is_away(stack: Servers, world: World, seconds: float) -> None:
     """Requests before, during, and after; the outbox grows old meanwhile; all complete in the end."""
     ids = world.submit(30)
     in_progress = wait_until(
@@ -87,18 +90,16 @@ def outbox_age(world: World) -> float:
         return outbox_state(connection).oldest_age_seconds or 0.0
 
 
-def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(
-    stack: Supervisor, at_rest: World
-) -> None:
+def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(stack: Servers, at_rest: World) -> None:
     kafka_is_away(stack, at_rest, 8)
 
 
 @pytest.mark.slow
-def test_kafka_may_be_away_for_half_a_minute(stack: Supervisor, at_rest: World) -> None:
+def test_kafka_may_be_away_for_half_a_minute(stack: Servers, at_rest: World) -> None:
     kafka_is_away(stack, at_rest, 31)
 
 
-def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: Supervisor, at_rest: World) -> None:
+def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: Servers, at_rest: World) -> None:
     ids = at_rest.submit(30)
     wait_until(lambda: "processing" in at_rest.statuses(ids).values(), 20, "files are in progress")
     stack.server("postgres").kill()
@@ -118,7 +119,7 @@ def submit_unless_away(world: World) -> list[int]:
         return []
 
 
-def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Supervisor, at_rest: World) -> None:
+def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Servers, at_rest: World) -> None:
     stack.server("s3").kill()
     try:
         ids = at_rest.submit(30)
@@ -129,7 +130,7 @@ def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Superviso
     at_rest.wait_for(ids, seconds=RECOVERY_SECONDS)
 
 
-def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(stack: Supervisor, at_rest: World) -> None:
+def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(stack: Servers, at_rest: World) -> None:
     stack.server("s3").kill()
     try:
         ids = at_rest.submit(12)
