@@ -24,7 +24,7 @@ from tests.containers.engine import Engine, NoEngine
 KAFKA = "apache/kafka:4.4.0"
 POSTGRES = "postgres:18.6"
 S3 = "chrislusf/seaweedfs:4.48"
-PYTHON = "python:3.11-slim-bookworm"
+PYTHON = "python:3.11.14-slim-bookworm"
 BASE = "filemill-standin/debian:bookworm-2"
 FILEMILL = "filemill-test:local"
 LAB = "filemill-test-lab:local"
