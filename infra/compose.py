@@ -64,9 +64,13 @@ class Compose:
         scales = [part for service, count in (scale or {}).items() for part in ("--scale", f"{service}={count}")]
         self.run("up", "--detach", "--wait", *scales, *services, timeout=timeout)
 
-    def down(self, *, volumes: bool = False) -> None:
-        """Stop and remove the containers; with `volumes`, the data too."""
-        self.run("down", *(["--volumes"] if volumes else []))
+    def down(self, *, volumes: bool = False, seconds: int | None = None) -> None:
+        """Stop and remove the containers; with `volumes`, the data too.
+
+        `seconds` is how long each may take to stop before it is killed, its own grace period by default.
+        """
+        hurry = [] if seconds is None else ["--timeout", str(seconds)]
+        self.run("down", *(["--volumes"] if volumes else []), *hurry)
 
     def containers(self, *services: str) -> list[Container]:
         """All of them, those that have ended too, by name."""

@@ -125,7 +125,7 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
         _show(compose)
         raise
     finally:
-        compose.down(volumes=True)
+        compose.down(volumes=True, seconds=0)
 
 
 def _settings_of(compose: Compose, ports: dict[str, int]) -> Settings:

@@ -29,7 +29,7 @@ def reader(image: str) -> Iterator[dict[str, str]]:
     """The environment of somebody who reads the page on a machine whose usual ports are taken."""
     environment = {**own_settings(image), "COMPOSE_PROJECT_NAME": PROJECT}
     yield environment
-    Compose(project=PROJECT, environment=environment).down(volumes=True)
+    Compose(project=PROJECT, environment=environment).down(volumes=True, seconds=0)
 
 
 def run(command: str, environment: dict[str, str]) -> str:
@@ -61,7 +61,9 @@ def test_every_command_of_the_page_works_in_its_order(reader: dict[str, str]) ->
     listed = commands()
     assert len(listed) > 40
     for command in listed:
+        began = time.monotonic()
         run(command, reader)
+        print(f"{time.monotonic() - began:6.1f} s  {command}")
 
 
 def test_the_makefile_names_the_commands(reader: dict[str, str]) -> None:

@@ -176,6 +176,6 @@ def test_down_and_up_keep_the_files_and_down_with_volumes_removes_them(stack: St
     stack.assert_nothing_lost([*kept, *stack.submit(3, f"Since {datetime.now(UTC):%H:%M}")])
 
     stack.world.engine.dispose()
-    stack.compose.down(volumes=True)
+    stack.compose.down(volumes=True, seconds=0)
     left = stack.compose.docker("volume", "ls", "--quiet", "--filter", "label=com.docker.compose.project=filemill-test")
     assert left == ""
