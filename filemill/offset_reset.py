@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka_reader import read_topic
-from filemill.adapters.postgres_operations import OFFSETS_RESET, record, unfinished_runs
+from filemill.adapters.postgres_operations import OFFSETS_RESET, record, refuse, unfinished_runs
 from filemill.files import epoch_milliseconds
 from filemill.messages import RUN, file_id_in, number_header
 from filemill.operations import Operations, Outcome
@@ -153,13 +153,15 @@ class OffsetReset:
             "then": unfinished,
         }
         with self._engine.begin() as connection:
-            record(connection, actor, OFFSETS_RESET, detail)
+            operation = record(connection, actor, OFFSETS_RESET, detail)
         try:
             if now.offsets:
                 self._admin.move_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
         except (ValueError, Unavailable) as error:
             self._each(cancelled, self._operations.retry, actor, progress)
             if isinstance(error, ValueError):
+                with self._engine.begin() as connection:
+                    refuse(connection, operation, str(error))
                 raise CannotReset(str(error)) from None
             raise
         again = self._each(cancelled, self._operations.retry, actor, progress) if unfinished == "resubmit" else []

@@ -54,6 +54,19 @@ class CommitSeen(msgspec.Struct, frozen=True):
         return f"commit of {self.offset} on partition {self.partition} at {self.at:.3f} ({self.metadata[:120]})"
 
 
+class ResetSeen(msgspec.Struct, frozen=True):
+    """A person's move of a partition's offset that is on record. `at`: when it was recorded, just before."""
+
+    partition: int
+    old: int
+    new: int
+    at: float
+
+    def skips(self, partition: int, offset: int) -> bool:
+        """Whether it passed over this record."""
+        return partition == self.partition and self.old <= offset < self.new
+
+
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 

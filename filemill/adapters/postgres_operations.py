@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from filemill.adapters.tables import File, Operation
 from filemill.files import TERMINAL_RANK, Status
 from filemill.messages import new_traceparent
+from filemill.offsets import ResetSeen
 
 _RETRY = sa.text("""
     WITH again AS (
@@ -62,9 +63,10 @@ _UNFINISHED = sa.text("""
 # The group's offsets were moved; `detail` has the topic, and [partition, old, new] of each that changed.
 OFFSETS_RESET = "offsets.reset"
 _RESETS = sa.text("""
-    SELECT CAST(part ->> 0 AS integer), CAST(part ->> 1 AS bigint), CAST(part ->> 2 AS bigint)
+    SELECT CAST(part ->> 0 AS integer), CAST(part ->> 1 AS bigint), CAST(part ->> 2 AS bigint), extract(epoch FROM at)
     FROM operations, jsonb_array_elements(detail -> 'partitions') AS part
     WHERE action = :action AND detail ->> 'group' = :group AND detail ->> 'topic' = :topic
+        AND NOT detail ? 'refused'
     ORDER BY id
 """)
 
@@ -134,12 +136,19 @@ def unfinished_runs(connection: sa.Connection, runs: Sequence[tuple[int, int | N
     return list(connection.execute(_UNFINISHED, columns).scalars())
 
 
-def offset_resets(connection: sa.Connection, group: str, topic: str) -> list[tuple[int, int, int]]:
-    """Each move of a partition's offset by a person that is on record: partition, from, to."""
+def offset_resets(connection: sa.Connection, group: str, topic: str) -> list[ResetSeen]:
+    """Each move of a partition's offset by a person that is on record, in their order."""
     wanted = {"action": OFFSETS_RESET, "group": group, "topic": topic}
-    return [(partition, old, new) for partition, old, new in connection.execute(_RESETS, wanted)]
+    return [ResetSeen(part, old, new, float(at)) for part, old, new, at in connection.execute(_RESETS, wanted)]
 
 
-def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:
-    """Put an operation on record, in its own transaction."""
-    connection.execute(sa.insert(Operation).values(actor=actor, action=action, detail=dict(detail)))
+def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> int:
+    """Put an operation on record, in its own transaction; returns the record's id."""
+    made = sa.insert(Operation).values(actor=actor, action=action, detail=dict(detail)).returning(Operation.id)
+    return int(connection.execute(made).scalar_one())
+
+
+def refuse(connection: sa.Connection, operation: int, why: str) -> None:
+    """Put on record that an operation that was about to be done was refused after all."""
+    refused = Operation.detail.concat({"refused": why})
+    connection.execute(sa.update(Operation).where(Operation.id == operation).values(detail=refused))

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
+from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.lab import backward
 from filemill.lab.journal import Journal
@@ -77,14 +78,17 @@ class Bench:
 
     def history(self, since: datetime | None = None) -> History:
         """What the topics tell, record by record; of requests and results from `since` on. Raises retry.Unavailable."""
-        return read_history(self.settings, self.admin(), since)
+        history = read_history(self.settings, self.admin(), since)
+        with self.engine.connect() as connection:
+            history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
+        return history
 
     def audit(self, history: History) -> Audit:
         """Every commit and every execution of the history."""
         parts = self.admin().offsets(None, self.settings.topic_create)
         ends = {part.partition: part.end or 0 for part in parts}
         commits = read_commits(self.settings)
-        return audit(commits, ends, history.finished(), history.ownerships(), history.executions)
+        return audit(commits, ends, history.finished(), history.ownerships(), history.executions, history.resets)
 
     def verdict(self, history: History | None = None) -> Verdict:
         """The invariants, each with its evidence. Raises retry.Unavailable where a server is away."""

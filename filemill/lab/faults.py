@@ -6,16 +6,21 @@ lab.inject(faults.s3_answers(lab, 503, seconds=5, share=0.3))
 
 import time
 
+from filemill import wiring
 from filemill.adapters.kafka import KafkaPublisher
+from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.fault import Fault, process_suspended, server_killed, server_suspended
 from filemill.lab.journal import Entry
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
+from filemill.offset_reset import OffsetReset, Target, Unfinished
+from filemill.operations import Operations
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
 GATHER_SECONDS = 0.5
 JOIN_SECONDS = 30.0
+EMPTY_SECONDS = 30.0
 FLUSH_SECONDS = 10.0
 POISON = b'{"fileId": "not a number", "title": 7}'
 
@@ -123,6 +128,22 @@ def scale(lab: Lab, count: int) -> Fault:
 def add_partitions(lab: Lab, total: int) -> Fault:
     """More partitions for `file.create`."""
     return Fault(name="partitions added", target=f"to {total}", begin=lambda _entry: lab.add_partitions(total))
+
+
+def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fault:
+    """The processors stop, the group's offsets are moved as the page moves them, the processors start again."""
+    count = lab.wanted[PROCESSOR]
+
+    def begin(entry: Entry) -> None:
+        lab.scale(0)
+        operations = Operations(lab.settings, lab.engine, wiring.s3_client(lab.settings))
+        reset = OffsetReset(lab.settings, lab.engine, lab.admin(), operations)
+        wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members")
+        plan = reset.plan(target)
+        done = reset.apply(plan, target, then, "lab")
+        entry.detail = {"cancelled": len(done.cancelled), "repeated": plan.repeated}
+
+    return Fault(name="offsets reset", target=str(target), begin=begin, undo=lambda: _ignore(lab.scale(count)))
 
 
 def kill_server(lab: Lab, name: str, *, seconds: float) -> Fault:

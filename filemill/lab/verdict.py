@@ -91,6 +91,8 @@ def judge(seen: Observed) -> Verdict:
     findings = _by_invariant(seen)
     report, audited = seen.report, seen.audit
     commits = f"{audited.commits} commits" if audited else "a share group: offsets are the broker's"
+    if audited and audited.resets:
+        commits += f", {audited.resets} of them resets on record"
     counts = {
         "1": f"{report.submitted} accepted, {report.completed} completed, {report.failed} failed, "
         f"{report.cancelled} cancelled, {report.in_flight} not ended",

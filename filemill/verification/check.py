@@ -107,5 +107,5 @@ def _not_passed_over_by_a_person(engine: sa.Engine, settings: Settings, passed: 
         request
         for request in passed
         if (request.file_run is not None and request.file_run[0] in unfinished)
-        or not any(partition == request.partition and old <= request.offset < new for partition, old, new in resets)
+        or not any(reset.skips(request.partition, request.offset) for reset in resets)
     ]

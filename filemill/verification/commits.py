@@ -12,10 +12,12 @@ from itertools import accumulate
 
 import msgspec
 
-from filemill.offsets import CommitSeen, decode_metadata
+from filemill.offsets import CommitSeen, ResetSeen, decode_metadata
 from filemill.verification.history import NEVER, Execution, Ownership, Place
 from filemill.verification.report import Finding
 
+# A reset is recorded before the broker is asked, which may take so long.
+RESET_SECONDS = 60.0
 # A producer's milliseconds and the broker's are each cut.
 CLOCK_SECONDS = 0.002
 # A worker's word that it gave a partition up and its last commit reach the broker over two connections: one that was
@@ -37,6 +39,7 @@ class Audit(msgspec.Struct):
     """What was looked at, and what broke a promise."""
 
     commits: int = 0
+    resets: int = 0
     executions: int = 0
     executed_again: int = 0
     findings: dict[str, Finding] = {}
@@ -59,13 +62,16 @@ def audit(
     finished: Mapping[Place, float],
     ownerships: Iterable[Ownership],
     executions: Sequence[Execution] = (),
+    resets: Sequence[ResetSeen] = (),
 ) -> Audit:
     """Check all commits, in the order of their moments, and all executions.
 
     `ends` is each partition's end (its offsets begin at 0 and have no gaps), `finished` when a record had its first
-    result.
+    result, or was passed over by one of the `resets`: moves of the offsets by people, each of which is a commit that
+    no worker signed. A commit of that kind without a reset on record is nobody's.
     """
     result = Audit(commits=len(commits), executions=len(executions))
+    expected = list(resets)
     owners = _by_partition(ownerships)
     moments = {
         partition: [finished.get((partition, offset), NEVER) for offset in range(end)]
@@ -84,6 +90,9 @@ def audit(
         for offset in beyond:
             if offset >= len(known) or known[offset] > commit.at + CLOCK_SECONDS:
                 result.found("commit-claims-unfinished", f"{offset} in {commit}")
+        if metadata is None and _take(expected, commit):
+            result.resets += 1
+            continue
         if metadata is None:
             result.found("commit-unsigned", commit)
             continue
@@ -94,6 +103,16 @@ def audit(
             result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
     _check_executions(commits, owners, executions, result)
     return result
+
+
+def _take(expected: list[ResetSeen], commit: CommitSeen) -> bool:
+    """Whether the commit is one of these resets, which then is taken out: each explains one commit."""
+    for index, reset in enumerate(expected):
+        meant = (reset.partition, reset.new) == (commit.partition, commit.offset)
+        if meant and reset.at - CLOCK_SECONDS <= commit.at <= reset.at + RESET_SECONDS:
+            del expected[index]
+            return True
+    return False
 
 
 class _Owners:

@@ -13,6 +13,7 @@ import msgspec
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
 from filemill.messages import RUN, FileCreated, InvalidMessage, decode, file_id_in, number_header
+from filemill.offsets import ResetSeen
 from filemill.ports import Record
 from filemill.settings import Settings
 from filemill.telemetry import Kind, WorkerEvent, decode_event
@@ -79,10 +80,19 @@ class History(msgspec.Struct):
     events: list[Heard] = []
     # Places on `file.create` of dead letters, and of runs that were let go because they were cancelled.
     ended_otherwise: dict[Place, float] = {}
+    # Moves of the group's offsets by people, which are on record in Postgres.
+    resets: list[ResetSeen] = []
 
     def finished(self) -> dict[Place, float]:
-        """When each record had its first result, whichever it was; records without one are absent."""
+        """When each record had its first result, whichever it was; records without one are absent.
+
+        One that a reset on record passed over is done with: `verify` sees to it that its file has ended, too.
+        """
         moments = dict(self.ended_otherwise)
+        for reset in self.resets:
+            for offset in range(reset.old, reset.new):
+                place = reset.partition, offset
+                moments[place] = min(reset.at, moments.get(place, NEVER))
         for execution in self.executions:
             place = execution.partition, execution.offset
             moments[place] = min(execution.at, moments.get(place, NEVER))

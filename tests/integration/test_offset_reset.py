@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.tables import Operation
 from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.operations import Operations
@@ -162,6 +163,10 @@ def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
         reset.apply(plan, Target("latest"), "cancel", "test")
     assert world.statuses(ids) == dict.fromkeys(ids, "pending")
     assert {world.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
+    (detail,) = audited(world)
+    assert detail["refused"] == "Kafka refuses: somebody has just joined"
+    with world.engine.connect() as connection:
+        assert offset_resets(connection, world.settings.kafka_group, world.settings.topic_create) == []
 
 
 def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.offsets import CommitSeen, encode_metadata
+from filemill.offsets import CommitSeen, ResetSeen, encode_metadata
 from filemill.verification.commits import Audit, audit
-from filemill.verification.history import Execution, Ownership, distinct
+from filemill.verification.history import Execution, History, Ownership, distinct
 
 
 def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> CommitSeen:
@@ -33,10 +33,15 @@ def execution(offset: int, at: float, worker: str = "a", began: float | None = N
 
 
 def look(
-    commits: list[CommitSeen], finished: list[float], owners: list[Ownership], executions: list[Execution] | None = None
+    commits: list[CommitSeen],
+    finished: list[float],
+    owners: list[Ownership],
+    executions: list[Execution] | None = None,
+    resets: list[ResetSeen] | None = None,
 ) -> Audit:
-    moments = {(0, offset): at for offset, at in enumerate(finished)}
-    return audit(commits, {0: len(finished)}, moments, owners, executions or [])
+    ended = {(0, offset): at for offset, at in enumerate(finished)}
+    history = History(ended_otherwise=ended, resets=resets or [])
+    return audit(commits, {0: len(finished)}, history.finished(), owners, executions or [], history.resets)
 
 
 def found(result: Audit) -> set[str]:
@@ -114,3 +119,46 @@ def test_an_announcement_that_comes_twice_is_one_execution() -> None:
     later = msgspec.structs.replace(made, at=40.0)
     other = msgspec.structs.replace(later, made_at=datetime.fromtimestamp(39, UTC))
     assert distinct([made, later, other]) == [made, other]
+
+
+NEVER = float("inf")
+BY_A_PERSON = CommitSeen(0, 3, "", 20.1)
+
+
+def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> None:
+    reset = ResetSeen(0, 1, 3, 20.0)
+    commits = [commit(1, 11), BY_A_PERSON, commit(4, 32, "b")]
+    owners, finished = [owner(1), owner(30, "b")], [10, NEVER, NEVER, 31]
+    result = look(commits, finished, owners, resets=[reset])
+    assert result.ok
+    assert (result.commits, result.resets) == (3, 1)
+    assert found(look(commits, finished, owners)) == {"commit-passed-unfinished", "commit-unsigned"}
+
+
+def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
+    commits = [commit(2, 13), CommitSeen(0, 1, "", 20.1)]
+    owners = [owner(1), owner(30, "b")]
+    done = [execution(0, 10), execution(1, 12)]
+    resets = [ResetSeen(0, 2, 1, 20.0)]
+    assert look(commits, [10, 12], owners, [*done, execution(1, 32, "b")], resets).ok
+    again = look(commits, [10, 12], owners, [*done, execution(0, 32, "b")], resets)
+    assert found(again) == {"executed-though-committed"}
+
+
+def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() -> None:
+    finished, owners = [10.0] * 3, [owner(1)]
+    for resets in (
+        [ResetSeen(0, 0, 2, 20.0)],
+        [ResetSeen(1, 0, 3, 20.0)],
+        [ResetSeen(0, 0, 3, 20.2)],
+        [ResetSeen(0, 0, 3, -50.0)],
+    ):
+        assert found(look([BY_A_PERSON], finished, owners, resets=resets)) == {"commit-unsigned"}, resets
+    twice = [BY_A_PERSON, CommitSeen(0, 3, "", 20.2)]
+    assert found(look(twice, finished, owners, resets=[ResetSeen(0, 0, 3, 20.0)])) == {"commit-unsigned"}
+
+
+def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
+    resets = [ResetSeen(0, 0, 1, 20.0)]
+    early = [CommitSeen(0, 1, "", 20.1), commit(2, 32, "b")]
+    assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}

@@ -1,0 +1,39 @@
+"""The group's offsets are moved amid a run, forward and back: the audit knows that it was a person's act."""
+
+import time
+
+import pytest
+
+from filemill.lab import StackParameters, faults, measures
+from filemill.lab.bench import wait_until
+from filemill.lab.stack import Lab
+from filemill.offset_reset import Target
+
+PARTITIONS = 3
+IN_FLIGHT = 40
+BACK = 5
+
+
+@pytest.mark.timeout(240)
+def test_resets_on_record_break_no_promise_and_are_counted() -> None:
+    parameters = StackParameters(workers=2, partitions=PARTITIONS, processing_seconds=1.0)
+    with Lab(parameters) as lab:
+        lab.load.begin(lambda load: load.closed_loop(IN_FLIGHT, 120))
+        wait_until(lambda: lab.load.unfinished() >= IN_FLIGHT * 0.8, 30, "the pipeline is at work")
+        time.sleep(3)  # something has been committed by then
+        forward = lab.inject(faults.reset_offsets(lab, Target("latest")))
+        lab.wait_for_group()
+        time.sleep(3)
+        back = lab.inject(faults.reset_offsets(lab, Target("shift", by=-BACK)))
+        lab.wait_for_group()
+        lab.load.stop()
+        lab.drain()
+        history = lab.history()
+        verdict = lab.verdict(history)
+    assert forward.detail["cancelled"] > 0, "it passed over nothing"
+    assert back.detail["repeated"] == PARTITIONS * BACK
+    assert verdict.ok, str(verdict)
+    assert [check.ok for check in verdict.checks] == [True] * 9
+    assert verdict.audit is not None
+    assert PARTITIONS < verdict.audit.resets <= 2 * PARTITIONS
+    assert measures.repetitions(history)["executed_again"] >= PARTITIONS * BACK
