@@ -12,7 +12,8 @@ verdict.py     the invariants, each with its evidence
 storm.py, soak.py        all faults by a seeded schedule, under load
 experiments.py, results.py, figures.py   one run from start to verdict, its folder, its pictures
 scaling.py, naive.py     a law to fit, and a consumer to compare with
-notebooks.py             running notebooks from end to end
+conditions.py            on what, with which versions, how busy: what a figure holds for
+notebooks.py, published.py   running notebooks from end to end, and their outputs as they are committed
 """
 
 from typing import TYPE_CHECKING

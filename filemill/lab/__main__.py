@@ -1,4 +1,4 @@
-"""`python -m filemill.lab soak | compare`: the lab without a notebook."""
+"""`python -m filemill.lab soak | notebooks | publish | compare`: the lab from the command line."""
 
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +63,27 @@ def notebooks(
         except CellExecutionError as error:
             failed.append(path.name)
             say(f"{path.name} FAILED: {error}")
+    if failed or not paths:
+        fail(f"failed: {', '.join(failed) or f'no notebooks in {source}'}", 1)
+
+
+@app.command()
+def publish(
+    source: Annotated[Path, typer.Argument(help="Folder of executed notebooks.")] = RESULTS / "notebooks",
+    target: Annotated[Path, typer.Option(help="Folder of the notebooks whose code they ran.")] = Path("notebooks"),
+) -> None:
+    """Put the outputs of full runs into the notebooks, figures as pictures; exit code 1 where one is not fit for it."""
+    from filemill.lab import published  # noqa: PLC0415 - only this command needs Jupyter
+
+    paths = sorted(source.glob("*.ipynb"))
+    failed = []
+    for path in paths:
+        try:
+            published.publish(path, target / path.name)
+            say(f"{target / path.name}: has the outputs of its run")
+        except (ValueError, RuntimeError, OSError) as error:
+            failed.append(path.name)
+            say(f"{path.name}: {error}")
     if failed or not paths:
         fail(f"failed: {', '.join(failed) or f'no notebooks in {source}'}", 1)
 

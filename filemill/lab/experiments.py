@@ -3,12 +3,14 @@
 What notebooks call. A script is a function that takes the lab and loads it, breaks it, or both.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 import plotly.graph_objects as go
+import psutil
 
 from filemill.lab import figures, frames, measures
 from filemill.lab.journal import Entry, Journal
@@ -26,14 +28,19 @@ Script = Callable[[Lab], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run left. Moments in `history` and `journal` are seconds since the epoch, by the broker's clock."""
+    """What one run left. Moments are seconds since the epoch; those in `history` by the broker's clock."""
 
     parameters: StackParameters
     history: History
     verdict: Verdict
     files: pd.DataFrame
     faults: list[Entry]
+    began: float
     ended: float
+    # Processes that wanted the machine before the stack was started: the mean of a minute.
+    load_average: float
+    # The servers' versions, by their names; empty where others than the lab started them.
+    servers: dict[str, str]
 
     @cached_property
     def executions(self) -> pd.DataFrame:
@@ -48,7 +55,7 @@ class Outcome:
     @cached_property
     def assignments(self) -> pd.DataFrame:
         """A row a band of the timeline."""
-        return frames.assignments(self.history, self.ended)
+        return frames.assignments(self.history, self.ended, measures.kills(self.faults))
 
     @cached_property
     def marks(self) -> pd.DataFrame:
@@ -75,7 +82,7 @@ class Outcome:
             "recovery_median": float(recovered["recovery_seconds"].median()),
             **measures.repetitions(self.history),
             **measures.fairness(self.executions),
-            **measures.cost(self.events, len(self.files)),
+            **measures.cost(self.events, len(self.files), self.history.payload_bytes),
         }
 
     def timeline(self) -> go.Figure:
@@ -120,6 +127,7 @@ def observe(
 ) -> Outcome:
     """Run one experiment. Raises TimeoutError where what was asked for does not come to an end."""
     journal = results.journal() if results is not None else Journal()
+    began, load_average = time.time(), psutil.getloadavg()[0]
     with Lab(parameters, journal=journal) as lab:
         script(lab)
         lab.load.stop()
@@ -131,38 +139,37 @@ def observe(
             verdict=lab.verdict(history),
             files=frames.files(lab.engine, lab.load.sent),
             faults=journal.faults(),
+            began=began,
             ended=max((execution.at for execution in history.executions), default=0.0),
+            load_average=load_average,
+            servers=lab.servers(),
         )
     if results is not None:
         outcome.keep(results)
     return outcome
 
 
-def backlog(count: int) -> Script:
-    """So many requests at once, then as fast as it goes."""
+def backlog(count: int, times: int = 1) -> Script:
+    """So many requests at once, then as fast as it goes; again when all have ended, `times` in all."""
 
     def script(lab: Lab) -> None:
-        lab.load.backlog(count)
+        for _ in range(times):
+            lab.load.backlog(count)
+            lab.drain(DRAIN_SECONDS)
 
     return script
 
 
-def steady(seconds: float, rate: float, then: Script | None = None) -> Script:
-    """Requests by the clock; `then` happens beside it."""
+def steady(seconds: float, rate: float, times: int = 1) -> Script:
+    """Requests by the clock, for so long; again when all have ended, `times` in all."""
 
     def script(lab: Lab) -> None:
-        lab.load.begin(lambda load: load.open_loop([Step(seconds, rate)]))
-        if then is not None:
-            then(lab)
-        lab.load.wait()
+        for _ in range(times):
+            lab.load.begin(lambda load: load.open_loop([Step(seconds, rate)]))
+            lab.load.wait()
+            lab.drain(DRAIN_SECONDS)
 
     return script
-
-
-def spread(outcomes: Sequence[Outcome], measure: str) -> dict[str, float]:
-    """Median, least and greatest of one of the summary's numbers over repetitions."""
-    values = pd.Series([outcome.summary[measure] for outcome in outcomes])
-    return {"median": values.median(), "least": values.min(), "greatest": values.max(), "repeats": len(values)}
 
 
 def verdicts(outcomes: Sequence[Outcome]) -> pd.DataFrame:

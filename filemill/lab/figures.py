@@ -1,11 +1,20 @@
-"""Pictures of a run, each with its faults marked."""
+"""Pictures of a run, each with its faults marked, and of repetitions, each with their spread."""
+
+from collections.abc import Mapping
 
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
 PALETTE = px.colors.qualitative.Safe
+TEMPLATE = "plotly_white"
 FAULT = "rgba(200, 60, 60, 0.16)"
+FAULT_LINE = "rgb(200, 60, 60)"
+# With more, their names would lie on each other; the marks remain.
+NAMED_MAX = 16
+# Room above the plot for slanted names.
+NAMES_PIXELS = 110
+TIME = "time (UTC)"
 
 
 def timeline(assignments: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
@@ -28,7 +37,7 @@ def throughput(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     """Files per second, stacked by worker."""
     figure = px.bar(frame, x="at", y="files_per_second", color="worker", color_discrete_sequence=PALETTE)
     figure.update_layout(bargap=0)
-    return _finish(figure, faults, "Results per second", "files/s")
+    return _finish(figure, faults, "Results per second", "files per second")
 
 
 def unseen(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
@@ -47,12 +56,84 @@ def latencies(frame: pd.DataFrame) -> go.Figure:
     """Percentiles per stage."""
     tidy = frame.melt(id_vars=["stage", "files"], var_name="percentile", value_name="seconds")
     figure = px.bar(tidy, x="stage", y="seconds", color="percentile", barmode="group", color_discrete_sequence=PALETTE)
-    return _finish(figure, None, "Where a file's time goes", "s")
+    figure.update_layout(title="Where a file's time goes", template=TEMPLATE, xaxis_title=None, yaxis_title="seconds")
+    return figure
 
 
-def _finish(figure: go.Figure, faults: pd.DataFrame | None, title: str, unit: str) -> go.Figure:
-    if faults is not None:
-        for row in faults.itertuples():
-            figure.add_vrect(x0=row.began, x1=row.ended, fillcolor=FAULT, line_width=0)
-    figure.update_layout(title=title, template="plotly_white", xaxis_title=None, yaxis_title=unit, height=360)
+def spread(
+    frame: pd.DataFrame, x: str, y: str, color: str, *, title: str, labels: Mapping[str, str], facet: str | None = None
+) -> go.Figure:
+    """The median of the repetitions at each x, with bars from the least to the greatest, and a line through them."""
+    by = [name for name in (facet, color, x) if name is not None]
+    shown = frame.groupby(by)[y].agg(["median", "min", "max"]).reset_index()
+    shown = shown.assign(up=shown["max"] - shown["median"], down=shown["median"] - shown["min"])
+    figure = px.line(
+        shown.assign(**{color: shown[color].astype(str)}),
+        x=x,
+        y="median",
+        error_y="up",
+        error_y_minus="down",
+        color=color,
+        facet_col=facet,
+        markers=True,
+        color_discrete_sequence=PALETTE,
+        labels={**labels, "median": labels.get(y, y)},
+        title=f"{title}: median of the repetitions, from least to greatest",
+        template=TEMPLATE,
+    )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def faults_apart(curves: pd.DataFrame, lengths: Mapping[str, float]) -> go.Figure:
+    """What waited, a small picture a fault: `unseen` over `second`s since it began; `lengths`: how long each lasted."""
+    names = list(lengths)
+    figure = px.area(
+        curves,
+        x="second",
+        y="unseen",
+        facet_col="fault",
+        facet_col_wrap=4,
+        facet_row_spacing=0.09,
+        category_orders={"fault": names},
+        labels={"second": "seconds", "unseen": "requests"},
+        title="Asked for, and not yet seen to have ended; seconds since the fault began",
+        template=TEMPLATE,
+        height=150 * -(-len(names) // 4) + 150,
+    )
+    figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    rows = -(-len(names) // 4)
+    for index, name in enumerate(names):
+        place = {"row": rows - index // 4, "col": index % 4 + 1}  # plotly counts the wrapped rows from below
+        figure.add_vrect(x0=0, x1=max(lengths[name], 0.1), fillcolor=FAULT, line_width=0, **place)
+    return figure
+
+
+def _finish(figure: go.Figure, faults: pd.DataFrame, title: str, unit: str) -> go.Figure:
+    named = "fault" in faults and len(faults) <= NAMED_MAX
+    for row in faults.itertuples():
+        figure.add_vrect(x0=row.began, x1=row.ended, fillcolor=FAULT, line_width=0)
+        # A fault of a moment is a line, or it could not be seen.
+        figure.add_vline(x=row.began, line_width=1, line_dash="dot", line_color=FAULT_LINE)
+        if named:
+            figure.add_annotation(
+                x=row.began,
+                y=1,
+                yref="paper",
+                text=row.fault,
+                textangle=-30,
+                showarrow=False,
+                xanchor="left",
+                yanchor="bottom",
+                font={"size": 10, "color": FAULT_LINE},
+            )
+    room = NAMES_PIXELS if named and len(faults) else 60
+    figure.update_layout(
+        title={"text": title, "y": 0.97, "yanchor": "top"},
+        template=TEMPLATE,
+        xaxis_title=TIME,
+        yaxis_title=unit,
+        height=300 + room,
+        margin={"t": room},
+    )
     return figure

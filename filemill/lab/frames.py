@@ -99,9 +99,13 @@ def events(history: History) -> pd.DataFrame:
     return frame
 
 
-def assignments(history: History, until: float) -> pd.DataFrame:
-    """A row for each time that a partition was a worker's: a band of the timeline. What has not ended ends `until`."""
+def assignments(history: History, until: float, kills: Sequence[tuple[str, float]] = ()) -> pd.DataFrame:
+    """A row for each time that a partition was a worker's: a band of the timeline. What has not ended ends `until`.
+
+    `kills`: who was killed, and when. A dead worker never says so, and its partitions are nobody's from then on.
+    """
     owned = history.ownerships()
+    killed = dict(kills)
     rows = []
     for index, one in enumerate(owned):
         follower = next((other.at for other in owned[index + 1 :] if other.partition == one.partition), until)
@@ -113,7 +117,15 @@ def assignments(history: History, until: float) -> pd.DataFrame:
             ),
             until,
         )
-        rows.append((one.partition, one.worker, one.epoch, one.at, min(follower, one.until, stopped)))
+        rows.append(
+            (
+                one.partition,
+                one.worker,
+                one.epoch,
+                one.at,
+                min(follower, one.until, stopped, killed.get(one.worker, until)),
+            )
+        )
     frame = pd.DataFrame(rows, columns=["partition", "worker", "epoch", "began", "ended"])
     for column in ("began", "ended"):
         frame[column] = moments(frame[column].astype(float))

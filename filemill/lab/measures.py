@@ -38,6 +38,28 @@ def latencies(files: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def numbered(frame: pd.DataFrame, size: int, by: str = "id") -> pd.DataFrame:
+    """With the number of each row's repetition, from 0 on: each is of `size` files, asked for one after the other."""
+    order = frame[by].rank(method="dense").astype(int) - 1
+    return frame.assign(repeat=order // size)
+
+
+def rates(executions: pd.DataFrame, size: int) -> pd.DataFrame:
+    """Files per second of each repetition of `size` files, over the time from its first result to its last."""
+    first = numbered(executions[~executions["again"]], size, "file_id")
+    found = first.groupby("repeat")["at"].agg(["min", "max", "size"]).reset_index()
+    seconds = (found["max"] - found["min"]).dt.total_seconds()
+    return found.assign(files_per_second=(found["size"] - 1) / seconds)[["repeat", "files_per_second"]]
+
+
+def spread(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Over the repetitions in each group: median, least and greatest of each value, and how many there were."""
+    groups = frame.groupby(list(by), sort=False)
+    found = groups[list(values)].agg(["median", "min", "max"]).rename(columns={"min": "least", "max": "greatest"})
+    found["repetitions", ""] = groups.size()
+    return found
+
+
 def throughput(executions: pd.DataFrame, seconds: float = 1.0) -> pd.DataFrame:
     """First results per second, in slots of so many seconds, by worker."""
     first = executions[~executions["again"]]
@@ -78,6 +100,29 @@ def pauses(history: History) -> pd.DataFrame:
     for column in ("last_result", "assigned", "first_result"):
         frame[column] = moments(frame[column].astype(float))
     return frame
+
+
+def gaps(history: History, begin: float, settled: float, end: float) -> pd.DataFrame:
+    """The times between two results of a partition, before, during and after one change of the group.
+
+    A row each, of those that end between `begin` and `end`; `when`: steady, for those after `settled`, or rebalance.
+    `partition` moved, or stayed with its owner; those of a share group are nobody's, and stay.
+    """
+    before, after = owners_at(history, begin), owners_at(history, settled)
+    rows = []
+    for partition, results in _by_partition(history.executions).items():
+        what = "stayed" if before.get(partition) == after.get(partition) else "moved"
+        for one, other in itertools.pairwise(sorted(result.at for result in results)):
+            if begin < other <= end:
+                rows.append((partition, what, "rebalance" if one < settled else "steady", other - one))
+    return pd.DataFrame(rows, columns=["number", "partition", "when", "gap_seconds"])
+
+
+def settled_after(files: pd.DataFrame, fault: Entry) -> float:
+    """Seconds from a fault's end until all that had been asked for by then was seen to have ended; never below 0."""
+    ended = pd.Timestamp(fault.ended or fault.began, unit="s", tz="UTC")
+    asked = files[files["intended_at"] <= ended]
+    return max(0.0, float((asked["updated_at"].max() - ended).total_seconds()))
 
 
 def owners_at(history: History, moment: float) -> dict[int, str]:
@@ -230,16 +275,23 @@ def fairness(executions: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def cost(events: pd.DataFrame, files: int) -> dict[str, float]:
-    """The processors' CPU microseconds per file, and the greatest memory of one in MB, by their heartbeats."""
+def cost(events: pd.DataFrame, files: int, payload_bytes: Mapping[str, int]) -> dict[str, float]:
+    """What a file costs: the processors' CPU microseconds, and bytes of records, those about workers included.
+
+    And the greatest memory of a processor, in MB. CPU and memory are by the heartbeats.
+    """
     beats = events[events["kind"] == "heartbeat"]
     if beats.empty or not files:
-        return {"cpu_us_per_file": float("nan"), "rss_mb": float("nan")}
+        return {"cpu_us_per_file": float("nan"), "kafka_bytes_per_file": float("nan"), "rss_mb": float("nan")}
     cpu = 0.0
     for _, group in beats.groupby("worker"):
         used = group["cpu_seconds"].astype(float)
         cpu += used.diff().clip(lower=0).sum()  # a restarted worker counts from nothing
-    return {"cpu_us_per_file": cpu / files * 1e6, "rss_mb": float(beats["rss_bytes"].max()) / 2**20}
+    return {
+        "cpu_us_per_file": cpu / files * 1e6,
+        "kafka_bytes_per_file": sum(payload_bytes.values()) / files,
+        "rss_mb": float(beats["rss_bytes"].max()) / 2**20,
+    }
 
 
 def _jain(values: Sequence[float]) -> float:

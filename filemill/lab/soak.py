@@ -90,7 +90,7 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
     results = Results.create(f"soak-{parameters.protocol}-{parameters.seed}", parameters, root)
     say(f"Results in {results.folder}")
     with Lab(stack, journal=results.journal()) as lab:
-        results.servers({server.name: server.version for server in lab.supervisor.state.servers})
+        results.servers(lab.servers())
         began = time.time()
         # Longer than the storm can take: it is stopped when that is over.
         lab.load.begin(lambda load: load.open_loop([Step(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
@@ -190,7 +190,7 @@ def _keep(lab: Lab, results: Results, history: History) -> None:
     faults = frames.faults(lab.journal.faults())
     executions = frames.executions(history)
     files = frames.files(lab.engine, lab.load.sent)
-    assignments = frames.assignments(history, time.time())
+    assignments = frames.assignments(history, time.time(), measures.kills(lab.journal.faults()))
     latencies = measures.latencies(files)
     for name, frame in {
         "faults": faults,

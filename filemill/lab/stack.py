@@ -92,6 +92,12 @@ class Lab(Bench):
         states = self.supervisor.state.workers
         return sorted(state.id for state in states if state.role == role and state.process.process() is not None)
 
+    def servers(self) -> dict[str, str]:
+        """The servers' versions, by their names; empty where containers are the servers: their images say it."""
+        if isinstance(self.supervisor, Supervisor):
+            return {server.name: server.version for server in self.supervisor.state.servers}
+        return {}
+
     def scale(self, count: int, role: str = PROCESSOR) -> list[str]:
         """Have so many; returns their ids, once surplus ones have ended. New ones may not work yet."""
         self.wanted[role] = count

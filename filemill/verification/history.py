@@ -82,6 +82,8 @@ class History(msgspec.Struct):
     ended_otherwise: dict[Place, float] = {}
     # Moves of the group's offsets by people, which are on record in Postgres.
     resets: list[ResetSeen] = []
+    # Of the values and headers of all that was read, by topic.
+    payload_bytes: dict[str, int] = {}
 
     def finished(self) -> dict[Place, float]:
         """When each record had its first result, whichever it was; records without one are absent.
@@ -124,13 +126,19 @@ def read_history(settings: Settings, admin: KafkaAdmin, since: datetime | None =
     With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
     """
     history = History()
-    for record in _records(settings, admin, settings.topic_created, since):
+
+    def records(topic: str, since: datetime | None) -> Iterator[Record]:
+        for record in _records(settings, admin, topic, since):
+            history.payload_bytes[topic] = history.payload_bytes.get(topic, 0) + _size(record)
+            yield record
+
+    for record in records(settings.topic_created, since):
         _note_result(record, history)
-    for record in _records(settings, admin, settings.topic_dead_letters, since):
+    for record in records(settings.topic_dead_letters, since):
         _note_dead_letter(record, history)
-    for record in _records(settings, admin, settings.topic_worker_events):
+    for record in records(settings.topic_worker_events, None):
         _note_event(record, history)
-    for record in _records(settings, admin, settings.topic_create, since):
+    for record in records(settings.topic_create, since):
         run = number_header(record.headers, RUN) or 1
         request = Request(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
         history.requests.append(request)
@@ -195,6 +203,10 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime 
     begins = admin.offsets_at(topic, int(1000 * since.timestamp())) if since is not None else {}
     places = {(topic, partition): offset for partition, offset in begins.items()}
     return read_topic(settings, topic, admin.offsets(None, topic), "audit", places)
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"") + sum(len(name) + len(value) for name, value in record.headers)
 
 
 def _moment(record: Record) -> float:

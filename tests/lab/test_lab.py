@@ -1,5 +1,7 @@
 """The lab on a stack of its own: load, a fault, measures that an outsider confirms, and what is left of it."""
 
+import itertools
+import json
 import time
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.integration import topics
 RATE = 60.0
 SECONDS = 16.0
 HEARTBEAT_SECONDS = 1.5
+# Of a session of six seconds, the part that is left where the last heartbeat was just before its time.
+SESSION_LEAST_SECONDS = 4.0
 
 
 class Run(msgspec.Struct):
@@ -23,12 +27,15 @@ class Run(msgspec.Struct):
     results: Results
     # What a plain Kafka client saw, polling: moment, and the owner of each partition.
     seen: list[tuple[float, dict[int, str]]]
+    # And what it read of `file.created` in the end: of each result, moment, partition and worker.
+    results_seen: list[tuple[float, int, str]]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two workers under load; one is killed, S3 fails for a while."""
     seen: list[tuple[float, dict[int, str]]] = []
+    results_seen: list[tuple[float, int, str]] = []
     results = Results.create("a-test", {"why": "a test"}, tmp_path_factory.mktemp("results"))
 
     def script(lab: Lab) -> None:
@@ -44,9 +51,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             time.sleep(0.02)
         lab.inject(faults.s3_answers(lab, 503, seconds=1, share=0.5))
         lab.load.wait()
+        lab.drain()
+        for record in topics.read(lab.settings, lab.settings.topic_created):
+            told = json.loads(record.value or b"")
+            results_seen.append((record.at, told["partition"], told["workerId"]))
 
     outcome = observe(StackParameters(workers=2, processing_seconds=0.3), script, results=results)
-    return Run(outcome, results, seen)
+    return Run(outcome, results, seen, results_seen)
 
 
 @pytest.mark.timeout(240)
@@ -82,14 +93,27 @@ def test_the_assignment_that_the_lab_tells_is_the_one_that_kafka_describes(run: 
         assert {number: told[number] for number in owners} == owners
 
 
+def test_the_partitions_that_moved_are_those_that_kafka_describes_elsewhere_afterwards(run: Run) -> None:
+    (_, first), (last, then) = run.seen[0], run.seen[-1]
+    elsewhere = {number for number in then if then[number] != first[number]}
+    found = measures.moves(run.outcome.history, run.outcome.faults[0].began, last + HEARTBEAT_SECONDS)
+    assert elsewhere
+    assert found == {"moved": len(elsewhere), "least": len(elsewhere), "survivors_revoked": 0}
+
+
 def test_a_pause_as_the_lab_measures_it_is_the_one_that_the_brokers_timestamps_show(run: Run) -> None:
     found = measures.pauses(run.outcome.history)
     killed = found[found["from"] == run.outcome.faults[0].target]
     assert len(killed) in (1, 2)
     for row in killed.to_dict("records"):
-        times = run.outcome.executions.query(f"partition == {row['partition']}")["at"].sort_values()
-        gap = times.diff().dt.total_seconds().max()
-        assert row["pause_seconds"] == pytest.approx(gap, abs=0.1)
+        of_it = sorted((at, worker) for at, partition, worker in run.results_seen if partition == row["partition"])
+        (pause,) = [
+            then - before
+            for (before, former), (then, later) in itertools.pairwise(of_it)
+            if (former, later) == (row["from"], row["to"])
+        ]
+        assert pause > SESSION_LEAST_SECONDS
+        assert row["pause_seconds"] == pytest.approx(pause, abs=0.1)
 
 
 def test_a_runs_folder_has_all_that_it_takes_to_judge_and_compare_it(run: Run) -> None:

@@ -9,6 +9,7 @@ from filemill.lab import frames, measures
 from filemill.lab.journal import Entry
 from filemill.lab.measures import least_moves
 from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.offsets import ResetSeen
 from filemill.telemetry import Kind, Vitals, WorkerEvent
 from filemill.verification.history import Execution, Heard, History, Request
 from filemill.verification.report import Report
@@ -112,6 +113,13 @@ def test_records_in_flight_at_a_moment_are_those_of_the_last_heartbeats() -> Non
     assert measures.in_flight_at(history, 24.5) == 2  # who is silent for longer than a session is not counted
 
 
+def test_the_partitions_of_a_killed_worker_are_nobodys_until_another_takes_them() -> None:
+    frame = frames.assignments(killed_at_20(), 30.0, measures.kills([KILL]))
+    of_a = frame[(frame["worker"] == "a") & (frame["partition"] == 1)]
+    assert [moment.timestamp() for moment in of_a["ended"]] == [20.0]
+    assert [moment.timestamp() for moment in frame[frame["worker"] == "b"]["ended"]] == [30.0] * 3
+
+
 def test_repetitions_and_their_seconds() -> None:
     assert measures.repetitions(killed_at_20()) == {"executions": 4, "executed_again": 1, "rework_seconds": 0.5}
 
@@ -125,6 +133,61 @@ def test_an_execution_that_was_done_before_is_marked() -> None:
 def test_fairness_is_one_where_all_did_the_same() -> None:
     even = pd.DataFrame({"worker": ["a", "b"], "partition": [0, 0]})
     assert measures.fairness(even) == {"fairness_workers": 1.0, "fairness_partitions": 1.0}
+
+
+def files(*moments: tuple[float, float]) -> pd.DataFrame:
+    """A row a file that completed: when it was asked for, and when its row said so."""
+    frame = pd.DataFrame(moments, columns=["intended_at", "updated_at"], dtype=float)
+    for column in frame:
+        frame[column] = pd.to_datetime(frame[column], unit="s", utc=True)
+    return frame.assign(id=[10 + 2 * index for index in range(len(frame))], status="completed")
+
+
+def test_repetitions_are_numbered_by_what_was_asked_for_in_turn() -> None:
+    assert measures.numbered(files(*[(1, 2)] * 5), 2)["repeat"].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_the_rate_of_a_repetition_is_that_of_its_own_first_results() -> None:
+    done = [result(0, offset, at) for offset, at in enumerate([10.0, 10.5, 11.0, 90.0, 90.25, 90.5])]
+    frame = frames.executions(History(executions=[*done, result(0, 2, 95.0)]))
+    found = measures.rates(frame, 3)
+    assert found["files_per_second"].tolist() == [2.0, 4.0]
+
+
+def test_the_spread_is_median_least_greatest_and_how_many() -> None:
+    frame = pd.DataFrame({"kind": ["a", "a", "a", "b"], "seconds": [3.0, 1.0, 8.0, 5.0]})
+    found = measures.spread(frame, ["kind"], ["seconds"])
+    assert found.loc["a"].tolist() == [3.0, 1.0, 8.0, 3]
+    assert found.loc["b"].tolist() == [5.0, 5.0, 5.0, 1]
+
+
+def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_or_afterwards() -> None:
+    history = killed_at_20()
+    history.executions += [result(2, offset, at, "b") for offset, at in enumerate([19.5, 20.5, 29.0, 29.5, 40.0])]
+    found = measures.gaps(history, begin=20, settled=28, end=30)
+    assert found.to_dict("split")["data"] == [
+        [1, "moved", "rebalance", 8.0],
+        [1, "moved", "rebalance", 1.0],
+        [2, "stayed", "rebalance", 1.0],
+        [2, "stayed", "rebalance", 8.5],
+        [2, "stayed", "steady", 0.5],
+    ]
+
+
+def test_a_fault_is_over_when_all_that_was_asked_for_by_its_end_is_seen_to_have_ended() -> None:
+    fault = Entry(kind="fault", name="s3 killed", began=20.0, ended=23.0)
+    assert measures.settled_after(files((10, 11), (22, 26.5), (24, 40)), fault) == 3.5
+    assert measures.settled_after(files((10, 11), (24, 40)), fault) == 0
+
+
+def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
+    history = killed_at_20()
+    waiting = [Request(0, offset, 9 + offset, 1, 12.0) for offset in range(2)]
+    history.requests = waiting
+    history.executions.append(result(0, 0, 13))
+    assert {check.number for check in judged(history, until=90.0).checks if check.ok is False} == {"9"}
+    history.resets = [ResetSeen(0, 1, 2, 15.0)]
+    assert judged(history, until=90.0).ok
 
 
 def judged(history: History, *faults: Entry, until: float = 30.0) -> Verdict:

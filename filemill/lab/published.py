@@ -1,0 +1,127 @@
+"""Executed notebooks as they are committed: to be read where they are not run, as on GitHub.
+
+Figures become pictures, which no viewer has to draw; progress bars and widgets go. A hash says which code was run: the
+outputs of another are worse than none.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import plotly.io
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PICTURE = "image/png"
+# Of a figure without a height of its own, in pixels; what is drawn has half as many again in each direction.
+WIDTH, HEIGHT, SCALE = 900, 420, 1.5
+VERDICT = "verdicts(outcomes)"
+NOTEBOOK_MAX_BYTES = 600_000
+# What librdkafka says to the terminal of who runs it: of connections that a fault has cut, mostly.
+_RDKAFKA = re.compile(r"\A(?:%\d\|.*\n?|\s*)+\Z")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_KEPT = (PICTURE, "text/html", "text/markdown", "text/plain")
+# What tells of the machine that it was run on, or opens something: neither belongs into a repository.
+_PRIVATE = {
+    "a path of the machine": re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|var|opt|usr|mnt)/[\w.]"),
+    "an address": re.compile(r"https?://(?!127\.0\.0\.1|localhost)", re.IGNORECASE),
+    "a credential": re.compile(
+        r"(?:password|passwd|secret|token|api[_-]?key)['\"]?\s*[=:]\s*\S|://[^\s/]+:[^\s/]+@|AKIA[A-Z0-9]{12}",
+        re.IGNORECASE,
+    ),
+}
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """Of the sources of its code cells, in their order; words around them may be mended without a new run."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def publish(executed: Path, target: Path) -> None:
+    """Put the outputs of a full run into the notebook whose code it ran; that one's words stay as they are.
+
+    Raises ValueError for outputs that must not be committed, and for those of other code; RuntimeError where no browser
+    is there to draw the figures.
+    """
+    done, notebook = read(executed), read(target)
+    if code_hash(done) != code_hash(notebook):
+        raise ValueError(f"{executed} ran other code than {target} has: run it again with all its own parameters")
+    run = [cell for cell in done.cells if cell.cell_type == "code"]
+    for cell, ran in zip((cell for cell in notebook.cells if cell.cell_type == "code"), run, strict=True):
+        cell.outputs = [_still(output) for output in ran.outputs if _is_content(output)]
+        cell.execution_count = ran.execution_count
+    notebook.metadata.setdefault("filemill", {})["outputs_of"] = code_hash(notebook)
+    found = complaints(notebook)
+    if found:
+        raise ValueError(f"{executed} is not fit to be committed: {'; '.join(found)}")
+    nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook. Raises what nbformat raises."""
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
+
+
+def complaints(notebook: nbformat.NotebookNode) -> list[str]:
+    """Why a notebook's outputs are not fit to be committed; none for one that is."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    found = []
+    if notebook.metadata.get("filemill", {}).get("outputs_of") != code_hash(notebook):
+        found.append("its outputs are of other code: run it again")
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("its cells were not run once each, in their order")
+    if any(output.output_type == "error" for output in outputs):
+        found.append("a cell failed")
+    if any(output.get("name") == "stderr" for output in outputs):
+        found.append("a cell complained (stderr)")
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    if not kinds <= set(_KEPT):
+        found.append(f"an output is more than text and pictures: {', '.join(sorted(kinds - set(_KEPT)))}")
+    if PICTURE not in kinds:
+        found.append("it shows no figure")
+    last = code[-1].outputs[-1].get("data", {}).get("text/plain", "") if code and code[-1].outputs else ""
+    if not code or not code[-1].source.endswith(VERDICT) or "kept" not in last or "BROKEN" in last:
+        found.append("it does not end with a verdict that holds")
+    texts = list(_texts(outputs))
+    found += [
+        f"an output tells {what}" for what, shape in _PRIVATE.items() if any(shape.search(text) for text in texts)
+    ]
+    size = len(nbformat.writes(notebook).encode())  # type: ignore[no-untyped-call]
+    if size > NOTEBOOK_MAX_BYTES:
+        found.append(f"it has {size:,} bytes, of {NOTEBOOK_MAX_BYTES:,}")
+    return found
+
+
+def _is_content(output: nbformat.NotebookNode) -> bool:
+    """Not a progress bar (rich shows a widget, then an empty text), and not librdkafka's log."""
+    if output.get("name") == "stderr":
+        return not _RDKAFKA.match(output.text)
+    data = output.get("data")
+    return data is None or (_WIDGET not in data and (bool(data.get("text/plain", "").strip()) or PLOTLY in data))
+
+
+def _still(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    drawn = output.get("data", {}).get(PLOTLY)
+    if drawn is None:
+        return output
+    figure = plotly.io.from_json(json.dumps(drawn), skip_invalid=True)
+    title = figure.layout.title.text or "Figure"
+    picture = figure.to_image(
+        PICTURE.partition("/")[2], width=WIDTH, height=figure.layout.height or HEIGHT, scale=SCALE
+    )
+    output.data = {PICTURE: base64.b64encode(picture).decode(), "text/plain": title}
+    return output
+
+
+def _texts(outputs: list[nbformat.NotebookNode]) -> Iterator[str]:
+    for output in outputs:
+        yield output.get("text", "")
+        for kind, body in output.get("data", {}).items():
+            if kind != PICTURE:
+                yield str(body)
