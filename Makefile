@@ -22,7 +22,7 @@ N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks bench bench-growth bench-viewers pictures format \
+.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks notebooks-full bench bench-growth bench-viewers pictures format \
 	lock clean compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
@@ -74,8 +74,12 @@ soak: $(DEV) ## A seeded storm of all faults under load, then a verdict (MINUTES
 lab: $(DEV) ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
 
-notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts (ARGS=--full: at those for real figures)
+notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts
 	$(BIN)/python -m filemill.lab notebooks $(ARGS)
+
+notebooks-full: $(DEV) ## Run all notebooks at full parameters and keep their outputs in them: an hour, and a Chromium
+	$(BIN)/python -m filemill.lab notebooks --full $(ARGS)
+	$(BIN)/python -m filemill.lab publish
 
 pictures: $(DEV) ## Take the pictures of all pages from a running stack (URL=http://127.0.0.1:8501)
 	$(BIN)/python -m tests.browser.take_pictures $(or $(URL),http://127.0.0.1:8501)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -84,6 +85,17 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
     engine = wiring.create_engine(settings, "test")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Chromium as the system has it. Without one the tests are skipped, but for CI."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium: install the package `chromium`")
+        pytest.skip("no Chromium")
+    return program
 
 
 @pytest.fixture(scope="session")

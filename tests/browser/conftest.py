@@ -4,8 +4,6 @@ The fixtures end with the package: Playwright keeps an event loop running on thi
 asyncio, and a pipeline that idles beside the other tests takes their time.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -40,19 +38,8 @@ def url(servers: Servers, world: Settings, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="package")
-def chromium() -> str:
-    """Chromium as the system has it. Without one the tests are skipped, but for CI."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: install the package `chromium`")
-        pytest.skip("no Chromium")
-    return program
-
-
-@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
-    """A browser for all tests; their pages have contexts of their own."""
+    """Chromium as the system has it."""
     expect.set_options(timeout=PAGE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])

@@ -1,0 +1,141 @@
+"""What keeps outputs out of the repository, and what a figure is made into."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from filemill.lab.published import NOTEBOOK_MAX_BYTES, PICTURE, PLOTLY, code_hash, complaints, publish, read
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+KEPT = "1  Every accepted request ends  kept"
+
+
+def output(**data: Any) -> nbformat.NotebookNode:
+    named = {kind.replace("_", "/", 1): body for kind, body in data.items()}
+    made: nbformat.NotebookNode = nbformat.v4.new_output("display_data", data=named)  # type: ignore[no-untyped-call]
+    return made
+
+
+def cell(source: str, count: int | None, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    made: nbformat.NotebookNode = nbformat.v4.new_code_cell(source)  # type: ignore[no-untyped-call]
+    made.update(execution_count=count, outputs=list(outputs))
+    return made
+
+
+def notebook(*more: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Three cells that are fit to be committed; `more` are further outputs of the first."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# What"),  # type: ignore[no-untyped-call]
+        cell("draw()", 1, output(image_png=PNG, text_plain="A figure"), *more),
+        cell("verdicts(outcomes)", 2, output(text_plain=KEPT)),
+    ]
+    made: nbformat.NotebookNode = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+    made.metadata["filemill"] = {"outputs_of": code_hash(made)}
+    return made
+
+
+def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
+    made: nbformat.NotebookNode = nbformat.v4.new_output("stream", name=name, text=text)  # type: ignore[no-untyped-call]
+    return made
+
+
+def test_outputs_of_the_code_that_is_there_are_fit_and_words_may_change() -> None:
+    made = notebook(stream("took 3 s at http://127.0.0.1:8501, 2026-11-23/24, and/or more; tokens: none"))
+    made.cells[0].source = "# Other words"
+    assert complaints(made) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("File /home/somebody/x.py", "an output tells a path of the machine"),
+        ("written to '/tmp/filemill-1'", "an output tells a path of the machine"),
+        ("index https://packages.example.com/simple", "an output tells an address"),
+        ("password=hunter2", "an output tells a credential"),
+        ("{'api_key': 'abc'}", "an output tells a credential"),
+        ("postgresql://me:secret@127.0.0.1/x", "an output tells a credential"),
+    ],
+)
+def test_what_tells_of_the_machine_or_opens_something_is_found(text: str, complaint: str) -> None:
+    assert complaint in complaints(notebook(stream(text)))
+    assert complaint in complaints(notebook(output(text_html=f"<td>{text}</td>", text_plain="a table")))
+
+
+def test_other_code_another_order_an_error_a_warning_a_script_and_weight_are_found() -> None:
+    other = notebook()
+    other.cells[1].source = "draw(better=True)"
+    assert complaints(other) == ["its outputs are of other code: run it again"]
+    order = notebook()
+    order.cells[1].execution_count = 3
+    assert complaints(order) == ["its cells were not run once each, in their order"]
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])  # type: ignore[no-untyped-call]
+    assert complaints(notebook(error)) == ["a cell failed"]
+    assert complaints(notebook(stream("Warning", "stderr"))) == ["a cell complained (stderr)"]
+    script = output(application_javascript="1", text_plain="a script")
+    assert complaints(notebook(script)) == ["an output is more than text and pictures: application/javascript"]
+    (heavy,) = complaints(notebook(stream("x" * NOTEBOOK_MAX_BYTES)))
+    assert heavy.startswith("it has ")
+
+
+@pytest.mark.parametrize("verdict", [KEPT.replace("kept", "BROKEN"), "kept, and one BROKEN", "a table"])
+def test_a_verdict_that_does_not_hold_is_found(verdict: str) -> None:
+    made = notebook()
+    made.cells[-1].outputs = [output(text_plain=verdict)]
+    assert complaints(made) == ["it does not end with a verdict that holds"]
+
+
+def test_a_notebook_without_outputs_is_found() -> None:
+    made = notebook()
+    for one in made.cells[1:]:
+        one.outputs, one.execution_count = [], None
+    assert complaints(made) == [
+        "its cells were not run once each, in their order",
+        "it shows no figure",
+        "it does not end with a verdict that holds",
+    ]
+
+
+def write(made: nbformat.NotebookNode, path: Path) -> Path:
+    nbformat.write(made, path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_outputs_come_into_the_notebook_whose_code_was_run_and_leave_its_words(tmp_path: Path) -> None:
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Output()"}
+    bar = nbformat.v4.new_output("display_data", data=widget)  # type: ignore[no-untyped-call]
+    done = write(notebook(bar, output(text_html="", text_plain="")), tmp_path / "done.ipynb")
+    mine = notebook()
+    mine.cells[0].source = "# What it found"
+    for one in mine.cells[1:]:
+        one.outputs, one.execution_count = [], None
+    target = write(mine, tmp_path / "mine.ipynb")
+    publish(done, target)
+    found = read(target)
+    assert found.cells[0].source == "# What it found"
+    assert [list(one.data) for one in found.cells[1].outputs] == [["image/png", "text/plain"]]
+    mine.cells[1].source = "draw(better=True)"
+    write(mine, target)
+    with pytest.raises(ValueError, match="ran other code"):
+        publish(done, target)
+
+
+def test_what_is_not_fit_is_not_written(tmp_path: Path) -> None:
+    done = write(notebook(stream("/root/secrets")), tmp_path / "done.ipynb")
+    target = write(notebook(), tmp_path / "mine.ipynb")
+    before = target.read_bytes()
+    with pytest.raises(ValueError, match="not fit to be committed: an output tells a path"):
+        publish(done, target)
+    assert target.read_bytes() == before
+
+
+def test_a_figure_becomes_a_picture(tmp_path: Path, chromium: str) -> None:
+    drawn = {"data": [{"type": "scatter", "y": [1, 3, 2]}], "layout": {"title": {"text": "Three points"}}}
+    made = notebook(output(**{PLOTLY: drawn}))
+    target = write(made, tmp_path / "mine.ipynb")
+    publish(target, target)
+    found = read(target).cells[1].outputs[1].data
+    assert base64.b64decode(found[PICTURE]).startswith(b"\x89PNG")
+    assert found["text/plain"] == "Three points"
