@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import ChainMap
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -195,7 +196,7 @@ class Lab(Bench):
         def through(environment: dict[str, str]) -> ChainMap[str, str]:
             return ChainMap(self._way_to_s3, environment)  # the proxy's address is known once the servers are
 
-        return [
+        specs = [
             WorkerSpec(role="relay", argv=[*run, "relay"], env=quiet, count=asked.relays),
             WorkerSpec(role="sync", argv=[*run, "sync"], env=quiet, count=asked.syncs),
             WorkerSpec(role="monitor", argv=[*run, "monitor"], env=quiet, count=asked.monitors),
@@ -204,6 +205,8 @@ class Lab(Bench):
                 role=JUMPER, argv=[*run, "processor"], env=through(processor | self.clock.environment()), count=0
             ),
         ]
+        # One that takes the place of a dead one is another owner of its partitions.
+        return [replace(spec, ids_once=True) for spec in specs]
 
     def _end_load(self) -> None:
         with contextlib.suppress(Exception):

@@ -27,6 +27,7 @@ class Crew:
         self._report = report
         self._lock = threading.RLock()
         self._workers: dict[str, Worker] = {}
+        self._hired: set[str] = set()  # all ids that there ever were
         self._environment: Mapping[str, str] = {}
         self._closed = False
 
@@ -96,8 +97,10 @@ class Crew:
             return self._workers[worker_id]
 
     def _hire(self, spec: WorkerSpec) -> Worker:
-        number = next(number for number in range(1, 100_000) if f"{spec.role}-{number}" not in self._workers)
+        taken = self._hired if spec.ids_once else self._workers.keys()
+        number = next(number for number in range(1, 100_000) if f"{spec.role}-{number}" not in taken)
         worker = Worker(spec, f"{spec.role}-{number}", self._log_folder / f"{spec.role}-{number}.log")
+        self._hired.add(worker.id)
         self._workers[worker.id] = worker
         self._spawn(worker)
         return worker

@@ -29,12 +29,17 @@ _SEED_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_",
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """What to run `count` times: processes role-1, role-2, … of `argv`, in which `{id}` stands for the process's id."""
+    """What to run `count` times: processes role-1, role-2, … of `argv`, in which `{id}` stands for the process's id.
+
+    A new one gets the lowest number that is free; with `ids_once` one that none has had, so that an id in a record of
+    what happened is one process's.
+    """
 
     role: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     count: int = 1
+    ids_once: bool = False
     stop_signal: int = signal.SIGTERM
 
 

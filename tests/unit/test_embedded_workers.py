@@ -161,6 +161,13 @@ def test_scaling_up_and_down_keeps_the_oldest(start: Start) -> None:
     assert not [event for event in stack.events if event.kind == "died"]
 
 
+def test_an_id_that_one_has_had_is_given_to_no_other_where_that_was_asked_for(start: Start) -> None:
+    stack = start(WorkerSpec(role="processor", argv=SLEEP, count=2, ids_once=True))
+    assert stack.crew.scale("processor", 1) == ["processor-1"]
+    stack.crew.kill_worker("processor-1", restart=False)
+    assert stack.crew.scale("processor", 2) == ["processor-3", "processor-4"]
+
+
 @pytest.mark.parametrize(("role", "count"), [("nobody", 1), ("processor", -1)])
 def test_what_cannot_be_scaled_is_refused(start: Start, role: str, count: int) -> None:
     with pytest.raises(ValueError, match=r"role|negative"):
