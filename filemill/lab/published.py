@@ -21,7 +21,7 @@ WIDTH, HEIGHT, SCALE = 900, 420, 1.5
 VERDICT = "verdicts(outcomes)"
 NOTEBOOK_MAX_BYTES = 600_000
 # What librdkafka says to the terminal of who runs it: of connections that a fault has cut, mostly.
-_RDKAFKA = re.compile(r"\A(?:%\d\|.*\n?|\s*)+\Z")
+_RDKAFKA = re.compile(r"%\d\|")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _KEPT = (PICTURE, "text/html", "text/markdown", "text/plain")
 # What tells of the machine that it was run on, or opens something: neither belongs into a repository.
@@ -101,7 +101,7 @@ def complaints(notebook: nbformat.NotebookNode) -> list[str]:
 def _is_content(output: nbformat.NotebookNode) -> bool:
     """Not a progress bar (rich shows a widget, then an empty text), and not librdkafka's log."""
     if output.get("name") == "stderr":
-        return not _RDKAFKA.match(output.text)
+        return not all(_RDKAFKA.match(line) for line in output.text.splitlines() if line.strip())
     data = output.get("data")
     return data is None or (_WIDGET not in data and (bool(data.get("text/plain", "").strip()) or PLOTLY in data))
 

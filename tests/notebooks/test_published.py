@@ -106,7 +106,8 @@ def write(made: nbformat.NotebookNode, path: Path) -> Path:
 def test_outputs_come_into_the_notebook_whose_code_was_run_and_leave_its_words(tmp_path: Path) -> None:
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Output()"}
     bar = nbformat.v4.new_output("display_data", data=widget)  # type: ignore[no-untyped-call]
-    done = write(notebook(bar, output(text_html="", text_plain="")), tmp_path / "done.ipynb")
+    log = stream("%4|1795407791.161|MAXPOLL|rdkafka#consumer-4| leaving group\n\n%3|1.0|FAIL|...\n", "stderr")
+    done = write(notebook(bar, log, output(text_html="", text_plain="")), tmp_path / "done.ipynb")
     mine = notebook()
     mine.cells[0].source = "# What it found"
     for one in mine.cells[1:]:
@@ -120,6 +121,12 @@ def test_outputs_come_into_the_notebook_whose_code_was_run_and_leave_its_words(t
     write(mine, target)
     with pytest.raises(ValueError, match="ran other code"):
         publish(done, target)
+
+
+def test_a_warning_among_the_words_of_librdkafka_is_found(tmp_path: Path) -> None:
+    done = write(notebook(stream("%4|1.0|FAIL|...\nDeprecationWarning\n", "stderr")), tmp_path / "done.ipynb")
+    with pytest.raises(ValueError, match="a cell complained"):
+        publish(done, write(notebook(), tmp_path / "mine.ipynb"))
 
 
 def test_what_is_not_fit_is_not_written(tmp_path: Path) -> None:
