@@ -21,7 +21,7 @@ def output(**data: Any) -> nbformat.NotebookNode:
 
 def cell(source: str, count: int | None, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
     made: nbformat.NotebookNode = nbformat.v4.new_code_cell(source)  # type: ignore[no-untyped-call]
-    made.update(execution_count=count, outputs=list(outputs))
+    made.execution_count, made.outputs = count, list(outputs)
     return made
 
 

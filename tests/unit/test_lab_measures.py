@@ -157,8 +157,8 @@ def test_the_rate_of_a_repetition_is_that_of_its_own_first_results() -> None:
 def test_the_spread_is_median_least_greatest_and_how_many() -> None:
     frame = pd.DataFrame({"kind": ["a", "a", "a", "b"], "seconds": [3.0, 1.0, 8.0, 5.0]})
     found = measures.spread(frame, ["kind"], ["seconds"])
-    assert found.loc["a"].tolist() == [3.0, 1.0, 8.0, 3]
-    assert found.loc["b"].tolist() == [5.0, 5.0, 5.0, 1]
+    assert found.index.tolist() == ["a", "b"]
+    assert found.to_numpy().tolist() == [[3.0, 1.0, 8.0, 3], [5.0, 5.0, 5.0, 1]]
 
 
 def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_or_afterwards() -> None:
