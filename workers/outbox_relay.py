@@ -31,6 +31,9 @@ TROUBLE_SECONDS_MOST = 2.0
 PARTITIONS_REFRESH_SECONDS = 3.0
 FLUSH_SECONDS = 2.0
 POLL_SECONDS = 0.002
+# From a claim that took all there was to the next, while some are on their way: at hundreds of requests a second each
+# would be claimed by a transaction of its own otherwise, and most claims would find nothing.
+CLAIM_SECONDS = 0.01
 # Produced and not settled: enough to fill the broker's pipe, little enough to repeat after a crash.
 IN_FLIGHT_BATCHES = 4
 
@@ -82,7 +85,7 @@ class OutboxRelay:
         self._settled: Future[None] | None = None
         self._refused: list[Claimed] = []
         self._partitions = 0
-        self._partitions_at = self._renewed_at = float("-inf")
+        self._partitions_at = self._renewed_at = self._claim_at = float("-inf")
         self._leading = False
         self.state = "starting"
 
@@ -104,7 +107,7 @@ class OutboxRelay:
                 pause = trouble = min(TROUBLE_SECONDS_MOST, trouble * 2)
             # Its place in the wait, not before the step: a wake between the two must not be forgotten.
             if pause and self._wake.wait(pause):
-                idle = IDLE_SECONDS_LEAST
+                idle, self._claim_at = IDLE_SECONDS_LEAST, float("-inf")
             self._wake.clear()
         self.close()
 
@@ -174,12 +177,16 @@ class OutboxRelay:
         unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._settling)
         if self._refused or unsettled >= self._batch * IN_FLIGHT_BATCHES:
             return False
+        if unsettled and self._clock() < self._claim_at:
+            return False
         partitions = self._count_partitions()
         try:
             rows = self._outbox.claim(self._batch, partitions)
         except Unavailable:
             self._leading = False  # the answer may be all that was lost: to lead again is to look for numbered rows
             raise
+        if len(rows) < self._batch:
+            self._claim_at = self._clock() + CLAIM_SECONDS
         self._renewed_at = self._clock() if rows else self._renewed_at  # a claim proves, and renews, the lease
         for place, row in enumerate(rows):
             if not self._produce(row):

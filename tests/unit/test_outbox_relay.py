@@ -423,6 +423,28 @@ def test_while_requests_are_settled_others_are_produced_but_not_without_end() ->
     assert world.database.outbox == {}
 
 
+def test_while_some_are_on_their_way_the_outbox_is_asked_a_hundred_times_a_second_at_most() -> None:
+    world, later = World(), Later()
+    relay = world.relay(beside=later)
+    world.submit(1)
+    relay.step()
+    world.submit(1)
+    for _ in range(5):
+        relay.step()
+    assert world.places() == _in_turn(1, 1)
+    world.now += outbox_relay.CLAIM_SECONDS
+    relay.step()
+    assert world.places() == _in_turn(1, 2)
+    for _ in range(5):
+        if later.waiting:
+            later.run()
+        relay.step()
+    assert world.database.outbox == {}
+    world.submit(1)
+    relay.step()
+    assert world.places() == _in_turn(1, 3), "with nothing on its way, at once"
+
+
 def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() -> None:
     world, later = World(), Later()
     world.submit(BATCH)
