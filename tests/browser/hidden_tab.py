@@ -27,7 +27,7 @@ class Tab:
         self._numbers = itertools.count(1)
         other = httpx.put(f"{tools}/json/new?about:blank", trust_env=False).raise_for_status().json()
         self._other: str = other["id"]
-        self._sent = 0  # what the page sent over its socket
+        self.sent = 0  # what the page sent over its socket
         self._ask("Network.enable")
 
     def show(self) -> None:
@@ -51,11 +51,11 @@ class Tab:
 
     def listen(self, seconds: float) -> int:
         """Wait; how often the page sent something meanwhile."""
-        before, until = self._sent, time.monotonic() + seconds
+        before, until = self.sent, time.monotonic() + seconds
         with contextlib.suppress(TimeoutError):
             while (left := until - time.monotonic()) > 0:
                 self._note(json.loads(self._socket.recv(timeout=left)))
-        return self._sent - before
+        return self.sent - before
 
     def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
         number = next(self._numbers)
@@ -68,7 +68,7 @@ class Tab:
             self._note(message)
 
     def _note(self, message: dict[str, Any]) -> None:
-        self._sent += message.get("method") == "Network.webSocketFrameSent"
+        self.sent += message.get("method") == "Network.webSocketFrameSent"
 
 
 @contextlib.contextmanager
