@@ -95,6 +95,10 @@ class ObjectStore(Protocol):
 class Lease(Protocol):
     """The right to be the active one of several. Fenced: each take-over has a greater number."""
 
+    @property
+    def fencing(self) -> int | None:
+        """The number of our holding. One that changed over `acquire` says that the lease was not ours in between."""
+
     def acquire(self) -> bool:
         """Take the lease if it is free or expired, or renew it where it is ours; whether it is ours now."""
 

@@ -87,6 +87,7 @@ class OutboxRelay:
         self._partitions = 0
         self._partitions_at = self._renewed_at = self._claim_at = float("-inf")
         self._leading = False
+        self._term: int | None = None  # the fencing number that it leads under
         self.state = "starting"
 
     def wake(self) -> None:
@@ -144,9 +145,11 @@ class OutboxRelay:
             self._stand_down("another relay is active")
             return False
         self._renewed_at = now
+        # A leader that slept may find the lease free again: another one led, numbered requests and died meanwhile.
+        self._leading = self._leading and self._lease.fencing == self._term
         if not self._leading:
             self._inherit()  # before it counts as leading: it is tried again where Postgres goes away in its middle
-            self._leading = True
+            self._leading, self._term = True, self._lease.fencing
             self._say("active")
         return True
 

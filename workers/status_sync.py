@@ -59,6 +59,7 @@ class StatusSync:
         self._reader: TopicReader | None = None
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
+        self._term: int | None = None  # the fencing number that it is active under
         self._state = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -83,6 +84,9 @@ class StatusSync:
             if not self._lease.acquire():
                 self._stand_down()
                 return False
+            if self._lease.fencing != self._term:
+                self._forget()  # another one may have gone further while this one slept
+                self._term = self._lease.fencing
             self._renewed_at = now
         if self._reader is None:
             self._reader = self._new_reader()
@@ -151,10 +155,13 @@ class StatusSync:
         return reading
 
     def _stand_down(self) -> None:
-        self._drop_reader()
-        self._unapplied = []
+        self._forget()
         self._renewed_at = float("-inf")
         self._say("standby")
+
+    def _forget(self) -> None:
+        self._drop_reader()
+        self._unapplied = []
 
     def _drop_reader(self) -> None:
         if self._reader is not None:

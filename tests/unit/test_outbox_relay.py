@@ -470,6 +470,20 @@ def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() ->
     assert world.database.outbox == {}
 
 
+def test_a_leader_that_slept_finds_what_another_one_numbered_meanwhile() -> None:
+    world = World()
+    sleeper, other = world.relay("a"), world.relay("b")
+    sleeper.step()
+    world.submit(1)
+    world.now += LEASE_SECONDS
+    other._lead()
+    assert other._outbox.claim(BATCH, 3), "numbered, and then it dies"
+    world.now += LEASE_SECONDS
+    _until_idle(sleeper)
+    assert world.places() == _in_turn(1, 1)
+    assert world.database.outbox == {}
+
+
 def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
     world = World()
     world.submit(1)

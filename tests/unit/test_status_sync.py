@@ -118,6 +118,20 @@ def test_a_successor_goes_on_where_the_rows_are() -> None:
     assert world.statuses()[:2] == [Status.COMPLETED] * 2
 
 
+def test_one_that_slept_goes_on_where_another_one_got_to_meanwhile() -> None:
+    world = World()
+    sleeper, other = world.sync("a"), world.sync("b")
+    sleeper.step()
+    world.completed(1)
+    world.now += LEASE_SECONDS
+    other.step()
+    world.completed(2)
+    world.now += LEASE_SECONDS
+    sleeper.step()
+    assert world.statuses()[:2] == [Status.COMPLETED] * 2
+    assert [reader.at[CREATED, 0] for reader in world.readers] == [0, 1, 2], "it read on from the rows' position"
+
+
 def test_what_cannot_be_read_is_counted_and_passed() -> None:
     world = World()
     values: list[bytes | None] = [None, b"", b"not json", b"\xff", b'{"fileId":true}', b'{"x":' + b"[" * 100_000]
