@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,7 @@ class Measured(msgspec.Struct, frozen=True):
     files: int
     seconds: float
     worker_cpu_seconds: float = 0.0  # of the arm's own processes
-    server_cpu_seconds: float = 0.0  # of Kafka, PostgreSQL and S3 together
+    server_cpu_seconds: dict[str, float] = {}  # of Kafka, PostgreSQL and S3, by name
     rss_bytes: int = 0  # the greatest that any one process of the arm had
     figures: dict[str, float] = {}
 
@@ -34,24 +34,25 @@ class Measured(msgspec.Struct, frozen=True):
 
     @property
     def server_cpu_us(self) -> float:
-        """CPU microseconds per file of the three servers."""
-        return self.server_cpu_seconds / self.files * 1e6
+        """CPU microseconds per file of the three servers together."""
+        return sum(self.server_cpu_seconds.values()) / self.files * 1e6
 
 
 class Meter:
     """Measures from its context's beginning to its end. CPU is counted by the system, in hundredths of a second."""
 
-    def __init__(self, workers: Sequence[psutil.Process], servers: Sequence[psutil.Process]) -> None:
+    def __init__(self, workers: Sequence[psutil.Process], servers: Mapping[str, psutil.Process]) -> None:
         self._workers = workers
         self._servers = servers
         self._rss = 0
         self._over = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="meter", daemon=True)
         self.seconds = 0.0
-        self._spent = (0.0, 0.0)
+        self._own_cpu = 0.0
+        self._server_cpu: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._began_cpu = (cpu_seconds(self._workers), cpu_seconds(self._servers))
+        self._own_cpu, self._server_cpu = self._spent()
         self._began = time.perf_counter()
         self._sampler.start()
         return self
@@ -60,15 +61,20 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.seconds = time.perf_counter() - self._began
-        now = (cpu_seconds(self._workers), cpu_seconds(self._servers))
-        self._spent = (now[0] - self._began_cpu[0], now[1] - self._began_cpu[1])
+        own, servers = self._spent()
+        self._own_cpu = own - self._own_cpu
+        self._server_cpu = {name: servers[name] - before for name, before in self._server_cpu.items()}
         self._over.set()
         self._sampler.join()
         self._look()
 
     def measured(self, files: int, **figures: float) -> Measured:
         """The result, for so many files."""
-        return Measured(files, self.seconds, *self._spent, self._rss, figures)
+        return Measured(files, self.seconds, self._own_cpu, self._server_cpu, self._rss, figures)
+
+    def _spent(self) -> tuple[float, dict[str, float]]:
+        servers = {name: cpu_seconds([process]) for name, process in self._servers.items()}
+        return cpu_seconds(self._workers), servers
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):

@@ -1,14 +1,17 @@
 """Whether an arm did its work, asked of the servers from outside: no arm may be fast because it does nothing."""
 
 import hashlib
+import time
 from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
 import sqlalchemy as sa
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from benchmarks.servers import World
+from benchmarks.servers import POLL_SECONDS, World
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.s3_admin import s3_client
 from filemill.content import render
@@ -18,6 +21,7 @@ ANSWER_SECONDS = 10.0
 SILENT_SECONDS = 20.0
 READ_RECORDS = 5000
 READ_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 0.25
 
 # A request: id, title, description, moment.
 Request = tuple[int, str, str, datetime]
@@ -34,33 +38,33 @@ def require(found: object, wanted: object, what: str) -> None:
 
 
 class TopicEnds:
-    """How many records a topic got, asked again and again over one connection."""
+    """How many records a topic got, asked again and again over one connection, one request each time."""
 
     def __init__(self, world: World, topic: str) -> None:
-        self._consumer = Consumer({"bootstrap.servers": world.settings.kafka_broker, "group.id": "bench-ends"})
-        known = self._consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
-        self._parts = [TopicPartition(topic, number) for number in known]
+        self._client = AdminClient({"bootstrap.servers": world.settings.kafka_broker})
+        known = self._client.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
+        newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        self._asked = {TopicPartition(topic, number): newest for number in known}
 
     def records(self) -> int:
         """The sum of the end offsets."""
-        return sum(self._end(part) for part in self._parts)
+        answers = self._client.list_offsets(self._asked, request_timeout=ANSWER_SECONDS)
+        return sum(int(future.result().offset) for future in answers.values())
 
-    def _end(self, part: TopicPartition) -> int:
-        marks = self._consumer.get_watermark_offsets(part, timeout=ANSWER_SECONDS, cached=False)
-        return int(marks[1])
-
-    def close(self) -> None:
-        """Give up the connection."""
-        self._consumer.close()
+    def wait_for(self, records: int, seconds: float) -> None:
+        """Until there are so many; asks rarely while many are missing, for it costs the broker. Raises TimeoutError."""
+        began = time.monotonic()
+        while (found := self.records()) < records:
+            spent = time.monotonic() - began
+            if spent > seconds:
+                raise TimeoutError(f"after {seconds:g} s still not {records} records, but {found}")
+            left = spent * (records - found) / found if found else 0.0
+            time.sleep(min(max(left / 2, POLL_SECONDS), LONGEST_PAUSE_SECONDS))
 
 
 def records(world: World, topic: str) -> int:
     """How many records a topic got."""
-    ends = TopicEnds(world, topic)
-    try:
-        return ends.records()
-    finally:
-        ends.close()
+    return TopicEnds(world, topic).records()
 
 
 def completed_ids(world: World) -> set[int]:

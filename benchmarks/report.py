@@ -29,7 +29,9 @@ _HEADINGS = (
     "files",
     "seconds",
     "CPU µs/file",
-    "servers' CPU",
+    "Kafka",
+    "PostgreSQL",
+    "S3",
     "RSS",
 )
 
@@ -83,7 +85,7 @@ def _cells(line: Line) -> list[str]:
         f"{line.files:,}",
         f"{line.seconds:,.2f}",
         f"{line.worker_cpu_us:,.0f}",
-        f"{line.server_cpu_us:,.0f}",
+        *(f"{line.cpu_us_by_server.get(name, 0.0):,.0f}" for name in ("kafka", "postgres", "s3")),
         f"{line.rss_bytes / MEGABYTE:,.0f} MB",
     ]
 

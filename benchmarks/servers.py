@@ -59,8 +59,11 @@ class World:
 
     def meter(self, crew: Crew) -> Meter:
         """A meter on the arm's processes and on the three servers."""
-        servers = [state.process.process() for state in self._servers.state.servers]
-        return Meter(crew.processes(), [process for process in servers if isinstance(process, psutil.Process)])
+        servers = {state.name: state.process.process() for state in self._servers.state.servers}
+        return Meter(
+            crew.processes(),
+            {name: process for name, process in servers.items() if isinstance(process, psutil.Process)},
+        )
 
     def scalar(self, query: str, **parameters: object) -> int:
         """The one number that a query gives."""

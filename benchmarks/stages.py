@@ -6,7 +6,7 @@ from benchmarks.groups import wait_for_processors
 from benchmarks.limits import timed
 from benchmarks.meter import Measured
 from benchmarks.proofs import TopicEnds, require
-from benchmarks.servers import World, wait_until
+from benchmarks.servers import WORK_SECONDS, World, wait_until
 from filemill.messages import FileCreate
 
 
@@ -76,8 +76,7 @@ def processing(world: World, files: int, task: str, started: list[FileCreate] | 
         ends = TopicEnds(world, world.settings.topic_created)
         with world.meter(crew) as meter:
             backlog.publish_requests(world, messages)
-            wait_until(lambda: ends.records() >= files, f"{files} results are on the topic")
-        ends.close()
+            ends.wait_for(files, WORK_SECONDS)
         measured = meter.measured(files)
     require(proofs.completed_ids(world), {message.file_id for message in messages}, "completed files")
     return measured

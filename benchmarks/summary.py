@@ -22,6 +22,7 @@ class Line(msgspec.Struct, frozen=True):
     rss_bytes: int
     seconds: float
     figures: dict[str, float] = {}  # medians of what only this arm measures
+    cpu_us_by_server: dict[str, float] = {}
 
     @property
     def spread(self) -> float:
@@ -97,6 +98,12 @@ def lines(samples: Sequence[Sample]) -> list[Line]:
                 seconds=statistics.median(measured.seconds for measured in own),
                 figures={
                     name: statistics.median(measured.figures[name] for measured in own) for name in own[0].figures
+                },
+                cpu_us_by_server={
+                    name: statistics.median(
+                        measured.server_cpu_seconds[name] / measured.files * 1e6 for measured in own
+                    )
+                    for name in own[0].server_cpu_seconds
                 },
             )
         )

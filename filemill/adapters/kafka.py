@@ -16,6 +16,8 @@ from filemill.settings import InvalidSettings, Settings
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000
+# Whoever hands over a batch at a time waits for no more than the batch.
+LINGER_MILLISECONDS = 5
 # An unacknowledged record is given back to its sender after this; the sender decides, not the client's queue.
 DELIVERY_TIMEOUT_MILLISECONDS = 30_000
 # A dead letter is the original, which may have the broker's megabyte, and headers; its topic is set up for as much.
@@ -98,9 +100,11 @@ class KafkaPublisher:
     Then the queued records are handed back as refused, and the next ones go through a new producer.
     """
 
-    def __init__(self, settings: Settings, role: str) -> None:
+    def __init__(self, settings: Settings, role: str, *, linger_milliseconds: int = LINGER_MILLISECONDS) -> None:
+        """`linger_milliseconds`: how long a record waits for others, to travel with them in one request."""
         self._settings = settings
         self._role = role
+        self._linger_milliseconds = linger_milliseconds
         self._broken = False
         self._lock = threading.Lock()
         self._retired: list[Producer] = []
@@ -114,7 +118,7 @@ class KafkaPublisher:
             **{
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": 5,
+                "linger.ms": self._linger_milliseconds,
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MILLISECONDS,
                 "message.max.bytes": MESSAGE_MAX_BYTES,
             },

@@ -22,6 +22,9 @@ log = structlog.get_logger("kafka")
 
 FETCHED_AHEAD_RECORDS = 1000
 FETCH_BYTES = 256 * 1024  # of a partition at once; a larger record comes alone
+# Where enough is fetched ahead of a partition, it is looked at again after this. By default it is left alone for a
+# second, however soon all of that is taken: a processor on a quick S3 stood still for half of its time.
+FETCH_BACKOFF_MILLISECONDS = 5
 
 
 def group_config(settings: Settings) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class GroupMember:
                     "max.poll.interval.ms": settings.max_poll_interval_ms,
                     # What it fetches ahead is dropped at a pause: no more of it than a fetch or two.
                     "queued.min.messages": FETCHED_AHEAD_RECORDS,
+                    "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS,
                     "max.partition.fetch.bytes": FETCH_BYTES,
                     "on_commit": self._committed,
                 },

@@ -31,6 +31,9 @@ FLUSH_SECONDS = 5.0
 # Python looks for cycles at each 700 objects that are new; a processor makes thousands in a moment, nearly all without
 # any, and the search took a fifth of its CPU.
 COLLECT_OBJECTS = 50_000
+# Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
+# those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
+LINGER_MILLISECONDS = 25
 # No file has this name.
 PROBE_KEY = "filemill-probe"
 
@@ -44,7 +47,7 @@ class Processor:
         """`beat` is called at each turn of the consumer's loop; `store` stands in for S3, to measure without it."""
         self._beat = beat
         self._settings = settings
-        publisher = KafkaPublisher(settings, "processor")
+        publisher = KafkaPublisher(settings, "processor", linger_milliseconds=LINGER_MILLISECONDS)
         trusted_seconds = settings.session_timeout_ms / 1000 / 2
         jitter = random.Random()
         self._reporter = Reporter(

@@ -15,7 +15,7 @@ from benchmarks.summary import RATIOS, Finding, at_least, findings, lines
 
 
 def sample(arm: str, rate: float, number: int = 1, **figures: float) -> Sample:
-    return Sample(number, arm, Measured(1000, 1000 / rate, 0.5, 0.25, 2**26, figures))
+    return Sample(number, arm, Measured(1000, 1000 / rate, 0.5, {"kafka": 0.1, "s3": 0.15}, 2**26, figures))
 
 
 def test_a_line_is_the_median_of_its_rounds_with_their_spread() -> None:
@@ -26,6 +26,7 @@ def test_a_line_is_the_median_of_its_rounds_with_their_spread() -> None:
     assert line.spread == pytest.approx(1.5)
     assert line.worker_cpu_us == pytest.approx(500)
     assert line.server_cpu_us == pytest.approx(250)
+    assert line.cpu_us_by_server == {"kafka": pytest.approx(100), "s3": pytest.approx(150)}
 
 
 def test_a_promise_is_judged_only_where_all_of_its_arms_were_measured() -> None:
