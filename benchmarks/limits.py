@@ -42,7 +42,7 @@ def consume(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw put", "limit", 3_000)
+@arm("raw put", "limit", 8_000)
 def put(world: World, files: int) -> Measured:
     """Counts from the first PUT to the last answer: obstore, `store_concurrency` in flight, the pipeline's objects.
 

@@ -10,6 +10,7 @@ from benchmarks import proofs
 from benchmarks.arm import arm
 from benchmarks.groups import wait_for_members
 from benchmarks.meter import Measured
+from benchmarks.pipeline import ENDS_SECONDS
 from benchmarks.servers import WORK_SECONDS, World, wait_until
 
 _TABLE = """
@@ -71,7 +72,7 @@ def _peer(world: World, files: int, design: str, store: str) -> Measured:
         with world.meter(crew) as meter:
             api.go()
             api.done(WORK_SECONDS)
-            wait_until(lambda: world.scalar(_UNFINISHED) == 0, "all files have ended")
+            wait_until(lambda: world.scalar(_UNFINISHED) == 0, "all files have ended", every=ENDS_SECONDS)
         measured = meter.measured(files)
     proofs.made(world, files, table="seed_files")
     return measured

@@ -154,13 +154,18 @@ def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
             world.drop()
 
 
-def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = WORK_SECONDS) -> None:
+def wait_until(
+    condition: Callable[[], bool],
+    what: str | Callable[[], str],
+    seconds: float = WORK_SECONDS,
+    every: float = POLL_SECONDS,
+) -> None:
     """Ask until it is so. Raises TimeoutError, saying what is not."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:g} s still not: {what() if callable(what) else what}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)
 
 
 @contextlib.contextmanager

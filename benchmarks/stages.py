@@ -50,13 +50,13 @@ def relay(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("processor (stub S3)", "stage", 4_000)
+@arm("processor (stub S3)", "stage", 10_000)
 def processor_on_a_stub(world: World, files: int) -> Measured:
     """Counts as `processor (real S3)` does, with a store in the process's memory for S3."""
     return processing(world, files, "processor-stub")
 
 
-@arm("processor (real S3)", "stage", 3_000)
+@arm("processor (real S3)", "stage", 8_000)
 def processor(world: World, files: int) -> Measured:
     """Counts from the first record on `file.create` to the last on `file.created`; one member owns all.
 
@@ -104,7 +104,7 @@ def sync(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("verify", "stage", 2_000)
+@arm("verify", "stage", 4_000)
 def verify(world: World, files: int) -> Measured:
     """Counts all of `filemill verify` on files that the pipeline has made: topics read, every object downloaded.
 

@@ -1,6 +1,5 @@
 """`filemill demo`: the whole system, from nothing to twelve verified files, in a throw-away home."""
 
-import asyncio
 import contextlib
 import statistics
 import time
@@ -12,14 +11,11 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.tables import Worker
 from filemill.content import render
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 from filemill.telemetry import Kind
-from filemill.verification.check import verify
 from filemill.verification.report import Report
 
 FILES = 12
@@ -125,6 +121,6 @@ def _identical(client: httpx.Client, file_id: int) -> bool:
 def _verify(settings: Settings) -> Report:
     engine = wiring.create_engine(settings, "demo")
     try:
-        return asyncio.run(verify(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
+        return wiring.verify(settings, engine)
     finally:
         engine.dispose()

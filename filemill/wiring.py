@@ -3,11 +3,13 @@
 A file processor has none: `filemill.processing.assembly` puts it together.
 """
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import sqlalchemy as sa
+import uvloop
 
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
@@ -16,14 +18,17 @@ from filemill.adapters.postgres import create_engine
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_outbox import PostgresOutbox
 from filemill.adapters.postgres_status import PostgresStatusStore
+from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import s3_client
 from filemill.foreign import HashFiller
 from filemill.settings import Settings
+from filemill.verification.check import verify as check
+from filemill.verification.report import Report
 from workers.group_monitor import GroupMonitor
 from workers.outbox_relay import OutboxRelay
 from workers.status_sync import StatusSync
 
-__all__ = ["create_engine", "hash_filler", "monitor", "relay", "s3_client", "sync"]
+__all__ = ["create_engine", "hash_filler", "monitor", "relay", "s3_client", "sync", "verify"]
 
 
 def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
@@ -74,6 +79,12 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
         interval_seconds=settings.monitor_interval_seconds,
         retention=timedelta(hours=settings.monitor_retention_hours),
     )
+
+
+def verify(settings: Settings, engine: sa.Engine) -> Report:
+    """All checks of `filemill verify`, to their end. Raises retry.Unavailable."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
 
 
 def run_beside(target: "HashFiller", stop: threading.Event) -> threading.Thread:

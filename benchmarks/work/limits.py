@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import obstore
+import uvloop
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks import requests
@@ -78,7 +79,8 @@ def put(settings: Settings, files: int) -> Work:
         await asyncio.gather(*(uploader(waiting) for _ in range(settings.store_concurrency)))
 
     yield
-    asyncio.run(everything())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(everything())
     return None
 
 

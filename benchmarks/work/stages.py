@@ -1,20 +1,16 @@
 """The pipeline's own stages, each alone, wired as they are in production."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Generator
 
 from benchmarks import requests
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.postgres_outbox import submit
 from filemill.adapters.postgres_outbox import submit_many as submit_batch
-from filemill.adapters.s3 import S3ObjectStore
 from filemill.processing.assembly import Processor
 from filemill.settings import Settings
-from filemill.verification.check import verify as check
 
 # A steady load comes in steps of this.
 TICK_SECONDS = 0.02
@@ -97,6 +93,6 @@ def verify(settings: Settings, _files: int) -> Work:
     """All checks of `filemill verify`."""
     engine = wiring.create_engine(settings, "verify")
     yield
-    report = asyncio.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
+    report = wiring.verify(settings, engine)
     findings = sum(finding.count for finding in report.findings.values())
     return {"completed": report.completed, "objects": report.objects, "findings": findings}

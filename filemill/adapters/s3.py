@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 
@@ -14,11 +15,16 @@ from filemill.ports import Missing, StoredObject
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
+# Up to here an object is read in one call of obstore's; a longer one takes a second, from its beginning.
+AT_ONCE_BYTES = 256 * 1024
+
 
 class S3ObjectStore:
     """One bucket by obstore. (port: ObjectStore)."""
 
     def __init__(self, settings: Settings) -> None:
+        # One thread of obstore's beside Python's, not one per core: they would wait for each other and for Python.
+        os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
         timeout = timedelta(seconds=settings.server_timeout_seconds)
         self._store = S3Store(
@@ -49,11 +55,23 @@ class S3ObjectStore:
         """An object's bytes. By boto3 where obstore cannot name the key, as one of a foreign service's may be."""
         if key == key.strip("/"):
             with self._errors(key), contextlib.suppress(ValueError):
+                head = await self._head(key)
+                if head is not None and len(head) < AT_ONCE_BYTES:
+                    return head
                 answer = await obstore.get_async(self._store, key)
                 return bytes(await answer.bytes_async())
         from filemill.adapters.s3_admin import read_object  # noqa: PLC0415 - a worker does without boto3
 
         return await asyncio.to_thread(read_object, self._settings, key)
+
+    async def _head(self, key: str) -> bytes | None:
+        """Its first bytes; None where it has none. Quicker than `get_async`, which needs a call for the body."""
+        try:
+            return bytes(await obstore.get_range_async(self._store, key, start=0, length=AT_ONCE_BYTES))
+        except exceptions.GenericError as error:
+            if "416" not in str(error):
+                raise
+            return None
 
     async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
         """All objects, a page at a time. By boto3: obstore gives up at a key like `a//b` or one with a line break."""

@@ -1,6 +1,5 @@
 """`filemill migrate | topics | verify | doctor`."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,12 +7,10 @@ from rich.text import Text
 
 from filemill import setup, wiring
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
-from filemill.adapters.s3 import S3ObjectStore
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_table, say
 from filemill.doctor import examine
 from filemill.migrate import migrate as apply_migrations
 from filemill.settings import load
-from filemill.verification.check import verify as check_everything
 from filemill.verification.report import Report
 
 
@@ -87,7 +84,7 @@ def verify(*, as_json: AsJson = False) -> None:
     """
     settings = load()
     engine = wiring.create_engine(settings, "verify")
-    report = asyncio.run(check_everything(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
+    report = wiring.verify(settings, engine)
     if as_json:
         print_json(as_document(report))
     else:

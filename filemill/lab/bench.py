@@ -1,6 +1,5 @@
 """A pipeline that one may load, watch and judge, wherever it runs; `filemill.lab.Lab` is one that may be broken too."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +12,12 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.postgres_operations import offset_resets
-from filemill.adapters.s3 import S3ObjectStore
 from filemill.lab import backward
 from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
 from filemill.lab.verdict import Observed, Verdict, judge
 from filemill.retry import Unavailable
 from filemill.settings import Settings, load
-from filemill.verification.check import verify
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, read_history
 from filemill.verification.report import Report
@@ -110,7 +107,7 @@ class Bench:
     def _verify(self) -> Report:
         # Hundreds of thousands of objects from a busy machine: one late answer must not cost the verdict.
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
-        return asyncio.run(verify(patient, self.engine, KafkaAdmin(patient), S3ObjectStore(patient)))
+        return wiring.verify(patient, self.engine)
 
 
 @contextlib.contextmanager

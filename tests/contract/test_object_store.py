@@ -64,6 +64,17 @@ def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
+def test_a_large_object_comes_whole(store: ObjectStore) -> None:
+    bodies = [bytes(range(256)) * size for size in (1023, 1024, 1025, 5000)]
+
+    async def scenario() -> None:
+        for number, body in enumerate(bodies):
+            await store.put(f"k{number}", body, {})
+        assert [await store.get(f"k{number}") for number in range(len(bodies))] == bodies
+
+    asyncio.run(scenario())
+
+
 def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
     with pytest.raises(Missing, match="file-9-9"):
         asyncio.run(store.get("file-9-9.txt"))
