@@ -66,9 +66,13 @@ def test_every_arm_says_what_it_counts() -> None:
 
 def test_growth_is_judged_from_its_points() -> None:
     found = growth.findings(
-        [sample("10,000 files", 1000.0), sample("100,000 files", 850.0), sample("API, busy", 200.0, p99_ms=12.5)]
+        [
+            sample("10,000 files", 1000.0, verify_seconds=6.0, verify_rss_mb=100.0),
+            sample("100,000 files", 850.0, verify_seconds=61.0, verify_rss_mb=120.0),
+            sample("API, busy", 200.0, p99_ms=12.5),
+        ]
     )
-    assert [(one.value, one.holds) for one in found] == [(0.85, False), (12.5, True)]
+    assert [(one.value, one.holds) for one in found] == [(0.85, False), (12.5, True), (61.0, False), (1.2, True)]
 
 
 def test_what_a_run_did_not_measure_stays_on_record(tmp_path: Path) -> None:
