@@ -34,6 +34,9 @@ log = structlog.get_logger("processor")
 POLL_SECONDS = 0.05
 # Where one record is finished, others are soon: a turn for each would cost more than the records.
 GATHER_SECONDS = 0.002
+# With so many in progress nobody waits for the next turn, and fewer turns leave more of Python to the workshop.
+MANY_RECORDS = 100
+GATHER_OF_MANY_SECONDS = 0.01
 READ_RECORDS = 500
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
@@ -236,7 +239,7 @@ class FileProcessor:
         try:
             if seconds:
                 self._finish(self._workshop.finished.get(timeout=seconds))
-                time.sleep(GATHER_SECONDS)
+                time.sleep(GATHER_SECONDS if self._in_flight < MANY_RECORDS else GATHER_OF_MANY_SECONDS)
             while True:
                 self._finish(self._workshop.finished.get_nowait())
         except queue.Empty:

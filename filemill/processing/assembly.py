@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from filemill.adapters.kafka import LINGER_MILLISECONDS as SHORT_LINGER_MILLISECONDS
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.kafka_reader import TopicReader
@@ -34,8 +35,17 @@ COLLECT_OBJECTS = 50_000
 # Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
 # those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
 LINGER_MILLISECONDS = 25
+# With fewer in progress nothing comes that a result could travel with: its partition waits for it.
+LEAST_TO_LINGER = 100
 # No file has this name.
 PROBE_KEY = "filemill-probe"
+
+
+def linger_milliseconds(settings: Settings) -> int:
+    """How long a result waits for others, to travel with them."""
+    one_at_a_time = settings.ordering == "partition"
+    few = one_at_a_time or settings.concurrency < LEAST_TO_LINGER
+    return SHORT_LINGER_MILLISECONDS if few else LINGER_MILLISECONDS
 
 
 class Processor:
@@ -47,7 +57,7 @@ class Processor:
         """`beat` is called at each turn of the consumer's loop; `store` stands in for S3, to measure without it."""
         self._beat = beat
         self._settings = settings
-        publisher = KafkaPublisher(settings, "processor", linger_milliseconds=LINGER_MILLISECONDS)
+        publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
         trusted_seconds = settings.session_timeout_ms / 1000 / 2
         jitter = random.Random()
         self._reporter = Reporter(

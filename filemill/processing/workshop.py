@@ -24,7 +24,7 @@ from filemill.retry import Poisonous, Unavailable
 log = structlog.get_logger("processor")
 
 # How often acknowledgements are collected while any are due. Shorter costs idle turns, longer holds up commits.
-ACKNOWLEDGEMENT_SECONDS = 0.002
+ACKNOWLEDGEMENT_SECONDS = 0.005
 AWAKE_SECONDS = 0.05
 
 

@@ -14,7 +14,7 @@ from filemill.verification.evidence import Evidence
 from filemill.verification.report import Report
 
 PAGE_ROWS = 1000
-DOWNLOADS = 32
+DOWNLOADS = 16
 
 Row = sa.Row[tuple[object, ...]]
 

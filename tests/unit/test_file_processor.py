@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from filemill.messages import RUN
 from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.ports import Record
 from filemill.processing import intake
+from filemill.processing.assembly import linger_milliseconds
 from filemill.processing.membership import QUIET
+from filemill.settings import load
 from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
 from workers import file_processor
@@ -534,3 +537,11 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
         finally:
             processor.stop()
             thread.join(20)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, 25), ({"ordering": "partition"}, 5), ({"concurrency": 3}, 5), ({"concurrency": 100}, 25)],
+)
+def test_results_wait_for_each_other_only_where_many_are_in_progress(given: dict[str, Any], expected: int) -> None:
+    assert linger_milliseconds(load(**given)) == expected
