@@ -129,7 +129,7 @@ def points() -> list[Arm]:
         Arm("1,000 files", "growth", 1_000, one),
         Arm(BASE, "growth", 10_000, verified, PATIENT),
         Arm(MANY, "growth", 100_000, verified, PATIENT),
-        Arm(OLD, "growth", 10_000, beside_old_rows),
+        Arm(OLD, "growth", 10_000, beside_old_rows, PATIENT),
         *(Arm(f"partitions: {count}", "growth", 10_000, one, {"topic_partitions": count}) for count in (1, 2, 3, 6)),
         *(
             Arm(f"workers: {count}", "growth", 10_000, with_processors(count), {"topic_partitions": 6})

@@ -72,15 +72,25 @@ def insert_copy(world: World, files: int) -> Measured:
     return measured
 
 
-@arm("raw update", "limit", 20_000)
+@arm("raw update (unnest)", "limit", 20_000)
 def update(world: World, files: int) -> Measured:
     """Counts from the first statement to the last commit: every column that the sync sets, `sync_batch` a transaction.
 
     Leaves out reading events, the rule by which one supersedes another, and positions.
     """
+    return _updated(world, files, "raw-update-unnest")
+
+
+@arm("raw update (json)", "limit", 20_000)
+def update_json(world: World, files: int) -> Measured:
+    """Counts the same with a batch as one JSON parameter, encoded on the way, instead of an array for each column."""
+    return _updated(world, files, "raw-update-json")
+
+
+def _updated(world: World, files: int, task: str) -> Measured:
     backlog.rows(world, files)
     world.vacuum("files")
-    measured, _ = timed(world, "raw-update", files)
+    measured, _ = timed(world, task, files)
     done = "SELECT count(*) FROM files WHERE status = 'completed' AND s3_location IS NOT NULL AND sha256 IS NOT NULL"
     require(world.scalar(done), files, "completed rows")
     return measured

@@ -44,7 +44,7 @@ def seed_obstore(world: World, files: int) -> Measured:
     return _peer(world, files, "seed", "obstore")
 
 
-@arm("FastStream, boto3", "peer", 1_000)
+@arm("FastStream, boto3", "peer", 1_500)
 def faststream_boto3(world: World, files: int) -> Measured:
     """Counts from the first request to the last row completed: batches at both ends, a batch's PUTs on threads, boto3.
 
@@ -53,7 +53,7 @@ def faststream_boto3(world: World, files: int) -> Measured:
     return _peer(world, files, "faststream", "boto3")
 
 
-@arm("FastStream, obstore", "peer", 1_500)
+@arm("FastStream, obstore", "peer", 4_000)
 def faststream_obstore(world: World, files: int) -> Measured:
     """Counts as FastStream with boto3 does, with obstore's `put_async` on the loop, `store_concurrency` in flight."""
     return _peer(world, files, "faststream", "obstore")

@@ -25,7 +25,7 @@ from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor
 
 PREPARE_SECONDS = 30.0
-# How finely the end of a piece of work is seen, where it is seen from outside.
+# How finely the end of a piece of work is seen, where it is seen from outside and asking costs little of it.
 POLL_SECONDS = 0.01
 # Above the longest piece of work of a round on a slow machine.
 WORK_SECONDS = 900.0

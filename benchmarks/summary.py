@@ -57,7 +57,8 @@ RAW = (
     "raw put",
     "raw insert (unnest)",
     "raw insert (copy)",
-    "raw update",
+    "raw update (unnest)",
+    "raw update (json)",
     "raw claim",
 )
 RATIOS = (
@@ -66,7 +67,14 @@ RATIOS = (
     Ratio("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
     Ratio("processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8),
     Ratio("relay", "relay", "the lower of raw produce and raw claim + DELETE", ("raw produce", "raw claim"), 0.6),
-    Ratio("status sync", "sync", "raw batched UPDATE", ("raw update",), 0.6),
+    Ratio(
+        "status sync",
+        "sync",
+        "raw batched UPDATE, by the quicker of unnest and JSON",
+        ("raw update (unnest)", "raw update (json)"),
+        0.6,
+        max,
+    ),
     Ratio(
         "submit many",
         "submit many",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import obstore
 import psycopg
+import uvloop
 from faststream import AckPolicy, FastStream
 from faststream.confluent import KafkaBroker
 from pydantic import BaseModel
@@ -66,7 +67,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
                 *(FileCreate(fileId=row[0], title=row[1], description=row[2], timestamp=now) for row in rows)
             )
 
-    with asyncio.Runner() as runner:
+    with _runner() as runner:
         runner.run(broker.start())
         yield
         runner.run(accept_all())
@@ -126,7 +127,8 @@ def status(settings: Settings, _files: int) -> None:
                 ),
             )
 
-    asyncio.run(FastStream(broker, logger=None).run())
+    with _runner() as runner:
+        runner.run(FastStream(broker, logger=None).run())
 
 
 def _serve(settings: Settings, put: Put) -> None:
@@ -150,7 +152,13 @@ def _serve(settings: Settings, put: Put) -> None:
     async def make(wanted: list[FileCreate]) -> tuple[FileCreated, ...]:
         return tuple(await asyncio.gather(*(one(request) for request in wanted)))
 
-    asyncio.run(FastStream(broker, logger=None).run())
+    with _runner() as runner:
+        runner.run(FastStream(broker, logger=None).run())
+
+
+def _runner() -> asyncio.Runner:
+    """On uvloop, as `faststream run` does where it is installed."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _broker(settings: Settings) -> KafkaBroker:

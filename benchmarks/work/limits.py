@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import obstore
 import uvloop
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -162,6 +163,28 @@ def update(settings: Settings, files: int) -> Work:
                 WHERE files.id = given.id
                 """,
                 batch,
+            )
+    return None
+
+
+def update_json(settings: Settings, files: int) -> Work:
+    """The same by `UPDATE … FROM json_to_recordset`: one parameter a batch instead of a list a column."""
+    connection = drivers.postgres(settings)
+    changes = [requests.created(message, 0, message.file_id) for message in requests.creates(files)]
+    batches = list(requests.batched([change.change() for change in changes], settings.sync_batch))
+    yield
+    for batch in batches:
+        with connection.transaction():
+            connection.execute(
+                """
+                UPDATE files SET status = 'completed', updated_at = now(), s3_location = given.s3_location,
+                    sha256 = given.sha256, size = given.size, worker_id = 'bench', kafka_partition = 0,
+                    kafka_offset = given."offset", attempt = 1, started_at = given.started_at, finished_at = given.at
+                FROM json_to_recordset(%s::json) AS given (file_id bigint, s3_location text, sha256 text, size bigint,
+                     "offset" bigint, started_at timestamptz, at timestamptz)
+                WHERE files.id = given.file_id
+                """,
+                (msgspec.json.encode(batch).decode(),),
             )
     return None
 

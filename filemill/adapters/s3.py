@@ -17,13 +17,17 @@ from filemill.settings import Settings
 
 # Up to here an object is read in one call of obstore's; a longer one takes a second, from its beginning.
 AT_ONCE_BYTES = 256 * 1024
+# What obstore says of an empty object, and of a server that answers with the whole. Taken for one by mistake, a failure
+# costs a second try.
+NO_RANGE = ("416", "non-partial response", "Wanted range")
 
 
 class S3ObjectStore:
     """One bucket by obstore. (port: ObjectStore)."""
 
     def __init__(self, settings: Settings) -> None:
-        # One thread of obstore's beside Python's, not one per core: they would wait for each other and for Python.
+        # One thread of obstore's beside Python's, not one per core: they would wait for each other and for Python. The
+        # environment is the only way to tell it, before its first call.
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
         timeout = timedelta(seconds=settings.server_timeout_seconds)
@@ -65,11 +69,14 @@ class S3ObjectStore:
         return await asyncio.to_thread(read_object, self._settings, key)
 
     async def _head(self, key: str) -> bytes | None:
-        """Its first bytes; None where it has none. Quicker than `get_async`, which needs a call for the body."""
+        """Its first bytes; None where it has none, or its server knows no ranges.
+
+        Quicker than `get_async`, which needs a call for the body.
+        """
         try:
             return bytes(await obstore.get_range_async(self._store, key, start=0, length=AT_ONCE_BYTES))
         except exceptions.GenericError as error:
-            if "416" not in str(error):
+            if not any(sign in str(error) for sign in NO_RANGE):
                 raise
             return None
 

@@ -35,16 +35,20 @@ COLLECT_OBJECTS = 50_000
 # Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
 # those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
 LINGER_MILLISECONDS = 25
-# With fewer in progress nothing comes that a result could travel with: its partition waits for it.
+# Where fewer may be in progress, nothing comes that a result could travel with: its partition waits for it.
 LEAST_TO_LINGER = 100
 # No file has this name.
 PROBE_KEY = "filemill-probe"
 
 
 def linger_milliseconds(settings: Settings) -> int:
-    """How long a result waits for others, to travel with them."""
-    one_at_a_time = settings.ordering == "partition"
-    few = one_at_a_time or settings.concurrency < LEAST_TO_LINGER
+    """How long a result waits for others, to travel with them.
+
+    Little where few records may be in progress, and in a share group, whose next batch comes when this one is done.
+    """
+    of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
+    most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
+    few = most < LEAST_TO_LINGER or settings.group_protocol == "share"
     return SHORT_LINGER_MILLISECONDS if few else LINGER_MILLISECONDS
 
 

@@ -229,18 +229,17 @@ class Passage:
     async def _upload(self, key: str, body: bytes, sha256: str) -> float:
         """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""
         metadata = {"processed-at": datetime.now(UTC).isoformat(timespec="milliseconds"), "sha256": sha256}
-        clock = asyncio.get_running_loop().time
         began = 0.0
 
         async def put() -> None:
             nonlocal began
             async with self._workplace.uploads:
                 await self._workplace.awake()
-                began = clock()
+                began = time.monotonic()
                 await self._workplace.store.put(key, body, metadata)
 
         await self._workplace.to_store(put)
-        return round((clock() - began) * 1000, 1)
+        return round((time.monotonic() - began) * 1000, 1)
 
     async def _simulate_work(self, request: FileCreate) -> None:
         """The seed's one-minute job: timers, so that one worker holds a thousand of them."""
@@ -251,12 +250,14 @@ class Passage:
         pause = seconds / steps
         told_at = float("-inf")
         clock = asyncio.get_running_loop().time
-        self.idle_until = clock() + seconds
+        began = clock()
+        self.idle_until = began + seconds
         for step in range(steps):
             if tells and clock() - told_at >= PROGRESS_LEAST_SECONDS:
                 told_at = clock()
                 self._tell_progress(request, step)
-            await asyncio.sleep(pause)
+            # By the clock: timers are whole milliseconds, and steps may be shorter.
+            await asyncio.sleep(began + (step + 1) * pause - clock())
         self.idle_until = None
 
     def _tell_progress(self, request: FileCreate, step: int) -> None:

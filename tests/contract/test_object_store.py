@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import SecretStr
@@ -14,7 +16,7 @@ from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import bucket_exists, create_bucket, s3_client
 from filemill.ports import Missing, ObjectStore, StoredObject
 from filemill.retry import Unavailable
-from filemill.settings import Settings
+from filemill.settings import Settings, load
 
 UNREACHABLE = "http://127.0.0.1:1"
 
@@ -216,3 +218,29 @@ def test_the_fake_is_away_when_it_is_told_so() -> None:
         with pytest.raises(Unavailable, match="S3 is away"):
             asyncio.run(act())
     assert store.objects == {}
+
+
+class _Rangeless(BaseHTTPRequestHandler):
+    """Answers each GET with the whole object, whatever part was asked for."""
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        body = b"" if self.path.endswith("empty") else b"whole"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"e"')
+        self.send_header("Last-Modified", "Sun, 04 Jan 2026 12:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+@pytest.mark.parametrize(("key", "body"), [("file-416-1.txt", b"whole"), ("empty", b"")])
+def test_a_service_that_knows_no_ranges_is_read_all_the_same(key: str, body: bytes) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Rangeless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            store = S3ObjectStore(load(s3_endpoint=f"http://127.0.0.1:{server.server_address[1]}"))
+            assert asyncio.run(store.get(key)) == body
+        finally:
+            server.shutdown()

@@ -541,7 +541,15 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, 25), ({"ordering": "partition"}, 5), ({"concurrency": 3}, 5), ({"concurrency": 100}, 25)],
+    [
+        ({}, 25),
+        ({"ordering": "partition"}, 5),
+        ({"concurrency": 3}, 5),
+        ({"concurrency": 100}, 25),
+        ({"partition_concurrency": 1}, 5),
+        ({"partition_concurrency": 20, "topic_partitions": 6}, 25),
+        ({"group_protocol": "share"}, 5),
+    ],
 )
-def test_results_wait_for_each_other_only_where_many_are_in_progress(given: dict[str, Any], expected: int) -> None:
+def test_results_wait_for_each_other_only_where_many_may_be_in_progress(given: dict[str, Any], expected: int) -> None:
     assert linger_milliseconds(load(**given)) == expected
