@@ -223,7 +223,7 @@ def test_the_fake_is_away_when_it_is_told_so() -> None:
 class _Rangeless(BaseHTTPRequestHandler):
     """Answers each GET with the whole object, whatever part was asked for."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         body = b"" if self.path.endswith("empty") else b"whole"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
