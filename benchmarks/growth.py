@@ -11,7 +11,7 @@ from benchmarks import backlog, proofs
 from benchmarks.arm import Arm
 from benchmarks.crew import START_SECONDS, Crew
 from benchmarks.limits import timed
-from benchmarks.meter import Measured
+from benchmarks.meter import MEGABYTE, Measured
 from benchmarks.pipeline import UNFINISHED, passing_through, staff
 from benchmarks.proofs import require
 from benchmarks.rounds import Sample, interleave
@@ -26,7 +26,6 @@ BUSY_SHARE = 0.7
 # The capacity is measured on so many files for each request of the latency's own load.
 CAPACITY_FILES_PER_REQUEST = 2
 PATIENT = {"server_timeout_seconds": 60}
-MEGABYTE = 2**20
 
 BASE, MANY, OLD = "10,000 files", "100,000 files", "10,000 files beside a million rows"
 LONG, IDLE, BUSY = "1,000 files × 20 s", "API, idle", "API, busy"

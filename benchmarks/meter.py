@@ -10,6 +10,7 @@ import msgspec
 import psutil
 
 SAMPLE_SECONDS = 0.1
+MEGABYTE = 2**20
 
 
 class Measured(msgspec.Struct, frozen=True):

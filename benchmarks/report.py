@@ -11,13 +11,13 @@ from rich.table import Table
 
 from benchmarks import figures
 from benchmarks.drawing import rates_svg
+from benchmarks.meter import MEGABYTE
 from benchmarks.rounds import Sample
 from benchmarks.summary import Finding, Line, lines
 from filemill.lab.results import machine, versions
 
 RESULTS = Path("benchmarks/results")
 LATEST = "latest.json"
-MEGABYTE = 2**20
 
 
 _HEADINGS = (

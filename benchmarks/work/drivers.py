@@ -1,5 +1,6 @@
 """The plain drivers, set up alike for all arms: what differs between two arms is their design, not a property."""
 
+import asyncio
 import json
 import os
 from datetime import timedelta
@@ -7,11 +8,17 @@ from typing import Any
 
 import boto3
 import psycopg
+import uvloop
 from botocore.config import Config
 from confluent_kafka import Consumer, TopicPartition
 from obstore.store import S3Store
 
 from filemill.settings import Settings
+
+
+def runner() -> asyncio.Runner:
+    """An asyncio loop of uvloop's: ours has one, and so has what `faststream run` starts."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def postgres(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:

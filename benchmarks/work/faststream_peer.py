@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import obstore
 import psycopg
-import uvloop
 from faststream import AckPolicy, FastStream
 from faststream.confluent import KafkaBroker
 from pydantic import BaseModel
@@ -67,7 +66,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
                 *(FileCreate(fileId=row[0], title=row[1], description=row[2], timestamp=now) for row in rows)
             )
 
-    with _runner() as runner:
+    with drivers.runner() as runner:
         runner.run(broker.start())
         yield
         runner.run(accept_all())
@@ -127,7 +126,7 @@ def status(settings: Settings, _files: int) -> None:
                 ),
             )
 
-    with _runner() as runner:
+    with drivers.runner() as runner:
         runner.run(FastStream(broker, logger=None).run())
 
 
@@ -152,13 +151,8 @@ def _serve(settings: Settings, put: Put) -> None:
     async def make(wanted: list[FileCreate]) -> tuple[FileCreated, ...]:
         return tuple(await asyncio.gather(*(one(request) for request in wanted)))
 
-    with _runner() as runner:
+    with drivers.runner() as runner:
         runner.run(FastStream(broker, logger=None).run())
-
-
-def _runner() -> asyncio.Runner:
-    """On uvloop, as `faststream run` does where it is installed."""
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _broker(settings: Settings) -> KafkaBroker:

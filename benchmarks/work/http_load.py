@@ -10,9 +10,8 @@ import time
 from collections.abc import Generator
 from statistics import quantiles
 
-import uvloop
-
 from benchmarks import requests
+from benchmarks.work import drivers
 from filemill.settings import Settings
 
 CONNECTIONS = 32
@@ -45,7 +44,7 @@ def post(settings: Settings, files: int, rate: float) -> Generator[None, None, d
                 group.create_task(one(free, request, intended))
 
     yield
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with drivers.runner() as runner:
         runner.run(everything())
     marks = quantiles(latencies, n=1000, method="inclusive")
     return {"accepted": float(accepted), "p50_ms": marks[499], "p99_ms": marks[989], "greatest_ms": max(latencies)}

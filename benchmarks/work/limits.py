@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import obstore
-import uvloop
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks import requests
@@ -80,7 +79,7 @@ def put(settings: Settings, files: int) -> Work:
         await asyncio.gather(*(uploader(waiting) for _ in range(settings.store_concurrency)))
 
     yield
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with drivers.runner() as runner:
         runner.run(everything())
     return None
 

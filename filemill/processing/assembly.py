@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from filemill.adapters.kafka import LINGER_MILLISECONDS as SHORT_LINGER_MILLISECONDS
-from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.kafka import LINGER_MILLISECONDS, KafkaPublisher
 from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.kafka_share import ShareMember
@@ -34,7 +33,7 @@ FLUSH_SECONDS = 5.0
 COLLECT_OBJECTS = 50_000
 # Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
 # those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
-LINGER_MILLISECONDS = 25
+RESULTS_LINGER_MILLISECONDS = 25
 # Where fewer may be in progress, nothing comes that a result could travel with: its partition waits for it.
 LEAST_TO_LINGER = 100
 # No file has this name.
@@ -49,7 +48,7 @@ def linger_milliseconds(settings: Settings) -> int:
     of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
     most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
     few = most < LEAST_TO_LINGER or settings.group_protocol == "share"
-    return SHORT_LINGER_MILLISECONDS if few else LINGER_MILLISECONDS
+    return LINGER_MILLISECONDS if few else RESULTS_LINGER_MILLISECONDS
 
 
 class Processor:

@@ -6,6 +6,7 @@ with the same bytes under the same key.
 """
 
 import asyncio
+import math
 import random
 import time
 import traceback
@@ -256,8 +257,9 @@ class Passage:
             if tells and clock() - told_at >= PROGRESS_LEAST_SECONDS:
                 told_at = clock()
                 self._tell_progress(request, step)
-            # By the clock: timers are whole milliseconds, and steps may be shorter.
-            await asyncio.sleep(began + (step + 1) * pause - clock())
+            left = began + (step + 1) * pause - clock()
+            # uvloop's timers are whole milliseconds and may be one early; steps may be shorter than that.
+            await asyncio.sleep((math.ceil(left * 1000) + 1) / 1000 if left > 0 else 0)
         self.idle_until = None
 
     def _tell_progress(self, request: FileCreate, step: int) -> None:

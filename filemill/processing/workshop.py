@@ -52,7 +52,7 @@ class Workshop:
         self._one_at_a_time = one_at_a_time
         self._trusted_seconds = trusted_seconds
         self._trusted_at = time.monotonic()
-        # It is woken by an upload's end thousands of times a second: uvloop does that for half the CPU.
+        # It is woken by each upload's end, from another thread: uvloop does that for less (docs/performance.md).
         self._loop = uvloop.new_event_loop()
         self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
         self._last: dict[tuple[int, int], asyncio.Task[None]] = {}
