@@ -9,6 +9,13 @@ from filemill.files import Status, file_id_of, object_key
 from filemill.ports import ObjectStore, StoredObject
 from filemill.verification.report import Report
 
+# Whole arrays: of a thousand parameters SQLAlchemy would write each into the statement.
+_ids = sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))
+_keys = sa.bindparam("keys", type_=sa.ARRAY(sa.Text))
+_ROWS = sa.select(File.id, File.s3_location, File.created_at, File.status).where(File.id == sa.func.any(_ids))
+_LOCATIONS = sa.select(File.s3_location).where(File.s3_location == sa.func.any(_keys))
+_TOMBSTONES = sa.select(Tombstone.file_id).where(Tombstone.file_id == sa.func.any(_ids))
+
 
 async def check_bucket(engine: sa.Engine, store: ObjectStore, report: Report) -> None:
     """List the bucket once. Raises retry.Unavailable."""
@@ -23,12 +30,10 @@ def _check_page(engine: sa.Engine, page: Sequence[StoredObject], report: Report)
     # Keys that are not of our form may be a foreign service's: only then is the table searched by location.
     strange = [key for key in keys if file_id_of(key) is None]
     with engine.connect() as connection:
-        columns = sa.select(File.id, File.s3_location, File.created_at, File.status)
-        rows = {row.id: row for row in connection.execute(columns.where(File.id.in_(ids)))} if ids else {}
-        named = sa.select(File.s3_location).where(File.s3_location.in_(strange))
-        known = set(connection.execute(named).scalars()) if strange else set()
-        buried = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(ids - rows.keys()))
-        deleted = set(connection.execute(buried).scalars()) if ids - rows.keys() else set()
+        rows = {row.id: row for row in connection.execute(_ROWS, {"ids": list(ids)})} if ids else {}
+        known = set(connection.execute(_LOCATIONS, {"keys": strange}).scalars()) if strange else set()
+        gone = list(ids - rows.keys())
+        deleted = set(connection.execute(_TOMBSTONES, {"ids": gone}).scalars()) if gone else set()
     for key in keys:
         file_id = file_id_of(key)
         row = rows.get(file_id) if file_id is not None else None

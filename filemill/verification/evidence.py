@@ -1,8 +1,13 @@
-"""What the topics say: the other half of every comparison that `verify` makes with the rows."""
+"""What the topics say: the other half of every comparison that `verify` makes with the rows.
 
-from collections.abc import Iterator
+It is kept in a temporary file of SQLite's, which is gone with the process, however that ends: a million files take no
+more memory than a thousand.
+"""
 
-import msgspec
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
@@ -16,115 +21,210 @@ from filemill.messages import (
     number_header,
 )
 from filemill.ports import Record
+from filemill.retry import Unavailable
+from filemill.rotation import Slot
 from filemill.settings import Settings
 from filemill.telemetry import Kind, decode_event
 
-FileRun = tuple[int, int | None]
+TABLES = """
+    PRAGMA journal_mode = OFF;
+    CREATE TABLE requests (file_id, run, number, partition, "offset");
+    CREATE TABLE results (file_id, run, status, partition, "offset");
+    CREATE TABLE dead_letters (file_id, partition, "offset");
+    CREATE TABLE cancelled (partition, "offset");
+"""
+# Once what they are over is there: kept up with each record they would cost twice as much.
+INDEXES = """
+    CREATE INDEX requests_by_number ON requests (number, partition);
+    CREATE INDEX results_by_file ON results (file_id, run);
+    CREATE INDEX dead_letters_by_file ON dead_letters (file_id);
+    CREATE INDEX dead_letters_by_place ON dead_letters (partition, "offset");
+    CREATE INDEX cancelled_by_place ON cancelled (partition, "offset");
+"""
+COMMITTED_UNFINISHED = """
+    SELECT * FROM requests AS request WHERE partition = ? AND "offset" < ?
+    AND NOT EXISTS (
+        SELECT 1 FROM results WHERE file_id = request.file_id AND (run IS NULL OR run = request.run)
+    ) AND NOT EXISTS (
+        SELECT 1 FROM dead_letters WHERE partition = request.partition AND "offset" = request."offset"
+    ) AND NOT EXISTS (
+        SELECT 1 FROM cancelled WHERE partition = request.partition AND "offset" = request."offset"
+    ) ORDER BY "offset"
+"""
 
 
-class Request(msgspec.Struct, frozen=True):
-    """A record of `file.create`: whose, and where it stands. `file_run` None: unreadable."""
+class Request(NamedTuple):
+    """A record of `file.create`: whose, and where it stands. `file_id` None: unreadable."""
 
-    file_run: FileRun | None
+    file_id: int | None
+    run: int | None
     number: int | None
     partition: int
     offset: int
 
 
-class Evidence(msgspec.Struct):
+class Result(NamedTuple):
+    """A record of `file.created`: how whose run ended, and where that stands. `run` None: it counts for any."""
+
+    file_id: int
+    run: int | None
+    status: str
+    partition: int
+    offset: int
+
+
+class DeadLetter(NamedTuple):
+    """A record of the dead letters: whose, and its place on `file.create`; None is what it does not say."""
+
+    file_id: int | None
+    partition: int | None
+    offset: int | None
+
+
+class Told:
+    """What the topics say of some files."""
+
+    def __init__(self, results: Iterable[Result], dead_letters: Iterable[int]) -> None:
+        """`results` in the order in which they were read, `dead_letters` by their files."""
+        self.dead_letters = frozenset(dead_letters)
+        self._results: dict[int, list[Result]] = {}
+        for result in results:
+            self._results.setdefault(result.file_id, []).append(result)
+
+    def results(self, file_id: int, run: int) -> list[Result]:
+        """Those of a run, in the order in which they were read; after them those without a run."""
+        known = self._results.get(file_id, [])
+        return [one for one in known if one.run == run] + [one for one in known if one.run is None]
+
+
+class Evidence:
     """All that the topics hold, up to their ends at the beginning of the reading."""
 
-    requests: list[Request] = []
-    results: dict[FileRun, set[str]] = {}
-    # The latest place on `file.created` of each result, to know whether the sync has read it.
-    result_places: dict[FileRun, tuple[int, int]] = {}
-    duplicate_results: int = 0
-    unreadable_events: int = 0
-    # Places (partition, offset) on `file.create` of runs that workers let go because they were cancelled.
-    cancelled_places: set[tuple[int, int]] = set()
-    dead_letters: set[int] = set()
-    dead_letter_count: int = 0
-    # Places (partition, offset) on `file.create` that dead letters name as theirs.
-    dead_letter_places: set[tuple[int, int]] = set()
-    committed: dict[int, int | None] = {}
-    partitions: int = 0
-    # Topics whose beginning is gone by retention: what they do not say proves nothing.
-    truncated: set[str] = set()
-    # How far each topic was read, by topic and partition: what lies beyond is not known.
-    read_to: dict[tuple[str, int], int] = {}
+    def __init__(self) -> None:
+        self.unreadable_events = 0
+        self.committed: dict[int, int | None] = {}
+        self.partitions = 0
+        # Topics whose beginning is gone by retention: what they do not say proves nothing.
+        self.truncated: set[str] = set()
+        # How far each topic was read, by topic and partition: what lies beyond is not known.
+        self.read_to: dict[tuple[str, int], int] = {}
+        self._database = sqlite3.connect("")
+        self._database.executescript(TABLES)
 
-    def result_of(self, file_id: int, run: int | None) -> tuple[int, int] | None:
-        """Where the first result of a run stands on `file.created`; one without a run counts for any."""
-        return self.result_places.get((file_id, run)) or self.result_places.get((file_id, None))
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def keep(self, table: str, rows: Iterable[Sequence[object]], width: int) -> None:
+        """Put rows of that width into a table. Raises retry.Unavailable where there is no room."""
+        with _room():
+            self._database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)  # noqa: S608
+            self._database.commit()
+
+    def index(self) -> None:
+        """Make it quick to ask, once most is there. Raises retry.Unavailable where there is no room."""
+        with _room():
+            self._database.executescript(INDEXES)
+
+    def told(self, first_id: int, last_id: int) -> Told:
+        """What the topics say of the files from one id to another."""
+        ids = first_id, last_id
+        results = self._rows("SELECT * FROM results WHERE file_id BETWEEN ? AND ? ORDER BY rowid", ids)
+        letters = self._rows("SELECT file_id FROM dead_letters WHERE file_id BETWEEN ? AND ?", ids)
+        return Told(map(Result._make, results), (file_id for (file_id,) in letters))
+
+    def published(self) -> Iterator[Slot]:
+        """The publish numbers on `file.create`, each once, ascending, with the partition that was read first."""
+        numbers = "SELECT number, partition, min(rowid) FROM requests WHERE number IS NOT NULL GROUP BY number"
+        return (Slot(number, partition) for number, partition, _ in self._rows(f"{numbers} ORDER BY number"))
+
+    def on_two_partitions(self) -> Iterator[int]:
+        """The publish numbers that stand on more than one partition, ascending."""
+        numbers = "SELECT number FROM requests WHERE number IS NOT NULL GROUP BY number"
+        return (number for (number,) in self._rows(f"{numbers} HAVING min(partition) < max(partition) ORDER BY number"))
+
+    def committed_unfinished(self) -> list[Request]:
+        """What the group's commits have passed without a result, a dead letter or a word that it was cancelled."""
+        spans = [(partition, committed) for partition, committed in self.committed.items() if committed]
+        return [Request._make(row) for span in spans for row in self._rows(COMMITTED_UNFINISHED, span)]
+
+    def repeats(self) -> int:
+        """How many records of `file.create` repeat a publish number."""
+        return self._count("SELECT count(number) - count(DISTINCT number) FROM requests")
+
+    def duplicate_results(self) -> int:
+        """How many records of `file.created` are not the first of their run."""
+        return self._count("SELECT sum(times - 1) FROM (SELECT count(*) AS times FROM results GROUP BY file_id, run)")
+
+    def dead_letters(self) -> int:
+        """How many there are."""
+        return self._count("SELECT count(*) FROM dead_letters")
+
+    def _count(self, query: str) -> int:
+        ((count,),) = self._rows(query)
+        return count or 0
+
+    def _rows(self, query: str, parameters: Sequence[int] = ()) -> Iterator[tuple[Any, ...]]:
+        with _room():
+            yield from self._database.execute(query, parameters)
 
 
-def gather(settings: Settings, admin: KafkaAdmin) -> Evidence:
+def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
     """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
-    evidence = Evidence()
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
     for part in admin.offsets(settings.offsets_group, settings.topic_create):
         evidence.committed[part.partition] = part.committed
         evidence.partitions += 1
-    for record in _records(settings, admin, settings.topic_created, evidence):
-        _note_result(record, evidence)
-    for record in _records(settings, admin, settings.topic_dead_letters, evidence):
-        _note_dead_letter(record, evidence)
-    for record in _records(settings, admin, settings.topic_worker_events, evidence):
-        _note_event(record, evidence)
-    for record in _records(settings, admin, settings.topic_create, evidence):
-        _note_request(record, evidence)
-    return evidence
+    catch_up(settings, admin, evidence)
+    events = _records(settings, admin, settings.topic_worker_events, evidence)
+    evidence.keep("cancelled", _cancelled(events, evidence), 2)
+    requests = _records(settings, admin, settings.topic_create, evidence)
+    evidence.keep("requests", map(_request, requests), 5)
+    evidence.index()
 
 
 def catch_up(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
     """Read on, through what came to the results and the dead letters since. Raises retry.Unavailable."""
-    for record in _records(settings, admin, settings.topic_created, evidence):
-        _note_result(record, evidence)
-    for record in _records(settings, admin, settings.topic_dead_letters, evidence):
-        _note_dead_letter(record, evidence)
+    results = _records(settings, admin, settings.topic_created, evidence)
+    evidence.keep("results", _results(results, evidence), 5)
+    letters = _records(settings, admin, settings.topic_dead_letters, evidence)
+    evidence.keep("dead_letters", map(_dead_letter, letters), 3)
 
 
-def _note_request(record: Record, evidence: Evidence) -> None:
-    file_id = file_id_in(record.value)
-    file_run = (file_id, number_header(record.headers, RUN)) if file_id is not None else None
-    number = number_header(record.headers, PUBLISH_NUMBER)
-    evidence.requests.append(Request(file_run, number, record.partition, record.offset))
+def _request(record: Record) -> Request:
+    file_id, headers = file_id_in(record.value), record.headers
+    run, number = number_header(headers, RUN), number_header(headers, PUBLISH_NUMBER)
+    return Request(file_id, run, number, record.partition, record.offset)
 
 
-def _note_result(record: Record, evidence: Evidence) -> None:
-    try:
-        event = decode(record.value, FileCreated)
-    except InvalidMessage:
-        evidence.unreadable_events += 1
-        return
-    file_run = (event.file_id, event.run)
-    known = evidence.results.setdefault(file_run, set())
-    evidence.duplicate_results += bool(known)
-    known.add(event.status)
-    evidence.result_places.setdefault(file_run, (record.partition, record.offset))
+def _results(records: Iterable[Record], evidence: Evidence) -> Iterator[Result]:
+    for record in records:
+        try:
+            event = decode(record.value, FileCreated)
+        except InvalidMessage:
+            evidence.unreadable_events += 1
+        else:
+            yield Result(event.file_id, event.run, event.status, record.partition, record.offset)
 
 
-def _note_event(record: Record, evidence: Evidence) -> None:
-    try:
-        event = decode_event(record.value)
-    except InvalidMessage:
-        evidence.unreadable_events += 1
-        return
-    if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
-        evidence.cancelled_places.add((event.partition, event.offset))
+def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[tuple[int, int]]:
+    for record in records:
+        try:
+            event = decode_event(record.value)
+        except InvalidMessage:
+            evidence.unreadable_events += 1
+            continue
+        if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
+            yield event.partition, event.offset
 
 
-def _note_dead_letter(record: Record, evidence: Evidence) -> None:
-    evidence.dead_letter_count += 1
-    file_id = file_id_in(record.value)
-    if file_id is not None:
-        evidence.dead_letters.add(file_id)
-    named = {name: value.decode(errors="replace") for name, value in record.headers}
+def _dead_letter(record: Record) -> DeadLetter:
+    named, file_id = dict(record.headers), file_id_in(record.value)
     try:
         place = int(named["filemill-partition"]), int(named["filemill-offset"])
     except (KeyError, ValueError):
-        return  # a dead letter of somebody else's
-    evidence.dead_letter_places.add(place)
+        return DeadLetter(file_id, None, None)  # somebody else's
+    return DeadLetter(file_id, *place) if all(0 <= one < 2**63 for one in place) else DeadLetter(file_id, None, None)
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Evidence) -> Iterator[Record]:
@@ -134,3 +234,13 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Eviden
     since = dict(evidence.read_to)
     evidence.read_to.update({(topic, part.partition): part.end for part in spans if part.end is not None})
     return read_topic(settings, topic, spans, "verify", since)
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(
+            f"what the topics say cannot be kept in a temporary file (TMPDIR says where): {error}"
+        ) from None
