@@ -96,20 +96,22 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
         servers: dict[str, ContainerServer] = {}
-        for name, (_, inside) in PORTS.items():
-            container = stack.enter_context(_container(services[name], inside, ports[name])).get_wrapped_container()
+        for name in PORTS:
+            container = stack.enter_context(_container(services, name, ports[name])).get_wrapped_container()
             servers[name] = ContainerServer(engine, name, container.id, _health_check(services[name]))
         settings = _settings(services, ports)
         prepare(load(home=home, **settings), patience_seconds=READY_SECONDS)
         yield ContainerServers(home, settings, guard, servers)
 
 
-def _container(service: Mapping[str, Any], inside: int, outside: int) -> "DockerContainer":
+def _container(services: Mapping[str, Any], name: str, port: int) -> "DockerContainer":
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
-    container = DockerContainer(service["image"]).with_bind_ports(inside, outside)
-    for name, value in service["environment"].items():
-        container = container.with_env(name, value)
+    service, (_, inside) = services[name], PORTS[name]
+    # Composed, it finds itself by its service's name: Kafka keeps the state of share groups over such a connection.
+    container = DockerContainer(service["image"], hostname=name).with_bind_ports(inside, port)
+    for variable, value in service["environment"].items():
+        container = container.with_env(variable, value)
     return container.with_command(service["command"]) if service.get("command") else container
 
 
