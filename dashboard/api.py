@@ -13,6 +13,7 @@ from fastapi import FastAPI, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 import filemill
+from dashboard.acceptance import Acceptance
 from dashboard.api_body import read_new_file
 from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
 from dashboard.api_export import add_export
@@ -20,13 +21,13 @@ from dashboard.api_notebook import add_notebook
 from dashboard.api_offsets import add_offsets
 from dashboard.api_operations import add_operations
 from dashboard.api_schema import BODY, answers, complete
-from dashboard.api_threads import Threads, while_wanted
+from dashboard.api_threads import Threads
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
 from dashboard.scripts import add_scripts
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
-from filemill.files import NewFile, Status
+from filemill.files import Status
 from filemill.messages import valid_traceparent
 from filemill.retry import Unavailable
 
@@ -63,6 +64,8 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
             raise Refused(404, "not_found", f"there is no file {file_id}", "id")
         return row
 
+    acceptance = Acceptance(services, threads)
+
     @app.get(
         "/api/files",
         responses=answers(200, "FileList", 422, 503),
@@ -95,8 +98,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
     async def create(request: Request) -> Response:
         file = await read_new_file(request)
         traceparent = valid_traceparent(request.headers.get("traceparent"))
-        with while_wanted() as wanted:
-            row = await threads.run(_accept(services, file, traceparent, wanted))
+        row = await acceptance.accept(file, traceparent)
         return json_answer(row, 201, {"Location": f"/api/files/{row.id}"})
 
     @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
@@ -151,9 +153,3 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
         answer = error_answer(503, "unavailable", said)
         body["error"] = {"code": "unavailable", "message": said, "field": None}
         return json_answer(body, 503, {"Retry-After": answer.headers["Retry-After"]})
-
-
-def _accept(
-    services: Services, file: NewFile, traceparent: str | None, wanted: Callable[[], bool]
-) -> Callable[[], FileRow]:
-    return lambda: services.accept(file, traceparent=traceparent, wanted=wanted)

@@ -27,10 +27,16 @@ class Threads:
 
     async def run(self, work: Callable[[], T], patience: float | None = None) -> T:
         """Run `work` on a thread. Raises retry.Unavailable where it is not done within `patience` seconds."""
+        with self.in_time(patience):
+            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+
+    @contextlib.contextmanager
+    def in_time(self, patience: float | None = None) -> Iterator[None]:
+        """Give what is awaited in the context so many seconds. Raises retry.Unavailable where it takes longer."""
         seconds = patience or self.patience
         try:
             with anyio.fail_after(seconds):
-                return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+                yield
         except TimeoutError:
             raise Unavailable(f"no answer within {seconds:g} s from {self._url}") from None
 

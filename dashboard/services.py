@@ -15,12 +15,11 @@ import sqlalchemy as sa
 from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres_outbox import submit, submit_many
-from filemill.adapters.postgres_reads import FileRow, get_file
+from filemill.adapters.postgres_outbox import accept, submit_many
+from filemill.adapters.postgres_reads import FileRow
 from filemill.files import NewFile
 from filemill.offset_reset import OffsetReset
 from filemill.operations import Action, Operations, Outcome
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 from filemill.stack import StackState, running_stack
 
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
 
 
 PROBE_SECONDS = 2.0
+
+
+class TooLate(Exception):
+    """A request was not accepted, for its sender had been answered."""
 
 
 class Relay(Protocol):
@@ -99,20 +102,24 @@ class Services:
         with self._engine.connect() as connection:
             yield connection
 
-    def accept(
-        self, file: NewFile, *, traceparent: str | None = None, wanted: Callable[[], bool] = lambda: True
-    ) -> FileRow:
-        """Accept a request and wake the relay; returns its row. Raises retry.Unavailable.
+    def accept(self, file: NewFile) -> FileRow:
+        """Accept a request and wake the relay; returns its row. Raises retry.Unavailable."""
+        return self.accept_together([file], [None])[0]
+
+    def accept_together(
+        self, files: Sequence[NewFile], traceparents: Sequence[str | None], wanted: Callable[[], bool] = lambda: True
+    ) -> list[FileRow]:
+        """Accept requests in one transaction and wake the relay; returns their rows. Raises retry.Unavailable.
 
         `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
+        Raises TooLate where it says no: then none of them is.
         """
         with self._engine.begin() as connection:
-            row = get_file(connection, submit(connection, file, traceparent=traceparent))
-            assert row is not None  # this transaction wrote it
+            rows = accept(connection, files, traceparents)
             if not wanted():
-                raise Unavailable("too late: the sender was answered already")
+                raise TooLate("too late: a sender was answered already")
         self.wake_relay()
-        return row
+        return rows
 
     def accept_many(self, files: Sequence[NewFile]) -> list[int]:
         """Accept requests in one transaction and wake the relay; returns their ids. Raises retry.Unavailable."""

@@ -6,28 +6,31 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_reads import COLUMN_NAMES, FileRow, file_row
 from filemill.files import NewFile, to_milliseconds
 from filemill.messages import new_traceparent
 from filemill.ports import Claimed, Published
 from filemill.rotation import slots
 
 # One statement for one request or for thousands: the file's row, and the outbox row that the relay will publish.
-_SUBMIT = sa.text("""
+_ACCEPTED = """
     WITH accepted AS (
         INSERT INTO files (title, description, created_at)
         SELECT title, description, :requested_at
         FROM unnest(CAST(:titles AS text[]), CAST(:descriptions AS text[]))
              WITH ORDINALITY AS request (title, description, place)
         ORDER BY place
-        RETURNING id, run
+        RETURNING {columns}
     ), numbered AS (
         SELECT id, run, row_number() OVER (ORDER BY id) AS place FROM accepted
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent)
         SELECT id, run, (CAST(:traceparents AS text[]))[place] FROM numbered ORDER BY id
     )
-    SELECT id FROM numbered ORDER BY id
-""")
+    SELECT {columns} FROM accepted ORDER BY id
+"""
+_SUBMIT = sa.text(_ACCEPTED.format(columns="id, run"))
+_ACCEPT = sa.text(_ACCEPTED.format(columns=", ".join(f'"{name}"' for name in COLUMN_NAMES)))
 
 _WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
 _COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
@@ -74,13 +77,22 @@ def submit_many(
     """
     if not files:
         return []
-    parameters = {
+    return list(connection.execute(_SUBMIT, _parameters(files, traceparents)).scalars())
+
+
+def accept(connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]) -> list[FileRow]:
+    """As `submit_many`, for who shows the rows: they come with it. A trace context of None is a fresh one."""
+    given = [traceparent or new_traceparent() for traceparent in traceparents]
+    return [file_row(row) for row in connection.execute(_ACCEPT, _parameters(files, given))]
+
+
+def _parameters(files: Sequence[NewFile], traceparents: Sequence[str] | None) -> dict[str, object]:
+    return {
         "requested_at": to_milliseconds(datetime.now(UTC)),
         "titles": [file.title for file in files],
         "descriptions": [file.description for file in files],
         "traceparents": list(traceparents or [new_traceparent() for _ in files]),
     }
-    return list(connection.execute(_SUBMIT, parameters).scalars())
 
 
 class PostgresOutbox:

@@ -117,6 +117,8 @@ _COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
     File.size,
     File.error,
 )
+# The table's own names for them, in the order that `file_row` takes them.
+COLUMN_NAMES = tuple(column.expression.name for column in _COLUMNS)  # type: ignore[attr-defined]
 _FIELDS = FileRow.__struct_fields__
 _DESCRIPTION = _FIELDS.index("description")
 _NOW = sa.select(sa.func.now())
@@ -137,7 +139,7 @@ def get_file(connection: sa.Connection, file_id: int) -> FileRow | None:
     if not 1 <= file_id <= FILE_ID_MAX:
         return None
     row = connection.execute(_FILE, {"file_id": file_id}).one_or_none()
-    return None if row is None else _file(row)
+    return None if row is None else file_row(row)
 
 
 def list_files(
@@ -171,7 +173,7 @@ def list_files(
         return list_files(
             connection, status=status, search=search, limit=limit, excerpts=excerpts, oldest_first=oldest_first
         )
-    items = [_file(row) for row in rows[:limit]]
+    items = [file_row(row) for row in rows[:limit]]
     as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
     if backwards:
         items.reverse()
@@ -238,8 +240,9 @@ def outbox_state(connection: sa.Connection) -> OutboxState:
     return OutboxState(depth, None if age is None else max(0.0, float(age)))
 
 
-def _file(row: Sequence[Any]) -> FileRow:
-    values = dict(zip(_FIELDS, row, strict=False))  # a list's rows have the time of reading at their end
+def file_row(row: Sequence[Any]) -> FileRow:
+    """A file from its columns, in the order of COLUMN_NAMES; what comes after them is left out."""
+    values = dict(zip(_FIELDS, row, strict=False))
     return FileRow(**{**values, "status": Status(values["status"])})
 
 
