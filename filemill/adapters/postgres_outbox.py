@@ -12,8 +12,8 @@ from filemill.messages import new_traceparent
 from filemill.ports import Claimed, Published
 from filemill.rotation import slots
 
-# One statement for one request or for thousands: the file's row, and the outbox row that the relay will publish.
-_ACCEPTED = """
+# One statement for thousands: each file's row, and the outbox row that the relay will publish.
+_ACCEPT_MANY = """
     WITH accepted AS (
         INSERT INTO files (title, description, created_at)
         SELECT title, description, :requested_at
@@ -29,8 +29,19 @@ _ACCEPTED = """
     )
     SELECT {columns} FROM accepted ORDER BY id
 """
-_SUBMIT = sa.text(_ACCEPTED.format(columns="id, run"))
-_ACCEPT = sa.text(_ACCEPTED.format(columns=", ".join(f'"{name}"' for name in COLUMN_NAMES)))
+# The same for one, in half the time.
+_ACCEPT_ONE = """
+    WITH accepted AS (
+        INSERT INTO files (title, description, created_at) VALUES (:title, :description, :requested_at)
+        RETURNING {columns}
+    ), queued AS (
+        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM accepted
+    )
+    SELECT {columns} FROM accepted
+"""
+_ROW = ", ".join(f'"{name}"' for name in COLUMN_NAMES)
+_ONE, _MANY = (sa.text(statement.format(columns=_ROW)) for statement in (_ACCEPT_ONE, _ACCEPT_MANY))
+_MANY_IDS = sa.text(_ACCEPT_MANY.format(columns="id, run"))
 
 _WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
 _COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
@@ -63,35 +74,40 @@ _SETTLE = sa.text("""
 """)
 
 
-def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> int:
-    """Accept one request in the caller's transaction; returns the file's id. It counts once the caller commits."""
-    return submit_many(connection, [file], traceparents=[traceparent or new_traceparent()])[0]
+def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> FileRow:
+    """Accept one request in the caller's transaction; returns its row. It counts once the caller commits.
 
-
-def submit_many(
-    connection: sa.Connection, files: Sequence[NewFile], *, traceparents: Sequence[str] | None = None
-) -> list[int]:
-    """Accept many requests in the caller's transaction; returns their ids, in the order given.
-
-    `traceparents` are W3C trace contexts, one a file; fresh ones otherwise.
+    `traceparent` is a W3C trace context; None stands for a fresh one.
     """
+    parameters = {
+        "requested_at": to_milliseconds(datetime.now(UTC)),
+        "title": file.title,
+        "description": file.description,
+        "traceparent": traceparent or new_traceparent(),
+    }
+    return file_row(connection.execute(_ONE, parameters).one())
+
+
+def submit_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int]:
+    """Accept many requests in the caller's transaction; returns their ids, in the order given."""
     if not files:
         return []
-    return list(connection.execute(_SUBMIT, _parameters(files, traceparents)).scalars())
+    return list(connection.execute(_MANY_IDS, _parameters(files, [None] * len(files))).scalars())
 
 
-def accept(connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]) -> list[FileRow]:
-    """As `submit_many`, for who shows the rows: they come with it. A trace context of None is a fresh one."""
-    given = [traceparent or new_traceparent() for traceparent in traceparents]
-    return [file_row(row) for row in connection.execute(_ACCEPT, _parameters(files, given))]
+def submit_together(
+    connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]
+) -> list[FileRow]:
+    """Accept many requests in the caller's transaction; returns their rows, in the order given."""
+    return [file_row(row) for row in connection.execute(_MANY, _parameters(files, traceparents))]
 
 
-def _parameters(files: Sequence[NewFile], traceparents: Sequence[str] | None) -> dict[str, object]:
+def _parameters(files: Sequence[NewFile], traceparents: Sequence[str | None]) -> dict[str, object]:
     return {
         "requested_at": to_milliseconds(datetime.now(UTC)),
         "titles": [file.title for file in files],
         "descriptions": [file.description for file in files],
-        "traceparents": list(traceparents or [new_traceparent() for _ in files]),
+        "traceparents": [given or new_traceparent() for given in traceparents],
     }
 
 

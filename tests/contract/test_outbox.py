@@ -200,9 +200,9 @@ def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
     """The order of ids is not the order of commits: whoever reads `id > cursor` skips this one."""
     _, outbox = _leader(postgres)
     with postgres.engine.begin() as slow:
-        early = submit(slow, new_file("taken an id, not committed"))
+        early = submit(slow, new_file("taken an id, not committed")).id
         with postgres.engine.begin() as quick:
-            late = submit(quick, new_file("committed first"))
+            late = submit(quick, new_file("committed first")).id
         assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(late, 1)]
     assert early < late
     assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(early, 2)]

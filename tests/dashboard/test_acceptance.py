@@ -1,0 +1,149 @@
+"""Requests that come while others are accepted go together; who was answered already is not accepted."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from dashboard.acceptance import Acceptance
+from dashboard.api_threads import Threads
+from dashboard.services import Services
+from filemill.adapters.postgres_reads import FileRow
+from filemill.adapters.tables import File, OutboxRow
+from filemill.files import NewFile, new_file
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Gated(Services):
+    """Each transaction waits for a permission before it commits, and fails if one of its titles is `poison`."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+        super().__init__(settings, engine)
+        self.together: list[list[str]] = []
+        self.permissions = threading.Semaphore(0)
+
+    def accept_together(
+        self, files: Sequence[NewFile], traceparents: Sequence[str | None], wanted: Callable[[], bool] = lambda: True
+    ) -> list[FileRow]:
+        self.together.append([file.title for file in files])
+
+        def permitted() -> bool:
+            self.permissions.acquire()
+            if any(file.title == "poison" for file in files):
+                raise ValueError("poison")
+            return wanted()
+
+        return super().accept_together(files, traceparents, permitted)
+
+
+@pytest.fixture
+def services(settings: Settings, engine: sa.Engine) -> Iterator[Gated]:
+    services = Gated(settings, engine)
+    yield services
+    services.permissions.release(100)
+
+
+def titles(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(File.title).order_by(File.id)).scalars())
+
+
+async def begun(services: Gated, transactions: int) -> None:
+    while len(services.together) < transactions:  # noqa: ASYNC110 - they begin on other threads
+        await asyncio.sleep(0.002)
+
+
+async def asked(acceptance: Acceptance, *titles: str) -> list[asyncio.Task[FileRow]]:
+    tasks = [asyncio.create_task(acceptance.accept(new_file(title), TRACEPARENT)) for title in titles]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def run(scenario: Coroutine[None, None, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 20))
+
+
+def test_one_alone_waits_for_nobody_and_those_that_come_meanwhile_go_together(
+    services: Gated, settings: Settings, engine: sa.Engine
+) -> None:
+    async def scenario() -> None:
+        acceptance = Acceptance(services, Threads(settings))
+        first = await asked(acceptance, "first")
+        await begun(services, 1)
+        others = await asked(acceptance, *(f"other {number}" for number in range(5)))
+        services.permissions.release(3)
+        rows = await asyncio.gather(*first, *others)
+        assert [row.title for row in rows] == ["first", *(f"other {number}" for number in range(5))]
+        assert [row.id for row in rows] == sorted(row.id for row in rows)
+        again = await asyncio.to_thread(services.accept, new_file("again"))
+        own = {name: getattr(again, name) for name in ("id", "title", "created_at", "updated_at")}
+        assert msgspec.structs.replace(rows[1], **own) == again  # made by another statement
+
+    run(scenario())
+    assert services.together[:2] == [["first"], [f"other {number}" for number in range(5)]]
+    with engine.connect() as connection:
+        traces = list(connection.execute(sa.select(OutboxRow.traceparent).order_by(OutboxRow.id)).scalars())
+    assert traces[:6] == [TRACEPARENT] * 6
+
+
+def test_who_was_answered_before_the_commit_is_not_accepted_and_the_others_are(
+    services: Gated, settings: Settings, engine: sa.Engine
+) -> None:
+    async def scenario() -> None:
+        acceptance = Acceptance(services, Threads(settings))
+        (first,) = await asked(acceptance, "first")
+        await begun(services, 1)
+        gone, waiting, early = await asked(acceptance, "gone", "waiting", "gone early")
+        early.cancel()
+        services.permissions.release()
+        await begun(services, 2)
+        gone.cancel()
+        await asyncio.sleep(0)
+        services.permissions.release(2)
+        assert [row.title for row in await asyncio.gather(first, waiting)] == ["first", "waiting"]
+
+    run(scenario())
+    assert services.together == [["first"], ["gone", "waiting"], ["waiting"]]
+    assert titles(engine) == ["first", "waiting"]
+
+
+def test_what_is_wrong_with_one_is_not_the_others_affair(
+    services: Gated, settings: Settings, engine: sa.Engine
+) -> None:
+    async def scenario() -> None:
+        acceptance = Acceptance(services, Threads(settings))
+        first = await asked(acceptance, "first")
+        await begun(services, 1)
+        before, poison, after = await asked(acceptance, "before", "poison", "after")
+        services.permissions.release(10)
+        await asyncio.gather(*first, before, after)
+        with pytest.raises(ValueError, match="poison"):
+            await poison
+
+    run(scenario())
+    assert titles(engine) == ["first", "before", "after"]
+
+
+def test_a_database_that_hangs_is_unavailable_and_accepts_nothing_later(
+    services: Gated, settings: Settings, engine: sa.Engine
+) -> None:
+    async def scenario() -> None:
+        acceptance = Acceptance(services, Threads(settings.model_copy(update={"server_timeout_seconds": 0.3})))
+        tasks = await asked(acceptance, "hangs")
+        await begun(services, 1)
+        tasks += await asked(acceptance, "waits behind it")
+        for task in tasks:
+            with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
+                await task
+        services.permissions.release(10)
+        (after,) = await asked(acceptance, "after")
+        assert (await after).title == "after"
+
+    run(scenario())
+    assert titles(engine) == ["after"]
