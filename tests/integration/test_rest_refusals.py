@@ -139,7 +139,7 @@ def test_a_bug_is_answered_without_its_trace(
         raise ZeroDivisionError("secret detail")
 
     caplog.set_level(logging.CRITICAL)
-    monkeypatch.setattr(Services, "accept", broken)
+    monkeypatch.setattr(Services, "accept_together", broken)
     answer = post(rest, '{"title": "a"}')
     refused(answer, 500, "internal")
     assert "secret" not in answer.text
