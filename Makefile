@@ -9,6 +9,8 @@ MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 BENCHED := $(VENV)/.bench
+# Tests wait more than they work: two processes of them, each with servers of its own (ARGS="-n 0": one).
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 # The soak: how long, which schedule, which group protocol.
 MINUTES ?= 10
 SEED ?= 7
@@ -45,10 +47,10 @@ check: $(DEV) $(BENCHED) ## What CI checks first: ruff, mypy --strict
 	$(BIN)/mypy
 
 test: $(DEV) $(BENCHED) ## Run the tests, on real servers that they start themselves (ARGS="-k relay")
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(DEV) $(BENCHED) ## Run the tests that take long, too
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-containers: $(DEV) ## Run the integration and contract tests on servers in containers (Docker)
 	FILEMILL_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" tests/contract tests/integration $(ARGS)

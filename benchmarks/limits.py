@@ -5,6 +5,7 @@ from benchmarks.arm import arm
 from benchmarks.meter import Measured
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, World
+from filemill.adapters.s3_admin import list_objects
 
 
 def timed(world: World, task: str, files: int) -> tuple[Measured, dict[str, int]]:
@@ -50,6 +51,18 @@ def put(world: World, files: int) -> Measured:
     """
     measured, _ = timed(world, "raw-put", files)
     require(len(proofs.etags(world)), files, "objects in the bucket")
+    return measured
+
+
+@arm("raw get", "limit", 4_000)
+def get(world: World, files: int) -> Measured:
+    """Counts from the first GET to the last body: obstore, as many in flight as `verify` has, the pipeline's objects.
+
+    Leaves out putting them there; Kafka and PostgreSQL are idle.
+    """
+    measured, found = timed(world, "raw-get", files)
+    stored = sum(entry.size for page in list_objects(world.settings) for entry in page)
+    require(found, {"event": "done", "objects": files, "bytes": stored}, "bytes that were read")
     return measured
 
 

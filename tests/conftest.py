@@ -28,7 +28,8 @@ KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere.
 
-    Tests of the embedded servers say nothing about servers in containers.
+    Where tests run in several processes, those of a file share one, and all composed stacks one: there is one Docker
+    engine. Tests of the embedded servers say nothing about servers in containers.
     """
     if KIND == "containers":
         embedded = [item for item in items if item.path.name.startswith("test_embedded_")]
@@ -39,6 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if composed in item.path.parents:
             item.add_marker(pytest.mark.timeout(COMPOSE_TIMEOUT_SECONDS))
+        item.add_marker(pytest.mark.xdist_group("compose" if composed in item.path.parents else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,7 @@ TASKS = {
     "raw-produce": "limits:produce",
     "raw-consume": "limits:consume",
     "raw-put": "limits:put",
+    "raw-get": "limits:get",
     "raw-insert-unnest": "limits:insert_unnest",
     "raw-insert-copy": "limits:insert_copy",
     "raw-update-unnest": "limits:update",

@@ -4,20 +4,23 @@ Their memory is mostly the records and parameters that they made beforehand.
 """
 
 import asyncio
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import obstore
 from confluent_kafka import Consumer, Producer, TopicPartition
+from obstore.store import S3Store
 
 from benchmarks import requests
 from benchmarks.work import drivers
+from filemill.adapters.s3 import AT_ONCE_BYTES
 from filemill.content import CONTENT_TYPE, render, sha256_hex
 from filemill.files import object_key, to_milliseconds
 from filemill.messages import new_traceparent
 from filemill.settings import Settings
+from filemill.verification.rows import DOWNLOADS
 
 Work = Generator[None, None, dict[str, int] | None]
 FLUSH_SECONDS = 120.0
@@ -62,26 +65,54 @@ def consume(settings: Settings, files: int) -> Work:
 
 def put(settings: Settings, files: int) -> Work:
     """`obstore.put_async`, as many in flight as one processor has."""
-    store = drivers.s3_by_obstore(settings)
-    bodies = []
+    store, objects = drivers.s3_by_obstore(settings), _objects(files)
+    yield
+    with drivers.runner() as runner:
+        runner.run(_put(store, objects, settings.store_concurrency))
+    return None
+
+
+def get(settings: Settings, files: int) -> Work:
+    """`obstore.get_range_async` of objects that were put before, as many in flight as `verify` has."""
+    store, objects = drivers.s3_by_obstore(settings), _objects(files)
+    with drivers.runner() as runner:
+        runner.run(_put(store, objects, settings.store_concurrency))
+        yield
+        found = runner.run(_get(store, objects))
+    return {"objects": files, "bytes": found}
+
+
+def _objects(files: int) -> list[tuple[str, bytes, dict[str, str]]]:
+    """Key, body and attributes of the pipeline's objects."""
+    objects = []
     for message in requests.creates(files):
         body = render(message.title, message.description, message.timestamp)
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         attributes = {"Content-Type": CONTENT_TYPE, "processed-at": stamp, "sha256": sha256_hex(body)}
-        bodies.append((object_key(message.file_id, message.timestamp), body, attributes))
+        objects.append((object_key(message.file_id, message.timestamp), body, attributes))
+    return objects
 
-    async def uploader(waiting: Iterator[tuple[str, bytes, dict[str, str]]]) -> None:
+
+async def _put(store: S3Store, objects: Iterable[tuple[str, bytes, dict[str, str]]], in_flight: int) -> None:
+    waiting = iter(objects)
+
+    async def uploader() -> None:
         for key, body, attributes in waiting:
             await obstore.put_async(store, key, body, attributes=attributes, use_multipart=False)
 
-    async def everything() -> None:
-        waiting = iter(bodies)
-        await asyncio.gather(*(uploader(waiting) for _ in range(settings.store_concurrency)))
+    await asyncio.gather(*(uploader() for _ in range(in_flight)))
 
-    yield
-    with drivers.runner() as runner:
-        runner.run(everything())
-    return None
+
+async def _get(store: S3Store, objects: Iterable[tuple[str, bytes, dict[str, str]]]) -> int:
+    waiting = iter(objects)
+
+    async def downloader() -> int:
+        received = 0
+        for key, *_ in waiting:
+            received += len(await obstore.get_range_async(store, key, start=0, length=AT_ONCE_BYTES))
+        return received
+
+    return sum(await asyncio.gather(*(downloader() for _ in range(DOWNLOADS))))
 
 
 def insert_unnest(settings: Settings, files: int) -> Work:
