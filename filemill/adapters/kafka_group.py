@@ -13,7 +13,7 @@ from confluent_kafka import (
 )
 
 from filemill.adapters.kafka import client_config, new_client
-from filemill.adapters.kafka_reader import read_records
+from filemill.adapters.kafka_reader import FETCH_BACKOFF_MILLISECONDS, read_records
 from filemill.offsets import Commit
 from filemill.ports import RebalanceListener, Record
 from filemill.settings import Settings
@@ -22,9 +22,6 @@ log = structlog.get_logger("kafka")
 
 FETCHED_AHEAD_RECORDS = 1000
 FETCH_BYTES = 256 * 1024  # of a partition at once; a larger record comes alone
-# Where enough is fetched ahead of a partition, it is looked at again after this. By default it is left alone for a
-# second, however soon all of that is taken: a processor on a quick S3 stood still for half of its time.
-FETCH_BACKOFF_MILLISECONDS = 5
 
 
 def group_config(settings: Settings) -> dict[str, Any]:
