@@ -126,6 +126,13 @@ class Evidence:
         with _room():
             self._database.executescript(INDEXES)
 
+    def disown(self, next_number: int) -> int:
+        """Take publish numbers from here on for somebody else's, who may claim any; returns how many have one."""
+        with _room():
+            return self._database.execute(
+                "UPDATE requests SET number = NULL WHERE number >= ?", (next_number,)
+            ).rowcount
+
     def told(self, first_id: int, last_id: int) -> Told:
         """What the topics say of the files from one id to another."""
         ids = first_id, last_id

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.tables import File, OutboxRow, Publication, SyncPosition
+from filemill.adapters.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
 from filemill.content import render, sha256_hex
 from filemill.files import object_key, to_milliseconds
 from filemill.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
@@ -51,7 +51,13 @@ class Ledger(World):
             if connection.execute(known).first() is None:
                 place = {"partition": partition, "offset": offset}
                 connection.execute(sa.insert(Publication).values(**row, **place))
+            connection.execute(sa.update(PublishCounter).values(next_number=self.next_number))
         return partition, offset
+
+    def claim_number(self, request: FileCreate, number: int) -> None:
+        """Onto `file.create` under a number that was never given, as anybody could."""
+        headers = create_headers(number, 1, new_traceparent())
+        topics.publish(self.settings, self.settings.topic_create, [encode(request)], partition=0, headers=headers)
 
     def store(self, request: FileCreate) -> None:
         self.put(object_key(request.file_id, request.timestamp), body_of(request))
@@ -126,6 +132,7 @@ def planted(ledger: Ledger) -> Planted:
     superseded, repeated, failed = ledger.make(3)
     ledger.put(f"file-{superseded.file_id}-1.txt", b"of an earlier run")
     ledger.publish(repeated, number=ledger.next_number - 2)
+    ledger.claim_number(repeated, 2**62)
     ledger.tell(file_id=failed.file_id, status="failed", timestamp=failed.timestamp, run=1)
     ledger.commit_all()
     clean = ledger.verify()
@@ -215,6 +222,8 @@ def test_a_clean_world_has_no_findings_and_counts_what_is_beside_them(planted: P
     assert report.findings == {}
     assert (report.submitted, report.completed, report.in_flight, report.lost) == (9, 9, 0, 0)
     assert (report.objects, report.superseded, report.repeats, report.duplicate_results) == (10, 1, 1, 1)
+    (note,) = report.notes
+    assert note.startswith("1 records of ")
 
 
 @pytest.mark.parametrize("check", CHECKS)
