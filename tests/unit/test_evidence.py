@@ -67,5 +67,5 @@ def test_a_commit_may_pass_what_has_ended_and_nothing_else(evidence: Evidence) -
 
 def test_no_room_is_said_to_be_that(evidence: Evidence) -> None:
     evidence._database.execute("PRAGMA max_page_count = 10")
-    with pytest.raises(Unavailable, match=r"temporary file .* TMPDIR .* full"):
+    with pytest.raises(Unavailable, match=r"temporary file .TMPDIR says where.: .* full"):
         evidence.keep("requests", (Request(number, 1, number, 0, number) for number in range(10_000)), 5)
