@@ -25,6 +25,7 @@ MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"}
 KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere.
 
@@ -35,12 +36,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         embedded = [item for item in items if item.path.name.startswith("test_embedded_")]
         items[:] = [item for item in items if item not in embedded]
         config.hook.pytest_deselected(items=embedded)
-    composed = Path(__file__).parent / "compose"
+    here = Path(__file__).parent
+    composed = here / "compose"
     items.sort(key=lambda item: composed in item.path.parents)
     for item in items:
         if composed in item.path.parents:
             item.add_marker(pytest.mark.timeout(COMPOSE_TIMEOUT_SECONDS))
-        item.add_marker(pytest.mark.xdist_group("compose" if composed in item.path.parents else str(item.path)))
+        shared = composed if composed in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(shared.relative_to(here))))
 
 
 @pytest.fixture(scope="session", autouse=True)
