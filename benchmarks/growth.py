@@ -148,8 +148,12 @@ def measure(
     say: Callable[[str], None],
     after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
-    """Measure the points that have `only` in their name. Raises ValueError where none has; and as `interleave`."""
-    wanted = [point for point in points() if only is None or only in point.name]
+    """Measure the points that have `only`, or one of its parts between `;`, in their name.
+
+    Raises ValueError where none has; and as `interleave`.
+    """
+    parts = only.split(";") if only is not None else [""]
+    wanted = [point for point in points() if any(part in point.name for part in parts)]
     if not wanted:
         names = ", ".join(point.name for point in points())
         raise ValueError(f"no point has {only!r} in its name; there are: {names}")
