@@ -10,7 +10,7 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 BENCHED := $(VENV)/.bench
 # Tests wait more than they work: two processes of them, each with servers of its own (ARGS="-n 0": one).
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The soak: how long, which schedule, which group protocol.
 MINUTES ?= 10
 SEED ?= 7

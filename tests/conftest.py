@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from filemill import wiring
 from filemill.settings import Settings
@@ -21,29 +22,37 @@ from tests.servers import Servers, embedded_servers, new_world
 COMPOSE_TIMEOUT_SECONDS = 900
 SETTINGS = ("FILEMILL_", "KAFKA_", "DATABASE_", "S3_", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT")
 MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"}
+COMPOSED = "tests/compose/"
 # Where the servers come from: embedded, or containers.
 KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests of a file share a process; all composed stacks share one, too, for there is one Docker engine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return COMPOSED if file.startswith(COMPOSED) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """How tests are shared out where they run in several processes."""
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere.
 
-    Where tests run in several processes, those of a file share one, and all composed stacks one: there is one Docker
-    engine. Tests of the embedded servers say nothing about servers in containers.
+    Tests of the embedded servers say nothing about servers in containers.
     """
     if KIND == "containers":
         embedded = [item for item in items if item.path.name.startswith("test_embedded_")]
         items[:] = [item for item in items if item not in embedded]
         config.hook.pytest_deselected(items=embedded)
-    here = Path(__file__).parent
-    composed = here / "compose"
-    items.sort(key=lambda item: composed in item.path.parents)
+    items.sort(key=lambda item: item.nodeid.startswith(COMPOSED))
     for item in items:
-        if composed in item.path.parents:
+        if item.nodeid.startswith(COMPOSED):
             item.add_marker(pytest.mark.timeout(COMPOSE_TIMEOUT_SECONDS))
-        shared = composed if composed in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(shared.relative_to(here))))
 
 
 @pytest.fixture(scope="session", autouse=True)
