@@ -17,7 +17,7 @@ SEED ?= 7
 PROTOCOL ?= consumer
 # Options of the command behind a target: make up ARGS="--workers 4 --processing-seconds 5"
 ARGS ?=
-# make bench BENCH=relay: only what has this in its name
+# make bench BENCH=relay: only what has this in its name; BENCH="relay;sync": this or that
 BENCH ?=
 # make compose-scale N=6; make compose-rebuild SERVICE=processor
 N ?= 3

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from benchmarks import backlog, proofs
-from benchmarks.arm import Arm
+from benchmarks.arm import Arm, named
 from benchmarks.crew import START_SECONDS, Crew
 from benchmarks.limits import timed
 from benchmarks.meter import MEGABYTE, Measured
@@ -148,12 +148,8 @@ def measure(
     say: Callable[[str], None],
     after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
-    """Measure the points that have `only`, or one of its parts between `;`, in their name.
-
-    Raises ValueError where none has; and as `interleave`.
-    """
-    parts = only.split(";") if only is not None else [""]
-    wanted = [point for point in points() if any(part in point.name for part in parts)]
+    """Measure the points that are `named` so. Raises ValueError where none is; and as `interleave`."""
+    wanted = [point for point in points() if named(only, point.name)]
     if not wanted:
         names = ", ".join(point.name for point in points())
         raise ValueError(f"no point has {only!r} in its name; there are: {names}")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres_outbox import submit, submit_many, submit_together
+from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
 from filemill.files import NewFile
 from filemill.offset_reset import OffsetReset
@@ -115,10 +115,7 @@ class Services:
         Raises TooLate where it says no: then none of them is.
         """
         with self._engine.begin() as connection:
-            if len(files) == 1:
-                rows = [submit(connection, files[0], traceparent=traceparents[0])]
-            else:
-                rows = submit_together(connection, files, traceparents)
+            rows = submit_together(connection, files, traceparents)
             if not wanted():
                 raise TooLate("too late: a sender was answered already")
         self.wake_relay()

@@ -217,6 +217,15 @@ def number_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str)
     return number if 0 < number <= _GREATEST.get(name, FILE_ID_MAX) else None
 
 
+def dead_letter_place(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] | None:
+    """Partition and offset on `file.create` that a dead letter names as its own; None: it is somebody else's."""
+    try:
+        place = int(header(headers, "filemill-partition") or ""), int(header(headers, "filemill-offset") or "")
+    except ValueError:
+        return None
+    return place if all(0 <= number <= FILE_ID_MAX for number in place) else None
+
+
 def new_traceparent() -> str:
     """A fresh W3C trace context, sampled."""
     digits = secrets.token_hex(24)

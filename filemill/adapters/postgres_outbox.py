@@ -98,7 +98,9 @@ def submit_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int
 def submit_together(
     connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]
 ) -> list[FileRow]:
-    """Accept many requests in the caller's transaction; returns their rows, in the order given."""
+    """Accept requests in the caller's transaction; returns their rows, in the order given."""
+    if len(files) == 1:
+        return [submit(connection, files[0], traceparent=traceparents[0])]
     return [file_row(row) for row in connection.execute(_MANY, _parameters(files, traceparents))]
 
 

@@ -69,8 +69,8 @@ def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
     core = botocore.session.get_session()
     # Nobody reads the times, and botocore takes 0.1 ms for each.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    client = s3_client(settings, boto3.Session(botocore_session=core))
     with _errors(settings, ""):
+        client = s3_client(settings, boto3.Session(botocore_session=core))
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket):
             yield [StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", [])]
 

@@ -16,6 +16,7 @@ from filemill.messages import (
     RUN,
     FileCreated,
     InvalidMessage,
+    dead_letter_place,
     decode,
     file_id_in,
     number_header,
@@ -26,13 +27,6 @@ from filemill.rotation import Slot
 from filemill.settings import Settings
 from filemill.telemetry import Kind, decode_event
 
-TABLES = """
-    PRAGMA journal_mode = OFF;
-    CREATE TABLE requests (file_id, run, number, partition, "offset");
-    CREATE TABLE results (file_id, run, status, partition, "offset");
-    CREATE TABLE dead_letters (file_id, partition, "offset");
-    CREATE TABLE cancelled (partition, "offset");
-"""
 # Once what they are over is there: kept up with each record they would cost twice as much.
 INDEXES = """
     CREATE INDEX requests_by_number ON requests (number, partition);
@@ -81,6 +75,22 @@ class DeadLetter(NamedTuple):
     offset: int | None
 
 
+class Cancelled(NamedTuple):
+    """The place on `file.create` of a run that a worker let go because it was cancelled."""
+
+    partition: int
+    offset: int
+
+
+Kept = type[Request | Result | DeadLetter | Cancelled]
+TABLES: dict[str, Kept] = {
+    "requests": Request,
+    "results": Result,
+    "dead_letters": DeadLetter,
+    "cancelled": Cancelled,
+}
+
+
 class Told:
     """What the topics say of some files."""
 
@@ -109,16 +119,20 @@ class Evidence:
         # How far each topic was read, by topic and partition: what lies beyond is not known.
         self.read_to: dict[tuple[str, int], int] = {}
         self._database = sqlite3.connect("")
-        self._database.executescript(TABLES)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        for table, record in TABLES.items():
+            columns = ", ".join(f'"{field}"' for field in record._fields)
+            self._database.execute(f"CREATE TABLE {table} ({columns})")
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
 
-    def keep(self, table: str, rows: Iterable[Sequence[object]], width: int) -> None:
-        """Put rows of that width into a table. Raises retry.Unavailable where there is no room."""
+    def keep(self, table: str, rows: Iterable[Request | Result | DeadLetter | Cancelled]) -> None:
+        """Put records into the table of their kind. Raises retry.Unavailable where there is no room."""
+        places = ", ".join("?" for _ in TABLES[table]._fields)
         with _room():
-            self._database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)  # noqa: S608
+            self._database.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - a name of ours
             self._database.commit()
 
     def index(self) -> None:
@@ -184,18 +198,18 @@ def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
         evidence.partitions += 1
     catch_up(settings, admin, evidence)
     events = _records(settings, admin, settings.topic_worker_events, evidence)
-    evidence.keep("cancelled", _cancelled(events, evidence), 2)
+    evidence.keep("cancelled", _cancelled(events, evidence))
     requests = _records(settings, admin, settings.topic_create, evidence)
-    evidence.keep("requests", map(_request, requests), 5)
+    evidence.keep("requests", map(_request, requests))
     evidence.index()
 
 
 def catch_up(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
     """Read on, through what came to the results and the dead letters since. Raises retry.Unavailable."""
     results = _records(settings, admin, settings.topic_created, evidence)
-    evidence.keep("results", _results(results, evidence), 5)
+    evidence.keep("results", _results(results, evidence))
     letters = _records(settings, admin, settings.topic_dead_letters, evidence)
-    evidence.keep("dead_letters", map(_dead_letter, letters), 3)
+    evidence.keep("dead_letters", map(_dead_letter, letters))
 
 
 def _request(record: Record) -> Request:
@@ -214,7 +228,7 @@ def _results(records: Iterable[Record], evidence: Evidence) -> Iterator[Result]:
             yield Result(event.file_id, event.run, event.status, record.partition, record.offset)
 
 
-def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[tuple[int, int]]:
+def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[Cancelled]:
     for record in records:
         try:
             event = decode_event(record.value)
@@ -222,16 +236,12 @@ def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[tuple[
             evidence.unreadable_events += 1
             continue
         if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
-            yield event.partition, event.offset
+            yield Cancelled(event.partition, event.offset)
 
 
 def _dead_letter(record: Record) -> DeadLetter:
-    named, file_id = dict(record.headers), file_id_in(record.value)
-    try:
-        place = int(named["filemill-partition"]), int(named["filemill-offset"])
-    except (KeyError, ValueError):
-        return DeadLetter(file_id, None, None)  # somebody else's
-    return DeadLetter(file_id, *place) if all(0 <= one < 2**63 for one in place) else DeadLetter(file_id, None, None)
+    place = dead_letter_place(record.headers) or (None, None)
+    return DeadLetter(file_id_in(record.value), *place)
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Evidence) -> Iterator[Record]:

@@ -12,7 +12,7 @@ import msgspec
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
-from filemill.messages import RUN, FileCreated, InvalidMessage, decode, file_id_in, number_header
+from filemill.messages import RUN, FileCreated, InvalidMessage, dead_letter_place, decode, file_id_in, number_header
 from filemill.offsets import ResetSeen
 from filemill.ports import Record
 from filemill.settings import Settings
@@ -181,12 +181,9 @@ def _note_result(record: Record, history: History) -> None:
 
 
 def _note_dead_letter(record: Record, history: History) -> None:
-    named = {name: value.decode(errors="replace") for name, value in record.headers}
-    try:
-        place = int(named["filemill-partition"]), int(named["filemill-offset"])
-    except (KeyError, ValueError):
-        return  # a dead letter of somebody else's
-    history.ended_otherwise.setdefault(place, _moment(record))
+    place = dead_letter_place(record.headers)
+    if place is not None:
+        history.ended_otherwise.setdefault(place, _moment(record))
 
 
 def _note_event(record: Record, history: History) -> None:

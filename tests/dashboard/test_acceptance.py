@@ -65,6 +65,14 @@ async def asked(acceptance: Acceptance, *titles: str) -> list[asyncio.Task[FileR
     return tasks
 
 
+async def behind_a_first(services: Gated, settings: Settings, *titles: str) -> list[asyncio.Task[FileRow]]:
+    """The task of one whose transaction has begun, and those of others that came meanwhile."""
+    acceptance = Acceptance(services, Threads(settings))
+    first = await asked(acceptance, "first")
+    await begun(services, 1)
+    return first + await asked(acceptance, *titles)
+
+
 def run(scenario: Coroutine[None, None, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
@@ -73,12 +81,9 @@ def test_one_alone_waits_for_nobody_and_those_that_come_meanwhile_go_together(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        acceptance = Acceptance(services, Threads(settings))
-        first = await asked(acceptance, "first")
-        await begun(services, 1)
-        others = await asked(acceptance, *(f"other {number}" for number in range(5)))
+        tasks = await behind_a_first(services, settings, *(f"other {number}" for number in range(5)))
         services.permissions.release(3)
-        rows = await asyncio.gather(*first, *others)
+        rows = await asyncio.gather(*tasks)
         assert [row.title for row in rows] == ["first", *(f"other {number}" for number in range(5))]
         assert [row.id for row in rows] == sorted(row.id for row in rows)
         again = await asyncio.to_thread(services.accept, new_file("again"))
@@ -96,10 +101,7 @@ def test_who_was_answered_before_the_commit_is_not_accepted_and_the_others_are(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        acceptance = Acceptance(services, Threads(settings))
-        (first,) = await asked(acceptance, "first")
-        await begun(services, 1)
-        gone, waiting, early = await asked(acceptance, "gone", "waiting", "gone early")
+        first, gone, waiting, early = await behind_a_first(services, settings, "gone", "waiting", "gone early")
         early.cancel()
         services.permissions.release()
         await begun(services, 2)
@@ -117,12 +119,9 @@ def test_what_is_wrong_with_one_is_not_the_others_affair(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        acceptance = Acceptance(services, Threads(settings))
-        first = await asked(acceptance, "first")
-        await begun(services, 1)
-        before, poison, after = await asked(acceptance, "before", "poison", "after")
+        first, before, poison, after = await behind_a_first(services, settings, "before", "poison", "after")
         services.permissions.release(10)
-        await asyncio.gather(*first, before, after)
+        await asyncio.gather(first, before, after)
         with pytest.raises(ValueError, match="poison"):
             await poison
 

@@ -6,7 +6,7 @@ import pytest
 
 from filemill.retry import Unavailable
 from filemill.rotation import Slot
-from filemill.verification.evidence import DeadLetter, Evidence, Request, Result
+from filemill.verification.evidence import Cancelled, DeadLetter, Evidence, Request, Result
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_results_of_a_run_come_in_their_order_and_those_without_a_run_after_them
         Result(7, None, "completed", 1, 1),
         Result(7, 1, "completed", 2, 1),
     )
-    evidence.keep("results", [first, other, foreign, again, Result(8, 1, "completed", 0, 3)], 5)
+    evidence.keep("results", [first, other, foreign, again, Result(8, 1, "completed", 0, 3)])
     evidence.index()
     told = evidence.told(6, 7)
     assert told.results(7, 1) == [first, again, foreign]
@@ -41,7 +41,7 @@ def test_nothing_is_known_of_empty_topics(evidence: Evidence) -> None:
 
 def test_numbers_are_those_that_were_given(evidence: Evidence) -> None:
     numbers = [(2, 1), (1, 0), (2, 2), (None, 0), (2**63 - 1, 0)]
-    evidence.keep("requests", [Request(1, 1, number, partition, 0) for number, partition in numbers], 5)
+    evidence.keep("requests", [Request(1, 1, number, partition, 0) for number, partition in numbers])
     evidence.index()
     assert evidence.disown(3) == 1
     assert list(evidence.published()) == [Slot(1, 0), Slot(2, 1)]
@@ -53,11 +53,11 @@ def test_a_commit_may_pass_what_has_ended_and_nothing_else(evidence: Evidence) -
     def at(offset: int, file_id: int | None, run: int | None = 1) -> Request:
         return Request(file_id, run, offset + 1, 0, offset)
 
-    evidence.keep("requests", [at(0, 1), at(1, 2), at(2, 3), at(3, 4), at(4, None), at(5, 5, None), at(6, 6)], 5)
-    evidence.keep("results", [Result(1, 1, "completed", 0, 0), Result(2, 9, "completed", 0, 1)], 5)
-    evidence.keep("results", [Result(5, None, "completed", 0, 2)], 5)
-    evidence.keep("dead_letters", [DeadLetter(3, 0, 2), DeadLetter(None, None, None)], 3)
-    evidence.keep("cancelled", [(0, 3)], 2)
+    evidence.keep("requests", [at(0, 1), at(1, 2), at(2, 3), at(3, 4), at(4, None), at(5, 5, None), at(6, 6)])
+    evidence.keep("results", [Result(1, 1, "completed", 0, 0), Result(2, 9, "completed", 0, 1)])
+    evidence.keep("results", [Result(5, None, "completed", 0, 2)])
+    evidence.keep("dead_letters", [DeadLetter(3, 0, 2), DeadLetter(None, None, None)])
+    evidence.keep("cancelled", [Cancelled(0, 3)])
     evidence.index()
     evidence.committed = {0: 6, 1: None, 2: 0}
     assert [request.offset for request in evidence.committed_unfinished()] == [1, 4]
@@ -68,4 +68,4 @@ def test_a_commit_may_pass_what_has_ended_and_nothing_else(evidence: Evidence) -
 def test_no_room_is_said_to_be_that(evidence: Evidence) -> None:
     evidence._database.execute("PRAGMA max_page_count = 10")
     with pytest.raises(Unavailable, match=r"temporary file .TMPDIR says where.: .* full"):
-        evidence.keep("requests", (Request(number, 1, number, 0, number) for number in range(10_000)), 5)
+        evidence.keep("requests", (Request(number, 1, number, 0, number) for number in range(10_000)))
