@@ -40,7 +40,14 @@ class Worker:
         self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=environment, text=True
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=environment,
+                text=True,
+                # As the stack starts its workers: on Linux each session may have its own share of the cores.
+                start_new_session=True,
             )
         threading.Thread(target=self._listen, name=f"listen-{name}", daemon=True).start()
 
