@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from benchmarks import figures
@@ -34,26 +35,42 @@ _HEADINGS = (
     "S3",
     "RSS",
 )
+_SHORT = ("files/s", "spread", "CPU µs/file")
+WIDEST = 1000  # of a terminal, in characters: enough for any table to say what it needs
 
 
-def tables(found: Sequence[Line], promises: Sequence[Finding]) -> list[Table]:
-    """Rates with their cost, and what is promised of them."""
-    rates = Table("arm", title="Files per second, medians")
-    for heading in _HEADINGS:
-        rates.add_column(heading, justify="right")
-    if more := any(line.figures for line in found):
-        rates.add_column("also")
-    for line in found:
-        rates.add_row(*_cells(line), *([_also(line)] if more else []))
-    if not promises:
-        return [rates]
-    held = Table("measure", "against", title="What is promised")
+def rates_table(found: Sequence[Line], headings: Sequence[str] = _HEADINGS) -> Table:
+    """Rates with their cost: all columns, or those given."""
+    table = Table(title="Files per second, medians")
+    table.add_column("arm", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in _by_rate(found):
+        arm, *cells = _cells(line)
+        table.add_row(arm, *(cell for heading, cell in zip(_HEADINGS, cells, strict=True) if heading in headings))
+    return table
+
+
+def figures_table(found: Sequence[Line]) -> Table:
+    """What only some arms measure."""
+    table = Table("arm", title="Beside the rates")
+    table.add_column("median of")
+    table.add_column("value", justify="right", no_wrap=True)
+    for line in _by_rate(found):
+        for name, value in line.figures.items():
+            table.add_row(line.arm, name, f"{value:,.2f}")
+    return table
+
+
+def promises_table(promises: Sequence[Finding]) -> Table:
+    """What is promised, and whether it holds."""
+    table = Table("measure", "against", title="What is promised")
     for heading in ("value", "target", "holds"):
-        held.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in promises:
         verdict = "[green]yes[/]" if one.holds else "[red]no[/]"
-        held.add_row(one.measure, one.against, f"{one.value:g}", f"{one.target:g}", verdict)
-    return [rates, held]
+        table.add_row(one.measure, one.against, f"{one.value:g}", f"{one.target:g}", verdict)
+    return table
 
 
 def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
@@ -63,8 +80,7 @@ def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
         f"| arm | {' | '.join(_HEADINGS)} |{' also |' * more}",
         f"| --- | {' | '.join(['---:'] * len(_HEADINGS))} |{' --- |' * more}",
     ]
-    by_rate = sorted(found, key=lambda line: -line.median)
-    text += [f"| {' | '.join([*_cells(line), *([_also(line)] if more else [])])} |" for line in by_rate]
+    text += [f"| {' | '.join([*_cells(line), *([_also(line)] if more else [])])} |" for line in _by_rate(found)]
     if promises:
         text += ["", "| measure | against | value | target | holds |", "| --- | --- | ---: | ---: | --- |"]
         text += [
@@ -72,6 +88,10 @@ def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
             for one in promises
         ]
     return "\n".join(text) + "\n"
+
+
+def _by_rate(found: Sequence[Line]) -> list[Line]:
+    return sorted(found, key=lambda line: -line.median)
 
 
 def _cells(line: Line) -> list[str]:
@@ -95,9 +115,14 @@ def _also(line: Line) -> str:
 
 
 def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -> None:
-    """Print the tables."""
-    for table in tables(found, promises):
-        console.print(table)
+    """Print the tables; where the terminal is too narrow for all columns of the first, those that matter most."""
+    rates = rates_table(found)
+    narrow = Measurement.get(console, console.options.update(width=WIDEST), rates).maximum > console.width
+    console.print(rates_table(found, _SHORT) if narrow else rates)
+    if any(line.figures for line in found):
+        console.print(figures_table(found))
+    if promises:
+        console.print(promises_table(promises))
 
 
 def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[Finding]) -> None:

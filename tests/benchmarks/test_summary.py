@@ -1,15 +1,17 @@
 """Medians, spread, and what is promised of them."""
 
+from io import StringIO
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from benchmarks import growth
 from benchmarks.arm import chosen
 from benchmarks.groups import is_shared
 from benchmarks.meter import Measured
-from benchmarks.report import LATEST, keep
+from benchmarks.report import LATEST, keep, show
 from benchmarks.rounds import Sample
 from benchmarks.summary import RATIOS, Finding, at_least, findings, lines
 
@@ -73,6 +75,20 @@ def test_growth_is_judged_from_its_points() -> None:
         ]
     )
     assert [(one.value, one.holds) for one in found] == [(0.85, False), (12.5, True), (61.0, False), (1.2, True)]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_table_says_its_figures_whole_however_narrow_the_terminal(width: int) -> None:
+    found = lines([sample("10,000 files beside a million rows", 12_345.0, verify_seconds=92.4), sample("relay", 700.0)])
+    console = Console(width=width, record=True, file=StringIO())
+    show(console, found, [])
+    text = console.export_text()
+    expected = ("10,000 files beside a million rows", "12,345", "verify_seconds", "92.40", "relay")
+    assert all(words in text for words in expected)
+    assert text.index("12,345") < text.index("700")
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert ("PostgreSQL" in text) == (width == 200)
 
 
 def test_what_a_run_did_not_measure_stays_on_record(tmp_path: Path) -> None:
