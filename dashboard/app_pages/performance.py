@@ -116,7 +116,7 @@ def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool
             for share in shares
         ],
         label=f"By {what.lower()}",
-        empty=("Nothing ended in this period", "Choose a longer one, or create a file."),
+        empty=(f"By {what.lower()}: nothing ended in this period", "Choose a longer one, or create a file."),
         old=old,
     )
 
