@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks import growth as growing
 from benchmarks.arm import chosen
@@ -15,7 +14,7 @@ from benchmarks.report import RESULTS, keep, show
 from benchmarks.rounds import Sample, interleave
 from benchmarks.summary import Finding, findings, lines
 from filemill import logs
-from filemill.cli.output import fail, say
+from filemill.cli.output import console, fail, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +70,6 @@ def growth(
 @app.command("list")
 def list_arms() -> None:
     """What each arm counts, and what it leaves out."""
-    console = Console(highlight=False)
     for one in [*chosen(), *growing.points()]:
         console.print(f"[bold]{one.name}[/] ({one.kind}, {one.files:,} files)")
         console.print(one.counts + "\n", markup=False)
@@ -82,7 +80,7 @@ def _of_ratios(samples: Sequence[Sample]) -> list[Finding]:
 
 
 def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], folder: Path) -> None:
-    show(Console(), lines(samples), promises)
+    show(console, lines(samples), promises)
     keep(folder, name, samples, promises)
     say(f"Kept in {folder}: {name}.json, {name}.html, {name}.md, {name}.svg, latest.json")
     if not all(one.holds for one in promises):

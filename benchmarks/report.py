@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from benchmarks import figures
@@ -36,7 +35,7 @@ _HEADINGS = (
     "RSS",
 )
 _SHORT = ("files/s", "spread", "CPU µs/file")
-WIDEST = 1000  # of a terminal, in characters: enough for any table to say what it needs
+_WIDEST = 1000  # of a terminal, in characters: enough for any table to say what it needs
 
 
 def rates_table(found: Sequence[Line], headings: Sequence[str] = _HEADINGS) -> Table:
@@ -47,14 +46,14 @@ def rates_table(found: Sequence[Line], headings: Sequence[str] = _HEADINGS) -> T
         table.add_column(heading, justify="right", no_wrap=True)
     for line in _by_rate(found):
         arm, *cells = _cells(line)
-        table.add_row(arm, *(cell for heading, cell in zip(_HEADINGS, cells, strict=True) if heading in headings))
+        by_heading = dict(zip(_HEADINGS, cells, strict=True))
+        table.add_row(arm, *(by_heading[heading] for heading in headings))
     return table
 
 
 def figures_table(found: Sequence[Line]) -> Table:
     """What only some arms measure."""
-    table = Table("arm", title="Beside the rates")
-    table.add_column("median of")
+    table = Table("arm", "median of", title="Beside the rates")
     table.add_column("value", justify="right", no_wrap=True)
     for line in _by_rate(found):
         for name, value in line.figures.items():
@@ -117,12 +116,14 @@ def _also(line: Line) -> str:
 def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -> None:
     """Print the tables; where the terminal is too narrow for all columns of the first, those that matter most."""
     rates = rates_table(found)
-    narrow = Measurement.get(console, console.options.update(width=WIDEST), rates).maximum > console.width
-    console.print(rates_table(found, _SHORT) if narrow else rates)
+    needed = console.measure(rates, options=console.options.update(width=_WIDEST)).maximum
+    shown = [rates if needed <= console.width else rates_table(found, _SHORT)]
     if any(line.figures for line in found):
-        console.print(figures_table(found))
+        shown.append(figures_table(found))
     if promises:
-        console.print(promises_table(promises))
+        shown.append(promises_table(promises))
+    for table in shown:
+        console.print(table, soft_wrap=False)
 
 
 def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[Finding]) -> None:

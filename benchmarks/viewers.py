@@ -15,8 +15,6 @@ from typing import Annotated, Any
 import httpx
 import psutil
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import backlog
 from benchmarks.crew import Crew
@@ -29,7 +27,7 @@ from filemill.adapters.postgres_reads_group import lag_history, overview
 from filemill.adapters.postgres_reads_history import operations, ownership
 from filemill.adapters.postgres_reads_outbox import outbox_history
 from filemill.adapters.postgres_reads_performance import ledger, performance
-from filemill.cli.output import say
+from filemill.cli.output import print_table, say
 from filemill.lab.results import machine
 
 PERIOD = timedelta(minutes=15)
@@ -157,10 +155,10 @@ def main(
 ) -> None:
     """Measure, print, keep; exit code 1 where a promise does not hold."""
     lines = measure(rows, seconds, only)
-    table = Table(*(name.replace("_", " ") for name in COLUMNS), box=None)
-    for line in lines:
-        table.add_row(*(_shown(line.get(name)) for name in COLUMNS))
-    Console().print(table)
+    print_table(
+        [name.replace("_", " ") for name in COLUMNS],
+        [[_shown(line.get(name)) for name in COLUMNS] for line in lines],
+    )
     if not only:
         RESULTS.mkdir(parents=True, exist_ok=True)
         kept = {"rows": rows, "beside_files_per_second": BESIDE_PER_SECOND, "machine": machine(), "lines": lines}
