@@ -70,10 +70,11 @@ class ResetSeen(msgspec.Struct, frozen=True):
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 
-    `finished_before` are offsets that a predecessor had finished beyond its committed offset.
+    `finished_before` are offsets that a predecessor had finished beyond its `committed` offset (-1: none).
     """
 
-    def __init__(self, finished_before: Iterable[int] = ()) -> None:
+    def __init__(self, finished_before: Iterable[int] = (), committed: int = -1) -> None:
+        self._committed = committed
         self._finished_before = set(finished_before)
         self._delivered: deque[int] = deque()  # from the lowest unfinished on, ascending
         self._finished: set[int] = set()  # those of `_delivered` that are finished
@@ -110,6 +111,15 @@ class PartitionOffsets:
             self.finish(offset)
             return False
         return True
+
+    def reach(self, position: int) -> None:
+        """Note that the reader is at `position`, and that all records before it have been delivered.
+
+        It is beyond the last of them where no record follows that one: a transaction's marker, or what was removed.
+        """
+        if position > (self._committed if self._next is None else self._next):
+            self._next = position
+            self._version += 1
 
     def finish(self, offset: int) -> None:
         """Note that all of a record's effects are durable. Twice is harmless."""

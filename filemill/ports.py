@@ -208,6 +208,9 @@ class RecordSource(Protocol):
     def resume(self, partitions: Sequence[int]) -> None:
         """Read them again."""
 
+    def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Of these partitions the offset to read next, also where no record is there; absent where nothing was read."""
+
     def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit without waiting; `on_done` gets those that the broker took, inside a later `read`."""
 

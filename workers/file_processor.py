@@ -191,7 +191,7 @@ class FileProcessor:
         for partition, (offset, metadata) in committed.items():
             _, finished = decode_metadata(metadata, offset)
             self._epochs[partition] = self._epoch
-            self._offsets[partition] = PartitionOffsets(finished)
+            self._offsets[partition] = PartitionOffsets(finished, offset)
         self._intake.came(committed)
         self._tell(Kind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
@@ -278,6 +278,7 @@ class FileProcessor:
 
     def _commit(self, source: RecordSource) -> None:
         self._committed_at = time.monotonic()
+        self._reach(source)
         commits = self._due(self._epochs, again=self._doubtful)
         if commits:
             self._committing = True
@@ -290,6 +291,16 @@ class FileProcessor:
                     self._trust()
 
             source.commit(commits, on_done)
+
+    def _reach(self, source: RecordSource) -> None:
+        """Where all that was read is finished, the position is what may be committed: beyond a transaction's marker."""
+        idle = [
+            partition
+            for partition, offsets in self._offsets.items()
+            if not offsets.span and not self._intake.waits(partition)
+        ]
+        for partition, position in source.positions(idle).items() if idle else ():
+            self._offsets[partition].reach(position)
 
     def _commit_now(self, leaving: dict[int, int]) -> None:
         commits = self._due(leaving)

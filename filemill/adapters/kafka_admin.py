@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
@@ -56,10 +56,20 @@ class PartitionOffsets(msgspec.Struct, frozen=True):
 
     @property
     def lag(self) -> int | None:
-        """Records not yet committed; with nothing committed, all that the partition holds."""
+        """Offsets from the next record to read to the end; 0 for an emptied partition.
+
+        What retention removed before it was committed is no lag: nobody can read it any more.
+        """
         if self.end is None or self.begin is None or not self.committed_known:
             return None
-        return max(0, self.end - (self.begin if self.committed is None else self.committed))
+        return max(0, self.end - max(self.begin, self.committed or 0))
+
+    @property
+    def removed(self) -> int:
+        """Offsets that retention removed before the group had committed them."""
+        if self.begin is None or self.committed is None:
+            return 0
+        return max(0, self.begin - self.committed)
 
 
 def all_topics(settings: Settings) -> list[str]:
@@ -82,6 +92,9 @@ class KafkaAdmin:
         self._timeout = settings.server_timeout_seconds
         self._client = new_client(AdminClient, client_config(settings, "admin"))
         self._readers: dict[str, Consumer] = {}
+        # The consumers' own, or an offset could be an end that none of them ever reaches.
+        uncommitted = settings.kafka_properties.get("isolation.level") == "read_uncommitted"
+        self._isolation = IsolationLevel.READ_UNCOMMITTED if uncommitted else IsolationLevel.READ_COMMITTED
 
     def topic_partitions(self) -> dict[str, int]:
         """Each topic of the cluster and how many partitions it has."""
@@ -157,7 +170,10 @@ class KafkaAdmin:
         )
 
     def offsets(self, group: str | None, topic: str) -> list[PartitionOffsets]:
-        """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown."""
+        """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown.
+
+        The end is that of what can be read: a transaction that is still open, and all after it, lies beyond it.
+        """
         count = self.topic_partitions().get(topic, 0)
         parts = [TopicPartition(topic, number) for number in range(count)]
         if not parts:
@@ -199,8 +215,10 @@ class KafkaAdmin:
             raise unavailable(self._settings, trouble)
 
     def _log_offsets(self, parts: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        asked = self._client.list_offsets(dict.fromkeys(parts, spec), request_timeout=self._timeout)
         with kafka_errors(self._settings):
+            asked = self._client.list_offsets(
+                dict.fromkeys(parts, spec), request_timeout=self._timeout, isolation_level=self._isolation
+            )
             return {part.partition: future.result().offset for part, future in asked.items()}
 
     def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:

@@ -5,66 +5,26 @@ The broker compacts that topic, but never its active segment (100 MB by default)
 
 import struct
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
-from filemill.adapters.kafka import client_config, kafka_errors, unavailable
-from filemill.adapters.kafka_reader import PASSING
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_reader import messages_to_end
 from filemill.offsets import CommitSeen
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 OFFSETS_TOPIC = "__consumer_offsets"
 # Versions of the keys of that topic which are commits; others are group metadata.
 _COMMIT_KEY_VERSIONS = (0, 1)
-_READ_RECORDS = 2000
-_READ_SECONDS = 0.5
-_SILENT_READS = 40
 
 
 def read_commits(settings: Settings) -> list[CommitSeen]:
     """Every commit of the group on `file.create`, in the order of their moments. Raises retry.Unavailable."""
-    consumer = Consumer(
-        client_config(
-            settings,
-            "audit",
-            **{
-                "group.id": "filemill-audit",  # librdkafka wants one; nothing is ever committed under it
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-            },
-        )
-    )
-    try:
-        with kafka_errors(settings):
-            topics = consumer.list_topics(timeout=settings.server_timeout_seconds).topics
-            known = topics[OFFSETS_TOPIC].partitions if OFFSETS_TOPIC in topics else {}
-            consumer.assign([TopicPartition(OFFSETS_TOPIC, number, 0) for number in known])
-            found = _read(consumer, settings, set(known))
-    finally:
-        consumer.close()
+    spans = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
+    starts = {part.partition: part.begin or 0 for part in spans}
+    ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
+    messages = messages_to_end(settings, OFFSETS_TOPIC, starts, ends, "audit")
+    found = [commit for message in messages if (commit := _commit_in(message, settings)) is not None]
     return sorted(found, key=lambda commit: commit.at)
-
-
-def _read(consumer: Consumer, settings: Settings, partitions: set[int]) -> list[CommitSeen]:
-    found: list[CommitSeen] = []
-    silent = 0
-    while partitions:
-        messages = consumer.consume(_READ_RECORDS, timeout=_READ_SECONDS)
-        silent = 0 if messages else silent + 1
-        if silent > _SILENT_READS:
-            raise Unavailable(f"Kafka stopped answering while {OFFSETS_TOPIC} was read")
-        for message in messages:
-            error = message.error()
-            if error is None:
-                commit = _commit_in(message, settings)
-                if commit is not None:
-                    found.append(commit)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                partitions.discard(message.partition() or 0)
-            elif error.code() not in PASSING:
-                raise unavailable(settings, KafkaException(error))
-    return found
 
 
 def _commit_in(message: Message, settings: Settings) -> CommitSeen | None:

@@ -93,6 +93,11 @@ class GroupMember:
         """Read them again."""
         self._consumer.resume(self._named(partitions))
 
+    def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """The next offsets, transaction markers passed over. The client's own knowledge: the broker is not asked."""
+        found = self._consumer.position(self._named(partitions))
+        return {part.partition: part.offset for part in found if part.error is None and part.offset >= 0}
+
     def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit without waiting. One call at a time: until `on_done`, another is an error of the caller."""
         assert self._committing is None, "a commit is under way"

@@ -1,6 +1,8 @@
 """Reading topics: records from a consumer, all partitions without a group, a whole topic to its end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -25,8 +27,10 @@ QUEUE_KILOBYTES = 2048
 FETCH_BACKOFF_MILLISECONDS = 5
 READ_RECORDS = 2000
 READ_SECONDS = 0.5
-# A reader that gets nothing for this long, though offsets say that there is something, gives up with an error.
-SILENT_READS = 40
+# A reader that hears nothing for this long, neither a record nor an end, gives up with an error.
+SILENT_SECONDS = 20.0
+# After this long without anything it looks whether the topic still exists.
+DOUBT_SECONDS = 2.0
 
 # Said by a client that lost the broker for a moment: it reconnects by itself.
 PASSING = {
@@ -89,6 +93,17 @@ def to_record(message: Message) -> Record:
     return Record(topic, partition, offset, message.value(), headers_of(message), timestamp)
 
 
+def reader_config(settings: Settings, role: str, **properties: str | int) -> dict[str, Any]:
+    """The properties of a consumer that reads partitions without being in a group; `properties` win."""
+    alone = {
+        "group.id": f"filemill-{role}",  # librdkafka wants one; nothing is ever committed under it
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+    }
+    return client_config(settings, role, **{**alone, **properties})
+
+
 class TopicReader:
     """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
 
@@ -100,20 +115,7 @@ class TopicReader:
         self._settings = settings
         self._topics = topics
         self._assigned: set[tuple[str, int]] = set()
-        self._consumer = new_client(
-            Consumer,
-            client_config(
-                settings,
-                role,
-                **{
-                    "group.id": f"filemill-{role}",  # librdkafka wants one; nothing is ever committed under it
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "auto.offset.reset": "earliest",
-                    **properties,
-                },
-            ),
-        )
+        self._consumer = new_client(Consumer, reader_config(settings, role, **properties))
 
     def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning."""
@@ -148,27 +150,75 @@ def read_topic(
 
     Raises retry.Unavailable.
     """
-    begins = {part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in spans}
-    ends = {part.partition: part.end for part in spans if part.end and part.end > begins[part.partition]}
+    starts = {part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in spans}
+    ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
     ahead = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
-    reader = TopicReader(settings, [topic], role, **ahead)
+    yield from map(to_record, messages_to_end(settings, topic, starts, ends, role, **ahead))
+
+
+def messages_to_end(
+    settings: Settings,
+    topic: str,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int],
+    role: str,
+    **properties: str | int,
+) -> Generator[Message]:
+    """The messages of some partitions from `starts` up to `ends`, each partition's in order: the one way to the end.
+
+    The last offset before an end may hold no record: a transaction's marker, or what compaction or retention removed,
+    perhaps while it is read. So a partition ends at its last record, or where the broker says that no record follows.
+    Readers see committed transactions only (librdkafka's default): an open one ends the partition at its beginning.
+    Raises retry.Unavailable.
+    """
+    if not ends:
+        return
+    consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **properties}))
     try:
-        reader.refresh(since or {})
-        yield from _until(reader, ends, topic)
+        with kafka_errors(settings):
+            consumer.assign([TopicPartition(topic, number, starts.get(number, 0)) for number in sorted(ends)])
+        yield from _until(consumer, settings, topic, ends)
     finally:
-        reader.close()
+        consumer.close()
 
 
-def _until(reader: TopicReader, ends: Mapping[int, int], topic: str) -> Iterator[Record]:
-    open_ends, silent = dict(ends), 0
-    while open_ends:
-        records = reader.read(READ_RECORDS, READ_SECONDS)
-        silent = 0 if records else silent + 1
-        if silent > SILENT_READS:
+def _until(consumer: Consumer, settings: Settings, topic: str, ends: Mapping[int, int]) -> Iterator[Message]:
+    left, heard_at, doubted = set(ends), time.monotonic(), False
+    while left:
+        for message in _batch(consumer, settings):
+            partition, offset = message.partition(), message.offset()
+            if partition not in left or offset is None:
+                continue  # an error of no partition, or what was fetched beyond a partition's end
+            heard_at = time.monotonic()
+            if message.error() is None and offset < ends[partition]:
+                yield message
+            if message.error() is not None or offset + 1 >= ends[partition]:
+                left.discard(partition)
+        silence = time.monotonic() - heard_at
+        if silence > SILENT_SECONDS:
             raise Unavailable(f"Kafka stopped answering while {topic} was read")
-        for record in records:
-            end = ends.get(record.partition, 0)
-            if record.offset < end:
-                yield record
-            if record.offset + 1 >= end:
-                open_ends.pop(record.partition, None)
+        if silence > DOUBT_SECONDS and not doubted:
+            doubted = True
+            _check_existence(consumer, settings, topic, left)
+
+
+def _batch(consumer: Consumer, settings: Settings) -> Iterator[Message]:
+    """What the client has fetched, records and ends of partitions; waits for the first."""
+    try:
+        first = consumer.poll(READ_SECONDS)
+        messages = [] if first is None else [first, *consumer.consume(READ_RECORDS - 1, timeout=0)]
+    except KafkaException as raised:
+        raise gave_up(settings, raised.args[0]) from None
+    for message in messages:
+        error = message.error()
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            yield message
+        elif error.code() not in PASSING:
+            raise gave_up(settings, error)
+
+
+def _check_existence(consumer: Consumer, settings: Settings, topic: str, partitions: set[int]) -> None:
+    with kafka_errors(settings):
+        found = consumer.list_topics(topic, timeout=settings.server_timeout_seconds).topics.get(topic)
+    if found is None or found.error is not None or partitions - set(found.partitions):
+        raise Unavailable(f"{topic} was deleted or recreated while it was read: try again")

@@ -41,6 +41,7 @@ class MemoryBroker:
         self.refuses: str | None = None
         self.refused = 0
         self.commits: list[Committed] = []
+        self.marks: set[tuple[str, int, int]] = set()
         self.changed = threading.Condition()
         self._logs: dict[str, list[list[Record]]] = {}
         for topic, count in partitions.items():
@@ -70,6 +71,11 @@ class MemoryBroker:
             log.append(Record(topic, partition, len(log), value, list(headers or []), int(time.time() * 1000)))
             self.changed.notify_all()
             return len(log) - 1
+
+    def mark(self, topic: str, partition: int) -> None:
+        """Write what takes an offset and is no record, as the marker that ends a transaction."""
+        offset = self.append(topic, partition, None)
+        self.marks.add((topic, partition, offset))
 
     def committed(self, partition: int) -> tuple[int, str]:
         """The group's offset and metadata, as an assignment tells them."""
@@ -180,6 +186,7 @@ class MemorySource:
         self._topic = topic
         self._listener = listener
         self._positions: dict[int, int] = {}  # of what is assigned
+        self._begun: set[int] = set()  # those of which anything was read
         self._todo: deque[Callable[[], None]] = deque()
 
     @property
@@ -211,7 +218,8 @@ class MemorySource:
             position = self._positions[partition]
             taken = self._broker.log(self._topic, partition)[position : position + limit - len(records)]
             self._positions[partition] += len(taken)
-            records += taken
+            self._begun.update({partition} if taken else ())
+            records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.marks]
         return records
 
     def pause(self, partitions: Sequence[int]) -> None:
@@ -221,6 +229,10 @@ class MemorySource:
     def resume(self, partitions: Sequence[int]) -> None:
         """Read them again."""
         self.paused -= set(partitions)
+
+    def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """The next offset of each."""
+        return {partition: self._positions[partition] for partition in partitions if partition in self._begun}
 
     def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit; the answer comes inside a later `read`."""
@@ -269,6 +281,7 @@ class MemorySource:
         self.paused -= set(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._begun.discard(partition)
 
     def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
         if self.refuses_commits:

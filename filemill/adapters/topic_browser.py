@@ -1,17 +1,18 @@
 """Looking into a topic: some records from an offset, a moment or the end, in no group."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, Message, TopicPartition
 
 from filemill.adapters.kafka import client_config, headers_of, kafka_errors
 from filemill.adapters.kafka_admin import PartitionOffsets
+from filemill.adapters.kafka_reader import messages_to_end
 from filemill.settings import Settings
 
-READ_SECONDS = 3.0
-BATCH_RECORDS = 500
 # A filter looks at no more than this many records at a time.
 SCANNED_MAX = 5000
 
@@ -58,9 +59,9 @@ def browse(settings: Settings, spans: Sequence[PartitionOffsets], look: Look) ->
     try:
         with kafka_errors(settings):
             starts = _starts(consumer, chosen, look, settings.server_timeout_seconds)
-            messages = _read(consumer, chosen, starts, look)
     finally:
         consumer.close()
+    messages = _read(settings, chosen, starts, look)
     wanted = look.text.lower()
     records = [_record(message) for message in messages]
     found = [record for record in records if not wanted or wanted in _haystack(record)]
@@ -85,30 +86,12 @@ def _starts(
     return {span.partition: max(span.begin or 0, (span.end or 0) - back) for span in spans}
 
 
-def _read(consumer: Consumer, spans: Sequence[PartitionOffsets], starts: dict[int, int], look: Look) -> list[Message]:
+def _read(settings: Settings, spans: Sequence[PartitionOffsets], starts: dict[int, int], look: Look) -> list[Message]:
     """Records from there on, to the ends as they were, or to as many as are looked at."""
-    ends = {span.partition: span.end or 0 for span in spans}
-    left = {partition for partition, start in starts.items() if start < ends[partition]}
-    if not left:
-        return []
-    consumer.assign([TopicPartition(look.topic, partition, starts[partition]) for partition in sorted(left)])
-    # No more than there are: the client waits its whole time for a batch to be full.
-    there = sum(ends[partition] - starts[partition] for partition in left)
-    most = min(there, SCANNED_MAX if look.text or look.start is None else look.limit)
-    messages: list[Message] = []
-    while left and len(messages) < most:
-        batch = consumer.consume(min(BATCH_RECORDS, most - len(messages)), timeout=READ_SECONDS)
-        if not batch:
-            break
-        for message in batch:
-            partition, offset = message.partition(), message.offset()
-            if message.error() is not None or partition is None or offset is None:
-                continue
-            if offset < ends[partition]:
-                messages.append(message)
-            if offset + 1 >= ends[partition]:
-                left.discard(partition)
-    return messages
+    ends = {span.partition: span.end for span in spans if span.end and starts[span.partition] < span.end}
+    most = SCANNED_MAX if look.text or look.start is None else look.limit
+    with contextlib.closing(messages_to_end(settings, look.topic, starts, ends, "browser")) as messages:
+        return list(islice(messages, most))
 
 
 def _record(message: Message) -> Browsed:

@@ -81,6 +81,10 @@ class Intake:
         """How many records were read and have not begun."""
         return sum(map(len, self._queues.values()))
 
+    def waits(self, partition: int) -> bool:
+        """Whether any record of this partition waits."""
+        return bool(self._queues.get(partition))
+
     @property
     def paused(self) -> bool:
         """Whether nothing begins now: something waits, and the bounds, or a hold, let none of it begin."""

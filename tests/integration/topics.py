@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from filemill.settings import Settings
 
@@ -20,6 +21,7 @@ NO_GROUP_YET = {
     KafkaError._TIMED_OUT,
 }
 READ_SECONDS = 20.0
+POLL_SECONDS = 0.05
 
 
 class Seen(NamedTuple):
@@ -112,6 +114,41 @@ def commit(settings: Settings, partition: int, offset: int, metadata: str = "") 
         assert all(one.error is None for one in taken), taken
     finally:
         consumer.close()
+
+
+def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
+    """Delete records as retention does: the partition begins at `offset` afterwards."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+    for future in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
+        future.result()
+
+
+def delete_topic(settings: Settings, topic: str) -> None:
+    """Delete a topic, and wait until the broker does not know it any more."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+    admin.delete_topics([topic], operation_timeout=READ_SECONDS)[topic].result()
+    deadline = time.monotonic() + READ_SECONDS
+    while topic in admin.list_topics(timeout=READ_SECONDS).topics:
+        assert time.monotonic() < deadline, f"{topic} is still there"
+        time.sleep(POLL_SECONDS)
+
+
+def recreate_topic(settings: Settings, topic: str, partitions: int = 3) -> None:
+    """Delete a topic and create one of the same name."""
+    delete_topic(settings, topic)
+    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+    deadline = time.monotonic() + READ_SECONDS
+    while True:  # a broker may still be at the deletion
+        try:
+            admin.create_topics([NewTopic(topic, partitions, 1)], operation_timeout=READ_SECONDS)[topic].result()
+            break
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+    while len(getattr(admin.list_topics(timeout=READ_SECONDS).topics.get(topic), "partitions", ())) != partitions:
+        assert time.monotonic() < deadline, f"{topic} is not there"
+        time.sleep(POLL_SECONDS)
 
 
 def owners(settings: Settings) -> dict[str, list[int]]:

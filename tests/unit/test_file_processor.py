@@ -46,6 +46,31 @@ def test_what_is_read_is_begun_and_not_committed(scene: Scene) -> None:
     assert scene.broker.commits == []
 
 
+def test_the_commit_passes_a_marker_only_when_all_before_it_is_finished(scene: Scene) -> None:
+    scene.produce(2)
+    scene.broker.mark(CREATE, 0)
+    scene.turn(2)
+    scene.workshop.finish(0, 1)
+    scene.turn(2)
+    assert scene.offsets() == [0]
+    scene.workshop.finish(0, 0)
+    scene.turn(2)
+    assert scene.offsets() == [0, 3]
+    scene.produce(1)
+    scene.turn()
+    assert scene.begun[-1] == (0, 3)
+
+
+def test_what_waits_in_the_queue_is_not_passed(scene: Scene) -> None:
+    scene.held = QUIET
+    scene.produce(2)
+    scene.turn(3)
+    assert scene.offsets() == []
+    scene.held = None
+    scene.turn()
+    assert scene.begun == [(0, 0), (0, 1)]
+
+
 def test_only_what_is_contiguous_is_committed(scene: Scene) -> None:
     scene.produce(4)
     scene.turn()

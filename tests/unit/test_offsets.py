@@ -147,6 +147,32 @@ def test_a_finish_beyond_the_slowest_is_worth_a_commit() -> None:
     assert commit.offset == 5
 
 
+def test_a_transaction_marker_at_the_end_is_committed_once_all_before_it_is_finished() -> None:
+    partition = _delivered(5, 6)
+    partition.reach(8)
+    assert partition.position == 5
+    partition.finish(6)
+    partition.finish(5)
+    commit = partition.commit("w", 1)
+    assert commit is not None
+    assert commit.offset == 8
+    partition.acknowledged(commit)
+    partition.reach(8)
+    assert partition.commit("w", 1) is None
+    assert partition.deliver(8), "the next record is where the reader is"
+
+
+def test_a_marker_alone_after_the_commit_is_committed() -> None:
+    partition = PartitionOffsets([], committed=7)
+    partition.reach(7)
+    assert partition.position is None
+    assert partition.commit("w", 1) is None, "the broker has that"
+    partition.reach(8)
+    commit = partition.commit("w", 1)
+    assert commit is not None
+    assert commit.offset == 8
+
+
 # --- any order, with failed commits and successors
 
 
@@ -168,7 +194,7 @@ class Partition(RuleBasedStateMachine):
         position, metadata = self.broker
         _, finished = decode_metadata(metadata, position)
         assert set(finished) <= self.done
-        self.offsets = PartitionOffsets(finished)
+        self.offsets = PartitionOffsets(finished, position)
         self.read_from = position
         self.open: list[int] = []
         self.in_commit: Commit | None = None
@@ -180,6 +206,16 @@ class Partition(RuleBasedStateMachine):
             self.log_end += gap if number == 0 else 0
             self.log.append(self.log_end)
             self.log_end += 1
+
+    @rule()
+    def a_transaction_ends(self) -> None:
+        self.log_end += 1
+
+    @precondition(lambda self: all(offset < self.read_from for offset in self.log))
+    @rule()
+    def reach_the_end(self) -> None:
+        self.read_from = self.log_end
+        self.offsets.reach(self.log_end)
 
     @rule(count=st.integers(1, 6))
     def read(self, count: int) -> None:
@@ -231,6 +267,7 @@ class Partition(RuleBasedStateMachine):
     def the_position_never_passes_an_unfinished_record(self) -> None:
         position = self.offsets.position
         if position is not None:
+            assert position <= self.log_end
             assert all(offset in self.done for offset in self.log if offset < position)
         assert all(offset in self.done for offset in self.log if offset < self.broker[0])
 

@@ -1,0 +1,150 @@
+"""Ends of partitions that hold no record: markers of transactions, what compaction and retention removed."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from filemill import wiring
+from filemill.adapters import kafka_reader
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_reader import messages_to_end, read_topic
+from filemill.adapters.topic_browser import Look, browse
+from filemill.messages import encode
+from filemill.offset_reset import OffsetReset, Target
+from filemill.operations import Operations
+from filemill.settings import Settings
+from tests.integration import topics
+from tests.integration.processes import wait_until
+from tests.integration.world import World, pipeline
+from tests.servers import Servers
+
+# Far below the reader's patience with a silent broker.
+AT_ONCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
+
+
+@pytest.fixture
+def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
+    with pipeline(servers, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def transaction(settings: Settings, topic: str, partition: int, values: list[bytes]) -> Iterator[Producer]:
+    """Records in a transaction that is open, and on the broker."""
+    producer = Producer({"bootstrap.servers": settings.kafka_broker, "transactional.id": f"{topic}-{partition}"})
+    producer.init_transactions(PATIENCE_SECONDS)
+    producer.begin_transaction()
+    for value in values:
+        producer.produce(topic, value, partition=partition)
+    producer.flush(PATIENCE_SECONDS)
+    yield producer
+
+
+def publish_in_a_transaction(settings: Settings, topic: str, partition: int, values: list[bytes]) -> None:
+    with transaction(settings, topic, partition, values) as producer:
+        producer.commit_transaction(PATIENCE_SECONDS)
+
+
+def lags(world: World) -> list[int | None]:
+    settings = world.settings
+    return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
+
+
+def test_the_lag_of_a_partition_that_ends_with_a_marker_goes_to_zero(world: World) -> None:
+    world.start("processor", "sync")
+    requests = world.insert(3)
+    publish_in_a_transaction(world.settings, world.settings.topic_create, 1, [encode(one) for one in requests])
+    world.wait_for(request.file_id for request in requests)
+    wait_until(lambda: lags(world) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
+    assert topics.committed(world.settings)[1].offset == 4, "three records and a marker"
+    world.assert_clean()
+
+
+def test_a_marker_that_comes_after_the_commit_leaves_no_lag(world: World) -> None:
+    processor, _ = world.start("processor", "sync")
+    ids = world.request_on(0, 2)
+    world.wait_for(ids)
+    processor.ask_to_stop()
+    processor.stopped(PATIENCE_SECONDS)
+    with transaction(world.settings, world.settings.topic_create, 0, [b"never counts"]) as producer:
+        producer.abort_transaction(PATIENCE_SECONDS)
+    assert lags(world) == [2, 0, 0]
+    world.start("processor")
+    wait_until(lambda: lags(world) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
+
+
+def test_every_reader_gets_past_a_marker_at_once(world: World) -> None:
+    settings, admin = world.settings, KafkaAdmin(world.settings)
+    requests = world.insert(2)
+    for topic in (settings.topic_create, settings.topic_created, settings.topic_dead_letters):
+        publish_in_a_transaction(settings, topic, 0, [encode(one) for one in requests])
+    began = time.monotonic()
+    world.verify()
+    operations = Operations(settings, world.engine, wiring.s3_client(settings))
+    plan = OffsetReset(settings, world.engine, admin, operations).plan(Target("latest"))
+    look = Look(settings.topic_create, None, None, "", 10)
+    view = browse(settings, admin.offsets(None, settings.topic_create), look)
+    assert time.monotonic() - began < AT_ONCE_SECONDS
+    assert plan.skipped == [request.file_id for request in requests]
+    assert [record.offset for record in view.records] == [1, 0]
+
+
+def test_an_open_transaction_ends_what_is_read_and_is_no_lag(world: World) -> None:
+    settings, admin = world.settings, KafkaAdmin(world.settings)
+    topic = settings.topic_create
+    topics.publish(settings, topic, [b"before"], partition=2)
+    with transaction(settings, topic, 2, [b"open"]) as producer:
+        topics.publish(settings, topic, [b"after"], partition=2)
+        spans = admin.offsets(settings.kafka_group, topic)
+        assert (spans[2].end, spans[2].lag) == (1, 1)
+        assert [record.value for record in read_topic(settings, topic, spans, "test")] == [b"before"]
+        # Also where the end that was asked for lies beyond it.
+        found = messages_to_end(settings, topic, {2: 0}, {2: 3}, "test")
+        assert [message.value() for message in found] == [b"before"]
+        producer.commit_transaction(PATIENCE_SECONDS)
+    wait_until(lambda: admin.offsets(None, topic)[2].end == 4, PATIENCE_SECONDS, "the transaction is over")
+    values = [record.value for record in read_topic(settings, topic, admin.offsets(None, topic), "test")]
+    assert values == [b"before", b"open", b"after"]
+
+
+def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, topic = world.settings, world.settings.topic_create
+    monkeypatch.setattr(kafka_reader, "READ_RECORDS", 2)
+    topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
+    few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}
+    began = time.monotonic()
+    with closing(messages_to_end(settings, topic, {0: 0}, {0: 12}, "test", **few)) as found:
+        assert next(found).offset() == 0
+        topics.delete_before(settings, topic, 0, 12)
+        seen = [message.offset() for message in found]
+    assert len(seen) < 11
+    assert time.monotonic() - began < AT_ONCE_SECONDS
+
+
+def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(world: World) -> None:
+    settings, topic = world.settings, world.settings.topic_create
+    topics.publish(settings, topic, [b"1", b"2", b"3"], partition=0)
+    spans = KafkaAdmin(settings).offsets(None, topic)
+    topics.delete_before(settings, topic, 0, 3)
+    began = time.monotonic()
+    assert list(read_topic(settings, topic, spans, "test")) == []
+    assert time.monotonic() - began < AT_ONCE_SECONDS
+
+
+def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, topic = world.settings, world.settings.topic_progress
+    monkeypatch.setattr(kafka_reader, "READ_RECORDS", 2)
+    topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
+    few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}
+    with closing(messages_to_end(settings, topic, {0: 0}, {0: 12}, "test", **few)) as found:
+        assert next(found).offset() == 0
+        topics.delete_topic(settings, topic)
+        with pytest.raises(Exception, match="was deleted or recreated while it was read"):
+            list(found)
