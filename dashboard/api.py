@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from anyio import to_thread
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 import filemill
@@ -17,9 +17,11 @@ from dashboard.acceptance import Acceptance
 from dashboard.api_body import read_new_file
 from dashboard.api_errors import LastNet, Refused, add_handlers, error_answer, json_answer
 from dashboard.api_export import add_export
+from dashboard.api_methods import prefer_written_paths
 from dashboard.api_notebook import add_notebook
 from dashboard.api_offsets import add_offsets
 from dashboard.api_operations import add_operations
+from dashboard.api_path import FileIdPath
 from dashboard.api_schema import BODY, answers, complete
 from dashboard.api_threads import Threads
 from dashboard.downloads import open_object
@@ -52,6 +54,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     _add_health(app, check_servers)
     add_scripts(app)
     complete(app)
+    prefer_written_paths(app)
     app.add_middleware(LastNet)
     return app
 
@@ -102,7 +105,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         return json_answer(row, 201, {"Location": f"/api/files/{row.id}"})
 
     @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
-    async def one(file_id: Annotated[int, Path(alias="id")]) -> Response:
+    async def one(file_id: FileIdPath) -> Response:
         return json_answer(await threads.run(lambda: find(file_id)))
 
     @app.get(
@@ -111,7 +114,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         response_class=StreamingResponse,
         summary="A completed file's content",
     )
-    async def download(file_id: Annotated[int, Path(alias="id")]) -> Response:
+    async def download(file_id: FileIdPath) -> Response:
         row = await threads.run(lambda: find(file_id))
         if row.status is not Status.COMPLETED or row.s3_location is None:
             why = f": {row.error}" if row.error else ""

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from filemill.adapters.postgres_reads import InvalidCursor
+from dashboard.api_methods import allowed_methods
+from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest
 from filemill.retry import Unavailable
 
@@ -92,6 +93,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code = _CODES.get(error.status_code, "refused")
     answer = error_answer(error.status_code, code, messages.get(error.status_code, str(error.detail)))
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(allowed_methods(request.app, path))
     return answer
 
 

@@ -10,7 +10,7 @@ from dashboard.api_records import OffsetOrder, OffsetsMoved
 from dashboard.api_schema import answers, body_of
 from dashboard.api_threads import Threads
 from dashboard.services import Services
-from filemill.offset_reset import CannotReset
+from filemill.offset_reset import CannotReset, InvalidTarget
 
 # Records that would be skipped are read: longer than for an answer of the database alone.
 PATIENCE = 6
@@ -35,7 +35,7 @@ def add_offsets(app: FastAPI, services: Services, threads: Threads) -> None:
                 if order.dry_run:
                     return OffsetsMoved(True, plan.moves, plan.why_not, 0, 0)
                 done = mover.apply(plan, order.target, order.unfinished, actor_of(request))
-            except ValueError as error:
+            except InvalidTarget as error:
                 raise Refused(422, "invalid", str(error), "at") from None
             except CannotReset as error:
                 raise Refused(409, "not_possible", str(error)) from None

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from dashboard.api_body import read_as, refuse_other_sites
 from dashboard.api_errors import Refused, json_answer
+from dashboard.api_path import FileIdPath
 from dashboard.api_records import LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
 from dashboard.api_schema import answers, body_of
 from dashboard.api_threads import Threads, while_wanted
@@ -23,7 +24,6 @@ from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action
 from filemill.retry import Unavailable
 
-FileId = Annotated[int, Path(alias="id")]
 # A whole topic is read: longer than for an answer of the database alone.
 LETTERS_PATIENCE = 3
 
@@ -59,13 +59,13 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
             return await threads.run(work)
 
     @app.post("/api/files/{id}/retry", responses=answers(200, "FileRow", 403, 404, 409, 503), summary="A new run")
-    async def retry(file_id: FileId, request: Request) -> Response:
+    async def retry(file_id: FileIdPath, request: Request) -> Response:
         return json_answer(await act(Action.RETRY, file_id, request))
 
     @app.post(
         "/api/files/{id}/cancel", responses=answers(200, "FileRow", 403, 404, 409, 503), summary="End it unfinished"
     )
-    async def cancel(file_id: FileId, request: Request) -> Response:
+    async def cancel(file_id: FileIdPath, request: Request) -> Response:
         return json_answer(await act(Action.CANCEL, file_id, request))
 
     @app.delete(
@@ -74,7 +74,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
         responses=answers(204, "", 403, 404, 409, 503),
         summary="Delete a file that has ended, and its object",
     )
-    async def delete(file_id: FileId, request: Request) -> Response:
+    async def delete(file_id: FileIdPath, request: Request) -> Response:
         await act(Action.DELETE, file_id, request)
         return Response(status_code=204)
 

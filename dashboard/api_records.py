@@ -8,7 +8,7 @@ import msgspec
 from filemill.adapters.postgres_operations import Refused
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.dead_letters import LetterFacts
-from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status
+from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.offset_reset import Move, Target, Unfinished
 from filemill.operations import Selection
 
@@ -16,7 +16,6 @@ IDS_MAX = 1000
 LETTERS_MAX = 500
 RATE_MAX = 1000.0
 
-FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.messages import FileId, InvalidMessage, Run
+from filemill.files import FileId
+from filemill.messages import InvalidMessage, Run
 
 
 class Order(enum.StrEnum):

@@ -7,6 +7,7 @@ thousands of rows at a time; `tests/contract` holds both to the same answers.
 import enum
 import re
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -15,10 +16,14 @@ DESCRIPTION_MAX_BYTES = 64 * 1024
 
 # Postgres' bigint; a fileId beyond it cannot be one of ours.
 FILE_ID_MAX = 2**63 - 1
+# A file's id in a document. As text, `parse_file_id` reads it.
+FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 
 # Unicode's category Cc, whose members are fixed for good.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_FILE_ID_DIGITS = len(str(FILE_ID_MAX))
 _KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
 
 
@@ -61,6 +66,23 @@ class InvalidRequest(ValueError):
         self.reason = reason
 
 
+class FileIdOutOfRange(InvalidRequest):
+    """A whole number that no file can have as its id."""
+
+
+def parse_file_id(text: str) -> int:
+    """An id written in the digits 0 to 9, without signs, blanks, fractions or separators.
+
+    Raises FileIdOutOfRange for a whole number that is none, InvalidRequest for anything else.
+    """
+    if _WHOLE_NUMBER.fullmatch(text) is None:
+        raise InvalidRequest("id", "must be a whole number in the digits 0 to 9")
+    digits = text.lstrip("0")
+    if not digits.isdigit() or len(digits) > _FILE_ID_DIGITS or int(digits) > FILE_ID_MAX:
+        raise FileIdOutOfRange("id", f"must be between 1 and {FILE_ID_MAX}")
+    return int(digits)
+
+
 class NewFile(msgspec.Struct, frozen=True):
     """What somebody asks for. Build it with `new_file`, which checks the limits."""
 
@@ -101,7 +123,7 @@ def to_milliseconds(moment: datetime) -> datetime:
 
 def epoch_milliseconds(moment: datetime) -> int:
     """Whole milliseconds since the epoch, without the rounding of a float."""
-    elapsed = moment - _EPOCH
+    elapsed = moment - EPOCH
     return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.files import FILE_ID_MAX, Change, InvalidRequest, Status, iso_milliseconds, new_file
+from filemill.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, new_file
 
 PUBLISH_NUMBER = "filemill-publish-number"
 RUN = "filemill-run"
@@ -38,7 +38,6 @@ class InvalidMessage(ValueError):
 Int16 = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
 Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 Run = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 # Names are indexed, and an index entry has a limit (2,704 bytes): a longer one would stop the batch just the same.
 WorkerId = Annotated[str, msgspec.Meta(max_length=200)]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka_reader import read_topic
 from filemill.adapters.postgres_operations import OFFSETS_RESET, record, refuse, unfinished_runs
-from filemill.files import epoch_milliseconds
+from filemill.files import EPOCH, epoch_milliseconds
 from filemill.messages import RUN, file_id_in, number_header
 from filemill.operations import Operations, Outcome
 from filemill.retry import Unavailable
@@ -29,6 +29,10 @@ Unfinished = Literal["cancel", "resubmit"]
 
 class CannotReset(Exception):
     """The offsets cannot be moved now; the text says why and what to do."""
+
+
+class InvalidTarget(ValueError):
+    """A target that names no place in a topic."""
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,13 +122,10 @@ class OffsetReset:
         self._operations = operations
 
     def plan(self, target: Target) -> Plan:
-        """What it would do. Reads the records that would be skipped. Raises retry.Unavailable, ValueError."""
-        if target.to == "time" and target.at is None:
-            raise ValueError("at: say which time, as 2026-11-22T12:00:00Z")
+        """What it would do. Reads the records that would be skipped. Raises retry.Unavailable, InvalidTarget."""
+        moment = _milliseconds(target)
         parts = self._parts()
-        at: dict[int, int] = {}
-        if target.at is not None and target.to == "time":
-            at = self._admin.offsets_at(self._settings.topic_create, epoch_milliseconds(target.at))
+        at = {} if moment is None else self._admin.offsets_at(self._settings.topic_create, moment)
         return self._judge(parts, new_offsets(target, parts, at))
 
     def apply(
@@ -216,6 +217,21 @@ class OffsetReset:
             done += act(batch, actor).done
             progress(len(batch))
         return done
+
+
+def _milliseconds(target: Target) -> int | None:
+    """The time of a target, since 1970; None where it is no time. Kafka reads -1 as *latest* and -2 as *earliest*."""
+    if target.to != "time":
+        return None
+    if target.at is None:
+        raise InvalidTarget("at: say which time, as 2026-11-22T12:00:00Z")
+    try:
+        moment = target.at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidTarget("at: must be before the year 10000, in UTC") from None
+    if moment < EPOCH:
+        raise InvalidTarget("at: must not be before 1970-01-01 00:00:00 UTC")
+    return epoch_milliseconds(moment)
 
 
 def refusal(members: int) -> str | None:

@@ -16,13 +16,14 @@ from dashboard.readings import Reading
 from dashboard.story import machine, timeline
 from dashboard.waiting import why_waiting
 from filemill.adapters.postgres_reads import FileRow
-from filemill.files import FILE_ID_MAX, Status
+from filemill.files import InvalidRequest, Status, parse_file_id
 
 
 def _wanted() -> int | None:
-    wanted = st.query_params.get("id", "")
-    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else 0
-    return number if 1 <= number <= FILE_ID_MAX else None
+    try:
+        return parse_file_id(st.query_params.get("id", ""))
+    except InvalidRequest:
+        return None
 
 
 def _file(data: Data, snapshot: Reading[Snapshot]) -> None:

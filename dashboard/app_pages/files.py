@@ -12,8 +12,9 @@ from dashboard.components.status_tiles import status_tiles
 from dashboard.components.view_url import search, turn
 from dashboard.data import Data, FileQuery, Snapshot
 from dashboard.readings import Reading
-from filemill.adapters.postgres_reads import FilePage, InvalidCursor
-from filemill.files import FILE_ID_MAX, Status
+from filemill.adapters.postgres_reads import FilePage
+from filemill.cursors import InvalidCursor
+from filemill.files import InvalidRequest, Status, parse_file_id
 from filemill.operations import Selection
 
 SEARCH_LIVE = "300ms"
@@ -82,9 +83,10 @@ def _close() -> None:
 
 
 def _opened() -> int | None:
-    wanted = st.query_params.get("file", "")
-    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else 0
-    return number if 1 <= number <= FILE_ID_MAX else None
+    try:
+        return parse_file_id(st.query_params.get("file", ""))
+    except InvalidRequest:
+        return None
 
 
 shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="", sort="")))

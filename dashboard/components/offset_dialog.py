@@ -10,7 +10,7 @@ from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy, Job
 from filemill.adapters.postgres_reads_group import Overview
-from filemill.offset_reset import CannotReset, Plan, Target, Unfinished, refusal
+from filemill.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
 from filemill.retry import Unavailable
 
 ACTOR = "page"
@@ -110,7 +110,7 @@ def _target() -> tuple[Target | None, str | None]:
 def _plan(data: Data, target: Target) -> tuple[Plan | None, str | None]:
     try:
         return data.services.offset_reset.plan(target), None
-    except (Unavailable, ValueError, OverflowError) as error:
+    except (Unavailable, InvalidTarget) as error:
         return None, str(error)
 
 

@@ -14,7 +14,8 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.tables import File, StatusCount
-from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status
+from filemill.cursors import InvalidCursor, decode_cursor, encode_cursor
+from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileIdOutOfRange, InvalidRequest, Status, parse_file_id
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
@@ -23,12 +24,9 @@ EXCERPT_CHARACTERS = 200
 # Counting what matches a search stops here: "more than 100,000" is as good a warning as the number.
 COUNT_MAX = 100_001
 
-_BEFORE = "before-"
-_AFTER = "after-"
-
-
-class InvalidCursor(ValueError):
-    """A cursor that this module did not give out."""
+_CURSOR = "files"
+# The form of cursors up to version 1.0: addresses and scripts may still hold one.
+_OLD_CURSORS = (("before-", False), ("after-", True))
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,8 +179,8 @@ def list_files(
     # In the direction of reading there is more or not; where it came from, there is what the cursor's page has shown.
     below = more if not ascending else edge is not None
     beyond = more if ascending else edge is not None
-    older = f"{_BEFORE}{least}" if below else None
-    newer = f"{_AFTER}{greatest}" if beyond else None
+    older = encode_cursor(_CURSOR, least, 0) if below else None
+    newer = encode_cursor(_CURSOR, greatest, 1) if beyond else None
     return FilePage(items, older, newer, as_of, oldest_first)
 
 
@@ -250,18 +248,27 @@ def _edge(cursor: str | None) -> tuple[int | None, bool]:
     """The id beside which a page begins, and whether it lies above that."""
     if not cursor:
         return None, False
-    for prefix, ascending in ((_BEFORE, False), (_AFTER, True)):
-        number = cursor.removeprefix(prefix)
-        if number != cursor and number.isascii() and number.isdigit() and int(number[:20]) <= FILE_ID_MAX:
-            return int(number), ascending
-    raise InvalidCursor("is not a cursor of this list")
+    for prefix, ascending in _OLD_CURSORS:
+        if cursor.startswith(prefix):
+            return _in_range(cursor.removeprefix(prefix)), ascending
+    number, above = decode_cursor(_CURSOR, cursor, 2)
+    if not 0 <= number <= FILE_ID_MAX or above not in (0, 1):
+        raise InvalidCursor
+    return number, bool(above)
+
+
+def _in_range(text: str) -> int:
+    try:
+        return 0 if text == "0" else parse_file_id(text)
+    except InvalidRequest:
+        raise InvalidCursor from None
 
 
 def _around(edge: int | None, *, above: bool) -> tuple[int, int]:
     """Ids between which there is nothing: beyond them lies the page that the cursor came from."""
     if edge is None:
         return 0, 0
-    return (edge + 1, edge) if above else (edge, edge - 1)
+    return (min(edge + 1, FILE_ID_MAX), edge) if above else (edge, edge - 1)
 
 
 def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
@@ -271,7 +278,10 @@ def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
         return wanted
     number = search.removeprefix("#")
     if number != search and number.isascii() and number.isdigit():
-        return {**wanted, "id": int(number)} if int(number[:20]) <= FILE_ID_MAX else None
+        try:
+            return {**wanted, "id": parse_file_id(number)}
+        except FileIdOutOfRange:
+            return None
     if len(search) > TITLE_MAX_CHARACTERS or "\0" in search or not _encodable(search):
         return None
     pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in search)

@@ -11,9 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from filemill import wiring
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.postgres_reads import FileRow, InvalidCursor, get_file, list_files
+from filemill.adapters.postgres_reads import FileRow, get_file, list_files
 from filemill.adapters.tables import File
+from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
+from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest, NewFile, Status, new_file
 from filemill.settings import Settings, load
 
@@ -122,7 +124,7 @@ def files(
                 connection, status=status, search=search, limit=limit, cursor=cursor, excerpts=not as_json
             )
     except InvalidCursor as error:
-        fail(str(error), 2)
+        fail(f"--cursor: the text {error}", 2)
     if as_json:
         print_json(page)
         return
@@ -143,7 +145,7 @@ def _status(row: FileRow) -> str:
 
 
 def download(
-    file_id: Annotated[int, typer.Argument(metavar="ID", help="The file's id.")],
+    file_id: Annotated[int, typer.Argument(metavar="ID", parser=file_id_argument, help="The file's id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to; - is stdout.")] = None,
 ) -> None:
     """Download a completed file."""

@@ -9,7 +9,7 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.cli.operations import actor, operations
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
+from filemill.offset_reset import CannotReset, InvalidTarget, OffsetReset, Plan, Target, Unfinished
 from filemill.settings import load
 
 To = Annotated[
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def preview(to: To = None, by: By = None, *, as_json: AsJson = False) -> None:
     """What a reset would skip and have done again. Changes nothing."""
-    plan = _reset().plan(_target(to, by))
+    plan = _plan(_reset(), _target(to, by))
     if as_json:
         print_json(plan)
     else:
@@ -48,7 +48,7 @@ def reset(
     """Have the group read from elsewhere. It must have no members: stop the processors first."""
     target = _target(to, by)
     mover = _reset()
-    plan = mover.plan(target)
+    plan = _plan(mover, target)
     if not as_json:
         _print(plan)
     if plan.why_not is not None:
@@ -71,6 +71,13 @@ def reset(
 def _reset() -> OffsetReset:
     settings = load()
     return OffsetReset(settings, wiring.create_engine(settings, "offsets"), KafkaAdmin(settings), operations(settings))
+
+
+def _plan(mover: OffsetReset, target: Target) -> Plan:
+    try:
+        return mover.plan(target)
+    except InvalidTarget as error:
+        fail(str(error), 2)
 
 
 def _target(to: str | None, by: int | None) -> Target:

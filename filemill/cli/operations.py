@@ -10,6 +10,7 @@ import typer
 from filemill import wiring
 from filemill.adapters import postgres_reads_workers
 from filemill.adapters.tables import File
+from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.commands import Order
 from filemill.files import Status
@@ -18,7 +19,10 @@ from filemill.settings import Settings, load
 
 BATCH = 1000
 
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which files.", show_default=False)]
+Ids = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="[ID]...", parser=file_id_argument, help="Which files.", show_default=False),
+]
 All = Annotated[Status | None, typer.Option("--all", metavar="STATUS", help="All files that have this status.")]
 
 

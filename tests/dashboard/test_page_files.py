@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import get_file
 from filemill.adapters.tables import File
+from filemill.cursors import encode_cursor
 from filemill.files import new_file
 from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
@@ -136,7 +137,8 @@ def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: O
     page = open_page(settings, cursor=f"before-{ids[100]}")
     assert [row["id"] for row in page.rows()] == ids[99:49:-1]
     table = page.shown("file_table", "files")
-    assert (table["next"], table["previous"]) == (f"before-{ids[50]}", f"after-{ids[99]}")
+    beside = encode_cursor("files", ids[50], 0), encode_cursor("files", ids[99], 1)
+    assert (table["next"], table["previous"]) == beside
 
 
 def test_a_view_that_makes_no_sense_shows_the_newest(
@@ -194,10 +196,10 @@ def test_the_oldest_come_first_where_the_url_says_so(
     page = open_page(settings, sort="oldest")
     assert [row["id"] for row in page.rows()] == ids[:50]
     table = page.shown("file_table", "files")
-    assert (table["next"], table["previous"], table["oldest_first"]) == (f"after-{ids[49]}", None, True)
+    assert (table["next"], table["previous"], table["oldest_first"]) == (encode_cursor("files", ids[49], 1), None, True)
     page = open_page(settings, sort="oldest", cursor=table["next"])
     assert [row["id"] for row in page.rows()] == ids[50:]
-    assert page.shown("file_table", "files")["previous"] == f"before-{ids[50]}"
+    assert page.shown("file_table", "files")["previous"] == encode_cursor("files", ids[50], 0)
 
 
 @pytest.mark.parametrize(

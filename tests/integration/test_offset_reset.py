@@ -219,3 +219,18 @@ def test_the_command_previews_and_resets(world: World) -> None:
     assert audited(world)[0]["then"] == "cancel"
     for wrong in ([], ["--to", "noon"], ["--to", "latest", "--by", "1"]):
         assert command(world, "preview", *wrong).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["1969-12-31T23:59:59.999Z", "1969-12-31T23:59:59.998Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+)
+def test_a_time_that_kafka_would_take_for_something_else_is_refused(at: str, rest: Rest) -> None:
+    answer = rest.client.post("/api/offsets/reset", json={"to": "time", "at": at})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["field"] == "at"
+
+
+def test_the_first_moment_of_1970_is_the_beginning(rest: Rest) -> None:
+    answer = rest.client.post("/api/offsets/reset", json={"to": "time", "at": "1970-01-01T00:00:00Z"})
+    assert answer.status_code == 200, answer.text

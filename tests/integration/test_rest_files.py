@@ -101,6 +101,9 @@ def test_status_and_search(rest: Rest, engine: sa.Engine) -> None:
     assert found(search="\\") == [ids[3]]
     assert found(search=f"#{ids[2]}") == [ids[2]]
     assert found(search="#99999999999999999999") == []
+    assert found(search="#" + "0" * 20 + "9" * 30) == []
+    assert found(search="#" + "9" * 5000) == []
+    assert found(search=f"#{'0' * 20}{ids[2]}") == [ids[2]]
     assert found(search="\0") == []
     assert found(search="x" * 5000) == []
     assert len(found(search=" ")) == 4
@@ -117,6 +120,8 @@ def test_status_and_search(rest: Rest, engine: sa.Engine) -> None:
         ({"cursor": "before-"}, "cursor"),
         ({"cursor": "before-99999999999999999999"}, "cursor"),
         ({"cursor": "before-٣"}, "cursor"),
+        ({"cursor": "before-" + "0" * 20 + "9" * 30}, "cursor"),
+        ({"cursor": "9" * 5000}, "cursor"),
     ],
 )
 def test_a_wrong_parameter_is_named(params: dict[str, str], field: str, rest: Rest) -> None:
@@ -133,8 +138,11 @@ def test_an_unknown_file(file_id: str, rest: Rest) -> None:
         assert answer.json()["error"] == {"code": "not_found", "message": f"there is no file {file_id}", "field": "id"}
 
 
-def test_an_id_that_is_no_number(rest: Rest) -> None:
-    answer = rest.client.get("/api/files/abc")
+@pytest.mark.parametrize("file_id", ["abc", "1.0", "+1", "1_0", "1e1", "٣", "%201", "1%20", "1%00", "0x1", "--1"])
+@pytest.mark.parametrize(("method", "rest_of_path"), [("GET", ""), ("GET", "/download"), ("POST", "/retry")])
+def test_an_id_that_is_no_number(file_id: str, method: str, rest_of_path: str, rest: Rest) -> None:
+    rest.create("the file 1 is not meant")
+    answer = rest.client.request(method, f"/api/files/{file_id}{rest_of_path}")
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == "id"
 

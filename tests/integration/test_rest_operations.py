@@ -58,10 +58,11 @@ def test_what_cannot_be_done_is_refused_with_its_reason(verb: str, said: str, re
     assert rest.client.get(path).json()["status"] == "pending"
 
 
-@pytest.mark.parametrize("path", ["/api/files/99/retry", "/api/files/99/cancel"])
-def test_a_file_that_is_not_there(path: str, rest: Rest) -> None:
-    assert rest.client.post(path).status_code == 404
-    assert rest.client.delete("/api/files/99").status_code == 404
+@pytest.mark.parametrize("file_id", ["99", "0", "-1", str(2**63), "9" * 5000])
+def test_a_file_that_is_not_there(file_id: str, rest: Rest) -> None:
+    assert rest.client.post(f"/api/files/{file_id}/retry").status_code == 404
+    assert rest.client.post(f"/api/files/{file_id}/cancel").status_code == 404
+    assert rest.client.delete(f"/api/files/{file_id}").status_code == 404
 
 
 def test_many_are_named_by_their_ids_or_by_what_they_match(rest: Rest, engine: sa.Engine) -> None:
@@ -92,6 +93,8 @@ def test_many_are_named_by_their_ids_or_by_what_they_match(rest: Rest, engine: s
         {"ids": ["1"]},
         {"ids": [0]},
         {"ids": [2**63]},
+        {"ids": [1.0]},
+        {"ids": [True]},
         {"ids": list(range(1, 1002))},
         {"all": True, "status": "lost"},
         {"all": True, "limit": 0},

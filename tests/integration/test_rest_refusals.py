@@ -126,10 +126,21 @@ def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> Non
     refused(rest.client.get("/assets/plotly-0.js"), 404, "not_found")
 
 
-def test_a_wrong_method(rest: Rest) -> None:
-    answer = rest.client.put("/api/files")
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/api/files", "GET, POST"),
+        ("GET", "/api/files/retry", "POST"),
+        ("DELETE", "/api/files/export", "GET"),
+        ("PUT", "/api/files/1", "DELETE, GET"),
+        ("GET", "/api/files/1/retry", "POST"),
+        ("POST", "/healthz", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_the_path_has(method: str, path: str, allow: str, rest: Rest) -> None:
+    answer = rest.client.request(method, path)
     refused(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == allow
 
 
 def test_a_bug_is_answered_without_its_trace(
