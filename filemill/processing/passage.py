@@ -109,7 +109,11 @@ class Passage:
         self.record = record
         self.attempt = 1
         self.retrying = False
-        self.going = False
+        # Whether its result is acknowledged; whether its epoch is over, so that nobody waits for a result any more.
+        self.finished = False
+        self.abandoned = False
+        # How often its task ended without a result although its epoch lives: a bug each time.
+        self.reruns = 0
         self.began = time.monotonic()
         # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
         self.idle_until: float | None = None
@@ -119,6 +123,7 @@ class Passage:
         self._worked = False
         self._made: FileCreated | None = None
         self._unwanted = False
+        self._going = False
         self._workplace = workplace
         self._file_id = file_id_in(record.value)
         self._run = number_header(record.headers, RUN)
@@ -129,13 +134,23 @@ class Passage:
         """Whose record it is: file and run."""
         return self._file_id, self._run or 1
 
-    def cancel(self) -> None:
-        """Note that it is not wanted any more. Who calls this also cancels the task, if it is `going`."""
+    def cancel(self) -> bool:
+        """Note that its run is not wanted any more; returns whether its task must be interrupted for that.
+
+        Only once, and only while it makes the file: what reports the end of the run must not be interrupted by the
+        same command, which each start of a worker reads again.
+        """
+        interrupt = self._going and not self._unwanted
         self._unwanted = True
+        return interrupt
 
     async def go(self) -> None:
-        """Process until the result, whatever it is, is acknowledged. Ends early only by cancellation of its task."""
-        self.going = True
+        """Process until the result, whatever it is, is acknowledged.
+
+        Raises CancelledError where its task is cancelled for another reason than `cancel`: as a rule because it is
+        abandoned.
+        """
+        self._going = True
         try:
             if self._file_id is not None and self._workplace.cancelled(self._file_id, self._run):
                 self._unwanted = True
@@ -144,10 +159,44 @@ class Passage:
                 return
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._unwanted or task is None:
+            if self.abandoned or not self._unwanted or task is None:
                 raise
             task.uncancel()
         await self._say_cancelled()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before another try; meanwhile it is not worth a drain."""
+        self.retrying = True
+        self.idle_until = asyncio.get_running_loop().time() + seconds
+        await asyncio.sleep(seconds)
+        self.idle_until = None
+        self.retrying = False
+
+    def rerun(self) -> float:
+        """Note that its task ended without a result; returns the seconds after which to run it again.
+
+        That is a bug, wherever it is: a record's own failures end in a result. The record is run again for as long as
+        its epoch lives, because its offset, and all that come after it, could never be committed otherwise.
+        """
+        self.reruns += 1
+        self._going = False
+        policy = self._workplace.policy
+        return max(policy.base_seconds, retry.backoff_seconds(policy, self.reruns, self._workplace.jitter))
+
+    def report_rerun(self, error: BaseException, seconds: float) -> None:
+        """Log that its task ended without a result, and tell the workers' topic."""
+        self._log.error(
+            "Processing of a record ended without a result. This is a bug. The record is processed again",
+            file=self._file_id,
+            stage=self.stage,
+            reruns=self.reruns,
+            seconds=round(seconds, 3),
+            exc_info=error,
+        )
+        if self._workplace.report is not None:
+            self._workplace.report.emit(
+                Kind.RETRYING, **self._place(), delay_seconds=round(seconds, 3), **_explain(error)
+            )
 
     async def _until_result(self) -> None:
         started_at = datetime.now(UTC)
@@ -300,11 +349,7 @@ class Passage:
                 Kind.RETRYING, **self._place(), delay_seconds=round(verdict.seconds, 3), **_explain(error)
             )
         self.attempt += verdict.counted
-        self.retrying = True
-        self.idle_until = asyncio.get_running_loop().time() + verdict.seconds
-        await asyncio.sleep(verdict.seconds)
-        self.idle_until = None
-        self.retrying = False
+        await self.pause(verdict.seconds)
 
     def _place(self) -> dict[str, Any]:
         """The record and where it is, as fields of an event."""

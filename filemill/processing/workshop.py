@@ -10,7 +10,8 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -36,6 +37,13 @@ class Finished(msgspec.Struct, frozen=True):
     offset: int
 
 
+class _Turn(NamedTuple):
+    """Where a record stands in its partition's order: the end of the one before it, and its own."""
+
+    before: asyncio.Future[None] | None
+    over: asyncio.Future[None]
+
+
 class Workshop:
     """Runs passages. `start`, `abandon` and `shut` are called by the consumer's thread."""
 
@@ -55,7 +63,8 @@ class Workshop:
         # It is woken by each upload's end, from another thread: uvloop does that for less (docs/performance.md).
         self._loop = uvloop.new_event_loop()
         self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
-        self._last: dict[tuple[int, int], asyncio.Task[None]] = {}
+        # One at a time: what the next record of an epoch waits for, the end of the one before it.
+        self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._beside: asyncio.Task[None] | None = None
         self._due = 0  # acknowledgements that somebody waits for
         self._collecting = False
@@ -79,8 +88,15 @@ class Workshop:
         Returns when it is done: nothing dropped has an effect afterwards, save what was already under way to a server.
         """
         done = threading.Event()
-        self._loop.call_soon_threadsafe(self._abandon, set(epochs.items()), idle_longer_than, done)
-        done.wait()
+
+        def abandon() -> None:
+            self._abandon(set(epochs.items()), idle_longer_than)
+            done.set()
+
+        self._loop.call_soon_threadsafe(abandon)
+        while not done.wait(1.0):
+            if not self._thread.is_alive():
+                raise RuntimeError("the thread that processes records has ended")
 
     def cancel(self, files: Sequence[tuple[int, int]]) -> None:
         """Let go, in order, of what is in progress of these files and runs."""
@@ -91,7 +107,12 @@ class Workshop:
         self._loop.call_soon_threadsafe(self._aside, call)
 
     def vitals(self) -> tuple[float, int]:
-        """The age in seconds of the oldest passage, and how many wait for another try."""
+        """The age in seconds of the oldest passage, and how many wait for another try.
+
+        Raises RuntimeError where the thread has ended: nothing that is in progress would ever finish.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that processes records has ended")
         passages = [passage for group in list(self._passages.values()) for passage in list(group.values())]
         oldest = min((passage.began for passage in passages), default=time.monotonic())
         return time.monotonic() - oldest, sum(passage.retrying for passage in passages)
@@ -151,6 +172,7 @@ class Workshop:
         try:
             self._loop.run_forever()
         finally:
+            self._abandon(set(self._passages), None)
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
@@ -158,39 +180,61 @@ class Workshop:
             self._loop.close()
 
     def _collect(self) -> None:
-        self._publisher.poll(0)
-        self._collecting = self._due > 0
-        if self._collecting:
-            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+        try:
+            self._publisher.poll(0)
+        finally:
+            self._collecting = self._due > 0
+            if self._collecting:
+                self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
 
     def _start(self, records: list[Record], epochs: dict[int, int]) -> None:
         for record in records:
             epoch = (record.partition, epochs[record.partition])
             passage = Passage(record, self._workplace)
-            task = self._loop.create_task(self._run(passage, epoch, self._last.get(epoch)))
+            turn = None
             if self._one_at_a_time:
-                self._last[epoch] = task
-            self._passages.setdefault(epoch, {})[task] = passage
-            task.add_done_callback(functools.partial(self._forget, epoch))
+                turn = _Turn(self._last.get(epoch), self._loop.create_future())
+                self._last[epoch] = turn.over
+                if turn.before is not None:
+                    passage.idle_until = float("inf")
+            self._spawn(self._run(passage, epoch, turn), passage, epoch, turn)
 
-    async def _run(self, passage: Passage, epoch: tuple[int, int], before: asyncio.Task[None] | None) -> None:
-        if before is not None:
+    def _spawn(
+        self, run: Coroutine[Any, Any, None], passage: Passage, epoch: tuple[int, int], turn: _Turn | None
+    ) -> None:
+        task = self._loop.create_task(run)
+        self._passages.setdefault(epoch, {})[task] = passage
+        task.add_done_callback(functools.partial(self._ended, passage, epoch, turn))
+
+    async def _run(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None) -> None:
+        if turn is not None and turn.before is not None:
             passage.idle_until = float("inf")
-            await asyncio.wait([before])
+            await asyncio.wait([turn.before])
             passage.idle_until = None
         await passage.go()
+        passage.finished = True
         self.finished.put(Finished(epoch[0], epoch[1], passage.record.offset))
 
-    def _forget(self, epoch: tuple[int, int], task: asyncio.Task[None]) -> None:
+    async def _run_again(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, seconds: float) -> None:
+        await passage.pause(seconds)
+        await self._run(passage, epoch, turn)
+
+    def _ended(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, task: asyncio.Task[None]) -> None:
+        """A record's task is over, however it ended: the record is finished, abandoned, or run again."""
         passages = self._passages.get(epoch, {})
         passages.pop(task, None)
+        error = asyncio.CancelledError("its task was cancelled") if task.cancelled() else task.exception()
+        if not passage.finished and not passage.abandoned:
+            seconds = passage.rerun()
+            self._spawn(self._run_again(passage, epoch, turn, seconds), passage, epoch, turn)
+            passage.report_rerun(error or RuntimeError("its task returned early"), seconds)
+            return
         if not passages:
             self._passages.pop(epoch, None)
-        if self._last.get(epoch) is task:
-            del self._last[epoch]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A passage catches everything of its record's, so this is a bug of ours; its offset stays uncommitted.
-            log.error("A passage broke", partition=epoch[0], exc_info=error)
+        if turn is not None:
+            turn.over.set_result(None)
+            if self._last.get(epoch) is turn.over:
+                del self._last[epoch]
 
     def _aside(self, call: Callable[[], Awaitable[None]]) -> None:
         async def quietly() -> None:
@@ -203,16 +247,14 @@ class Workshop:
     def _cancel(self, files: set[tuple[int, int]]) -> None:
         for group in self._passages.values():
             for task, passage in group.items():
-                if passage.file_run in files:
-                    passage.cancel()
-                    if passage.going:  # one that waits for its turn finds out when it comes
-                        task.cancel()
+                if passage.file_run in files and passage.cancel():
+                    task.cancel()
 
-    def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None, done: threading.Event) -> None:
+    def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None) -> None:
         latest = self._loop.time() + (idle_longer_than or 0)
         for epoch in epochs:
-            for task, passage in list(self._passages.get(epoch, {}).items()):
+            for task, passage in self._passages.get(epoch, {}).items():
                 idle_until = passage.idle_until
                 if idle_longer_than is None or (idle_until is not None and idle_until > latest):
+                    passage.abandoned = True
                     task.cancel()
-        done.set()

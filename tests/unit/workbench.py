@@ -91,7 +91,7 @@ class Bench:
             name: Gate(name, lambda kind, why: self.said.append((kind, why)), jitter) for name in ("S3", "Kafka")
         }
         ways: dict[str, Any] = {"to_store": self.gates["S3"].through, "to_broker": self.gates["Kafka"].through}
-        self.workshop = Workshop(
+        self.workshop: Workshop = options.get("workshop", Workshop)(
             self.publisher,
             lambda workshop: Workplace(
                 worker_id="worker-1",
@@ -108,6 +108,7 @@ class Bench:
                 long_job_seconds=options.get("long_job_seconds", 0),
                 jitter=jitter,
                 cancelled=lambda file_id, run: (file_id, run) in self.cancelled,
+                report=options.get("report"),
                 **(ways if options["gates"] else {}),
             ),
             one_at_a_time=options["one_at_a_time"],

@@ -1,0 +1,79 @@
+"""A file is cancelled in progress, the group is reset to earliest, and a worker reads record and command again."""
+
+import threading
+
+import pytest
+
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.offset_reset import OffsetReset, Target
+from filemill.operations import Operations
+from filemill.processing.assembly import Processor
+from filemill.processing.workshop import Workshop
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+
+FOR_EVER = 600
+LINGER_MILLISECONDS = 500
+
+
+class CommandsFirst(Processor):
+    """Joins its group when it knows that the file is cancelled."""
+
+    file_id = 0
+
+    def _consume(self) -> None:
+        wait_until(lambda: self._standing.cancelled(self.file_id, 1), 30, "the command was read")
+        super()._consume()
+
+
+def committed(world: World) -> int:
+    parts = KafkaAdmin(world.settings).offsets(world.settings.kafka_group, world.settings.topic_create)
+    return sum(part.committed or 0 for part in parts)
+
+
+@pytest.mark.timeout(150)
+def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.host("relay", "sync")
+    (member,) = world.start("processor", processing_seconds=FOR_EVER)
+    (file_id,) = ids = world.submit(1)
+    world.wait_for(ids, "processing")
+    operations = Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    assert operations.cancel(ids, "test").done == ids
+    world.wait_for(ids, "cancelled")
+    wait_until(lambda: committed(world) == 1, 30, "the cancelled record is committed")
+    member.kill()
+    reset = OffsetReset(world.settings, world.engine, KafkaAdmin(world.settings), operations)
+    wait_until(lambda: reset.why_not() is None, 30, "the group has no members", every=0.3)
+    reset.apply(reset.plan(Target("earliest")), Target("earliest"), "cancel", "test")
+    assert committed(world) == 0
+    more = world.submit(5)
+
+    # The command reaches the record's task in the worst moment: it waits for the acknowledgement of "cancelled".
+    cancel, came = Workshop.cancel, threading.Event()
+
+    def late(workshop: Workshop, files: list[tuple[int, int]]) -> None:
+        def when_it_waits() -> None:
+            wait_until(lambda: workshop._due > 0, 30, "the record is reported as cancelled", every=0.001)
+            cancel(workshop, files)
+            came.set()
+
+        threading.Thread(target=when_it_waits).start()
+
+    monkeypatch.setattr(Workshop, "cancel", late)
+    properties = {**world.settings.kafka_properties, "linger.ms": LINGER_MILLISECONDS}
+    processor = CommandsFirst(world.settings.model_copy(update={"kafka_properties": properties}))
+    processor.file_id = file_id
+    worker = threading.Thread(target=processor.run)
+    worker.start()
+    try:
+        wait_until(lambda: committed(world) == 6, 30, "the committed offset is past all records", every=0.2)
+        assert came.is_set()
+        world.wait_for(more)
+        assert world.statuses(ids) == {file_id: "cancelled"}
+    finally:
+        processor.stop()
+        worker.join(30)
+    world.assert_clean()
