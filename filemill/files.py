@@ -1,7 +1,7 @@
 """What a file request is, which states it passes through, and which of two statements about it counts.
 
-Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres`, where they run on
-thousands of rows at a time; `tests/contract` holds both to the same answers.
+Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres_status`, where they run
+on thousands of rows at a time; `tests/contract` holds both to the same answers.
 """
 
 import enum
@@ -25,6 +25,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _FILE_ID_DIGITS = len(str(FILE_ID_MAX))
 _KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
+# What every key that is kept for one file begins with, whatever follows: another extension, the number of an attempt.
+_KEPT = re.compile(r"file-(?P<id>[0-9]+)-")
 
 
 class Status(enum.StrEnum):
@@ -143,6 +145,34 @@ def file_id_of(key: str) -> int | None:
     return int(match["id"]) if match and int(match["id"]) <= FILE_ID_MAX else None
 
 
+def canonical_key(key: str) -> str:
+    """The key as a server that cleans paths knows it: SeaweedFS serves `file-7-1.txt` for `/file-7-1.txt` too."""
+    return re.sub("/+", "/", key.replace("\\", "/")).strip("/")
+
+
+class ForeignKey(ValueError):
+    """A key that a file cannot have, whatever the other files have. The reason is a sentence."""
+
+
+def claim_key(file_id: int, key: str) -> str | None:
+    """Check that a file may have this key.
+
+    None: the key is kept for this file alone, by its form. Otherwise the key in its canonical form, which the file may
+    have if no other file has it. Raises ForeignKey for one that is kept for another file, or that is no plain path.
+    """
+    if key.startswith(f"file-{file_id}-") and "/" not in key and "\\" not in key:
+        return None
+    canonical = canonical_key(key)
+    if not canonical or not {".", ".."}.isdisjoint(canonical.split("/")):
+        raise ForeignKey("s3Location is not a plain key")
+    kept = _KEPT.match(canonical)
+    if kept is None:
+        return canonical
+    if kept["id"] != str(file_id):
+        raise ForeignKey(f"s3Location is a key of file {kept['id'][:20]}")
+    return None
+
+
 class Standing(msgspec.Struct, frozen=True):
     """Where a file stands: its run, its status in that run, and since when it is in that step (progress only)."""
 
@@ -174,12 +204,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def supersedes(change: Change, standing: Standing) -> bool:
     """Whether the change counts against what is known.
 
-    The greater run wins; within a run the greater rank; of two terminal ones the first; of two steps of progress
-    the later by its own clock, or a redelivered `step 1` would hide that a new worker has begun again.
+    Only the row's own run counts: an earlier one is over, and a later one is begun by a retry, in the row, before any
+    record of it exists. Within the run the greater rank wins; of two terminal statuses the first; of two steps of
+    progress the later by its own clock, or a redelivered `step 1` would hide that a new worker has begun again.
     """
-    run = standing.run if change.run is None else change.run
-    if run != standing.run:
-        return run > standing.run
+    if change.run is not None and change.run != standing.run:
+        return False
     if change.status.rank != standing.status.rank:
         return change.status.rank > standing.status.rank
     if change.status is not Status.PROCESSING:
@@ -190,12 +220,14 @@ def supersedes(change: Change, standing: Standing) -> bool:
 def fold(changes: list[Change]) -> list[Change]:
     """The one change per file and run that survives a batch, in the order of ids (so that row locks have an order).
 
-    Changes without a run come last and apart: which run they mean is known only once the others are on the row.
+    All runs are kept: which of them is the row's is known only to the row. Changes without a run come last and apart:
+    they mean whichever run is the row's.
     """
-    survivors: dict[tuple[bool, int], Change] = {}
+    survivors: dict[tuple[bool, int, int], Change] = {}
     for change in changes:
-        key = (change.run is None, change.file_id)
+        run = change.run or 0
+        key = (change.run is None, change.file_id, run)
         known = survivors.get(key)
-        if known is None or supersedes(change, Standing(known.run or 0, known.status, known.at)):
+        if known is None or supersedes(change, Standing(run, known.status, known.at)):
             survivors[key] = change
     return [survivors[key] for key in sorted(survivors)]

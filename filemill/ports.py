@@ -141,10 +141,14 @@ class Outbox(Protocol):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What became of a batch of changes: how many rows changed, and which ids no row has."""
+    """What became of a batch of changes: how many rows changed, and which ids no row has.
+
+    `refused`: why a change cannot be true, by its place in the batch. Such a one changed nothing.
+    """
 
     changed: int
     unknown: list[int]
+    refused: dict[int, str] = {}
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -179,6 +183,7 @@ class StatusStore(Protocol):
     ) -> Applied:
         """Apply changes that supersede, store what workers said, and move the positions, all or nothing.
 
+        A change that names another file's object, or a run that the row has not begun, is refused and holds up nobody.
         Raises NotLeader, and then nothing is written.
         """
 

@@ -131,10 +131,10 @@ class StatusSync:
         positions = {(record.topic, record.partition): record.offset + 1 for record in records}
         changes = [change for _, change in reading.changes]
         applied = self._store.apply(changes, positions, reading.rejected, reading.events)
-        nameless = _nameless(reading, applied)
-        if nameless:
-            self._store.apply((), {}, nameless)
-        if rejected := [*reading.rejected, *nameless]:
+        untrue = _untrue(reading, applied)
+        if untrue:
+            self._store.apply((), {}, untrue)
+        if rejected := [*reading.rejected, *untrue]:
             log.warning("Skipped events", count=len(rejected), first=rejected[0].reason)
         statuses = Counter(str(change.status) for change in changes)
         log.debug("Updated files", changed=applied.changed, **statuses)
@@ -182,11 +182,17 @@ class _Reading(msgspec.Struct):
     rejected: list[Rejected] = []
 
 
-def _nameless(reading: _Reading, applied: Applied) -> list[Rejected]:
-    """The changes of ids that no row has."""
+def _untrue(reading: _Reading, applied: Applied) -> list[Rejected]:
+    """The changes that name an id that no row has, another file's object, or a run that was never begun."""
+    if not applied.unknown and not applied.refused:
+        return []
     missing = set(applied.unknown)
+    reasons = [
+        applied.refused.get(place, f"no file has the id {change.file_id}" if change.file_id in missing else None)
+        for place, (_, change) in enumerate(reading.changes)
+    ]
     return [
-        Rejected(record.topic, record.partition, record.offset, f"no file has the id {change.file_id}")
-        for record, change in reading.changes
-        if change.file_id in missing
+        Rejected(record.topic, record.partition, record.offset, reason)
+        for (record, _), reason in zip(reading.changes, reasons, strict=True)
+        if reason is not None
     ]

@@ -13,7 +13,18 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.files import Change, NewFile, Standing, Status, fold, supersedes, to_milliseconds
+from filemill.files import (
+    Change,
+    ForeignKey,
+    NewFile,
+    Standing,
+    Status,
+    canonical_key,
+    claim_key,
+    fold,
+    supersedes,
+    to_milliseconds,
+)
 from filemill.messages import new_traceparent
 from filemill.ports import Applied, Claimed, HeardEvent, Missing, NotLeader, Published, Rejected, StoredObject
 from filemill.retry import Unavailable
@@ -101,6 +112,22 @@ class MemoryDatabase:
                 self.files[row.id] = row
                 self.queue(row.id)
             return [row.id for row in rows]
+
+    def retry(self, file_id: int) -> None:
+        """Begin a file's next run, as `postgres_operations.retry_files` does."""
+        with self.transaction():
+            row = self.files[file_id]
+            self.files[file_id] = MemoryFile(
+                row.id,
+                row.title,
+                row.description,
+                row.created_at,
+                run=row.run + 1,
+                s3_location=row.s3_location,
+                sha256=row.sha256,
+                size=row.size,
+            )
+            self.queue(file_id, row.run + 1)
 
     def queue(self, file_id: int, run: int = 1) -> None:
         """Put a file's run into the outbox."""
@@ -225,7 +252,8 @@ class MemoryStatusStore:
         with self._database.transaction():
             self._lease.fence()
             changed, unknown = 0, set()
-            for change in fold(list(changes)):
+            refused = self._refused(changes)
+            for change in fold([change for place, change in enumerate(changes) if place not in refused]):
                 row = self._database.files.get(change.file_id)
                 if row is None:
                     unknown.add(change.file_id)
@@ -237,13 +265,28 @@ class MemoryStatusStore:
                 self._database.rejected.setdefault((each.topic, each.partition, each.offset), each.reason)
             for heard in events:
                 self._database.events.setdefault((heard.partition, heard.offset), heard.event)
-            return Applied(changed, sorted(unknown))
+            return Applied(changed, sorted(unknown), refused)
+
+    def _refused(self, changes: Sequence[Change]) -> dict[int, str]:
+        """Changes that cannot be true, by their place."""
+        refused: dict[int, str] = {}
+        taken = {canonical_key(row.s3_location): row.id for row in self._database.files.values() if row.s3_location}
+        for place, change in enumerate(changes):
+            row = self._database.files.get(change.file_id)
+            try:
+                key = claim_key(change.file_id, change.s3_location) if change.s3_location is not None else None
+            except ForeignKey as error:
+                refused[place] = str(error)
+                continue
+            if key is not None and taken.setdefault(key, change.file_id) != change.file_id:
+                refused[place] = f"s3Location is the key of file {taken[key]}"
+            elif row is not None and change.run is not None and change.run > row.run:
+                refused[place] = f"run {change.run} of file {row.id} was never begun: the file is in run {row.run}"
+        return refused
 
 
 def _change(row: MemoryFile, change: Change) -> None:
     """What a statement says; what it does not say stays, save what only the end of a run can know."""
-    if change.run is not None:
-        row.run = change.run
     row.status = change.status
     row.error = change.error
     for name in ("partition", "offset", "attempt", "steps", "started_at"):

@@ -5,12 +5,18 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
+from filemill.adapters.postgres_status import foreign_key_holders
 from filemill.adapters.tables import File, Operation
-from filemill.files import TERMINAL_RANK, Status
+from filemill.files import TERMINAL_RANK, ForeignKey, Status, claim_key
 from filemill.messages import new_traceparent
 from filemill.offsets import ResetSeen
 
+log = structlog.get_logger("operations")
+
+RUN_MAX = 2**31 - 1  # PostgreSQL's integer: no run can follow it
+_NO_FILE = "there is no such file"
 _RETRY = sa.text("""
     WITH again AS (
         UPDATE files SET
@@ -18,7 +24,7 @@ _RETRY = sa.text("""
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
             finished_at = NULL, error = NULL
         WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
-                     AND status IN ('failed', 'cancelled') ORDER BY id FOR UPDATE)
+                     AND status IN ('failed', 'cancelled') AND run < :run_max ORDER BY id FOR UPDATE)
         RETURNING id, run
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM again ORDER BY id
@@ -88,7 +94,7 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 def retry_files(connection: sa.Connection, ids: Sequence[int], *, actor: str, action: str = "retry") -> list[int]:
     """Start a new run of those of the files that failed or were cancelled; returns which they are."""
-    rows = connection.execute(_RETRY, {"ids": list(ids), "traceparent": new_traceparent()}).all()
+    rows = connection.execute(_RETRY, {"ids": list(ids), "traceparent": new_traceparent(), "run_max": RUN_MAX}).all()
     done = [row.id for row in rows]
     record(connection, actor, action, {"files": [[row.id, row.run] for row in rows], "asked": len(ids)})
     return done
@@ -103,11 +109,35 @@ def cancel_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -
 
 
 def delete_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -> dict[int, str | None]:
-    """Delete those of the files that have ended, leaving tombstones; returns their objects' keys, for the caller."""
+    """Delete those of the files that have ended, leaving tombstones.
+
+    Returns the keys of their objects, for the caller to delete; None where there is none, or where the key is another
+    file's: the status store refuses such keys, but rows of older versions may have one.
+    """
     rows = connection.execute(_DELETE, {"ids": list(ids)}).all()
-    deleted: dict[int, str | None] = {row.id: row.s3_location for row in rows}
+    deleted = _own_keys(connection, {row.id: row.s3_location for row in rows})
     record(connection, actor, "delete", {"files": sorted(deleted), "asked": len(ids)})
     return deleted
+
+
+def _own_keys(connection: sa.Connection, keys: Mapping[int, str | None]) -> dict[int, str | None]:
+    """The keys of files that are gone, where no file that is left has them."""
+    own, foreign = dict(keys), dict[int, str]()
+    for file_id, key in keys.items():
+        try:
+            canonical = claim_key(file_id, key) if key is not None else None
+        except ForeignKey as error:
+            log.warning("The object of a deleted file is kept: it is not its own", file=file_id, reason=str(error))
+            own[file_id] = None
+        else:
+            if canonical is not None:
+                foreign[file_id] = canonical
+    holders = foreign_key_holders(connection, sorted(set(foreign.values()))) if foreign else {}
+    for file_id, canonical in foreign.items():
+        if others := holders.get(canonical):
+            log.warning("The object of a deleted file is kept: another file has it", file=file_id, other=min(others))
+            own[file_id] = None
+    return own
 
 
 def refusals(connection: sa.Connection, ids: Sequence[int], done: Sequence[int], verb: str) -> list[Refused]:
@@ -115,14 +145,17 @@ def refusals(connection: sa.Connection, ids: Sequence[int], done: Sequence[int],
     left = sorted(set(ids) - set(done))
     if not left:
         return []
-    found = sa.select(File.id, File.status).where(File.id.in_(left))
-    statuses = {row.id: Status(row.status) for row in connection.execute(found)}
-    return [Refused(file_id, _why(statuses.get(file_id), verb)) for file_id in left]
+    found = sa.select(File.id, File.status, File.run).where(File.id.in_(left))
+    rows = {row.id: row for row in connection.execute(found)}
+    return [
+        Refused(file_id, _why(Status(rows[file_id].status), rows[file_id].run, verb) if file_id in rows else _NO_FILE)
+        for file_id in left
+    ]
 
 
-def _why(status: Status | None, verb: str) -> str:
-    if status is None:
-        return "there is no such file"
+def _why(status: Status, run: int, verb: str) -> str:
+    if verb == "retried" and run >= RUN_MAX and status in (Status.FAILED, Status.CANCELLED):
+        return "it has no further run: ask for it anew"
     if verb != "cancel" and status.rank < TERMINAL_RANK:
         return f"it is {status}: only one that has ended can be {verb}"
     if verb == "deleted":

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.tables import Tombstone
-from filemill.files import Change, fold
+from filemill.files import Change, ForeignKey, claim_key, fold
 from filemill.ports import Applied, HeardEvent, Rejected
 
 # The rule of filemill.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
-# two batches cannot wait for each other. A new run forgets what the last one left; within a run, what the new statement
-# does not say stays.
+# two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
+# count. What the new statement does not say stays.
 _APPLY = sa.text("""
     WITH given AS (
         SELECT * FROM json_to_recordset(CAST(:changes AS json)) AS given (
@@ -27,10 +27,9 @@ _APPLY = sa.text("""
     ), standing AS (
         SELECT files.id, files.run, files.progress_at,
                (CASE files.status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank
-        FROM files JOIN given ON given.file_id = files.id ORDER BY files.id FOR UPDATE OF files
+        FROM files WHERE files.id IN (SELECT file_id FROM given) ORDER BY files.id FOR UPDATE OF files
     ), changed AS (
         UPDATE files SET
-            run = coalesce(ranked.run, files.run),
             status = ranked.status,
             updated_at = now(),
             s3_location = coalesce(ranked.s3_location, CASE WHEN ranked.rank = 2 THEN NULL ELSE files.s3_location END),
@@ -49,18 +48,25 @@ _APPLY = sa.text("""
             size = CASE WHEN ranked.rank = 2 THEN ranked.size ELSE files.size END,
             error = ranked.error
         FROM ranked, standing
-        WHERE files.id = ranked.file_id AND standing.id = ranked.file_id AND (
-            coalesce(ranked.run, standing.run) > standing.run
-            OR coalesce(ranked.run, standing.run) = standing.run AND (
+        WHERE files.id = ranked.file_id AND standing.id = ranked.file_id
+            AND coalesce(ranked.run, standing.run) = standing.run
+            AND (
                 ranked.rank > standing.rank
                 OR ranked.rank = 1 AND standing.rank = 1
                    AND (standing.progress_at IS NULL OR ranked.at >= standing.progress_at)
             )
-        )
         RETURNING files.id
     )
-    SELECT given.file_id, standing.id IS NOT NULL, changed.id IS NOT NULL
+    SELECT given.file_id, standing.run, changed.id IS NOT NULL AND coalesce(given.run, standing.run) = standing.run,
+           CASE WHEN given.run > standing.run THEN given.run END
     FROM given LEFT JOIN standing ON standing.id = given.file_id LEFT JOIN changed ON changed.id = given.file_id
+""")
+# Which files have these keys, which are not of our form. By the index files_by_foreign_key, whose expression this is;
+# of a hash, because a key may be longer than an index entry.
+_HOLDERS = sa.text("""
+    SELECT id, wanted.key FROM unnest(CAST(:keys AS text[])) AS wanted (key)
+    JOIN files ON md5(btrim(regexp_replace(replace(s3_location, '\\', '/'), '/+', '/', 'g'), '/')) = md5(wanted.key)
+        AND s3_location !~ '^file-[0-9]+-'
 """)
 _POSITIONS = sa.text("SELECT topic, partition, next_offset FROM sync_positions")
 _MOVE = sa.text("""
@@ -120,16 +126,59 @@ class PostgresStatusStore:
 
 def apply_changes(connection: sa.Connection, changes: Sequence[Change]) -> Applied:
     """Apply a batch in the caller's transaction; changes without a run go last: they mean the then current one."""
-    changed, unknown = 0, []
-    for _, group in groupby(fold(list(changes)), key=lambda change: change.run is None):
-        for file_id, known, was_changed in connection.execute(_APPLY, {"changes": _json(list(group))}):
+    refused = _refuse_keys(connection, changes)
+    usable = [change for place, change in enumerate(changes) if place not in refused] if refused else list(changes)
+    changed, unknown, ahead = 0, [], {}
+    for _, group in groupby(fold(usable), key=lambda change: change.run is None):
+        for file_id, run, was_changed, run_ahead in connection.execute(_APPLY, {"changes": _json(list(group))}):
             changed += was_changed
-            if not known:
+            if run is None:
                 unknown.append(file_id)
+            elif run_ahead is not None:
+                ahead[file_id, run_ahead] = (
+                    f"run {run_ahead} of file {file_id} was never begun: the file is in run {run}"
+                )
+    if ahead:
+        for place, change in enumerate(changes):
+            if why := ahead.get((change.file_id, change.run)):
+                refused.setdefault(place, why)
     if unknown:
         deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
         unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
-    return Applied(changed, unknown)
+    return Applied(changed, unknown, refused)
+
+
+def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[str, set[int]]:
+    """Which files have these keys, given in their canonical form, of those that no form keeps for one file."""
+    holders: dict[str, set[int]] = {}
+    for file_id, key in connection.execute(_HOLDERS, {"keys": list(keys)}):
+        holders.setdefault(key, set()).add(file_id)
+    return holders
+
+
+def _refuse_keys(connection: sa.Connection, changes: Sequence[Change]) -> dict[int, str]:
+    """Why changes may not have the key that they name, by their place. Only foreign services' keys cost a query."""
+    refused: dict[int, str] = {}
+    foreign: list[tuple[int, int, str]] = []
+    for place, change in enumerate(changes):
+        if change.s3_location is None:
+            continue
+        try:
+            canonical = claim_key(change.file_id, change.s3_location)
+        except ForeignKey as error:
+            refused[place] = str(error)
+        else:
+            if canonical is not None:
+                foreign.append((place, change.file_id, canonical))
+    if foreign:
+        holders = foreign_key_holders(connection, sorted({key for _, _, key in foreign}))
+        for place, file_id, key in foreign:
+            others = holders.setdefault(key, set()) - {file_id}
+            if others:
+                refused[place] = f"s3Location is the key of file {min(others)}"
+            else:
+                holders[key].add(file_id)  # the first of a batch has it
+    return refused
 
 
 def _json(changes: list[Change]) -> str:

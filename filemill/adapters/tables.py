@@ -30,6 +30,12 @@ class File(Table):
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # What a foreign service completed, until its hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
+        # Which file has the key that a foreign service chose, as a server that cleans paths knows it.
+        Index(
+            "files_by_foreign_key",
+            text(r"md5(btrim(regexp_replace(replace(s3_location, '\', '/'), '/+', '/', 'g'), '/'))"),
+            postgresql_where=text("s3_location !~ '^file-[0-9]+-'"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryOutbox, MemoryStatusStore
 from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_operations import retry_files
 from filemill.adapters.postgres_outbox import PostgresOutbox, submit_many
 from filemill.adapters.postgres_status import PostgresStatusStore
 from filemill.adapters.tables import File
@@ -51,6 +52,9 @@ class DatabaseBench(Protocol):
     def submit(self, titles: Sequence[str]) -> list[int]:
         """Accept requests."""
 
+    def retry(self, file_id: int) -> None:
+        """Begin a new run of a file that failed or was cancelled."""
+
     def row(self, file_id: int) -> dict[str, Any]:
         """The columns above."""
 
@@ -92,6 +96,9 @@ class MemoryBench:
 
     def submit(self, titles: Sequence[str]) -> list[int]:
         return self.database.submit([NewFile(title, f"about {title}") for title in titles], REQUESTED_AT)
+
+    def retry(self, file_id: int) -> None:
+        self.database.retry(file_id)
 
     def row(self, file_id: int) -> dict[str, Any]:
         row = self.database.files[file_id]
@@ -153,6 +160,10 @@ class PostgresBench:
             ids = submit_many(connection, [NewFile(title, f"about {title}") for title in titles])
             connection.execute(sa.update(File).where(File.id.in_(ids)).values(created_at=REQUESTED_AT))
         return ids
+
+    def retry(self, file_id: int) -> None:
+        with self.engine.begin() as connection:
+            assert retry_files(connection, [file_id], actor="test") == [file_id]
 
     def row(self, file_id: int) -> dict[str, Any]:
         query = sa.select(File.__table__).where(File.id == file_id)

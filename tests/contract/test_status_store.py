@@ -94,10 +94,11 @@ def test_of_two_ends_of_a_run_the_first_stands(bench: DatabaseBench, together: b
     assert (row["status"], row["error"], row["finished_at"]) == ("failed", "no", T0 + timedelta(seconds=50))
 
 
-def test_a_new_run_may_begin_again_and_the_old_one_is_not_heard_any_more(bench: DatabaseBench) -> None:
+def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench: DatabaseBench) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     store.apply([_failed(file_id, run=1)], {})
+    bench.retry(file_id)
     store.apply([_progress(file_id, 100, run=2)], {})
     row = bench.row(file_id)
     assert (row["run"], row["status"], row["error"], row["finished_at"]) == (2, "processing", None, None)
@@ -108,11 +109,70 @@ def test_a_new_run_may_begin_again_and_the_old_one_is_not_heard_any_more(bench: 
 def test_a_sender_without_runs_means_the_current_one(bench: DatabaseBench) -> None:
     first, second = bench.submit(["a", "b"])
     _, store = _leader(bench)
-    store.apply([_failed(first, run=1), _progress(first, 1, run=2)], {})
+    store.apply([_failed(first, run=1)], {})
+    bench.retry(first)
+    store.apply([_progress(first, 1, run=2)], {})
     store.apply([_completed(first, run=None, worker=None), _completed(second, run=None, worker=None)], {})
     rows = [bench.row(first), bench.row(second)]
     said = [(row["run"], row["status"], row["worker_id"]) for row in rows]
     assert said == [(2, "completed", None), (1, "completed", None)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("run", [2, 2**31 - 1])
+def test_a_run_that_was_never_begun_is_refused_and_hides_nothing(
+    bench: DatabaseBench, run: int, together: bool
+) -> None:
+    first, second = bench.submit(["a", "b"])
+    _, store = _leader(bench)
+    forged = [_failed(first, 1, run=run), _progress(second, 1, run=run, step=5)]
+    honest = [_progress(first, 2, step=1), _completed(second)]
+    for batch in [[*forged, *honest]] if together else [forged, honest]:
+        applied = store.apply(batch, {})
+        if batch[0] is forged[0]:
+            assert sorted(applied.refused) == [0, 1]
+            assert f"run {run} " in applied.refused[0]
+    rows = [bench.row(first), bench.row(second)]
+    assert [(row["run"], row["status"], row["step"]) for row in rows] == [(1, "processing", 1), (1, "completed", None)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseBench, together: bool) -> None:
+    victim, forger = bench.submit(["a", "b"])
+    _, store = _leader(bench)
+    forged = [
+        msgspec.structs.replace(_completed(forger), s3_location=key)
+        for key in (f"file-{victim}-1.txt", f"/file-{victim}-1.txt", f"file-{victim}-9.png", "x/../y")
+    ]
+    honest = [_completed(victim), _completed(forger, 99)]
+    for batch in [[*forged, *honest]] if together else [forged, honest]:
+        applied = store.apply(batch, {})
+        if batch[0] is forged[0]:
+            assert sorted(applied.refused) == [0, 1, 2, 3]
+            assert f"file {victim}" in applied.refused[0]
+    assert [bench.row(one)["s3_location"] for one in (victim, forger)] == [
+        f"file-{victim}-1.txt",
+        f"file-{forger}-1.txt",
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseBench, together: bool) -> None:
+    first, second, third = bench.submit(["a", "b", "c"])
+    _, store = _leader(bench)
+
+    def completed(file_id: int, key: str) -> Change:
+        return msgspec.structs.replace(_completed(file_id, run=None, worker=None), s3_location=key)
+
+    own = completed(first, "made/1.txt")
+    others = [completed(second, "made//1.txt"), completed(third, "made/3.txt")]
+    if together:
+        assert list(store.apply([own, *others], {}).refused) == [1]
+    else:
+        assert store.apply([own], {}).refused == {}
+        assert list(store.apply(others, {}).refused) == [0]
+        assert store.apply([own], {}).refused == {}, "told twice"
+    assert [bench.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
 
 
 def test_of_two_steps_the_later_by_its_own_clock_counts(bench: DatabaseBench) -> None:
@@ -265,26 +325,44 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
     ]
     expected = [Standing(1, Status.PENDING)] * 3
     for number, batch in enumerate(batches):
-        outcomes: list[tuple[int, list[bool], Any]] = []
+        outcomes: list[tuple[int, list[bool], list[int], Any]] = []
         for bench, store, ids in stores:
             named = [_renamed(change, ids) for change in batch]
             applied = store.apply(named, {("t", 0): number})
             rows = [bench.row(file_id) for file_id in ids]
-            outcomes.append((applied.changed, [unknown == UNKNOWN_ID for unknown in applied.unknown], rows))
+            for row, file_id in zip(rows, ids, strict=True):
+                row["s3_location"] = row["s3_location"] and row["s3_location"].replace(f"file-{file_id}-", "own-")
+            unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown]
+            outcomes.append((applied.changed, unknown, sorted(applied.refused), rows))
         assert outcomes[0] == outcomes[1], "the fake and Postgres differ"
         before, expected = expected, _by_the_rule(expected, batch)
-        for row, standing, former in zip(outcomes[1][2], expected, before, strict=True):
+        for row, standing, former in zip(outcomes[1][3], expected, before, strict=True):
             assert (row["run"], row["status"]) == (standing.run, standing.status)
             assert (row["run"], Status(row["status"]).rank) >= (former.run, former.status.rank)
             if standing.status is Status.PROCESSING:
                 assert row["progress_at"] == standing.progress_at
             if row["run"] == former.run and former.status.terminal:
                 assert row["status"] == former.status
+        expected = _retried(expected, [(bench, ids) for bench, _, ids in stores])
+
+
+def _retried(standings: list[Standing], benches: list[tuple[DatabaseBench, list[int]]]) -> list[Standing]:
+    """Begin a new run of all that can have one."""
+    over = [place for place, standing in enumerate(standings) if standing.status in (Status.FAILED, Status.CANCELLED)]
+    for bench, ids in benches:
+        for place in over:
+            bench.retry(ids[place])
+    return [
+        Standing(standing.run + 1, Status.PENDING) if place in over else standing
+        for place, standing in enumerate(standings)
+    ]
 
 
 def _renamed(change: Change, ids: list[int]) -> Change:
-
-    return msgspec.structs.replace(change, file_id=ids[change.file_id]) if change.file_id != UNKNOWN_ID else change
+    """The change with a file's true id, also in its key."""
+    file_id = UNKNOWN_ID if change.file_id == UNKNOWN_ID else ids[change.file_id]
+    key = change.s3_location and f"file-{file_id}-{change.s3_location}.txt"
+    return msgspec.structs.replace(change, file_id=file_id, s3_location=key)
 
 
 def _by_the_rule(standings: list[Standing], batch: list[Change]) -> list[Standing]:

@@ -11,9 +11,11 @@ from filemill.files import (
     FILE_ID_MAX,
     TITLE_MAX_CHARACTERS,
     Change,
+    ForeignKey,
     InvalidRequest,
     Standing,
     Status,
+    claim_key,
     epoch_milliseconds,
     file_id_of,
     fold,
@@ -196,8 +198,9 @@ def test_the_first_end_of_a_run_stands(ended: Status, said: Status) -> None:
 
 @pytest.mark.parametrize("said", list(Status))
 @pytest.mark.parametrize("standing", list(Status))
-def test_a_greater_run_always_counts_and_a_lesser_never(said: Status, standing: Status) -> None:
-    assert supersedes(_change(said, run=3), Standing(2, standing, T0 + timedelta(days=1)))
+def test_only_the_run_of_the_row_counts(said: Status, standing: Status) -> None:
+    for ahead in (3, 2**31 - 1):
+        assert not supersedes(_change(said, run=ahead, seconds=1e6), Standing(2, standing))
     assert not supersedes(_change(said, run=1, seconds=1e6), Standing(2, standing))
 
 
@@ -257,7 +260,7 @@ def test_a_folded_batch_says_what_its_changes_say_one_by_one(
     changes: list[Change], status: Status, run: int, seconds: int
 ) -> None:
     folded = fold(changes)
-    assert len({change.file_id for change in folded}) == len(folded)
+    assert len({(change.file_id, change.run) for change in folded}) == len(folded)
     for file_id in (1, 2, 3):
         standing = Standing(run, status, T0 + timedelta(seconds=seconds) if status is PROCESSING else None)
         of_file = [change for change in changes if change.file_id == file_id]
@@ -269,3 +272,49 @@ def test_a_folded_batch_says_what_its_changes_say_one_by_one(
 def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: list[Change]) -> None:
     order = [(change.run is None, change.file_id) for change in fold(changes)]
     assert order == sorted(set(order))
+
+
+# --- whose key a result may name
+
+
+@pytest.mark.parametrize(
+    "key", ["file-7-1.txt", "file-7-1767528000000.txt", "file-7-1.png", "file-7-1-a.txt", "/file-7-1.txt"]
+)
+def test_a_key_with_the_files_own_id_is_its_own(key: str) -> None:
+    assert claim_key(7, key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "file-8-1.txt",
+            "file-8-1.png",
+            "file-8-",
+            "/file-8-1.txt",
+            "//file-8-1.txt",
+            "\\file-8-1.txt",
+            "file-8-1.txt/",
+        ),
+        *("file-07-1.txt", f"file-{'9' * 900}-1.txt"),
+    ],
+)
+def test_a_key_that_is_kept_for_another_file_is_refused(key: str) -> None:
+    with pytest.raises(ForeignKey, match="a key of file"):
+        claim_key(7, key)
+
+
+@pytest.mark.parametrize(
+    "key", ["file-7-/../file-8-1.txt", "./file-8-1.txt", "a/../file-8-1.txt", "/", "//", ".", "a/.."]
+)
+def test_a_key_that_is_no_plain_path_is_refused(key: str) -> None:
+    with pytest.raises(ForeignKey, match="plain key"):
+        claim_key(7, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "canonical"),
+    [("foreign/7.txt", "foreign/7.txt"), ("a//b", "a/b"), ("/a\\b/", "a/b"), (" ", " "), ("file-7.txt", "file-7.txt")],
+)
+def test_any_other_key_is_for_whoever_has_it_first(key: str, canonical: str) -> None:
+    assert claim_key(7, key) == canonical

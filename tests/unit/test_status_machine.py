@@ -38,6 +38,10 @@ class Row(RuleBasedStateMachine):
         run = None if foreign else self.run
         self.said.append(Change(file_id=1, run=run, status=end, at=self._tick()))
 
+    @rule(said=st.sampled_from([Status.PROCESSING, *ENDS]), run=st.sampled_from([2**31 - 1, 1000]))
+    def somebody_forges_a_run(self, said: Status, run: int) -> None:
+        self.said.append(Change(file_id=1, run=run, status=said, at=self._tick()))
+
     @precondition(lambda self: self.standing.status.terminal and self.run == self.standing.run)
     @rule()
     def somebody_tries_again(self) -> None:

@@ -76,7 +76,14 @@ class World:
         )
 
     def completed(self, file_id: int, run: int | None = 1, partition: int = 0) -> None:
-        event = FileCreated(file_id=file_id, s3_location="k", status="completed", timestamp=T0, run=run, worker_id="w")
+        event = FileCreated(
+            file_id=file_id,
+            s3_location=f"file-{file_id}-1.txt",
+            status="completed",
+            timestamp=T0,
+            run=run,
+            worker_id="w",
+        )
         self.broker.append(CREATED, partition, encode(event))
 
     def progress(self, file_id: int) -> None:

@@ -1,0 +1,124 @@
+"""Whoever can write to Kafka breaks at most their own file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.tables import File
+from filemill.operations import Operations
+from tests.integration import topics
+from tests.integration.processes import wait_until
+from tests.integration.world import World, pipeline
+from tests.servers import Servers
+
+NOW = "2026-01-04T12:00:00Z"
+GREATEST_RUN = 2**31 - 1
+
+
+@pytest.fixture(scope="module")
+def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder: Path = tmp_path_factory.mktemp("forged")
+    with pipeline(servers, folder) as world:
+        world.host("relay", "sync")
+        world.start("processor")
+        yield world
+
+
+def operations(world: World) -> Operations:
+    return Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+
+
+def forge(world: World, **fields: object) -> None:
+    """Write a result, and wait until it is counted as refused."""
+    result = {"s3Location": None, "status": "completed", "timestamp": NOW, **fields}
+    (offset,) = topics.publish(world.settings, world.settings.topic_created, [json.dumps(result).encode()], partition=0)
+    place = (world.settings.topic_created, 0, offset)
+
+    def counted() -> bool:
+        return place in {(row["topic"], row["partition"], row["offset"]) for row in world.rejected()}
+
+    wait_until(counted, 10, "the forged result is counted")
+
+
+def keep(world: World, count: int) -> list[int]:
+    """Files whose requests never reach a worker: somebody else answers for them."""
+    return [request.file_id for request in world.insert(count)]
+
+
+def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it(running: World) -> None:
+    (victim,) = running.submit(1)
+    running.wait_for([victim])
+    (forger,) = keep(running, 1)
+    key = running.file(victim).s3_location
+    assert key is not None
+    for alias in (key, f"/{key}", f"x/../{key}"):
+        forge(running, fileId=forger, s3Location=alias)
+    assert (running.file(forger).status, running.file(forger).s3_location) == ("pending", None)
+    reasons = {row["reason"] for row in running.rejected()}
+    assert f"s3Location is a key of file {victim}" in reasons
+
+    # A row of a version that took such a result.
+    with running.engine.begin() as connection:
+        connection.execute(
+            sa.update(File).where(File.id == forger).values(status="completed", s3_location=f"//{key}", sha256="x")
+        )
+    assert operations(running).delete([forger], "test").done == [forger]
+    assert running.download(victim) == running.fresh_render(victim)
+
+
+def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along(running: World) -> None:
+    client, bucket = wiring.s3_client(running.settings), running.settings.s3_bucket
+    client.put_object(Bucket=bucket, Key="made/by-hand.txt", Body=b"foreign")
+    first, second = keep(running, 2)
+    answer = {"fileId": first, "s3Location": "made/by-hand.txt", "status": "completed", "timestamp": NOW}
+    topics.publish(running.settings, running.settings.topic_created, [json.dumps(answer).encode()])
+    running.wait_for([first])
+    forge(running, fileId=second, s3Location="made//by-hand.txt")
+    assert running.file(second).status == "pending"
+
+    with running.engine.begin() as connection:
+        connection.execute(
+            sa.update(File).where(File.id == second).values(status="completed", s3_location="/made/by-hand.txt")
+        )
+    operations(running).delete([first], "test")
+    assert client.get_object(Bucket=bucket, Key="made/by-hand.txt")["Body"].read() == b"foreign"
+    operations(running).delete([second], "test")
+    with pytest.raises(client.exceptions.NoSuchKey):
+        client.get_object(Bucket=bucket, Key="made/by-hand.txt")
+
+
+def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_retry(running: World) -> None:
+    aimed, neighbour, old = keep(running, 3)
+    forge(running, fileId=aimed, run=GREATEST_RUN, status="failed")
+    with running.engine.begin() as connection:
+        failed = sa.update(File).values(status="failed")
+        connection.execute(failed.where(File.id.in_([aimed, neighbour])))
+        connection.execute(failed.where(File.id == old).values(run=GREATEST_RUN))  # an older version took the result
+    outcome = operations(running).retry([aimed, neighbour, old], "test")
+    assert outcome.done == [aimed, neighbour]
+    assert [(one.file_id, one.reason) for one in outcome.refused] == [(old, "it has no further run: ask for it anew")]
+    running.wait_for([aimed, neighbour])
+    assert [running.file(file_id).run for file_id in (aimed, neighbour)] == [2, 2]
+
+
+def test_progress_of_a_later_run_does_not_hold_a_file_in_processing(running: World) -> None:
+    (file_id,) = keep(running, 1)
+    known = {"workerId": "w", "partition": 0, "offset": 0, "attempt": 1, "step": 1, "steps": 6, "timestamp": NOW}
+    value = json.dumps({"fileId": file_id, "run": 2, **known}).encode()
+    topics.publish(running.settings, running.settings.topic_progress, [value])
+    wait_until(
+        lambda: (
+            f"run 2 of file {file_id} was never begun: the file is in run 1"
+            in {row["reason"] for row in running.rejected()}
+        ),
+        10,
+        "the progress is counted",
+    )
+    assert running.file(file_id).status == "pending"
+    answer = {"fileId": file_id, "s3Location": f"file-{file_id}-1.txt", "status": "completed", "timestamp": NOW}
+    topics.publish(running.settings, running.settings.topic_created, [json.dumps(answer).encode()])
+    running.wait_for([file_id])
