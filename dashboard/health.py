@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
+from filemill.adapters.postgres import check_writable
 from filemill.migrate import current_revision, head_revision
 from filemill.retry import Unavailable
 from filemill.settings import Settings
@@ -20,12 +21,16 @@ LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3
 
 
 class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One server. `problem`, `consequence` and `advice` are sentences for people, None where there is none."""
+    """One server. `problem`, `consequence` and `advice` are sentences for people, None where there is none.
+
+    `summary` follows the server's name in a headline.
+    """
 
     server: ServerName
     address: str
     ok: bool
     problem: str | None = None
+    summary: str | None = None
     consequence: str | None = None
     advice: str | None = None
     took_ms: float | None = None
@@ -42,6 +47,8 @@ class _Trouble(Exception):
 def _check_postgres(services: Services) -> None:
     with services.reading() as connection:
         found, needed = current_revision(connection), head_revision()
+        if found == needed:
+            check_writable(connection)
     if found is None:
         raise _Trouble("has no filemill schema yet", "Run `filemill migrate`.")
     if found != needed:
@@ -78,7 +85,7 @@ _CHECKS: dict[ServerName, Callable[[Services], None]] = {
     "s3": _check_s3,
 }
 _CONSEQUENCES: dict[ServerName, str] = {
-    "postgres": "Nothing can be accepted or shown anew until it is back.",
+    "postgres": "Nothing can be accepted until it is back.",
     "kafka": "Requests are still accepted: they wait in the outbox and go out when it is back.",
     "s3": "Requests are still accepted, but no file can be written or downloaded until it is back.",
 }
@@ -104,7 +111,7 @@ def check(services: Services, server: ServerName) -> ServerHealth:
     except _Trouble as trouble:
         return ServerHealth(server=server, address=address, ok=False, problem=str(trouble), advice=trouble.advice)
     except Unavailable as error:
-        return _away(services, server, str(error))
+        return _unavailable(services, server, error)
     took = round((time.monotonic() - started) * 1000, 1)
     return ServerHealth(server=server, address=address, ok=True, took_ms=took)
 
@@ -114,7 +121,10 @@ def check_all(services: Services, executor: Executor, timeout_seconds: float) ->
     asked = {server: executor.submit(check, services, server) for server in _CHECKS}
     wait(asked.values(), timeout=timeout_seconds)
     late = f"no answer within {timeout_seconds:g} s"
-    return [answer.result() if answer.done() else _away(services, server, late) for server, answer in asked.items()]
+    return [
+        answer.result() if answer.done() else _unavailable(services, server, Unavailable(late))
+        for server, answer in asked.items()
+    ]
 
 
 def away(health: Sequence[ServerHealth]) -> list[ServerHealth]:
@@ -122,8 +132,8 @@ def away(health: Sequence[ServerHealth]) -> list[ServerHealth]:
     return [server for server in health if not server.ok]
 
 
-def _away(services: Services, server: ServerName, problem: str) -> ServerHealth:
-    """What to do about a server that does not answer depends on who started it."""
+def _unavailable(services: Services, server: ServerName, error: Unavailable) -> ServerHealth:
+    """Where nobody knows better, what to do about a server depends on who started it."""
     setting = {"postgres": "FILEMILL_DATABASE_HOST", "kafka": "FILEMILL_KAFKA_BROKER", "s3": "FILEMILL_S3_ENDPOINT"}
     log = _embedded_log(services.settings, server)
     remedy = f"Its log is {log}; `filemill up` starts it anew." if log else f"Start it, or check {setting[server]}."
@@ -131,9 +141,10 @@ def _away(services: Services, server: ServerName, problem: str) -> ServerHealth:
         server=server,
         address=address_of(services, server),
         ok=False,
-        problem=problem,
+        problem=error.problem,
+        summary=error.summary,
         consequence=_CONSEQUENCES[server],
-        advice=remedy,
+        advice=f"{error.advice}." if error.advice else remedy,
     )
 
 

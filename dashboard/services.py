@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
 from filemill.files import NewFile
@@ -114,17 +115,20 @@ class Services:
         `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
         Raises TooLate where it says no: then none of them is.
         """
-        with self._engine.begin() as connection:
+
+        def accept(connection: sa.Connection) -> list[FileRow]:
             rows = submit_together(connection, files, traceparents)
             if not wanted():
                 raise TooLate("too late: a sender was answered already")
+            return rows
+
+        rows = in_transaction(self._engine, accept)
         self.wake_relay()
         return rows
 
     def accept_many(self, files: Sequence[NewFile]) -> list[int]:
         """Accept requests in one transaction and wake the relay; returns their ids. Raises retry.Unavailable."""
-        with self._engine.begin() as connection:
-            ids = submit_many(connection, files)
+        ids = in_transaction(self._engine, lambda connection: submit_many(connection, files))
         self.wake_relay()
         return ids
 

@@ -14,6 +14,7 @@ import msgspec
 from filemill import settings as configuration
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres import check_writable
 from filemill.adapters.s3_admin import bucket_exists
 from filemill.migrate import current_revision, head_revision
 from filemill.retry import Unavailable
@@ -95,14 +96,15 @@ def _server(name: str, look: Callable[[Settings], Check], settings: Settings, st
     try:
         return look(settings)
     except Unavailable as error:
-        return Check(name, False, str(error), start)
+        return Check(name, False, error.problem, error.advice or start)
 
 
 def _postgres(settings: Settings) -> Check:
     engine = wiring.create_engine(settings, "doctor")
     with engine.connect() as connection:
-        revision = current_revision(connection)
-    head = head_revision()
+        revision, head = current_revision(connection), head_revision()
+        if revision == head:
+            check_writable(connection)
     found = f"{settings.database_url}, schema {revision or 'absent'}"
     return Check("PostgreSQL", revision == head, found, "" if revision == head else "`filemill migrate`")
 

@@ -11,6 +11,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_operations import (
     Cancelled,
     Refused,
@@ -92,9 +93,12 @@ class Operations:
 
     def retry(self, ids: Sequence[int], actor: str) -> Outcome:
         """A new run for files that failed or were cancelled. Raises retry.Unavailable; then nothing was done."""
-        with self._engine.begin() as connection:
+
+        def retry(connection: sa.Connection) -> Outcome:
             done = retry_files(connection, ids, actor=actor)
             return Outcome(done, refusals(connection, ids, done, "retried"))
+
+        return in_transaction(self._engine, retry)
 
     def cancel(self, ids: Sequence[int], actor: str) -> Outcome:
         """End files that have not ended. The row says so at once; a worker that has the record is told to let it go.
@@ -102,18 +106,24 @@ class Operations:
         A file whose result was recorded before is refused: it shows what it became. Where Kafka is away the worker
         cannot be told; it then makes the object in vain, and the row stays cancelled.
         """
-        with self._engine.begin() as connection:
+
+        def cancel(connection: sa.Connection) -> tuple[list[Cancelled], Outcome]:
             cancelled = cancel_files(connection, ids, actor=actor)
             done = [one.file_id for one in cancelled]
-            refused = refusals(connection, ids, done, "cancel")
+            return cancelled, Outcome(done, refusals(connection, ids, done, "cancel"))
+
+        cancelled, outcome = in_transaction(self._engine, cancel)
         self._tell_cancelled([one for one in cancelled if one.published])
-        return Outcome(done, refused)
+        return outcome
 
     def delete(self, ids: Sequence[int], actor: str) -> Outcome:
         """Delete files that have ended, and their objects. Tombstones stay, which the ledger counts."""
-        with self._engine.begin() as connection:
+
+        def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[Refused]]:
             deleted = delete_files(connection, ids, actor=actor)
-            refused = refusals(connection, ids, list(deleted), "deleted")
+            return deleted, refusals(connection, ids, list(deleted), "deleted")
+
+        deleted, refused = in_transaction(self._engine, delete)
         for key in deleted.values():
             if key is not None:
                 self._delete_object(key)

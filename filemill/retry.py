@@ -12,7 +12,17 @@ import msgspec
 
 
 class Unavailable(Exception):
-    """A server that is away or refuses everybody. Transient: the record is innocent."""
+    """A server that is away or refuses everybody. Transient: the record is innocent.
+
+    `advice` is what to do about it, where that is known; the exception's text is both. `summary` follows the server's
+    name in a headline.
+    """
+
+    def __init__(self, problem: str = "", advice: str = "", *, summary: str = "is away") -> None:
+        super().__init__(f"{problem}. {advice}" if advice else problem)
+        self.problem = problem
+        self.advice = advice
+        self.summary = summary
 
 
 class Expelled(Unavailable):

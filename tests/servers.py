@@ -73,15 +73,24 @@ def watch(servers: Servers, pid: int) -> None:
 
 
 def _create_database(settings: Settings, existing: str) -> None:
+    with superuser(settings.model_copy(update={"database_name": existing})) as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
+
+
+@contextmanager
+def superuser(settings: Settings) -> Iterator[sa.Connection]:
+    """A connection that may do everything, each statement a transaction of its own."""
     url = sa.URL.create(
         "postgresql+psycopg",
         username=settings.database_user,
         password=settings.database_password.get_secret_value(),
         host=settings.database_host,
         port=settings.database_port,
-        database=existing,
+        database=settings.database_name,
     )
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()

@@ -40,7 +40,7 @@ def server_notices(snapshot: Reading[Snapshot], health: dict[ServerName, Reading
         state = reading.value
         if state is not None and not state.ok:
             set_up = state.consequence is None
-            what = f"{LABELS[server]} {state.problem}" if set_up else f"{LABELS[server]} is away"
+            what = f"{LABELS[server]} {state.problem if set_up else state.summary}"
             parts = [f"At {state.address}." if set_up else f"{state.problem}."]
             if state.consequence and (accepting or server == "postgres"):
                 parts.append(state.consequence)

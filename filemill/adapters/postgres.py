@@ -1,18 +1,37 @@
-"""PostgreSQL: the engine, and the errors that mean it is away."""
+"""PostgreSQL: the engine, and what its errors mean to everybody who uses it."""
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import InterfaceError, OperationalError
+import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
+from filemill.adapters.postgres_errors import Drop, Row, meaning
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 # A holder that is stopped inside a transaction must not keep its row locks: a take-over waits for them.
 IDLE_IN_TRANSACTION_MILLISECONDS = 2000
 STATEMENT_MILLISECONDS = 30_000
+# Statements that are logged at most, for each engine, because the server refuses them.
+TOLD_STATEMENTS = 100
+# How often a transaction is done at most where the server undoes it.
+TRANSACTION_TRIES = 3
+
+# It locks no row, for there is none to lock; a server that is read-only, or grants no UPDATE, refuses it all the same.
+_WRITE_NOTHING = sa.text("SELECT FROM leases WHERE false FOR UPDATE")
+
+log = structlog.get_logger("postgres")
+
+T = TypeVar("T")
+
+
+class Undone(Unavailable):
+    """The server undid a transaction, all of it; done again, on a new connection where need be, it may succeed."""
 
 
 def create_engine(settings: Settings, application: str) -> sa.Engine:
@@ -33,6 +52,7 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         max_overflow=0,
         pool_timeout=timeout,
         pool_pre_ping=True,
+        hide_parameters=True,  # titles, descriptions and what else there is in a row belong in no log
         connect_args={
             "application_name": application[:63],
             "connect_timeout": max(2, math.ceil(timeout)),  # libpq takes 1 for 2
@@ -46,21 +66,77 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         },
     )
 
+    told: set[tuple[str, str]] = set()
+
+    def tell_once(state: str, statement: str) -> None:
+        """Somebody has to do something about it, and the statement helps; its parameters stay secret."""
+        if (state, statement) not in told and len(told) < TOLD_STATEMENTS:
+            told.add((state, statement))
+            log.warning("PostgreSQL refused a statement", sqlstate=state, statement=_one_line(statement))
+
     @sa.event.listens_for(engine, "handle_error")
     def translate(context: sa.engine.ExceptionContext) -> None:
-        """Every user of the engine meets one error for a server that is away, or that lacks its schema."""
+        """Every user of the engine meets one error for what is the server's, by `postgres_errors`."""
         if context.is_pre_ping:
-            return  # a stale connection of the pool: it is replaced, and nobody needs to know
-        error = context.sqlalchemy_exception
-        if isinstance(context.original_exception, psycopg.errors.UndefinedTable):
-            raise Unavailable(
-                f"PostgreSQL at {settings.database_url} has no filemill schema yet: run `filemill migrate`"
-            ) from None
-        if context.is_disconnect or isinstance(error, OperationalError | InterfaceError):
-            gist = first_line(context.original_exception)
-            raise Unavailable(f"PostgreSQL at {settings.database_url} is away: {gist}") from None
+            context.is_disconnect = True  # whatever ails a connection of the pool: it is replaced
+            return
+        found = context.original_exception
+        row = _row(context)
+        if row.answer is Answer.BUG:
+            return
+        if row.drop is not Drop.NONE:
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = row.drop is Drop.ALL
+        if context.statement is not None and not row.transient:
+            tell_once(_state(found) or "", context.statement)
+        kind = Undone if row.answer is Answer.REPEAT else Unavailable
+        problem = f"PostgreSQL at {settings.database_url} {row.problem}: {_said(found)}"
+        raise kind(problem, row.advice, summary=row.problem) from None
 
     return engine
+
+
+def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Do `work` in a transaction and commit it; once more where the server undid all of it. Raises retry.Unavailable.
+
+    `work` may be called several times, so it must change nothing but the database.
+    """
+    for tries in range(1, TRANSACTION_TRIES + 1):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except Undone:
+            if tries == TRANSACTION_TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def check_writable(connection: sa.Connection) -> None:
+    """Raises retry.Unavailable where this user cannot change rows now, for one where the server is read-only."""
+    connection.execute(_WRITE_NOTHING)
+
+
+def _row(context: sa.engine.ExceptionContext) -> Row:
+    error = context.original_exception
+    state = _state(error)
+    if state is not None or context.connection is None:
+        return meaning(state, _said(error), connecting=context.connection is None)
+    gone = context.is_disconnect or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return meaning(None, _said(error)) if gone else Row("", Answer.BUG)
+
+
+def _state(error: BaseException | None) -> str | None:
+    return error.sqlstate if isinstance(error, psycopg.Error) else None
+
+
+def _said(error: BaseException | None) -> str:
+    """The server's own words, without its detail and its context, which can hold values."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return first_line(error) if primary is None else primary.strip()[:TEXT_CHARACTERS]
+
+
+def _one_line(statement: str) -> str:
+    return " ".join(statement.split())[:TEXT_CHARACTERS]
 
 
 class _Pool(sa.QueuePool):
@@ -71,9 +147,3 @@ class _Pool(sa.QueuePool):
             return super()._do_get()
         except PoolTimeoutError:
             raise Unavailable(f"PostgreSQL: all {self.size()} connections of this process are busy") from None
-
-
-def first_line(error: BaseException | None) -> str:
-    """The gist of a driver's message, which can be many lines."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

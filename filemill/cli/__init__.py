@@ -56,7 +56,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Unavailable as error:
-        fail(f"{error}\n{REMEDY}", 3)
+        fail(str(error) if error.advice else f"{error}\n{REMEDY}", 3)
     except InvalidSettings as error:
         fail(str(error), 2)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """`filemill submit | files | download`."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill import wiring
+from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file, list_files
 from filemill.adapters.tables import File
@@ -65,8 +67,8 @@ def _accept(engine: sa.Engine, request: NewFile, count: int, progress: Progress)
     task = progress.add_task("accepted", total=count)
     ids: list[int] = []
     while len(ids) < count:
-        with engine.begin() as connection:
-            ids += submit_many(connection, [request] * min(SUBMIT_ROWS, count - len(ids)))
+        some = [request] * min(SUBMIT_ROWS, count - len(ids))
+        ids += in_transaction(engine, partial(submit_many, files=some))
         progress.update(task, completed=len(ids))
     return ids
 

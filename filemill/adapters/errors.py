@@ -1,0 +1,24 @@
+"""What the tables of the servers' errors share: `postgres_errors`, `kafka_errors`, `s3_errors`."""
+
+import enum
+
+TEXT_CHARACTERS = 300
+
+
+class Answer(enum.Enum):
+    """What follows an error of a server.
+
+    All but `BUG` are `retry.Unavailable`: REST answers 503 with the sentence, the command ends with exit code 3, and
+    every role waits and tries again. `BUG` stays what it was raised as: REST answers 500, a command shows a traceback.
+    """
+
+    REPEAT = "the server undid all of it, and the same may succeed at once"
+    WAIT = "it passes by itself"
+    MEND = "somebody has to do something about the server or the settings"
+    BUG = "the error is in what was sent"
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of a driver's message, cut: the others can hold statements, values or a whole request."""
+    text = str(error).strip()
+    return text.splitlines()[0][:TEXT_CHARACTERS] if text else type(error).__name__
