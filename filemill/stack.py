@@ -95,13 +95,17 @@ def running_stack(home: Path) -> StackState | None:
 
 
 def write_state(state: StackState) -> None:
-    """Replace the state file in one step, so that no reader sees half of it. It holds passwords: mode 0600."""
-    home = Path(state.home)
-    descriptor, temporary = tempfile.mkstemp(dir=home, prefix=f".{STATE_FILE}.")
+    """Replace the state file. It holds passwords."""
+    replace_private_file(Path(state.home) / STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=2))
+
+
+def replace_private_file(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that no reader sees half of it. Its mode is 0600, whatever the umask."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(state), indent=2))
-        Path(temporary).replace(home / STATE_FILE)
+            file.write(content)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -49,6 +49,13 @@ def up(
     protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
     host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port of the page.", min=0, max=65535, show_default="8501")] = None,
+    reference_credentials: Annotated[
+        bool,
+        typer.Option(
+            "--reference-credentials",
+            help="Accept the reference's published S3 keys (test, test) and database password (filepass). Insecure.",
+        ),
+    ] = False,
     home: Home = None,
 ) -> None:
     """Start everything: Kafka, PostgreSQL, S3, the workers and the page. Ctrl-C stops it."""
@@ -67,6 +74,7 @@ def up(
         supervisor = Supervisor(
             home or default_home(),
             _specs(workers, behaviour, host, page_port),
+            reference_credentials=reference_credentials,
             page=page,
             prepare=_prepare,
             report=_report,

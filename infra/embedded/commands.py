@@ -27,6 +27,7 @@ class Surroundings:
     home: Path
     ports: PortBook
     mark: str = ""
+    reference_credentials: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     on_spawn: Callable[[int, int], None] = lambda _pid, _stop_signal: None
     on_exit: Callable[[int], None] = lambda _pid: None
@@ -65,6 +66,7 @@ def spawn(
             user=command.user,
             group=command.group,
             extra_groups=None if command.user is None else [],
+            umask=processes.UMASK,
             start_new_session=True,
         )
     around.on_spawn(process.pid, stop_signal)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from infra.embedded import logs
-from infra.embedded.processes import MARK
+from infra.embedded.processes import MARK, UMASK
 
 _CLOSE_SECONDS = 2.0
 _ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +86,7 @@ class Guard:
                 cwd="/",
                 env={**environment, "PYTHONPATH": path},
                 bufsize=0,
+                umask=UMASK,
                 start_new_session=True,
             )
         for pid, number in self._wards.items():

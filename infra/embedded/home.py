@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from infra.embedded.errors import HomeError, HomeInUseError
 from infra.embedded.postgres_place import outside_folder
 
 LOCK_FILE = "lock"
+PRIVATE = 0o700
 
 # What a new home takes (PostgreSQL 80 MB, the others little), and room to work in.
 MINIMUM_FREE_BYTES = 300 * 1024 * 1024
@@ -30,15 +32,22 @@ _ADVICE = {
 
 
 def prepare_home(home: Path) -> Path:
-    """Make the folder, see that it can be written to, and return its real path. Raises HomeError."""
+    """Make the folder, close it to other users, check that it can be written to. Returns its real path.
+
+    Raises HomeError.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         home = home.resolve(strict=True)
+        if _is_ours(home):
+            _close(home)
         with tempfile.TemporaryFile(dir=home) as probe:
             probe.write(bytes(_PROBE_BYTES))
             probe.flush()
             os.fsync(probe.fileno())
-        (home / "logs").mkdir(exist_ok=True)
+        for name in ("logs", "kafka", "s3"):
+            (home / name).mkdir(mode=PRIVATE, exist_ok=True)
+            _close(home / name)
     except OSError as error:
         raise HomeError(
             f"The home folder cannot be used: {error.strerror or error}",
@@ -53,6 +62,18 @@ def prepare_home(home: Path) -> Path:
             advice=_ADVICE[errno.ENOSPC],
         )
     return home
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether the folder is a home and nothing else. Folders such as /tmp keep their mode; the folders inside close."""
+    shared = bool(home.stat().st_mode & stat.S_ISVTX)
+    return not shared and ((home / LOCK_FILE).exists() or not any(home.iterdir()))
+
+
+def _close(folder: Path) -> None:
+    """Let only the owner in. Homes of earlier versions were open to all."""
+    if stat.S_IMODE(folder.stat().st_mode) != PRIVATE:
+        folder.chmod(PRIVATE)
 
 
 class HomeLock:

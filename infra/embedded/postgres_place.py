@@ -1,12 +1,13 @@
 """Where PostgreSQL's data and programs are, and under which account they run.
 
 PostgreSQL refuses to run as root. There it runs as `postgres`, or `nobody` where there is no such account, and that
-account must reach its data and its programs. Folders of others keep their modes: where the home lies behind a closed
-door, the data goes below /var/lib/filemill, and the home holds a link to it; where this Python's packages do, a copy of
+account must reach its data and its programs. A home is closed to other accounts (mode 0700). Therefore the data goes
+below /var/lib/filemill, and the home holds a link to it. If the account cannot reach this Python's packages, a copy of
 the programs goes beside the data.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -69,13 +70,13 @@ def programs_version() -> str:
 def find_place(link: Path) -> Place:
     """The place for the home whose folder for PostgreSQL is `link` (HOME/postgres); made where it does not exist.
 
-    Raises HomeError where data is there and its account cannot reach it.
+    Raises HomeError if its account can reach no folder for the data.
     """
     source = _package() / "pginstall"
     if os.geteuid() != 0:
-        link.mkdir(mode=0o755, exist_ok=True)
+        link.mkdir(mode=0o700, exist_ok=True)
         return Place(folder=link, programs=source / "bin", account=None)
-    account = _account(link / "data")
+    account = _account(_inside(link) / "data" if _inside(link).is_dir() else link / "data")
     folder = _folder(link, account)
     return Place(folder=folder, programs=_programs(source, folder, account), account=account)
 
@@ -119,28 +120,66 @@ def _account(data: Path) -> Account:
 
 
 def _folder(link: Path, account: Account) -> Path:
+    _resume_move(link, account)
     if link.is_symlink() and link.is_dir():
         folder = link.resolve()
         _note_move(folder, link)
         return folder
-    made = not link.is_dir()
-    if made:
+    if not link.is_dir():
         link.unlink(missing_ok=True)  # a link whose target is gone
         link.mkdir()
         link.chmod(0o755)  # whatever the umask, the account passes through
     if _can(account, 'test -x "$1" && test -r "$1"', link):
         return link
-    if not made and any(link.iterdir()):
-        raise HomeError(
-            f"The account {account.name}, as which PostgreSQL runs, cannot reach its data any more",
-            where=str(link),
-            advice="give it leave to pass through the folders above, or move the home elsewhere.",
-        )
-    link.rmdir()
+    if (link / "data").is_dir():
+        return _move_outside(link, account)
+    shutil.rmtree(link)
     return _make_outside(link, account)
 
 
+def _move_outside(link: Path, account: Account) -> Path:
+    """Move data that an earlier version kept in the home, which was open to all accounts then."""
+    folder = _outside_folder(link, account)
+    link.rename(_inside(link))
+    link.symlink_to(folder)
+    _resume_move(link, account)
+    return folder
+
+
+def _resume_move(link: Path, account: Account) -> None:
+    """Do what is left of a move. It may have been interrupted anywhere; nothing is deleted before all is copied."""
+    inside = _inside(link)
+    if not inside.is_dir():
+        return
+    if not link.is_symlink():
+        inside.rename(link)
+        return
+    target, draft = link.resolve() / "data", link.resolve() / "data.moved"
+    if (inside / "data").is_dir() and not target.is_dir():
+        try:
+            (inside / "data").rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(inside / "data", draft, symlinks=True)
+            for path in (draft, *draft.rglob("*")):
+                os.chown(path, account.user, account.group, follow_symlinks=False)
+            draft.rename(target)
+    shutil.rmtree(inside)
+
+
+def _inside(link: Path) -> Path:
+    return link.with_name(f"{link.name}.moved")
+
+
 def _make_outside(link: Path, account: Account) -> Path:
+    folder = _outside_folder(link, account)
+    link.symlink_to(folder)
+    return folder
+
+
+def _outside_folder(link: Path, account: Account) -> Path:
     home = str(link.parent.resolve())
     # A name never used before: a home that was deleted and made again must not find the rows of the former.
     folder = OUTSIDE / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
@@ -155,9 +194,8 @@ def _make_outside(link: Path, account: Account) -> Path:
         raise HomeError(
             f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {OUTSIDE}",
             where=home,
-            advice="use a home folder that other accounts can pass through, for example below /srv.",
+            advice=f"let that account pass through {OUTSIDE}.",
         )
-    link.symlink_to(folder)
     return folder
 
 

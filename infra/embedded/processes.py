@@ -10,6 +10,8 @@ import psutil
 # In the environment of every process of a stack: "<run>:<home>". It finds what no list of pids has, such as a child
 # that was started in the moment its supervisor was killed.
 MARK = "FILEMILL_STACK_RUN"
+# For every process of a stack: what it writes is for its own user alone.
+UMASK = 0o077
 
 _POLL_SECONDS = 0.02
 _KILL_SECONDS = 3.0

@@ -1,5 +1,11 @@
-"""SeaweedFS: an S3 service in one process (`weed mini`)."""
+"""SeaweedFS: an S3 service in one process (`weed mini`).
 
+Its parts (master, volume server, filer) have ports of their own and trust whoever connects. So their HTTP is off or
+needs a signed token, and their gRPC needs a certificate. Keys of tokens and certificates are drawn at each start.
+What still answers without credentials are health checks and status pages: versions, volumes, free space.
+"""
+
+import secrets
 import shutil
 import signal
 import sysconfig
@@ -7,25 +13,29 @@ from importlib.metadata import version
 from pathlib import Path
 
 import boto3
+import trustme
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from filemill.stack import replace_private_file
 from infra.embedded.commands import Command
 from infra.embedded.errors import StartError
 from infra.embedded.ports import LOOPBACK, Port
 from infra.embedded.server import Server
 
-ACCESS_KEY_ID = "test"
-SECRET_ACCESS_KEY = "test"  # noqa: S105 - the seed's local default
 REGION = "us-east-1"
 
 _PROBE_SECONDS = 1.0
 # Its own worker looks for the admin port's gRPC side at this distance, whatever it is told.
 _GRPC_DISTANCE = 10_000
+_NO_ORIGIN = "none"  # nothing that a browser sends; an empty value would mean any origin
+_SECURITY = "security.toml"  # it looks for it in its folder first
+_SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
 class SeaweedFS(Server):
-    """An S3 service with the seed's local credentials. It works in its folder: commas part its lists of folders."""
+    """An S3 service with keys of its home. It works in its folder: commas part its lists of folders."""
 
     name = "s3"
     stop_signal = signal.SIGTERM
@@ -61,8 +71,8 @@ class SeaweedFS(Server):
         return {
             "s3_endpoint": self.endpoint,
             "s3_region": REGION,
-            "aws_access_key_id": ACCESS_KEY_ID,
-            "aws_secret_access_key": SECRET_ACCESS_KEY,
+            "aws_access_key_id": self.credentials.s3_access_key_id,
+            "aws_secret_access_key": self.credentials.s3_secret_access_key,
         }
 
     def prepare(self) -> None:
@@ -70,6 +80,7 @@ class SeaweedFS(Server):
         self.folder.mkdir(exist_ok=True)
         for leftover in ("mini.options", "s3.sock", "filer.sock"):
             (self.folder / leftover).unlink(missing_ok=True)
+        self._write_security()
 
     def command(self) -> Command:
         """Everything in one process, each port given, and nothing that people or telemetry would look at."""
@@ -78,6 +89,9 @@ class SeaweedFS(Server):
             "dir": ".",
             "ip": LOOPBACK,
             "ip.bind": LOOPBACK,
+            "disableHttp": "true",
+            "filer.allowedOrigins": _NO_ORIGIN,
+            "s3.allowedOrigins": _NO_ORIGIN,
             "admin.ui": "false",
             "webdav": "false",
             "master.telemetry": "false",
@@ -103,7 +117,10 @@ class SeaweedFS(Server):
         return Command(
             argv=[_weed(), "mini", *(f"-{name}={value}" for name, value in options.items())],
             cwd=self.folder,
-            env={"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY},
+            env={
+                "AWS_ACCESS_KEY_ID": self.credentials.s3_access_key_id,
+                "AWS_SECRET_ACCESS_KEY": self.credentials.s3_secret_access_key,
+            },
         )
 
     def probe(self) -> str | None:
@@ -112,8 +129,8 @@ class SeaweedFS(Server):
             "s3",
             endpoint_url=self.endpoint,
             region_name=REGION,
-            aws_access_key_id=ACCESS_KEY_ID,
-            aws_secret_access_key=SECRET_ACCESS_KEY,
+            aws_access_key_id=self.credentials.s3_access_key_id,
+            aws_secret_access_key=self.credentials.s3_secret_access_key,
             config=Config(
                 connect_timeout=_PROBE_SECONDS,
                 read_timeout=_PROBE_SECONDS,
@@ -128,6 +145,21 @@ class SeaweedFS(Server):
         finally:
             client.close()
         return None
+
+    def _write_security(self) -> None:
+        """Draw the keys of its tokens, and a certificate that its parts show each other. The CA's key is not kept."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert(LOOPBACK)
+        for name, blob in (
+            ("ca.pem", authority.cert_pem),
+            ("certificate.pem", certificate.cert_chain_pems[0]),
+            ("key.pem", certificate.private_key_pem),
+        ):
+            replace_private_file(self.folder / name, blob.bytes())
+        tables = [f'[{name}]\nkey = "{secrets.token_urlsafe(32)}"' for name in _SIGNED]
+        tables.append('[grpc]\nca = "ca.pem"')
+        tables += [f'[grpc.{part}]\ncert = "certificate.pem"\nkey = "key.pem"' for part in _PARTS]
+        replace_private_file(self.folder / _SECURITY, ("\n".join(tables) + "\n").encode())
 
 
 def _weed() -> str:

@@ -1,5 +1,6 @@
 """What the three servers have in common: start, be checked, stop, be killed, be suspended."""
 
+import functools
 import signal
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import psutil
 from filemill.stack import ProcessRef, ServerState
 from infra.embedded import logs, processes
 from infra.embedded.commands import Command, Surroundings, spawn
+from infra.embedded.credentials import Credentials, credentials_of
 from infra.embedded.errors import CancelledError, PortTakenError, StartError
 from infra.embedded.ports import LOOPBACK, Port
 
@@ -60,6 +62,11 @@ class Server(ABC):
     def address(self) -> str:
         """Where clients connect: host:port."""
         return f"{LOOPBACK}:{self.port}"
+
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """What the servers of this home are opened with."""
+        return credentials_of(self.surroundings.home, reference=self.surroundings.reference_credentials)
 
     @property
     def pid(self) -> int | None:

@@ -62,6 +62,7 @@ class Supervisor:
         *,
         servers: Sequence[str] = SERVERS,
         default_ports: bool = True,
+        reference_credentials: bool = False,
         page: str | None = None,
         prepare: Callable[[Settings], None] = lambda _settings: None,
         report: Callable[[Event], None] = lambda _event: None,
@@ -71,12 +72,14 @@ class Supervisor:
         """Name the parts; nothing is started. `servers` are those to run, where not all are wanted.
 
         `prepare` runs once the servers serve and before the workers start. `report` and `progress` hear of restarts and
-        of the first start's download, from other threads. Without `default_ports` all ports are drawn.
+        of the first start's download, from other threads. Without `default_ports` all ports are drawn. With
+        `reference_credentials` the servers accept the reference's published ones instead of those of the home.
         """
         self.home = home
         self._specs = workers
         self._wanted_servers = servers
         self._default_ports = default_ports
+        self._reference_credentials = reference_credentials
         self._page = page
         self._prepare = prepare
         self._listener = report
@@ -256,6 +259,7 @@ class Supervisor:
             home=self.home,
             ports=PortBook(self.home, defaults=self._default_ports),
             mark=self._mark,
+            reference_credentials=self._reference_credentials,
             cancelled=self._cancelled,
             on_spawn=self._guard.watch,
             on_exit=self._guard.release,

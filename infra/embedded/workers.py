@@ -121,6 +121,7 @@ class Worker:
                 stdout=output,
                 stderr=output,
                 env={**environment, f"{PREFIX}WORKER_ID": self.id, **self.spec.env},
+                umask=processes.UMASK,
                 start_new_session=True,
             )
         self._ref = ProcessRef.of(self._process.pid)

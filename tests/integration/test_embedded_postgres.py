@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from infra.embedded import postgres_place
 from infra.embedded.errors import StartError
-from infra.embedded.home import prepare_home, remove_home
+from infra.embedded.home import HomeLock, prepare_home, remove_home
 from infra.embedded.postgres import Postgres
 from tests.integration.test_embedded_servers import make_servers, running_postgres, sql
 
@@ -106,13 +107,39 @@ def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tm
 
 
 @as_root
-def test_in_the_open_the_data_is_in_the_home(open_folder: Path) -> None:
-    home = prepare_home(open_folder / "home")
+def test_data_in_a_home_that_was_open_moves_out_when_the_home_is_closed(open_folder: Path) -> None:
+    home = open_folder / "home"
+    home.mkdir(mode=0o755)
+    (home / "logs").mkdir()
     with running_postgres(home) as server:
-        assert sql(server.settings(), "SELECT 1") == [(1,)]
+        sql(server.settings(), "CREATE TABLE t AS SELECT 1 AS n")
     assert not (home / "postgres").is_symlink()
-    assert (home / "postgres" / "data" / "PG_VERSION").is_file()
-    assert home.stat().st_uid == 0
+    HomeLock(home).release()
+
+    with running_postgres(prepare_home(home)) as server:
+        assert sql(server.settings(), "SELECT n FROM t") == [(1,)]
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert (home / "postgres").is_symlink()
+    remove_home(home)
+
+
+@as_root
+@pytest.mark.parametrize("step", ["renamed", "linked", "copying", "moved"])
+def test_an_interrupted_move_of_the_data_is_finished(open_folder: Path, tmp_path: Path, step: str) -> None:
+    link, folder = tmp_path / "postgres", open_folder / "folder"
+    inside, account = tmp_path / "postgres.moved", postgres_place._account(tmp_path / "none")
+    inside.mkdir()
+    folder.mkdir()
+    held = (folder if step == "moved" else inside) / "data"
+    held.mkdir()
+    (held / "PG_VERSION").write_text("18")
+    if step == "copying":
+        (folder / "data.moved").mkdir()
+    if step != "renamed":
+        link.symlink_to(folder)
+    postgres_place._resume_move(link, account)
+    assert (link / "data" / "PG_VERSION").read_text() == "18"
+    assert not inside.exists()
 
 
 @as_root

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +41,26 @@ def test_a_home_that_cannot_be_written_is_refused(
     with pytest.raises(HomeError, match=words) as caught:
         prepare_home(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_home_is_closed_to_other_users_also_one_of_an_earlier_version(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    prepare_home(home)
+    HomeLock(home).release()
+    folders = [home, home / "logs", home / "kafka", home / "s3"]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+    for folder in folders:
+        folder.chmod(0o755)
+    prepare_home(home)
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+
+
+def test_a_folder_with_other_things_in_it_keeps_its_mode_and_the_folders_inside_are_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "other").write_text("")
+    prepare_home(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "kafka").stat().st_mode) == 0o700
 
 
 def test_a_second_lock_names_the_first_holder_and_its_page(tmp_path: Path) -> None:
