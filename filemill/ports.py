@@ -35,6 +35,18 @@ class Record(msgspec.Struct, frozen=True):
     deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
 
 
+class TopicIdentity(msgspec.Struct, frozen=True):
+    """Which topic has a name now: its id and its cluster's, which another topic of that name has not."""
+
+    topic_id: str
+    cluster_id: str
+    partitions: int
+
+    def same(self, other: "TopicIdentity | None") -> bool:
+        """Whether the other is this very topic, whatever partitions were added."""
+        return other is not None and (self.topic_id, self.cluster_id) == (other.topic_id, other.cluster_id)
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """Where the broker put a record; or, with `error`, why it did not. `too_large`: and never will."""
 
@@ -118,6 +130,7 @@ class Claimed(msgspec.Struct, frozen=True):
     description: str
     requested_at: datetime
     traceparent: str
+    generation: int = 1  # of the topic that number and partition were given for
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -130,8 +143,17 @@ class Published(msgspec.Struct, frozen=True):
 class Outbox(Protocol):
     """Accepted requests that are not on Kafka yet. Each call is one transaction, fenced by the relay's lease."""
 
-    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+    def generation(self, topic: str, identity: TopicIdentity) -> int:
+        """The number under which this topic is known; a topic of that name which is new gets the next one."""
+
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
         """Number the oldest unnumbered rows and return them. Raises NotLeader."""
+
+    def give_up(self, rows: Sequence[Claimed]) -> int:
+        """Take their numbers from rows that were numbered for a topic which is gone: `claim` gives them new ones.
+
+        The numbers are on record, and nobody gets them again. Returns how many there were. Raises NotLeader.
+        """
 
     def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
         """Rows numbered above `after` and not settled, by a predecessor for instance, in the order of numbers."""
@@ -171,8 +193,11 @@ class HeardEvent(msgspec.Struct, frozen=True):
 class StatusStore(Protocol):
     """The rows' statuses, and how far the events have been read: both change in one transaction."""
 
-    def positions(self) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition."""
+    def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
+        """The next offset to read, by topic and partition, as far as it is of these very topics.
+
+        What is applied from now on is stored as of them. A topic that is not given stays what it was.
+        """
 
     def apply(
         self,

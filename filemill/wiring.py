@@ -14,6 +14,7 @@ import uvloop
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import TopicReader
+from filemill.adapters.kafka_topics import TopicIdentities
 from filemill.adapters.postgres import create_engine
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_outbox import PostgresOutbox
@@ -34,11 +35,13 @@ __all__ = ["create_engine", "hash_filler", "monitor", "relay", "s3_client", "syn
 def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
     """An outbox relay, for a thread of its own. Its publisher is its own too."""
     lease = PostgresLease(engine, "relay", settings.worker_id, settings.lease_seconds)
+    topic, identities = settings.topic_create, TopicIdentities(settings, "relay")
     return OutboxRelay(
         PostgresOutbox(engine, lease),
         lease,
         KafkaPublisher(settings, "relay"),
-        topic=settings.topic_create,
+        topic=topic,
+        identity=lambda: identities([topic]).get(topic),
         batch=settings.relay_batch,
         lease_seconds=settings.lease_seconds,
         beside=ThreadPoolExecutor(1, thread_name_prefix="settle").submit,
@@ -50,7 +53,7 @@ def sync(settings: Settings, engine: sa.Engine) -> StatusSync:
     lease = PostgresLease(engine, "sync", settings.worker_id, settings.lease_seconds)
     topics = [settings.topic_created, settings.topic_progress, settings.topic_worker_events]
     return StatusSync(
-        PostgresStatusStore(engine, lease),
+        PostgresStatusStore(engine, lease, settings.topic_worker_events),
         lease,
         lambda: TopicReader(settings, topics, "status-sync"),
         topic_created=settings.topic_created,

@@ -5,6 +5,8 @@ Writes  `file.create`, in strict round robin; `publications`; deletes from the o
 Dies    between numbering and producing: the successor finds the numbered rows and produces them.
         between producing and deleting: the successor produces them once more, under the same number, to the same
         partition; whoever counts sees a repeat, and the processors overwrite an object with itself.
+        after numbering, and the topic is deleted and created anew: the successor gives the numbers up, on record, and
+        the rows get new ones for the partitions that there are.
 
 Many may run, in the dashboard's process or alone: the lease makes one active, the others stand by.
 """
@@ -18,7 +20,7 @@ from datetime import UTC, datetime
 import structlog
 
 from filemill.messages import FileCreate, create_headers, encode
-from filemill.ports import Claimed, Lease, NotLeader, Outbox, Published, Publisher, Receipt
+from filemill.ports import Claimed, Lease, NotLeader, Outbox, Published, Publisher, Receipt, TopicIdentity
 from filemill.retry import Unavailable
 
 log = structlog.get_logger("relay")
@@ -64,12 +66,16 @@ class OutboxRelay:
         publisher: Publisher,
         *,
         topic: str,
+        identity: Callable[[], TopicIdentity | None],
         batch: int,
         lease_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         beside: Beside = at_once,
     ) -> None:
-        """`beside`: where requests are settled, one call at a time, while this thread claims and produces others."""
+        """`identity` asks the broker which topic has the name now; None for none. Raises retry.Unavailable.
+
+        `beside`: where requests are settled, one call at a time, while this thread claims and produces others.
+        """
         self._outbox = outbox
         self._lease = lease
         self._publisher = publisher
@@ -84,6 +90,9 @@ class OutboxRelay:
         self._settling: list[Published] = []  # what `_settled` is about
         self._settled: Future[None] | None = None
         self._refused: list[Claimed] = []
+        self._ask_identity = identity
+        self._identity: TopicIdentity | None = None
+        self._generation = 0
         self._partitions = 0
         self._partitions_at = self._renewed_at = self._claim_at = float("-inf")
         self._leading = False
@@ -169,12 +178,24 @@ class OutboxRelay:
             log.info("Repeating requests that were numbered but not settled", requests=len(self._refused))
 
     def _produce_refused(self) -> bool:
+        if not self._refused:
+            return False
+        self._count_partitions()
+        if gone := [row for row in self._refused if row.generation != self._generation]:
+            self._give_up(gone)
         again, self._refused = self._refused, []
         for place, row in enumerate(again):
             if not self._produce(row):
                 self._refused += again[place + 1 :]
                 break
         return len(self._refused) < len(again)
+
+    def _give_up(self, gone: list[Claimed]) -> None:
+        """Have rows that were numbered for a topic which is gone numbered anew, for the one that has its name now."""
+        count = self._outbox.give_up(gone)
+        self._refused = [row for row in self._refused if row.generation == self._generation]
+        self._claim_at = float("-inf")
+        log.warning("The topic is another one: requests are numbered anew", topic=self._topic, requests=count)
 
     def _produce_new(self) -> bool:
         unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._settling)
@@ -184,7 +205,7 @@ class OutboxRelay:
             return False
         partitions = self._count_partitions()
         try:
-            rows = self._outbox.claim(self._batch, partitions)
+            rows = self._outbox.claim(self._batch, partitions, self._generation)
         except Unavailable:
             self._leading = False  # the answer may be all that was lost: to lead again is to look for numbered rows
             raise
@@ -200,7 +221,12 @@ class OutboxRelay:
     def _count_partitions(self) -> int:
         now = self._clock()
         if now - self._partitions_at >= PARTITIONS_REFRESH_SECONDS or not self._partitions:
-            self._partitions = self._publisher.partitions(self._topic)
+            identity = self._ask_identity()
+            # Known to the producer too: it would refuse a partition that it has not heard of.
+            self._partitions = self._publisher.partitions(self._topic) if identity is not None else 0
+            if identity is not None and not identity.same(self._identity):
+                self._generation = self._outbox.generation(self._topic, identity)
+                self._identity = identity
             self._partitions_at = now
         if not self._partitions:
             raise Unavailable(f"Kafka has no topic {self._topic}: run `filemill topics create`")

@@ -4,6 +4,8 @@ Reads   `file.progress`, `file.created` and `worker.events`, all partitions, fro
 Writes  the files' statuses, `workers`, `worker_events` and those positions, in one transaction; `rejected_messages`.
 Dies    anywhere: a batch is in the rows together with its position, or neither is; the successor goes on from there.
 
+A topic that was deleted and created anew is read from its beginning: to apply an event twice changes nothing.
+
 Many may run: the lease makes one active. One that was stopped and wakes after its lease has its transaction refused,
 so that no event is applied by two, and no position goes back.
 """
@@ -92,8 +94,10 @@ class StatusSync:
             self._reader = self._new_reader()
             self._refreshed_at = float("-inf")
             self._say("active")
-        if now - self._refreshed_at >= REFRESH_SECONDS:
-            self._reader.refresh(self._store.positions())
+        # Not over records that wait to be applied: their positions are of the topics that they were read from.
+        if now - self._refreshed_at >= REFRESH_SECONDS and not self._unapplied:
+            topics = self._reader.identities()
+            self._reader.refresh(self._store.positions(topics), topics)
             self._refreshed_at = now
         # What was read stays until it is applied: Postgres may be away for as long as it likes.
         if not self._unapplied:

@@ -1,6 +1,6 @@
 """Kafka's administration: topics, and what the broker says of a consumer group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,8 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, unavailable
+from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.ports import TopicIdentity
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -92,6 +94,7 @@ class KafkaAdmin:
         self._timeout = settings.server_timeout_seconds
         self._client = new_client(AdminClient, client_config(settings, "admin"))
         self._readers: dict[str, Consumer] = {}
+        self._identities = TopicIdentities(settings, "admin")
         # The consumers' own, or an offset could be an end that none of them ever reaches.
         uncommitted = settings.kafka_properties.get("isolation.level") == "read_uncommitted"
         self._isolation = IsolationLevel.READ_UNCOMMITTED if uncommitted else IsolationLevel.READ_COMMITTED
@@ -101,6 +104,10 @@ class KafkaAdmin:
         with kafka_errors(self._settings):
             topics = self._client.list_topics(timeout=self._timeout).topics
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+    def identities(self, topics: Collection[str]) -> dict[str, TopicIdentity]:
+        """Which topics have these names now: a name that was given to another topic has another identity."""
+        return self._identities(topics)
 
     def create_topics(self) -> list[str]:
         """Create those of our topics that are missing; returns their names."""

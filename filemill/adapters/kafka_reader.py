@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
     TIMESTAMP_NOT_AVAILABLE,
@@ -16,9 +17,12 @@ from confluent_kafka import (
 
 from filemill.adapters.kafka import client_config, headers_of, kafka_errors, new_client, unavailable
 from filemill.adapters.kafka_admin import PartitionOffsets
-from filemill.ports import Record
+from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.ports import Record, TopicIdentity
 from filemill.retry import Expelled, Unavailable
 from filemill.settings import Settings
+
+log = structlog.get_logger("kafka")
 
 # Who reads a whole topic has so much of it fetched ahead. By default 64 MB: memory would grow with the topic.
 QUEUE_KILOBYTES = 2048
@@ -107,28 +111,44 @@ def reader_config(settings: Settings, role: str, **properties: str | int) -> dic
 class TopicReader:
     """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
 
-    New partitions are taken up when `refresh` is called.
+    New partitions are taken up when `refresh` is called; a topic that is another one by then begins again.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str], role: str, **properties: str | int) -> None:
         """`properties` are the client's, beside those that every reader has."""
         self._settings = settings
         self._topics = topics
-        self._assigned: set[tuple[str, int]] = set()
+        self._assigned: dict[tuple[str, int], TopicIdentity] = {}
+        self._identities = TopicIdentities(settings, role)
         self._consumer = new_client(Consumer, reader_config(settings, role, **properties))
 
-    def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning."""
-        with kafka_errors(self._settings):
-            found = self._consumer.list_topics(timeout=self._settings.server_timeout_seconds).topics
-        existing = {(topic, number) for topic in self._topics if topic in found for number in found[topic].partitions}
-        new = sorted(existing - self._assigned)
+    def identities(self) -> dict[str, TopicIdentity]:
+        """Which topics have the names now; those that do not exist are absent. Raises retry.Unavailable."""
+        return self._identities(self._topics)
+
+    def refresh(
+        self, positions: Mapping[tuple[str, int], int], identities: Mapping[str, TopicIdentity] | None = None
+    ) -> None:
+        """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning.
+
+        `positions` are of the topics with these `identities`; without them the broker is asked.
+        """
+        found = self.identities() if identities is None else identities
+        existing = {(topic, number): one for topic, one in found.items() for number in range(one.partitions)}
+        # A topic that is not there just now may be back: its partitions stay until another one has its name.
+        gone = [place for place, one in self._assigned.items() if not one.same(found.get(place[0], one))]
+        if gone:
+            log.warning(
+                "Topics are others than before: they are read anew", topics=sorted({place[0] for place in gone})
+            )
+            self._consumer.incremental_unassign([TopicPartition(*place) for place in gone])
+            for place in gone:
+                del self._assigned[place]
+        new = sorted(existing.keys() - self._assigned.keys())
         if new:
-            parts = [
-                TopicPartition(topic, number, positions.get((topic, number), OFFSET_BEGINNING)) for topic, number in new
-            ]
+            parts = [TopicPartition(*place, positions.get(place, OFFSET_BEGINNING)) for place in new]
             self._consumer.incremental_assign(parts)
-            self._assigned |= set(new)
+            self._assigned |= {place: existing[place] for place in new}
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Up to `limit` records; waits `seconds` at most for the first."""

@@ -26,7 +26,17 @@ from filemill.files import (
     to_milliseconds,
 )
 from filemill.messages import new_traceparent
-from filemill.ports import Applied, Claimed, HeardEvent, Missing, NotLeader, Published, Rejected, StoredObject
+from filemill.ports import (
+    Applied,
+    Claimed,
+    HeardEvent,
+    Missing,
+    NotLeader,
+    Published,
+    Rejected,
+    StoredObject,
+    TopicIdentity,
+)
 from filemill.retry import Unavailable
 from filemill.rotation import slots
 from filemill.telemetry import WorkerEvent
@@ -67,6 +77,7 @@ class MemoryRequest(msgspec.Struct):
     traceparent: str
     number: int | None = None
     partition: int | None = None
+    generation: int = 1
 
 
 class _Held(msgspec.Struct):
@@ -90,8 +101,13 @@ class MemoryDatabase:
         self.publications: dict[int, Published] = {}  # by publish number
         self.leases: dict[str, _Held] = {}
         self.positions: dict[tuple[str, int], int] = {}
-        self.rejected: dict[tuple[str, int, int], str] = {}  # reasons, by topic, partition and offset
-        self.events: dict[tuple[int, int], WorkerEvent] = {}  # by partition and offset
+        self.position_generations: dict[tuple[str, int], int] = {}
+        self.topics: dict[str, list[TopicIdentity]] = {}  # those that a name has had
+        self.abandoned: dict[int, int] = {}  # file ids, by publish number
+        # By topic, partition and offset, and by partition and offset: of the topic that was last read there.
+        self.rejected: dict[tuple[str, int, int], str] = {}
+        self.events: dict[tuple[int, int], WorkerEvent] = {}
+        self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's number, by those places
         self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never given twice
         self._lock = threading.RLock()
 
@@ -128,6 +144,14 @@ class MemoryDatabase:
                 size=row.size,
             )
             self.queue(file_id, row.run + 1)
+
+    def generation(self, topic: str, identity: TopicIdentity) -> int:
+        """The number of this topic among those of its name, from 1."""
+        known = self.topics.setdefault(topic, [])
+        number = next((place for place, one in enumerate(known, 1) if one.same(identity)), None)
+        if number is None:
+            known.append(identity)
+        return number or len(known)
 
     def queue(self, file_id: int, run: int = 1) -> None:
         """Put a file's run into the outbox."""
@@ -187,7 +211,26 @@ class MemoryOutbox:
         self._database = database
         self._lease = lease
 
-    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+    def generation(self, topic: str, identity: TopicIdentity) -> int:
+        """The number of this topic among those of its name."""
+        with self._database.transaction():
+            return self._database.generation(topic, identity)
+
+    def give_up(self, rows: Sequence[Claimed]) -> int:
+        """Take their numbers away, on record."""
+        with self._database.transaction():
+            self._lease.fence()
+            given = [
+                (row, kept)
+                for row in rows
+                if (kept := self._database.outbox.get(row.outbox_id)) and kept.number == row.publish_number
+            ]
+            for row, kept in given:
+                self._database.abandoned[row.publish_number] = row.file_id
+                kept.number = kept.partition = None
+            return len(given)
+
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
         """Number the oldest rows."""
         with self._database.transaction():
             waiting = [row for row in self._database.outbox.values() if row.number is None][:limit]
@@ -197,7 +240,7 @@ class MemoryOutbox:
             places = slots(self._database.next_number, len(waiting), partitions)
             self._database.next_number += len(waiting)
             for row, place in zip(waiting, places, strict=True):
-                row.number, row.partition = place.number, place.partition
+                row.number, row.partition, row.generation = place.number, place.partition, generation
             return [self._claimed(row, row.number or 0) for row in waiting]
 
     def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
@@ -211,7 +254,9 @@ class MemoryOutbox:
         """Delete, and note the offset."""
         with self._database.transaction():
             for row in published:
-                if self._database.outbox.pop(row.claimed.outbox_id, None) is not None:
+                kept = self._database.outbox.get(row.claimed.outbox_id)
+                if kept is not None and kept.number == row.claimed.publish_number:
+                    del self._database.outbox[row.claimed.outbox_id]
                     self._database.publications.setdefault(row.claimed.publish_number, row)
 
     def _claimed(self, row: MemoryRequest, number: int) -> Claimed:
@@ -226,20 +271,33 @@ class MemoryOutbox:
             file.description,
             file.created_at,
             row.traceparent,
+            row.generation,
         )
 
 
 class MemoryStatusStore:
     """The rows of one database, for the holder of `lease`. (port: StatusStore)."""
 
-    def __init__(self, database: MemoryDatabase, lease: MemoryLease) -> None:
+    def __init__(
+        self, database: MemoryDatabase, lease: MemoryLease, topic_worker_events: str = "worker.events"
+    ) -> None:
         self._database = database
         self._lease = lease
+        self._topic_worker_events = topic_worker_events
+        self._generations: dict[str, int] = {}
 
-    def positions(self) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition."""
+    def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
+        """The next offset to read, by topic and partition, as far as it is of these topics."""
         with self._database.transaction():
-            return dict(self._database.positions)
+            self._generations |= {
+                topic: self._database.generation(topic, identity) for topic, identity in (topics or {}).items()
+            }
+            of = self._database.position_generations
+            return {
+                place: offset
+                for place, offset in self._database.positions.items()
+                if of.get(place, 1) == self._generations.get(place[0], of.get(place, 1))
+            }
 
     def apply(
         self,
@@ -261,10 +319,13 @@ class MemoryStatusStore:
                     _change(row, change)
                     changed += 1
             self._database.positions.update(positions)
+            self._database.position_generations |= {place: self._generations.get(place[0], 1) for place in positions}
             for each in rejected:
-                self._database.rejected.setdefault((each.topic, each.partition, each.offset), each.reason)
+                if self._is_new(each.topic, each.partition, each.offset):
+                    self._database.rejected[each.topic, each.partition, each.offset] = each.reason
             for heard in events:
-                self._database.events.setdefault((heard.partition, heard.offset), heard.event)
+                if self._is_new(self._topic_worker_events, heard.partition, heard.offset):
+                    self._database.events[heard.partition, heard.offset] = heard.event
             return Applied(changed, sorted(unknown), refused)
 
     def _refused(self, changes: Sequence[Change]) -> dict[int, str]:
@@ -283,6 +344,12 @@ class MemoryStatusStore:
             elif row is not None and change.run is not None and change.run > row.run:
                 refused[place] = f"run {change.run} of file {row.id} was never begun: the file is in run {row.run}"
         return refused
+
+    def _is_new(self, topic: str, partition: int, offset: int) -> bool:
+        generation = self._generations.get(topic, 1)
+        known = self._database.stored_of.get((topic, partition, offset))
+        self._database.stored_of[topic, partition, offset] = generation
+        return known != generation
 
 
 def _change(row: MemoryFile, change: Change) -> None:

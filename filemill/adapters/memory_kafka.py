@@ -14,7 +14,7 @@ import msgspec
 
 from filemill.messages import Headers
 from filemill.offsets import Commit
-from filemill.ports import RebalanceListener, Receipt, Record
+from filemill.ports import RebalanceListener, Receipt, Record, TopicIdentity
 from filemill.retry import Poisonous, Unavailable
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
@@ -44,6 +44,7 @@ class MemoryBroker:
         self.marks: set[tuple[str, int, int]] = set()
         self.changed = threading.Condition()
         self._logs: dict[str, list[list[Record]]] = {}
+        self._recreated: dict[str, int] = {}
         for topic, count in partitions.items():
             self.add_partitions(topic, count)
 
@@ -51,6 +52,19 @@ class MemoryBroker:
         """Create the topic, or raise its partitions to `total`."""
         logs = self._logs.setdefault(topic, [])
         logs.extend([] for _ in range(total - len(logs)))
+
+    def recreate(self, topic: str, total: int) -> None:
+        """Delete the topic and create another one of its name."""
+        with self.changed:
+            self._logs[topic] = [[] for _ in range(total)]
+            self._recreated[topic] = self._recreated.get(topic, 0) + 1
+
+    def identity(self, topic: str) -> TopicIdentity | None:
+        """Which topic has this name now; None for no such topic."""
+        if self.away is not None:
+            raise Unavailable(self.away)
+        count = self.partitions(topic)
+        return TopicIdentity(f"{topic}-{self._recreated.get(topic, 0)}", "memory", count) if count else None
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has; 0 for no such topic."""

@@ -9,8 +9,8 @@ from filemill.ports import HeardEvent
 from filemill.telemetry import Kind, WorkerEvent
 
 _STORE = sa.text("""
-    INSERT INTO worker_events (partition, "offset", worker_id, kind, at, file_id, body)
-    SELECT * FROM unnest(
+    INSERT INTO worker_events (partition, "offset", worker_id, kind, at, file_id, body, generation)
+    SELECT *, :generation FROM unnest(
         CAST(:partitions AS int[]), CAST(:offsets AS bigint[]), CAST(:workers AS text[]), CAST(:kinds AS text[]),
         CAST(:moments AS timestamptz[]), CAST(:files AS bigint[]), CAST(:bodies AS jsonb[])
     ) ON CONFLICT DO NOTHING
@@ -30,12 +30,16 @@ _HEARD = sa.text("""
 """)
 
 
-def store_events(connection: sa.Connection, events: Sequence[HeardEvent]) -> None:
-    """Store events in the caller's transaction, and what they make of their workers."""
+def store_events(connection: sa.Connection, events: Sequence[HeardEvent], generation: int = 1) -> None:
+    """Store events in the caller's transaction, and what they make of their workers.
+
+    `generation`: of the topic that they were read from.
+    """
     if not events:
         return
     bodies = [msgspec.json.encode(heard.event).decode() for heard in events]
-    columns = {
+    columns: dict[str, object] = {
+        "generation": generation,
         "partitions": [heard.partition for heard in events],
         "offsets": [heard.offset for heard in events],
         "workers": [heard.event.worker_id for heard in events],

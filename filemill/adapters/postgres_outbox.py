@@ -7,9 +7,10 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_reads import COLUMN_NAMES, FileRow, file_row
+from filemill.adapters.postgres_topics import register
 from filemill.files import NewFile, to_milliseconds
 from filemill.messages import new_traceparent
-from filemill.ports import Claimed, Published
+from filemill.ports import Claimed, Published, TopicIdentity
 from filemill.rotation import slots
 
 # One statement for thousands: each file's row, and the outbox row that the relay will publish.
@@ -48,29 +49,45 @@ _COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
 _MOVE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
 _OLDEST = sa.text("SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED")
 _NUMBER = sa.text("""
-    UPDATE outbox SET publish_number = slot.number, partition = slot.partition
+    UPDATE outbox SET publish_number = slot.number, partition = slot.partition, generation = :generation
     FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:partitions AS int[]))
          AS slot (id, number, partition),
          files
     WHERE outbox.id = slot.id AND files.id = outbox.file_id
     RETURNING outbox.id, publish_number, outbox.partition, outbox.file_id, outbox.run, files.title, files.description,
-              files.created_at, traceparent
+              files.created_at, traceparent, outbox.generation
 """)
 _CLAIMED = sa.text("""
-    SELECT outbox.id, publish_number, partition, file_id, outbox.run, title, description, created_at, traceparent
+    SELECT outbox.id, publish_number, partition, file_id, outbox.run, title, description, created_at, traceparent,
+           coalesce(generation, 1)
     FROM outbox JOIN files ON files.id = outbox.file_id
     WHERE publish_number > :after ORDER BY publish_number LIMIT :limit
 """)
+# By its number too: a row that was numbered anew since stands elsewhere.
 _SETTLE = sa.text("""
     WITH gone AS (
         DELETE FROM outbox
-        USING unnest(CAST(:ids AS bigint[]), CAST(:offsets AS bigint[])) AS published (id, position)
-        WHERE outbox.id = published.id
-        RETURNING publish_number, file_id, run, partition, published.position
+        USING unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:offsets AS bigint[]))
+              AS published (id, number, position)
+        WHERE outbox.id = published.id AND outbox.publish_number = published.number
+        RETURNING publish_number, file_id, run, partition, published.position, generation
     )
-    INSERT INTO publications (publish_number, file_id, run, partition, "offset")
-    SELECT publish_number, file_id, run, partition, position FROM gone
+    INSERT INTO publications (publish_number, file_id, run, partition, "offset", generation)
+    SELECT publish_number, file_id, run, partition, position, coalesce(generation, 1) FROM gone
     ON CONFLICT (publish_number) DO NOTHING
+""")
+_GIVE_UP = sa.text("""
+    WITH given AS (
+        SELECT outbox.* FROM outbox JOIN unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[])) AS row (id, number)
+            ON outbox.id = row.id AND outbox.publish_number = row.number
+        FOR UPDATE OF outbox
+    ), noted AS (
+        INSERT INTO abandoned_numbers (publish_number, file_id, run, partition, generation)
+        SELECT publish_number, file_id, run, partition, coalesce(generation, 1) FROM given
+        ON CONFLICT DO NOTHING
+    )
+    UPDATE outbox SET publish_number = NULL, partition = NULL, generation = NULL
+    FROM given WHERE outbox.id = given.id
 """)
 
 
@@ -121,7 +138,20 @@ class PostgresOutbox:
         self._lease = lease
         self._busy = False  # the last claim was full: there is probably more, without asking
 
-    def claim(self, limit: int, partitions: int) -> list[Claimed]:
+    def generation(self, topic: str, identity: TopicIdentity) -> int:
+        """The number of this topic among those of its name."""
+        with self._engine.begin() as connection:
+            return register(connection, {topic: identity})[topic]
+
+    def give_up(self, rows: Sequence[Claimed]) -> int:
+        """Take their numbers away, on record."""
+        parameters = {"ids": [row.outbox_id for row in rows], "numbers": [row.publish_number for row in rows]}
+        with self._engine.begin() as connection:
+            self._lease.fence(connection)
+            self._busy = True
+            return connection.execute(_GIVE_UP, parameters).rowcount
+
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
         """Number the oldest rows. Numbers and counter change together, so that a crash leaves no gap."""
         with self._engine.begin() as connection:
             if not self._busy and not connection.execute(_WAITING).scalar_one():
@@ -140,6 +170,7 @@ class PostgresOutbox:
                     "ids": ids,
                     "numbers": [place.number for place in places],
                     "partitions": [place.partition for place in places],
+                    "generation": generation,
                 },
             )
             claimed = [Claimed(*row) for row in rows]
@@ -157,6 +188,7 @@ class PostgresOutbox:
             return
         parameters = {
             "ids": [row.claimed.outbox_id for row in published],
+            "numbers": [row.claimed.publish_number for row in published],
             "offsets": [row.offset for row in published],
         }
         with self._engine.begin() as connection:

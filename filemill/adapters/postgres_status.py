@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres_topics import register
 from filemill.adapters.tables import Tombstone
 from filemill.files import Change, ForeignKey, claim_key, fold
-from filemill.ports import Applied, HeardEvent, Rejected
+from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity
 
 # The rule of filemill.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
 # two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
@@ -68,29 +69,43 @@ _HOLDERS = sa.text("""
     JOIN files ON md5(btrim(regexp_replace(replace(s3_location, '\\', '/'), '/+', '/', 'g'), '/')) = md5(wanted.key)
         AND s3_location !~ '^file-[0-9]+-'
 """)
-_POSITIONS = sa.text("SELECT topic, partition, next_offset FROM sync_positions")
+_POSITIONS = sa.text("SELECT topic, partition, next_offset, generation FROM sync_positions")
 _MOVE = sa.text("""
-    INSERT INTO sync_positions (topic, partition, next_offset)
-    SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
-    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
+    INSERT INTO sync_positions (topic, partition, next_offset, generation)
+    SELECT * FROM unnest(
+        CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]), CAST(:generations AS int[])
+    )
+    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, generation = excluded.generation
 """)
 _REJECT = sa.text("""
-    INSERT INTO rejected_messages (topic, partition, "offset", reason)
-    VALUES (:topic, :partition, :offset, :reason) ON CONFLICT DO NOTHING
+    INSERT INTO rejected_messages (topic, partition, "offset", reason, generation)
+    VALUES (:topic, :partition, :offset, :reason, :generation) ON CONFLICT DO NOTHING
 """)
 
 
 class PostgresStatusStore:
     """The rows of one database, for the holder of `lease`. (port: StatusStore)."""
 
-    def __init__(self, engine: sa.Engine, lease: PostgresLease) -> None:
+    def __init__(self, engine: sa.Engine, lease: PostgresLease, topic_worker_events: str = "worker.events") -> None:
         self._engine = engine
         self._lease = lease
+        self._topic_worker_events = topic_worker_events
+        self._topics: dict[str, TopicIdentity] = {}
+        self._generations: dict[str, int] = {}
 
-    def positions(self) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition."""
-        with self._engine.connect() as connection:
-            return {(topic, partition): offset for topic, partition, offset in connection.execute(_POSITIONS)}
+    def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
+        """The next offset to read, by topic and partition, as far as it is of these topics."""
+        unknown = {topic: one for topic, one in (topics or {}).items() if not one.same(self._topics.get(topic))}
+        with self._engine.begin() as connection:
+            if unknown:
+                self._generations |= register(connection, unknown)
+                self._topics |= unknown
+            rows = connection.execute(_POSITIONS).all()
+        return {
+            (row.topic, row.partition): row.next_offset
+            for row in rows
+            if row.generation == self._generations.get(row.topic, row.generation)
+        }
 
     def apply(
         self,
@@ -103,7 +118,7 @@ class PostgresStatusStore:
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             applied = apply_changes(connection, changes)
-            store_events(connection, events)
+            store_events(connection, events, self._generations.get(self._topic_worker_events, 1))
             if positions:
                 connection.execute(
                     _MOVE,
@@ -111,13 +126,20 @@ class PostgresStatusStore:
                         "topics": [topic for topic, _ in positions],
                         "partitions": [partition for _, partition in positions],
                         "offsets": list(positions.values()),
+                        "generations": [self._generations.get(topic, 1) for topic, _ in positions],
                     },
                 )
             if rejected:
                 connection.execute(
                     _REJECT,
                     [
-                        {"topic": row.topic, "partition": row.partition, "offset": row.offset, "reason": row.reason}
+                        {
+                            "topic": row.topic,
+                            "partition": row.partition,
+                            "offset": row.offset,
+                            "reason": row.reason,
+                            "generation": self._generations.get(row.topic, 1),
+                        }
                         for row in rejected
                     ],
                 )

@@ -87,6 +87,37 @@ class OutboxRow(Table):
     accepted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     publish_number: Mapped[int | None]
     partition: Mapped[int | None] = mapped_column(Integer)
+    generation: Mapped[int | None] = mapped_column(Integer)
+
+
+class TopicGeneration(Table):
+    """The topics that a name has had, numbered from 1: what is stored about one carries the number.
+
+    `seen_at`: when a process last found this one; the latest of a name is the present one.
+    """
+
+    __tablename__ = "topic_generations"
+    __table_args__ = (Index("topic_generations_by_id", "topic", "topic_id", "cluster_id", unique=True),)
+
+    topic: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    topic_id: Mapped[str]
+    cluster_id: Mapped[str]
+    first_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class AbandonedNumber(Table):
+    """A publish number that was given up with its topic: its request was numbered anew."""
+
+    __tablename__ = "abandoned_numbers"
+
+    publish_number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    file_id: Mapped[int]
+    run: Mapped[int] = mapped_column(Integer)
+    partition: Mapped[int] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer)
+    abandoned_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Publication(Table):
@@ -101,6 +132,7 @@ class Publication(Table):
     partition: Mapped[int] = mapped_column(Integer)
     offset: Mapped[int]
     published_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
 class PublishCounter(Table):
@@ -132,6 +164,7 @@ class SyncPosition(Table):
     topic: Mapped[str] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     next_offset: Mapped[int]
+    generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
 class RejectedMessage(Table):
@@ -142,6 +175,7 @@ class RejectedMessage(Table):
     topic: Mapped[str] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
     reason: Mapped[str]
     rejected_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -158,6 +192,7 @@ class LagSample(Table):
     end_offset: Mapped[int | None]
     committed_offset: Mapped[int | None]
     lag: Mapped[int | None]
+    generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
 class GroupSample(Table):
@@ -209,6 +244,7 @@ class WorkerEventRow(Table):
 
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
     worker_id: Mapped[str]
     kind: Mapped[str]
     at: Mapped[datetime]

@@ -65,10 +65,13 @@ class DatabaseBench(Protocol):
         """File, partition and offset by publish number."""
 
     def rejected(self) -> dict[tuple[str, int, int], str]:
-        """Reasons by topic, partition and offset."""
+        """Reasons by topic, partition and offset, of the topic that was last read there."""
 
     def events(self) -> dict[tuple[int, int], str]:
-        """Worker ids by partition and offset."""
+        """Worker ids by partition and offset, of the topic that was last read there."""
+
+    def abandoned(self) -> dict[int, int]:
+        """Files by publish numbers that were given up."""
 
 
 class MemoryBench:
@@ -119,6 +122,9 @@ class MemoryBench:
     def events(self) -> dict[tuple[int, int], str]:
         return {place: event.worker_id for place, event in self.database.events.items()}
 
+    def abandoned(self) -> dict[int, int]:
+        return dict(self.database.abandoned)
+
 
 class PostgresBench:
     """A database, emptied."""
@@ -129,7 +135,7 @@ class PostgresBench:
             connection.execute(
                 sa.text(
                     "TRUNCATE files, outbox, publications, leases, sync_positions, rejected_messages, worker_events,"
-                    " workers RESTART IDENTITY"
+                    " workers, topic_generations, abandoned_numbers RESTART IDENTITY"
                 )
             )
             connection.execute(sa.text("UPDATE publish_counter SET next_number = 1"))
@@ -179,13 +185,16 @@ class PostgresBench:
         return {row["publish_number"]: (row["file_id"], row["partition"], row["offset"]) for row in rows}
 
     def rejected(self) -> dict[tuple[str, int, int], str]:
-        rows = self._rows("SELECT * FROM rejected_messages")
+        rows = self._rows("SELECT * FROM rejected_messages ORDER BY generation")
         return {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in rows}
 
     def events(self) -> dict[tuple[int, int], str]:
-        rows = self._rows("SELECT * FROM worker_events")
+        rows = self._rows("SELECT * FROM worker_events ORDER BY generation")
         assert all(row["body"]["workerId"] == row["worker_id"] for row in rows)
         return {(row["partition"], row["offset"]): row["worker_id"] for row in rows}
+
+    def abandoned(self) -> dict[int, int]:
+        return {row["publish_number"]: row["file_id"] for row in self._rows("SELECT * FROM abandoned_numbers")}
 
     def _rows(self, query: str) -> Sequence[sa.RowMapping]:
         with self.engine.connect() as connection:

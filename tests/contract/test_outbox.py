@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -11,7 +12,7 @@ from filemill.adapters.postgres_outbox import PostgresOutbox, submit, submit_man
 from filemill.adapters.tables import File
 from filemill.files import new_file
 from filemill.messages import valid_traceparent
-from filemill.ports import Claimed, NotLeader, Outbox, Published
+from filemill.ports import Claimed, NotLeader, Outbox, Published, TopicIdentity
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
@@ -132,6 +133,52 @@ def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseBench) 
     newer = bench.submit(["b"])
     outbox.settle(_settled(rows))
     assert bench.waiting() == newer
+
+
+def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(bench: DatabaseBench) -> None:
+    ids = bench.submit(["a", "b", "c"])
+    _, outbox = _leader(bench)
+    first, second = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 2)
+    assert outbox.generation("file.create", first) == 1
+    assert outbox.generation("file.create", msgspec.structs.replace(first, partitions=7)) == 1
+    rows = outbox.claim(2, 3, 1)
+    outbox.settle(_settled(rows[:1]))
+    assert outbox.generation("file.create", second) == 2
+    assert outbox.give_up(rows) == 1, "what is settled keeps its number"
+    assert outbox.give_up(rows) == 0
+    assert bench.abandoned() == {2: ids[1]}
+    assert outbox.claimed(10) == []
+    anew = outbox.claim(10, 2, 2)
+    assert [(row.publish_number, row.partition, row.file_id, row.generation) for row in anew] == [
+        (3, 0, ids[1], 2),
+        (4, 1, ids[2], 2),
+    ]
+    assert outbox.claimed(10) == anew
+
+
+def test_a_settlement_under_a_number_that_was_given_up_settles_nothing(bench: DatabaseBench) -> None:
+    (file_id,) = bench.submit(["a"])
+    _, outbox = _leader(bench)
+    rows = outbox.claim(1, 3)
+    outbox.give_up(rows)
+    outbox.settle(_settled(rows))
+    assert bench.waiting() == [file_id]
+    again = outbox.claim(1, 3, 2)
+    outbox.settle(_settled(rows))
+    assert bench.waiting() == [file_id]
+    outbox.settle(_settled(again))
+    assert bench.publications() == {2: (file_id, 1, 102)}
+
+
+def test_a_deposed_holder_gives_up_no_numbers(bench: DatabaseBench) -> None:
+    bench.submit(["a"])
+    _, outbox = _leader(bench, "first")
+    rows = outbox.claim(10, 3)
+    bench.let_it_expire()
+    _leader(bench, "second")
+    with pytest.raises(NotLeader):
+        outbox.give_up(rows)
+    assert bench.abandoned() == {}
 
 
 def test_settling_nothing_is_harmless(bench: DatabaseBench) -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from filemill.files import Change, Standing, Status, supersedes
-from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore
+from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore, TopicIdentity
 from filemill.telemetry import Kind, WorkerEvent
 from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
 
@@ -208,6 +208,40 @@ def test_positions_move_with_the_changes(bench: DatabaseBench) -> None:
     store.apply([_progress(file_id, 1)], {("file.created", 0): 4, ("file.progress", 2): 9})
     store.apply([], {("file.created", 0): 5})
     assert store.positions() == {("file.created", 0): 5, ("file.progress", 2): 9}
+
+
+FIRST, SECOND = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 3)
+
+
+def test_positions_of_another_topic_of_the_same_name_do_not_count(bench: DatabaseBench) -> None:
+    lease, store = _leader(bench)
+    assert store.positions({"file.created": FIRST, "file.progress": FIRST}) == {}
+    store.apply([], {("file.created", 0): 4, ("file.progress", 2): 9})
+    assert store.positions({"file.created": SECOND, "file.progress": FIRST}) == {("file.progress", 2): 9}
+    store.apply([], {("file.created", 1): 1})
+    assert store.positions() == {("file.created", 1): 1, ("file.progress", 2): 9}
+    again = bench.store(lease)
+    assert again.positions({"file.created": SECOND}) == {("file.created", 1): 1, ("file.progress", 2): 9}
+    assert bench.store(lease).positions({"file.created": TopicIdentity("id-2", "another", 3)}) == {
+        ("file.progress", 2): 9
+    }
+
+
+def test_positions_from_before_topics_were_told_apart_are_of_the_first(bench: DatabaseBench) -> None:
+    lease, store = _leader(bench)
+    store.apply([], {("file.created", 0): 4})
+    assert bench.store(lease).positions({"file.created": FIRST}) == {("file.created", 0): 4}
+
+
+def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(bench: DatabaseBench) -> None:
+    _, store = _leader(bench)
+    for number, identity in enumerate((FIRST, SECOND), 1):
+        store.positions({"file.created": identity, "worker.events": identity})
+        event = WorkerEvent(kind=Kind.STARTED, worker_id=f"w{number}", timestamp=T0)
+        store.apply([], {}, [Rejected("file.created", 0, 0, f"reason {number}")], [HeardEvent(0, 0, event)])
+        store.apply([], {}, [Rejected("file.created", 0, 0, "again")], [HeardEvent(0, 0, event)])
+        assert bench.events() == {(0, 0): f"w{number}"}
+        assert bench.rejected() == {("file.created", 0, 0): f"reason {number}"}
 
 
 def test_an_empty_batch_moves_nothing(bench: DatabaseBench) -> None:

@@ -102,8 +102,8 @@ def dropping_relay() -> None:
 
     claim = PostgresOutbox.claim
 
-    def wrong(self: PostgresOutbox, limit: int, partitions: int) -> list[Any]:
-        rows = claim(self, limit, partitions)
+    def wrong(self: PostgresOutbox, limit: int, partitions: int, generation: int = 1) -> list[Any]:
+        rows = claim(self, limit, partitions, generation)
         for row in rows[:1]:
             with self._engine.begin() as connection:
                 connection.execute(sa.text("DELETE FROM outbox WHERE id = :id"), {"id": row.outbox_id})

@@ -48,6 +48,7 @@ class World:
             lease,
             MemoryPublisher(self.broker, queue_records),
             topic=TOPIC,
+            identity=lambda: self.broker.identity(TOPIC),
             batch=BATCH,
             lease_seconds=LEASE_SECONDS,
             clock=lambda: self.now,
@@ -313,8 +314,8 @@ class _LostAnswer(MemoryOutbox):
 
     failures = 1
 
-    def claim(self, limit: int, partitions: int) -> list[Claimed]:
-        rows = super().claim(limit, partitions)
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+        rows = super().claim(limit, partitions, generation)
         if rows and self.failures:
             self.failures -= 1
             raise Unavailable("the connection broke")
@@ -497,6 +498,57 @@ def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
     assert len(world.database.publications) == 1
 
 
+def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobody() -> None:
+    world = World()
+    world.broker.recreate(TOPIC, 6)
+    world.submit(6)
+    world.broker.refuses = "no leader"
+    relay = world.relay()
+    for _ in range(3):
+        relay.step()
+    numbered = sorted(row.number for row in world.database.outbox.values() if row.number)
+    assert numbered == [1, 2, 3, 4], "a batch was numbered for six partitions, and refused"
+    world.broker.refuses = None
+    world.broker.recreate(TOPIC, 3)
+    world.submit(3)
+    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    _until_idle(relay)
+    assert world.places() == _in_turn(5, 13)
+    assert sorted(world.database.abandoned) == [1, 2, 3, 4]
+    assert {row.claimed.generation for row in world.database.publications.values()} == {2}
+    assert world.database.outbox == {}
+
+
+def test_a_successor_numbers_anew_what_was_numbered_for_a_topic_that_is_gone() -> None:
+    world = World()
+    world.submit(5)
+    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    lease.acquire()
+    outbox = MemoryOutbox(world.database, lease)
+    identity = world.broker.identity(TOPIC)
+    assert identity is not None
+    outbox.claim(5, 3, outbox.generation(TOPIC, identity))  # … and here it dies
+    world.broker.recreate(TOPIC, 2)
+    world.now += LEASE_SECONDS
+    _until_idle(world.relay("b"))
+    assert [number for number, _ in world.places()] == [6, 7, 8, 9, 10]
+    assert {partition for _, partition in world.places()} == {0, 1}
+
+
+def test_added_partitions_are_no_other_topic() -> None:
+    world = World()
+    world.submit(4)
+    relay = world.relay()
+    world.broker.refuses = "no leader"
+    relay.step()
+    world.broker.refuses = None
+    world.broker.add_partitions(TOPIC, 5)
+    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    _until_idle(relay)
+    assert world.places() == _in_turn(1, 4)
+    assert world.database.abandoned == {}
+
+
 def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IDLE_SECONDS_LEAST", "IDLE_SECONDS_MOST", "TROUBLE_SECONDS_MOST"):
         monkeypatch.setattr(outbox_relay, name, 60.0)  # by itself it would come too late
@@ -505,7 +557,13 @@ def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monk
     lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
     publisher = MemoryPublisher(world.broker)
     relay = OutboxRelay(
-        MemoryOutbox(world.database, lease), lease, publisher, topic=TOPIC, batch=BATCH, lease_seconds=LEASE_SECONDS
+        MemoryOutbox(world.database, lease),
+        lease,
+        publisher,
+        topic=TOPIC,
+        identity=lambda: world.broker.identity(TOPIC),
+        batch=BATCH,
+        lease_seconds=LEASE_SECONDS,
     )
     stop = threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,), daemon=True)
@@ -543,10 +601,15 @@ class _Unreliable(MemoryOutbox):
 
     lose_next = False
 
-    def claim(self, limit: int, partitions: int) -> list[Claimed]:
-        rows = super().claim(limit, partitions)
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+        rows = super().claim(limit, partitions, generation)
         self._answer()
         return rows
+
+    def give_up(self, rows: Sequence[Claimed]) -> int:
+        count = super().give_up(rows)
+        self._answer()
+        return count
 
     def settle(self, published: Sequence[Published]) -> None:
         super().settle(published)
@@ -566,6 +629,8 @@ class Relays(RuleBasedStateMachine):
         _Unreliable.lose_next = False
         self.world = World()
         self.relays = [self._relay(0), self._relay(1)]
+        self.gone: set[int] = set()  # numbers on topics that were deleted
+        self.before = 0  # numbers up to here were given for one of those
 
     def _relay(self, number: int) -> OutboxRelay:
         return self.world.relay(f"relay-{number}", queue_records=7, outbox=_Unreliable)
@@ -619,6 +684,13 @@ class Relays(RuleBasedStateMachine):
     def add_a_partition(self) -> None:
         self.world.broker.add_partitions(TOPIC, self.world.broker.partitions(TOPIC) + 1)
 
+    @precondition(lambda self: self.before < self.world.database.next_number - 1)
+    @rule(partitions=st.integers(1, 6))
+    def recreate_the_topic(self, partitions: int) -> None:
+        self.gone |= {number for number, _ in self.world.places()}
+        self.before = self.world.database.next_number - 1
+        self.world.broker.recreate(TOPIC, partitions)
+
     @invariant()
     def a_number_has_one_partition_and_one_file(self) -> None:
         seen: dict[int, tuple[int, bytes | None]] = {}
@@ -628,7 +700,7 @@ class Relays(RuleBasedStateMachine):
 
     @invariant()
     def what_left_the_outbox_is_on_kafka(self) -> None:
-        published = {number for number, _ in self.world.places()}
+        published = self.gone | {number for number, _ in self.world.places()}
         assert set(self.world.database.publications) <= published
         waiting = {row.file_id for row in self.world.database.outbox.values()}
         settled = {row.claimed.file_id for row in self.world.database.publications.values()}
@@ -647,9 +719,15 @@ class Relays(RuleBasedStateMachine):
         self.a_number_has_one_partition_and_one_file()
         self.what_left_the_outbox_is_on_kafka()
         assert self.world.database.outbox == {}
-        numbers = [slot.number for slot in self.world.slots()]
-        assert numbers == list(range(1, len(self.world.database.files) + 1))
-        assert out_of_turn(self.world.slots(), self.world.broker.partitions(TOPIC)) == []
+        numbers = {slot.number for slot in self.world.slots()} | self.gone | set(self.world.database.abandoned)
+        assert numbers == set(range(1, self.world.database.next_number))
+        # A relay that has not heard of the new topic yet may number a batch or two for the old one.
+        stale = {
+            number for number, row in self.world.database.publications.items()
+            if row.claimed.generation < len(self.world.database.topics[TOPIC])
+        } if self.world.database.topics else set()  # fmt: skip
+        slots = [slot for slot in self.world.slots() if slot.number not in stale | set(self.world.database.abandoned)]
+        assert out_of_turn(slots, self.world.broker.partitions(TOPIC)) == []
 
 
 TestRelays = Relays.TestCase

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryStatusSt
 from filemill.adapters.memory_kafka import MemoryBroker
 from filemill.files import NewFile, Status
 from filemill.messages import FileCreated, FileProgress, encode
-from filemill.ports import NotLeader, Record
+from filemill.ports import Applied, NotLeader, Record, TopicIdentity
 from filemill.retry import Unavailable
 from tests.unit.workbench import eventually
 from workers import status_sync
@@ -29,9 +30,23 @@ class MemoryReader(TopicReader):
         self._broker = broker
         self._names = topics
         self.at: dict[tuple[str, int], int] = {}
+        self.known: dict[str, TopicIdentity] = {}
         self.closed = False
 
-    def refresh(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def identities(self) -> dict[str, TopicIdentity]:
+        found = {topic: self._broker.identity(topic) for topic in self._names}
+        return {topic: identity for topic, identity in found.items() if identity is not None}
+
+    def refresh(
+        self, positions: Mapping[tuple[str, int], int], identities: Mapping[str, TopicIdentity] | None = None
+    ) -> None:
+        found = self.identities() if identities is None else identities
+        self.at = {
+            place: offset
+            for place, offset in self.at.items()
+            if place[0] in found and self.known[place[0]].same(found[place[0]])
+        }
+        self.known |= found
         for topic in self._names:
             for partition in range(self._broker.partitions(topic)):
                 self.at.setdefault((topic, partition), positions.get((topic, partition), 0))
@@ -257,6 +272,69 @@ def test_added_partitions_are_read_soon() -> None:
     world.now += status_sync.REFRESH_SECONDS
     sync.step()
     assert world.statuses()[0] is Status.COMPLETED
+
+
+def test_a_topic_that_was_recreated_while_no_sync_ran_is_read_from_its_beginning() -> None:
+    world = World()
+    first = world.sync()
+    first.step()
+    for _ in range(5):
+        world.progress(3)
+        world.completed(3)
+    first.step()
+    first.close()
+    assert world.database.positions[CREATED, 0] == 5
+    world.broker.recreate(CREATED, 2)
+    for _ in range(6):
+        world.completed(1)
+    world.sync("b").step()
+    assert world.statuses()[0] is Status.COMPLETED
+    assert world.database.positions == {(CREATED, 0): 6, (PROGRESS, 0): 5}
+
+
+def test_a_topic_that_is_recreated_under_a_sync_is_read_from_its_beginning() -> None:
+    world = World()
+    sync = world.sync()
+    for _ in range(5):
+        world.completed(3)
+    sync.step()
+    world.broker.recreate(CREATED, 2)
+    world.completed(1)
+    world.now += status_sync.REFRESH_SECONDS
+    sync.step()
+    assert world.statuses()[0] is Status.COMPLETED
+    assert world.database.positions == {(CREATED, 0): 1}
+
+
+def test_positions_of_records_that_waited_for_postgres_are_of_the_topic_that_they_came_from() -> None:
+    world = World()
+    sync = world.sync()
+    sync.step()
+    for _ in range(5):
+        world.completed(3)
+    apply, calls = MemoryStatusStore.apply, []
+
+    def failing(self: MemoryStatusStore, *given: Any, **named: Any) -> Applied:
+        calls.append(1)
+        if len(calls) <= 4:
+            raise Unavailable("Postgres is away")
+        return apply(self, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStatusStore, "apply", failing)
+        for _ in range(4):
+            with pytest.raises(Unavailable):
+                sync.step()
+            world.now += LEASE_SECONDS / 3  # it keeps its lease, and would look at the topics
+            if len(calls) == 1:
+                world.broker.recreate(CREATED, 2)
+                world.completed(1)
+        for _ in range(2):
+            sync.step()
+        world.now += status_sync.REFRESH_SECONDS
+        sync.step()
+    assert world.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
+    assert world.database.positions == {(CREATED, 0): 1}
 
 
 def test_a_batch_is_bounded() -> None:

@@ -1,0 +1,39 @@
+"""The topics that a name has had: which of them something stored is about."""
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+import structlog
+
+from filemill.ports import TopicIdentity
+
+log = structlog.get_logger("topics")
+
+# One at a time: two that number a new topic at once would both take the next number.
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtext('topic_generations'))")
+_KNOWN = sa.text("""
+    UPDATE topic_generations SET seen_at = clock_timestamp()
+    WHERE topic = :topic AND topic_id = :topic_id AND cluster_id = :cluster_id RETURNING generation
+""")
+_ADD = sa.text("""
+    INSERT INTO topic_generations (topic, generation, topic_id, cluster_id, seen_at)
+    SELECT :topic, coalesce(max(generation), 0) + 1, :topic_id, :cluster_id, clock_timestamp()
+    FROM topic_generations WHERE topic = :topic RETURNING generation
+""")
+
+
+def register(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
+    """The generation of each topic, in the caller's transaction; a topic that is new gets the next number."""
+    connection.execute(_LOCK)
+    return {topic: _generation(connection, topic, topics[topic]) for topic in sorted(topics)}
+
+
+def _generation(connection: sa.Connection, topic: str, identity: TopicIdentity) -> int:
+    asked = {"topic": topic, "topic_id": identity.topic_id, "cluster_id": identity.cluster_id}
+    known = connection.execute(_KNOWN, asked).scalar_one_or_none()
+    if known is not None:
+        return int(known)
+    number = int(connection.execute(_ADD, asked).scalar_one())
+    if number > 1:
+        log.warning("The topic is another one than before: it begins again", generation=number, **asked)
+    return number
