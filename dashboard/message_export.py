@@ -28,6 +28,10 @@ def _line(record: Browsed) -> bytes:
         "headers": record.headers,
         "value": value,
     }
+    if record.headers_error is not None:
+        document["headersError"] = record.headers_error
+    if record.odd_timestamp is not None:
+        document["timestamp"] = record.odd_timestamp
     try:
         return msgspec.json.encode(document) + b"\n"
     except (ValueError, TypeError, OverflowError):  # a lone surrogate, a number beyond 64 bits

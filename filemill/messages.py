@@ -19,7 +19,8 @@ PUBLISH_NUMBER = "filemill-publish-number"
 RUN = "filemill-run"
 TRACEPARENT = "traceparent"  # W3C Trace Context
 
-Headers = list[tuple[str, bytes]]
+# In the order of the record; a name may occur several times. None is a null value, which is not an empty one.
+Headers = list[tuple[str, bytes | None]]
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000

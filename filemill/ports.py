@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from filemill.files import Change
-from filemill.messages import Headers
+from filemill.messages import Headers, InvalidMessage
 from filemill.offsets import Commit
 from filemill.telemetry import WorkerEvent
 
@@ -24,15 +24,25 @@ class NotLeader(Exception):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One record of a topic as read."""
+    """One record of a topic as read.
+
+    `timestamp_ms` is the broker's or the producer's, as the topic is set up; 0 if there is none, or if it is not within
+    the years 1970 to 9999. `headers_error`: why the headers cannot be read; `headers` is empty then.
+    """
 
     topic: str
     partition: int
     offset: int
     value: bytes | None
     headers: Headers
-    timestamp_ms: int  # the broker's or the producer's, as the topic is set up
+    timestamp_ms: int
     deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
+    headers_error: str | None = None
+
+    def refuse_unreadable(self) -> None:
+        """Raise InvalidMessage if the headers cannot be read."""
+        if self.headers_error is not None:
+            raise InvalidMessage(self.headers_error)
 
 
 class TopicIdentity(msgspec.Struct, frozen=True):
@@ -162,6 +172,10 @@ class Outbox(Protocol):
         """Delete what the broker has, and note where it put it. A row settled already is passed over."""
 
 
+class UnusableData(Exception):
+    """The database refuses a value of a batch: a record's fault, not the server's. Nothing of the batch is written."""
+
+
 class Applied(msgspec.Struct, frozen=True):
     """What became of a batch of changes: how many rows changed, and which ids no row has.
 
@@ -209,7 +223,7 @@ class StatusStore(Protocol):
         """Apply changes that supersede, store what workers said, and move the positions, all or nothing.
 
         A change that names another file's object, or a run that the row has not begun, is refused and holds up nobody.
-        Raises NotLeader, and then nothing is written.
+        Raises NotLeader or UnusableData, and then nothing is written.
         """
 
 

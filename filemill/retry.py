@@ -30,7 +30,11 @@ class Expelled(Unavailable):
 
 
 class Poisonous(Exception):
-    """A record that no number of attempts can turn into a file."""
+    """A record that no number of attempts can turn into a file. `code`: the kind of fault, for programs."""
+
+    def __init__(self, reason: str, code: str | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):

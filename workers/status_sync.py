@@ -21,7 +21,7 @@ import structlog
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.files import Change
 from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
-from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore
+from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore, UnusableData
 from filemill.retry import Unavailable
 from filemill.telemetry import decode_event
 
@@ -33,6 +33,7 @@ IDLE_SECONDS = 0.1
 GATHER_SECONDS = 0.05
 REFRESH_SECONDS = 3.0
 TROUBLE_SECONDS = 0.5
+REASON_MAX_CHARACTERS = 600
 
 
 class StatusSync:
@@ -131,6 +132,20 @@ class StatusSync:
         return records
 
     def _apply(self, records: Sequence[Record]) -> None:
+        """Apply a batch; where the database refuses a value in it, each record by itself, without the refused ones."""
+        try:
+            self._apply_whole(records)
+        except UnusableData as error:
+            if len(records) == 1:
+                (record,) = records
+                log.warning("Skipped an event", topic=record.topic, offset=record.offset, reason=str(error))
+                positions = {(record.topic, record.partition): record.offset + 1}
+                self._store.apply((), positions, [_rejected(record, f"the database refuses it: {error}")])
+                return
+            for record in records:
+                self._apply([record])
+
+    def _apply_whole(self, records: Sequence[Record]) -> None:
         reading = self._interpret(records)
         positions = {(record.topic, record.partition): record.offset + 1 for record in records}
         changes = [change for _, change in reading.changes]
@@ -147,6 +162,7 @@ class StatusSync:
         reading = _Reading()
         for record in records:
             try:
+                record.refuse_unreadable()
                 if record.topic == self._topic_worker_events:
                     event = decode_event(record.value)
                     reading.events.append(HeardEvent(record.partition, record.offset, event))
@@ -155,7 +171,10 @@ class StatusSync:
                 else:
                     reading.changes.append((record, decode(record.value, FileProgress).change()))
             except InvalidMessage as error:
-                reading.rejected.append(Rejected(record.topic, record.partition, record.offset, str(error)))
+                reading.rejected.append(_rejected(record, str(error)))
+            except Exception as error:  # whatever a record holds, the ones after it are read
+                log.exception("A record could not be interpreted", topic=record.topic, offset=record.offset)
+                reading.rejected.append(_rejected(record, f"{type(error).__name__}: {error}"))
         return reading
 
     def _stand_down(self) -> None:
@@ -186,6 +205,10 @@ class _Reading(msgspec.Struct):
     rejected: list[Rejected] = []
 
 
+def _rejected(record: Record, reason: str) -> Rejected:
+    return Rejected(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
+
+
 def _untrue(reading: _Reading, applied: Applied) -> list[Rejected]:
     """The changes that name an id that no row has, another file's object, or a run that was never begun."""
     if not applied.unknown and not applied.refused:
@@ -196,7 +219,7 @@ def _untrue(reading: _Reading, applied: Applied) -> list[Rejected]:
         for place, (_, change) in enumerate(reading.changes)
     ]
     return [
-        Rejected(record.topic, record.partition, record.offset, reason)
+        _rejected(record, reason)
         for (record, _), reason in zip(reading.changes, reasons, strict=True)
         if reason is not None
     ]

@@ -18,6 +18,8 @@ from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.topic_browser import Browsed, Look, View
 
 LIMIT = 100
+# So many partitions are named that hold more than is shown.
+LEFT_MAX = 6
 STARTS = ["Newest", "From offset", "From time"]
 COLUMNS = [
     Column("place", "Place", "mono", 104, title="partition:offset"),
@@ -25,7 +27,7 @@ COLUMNS = [
     Column("key", "Key", "text", 110, hide_below=900),
     Column("value", "Value"),
     Column("size", "Size", "bytes", 80),
-    Column("headers", "Headers", "number", 76, hide_below=760),
+    Column("headers", "Headers", "mono", 96, hide_below=760),
 ]
 
 
@@ -121,7 +123,15 @@ def _summary(view: View, look: Look) -> str:
     matching = (
         f"{len(view.records):,} of {view.scanned:,} that were looked at" if look.text else f"{len(view.records):,}"
     )
-    return f"{matching} shown; the topic holds about {total:,} records in {len(view.spans)} partitions."
+    shown = f"{matching} shown; the topic holds about {total:,} records in {len(view.spans)} partitions."
+    return f"{shown} {_left(view)}".rstrip()
+
+
+def _left(view: View) -> str:
+    """Where the view ends although there is more."""
+    places = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.left.items())]
+    more = f" and {len(places) - LEFT_MAX} more" if len(places) > LEFT_MAX else ""
+    return f"Not shown: partition {', '.join(places[:LEFT_MAX])}{more}." if places else ""
 
 
 def _place(record: Browsed) -> str:
@@ -135,7 +145,7 @@ def _row(record: Browsed) -> Row:
         "key": record.key,
         "value": one_line(record.value),
         "size": len(record.value) if record.value is not None else None,
-        "headers": len(record.headers),
+        "headers": len(record.headers) if record.headers_error is None else "unreadable",
     }
     return Row(_place(record), cells)
 
@@ -146,9 +156,22 @@ def _details(record: Browsed) -> None:
             size = f"{len(record.value or b''):,} bytes"
             preview("payload", pretty(record.value), title=f"Value of {_place(record)}", note=size)
         with st.container(key="right"):
-            lines = [Fact("Key", record.key if record.key is not None else "(null)", mono=True)]
-            lines += [Fact(name, value, mono=True) for name, value in dict(record.headers).items()]
-            facts("headers", lines, title="Key and headers")
+            facts("headers", _facts(record), title="Key and headers")
+
+
+def _facts(record: Browsed) -> list[Fact]:
+    """Key and headers, in the order of the record; a name that occurs several times is there several times."""
+    lines = [Fact("Key", _said(record.key), mono=True)]
+    if record.odd_timestamp is not None:
+        lines.append(Fact("Timestamp", f"not a time: {record.odd_timestamp} ms", tone="warn"))
+    if record.headers_error is not None:
+        lines.append(Fact("Headers", record.headers_error, tone="bad"))
+    return lines + [Fact(name, _said(value), mono=True) for name, value in record.headers]
+
+
+def _said(text: str | None) -> str:
+    """A null and an empty value told apart."""
+    return "(null)" if text is None else text or "(empty)"
 
 
 shell.show(_messages)

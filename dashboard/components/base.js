@@ -24,7 +24,7 @@ function setAttribute(node, name, value) {
 function reconcile(parent, items, keyOf, create, update) {
   const known = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   items.forEach((item, place) => {
-    const key = String(keyOf(item));
+    const key = String(keyOf(item, place));
     let node = known.get(key);
     if (node) known.delete(key);
     else {

@@ -13,7 +13,7 @@ export default function ({ data, parentElement }) {
   reconcile(
     state.list,
     data.facts,
-    (fact) => fact.name,
+    (_fact, place) => place, // a name may occur several times
     () => el("div", { class: "fact" }, el("dt"), el("dd", { dir: "auto" }, el("span", { class: "dot" }), el("span", { class: "text" }))),
     (node, fact) => {
       const [name, value] = node.children;

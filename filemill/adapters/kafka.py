@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ LINGER_MILLISECONDS = 5
 DELIVERY_TIMEOUT_MILLISECONDS = 30_000
 # A dead letter is the original, which may have the broker's megabyte, and headers; its topic is set up for as much.
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
+
+# Of a header's name that cannot be read, in the sentence that says so.
+_SHOWN_NAME_BYTES = 100
 
 log = structlog.get_logger("kafka")
 
@@ -200,12 +204,26 @@ class KafkaPublisher:
         return len(found.partitions) if found is not None and found.error is None else 0
 
 
+class UnreadableHeaders(ValueError):
+    """A record's headers cannot be read: the text says why."""
+
+
+# `message.headers()` must not be written: see `headers_of`.
+_call_headers: Callable[[Message], Headers | None] = operator.methodcaller("headers")
+
+
 def headers_of(message: Message) -> Headers:
-    """A message's headers; one without a value counts as empty."""
-    raw = message.headers()
-    pairs = raw.items() if isinstance(raw, dict) else raw or []
-    return [(str(name), _bytes(value)) for name, value in pairs]
+    """A message's headers in their order. Raises UnreadableHeaders if a name is not UTF-8.
 
-
-def _bytes(value: str | bytes | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""
+    The only place that may ask a message for them. For such a name the client returns a list with a null pointer in it
+    and leaves an exception set (docs/confluent-kafka-headers.md). A call through `methodcaller` is checked by the
+    interpreter, which raises SystemError and drops the list; `message.headers()` in code that runs often is not
+    checked, and the list ends the process. The message itself keeps the list, so it is replaced.
+    """
+    try:
+        return _call_headers(message) or []
+    except (SystemError, UnicodeDecodeError) as error:
+        message.set_headers([])
+        cause = error if isinstance(error, UnicodeDecodeError) else error.__cause__
+        name = f": {cause.object[:_SHOWN_NAME_BYTES]!r}" if isinstance(cause, UnicodeDecodeError) else ""
+        raise UnreadableHeaders(f"headers unreadable: a name is not UTF-8{name}") from None

@@ -28,7 +28,13 @@ def read_commits(settings: Settings) -> list[CommitSeen]:
 
 
 def _commit_in(message: Message, settings: Settings) -> CommitSeen | None:
-    key, value = _bytes(message.key()), message.value()
+    try:
+        return _read_commit(_bytes(message.key()), message.value(), settings)
+    except (struct.error, IndexError, UnicodeDecodeError):
+        return None  # not what a broker writes: somebody else's record
+
+
+def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> CommitSeen | None:
     if key is None or value is None:
         return None
     read = _Reader(key)

@@ -1,7 +1,7 @@
 """Reading topics: records from a consumer, all partitions without a group, a whole topic to its end."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka import client_config, headers_of, kafka_errors, new_client, unavailable
+from filemill.adapters.kafka import UnreadableHeaders, client_config, headers_of, kafka_errors, new_client, unavailable
 from filemill.adapters.kafka_admin import PartitionOffsets
 from filemill.adapters.kafka_topics import TopicIdentities
 from filemill.ports import Record, TopicIdentity
@@ -36,9 +36,14 @@ SILENT_SECONDS = 20.0
 # After this long without anything it looks whether the topic still exists.
 DOUBT_SECONDS = 2.0
 
+# The last day of the year 9999: no calendar here goes on, and time zones need some hours before its end.
+LATEST_TIMESTAMP_MILLISECONDS = 253_402_214_400_000
+
+PARTITION_EOF = KafkaError._PARTITION_EOF
+
 # Said by a client that lost the broker for a moment: it reconnects by itself.
 PASSING = {
-    KafkaError._PARTITION_EOF,
+    PARTITION_EOF,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
@@ -87,14 +92,27 @@ def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
 
 
 def to_record(message: Message) -> Record:
-    """A message that is no error, as the rest of the system knows it."""
+    """A message that is no error, as the rest of the system knows it. Raises nothing, whatever the record holds."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
+    try:
+        headers, headers_error = headers_of(message), None
+    except UnreadableHeaders as error:
+        headers, headers_error = [], str(error)
+    return Record(
+        topic, partition, offset, message.value(), headers, timestamp_of(message) or 0, headers_error=headers_error
+    )
+
+
+def timestamp_of(message: Message) -> int | None:
+    """Milliseconds since 1970; None if the message has no timestamp, or one that is no moment.
+
+    A producer may write any 64-bit number, and many topics take it: seconds, microseconds, a negative one.
+    """
     kind, stamp = message.timestamp()
-    timestamp = 0 if kind == TIMESTAMP_NOT_AVAILABLE else stamp
-    return Record(topic, partition, offset, message.value(), headers_of(message), timestamp)
+    return stamp if kind != TIMESTAMP_NOT_AVAILABLE and 0 <= stamp <= LATEST_TIMESTAMP_MILLISECONDS else None
 
 
 def reader_config(settings: Settings, role: str, **properties: str | int) -> dict[str, Any]:
@@ -191,18 +209,41 @@ def messages_to_end(
     Readers see committed transactions only (librdkafka's default): an open one ends the partition at its beginning.
     Raises retry.Unavailable.
     """
+    return messages_until(settings, topic, starts, ends, role, _never, **properties)
+
+
+def _never(_message: Message) -> bool:
+    return False
+
+
+def messages_until(
+    settings: Settings,
+    topic: str,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int],
+    role: str,
+    enough: Callable[[Message], bool],
+    **properties: str | int,
+) -> Generator[Message]:
+    """As `messages_to_end`; `enough` is asked after each message, and by True ends the reading of its partition."""
     if not ends:
         return
     consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **properties}))
     try:
         with kafka_errors(settings):
             consumer.assign([TopicPartition(topic, number, starts.get(number, 0)) for number in sorted(ends)])
-        yield from _until(consumer, settings, topic, ends)
+        yield from _until(consumer, settings, topic, ends, enough)
     finally:
         consumer.close()
 
 
-def _until(consumer: Consumer, settings: Settings, topic: str, ends: Mapping[int, int]) -> Iterator[Message]:
+def _until(
+    consumer: Consumer,
+    settings: Settings,
+    topic: str,
+    ends: Mapping[int, int],
+    enough: Callable[[Message], bool],
+) -> Iterator[Message]:
     left, heard_at, doubted = set(ends), time.monotonic(), False
     while left:
         for message in _batch(consumer, settings):
@@ -212,6 +253,9 @@ def _until(consumer: Consumer, settings: Settings, topic: str, ends: Mapping[int
             heard_at = time.monotonic()
             if message.error() is None and offset < ends[partition]:
                 yield message
+                if enough(message):
+                    left.discard(partition)
+                    consumer.pause([TopicPartition(topic, partition)])
             if message.error() is not None or offset + 1 >= ends[partition]:
                 left.discard(partition)
         silence = time.monotonic() - heard_at

@@ -36,12 +36,14 @@ from filemill.ports import (
     Rejected,
     StoredObject,
     TopicIdentity,
+    UnusableData,
 )
 from filemill.retry import Unavailable
 from filemill.rotation import slots
 from filemill.telemetry import WorkerEvent
 
 LIST_PAGE = 1000
+INT32_MAX = 2**31 - 1
 
 
 class MemoryFile(msgspec.Struct):
@@ -309,6 +311,8 @@ class MemoryStatusStore:
         """Apply what supersedes, store events and move the positions."""
         with self._database.transaction():
             self._lease.fence()
+            if any((change.attempt or 0) > INT32_MAX for change in changes):
+                raise UnusableData("integer out of range")
             changed, unknown = 0, set()
             refused = self._refused(changes)
             for change in fold([change for place, change in enumerate(changes) if place not in refused]):

@@ -5,13 +5,15 @@ from itertools import groupby
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import DataError, IntegrityError
 
+from filemill.adapters.postgres import first_line
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_topics import register
 from filemill.adapters.tables import Tombstone
 from filemill.files import Change, ForeignKey, claim_key, fold
-from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity
+from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
 
 # The rule of filemill.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
 # two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
@@ -115,6 +117,18 @@ class PostgresStatusStore:
         events: Sequence[HeardEvent] = (),
     ) -> Applied:
         """Apply what supersedes, store events and move the positions, in one transaction."""
+        try:
+            return self._apply(changes, positions, rejected, events)
+        except (DataError, IntegrityError) as error:
+            raise UnusableData(first_line(error.orig)) from None
+
+    def _apply(
+        self,
+        changes: Sequence[Change],
+        positions: Mapping[tuple[str, int], int],
+        rejected: Sequence[Rejected],
+        events: Sequence[HeardEvent],
+    ) -> Applied:
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             applied = apply_changes(connection, changes)

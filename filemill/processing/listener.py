@@ -8,6 +8,7 @@ import structlog
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.commands import Command, Standing, decode_command
 from filemill.messages import InvalidMessage
+from filemill.ports import Record
 from filemill.processing.reporter import Reporter
 from filemill.retry import Unavailable
 from filemill.telemetry import Kind
@@ -55,18 +56,26 @@ class CommandListener:
                         reader.refresh({})
                     rounds += 1
                     for record in reader.read(READ_RECORDS, READ_SECONDS):
-                        self._take(record.value)
+                        self._take_safely(record)
                 except Unavailable as error:
                     log.debug("Commands cannot be read for now", error=str(error))
                     self._stop.wait(REFRESH_SECONDS)
         finally:
             reader.close()
 
-    def _take(self, value: bytes | None) -> None:
+    def _take_safely(self, record: Record) -> None:
+        """No command ends the thread: the next ones would be ignored, unsaid."""
         try:
-            command: Command = decode_command(value)
+            self._take(record)
+        except Exception:
+            log.exception("A command could not be followed", partition=record.partition, offset=record.offset)
+
+    def _take(self, record: Record) -> None:
+        try:
+            record.refuse_unreadable()
+            command: Command = decode_command(record.value)
         except InvalidMessage as error:
-            log.warning("Skipped a command", reason=str(error))
+            log.warning("Skipped a command", partition=record.partition, offset=record.offset, reason=str(error))
             return
         was_quiet = self._standing.quiet
         cancelled = self._standing.take(command)

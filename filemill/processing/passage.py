@@ -45,6 +45,8 @@ log = structlog.get_logger("processor")
 PROGRESS_LEAST_SECONDS = 1.0
 # Headers of a dead letter: well below the broker's megabyte, long enough to find the line.
 TRACE_MAX_CHARACTERS = 8000
+# The code of a dead letter whose original has headers that cannot be read.
+HEADERS_UNREADABLE = "headers_unreadable"
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
@@ -219,6 +221,8 @@ class Passage:
         self._entered = time.monotonic()
         self.stage = "read"
         self._refuse_last_deliveries()
+        if self.record.headers_error is not None:
+            raise Poisonous(self.record.headers_error, HEADERS_UNREADABLE)
         try:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
@@ -328,7 +332,7 @@ class Passage:
 
     async def _announce(self, event: FileCreated) -> None:
         trace = header(self.record.headers, TRACEPARENT)
-        headers = [(TRACEPARENT, trace.encode())] if trace else []
+        headers: Headers = [(TRACEPARENT, trace.encode())] if trace else []
         await self._publish(self._workplace.topics.created, encode(event), headers)
 
     async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
@@ -436,6 +440,8 @@ class Passage:
             "filemill-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "filemill-trace": _explain(error)["trace"],
         }
+        if isinstance(error, Poisonous) and error.code is not None:
+            facts["filemill-code"] = error.code
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
 
 

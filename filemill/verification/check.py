@@ -37,6 +37,8 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
         report.dead_letters = evidence.dead_letters()
         report.duplicate_results = evidence.duplicate_results()
         report.unreadable_events = evidence.unreadable_events
+        for topic, count in sorted(evidence.unreadable_headers.items()):
+            report.note(f"{topic} has {count} records whose headers cannot be read")
         await check_bucket(engine, store, report)
         with engine.connect() as connection:
             report.deleted = connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()

@@ -6,6 +6,7 @@ more memory than a thousand.
 
 import contextlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +113,8 @@ class Evidence:
 
     def __init__(self) -> None:
         self.unreadable_events = 0
+        # Records whose headers cannot be read, by topic.
+        self.unreadable_headers: Counter[str] = Counter()
         self.committed: dict[int, int | None] = {}
         self.partitions = 0
         # Topics whose beginning is gone by retention: what they do not say proves nothing.
@@ -221,6 +224,7 @@ def _request(record: Record) -> Request:
 def _results(records: Iterable[Record], evidence: Evidence) -> Iterator[Result]:
     for record in records:
         try:
+            record.refuse_unreadable()
             event = decode(record.value, FileCreated)
         except InvalidMessage:
             evidence.unreadable_events += 1
@@ -231,6 +235,7 @@ def _results(records: Iterable[Record], evidence: Evidence) -> Iterator[Result]:
 def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[Cancelled]:
     for record in records:
         try:
+            record.refuse_unreadable()
             event = decode_event(record.value)
         except InvalidMessage:
             evidence.unreadable_events += 1
@@ -250,7 +255,15 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Eviden
         evidence.truncated.add(topic)
     since = dict(evidence.read_to)
     evidence.read_to.update({(topic, part.partition): part.end for part in spans if part.end is not None})
-    return read_topic(settings, topic, spans, "verify", since)
+    return _counted(read_topic(settings, topic, spans, "verify", since), evidence)
+
+
+def _counted(records: Iterable[Record], evidence: Evidence) -> Iterator[Record]:
+    """Pass them on, and count those whose headers cannot be read."""
+    for record in records:
+        if record.headers_error is not None:
+            evidence.unreadable_headers[record.topic] += 1
+        yield record
 
 
 @contextlib.contextmanager

@@ -158,6 +158,7 @@ def distinct(executions: Sequence[Execution]) -> list[Execution]:
 
 def _note_result(record: Record, history: History) -> None:
     try:
+        record.refuse_unreadable()
         event = decode(record.value, FileCreated)
     except InvalidMessage:
         return
@@ -188,6 +189,7 @@ def _note_dead_letter(record: Record, history: History) -> None:
 
 def _note_event(record: Record, history: History) -> None:
     try:
+        record.refuse_unreadable()
         event = decode_event(record.value)
     except InvalidMessage:
         return
@@ -203,7 +205,7 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime 
 
 
 def _size(record: Record) -> int:
-    return len(record.value or b"") + sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
 
 
 def _moment(record: Record) -> float:

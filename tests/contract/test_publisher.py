@@ -138,7 +138,13 @@ def test_each_partition_keeps_the_order_of_publishing(broker: BrokerBench) -> No
 
 
 def test_value_and_headers_arrive_as_they_were(broker: BrokerBench) -> None:
-    headers: Headers = [("filemill-run", b"1"), ("twice", b"a"), ("twice", b""), ("bytes", b"\x00\xff")]
+    headers: Headers = [
+        ("filemill-run", b"1"),
+        ("twice", b"a"),
+        ("twice", b""),
+        ("twice", None),
+        ("bytes", b"\x00\xff"),
+    ]
     broker.publisher.publish(broker.topic, b"\x00\xff{}", partition=1, headers=headers)
     broker.publisher.publish(broker.topic, None, partition=1)
     broker.publisher.flush(DEADLINE_SECONDS)

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from filemill.files import Change, Standing, Status, supersedes
-from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore, TopicIdentity
+from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore, TopicIdentity, UnusableData
 from filemill.telemetry import Kind, WorkerEvent
 from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
 
@@ -72,6 +72,17 @@ def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseBe
     assert (row["s3_location"], row["sha256"], row["size"]) == (f"file-{file_id}-1.txt", "ab" * 32, 7)
     assert (row["started_at"], row["finished_at"]) == (T0, T0 + timedelta(seconds=60))
     assert (row["partition"], row["offset"], row["attempt"], row["step"]) == (1, 15, 1, 6)
+
+
+def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: DatabaseBench) -> None:
+    good, bad = bench.submit(["a", "b"])
+    _, store = _leader(bench)
+    beyond = msgspec.structs.replace(_completed(bad), attempt=2**31)
+    with pytest.raises(UnusableData):
+        store.apply([_completed(good), beyond], {("file.created", 0): 2})
+    assert bench.row(good)["status"] == "pending"
+    assert store.positions() == {}
+    assert store.apply([_completed(good)], {}) == Applied(1, [])
 
 
 def test_progress_after_the_end_changes_nothing(bench: DatabaseBench) -> None:

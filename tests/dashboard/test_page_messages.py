@@ -11,6 +11,7 @@ from filemill.adapters.topic_browser import Browsed
 from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
+from tests.integration.raw_records import RawRecord, publish_raw
 
 
 def rows(page: Page) -> dict[str, dict[str, Any]]:
@@ -64,6 +65,32 @@ def test_one_message_whole(filled: Settings, open_page: OpenPage) -> None:
     assert page.shown("preview", "payload")["text"] == '{\n  "fileId": 2,\n  "text": "<b>2</b>"\n}'
     facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
     assert facts == {"Key": "k", "filemill-run": "7"}
+
+
+def test_headers_of_one_name_are_all_shown_and_null_is_not_empty(settings: Settings, open_page: OpenPage) -> None:
+    headers = [("twice", b"1"), ("twice", b""), ("none", None)]
+    topics.publish(settings, settings.topic_created, [b"{}"], partition=0, headers=headers)
+    page = open_page(settings, "messages", topic=settings.topic_created, place="0:0")
+    facts = [(fact["name"], fact["value"]) for fact in page.shown("facts", "headers")["facts"]]
+    assert facts == [("Key", "(null)"), ("twice", "1"), ("twice", "(empty)"), ("none", "(null)")]
+
+
+def test_a_record_whose_headers_cannot_be_read_is_shown_with_the_reason(
+    settings: Settings, open_page: OpenPage
+) -> None:
+    publish_raw(settings, settings.topic_created, [RawRecord(b"{}", None, [(b"caf\xe9", b"1")])])
+    page = open_page(settings, "messages", topic=settings.topic_created, place="0:0")
+    assert rows(page)["0:0"]["headers"] == "unreadable"
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
+    assert facts["Headers"] == "headers unreadable: a name is not UTF-8: b'caf\\xe9'"
+
+
+def test_what_is_not_shown_is_told_by_partition(settings: Settings, open_page: OpenPage) -> None:
+    for partition in range(2):
+        topics.publish(settings, settings.topic_created, [b"{}"] * 80, partition=partition)
+    page = open_page(settings, "messages", topic=settings.topic_created, start="From offset", **{"from": "0"})
+    assert len(rows(page)) == 100
+    assert any("Not shown: partition 1 from offset 20." in caption.value for caption in page.app.caption)
 
 
 def test_an_empty_topic_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryStatusStore
 from filemill.adapters.memory_kafka import MemoryBroker
-from filemill.files import NewFile, Status
-from filemill.messages import FileCreated, FileProgress, encode
-from filemill.ports import Applied, NotLeader, Record, TopicIdentity
+from filemill.files import Change, NewFile, Status
+from filemill.messages import FileCreated, FileProgress, decode_created, encode
+from filemill.ports import Applied, NotLeader, Record, TopicIdentity, UnusableData
 from filemill.retry import Unavailable
 from tests.unit.workbench import eventually
 from workers import status_sync
@@ -175,6 +176,58 @@ def test_an_unknown_id_is_counted_and_passed() -> None:
     assert world.statuses()[0] is Status.COMPLETED
     assert list(world.database.rejected) == [(CREATED, 0, 0)]
     assert "99" in world.database.rejected[CREATED, 0, 0]
+
+
+def test_a_record_whose_headers_cannot_be_read_is_counted_and_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    sync = world.sync()
+    sync.step()
+    world.completed(1)
+    world.completed(2)
+    (reader,) = world.readers
+    read = reader.read
+
+    def unreadable(limit: int, seconds: float) -> list[Record]:
+        first, *others = read(limit, seconds)
+        return [msgspec.structs.replace(first, headers_error="headers unreadable"), *others]
+
+    monkeypatch.setattr(reader, "read", unreadable)
+    sync.step()
+    assert world.statuses()[:2] == [Status.PENDING, Status.COMPLETED]
+    assert world.database.rejected == {(CREATED, 0, 0): "headers unreadable"}
+
+
+def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    for file_id in (1, 2, 3):
+        world.completed(file_id)
+    apply = MemoryStatusStore.apply
+
+    def refuse(store: MemoryStatusStore, changes: Sequence[Change], *others: Any) -> Applied:
+        if any(change.file_id == 2 for change in changes):
+            raise UnusableData("no such value")
+        return apply(store, changes, *others)
+
+    monkeypatch.setattr(MemoryStatusStore, "apply", refuse)
+    world.sync().step()
+    assert world.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
+    assert world.database.rejected == {(CREATED, 0, 1): "the database refuses it: no such value"}
+    assert world.database.positions[CREATED, 0] == 3
+
+
+def test_an_exception_that_nobody_foresaw_costs_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.completed(1)
+    world.broker.append(CREATED, 0, b"boom")
+    world.completed(2)
+
+    def decode(value: bytes | None) -> FileCreated:
+        return 1 // 0 if value == b"boom" else decode_created(value)  # type: ignore[return-value]
+
+    monkeypatch.setattr(status_sync, "decode_created", decode)
+    world.sync().step()
+    assert world.statuses()[:2] == [Status.COMPLETED] * 2
+    assert "ZeroDivisionError" in world.database.rejected[CREATED, 0, 1]
 
 
 def test_what_workers_say_is_stored() -> None:

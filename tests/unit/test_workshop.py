@@ -5,6 +5,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from filemill.content import render, sha256_hex
@@ -172,7 +173,7 @@ def test_a_poisonous_record_goes_to_the_dead_letters_at_once_and_untouched(value
         assert {each.offset for each in it.finished(2)} == {7, 8}
         (letter,) = it.broker.records(TOPICS.dead_letters)
         assert letter.value == value
-        named = {name: raw.decode() for name, raw in letter.headers}
+        named = {name: (raw or b"").decode() for name, raw in letter.headers}
         assert named["filemill-reason"]
         assert (named["filemill-topic"], named["filemill-partition"], named["filemill-offset"]) == (CREATE, "1", "7")
         assert named["filemill-attempts"] == "1"
@@ -198,6 +199,25 @@ def test_a_poisonous_record_of_nobody_has_no_event() -> None:
         assert it.events() == []
 
 
+def test_a_record_whose_headers_cannot_be_read_is_parked_with_a_code() -> None:
+    with bench() as it:
+        it.start(msgspec.structs.replace(record(0), headers=[], headers_error="headers unreadable: why"), record(1))
+        it.finished(2)
+        (letter,) = it.broker.records(TOPICS.dead_letters)
+        assert letter.value == record(0).value
+        assert dict(letter.headers)["filemill-code"] == b"headers_unreadable"
+        assert dict(letter.headers)["filemill-reason"] == b"headers unreadable: why"
+
+
+def test_a_dead_letter_keeps_all_headers_in_their_order_null_ones_too() -> None:
+    with bench() as it:
+        headers = [("a", None), ("b", b""), ("a", b"2"), ("b", None)]
+        it.start(msgspec.structs.replace(record(0, value=b"{}"), headers=headers))
+        it.finished(1)
+        (letter,) = it.broker.records(TOPICS.dead_letters)
+        assert letter.headers[:4] == headers
+
+
 def test_an_error_of_the_records_own_has_its_attempts_and_then_parks() -> None:
     with bench() as it:
         it.store.failing[KEY_1] = ValueError("boom")
@@ -205,7 +225,7 @@ def test_an_error_of_the_records_own_has_its_attempts_and_then_parks() -> None:
         it.finished(1)
         assert it.store.tries == [KEY_1] * 3
         (letter,) = it.broker.records(TOPICS.dead_letters)
-        named = {name: raw.decode() for name, raw in letter.headers}
+        named = {name: (raw or b"").decode() for name, raw in letter.headers}
         assert named["filemill-attempts"] == "3"
         assert "boom" in named["filemill-trace"]
         (event,) = it.events()

@@ -1,0 +1,159 @@
+"""Records whose header names are not UTF-8: the Kafka client cannot read them, and no process may end by that."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_commits import read_commits
+from filemill.adapters.topic_browser import Look, browse
+from filemill.dead_letters import read_dead_letters
+from filemill.messages import encode
+from filemill.settings import Settings, as_environment
+from filemill.verification.history import read_history
+from tests.integration import topics
+from tests.integration.processes import Process, wait_until
+from tests.integration.raw_records import RawRecord, publish_raw
+from tests.integration.world import World, pipeline
+from tests.servers import Servers
+
+BAD_NAME = b"caf\xe9"
+BAD_HEADERS = [(b"fine", b"1"), (BAD_NAME, b"1")]
+REASON = "headers unreadable: a name is not UTF-8: b'caf\\xe9'"
+NOW = "2026-01-04T12:00:00.000Z"
+REPEATED = 3000
+READS_ALL = """
+import gc, sys
+from confluent_kafka import Consumer, TopicPartition
+from filemill.adapters.kafka import UnreadableHeaders, headers_of
+from filemill.adapters.kafka_reader import to_record
+
+broker, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+consumer = Consumer({"bootstrap.servers": broker, "group.id": "a-child", "auto.offset.reset": "earliest"})
+consumer.assign([TopicPartition(topic, 0, 0)])
+messages = []
+while len(messages) < count:
+    messages += [message for message in consumer.consume(500, timeout=1) if message.error() is None]
+records = [to_record(message) for message in messages]
+gc.collect()
+assert all(message.headers() == [] for message in messages), "the message keeps nothing that is half made"
+print(sum(record.headers_error is not None for record in records), records[0].headers_error)
+del messages, records
+gc.collect()
+consumer.close()
+"""
+
+
+def test_reading_thousands_of_them_neither_ends_a_process_nor_leaves_half_made_lists(settings: Settings) -> None:
+    publish_raw(settings, settings.topic_created, [RawRecord(b"{}", None, BAD_HEADERS)] * REPEATED)
+    argv = [sys.executable, "-c", READS_ALL, settings.kafka_broker, settings.topic_created, str(REPEATED)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"{REPEATED} {REASON}"), done.stderr
+
+
+def joined(world: World) -> Process:
+    """One processor, in its group."""
+    if world.settings.group_protocol != "share":
+        return world.start("processor")[0]
+    member = world.crew.start("processor", None)
+    wait_until(lambda: member.said("Joined"), 40, f"{member.name} is in")
+    return member
+
+
+@pytest.mark.parametrize("protocol", ["classic-eager", "classic-cooperative", "consumer", "share"])
+def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complete(
+    protocol: str, servers: Servers, tmp_path: Path
+) -> None:
+    with pipeline(servers, tmp_path, group_protocol=protocol) as world:
+        settings = world.settings
+        world.host("sync")
+        processor = joined(world)
+        (request,) = world.insert(1)
+        values = [encode(request), b'{"a": 1}', None]
+        offsets = publish_raw(
+            settings, settings.topic_create, [RawRecord(value, b"\xff", BAD_HEADERS) for value in values]
+        )
+        world.wait_for(world.request_on(0, 2))
+        world.wait_for([request.file_id], "failed")
+        assert world.file(request.file_id).error == REASON
+        letters = topics.read(settings, settings.topic_dead_letters)
+        found = {int(letter.headers["filemill-offset"]): letter for letter in letters}
+        assert [found[offset or 0].value for offset in offsets] == values
+        for letter in letters:
+            assert letter.headers["filemill-code"] == b"headers_unreadable"
+            assert letter.headers["filemill-reason"].decode() == REASON
+            assert letter.headers["filemill-partition"] == b"0"
+        assert processor.alive
+        report = world.assert_clean()
+        assert report.notes == [f"{settings.topic_create} has 3 records whose headers cannot be read"]
+
+
+@pytest.fixture(scope="module")
+def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A pipeline in which each topic has such a record."""
+    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
+        world.start("sync", "processor")
+        settings = world.settings
+        for topic in (settings.topic_created, settings.topic_progress, settings.topic_worker_events):
+            publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS, partition=2)])
+        for topic in (settings.topic_create, settings.topic_dead_letters, settings.topic_worker_commands):
+            publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
+        world.wait_for(world.request_on(0, 1))
+        yield world
+        assert [member.name for member in world.crew.members if not member.alive] == []
+
+
+def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_counted(running: World) -> None:
+    settings = running.settings
+    names = {settings.topic_created, settings.topic_progress, settings.topic_worker_events}
+    wait_until(
+        lambda: {row["topic"] for row in running.rejected() if row["reason"] == REASON} == names, 10, "each is counted"
+    )
+
+
+def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(running: World) -> None:
+    settings = running.settings
+    processor = next(member for member in running.crew.members if member.name.startswith("processor"))
+    wait_until(lambda: processor.said("Skipped a command", reason=REASON), 10, "it is skipped")
+    (request,) = running.insert(1)
+    cancel = json.dumps({"order": "cancel", "timestamp": NOW, "files": [[request.file_id, 1]]}).encode()
+    topics.publish(settings, settings.topic_worker_commands, [cancel], partition=0)
+    topics.publish(settings, settings.topic_create, [encode(request)], partition=0)
+    wait_until(lambda: processor.said("Cancelled", file=request.file_id), 10, "the file is not made")
+
+
+def test_every_reader_of_topics_survives_them(running: World) -> None:
+    settings, admin = running.settings, KafkaAdmin(running.settings)
+    report = running.verify()
+    assert f"{settings.topic_created} has 1 records whose headers cannot be read" in report.notes
+    assert len(report.notes) == 4, "all topics but those of progress and commands"
+    assert read_history(settings, admin).requests
+    assert read_commits(settings)
+
+    def codes() -> set[str | None]:
+        letters = read_dead_letters(settings, admin, running.engine)
+        return {dict(letter.headers).get("filemill-code") for letter in letters}
+
+    wait_until(lambda: codes() == {None, "headers_unreadable"}, 10, "the letter of the worker's and the bad one")
+
+
+def test_the_commands_survive_them(world: World) -> None:
+    settings = world.settings
+    for topic in (settings.topic_create, settings.topic_dead_letters):
+        publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
+    environment = as_environment(settings)
+    for arguments in (["verify"], ["dlq", "list"], ["offsets", "preview", "--to", "latest"]):
+        process = world.crew.run(arguments[0], [sys.executable, "-m", "filemill", *arguments], environment)
+        assert process.stopped(60) == 0, process.tail(50)
+
+
+def test_the_browser_shows_them_as_such(running: World) -> None:
+    settings = running.settings
+    spans = KafkaAdmin(settings).offsets(None, settings.topic_created)
+    view = browse(settings, spans, Look(settings.topic_created, 2, None, "unreadable", 10))
+    (record,) = view.records
+    assert (record.headers, record.headers_error, record.value) == ([], REASON, b"{}")
