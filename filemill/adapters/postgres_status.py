@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError
 
-from filemill.adapters.postgres import first_line
+from filemill.adapters.errors import first_line
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_topics import register
