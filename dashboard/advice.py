@@ -1,10 +1,11 @@
 """What an operator should know or do, in sentences. Pure: what is sampled goes in, advice comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from filemill.adapters.postgres_reads import OutboxState
 from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState
+from filemill.stalls import Reason, StalledPartition
 
 # A sample that is older than so many of the monitor's intervals is not "now" any more.
 SILENT_INTERVALS = 5
@@ -14,6 +15,14 @@ STUCK_SECONDS = 5.0
 # A lag that moves by less than this, or by less than this share of what is done, stands still.
 STEADY_PER_SECOND = 0.2
 STEADY_SHARE = 0.05
+_WHAT_TO_DO = {
+    Reason.QUIET: "",
+    Reason.BREAKER: "It continues when the server answers.",
+    Reason.RECORD: "Restart the worker: another one then processes the record again. Keep its log.",
+    Reason.COMMITS: "Look at its log. If it goes on, restart the worker.",
+    Reason.SILENT: "Look at its log and whether it reaches Kafka. If it goes on, restart it.",
+    Reason.UNKNOWN: "Look at its log. If it goes on, restart it.",
+}
 _UNSETTLED = {"PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING"}
 
 
@@ -31,12 +40,13 @@ def advise(
     lags: Lags | None,
     outbox: OutboxState,
     leases: Mapping[str, LeaseState],
+    stalled: Sequence[StalledPartition] = (),
     *,
     interval_seconds: float,
 ) -> list[Advice]:
     """The most pressing first."""
     silence = _silence(group, interval_seconds)
-    found = [] if silence else _about_group(group, lags)
+    found = [] if silence else [*_about_group(group, lags), *_about_stalled(stalled)]
     found += _about_roles(outbox, leases)
     return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
 
@@ -103,6 +113,22 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
         )
     elif idle:
         found.append(Advice("warn", f"{_number(idle).capitalize()} of {members} workers has no partition yet"))
+    return found
+
+
+def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
+    """One of each reason and owner: a server that is unreachable stops many partitions at once."""
+    alike: dict[tuple[Reason, str], list[StalledPartition]] = {}
+    for one in stalled:
+        place = one.sentence if one.reason is Reason.RECORD else ""
+        alike.setdefault((one.reason, f"{one.owner} {place}"), []).append(one)
+    found = []
+    for (reason, _), some in alike.items():
+        names = _names("partition", [one.partition for one in some])
+        verb = "does" if len(some) == 1 else "do"
+        tone = "warn" if some[0].explained else "bad"
+        text = f"{some[0].sentence[0].upper()}{some[0].sentence[1:]}. {_WHAT_TO_DO[reason]}".strip()
+        found.append(Advice(tone, f"{names} {verb} not move", text))
     return found
 
 

@@ -21,7 +21,7 @@ from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.commands import Order
 from filemill.dead_letters import DeadLetter, LetterFacts
-from filemill.operations import Action
+from filemill.operations import Action, UnknownWorker
 from filemill.retry import Unavailable
 
 # A whole topic is read: longer than for an answer of the database alone.
@@ -180,11 +180,10 @@ def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
         refuse_other_sites(request)
 
         def work() -> None:
-            with services.reading() as connection:
-                known = {worker.id for worker in list_workers(connection)}
-            if worker_id not in known:
-                raise Refused(404, "not_found", f"there is no worker {worker_id}", "id")
-            services.operations.order(order, worker_id, actor_of(request))
+            try:
+                services.operations.order(order, worker_id, actor_of(request))
+            except UnknownWorker as error:
+                raise Refused(404, "not_found", str(error), "id") from None
 
         await threads.run(work, 2 * threads.patience)
         return Response(status_code=204)
@@ -204,6 +203,12 @@ def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
     async def pipeline() -> Response:
         def work() -> object:
             with services.reading() as connection:
-                return overview(connection, services.settings.kafka_group)
+                settings = services.settings
+                return overview(
+                    connection,
+                    settings.kafka_group,
+                    processing_seconds=settings.longest_job_seconds,
+                    session_seconds=settings.session_timeout_ms / 1000,
+                )
 
         return json_answer(await threads.run(work))

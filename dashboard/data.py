@@ -302,7 +302,15 @@ class Data:
 
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:
-            return self._meter.take(overview(connection, self.services.settings.group_id))
+            settings = self.services.settings
+            return self._meter.take(
+                overview(
+                    connection,
+                    settings.group_id,
+                    processing_seconds=settings.longest_job_seconds,
+                    session_seconds=settings.session_timeout_ms / 1000,
+                )
+            )
 
     def _read_files(self, query: FileQuery) -> FilePage:
         with self.services.reading() as connection:

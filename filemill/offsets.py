@@ -97,6 +97,16 @@ class PartitionOffsets:
         """What may be committed: the lowest unfinished offset, or the one after the last delivered; None at first."""
         return self._delivered[0] if self._delivered else self._next
 
+    @property
+    def uncommitted(self) -> bool:
+        """Whether something finished since the last acknowledged commit."""
+        return self._version != self._acknowledged_version
+
+    @property
+    def acknowledged_version(self) -> int:
+        """Grows with each commit that the broker took."""
+        return self._acknowledged_version
+
     def deliver(self, offset: int) -> bool:
         """Note a record read from the partition; False where it is finished already and must not be done again.
 

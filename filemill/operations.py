@@ -22,6 +22,7 @@ from filemill.adapters.postgres_operations import (
     retry_files,
 )
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
+from filemill.adapters.postgres_reads_workers import knows_worker
 from filemill.commands import Command, Order
 from filemill.files import Status, to_milliseconds
 from filemill.ports import Publisher
@@ -43,6 +44,13 @@ class Outcome(msgspec.Struct, frozen=True):
 
     done: list[int]
     refused: list[Refused]
+
+
+class UnknownWorker(LookupError):
+    """No worker of this name has ever reported itself."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"there is no worker named {worker_id}; `filemill workers list` shows their names")
 
 
 class Action(enum.StrEnum):
@@ -151,7 +159,11 @@ class Operations:
             return matching_ids(connection, statuses, selection.search, after=after, upto=upto, limit=limit)
 
     def order(self, order: Order, worker_id: str | None, actor: str) -> None:
-        """Tell one worker, or all, to be quiet or to resume. Raises retry.Unavailable."""
+        """Tell one worker, or all, to be quiet or to resume. Raises UnknownWorker, retry.Unavailable."""
+        if worker_id is not None:
+            with self._engine.connect() as connection:
+                if not knows_worker(connection, worker_id):
+                    raise UnknownWorker(worker_id)
         command = Command(order=order, worker_id=worker_id, timestamp=_now())
         self._send(command)
         with self._engine.begin() as connection:

@@ -40,12 +40,25 @@ class Kind(enum.StrEnum):
     STOPPED = "stopped"
 
 
+class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The oldest unfinished record of a partition that a worker owns, and for how many seconds it has been that.
+
+    `offset` None: nothing is unfinished. `uncommitted_seconds`: for how long finished records wait for a commit that is
+    accepted.
+    """
+
+    partition: Int32
+    offset: Int64 | None = None
+    seconds: Amount = 0.0
+    uncommitted_seconds: Amount = 0.0
+
+
 class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """How a worker is doing, in its heartbeats. Times in seconds, memory in bytes.
 
     `headroom_seconds` is what is left of `max.poll.interval.ms` since the last poll; `busy_seconds` since when nothing
     has finished although something is in flight (0 where something has, or nothing is); `finished` counts since the
-    start.
+    start. `oldest_records`: one of each partition with unfinished or uncommitted records.
     """
 
     in_flight: Int32 = 0
@@ -61,6 +74,7 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
     finished_per_second: Amount = 0.0
     cpu_seconds: Amount = 0.0
     rss_bytes: Int64 = 0
+    oldest_records: list[OldestRecord] = []
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):

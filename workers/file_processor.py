@@ -25,6 +25,7 @@ from filemill.offsets import Commit, PartitionOffsets, decode_metadata
 from filemill.ports import RebalanceListener, RecordSource
 from filemill.processing.intake import Intake, Load
 from filemill.processing.membership import QUIET, serve_until
+from filemill.processing.oldest import OldestRecords
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
 from filemill.telemetry import HEARTBEAT_SECONDS, Kind
@@ -84,6 +85,7 @@ class FileProcessor:
         self._epoch = 0
         self._epochs: dict[int, int] = {}
         self._offsets: dict[int, PartitionOffsets] = {}
+        self._oldest = OldestRecords()
         self._committing = False
         self._committed_at = 0.0
 
@@ -169,6 +171,7 @@ class FileProcessor:
             retrying=retrying,
             quiet=reason == QUIET,
             breaker=None if reason == QUIET else reason,
+            oldest_records=self._oldest.look(self._offsets),
         )
 
     def _tell(

@@ -118,6 +118,7 @@ def _advice(data: Data, overview: Overview) -> list[Notice]:
         overview.lags,
         overview.outbox,
         overview.leases,
+        overview.stalled,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
     return [Notice(advice.tone, advice.what, advice.text) for advice in found]

@@ -18,6 +18,7 @@ from dashboard.spans import span
 from dashboard.story import Step
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.commands import Order
+from filemill.operations import UnknownWorker
 from filemill.retry import Unavailable
 from filemill.stack import StackState
 from filemill.stack_control import OrderRefused, StackOrder
@@ -176,7 +177,7 @@ def _tell(data: Data, order: Order, worker_id: str | None) -> None:
     try:
         tell(data, order, worker_id, ACTOR)
         _say("good", f"{worker_id or 'All workers'}: {said}")
-    except Unavailable as error:
+    except (Unavailable, UnknownWorker) as error:
         _say("bad", "Not told", str(error))
 
 

@@ -11,6 +11,8 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_reads import Counts, OutboxState, count_statuses, outbox_state
+from filemill.adapters.postgres_reads_stalls import stalled_partitions
+from filemill.stalls import StalledPartition
 
 
 class GroupMember(msgspec.Struct, frozen=True, rename="camel"):
@@ -213,17 +215,34 @@ class Overview(msgspec.Struct, frozen=True):
     lags: Lags | None
     flow: Flow
     leases: dict[str, LeaseState]
+    stalled: list[StalledPartition] = []
 
 
-def overview(connection: sa.Connection, group: str) -> Overview:
-    """Counts, outbox, group, lags, leases. A few milliseconds, whatever the size of the tables."""
+def overview(
+    connection: sa.Connection, group: str, *, processing_seconds: float = 60.0, session_seconds: float = 6.0
+) -> Overview:
+    """Counts, outbox, group, lags, leases, stalled partitions. A few milliseconds, whatever the size of the tables.
+
+    `processing_seconds`: how long a record may take whose worker does not say so itself; `session_seconds`: the group's
+    session timeout.
+    """
     as_of = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    state, lag = group_state(connection, group), lags(connection, group)
+    stalled = stalled_partitions(
+        connection,
+        state,
+        lag,
+        group_id=group,
+        processing_seconds=processing_seconds,
+        session_seconds=session_seconds,
+    )
     return Overview(
         as_of,
         count_statuses(connection),
         outbox_state(connection),
-        group_state(connection, group),
-        lags(connection, group),
+        state,
+        lag,
         flow(connection, group),
         leases(connection),
+        stalled,
     )

@@ -62,6 +62,12 @@ def list_workers(connection: sa.Connection) -> list[WorkerView]:
     return [_view(row) for row in connection.execute(_WORKERS, {"listed": GONE_LISTED})]
 
 
+def knows_worker(connection: sa.Connection, worker_id: str) -> bool:
+    """Whether a worker of this name has ever reported itself."""
+    known = sa.text("SELECT EXISTS (SELECT FROM workers WHERE worker_id = :worker)")
+    return bool(connection.execute(known, {"worker": worker_id}).scalar_one())
+
+
 class FileInHand(msgspec.Struct, frozen=True):
     """A file that a worker has in progress, since `seconds` ago."""
 

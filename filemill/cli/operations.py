@@ -4,17 +4,20 @@ import getpass
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+import msgspec
 import sqlalchemy as sa
 import typer
 
 from filemill import wiring
 from filemill.adapters import postgres_reads_workers
+from filemill.adapters.postgres_reads_group import group_state, lags
+from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.adapters.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.commands import Order
 from filemill.files import Status
-from filemill.operations import Operations, Outcome
+from filemill.operations import Operations, Outcome, UnknownWorker
 from filemill.settings import Settings, load
 
 BATCH = 1000
@@ -116,11 +119,25 @@ def _with_status(settings: Settings, status: Status | None) -> list[int]:
 
 def list_workers(*, as_json: AsJson = False) -> None:
     """What each worker is and does: busy, idle, stuck, dead or stopped."""
-    engine = wiring.create_engine(load(), "workers")
+    settings = load()
+    engine = wiring.create_engine(settings, "workers")
     with engine.connect() as connection:
         views = postgres_reads_workers.list_workers(connection)
+        stalled = stalled_partitions(
+            connection,
+            group_state(connection, settings.group_id),
+            lags(connection, settings.group_id),
+            group_id=settings.group_id,
+            processing_seconds=settings.longest_job_seconds,
+            session_seconds=settings.session_timeout_ms / 1000,
+        )
     if as_json:
-        print_json(views)
+        print_json(
+            [
+                {**msgspec.structs.asdict(view), "stalled": [one for one in stalled if one.owner == view.id]}
+                for view in views
+            ]
+        )
         return
     print_table(
         ["worker", "is", "heard", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB"],
@@ -145,6 +162,8 @@ def list_workers(*, as_json: AsJson = False) -> None:
             for view in views
         ],
     )
+    for one in stalled:
+        say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
 
 
 Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; default: all.", show_default=False)]
@@ -152,11 +171,18 @@ Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; 
 
 def quiet(worker: Who = None) -> None:
     """Have workers take nothing new; what they hold they finish."""
-    operations(load()).order(Order.QUIET, worker, actor())
+    _tell(Order.QUIET, worker)
     say(f"{worker or 'All workers'}: told to be quiet")
 
 
 def resume(worker: Who = None) -> None:
     """Have quiet workers go on."""
-    operations(load()).order(Order.RESUME, worker, actor())
+    _tell(Order.RESUME, worker)
     say(f"{worker or 'All workers'}: told to go on")
+
+
+def _tell(order: Order, worker: str | None) -> None:
+    try:
+        operations(load()).order(order, worker, actor())
+    except UnknownWorker as error:
+        fail(str(error), 1)

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_operations import offset_resets, unfinished_runs
+from filemill.adapters.postgres_reads_group import group_state, lags
+from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.adapters.tables import OutboxRow, Publication, PublishCounter, Tombstone
 from filemill.ports import ObjectStore
 from filemill.rotation import out_of_turn
@@ -44,6 +46,7 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
             report.deleted = connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
         _check_publications(engine, settings, evidence, report)
         _check_commits(engine, settings, evidence, report)
+        _check_stalls(engine, settings, report)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -95,6 +98,24 @@ def _check_commits(engine: sa.Engine, settings: Settings, evidence: Evidence, re
     passed = evidence.committed_unfinished()
     for request in _not_passed_over_by_a_person(engine, settings, passed):
         report.found("committed-unfinished", f"partition {request.partition}, offset {request.offset}")
+
+
+def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None:
+    """By the monitor's samples: without them nothing is known of how long an offset stands still."""
+    with engine.connect() as connection:
+        stalled = stalled_partitions(
+            connection,
+            group_state(connection, settings.group_id),
+            lags(connection, settings.group_id),
+            group_id=settings.group_id,
+            processing_seconds=settings.longest_job_seconds,
+            session_seconds=settings.session_timeout_ms / 1000,
+        )
+    for one in stalled:
+        if one.explained:
+            report.note(one.sentence)
+        else:
+            report.found("partition-stalled", one.sentence)
 
 
 def _not_passed_over_by_a_person(engine: sa.Engine, settings: Settings, passed: list[Request]) -> list[Request]:

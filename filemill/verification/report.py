@@ -35,6 +35,7 @@ CHECKS = {
     "publish-number-twice": "8: one publish number on two partitions",
     "publish-number-missing": "8: a publish number that is neither on the topic nor in the outbox",
     "publish-out-of-turn": "8: a publish number that breaks the round robin",
+    "partition-stalled": "9: a partition has an owner and unread records, and its committed offset does not move",
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from dashboard.advice import advise, shares, trend
 from filemill.adapters.postgres_reads import OutboxState
 from filemill.adapters.postgres_reads_group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
+from filemill.stalls import Reason, StalledPartition
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)
@@ -99,3 +100,22 @@ def test_the_trend_of_the_lag(
 def test_shares_are_as_even_as_can_be() -> None:
     assert shares(4, 6) == [2, 2, 1, 1]
     assert shares(3, 3) == [1, 1, 1]
+
+
+def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() -> None:
+    def stalled(partition: int, reason: Reason) -> StalledPartition:
+        return StalledPartition(partition, 7, 5, 60.0, "w", reason, f"partition {partition}: why")
+
+    found = advise(
+        group([0], [1], [2]),
+        lags(3, lag=5),
+        EMPTY,
+        HELD,
+        [stalled(0, Reason.QUIET), stalled(1, Reason.RECORD), stalled(2, Reason.QUIET)],
+        interval_seconds=2,
+    )
+    assert [(one.tone, one.what) for one in found] == [
+        ("bad", "Partition 1 does not move"),
+        ("warn", "Partitions 0, 2 do not move"),
+    ]
+    assert "Restart the worker" in found[0].text

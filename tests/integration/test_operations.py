@@ -1,6 +1,9 @@
 """What people do to files and workers: cancel, retry, delete, replay, quiet; and what `verify` makes of it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +13,8 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.commands import Order
 from filemill.dead_letters import DeadLetter
-from filemill.operations import Operations
+from filemill.operations import Operations, UnknownWorker
+from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World
@@ -148,6 +152,23 @@ def test_a_file_that_keeps_failing_is_not_replayed_for_ever(world: World) -> Non
     result = dead_letters.replay(world.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
     assert result.files == []
     assert "a loop" in next(iter(result.refused.values()))
+
+
+def test_a_worker_that_nobody_knows_cannot_be_told_anything(world: World, operations: Operations) -> None:
+    with pytest.raises(UnknownWorker, match="there is no worker named nobody"):
+        operations.order(Order.QUIET, "nobody", "test")
+    for act in ("quiet", "resume"):
+        told = subprocess.run(
+            [sys.executable, "-m", "filemill", "workers", act, "nobody"],
+            env=os.environ | as_environment(world.settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.returncode == 1
+        assert "there is no worker named nobody" in " ".join(told.stderr.split())
+    assert recorded(world) == []
+    assert list(topics.read(world.settings, world.settings.topic_worker_commands)) == []
 
 
 def test_a_quiet_worker_takes_nothing_until_it_may_go_on(world: World, operations: Operations) -> None:

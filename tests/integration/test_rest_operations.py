@@ -154,7 +154,10 @@ def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, set
 
 def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
     assert rest.client.get("/api/workers").json() == {"items": []}
-    assert rest.client.post("/api/workers/nobody/quiet").status_code == 404
+    for act in ("quiet", "resume"):
+        refused = rest.client.post(f"/api/workers/nobody/{act}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+        assert "there is no worker named nobody" in refused.json()["error"]["message"]
     glance = rest.client.get("/api/pipeline").json()
     assert glance["counts"]["by_status"]["pending"] == 0
     assert glance["group"] is None

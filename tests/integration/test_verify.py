@@ -15,6 +15,7 @@ from filemill.messages import FileCreate, FileCreated, create_headers, encode, n
 from filemill.verification.report import CHECKS, Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
+from tests.integration.group_samples import samples
 from tests.integration.world import World, pipeline
 from tests.servers import Servers
 
@@ -208,6 +209,10 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         f"{nowhere.file_id} (neither in the outbox nor published)",
         f"{passed.file_id} (partition {partition}, offset {offset}: committed, and without a result)",
     ]
+    with ledger.engine.begin() as connection:  # of the next half minute too, so that they are fresh when it is checked
+        samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
+    standing = "partition 2: the committed offset 993 is the same for 130 s, with a lag of 7"
+    expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
     # In the backlog, or in the outbox, a file is not lost.
     ledger.publish(uncommitted)
     (waiting,) = ledger.insert(1)

@@ -1,0 +1,54 @@
+"""For how long a worker's partitions have been at the same record."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from filemill.offsets import PartitionOffsets
+from filemill.telemetry import OldestRecord
+
+
+class _Seen(msgspec.Struct):
+    """What a partition was at, and since when."""
+
+    offset: int | None
+    since: float
+    acknowledged: int
+    uncommitted_since: float | None
+
+
+class OldestRecords:
+    """Looks at all partitions now and then, as often as a heartbeat is sent, and costs nothing in between."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[int, _Seen] = {}
+
+    def look(self, offsets: Mapping[int, PartitionOffsets]) -> list[OldestRecord]:
+        """The oldest unfinished record of each partition that has one, or has records that wait for a commit."""
+        now = self._clock()
+        self._seen = {
+            partition: self._next(self._seen.get(partition), each, now) for partition, each in sorted(offsets.items())
+        }
+        return [
+            OldestRecord(
+                partition,
+                seen.offset,
+                round(now - seen.since, 1) if seen.offset is not None else 0.0,
+                round(now - seen.uncommitted_since, 1) if seen.uncommitted_since is not None else 0.0,
+            )
+            for partition, seen in self._seen.items()
+            if seen.offset is not None or seen.uncommitted_since is not None
+        ]
+
+    def _next(self, before: _Seen | None, offsets: PartitionOffsets, now: float) -> _Seen:
+        offset = offsets.position if offsets.unfinished else None
+        acknowledged = offsets.acknowledged_version
+        uncommitted_since = None
+        if offsets.uncommitted:
+            same = before is not None and before.acknowledged == acknowledged
+            known = before.uncommitted_since if before is not None and same else None
+            uncommitted_since = now if known is None else known
+        since = before.since if before is not None and before.offset == offset else now
+        return _Seen(offset, since, acknowledged, uncommitted_since)

@@ -1,0 +1,172 @@
+"""A partition whose committed offset does not move is named, with the reason."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from filemill import wiring
+from filemill.adapters.memory import MemoryObjectStore
+from filemill.adapters.postgres_events import store_events
+from filemill.adapters.postgres_reads_group import overview
+from filemill.ports import HeardEvent
+from filemill.processing.assembly import Processor
+from filemill.settings import as_environment
+from filemill.telemetry import Kind, Vitals, WorkerEvent
+from tests.integration.group_samples import GROUP, samples
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+
+# --- by samples and heartbeats
+
+
+def tell(connection: sa.Connection, kind: Kind = Kind.HEARTBEAT, *, ago: float = 0, **vitals: Any) -> None:
+    """An event of worker w, whose records take 5 s: 21 s in all is what a partition is given."""
+    event = WorkerEvent(
+        kind=kind,
+        worker_id="w",
+        timestamp=datetime.now(UTC) - timedelta(seconds=ago),
+        processing_seconds=5.0,
+        vitals=msgspec.convert(vitals, Vitals) if kind is Kind.HEARTBEAT else None,
+    )
+    place = connection.execute(sa.text("SELECT count(*) FROM worker_events")).scalar_one()
+    store_events(connection, [HeardEvent(0, place, event)])
+
+
+def stalled(connection: sa.Connection) -> dict[int, str]:
+    found = overview(connection, GROUP, processing_seconds=60.0, session_seconds=6.0).stalled
+    return {one.partition: f"{one.reason.value}: {one.sentence}" for one in found}
+
+
+def test_a_partition_that_stands_still_is_named_and_one_that_moves_is_not(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
+        samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
+        tell(connection, inFlight=1, oldestRecords=[{"partition": 0, "offset": 7, "seconds": 59.0}])
+        found = stalled(connection)
+    assert list(found) == [0]
+    assert found[0].startswith("record: partition 0: the committed offset 7 is the same for 60 s, with a lag of 993")
+    assert found[0].endswith("its owner w is stuck on record P0·7 for 59 s")
+
+
+def test_a_partition_is_given_its_time_again_after_a_gap_an_owner_or_an_open_breaker(engine: sa.Engine) -> None:
+    oldest = [{"partition": 0, "offset": 7, "seconds": 59.0}]
+    with engine.connect() as connection:
+        with connection.begin() as short:
+            samples(connection, {0: 7}, since=20)
+            tell(connection, inFlight=1, oldestRecords=oldest)
+            assert stalled(connection) == {}, "the samples do not reach far enough back"
+            short.rollback()
+        with connection.begin() as gap:
+            samples(connection, {0: 7}, upto=40)
+            samples(connection, {0: 7}, since=16)
+            tell(connection, inFlight=1, oldestRecords=oldest)
+            assert stalled(connection) == {}, "for 24 s nobody looked"
+            gap.rollback()
+        with connection.begin() as moved:
+            samples(connection, {0: 7}, upto=18, owner="another")
+            samples(connection, {0: 7}, since=16)
+            tell(connection, inFlight=1, oldestRecords=oldest)
+            assert stalled(connection) == {}, "it has had its owner for 16 s"
+            moved.rollback()
+        with connection.begin() as closed:
+            samples(connection, {0: 7})
+            tell(connection, Kind.BREAKER_CLOSED, ago=10)
+            tell(connection, inFlight=1, oldestRecords=oldest)
+            assert stalled(connection) == {}, "S3 has been back for 10 s"
+            closed.rollback()
+        with connection.begin() as silent:
+            samples(connection, {0: 7}, since=120, upto=40)
+            tell(connection, inFlight=1, oldestRecords=oldest)
+            assert stalled(connection) == {}, "the monitor has been silent for 40 s"
+            silent.rollback()
+
+
+@pytest.mark.parametrize(
+    ("vitals", "reason"),
+    [({"quiet": True}, "quiet"), ({"breaker": "S3: away"}, "breaker"), ({}, "unknown")],
+)
+def test_the_reason_is_what_its_owner_says(vitals: dict[str, Any], reason: str, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        samples(connection, {0: 7})
+        tell(connection, **vitals)
+        assert stalled(connection)[0].startswith(f"{reason}: ")
+
+
+def test_an_owner_that_is_no_worker_of_ours_is_named_too(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        samples(connection, {0: 7}, since=100, owner="kafkajs")
+        assert stalled(connection)[0].endswith("its owner kafkajs sends no heartbeats")
+
+
+# --- on real servers
+
+
+class HangingStore(MemoryObjectStore):
+    """A bucket that never answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = threading.Event()
+
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        del key, body, metadata
+        self.hangs.set()
+        await asyncio.Event().wait()
+
+
+@contextmanager
+def hosted(world: World, store: HangingStore) -> Iterator[None]:
+    """A monitor and a processor on threads of this process."""
+    stop = threading.Event()
+    monitor = threading.Thread(target=wiring.monitor(world.settings, world.engine).run, args=(stop,))
+    processor = Processor(world.settings, store=store)
+    worker = threading.Thread(target=processor.run)
+    monitor.start()
+    worker.start()
+    try:
+        yield
+    finally:
+        processor.stop()
+        stop.set()
+        worker.join(30)
+        monitor.join(30)
+
+
+@pytest.mark.timeout(120)
+def test_a_record_that_never_ends_is_a_finding_of_verify_and_named_by_the_command(world: World) -> None:
+    store = HangingStore()
+    with hosted(world, store):
+        world.host("sync")
+        world.request_on(1, 3)
+        assert store.hangs.wait(40)
+
+        def found() -> list[str]:
+            finding = world.verify().findings.get("partition-stalled")
+            return finding.examples if finding else []
+
+        (sentence,) = wait_until(found, 40, "verify names the partition", every=1.0)
+        assert sentence.startswith("partition 1: nothing is committed for ")
+        assert "is stuck on record P1·0 for" in sentence
+        environment = os.environ | as_environment(world.settings)
+        listed = subprocess.run(
+            [sys.executable, "-m", "filemill", "workers", "list", "--json"],
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+        (worker,) = json.loads(listed.stdout)
+        assert [(one["partition"], one["reason"]) for one in worker["stalled"]] == [(1, "record")]
+        assert worker["vitals"]["oldestRecords"] == [
+            {"partition": 1, "offset": 0, "seconds": pytest.approx(30, abs=29)}
+        ]

@@ -1,0 +1,98 @@
+"""Which partitions do not move, and what is named as the reason."""
+
+from typing import Any
+
+import pytest
+
+from filemill.offsets import PartitionOffsets
+from filemill.processing.oldest import OldestRecords
+from filemill.stalls import Owner, Reason, StalledPartition, Standstill, judge
+from filemill.telemetry import Condition, OldestRecord, Vitals
+
+LONG = 100.0
+STUCK_ON_7 = OldestRecord(2, 7, LONG)
+
+
+def asked(
+    *,
+    seconds: float = LONG,
+    undisturbed: float = float("inf"),
+    condition: Condition | None = Condition.BUSY,
+    processing: float | None = 20.0,
+    **vitals: Any,
+) -> StalledPartition | None:
+    """Partition 2 with a lag of 5, at offset 7; its owner takes 20 s for a record, so that it has 36 s in all."""
+    told = Vitals(**vitals) if condition is not None else None
+    owner = Owner(worker_id="w", condition=condition, heard_seconds_ago=9.0, processing_seconds=processing, vitals=told)
+    still = Standstill(2, 7, 5, seconds, undisturbed)
+    return judge(still, owner, processing_seconds=60.0, session_seconds=6.0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason", "sentence"),
+    [
+        ({"oldest_records": [STUCK_ON_7], "in_flight": 1}, Reason.RECORD, "stuck on record P2·7 for 100 s"),
+        ({"oldest_records": [OldestRecord(2, None, 0, 40)]}, Reason.COMMITS, "no commit was accepted for 40 s"),
+        ({"quiet": True}, Reason.QUIET, "resume it with `filemill workers resume w`"),
+        ({"breaker": "S3: refused"}, Reason.BREAKER, "waits for a server (S3: refused)"),
+        ({"condition": Condition.DEAD}, Reason.SILENT, "silent for 9 s"),
+        ({"condition": None}, Reason.UNKNOWN, "sends no heartbeats"),
+        ({}, Reason.UNKNOWN, "none of its records in progress"),
+        ({"in_flight": 3, "busy_seconds": LONG}, Reason.UNKNOWN, "none of its records in progress"),
+    ],
+)
+def test_a_stalled_partition_has_its_reason(owner: dict[str, Any], reason: Reason, sentence: str) -> None:
+    found = asked(**owner)
+    assert found is not None
+    assert (found.reason, found.partition, found.committed, found.lag) == (reason, 2, 7, 5)
+    assert sentence in found.sentence
+    assert found.explained == (reason in (Reason.QUIET, Reason.BREAKER))
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {"seconds": 36.0, "oldest_records": [STUCK_ON_7]},
+        {"undisturbed": 5.0, "oldest_records": [STUCK_ON_7]},
+        {"oldest_records": [OldestRecord(2, 7, 20.0)]},
+        {"in_flight": 3, "busy_seconds": 1.0},
+        {"in_flight": 3, "busy_seconds": 1.0, "oldest_records": [OldestRecord(1, 7, LONG)]},
+        {"processing": None, "seconds": 76.0},
+    ],
+    ids=["has time left", "a breaker closed lately", "began lately", "waits for a place", "of another", "by settings"],
+)
+def test_a_partition_that_has_time_left_is_not_stalled(owner: dict[str, Any]) -> None:
+    assert asked(**owner) is None
+
+
+def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -> None:
+    now = 0.0
+    oldest, offsets = OldestRecords(lambda: now), PartitionOffsets()
+    assert oldest.look({0: offsets}) == []
+    for offset in range(3):
+        offsets.deliver(offset)
+    assert oldest.look({0: offsets}) == [OldestRecord(0, 0, 0.0)]
+    now = 8.0
+    offsets.finish(1)
+    assert oldest.look({0: offsets}) == [OldestRecord(0, 0, 8.0)]
+    now = 10.0
+    offsets.finish(0)
+    assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 0.0, 2.0)]
+    commit = offsets.commit("w", 1)
+    assert commit is not None
+    offsets.acknowledged(commit)
+    now = 11.0
+    assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 1.0)]
+    assert oldest.look({}) == []
+
+
+def test_a_worker_tells_for_how_long_finished_records_wait_for_a_commit() -> None:
+    now = 0.0
+    oldest, offsets = OldestRecords(lambda: now), PartitionOffsets()
+    offsets.deliver(0)
+    offsets.finish(0)
+    assert oldest.look({3: offsets}) == [OldestRecord(3)]
+    now = 30.0
+    offsets.deliver(1)
+    offsets.finish(1)
+    assert oldest.look({3: offsets}) == [OldestRecord(3, None, 0.0, 30.0)]
