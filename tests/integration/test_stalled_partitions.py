@@ -167,6 +167,6 @@ def test_a_record_that_never_ends_is_a_finding_of_verify_and_named_by_the_comman
         )
         (worker,) = json.loads(listed.stdout)
         assert [(one["partition"], one["reason"]) for one in worker["stalled"]] == [(1, "record")]
-        assert worker["vitals"]["oldestRecords"] == [
-            {"partition": 1, "offset": 0, "seconds": pytest.approx(30, abs=29)}
-        ]
+        (oldest,) = worker["vitals"]["oldestRecords"]
+        assert (oldest["partition"], oldest["offset"]) == (1, 0)
+        assert oldest["seconds"] > 10
