@@ -11,7 +11,7 @@ from starlette.responses import Response
 from dashboard.api_body import read_as, refuse_other_sites
 from dashboard.api_errors import Refused, json_answer
 from dashboard.api_path import FileIdPath
-from dashboard.api_records import LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
+from dashboard.api_records import LETTERS_DEFAULT, LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
 from dashboard.api_schema import answers, body_of
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services
@@ -20,10 +20,13 @@ from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.commands import Order
+from filemill.cursors import decode_cursor, encode_cursor
+from filemill.dead_letter_index import Content, chunks
 from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action, UnknownWorker
 from filemill.retry import Unavailable
 
+LETTERS_CURSOR = "dead-letters"
 # A whole topic is read: longer than for an answer of the database alone.
 LETTERS_PATIENCE = 3
 
@@ -114,24 +117,33 @@ def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
 
 def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
     patience = LETTERS_PATIENCE * threads.patience
-
-    def read() -> list[DeadLetter]:
-        return dead_letters.read_dead_letters(services.settings, services.kafka, services.engine)
+    index = services.dead_letters
 
     @app.get("/api/dead-letters", responses=answers(200, "LetterList", 422, 503), summary="Requests that failed")
     async def letters(
         *,
         still_broken: Annotated[bool, Query(description="Only failures that nothing was tried for since.")] = False,
         reason: Annotated[str, Query(description="Only those whose reason contains this.")] = "",
-        limit: Annotated[int, Query(ge=1, le=LETTERS_MAX)] = 100,
+        limit: Annotated[int, Query(ge=1, le=LETTERS_MAX, description="At most so many.")] = LETTERS_DEFAULT,
+        cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     ) -> Response:
-        found = [
-            letter
-            for letter in await threads.run(read, patience)
-            if (letter.still_broken or not still_broken) and reason.lower() in letter.reason.lower()
-        ]
-        items = [_letter(letter) for letter in found[::-1][:limit]]
-        return json_answer(LetterList(items, dead_letters.histogram(found), len(found)))
+        below = None if cursor is None else tuple(decode_cursor(LETTERS_CURSOR, cursor, 3))
+
+        def work() -> LetterList:
+            known = index.read(services.kafka)
+            found = [
+                letter
+                for letter in known.items
+                if (letter.still_broken or not still_broken) and reason.lower() in letter.reason.lower()
+            ]
+            newest = [letter for letter in reversed(found) if below is None or letter.order < below]
+            page = next(chunks(newest[:limit]), [])
+            contents = index.contents(services.kafka, page)
+            items = [_letter(*one) for one in zip(page, contents, strict=True)]
+            more = encode_cursor(LETTERS_CURSOR, *page[-1].order) if len(newest) > len(page) else None
+            return LetterList(items, dead_letters.histogram(found), len(found), more, known.truncated)
+
+        return json_answer(await threads.run(work, patience))
 
     @app.post(
         "/api/dead-letters/replay",
@@ -143,14 +155,13 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
         order = await read_as(request, ReplayOrder)
 
         def work() -> dead_letters.Replay:
-            by_place = {letter.place: letter for letter in read()}
-            missing = next((place for place in order.places if place not in by_place), None)
+            found = index.find(services.kafka, order.places)
+            missing = next((place for place in order.places if place not in found), None)
             if missing is not None:
                 raise Refused(404, "not_found", f"there is no dead letter {missing}", "places")
-            chosen = [by_place[place] for place in dict.fromkeys(order.places)]
             result = dead_letters.replay(
                 services.engine,
-                chosen,
+                list({letter.key: letter for letter in found.values()}.values()),
                 actor=actor_of(request),
                 rate=float(LETTERS_MAX),
                 dry_run=order.dry_run,
@@ -162,9 +173,10 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
         return json_answer(await threads.run(work, patience))
 
 
-def _letter(letter: DeadLetter) -> Letter:
+def _letter(letter: DeadLetter, content: Content | None) -> Letter:
     facts = {name: getattr(letter, name) for name in LetterFacts.__struct_fields__}
-    return Letter(**facts, place=letter.place, value=(letter.value or b"").decode(errors="backslashreplace"))
+    value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
+    return Letter(**facts, place=letter.place, value=value, trace=content.trace if content is not None else None)
 
 
 def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:

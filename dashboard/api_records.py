@@ -7,15 +7,18 @@ import msgspec
 
 from filemill.adapters.postgres_operations import Refused
 from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.dead_letter_index import PLACE
 from filemill.dead_letters import LetterFacts
 from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.offset_reset import Move, Target, Unfinished
 from filemill.operations import Selection
 
 IDS_MAX = 1000
+LETTERS_DEFAULT = 100
 LETTERS_MAX = 500
 RATE_MAX = 1000.0
 
+Place = Annotated[str, msgspec.Meta(pattern=f"^{PLACE}$")]
 Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
@@ -43,27 +46,31 @@ class Bulk(msgspec.Struct, frozen=True):
 
 
 class Letter(LetterFacts, frozen=True, kw_only=True):
-    """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped."""
+    """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped; None: the record is gone."""
 
     place: str
-    value: str
+    value: str | None
+    trace: str | None
 
 
 class LetterList(msgspec.Struct, frozen=True):
     """The newest dead letters first, and how often each reason comes among all that match; numbers in it are left out.
 
-    `total` counts all that match, of which `items` may have but the newest.
+    `total` counts all that match. `items` has `limit` of them at most, or as many as have a megabyte together;
+    `next_cursor` leads to older ones. `truncated`: the topic has older records than those that are looked at.
     """
 
     items: list[Letter]
     reasons: dict[str, int]
     total: int
+    next_cursor: str | None
+    truncated: bool
 
 
 class ReplayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which dead letters to send through again: `places` as `partition:offset`. `dry_run` only says what would be."""
 
-    places: Annotated[list[str], msgspec.Meta(min_length=1, max_length=LETTERS_MAX)]
+    places: Annotated[list[Place], msgspec.Meta(min_length=1, max_length=LETTERS_MAX)]
     dry_run: bool = False
     max_runs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 

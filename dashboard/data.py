@@ -36,7 +36,8 @@ from filemill.adapters.postgres_reads_workers import (
     worker_files,
 )
 from filemill.adapters.topic_browser import Look, View, browse
-from filemill.dead_letters import DeadLetter, LetterBox
+from filemill.dead_letter_index import Content, Letters
+from filemill.dead_letters import DeadLetter
 from filemill.files import Status
 from filemill.lab.journal import Entry
 from filemill.retry import Unavailable
@@ -47,6 +48,7 @@ TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5
 OBJECT_TTL_SECONDS = 30.0
 LETTERS_TTL_SECONDS = 3.0
+LETTER_CONTENTS = 8
 # The first reading of a long topic takes its time.
 LETTERS_PATIENCE_SECONDS = 4.0
 SETUP_TTL_SECONDS = 5.0
@@ -149,9 +151,16 @@ class Data:
             patience_seconds=LETTERS_PATIENCE_SECONDS,
             keys=16,
         )
-        box = LetterBox(services.settings, services.engine)
-        self._letters: Shared[str, list[DeadLetter]] = self._shared(
-            lambda _key: box.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
+        self._letters: Shared[str, Letters] = self._shared(
+            lambda _key: services.dead_letters.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
+        )
+        # A few payloads, each of which may have two megabytes.
+        self._letter_contents: Shared[tuple[int, int], Content | None] = Shared(
+            lambda place: services.dead_letters.content(services.kafka, place),
+            self._pool,
+            ttl_seconds=OBJECT_TTL_SECONDS,
+            patience_seconds=LETTERS_PATIENCE_SECONDS,
+            keys=LETTER_CONTENTS,
         )
         self._stack: Shared[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
         self._faults: Shared[str, list[Entry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
@@ -233,9 +242,13 @@ class Data:
         """Some records of a topic."""
         return self._browsed.get(look)
 
-    def letters(self) -> Reading[list[DeadLetter]]:
+    def letters(self) -> Reading[Letters]:
         """The dead letters, oldest first."""
         return self._letters.get("")
+
+    def letter_content(self, letter: DeadLetter) -> Reading[Content | None]:
+        """A dead letter's payload, headers and trace; the value is None where the record is gone."""
+        return self._letter_contents.get(letter.latest)
 
     def stack(self) -> StackState | None:
         """The embedded stack that this page belongs to; None where it belongs to none."""

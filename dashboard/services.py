@@ -18,6 +18,7 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
+from filemill.dead_letter_index import DeadLetterIndex
 from filemill.files import NewFile
 from filemill.offset_reset import OffsetReset
 from filemill.operations import Action, Operations, Outcome
@@ -80,6 +81,11 @@ class Services:
     def offset_reset(self) -> OffsetReset:
         """Moving the group's offsets."""
         return OffsetReset(self.settings, self._engine, self.kafka, self.operations)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterIndex:
+        """The dead letters, read once for all who look at them."""
+        return DeadLetterIndex(self.settings, self._engine)
 
     @property
     def relay_state(self) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What programs poll; the answer depends on path and query alone.
-SHARED_PATHS = {"/api/files", "/api/pipeline", "/api/workers"}
+SHARED_PATHS = {"/api/files", "/api/pipeline", "/api/workers", "/api/dead-letters"}
 # From the begin of a reading that was shared to that of the next: the longest that a crowd waits beside the reading.
 PACE_SECONDS = 0.04
 

@@ -1,8 +1,9 @@
 """Dead letters: what is in `file.create.dlq`, which of it is still broken, and sending it through once more.
 
-A replay is a new run of the file: the row goes back to pending and the request through the outbox, like any other. So a
-replay is numbered, can be seen and cancelled, and cannot happen twice for one failure: the row is not failed any more.
-What names no file of ours (broken JSON, an id that no row has) cannot be replayed, and says so.
+A record of `file.create` has one dead letter, however often it was read and came here again: later ones are counted on
+it. A replay is a new run of the file: the row goes back to pending and the request through the outbox, like any other.
+So a replay is numbered, can be seen and cancelled, and cannot happen twice for one failure: the row is not failed any
+more. What names no file of ours (broken JSON, an id that no row has) cannot be replayed, and says so.
 """
 
 import re
@@ -14,52 +15,92 @@ from datetime import UTC, datetime
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_reader import read_topic
 from filemill.adapters.postgres_operations import retry_files
 from filemill.adapters.tables import File, Tombstone
-from filemill.messages import RUN, file_id_in, header, number_header
+from filemill.messages import RUN, dead_letter_place, file_id_in, header, number_header
 from filemill.ports import Record
-from filemill.settings import Settings
 
 # A file that has failed this many runs is broken for a reason that another one does not mend.
 MAX_RUNS = 5
 BATCH_FILES = 100
-# A page keeps this many in memory: the newest.
-KEPT_RECORDS = 20_000
+# A record that is dated further ahead of this machine's clock than this has no credible time.
+AHEAD_MILLISECONDS = 86_400_000
+# What is kept of a text that whoever wrote the record has chosen.
+REASON_CHARACTERS = 300
+NAME_CHARACTERS = 250
 _NUMBERS = re.compile(r"(?<![A-Za-z0-9])\d+")  # S3 keeps its
 
 
 class LetterFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a dead letter. `still_broken`: its file has failed in this run and has not been tried since.
 
-    `refusal` is why it cannot be replayed, None where it can.
+    The record that died was read `count` times: `first_at` is when it came here first, `at` when it came last; None is
+    a time that is not credible. All else is of the last time. `refusal` is why it cannot be replayed, None where it
+    can. `code` is the reason for programs, where a worker gave one. `problem` is what of the dead letter cannot be
+    read. `size` is its payload's, in bytes.
     """
 
-    at: datetime
+    at: datetime | None
+    first_at: datetime | None
+    count: int
     file_id: int | None
     run: int | None
+    code: str | None
     reason: str
     attempts: str | None
     worker: str | None
     source: str
-    trace: str | None
+    size: int
+    problem: str | None
     still_broken: bool
     refusal: str | None
 
 
 class DeadLetter(LetterFacts, frozen=True, kw_only=True):
-    """One record of the topic."""
+    """The dead letter of one record: `partition` and `offset` are the place of the first, `latest` that of the last.
+
+    `key` is the same for all of them, `weight` is the bytes of payload and headers, `order` the place in the list.
+    """
 
     partition: int
     offset: int
-    value: bytes | None
-    headers: list[tuple[str, str]] = []
+    latest: tuple[int, int]
+    key: int
+    weight: int
+    order: tuple[int, int, int]
 
     @property
     def place(self) -> str:
         """Where it is, as `partition:offset`, the form that commands take."""
         return f"{self.partition}:{self.offset}"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is kept of one record of the topic. `at_ms` is None where its time is not credible.
+
+    `order_ms` is its time for the order of the list: then that of the record before it.
+    """
+
+    partition: int
+    offset: int
+    at_ms: int | None
+    order_ms: int
+    size: int
+    weight: int
+    key: int
+    file_id: int | None
+    run: int | None
+    code: str | None
+    reason: str
+    attempts: str | None
+    worker: str | None
+    source: str
+    problem: str | None
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """By time, then by place."""
+        return self.order_ms, self.partition, self.offset
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -71,70 +112,100 @@ class Replay(msgspec.Struct, frozen=True):
     refused: dict[str, str]
 
 
-def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
-    """All of the topic, oldest first. Raises retry.Unavailable."""
-    topic = settings.topic_dead_letters
-    return judge(list(read_topic(settings, topic, admin.offsets(None, topic), "dlq")), engine)
+def entry_of(record: Record, before_ms: int) -> Entry:
+    """What is kept of a record, whatever is in it; `before_ms` is the time of the one before it in its partition."""
+    headers = record.headers or []
+    problems = [] if record.headers_error is None else [record.headers_error]
+    credible = 0 < record.timestamp_ms <= time.time() * 1000 + AHEAD_MILLISECONDS
+    if not credible:
+        problems.append(
+            "its time is ahead of now" if record.timestamp_ms > 0 else "its timestamp is no time since 1970"
+        )
+    problem = "; ".join(problems) or None
+    unknown = f"no reason can be read: {problem}" if record.headers_error is not None else None
+    reason = header(headers, "filemill-reason") or unknown or "no reason given: not one of our workers' dead letters"
+    topic, died_at = header(headers, "filemill-topic"), dead_letter_place(headers)
+    # The value belongs to it: where the source's topic was recreated, another record has the same place.
+    whose = (record.partition, record.offset) if died_at is None else (topic, *died_at, record.value)
+    return Entry(
+        partition=record.partition,
+        offset=record.offset,
+        at_ms=record.timestamp_ms if credible else None,
+        order_ms=record.timestamp_ms if credible else before_ms,
+        size=len(record.value or b""),
+        weight=len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in headers),
+        key=hash(whose),
+        file_id=file_id_in(record.value),
+        run=number_header(headers, RUN),
+        code=_short(headers, "filemill-code"),
+        reason=_cut(reason, REASON_CHARACTERS),
+        attempts=_short(headers, "filemill-attempts"),
+        worker=_short(headers, "filemill-worker"),
+        source="/".join(_short(headers, f"filemill-{part}") or "?" for part in ("topic", "partition", "offset")),
+        problem=problem,
+    )
 
 
-class LetterBox:
-    """The topic, read once and then only what is new: for who asks again and again. One thread at a time."""
+def judge(entries: Iterable[Entry], engine: sa.Engine) -> list[DeadLetter]:
+    """One dead letter for each record that died, and how its file stands now; oldest first.
 
-    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
-        self._settings = settings
-        self._engine = engine
-        self._records: dict[tuple[int, int], Record] = {}
-        self._next: dict[tuple[str, int], int] = {}
-
-    def read(self, admin: KafkaAdmin) -> list[DeadLetter]:
-        """The newest `KEPT_RECORDS`, oldest first, judged by how their files stand now. Raises retry.Unavailable."""
-        topic = self._settings.topic_dead_letters
-        spans = admin.offsets(None, topic)
-        if any((part.end or 0) > max(part.begin or 0, self._next.get((topic, part.partition), 0)) for part in spans):
-            for record in read_topic(self._settings, topic, spans, "dlq", self._next):
-                self._records[record.partition, record.offset] = record
-        self._next = {(topic, part.partition): part.end or 0 for part in spans}
-        begins = {part.partition: part.begin or 0 for part in spans}
-        kept = [record for record in self._records.values() if record.offset >= begins.get(record.partition, 0)]
-        kept = sorted(kept, key=lambda record: record.timestamp_ms)[-KEPT_RECORDS:]
-        self._records = {(record.partition, record.offset): record for record in kept}
-        return judge(kept, self._engine)
-
-
-def judge(records: Sequence[Record], engine: sa.Engine) -> list[DeadLetter]:
-    """What the records say, and how their files stand now; oldest first. Raises retry.Unavailable."""
-    ids = {file_id for record in records if (file_id := file_id_in(record.value)) is not None}
+    Raises retry.Unavailable.
+    """
+    same: dict[int, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda one: one.order):
+        same.setdefault(entry.key, []).append(entry)
+    ids = sorted({group[-1].file_id for group in same.values() if group[-1].file_id is not None})
     standing: dict[int, tuple[str, int]] = {}
     buried: set[int] = set()
     if ids:
+        named = sa.func.any(sa.bindparam("ids", ids))
         with engine.connect() as connection:
-            rows = connection.execute(sa.select(File.id, File.status, File.run).where(File.id.in_(ids)))
+            rows = connection.execute(sa.select(File.id, File.status, File.run).where(File.id == named))
             standing = {row.id: (row.status, row.run) for row in rows}
-            buried = set(connection.execute(sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(ids))).scalars())
-    letters = [_letter(record, standing, buried) for record in records]
-    return sorted(letters, key=lambda letter: (letter.at, letter.partition, letter.offset))
+            buried = set(connection.execute(sa.select(Tombstone.file_id).where(Tombstone.file_id == named)).scalars())
+    letters = [_letter(group, standing, buried) for group in same.values()]
+    return sorted(letters, key=lambda letter: letter.order)
 
 
-def _letter(record: Record, standing: dict[int, tuple[str, int]], buried: set[int]) -> DeadLetter:
-    file_id, run = file_id_in(record.value), number_header(record.headers, RUN)
-    status, current = standing.get(file_id or 0, (None, 0))
-    still_broken = file_id is None or (status == "failed" and (run or 1) == current)
+def _letter(group: Sequence[Entry], standing: dict[int, tuple[str, int]], buried: set[int]) -> DeadLetter:
+    first, last = group[0], group[-1]
+    status, current = standing.get(last.file_id or 0, (None, 0))
+    still_broken = last.file_id is None or (status == "failed" and (last.run or 1) == current)
     return DeadLetter(
-        partition=record.partition,
-        offset=record.offset,
-        at=datetime.fromtimestamp(record.timestamp_ms / 1000, UTC),
-        file_id=file_id,
-        run=run,
-        reason=header(record.headers, "filemill-reason") or "no reason given: not one of our workers' dead letters",
-        attempts=header(record.headers, "filemill-attempts"),
-        worker=header(record.headers, "filemill-worker"),
-        source="/".join(header(record.headers, f"filemill-{part}") or "?" for part in ("topic", "partition", "offset")),
-        trace=header(record.headers, "filemill-trace"),
-        value=record.value,
+        partition=first.partition,
+        offset=first.offset,
+        latest=(last.partition, last.offset),
+        key=last.key,
+        weight=last.weight,
+        order=last.order,
+        at=_moment(last.at_ms),
+        first_at=_moment(first.at_ms),
+        count=len(group),
+        file_id=last.file_id,
+        run=last.run,
+        code=last.code,
+        reason=last.reason,
+        attempts=last.attempts,
+        worker=last.worker,
+        source=last.source,
+        size=last.size,
+        problem=last.problem,
         still_broken=still_broken,
-        refusal=_refusal(file_id, run, status, current, deleted=file_id in buried),
-        headers=[(name, (value or b"").decode(errors="backslashreplace")) for name, value in record.headers or []],
+        refusal=_refusal(last.file_id, last.run, status, current, deleted=last.file_id in buried),
     )
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]} …"
+
+
+def _short(headers: Sequence[tuple[str, bytes | None]], name: str) -> str | None:
+    text = header(headers, name)
+    return None if text is None else _cut(text, NAME_CHARACTERS)
 
 
 def _refusal(file_id: int | None, run: int | None, status: str | None, current: int, *, deleted: bool) -> str | None:

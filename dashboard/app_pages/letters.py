@@ -1,6 +1,7 @@
 """Dead letters: why, where from, what was in them, and once more."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 
 import streamlit as st
@@ -17,6 +18,7 @@ from dashboard.components.view_url import choice, turn
 from dashboard.data import Data, Snapshot
 from dashboard.payload import pretty
 from dashboard.readings import Reading
+from filemill.dead_letter_index import KEPT_RECORDS, Content
 from filemill.dead_letters import DeadLetter, histogram, likeness
 
 SHOWN = 100
@@ -26,6 +28,7 @@ COLUMNS = [
     Column("age", "Died", "ago", 104),
     Column("file", "File", "text", 86),
     Column("reason", "Reason"),
+    Column("count", "Times", "number", 62, title="How often the record was read and came here", hide_below=800),
     Column("run", "Run", "number", 56, hide_below=800),
     Column("attempts", "Attempts", "text", 78, hide_below=900),
     Column("worker", "Worker", "text", 126, hide_below=1000),
@@ -48,25 +51,26 @@ def _letters(data: Data, _snapshot: Reading[Snapshot]) -> None:
     error = reading.error
     old = [Notice("warn", "The dead letters are not of now", error)] if error else []
     show_notices("letters-trouble", old)
-    within = [letter for letter in reading.value if view == "All" or letter.still_broken]
+    within = [letter for letter in reading.value.items if view == "All" or letter.still_broken]
     empty = "Nothing is broken: every request that died was tried again since, or none ever did."
     bars("reasons", histogram(within), reason, label="Reasons", empty=empty, on_choice=lambda name: turn(reason=name))
     found = [letter for letter in within if not reason or likeness(letter.reason) == reason]
-    _redrive_bar(found)
+    _redrive_bar(found, truncated=reading.value.truncated)
     _table(found, old=error is not None)
     chosen = next((letter for letter in found if letter.place == st.query_params.get("place")), None)
     if chosen is not None:
-        _details(chosen)
+        _details(data, chosen)
     if st.session_state.pop("opening", False):
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
 
-def _redrive_bar(found: Sequence[DeadLetter]) -> None:
+def _redrive_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
     can = [letter for letter in found if letter.refusal is None]
     with st.container(key="redrive", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         shown = f", the newest {SHOWN} are below" if len(found) > SHOWN else ""
         text = f"{len(found):,} dead letters match; {len(can):,} of them can be sent through once more{shown}."
-        st.caption(text if found else "No dead letter matches.")
+        older = f" Only the newest {KEPT_RECORDS:,} records of the topic are listed." if truncated else ""
+        st.caption((text if found else "No dead letter matches.") + older)
         st.button(
             f"Replay {len(can):,} …",
             key="redrive-all",
@@ -85,7 +89,7 @@ def _table(found: Sequence[DeadLetter], *, old: bool) -> None:
     grid(
         "letters",
         COLUMNS,
-        [_row(letter, (now - letter.at).total_seconds()) for letter in newest],
+        [_row(letter, None if letter.at is None else (now - letter.at).total_seconds()) for letter in newest],
         label="Dead letters",
         empty=("No dead letters here", "Requests that no attempt could process appear here, with the reason."),
         old=old,
@@ -101,7 +105,7 @@ def _act(letter: DeadLetter, act: str) -> None:
         shell.go("file", id=str(letter.file_id or ""))
 
 
-def _row(letter: DeadLetter, age: float) -> Row:
+def _row(letter: DeadLetter, age: float | None) -> Row:
     standing = ("can be replayed", "bad") if letter.refusal is None else ("cannot be", "none")
     if not letter.still_broken:
         standing = ("tried again since", "good")
@@ -109,9 +113,10 @@ def _row(letter: DeadLetter, age: float) -> Row:
         letter.place,
         {
             "place": letter.place,
-            "age": max(0.0, age),
+            "age": None if age is None else max(0.0, age),
             "file": f"#{letter.file_id}" if letter.file_id is not None else None,
             "reason": letter.reason,
+            "count": letter.count,
             "run": letter.run,
             "attempts": letter.attempts,
             "worker": letter.worker,
@@ -121,24 +126,52 @@ def _row(letter: DeadLetter, age: float) -> Row:
             Act("file", "File", "" if letter.file_id is not None else "It names no file"),
             Act("replay", "Replay", letter.refusal or ""),
         ],
-        titles={"standing": letter.refusal or "its file has failed, and nothing was tried since"},
+        titles={
+            "standing": letter.refusal or "its file has failed, and nothing was tried since",
+            "age": letter.problem or "",
+            "count": _times(letter),
+        },
     )
 
 
-def _details(letter: DeadLetter) -> None:
+def _header_facts(content: Content | None, taken: Set[str]) -> list[Fact]:
+    """All headers in their order; lines are told apart by their names, so that a second of a name gets a number."""
+    seen = Counter(taken)
+    found = []
+    for name, value in content.headers if content is not None else []:
+        seen[name] += 1
+        if name != "filemill-trace":
+            label = name if seen[name] == 1 else f"{name} ({seen[name]})"
+            found.append(Fact(label, "(null)" if value is None else value, mono=True))
+    return found
+
+
+def _times(letter: DeadLetter) -> str:
+    """How often the record came here, and when first."""
+    since = "" if letter.first_at is None else f", first at {letter.first_at:%Y-%m-%d %H:%M:%S} UTC"
+    return "once" if letter.count == 1 else f"{letter.count:,} times{since}"
+
+
+def _details(data: Data, letter: DeadLetter) -> None:
+    reading = data.letter_content(letter)
+    content = reading.value
+    gone = reading.error or "The record is gone: retention removed it." if content is None else ""
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            size = f"{len(letter.value or b''):,} bytes"
-            preview("payload", pretty(letter.value), title=f"Payload of {letter.place}", note=size)
-            preview("trace", letter.trace, title="Trace", message="No trace: the worker gave none.")
+            payload = None if content is None else pretty(content.value)
+            preview("payload", payload, title=f"Payload of {letter.place}", note=f"{letter.size:,} bytes", message=gone)
+            trace = content.trace if content is not None else None
+            preview("trace", trace, title="Trace", message=gone or "No trace: the worker gave none.")
         with st.container(key="right"):
             lines = [
                 Fact("Reason", letter.reason, tone="bad"),
                 Fact("From", letter.source, mono=True),
+                Fact("Seen", _times(letter)),
                 Fact("Now", letter.refusal or "can be replayed"),
             ]
-            headers = dict(letter.headers)  # of several with one name the last counts
-            lines += [Fact(name, value, mono=True) for name, value in headers.items() if name != "filemill-trace"]
+            if letter.problem is not None:
+                lines.insert(1, Fact("Unreadable", letter.problem, tone="warn"))
+            lines += _header_facts(content, {line.name for line in lines})
             facts("headers", lines, title="Headers")
 
 

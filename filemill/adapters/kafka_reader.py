@@ -1,7 +1,8 @@
 """Reading topics: records from a consumer, all partitions without a group, a whole topic to its end."""
 
+import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -33,6 +34,8 @@ READ_RECORDS = 2000
 READ_SECONDS = 0.5
 # A reader that hears nothing for this long, neither a record nor an end, gives up with an error.
 SILENT_SECONDS = 20.0
+# Records between two that are wanted are read through; over more of them it is quicker to seek.
+READ_THROUGH_RECORDS = 20
 # After this long without anything it looks whether the topic still exists.
 DOUBT_SECONDS = 2.0
 
@@ -233,6 +236,36 @@ def messages_until(
         with kafka_errors(settings):
             consumer.assign([TopicPartition(topic, number, starts.get(number, 0)) for number in sorted(ends)])
         yield from _until(consumer, settings, topic, ends, enough)
+    finally:
+        consumer.close()
+
+
+def read_places(settings: Settings, topic: str, places: Iterable[tuple[int, int]], role: str) -> Iterator[Record]:
+    """The records at these places (partition and offset), those that are gone left out.
+
+    They come partition by partition in the order of offsets, but where many records lie between. Raises
+    retry.Unavailable.
+    """
+    wanted = set(places)
+    spans: dict[int, list[tuple[int, int, int]]] = {}
+    for partition, offset in sorted(wanted):
+        of_partition = spans.setdefault(partition, [])
+        start = offset
+        if of_partition and offset - of_partition[-1][2] < READ_THROUGH_RECORDS:
+            _, start, _ = of_partition.pop()
+        of_partition.append((partition, start, offset + 1))
+    if not wanted:
+        return
+    ahead = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
+    consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **ahead}))
+    try:
+        for turn in itertools.zip_longest(*spans.values()):
+            parts = [part for part in turn if part is not None]
+            with kafka_errors(settings):
+                consumer.assign([TopicPartition(topic, number, start) for number, start, _ in parts])
+            for message in _until(consumer, settings, topic, {number: end for number, _, end in parts}, _never):
+                if (message.partition(), message.offset()) in wanted:
+                    yield to_record(message)
     finally:
         consumer.close()
 

@@ -105,7 +105,8 @@ def as_document(report: Report) -> dict[str, object]:
 
 def _print_report(report: Report) -> None:
     facts = ["submitted", "completed", "failed", "cancelled", "in_flight", "objects"]
-    asides = ["deleted", "foreign", "superseded", "repeats", "duplicate_results", "dead_letters", "unreadable_events"]
+    asides = ["deleted", "foreign", "superseded", "repeats", "duplicate_results", "dead_letters"]
+    asides += ["dead_letters_distinct", "unreadable_events"]
     print_table(
         ["", "count"],
         [[name.replace("_", " "), getattr(report, name)] for name in facts]

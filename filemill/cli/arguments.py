@@ -2,6 +2,7 @@
 
 import typer
 
+from filemill.dead_letter_index import parse_place
 from filemill.files import InvalidRequest, parse_file_id
 
 
@@ -11,3 +12,10 @@ def file_id_argument(text: str) -> int:
         return parse_file_id(text)
     except InvalidRequest as error:
         raise typer.BadParameter(f"{text!r}: an id {error.reason}") from None
+
+
+def place_argument(text: str) -> str:
+    """A dead letter's place, for `typer.Argument(parser=…)`."""
+    if parse_place(text) is None:
+        raise typer.BadParameter(f"{text!r}: a place is partition:offset, as 0:12")
+    return text

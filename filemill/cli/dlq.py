@@ -1,15 +1,17 @@
 """`filemill dlq list | show | replay`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from filemill import dead_letters, wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.cli.arguments import place_argument
 from filemill.cli.operations import actor
-from filemill.cli.output import AsJson, console, fail, plain, print_json, print_table, say
-from filemill.dead_letters import DeadLetter
+from filemill.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
+from filemill.dead_letter_index import KEPT_RECORDS, DeadLetterIndex, chunks
+from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.settings import load
 
 StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only failures that nothing was tried for since.")]
@@ -25,29 +27,54 @@ def register(app: typer.Typer) -> None:
     app.add_typer(dlq, name="dlq")
 
 
-def _read(reason: str | None = None) -> list[DeadLetter]:
-    settings = load()
-    letters = dead_letters.read_dead_letters(settings, KafkaAdmin(settings), wiring.create_engine(settings, "dlq"))
-    return [letter for letter in letters if reason is None or reason.lower() in letter.reason.lower()]
+class _Topic:
+    """The topic of dead letters, as this command reads it."""
+
+    def __init__(self) -> None:
+        self.settings = load()
+        self.admin = KafkaAdmin(self.settings)
+        self.engine = wiring.create_engine(self.settings, "dlq")
+        self.index = DeadLetterIndex(self.settings, self.engine)
+
+    def matching(self, reason: str | None, *, still_broken: bool) -> list[DeadLetter]:
+        """The dead letters whose reason contains this, oldest first."""
+        found = self.index.read(self.admin)
+        if found.truncated:
+            say(f"Only the newest {KEPT_RECORDS:,} records of the topic are looked at.")
+        return [
+            letter
+            for letter in found.items
+            if (reason is None or reason.lower() in letter.reason.lower()) and (letter.still_broken or not still_broken)
+        ]
+
+    def at(self, places: Sequence[str]) -> list[DeadLetter]:
+        """The dead letters at these places; ends the command where there is none."""
+        found = self.index.find(self.admin, places)
+        missing = next((place for place in places if place not in found), None)
+        if missing is not None:
+            fail(f"there is no dead letter {missing}", 1)
+        return list({letter.key: letter for letter in found.values()}.values())
 
 
 def list_letters(*, still_broken: StillBroken = False, reason: Reason = None, as_json: AsJson = False) -> None:
     """List dead letters, oldest first, and how often each reason comes."""
-    letters = [letter for letter in _read(reason) if letter.still_broken or not still_broken]
+    topic = _Topic()
+    letters = topic.matching(reason, still_broken=still_broken)
     if as_json:
-        print_json({"reasons": dead_letters.histogram(letters), "letters": [_document(letter) for letter in letters]})
+        print_json_list({"reasons": dead_letters.histogram(letters)}, "letters", _documents(topic, letters))
         return
     print_table(
-        ["place", "at", "file", "run", "attempts", "still broken", "reason"],
+        ["place", "at", "times", "file", "run", "attempts", "still broken", "reason"],
         [
             [
                 letter.place,
-                f"{letter.at:%Y-%m-%d %H:%M:%S}",
+                "?" if letter.at is None else f"{letter.at:%Y-%m-%d %H:%M:%S}",
+                letter.count,
                 letter.file_id,
                 letter.run,
                 letter.attempts,
                 "yes" if letter.still_broken else "no",
-                letter.reason,
+                letter.reason if letter.problem is None else f"{letter.reason} ({letter.problem})",
             ]
             for letter in letters
         ],
@@ -56,19 +83,33 @@ def list_letters(*, still_broken: StillBroken = False, reason: Reason = None, as
         say(f"{count:6}  {text}")
 
 
-def show(place: Annotated[str, typer.Argument(help="partition:offset, as `list` prints it.")]) -> None:
+SHOWN = (
+    *("place", "at", "count", "first_at", "file_id", "run", "source", "attempts", "worker", "reason", "problem"),
+    *("still_broken", "refusal"),
+)
+
+
+def show(
+    place: Annotated[str, typer.Argument(parser=place_argument, help="partition:offset, as `list` prints it.")],
+) -> None:
     """Show one dead letter whole: why, where from, payload, trace."""
-    letter = _one(_read(), place)
-    for name in ("place", "at", "file_id", "run", "source", "attempts", "worker", "reason", "still_broken", "refusal"):
-        console.print(f"{name.replace('_', ' '):13} {plain(getattr(letter, name))}", markup=False)
-    console.print(plain((letter.value or b"(empty)").decode(errors="backslashreplace")), markup=False)
-    if letter.trace:
-        console.print("\n".join(plain(line) for line in letter.trace.splitlines()), markup=False)
+    topic = _Topic()
+    letters = topic.at([place])
+    (content,) = topic.index.contents(topic.admin, letters)
+    for name in SHOWN:
+        console.print(f"{name.replace('_', ' '):13} {plain(getattr(letters[0], name))}", markup=False)
+    if content is None:
+        fail(f"the record of {place} is gone: retention removed it", 1)
+    value = b"(null)" if content.value is None else content.value or b"(empty)"
+    console.print(plain(value.decode(errors="backslashreplace")), markup=False)
+    if content.trace:
+        console.print("\n".join(plain(line) for line in content.trace.splitlines()), markup=False)
 
 
 def replay(
     places: Annotated[
-        list[str] | None, typer.Argument(metavar="[PLACE]...", help="Which ones.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[PLACE]...", parser=place_argument, help="Which ones.", show_default=False),
     ] = None,
     reason: Reason = None,
     rate: Annotated[float, typer.Option(help="Files a second, at most.", min=0.1)] = 50,
@@ -83,12 +124,9 @@ def replay(
     """Send dead letters through once more, each as a new run of its file. Interrupted, it can be run again."""
     if bool(places) == every:
         fail("name dead letters by their places, or all that are still broken by --all", 2)
-    letters = _read(reason)
-    chosen = (
-        [letter for letter in letters if letter.still_broken] if every else [_one(letters, p) for p in places or []]
-    )
-    engine = wiring.create_engine(load(), "dlq")
-    result = dead_letters.replay(engine, chosen, actor=actor(), rate=rate, dry_run=dry_run, max_runs=max_runs)
+    topic = _Topic()
+    chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
+    result = dead_letters.replay(topic.engine, chosen, actor=actor(), rate=rate, dry_run=dry_run, max_runs=max_runs)
     if as_json:
         print_json(result)
     else:
@@ -101,12 +139,11 @@ def replay(
         raise typer.Exit(1)
 
 
-def _one(letters: Sequence[DeadLetter], place: str) -> DeadLetter:
-    found = next((letter for letter in letters if letter.place == place), None)
-    return found if found is not None else fail(f"there is no dead letter {place}", 1)
-
-
-def _document(letter: DeadLetter) -> dict[str, object]:
-    """For --json: the payload as text."""
-    fields = {name: getattr(letter, name) for name in letter.__struct_fields__}
-    return {**fields, "place": letter.place, "value": (letter.value or b"").decode(errors="backslashreplace")}
+def _documents(topic: _Topic, letters: Sequence[DeadLetter]) -> Iterator[dict[str, object]]:
+    """For --json: with the payload as text, and what else the index leaves out; a few at a time in memory."""
+    for chunk in chunks(letters):
+        for letter, content in zip(chunk, topic.index.contents(topic.admin, chunk), strict=True):
+            fields = {name: getattr(letter, name) for name in (*LetterFacts.__struct_fields__, "partition", "offset")}
+            value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
+            headers, trace = ([], None) if content is None else (content.headers, content.trace)
+            yield {**fields, "place": letter.place, "value": value, "headers": headers, "trace": trace}

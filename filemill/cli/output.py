@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -21,9 +22,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def print_json(value: Any) -> None:  # noqa: ANN401
     """One JSON document, indented. Times as ISO 8601. What is not printable in it is escaped, as JSON can do."""
+    sys.stdout.write(_indented(value) + "\n")
+
+
+def print_json_list(start: dict[str, Any], name: str, items: Iterable[Any]) -> None:
+    """A JSON document that ends with a long list: printed item by item, so that memory does not grow with it."""
+    sys.stdout.write(_indented(start).removesuffix("\n}") + f',\n  "{name}": [')
+    comma = ""
+    for item in items:
+        sys.stdout.write(f"{comma}\n    " + _indented(item).replace("\n", "\n    "))
+        comma = ","
+    sys.stdout.write("\n  ]\n}\n" if comma else "]\n}\n")
+
+
+def _indented(value: Any) -> str:  # noqa: ANN401
     document = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    shown = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document)
-    sys.stdout.write("".join(shown) + "\n")
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document)
 
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:

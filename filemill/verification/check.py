@@ -37,6 +37,7 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
             catch_up(settings, admin, evidence)  # on a pipeline that works, most ended after the topics were read
             check_ends(suspects, settings, evidence, report)
         report.dead_letters = evidence.dead_letters()
+        report.dead_letters_distinct = evidence.distinct_dead_letters()
         report.duplicate_results = evidence.duplicate_results()
         report.unreadable_events = evidence.unreadable_events
         for topic, count in sorted(evidence.unreadable_headers.items()):

@@ -184,6 +184,12 @@ class Evidence:
         """How many there are."""
         return self._count("SELECT count(*) FROM dead_letters")
 
+    def distinct_dead_letters(self) -> int:
+        """How many records died: one that was read again came several times. Those without a place count each."""
+        return self._count(
+            'SELECT count(DISTINCT partition || char(58) || "offset") + sum(partition IS NULL) FROM dead_letters'
+        )
+
     def _count(self, query: str) -> int:
         ((count,),) = self._rows(query)
         return count or 0

@@ -53,6 +53,7 @@ class Report(msgspec.Struct):
     repeats: int = 0
     duplicate_results: int = 0
     dead_letters: int = 0
+    dead_letters_distinct: int = 0
     unreadable_events: int = 0
     objects: int = 0
     seconds: float = 0.0

@@ -112,3 +112,19 @@ def test_a_payload_on_one_line() -> None:
     assert one_line(b"a\n  b\tc") == "a b c"
     assert one_line(None) == "(null)"
     assert len(one_line(b"x" * 10_000)) == 160
+
+
+def test_a_record_that_died_several_times_is_one_row_with_its_count(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    place = [("filemill-topic", b"t"), ("filemill-partition", b"1"), ("filemill-offset", b"5")]
+    headers = [*place, ("twice", b"a"), ("twice", b"b")]
+    for _ in range(3):
+        topics.publish(settings, settings.topic_dead_letters, [b"{}"], partition=0, headers=headers)
+    page = open_page(settings, "letters", view="All", place="0:0")
+    (row,) = page.shown("grid", "letters")["rows"]
+    assert (row["key"], row["cells"]["count"]) == ("0:0", 3)
+    assert list(reasons(page).values()) == [1]
+    shown = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
+    assert shown["Seen"].startswith("3 times, first at ")
+    assert (shown["twice"], shown["twice (2)"]) == ("a", "b")

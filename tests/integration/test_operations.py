@@ -12,6 +12,7 @@ from filemill import dead_letters, wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.commands import Order
+from filemill.dead_letter_index import read_dead_letters
 from filemill.dead_letters import DeadLetter
 from filemill.operations import Operations, UnknownWorker
 from filemill.settings import as_environment
@@ -35,7 +36,7 @@ def poison(world: World, file_id: int) -> None:
 
 
 def letters(world: World) -> list[DeadLetter]:
-    return dead_letters.read_dead_letters(world.settings, KafkaAdmin(world.settings), world.engine)
+    return read_dead_letters(world.settings, KafkaAdmin(world.settings), world.engine)
 
 
 def kinds(world: World) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.topic_browser import Look, browse
-from filemill.dead_letters import read_dead_letters
+from filemill.dead_letter_index import read_dead_letters
 from filemill.messages import encode
 from filemill.settings import Settings, as_environment
 from filemill.verification.history import read_history
@@ -135,8 +135,7 @@ def test_every_reader_of_topics_survives_them(running: World) -> None:
     assert read_commits(settings)
 
     def codes() -> set[str | None]:
-        letters = read_dead_letters(settings, admin, running.engine)
-        return {dict(letter.headers).get("filemill-code") for letter in letters}
+        return {letter.code for letter in read_dead_letters(settings, admin, running.engine)}
 
     wait_until(lambda: codes() == {None, "headers_unreadable"}, 10, "the letter of the worker's and the bad one")
 

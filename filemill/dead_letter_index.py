@@ -1,0 +1,201 @@
+"""Reading the topic of dead letters: a small index in memory, and payloads read by their places when they are shown.
+
+A topic of gigabytes passes through in batches of a few megabytes. Of each record the index keeps who, why and where,
+cut to a bounded length; of the newest `KEPT_RECORDS` records. A record that cannot be read is an entry that says so.
+"""
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
+from filemill.adapters.kafka_reader import read_places, read_topic
+from filemill.dead_letters import DeadLetter, Entry, entry_of, judge
+from filemill.messages import header
+from filemill.ports import Record, TopicIdentity
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+# Of so many records, the newest, the index knows.
+KEPT_RECORDS = 20_000
+# A place as text.
+PLACE = "[0-9]{1,9}:[0-9]{1,18}"
+_PLACE = re.compile(PLACE)
+# While it is read the index may have so many more, so that it need not be cut for each record.
+SLACK_RECORDS = 5_000
+# Payloads and headers that are in memory at once, for a list or a command.
+CHUNK_BYTES = 1024 * 1024
+# Who asks while the topic is read for somebody else waits for so long.
+WAIT_SECONDS = 30.0
+
+
+class Letters(msgspec.Struct, frozen=True):
+    """The dead letters, oldest first; `truncated`: there are older records that the index does not hold."""
+
+    items: list[DeadLetter]
+    truncated: bool = False
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What the index leaves out of a record. A header without a value is None, which is not empty."""
+
+    value: bytes | None
+    headers: list[tuple[str, str | None]]
+    trace: str | None
+
+
+class DeadLetterIndex:
+    """Any thread may ask. One reads at a time, from where the last one stopped; who waits meanwhile shares the next."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+        self._settings = settings
+        self._topic = settings.topic_dead_letters
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._latest: Letters | Unavailable = Letters([])
+        self._identity: TopicIdentity | None = None
+        self._entries: dict[tuple[int, int], Entry] = {}
+        self._next: dict[tuple[str, int], int] = {}
+        # Of each partition the time of its latest record that has a credible one.
+        self._times: dict[int, int] = {}
+        self._truncated = False
+
+    def read(self, admin: KafkaAdmin) -> Letters:
+        """All that is known by now, judged by how the files stand now. Raises retry.Unavailable."""
+        before = self._begun
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise Unavailable("the dead letters are still being read: try again")
+        try:
+            if self._begun == before:  # else somebody began to read after this question, and has finished
+                self._begun += 1
+                self._latest = self._try(admin)
+            latest = self._latest
+        finally:
+            self._lock.release()
+        if isinstance(latest, Unavailable):
+            raise latest
+        return latest
+
+    def find(self, admin: KafkaAdmin, places: Sequence[str]) -> dict[str, DeadLetter]:
+        """The dead letters at these places (`partition:offset`), those that are there.
+
+        Any place of a letter that came several times leads to it, also where the index does not hold it any more.
+        """
+        known = {letter.key: letter for letter in self.read(admin).items}
+        wanted = {place: parsed for place in places if (parsed := parse_place(place)) is not None}
+        with self._lock:
+            keys = {place: self._entries[at].key for place, at in wanted.items() if at in self._entries}
+        found = {place: known[key] for place, key in keys.items() if key in known}
+        missing = {at: place for place, at in wanted.items() if place not in found}
+        for record in self._read_places(admin, list(missing)):
+            entry = entry_of(record, 0)
+            place = missing[record.partition, record.offset]
+            found[place] = known.get(entry.key) or judge([entry], self._engine)[0]
+        return found
+
+    def contents(self, admin: KafkaAdmin, letters: Sequence[DeadLetter]) -> list[Content | None]:
+        """The contents of some letters (see `chunks`), each of its latest record; None where that is gone."""
+        places = [letter.latest for letter in letters]
+        found = {(record.partition, record.offset): _content(record) for record in self._read_places(admin, places)}
+        return [found.get(place) for place in places]
+
+    def content(self, admin: KafkaAdmin, place: tuple[int, int]) -> Content | None:
+        """The content of the record at a place; None where it is gone. Raises retry.Unavailable."""
+        return next((_content(record) for record in self._read_places(admin, [place])), None)
+
+    def _read_places(self, admin: KafkaAdmin, places: Sequence[tuple[int, int]]) -> Iterator[Record]:
+        if not places:
+            return iter(())
+        spans = {part.partition: part for part in admin.offsets(None, self._topic)}
+        there = [place for place in places if place[0] in spans and _holds(spans[place[0]], place[1])]
+        return read_places(self._settings, self._topic, there, "dlq")
+
+    def _try(self, admin: KafkaAdmin) -> Letters | Unavailable:
+        try:
+            return self._read(admin)
+        except Unavailable as error:
+            return error
+
+    def _read(self, admin: KafkaAdmin) -> Letters:
+        identity = admin.identities([self._topic]).get(self._topic)
+        if identity is not None and not identity.same(self._identity):  # recreated: the same offsets are other records
+            self._forget()
+            self._identity = identity
+        spans = admin.offsets(None, self._topic)
+        begins = {part.partition: part.begin or 0 for part in spans}
+        for part in spans:
+            known = self._next.get((self._topic, part.partition), 0)
+            start = max(known, begins[part.partition], (part.end or 0) - KEPT_RECORDS)
+            self._truncated = self._truncated or start > max(known, begins[part.partition])
+            self._next[self._topic, part.partition] = start
+        for record in read_topic(self._settings, self._topic, spans, "dlq", dict(self._next)):
+            self._add(record)
+            self._next[self._topic, record.partition] = record.offset + 1  # what was read counts if the rest fails
+        for part in spans:
+            place = self._topic, part.partition
+            self._next[place] = max(self._next[place], part.end or 0)
+        there = [one for one in self._entries.values() if one.partition in begins]
+        self._keep(one for one in there if one.offset >= begins[one.partition])
+        return Letters(judge(list(self._entries.values()), self._engine), self._truncated)
+
+    def _add(self, record: Record) -> None:
+        entry = entry_of(record, self._times.get(record.partition, 0))
+        self._times[record.partition] = entry.order_ms
+        self._entries[entry.partition, entry.offset] = entry
+        if len(self._entries) > KEPT_RECORDS + SLACK_RECORDS:
+            self._keep(self._entries.values())
+
+    def _keep(self, entries: Iterable[Entry]) -> None:
+        """Hold these, the newest `KEPT_RECORDS` of them at most."""
+        kept = list(entries)
+        if len(kept) > KEPT_RECORDS:
+            kept = sorted(kept, key=lambda one: one.order)[-KEPT_RECORDS:]
+            self._truncated = True
+        self._entries = {(one.partition, one.offset): one for one in kept}
+
+    def _forget(self) -> None:
+        self._entries, self._next, self._times, self._truncated = {}, {}, {}, False
+
+
+def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
+    """The dead letters, oldest first, read once. Raises retry.Unavailable."""
+    return DeadLetterIndex(settings, engine).read(admin).items
+
+
+def parse_place(text: str) -> tuple[int, int] | None:
+    """Partition and offset of `partition:offset`; None for another text."""
+    if _PLACE.fullmatch(text) is None:
+        return None
+    partition, offset = text.split(":")
+    return int(partition), int(offset)
+
+
+def chunks(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """In their order, as many at a time as their contents may have together; a larger one comes by itself."""
+    chunk: list[DeadLetter] = []
+    weight = 0
+    for letter in letters:
+        if chunk and weight + letter.weight > CHUNK_BYTES:
+            yield chunk
+            chunk, weight = [], 0
+        chunk.append(letter)
+        weight += letter.weight
+    if chunk:
+        yield chunk
+
+
+def _holds(part: PartitionOffsets, offset: int) -> bool:
+    return (part.begin or 0) <= offset < (part.end or 0)
+
+
+def _content(record: Record) -> Content:
+    headers = [(name, _text(value)) for name, value in record.headers or []]
+    return Content(record.value, headers, header(record.headers, "filemill-trace"))
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="backslashreplace")
