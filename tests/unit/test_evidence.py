@@ -69,3 +69,9 @@ def test_no_room_is_said_to_be_that(evidence: Evidence) -> None:
     evidence._database.execute("PRAGMA max_page_count = 10")
     with pytest.raises(Unavailable, match=r"temporary file .TMPDIR says where.: .* full"):
         evidence.keep("requests", (Request(number, 1, number, 0, number) for number in range(10_000)))
+
+
+def test_dead_letters_of_one_record_are_one_distinct_dead_letter(evidence: Evidence) -> None:
+    assert evidence.distinct_dead_letters() == 0
+    evidence.keep("dead_letters", [DeadLetter(7, 0, 5)] * 3 + [DeadLetter(8, 0, 6), DeadLetter(None, None, None)])
+    assert (evidence.dead_letters(), evidence.distinct_dead_letters()) == (5, 3)
