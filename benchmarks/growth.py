@@ -198,7 +198,10 @@ def open_page(world: World, crew: Crew) -> int:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"http://{world.settings.host}:{port}/readyz", timeout=5).status_code == httpx.codes.OK
+            return (
+                httpx.get(f"http://{world.settings.host}:{port}/readyz", timeout=5, trust_env=False).status_code
+                == httpx.codes.OK
+            )
         except httpx.TransportError:
             return False
 

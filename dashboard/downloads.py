@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from dashboard.services import Services
+from filemill.adapters.s3_admin import boto_errors
 from filemill.content import CONTENT_TYPE
-from filemill.retry import Unavailable
-from filemill.settings import Settings
+from filemill.ports import Missing
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -31,11 +29,11 @@ class Download:
 def open_object(services: Services, key: str) -> Download | None:
     """The object, its first bytes still to be read; None where it is missing. Raises retry.Unavailable."""
     settings = services.settings
-    with _errors(settings):
-        try:
+    try:
+        with boto_errors(settings, key):
             found = services.objects.get_object(Bucket=settings.s3_bucket, Key=key)
-        except services.objects.exceptions.NoSuchKey:
-            return None
+    except Missing:
+        return None
     headers = {
         "Content-Length": str(found["ContentLength"]),
         # Whatever an object says of itself, a browser saves it as text and runs nothing.
@@ -63,14 +61,14 @@ class ObjectStart:
 def read_start(services: Services, key: str) -> ObjectStart | None:
     """The beginning of an object, for a preview; None where it is missing. Raises retry.Unavailable."""
     settings = services.settings
-    with _errors(settings):
-        try:
+    try:
+        with boto_errors(settings, key):
             found = services.quick_objects.get_object(Bucket=settings.s3_bucket, Key=key)
-        except services.quick_objects.exceptions.NoSuchKey:
-            return None
-        with contextlib.closing(found["Body"]) as body:
-            start = body.read(START_BYTES)
-        return ObjectStart(start.decode(errors="backslashreplace"), found["ContentLength"])
+            with contextlib.closing(found["Body"]) as body:
+                start = body.read(START_BYTES)
+    except Missing:
+        return None
+    return ObjectStart(start.decode(errors="backslashreplace"), found["ContentLength"])
 
 
 def attachment(key: str) -> str:
@@ -91,15 +89,3 @@ def _chunks(body: "StreamingBody") -> Iterator[bytes]:
         yield from body.iter_chunks(CHUNK_BYTES)
     finally:
         body.close()
-
-
-@contextlib.contextmanager
-def _errors(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        raise Unavailable(f"S3 at {settings.s3_endpoint} answers {code or 'an error'}") from None
-    except BotoCoreError as error:
-        gist = str(error).splitlines()[0][:300]
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist}") from None

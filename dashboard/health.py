@@ -6,11 +6,11 @@ from concurrent.futures import Executor, wait
 from typing import Literal
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
 
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.postgres import check_writable
+from filemill.adapters.s3_admin import bucket_exists
 from filemill.migrate import current_revision, head_revision
 from filemill.retry import Unavailable
 from filemill.settings import Settings
@@ -64,19 +64,9 @@ def _check_kafka(services: Services) -> None:
 
 def _check_s3(services: Services) -> None:
     settings = services.settings
-    try:
-        services.quick_objects.head_bucket(Bucket=settings.s3_bucket)
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"404", "NoSuchBucket"}:
-            advice = f"Create the bucket {settings.s3_bucket}: `filemill up` does, or your S3 service's own tool."
-            raise _Trouble(f"has no bucket {settings.s3_bucket}", advice) from None
-        if code in {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
-            advice = "Check FILEMILL_AWS_ACCESS_KEY_ID and FILEMILL_AWS_SECRET_ACCESS_KEY."
-            raise _Trouble("refuses our credentials", advice) from None
-        raise Unavailable(f"S3 at {settings.s3_endpoint} answers {code or 'an error'}") from None
-    except BotoCoreError as error:
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {_gist(error)}") from None
+    if not bucket_exists(settings, services.quick_objects):
+        advice = f"Create the bucket {settings.s3_bucket}: `filemill up` does, or your S3 service's own tool."
+        raise _Trouble(f"has no bucket {settings.s3_bucket}", advice)
 
 
 _CHECKS: dict[ServerName, Callable[[Services], None]] = {
@@ -156,8 +146,3 @@ def _embedded_log(settings: Settings, server: ServerName) -> str | None:
     if stack is None or str(stack.settings.get(field)) != str(getattr(settings, field)):
         return None
     return next((state.log for state in stack.servers if state.name == server), None)
-
-
-def _gist(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

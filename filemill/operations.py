@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 import structlog
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.postgres import in_transaction
@@ -23,9 +23,10 @@ from filemill.adapters.postgres_operations import (
 )
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.adapters.postgres_reads_workers import knows_worker
+from filemill.adapters.s3_admin import boto_errors
 from filemill.commands import Command, Order
 from filemill.files import Status, to_milliseconds
-from filemill.ports import Publisher
+from filemill.ports import Missing, Publisher
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -187,8 +188,9 @@ class Operations:
 
     def _delete_object(self, key: str) -> None:
         try:
-            self._s3.delete_object(Bucket=self._settings.s3_bucket, Key=key)
-        except (ClientError, BotoCoreError) as error:
+            with boto_errors(self._settings, key):
+                self._s3.delete_object(Bucket=self._settings.s3_bucket, Key=key)
+        except (Unavailable, Missing, ClientError) as error:
             # The row is gone, the object is left over: `verify` counts it as superseded.
             log.warning("The object of a deleted file could not be deleted", key=key, error=str(error))
 

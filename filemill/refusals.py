@@ -84,10 +84,18 @@ def share_fits(settings: "Settings") -> str | None:
     return None
 
 
+def somebody_vouches(settings: "Settings") -> str | None:
+    """Whom to trust is the system's affair only where the name is checked too."""
+    if settings.database_sslmode == "verify-ca" and settings.database_ca_bundle is None:
+        return "database_sslmode=verify-ca needs database_ca_bundle, the certificates that vouch for PostgreSQL"
+    return None
+
+
 REFUSALS: tuple[Callable[["Settings"], str | None], ...] = (
     heartbeats_fit,
     properties_are_not_ours,
     drain_fits,
     static_membership_fits,
     share_fits,
+    somebody_vouches,
 )

@@ -119,6 +119,12 @@ class Settings(BaseSettings):
     database_user: str = _setting("fileuser", "DATABASE_USER", description="PostgreSQL's user")
     database_password: SecretStr = _setting(SecretStr("filepass"), "DATABASE_PASSWORD", description="Its password")
     database_name: str = _setting("filedb", "DATABASE_NAME", description="The database")
+    database_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = _setting(
+        "prefer", description="Whether the connection to PostgreSQL is encrypted, and whom it trusts; as libpq has it"
+    )
+    database_ca_bundle: Path | None = _setting(
+        None, description="Certificates (PEM) that vouch for PostgreSQL; default with verify-full: the system's"
+    )
     database_pool_size: int = _setting(10, description="Connections that one process keeps at most", ge=1)
 
     s3_endpoint: str = _setting("http://127.0.0.1:4566", "S3_ENDPOINT", description="URL of the S3 service")
@@ -126,6 +132,15 @@ class Settings(BaseSettings):
     s3_bucket: str = _setting("file-creation-bucket", "S3_BUCKET", description="Bucket of the files")
     aws_access_key_id: SecretStr = _setting(SecretStr("test"), "AWS_ACCESS_KEY_ID", description="S3 access key")
     aws_secret_access_key: SecretStr = _setting(SecretStr("test"), "AWS_SECRET_ACCESS_KEY", description="S3 secret key")
+    s3_session_token: SecretStr = _setting(
+        SecretStr(""), description="Session token of temporary S3 credentials (AWS_SESSION_TOKEN is not read)"
+    )
+    s3_ca_bundle: Path | None = _setting(
+        None, description="Certificates (PEM) that vouch for the S3 service, beside the well-known ones"
+    )
+    s3_proxy: str = _setting(
+        "", description="URL of the HTTP proxy to the S3 service (HTTP_PROXY is not read)", repr=False
+    )
 
     processing_seconds: float = _setting(60.0, description="Simulated work per file", ge=0, le=86_400)
     processing_steps: int = _setting(6, description="Steps that it is split into", ge=1, le=1000)
@@ -180,6 +195,20 @@ class Settings(BaseSettings):
         if not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("s3_proxy", mode="after")
+    @classmethod
+    def _s3_proxy(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("database_ca_bundle", "s3_ca_bundle", mode="after")
+    @classmethod
+    def _bundle(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":

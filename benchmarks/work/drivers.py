@@ -13,6 +13,9 @@ from botocore.config import Config
 from confluent_kafka import Consumer, TopicPartition
 from obstore.store import S3Store
 
+from filemill.adapters.environment import forget_libpq_variables, without_s3_variables
+from filemill.adapters.postgres import libpq_parameters
+from filemill.adapters.s3_admin import isolated_core
 from filemill.settings import Settings
 
 
@@ -23,18 +26,13 @@ def runner() -> asyncio.Runner:
 
 def postgres(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
     """A connection."""
+    forget_libpq_variables()
     return psycopg.connect(**postgres_parameters(settings))
 
 
 def postgres_parameters(settings: Settings) -> dict[str, Any]:
     """Where PostgreSQL is."""
-    return {
-        "host": settings.database_host,
-        "port": settings.database_port,
-        "user": settings.database_user,
-        "password": settings.database_password.get_secret_value(),
-        "dbname": settings.database_name,
-    }
+    return libpq_parameters(settings)
 
 
 def producer_properties(settings: Settings, linger_ms: int = 5) -> dict[str, Any]:
@@ -70,24 +68,25 @@ def s3_by_obstore(settings: Settings) -> S3Store:
     """Obstore's client of the bucket; with one thread of its own, which is quickest on two cores."""
     os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     timeout = timedelta(seconds=settings.server_timeout_seconds)
-    return S3Store(
-        settings.s3_bucket,
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        access_key_id=settings.aws_access_key_id.get_secret_value(),
-        secret_access_key=settings.aws_secret_access_key.get_secret_value(),
-        virtual_hosted_style_request=False,
-        client_options={"allow_http": True, "timeout": timeout, "connect_timeout": timeout},
-    )
+    with without_s3_variables(certificates=True):
+        return S3Store(
+            settings.s3_bucket,
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            access_key_id=settings.aws_access_key_id.get_secret_value(),
+            secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True, "timeout": timeout, "connect_timeout": timeout},
+        )
 
 
 def s3_by_boto3(settings: Settings) -> Any:  # noqa: ANN401 - boto3 makes its classes as it goes
     """boto3's client."""
-    return boto3.client(
+    return boto3.Session(botocore_session=isolated_core()).client(
         "s3",
         endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
         aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
         aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
-        config=Config(s3={"addressing_style": "path"}),
+        config=Config(s3={"addressing_style": "path"}, proxies={}),
     )

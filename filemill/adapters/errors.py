@@ -8,13 +8,15 @@ TEXT_CHARACTERS = 300
 class Answer(enum.Enum):
     """What follows an error of a server.
 
-    All but `BUG` are `retry.Unavailable`: REST answers 503 with the sentence, the command ends with exit code 3, and
-    every role waits and tries again. `BUG` stays what it was raised as: REST answers 500, a command shows a traceback.
+    All but the last two are `retry.Unavailable`: REST answers 503 with the sentence, the command ends with exit code 3,
+    and every role waits and tries again. `MISSING` is `ports.Missing`. `BUG` stays what it was raised as: REST answers
+    500, a command shows a traceback.
     """
 
     REPEAT = "the server undid all of it, and the same may succeed at once"
     WAIT = "it passes by itself"
     MEND = "somebody has to do something about the server or the settings"
+    MISSING = "the object that was asked for is not there"
     BUG = "the error is in what was sent"
 
 

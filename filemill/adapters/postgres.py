@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from filemill.adapters.environment import forget_libpq_variables
 from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
 from filemill.adapters.postgres_errors import Drop, Row, meaning
 from filemill.retry import Unavailable
@@ -21,6 +22,9 @@ STATEMENT_MILLISECONDS = 30_000
 TOLD_STATEMENTS = 100
 # How often a transaction is done at most where the server undoes it.
 TRANSACTION_TRIES = 3
+
+# libpq takes a file that is not there for none, and an empty name for ~/.postgresql or ~/.pgpass.
+NO_FILE = "/dev/null/none"
 
 # It locks no row, for there is none to lock; a server that is read-only, or grants no UPDATE, refuses it all the same.
 _WRITE_NOTHING = sa.text("SELECT FROM leases WHERE false FOR UPDATE")
@@ -36,17 +40,10 @@ class Undone(Unavailable):
 
 def create_engine(settings: Settings, application: str) -> sa.Engine:
     """A pool of connections; opens none by itself. `application` is what pg_stat_activity shows."""
+    forget_libpq_variables()
     timeout = settings.server_timeout_seconds
-    url = sa.URL.create(
-        "postgresql+psycopg",
-        username=settings.database_user,
-        password=settings.database_password.get_secret_value(),
-        host=settings.database_host,
-        port=settings.database_port,
-        database=settings.database_name,
-    )
     engine = sa.create_engine(
-        url,
+        "postgresql+psycopg://",
         poolclass=_Pool,
         pool_size=settings.database_pool_size,
         max_overflow=0,
@@ -54,6 +51,7 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         pool_pre_ping=True,
         hide_parameters=True,  # titles, descriptions and what else there is in a row belong in no log
         connect_args={
+            **libpq_parameters(settings),
             "application_name": application[:63],
             "connect_timeout": max(2, math.ceil(timeout)),  # libpq takes 1 for 2
             # A server that is cut off, not closed, is noticed within these bounds instead of the kernel's hours.
@@ -94,6 +92,26 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         raise kind(problem, row.advice, summary=row.problem) from None
 
     return engine
+
+
+def libpq_parameters(settings: Settings) -> dict[str, str | int]:
+    """Where PostgreSQL is, and how to connect; with it nothing is taken from the user's home folder."""
+    bundle = settings.database_ca_bundle
+    by_the_system = bundle is None and settings.database_sslmode == "verify-full"
+    return {
+        "host": settings.database_host,
+        "port": settings.database_port,
+        "user": settings.database_user,
+        "password": settings.database_password.get_secret_value(),
+        "dbname": settings.database_name,
+        "client_encoding": "utf8",
+        "gssencmode": "disable",
+        "sslmode": settings.database_sslmode,
+        "sslrootcert": "system" if by_the_system else str(bundle or NO_FILE),
+        "sslcert": NO_FILE,
+        "sslcrl": NO_FILE,
+        "passfile": NO_FILE,
+    }
 
 
 def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:

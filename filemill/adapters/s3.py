@@ -5,21 +5,29 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore import exceptions
 from obstore.store import S3Store
 
+from filemill.adapters.environment import without_s3_variables
+from filemill.adapters.errors import Answer
+from filemill.adapters.s3_errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
 from filemill.content import CONTENT_TYPE
 from filemill.ports import Missing, StoredObject
-from filemill.retry import Unavailable
 from filemill.settings import Settings
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
 
 # Up to here an object is read in one call of obstore's; a longer one takes a second, from its beginning.
 AT_ONCE_BYTES = 256 * 1024
 # What obstore says of an empty object, and of a server that answers with the whole. Taken for one by mistake, a failure
 # costs a second try.
 NO_RANGE = ("416", "non-partial response", "Wanted range")
+# Errors of obstore's that come before anything is sent.
+NEVER_SENT = (exceptions.InvalidPathError, exceptions.NotSupportedError, exceptions.UnknownConfigurationKeyError)
 
 
 class S3ObjectStore:
@@ -30,22 +38,7 @@ class S3ObjectStore:
         # environment is the only way to tell it, before its first call.
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
-        timeout = timedelta(seconds=settings.server_timeout_seconds)
-        self._store = S3Store(
-            settings.s3_bucket,
-            endpoint=settings.s3_endpoint,
-            region=settings.s3_region,
-            access_key_id=settings.aws_access_key_id.get_secret_value(),
-            secret_access_key=settings.aws_secret_access_key.get_secret_value(),
-            virtual_hosted_style_request=False,
-            client_options={
-                "allow_http": settings.s3_endpoint.startswith("http://"),
-                "timeout": timeout,
-                "connect_timeout": timeout,
-            },
-            # Whether and when to try again is the caller's rule (filemill.retry), not the client's.
-            retry_config={"max_retries": 0, "retry_timeout": timeout},
-        )
+        self._store = open_store(settings)
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         """Write an object whole."""
@@ -92,16 +85,49 @@ class S3ObjectStore:
     def _errors(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (exceptions.NotFoundError, FileNotFoundError) as error:
-            # A PUT is answered so when the bucket is missing: that is the service's state, not the object's.
-            if key and "NoSuchBucket" not in str(error):
-                raise Missing(key) from None
-            raise Unavailable(f"S3 at {self._settings.s3_endpoint} has no bucket {self._settings.s3_bucket}") from None
+        except NEVER_SENT:
+            raise
         except (exceptions.BaseError, OSError) as error:
-            raise Unavailable(f"S3 at {self._settings.s3_endpoint}: {gist(error)}") from None
+            code, row = meaning_of_text(str(error))
+            if row is AWAY:
+                raise no_answer(self._settings, error) from None
+            if row.answer is Answer.MISSING:
+                # A PUT is answered so when the bucket is missing: that is the service's state, not the object's.
+                if key:
+                    raise Missing(key) from None
+                row = meaning("NoSuchBucket")
+            if row.answer is Answer.BUG:
+                raise
+            raise unavailable(self._settings, row, code) from None
 
 
-def gist(error: BaseException) -> str:
-    """The first line of a driver's message: obstore's go on with a debug print of the whole request."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def open_store(settings: Settings) -> S3Store:
+    """Obstore's client of the bucket, made of the settings alone."""
+    timeout = timedelta(seconds=settings.server_timeout_seconds)
+    options: ClientConfig = {
+        "allow_http": settings.s3_endpoint.startswith("http://"),
+        "timeout": timeout,
+        "connect_timeout": timeout,
+    }
+    if settings.s3_proxy:
+        options["proxy_url"] = settings.s3_proxy
+    if settings.s3_ca_bundle is not None:
+        options["root_certificate"] = settings.s3_ca_bundle.read_bytes()
+    credentials: S3Config = {
+        "access_key_id": settings.aws_access_key_id.get_secret_value(),
+        "secret_access_key": settings.aws_secret_access_key.get_secret_value(),
+    }
+    if token := settings.s3_session_token.get_secret_value():
+        credentials["session_token"] = token
+    # Without TLS nobody needs certificates, and a broken SSL_CERT_FILE must not matter.
+    with without_s3_variables(certificates=bool(options["allow_http"])):
+        return S3Store(
+            settings.s3_bucket,
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            config=credentials,
+            virtual_hosted_style_request=False,
+            client_options=options,
+            # Whether and when to try again is the caller's rule (filemill.retry), not the client's.
+            retry_config={"max_retries": 0, "retry_timeout": timeout},
+        )

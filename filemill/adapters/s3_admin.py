@@ -1,75 +1,109 @@
 """S3 by boto3, for everything but the hot path: buckets, downloads, what people do by hand."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import functools
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigValueStore, ConstantProvider
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from filemill.adapters.s3 import gist
+from filemill.adapters.errors import Answer
+from filemill.adapters.s3_errors import Row, meaning, no_answer, unavailable
 from filemill.ports import Missing, StoredObject
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+# What a service says of a key that it does not take, as a foreign file service may have chosen one.
+_REFUSED_KEYS = {"InvalidArgument", "InvalidRequest", "InvalidURI"}
+_MADE_ALREADY = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+
+_making = threading.Lock()  # a session makes one client at a time
+
 
 def s3_client(settings: Settings, session: boto3.Session | None = None) -> "S3Client":
-    """A boto3 client that tries twice, and gives up within the server timeout."""
+    """A boto3 client that tries twice, and gives up within the server timeout; made of the settings alone."""
     attempts = 2
     timeout = settings.server_timeout_seconds / attempts
-    return (session or boto3).client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
-        aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
-        config=Config(
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            s3={"addressing_style": "path"},
-        ),
-    )
+    proxy = settings.s3_proxy
+    with _making:
+        client: S3Client = (session or _session()).client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.aws_access_key_id.get_secret_value(),
+            aws_secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+            aws_session_token=settings.s3_session_token.get_secret_value() or None,
+            verify=str(settings.s3_ca_bundle) if settings.s3_ca_bundle is not None else True,
+            config=Config(
+                connect_timeout=timeout,
+                read_timeout=timeout,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
+                s3={"addressing_style": "path"},
+                proxies={"http": proxy, "https": proxy} if proxy else {},
+            ),
+        )
+    client.meta.events.register("before-parameter-build.s3", _stay_here)
+    return client
+
+
+def _stay_here(context: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Follow no redirection to another region: at an endpoint that was given, botocore comes back to it for ever."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def isolated_core() -> botocore.session.Session:
+    """The core of a session that reads neither AWS_* nor ~/.aws: what they could set has its default."""
+    core = botocore.session.Session()
+    fixed = {name: ConstantProvider(default) for name, (_, _, default, _) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()}
+    nothing = {name: ConstantProvider(os.devnull) for name in ("config_file", "credentials_file")}
+    core.register_component("config_store", ConfigValueStore({**fixed, **nothing}))
+    return core
+
+
+@functools.cache
+def _session() -> boto3.Session:
+    return boto3.Session(botocore_session=isolated_core())
 
 
 def create_bucket(settings: Settings) -> bool:
     """Create the bucket where it is missing; whether it was. Raises retry.Unavailable."""
     client = s3_client(settings)
-    try:
-        client.create_bucket(Bucket=settings.s3_bucket)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+    with boto_errors(settings):
+        try:
+            client.create_bucket(Bucket=settings.s3_bucket)
+        except ClientError as error:
+            if _code(error) not in _MADE_ALREADY:
+                raise
             return False
-        raise Unavailable(f"S3 at {settings.s3_endpoint} refused to create {settings.s3_bucket}: {error}") from None
-    except BotoCoreError as error:
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist(error)}") from None
     return True
 
 
-def bucket_exists(settings: Settings) -> bool:
+def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
     """Whether the bucket is there. Raises retry.Unavailable."""
     try:
-        s3_client(settings).head_bucket(Bucket=settings.s3_bucket)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in {"404", "NoSuchBucket"}:
-            return False
-        raise Unavailable(f"S3 at {settings.s3_endpoint} refused: {error}") from None
-    except BotoCoreError as error:
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist(error)}") from None
+        with boto_errors(settings, settings.s3_bucket):
+            (client or s3_client(settings)).head_bucket(Bucket=settings.s3_bucket)
+    except Missing:
+        return False
     return True
 
 
 def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
     """All objects of the bucket, in pages, by their keys' bytes. Raises retry.Unavailable."""
-    core = botocore.session.get_session()
+    core = isolated_core()
     # Nobody reads the times, and botocore takes 0.1 ms for each.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    with _errors(settings, ""):
+    with boto_errors(settings):
         client = s3_client(settings, boto3.Session(botocore_session=core))
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket):
             yield [StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", [])]
@@ -77,22 +111,48 @@ def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
 
 def read_object(settings: Settings, key: str) -> bytes:
     """An object's bytes. Raises Missing, also for a key that the service refuses; retry.Unavailable."""
-    with _errors(settings, key):
+    with boto_errors(settings, key):
         return s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
 
 
 @contextlib.contextmanager
-def _errors(settings: Settings, key: str) -> Iterator[None]:
+def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
+    """Turn boto3's errors into retry.Unavailable, by `s3_errors.ROWS`.
+
+    `wanted` is the key that is read or asked for, if one is: where it is not there, Missing is raised.
+    """
     try:
         yield
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code == "NoSuchBucket":
-            raise Unavailable(f"S3 at {settings.s3_endpoint} has no bucket {settings.s3_bucket}") from None
-        if key and code in {"NoSuchKey", "404", "InvalidRequest", "KeyTooLongError"}:
-            raise Missing(key) from None
-        raise Unavailable(f"S3 at {settings.s3_endpoint} refused: {error}") from None
+        code = _code(error)
+        row = _row(error, code)
+        if wanted and (row.answer is Answer.MISSING or code in _REFUSED_KEYS):
+            raise Missing(wanted) from None
+        if row.answer is Answer.BUG:
+            raise
+        row = meaning("NoSuchBucket") if row.answer is Answer.MISSING else row
+        raise unavailable(settings, row, code) from None
     except ParamValidationError:
-        raise Missing(key) from None
+        if wanted:
+            raise Missing(wanted) from None
+        raise
     except BotoCoreError as error:
-        raise Unavailable(f"S3 at {settings.s3_endpoint} is away: {gist(error)}") from None
+        raise no_answer(settings, error) from None
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _row(error: ClientError, code: str) -> Row:
+    about: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
+    status = about.get("HTTPStatusCode")
+    return meaning(code, status, skew_seconds=_skew_seconds(about.get("HTTPHeaders", {})))
+
+
+def _skew_seconds(headers: Mapping[str, str]) -> float:
+    """How far the service's clock is ahead of ours, by its answer; 0 where it does not say."""
+    try:
+        return (parsedate_to_datetime(headers["date"]) - datetime.now(UTC)).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return 0.0

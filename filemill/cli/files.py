@@ -7,18 +7,19 @@ from typing import Annotated
 
 import sqlalchemy as sa
 import typer
-from botocore.exceptions import BotoCoreError, ClientError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill import wiring
 from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file, list_files
+from filemill.adapters.s3_admin import read_object
 from filemill.adapters.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest, NewFile, Status, new_file
+from filemill.ports import Missing
 from filemill.settings import Settings, load
 
 POLL_SECONDS = 0.1
@@ -172,8 +173,6 @@ def download(
 
 def _fetch(settings: Settings, key: str) -> bytes:
     try:
-        return wiring.s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
-    except ClientError as error:
-        fail(f"S3 at {settings.s3_endpoint}: {error}", 1)
-    except BotoCoreError as error:
-        fail(f"S3 at {settings.s3_endpoint} is away: {error}", 3)
+        return read_object(settings, key)
+    except Missing:
+        fail(f"the bucket {settings.s3_bucket} at {settings.s3_endpoint} has no object {key}", 1)

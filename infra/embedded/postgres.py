@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from filemill.adapters.environment import forget_libpq_variables
 from infra.embedded import processes
 from infra.embedded.commands import Command, run_tool
 from infra.embedded.errors import StartError
@@ -97,6 +98,7 @@ class Postgres(Server):
 
     def probe(self) -> str | None:
         """A query, answered by the server of our own data."""
+        forget_libpq_variables()
         try:
             with psycopg.connect(
                 host=LOOPBACK,
@@ -105,6 +107,8 @@ class Postgres(Server):
                 password=PASSWORD,
                 dbname=DATABASE,
                 connect_timeout=_PROBE_SECONDS,
+                gssencmode="disable",
+                sslmode="disable",
                 application_name="filemill health check",
             ) as connection:
                 row = connection.execute("SELECT current_setting('data_directory')").fetchone()

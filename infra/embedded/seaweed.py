@@ -17,6 +17,7 @@ import trustme
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from filemill.adapters.s3_admin import isolated_core
 from filemill.stack import replace_private_file
 from infra.embedded.commands import Command
 from infra.embedded.errors import StartError
@@ -125,7 +126,7 @@ class SeaweedFS(Server):
 
     def probe(self) -> str | None:
         """The list of buckets."""
-        client = boto3.session.Session().client(
+        client = boto3.Session(botocore_session=isolated_core()).client(
             "s3",
             endpoint_url=self.endpoint,
             region_name=REGION,

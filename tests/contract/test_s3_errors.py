@@ -1,0 +1,164 @@
+"""Each row of the table of S3's errors, answered by a server to both clients; and those that a real service gives."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from botocore.exceptions import ClientError
+from obstore.exceptions import BaseError
+from pydantic import SecretStr
+
+from filemill.adapters.errors import Answer
+from filemill.adapters.s3 import S3ObjectStore
+from filemill.adapters.s3_admin import bucket_exists, create_bucket, list_objects, read_object
+from filemill.adapters.s3_errors import AWAY, ROWS, Row, meaning
+from filemill.ports import Missing
+from filemill.retry import Unavailable
+from filemill.settings import Settings, load
+
+KEY = "file-1-1.txt"
+
+
+class Refusing(ThreadingHTTPServer):
+    """Answers everything with one status and one code."""
+
+    status = 200
+    code = ""
+    ahead = timedelta()
+
+    @property
+    def settings(self) -> Settings:
+        return load(s3_endpoint=f"http://127.0.0.1:{self.server_address[1]}", server_timeout_seconds=4.0)
+
+    def refuse(self, status: int, code: str = "", ahead: timedelta = timedelta()) -> None:
+        self.status, self.code, self.ahead = status, code, ahead
+
+
+class _Refusal(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Refusing
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        xml = f"<?xml version='1.0'?><Error><Code>{self.server.code}</Code><Message>planted</Message></Error>"
+        body = xml.encode() if self.server.code and self.command != "HEAD" else b""
+        self.send_response_only(self.server.status)
+        self.send_header("Date", format_datetime(datetime.now(UTC) + self.server.ahead, usegmt=True))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Refusing]:
+    with Refusing(("127.0.0.1", 0), _Refusal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def told(act: Callable[[], object]) -> BaseException:
+    """What it raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its kind is what is asked
+        act()
+    return caught.value
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
+def test_both_clients_tell_what_the_table_says(row: Row, service: Refusing) -> None:
+    service.refuse(row.status, "" if row.code.isdigit() else row.code)
+    settings = service.settings
+    store = S3ObjectStore(settings)
+    by_boto = told(lambda: read_object(settings, KEY))
+    by_obstore = told(lambda: asyncio.run(store.get(KEY)))
+    by_put = told(lambda: asyncio.run(store.put(KEY, b"x", {})))
+    if row.answer is Answer.BUG:
+        assert isinstance(by_obstore, BaseError)
+        assert isinstance(by_put, BaseError)
+        assert isinstance(by_boto, ClientError | Missing), "a key that is refused is one that is not there"
+    elif row.answer is Answer.MISSING:
+        assert (type(by_boto), type(by_obstore)) == (Missing, Missing)
+        assert isinstance(by_put, Unavailable)
+        assert "has no bucket file-creation-bucket" in str(by_put)
+    else:
+        problem = row.problem if row.code != "NoSuchBucket" else "has no bucket file-creation-bucket"
+        assert f"S3 at {settings.s3_endpoint} {problem}" in str(by_boto)
+        assert row.advice in str(by_boto)
+        nowhere = 300 <= row.status < 400  # obstore keeps the code of a redirection to itself
+        for error in (by_obstore, by_put):
+            assert ("refers to another address" if nowhere else problem) in str(error)
+            assert "test" not in str(error).replace("latest", ""), "a key in an error"
+    for error in (by_boto, by_obstore, by_put):
+        assert isinstance(error, Unavailable) == (row.answer not in (Answer.BUG, Answer.MISSING)) or error is by_put
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
+def test_each_row_can_be_told_to_people(row: Row) -> None:
+    assert [other.code for other in ROWS].count(row.code) == 1
+    assert bool(row.problem) == (row.answer not in (Answer.BUG, Answer.MISSING))
+    assert bool(row.advice) >= (row.answer is Answer.MEND)
+
+
+def test_an_unknown_code_is_its_status_and_an_unknown_status_is_the_services_trouble() -> None:
+    assert meaning("VendorSays", 503).answer is Answer.WAIT
+    assert meaning("VendorSays", 418).answer is Answer.MEND
+    assert meaning("VendorSays", 404).answer is Answer.MISSING
+    assert meaning("") is AWAY
+
+
+def test_a_403_without_a_code_is_the_clocks_where_they_differ(service: Refusing) -> None:
+    service.refuse(403, ahead=timedelta(hours=6))
+    with pytest.raises(Unavailable, match=r"finds our clock wrong.*Set this machine's clock"):
+        bucket_exists(service.settings)
+    service.refuse(403, ahead=timedelta(minutes=2))
+    with pytest.raises(Unavailable, match="refuses our credentials"):
+        bucket_exists(service.settings)
+
+
+def test_a_list_tells_what_the_table_says(service: Refusing) -> None:
+    service.refuse(403, "AccessDenied")
+    with pytest.raises(Unavailable, match="does not grant this key"):
+        list(list_objects(service.settings))
+    service.refuse(404, "NoSuchBucket")
+    with pytest.raises(Unavailable, match="filemill prepare"):
+        list(list_objects(service.settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aws_secret_access_key": SecretStr("not-the-key")}, "refuses our credentials: SignatureDoesNotMatch"),
+        ({"aws_access_key_id": SecretStr("nobody")}, "does not know the access key: InvalidAccessKeyId"),
+        ({"s3_bucket": "no-such-bucket-here"}, "has no bucket no-such-bucket-here"),
+    ],
+)
+def test_a_real_service_that_refuses_is_told_alike_by_both_clients(
+    changes: dict[str, object], words: str, contract_world: Settings
+) -> None:
+    settings = contract_world.model_copy(update=changes)
+    store = S3ObjectStore(settings)
+    acts: list[Callable[[], object]] = [
+        lambda: asyncio.run(store.put(KEY, b"x", {})),
+        lambda: asyncio.run(store.get(KEY)),
+        lambda: list(list_objects(settings)),
+        lambda: read_object(settings, KEY),
+    ]
+    if "s3_bucket" not in changes:
+        acts.append(lambda: create_bucket(settings))
+    for act in acts:
+        error = told(act)
+        assert isinstance(error, Unavailable)
+        assert words in str(error)
+        assert "not-the-key" not in str(error)

@@ -1,0 +1,46 @@
+"""What libpq is told: all of it, so that it looks for nothing in the environment or the home folder."""
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from filemill.adapters.environment import forget_libpq_variables
+from filemill.adapters.postgres import NO_FILE, libpq_parameters
+from filemill.settings import InvalidSettings, load
+
+
+def test_no_variable_of_libpqs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar]
+    assert len(known) > 30
+    for name in (*known, "PGTZ", "PGSERVICE", "PGSERVICEFILE"):
+        monkeypatch.setenv(name, "theirs")
+    forget_libpq_variables()
+    assert not [name for name in os.environ if name.startswith("PG")]
+
+
+def test_files_of_the_home_folder_are_left_alone() -> None:
+    told = libpq_parameters(load())
+    assert {told[name] for name in ("passfile", "sslcert", "sslcrl", "sslrootcert")} == {NO_FILE}
+    assert not Path(NO_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, ("prefer", NO_FILE)),
+        ({"database_sslmode": "require"}, ("require", NO_FILE)),
+        ({"database_sslmode": "verify-full"}, ("verify-full", "system")),
+        ({"database_sslmode": "verify-full", "database_ca_bundle": __file__}, ("verify-full", __file__)),
+        ({"database_sslmode": "verify-ca", "database_ca_bundle": __file__}, ("verify-ca", __file__)),
+    ],
+)
+def test_whom_to_trust_is_a_setting(given: dict[str, str], told: tuple[str, str]) -> None:
+    found = libpq_parameters(load(**given))
+    assert (found["sslmode"], found["sslrootcert"]) == told
+
+
+def test_verifying_a_certificate_needs_somebody_who_vouches() -> None:
+    with pytest.raises(InvalidSettings, match="database_ca_bundle"):
+        load(database_sslmode="verify-ca")
