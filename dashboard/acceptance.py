@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dashboard.api_threads import Threads
+from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services, TooLate
 from filemill.adapters.postgres_reads import FileRow
 from filemill.files import NewFile
@@ -59,6 +59,14 @@ class Acceptance:
             self._at_work = loop.create_task(self._work())
         with self._threads.in_time():
             return await asking.row
+
+    async def accept_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
+        """Accept a request that has a key, in a transaction of its own; returns its row, and whether it was known.
+
+        Raises idempotency.KeyReused; retry.Unavailable, and then it may have been accepted.
+        """
+        with while_wanted() as wanted:
+            return await self._threads.run(lambda: self._services.accept_once(file, key, traceparent, wanted))
 
     async def _work(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from anyio import to_thread
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 import filemill
@@ -22,7 +22,7 @@ from dashboard.api_notebook import add_notebook
 from dashboard.api_offsets import add_offsets
 from dashboard.api_operations import add_operations
 from dashboard.api_path import FileIdPath
-from dashboard.api_schema import BODY, answers, complete
+from dashboard.api_schema import BODY, answers, complete, with_header
 from dashboard.api_threads import Threads
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
@@ -30,8 +30,22 @@ from dashboard.scripts import add_scripts
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 from filemill.files import Status
+from filemill.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
 from filemill.messages import valid_traceparent
 from filemill.retry import Unavailable
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        max_length=KEY_MAX_CHARACTERS + 2,
+        pattern=KEY_PATTERN,
+        description="A text of your choice, new for each request. A request that is sent again with the same key "
+        "within 24 hours is accepted once, and gets the same answer.",
+    ),
+]
+REPLAYED = "Idempotency-Replayed"
+MAYBE_ACCEPTED = f"The request may have been accepted. With an {HEADER} it can be sent again safely, with the same key"
 
 
 def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> FastAPI:
@@ -94,15 +108,28 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
     @app.post(
         "/api/files",
         status_code=201,
-        responses=answers(201, "FileRow", 400, 403, 413, 422, 503),
+        responses=with_header(
+            answers(201, "FileRow", 400, 403, 413, 422, 503),
+            201,
+            REPLAYED,
+            "`true`: it was accepted before, with the same key; the answer is the one of then.",
+        ),
         openapi_extra={"requestBody": BODY},
         summary="Ask for a file",
     )
-    async def create(request: Request) -> Response:
+    async def create(request: Request, key: IdempotencyKey = None) -> Response:
         file = await read_new_file(request)
         traceparent = valid_traceparent(request.headers.get("traceparent"))
-        row = await acceptance.accept(file, traceparent)
-        return json_answer(row, 201, {"Location": f"/api/files/{row.id}"})
+        replayed = False
+        try:
+            if key is None:
+                row = await acceptance.accept(file, traceparent)
+            else:
+                row, replayed = await acceptance.accept_once(file, checked_key(key), traceparent)
+        except Unavailable as error:
+            raise Unavailable(f"{str(error).rstrip('.')}. {MAYBE_ACCEPTED}") from error
+        headers = {"Location": f"/api/files/{row.id}"}
+        return json_answer(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
 
     @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
     async def one(file_id: FileIdPath) -> Response:

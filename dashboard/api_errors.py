@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dashboard.api_methods import allowed_methods
 from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest
+from filemill.idempotency import HEADER, KeyReused
 from filemill.retry import Unavailable
 
 RETRY_AFTER_SECONDS = 2
@@ -71,6 +72,10 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
     return error_answer(422, "invalid", str(error), error.field)
 
 
+async def _on_key_reused(_request: Request, error: Exception) -> Response:
+    return error_answer(422, "idempotency_key_reused", str(error), HEADER)
+
+
 async def _on_invalid_cursor(_request: Request, error: Exception) -> Response:
     return error_answer(422, "invalid", f"cursor: {error}", "cursor")
 
@@ -101,6 +106,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
     Refused: _on_refused,
     InvalidRequest: _on_invalid,
+    KeyReused: _on_key_reused,
     InvalidCursor: _on_invalid_cursor,
     RequestValidationError: _on_invalid_parameter,
     Unavailable: _on_unavailable,

@@ -78,6 +78,14 @@ def answers(success: int, schema: str | None, *errors: int) -> dict[int | str, d
     }
 
 
+def with_header(
+    told: dict[int | str, dict[str, Any]], status: int, name: str, description: str
+) -> dict[int | str, dict[str, Any]]:
+    """The answers of an endpoint, one of which may have this header."""
+    header = {"description": description, "schema": {"type": "string"}}
+    return {**told, status: {**told[status], "headers": {name: header}}}
+
+
 def complete(app: FastAPI) -> None:
     """Add the records' schemas to the document that FastAPI generates."""
     generate = app.openapi

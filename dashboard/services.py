@@ -16,6 +16,7 @@ from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres import in_transaction
+from filemill.adapters.postgres_idempotency import submit_once
 from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
 from filemill.dead_letter_index import DeadLetterIndex
@@ -131,6 +132,25 @@ class Services:
         rows = in_transaction(self._engine, accept)
         self.wake_relay()
         return rows
+
+    def accept_once(
+        self, file: NewFile, key: str, traceparent: str | None = None, wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[FileRow, bool]:
+        """Accept a request that has a key, once; returns its row as accepted, and whether that was before.
+
+        Raises retry.Unavailable, and then it may have been accepted; idempotency.KeyReused; TooLate, as
+        `accept_together` does.
+        """
+
+        def accept(connection: sa.Connection) -> tuple[FileRow, bool]:
+            answer = submit_once(connection, key, file, traceparent=traceparent)
+            if not wanted():
+                raise TooLate("too late: the sender was answered already")
+            return answer
+
+        answer = in_transaction(self._engine, accept)
+        self.wake_relay()
+        return answer
 
     def accept_many(self, files: Sequence[NewFile]) -> list[int]:
         """Accept requests in one transaction and wake the relay; returns their ids. Raises retry.Unavailable."""

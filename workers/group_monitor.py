@@ -21,7 +21,16 @@ from sqlalchemy.dialects.postgresql import insert
 
 from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member
 from filemill.adapters.postgres_reads import outbox_state
-from filemill.adapters.tables import GroupSample, LagSample, OutboxSample, RejectedMessage, Worker, WorkerEventRow
+from filemill.adapters.tables import (
+    GroupSample,
+    IdempotencyKey,
+    LagSample,
+    OutboxSample,
+    RejectedMessage,
+    Worker,
+    WorkerEventRow,
+)
+from filemill.idempotency import KEPT
 from filemill.ports import Lease
 from filemill.retry import Unavailable
 from filemill.telemetry import DEAD_AFTER_SECONDS, Kind
@@ -163,15 +172,16 @@ class GroupMonitor:
         horizon = datetime.now(UTC) - self._retention
         with self._engine.begin() as connection:
             connection.execute(_FOLD_COUNTS)
-            for table, moment in (
-                (LagSample, LagSample.sampled_at),
-                (GroupSample, GroupSample.sampled_at),
-                (OutboxSample, OutboxSample.sampled_at),
-                (RejectedMessage, RejectedMessage.rejected_at),
-                (WorkerEventRow, WorkerEventRow.at),
+            for table, moment, oldest in (
+                (LagSample, LagSample.sampled_at, horizon),
+                (GroupSample, GroupSample.sampled_at, horizon),
+                (OutboxSample, OutboxSample.sampled_at, horizon),
+                (RejectedMessage, RejectedMessage.rejected_at, horizon),
+                (WorkerEventRow, WorkerEventRow.at, horizon),
+                (IdempotencyKey, IdempotencyKey.created_at, datetime.now(UTC) - KEPT),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")
-                old = sa.select(row).where(moment < horizon).limit(DELETE_ROWS)
+                old = sa.select(row).where(moment < oldest).limit(DELETE_ROWS)
                 connection.execute(sa.delete(table).where(row.in_(old)))
 
     def _say(self, state: str) -> None:

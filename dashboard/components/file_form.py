@@ -1,5 +1,6 @@
 """The form that asks for a file, or for many: they are numbered then."""
 
+import secrets
 from collections.abc import Callable
 
 import streamlit as st
@@ -9,6 +10,7 @@ from dashboard.bulk import create_many
 from dashboard.components.trouble import Notice, show_line
 from dashboard.jobs import Busy
 from filemill.files import InvalidRequest, new_file
+from filemill.idempotency import KeyReused
 from filemill.retry import Unavailable
 
 TITLE = "new_title"
@@ -17,6 +19,7 @@ COUNT = "new_count"
 COUNT_MAX = 100_000
 _OUTCOME = "new_outcome"
 _OWN = "new_id"
+_KEY = "new_key"
 
 
 def file_form(show_newest: Callable[[], None]) -> None:
@@ -42,8 +45,14 @@ def file_form(show_newest: Callable[[], None]) -> None:
             format="%d",
             icon=":material/close:",
         )
+        key = _key()
         st.form_submit_button(
-            "Create file", type="primary", on_click=_submit, args=(show_newest,), key="create", width="content"
+            "Create file",
+            type="primary",
+            on_click=_submit,
+            args=(show_newest, key),
+            key=f"create-{key[:8]}",  # a second click on a button that is gone does nothing
+            width="content",
         )
     show_line("outcome", st.session_state.get(_OUTCOME))
 
@@ -54,7 +63,13 @@ def own_file() -> int | None:
     return own
 
 
-def _submit(show_newest: Callable[[], None]) -> None:
+def _key() -> str:
+    """What makes this filling of the form one request: it is kept until it was accepted, or is another request."""
+    key: str = st.session_state.setdefault(_KEY, secrets.token_hex(16))
+    return key
+
+
+def _submit(show_newest: Callable[[], None], key: str) -> None:
     """Accept the request. Runs before the page is drawn, so that the list has the new row at once."""
     title, description = st.session_state.get(TITLE) or "", st.session_state.get(DESCRIPTION) or ""
     data = data_module.current()
@@ -65,7 +80,11 @@ def _submit(show_newest: Callable[[], None]) -> None:
             st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
             show_newest()
             return
-        row = data.services.accept(new_file(title, description))
+        row, _ = data.services.accept_once(new_file(title, description), key)
+    except KeyReused:  # it was edited after an attempt whose answer got lost
+        st.session_state[_KEY] = secrets.token_hex(16)
+        _submit(show_newest, st.session_state[_KEY])
+        return
     except InvalidRequest as error:
         st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
         return
@@ -74,11 +93,14 @@ def _submit(show_newest: Callable[[], None]) -> None:
         return
     except Unavailable as error:
         st.session_state[_OUTCOME] = Notice(
-            "bad", "The file was not accepted", f"{error}. Nothing is lost of what you typed."
+            "bad",
+            "No answer from the database",
+            f"{error}. The file may have been accepted. Press Create file again: it is not accepted twice.",
         )
         return
     data.forget()
     st.session_state[_OWN] = row.id
+    st.session_state[_KEY] = secrets.token_hex(16)
     st.session_state.update({TITLE: "", DESCRIPTION: "", "q": ""})
     show_newest()
     st.session_state[_OUTCOME] = Notice("good", f"File #{row.id} accepted", row.title)

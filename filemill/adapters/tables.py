@@ -3,7 +3,19 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, SmallInteger, String, Text, func, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -143,6 +155,19 @@ class PublishCounter(Table):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     next_number: Mapped[int]
+
+
+class IdempotencyKey(Table):
+    """A key that came with requests, and the ids that they got; `requested_at` of a single one is its row's."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idempotency_keys_by_time", "created_at"),)
+
+    key_hash: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class LeaseRow(Table):

@@ -1,5 +1,6 @@
 """`filemill submit | files | download`."""
 
+import secrets
 import time
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from filemill import wiring
 from filemill.adapters.postgres import in_transaction
-from filemill.adapters.postgres_outbox import submit_many
+from filemill.adapters.postgres_idempotency import submit_many_once
 from filemill.adapters.postgres_reads import FileRow, get_file, list_files
 from filemill.adapters.s3_admin import read_object
 from filemill.adapters.tables import File
@@ -19,11 +20,15 @@ from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest, NewFile, Status, new_file
+from filemill.idempotency import KeyReused, checked_key
 from filemill.ports import Missing
+from filemill.retry import Unavailable
 from filemill.settings import Settings, load
 
 POLL_SECONDS = 0.1
 SUBMIT_ROWS = 1000
+# A server that is unreachable for longer than this is for the user to know.
+RETRY_SECONDS = (0.5, 1.0)
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +43,14 @@ def submit(
     description: Annotated[str, typer.Option("--description", "-d", help="Text, up to 64 KiB.")] = "",
     count: Annotated[int, typer.Option(help="How many files to ask for, all alike.", min=1, max=1_000_000)] = 1,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits at most.", min=0)] = 600,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            help="Accept these requests once, however often the command is run with this key within 24 hours.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until all have ended; exit 1 unless all completed.")
@@ -48,11 +61,12 @@ def submit(
     settings = load()
     try:
         request = new_file(title, description)
+        key = checked_key(key) if key is not None else secrets.token_hex(16)
     except InvalidRequest as error:
         fail(str(error), 2)
     engine = wiring.create_engine(settings, "submit")
     with _progress() as progress:
-        ids = _accept(engine, request, count, progress)
+        ids = _accept(engine, request, count, key, progress)
         counts = _wait_for(engine, ids, timeout, progress) if wait else None
     if as_json:
         print_json({"submitted": len(ids), "ids": ids, "statuses": counts})
@@ -64,14 +78,30 @@ def submit(
         raise typer.Exit(1)
 
 
-def _accept(engine: sa.Engine, request: NewFile, count: int, progress: Progress) -> list[int]:
+def _accept(engine: sa.Engine, request: NewFile, count: int, key: str, progress: Progress) -> list[int]:
+    """Accept them in parts, each with a key of its own, so that a part whose answer got lost can be sent again."""
     task = progress.add_task("accepted", total=count)
     ids: list[int] = []
-    while len(ids) < count:
-        some = [request] * min(SUBMIT_ROWS, count - len(ids))
-        ids += in_transaction(engine, partial(submit_many, files=some))
-        progress.update(task, completed=len(ids))
+    try:
+        while len(ids) < count:
+            some = [request] * min(SUBMIT_ROWS, count - len(ids))
+            ids += _accept_part(engine, some, f"{key} {count} {len(ids)}" if count > 1 else key)
+            progress.update(task, completed=len(ids))
+    except KeyReused as error:
+        fail(str(error), 2)
+    except Unavailable as error:
+        again = f"filemill submit … --idempotency-key {key}"
+        fail(f"{error}\nThe requests may have been accepted. To retry safely, repeat the command: {again}", 3)
     return ids
+
+
+def _accept_part(engine: sa.Engine, files: list[NewFile], key: str) -> list[int]:
+    for pause in RETRY_SECONDS:
+        try:
+            return in_transaction(engine, partial(submit_many_once, key=key, files=files))
+        except Unavailable:
+            time.sleep(pause)
+    return in_transaction(engine, partial(submit_many_once, key=key, files=files))
 
 
 def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progress) -> dict[str, int]:

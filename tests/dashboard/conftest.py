@@ -54,6 +54,11 @@ class Page:
         found: list[dict[str, Any]] = self.shown("file_table", "files")["rows"]
         return found
 
+    def press(self, label: str) -> None:
+        """Press the only button with this label."""
+        (button,) = [button for button in self.app.button if button.label == label]
+        button.click()
+
     def run(self) -> "Page":
         """Draw it again; a page never shows an exception."""
         self.app.run()

@@ -93,7 +93,7 @@ def test_the_form_asks_for_many_files_which_are_numbered(
     page = open_page(settings)
     page.app.text_input(key="new_title").input("Load")
     page.app.number_input(key="new_count").set_value(1203)
-    page.app.button(key="create").click()
+    page.press("Create file")
     page.run()
     assert wait_for(data_module.current().jobs).done == 1203
     assert page.run().shown("job", "job")["name"] == "Create 1,203 files"

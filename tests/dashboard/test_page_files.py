@@ -1,15 +1,19 @@
 """The Files page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from dashboard import services
+from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import get_file
 from filemill.adapters.tables import File
 from filemill.cursors import encode_cursor
 from filemill.files import new_file
+from filemill.retry import Unavailable
 from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
@@ -39,7 +43,7 @@ def change(engine: sa.Engine, file_id: int, **values: object) -> None:
 def create(page: Page, title: str, description: str = "") -> None:
     page.app.text_input(key="new_title").input(title)
     page.app.text_area(key="new_description").input(description)
-    page.app.button(key="create").click()
+    page.press("Create file")
     page.run()
 
 
@@ -185,8 +189,31 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
 
     create(page, "cannot be accepted now")
     (outcome,) = page.notices("outcome")
-    assert outcome["what"] == "The file was not accepted"
+    assert outcome["what"] == "No answer from the database"
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
+
+
+def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page(settings)
+    commit = in_transaction
+
+    def then_breaks(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+        commit(engine, work)
+        raise Unavailable("the connection to PostgreSQL was cut")
+
+    monkeypatch.setattr(services, "in_transaction", then_breaks)
+    create(page, "once")
+    (outcome,) = page.notices("outcome")
+    assert "may have been accepted" in outcome["text"]
+    monkeypatch.setattr(services, "in_transaction", commit)
+    page.press("Create file")
+    page.run()
+    (outcome,) = page.notices("outcome")
+    assert outcome["tone"] == "good"
+    create(page, "once")
+    assert [row["title"] for row in page.rows()] == ["once", "once"], "the second is another filling of the form"
 
 
 def test_the_oldest_come_first_where_the_url_says_so(

@@ -1,0 +1,50 @@
+"""A key that makes it safe to send a request again (draft-ietf-httpapi-idempotency-key-header).
+
+Pure. Whoever does not know whether a request was accepted sends it again with the same key: it is accepted once, and
+both get the same answer. A key is kept for 24 hours.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from filemill.files import InvalidRequest, NewFile
+
+HEADER = "Idempotency-Key"
+KEPT = timedelta(hours=24)
+KEY_MAX_CHARACTERS = 255
+# Printable ASCII, without blanks at its ends.
+KEY_PATTERN = r"^[!-~]([ -~]*[!-~])?$"
+
+
+class KeyReused(Exception):
+    """The key came with another request before."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"this {HEADER} was used for another request within the last 24 hours; use a new key for a new request"
+        )
+
+
+def checked_key(text: str) -> str:
+    """A key as it came, without the quotation marks of an HTTP structured string. Raises InvalidRequest."""
+    key = text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
+    if not key.strip():
+        raise InvalidRequest(HEADER, "must not be blank")
+    if len(key) > KEY_MAX_CHARACTERS:
+        raise InvalidRequest(HEADER, f"must have at most {KEY_MAX_CHARACTERS} characters, not {len(key)}")
+    if not key.isascii() or not key.isprintable():
+        raise InvalidRequest(HEADER, "must consist of printable ASCII characters")
+    return key
+
+
+def key_hash(key: str) -> str:
+    """What is stored of a key: it is its sender's secret, and of any length."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def fingerprint(files: Sequence[NewFile]) -> str:
+    """What tells one request from another: all of what is asked for, in order."""
+    return hashlib.sha256(msgspec.msgpack.encode(files)).hexdigest()
