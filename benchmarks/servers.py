@@ -147,7 +147,7 @@ def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
     prepare(settings, patience_seconds=PREPARE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
-        world = World(servers, settings, wiring.create_engine(settings, "bench"), Path(folder))
+        world = World(servers, settings, wiring.create_engine(settings.as_owner(), "bench"), Path(folder))
         try:
             yield world
         finally:
@@ -172,7 +172,7 @@ def wait_until(
 def _maintenance(servers: Supervisor) -> Iterator[sa.Connection]:
     """The stack's own database, where others are made and dropped."""
     settings = load(**{**servers.state.settings, "home": servers.home})
-    engine = wiring.create_engine(settings, "bench").execution_options(isolation_level="AUTOCOMMIT")
+    engine = wiring.create_engine(settings.as_owner(), "bench").execution_options(isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
             yield connection

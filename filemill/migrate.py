@@ -9,6 +9,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import infra.migrations
+from filemill.adapters.postgres import create_engine
+from filemill.settings import Settings
 
 # Any fixed number: all processes that migrate ask for the same lock. ("filemill" as eight ASCII bytes.)
 MIGRATION_LOCK = int.from_bytes(b"filemill")
@@ -33,8 +35,23 @@ def current_revision(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def migrate(engine: sa.Engine) -> tuple[str | None, str]:
+def migrate_schema(settings: Settings) -> tuple[str | None, str]:
+    """Apply what is missing, as the schema's owner, and grant the other roles what they need.
+
+    Returns the revisions before and after. Raises retry.Unavailable.
+    """
+    engine = create_engine(settings.as_owner(), "migrate")
+    application = settings.database_user if settings.database_owner_user else None
+    try:
+        return migrate(engine, application=application, reader=settings.database_reader_user or None)
+    finally:
+        engine.dispose()
+
+
+def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | None = None) -> tuple[str | None, str]:
     """Apply what is missing; returns the revisions before and after.
+
+    `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read.
 
     Many processes may call this at once: one works, the others wait for its lock and find nothing left to do. The lock
     ends with the transaction, so one that dies holds nobody up, and leaves no half of a migration.
@@ -46,4 +63,19 @@ def migrate(engine: sa.Engine) -> tuple[str | None, str]:
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if application:
+            _grant(connection, application, "SELECT, INSERT, UPDATE, DELETE", "USAGE, SELECT")
+            quoted = connection.dialect.identifier_preparer.quote_identifier(application)
+            connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {quoted}")
+        if reader:
+            _grant(connection, reader, "SELECT", "SELECT")
         return before, head_revision()
+
+
+def _grant(connection: sa.Connection, role: str, on_tables: str, on_sequences: str) -> None:
+    """Grant a role rights on what there is in the schema, and on what its owner will make there."""
+    quoted = connection.dialect.identifier_preparer.quote_identifier(role)
+    connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {quoted}")
+    for rights, kind in ((on_tables, "TABLES"), (on_sequences, "SEQUENCES")):
+        connection.exec_driver_sql(f"GRANT {rights} ON ALL {kind} IN SCHEMA public TO {quoted}")
+        connection.exec_driver_sql(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT {rights} ON {kind} TO {quoted}")

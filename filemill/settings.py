@@ -23,6 +23,9 @@ HOME_VARIABLE = "FILEMILL_HOME"
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
+_SERVER_OF_ROLES = {"database_host", "database_port", "database_user", "database_password"}
+_ROLES_OF_STACK = ("database_owner_", "database_reader_")
+
 
 class InvalidSettings(Exception):
     """Settings that cannot be used; the text names each, where it came from, and what it must be. No secret in it."""
@@ -72,7 +75,13 @@ class _RunningStack(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         home = self.current_state.get("home") or default_home()
         stack = running_stack(Path(home))
-        return dict(stack.settings) if stack else {}
+        if stack is None:
+            return {}
+        # Whoever names another server, or another role, has given up the stack's own roles with it.
+        own_server = self.current_state.keys().isdisjoint(_SERVER_OF_ROLES)
+        return {
+            name: value for name, value in stack.settings.items() if own_server or not name.startswith(_ROLES_OF_STACK)
+        }
 
 
 class Settings(BaseSettings):
@@ -118,6 +127,12 @@ class Settings(BaseSettings):
     database_port: int = _setting(5432, "DATABASE_PORT", description="PostgreSQL's port", ge=1, le=65535)
     database_user: str = _setting("fileuser", "DATABASE_USER", description="PostgreSQL's user")
     database_password: SecretStr = _setting(SecretStr("filepass"), "DATABASE_PASSWORD", description="Its password")
+    database_owner_user: str = _setting(
+        "", description="Role that owns the schema; migrate and prepare connect as it. Default: database_user"
+    )
+    database_owner_password: SecretStr = _setting(SecretStr(""), description="Its password")
+    database_reader_user: str = _setting("", description="Role that may only read, if there is one")
+    database_reader_password: SecretStr = _setting(SecretStr(""), description="Its password")
     database_name: str = _setting("filedb", "DATABASE_NAME", description="The database")
     database_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = _setting(
         "prefer", description="Whether the connection to PostgreSQL is encrypted, and whom it trusts; as libpq has it"
@@ -243,6 +258,13 @@ class Settings(BaseSettings):
     def longest_job_seconds(self) -> float:
         """The simulated work of the file that takes longest."""
         return max(self.processing_seconds, self.long_job_seconds) if self.long_job_every else self.processing_seconds
+
+    def as_owner(self) -> "Settings":
+        """The same settings as the role that owns the schema."""
+        if not self.database_owner_user:
+            return self
+        update = {"database_user": self.database_owner_user, "database_password": self.database_owner_password}
+        return self.model_copy(update=update)
 
     @property
     def database_url(self) -> str:

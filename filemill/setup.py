@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.s3_admin import create_bucket
-from filemill.migrate import migrate
+from filemill.migrate import migrate_schema
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
@@ -22,11 +21,7 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     deadline = time.monotonic() + patience_seconds
     _patiently(lambda: KafkaAdmin(settings).create_topics(), deadline)
     _patiently(lambda: create_bucket(settings), deadline)
-    engine = wiring.create_engine(settings, "setup")
-    try:
-        _patiently(lambda: migrate(engine), deadline)
-    finally:
-        engine.dispose()
+    _patiently(lambda: migrate_schema(settings), deadline)
 
 
 def _patiently(step: Callable[[], object], deadline: float) -> None:

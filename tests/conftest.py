@@ -95,8 +95,8 @@ def settings(servers: Servers) -> Settings:
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
-    """A pool on the test's database."""
-    engine = wiring.create_engine(settings, "test")
+    """A pool on the test's database, as its owner: tests change the schema, too."""
+    engine = wiring.create_engine(settings.as_owner(), "test")
     yield engine
     engine.dispose()
 

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from filemill.settings import Settings, load
 from filemill.setup import prepare
+from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
 from infra.embedded.home import remove_home
+from infra.embedded.postgres import SUPERUSER
 from infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
 
@@ -73,13 +76,22 @@ def watch(servers: Servers, pid: int) -> None:
 
 
 def _create_database(settings: Settings, existing: str) -> None:
-    with superuser(settings.model_copy(update={"database_name": existing})) as connection:
+    with _connected(settings.as_owner().model_copy(update={"database_name": existing})) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
 
 
 @contextmanager
 def superuser(settings: Settings) -> Iterator[sa.Connection]:
     """A connection that may do everything, each statement a transaction of its own."""
+    if (settings.home / CREDENTIALS_FILE).exists():
+        password = SecretStr(credentials_of(settings.home).database_superuser_password)
+        settings = settings.model_copy(update={"database_user": SUPERUSER, "database_password": password})
+    with _connected(settings) as connection:
+        yield connection
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator[sa.Connection]:
     url = sa.URL.create(
         "postgresql+psycopg",
         username=settings.database_user,

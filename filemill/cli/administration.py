@@ -9,7 +9,7 @@ from filemill import setup, wiring
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_table, say
 from filemill.doctor import examine
-from filemill.migrate import migrate as apply_migrations
+from filemill.migrate import migrate_schema
 from filemill.settings import load
 from filemill.verification.report import Report
 
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def migrate() -> None:
     """Bring the database's schema up to date. Safe to run from many processes at once."""
     settings = load()
-    before, after = apply_migrations(wiring.create_engine(settings, "migrate"))
+    before, after = migrate_schema(settings)
     say(f"{settings.database_url}: {before or 'empty'} → {after}" if before != after else f"already at {after}")
 
 

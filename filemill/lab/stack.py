@@ -176,7 +176,7 @@ class Lab(Bench):
         )
         prepare(settings, patience_seconds=PREPARE_SECONDS)
         stamp_by_the_broker(settings)
-        engine = wiring.create_engine(settings, "lab")
+        engine = wiring.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
         backward.install(engine)
         door = self.supervisor.door() if isinstance(self.supervisor, ComposedStack) else (LOOPBACK, LOOPBACK)

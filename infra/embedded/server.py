@@ -99,6 +99,9 @@ class Server(ABC):
     def probe(self) -> str | None:
         """Ask in its own protocol whether it serves: None where it does, otherwise what it said. Under a second."""
 
+    def complete(self) -> None:  # noqa: B027 - most servers have nothing to do here
+        """What remains to be done once it serves, at each start. May be repeated. Raises StartError."""
+
     def raise_if_cancelled(self) -> None:
         """Give a start up that takes long before there is a process. Raises CancelledError."""
         if self.surroundings.cancelled.is_set():
@@ -177,6 +180,7 @@ class Server(ABC):
         try:
             self._spawn()
             self._wait_served(deadline, written)
+            self.complete()
             served = True
         finally:
             if not served:

@@ -25,6 +25,8 @@ FAILING_AFTER = 3
 # Names that lead clients to servers; of the caller's they would win over those of this stack.
 _SEED_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 _SEED_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
+# Roles of the database that no worker uses: the schema's owner and the reader.
+_NOT_FOR_WORKERS = ("database_owner_", "database_reader_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,11 @@ def worker_environment(
     }
     for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the world, not for this machine
         kept[name] = ",".join(part for part in (kept.get(name, ""), LOOPBACK, "localhost") if part)
-    given = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
+    given = {
+        f"{PREFIX}{name.upper()}": str(value)
+        for name, value in settings.items()
+        if not name.startswith(_NOT_FOR_WORKERS)
+    }
     return kept | given | {HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1"}
 
 

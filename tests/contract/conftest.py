@@ -20,7 +20,7 @@ def contract_world(servers: Servers) -> Settings:
 @pytest.fixture(scope="session")
 def contract_engine(contract_world: Settings) -> Iterator[sa.Engine]:
     """A pool on its database."""
-    engine = wiring.create_engine(contract_world, "contract")
+    engine = wiring.create_engine(contract_world.as_owner(), "contract")
     yield engine
     engine.dispose()
 

@@ -14,10 +14,12 @@ import psycopg
 import pytest
 
 from infra.embedded import postgres_place
+from infra.embedded.commands import run_tool
+from infra.embedded.credentials import CREDENTIALS_FILE
 from infra.embedded.errors import StartError
 from infra.embedded.home import HomeLock, prepare_home, remove_home
-from infra.embedded.postgres import Postgres
-from tests.integration.test_embedded_servers import make_servers, running_postgres, sql
+from infra.embedded.postgres import SUPERUSER, Postgres
+from tests.integration.test_embedded_servers import make_servers, running_postgres, sql, surroundings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
 
@@ -78,6 +80,68 @@ def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> 
         assert other.poll() is None
         other.kill()
         other.wait()
+
+
+def _run(server: Postgres, program: str, *arguments: str, stdin: bytes = b"") -> None:
+    """Run a program of PostgreSQL, as an earlier version of the server did."""
+    run_tool(server.surroundings, server._program(program, *arguments), server.log_path, program, stdin=stdin)
+
+
+def _make_as_an_earlier_version(home: Path) -> None:
+    """Data whose superuser is the application's role with the published password, as homes had it before roles."""
+    server = Postgres(surroundings(home))
+    place = server._place = postgres_place.find_place(home / "postgres")
+    place.make_folder(place.data)
+    _run(server, "initdb", "-D", str(place.data), "-U", "fileuser", "--auth=reject", "--encoding=UTF8", "--locale=C")
+    first = b"ALTER ROLE fileuser PASSWORD 'filepass';\nCREATE DATABASE filedb;\n"
+    _run(server, "postgres", "--single", "-D", str(place.data), "postgres", stdin=first)
+    earlier = (
+        b"CREATE EXTENSION pg_trgm;\nCREATE TABLE files (id bigint GENERATED ALWAYS AS IDENTITY, title text);\n"
+        b"INSERT INTO files (title) VALUES ('kept');\nCREATE SEQUENCE loose;\n"
+        b"CREATE FUNCTION one() RETURNS int LANGUAGE sql RETURN 1;\n"
+    )
+    _run(server, "postgres", "--single", "-D", str(place.data), "filedb", stdin=earlier)
+
+
+def test_data_of_an_earlier_version_keeps_its_rows_and_gets_roles(home: Path) -> None:
+    _make_as_an_earlier_version(home)
+    with running_postgres(home) as server:
+        settings = server.settings()
+        assert sql(settings, "SELECT id, title FROM files") == [(1, "kept")]
+        sql(settings, "ALTER TABLE files ADD COLUMN more int; ALTER SEQUENCE loose RESTART; DROP FUNCTION one()")
+        assert sql(settings, "SELECT rolname FROM pg_roles WHERE rolsuper") == [(SUPERUSER,)]
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            sql({**settings, "database_password": "filepass"}, "SELECT 1", role="")
+    with running_postgres(home) as server:
+        assert sql(server.settings(), "SELECT title FROM files") == [("kept",)]
+
+
+def test_credentials_that_were_deleted_are_drawn_anew_and_the_data_opens_with_them(used_home: Path) -> None:
+    with running_postgres(used_home) as server:
+        former = server.settings()
+    (used_home / CREDENTIALS_FILE).unlink()
+    with running_postgres(used_home) as server:
+        settings = server.settings()
+        assert settings["database_password"] != former["database_password"]
+        assert sql(settings, "SELECT 1", role="") == [(1,)]
+        with pytest.raises(psycopg.OperationalError):
+            sql({**settings, "database_password": former["database_password"]}, "SELECT 1", role="")
+
+
+@pytest.mark.parametrize("role", ["", "owner_", "reader_"])
+def test_no_role_of_a_client_runs_programs_or_reads_files(used_home: Path, role: str) -> None:
+    with running_postgres(used_home) as server:
+        for statement in (
+            "CREATE TEMP TABLE t (line text); COPY t FROM PROGRAM 'id'",
+            "COPY (SELECT 1) TO PROGRAM 'cat'",
+            "SELECT pg_read_file('PG_VERSION')",
+            "SELECT pg_reload_conf()",
+            "CREATE ROLE other SUPERUSER",
+            f"ALTER ROLE {SUPERUSER} PASSWORD 'known'",
+            "SELECT passwd FROM pg_shadow",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sql(server.settings(), statement, role=role)
 
 
 def test_data_of_another_major_version_is_refused(home: Path) -> None:

@@ -52,12 +52,13 @@ def s3_client(settings: dict[str, Any]) -> Any:
     )
 
 
-def sql(settings: dict[str, Any], statement: str) -> list[Any]:
+def sql(settings: dict[str, Any], statement: str, role: str = "owner_") -> list[Any]:
+    """Rows of a statement, run by the owner of the schema, or by the application (role "") or the "reader_"."""
     with psycopg.connect(
         host=settings["database_host"],
         port=settings["database_port"],
-        user=settings["database_user"],
-        password=settings["database_password"],
+        user=settings[f"database_{role}user"],
+        password=settings[f"database_{role}password"],
         dbname=settings["database_name"],
         connect_timeout=2,
     ) as connection:
@@ -189,7 +190,7 @@ def test_each_server_serves(servers: Servers) -> None:
 def test_strangers_are_not_let_in(servers: Servers) -> None:
     settings = servers.settings()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        sql({**settings, "database_password": "wrong"}, "SELECT 1")
+        sql({**settings, "database_password": "wrong"}, "SELECT 1", role="")
     assert not _s3_answers({**settings, "aws_secret_access_key": "wrong"})
 
 

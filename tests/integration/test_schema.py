@@ -14,6 +14,7 @@ from filemill.adapters.tables import File, StatusCount, Table
 from filemill.files import new_file
 from filemill.migrate import current_revision, head_revision, migrate
 from filemill.settings import Settings
+from tests.servers import superuser
 
 
 def test_migrations_build_what_the_models_describe(engine: sa.Engine) -> None:
@@ -70,6 +71,7 @@ def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_inde
     user = f"poor_{settings.database_name}"
     with engine.begin() as connection:
         connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    with superuser(settings) as connection:
         connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'poor'; GRANT ALL ON SCHEMA public TO {user}"))
     poor = settings.model_copy(update={"database_user": user, "database_password": SecretStr("poor")})
     engine_of_poor = wiring.create_engine(poor, "poor")

@@ -164,7 +164,7 @@ class World:
 def pipeline(servers: Servers, folder: Path, **given: object) -> Iterator[World]:
     """A world in these servers. Its processes, and its connections, end with the context."""
     settings = new_world(servers, **given)
-    engine = wiring.create_engine(settings, "test")
+    engine = wiring.create_engine(settings.as_owner(), "test")
     try:
         with (
             Crew(settings, folder, lambda pid: watch(servers, pid)) as crew,

@@ -105,7 +105,8 @@ def test_a_worker_gets_the_stacks_servers_and_nobody_elses(tmp_path: Path) -> No
         "FILEMILL_STACK_RUN": "another",
         "no_proxy": "intranet",
     }
-    given = worker_environment({"kafka_broker": "127.0.0.1:1", "database_port": 2}, tmp_path, inherited)
+    settings: dict[str, str | int | float] = {"kafka_broker": "127.0.0.1:1", "database_port": 2}
+    given = worker_environment(settings | {"database_owner_password": "o"}, tmp_path, inherited)
     assert given == {
         "PATH": "/bin",
         "FILEMILL_KAFKA_BROKER": "127.0.0.1:1",

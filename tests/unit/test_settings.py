@@ -51,6 +51,15 @@ def _stack(home: Path, **settings: str | int | float) -> None:
 # --- precedence
 
 
+def test_the_stacks_owner_of_the_schema_is_for_the_stacks_own_server_only(home: Path) -> None:
+    _stack(home, database_host="127.0.0.1", database_owner_user="owner", database_owner_password="p")
+    assert load(database_name="another").as_owner().database_user == "owner"
+    assert load().as_owner().database_password.get_secret_value() == "p"
+    for elsewhere in ({"database_host": "db"}, {"database_port": 5433}, {"database_user": "me"}):
+        settings = load(**elsewhere)
+        assert settings.as_owner() == settings
+
+
 def test_the_defaults_are_the_seeds() -> None:
     settings = load()
     assert settings.kafka_broker == "127.0.0.1:29092"

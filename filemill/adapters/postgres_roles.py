@@ -1,0 +1,91 @@
+"""The roles of the database, made by a superuser: one owns the schema, one is the application's, one only reads.
+
+None of them is a superuser: a role that is can run programs on the server's machine (`COPY … FROM PROGRAM`). What each
+may do with the tables is granted by the owner, in `filemill.migrate`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+# A failed statement is logged with its text, which holds a password's verifier.
+_QUIET = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
+
+# What the superuser made before there was an owner. Members of extensions stay with their extension.
+_MINE = """
+    SELECT 'TABLE' AS kind, c.oid::regclass::text AS name FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+    AND c.relowner = current_user::regrole AND NOT EXISTS (
+        SELECT FROM pg_depend AS d
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('e', 'a', 'i')
+    )
+    UNION ALL
+    SELECT 'ROUTINE', p.oid::regprocedure::text FROM pg_proc AS p
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proowner = current_user::regrole AND NOT EXISTS (
+        SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role and its password."""
+
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The roles of one database."""
+
+    database: str
+    owner: Login
+    application: Login
+    reader: Login
+
+
+def arrange_roles(server: Mapping[str, Any], roles: Roles) -> None:
+    """Make the roles and the database, or bring them up to date; existing data becomes the owner's. May be repeated.
+
+    `server` are the parameters of a superuser's connection. Raises psycopg.Error.
+    """
+    with _connect(server, "postgres") as connection:
+        # The owner may create databases: tests and the lab make some of their own beside the one that is used.
+        _arrange_role(connection, roles.owner, sql.SQL("CREATEDB"))
+        _arrange_role(connection, roles.application, sql.SQL("NOCREATEDB"))
+        _arrange_role(connection, roles.reader, sql.SQL("NOCREATEDB"))
+        _arrange_database(connection, roles)
+    with _connect(server, roles.database) as connection, connection.transaction():
+        owner = sql.Identifier(roles.owner.user)
+        for kind, name in connection.execute(_MINE).fetchall():
+            statement = sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), sql.SQL(name), owner)
+            connection.execute(statement)
+
+
+def _connect(server: Mapping[str, Any], database: str) -> psycopg.Connection[tuple[Any, ...]]:
+    given = {"application_name": "filemill roles", **server}
+    return psycopg.connect(**given, dbname=database, options=_QUIET, autocommit=True)
+
+
+def _arrange_role(connection: psycopg.Connection[tuple[Any, ...]], login: Login, right: sql.SQL) -> None:
+    name = sql.Identifier(login.user)
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login.user]).fetchone() is None:
+        connection.execute(sql.SQL("CREATE ROLE {}").format(name))
+    verifier = connection.pgconn.encrypt_password(login.password.encode(), login.user.encode(), b"scram-sha-256")
+    statement = sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS {} PASSWORD {}")
+    connection.execute(statement.format(name, right, sql.Literal(verifier.decode())))
+
+
+def _arrange_database(connection: psycopg.Connection[tuple[Any, ...]], roles: Roles) -> None:
+    database, owner = sql.Identifier(roles.database), sql.Identifier(roles.owner.user)
+    if connection.execute("SELECT FROM pg_database WHERE datname = %s", [roles.database]).fetchone() is None:
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, owner))
+    else:
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, owner))
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    for login in (roles.application, roles.reader):
+        connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(login.user)))
