@@ -1,8 +1,10 @@
 """REST: what the page shows, as a notebook to go on with."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
+import sqlalchemy as sa
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
@@ -12,6 +14,7 @@ from dashboard.api_threads import Threads
 from dashboard.downloads import attachment
 from dashboard.services import Services
 from filemill.lab import window_notebook
+from filemill.retry import Unavailable
 
 PERIOD_MAX_SECONDS = 7 * 86_400
 
@@ -21,7 +24,7 @@ def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
     settings = services.settings
 
     def window(period: int) -> Response:
-        end = datetime.now(UTC)
+        end = _now(services)
         connection = window_notebook.connection_of(settings, embedded=services.stack() is not None)
         notebook = window_notebook.of_window(end - timedelta(seconds=period), end, connection)
         return _answer(window_notebook.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
@@ -48,6 +51,14 @@ def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
         run: Annotated[str, Query(max_length=255, description="A run's folder, as Experiments lists it.")] = "",
     ) -> Response:
         return await threads.run(lambda: run_of(run) if run else window(period))
+
+
+def _now(services: Services) -> datetime:
+    """By the database, as everything that the notebook reads; by this process where the database is away."""
+    with contextlib.suppress(Unavailable), services.reading() as connection:
+        moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return moment
+    return datetime.now(UTC)
 
 
 def _answer(body: bytes, name: str) -> Response:

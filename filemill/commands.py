@@ -1,7 +1,7 @@
 """What workers are told, over `worker.commands`. Pure."""
 
 import enum
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -41,27 +41,26 @@ def decode_command(value: bytes | None) -> Command:
 
 
 class Standing:
-    """What the commands read so far amount to, for one worker that started at `since`.
+    """What the commands read so far amount to, for one worker.
 
     Cancellations count whenever they were given: their record may be read much later. Being quiet is a state of a
-    process, so only what was said after its start counts.
+    process, so only what was said after its start counts: by the place on the topic, for clocks differ.
     """
 
-    def __init__(self, worker_id: str, since: datetime) -> None:
+    def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id
-        self._since = since.astimezone(UTC)
         self._cancelled: set[tuple[int, int]] = set()
         self.quiet = False
 
-    def take(self, command: Command) -> list[tuple[int, int]]:
-        """Follow a command; returns what it newly cancels."""
+    def take(self, command: Command, *, before_start: bool = False) -> list[tuple[int, int]]:
+        """Follow a command, which may be one from before this worker's start; returns what it newly cancels."""
         if command.worker_id not in (None, self._worker_id):
             return []
         if command.order is Order.CANCEL:
             new = [file_run for file_run in command.files if file_run not in self._cancelled]
             self._cancelled.update(new)
             return new
-        if command.timestamp >= self._since:
+        if not before_start:
             self.quiet = command.order is Order.QUIET
         return []
 

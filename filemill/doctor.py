@@ -110,10 +110,16 @@ def _postgres(settings: Settings) -> Check:
 
 
 def _kafka(settings: Settings) -> Check:
-    existing = KafkaAdmin(settings).topic_partitions()
+    admin = KafkaAdmin(settings)
+    existing = admin.topic_partitions()
     missing = [name for name in all_topics(settings) if name not in existing]
     found = f"{settings.kafka_broker}, {f'without {missing}' if missing else 'all topics'}"
-    return Check("Kafka", not missing, found, "`filemill topics create`" if missing else "")
+    if missing:
+        return Check("Kafka", False, found, "`filemill topics create`")
+    if others := admin.topics_dated_by_producers():
+        found = f"{found}; records are dated by their producers, whose clocks may be wrong: {', '.join(others)}"
+        return Check("Kafka", None, found, "`filemill prepare` has the broker date them")
+    return Check("Kafka", True, found)
 
 
 def _s3(settings: Settings) -> Check:

@@ -8,7 +8,7 @@ dead letter.
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
@@ -25,6 +25,8 @@ Headers = list[tuple[str, bytes | None]]
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
 _REASON_MAX_CHARACTERS = 500
+# No processing takes longer; whoever claims it has a wrong clock.
+_LONGEST = timedelta(days=30)
 _GREATEST = {RUN: 2**31 - 1}
 
 
@@ -79,13 +81,14 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     stage_ms: StageTimes = {}
     error: str | None = None
 
-    def change(self) -> Change:
-        """The event as a statement about the file."""
+    def change(self, at: datetime | None = None) -> Change:
+        """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
+        at = at or self.timestamp
         return Change(
             file_id=self.file_id,
             run=self.run,
             status=Status(self.status),
-            at=self.timestamp,
+            at=at,
             s3_location=self.s3_location,
             sha256=self.sha256,
             size=self.size,
@@ -93,7 +96,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
             partition=self.partition,
             offset=self.offset,
             attempt=self.attempt,
-            started_at=self.started_at,
+            started_at=_began(at, self.started_at, self.timestamp),
             error=self.error[:_ERROR_MAX_CHARACTERS] if self.error else None,
         )
 
@@ -111,13 +114,13 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     steps: Int16
     timestamp: datetime
 
-    def change(self) -> Change:
-        """The event as a statement about the file."""
+    def change(self, at: datetime | None = None) -> Change:
+        """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
         return Change(
             file_id=self.file_id,
             run=self.run,
             status=Status.PROCESSING,
-            at=self.timestamp,
+            at=at or self.timestamp,
             worker_id=self.worker_id,
             partition=self.partition,
             offset=self.offset,
@@ -125,6 +128,13 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
             step=self.step,
             steps=self.steps,
         )
+
+
+def _began(ended: datetime, claimed_begin: datetime | None, claimed_end: datetime) -> datetime | None:
+    """When something began that ended at `ended`: only its length is the producer's to say, by one clock."""
+    if claimed_begin is None:
+        return None
+    return ended - min(max(claimed_end - claimed_begin, timedelta(0)), _LONGEST)
 
 
 _T = TypeVar("_T", FileCreate, FileCreated, FileProgress)

@@ -38,6 +38,7 @@ class Record(msgspec.Struct, frozen=True):
     timestamp_ms: int
     deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
     headers_error: str | None = None
+    by_broker: bool = False  # whether the timestamp is the broker's: a producer may write any
 
     def refuse_unreadable(self) -> None:
         """Raise InvalidMessage if the headers cannot be read."""
@@ -206,6 +207,9 @@ class HeardEvent(msgspec.Struct, frozen=True):
 
 class StatusStore(Protocol):
     """The rows' statuses, and how far the events have been read: both change in one transaction."""
+
+    def now(self) -> datetime:
+        """The store's clock: all moments in it are by that one."""
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
         """The next offset to read, by topic and partition, as far as it is of these very topics.

@@ -20,8 +20,20 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     """Migrate, create topics and bucket. Raises retry.Unavailable after the patience."""
     deadline = time.monotonic() + patience_seconds
     _patiently(lambda: KafkaAdmin(settings).create_topics(), deadline)
+    _date_by_broker(settings)
     _patiently(lambda: create_bucket(settings), deadline)
     _patiently(lambda: migrate_schema(settings), deadline)
+
+
+def _date_by_broker(settings: Settings) -> None:
+    """Mend topics that somebody else, or an older version, created. Where that is not allowed the rest still works."""
+    admin = KafkaAdmin(settings)
+    try:
+        if topics := admin.topics_dated_by_producers():
+            admin.date_by_broker(topics)
+            log.info("Records are dated by the broker from now on", topics=topics)
+    except Unavailable as error:
+        log.warning("Records keep their producers' timestamps: the topics cannot be altered", error=str(error))
 
 
 def _patiently(step: Callable[[], object], deadline: float) -> None:

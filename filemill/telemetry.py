@@ -5,7 +5,7 @@ Pure. Workers publish these events to `worker.events`, keyed by their id; status
 """
 
 import enum
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -18,6 +18,9 @@ HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 # A record may take its simulated time and this much more before its worker counts as stuck.
 STUCK_MARGIN_SECONDS = 10.0
+
+# A worker's clock that is further off than this is worth a word. An event may take a moment to reach the broker.
+SKEW_NOTICED_SECONDS = 3.0
 
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -78,7 +81,11 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One event. `partitions` are those that it is about, `owned` all that the worker then has."""
+    """One event. `partitions` are those that it is about, `owned` all that the worker then has.
+
+    `timestamp` is the worker's own time on Kafka. In the database it is the database's, and `skew_seconds` says how far
+    the worker's clock was ahead of that (negative: behind); what a worker says of its skew itself is overwritten.
+    """
 
     kind: Kind
     worker_id: WorkerId
@@ -104,6 +111,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     delay_seconds: Amount | None = None
     error: str | None = None
     trace: str | None = None
+    skew_seconds: float | None = None
 
 
 _decoder = msgspec.json.Decoder(WorkerEvent)
@@ -134,15 +142,15 @@ class Condition(enum.StrEnum):
     STOPPED = "stopped"
 
 
-def condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, now: datetime) -> Condition:
-    """What a worker is, by the last event that it sent and its latest vitals.
+def condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float) -> Condition:
+    """What a worker is, by its last event, its latest vitals, and for how long nothing was heard of it.
 
     Dead: silent, and it did not say goodbye. Stuck: it speaks, holds records, and has finished none for longer than one
     takes. Busy: it holds records. Idle: it holds none.
     """
     if last.kind is Kind.STOPPED:
         return Condition.STOPPED
-    if now - last.timestamp > timedelta(seconds=DEAD_AFTER_SECONDS):
+    if silent_seconds > DEAD_AFTER_SECONDS:
         return Condition.DEAD
     if vitals is None or not vitals.in_flight:
         return Condition.IDLE

@@ -13,7 +13,7 @@ not zero.
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
@@ -41,6 +41,7 @@ HOUSEKEEPING_SECONDS = 30.0
 # A housekeeping round removes at most this many rows a table, so that it never holds up a sample for long.
 DELETE_ROWS = 20_000
 
+_NOW = sa.select(sa.func.clock_timestamp())
 # Only rows that this statement sees are folded; those of transactions under way stay for the next time.
 _FOLD_COUNTS = sa.text("""
     WITH folded AS (DELETE FROM status_counts RETURNING status, delta)
@@ -103,8 +104,8 @@ class GroupMonitor:
 
         The outbox comes first: what piles up in there while Kafka is away is the one thing to see then.
         """
-        now = datetime.now(UTC)
         with self._engine.begin() as connection:
+            now: datetime = connection.execute(_NOW).scalar_one()
             outbox = outbox_state(connection)
             sample = {"sampled_at": now, "depth": outbox.depth, "oldest_age_seconds": outbox.oldest_age_seconds}
             connection.execute(insert(OutboxSample).on_conflict_do_nothing(), sample)
@@ -169,7 +170,7 @@ class GroupMonitor:
         if now - self._kept_house_at < HOUSEKEEPING_SECONDS:
             return
         self._kept_house_at = now
-        horizon = datetime.now(UTC) - self._retention
+        horizon = sa.func.now() - self._retention
         with self._engine.begin() as connection:
             connection.execute(_FOLD_COUNTS)
             for table, moment, oldest in (
@@ -178,7 +179,7 @@ class GroupMonitor:
                 (OutboxSample, OutboxSample.sampled_at, horizon),
                 (RejectedMessage, RejectedMessage.rejected_at, horizon),
                 (WorkerEventRow, WorkerEventRow.at, horizon),
-                (IdempotencyKey, IdempotencyKey.created_at, datetime.now(UTC) - KEPT),
+                (IdempotencyKey, IdempotencyKey.created_at, sa.func.now() - KEPT),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")
                 old = sa.select(row).where(moment < oldest).limit(DELETE_ROWS)

@@ -14,16 +14,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import msgspec
 import structlog
 
 from filemill.adapters.kafka_reader import TopicReader
+from filemill.dating import Dating
 from filemill.files import Change
 from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
 from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore, UnusableData
 from filemill.retry import Unavailable
-from filemill.telemetry import decode_event
+from filemill.telemetry import WorkerEvent, decode_event
 
 log = structlog.get_logger("sync")
 
@@ -59,6 +61,7 @@ class StatusSync:
         self._batch = batch
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
+        self._dating = Dating(clock)
         self._reader: TopicReader | None = None
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
@@ -97,6 +100,8 @@ class StatusSync:
             self._say("active")
         # Not over records that wait to be applied: their positions are of the topics that they were read from.
         if now - self._refreshed_at >= REFRESH_SECONDS and not self._unapplied:
+            asked_at = self._clock()
+            self._dating.set(self._store.now(), asked_at)
             topics = self._reader.identities()
             self._reader.refresh(self._store.positions(topics), topics)
             self._refreshed_at = now
@@ -104,6 +109,7 @@ class StatusSync:
         if not self._unapplied:
             try:
                 self._unapplied = self._gather(self._reader)
+                self._dating.read(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
             except Unavailable:
                 self._drop_reader()  # it is past what it had read by then: a new one begins where the rows are
                 raise
@@ -164,12 +170,12 @@ class StatusSync:
             try:
                 record.refuse_unreadable()
                 if record.topic == self._topic_worker_events:
-                    event = decode_event(record.value)
+                    event = _dated(decode_event(record.value), self._dating.of(record))
                     reading.events.append(HeardEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
-                    reading.changes.append((record, decode_created(record.value).change()))
+                    reading.changes.append((record, decode_created(record.value).change(self._dating.of(record))))
                 else:
-                    reading.changes.append((record, decode(record.value, FileProgress).change()))
+                    reading.changes.append((record, decode(record.value, FileProgress).change(self._dating.of(record))))
             except InvalidMessage as error:
                 reading.rejected.append(_rejected(record, str(error)))
             except Exception as error:  # whatever a record holds, the ones after it are read
@@ -207,6 +213,12 @@ class _Reading(msgspec.Struct):
 
 def _rejected(record: Record, reason: str) -> Rejected:
     return Rejected(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
+
+
+def _dated(event: WorkerEvent, at: datetime) -> WorkerEvent:
+    """The event by the store's clock; how far its sender's is from that."""
+    skew = round((event.timestamp - at).total_seconds(), 3)
+    return msgspec.structs.replace(event, timestamp=at, skew_seconds=skew)
 
 
 def _untrue(reading: _Reading, applied: Applied) -> list[Rejected]:

@@ -36,7 +36,7 @@ COLUMNS = [
 ]
 
 
-def _letters(data: Data, _snapshot: Reading[Snapshot]) -> None:
+def _letters(data: Data, snapshot: Reading[Snapshot]) -> None:
     reading = data.letters()
     reason = st.query_params.get("reason", "")
     with st.container(
@@ -56,7 +56,9 @@ def _letters(data: Data, _snapshot: Reading[Snapshot]) -> None:
     bars("reasons", histogram(within), reason, label="Reasons", empty=empty, on_choice=lambda name: turn(reason=name))
     found = [letter for letter in within if not reason or likeness(letter.reason) == reason]
     _redrive_bar(found, truncated=reading.value.truncated)
-    _table(found, old=error is not None)
+    # Letters are dated by a server: their age is by a server's clock too, where it is known.
+    now = snapshot.value.overview.as_of if snapshot.value else datetime.now(UTC)
+    _table(found, now, old=error is not None)
     chosen = next((letter for letter in found if letter.place == st.query_params.get("place")), None)
     if chosen is not None:
         _details(data, chosen)
@@ -82,14 +84,13 @@ def _redrive_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
         )
 
 
-def _table(found: Sequence[DeadLetter], *, old: bool) -> None:
-    now = datetime.now(UTC)
+def _table(found: Sequence[DeadLetter], now: datetime, *, old: bool) -> None:
     newest = list(found)[::-1][:SHOWN]
     by_place = {letter.place: letter for letter in newest}
     grid(
         "letters",
         COLUMNS,
-        [_row(letter, None if letter.at is None else (now - letter.at).total_seconds()) for letter in newest],
+        [_row(letter, None if letter.at is None else max(0.0, (now - letter.at).total_seconds())) for letter in newest],
         label="Dead letters",
         empty=("No dead letters here", "Requests that no attempt could process appear here, with the reason."),
         old=old,

@@ -22,7 +22,7 @@ from filemill.operations import UnknownWorker
 from filemill.retry import Unavailable
 from filemill.stack import StackState
 from filemill.stack_control import OrderRefused, StackOrder
-from filemill.telemetry import Condition, Kind, WorkerEvent
+from filemill.telemetry import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
 
 ACTOR = "page"
 TONES = {
@@ -71,7 +71,7 @@ def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
     known = set(processors(stack)) if stack is not None else set()
     grid(
         "workers",
-        COLUMNS,
+        _columns(shown),
         [_row(worker, since, worker.id in known, stack is not None) for worker in shown],
         label="Workers",
         empty=_empty(reading, wanted, embedded=stack is not None),
@@ -132,6 +132,7 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
             "id": worker.id,
             "state": (worker.condition.value + note, TONES[worker.condition]),
             "heard": worker.heard_seconds_ago + since,
+            "clock": _clock(worker) or "right",
             "owned": [f"P{partition}" for partition in worker.owned] if not gone else [],
             "in_flight": live.in_flight if live else None,
             "oldest": live.oldest_seconds if live and live.in_flight else None,
@@ -151,6 +152,22 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
         tone="bad" if worker.condition is Condition.DEAD else "warn" if worker.condition is Condition.STUCK else None,
         titles={"state": f"{MEANINGS[worker.condition]}{f'; {breaker}' if breaker else ''}"},
     )
+
+
+def _columns(workers: list[WorkerView]) -> list[Column]:
+    """With one for the clocks where one is wrong."""
+    if not any(_clock(worker) for worker in workers):
+        return COLUMNS
+    title = "The worker's own clock. Everything here goes by the database's, so a wrong one distorts nothing"
+    return [*COLUMNS[:3], Column("clock", "Clock", "text", 104, title=title), *COLUMNS[3:]]
+
+
+def _clock(worker: WorkerView) -> str | None:
+    """How far a worker's clock is off; None where it is right, or not known."""
+    skew = worker.skew_seconds
+    if skew is None or abs(skew) < SKEW_NOTICED_SECONDS:
+        return None
+    return f"{span(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
 
 
 def _empty(reading: Reading[list[WorkerView]], wanted: str, *, embedded: bool) -> tuple[str, str]:
@@ -249,6 +266,7 @@ def _vitals(worker: WorkerView) -> list[Fact]:
         Fact("Memory", f"{vitals.rss_bytes / 2**20:.0f} MiB" if vitals and vitals.rss_bytes is not None else None),
         Fact("Finished", finished),
         Fact("Starts", f"{worker.starts:,}"),
+        Fact("Clock", _clock(worker) or ("right" if worker.skew_seconds is not None else None)),
     ]
 
 

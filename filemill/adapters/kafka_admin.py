@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, unavailable
@@ -15,6 +17,8 @@ from filemill.ports import TopicIdentity
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 
+# Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
+TIMESTAMP_TYPE, BY_BROKER = "message.timestamp.type", "LogAppendTime"
 _DAY_MILLISECONDS = 86_400_000
 # What the broker answers to a commit from outside while the group has members, by the group's protocol.
 _REFUSED = {
@@ -126,8 +130,30 @@ class KafkaAdmin:
                     raise Unavailable(f"Kafka refused to create the topic {name}: {error.args[0].str()}") from None
         return created
 
+    def topics_dated_by_producers(self) -> list[str]:
+        """Those of our topics that exist and keep the timestamps of their producers. Raises retry.Unavailable."""
+        existing = self.topic_partitions()
+        asked = [ConfigResource(ResourceType.TOPIC, name) for name in all_topics(self._settings) if name in existing]
+        if not asked:
+            return []
+        found = self._client.describe_configs(asked, request_timeout=self._timeout)
+        with kafka_errors(self._settings):
+            return [asked.name for asked, future in found.items() if future.result()[TIMESTAMP_TYPE].value != BY_BROKER]
+
+    def date_by_broker(self, topics: Sequence[str]) -> None:
+        """Have the broker date the records of these topics from now on. Raises retry.Unavailable."""
+        entry = ConfigEntry(TIMESTAMP_TYPE, BY_BROKER, incremental_operation=AlterConfigOpType.SET)
+        wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in topics]
+        if wanted:
+            with kafka_errors(self._settings):
+                for future in self._client.incremental_alter_configs(wanted, request_timeout=self._timeout).values():
+                    future.result()
+
     def _new_topic(self, name: str) -> NewTopic:
-        config = {"retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS)}
+        config = {
+            "retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS),
+            TIMESTAMP_TYPE: BY_BROKER,
+        }
         if name == self._settings.topic_dead_letters:
             config["max.message.bytes"] = str(MESSAGE_MAX_BYTES)
         return NewTopic(

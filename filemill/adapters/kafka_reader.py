@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    TIMESTAMP_LOG_APPEND_TIME,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
@@ -105,7 +106,14 @@ def to_record(message: Message) -> Record:
     except UnreadableHeaders as error:
         headers, headers_error = [], str(error)
     return Record(
-        topic, partition, offset, message.value(), headers, timestamp_of(message) or 0, headers_error=headers_error
+        topic,
+        partition,
+        offset,
+        message.value(),
+        headers,
+        timestamp_of(message) or 0,
+        headers_error=headers_error,
+        by_broker=message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME,
     )
 
 
@@ -170,6 +178,15 @@ class TopicReader:
             parts = [TopicPartition(*place, positions.get(place, OFFSET_BEGINNING)) for place in new]
             self._consumer.incremental_assign(parts)
             self._assigned |= {place: existing[place] for place in new}
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """The end of each partition that `refresh` has taken up, asked of the broker. Raises retry.Unavailable."""
+        timeout = self._settings.server_timeout_seconds
+        with kafka_errors(self._settings):
+            return {
+                (topic, number): self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout)[1]
+                for topic, number in self._assigned
+            }
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Up to `limit` records; waits `seconds` at most for the first."""

@@ -91,11 +91,14 @@ class _Held(msgspec.Struct):
 class MemoryDatabase:
     """What one Postgres database holds; leases, outboxes and status stores share it. Any thread.
 
-    `clock` gives seconds, for the leases.
+    `clock` gives seconds, for the leases; `now` is the time of day.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self.clock = clock
+        self.now = now
         self.away: str | None = None
         self.files: dict[int, MemoryFile] = {}
         self.outbox: dict[int, MemoryRequest] = {}
@@ -287,6 +290,11 @@ class MemoryStatusStore:
         self._lease = lease
         self._topic_worker_events = topic_worker_events
         self._generations: dict[str, int] = {}
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        with self._database.transaction():
+            return self._database.now()
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
         """The next offset to read, by topic and partition, as far as it is of these topics."""

@@ -82,7 +82,8 @@ class MemoryBroker:
         """Write a record; returns its offset."""
         with self.changed:
             log = self._logs[topic][partition]
-            log.append(Record(topic, partition, len(log), value, list(headers or []), int(time.time() * 1000)))
+            stamp = int(time.time() * 1000)
+            log.append(Record(topic, partition, len(log), value, list(headers or []), stamp, by_broker=True))
             self.changed.notify_all()
             return len(log) - 1
 

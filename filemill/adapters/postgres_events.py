@@ -15,7 +15,8 @@ _STORE = sa.text("""
         CAST(:moments AS timestamptz[]), CAST(:files AS bigint[]), CAST(:bodies AS jsonb[])
     ) ON CONFLICT DO NOTHING
 """)
-# Partitions share no order: an event that is older than what is known of its worker changes nothing.
+# Partitions share no order: an event that is older than what is known of its worker changes nothing. What is known from
+# the future was dated by another clock, or this one was set back: it does not count.
 _HEARD = sa.text("""
     INSERT INTO workers AS known (worker_id, started_at, heard_at, kind, body, vitals, starts)
     VALUES (:worker, :started_at, :heard_at, :kind, CAST(:body AS jsonb), CAST(:vitals AS jsonb), :starts)
@@ -26,7 +27,7 @@ _HEARD = sa.text("""
         body = excluded.body,
         vitals = coalesce(excluded.vitals, CASE WHEN excluded.starts > 0 THEN NULL ELSE known.vitals END),
         starts = known.starts + excluded.starts
-    WHERE excluded.heard_at >= known.heard_at
+    WHERE excluded.heard_at >= known.heard_at OR known.heard_at > now()
 """)
 
 

@@ -1,23 +1,23 @@
 """Accepting requests, and the outbox that the relay empties."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_reads import COLUMN_NAMES, FileRow, file_row
 from filemill.adapters.postgres_topics import register
-from filemill.files import NewFile, to_milliseconds
+from filemill.files import NewFile
 from filemill.messages import new_traceparent
 from filemill.ports import Claimed, Published, TopicIdentity
 from filemill.rotation import slots
 
+# The moment of a request is the database's: the clocks of those who accept may differ.
 # One statement for thousands: each file's row, and the outbox row that the relay will publish.
 _ACCEPT_MANY = """
     WITH accepted AS (
         INSERT INTO files (title, description, created_at)
-        SELECT title, description, :requested_at
+        SELECT title, description, date_trunc('milliseconds', now())
         FROM unnest(CAST(:titles AS text[]), CAST(:descriptions AS text[]))
              WITH ORDINALITY AS request (title, description, place)
         ORDER BY place
@@ -33,7 +33,8 @@ _ACCEPT_MANY = """
 # The same for one, in half the time.
 _ACCEPT_ONE = """
     WITH accepted AS (
-        INSERT INTO files (title, description, created_at) VALUES (:title, :description, :requested_at)
+        INSERT INTO files (title, description, created_at)
+        VALUES (:title, :description, date_trunc('milliseconds', now()))
         RETURNING {columns}
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM accepted
@@ -97,7 +98,6 @@ def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None 
     `traceparent` is a W3C trace context; None stands for a fresh one.
     """
     parameters = {
-        "requested_at": to_milliseconds(datetime.now(UTC)),
         "title": file.title,
         "description": file.description,
         "traceparent": traceparent or new_traceparent(),
@@ -123,7 +123,6 @@ def submit_together(
 
 def _parameters(files: Sequence[NewFile], traceparents: Sequence[str | None]) -> dict[str, object]:
     return {
-        "requested_at": to_milliseconds(datetime.now(UTC)),
         "titles": [file.title for file in files],
         "descriptions": [file.description for file in files],
         "traceparents": [given or new_traceparent() for given in traceparents],

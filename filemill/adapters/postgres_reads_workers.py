@@ -17,7 +17,10 @@ GONE_LISTED = timedelta(hours=24)
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker. `version`, `pid` and `host` are of its last start; `epoch` and `owned` of its last word."""
+    """A worker. `version`, `pid` and `host` are of its last start; `epoch` and `owned` of its last word.
+
+    All moments are the database's; `skew_seconds` is how far the worker's own clock is ahead of it (negative: behind).
+    """
 
     id: str
     condition: Condition
@@ -34,6 +37,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None
     vitals: Vitals | None
     cpu_share: float | None
+    skew_seconds: float | None = None
 
 
 # CPU between the last two heartbeats: a worker reports seconds since its start.
@@ -105,12 +109,14 @@ def worker_events(connection: sa.Connection, worker_id: str) -> list[WorkerEvent
 def _view(row: Sequence[Any]) -> WorkerView:
     worker_id, heard_at, started_at, starts, body, vitals_body, started_body, beats, now = row
     last = msgspec.convert(body, WorkerEvent)
+    silent = max(0.0, (now - heard_at).total_seconds())
     started = msgspec.convert(started_body, WorkerEvent) if started_body else None
     vitals = msgspec.convert(vitals_body, Vitals) if vitals_body else None
     return WorkerView(
         id=worker_id,
-        condition=condition(last, vitals, last.processing_seconds or 0.0, now),
-        heard_seconds_ago=max(0.0, (now - heard_at).total_seconds()),
+        condition=condition(last, vitals, last.processing_seconds or 0.0, silent),
+        heard_seconds_ago=silent,
+        skew_seconds=last.skew_seconds,
         last_word=last.kind.value,
         started_at=started_at,
         starts=starts,

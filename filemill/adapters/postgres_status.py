@@ -1,6 +1,7 @@
 """Applying events to rows: batched, monotonic, and together with the position up to which they were read."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 
 import msgspec
@@ -71,6 +72,7 @@ _HOLDERS = sa.text("""
     JOIN files ON md5(btrim(regexp_replace(replace(s3_location, '\\', '/'), '/+', '/', 'g'), '/')) = md5(wanted.key)
         AND s3_location !~ '^file-[0-9]+-'
 """)
+_NOW = sa.select(sa.func.clock_timestamp())
 _POSITIONS = sa.text("SELECT topic, partition, next_offset, generation FROM sync_positions")
 _MOVE = sa.text("""
     INSERT INTO sync_positions (topic, partition, next_offset, generation)
@@ -94,6 +96,12 @@ class PostgresStatusStore:
         self._topic_worker_events = topic_worker_events
         self._topics: dict[str, TopicIdentity] = {}
         self._generations: dict[str, int] = {}
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        with self._engine.connect() as connection:
+            now: datetime = connection.execute(_NOW).scalar_one()
+        return now
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
         """The next offset to read, by topic and partition, as far as it is of these topics."""

@@ -19,6 +19,7 @@ from filemill.commands import Order
 from filemill.files import Status
 from filemill.operations import Operations, Outcome, UnknownWorker
 from filemill.settings import Settings, load
+from filemill.telemetry import SKEW_NOTICED_SECONDS
 
 BATCH = 1000
 
@@ -140,7 +141,7 @@ def list_workers(*, as_json: AsJson = False) -> None:
         )
         return
     print_table(
-        ["worker", "is", "heard", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB"],
+        ["worker", "is", "heard", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
         [
             [
                 view.id,
@@ -158,12 +159,22 @@ def list_workers(*, as_json: AsJson = False) -> None:
                     if view.vitals
                     else ["?"] * 4
                 ),
+                clock(view.skew_seconds),
             ]
             for view in views
         ],
     )
     for one in stalled:
         say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
+
+
+def clock(skew_seconds: float | None) -> str:
+    """How far a worker's clock is from the database's, for people."""
+    if skew_seconds is None:
+        return "?"
+    if abs(skew_seconds) < SKEW_NOTICED_SECONDS:
+        return "right"
+    return f"{abs(skew_seconds):,.0f} s {'ahead' if skew_seconds > 0 else 'behind'}"
 
 
 Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; default: all.", show_default=False)]

@@ -262,8 +262,9 @@ def repetitions(history: History) -> dict[str, float]:
         place = execution.partition, execution.offset
         if place in seen:
             count += 1
-            if execution.started_at is not None:
-                rework += max(0.0, execution.at - execution.started_at.timestamp())
+            if execution.started_at is not None and execution.made_at is not None:
+                # Both by the worker's own clock.
+                rework += max(0.0, (execution.made_at - execution.started_at).total_seconds())
         seen.add(place)
     return {"executions": len(history.executions), "executed_again": count, "rework_seconds": round(rework, 3)}
 

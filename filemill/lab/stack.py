@@ -17,7 +17,7 @@ import tempfile
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +28,6 @@ from filemill import wiring
 from filemill.adapters.tables import Worker
 from filemill.lab import backward
 from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
-from filemill.lab.broker_time import stamp_by_the_broker
 from filemill.lab.clock import FakeClock
 from filemill.lab.composed import ComposedStack
 from filemill.lab.fault import Fault
@@ -130,7 +129,8 @@ class Lab(Bench):
         living = self.workers()
         if not living:
             return True
-        said = sa.select(Worker.body["owned"]).where(Worker.worker_id.in_(living), Worker.heard_at > self._fresh())
+        fresh = sa.func.now() - timedelta(seconds=SESSION_SECONDS)
+        said = sa.select(Worker.body["owned"]).where(Worker.worker_id.in_(living), Worker.heard_at > fresh)
         with contextlib.suppress(Unavailable), self.engine.connect() as connection:
             owned = [numbers or [] for numbers in connection.execute(said).scalars()]
             if self.parameters.protocol == SHARE:
@@ -138,9 +138,6 @@ class Lab(Bench):
             shared = sum(map(bool, owned)) >= min(self.wanted[PROCESSOR], self.partitions)
             return shared and sorted(itertools.chain(*owned)) == list(range(self.partitions))
         return False
-
-    def _fresh(self) -> datetime:
-        return datetime.now(UTC) - timedelta(seconds=SESSION_SECONDS)
 
     def add_partitions(self, total: int) -> None:
         """Raise the partitions of `file.create`. Raises ValueError, retry.Unavailable."""
@@ -175,7 +172,6 @@ class Lab(Bench):
             }
         )
         prepare(settings, patience_seconds=PREPARE_SECONDS)
-        stamp_by_the_broker(settings)
         engine = wiring.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
         backward.install(engine)

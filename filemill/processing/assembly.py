@@ -5,7 +5,6 @@ import contextlib
 import gc
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from filemill.adapters.kafka import LINGER_MILLISECONDS, KafkaPublisher
 from filemill.adapters.kafka_group import GroupMember
@@ -71,7 +70,7 @@ class Processor:
             settings.longest_job_seconds,
         )
         self._store = store or S3ObjectStore(settings)
-        self._standing = Standing(settings.worker_id, datetime.now(UTC))
+        self._standing = Standing(settings.worker_id)
         self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
         self._workshop = Workshop(
             publisher,

@@ -48,29 +48,32 @@ class CommandListener:
 
     def _run(self) -> None:
         reader = self._new_reader()
+        former: dict[tuple[str, int], int] | None = None  # what comes before these ends was told to a former process
         try:
             rounds = 0
             while not self._stop.is_set():
                 try:
-                    if rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
+                    if former is None or rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
                         reader.refresh({})
+                        former = reader.ends() if former is None else former
                     rounds += 1
                     for record in reader.read(READ_RECORDS, READ_SECONDS):
-                        self._take_safely(record)
+                        before = record.offset < (former or {}).get((record.topic, record.partition), 0)
+                        self._take_safely(record, before_start=before)
                 except Unavailable as error:
                     log.debug("Commands cannot be read for now", error=str(error))
                     self._stop.wait(REFRESH_SECONDS)
         finally:
             reader.close()
 
-    def _take_safely(self, record: Record) -> None:
+    def _take_safely(self, record: Record, *, before_start: bool) -> None:
         """No command ends the thread: the next ones would be ignored, unsaid."""
         try:
-            self._take(record)
+            self._take(record, before_start=before_start)
         except Exception:
             log.exception("A command could not be followed", partition=record.partition, offset=record.offset)
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, *, before_start: bool) -> None:
         try:
             record.refuse_unreadable()
             command: Command = decode_command(record.value)
@@ -78,7 +81,7 @@ class CommandListener:
             log.warning("Skipped a command", partition=record.partition, offset=record.offset, reason=str(error))
             return
         was_quiet = self._standing.quiet
-        cancelled = self._standing.take(command)
+        cancelled = self._standing.take(command, before_start=before_start)
         if cancelled:
             self._on_cancel(cancelled)
         if self._standing.quiet != was_quiet:

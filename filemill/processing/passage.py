@@ -11,7 +11,7 @@ import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -120,7 +120,7 @@ class Passage:
         # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
         self.idle_until: float | None = None
         self.stage = "read"
-        self._entered = self.began
+        self._entered = self._begun = self.began
         self._stage_ms: dict[str, float] = {}
         self._worked = False
         self._made: FileCreated | None = None
@@ -201,22 +201,22 @@ class Passage:
             )
 
     async def _until_result(self) -> None:
-        started_at = datetime.now(UTC)
+        self._begun = time.monotonic()
         failures = 0
         while True:
             try:
-                await self._attempt(started_at)
+                await self._attempt()
             except Exception as error:  # noqa: BLE001 - whatever a record does, its partition goes on
                 failures += 1
                 verdict = retry.decide(self._workplace.policy, error, self.attempt, failures, self._workplace.jitter)
                 if isinstance(verdict, Park):
-                    await self._park(verdict, error, started_at)
+                    await self._park(verdict, error)
                     return
                 await self._wait_for(verdict, error)
             else:
                 return
 
-    async def _attempt(self, started_at: datetime) -> None:
+    async def _attempt(self) -> None:
         self._stage_ms = {}
         self._entered = time.monotonic()
         self.stage = "read"
@@ -233,14 +233,14 @@ class Passage:
             await self._simulate_work(request)
             self._worked = True
         if self._made is None:  # not again because the broker was
-            self._made = await self._make(request, started_at)
+            self._made = await self._make(request)
         else:
             await self._workplace.awake()
         self._enter("announce")
         await self._announce(self._made)
         self._log.info("Successfully processed file", file=request.file_id, key=self._made.s3_location)
 
-    async def _make(self, request: FileCreate, started_at: datetime) -> FileCreated:
+    async def _make(self, request: FileCreate) -> FileCreated:
         """Store the object; returns what to announce: each time the same, for an announcement may come twice."""
         self._enter("render")
         body = render(request.title, request.description, request.timestamp)
@@ -248,11 +248,12 @@ class Passage:
         sha256 = sha256_hex(body)
         self._enter("upload")
         upload_ms = await self._upload(key, body, sha256)
+        ended, started_at = self._span()
         return FileCreated(
             file_id=request.file_id,
             s3_location=key,
             status="completed",
-            timestamp=to_milliseconds(datetime.now(UTC)),
+            timestamp=ended,
             run=self._run,
             sha256=sha256,
             size=len(body),
@@ -260,10 +261,15 @@ class Passage:
             partition=self.record.partition,
             offset=self.record.offset,
             attempt=self.attempt,
-            started_at=to_milliseconds(started_at),
+            started_at=started_at,
             upload_ms=upload_ms,
             stage_ms=self._stages(),
         )
+
+    def _span(self) -> tuple[datetime, datetime]:
+        """The end, which is now, and the begin: as far from it as the monotonic clock says, wherever the other went."""
+        ended = to_milliseconds(datetime.now(UTC))
+        return ended, to_milliseconds(ended - timedelta(seconds=time.monotonic() - self._begun))
 
     def _enter(self, stage: str) -> None:
         """The next stage of this attempt; the one before it is over."""
@@ -375,11 +381,11 @@ class Passage:
             value = report.encode(Kind.CANCELLED, **self._place())
             await self._persist(lambda: self._publish(self._workplace.topics.worker_events, value, []))
 
-    async def _park(self, verdict: Park, error: BaseException, started_at: datetime) -> None:
+    async def _park(self, verdict: Park, error: BaseException) -> None:
         """To the dead letters, and the file to failed; both acknowledged, however long the broker takes."""
         self._log.error("Parked in the dead letters", file=self._file_id, reason=verdict.reason, attempts=self.attempt)
 
-        result = self._failed(self._file_id, verdict, started_at) if self._file_id is not None else None
+        result = self._failed(self._file_id, verdict) if self._file_id is not None else None
 
         async def park() -> None:
             await self._workplace.awake()
@@ -415,17 +421,18 @@ class Passage:
             else:
                 return
 
-    def _failed(self, file_id: int, verdict: Park, started_at: datetime) -> FileCreated:
+    def _failed(self, file_id: int, verdict: Park) -> FileCreated:
+        ended, started_at = self._span()
         return FileCreated(
             file_id=file_id,
             status="failed",
-            timestamp=to_milliseconds(datetime.now(UTC)),
+            timestamp=ended,
             run=self._run,
             worker_id=self._workplace.worker_id,
             partition=self.record.partition,
             offset=self.record.offset,
             attempt=self.attempt,
-            started_at=to_milliseconds(started_at),
+            started_at=started_at,
             error=verdict.reason,
         )
 

@@ -113,3 +113,22 @@ def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> No
     away = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
     assert away.shown("grid", "workers")["empty"]["what"] == "Not known yet"
     assert {tile["count"] for tile in away.shown("tiles", "states")["tiles"]} == {None}
+
+
+def test_a_clock_that_is_off_is_shown_and_distorts_nothing(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    say(engine, "right", Kind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())
+    page = open_page(settings, "workers")
+    assert "clock" not in {column["key"] for column in page.shown("grid", "workers")["columns"]}
+    say(engine, "ahead", Kind.HEARTBEAT, skew_seconds=6 * 3600.2, vitals=Vitals())
+    say(engine, "behind", Kind.HEARTBEAT, skew_seconds=-30, vitals=Vitals())
+    page = open_page(settings, "workers")
+    assert "clock" in {column["key"] for column in page.shown("grid", "workers")["columns"]}
+    cells = {name: row["cells"] for name, row in rows(page).items()}
+    assert {name: cell["clock"] for name, cell in cells.items()} == {
+        "ahead": "6 h ahead",
+        "behind": "30 s behind",
+        "right": "right",
+    }
+    assert {cell["state"][0] for cell in cells.values()} == {"idle"}

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.tables import File
+from filemill.adapters.postgres_reads_workers import list_workers
+from filemill.adapters.tables import File, WorkerEventRow
 from filemill.operations import Operations
+from filemill.telemetry import DEAD_AFTER_SECONDS, Condition
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline
@@ -103,6 +105,27 @@ def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_re
     assert [(one.file_id, one.reason) for one in outcome.refused] == [(old, "it has no further run: ask for it anew")]
     running.wait_for([aimed, neighbour])
     assert [running.file(file_id).run for file_id in (aimed, neighbour)] == [2, 2]
+
+
+def test_an_event_of_the_year_9999_does_not_pin_its_worker(running: World) -> None:
+    (worker,) = [member.name for member in running.crew.members if member.name.startswith("processor")]
+    forged = {"kind": "stopped", "workerId": worker, "timestamp": "9999-12-31T23:59:59Z"}
+    (offset,) = topics.publish(
+        running.settings, running.settings.topic_worker_events, [json.dumps(forged).encode()], partition=0
+    )
+
+    def stored() -> bool:
+        place = sa.select(WorkerEventRow.at).where(WorkerEventRow.partition == 0, WorkerEventRow.offset == offset)
+        with running.engine.connect() as connection:
+            return connection.execute(sa.select(sa.exists(place))).scalar_one()
+
+    def alive() -> bool:
+        with running.engine.connect() as connection:
+            (view,) = [one for one in list_workers(connection) if one.id == worker]
+        return view.condition is Condition.IDLE and view.heard_seconds_ago < DEAD_AFTER_SECONDS
+
+    wait_until(stored, 10, "the forged event is stored")
+    wait_until(alive, 10, "the next heartbeat counts")
 
 
 def test_progress_of_a_later_run_does_not_hold_a_file_in_processing(running: World) -> None:

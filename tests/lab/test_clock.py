@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from filemill.lab.bench import Bench
-from filemill.lab.broker_time import stamp_by_the_broker
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
 from filemill.settings import as_environment
 from tests.integration.world import World
@@ -32,7 +31,6 @@ def clock(tmp_path: Path) -> FakeClock:
 
 @pytest.mark.timeout(240)
 def test_a_clock_that_jumps_ahead_and_back_loses_nothing(world: World, clock: FakeClock) -> None:
-    stamp_by_the_broker(world.settings)
     world.host("relay", "sync")
     world.start("processor", processing_seconds=0.5)
     environment = (

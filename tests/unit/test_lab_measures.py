@@ -32,7 +32,8 @@ def result(partition: int, offset: int, at: float, worker: str = "a") -> Executi
         worker=worker,
         status="completed",
         attempt=1,
-        started_at=datetime.fromtimestamp(at - 0.5, UTC),
+        started_at=datetime.fromtimestamp(at - 0.5 + 3600, UTC),  # the worker's clock is ahead
+        made_at=datetime.fromtimestamp(at + 3600, UTC),
         upload_ms=1.0,
         at=at,
     )

@@ -1,8 +1,9 @@
 """Status sync: every readable event applied once, the others counted, and never a crash loop."""
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryStatusStore
 from filemill.adapters.memory_kafka import MemoryBroker
-from filemill.files import Change, NewFile, Status
+from filemill.files import Change, NewFile, Status, iso_milliseconds
 from filemill.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.ports import Applied, NotLeader, Record, TopicIdentity, UnusableData
 from filemill.retry import Unavailable
@@ -417,3 +418,42 @@ def test_it_outlives_its_servers_and_leaves_in_order() -> None:
     assert not thread.is_alive()
     assert world.readers[-1].closed
     assert MemoryLease(world.database, "sync", "b", LEASE_SECONDS).acquire()
+
+
+@pytest.mark.parametrize("hours", [6, -6])
+def test_a_workers_clock_moves_nothing_in_time_but_its_own_claim(hours: int) -> None:
+    world = World()
+    claim = datetime.now(UTC) + timedelta(hours=hours)
+    result = FileCreated(
+        file_id=1,
+        s3_location="file-1-1.txt",
+        status="completed",
+        timestamp=claim,
+        started_at=claim - timedelta(seconds=7),
+        worker_id="w",
+    )
+    world.broker.append(CREATED, 0, encode(result))
+    beat = {"kind": "heartbeat", "workerId": "w", "timestamp": iso_milliseconds(claim), "skewSeconds": 0}
+    world.broker.append(EVENTS, 0, json.dumps(beat).encode())
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    assert world.sync().step()
+    row = world.database.files[1]
+    assert row.finished_at is not None
+    assert row.started_at is not None
+    assert before < row.finished_at <= datetime.now(UTC)
+    assert row.finished_at - row.started_at == timedelta(seconds=7)
+    event = world.database.events[0, 0]
+    assert before < event.timestamp <= datetime.now(UTC)
+    assert event.skew_seconds == pytest.approx(hours * 3600, abs=5)
+
+
+@pytest.mark.parametrize("begin", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_begin_that_cannot_be_stops_no_batch(begin: str) -> None:
+    world = World()
+    result = {"fileId": 1, "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
+    world.broker.append(CREATED, 0, json.dumps({**result, "startedAt": begin}).encode())
+    assert world.sync().step()
+    row = world.database.files[1]
+    assert row.finished_at is not None
+    assert row.started_at is not None
+    assert timedelta(0) <= row.finished_at - row.started_at <= timedelta(days=30)

@@ -21,8 +21,8 @@ NOW = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 def _condition(
     seconds_ago: float = 0, kind: Kind = Kind.HEARTBEAT, vitals: Vitals | None = None, processing: float = 60
 ) -> Condition:
-    said = WorkerEvent(kind=kind, worker_id="w", timestamp=NOW - timedelta(seconds=seconds_ago))
-    return condition(said, vitals, processing, NOW)
+    said = WorkerEvent(kind=kind, worker_id="w", timestamp=NOW + timedelta(hours=6))
+    return condition(said, vitals, processing, seconds_ago)
 
 
 def test_a_worker_that_holds_nothing_is_idle() -> None:
@@ -65,7 +65,7 @@ def _told(order: Order, *files: tuple[int, int], worker: str | None = None, seco
 
 @pytest.fixture
 def standing() -> Standing:
-    return Standing("w", NOW)
+    return Standing("w")
 
 
 def test_a_cancelled_run_is_not_wanted_and_another_is(standing: Standing) -> None:
@@ -101,8 +101,10 @@ def test_quiet_and_resume_follow_each_other(standing: Standing) -> None:
 
 
 def test_what_was_said_to_a_former_process_does_not_quiet_this_one(standing: Standing) -> None:
-    standing.take(_told(Order.QUIET, seconds=-1))
+    standing.take(_told(Order.QUIET, seconds=3600), before_start=True)
     assert not standing.quiet
+    standing.take(_told(Order.QUIET, seconds=-3600))
+    assert standing.quiet, "the clock of who says it does not matter"
 
 
 def test_what_is_said_to_another_worker_is_not_meant(standing: Standing) -> None:

@@ -1,0 +1,38 @@
+"""The broker dates the records of our topics, also of those that somebody else created."""
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from filemill.adapters.kafka import client_config
+from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
+from filemill.doctor import _kafka
+from filemill.settings import Settings
+from filemill.setup import prepare
+from tests.integration.processes import wait_until
+
+
+def renamed(settings: Settings) -> Settings:
+    """Settings of topics that do not exist yet."""
+    names = [name for name in type(settings).model_fields if name.startswith("topic_")]
+    texts = {name: value for name in names if isinstance(value := getattr(settings, name), str)}
+    return settings.model_copy(update={name: f"later.{value}" for name, value in texts.items()})
+
+
+def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(settings: Settings) -> None:
+    later = renamed(settings)
+    admin = KafkaAdmin(later)
+    foreign = NewTopic(later.topic_created, num_partitions=3, replication_factor=1)
+    client = AdminClient(client_config(later, "test"))
+    client.create_topics([foreign])[later.topic_created].result()
+    wait_until(lambda: later.topic_created in admin.topic_partitions(), 10, "the topic is there")
+    admin.create_topics()
+    wait_until(lambda: set(all_topics(later)) <= set(admin.topic_partitions()), 10, "the topics are there")
+    assert admin.topics_dated_by_producers() == [later.topic_created]
+    check = _kafka(later)
+    assert check.ok is None
+    assert later.topic_created in check.found
+    assert "filemill prepare" in check.remedy
+
+    prepare(later)
+    wait_until(lambda: not admin.topics_dated_by_producers(), 10, "all are dated by the broker")
+    assert _kafka(later).ok

@@ -1,0 +1,132 @@
+"""Clocks that are six hours off, each in another process: what is read stays right, and tells of them."""
+
+import os
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres_reads_group import overview
+from filemill.adapters.postgres_reads_performance import performance
+from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
+from filemill.adapters.tables import File, GroupSample, LagSample, OutboxSample, Worker, WorkerEventRow
+from filemill.lab.clock import REMEDY, FakeClock, libfaketime
+from filemill.settings import as_environment
+from filemill.telemetry import DEAD_AFTER_SECONDS, Condition, Kind, WorkerEvent
+from tests.integration import topics
+from tests.integration.processes import Process, wait_until
+from tests.integration.world import World
+
+HOURS = 6
+# The database's clock and this process's are one; a read takes its time.
+TOLERANCE = timedelta(seconds=60)
+
+
+@pytest.fixture
+def clocks(tmp_path: Path) -> dict[int, dict[str, str]]:
+    """The environment of a process whose clock is so many hours ahead."""
+    if libfaketime() is None:
+        if os.environ.get("CI"):
+            pytest.fail(REMEDY)
+        pytest.skip(REMEDY)
+    environments = {}
+    for hours in (HOURS, -HOURS):
+        clock = FakeClock(tmp_path / f"clock{hours}")
+        clock.jump(hours * 3600)
+        environments[hours] = clock.environment()
+    return environments
+
+
+def start(world: World, clocks: dict[int, dict[str, str]], role: str, hours: int, **given: str) -> Process:
+    name = f"{role}{hours:+d}h"
+    environment = as_environment(world.settings) | clocks[hours]
+    environment |= {"FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name, **given}
+    return world.crew.run(name, [sys.executable, "-m", "filemill", "run", role], environment)
+
+
+def command(world: World, environment: dict[str, str], *arguments: str) -> Any:
+    """What a command of the CLI prints as JSON, with its clock off."""
+    name = f"cli-{len(world.crew.members)}"
+    asked = world.crew.run(
+        name,
+        [sys.executable, "-m", "filemill", *arguments, "--json"],
+        {**as_environment(world.settings), **environment},
+    )
+    assert asked.stopped(60) == 0, asked.tail()
+    return msgspec.json.decode(asked.log.read_bytes())
+
+
+def workers(world: World) -> dict[str, WorkerView]:
+    with world.engine.connect() as connection:
+        return {worker.id: worker for worker in list_workers(connection)}
+
+
+def now(world: World) -> datetime:
+    with world.engine.connect() as connection:
+        moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return moment
+
+
+@pytest.mark.timeout(240)
+def test_files_workers_and_samples_are_dated_by_the_database(world: World, clocks: dict[int, dict[str, str]]) -> None:
+    began = now(world)
+    start(world, clocks, "relay", HOURS)
+    start(world, clocks, "sync", HOURS)
+    start(world, clocks, "monitor", HOURS)
+    world.start("processor")
+    submitted: list[int] = []
+    for hours in (HOURS, -HOURS):
+        submitted += command(world, clocks[hours], "submit", f"by {hours} hours", "--count", "5")["ids"]
+    world.wait_for(submitted)
+
+    def sampled() -> bool:
+        with world.engine.connect() as connection:
+            return all(connection.execute(sa.select(sa.exists(table))).scalar() for table in (LagSample, GroupSample))
+
+    wait_until(sampled, 20, "the monitor has taken a sample")
+    moments = [File.created_at, File.started_at, File.finished_at, File.updated_at, WorkerEventRow.at, Worker.heard_at]
+    moments += [LagSample.sampled_at, GroupSample.sampled_at, OutboxSample.sampled_at]
+    with world.engine.connect() as connection:
+        for moment in moments:
+            least, greatest = connection.execute(sa.select(sa.func.min(moment), sa.func.max(moment))).one()
+            assert least is not None
+            assert greatest is not None
+            assert began - TOLERANCE < least <= greatest <= now(world), str(moment)
+        assert performance(connection, timedelta(minutes=5)).as_of >= began
+        assert overview(connection, world.settings.kafka_group).as_of >= began
+    for file_id in submitted:
+        row = world.file(file_id)
+        assert row.started_at is not None
+        assert row.finished_at is not None
+        assert row.created_at - timedelta(seconds=1) <= row.started_at <= row.finished_at
+
+    # A clock that is off makes S3 refuse such a worker; it speaks over Kafka nevertheless. For one that is behind a
+    # record stands in: under libfaketime, librdkafka's waits would last as long as the clock is behind.
+    ahead = start(world, clocks, "processor", HOURS)
+    names = {HOURS: ahead.name, -HOURS: "behind"}
+    wait_until(lambda: ahead.name in workers(world), 40, "it is heard")
+    claim = now(world) - timedelta(hours=HOURS)
+    event = WorkerEvent(kind=Kind.HEARTBEAT, worker_id="behind", timestamp=claim)
+    topics.publish(world.settings, world.settings.topic_worker_events, [msgspec.json.encode(event)])
+    wait_until(lambda: "behind" in workers(world), 10, "it is heard")
+    for hours, name in names.items():
+        view = workers(world)[name]
+        assert view.condition in (Condition.IDLE, Condition.BUSY)
+        assert view.heard_seconds_ago < DEAD_AFTER_SECONDS
+        assert view.skew_seconds == pytest.approx(hours * 3600, abs=60)
+    straight = workers(world)["processor-1"]
+    assert abs(straight.skew_seconds or 0) < TOLERANCE.total_seconds()
+    listed = command(world, clocks[HOURS], "workers", "list")
+    assert [one["condition"] for one in listed if one["id"] == straight.id] == ["idle"]
+
+    ahead.kill()
+
+    def dead() -> bool:
+        return all(workers(world)[name].condition is Condition.DEAD for name in names.values())
+
+    wait_until(dead, DEAD_AFTER_SECONDS + 15, "both count as dead, whatever they had said of the time")
+    world.assert_clean()

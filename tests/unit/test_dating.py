@@ -1,0 +1,74 @@
+"""The moment of a record is the database's, whatever the clocks of its producer and of the broker say."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from filemill.dating import Dating
+from filemill.files import epoch_milliseconds
+from filemill.ports import Record
+
+NOW = datetime(2026, 1, 4, 12, tzinfo=UTC)
+HOURS = timedelta(hours=6)
+
+
+class Scene:
+    """A reader whose monotonic clock is at `seconds`, and a database whose clock says NOW at 0."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.dating = Dating(lambda: self.seconds)
+        self.dating.set(NOW, 0.0)
+
+    def read(self, *stamps: datetime, by_broker: bool = True, to_the_end: bool = True) -> list[datetime]:
+        """The moments of a batch, in seconds after NOW."""
+        records = [
+            Record("t", 0, offset, b"", [], epoch_milliseconds(stamp), by_broker=by_broker)
+            for offset, stamp in enumerate(stamps)
+        ]
+        self.dating.read(records, to_the_end=to_the_end)
+        return [self.dating.of(record) for record in records]
+
+
+def test_the_brokers_time_counts_where_the_clocks_agree() -> None:
+    assert Scene().read(NOW - timedelta(seconds=2), NOW) == [NOW - timedelta(seconds=2), NOW]
+
+
+def test_a_backlog_keeps_the_times_at_which_it_was_written() -> None:
+    scene = Scene()
+    hour_ago = NOW - timedelta(hours=1)
+    assert scene.read(hour_ago, to_the_end=False) == [hour_ago]
+    scene.seconds = 5
+    assert scene.read(hour_ago, hour_ago + timedelta(seconds=1)) == [hour_ago, hour_ago + timedelta(seconds=1)]
+
+
+@pytest.mark.parametrize("claim", [NOW + HOURS, NOW - HOURS, datetime(9999, 12, 31, tzinfo=UTC)])
+def test_a_producers_own_time_does_not_count(claim: datetime) -> None:
+    scene = Scene()
+    scene.seconds = 7
+    assert scene.read(claim, by_broker=False) == [NOW + timedelta(seconds=7)]
+
+
+def test_nothing_is_of_the_future() -> None:
+    assert Scene().read(NOW + timedelta(seconds=4)) == [NOW]
+
+
+def test_a_broker_that_is_ahead_is_corrected_at_once() -> None:
+    assert Scene().read(NOW + HOURS - timedelta(seconds=3), NOW + HOURS) == [NOW - timedelta(seconds=3), NOW]
+
+
+def test_a_broker_that_is_behind_is_corrected_once_it_is_known_to_be_no_backlog() -> None:
+    scene = Scene()
+    assert scene.read(NOW - HOURS) == [NOW - HOURS], "a backlog would look the same"
+    scene.seconds = 2
+    assert scene.read(NOW - HOURS + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)]
+    scene.seconds = 3
+    scene.read(NOW + timedelta(seconds=3))
+    assert scene.read(NOW + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)], "it was set right"
+
+
+def test_the_database_clock_is_taken_in_the_middle_of_the_question() -> None:
+    scene = Scene()
+    scene.seconds = 4
+    scene.dating.set(NOW, 0.0)
+    assert scene.read(NOW + HOURS, by_broker=False) == [NOW + timedelta(seconds=2)]
