@@ -26,6 +26,7 @@ from dashboard.api_schema import BODY, answers, complete, with_header
 from dashboard.api_threads import Threads
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
+from dashboard.proxies import is_direct_from_this_machine
 from dashboard.scripts import add_scripts
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
@@ -169,17 +170,20 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
         return json_answer({"status": "ok", "version": filemill.__version__})
 
     @app.get("/readyz", responses={503: {"description": "A server is away or not set up"}}, summary="All servers are")
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         health = await to_thread.run_sync(check_servers, abandon_on_cancel=True)
         missing = away(health)
+        told = is_direct_from_this_machine(request)
         body: dict[str, Any] = {
             "status": "unavailable" if missing else "ok",
             "version": filemill.__version__,
-            "servers": {server.server: server for server in health},
+            "servers": {
+                server.server: server if told else {"server": server.server, "ok": server.ok} for server in health
+            },
         }
         if not missing:
             return json_answer(body)
-        said = "; ".join(f"{server.server}: {server.problem}" for server in missing)
+        said = "; ".join(f"{server.server}: {server.problem if told else 'not ok'}" for server in missing)
         answer = error_answer(503, "unavailable", said)
         body["error"] = {"code": "unavailable", "message": said, "field": None}
         return json_answer(body, 503, {"Retry-After": answer.headers["Retry-After"]})

@@ -2,7 +2,6 @@
 
 import json
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import Request
@@ -12,6 +11,7 @@ from filemill.files import InvalidRequest, NewFile, new_file
 
 T = TypeVar("T")
 
+JSON_TYPE = "application/json"
 BODY_MAX_BYTES = 1024 * 1024
 # A client that sends a little too much is heard out, so that it reads the answer instead of a broken connection.
 HEARD_OUT_BYTES = 8 * BODY_MAX_BYTES
@@ -33,8 +33,10 @@ async def read_new_file(request: Request) -> NewFile:
 
 
 async def read_json(request: Request) -> Any:  # noqa: ANN401 - any document
-    """The body as JSON. Raises Refused, also for a page of another site."""
-    refuse_other_sites(request)
+    """The body as JSON. Raises Refused, also for a body that does not say that it is JSON: a form needs no leave."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != JSON_TYPE:
+        raise Refused(415, "unsupported_media_type", f"the body must be {JSON_TYPE}: send it with that Content-Type")
     text = _decode(await _read(request))
     try:
         return json.loads(text)
@@ -53,13 +55,6 @@ async def read_as(request: Request, kind: type[T]) -> T:
         said = str(error)
         field = said.rpartition("`$.")[2].split("`")[0].split("[")[0] if "`$." in said else None
         raise Refused(422, "invalid", f"the body: {said}", field) from None
-
-
-def refuse_other_sites(request: Request) -> None:
-    """A page of another site may send a form here without asking first; its browser says where it comes from."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refused(403, "cross_origin", f"requests from pages of {origin!r} are refused")
 
 
 async def _read(request: Request) -> bytes:

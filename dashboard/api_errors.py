@@ -18,6 +18,7 @@ from dashboard.api_methods import allowed_methods
 from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest
 from filemill.idempotency import HEADER, KeyReused
+from filemill.origins import without_passwords
 from filemill.retry import Unavailable
 
 RETRY_AFTER_SECONDS = 2
@@ -56,7 +57,7 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
 def error_answer(status: int, code: str, message: str, field: str | None = None) -> Response:
     """An error. What may pass says when to try again."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return json_answer(ErrorBody(ErrorDetail(code, message, field)), status, headers)
+    return json_answer(ErrorBody(ErrorDetail(code, without_passwords(message), field)), status, headers)
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}

@@ -19,6 +19,7 @@ _MEANINGS = {
     404: "There is no such thing",
     409: "Not possible in the state that it is in",
     413: "The body is larger than 1 MiB",
+    415: "The body is not announced as `application/json`",
     422: "A field breaks a limit: `error.field` names it",
     503: "A server is away: try again after `Retry-After` seconds",
 }
@@ -71,6 +72,8 @@ def answers(success: int, schema: str | None, *errors: int) -> dict[int | str, d
         content = {"text/plain": {"schema": {"type": "string"}}}
     else:
         content = {"application/json": {"schema": {"$ref": _REF.format(name=schema)}}}
+    if 413 in errors:  # there is a body, so it may also be of a wrong type
+        errors = (*errors, 415)
     wrong = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorBody")}}}
     return {
         success: {"description": "Done", "content": content},

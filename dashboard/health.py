@@ -12,6 +12,7 @@ from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.postgres import check_writable
 from filemill.adapters.s3_admin import bucket_exists
 from filemill.migrate import current_revision, head_revision
+from filemill.origins import without_passwords
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 from filemill.stack import read_state
@@ -89,7 +90,7 @@ def address_of(services: Services, server: ServerName) -> str:
         "kafka": settings.kafka_broker,
         "s3": f"{settings.s3_endpoint}/{settings.s3_bucket}",
     }
-    return addresses[server]
+    return without_passwords(addresses[server])
 
 
 def check(services: Services, server: ServerName) -> ServerHealth:
@@ -131,7 +132,7 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
         server=server,
         address=address_of(services, server),
         ok=False,
-        problem=error.problem,
+        problem=without_passwords(error.problem),
         summary=error.summary,
         consequence=_CONSEQUENCES[server],
         advice=f"{error.advice}." if error.advice else remedy,

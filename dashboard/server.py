@@ -27,6 +27,8 @@ from dashboard.api import build_api
 from dashboard.components.trouble import show_bug
 from dashboard.data import Data, current
 from dashboard.health import LABELS, check_all
+from dashboard.request_gate import Gate
+from dashboard.response_headers import ResponseHeaders
 from dashboard.services import Relay, Services
 from dashboard.together import Together
 from filemill import wiring
@@ -107,7 +109,7 @@ def build_app(settings: Settings) -> ASGIApp:
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
     rest = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-    return Front(pages, Together(rest))
+    return ResponseHeaders(Gate(Front(pages, Together(rest)), settings))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
@@ -186,6 +188,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the gate decides whose word counts
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 

@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from filemill.origins import without_passwords
 from filemill.settings import Settings
 
 
@@ -20,6 +21,7 @@ def configure(settings: Settings, role: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _hide_passwords,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
@@ -45,3 +47,10 @@ def _say_who(role: str, worker_id: str) -> structlog.typing.Processor:
         return {"role": role, "worker": worker_id, **event}
 
     return add
+
+
+def _hide_passwords(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """A client library's error may quote a URL whole."""
+    return {name: without_passwords(value) if isinstance(value, str) else value for name, value in event.items()}

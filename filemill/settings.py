@@ -4,6 +4,7 @@ A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_B
 `KAFKA_BROKER`); the embedded stack that runs under the home folder; the default.
 """
 
+import ipaddress
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from filemill.origins import has_user_info, listed, parse_host, parse_origin
 from filemill.refusals import REFUSALS
 from filemill.stack import running_stack
 
@@ -187,6 +189,17 @@ class Settings(BaseSettings):
     pulse_file: Path | None = _setting(None, description="Where this process notes that it works, for health checks")
     host: str = _setting("127.0.0.1", description="Address that the page listens on")
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
+    public_url: str = _setting("", description="URL of the page in browsers behind a proxy: https://files.example")
+    allowed_hosts: str = _setting(
+        "",
+        description="More host names that the page is reached under, separated by commas. Loopback names, the host of "
+        "public_url and the address that a connection came in on are always allowed",
+    )
+    trusted_proxies: str = _setting(
+        "",
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto count, "
+        "separated by commas",
+    )
     server_timeout_seconds: float = _setting(5.0, description="Patience with a server that does not answer", gt=0)
     log_format: Literal["console", "json"] = _setting("console", description="Form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", description="Least level logged")
@@ -223,6 +236,41 @@ class Settings(BaseSettings):
     def _bundle(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("s3_endpoint", "kafka_broker", "database_host", "public_url", mode="after")
+    @classmethod
+    def _no_user_info(cls, value: str) -> str:
+        """An address is shown on pages and in logs."""
+        if any(has_user_info(address) for address in value.split(",")):
+            raise ValueError("must not contain a user name or a password: they have settings of their own")
+        return value
+
+    @field_validator("public_url", mode="after")
+    @classmethod
+    def _public_url(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and parse_origin(value) is None:
+            raise ValueError("must be scheme, host and port without a path, such as https://files.example")
+        return value
+
+    @field_validator("allowed_hosts", mode="after")
+    @classmethod
+    def _allowed_hosts(cls, value: str) -> str:
+        for name in listed(value):
+            host = parse_host(name)
+            if host is None or host.port is not None:
+                raise ValueError(f"{name!r} is not a host name: write files.example, without scheme and port")
+        return value
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _trusted_proxies(cls, value: str) -> str:
+        for network in listed(value):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}: write an address or a network, such as 10.0.0.0/8") from None
         return value
 
     @model_validator(mode="after")
@@ -265,6 +313,16 @@ class Settings(BaseSettings):
             return self
         update = {"database_user": self.database_owner_user, "database_password": self.database_owner_password}
         return self.model_copy(update=update)
+
+    @property
+    def allowed_host_names(self) -> list[str]:
+        """The names of allowed_hosts, as a Host header is compared with them."""
+        return [host.host for name in listed(self.allowed_hosts) if (host := parse_host(name))]
+
+    @property
+    def trusted_proxy_networks(self) -> list[str]:
+        """The networks of trusted_proxies."""
+        return listed(self.trusted_proxies)
 
     @property
     def database_url(self) -> str:

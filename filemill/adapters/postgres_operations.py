@@ -68,6 +68,7 @@ _UNFINISHED = sa.text("""
 """)
 # The group's offsets were moved; `detail` has the topic, and [partition, old, new] of each that changed.
 OFFSETS_RESET = "offsets.reset"
+ACTOR_MAX_CHARACTERS = 200
 _RESETS = sa.text("""
     SELECT CAST(part ->> 0 AS integer), CAST(part ->> 1 AS bigint), CAST(part ->> 2 AS bigint), extract(epoch FROM at)
     FROM operations, jsonb_array_elements(detail -> 'partitions') AS part
@@ -177,7 +178,8 @@ def offset_resets(connection: sa.Connection, group: str, topic: str) -> list[Res
 
 def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> int:
     """Put an operation on record, in its own transaction; returns the record's id."""
-    made = sa.insert(Operation).values(actor=actor, action=action, detail=dict(detail)).returning(Operation.id)
+    who = "".join(character for character in actor[:ACTOR_MAX_CHARACTERS] if character.isprintable())
+    made = sa.insert(Operation).values(actor=who, action=action, detail=dict(detail)).returning(Operation.id)
     return int(connection.execute(made).scalar_one())
 
 

@@ -4,10 +4,11 @@ The fixtures end with the package: Playwright keeps an event loop running on thi
 asyncio, and a pipeline that idles beside the other tests takes their time.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from filemill.settings import Settings
 from tests.integration.processes import Crew, wait_until
@@ -18,6 +19,7 @@ PROCESSING_SECONDS = 3
 START_SECONDS = 60
 # What a busy machine needs to draw a page.
 PAGE_MILLISECONDS = 30_000
+BASE_PATH_PROBE = re.compile(r"/[a-z]+/_stcore/(health|host-config)$")
 
 
 @pytest.fixture(scope="package")
@@ -47,9 +49,22 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
+def watch_console(page: Page, troubles: list[str]) -> None:
+    """Collect the errors of a page's console, what its policy refuses among them.
+
+    Streamlit looks for its base path below the page's own, and finds nothing there: that is how it works.
+    """
+
+    def on_console(said: ConsoleMessage) -> None:
+        if said.type == "error" and not BASE_PATH_PROBE.search(said.location["url"]):
+            troubles.append(f"{page.url}: {said.text} ({said.location['url']})")
+
+    page.on("console", on_console)
+
+
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The Files page, freshly opened. A test fails where a script of the page does."""
+    """The Files page, freshly opened. A test fails where a script of it does, or where its policy refuses something."""
     context = browser.new_context(base_url=url, viewport={"width": 1440, "height": 900})
     context.set_default_timeout(PAGE_MILLISECONDS)
     page = context.new_page()
@@ -60,6 +75,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
         dialog.dismiss()
 
     page.on("pageerror", lambda error: troubles.append(str(error)))
+    watch_console(page, troubles)
     page.on("dialog", on_dialog)
     page.goto("/")
     page.get_by_label("Title").wait_for()

@@ -12,6 +12,8 @@ import uvicorn
 
 from dashboard.api import build_api
 from dashboard.health import check_all
+from dashboard.request_gate import Gate
+from dashboard.response_headers import ResponseHeaders
 from dashboard.server import listen
 from dashboard.services import Services
 from filemill import wiring
@@ -60,7 +62,10 @@ def serving(settings: Settings) -> Iterator[Rest]:
     services = Services(settings, engine, relay)
     with ThreadPoolExecutor(6) as probes, listen("127.0.0.1", 0) as listener:
         app = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-        config = uvicorn.Config(app, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2)
+        gated = ResponseHeaders(Gate(app, settings))
+        config = uvicorn.Config(
+            gated, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -43,6 +43,25 @@ def test_all_is_well(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [{"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"Via": "1.1 p"}, {"Host": "files.example"}],
+)
+def test_readyz_tells_addresses_only_to_this_machine(headers: dict[str, str], settings: Settings) -> None:
+    port = closed_port()
+    away = settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{port}", "allowed_hosts": "files.example"})
+    with serving(away) as rest:
+        answer = rest.client.get("/readyz", headers=headers)
+        assert answer.status_code == 503
+        assert answer.json()["servers"] == {
+            "postgres": {"server": "postgres", "ok": True},
+            "kafka": {"server": "kafka", "ok": True},
+            "s3": {"server": "s3", "ok": False},
+        }
+        assert "127.0.0.1" not in answer.text
+        assert str(port) in rest.client.get("/readyz").text
+
+
+@pytest.mark.parametrize(
     ("server", "changes"),
     [
         ("postgres", {"database_port": "{port}"}),

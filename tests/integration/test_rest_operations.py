@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
+from filemill.adapters.postgres_operations import record
 from filemill.adapters.tables import Operation, Tombstone
 from filemill.settings import Settings
 from tests.integration import topics
@@ -45,6 +46,18 @@ def test_a_file_is_cancelled_retried_and_deleted(rest: Rest, engine: sa.Engine, 
     assert [tuple(row) for row in audit] == [
         ("rest:127.0.0.1", action) for action in ("cancel", "retry", "cancel", "delete")
     ]
+
+
+def test_nobody_writes_his_own_name_into_the_audit(rest: Rest, engine: sa.Engine) -> None:
+    file_id = rest.create("a")
+    headers = {"X-Forwarded-For": "x" * 30_000, "Forwarded": f"for={'y' * 1000}"}
+    assert rest.client.post(f"/api/files/{file_id}/cancel", headers=headers).status_code == 200
+    with engine.begin() as connection:
+        assert connection.execute(sa.select(Operation.actor)).scalars().all() == ["rest:127.0.0.1"]
+        record(connection, "cli:" + "\x1b[31m\n" + "z" * 30_000, "retry", {})
+        (last,) = connection.execute(sa.select(Operation.actor).order_by(Operation.id.desc()).limit(1)).scalars()
+    assert len(last) <= 200
+    assert last.isprintable()
 
 
 @pytest.mark.parametrize(("verb", "said"), [("retry", "retried"), ("delete", "deleted")])

@@ -19,9 +19,10 @@ from tests.integration.rest import Rest, serving
 MEBIBYTE = 1024 * 1024
 
 
-def post(rest: Rest, content: bytes | str, **headers: str) -> httpx.Response:
+def post(rest: Rest, content: bytes | str, **headers: str | bytes) -> httpx.Response:
     body = content.encode() if isinstance(content, str) else content
-    return rest.client.post("/api/files", content=body, headers={"content-type": "application/json", **headers})
+    sent = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in headers.items()}
+    return rest.client.post("/api/files", content=body, headers={b"content-type": b"application/json", **sent})
 
 
 def refused(answer: httpx.Response, status: int, code: str, field: str | None = None) -> str:
@@ -86,7 +87,8 @@ def test_a_body_that_is_too_large(size: int, rest: Rest) -> None:
         for _ in range(size // 1024 + 1):
             yield b" " * 1024
 
-    refused(rest.client.post("/api/files", content=chunks()), 413, "too_large")
+    answer = rest.client.post("/api/files", content=chunks(), headers={"content-type": "application/json"})
+    refused(answer, 413, "too_large")
 
 
 def test_a_body_of_just_the_greatest_size(rest: Rest) -> None:
@@ -98,6 +100,42 @@ def test_a_page_of_another_site_cannot_post(rest: Rest) -> None:
     refused(post(rest, '{"title": "a"}', origin="https://evil.example"), 403, "cross_origin")
     refused(post(rest, '{"title": "a"}', origin="null"), 403, "cross_origin")
     assert post(rest, '{"title": "a"}', origin=str(rest.client.base_url).rstrip("/")).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+)
+def test_a_body_that_a_form_could_send_is_refused(kind: str, rest: Rest) -> None:
+    for path in ("/api/files", "/api/files/cancel", "/api/dead-letters/replay", "/api/offsets/reset"):
+        headers = {"content-type": kind} if kind else {}
+        answer = rest.client.post(path, content=b'{"title": "a", "all": true}', headers=headers)
+        refused(answer, 415, "unsupported_media_type")
+    assert post(rest, '{"title": "a"}', **{"content-type": "Application/JSON; charset=utf-8"}).status_code == 201
+
+
+def test_a_rebound_name_reads_and_changes_nothing(rest: Rest) -> None:
+    evil = {"host": f"evil.example:{rest.client.base_url.port}"}
+    refused(rest.client.get("/api/files", headers=evil), 421, "host_not_allowed")
+    refused(post(rest, '{"title": "a"}', **evil), 421, "host_not_allowed")
+    assert rest.client.get("/api/files").json()["items"] == []
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://127.0.0.1:1", "\u00ff", "http://" + "a" * 30_000])
+def test_no_origin_makes_it_fail(origin: str, rest: Rest) -> None:
+    refused(post(rest, '{"title": "a"}', origin=origin.encode("latin-1")), 403, "cross_origin")
+
+
+@pytest.mark.parametrize("path", ["/api/files", "/api/nope", "/healthz", PLOTLY_PATH])
+def test_every_answer_says_what_a_browser_may_do_with_it(path: str, rest: Rest) -> None:
+    answer = rest.client.get(path)
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert "camera=()" in answer.headers["permissions-policy"]
+    kept = path == PLOTLY_PATH
+    assert answer.headers["cache-control"] == ("public, max-age=31536000, immutable" if kept else "no-store")
 
 
 def test_nobody_is_told_that_other_sites_may_read(rest: Rest) -> None:

@@ -1,0 +1,75 @@
+"""Reverse proxies: whose word counts for the address of a client and for the scheme that it used.
+
+Only a proxy that `FILEMILL_TRUSTED_PROXIES` names is believed, and of its headers only X-Forwarded-For and
+X-Forwarded-Proto are read. From anybody else these headers mean nothing.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from filemill.origins import is_loopback_name, parse_host, parse_ip
+
+# What tells that a request came through a proxy, whether it is trusted or not.
+FORWARDING_HEADERS = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
+HOPS_MAX = 20
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TrustedProxies:
+    """The addresses and networks whose headers are believed; with none, a scope stays as it is."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks: list[Network] = [ipaddress.ip_network(network) for network in networks]
+
+    def __contains__(self, host: str) -> bool:
+        address = parse_ip(host)
+        return address is not None and any(
+            address in network for network in self._networks if network.version == address.version
+        )
+
+    def apply(self, scope: Scope) -> None:
+        """Put the client's own address and scheme into the scope, where a trusted proxy tells them."""
+        client = scope.get("client")
+        if not self._networks or not client or client[0] not in self:
+            return
+        hops, schemes = [], []
+        for name, value in scope["headers"]:
+            if name == b"x-forwarded-for":
+                hops += value.decode("latin-1").split(",")
+            elif name == b"x-forwarded-proto":
+                schemes.append(value.strip().lower())
+        address = self._client_of(hops[-HOPS_MAX:])
+        if address is not None:
+            scope["client"] = (address, 0)
+        if schemes in ([b"http"], [b"https"]):
+            secure, plain = ("wss", "ws") if scope["type"] == "websocket" else ("https", "http")
+            scope["scheme"] = secure if schemes == [b"https"] else plain
+
+    def _client_of(self, hops: list[str]) -> str | None:
+        """The last address that is not a trusted proxy's: what stands before it is only claimed."""
+        nearest = None
+        for hop in reversed(hops):
+            address = parse_ip(hop.strip())
+            if address is None:
+                return nearest
+            nearest = str(address)
+            if nearest not in self:
+                return nearest
+        return nearest
+
+
+def is_direct_from_this_machine(request: Request) -> bool:
+    """Whether a program of this machine asks by itself: what it may see, it can find out anyway."""
+    client, host = request.client, parse_host(request.headers.get("host", ""))
+    return (
+        client is not None
+        and is_loopback_name(client.host)
+        and (host is None or is_loopback_name(host.host))
+        and FORWARDING_HEADERS.isdisjoint(name for name, _ in request.scope["headers"])
+    )

@@ -1,0 +1,87 @@
+"""Headers of every answer: what a browser may do with it, and which pages may have it."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import streamlit
+from secure import (
+    ContentSecurityPolicy,
+    CrossOriginOpenerPolicy,
+    CrossOriginResourcePolicy,
+    PermissionsPolicy,
+    ReferrerPolicy,
+    Secure,
+    XContentTypeOptions,
+    XFrameOptions,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+# Answers about data: neither a browser nor a proxy may keep them.
+_NOT_KEPT = ("/api", "/healthz", "/readyz")
+
+Header = tuple[bytes, bytes]
+
+
+class ResponseHeaders:
+    """Middleware: adds the headers to each answer, in place of those of the same name."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in _secure().headers.items()]
+        self._names = {name for name, _ in self._headers}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        more: list[Header] = [(b"cache-control", b"no-store")] if scope["path"].startswith(_NOT_KEPT) else []
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [header for header in message.get("headers", ()) if header[0] not in self._names]
+                message["headers"] = [*own, *self._headers, *more]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _secure() -> Secure:
+    return Secure(
+        csp=_content_security_policy(),
+        xfo=XFrameOptions().deny(),
+        xcto=XContentTypeOptions().nosniff(),
+        referrer=ReferrerPolicy().same_origin(),
+        coop=CrossOriginOpenerPolicy().same_origin(),
+        corp=CrossOriginResourcePolicy().same_origin(),
+        permissions=PermissionsPolicy().camera().microphone().geolocation().usb().payment().display_capture().midi(),
+    )
+
+
+def _content_security_policy() -> ContentSecurityPolicy:
+    """What Streamlit needs: styles that scripts write, components whose scripts are blobs, pictures as data."""
+    return (
+        ContentSecurityPolicy()
+        .default_src("'self'")
+        .script_src("'self'", "blob:", "'wasm-unsafe-eval'", *_hashes_of_inline_scripts())
+        .style_src("'self'", "'unsafe-inline'")
+        .img_src("'self'", "data:", "blob:")
+        .font_src("'self'", "data:")
+        .connect_src("'self'")
+        .worker_src("'self'", "blob:")
+        .object_src("'none'")
+        .frame_src("'none'")
+        .base_uri("'none'")
+        .form_action("'self'")
+        .frame_ancestors("'none'")
+    )
+
+
+def _hashes_of_inline_scripts() -> list[str]:
+    """Of the scripts that are written into Streamlit's own page, whichever version is installed."""
+    page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    digests = [hashlib.sha256(script.encode()).digest() for script in _INLINE_SCRIPT.findall(page)]
+    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

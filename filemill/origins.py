@@ -1,0 +1,92 @@
+"""Hosts and origins as HTTP headers name them. Parsing never raises: what cannot be read is None."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# A DNS name has at most 253 characters; with a scheme, brackets and a port there is room to spare.
+LENGTH_MAX = 300
+_AUTHORITY = r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?)(?::(?P<port>[0-9]{1,5}))?"
+_HOST = re.compile(_AUTHORITY)
+_ORIGIN = re.compile(r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]?)://" + _AUTHORITY)
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A Host header: the name in lower case, an IPv6 address without brackets, and the port where one is given."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Scheme, host and effective port, as browsers compare them."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def parse_ip(text: str) -> IpAddress | None:
+    """An IP address. An IPv4 address that is written as IPv6 counts as IPv4."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def parse_host(text: str) -> Authority | None:
+    """What a Host header says."""
+    found = _HOST.fullmatch(text) if len(text) <= LENGTH_MAX else None
+    return _authority(found) if found else None
+
+
+def parse_origin(text: str) -> Origin | None:
+    """What an Origin header says; None for `null`, which belongs to nobody."""
+    found = _ORIGIN.fullmatch(text) if len(text) <= LENGTH_MAX else None
+    authority = _authority(found) if found else None
+    if found is None or authority is None:
+        return None
+    scheme = found["scheme"].lower()
+    return Origin(scheme, authority.host, authority.port or DEFAULT_PORTS[scheme])
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a host is this machine under a name that no DNS server decides about."""
+    address = parse_ip(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _authority(found: re.Match[str]) -> Authority | None:
+    host = found["host"].lower()
+    if host.startswith("["):
+        address = parse_ip(host[1:-1])
+        if address is None:
+            return None
+        host = str(address)
+    port = int(found["port"]) if found["port"] else None
+    return Authority(host, port) if port is None or 0 < port < 65536 else None
+
+
+def listed(text: str) -> list[str]:
+    """The entries of a setting that separates them by commas."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def has_user_info(address: str) -> bool:
+    """Whether an address or URL carries a user name or a password: `user:pass@host`."""
+    return "@" in address.rpartition("://")[2].partition("/")[0]
+
+
+_USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/'\"]*@")
+
+
+def without_passwords(text: str) -> str:
+    """A text for people, in which no URL has a password."""
+    return _USER_INFO.sub("", text) if "@" in text else text
