@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -138,6 +139,8 @@ class LastNet:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is there to be answered
         except Exception:  # its reason goes to the log, whatever it is
             if not started:
                 log.exception("A request failed", method=scope.get("method"), path=scope.get("path"))

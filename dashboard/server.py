@@ -25,8 +25,11 @@ from streamlit.web.bootstrap import load_config_options
 from dashboard import services as services_module
 from dashboard.api import build_api
 from dashboard.components.trouble import show_bug
+from dashboard.connections import Connections, bounds_of
 from dashboard.data import Data, current
 from dashboard.health import LABELS, check_all
+from dashboard.http_protocol import BoundedConfig, BoundedServer
+from dashboard.proxies import TrustedProxies
 from dashboard.request_gate import Gate
 from dashboard.response_headers import ResponseHeaders
 from dashboard.services import Relay, Services
@@ -154,7 +157,7 @@ def url_of(settings: Settings, listener: socket.socket) -> str:
     return f"http://{host or (f'[{settings.host}]' if ':' in settings.host else settings.host)}:{port}"
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     """Uvicorn, which tells when it listens, and leaves signals to this process."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
@@ -177,15 +180,15 @@ class _Server(uvicorn.Server):
 
 
 def _config(settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
+    return BoundedConfig(
         build_app(settings),
+        Connections(bounds_of(settings), TrustedProxies(settings.trusted_proxy_networks)),
         loop="uvloop",
-        http="httptools",  # the one in Python takes longer than all the rest of a short answer
-        ws="websockets-sansio",  # as Streamlit's own server has it
         ws_ping_interval=30,
         ws_ping_timeout=30,
         lifespan="on",
         log_config=None,
+        log_level="error",  # it has a warning for each request that cannot be read
         access_log=False,
         server_header=False,
         proxy_headers=False,  # the gate decides whose word counts

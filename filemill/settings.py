@@ -200,6 +200,12 @@ class Settings(BaseSettings):
         description="Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto count, "
         "separated by commas",
     )
+    connections_max: int = _setting(
+        4096, description="Connections that the page's port holds at most; fewer where open files are limited", ge=1
+    )
+    connections_per_address: int = _setting(
+        2048, description="Of these, connections from one address; trusted proxies have no such bound", ge=1
+    )
     server_timeout_seconds: float = _setting(5.0, description="Patience with a server that does not answer", gt=0)
     log_format: Literal["console", "json"] = _setting("console", description="Form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", description="Least level logged")
