@@ -1,0 +1,49 @@
+"""`python -m tests.integration.slow_clients PORT COUNT`: connections that never finish a request, until it is killed.
+
+Each sends a byte now and then, and is opened again when it is closed. A program of its own, so that it does not slow
+down what measures.
+"""
+
+import asyncio
+import contextlib
+import resource
+import sys
+
+# What they begin with, in turn.
+BEGUN = (
+    b"",
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
+    b"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n",
+    b"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n",
+)
+AGAIN_SECONDS = 0.5
+BYTE_SECONDS = 3
+
+
+async def one(port: int, number: int) -> None:
+    """One connection after the other."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(BEGUN[number % len(BEGUN)])
+            try:
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(BYTE_SECONDS + number % 5):
+                            if not await reader.read(1000):
+                                break
+                    writer.write(b"1")
+            finally:
+                writer.close()
+        await asyncio.sleep(AGAIN_SECONDS + number % 7 / 7)
+
+
+async def main(port: int, count: int) -> None:
+    """All of them."""
+    await asyncio.gather(*(one(port, number) for number in range(count)))
+
+
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
