@@ -12,6 +12,7 @@ import resource
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Protocol
 
 import structlog
@@ -34,8 +35,8 @@ RESERVE = 32
 FILES_FOR_OTHERS = 256
 FILES_WANTED = 65_536
 CONNECTIONS_MIN = 64
-# Room is made for more than one at a time: whoever floods the port opens the next one at once.
-PART_CLOSED = 16
+# Room is made for more than one at a time: looking for those that have waited longest means looking at all.
+CLOSED_AT_ONCE = 16
 REPORT_SECONDS = 10.0
 SWEEP_LATE_SECONDS = 3.0
 
@@ -136,8 +137,7 @@ class Connections:
 
     def _make_room(self, connections: Iterable[Connection]) -> None:
         waiting = [(since, one) for one in connections if (since := one.waits_since) is not None]
-        waiting.sort(key=lambda pair: pair[0])
-        for _, connection in waiting[: len(waiting) // PART_CLOSED + 1]:
+        for _, connection in nsmallest(CLOSED_AT_ONCE, waiting, key=lambda pair: pair[0]):
             self._drop(connection)
             self._closed["closed for others"] += 1
 
