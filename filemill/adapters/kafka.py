@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from filemill.adapters.errors import Answer
+from filemill.adapters.kafka_errors import TOO_LARGE, meaning
 from filemill.messages import Headers
 from filemill.ports import Receipt
 from filemill.retry import Poisonous, Unavailable
@@ -76,16 +78,29 @@ def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
     def on_error(error: KafkaError) -> None:
         if error.code() not in said:
             said.add(error.code())
-            log.warning("Kafka trouble", role=role, broker=settings.kafka_broker, error=error.str())
+            advice = meaning(error).advice
+            more = {"advice": advice} if advice else {}
+            log.warning("Kafka trouble", role=role, broker=settings.kafka_broker, error=error.str(), **more)
 
     return on_error
 
 
-def unavailable(settings: Settings, error: KafkaException | KafkaError) -> Unavailable:
-    """In a sentence, what the broker does not do."""
+def refusal(settings: Settings, error: KafkaException | KafkaError) -> Unavailable | KafkaException:
+    """What to raise for an error, by `kafka_errors.ROWS`: a sentence of what the brokers do not do, or it is a bug."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    text = f"{cause.name()}: {cause.str()}" if isinstance(cause, KafkaError) else str(cause)
-    return Unavailable(f"Kafka at {settings.kafka_broker} does not serve: {text}")
+    if not isinstance(cause, KafkaError):
+        return Unavailable(f"Kafka at {settings.kafka_broker} does not serve: {cause}")
+    row = meaning(cause)
+    if row.answer is Answer.BUG:
+        return error if isinstance(error, KafkaException) else KafkaException(error)
+    problem = f"Kafka at {settings.kafka_broker} {row.problem}: {cause.name()}: {cause.str()}"
+    return Unavailable(problem, row.advice, summary=row.problem)
+
+
+def _why(error: KafkaError) -> str:
+    """Why the broker did not take a record, and what to do."""
+    row = meaning(error)
+    return " ".join(part for part in (f"{error.str()}.", f"{row.advice}." if row.advice else "") if part).rstrip(".")
 
 
 @contextlib.contextmanager
@@ -94,7 +109,7 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise unavailable(settings, error) from None
+        raise refusal(settings, error) from None
 
 
 class KafkaPublisher:
@@ -163,8 +178,7 @@ class KafkaPublisher:
             if error is None:
                 on_receipt(Receipt(message.partition() or 0, message.offset() or 0))
             else:
-                too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
-                on_receipt(Receipt(-1, -1, error=error.str(), too_large=too_large))
+                on_receipt(Receipt(-1, -1, error=_why(error), too_large=error.code() in TOO_LARGE))
 
         options: dict[str, Any] = {"partition": partition} if partition is not None else {}
         if headers:
@@ -178,9 +192,9 @@ class KafkaPublisher:
         except BufferError:
             raise Unavailable(f"Kafka at {self._settings.kafka_broker}: the producer's queue is full") from None
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            if error.args[0].code() in TOO_LARGE:
                 raise Poisonous(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
-            raise unavailable(self._settings, error) from None
+            raise refusal(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:
         """Hand out acknowledgements."""

@@ -11,10 +11,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, unavailable
+from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
 from filemill.adapters.kafka_topics import TopicIdentities
 from filemill.ports import TopicIdentity
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 # Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
@@ -127,7 +126,7 @@ class KafkaAdmin:
                 created.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was quicker
-                    raise Unavailable(f"Kafka refused to create the topic {name}: {error.args[0].str()}") from None
+                    raise refusal(self._settings, error) from None
         return created
 
     def topics_dated_by_producers(self) -> list[str]:
@@ -245,7 +244,7 @@ class KafkaAdmin:
         for trouble in troubles:
             if trouble.code() in _REFUSED:
                 raise ValueError(f"Kafka refuses to move the offsets of {group} while the group has members")
-            raise unavailable(self._settings, trouble)
+            raise refusal(self._settings, trouble)
 
     def _log_offsets(self, parts: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
         with kafka_errors(self._settings):
@@ -265,7 +264,7 @@ class KafkaAdmin:
             found = self._reader(group).committed(list(parts), timeout=self._timeout)
         for part in found:
             if part.error is not None:
-                raise unavailable(self._settings, part.error)
+                raise refusal(self._settings, part.error)
         return {part.partition: part.offset for part in found if part.offset >= 0}
 
     def _reader(self, group: str) -> Consumer:

@@ -17,8 +17,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka import UnreadableHeaders, client_config, headers_of, kafka_errors, new_client, unavailable
+from filemill.adapters.kafka import UnreadableHeaders, client_config, headers_of, kafka_errors, new_client, refusal
 from filemill.adapters.kafka_admin import PartitionOffsets
+from filemill.adapters.kafka_errors import PASSING, meaning
 from filemill.adapters.kafka_topics import TopicIdentities
 from filemill.ports import Record, TopicIdentity
 from filemill.retry import Expelled, Unavailable
@@ -40,22 +41,14 @@ READ_THROUGH_RECORDS = 20
 # After this long without anything it looks whether the topic still exists.
 DOUBT_SECONDS = 2.0
 
+# What a client waits for is logged so often at most.
+TELL_SECONDS = 60.0
+_told_at: dict[tuple[str, int], float] = {}
+
 # The last day of the year 9999: no calendar here goes on, and time zones need some hours before its end.
 LATEST_TIMESTAMP_MILLISECONDS = 253_402_214_400_000
 
 PARTITION_EOF = KafkaError._PARTITION_EOF
-
-# Said by a client that lost the broker for a moment: it reconnects by itself.
-PASSING = {
-    PARTITION_EOF,
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-}
 
 
 def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
@@ -78,14 +71,24 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
             records.append(to_record(message))
         elif error.fatal() or error.code() not in PASSING:
             trouble = error if trouble is None or error.fatal() else trouble
+        elif error.code() != PARTITION_EOF:
+            _tell(settings, error)
     if trouble is not None and (trouble.fatal() or not records):
         raise gave_up(settings, trouble)
     return records
 
 
-def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable:
+def _tell(settings: Settings, error: KafkaError) -> None:
+    """Log what the client waits for, once a minute: it says so much more often."""
+    key, now = (settings.kafka_broker, error.code()), time.monotonic()
+    if now - _told_at.get(key, float("-inf")) >= TELL_SECONDS:
+        _told_at[key] = now
+        log.warning("Kafka trouble", broker=settings.kafka_broker, error=error.str(), advice=meaning(error).advice)
+
+
+def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable | KafkaException:
     """What an error of a client means: where it is fatal, usually that a new client may go on."""
-    away = unavailable(settings, trouble)
+    away = refusal(settings, trouble)
     if not (trouble.fatal() or trouble.code() == KafkaError._FATAL):
         return away
     # librdkafka wraps the broker's own error code into text once a client has given up.
