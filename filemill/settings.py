@@ -25,7 +25,7 @@ HOME_VARIABLE = "FILEMILL_HOME"
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
-_SERVER_OF_ROLES = {"database_host", "database_port", "database_user", "database_password"}
+_SERVER_OF_ROLES = ("database_host", "database_port", "database_user", "database_password")
 _ROLES_OF_STACK = ("database_owner_", "database_reader_")
 
 
@@ -80,7 +80,8 @@ class _RunningStack(PydanticBaseSettingsSource):
         if stack is None:
             return {}
         # Whoever names another server, or another role, has given up the stack's own roles with it.
-        own_server = self.current_state.keys().isdisjoint(_SERVER_OF_ROLES)
+        given = {name: self.current_state[name] for name in _SERVER_OF_ROLES if name in self.current_state}
+        own_server = all(_plain(value) == str(stack.settings.get(name)) for name, value in given.items())
         return {
             name: value for name, value in stack.settings.items() if own_server or not name.startswith(_ROLES_OF_STACK)
         }
@@ -334,6 +335,10 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The database without its password, for messages."""
         return f"postgresql://{self.database_user}@{self.database_host}:{self.database_port}/{self.database_name}"
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def load(**given: Any) -> Settings:  # noqa: ANN401

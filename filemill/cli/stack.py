@@ -1,6 +1,7 @@
 """`filemill up | down | status | demo`: the embedded stack."""
 
 import contextlib
+import shlex
 import socket
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from rich.table import Table
 from filemill import demo as demonstration
 from filemill.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.cli.processes import PROTOCOLS
+from filemill.connection import connection_environment
 from filemill.retry import Unavailable
 from filemill.settings import Settings, default_home, load
 from filemill.setup import prepare
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command("env")(env)
     app.command()(demo)
 
 
@@ -210,12 +213,40 @@ def status(home: Home = None, *, as_json: AsJson = False) -> None:
     else:
         console.print(f"page  {stack.page}   pid {stack.supervisor.pid}   since {stack.started_at}   {stack.home}")
         print_table(["", "address", "state", "pid", "restarts", "log"], list(_rows(stack)))
+        settings = _settings_of(stack)
+        console.print(
+            f"Kafka {settings.kafka_broker}   S3 {settings.s3_endpoint} bucket {settings.s3_bucket}   "
+            f"{settings.database_url}   passwords and keys: filemill env"
+        )
     if stack is None:
         raise typer.Exit(1)
 
 
+def env(
+    *,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Use the database's role that only reads.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print `export` lines with which other programs connect to the same servers. They hold passwords.
+
+    eval "$(filemill env)"
+    """
+    settings = load(home=home)
+    if running_stack(settings.home) is None and "kafka_broker" not in settings.model_fields_set:
+        fail(f"no stack runs under {settings.home}, and no servers are set; start one with `filemill up`", 1)
+    try:
+        variables = connection_environment(settings, read_only=read_only)
+    except ValueError as error:
+        fail(str(error), 1)
+    if as_json:
+        print_json(variables)
+    else:
+        sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
 def _document(home: Path, stack: StackState | None) -> dict[str, object]:
-    """For --json: no passwords, though the state file has them."""
+    """For --json, with what a program needs to connect: passwords and keys, too."""
     if stack is None:
         return {"running": False, "home": str(home)}
     return {
@@ -245,7 +276,13 @@ def _document(home: Path, stack: StackState | None) -> dict[str, object]:
             }
             for worker in stack.workers
         ],
+        "environment": connection_environment(_settings_of(stack)),
     }
+
+
+def _settings_of(stack: StackState) -> Settings:
+    """The stack's own settings, whatever the environment says of its servers."""
+    return load(home=Path(stack.home), **stack.settings)
 
 
 def _rows(stack: StackState) -> Iterator[list[object]]:

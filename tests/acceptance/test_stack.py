@@ -1,9 +1,12 @@
 """One stack from its start to its end, and once more: what the README promises, by the installed command."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -56,7 +59,63 @@ def test_status_names_each_server_and_each_process(stack: Stack) -> None:
     text = filemill("status", home=stack.home)
     assert text.returncode == 0
     assert status["page"] in text.stdout
-    assert "filepass" not in text.stdout + json.dumps(status), "passwords are nobody's to see"
+    assert status["environment"] == answer("env", home=stack.home)
+    for secret in secrets_of(stack.home):
+        assert secret not in text.stdout
+
+
+def test_no_password_or_key_is_on_a_command_line_or_in_a_log(stack: Stack) -> None:
+    secrets = secrets_of(stack.home)
+    for process in stack.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = " ".join(process.cmdline())
+            assert not [secret for secret in secrets if secret in line]
+    for log in (stack.home / "logs").iterdir():
+        text = log.read_text(errors="replace")
+        assert not [secret for secret in secrets if secret in text], log
+
+
+def test_each_process_of_the_stack_listens_on_loopback_only_and_its_files_are_its_owners(stack: Stack) -> None:
+    listening = {
+        one.laddr.ip.removeprefix("::ffff:")
+        for process in stack.processes()
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    assert stack.home.stat().st_mode & 0o077 == 0
+
+
+def test_other_programs_connect_with_what_env_prints(stack: Stack) -> None:
+    """Psql by libpq's variables, S3 by those of the AWS tools, the reference's programs by its own."""
+    program = """if True:
+        import os, boto3, psycopg
+        from confluent_kafka.admin import AdminClient
+        bucket = os.environ["S3_BUCKET"]
+        boto3.client("s3").put_object(Bucket=bucket, Key="from-env", Body=b"x")
+        boto3.client("s3").delete_object(Bucket=bucket, Key="from-env")
+        kafka = AdminClient({"bootstrap.servers": os.environ["KAFKA_BROKER"]})
+        assert "file.create" in kafka.list_topics(timeout=10).topics
+        for parameters in ("", os.environ["DATABASE_URL"]):
+            with psycopg.connect(parameters) as connection:
+                print(connection.execute("SELECT current_user, count(*) >= 0 FROM files").fetchone())
+    """
+    for options, role in (("", "fileuser"), (" --read-only", "filereader")):
+        script = f'eval "$("$0" -m filemill env{options})" && exec "$0" -c "$1"'
+        run = subprocess.run(
+            ["sh", "-c", script, sys.executable, program],
+            env={**os.environ, "FILEMILL_HOME": str(stack.home)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert run.stdout.splitlines() == [f"('{role}', True)"] * 2
+
+
+def secrets_of(home: Path) -> list[str]:
+    credentials = json.loads((home / "credentials.json").read_text())
+    return [str(value) for value in credentials.values()]
 
 
 def test_a_file_goes_from_rest_to_a_download_that_equals_a_fresh_render(stack: Stack, tmp_path: Path) -> None:

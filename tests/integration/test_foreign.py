@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filemill.content import sha256_hex
 from filemill.messages import FileCreated, decode
+from filemill.settings import as_environment
 from filemill.wiring import s3_client
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
@@ -17,17 +18,15 @@ SERVICE = Path(__file__).with_name("foreign_service.py")
 
 def start_foreign_service(world: World) -> Process:
     settings = world.settings
-    environment = {
-        "KAFKA_BROKER": settings.kafka_broker,
-        "S3_ENDPOINT": settings.s3_endpoint,
-        "AWS_ACCESS_KEY_ID": settings.aws_access_key_id.get_secret_value(),
-        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key.get_secret_value(),
+    environment = as_environment(settings) | {
         "GROUP": settings.kafka_group,
         "CREATE": settings.topic_create,
         "CREATED": settings.topic_created,
         "BUCKET": settings.s3_bucket,
     }
-    return world.crew.run("foreign", [sys.executable, str(SERVICE)], environment)
+    # It gets the servers' addresses and keys as a person would give them to it.
+    command = 'eval "$("$0" -m filemill env)" && exec "$0" "$1"'
+    return world.crew.run("foreign", ["sh", "-c", command, sys.executable, str(SERVICE)], environment)
 
 
 def test_a_foreign_service_completes_and_fails_files_and_verify_counts_it(world: World) -> None:

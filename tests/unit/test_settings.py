@@ -54,6 +54,7 @@ def _stack(home: Path, **settings: str | int | float) -> None:
 def test_the_stacks_owner_of_the_schema_is_for_the_stacks_own_server_only(home: Path) -> None:
     _stack(home, database_host="127.0.0.1", database_owner_user="owner", database_owner_password="p")
     assert load(database_name="another").as_owner().database_user == "owner"
+    assert load(database_host="127.0.0.1").as_owner().database_user == "owner"
     assert load().as_owner().database_password.get_secret_value() == "p"
     for elsewhere in ({"database_host": "db"}, {"database_port": 5433}, {"database_user": "me"}):
         settings = load(**elsewhere)
