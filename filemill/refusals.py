@@ -91,6 +91,13 @@ def somebody_vouches(settings: "Settings") -> str | None:
     return None
 
 
+def roles_fit(settings: "Settings") -> str | None:
+    """Who makes the roles has to know them all."""
+    if settings.database_superuser_user and not (settings.database_owner_user and settings.database_reader_user):
+        return "database_superuser_user needs database_owner_user and database_reader_user: prepare makes these roles"
+    return None
+
+
 REFUSALS: tuple[Callable[["Settings"], str | None], ...] = (
     heartbeats_fit,
     properties_are_not_ours,
@@ -98,4 +105,5 @@ REFUSALS: tuple[Callable[["Settings"], str | None], ...] = (
     static_membership_fits,
     share_fits,
     somebody_vouches,
+    roles_fit,
 )

@@ -29,6 +29,22 @@ _SERVER_OF_ROLES = ("database_host", "database_port", "database_user", "database
 _ROLES_OF_STACK = ("database_owner_", "database_reader_")
 
 
+# Settings that may come from a file, as containers get their secrets: `<name>_file` is its path.
+SECRETS_IN_FILES = (
+    "database_password",
+    "database_owner_password",
+    "database_superuser_password",
+    "database_reader_password",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+)
+SECRET_MAX_BYTES = 4096
+
+
+class UnreadableSecret(ValueError):
+    """A secret's file that cannot be used; the text says why."""
+
+
 class InvalidSettings(Exception):
     """Settings that cannot be used; the text names each, where it came from, and what it must be. No secret in it."""
 
@@ -66,6 +82,32 @@ class _SeedNames(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets that a file holds: `<name>_file` names it, for a `<name>` that nothing else gives."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        files = {name: self.current_state.get(f"{name}_file") for name in SECRETS_IN_FILES}
+        return {
+            name: _read_secret(Path(file)) for name, file in files.items() if file and not self.current_state.get(name)
+        }
+
+
+def _read_secret(path: Path) -> str:
+    """The content of a secret's file, without the spaces and line ends around it. Raises UnreadableSecret."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SECRET_MAX_BYTES + 1)
+        text = content.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableSecret(f"the secret's file {path} cannot be read: {error}") from None
+    if not text or len(content) > SECRET_MAX_BYTES:
+        raise UnreadableSecret(f"the secret's file {path} must hold 1 to {SECRET_MAX_BYTES} bytes")
+    return text
 
 
 class _RunningStack(PydanticBaseSettingsSource):
@@ -136,6 +178,14 @@ class Settings(BaseSettings):
     database_owner_password: SecretStr = _setting(SecretStr(""), description="Its password")
     database_reader_user: str = _setting("", description="Role that may only read, if there is one")
     database_reader_password: SecretStr = _setting(SecretStr(""), description="Its password")
+    database_superuser_user: str = _setting(
+        "", description="Superuser; if it is set, prepare makes the database and its roles as this one"
+    )
+    database_superuser_password: SecretStr = _setting(SecretStr(""), description="Its password")
+    database_password_file: Path | None = _setting(None, description="File with database_password")
+    database_owner_password_file: Path | None = _setting(None, description="File with database_owner_password")
+    database_reader_password_file: Path | None = _setting(None, description="File with database_reader_password")
+    database_superuser_password_file: Path | None = _setting(None, description="File with database_superuser_password")
     database_name: str = _setting("filedb", "DATABASE_NAME", description="The database")
     database_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = _setting(
         "prefer", description="Whether the connection to PostgreSQL is encrypted, and whom it trusts; as libpq has it"
@@ -150,6 +200,8 @@ class Settings(BaseSettings):
     s3_bucket: str = _setting("file-creation-bucket", "S3_BUCKET", description="Bucket of the files")
     aws_access_key_id: SecretStr = _setting(SecretStr("test"), "AWS_ACCESS_KEY_ID", description="S3 access key")
     aws_secret_access_key: SecretStr = _setting(SecretStr("test"), "AWS_SECRET_ACCESS_KEY", description="S3 secret key")
+    aws_access_key_id_file: Path | None = _setting(None, description="File with aws_access_key_id")
+    aws_secret_access_key_file: Path | None = _setting(None, description="File with aws_secret_access_key")
     s3_session_token: SecretStr = _setting(
         SecretStr(""), description="Session token of temporary S3 credentials (AWS_SESSION_TOKEN is not read)"
     )
@@ -296,8 +348,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, the seed's names, the running stack."""
-        return init_settings, env_settings, _SeedNames(settings_cls), _RunningStack(settings_cls)
+        """Arguments, environment, the seed's names, files of secrets, the running stack."""
+        return (
+            init_settings,
+            env_settings,
+            _SeedNames(settings_cls),
+            _SecretFiles(settings_cls),
+            _RunningStack(settings_cls),
+        )
 
     @property
     def group_id(self) -> str:
@@ -349,6 +407,8 @@ def load(**given: Any) -> Settings:  # noqa: ANN401
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings(_explain(error)) from None
+    except UnreadableSecret as error:
+        raise InvalidSettings(str(error)) from None
     except Exception as error:
         if type(error).__name__ == "SettingsError":  # a JSON value that is not JSON
             raise InvalidSettings(f"{error}: kafka_properties must be a JSON object") from None

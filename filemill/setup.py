@@ -3,9 +3,12 @@
 import time
 from collections.abc import Callable
 
+import psycopg
 import structlog
 
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres import libpq_parameters
+from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
 from filemill.adapters.s3_admin import create_bucket
 from filemill.migrate import migrate_schema
 from filemill.retry import Unavailable
@@ -22,7 +25,26 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     _patiently(lambda: KafkaAdmin(settings).create_topics(), deadline)
     _date_by_broker(settings)
     _patiently(lambda: create_bucket(settings), deadline)
+    if settings.database_superuser_user:
+        _patiently(lambda: _arrange_roles(settings), deadline)
     _patiently(lambda: migrate_schema(settings), deadline)
+
+
+def _arrange_roles(settings: Settings) -> None:
+    """Make the database and its roles, as the superuser whom the settings name."""
+    superuser = {"user": settings.database_superuser_user, "password": settings.database_superuser_password}
+    as_superuser = settings.model_copy(update={f"database_{name}": value for name, value in superuser.items()})
+    server = {name: value for name, value in libpq_parameters(as_superuser).items() if name != "dbname"}
+    roles = Roles(
+        database=settings.database_name,
+        owner=Login(settings.database_owner_user, settings.database_owner_password.get_secret_value()),
+        application=Login(settings.database_user, settings.database_password.get_secret_value()),
+        reader=Login(settings.database_reader_user, settings.database_reader_password.get_secret_value()),
+    )
+    try:
+        arrange_roles(server, roles)
+    except psycopg.Error as error:
+        raise Unavailable(f"PostgreSQL at {as_superuser.database_url}: the roles were not made: {error}") from None
 
 
 def _date_by_broker(settings: Settings) -> None:

@@ -14,17 +14,18 @@ from psycopg import sql
 # A failed statement is logged with its text, which holds a password's verifier.
 _QUIET = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
 
-# What the superuser made before there was an owner. Members of extensions stay with their extension.
+# What a superuser made before there was an owner. Members of extensions stay with their extension.
 _MINE = """
     SELECT 'TABLE' AS kind, c.oid::regclass::text AS name FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
-    AND c.relowner = current_user::regrole AND NOT EXISTS (
+    AND c.relowner IN (SELECT oid FROM pg_roles WHERE rolsuper) AND NOT EXISTS (
         SELECT FROM pg_depend AS d
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('e', 'a', 'i')
     )
     UNION ALL
     SELECT 'ROUTINE', p.oid::regprocedure::text FROM pg_proc AS p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proowner = current_user::regrole AND NOT EXISTS (
+    WHERE p.pronamespace = 'public'::regnamespace
+    AND p.proowner IN (SELECT oid FROM pg_roles WHERE rolsuper) AND NOT EXISTS (
         SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     )
 """
@@ -73,6 +74,11 @@ def _connect(server: Mapping[str, Any], database: str) -> psycopg.Connection[tup
 
 def _arrange_role(connection: psycopg.Connection[tuple[Any, ...]], login: Login, right: sql.SQL) -> None:
     name = sql.Identifier(login.user)
+    # The superuser of initdb stays one for good. Where an earlier version used it, another role gets its name.
+    if connection.execute("SELECT FROM pg_roles WHERE oid = 10 AND rolname = %s", [login.user]).fetchone():
+        former = sql.Identifier(f"{login.user}_former")
+        connection.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(name, former))
+        connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(former))
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login.user]).fetchone() is None:
         connection.execute(sql.SQL("CREATE ROLE {}").format(name))
     verifier = connection.pgconn.encrypt_password(login.password.encode(), login.user.encode(), b"scram-sha-256")

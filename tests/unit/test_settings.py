@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,24 @@ def test_the_stacks_owner_of_the_schema_is_for_the_stacks_own_server_only(home: 
     for elsewhere in ({"database_host": "db"}, {"database_port": 5433}, {"database_user": "me"}):
         settings = load(**elsewhere)
         assert settings.as_owner() == settings
+
+
+def test_a_secret_comes_from_a_file_unless_it_is_given(tmp_path: Path, environment: Environment) -> None:
+    file = tmp_path / "secret"
+    file.write_text(" from the file\n")
+    environment(FILEMILL_DATABASE_PASSWORD_FILE=str(file))
+    assert load().database_password.get_secret_value() == "from the file"
+    environment(DATABASE_PASSWORD="given")
+    assert load().database_password.get_secret_value() == "given"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"x" * 5000, b"\xff"])
+def test_a_secrets_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidSettings, match=re.escape(str(file))):
+        load(aws_secret_access_key_file=file)
 
 
 def test_the_defaults_are_the_seeds() -> None:

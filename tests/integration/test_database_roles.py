@@ -1,0 +1,78 @@
+"""The database's roles, made by `prepare` on a server that somebody else runs, and what each may do."""
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from filemill import wiring
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+from filemill.setup import prepare
+from infra.embedded.credentials import credentials_of
+from infra.embedded.postgres import SUPERUSER
+from tests.servers import superuser
+
+
+@pytest.fixture
+def fresh(settings: Settings) -> Settings:
+    """A database and roles that do not exist yet, and the superuser who may make them."""
+    name = settings.database_name
+    drawn = credentials_of(settings.home)
+    return settings.model_copy(
+        update={
+            "database_name": f"{name}_fresh",
+            "database_user": f"{name}_app",
+            "database_password": SecretStr("a"),
+            "database_owner_user": f"{name}_owner",
+            "database_owner_password": SecretStr("o"),
+            "database_reader_user": f"{name}_reader",
+            "database_reader_password": SecretStr("r"),
+            "database_superuser_user": SUPERUSER,
+            "database_superuser_password": SecretStr(drawn.database_superuser_password),
+        }
+    )
+
+
+def test_prepare_makes_the_database_and_its_roles_and_each_may_do_its_part(fresh: Settings) -> None:
+    for _ in range(2):
+        prepare(fresh, patience_seconds=20)
+    reader = fresh.model_copy(
+        update={"database_user": fresh.database_reader_user, "database_password": fresh.database_reader_password}
+    )
+    insert = "INSERT INTO files (title, created_at) VALUES ('one', now())"
+    expected = {
+        fresh.database_owner_user: (True, True, True),
+        fresh.database_user: (True, True, False),
+        reader.database_user: (True, False, False),
+    }
+    for settings in (fresh.as_owner(), fresh, reader):
+        found = tuple(
+            _may(settings, statement) for statement in ("SELECT * FROM files", insert, "CREATE TABLE more (id int)")
+        )
+        assert found == expected[settings.database_user], settings.database_user
+    assert not _may(fresh, "UPDATE alembic_version SET version_num = 'x'")
+    with superuser(fresh) as connection:
+        for user in expected:
+            rights = sa.text("SELECT rolsuper OR rolcreaterole OR rolreplication FROM pg_roles WHERE rolname = :user")
+            assert connection.execute(rights, {"user": user}).scalar_one() is False
+
+
+def test_a_superusers_wrong_password_is_a_sentence_without_the_password(fresh: Settings) -> None:
+    wrong = fresh.model_copy(update={"database_superuser_password": SecretStr("wrong-password")})
+    with pytest.raises(Unavailable, match="roles were not made") as caught:
+        prepare(wrong)
+    assert "wrong-password" not in str(caught.value)
+
+
+def _may(settings: Settings, statement: str) -> bool:
+    engine = wiring.create_engine(settings, "roles")
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text(statement))
+    except (Unavailable, sa.exc.ProgrammingError) as error:
+        if "permission denied" not in str(error):
+            raise
+        return False
+    finally:
+        engine.dispose()
+    return True
