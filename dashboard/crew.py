@@ -4,10 +4,10 @@ Each is on record in `operations`.
 """
 
 from dashboard.data import Data
-from filemill.adapters.postgres_operations import record
+from filemill.adapters.postgres_operations import record, tell_refused
 from filemill.commands import Order
 from filemill.stack import StackState
-from filemill.stack_control import StackAnswer, StackOrder, give
+from filemill.stack_control import OrderRefused, StackAnswer, StackOrder, give
 
 PROCESSORS_MAX = 64
 
@@ -18,12 +18,29 @@ def tell(data: Data, order: Order, worker_id: str | None, actor: str) -> None:
 
 
 def command(data: Data, stack: StackState, order: StackOrder, actor: str) -> StackAnswer:
-    """Have the stack's supervisor do something. Raises retry.Unavailable, stack_control.OrderRefused."""
-    answer = give(stack, order)
+    """Have the stack's supervisor do something to its file processors.
+
+    Raises retry.Unavailable, stack_control.OrderRefused; then nothing was done, and the log has it, not the record.
+    """
+    try:
+        check(stack, order)
+        answer = give(stack, order)
+    except OrderRefused as refused:
+        tell_refused(actor, f"stack.{order.do}", str(refused), worker=order.worker or order.role)
+        raise
     what = {"role": order.role, "count": order.count} if order.do == "scale" else {"worker": order.worker}
     with data.services.engine.begin() as connection:
         record(connection, actor, f"stack.{order.do}", what)
     return answer
+
+
+def check(stack: StackState, order: StackOrder) -> None:
+    """Raises OrderRefused for what no page may do: only file processors are stopped, killed and scaled from one."""
+    if order.do == "scale":
+        if order.role != "processor" or not 0 <= order.count <= PROCESSORS_MAX:
+            raise OrderRefused(f"a page scales file processors only, to {PROCESSORS_MAX} at most")
+    elif order.do not in ("stop", "kill") or order.worker not in processors(stack):
+        raise OrderRefused(f"{order.worker or order.do!r} is no file processor of this stack")
 
 
 def processors(stack: StackState) -> list[str]:

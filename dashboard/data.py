@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 import sqlalchemy as sa
 
 from dashboard import services as services_module
@@ -30,7 +31,9 @@ from filemill.adapters.postgres_reads_performance import Ledger, Performance, le
 from filemill.adapters.postgres_reads_story import FileStory, file_story
 from filemill.adapters.postgres_reads_workers import (
     FileInHand,
+    WorkerQuery,
     WorkerView,
+    count_workers,
     list_workers,
     worker_events,
     worker_files,
@@ -42,7 +45,7 @@ from filemill.files import Status
 from filemill.lab.journal import Entry
 from filemill.retry import Unavailable
 from filemill.stack import StackState
-from filemill.telemetry import WorkerEvent
+from filemill.telemetry import Condition, WorkerEvent
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5
@@ -121,6 +124,17 @@ class _Meter:
         )
 
 
+class WorkerPage(msgspec.Struct, frozen=True):
+    """A page of a list of workers, and how many of each condition there are on all pages."""
+
+    items: list[WorkerView]
+    counts: dict[Condition, int]
+
+
+def _worker_page(connection: sa.Connection, query: WorkerQuery) -> WorkerPage:
+    return WorkerPage(list_workers(connection, query), count_workers(connection, query))
+
+
 class Data:
     """The readings of one process. Any thread may ask."""
 
@@ -134,7 +148,7 @@ class Data:
         self._files = self._shared(self._read_files, TTL_SECONDS)
         self._file = self._asked(get_file)
         self._story = self._asked(file_story)
-        self._workers: Shared[str, list[WorkerView]] = self._asked(lambda connection, _key: list_workers(connection))
+        self._workers: Shared[WorkerQuery, WorkerPage] = self._asked(_worker_page)
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
         self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
@@ -198,9 +212,9 @@ class Data:
         """All that is known of one file."""
         return self._story.get(file_id)
 
-    def workers(self) -> Reading[list[WorkerView]]:
-        """The file processors, as they report themselves."""
-        return self._workers.get("")
+    def workers(self, query: WorkerQuery) -> Reading[WorkerPage]:
+        """Some of the file processors, as they report themselves, and how many there are."""
+        return self._workers.get(query)
 
     def worker_files(self, worker_id: str) -> Reading[list[FileInHand]]:
         """What a worker has in progress."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_operations import record
+from filemill.adapters.postgres_operations import record, tell_refused
 from filemill.adapters.tables import Operation
 from filemill.lab.journal import Entry, read_entries
 from filemill.retry import Unavailable
@@ -66,8 +66,13 @@ def offers(stack: StackState | None, faults: list[Entry]) -> list[Offer]:
 def inject(engine: sa.Engine, stack: StackState, offer: Offer, seconds: float, actor: str) -> None:
     """Put it on record, then have the supervisor do it. Raises OrderRefused; retry.Unavailable: nothing was done.
 
-    On record first: with PostgreSQL killed it would be too late.
+    On record first: with PostgreSQL killed it would be too late. What cannot be done goes to the log only.
     """
+    now = {one.key: one for one in offers(stack, journal_of(stack))}
+    why_not = now[offer.key].why_not if offer.key in now else f"{offer.target} is no part of this stack"
+    if why_not:
+        tell_refused(actor, FAULT, why_not, target=offer.target)
+        raise OrderRefused(why_not)
     key = uuid.uuid4().hex[:12]
     detail = {"fault": offer.kind, "target": offer.target, "seconds": seconds if offer.lasts else 0, "key": key}
     with engine.begin() as connection:

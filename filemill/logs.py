@@ -2,6 +2,9 @@
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
 
 import structlog
 
@@ -36,6 +39,34 @@ def configure_command() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+class Budget:
+    """How many lines of a kind may be logged in a period, for what others can cause as often as they like. Any thread.
+
+    `admit` returns how many were left out since the last line that was logged; None: leave out this one, too.
+    """
+
+    def __init__(self, lines: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = lines
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since = float("-inf")
+        self._logged = self._left_out = 0
+
+    def admit(self) -> int | None:
+        """Ask for one line."""
+        with self._lock:
+            now = self._clock()
+            if now - self._since >= self._seconds:
+                self._since, self._logged = now, 0
+            if self._logged >= self._lines:
+                self._left_out += 1
+                return None
+            self._logged += 1
+            left_out, self._left_out = self._left_out, 0
+            return left_out
 
 
 def _say_who(role: str, worker_id: str) -> structlog.typing.Processor:

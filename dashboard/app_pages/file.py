@@ -16,6 +16,9 @@ from dashboard.readings import Reading
 from dashboard.story import machine, timeline
 from dashboard.waiting import why_waiting
 from filemill.adapters.postgres_reads import FileRow
+from filemill.adapters.postgres_reads_group import Overview
+from filemill.adapters.postgres_reads_story import FileStory
+from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
 from filemill.files import InvalidRequest, Status, parse_file_id
 
 
@@ -48,7 +51,7 @@ def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
     if drawn is not None:
         draw_machine("machine", drawn, old=old)
     overview = snapshot.value.overview if snapshot.value else None
-    reason = why_waiting(story, overview, data.workers().value or [])
+    reason = why_waiting(story, overview, _workers_of(data, story, overview))
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
@@ -71,6 +74,15 @@ def _preview(data: Data, file: FileRow) -> None:
         preview("preview", None, title="Content", message=f"Not to be had now: {reading.error}.")
     else:
         preview("preview", None, title="Content", message="The object is not in the bucket: somebody has removed it.")
+
+
+def _workers_of(data: Data, story: FileStory, overview: Overview | None) -> list[WorkerView]:
+    """The workers that may have to do with the file: the one that has it, and the members of the group."""
+    members = overview.group.members if overview is not None and overview.group is not None else []
+    ids = {member.client_id for member in members} | {story.file.worker_id if story.file is not None else None}
+    named = tuple(sorted(worker_id for worker_id in ids if worker_id))
+    page = data.workers(WorkerQuery(ids=named)).value if named else None
+    return page.items if page is not None else []
 
 
 shell.show(_file)

@@ -1,7 +1,5 @@
 """Workers: who is busy, idle, stuck or dead; what each does now; quiet, stop, kill, scale."""
 
-from collections import Counter
-
 import streamlit as st
 
 from dashboard.components import shell
@@ -10,13 +8,13 @@ from dashboard.components.grid import Act, Column, Row, grid
 from dashboard.components.plain_tiles import Tile, plain_tiles
 from dashboard.components.timeline import timeline_of
 from dashboard.components.trouble import Notice, show_line
-from dashboard.components.view_url import turn
+from dashboard.components.view_url import search, turn
 from dashboard.crew import PROCESSORS_MAX, command, processors, tell
-from dashboard.data import Data, Snapshot
+from dashboard.data import Data, Snapshot, WorkerPage
 from dashboard.readings import Reading
 from dashboard.spans import span
 from dashboard.story import Step
-from filemill.adapters.postgres_reads_workers import WorkerView
+from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
 from filemill.commands import Order
 from filemill.operations import UnknownWorker
 from filemill.retry import Unavailable
@@ -25,6 +23,9 @@ from filemill.stack_control import OrderRefused, StackOrder
 from filemill.telemetry import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
 
 ACTOR = "page"
+PAGE_WORKERS = 50
+PARTITIONS_SHOWN = 12
+NAME_CHARACTERS = 200
 TONES = {
     Condition.BUSY: "busy",
     Condition.IDLE: "good",
@@ -57,41 +58,65 @@ COLUMNS = [
 
 
 def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
-    reading = data.workers()
-    workers, old, since = reading.value or [], reading.error is not None, reading.age_seconds or 0.0
     stack = data.stack()
     wanted = st.query_params.get("state", "")
+    page = max(1, int(text) if (text := st.query_params.get("page", "")).isdecimal() and len(text) < 9 else 1)
+    text = st.query_params.get("name", "")[:NAME_CHARACTERS]
+    query = WorkerQuery(wanted, text, offset=PAGE_WORKERS * (page - 1), limit=PAGE_WORKERS)
+    reading = data.workers(query)
+    workers = reading.value.items if reading.value is not None else []
+    counts = reading.value.counts if reading.value is not None else None
+    old, since = reading.error is not None, reading.age_seconds or 0.0
+    matching = 0 if counts is None else sum(count for state, count in counts.items() if wanted in ("", state.value))
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):
-            _tiles(workers if reading.value is not None else None, wanted, old=old)
+            _tiles(counts, wanted, old=old)
         if stack is not None:
             _scale(data, stack)
     show_line("worker-outcome", st.session_state.get("worker_outcome"))
-    shown = [worker for worker in workers if wanted in ("", worker.condition.value)]
+    if page > 1 or matching > PAGE_WORKERS or text:
+        search("Find a worker", "Find by name", "name", live="500ms", width=240)
     known = set(processors(stack)) if stack is not None else set()
     grid(
         "workers",
-        _columns(shown),
-        [_row(worker, since, worker.id in known, stack is not None) for worker in shown],
+        _columns(workers),
+        [_row(worker, since, worker.id in known, stack is not None) for worker in workers],
         label="Workers",
         empty=_empty(reading, wanted, embedded=stack is not None),
         old=old,
         on_open=lambda worker_id: turn(worker="" if st.query_params.get("worker") == worker_id else worker_id),
         on_act=lambda worker_id, act: _act(data, worker_id, act),
     )
-    chosen = next((worker for worker in workers if worker.id == st.query_params.get("worker")), None)
+    _pages(page, matching)
+    name = st.query_params.get("worker", "")
+    chosen = next((worker for worker in workers if worker.id == name), None)
+    if chosen is None and 0 < len(name) <= NAME_CHARACTERS:  # on another page of the list
+        found = data.workers(WorkerQuery(ids=(name,))).value
+        chosen = next(iter(found.items), None) if found is not None else None
     if chosen is not None:
         _details(data, chosen)
 
 
-def _tiles(workers: list[WorkerView] | None, wanted: str, *, old: bool) -> None:
-    counts = Counter(worker.condition for worker in workers) if workers is not None else None
-    tiles = [Tile("", "All workers", None if workers is None else len(workers), "none")]
+def _pages(page: int, matching: int) -> None:
+    """Where the page is in the list, and the way to its neighbours; nothing where there is one only."""
+    if page == 1 and matching <= PAGE_WORKERS:
+        return
+    first, last = PAGE_WORKERS * (page - 1) + 1, min(PAGE_WORKERS * page, matching)
+    with st.container(key="worker-pages", horizontal=True, vertical_alignment="center"):
+        st.caption(f"{first:,} to {last:,} of {matching:,} workers" if first <= last else f"{matching:,} workers")
+        for label, other, there in (("Previous", page - 1, page > 1), ("Next", page + 1, last < matching)):
+            st.button(label, key=f"workers-{label}", disabled=not there, on_click=turn, kwargs={"page": str(other)})
+
+
+def _tiles(counts: dict[Condition, int] | None, wanted: str, *, old: bool) -> None:
+    tiles = [Tile("", "All workers", None if counts is None else sum(counts.values()), "none")]
     tiles += [
         Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
         for state in Condition
     ]
-    plain_tiles("states", tiles, wanted, label="Filter by state", old=old, on_choice=lambda state: turn(state=state))
+    plain_tiles(
+        "states", tiles, wanted, label="Filter by state", old=old, on_choice=lambda state: turn(state=state, page="")
+    )
 
 
 def _scale(data: Data, stack: StackState) -> None:
@@ -133,7 +158,7 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
             "state": (worker.condition.value + note, TONES[worker.condition]),
             "heard": worker.heard_seconds_ago + since,
             "clock": _clock(worker) or "right",
-            "owned": [f"P{partition}" for partition in worker.owned] if not gone else [],
+            "owned": _partitions(worker.owned) if not gone else [],
             "in_flight": live.in_flight if live else None,
             "oldest": live.oldest_seconds if live and live.in_flight else None,
             "headroom": live.headroom_seconds if live else None,
@@ -170,7 +195,12 @@ def _clock(worker: WorkerView) -> str | None:
     return f"{span(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
 
 
-def _empty(reading: Reading[list[WorkerView]], wanted: str, *, embedded: bool) -> tuple[str, str]:
+def _partitions(owned: list[int]) -> list[str]:
+    more = len(owned) - PARTITIONS_SHOWN
+    return [*(f"P{partition}" for partition in owned[:PARTITIONS_SHOWN]), *([f"+{more:,}"] if more > 0 else [])]
+
+
+def _empty(reading: Reading[WorkerPage], wanted: str, *, embedded: bool) -> tuple[str, str]:
     if reading.value is None:
         return "Not known yet", "Workers report over Kafka, and the status sync stores it."
     if wanted:
@@ -257,7 +287,7 @@ def _details(data: Data, worker: WorkerView) -> None:
 def _vitals(worker: WorkerView) -> list[Fact]:
     """What a narrow table leaves out."""
     vitals = worker.vitals if worker.condition not in (Condition.DEAD, Condition.STOPPED) else None
-    owned = ", ".join(f"P{partition}" for partition in worker.owned) or "none"
+    owned = ", ".join(_partitions(worker.owned)) or "none"
     finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
     return [
         Fact("Partitions", owned if vitals else None),
@@ -282,7 +312,7 @@ _EVENT_TONES = {
 
 
 def _step(event: WorkerEvent) -> Step:
-    parts = ", ".join(f"P{partition}" for partition in event.partitions)
+    parts = ", ".join(_partitions(event.partitions))
     about = [f"file #{event.file_id}" if event.file_id else "", parts, event.cause or "", event.error or ""]
     epoch = f"epoch {event.epoch}" if event.epoch is not None else ""
     detail = " · ".join(part for part in (*about, epoch) if part)

@@ -4,11 +4,15 @@ Streamlit keeps such a component mounted from one refresh to the next and hands 
 the script sets values as text nodes, so no title can become markup. `base.js` and `base.css` go in front of each.
 """
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import streamlit as st
+import structlog
+
+log = structlog.get_logger("page")
 
 _HERE = Path(__file__).parent
 
@@ -31,6 +35,17 @@ def component(name: str, *, isolated: bool = True) -> Component:
         isolate_styles=isolated,
     )
     return mount
+
+
+def offered(component: str, sent: object, drawn: Collection[str]) -> str | None:
+    """What a browser sent, if the component was last drawn with it; None for anything else.
+
+    A script can send any message to its page's session, not only what the drawn buttons send.
+    """
+    if isinstance(sent, str) and sent in drawn:
+        return sent
+    log.debug("Dropped what was not drawn", component=component)
+    return None
 
 
 def _text(name: str) -> str:

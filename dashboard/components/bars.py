@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from dashboard.components.assets import component
+from dashboard.components.assets import component, offered
 
 
 def bars(
@@ -20,9 +20,12 @@ def bars(
     """Draw them in the order given; `on_choice` gets a name, or "" for all."""
 
     def choose() -> None:
-        choice = st.session_state[key].choice
+        sent = st.session_state[key].choice
+        if sent is None:
+            return
+        choice = offered(key, sent, {"", *counts})
         if choice is not None:
-            on_choice(str(choice))
+            on_choice(choice)
 
     items = [{"name": name, "count": count} for name, count in counts.items()]
     data = {"items": items, "selected": selected, "label": label, "empty": empty, "tone": tone}

@@ -5,6 +5,7 @@ from typing import Any
 
 from dashboard.components.assets import component
 from dashboard.scripts import PLOTLY_PATH
+from filemill.plotly_text import plain_figure
 
 # For charts that stand above each other, so that a moment is at one place in all: room for labels on both sides.
 ALIGNED = {"l": 40, "r": 40, "t": 30, "b": 0}
@@ -36,12 +37,15 @@ class Figure:
 
 
 def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", old: bool = False) -> None:
-    """Draw it, `height` pixels high from the start; `message` stands in its middle; an `old` one is paler."""
+    """Draw it, `height` pixels high from the start; `message` stands in its middle; an `old` one is paler.
+
+    All texts are shown as they are: what looks like markup in them is none.
+    """
     component("chart", isolated=False)(
         key=key,
         data={
-            "figure": {"data": figure.traces, "layout": figure.layout},
-            "marks": [asdict(mark) for mark in figure.marks],
+            "figure": plain_figure({"data": figure.traces, "layout": figure.layout}),
+            "marks": plain_figure([asdict(mark) for mark in figure.marks]),
             "elapsed": figure.elapsed,
             "height": height,
             "alt": alt,

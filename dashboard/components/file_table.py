@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.components.assets import component
+from dashboard.components.assets import component, offered
 from dashboard.components.look import TONES
 from filemill.adapters.postgres_reads import FilePage, FileRow
 from filemill.files import Status
@@ -35,9 +35,13 @@ def file_table(
     def act() -> None:
         state = st.session_state["files"]
         if state.open is not None:
-            on_open(int(state.open))
+            chosen = offered("files", str(state.open), {str(row.id) for row in items})
+            if chosen is not None:
+                on_open(int(chosen))
         elif state.page is not None:
-            on_page(str(state.page))
+            cursor = offered("files", state.page, {"", (page and page.next) or "", (page and page.previous) or ""})
+            if cursor is not None:
+                on_page(cursor)
         elif state.sort is not None:
             on_sort()
 

@@ -1,12 +1,12 @@
 """A table of anything: columns that say how their cells look, rows that may be opened or acted on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import streamlit as st
 
-from dashboard.components.assets import component
+from dashboard.components.assets import component, offered
 
 Kind = Literal["text", "mono", "number", "badge", "bytes", "seconds", "ago", "rate", "percent", "moment", "chips"]
 
@@ -58,14 +58,24 @@ def grid(
     on_open: Callable[[str], None] | None = None,
     on_act: Callable[[str, str], None] | None = None,
 ) -> None:
-    """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act."""
+    """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act.
+
+    Both hear only of rows that were drawn, and of buttons that could be pressed there.
+    """
+    drawn = {row.key: [one.name for one in row.acts if not one.why_not] for row in rows}
 
     def act() -> None:
         state = st.session_state[key]
         if state.open is not None and on_open is not None:
-            on_open(str(state.open))
+            chosen = offered(key, state.open, drawn)
+            if chosen is not None:
+                on_open(chosen)
         elif state.act is not None and on_act is not None:
-            on_act(str(state.act["row"]), str(state.act["act"]))
+            sent = state.act if isinstance(state.act, Mapping) else {}
+            chosen = offered(key, sent.get("row"), drawn)
+            name = offered(key, sent.get("act"), drawn[chosen]) if chosen is not None else None
+            if chosen is not None and name is not None:
+                on_act(chosen, name)
 
     component("grid")(
         key=key,

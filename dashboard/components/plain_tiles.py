@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard.components.assets import component
+from dashboard.components.assets import component, offered
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,12 @@ def plain_tiles(
     """Draw them; `on_choice` gets a value, or "" for all."""
 
     def choose() -> None:
-        choice = st.session_state[key].status
+        sent = st.session_state[key].status
+        if sent is None:
+            return
+        choice = offered(key, sent, {"", *(tile.value for tile in tiles)})
         if choice is not None:
-            on_choice(str(choice))
+            on_choice(choice)
 
     component("tiles")(
         key=key,

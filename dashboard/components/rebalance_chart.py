@@ -10,6 +10,9 @@ from filemill.files import epoch_milliseconds
 PARTITION_PIXELS = 26
 AROUND_PIXELS = 62
 HEIGHT_MAX_PIXELS = 420
+# Workers with a colour and a name of their own: those with the most bands.
+WORKERS_MAX = 20
+NAME_CHARACTERS = 40
 
 
 def rebalance_chart(
@@ -31,12 +34,22 @@ def rebalance_chart(
         "margin": ALIGNED,
         "uirevision": "rebalances",
     }
-    workers = sorted({band.worker for band in found})
+    by_worker: dict[str, list[Band]] = {}
+    for band in found:
+        by_worker.setdefault(band.worker, []).append(band)
+    often = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
+    others = [band for worker in often[WORKERS_MAX:] for band in by_worker[worker]]
     width = 13 if len(partitions) <= 12 else 6
-    traces = [_trace(worker, [band for band in found if band.worker == worker], width) for worker in workers]
+    traces = [_trace(_short(worker), by_worker[worker], width) for worker in sorted(often[:WORKERS_MAX])]
+    if others:
+        traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", others, width))
     message = "" if found else "not known yet" if known is None else "no worker has told of partitions in this period"
     alt = "Who owned which partition when"
     chart("rebalances", Figure(layout, traces, marks), height=height, alt=alt, message=message, old=old)
+
+
+def _short(worker: str) -> str:
+    return worker if len(worker) <= NAME_CHARACTERS else f"{worker[:NAME_CHARACTERS]}…"
 
 
 def _trace(worker: str, bands: list[Band], width: int) -> dict[str, Any]:

@@ -10,10 +10,15 @@ import structlog
 from filemill.adapters.postgres_status import foreign_key_holders
 from filemill.adapters.tables import File, Operation
 from filemill.files import TERMINAL_RANK, ForeignKey, Status, claim_key
+from filemill.logs import Budget
 from filemill.messages import new_traceparent
 from filemill.offsets import ResetSeen
 
 log = structlog.get_logger("operations")
+
+# Lines about refused operations: so many a minute.
+REFUSALS_PER_MINUTE = 30
+_refusals = Budget(REFUSALS_PER_MINUTE, 60.0)
 
 RUN_MAX = 2**31 - 1  # PostgreSQL's integer: no run can follow it
 _NO_FILE = "there is no such file"
@@ -97,7 +102,7 @@ def retry_files(connection: sa.Connection, ids: Sequence[int], *, actor: str, ac
     """Start a new run of those of the files that failed or were cancelled; returns which they are."""
     rows = connection.execute(_RETRY, {"ids": list(ids), "traceparent": new_traceparent(), "run_max": RUN_MAX}).all()
     done = [row.id for row in rows]
-    record(connection, actor, action, {"files": [[row.id, row.run] for row in rows], "asked": len(ids)})
+    _record_done(connection, actor, action, [[row.id, row.run] for row in rows], len(ids))
     return done
 
 
@@ -105,7 +110,7 @@ def cancel_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -
     """Cancel those of the files that have not ended. The caller tells the workers of the published ones."""
     rows = connection.execute(_CANCEL, {"ids": list(ids)}).all()
     cancelled = [Cancelled(file_id, run, not unqueued) for file_id, run, unqueued in rows]
-    record(connection, actor, "cancel", {"files": [[one.file_id, one.run] for one in cancelled], "asked": len(ids)})
+    _record_done(connection, actor, "cancel", [[one.file_id, one.run] for one in cancelled], len(ids))
     return cancelled
 
 
@@ -117,7 +122,7 @@ def delete_files(connection: sa.Connection, ids: Sequence[int], *, actor: str) -
     """
     rows = connection.execute(_DELETE, {"ids": list(ids)}).all()
     deleted = _own_keys(connection, {row.id: row.s3_location for row in rows})
-    record(connection, actor, "delete", {"files": sorted(deleted), "asked": len(ids)})
+    _record_done(connection, actor, "delete", sorted(deleted), len(ids))
     return deleted
 
 
@@ -174,6 +179,21 @@ def offset_resets(connection: sa.Connection, group: str, topic: str) -> list[Res
     """Each move of a partition's offset by a person that is on record, in their order."""
     wanted = {"action": OFFSETS_RESET, "group": group, "topic": topic}
     return [ResetSeen(part, old, new, float(at)) for part, old, new, at in connection.execute(_RESETS, wanted)]
+
+
+def _record_done(connection: sa.Connection, actor: str, action: str, files: Sequence[object], asked: int) -> None:
+    """Put on record what was done; where nothing was, the log has it: anybody may ask for that again and again."""
+    if files:
+        record(connection, actor, action, {"files": list(files), "asked": asked})
+    elif asked:
+        tell_refused(actor, action, "none of the files can be", files=asked)
+
+
+def tell_refused(actor: str, action: str, why: str, **about: object) -> None:
+    """Log an operation that was refused. Of many, some: the others are counted in the next line."""
+    left_out = _refusals.admit()
+    if left_out is not None:
+        log.warning("Refused an operation", actor=actor, action=action, reason=why, left_out=left_out, **about)
 
 
 def record(connection: sa.Connection, actor: str, action: str, detail: Mapping[str, Any]) -> int:

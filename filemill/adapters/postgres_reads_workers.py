@@ -10,10 +10,19 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.telemetry import Condition, Vitals, WorkerEvent, condition
+from filemill.telemetry import (
+    DEAD_AFTER_SECONDS,
+    STUCK_MARGIN_SECONDS,
+    Condition,
+    Vitals,
+    WorkerEvent,
+    condition,
+)
 
 # A worker that is gone is listed for this long.
 GONE_LISTED = timedelta(hours=24)
+# A list has no more of them: each costs its views, and whoever may write to Kafka can invent any number.
+WORKERS_MAX = 500
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +49,43 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     skew_seconds: float | None = None
 
 
+class WorkerQuery(msgspec.Struct, frozen=True):
+    """Which workers: `limit` of them after the first `offset`, those that are not gone first, then by id.
+
+    `state` is a Condition, or "" for any; `search` a part of an id; `ids` some of them, empty for all.
+    """
+
+    state: str = ""
+    search: str = ""
+    ids: tuple[str, ...] = ()
+    offset: int = 0
+    limit: int = WORKERS_MAX
+
+
+ALL_WORKERS = WorkerQuery()
+# The rule of filemill.telemetry.condition, to filter and to count by.
+_LISTED = """
+    WITH listed AS (
+        SELECT *, CASE
+            WHEN kind = 'stopped' THEN 'stopped'
+            WHEN clock_timestamp() - heard_at > make_interval(secs => :dead) THEN 'dead'
+            WHEN coalesce(CAST(vitals ->> 'inFlight' AS numeric), 0) = 0 THEN 'idle'
+            WHEN coalesce(CAST(vitals ->> 'busySeconds' AS numeric), 0)
+                 > coalesce(CAST(body ->> 'processingSeconds' AS numeric), 0) + :margin THEN 'stuck'
+            ELSE 'busy' END AS condition
+        FROM workers
+        WHERE heard_at > now() - CAST(:listed AS interval)
+            AND (:search = '' OR position(lower(:search) IN lower(worker_id)) > 0)
+            AND (cardinality(CAST(:ids AS text[])) = 0 OR worker_id = ANY(CAST(:ids AS text[])))
+    )
+"""
+_COUNTS = sa.text(f"{_LISTED} SELECT condition, count(*) AS workers FROM listed GROUP BY condition")  # noqa: S608 - ours
 # CPU between the last two heartbeats: a worker reports seconds since its start.
-_WORKERS = sa.text("""
+_WORKERS = sa.text(f"""
+    {_LISTED}, workers AS (
+        SELECT * FROM listed WHERE :state = '' OR condition = :state
+        ORDER BY condition IN ('dead', 'stopped'), worker_id OFFSET :offset LIMIT :limit
+    )
     SELECT workers.worker_id, workers.heard_at, workers.started_at, workers.starts, workers.body, workers.vitals,
            started.body, beats.bodies, clock_timestamp() AS now
     FROM workers
@@ -56,14 +100,30 @@ _WORKERS = sa.text("""
             ORDER BY at DESC LIMIT 4
         ) AS latest
     ) AS beats ON true
-    WHERE workers.heard_at > now() - CAST(:listed AS interval)
-    ORDER BY workers.worker_id
-""")
+    ORDER BY workers.condition IN ('dead', 'stopped'), workers.worker_id
+""")  # noqa: S608 - ours
 
 
-def list_workers(connection: sa.Connection) -> list[WorkerView]:
-    """All workers heard of within a day, by id."""
-    return [_view(row) for row in connection.execute(_WORKERS, {"listed": GONE_LISTED})]
+def list_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> list[WorkerView]:
+    """Workers heard of within a day; `WORKERS_MAX` at most."""
+    wanted = {"state": query.state, "offset": query.offset, "limit": min(query.limit, WORKERS_MAX)}
+    return [_view(row) for row in connection.execute(_WORKERS, {**_listed(query), **wanted})]
+
+
+def count_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> dict[Condition, int]:
+    """How many workers of each condition were heard of within a day, of those that `search` and `ids` name."""
+    found = {Condition(row.condition): row.workers for row in connection.execute(_COUNTS, _listed(query))}
+    return {condition: found.get(condition, 0) for condition in Condition}
+
+
+def _listed(query: WorkerQuery) -> dict[str, object]:
+    return {
+        "listed": GONE_LISTED,
+        "search": query.search,
+        "ids": list(query.ids),
+        "dead": DEAD_AFTER_SECONDS,
+        "margin": STUCK_MARGIN_SECONDS,
+    }
 
 
 def knows_worker(connection: sa.Connection, worker_id: str) -> bool:

@@ -124,6 +124,7 @@ def list_workers(*, as_json: AsJson = False) -> None:
     engine = wiring.create_engine(settings, "workers")
     with engine.connect() as connection:
         views = postgres_reads_workers.list_workers(connection)
+        total = sum(postgres_reads_workers.count_workers(connection).values())
         stalled = stalled_partitions(
             connection,
             group_state(connection, settings.group_id),
@@ -164,6 +165,8 @@ def list_workers(*, as_json: AsJson = False) -> None:
             for view in views
         ],
     )
+    if total > len(views):
+        say(f"… and {total - len(views):,} more, those that are gone last")
     for one in stalled:
         say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
 

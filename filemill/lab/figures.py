@@ -1,10 +1,13 @@
 """Pictures of a run, each with its faults marked, and of repetitions, each with their spread."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+
+from filemill.plotly_text import plain
 
 PALETTE = px.colors.qualitative.Safe
 TEMPLATE = "plotly_white"
@@ -19,7 +22,9 @@ TIME = "time (UTC)"
 
 def timeline(assignments: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     """A band per partition, coloured by its owner: white is nobody's."""
-    shown = assignments.assign(partition="partition " + assignments["partition"].astype(str))
+    shown = assignments.assign(
+        partition="partition " + assignments["partition"].astype(str), worker=_plain(assignments["worker"])
+    )
     figure = px.timeline(
         shown.sort_values("began"),
         x_start="began",
@@ -35,7 +40,8 @@ def timeline(assignments: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
 
 def throughput(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     """Files per second, stacked by worker."""
-    figure = px.bar(frame, x="at", y="files_per_second", color="worker", color_discrete_sequence=PALETTE)
+    shown = frame.assign(worker=_plain(frame["worker"]))
+    figure = px.bar(shown, x="at", y="files_per_second", color="worker", color_discrete_sequence=PALETTE)
     figure.update_layout(bargap=0)
     return _finish(figure, faults, "Results per second", "files per second")
 
@@ -68,7 +74,7 @@ def spread(
     shown = frame.groupby(by)[y].agg(["median", "min", "max"]).reset_index()
     shown = shown.assign(up=shown["max"] - shown["median"], down=shown["median"] - shown["min"])
     figure = px.line(
-        shown.assign(**{color: shown[color].astype(str)}),
+        shown.assign(**{name: _plain(shown[name]) for name in (facet, color) if name is not None}),
         x=x,
         y="median",
         error_y="up",
@@ -109,6 +115,11 @@ def faults_apart(curves: pd.DataFrame, lengths: Mapping[str, float]) -> go.Figur
     return figure
 
 
+def _plain(column: "pd.Series[Any]") -> "pd.Series[str]":
+    """A column's values as plotly is to be given them."""
+    return column.astype(str).map(plain)
+
+
 def _finish(figure: go.Figure, faults: pd.DataFrame, title: str, unit: str) -> go.Figure:
     named = "fault" in faults and len(faults) <= NAMED_MAX
     for row in faults.itertuples():
@@ -120,7 +131,7 @@ def _finish(figure: go.Figure, faults: pd.DataFrame, title: str, unit: str) -> g
                 x=row.began,
                 y=1,
                 yref="paper",
-                text=row.fault,
+                text=plain(str(row.fault)),
                 textangle=-30,
                 showarrow=False,
                 xanchor="left",

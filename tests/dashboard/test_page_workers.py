@@ -1,20 +1,26 @@
 """The Workers page."""
 
+import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.tables import File
+from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
+from filemill.adapters.tables import File, Worker
 from filemill.files import new_file
 from filemill.ports import HeardEvent
 from filemill.settings import Settings
-from filemill.telemetry import Kind, Vitals, WorkerEvent
+from filemill.telemetry import Condition, Kind, Vitals, WorkerEvent
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+
+PAGE_WORKERS = 50
 
 _offsets = iter(range(10_000))
 # Heard of a little in the future: on a busy machine the page may take longer to come than a worker to count as dead.
@@ -73,6 +79,54 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     tiles = {tile["label"]: tile["count"] for tile in page.shown("tiles", "states")["tiles"]}
     assert tiles == {"All workers": 6, "Busy": 1, "Idle": 2, "Stuck": 1, "Dead": 1, "Stopped": 1}
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
+
+
+def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_counted(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    beat(engine, "z-alive", in_flight=1)
+    at = datetime.now(UTC) - timedelta(seconds=60)
+    names = [f"forged-{number:04}" for number in range(5000)]
+    rows_ = [{"worker_id": name, "heard_at": at, "kind": "heartbeat"} for name in names]
+    with engine.begin() as connection:
+        say_ = WorkerEvent(kind=Kind.HEARTBEAT, worker_id="forged", timestamp=at, owned=list(range(1000)))
+        body = msgspec.to_builtins(say_)
+        connection.execute(sa.insert(Worker), [{**row, "body": body} for row in rows_])
+    page = open_page(settings, "workers")
+    found = list(rows(page))
+    assert (found[0], len(found)) == ("z-alive", PAGE_WORKERS)
+    tiles = {tile["label"]: tile["count"] for tile in page.shown("tiles", "states")["tiles"]}
+    assert (tiles["All workers"], tiles["Dead"], tiles["Busy"]) == (5001, 5000, 1)
+    assert any(caption.value == "1 to 50 of 5,001 workers" for caption in page.app.caption)
+    last = rows(open_page(settings, "workers", page="101"))
+    assert list(last) == ["forged-4999"]
+    assert set(rows(open_page(settings, "workers", name="ALIVE"))) == {"z-alive"}
+    chosen = open_page(settings, "workers", worker="forged-4999")
+    assert chosen.shown("facts", "vitals")["facts"]
+    with engine.connect() as connection:
+        assert len(list_workers(connection)) == WORKERS_MAX
+    assert len(json.dumps(page.shown("grid", "workers"))) < 60_000
+
+
+def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Settings, engine: sa.Engine) -> None:
+    del settings
+    of_each: list[dict[str, Any]] = [
+        {},
+        {"in_flight": 1},
+        {"in_flight": 2, "busy_seconds": 16.5},
+        {"in_flight": 1, "busy_seconds": 15.0},
+    ]
+    for number, vitals in enumerate(of_each):
+        beat(engine, f"w{number}", **vitals)
+        beat(engine, f"d{number}", ago=30, **vitals)
+    say(engine, "s", Kind.STOPPED)
+    with engine.connect() as connection:
+        shown = Counter(worker.condition for worker in list_workers(connection))
+        counted = count_workers(connection)
+        assert counted == {condition: shown[condition] for condition in Condition}
+        for condition, count in counted.items():
+            listed = list_workers(connection, WorkerQuery(condition.value))
+            assert [worker.condition for worker in listed] == [condition] * count
 
 
 def test_cpu_is_a_share_of_the_time_between_heartbeats(

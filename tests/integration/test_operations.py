@@ -73,6 +73,17 @@ def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(world: 
     assert recorded(world) == ["cancel", "retry"]
 
 
+def test_what_is_refused_is_not_on_record_however_often_it_is_asked_for(world: World, operations: Operations) -> None:
+    (pending,) = world.submit(1)
+    for _ in range(3):
+        assert operations.retry([pending, 999_999], "test").done == []
+        assert operations.delete([pending], "test").done == []
+        assert operations.cancel([999_999], "test").done == []
+    assert recorded(world) == []
+    operations.cancel([pending, 999_999], "test")
+    assert recorded(world) == ["cancel"]
+
+
 def test_a_file_that_is_not_on_kafka_yet_never_gets_there_once_cancelled(world: World, operations: Operations) -> None:
     ids = world.submit(3)
     operations.cancel(ids[:1], "test")

@@ -59,7 +59,7 @@ def test_a_second_cancel_that_comes_before_the_first_is_acknowledged_changes_not
         it.workshop.cancel([(1, 1)])
         it.workshop.cancel([(1, 1)])
         it.broker.away = None
-        assert it.finished(1, seconds=5) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [Finished(0, 1, 0)]
         assert let_go(it) == [1], "it is reported once"
         assert not [line for line in logs if line["log_level"] == "error"]
 
@@ -75,7 +75,7 @@ def test_a_record_of_a_cancelled_file_that_is_read_again_is_not_interrupted_by_t
         eventually(lambda: it.workshop._due == 1)
         it.workshop.cancel([(1, 1)])
         it.broker.away = None
-        assert it.finished(1, seconds=5) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [Finished(0, 1, 0)]
 
 
 def test_abandoning_a_cancelled_record_ends_it_without_a_word() -> None:
@@ -173,7 +173,7 @@ def test_a_failure_while_the_record_is_dead_lettered_is_tried_again(monkeypatch:
     monkeypatch.setattr(Passage, "_dead_letter_headers", breaks)
     with bench() as it:
         it.start(record(0, value=b"not json"))
-        assert it.finished(1, seconds=5) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [Finished(0, 1, 0)]
         assert len(it.broker.records(TOPICS.dead_letters)) == 1
 
 
@@ -214,7 +214,7 @@ def test_an_error_in_a_receipts_callback_does_not_stop_the_collection_of_the_oth
 
         it.publisher.poll = breaks  # type: ignore[method-assign]
         it.start(record(0))
-        assert it.finished(1, seconds=5) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [Finished(0, 1, 0)]
 
 
 def test_a_workshop_whose_thread_has_ended_says_so_instead_of_waiting_for_ever() -> None:

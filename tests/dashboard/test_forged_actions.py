@@ -1,0 +1,132 @@
+"""What a browser sends that no page has drawn: dropped by the component, and refused by what it would do."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dashboard import crew
+from dashboard.components import bars, file_table, grid, plain_tiles
+from dashboard.components.grid import Act, Column, Row
+from dashboard.components.plain_tiles import Tile
+from filemill.stack import ProcessRef, StackState, WorkerState
+from filemill.stack_control import OrderRefused, StackAnswer, StackOrder
+
+PROCESS = ProcessRef(pid=1, created=0.0)
+
+
+class Browser:
+    """Draws components without a page, and sends what their scripts would, or would not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.callbacks: dict[str, Any] = {}
+        self._state: dict[str, SimpleNamespace] = {}
+        for module in (grid, plain_tiles, bars, file_table):
+            monkeypatch.setattr(module, "component", lambda _name: self._mount)
+            monkeypatch.setattr(module, "st", SimpleNamespace(session_state=self._state))
+
+    def _mount(self, *, key: str, data: object, **callbacks: Any) -> None:
+        del data
+        self.callbacks[key] = callbacks
+
+    def send(self, key: str, trigger: str, value: object) -> None:
+        triggers = ("open", "act", "status", "choice", "page", "sort")
+        self._state[key] = SimpleNamespace(**{name: value if name == trigger else None for name in triggers})
+        self.callbacks[key][f"on_{trigger}_change"]()
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
+    return Browser(monkeypatch)
+
+
+FORGED = [
+    {"row": "monitor-1", "act": "stop"},
+    {"row": "w1", "act": "stop"},
+    {"row": "w1", "act": "explode"},
+    {"row": "w1"},
+    {"row": ["w1"], "act": {"quiet": 1}},
+    {},
+    "w1",
+    17,
+]
+
+
+def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) -> None:
+    heard: list[object] = []
+    rows = [Row("w1", {}, acts=[Act("quiet", "Quiet"), Act("stop", "Stop", "This stack did not start it")])]
+    grid.grid(
+        "workers",
+        [Column("id", "Worker")],
+        rows,
+        label="Workers",
+        empty=("", ""),
+        on_open=heard.append,
+        on_act=lambda row, act: heard.append((row, act)),
+    )
+    for value in FORGED:
+        browser.send("workers", "act", value)
+    for opened in ("w2", ["w1"], 1):
+        browser.send("workers", "open", opened)
+    assert heard == []
+    browser.send("workers", "act", {"row": "w1", "act": "quiet"})
+    browser.send("workers", "open", "w1")
+    assert heard == [("w1", "quiet"), "w1"]
+
+
+def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
+    heard: list[str] = []
+    plain_tiles.plain_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", old=False, on_choice=heard.append)
+    bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
+    for value in ("x", ["a"], {"a": 1}, 7):
+        browser.send("tiles", "status", value)
+        browser.send("bars", "choice", value)
+    assert heard == []
+    browser.send("tiles", "status", "a")
+    browser.send("bars", "choice", "b")
+    browser.send("bars", "choice", "")
+    assert heard == ["a", "b", ""]
+
+
+def stack() -> StackState:
+    workers = [
+        WorkerState(role=role, id=f"{role}-1", process=PROCESS, log="")
+        for role in ("processor", "monitor", "sync", "dashboard")
+    ]
+    return StackState(
+        home="/nowhere", supervisor=PROCESS, started_at="", settings={}, servers=[], workers=workers, control="/nowhere"
+    )
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        StackOrder("stop", worker="monitor-1"),
+        StackOrder("kill", worker="dashboard-1"),
+        StackOrder("stop", worker="processor-9"),
+        StackOrder("stop"),
+        StackOrder("scale", role="monitor", count=0),
+        StackOrder("scale", role="processor", count=-1),
+        StackOrder("scale", role="processor", count=10_000),
+        StackOrder("fault", target="kafka", seconds=1),
+    ],
+    ids=str,
+)
+def test_a_page_may_stop_kill_and_scale_file_processors_only(
+    order: StackOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[StackOrder] = []
+
+    def give(_stack: StackState, order: StackOrder) -> StackAnswer:
+        given.append(order)
+        return StackAnswer()
+
+    monkeypatch.setattr(crew, "give", give)
+    with pytest.raises(OrderRefused):
+        crew.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+    assert given == []
+
+
+def test_a_processor_of_the_stack_may_be_stopped() -> None:
+    crew.check(stack(), StackOrder("stop", worker="processor-1"))
+    crew.check(stack(), StackOrder("scale", role="processor", count=3))
