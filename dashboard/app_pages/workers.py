@@ -61,7 +61,7 @@ def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
     stack = data.stack()
     wanted = st.query_params.get("state", "")
     page = max(1, int(text) if (text := st.query_params.get("page", "")).isdecimal() and len(text) < 9 else 1)
-    text = st.query_params.get("name", "")[:NAME_CHARACTERS]
+    text = st.query_params.get("find", "")[:NAME_CHARACTERS]
     query = WorkerQuery(wanted, text, offset=PAGE_WORKERS * (page - 1), limit=PAGE_WORKERS)
     reading = data.workers(query)
     workers = reading.value.items if reading.value is not None else []
@@ -75,7 +75,7 @@ def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
             _scale(data, stack)
     show_line("worker-outcome", st.session_state.get("worker_outcome"))
     if page > 1 or matching > PAGE_WORKERS or text:
-        search("Find a worker", "Find by name", "name", live="500ms", width=240)
+        search("Find a worker", "Find by name", "find", live="500ms", width=240)
     known = set(processors(stack)) if stack is not None else set()
     grid(
         "workers",

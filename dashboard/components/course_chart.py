@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dashboard.components.chart import Figure, Mark, chart
-from dashboard.components.marks import plain
 from filemill.lab.runs import Course
 
 HEIGHT_PIXELS = 300
@@ -21,7 +20,7 @@ def course_chart(runs: Sequence[tuple[str, Course | None]], series: str, *, old:
                 {
                     "type": "scatter",
                     "mode": "lines",
-                    "name": plain(f"{'AB'[place]} · {name}"),
+                    "name": f"{'AB'[place]} · {name}",
                     "x": line.seconds,
                     "y": line.values,
                     "line": {"width": 1.6, "dash": "solid" if place == 0 else "dot"},
@@ -30,7 +29,7 @@ def course_chart(runs: Sequence[tuple[str, Course | None]], series: str, *, old:
             )
     first = runs[0][1] if runs else None
     seconds = max((course.seconds for _, course in runs if course is not None), default=0.0)
-    marks = [Mark(one.began, plain(one.text), one.ended) for one in first.faults] if first is not None else []
+    marks = [Mark(one.began, one.text, one.ended) for one in first.faults] if first is not None else []
     layout = {
         "xaxis": {"range": [0, max(1.0, seconds)], "ticksuffix": " s"},
         "yaxis": {"rangemode": "tozero", "nticks": 6, "showticklabels": bool(traces)},

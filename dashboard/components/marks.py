@@ -14,19 +14,14 @@ def marks_of(acts: Sequence[Act]) -> list[Mark]:
     return [_mark(act) for act in acts if "refused" not in act.detail]
 
 
-def plain(text: str) -> str:
-    """Plotly reads a few tags in a text, so what could be one does not go into it."""
-    return text.replace("<", "‹").replace("&", "＆")
-
-
 def _mark(act: Act) -> Mark:
     began = epoch_milliseconds(act.at)
     ended, seconds = act.detail.get("ended"), act.detail.get("seconds")
     if act.action != FAULT or not isinstance(seconds, int | float) or seconds <= 0:
-        return Mark(began, plain(describe(act)))
+        return Mark(began, describe(act))
     # Until its end is on record, the end that was planned.
     until = 1000 * ended if isinstance(ended, int | float) else began + 1000 * seconds
-    return Mark(began, plain(describe(act)), max(float(began), until))
+    return Mark(began, describe(act), max(float(began), until))
 
 
 def describe(act: Act) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
+from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView, list_workers
 from filemill.stalls import Owner, StalledPartition, Standstill, judge, patience_seconds
 from filemill.telemetry import Condition
 
@@ -79,8 +79,9 @@ def stalled_partitions(
     waiting = [part for part in waiting if part.behind_seconds is None or part.behind_seconds > least]
     if not waiting:
         return []
-    workers = {view.id: view for view in list_workers(connection)}
-    known = {name: _owner(name, workers.get(name)) for name in sorted({owners[part.partition] for part in waiting})}
+    names = sorted({owners[part.partition] for part in waiting})
+    workers = {view.id: view for view in list_workers(connection, WorkerQuery(ids=tuple(names)))}
+    known = {name: _owner(name, workers.get(name)) for name in names}
     longest = max(
         processing_seconds if owner.processing_seconds is None else owner.processing_seconds for owner in known.values()
     )

@@ -245,7 +245,7 @@ def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page
         store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
     page = open_page(settings, "pipeline", period="5 min")
     (mark,) = page.shown("chart", "lag")["marks"]
-    assert mark["text"] == "filemill 2‹b> deployed · b"
+    assert mark["text"] == "filemill 2&lt;b&gt; deployed · b"
     assert mark["at_ms"] == pytest.approx(1000 * (now.timestamp() - 60), abs=2)
 
 

@@ -100,7 +100,7 @@ def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_cou
     assert any(caption.value == "1 to 50 of 5,001 workers" for caption in page.app.caption)
     last = rows(open_page(settings, "workers", page="101"))
     assert list(last) == ["forged-4999"]
-    assert set(rows(open_page(settings, "workers", name="ALIVE"))) == {"z-alive"}
+    assert set(rows(open_page(settings, "workers", find="ALIVE"))) == {"z-alive"}
     chosen = open_page(settings, "workers", worker="forged-4999")
     assert chosen.shown("facts", "vitals")["facts"]
     with engine.connect() as connection:
