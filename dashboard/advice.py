@@ -42,12 +42,13 @@ def advise(
     leases: Mapping[str, LeaseState],
     stalled: Sequence[StalledPartition] = (),
     *,
+    unknown_ids: int = 0,
     interval_seconds: float,
 ) -> list[Advice]:
     """The most pressing first."""
     silence = _silence(group, interval_seconds)
     found = [] if silence else [*_about_group(group, lags), *_about_stalled(stalled)]
-    found += _about_roles(outbox, leases)
+    found += [*_about_roles(outbox, leases), *_about_unknown_ids(unknown_ids)]
     return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
 
 
@@ -130,6 +131,17 @@ def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
         text = f"{some[0].sentence[0].upper()}{some[0].sentence[1:]}. {_WHAT_TO_DO[reason]}".strip()
         found.append(Advice(tone, f"{names} {verb} not move", text))
     return found
+
+
+def _about_unknown_ids(count: int) -> list[Advice]:
+    if not count:
+        return []
+    what = f"{_number(count).capitalize()} unknown file {'id' if count == 1 else 'ids'} in results within a day"
+    text = (
+        "Somebody else writes to the topic of requests, or the database was restored from a backup. No file owns the "
+        "objects that were made: `filemill orphans list` shows them, `filemill orphans delete` removes them."
+    )
+    return [Advice("warn", what, text)]
 
 
 def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[Advice]:

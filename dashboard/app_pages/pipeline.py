@@ -119,6 +119,7 @@ def _advice(data: Data, overview: Overview) -> list[Notice]:
         overview.outbox,
         overview.leases,
         overview.stalled,
+        unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
     return [Notice(advice.tone, advice.what, advice.text) for advice in found]

@@ -97,6 +97,14 @@ class LeaseState(msgspec.Struct, frozen=True):
     held: bool
 
 
+# The sync's own words: the index is by them.
+_UNKNOWN_IDS = sa.text("""
+    SELECT count(DISTINCT reason) FROM (
+        SELECT reason FROM rejected_messages
+        WHERE reason LIKE 'no file has the id %' AND rejected_at > now() - interval '24 hours'
+        ORDER BY rejected_at DESC LIMIT 1000
+    ) AS latest
+""")
 _LEASES = sa.text("SELECT name, holder, expires_at > clock_timestamp() FROM leases ORDER BY name")
 _GROUP = sa.text("""
     SELECT sampled_at, extract(epoch FROM clock_timestamp() - sampled_at), state, protocol, members
@@ -206,7 +214,10 @@ def lag_history(
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """What every page shows, as of one moment by the database's clock."""
+    """What every page shows, as of one moment by the database's clock.
+
+    `unknown_ids`: how many file ids no row has, of the latest 1,000 such results within a day.
+    """
 
     as_of: datetime
     counts: Counts
@@ -216,6 +227,7 @@ class Overview(msgspec.Struct, frozen=True):
     flow: Flow
     leases: dict[str, LeaseState]
     stalled: list[StalledPartition] = []
+    unknown_ids: int = 0
 
 
 def overview(
@@ -245,4 +257,5 @@ def overview(
         flow(connection, group),
         leases(connection),
         stalled,
+        connection.execute(_UNKNOWN_IDS).scalar_one(),
     )

@@ -196,6 +196,9 @@ class RejectedMessage(Table):
     """A record of `file.created` or `file.progress` that could not be read or names no file."""
 
     __tablename__ = "rejected_messages"
+    __table_args__ = (
+        Index("rejected_of_unknown_ids", "rejected_at", postgresql_where=text("reason LIKE 'no file has the id %'")),
+    )
 
     topic: Mapped[str] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)

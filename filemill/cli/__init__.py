@@ -34,9 +34,9 @@ def register(arguments: Sequence[str]) -> None:
     processes.register(app)
     if arguments[:1] == ["run"]:
         return
-    from filemill.cli import administration, dlq, files, offsets, operations, stack  # noqa: PLC0415
+    from filemill.cli import administration, dlq, files, offsets, operations, orphans, stack  # noqa: PLC0415
 
-    for module in (stack, files, operations, dlq, offsets, administration):
+    for module in (stack, files, operations, dlq, offsets, orphans, administration):
         module.register(app)
 
 

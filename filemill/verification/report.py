@@ -28,7 +28,7 @@ CHECKS = {
     "object-missing": "2: completed, and the object is not in the bucket",
     "object-differs": "2: the object's bytes do not have the row's hash and size",
     "render-differs": "2: the object is not what the request renders to, or not under the request's key",
-    "orphan-object": "3: an object that no request asked for",
+    "orphan-object": "3: an object that no request asked for; `filemill orphans delete` clears them",
     "committed-unfinished": "4: the group's committed offset has passed a record without a result",
     "status-unsupported": "5: a terminal status that no event of that run reported",
     "status-not-applied": "5: an event that the sync has read ended this run, and the row does not show it",

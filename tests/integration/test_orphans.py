@@ -1,0 +1,108 @@
+"""A well-formed record with a file id that no row has: it is seen everywhere, and can be cleared."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from dashboard.advice import advise
+from filemill import wiring
+from filemill.adapters.postgres_reads_group import overview
+from filemill.adapters.tables import File, Operation
+from filemill.files import object_key
+from filemill.messages import FileCreate, encode
+from filemill.orphans import Kind, Orphan, Orphans
+from filemill.settings import Settings, as_environment
+from tests.integration import topics
+from tests.integration.processes import wait_until
+from tests.integration.world import World
+
+THEN = datetime(2026, 1, 4, 12, tzinfo=UTC)
+
+
+def put(settings: Settings, key: str) -> None:
+    wiring.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
+
+
+def keys(settings: Settings) -> set[str]:
+    found = wiring.s3_client(settings).list_objects_v2(Bucket=settings.s3_bucket)
+    return {entry["Key"] for entry in found.get("Contents", [])}
+
+
+def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "filemill", "orphans", *arguments],
+        env=os.environ | as_environment(settings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_deleted(world: World) -> None:
+    settings = world.settings
+    world.host("relay", "sync")
+    world.start("processor")
+    ids = world.submit(2)
+    stranger = FileCreate(999, "forged", "", THEN)
+    topics.publish(settings, settings.topic_create, [encode(stranger)])
+    world.wait_for(ids)
+    (rejected,) = wait_until(world.rejected, 20, "the sync has noted the unknown id")
+    assert rejected["reason"] == "no file has the id 999"
+
+    with world.engine.connect() as connection:
+        seen = overview(connection, settings.group_id)
+    assert seen.unknown_ids == 1
+    advice = advise(seen.group, seen.lags, seen.outbox, seen.leases, unknown_ids=seen.unknown_ids, interval_seconds=2)
+    assert "One unknown file id in results within a day" in [one.what for one in advice]
+
+    finding = world.verify().findings["orphan-object"]
+    assert finding.examples == [object_key(999, THEN)]
+    assert "filemill orphans delete" in finding.meaning
+
+    assert "1 kept: their ids are beyond the newest" in run(settings, "delete", "--yes").stderr
+    assert object_key(999, THEN) in keys(settings)
+    assert "1 objects would be deleted" in run(settings, "delete", "--ids-not-given").stderr
+    assert object_key(999, THEN) in keys(settings)
+    assert "1 objects deleted" in run(settings, "delete", "--ids-not-given", "--yes").stderr
+    assert len(keys(settings)) == 2
+    world.assert_clean()
+    with world.engine.connect() as connection:
+        (detail,) = connection.execute(sa.select(Operation.detail)).scalars()
+    assert (detail["count"], detail["keys"]) == (1, [object_key(999, THEN)])
+
+
+def test_only_what_nobody_owns_is_an_orphan_and_only_keys_of_ours_are_deleted(
+    settings: Settings, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        made = [{"title": str(number), "created_at": THEN} for number in range(4)]
+        own, gone, deleted, foreign = connection.execute(sa.insert(File).returning(File.id), made).scalars()
+        connection.execute(sa.update(File).where(File.id == foreign).values(s3_location="elsewhere/a"))
+        connection.execute(sa.delete(File).where(File.id.in_([gone, deleted])))
+        tombstone = "INSERT INTO tombstones (file_id, run, status) VALUES (:id, 1, 'completed')"
+        connection.execute(sa.text(tombstone), {"id": deleted})
+    earlier = object_key(own, datetime(2020, 1, 1, tzinfo=UTC))
+    owned = {object_key(own, THEN), earlier, object_key(deleted, THEN), "elsewhere/a"}
+    orphan, beyond = object_key(gone, THEN), object_key(foreign + 1, THEN)
+    for key in [*owned, orphan, beyond, "elsewhere/b"]:
+        put(settings, key)
+
+    orphans = Orphans(settings, engine, wiring.s3_client(settings))
+    assert {one.key: one.kind for one in orphans.find()} == {
+        orphan: Kind.UNKNOWN_ID,
+        beyond: Kind.ID_NOT_GIVEN,
+        "elsewhere/b": Kind.OTHER_KEY,
+    }
+    listed = json.loads(run(settings, "list", "--json").stdout)
+    assert {one["key"]: one["kind"] for one in listed}[orphan] == "unknown id"
+    assert orphans.delete("test", dry_run=True).deleted == [Orphan(orphan, 1, Kind.UNKNOWN_ID)]
+    assert orphan in keys(settings)
+    result = orphans.delete("test", dry_run=False, ids_not_given=True)
+    assert {one.key for one in result.deleted} == {orphan, beyond}
+    assert keys(settings) == owned | {"elsewhere/b"}
