@@ -28,6 +28,13 @@ KEY_1 = "file-1-1767528000000.txt"
 BUG = "Processing of a record ended without a result. This is a bug. The record is processed again"
 
 
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Nobody reads these tracebacks, and to print one takes seconds on a busy machine."""
+    with capture_logs():
+        yield
+
+
 class Panic(BaseException):
     """What a client's Rust code raises: no Exception."""
 
@@ -401,7 +408,7 @@ def running(processor: FileProcessor | ShareProcessor, join: Callable[..., Any])
 def test_whatever_happens_to_records_all_offsets_of_a_partition_are_committed(
     plan: dict[tuple[int, int], str], one_at_a_time: bool
 ) -> None:
-    with capture_logs(), planned(plan, one_at_a_time=one_at_a_time) as (it, workshop):
+    with planned(plan, one_at_a_time=one_at_a_time) as (it, workshop):
         for file_id in range(1, FILES + 1):
             it.broker.append(CREATE, file_id % 2, request(file_id), [("filemill-run", b"1")])
         processor = FileProcessor(workshop, worker_id="worker-1", concurrency=4, drain_seconds=0.0)
@@ -422,7 +429,7 @@ def test_whatever_happens_to_records_all_offsets_of_a_partition_are_committed(
 @given(plan=plans)
 @pytest.mark.usefixtures("_no_waiting")
 def test_whatever_happens_to_records_a_share_groups_member_accepts_each_once(plan: dict[tuple[int, int], str]) -> None:
-    with capture_logs(), planned(plan, one_at_a_time=False) as (_it, workshop):
+    with planned(plan, one_at_a_time=False) as (_it, workshop):
         source = HandedOut([record(number, partition=number % 2) for number in range(FILES)])
         asleep = threading.Event()
         workshop.lose = lambda _partition: asleep.set()
