@@ -6,6 +6,7 @@ on thousands of rows at a time; `tests/contract` holds both to the same answers.
 
 import enum
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -21,6 +22,8 @@ FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 
 # Unicode's category Cc, whose members are fixed for good.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Letters and symbols that show nothing: fillers of Hangul syllables, the empty Braille pattern.
+_BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _FILE_ID_DIGITS = len(str(FILE_ID_MAX))
@@ -94,6 +97,27 @@ class NewFile(msgspec.Struct, frozen=True):
 
 def new_file(title: str, description: str = "") -> NewFile:
     """A checked request. Raises InvalidRequest naming the field that breaks a limit."""
+    request = within_limits(title, description)
+    if not any(map(_is_visible, unicodedata.normalize("NFKC", title))):
+        raise InvalidRequest(
+            "title", "must have a visible character: blanks, format and combining characters alone show nothing"
+        )
+    return request
+
+
+def search_text(title: str) -> str:
+    """What a search compares: without case, and the same however a letter is composed or how wide it is."""
+    # Folding can undo the composition, as of U+0345, and composing can make letters that fold.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
+
+
+def _is_visible(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] not in "ZM" and category not in ("Cc", "Cf") and character not in _BLANKS
+
+
+def within_limits(title: str, description: str) -> NewFile:
+    """A request that keeps the limits that every accepted one has kept. Raises InvalidRequest."""
     _refuse_surrogates("title", title)
     _refuse_surrogates("description", description)
     if not title.strip():

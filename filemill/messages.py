@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, new_file
+from filemill.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, within_limits
 
 PUBLISH_NUMBER = "filemill-publish-number"
 RUN = "filemill-run"
@@ -177,7 +177,7 @@ def decode_create(value: bytes | None) -> FileCreate:
     """Read a `file.create`, and hold it to the limits of a request. Raises InvalidMessage."""
     message = decode(value, FileCreate)
     try:
-        new_file(message.title, message.description)
+        within_limits(message.title, message.description)
     except InvalidRequest as error:
         raise InvalidMessage(str(error)) from None
     return message

@@ -15,7 +15,15 @@ import sqlalchemy as sa
 
 from filemill.adapters.tables import File, StatusCount
 from filemill.cursors import InvalidCursor, decode_cursor, encode_cursor
-from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileIdOutOfRange, InvalidRequest, Status, parse_file_id
+from filemill.files import (
+    FILE_ID_MAX,
+    TITLE_MAX_CHARACTERS,
+    FileIdOutOfRange,
+    InvalidRequest,
+    Status,
+    parse_file_id,
+    search_text,
+)
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
@@ -284,14 +292,15 @@ def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
             return None
     if len(search) > TITLE_MAX_CHARACTERS or "\0" in search or not _encodable(search):
         return None
-    pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in search)
+    folded = search_text(search)
+    pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in folded)
     return {**wanted, "title": f"%{pattern}%"}
 
 
 _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
     "status": File.status == sa.bindparam("status"),
     "id": File.id == sa.bindparam("id"),
-    "title": File.title.ilike(sa.bindparam("title"), escape="\\"),
+    "title": sa.func.coalesce(File.title_search, File.title).ilike(sa.bindparam("title"), escape="\\"),
     "above": File.id > sa.bindparam("above"),
     "below": File.id < sa.bindparam("below"),
 }

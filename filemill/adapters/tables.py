@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Text,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
@@ -38,7 +39,12 @@ class File(Table):
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in Status)), name="files_status"),
         Index("files_by_status", "status", "id"),
         # For any part of a title; missing where the database has no pg_trgm.
-        Index("files_by_title", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
+        Index(
+            "files_by_title",
+            func.coalesce(literal_column("title_search"), literal_column("title")).label("searched"),
+            postgresql_using="gin",
+            postgresql_ops={"searched": "gin_trgm_ops"},
+        ),
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # What a foreign service completed, until its hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
@@ -72,6 +78,8 @@ class File(Table):
     sha256: Mapped[str | None]
     size: Mapped[int | None]
     error: Mapped[str | None]
+    # The title as files.search_text has it; null where the title itself serves, which is of ASCII.
+    title_search: Mapped[str | None]
 
 
 class StatusCount(Table):

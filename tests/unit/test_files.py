@@ -22,8 +22,10 @@ from filemill.files import (
     iso_milliseconds,
     new_file,
     object_key,
+    search_text,
     supersedes,
     to_milliseconds,
+    within_limits,
 )
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -318,3 +320,54 @@ def test_a_key_that_is_no_plain_path_is_refused(key: str) -> None:
 )
 def test_any_other_key_is_for_whoever_has_it_first(key: str, canonical: str) -> None:
     assert claim_key(7, key) == canonical
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        " ",
+        "\u00a0\u3000",
+        "\u200b\u200d\ufeff",
+        "\u202e\u2066",
+        "\u0301",
+        "a\u0301".removeprefix("a") + "\u20dd",
+        "\u3164",
+        "\u2800",
+        "\ufe0f",
+        "\U000e0041",
+    ],
+)
+def test_a_title_without_a_visible_character_is_refused_and_a_record_that_has_one_is_not(title: str) -> None:
+    with pytest.raises(InvalidRequest, match="title: must"):
+        new_file(title)
+    with pytest.raises(InvalidRequest, match="title: must"):
+        new_file(title * 2 + " ")
+    if title.strip():  # it was accepted by an earlier version
+        assert within_limits(title, "").title == title
+
+
+@pytest.mark.parametrize("title", [".", "a\u0301", "\u202ea", "👩\u200d💻", "क्षि", "‌x", "一"])
+def test_a_title_with_a_visible_character_is_taken(title: str) -> None:
+    assert new_file(title).title == title
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "CAFE\u0301"),
+        ("STRASSE", "stra\u00dfe"),
+        ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+        ("ﬁle", "FILE"),
+        ("Ｆｉｌｅ", "file"),
+        ("\u0345", "\u03b9"),
+        ("Å", "\u212b"),
+        ("각", "\u1100\u1161\u11a8"),
+    ],
+)
+def test_texts_that_look_alike_are_one_to_a_search(one: str, other: str) -> None:
+    assert search_text(one) == search_text(other)
+
+
+@given(st.text())
+def test_what_is_searched_stays_the_same_however_often_it_is_folded(text: str) -> None:
+    assert search_text(search_text(text)) == search_text(text)
