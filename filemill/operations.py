@@ -11,7 +11,9 @@ import structlog
 from botocore.exceptions import ClientError
 
 from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres import in_transaction
+from filemill.adapters.postgres_gone import find_bounds, gone_files, resubmit_gone
 from filemill.adapters.postgres_operations import (
     Cancelled,
     Refused,
@@ -20,6 +22,7 @@ from filemill.adapters.postgres_operations import (
     record,
     refusals,
     retry_files,
+    unfinished_runs,
 )
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.adapters.postgres_reads_workers import knows_worker
@@ -99,15 +102,41 @@ class Operations:
         self._engine = engine
         self._s3 = s3
         self._publisher: Publisher | None = None
+        self._admin: KafkaAdmin | None = None
 
     def retry(self, ids: Sequence[int], actor: str) -> Outcome:
-        """A new run for files that failed or were cancelled. Raises retry.Unavailable; then nothing was done."""
+        """A new run for files that failed or were cancelled, and for requests whose records are gone from Kafka.
+
+        Raises retry.Unavailable; then nothing was done.
+        """
 
         def retry(connection: sa.Connection) -> Outcome:
             done = retry_files(connection, ids, actor=actor)
             return Outcome(done, refusals(connection, ids, done, "retried"))
 
-        return in_transaction(self._engine, retry)
+        outcome = in_transaction(self._engine, retry)
+        unfinished = self._unfinished([one.file_id for one in outcome.refused])
+        again = self.resubmit(unfinished, actor) if unfinished else []
+        refused = [one for one in outcome.refused if one.file_id not in set(again)]
+        return Outcome(sorted([*outcome.done, *again]), refused)
+
+    def resubmit(self, ids: Sequence[int], actor: str) -> list[int]:
+        """A new run for those of the files whose records are gone from Kafka; returns which they are.
+
+        Where Kafka is away nobody knows, and none is.
+        """
+        try:
+            known = find_bounds(self._settings, self._kafka(), self._engine)
+        except Unavailable as error:
+            log.warning("Whether requests are gone is not known", error=str(error))
+            return []
+        return in_transaction(self._engine, lambda connection: resubmit_gone(connection, known, list(ids), actor=actor))
+
+    def gone(self, *, after: int = 0, limit: int = 1000) -> list[int]:
+        """Files beyond the id `after` whose records are gone from Kafka. Raises retry.Unavailable."""
+        known = find_bounds(self._settings, self._kafka(), self._engine)
+        with self._engine.connect() as connection:
+            return gone_files(connection, known, after=after, limit=limit)
 
     def cancel(self, ids: Sequence[int], actor: str) -> Outcome:
         """End files that have not ended. The row says so at once; a worker that has the record is told to let it go.
@@ -169,6 +198,17 @@ class Operations:
         self._send(command)
         with self._engine.begin() as connection:
             record(connection, actor, order.value, {"worker": worker_id})
+
+    def _kafka(self) -> KafkaAdmin:
+        if self._admin is None:
+            self._admin = KafkaAdmin(self._settings)
+        return self._admin
+
+    def _unfinished(self, ids: Sequence[int]) -> list[int]:
+        if not ids:
+            return []
+        with self._engine.connect() as connection:
+            return unfinished_runs(connection, [(file_id, None) for file_id in ids])
 
     def _tell_cancelled(self, cancelled: Sequence[Cancelled]) -> None:
         for start in range(0, len(cancelled), COMMAND_FILES):

@@ -76,9 +76,7 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
         engine,
         KafkaAdmin(settings),
         PostgresLease(engine, "monitor", settings.worker_id, seconds),
-        group=settings.group_id,
-        shares=settings.group_protocol == "share",
-        topic=settings.topic_create,
+        settings=settings,
         interval_seconds=settings.monitor_interval_seconds,
         retention=timedelta(hours=settings.monitor_retention_hours),
     )

@@ -2,8 +2,10 @@
 
 Reads   end and committed offsets, state, members and assignment of the processors' group (Kafka's admin API). Of a
         share group the client knows neither: its members are those that speak on `worker.events`, its lag is unknown.
+        Which topics there are: one that was deleted and created anew has another id.
 Writes  `outbox_samples`, `lag_samples`, `group_samples` every 2 s, and removes those past their retention; folds up
-        `status_counts`.
+        `status_counts`. `topic_generations` and `request_losses` every 30 s, and when offsets say that something is
+        gone.
 Dies    anywhere: a sample is missing; the next one is whole.
 
 Many may run: the lease makes one active. While Kafka is away only the outbox is sampled: an absent sample is unknown,
@@ -12,15 +14,17 @@ not zero.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member
+from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
+from filemill.adapters.postgres_gone import count_gone, find_bounds, store_loss
 from filemill.adapters.postgres_reads import outbox_state
+from filemill.adapters.postgres_topics import register
 from filemill.adapters.tables import (
     GroupSample,
     IdempotencyKey,
@@ -33,6 +37,7 @@ from filemill.adapters.tables import (
 from filemill.idempotency import KEPT
 from filemill.ports import Lease
 from filemill.retry import Unavailable
+from filemill.settings import Settings
 from filemill.telemetry import DEAD_AFTER_SECONDS, Kind
 
 log = structlog.get_logger("monitor")
@@ -59,9 +64,7 @@ class GroupMonitor:
         admin: KafkaAdmin,
         lease: Lease,
         *,
-        group: str,
-        shares: bool = False,
-        topic: str,
+        settings: Settings,
         interval_seconds: float,
         retention: timedelta,
         clock: Callable[[], float] = time.monotonic,
@@ -69,14 +72,17 @@ class GroupMonitor:
         self._engine = engine
         self._admin = admin
         self._lease = lease
-        self._group = group
-        self._shares = shares
-        self._topic = topic
+        self._settings = settings
+        self._group = settings.group_id
+        self._shares = settings.offsets_group is None
+        self._topic = settings.topic_create
         self._interval_seconds = interval_seconds
         self._retention = retention
         self._clock = clock
         self._kept_house_at = float("-inf")
         self._state = ""
+        self._trouble: list[str] = []
+        self._lost = 0
 
     def run(self, stop: threading.Event) -> None:
         """Sample until told to stop; outlives servers that are away."""
@@ -115,7 +121,9 @@ class GroupMonitor:
         else:
             offsets = self._admin.offsets(self._group, self._topic)
             group = self._admin.describe_group(self._group, self._topic)
+        topics = self._admin.identities([self._topic])
         with self._engine.begin() as connection:
+            generation = register(connection, topics).get(self._topic, 1)
             if offsets:
                 rows = [
                     {
@@ -126,6 +134,7 @@ class GroupMonitor:
                         "end_offset": part.end,
                         "committed_offset": part.committed,
                         "lag": part.lag,
+                        "generation": generation,
                     }
                     for part in offsets
                 ]
@@ -149,6 +158,40 @@ class GroupMonitor:
                 },
             )
 
+        self._watch(offsets)
+
+    def _watch(self, offsets: Sequence[PartitionOffsets]) -> None:
+        """Say, once, that records are gone which were not processed; and count those requests soon."""
+        trouble = [
+            f"partition {part.partition}: {part.removed} offsets were removed before they were committed"
+            for part in offsets
+            if part.removed
+        ] + [
+            f"partition {part.partition}: {part.committed} is committed, and it ends at {part.end}"
+            for part in offsets
+            if part.beyond
+        ]
+        if trouble and trouble != self._trouble:
+            log.warning("Records are gone that were not processed", group=self._group, topic=self._topic, what=trouble)
+            self._kept_house_at = float("-inf")
+        self._trouble = trouble
+
+    def _count_losses(self) -> None:
+        """Which topics there are, and how many requests are gone with those that are no more."""
+        try:
+            with self._engine.begin() as connection:
+                register(connection, self._admin.identities(all_topics(self._settings)))
+            known = find_bounds(self._settings, self._admin, self._engine)
+        except Unavailable as error:
+            log.debug("What is gone cannot be counted now", error=str(error))
+            return
+        with self._engine.begin() as connection:
+            count = count_gone(connection, known)
+            store_loss(connection, self._group, count)
+        if count != self._lost:
+            log.warning("Unfinished requests whose records are gone from Kafka", requests=count)
+        self._lost = count
+
     def _share_group(self, now: datetime) -> GroupDescription:
         """The share group by what its workers say: the client cannot describe one."""
         lately = now - timedelta(seconds=DEAD_AFTER_SECONDS)
@@ -170,6 +213,7 @@ class GroupMonitor:
         if now - self._kept_house_at < HOUSEKEEPING_SECONDS:
             return
         self._kept_house_at = now
+        self._count_losses()
         horizon = sa.func.now() - self._retention
         with self._engine.begin() as connection:
             connection.execute(_FOLD_COUNTS)

@@ -34,11 +34,17 @@ log = structlog.get_logger("kafka")
 Client = TypeVar("Client")
 
 
+OFFSET_RESET = "offset reset (at offset"
+
+
 class _ClientLog(logging.Handler):
     """librdkafka's own lines, in our form. Most repeat what an error already said, so they count as debug."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log.debug("librdkafka", message=record.getMessage())
+        message = record.getMessage()
+        # Nothing else says that a consumer goes on elsewhere, because the offset that it wanted is gone.
+        tell = log.warning if OFFSET_RESET in message else log.debug
+        tell("librdkafka", message=message)
 
 
 _client_logger = logging.Logger("librdkafka")  # noqa: LOG001 - not in the tree: it must not reach the root's handlers

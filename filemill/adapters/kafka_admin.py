@@ -63,11 +63,17 @@ class PartitionOffsets(msgspec.Struct, frozen=True):
     def lag(self) -> int | None:
         """Offsets from the next record to read to the end; 0 for an emptied partition.
 
-        What retention removed before it was committed is no lag: nobody can read it any more.
+        What retention removed before it was committed is no lag: nobody can read it any more. With nothing committed,
+        or something beyond the end (the topic was recreated, say), the group reads from the beginning.
         """
         if self.end is None or self.begin is None or not self.committed_known:
             return None
-        return max(0, self.end - max(self.begin, self.committed or 0))
+        return self.end - (self.begin if self.committed is None or self.beyond else max(self.begin, self.committed))
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the group has committed an offset that the partition does not have yet."""
+        return None not in (self.committed, self.end) and (self.committed or 0) > (self.end or 0)
 
     @property
     def removed(self) -> int:
@@ -213,6 +219,11 @@ class KafkaAdmin:
         begins = self._log_offsets(parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         committed = self._committed(group, parts) if group is not None else {}
+        if any(offset > ends.get(number, offset) for number, offset in committed.items()):
+            # Somebody who reads open transactions may be beyond what others can read, and has no lag.
+            whole = self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+            within = {number for number, offset in committed.items() if offset <= whole.get(number, 0)}
+            ends |= {number: max(ends[number], committed[number]) for number in within & ends.keys()}
         return [
             PartitionOffsets(
                 number, begins.get(number), ends.get(number), committed.get(number), committed_known=group is not None
@@ -246,10 +257,12 @@ class KafkaAdmin:
                 raise ValueError(f"Kafka refuses to move the offsets of {group} while the group has members")
             raise refusal(self._settings, trouble)
 
-    def _log_offsets(self, parts: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+    def _log_offsets(
+        self, parts: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel | None = None
+    ) -> dict[int, int]:
         with kafka_errors(self._settings):
             asked = self._client.list_offsets(
-                dict.fromkeys(parts, spec), request_timeout=self._timeout, isolation_level=self._isolation
+                dict.fromkeys(parts, spec), request_timeout=self._timeout, isolation_level=isolation or self._isolation
             )
             return {part.partition: future.result().offset for part, future in asked.items()}
 

@@ -55,6 +55,7 @@ class Lags(msgspec.Struct, frozen=True):
     sampled_at: datetime
     age_seconds: float
     partitions: list[PartitionLag]
+    generation: int = 1  # of the topic
 
     @property
     def total(self) -> int | None:
@@ -119,9 +120,10 @@ _LAGS = sa.text("""
                FROM lag_samples AS past
                WHERE past.group_id = :group AND past.partition = latest.partition
                  AND past.sampled_at > now() - interval '1 hour'
+                 AND past.generation = latest.generation
                  AND past.end_offset <= coalesce(latest.committed_offset, latest.begin_offset)
                ORDER BY past.sampled_at DESC LIMIT 1
-           ) END
+           ) END, latest.generation
     FROM lag_samples AS latest
     WHERE group_id = :group AND sampled_at = (SELECT max(sampled_at) FROM lag_samples WHERE group_id = :group)
     ORDER BY partition
@@ -138,7 +140,7 @@ _FLOW = sa.text("""
     FROM edges
     JOIN lag_samples AS early ON early.group_id = :group AND early.sampled_at = edges.first
     JOIN lag_samples AS late ON late.group_id = :group AND late.sampled_at = edges.last
-     AND late.partition = early.partition
+     AND late.partition = early.partition AND late.generation = early.generation
     GROUP BY edges.first, edges.last
 """)
 _HISTORY = sa.text("""
@@ -174,7 +176,7 @@ def lags(connection: sa.Connection, group: str) -> Lags | None:
     if not rows:
         return None
     parts = [PartitionLag(row[2], row[3], row[4], row[5], row[6], _seconds(row[7])) for row in rows]
-    return Lags(rows[0][0], max(0.0, float(rows[0][1])), parts)
+    return Lags(rows[0][0], max(0.0, float(rows[0][1])), parts, rows[0][8])
 
 
 def _seconds(value: Decimal | None) -> float | None:
@@ -213,6 +215,21 @@ def lag_history(
     return LagHistory(moments, series, width if thinned else None)
 
 
+class Recreated(msgspec.Struct, frozen=True):
+    """A topic that was found to be another one than before, at `noticed_at`."""
+
+    topic: str
+    generation: int
+    noticed_at: datetime
+
+
+_RECREATED = sa.text("""
+    SELECT topic, generation, first_seen_at FROM topic_generations
+    WHERE generation > 1 AND first_seen_at > now() - interval '1 day' ORDER BY first_seen_at DESC
+""")
+_LOST = sa.text("SELECT requests FROM request_losses WHERE group_id = :group")
+
+
 class Overview(msgspec.Struct, frozen=True):
     """What every page shows, as of one moment by the database's clock.
 
@@ -228,6 +245,9 @@ class Overview(msgspec.Struct, frozen=True):
     leases: dict[str, LeaseState]
     stalled: list[StalledPartition] = []
     unknown_ids: int = 0
+    # Unfinished requests whose records are gone from Kafka; None where nobody has counted.
+    lost_requests: int | None = None
+    recreated_topics: list[Recreated] = []
 
 
 def overview(
@@ -258,4 +278,6 @@ def overview(
         leases(connection),
         stalled,
         connection.execute(_UNKNOWN_IDS).scalar_one(),
+        connection.execute(_LOST, {"group": group}).scalar_one_or_none(),
+        [Recreated(*row) for row in connection.execute(_RECREATED)],
     )

@@ -32,6 +32,7 @@ class Published(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     published_at: datetime
+    generation: int = 1  # of the topic
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ _OUTBOX = sa.text("""
     FROM outbox AS mine WHERE file_id = :file ORDER BY id DESC LIMIT 1
 """)
 _PUBLICATIONS = sa.text("""
-    SELECT run, publish_number, partition, "offset", published_at FROM publications
+    SELECT run, publish_number, partition, "offset", published_at, generation FROM publications
     WHERE file_id = :file ORDER BY publish_number DESC LIMIT :limit
 """)
 _EVENTS = sa.text("SELECT body FROM worker_events WHERE file_id = :file ORDER BY at DESC LIMIT :limit")

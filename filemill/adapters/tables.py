@@ -155,6 +155,16 @@ class Publication(Table):
     generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
+class RequestLoss(Table):
+    """How many unfinished requests have no record left that anybody will process, when last counted."""
+
+    __tablename__ = "request_losses"
+
+    group_id: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    counted_at: Mapped[datetime]
+
+
 class PublishCounter(Table):
     """The next publish number. Changed only with the rows that take the numbers, so it has no gaps."""
 

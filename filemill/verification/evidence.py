@@ -119,6 +119,10 @@ class Evidence:
         self.partitions = 0
         # Topics whose beginning is gone by retention: what they do not say proves nothing.
         self.truncated: set[str] = set()
+        # Partitions of the requests that a worker owned when their committed offsets were asked.
+        self.owned: set[int] = set()
+        # Of each topic, the number under which what was read is stored: see adapters/postgres_topics.py.
+        self.generations: dict[str, int] = {}
         # How far each topic was read, by topic and partition: what lies beyond is not known.
         self.read_to: dict[tuple[str, int], int] = {}
         self._database = sqlite3.connect("")
@@ -149,6 +153,16 @@ class Evidence:
             return self._database.execute(
                 "UPDATE requests SET number = NULL WHERE number >= ?", (next_number,)
             ).rowcount
+
+    def has_request(self, number: int, file_id: int) -> bool:
+        """Whether a record with this publish number asks for this file."""
+        found = self._rows("SELECT count(*) FROM requests WHERE number = ? AND file_id = ?", (number, file_id))
+        return next(found)[0] > 0
+
+    def least_number(self) -> int | None:
+        """The least publish number on `file.create`."""
+        ((least,),) = self._rows("SELECT min(number) FROM requests")
+        return least
 
     def told(self, first_id: int, last_id: int) -> Told:
         """What the topics say of the files from one id to another."""
@@ -202,6 +216,10 @@ class Evidence:
 def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
     """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
+    # Owners before them: who had read a record before it was removed commits it, or has lost its partition.
+    if settings.offsets_group is not None:
+        group = admin.describe_group(settings.offsets_group, settings.topic_create)
+        evidence.owned = {partition for member in group.members for partition in member.partitions}
     for part in admin.offsets(settings.offsets_group, settings.topic_create):
         evidence.committed[part.partition] = part.committed
         evidence.partitions += 1
