@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from filemill.adapters.postgres_reads import OutboxState
-from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState
+from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState, Recreated
 from filemill.stalls import Reason, StalledPartition
 
 # A sample that is older than so many of the monitor's intervals is not "now" any more.
@@ -50,6 +50,19 @@ def advise(
     found = [] if silence else [*_about_group(group, lags), *_about_stalled(stalled)]
     found += [*_about_roles(outbox, leases), *_about_unknown_ids(unknown_ids)]
     return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
+
+
+def losses(requests: int | None, recreated: Sequence[Recreated]) -> list[Advice]:
+    """What is gone from Kafka, and which topics are others than they were."""
+    found = []
+    if requests:
+        subject = "One request was" if requests == 1 else f"{requests:,} requests were"
+        text = "Retention removed the records, or their topic was deleted. Nobody will process them: submit them again."
+        found.append(Advice("bad", f"{subject} removed from Kafka before being processed", text))
+    for one in recreated:
+        text = f"Noticed at {one.noticed_at:%Y-%m-%d %H:%M:%S} UTC. It is read from its beginning."
+        found.append(Advice("warn", f"The topic {one.topic} was deleted and created again", text))
+    return found
 
 
 def shares(members: int, partitions: int) -> list[int]:

@@ -84,10 +84,17 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
 def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
     async def many(action: Action, request: Request) -> Response:
         which = await read_as(request, Which)
-        if bool(which.ids) == which.all:
+        if bool(which.ids) + which.all + which.lost != 1:
             raise Refused(422, "invalid", 'name files by "ids", or say "all": true with a status or a search', "ids")
+        if which.lost and action is not Action.RETRY:
+            raise Refused(422, "invalid", "lost: only for a retry", "lost")
 
         def work() -> Bulk:
+            if which.lost:
+                gone = services.operations.gone(limit=which.limit + 1)
+                done = services.operations.resubmit(gone[: which.limit], actor_of(request))
+                services.wake_relay()
+                return Bulk(done, [], more=len(gone) > which.limit)
             if not which.all:
                 outcome = services.apply(action, which.ids, actor_of(request))
                 return Bulk(outcome.done, outcome.refused, more=False)

@@ -23,10 +23,14 @@ Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
+    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request.
+
+    For a retry also `lost`: those that have not ended, and whose records are gone from Kafka.
+    """
 
     ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
     all: bool = False
+    lost: bool = False
     status: Status | None = None
     search: Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARACTERS)] = ""
     limit: Some = IDS_MAX

@@ -49,6 +49,28 @@ def apply_to_all(
     return work
 
 
+def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
+    """The work of submitting again all requests whose records are gone from Kafka."""
+
+    def work(job: Job) -> None:
+        place = _Place()
+
+        def batch() -> None:
+            ids = services.operations.gone(after=place.after, limit=BATCH_FILES)
+            if not ids:
+                place.end = True
+                return
+            done = services.operations.resubmit(ids, actor)
+            services.wake_relay()
+            place.after = ids[-1]
+            job.advance(len(done), len(ids) - len(done))
+
+        while not place.end:
+            job.insist(batch)
+
+    return work
+
+
 @dataclass
 class _Place:
     """How far a walk through all that match has come."""

@@ -69,6 +69,7 @@ def timeline(story: FileStory) -> list[Step]:
 
 _DONE = {
     "retry": "Retried: a new run",
+    "resubmit": "Submitted again, because its record was gone: a new run",
     "cancel": "Cancelled",
     "dlq.replay": "Replayed from the dead letters: a new run",
 }

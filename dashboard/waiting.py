@@ -10,6 +10,7 @@ from filemill.adapters.postgres_reads_group import Overview
 from filemill.adapters.postgres_reads_story import FileStory, Published, Waiting
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.files import Status
+from filemill.gone import Span, bounds
 from filemill.telemetry import Condition, Kind, WorkerEvent
 
 # A request is through the outbox within milliseconds; one that waits for this long waits for something.
@@ -34,15 +35,59 @@ def why_waiting(story: FileStory, overview: Overview | None, workers: Sequence[W
         return None
     if story.waiting is not None:
         return _in_outbox(story, story.waiting, overview)
-    retrying = _retrying(story, file)
-    if retrying is not None:
-        return retrying
+    first = _gone(story, file) if request_is_gone(story, overview, workers) else _retrying(story, file)
+    if first is not None:
+        return first
     if file.status is Status.PROCESSING:
         return _in_progress(file, {worker.id: worker for worker in workers})
-    place = next((one for one in reversed(story.publications) if one.run == file.run), None)
+    place = _place(story)
     if place is None:
         return Reason("none", "Where it is on Kafka is not known", "Somebody else published it, or it is about to be.")
     return _in_backlog(place, overview, {worker.id: worker for worker in workers})
+
+
+def request_is_gone(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
+    """Whether the record of a file that has not ended is gone from Kafka, by the monitor's last sample."""
+    file, place = story.file, _place(story)
+    if file is None or file.status.terminal or story.waiting is not None or place is None:
+        return False
+    if overview is None or overview.lags is None or overview.group is None:
+        return False
+    known = {worker.id: worker for worker in workers}
+    if file.status is Status.PROCESSING and _may_hold(known.get(file.worker_id or "")):
+        return False
+    if place.generation != overview.lags.generation:
+        return True
+    shares = overview.group.protocol == "share"
+    holders = [one for one in overview.group.members if _may_hold(known.get(one.client_id), stranger=True)]
+    spans = [
+        Span(part.partition, part.begin_offset or 0, part.end_offset or 0, part.committed_offset)
+        for part in overview.lags.partitions
+    ]
+    owned = {partition for one in holders for partition in one.partitions}
+    found = bounds(overview.lags.generation, spans, owned, shares=shares, results_applied=False)
+    return place.offset < found.removed.get(place.partition, 0)
+
+
+def _may_hold(worker: WorkerView | None, *, stranger: bool = False) -> bool:
+    """Whether a worker may have a record that it has not finished. `stranger`: whether one that we do not know may."""
+    if worker is None or worker.vitals is None:
+        return stranger
+    if worker.condition in (Condition.DEAD, Condition.STOPPED):
+        return False
+    return worker.vitals.in_flight > 0 or worker.vitals.quiet or worker.vitals.breaker is not None
+
+
+def _place(story: FileStory) -> Published | None:
+    run = story.file.run if story.file is not None else None
+    return next((one for one in reversed(story.publications) if one.run == run), None)
+
+
+def _gone(story: FileStory, file: FileRow) -> Reason:
+    place = _place(story)
+    where = f"It was at partition {place.partition}, offset {place.offset}. " if place is not None else ""
+    text = f"{where}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
+    return Reason("bad", "Its record is gone from Kafka: nobody will process it", text)
 
 
 def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) -> Reason:

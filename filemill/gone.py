@@ -24,6 +24,7 @@ class Bounds(msgspec.Struct, frozen=True):
     generation: int
     removed: dict[int, int]
     passed: dict[int, int]
+    ends: dict[int, int]
 
 
 def bounds(
@@ -31,8 +32,8 @@ def bounds(
 ) -> Bounds:
     """The bounds of what is gone now.
 
-    `owned` are the partitions that a worker has. It may have read a record before that was removed: it finishes it, or
-    commits an offset beyond it. Under a share group (`shares`) nobody commits offsets.
+    `owned` are the partitions of workers that have something in progress. They may have read a record before it was
+    removed: then they finish it. Under a share group (`shares`) nobody commits offsets.
     """
     removed, passed = {}, {}
     for part in parts:
@@ -41,7 +42,7 @@ def bounds(
         removed[part.partition] = min(begin, committed) if held else begin
         if results_applied and not shares and committed <= part.end:
             passed[part.partition] = committed
-    return Bounds(generation, removed, passed)
+    return Bounds(generation, removed, passed, {part.partition: part.end for part in parts})
 
 
 def results_applied(ends: Mapping[int, int], positions: Mapping[int, int]) -> bool:

@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable
 
 import psycopg
+import sqlalchemy as sa
 import structlog
 
-from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill import wiring
+from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres import libpq_parameters
 from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
+from filemill.adapters.postgres_topics import register
 from filemill.adapters.s3_admin import create_bucket
 from filemill.migrate import migrate_schema
 from filemill.retry import Unavailable
@@ -28,6 +31,11 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     if settings.database_superuser_user:
         _patiently(lambda: _arrange_roles(settings), deadline)
     _patiently(lambda: migrate_schema(settings), deadline)
+    engine = wiring.create_engine(settings, "setup")
+    try:
+        _patiently(lambda: _note_topics(settings, engine), deadline)
+    finally:
+        engine.dispose()
 
 
 def _arrange_roles(settings: Settings) -> None:
@@ -56,6 +64,13 @@ def _date_by_broker(settings: Settings) -> None:
             log.info("Records are dated by the broker from now on", topics=topics)
     except Unavailable as error:
         log.warning("Records keep their producers' timestamps: the topics cannot be altered", error=str(error))
+
+
+def _note_topics(settings: Settings, engine: sa.Engine) -> None:
+    """Remember which topics these are: one that has such a name later may be another."""
+    topics = KafkaAdmin(settings).identities(all_topics(settings))
+    with engine.begin() as connection:
+        register(connection, topics)
 
 
 def _patiently(step: Callable[[], object], deadline: float) -> None:

@@ -14,7 +14,7 @@ from dashboard.components.trouble import Notice, show_line, show_notices
 from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
 from dashboard.story import machine, timeline
-from dashboard.waiting import why_waiting
+from dashboard.waiting import request_is_gone, why_waiting
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.adapters.postgres_reads_story import FileStory
@@ -44,14 +44,15 @@ def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
         show_notices("none", [Notice("warn", f"There is no file #{file_id}", when)])
         return
     drawn = machine(story)
+    overview = snapshot.value.overview if snapshot.value else None
+    workers = _workers_of(data, story, overview)
     with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
         file_head(story.file, old=old)
-        file_actions(data, story.file)
+        file_actions(data, story.file, gone=request_is_gone(story, overview, workers))
     show_line("file-outcome", outcome(file_id))
     if drawn is not None:
         draw_machine("machine", drawn, old=old)
-    overview = snapshot.value.overview if snapshot.value else None
-    reason = why_waiting(story, overview, _workers_of(data, story, overview))
+    reason = why_waiting(story, overview, workers)
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import data as data_module
-from dashboard.advice import advise, behind, trend
+from dashboard.advice import advise, behind, losses, trend
 from dashboard.components import shell
 from dashboard.components.add_partitions import add_partitions
 from dashboard.components.assignment import assignment
@@ -16,6 +16,7 @@ from dashboard.components.notebook_link import notebook_link
 from dashboard.components.offset_dialog import offset_dialog, reset_button
 from dashboard.components.outbox_chart import outbox_chart
 from dashboard.components.rebalance_chart import rebalance_chart
+from dashboard.components.resubmit import resubmit_button
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.components.view_url import choice
 from dashboard.data import Data, Snapshot
@@ -43,6 +44,8 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
     overview = snapshot.overview if snapshot else None
     flow_strip(snapshot, old=old)
     show_notices("advice", _advice(data, overview) if overview and not old else [])
+    if overview and overview.lost_requests and not old:
+        resubmit_button(data, overview.lost_requests)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview)
@@ -122,6 +125,7 @@ def _advice(data: Data, overview: Overview) -> list[Notice]:
         unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
+    found = losses(overview.lost_requests, overview.recreated_topics) + found
     return [Notice(advice.tone, advice.what, advice.text) for advice in found]
 
 

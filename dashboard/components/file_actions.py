@@ -19,11 +19,11 @@ def outcome(file_id: int) -> Notice | None:
     return known[1] if known is not None and known[0] == file_id else None
 
 
-def file_actions(data: Data, file: FileRow) -> None:
-    """Draw them."""
+def file_actions(data: Data, file: FileRow, *, gone: bool = False) -> None:
+    """Draw them. `gone`: its record is gone from Kafka, so that it can be retried though it has not ended."""
     with st.container(key="acts", horizontal=True, width="content", gap="small"):
         for action, label in ((Action.RETRY, "Retry"), (Action.CANCEL, "Cancel")):
-            why_not = _why_not(action, file.status)
+            why_not = "" if gone and action is Action.RETRY else _why_not(action, file.status)
             st.button(
                 label,
                 key=f"act-{action}",

@@ -49,7 +49,7 @@ def _said(action: str, detail: dict[str, Any]) -> str:
             said = f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions"
         case "quiet" | "resume":
             said = f"{action} {detail.get('worker') or 'all workers'}"
-        case "retry" | "cancel" | "delete" | "dlq.replay":
+        case "retry" | "resubmit" | "cancel" | "delete" | "dlq.replay":
             files = detail.get("files")
             asked = f"{detail.get('asked', '?')} files asked for"
             count = f"{len(files):,} files" if isinstance(files, list) else asked

@@ -231,6 +231,13 @@ class KafkaAdmin:
             for number in range(count)
         ]
 
+    def high_watermarks(self, topic: str) -> dict[int, int]:
+        """The offset after the last record of each partition, those of open transactions included."""
+        parts = [TopicPartition(topic, number) for number in range(self.topic_partitions().get(topic, 0))]
+        if not parts:
+            return {}
+        return self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+
     def offsets_at(self, topic: str, milliseconds: int) -> dict[int, int]:
         """Of each partition the first offset whose record is not older than a moment (since 1970), or its end."""
         parts = [TopicPartition(topic, number) for number in range(self.topic_partitions().get(topic, 0))]

@@ -24,12 +24,14 @@ LATE_SECONDS = 30
 _GONE = """
     SELECT files.id FROM files
     JOIN publications AS place ON place.file_id = files.id AND place.run = files.run
-    LEFT JOIN unnest(CAST(:partitions AS int[]), CAST(:removed AS bigint[]), CAST(:passed AS bigint[]))
-        AS bound (partition, removed, passed) ON bound.partition = place.partition
+    LEFT JOIN unnest(
+        CAST(:partitions AS int[]), CAST(:removed AS bigint[]), CAST(:passed AS bigint[]), CAST(:ends AS bigint[])
+    ) AS bound (partition, removed, passed, ending) ON bound.partition = place.partition
     WHERE files.status IN ('pending', 'processing') AND files.id > :after
         AND (
             place.generation <> :generation OR place."offset" < bound.removed
             OR place."offset" < bound.passed AND files.updated_at < now() - make_interval(secs => :late)
+            OR place."offset" >= bound.ending AND place.published_at < now() - make_interval(secs => :late)
         )
         AND (CAST(:ids AS bigint[]) IS NULL OR files.id = ANY(CAST(:ids AS bigint[])))
         AND NOT EXISTS (SELECT FROM outbox WHERE outbox.file_id = files.id)
@@ -58,8 +60,28 @@ _RESUBMIT = sa.text(
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM again ORDER BY id
     )
     SELECT id, run FROM again ORDER BY id
-"""
+"""  # noqa: S608 - text of this module
 )
+
+# A worker that is quiet, or waits for a server, may hold what it has read and not begun.
+_ALIVE = sa.text("""
+    SELECT worker_id, CAST(vitals ->> 'inFlight' AS int) > 0 AS busy,
+        coalesce(CAST(vitals ->> 'quiet' AS boolean), false) OR vitals ->> 'breaker' IS NOT NULL AS waits,
+        now() - make_interval(secs => coalesce(CAST(vitals ->> 'oldestSeconds' AS float), 0) + :late) AS since
+    FROM workers
+    WHERE kind <> 'stopped' AND vitals IS NOT NULL AND heard_at > now() - make_interval(secs => :dead)
+""")
+
+
+def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[str]]:
+    """Workers with something in progress, and since when at most; and those that have nothing and wait for nothing."""
+    busy, idle = {}, set()
+    for row in connection.execute(_ALIVE, {"late": LATE_SECONDS, "dead": DEAD_AFTER_SECONDS}):
+        if row.busy:
+            busy[row.worker_id] = row.since
+        elif not row.waits:
+            idle.add(row.worker_id)
+    return busy, idle
 
 
 def find_bounds(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> Bounds:
@@ -78,6 +100,7 @@ def bounds_of(
     group: GroupDescription | None,
 ) -> Bounds:
     """The same, of offsets and members that were just asked. In this order: what is committed has its result by now."""
+    watermarks = admin.high_watermarks(settings.topic_create)
     topics = admin.identities([settings.topic_create, settings.topic_created])
     if settings.topic_create not in topics:
         raise Unavailable(f"Kafka has no topic {settings.topic_create}: run `filemill topics create`")
@@ -89,10 +112,12 @@ def bounds_of(
             SyncPosition.generation == generations.get(settings.topic_created, 0),
         )
         positions = {row.partition: row.next_offset for row in connection.execute(read)}
-    owned = {partition for member in group.members for partition in member.partitions} if group is not None else set()
+        _, idle = busy_workers(connection)
+    members = [] if group is None else [member for member in group.members if member.client_id not in idle]
+    owned = {partition for member in members for partition in member.partitions}
     return bounds(
         generations[settings.topic_create],
-        [Span(part.partition, part.begin or 0, part.end or 0, part.committed) for part in parts],
+        [Span(part.partition, part.begin or 0, watermarks.get(part.partition, 0), part.committed) for part in parts],
         owned,
         shares=group is None,
         results_applied=results_applied(ends, positions),
@@ -132,6 +157,7 @@ def _parameters(known: Bounds, ids: Sequence[int] | None, after: int) -> dict[st
         "partitions": partitions,
         "removed": [known.removed[partition] for partition in partitions],
         "passed": [known.passed.get(partition, 0) for partition in partitions],
+        "ends": [known.ends[partition] for partition in partitions],
         "generation": known.generation,
         "ids": None if ids is None else list(ids),
         "after": after,

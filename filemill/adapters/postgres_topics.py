@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 import structlog
 
+from filemill.adapters.tables import TopicGeneration
 from filemill.ports import TopicIdentity
 
 log = structlog.get_logger("topics")
@@ -37,3 +38,14 @@ def _generation(connection: sa.Connection, topic: str, identity: TopicIdentity) 
     if number > 1:
         log.warning("The topic is another one than before: it begins again", generation=number, **asked)
     return number
+
+
+def generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
+    """The same without writing: 1 for a name of which no topic is known yet, 0 for a topic that nobody has seen."""
+    rows = connection.execute(sa.select(TopicGeneration.__table__).where(TopicGeneration.topic.in_(topics))).all()
+    known = {(row.topic, row.topic_id, row.cluster_id): row.generation for row in rows}
+    names = {row.topic for row in rows}
+    return {
+        topic: known.get((topic, one.topic_id, one.cluster_id), 0 if topic in names else 1)
+        for topic, one in topics.items()
+    }

@@ -55,10 +55,35 @@ def operations(settings: Settings) -> Operations:
     return Operations(settings, wiring.create_engine(settings, "operations"), wiring.s3_client(settings))
 
 
-def retry(ids: Ids = None, every: All = None, *, as_json: AsJson = False) -> None:
-    """Process failed or cancelled files again, each in a new run."""
+def retry(
+    ids: Ids = None,
+    every: All = None,
+    *,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="All unfinished files whose records are gone from Kafka.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Process failed or cancelled files again, each in a new run; also those whose requests are gone from Kafka."""
     settings = load()
+    if lost:
+        _retry_lost(operations(settings), named=bool(ids or every), as_json=as_json)
+        return
     _apply(settings, ids, every, operations(settings).retry, "retried", as_json=as_json)
+
+
+def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
+    if named:
+        fail("name files by their ids or by --all, or all that are lost by --lost", 2)
+    done: list[int] = []
+    after = 0
+    while ids := operations.gone(after=after, limit=BATCH):
+        done += operations.resubmit(ids, actor())
+        after = ids[-1]
+    if as_json:
+        print_json({"retried": done, "refused": []})
+    else:
+        say(f"{len(done)} retried")
 
 
 def cancel(ids: Ids = None, every: All = None, *, as_json: AsJson = False) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres_operations import offset_resets, unfinished_runs
 from filemill.adapters.postgres_reads_group import group_state, lags
 from filemill.adapters.postgres_reads_stalls import stalled_partitions
-from filemill.adapters.tables import OutboxRow, Publication, PublishCounter, Tombstone
+from filemill.adapters.postgres_topics import generations
+from filemill.adapters.tables import AbandonedNumber, OutboxRow, Publication, PublishCounter, Tombstone
 from filemill.ports import ObjectStore
 from filemill.rotation import out_of_turn
 from filemill.settings import Settings
@@ -29,10 +30,12 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
     began = time.monotonic()
     report = Report()
     with contextlib.closing(Evidence()) as evidence:
+        _tell_topics_apart(settings, engine, admin, evidence, report)
         gather(settings, admin, evidence)
         for topic in sorted(evidence.truncated):
-            report.note(f"{topic} has lost its beginning to retention: checks that need it were left out")
-        suspects = await check_rows(engine, store, settings, evidence, report)
+            if evidence.generations[topic] == 1:
+                report.note(f"{topic} has lost its beginning to retention: checks that need it were left out")
+        suspects = await check_rows(engine, store, settings, admin, evidence, report)
         if suspects:
             catch_up(settings, admin, evidence)  # on a pipeline that works, most ended after the topics were read
             check_ends(suspects, settings, evidence, report)
@@ -52,6 +55,21 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
     return report
 
 
+def _tell_topics_apart(
+    settings: Settings, engine: sa.Engine, admin: KafkaAdmin, evidence: Evidence, report: Report
+) -> None:
+    """Which of the topics that had a name is read. One that was recreated has not what was on the one before."""
+    names = all_topics(settings)
+    with engine.connect() as connection:
+        found = generations(connection, admin.identities(names))
+    evidence.generations = {topic: found.get(topic, 0) for topic in names}
+    for topic, generation in sorted(evidence.generations.items()):
+        if generation != 1:
+            evidence.truncated.add(topic)
+            what = "was deleted and created again" if topic in found else "does not exist"
+            report.note(f"{topic} {what}: checks of what was on it before were left out")
+
+
 def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidence, report: Report) -> None:
     with engine.connect() as connection:  # after the topics were read: what is on them has been counted
         next_number = connection.execute(sa.select(PublishCounter.next_number)).scalar_one()
@@ -60,10 +78,10 @@ def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidenc
     for number in evidence.on_two_partitions():
         report.found("publish-number-twice", number)
     report.repeats = evidence.repeats()
-    for number in out_of_turn(evidence.published(), evidence.partitions):
+    astray = _numbered_for_another_topic(engine, settings, evidence)
+    in_turn = (slot for slot in evidence.published() if slot.number not in astray)
+    for number in out_of_turn(in_turn, evidence.partitions):
         report.found("publish-out-of-turn", number)
-    if settings.topic_create in evidence.truncated:
-        return
     absent = set(_gaps(slot.number for slot in evidence.published()))
     for number in sorted(absent - _not_to_be_seen_yet(engine, settings, evidence, absent)):
         report.found("publish-number-missing", number)
@@ -77,18 +95,42 @@ def _gaps(numbers: Iterable[int]) -> Iterator[int]:
         expected = number + 1
 
 
+def _numbered_for_another_topic(engine: sa.Engine, settings: Settings, evidence: Evidence) -> set[int]:
+    """Numbers on the topic that a relay gave before it knew of this one: they follow the turn of another."""
+    generation, least = evidence.generations[settings.topic_create], evidence.least_number()
+    if generation == 1 or least is None:
+        return set()
+    elsewhere = sa.select(Publication.publish_number).where(
+        Publication.publish_number >= least, Publication.generation != generation
+    )
+    given_up = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number >= least)
+    with engine.connect() as connection:
+        return {*connection.execute(elsewhere).scalars(), *connection.execute(given_up).scalars()}
+
+
 def _not_to_be_seen_yet(engine: sa.Engine, settings: Settings, evidence: Evidence, numbers: set[int]) -> set[int]:
-    """Those of the numbers that are in the outbox, or came to the topic after it was read."""
+    """Those of the numbers that need not be on the topic.
+
+    They are in the outbox, came after the topic was read, were removed by retention, were on a topic of this name that
+    is gone, or were given up with one.
+    """
     if not numbers:
         return set()
+    topic, generation = settings.topic_create, evidence.generations[settings.topic_create]
     # The outbox first: a row leaves it for the publications, never the other way.
     waiting = sa.select(OutboxRow.publish_number).where(OutboxRow.publish_number.is_not(None))
     absent = sa.bindparam("absent", sorted(numbers), type_=sa.ARRAY(sa.BigInteger))
-    places = sa.select(Publication.publish_number, Publication.partition, Publication.offset)
+    places = sa.select(
+        Publication.publish_number, Publication.partition, Publication.offset, Publication.generation
+    ).where(Publication.publish_number == sa.func.any(absent))
+    given_up = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number == sa.func.any(absent))
     with engine.connect() as connection:
         unseen = {number for number in connection.execute(waiting).scalars() if number is not None}
-        for row in connection.execute(places.where(Publication.publish_number == sa.func.any(absent))):
-            if row.offset >= evidence.read_to.get((settings.topic_create, row.partition), 0):
+        unseen.update(connection.execute(given_up).scalars())
+        for row in connection.execute(places):
+            begin = evidence.begins.get((topic, row.partition), 0)
+            end = evidence.read_to.get((topic, row.partition), 0)
+            if row.generation != generation or not begin <= row.offset < end:
                 unseen.add(row.publish_number)
     return unseen
 

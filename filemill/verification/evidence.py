@@ -119,12 +119,14 @@ class Evidence:
         self.partitions = 0
         # Topics whose beginning is gone by retention: what they do not say proves nothing.
         self.truncated: set[str] = set()
-        # Partitions of the requests that a worker owned when their committed offsets were asked.
-        self.owned: set[int] = set()
+        # Who owned the partitions of the requests when their committed offsets were asked.
+        self.owners: dict[int, str] = {}
         # Of each topic, the number under which what was read is stored: see adapters/postgres_topics.py.
         self.generations: dict[str, int] = {}
         # How far each topic was read, by topic and partition: what lies beyond is not known.
         self.read_to: dict[tuple[str, int], int] = {}
+        # Where each partition began when it was first read.
+        self.begins: dict[tuple[str, int], int] = {}
         self._database = sqlite3.connect("")
         self._database.execute("PRAGMA journal_mode = OFF")
         for table, record in TABLES.items():
@@ -157,12 +159,12 @@ class Evidence:
     def has_request(self, number: int, file_id: int) -> bool:
         """Whether a record with this publish number asks for this file."""
         found = self._rows("SELECT count(*) FROM requests WHERE number = ? AND file_id = ?", (number, file_id))
-        return next(found)[0] > 0
+        return bool(next(found)[0])
 
     def least_number(self) -> int | None:
         """The least publish number on `file.create`."""
         ((least,),) = self._rows("SELECT min(number) FROM requests")
-        return least
+        return None if least is None else int(least)
 
     def told(self, first_id: int, last_id: int) -> Told:
         """What the topics say of the files from one id to another."""
@@ -219,7 +221,7 @@ def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
     # Owners before them: who had read a record before it was removed commits it, or has lost its partition.
     if settings.offsets_group is not None:
         group = admin.describe_group(settings.offsets_group, settings.topic_create)
-        evidence.owned = {partition for member in group.members for partition in member.partitions}
+        evidence.owners = {partition: one.client_id for one in group.members for partition in one.partitions}
     for part in admin.offsets(settings.offsets_group, settings.topic_create):
         evidence.committed[part.partition] = part.committed
         evidence.partitions += 1
@@ -277,6 +279,8 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Eviden
     spans = admin.offsets(None, topic)
     if any(part.begin for part in spans):
         evidence.truncated.add(topic)
+    for part in spans:
+        evidence.begins.setdefault((topic, part.partition), part.begin or 0)
     since = dict(evidence.read_to)
     evidence.read_to.update({(topic, part.partition): part.end for part in spans if part.end is not None})
     return _counted(read_topic(settings, topic, spans, "verify", since), evidence)

@@ -3,9 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.adapters.postgres_gone import busy_workers
+from filemill.adapters.postgres_operations import unfinished_runs
 from filemill.adapters.tables import File, OutboxRow, Publication, SyncPosition
 from filemill.content import render, sha256_hex
 from filemill.files import Status, object_key
@@ -18,21 +22,31 @@ PAGE_ROWS = 1000
 DOWNLOADS = 16
 
 Row = sa.Row[tuple[object, ...]]
-# Where unfinished requests are, by file and run: partition and offset; None for in the outbox; absent for nowhere.
-Places = Mapping[tuple[int, int], tuple[int, int] | None]
+
+
+class Place(NamedTuple):
+    """Where a request was published, on which of the topics that had the name."""
+
+    number: int
+    partition: int
+    offset: int
+    generation: int
+
+
+# Where unfinished requests are, by file and run; None for in the outbox; absent for nowhere.
+Places = Mapping[tuple[int, int], Place | None]
 
 
 async def check_rows(
-    engine: sa.Engine, store: ObjectStore, settings: Settings, evidence: Evidence, report: Report
+    engine: sa.Engine, store: ObjectStore, settings: Settings, admin: KafkaAdmin, evidence: Evidence, report: Report
 ) -> list[Row]:
     """Go through the table once, a page at a time. Raises retry.Unavailable.
 
     Returns the rows that ended in a way which the evidence does not show: `check_ends` them with fresher evidence.
     """
     suspects = []
+    unfinished = _Unfinished(engine, settings, evidence)
     free = asyncio.Semaphore(DOWNLOADS)
-    # Before the rows: an event that was read by now must show on a row that is read later.
-    read_by_sync = _sync_positions(engine, settings.topic_created)
     try:
         async with contextlib.aclosing(_pages(engine)) as pages, asyncio.TaskGroup() as tasks:
             async for rows, places in pages:
@@ -40,7 +54,7 @@ async def check_rows(
                 for row in rows:
                     _count(row, report)
                     if not Status(row.status).terminal:
-                        _check_unfinished(row, places, read_by_sync, told, settings, evidence, report)
+                        unfinished.check(row, places, told)
                     elif not (_supported(row, told, settings, evidence) and _buried(row, told, settings, evidence)):
                         suspects.append(row)
                     if row.status == Status.COMPLETED:
@@ -49,6 +63,7 @@ async def check_rows(
                         download.add_done_callback(lambda _: free.release())
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None  # the others say no more: the server is away
+    unfinished.report(admin, report)
     return suspects
 
 
@@ -84,17 +99,27 @@ def _places(connection: sa.Connection, ids: list[int]) -> Places:
     if not ids:
         return {}
     waiting = connection.execute(sa.select(OutboxRow.file_id, OutboxRow.run).where(OutboxRow.file_id.in_(ids)))
-    places: dict[tuple[int, int], tuple[int, int] | None] = {(row.file_id, row.run): None for row in waiting}
-    published = sa.select(Publication.file_id, Publication.run, Publication.partition, Publication.offset)
+    places: dict[tuple[int, int], Place | None] = {(row.file_id, row.run): None for row in waiting}
+    published = sa.select(
+        Publication.file_id,
+        Publication.run,
+        Publication.publish_number,
+        Publication.partition,
+        Publication.offset,
+        Publication.generation,
+    )
     for row in connection.execute(published.where(Publication.file_id.in_(ids))):
-        places.setdefault((row.file_id, row.run), (row.partition, row.offset))
+        place = Place(row.publish_number, row.partition, row.offset, row.generation)
+        places.setdefault((row.file_id, row.run), place)
     return places
 
 
-def _sync_positions(engine: sa.Engine, topic: str) -> dict[int, int]:
+def _sync_positions(engine: sa.Engine, topic: str, generation: int) -> dict[int, int]:
     """How far the sync has read a topic, by partition."""
     with engine.connect() as connection:
-        found = sa.select(SyncPosition.partition, SyncPosition.next_offset).where(SyncPosition.topic == topic)
+        found = sa.select(SyncPosition.partition, SyncPosition.next_offset).where(
+            SyncPosition.topic == topic, SyncPosition.generation == generation
+        )
         return {row.partition: row.next_offset for row in connection.execute(found)}
 
 
@@ -118,28 +143,71 @@ def _buried(row: Row, told: Told, settings: Settings, evidence: Evidence) -> boo
     return row.id in told.dead_letters
 
 
-def _check_unfinished(
-    row: Row,
-    places: Places,
-    read_by_sync: Mapping[int, int],
-    told: Told,
-    settings: Settings,
-    evidence: Evidence,
-    report: Report,
-) -> None:
-    """An unfinished row is well while something will still end it: outbox, backlog, or an event not yet read."""
-    if (row.id, row.run) not in places:
-        report.found("lost", f"{row.id} (neither in the outbox nor published)")
-        return
-    place = places[row.id, row.run]
-    results = told.results(row.id, row.run)
-    if results:
-        if results[0].offset < read_by_sync.get(results[0].partition, 0):
-            report.found("status-not-applied", f"{row.id} ({row.status})")
-    elif place is not None and settings.topic_created not in evidence.truncated:
-        partition, offset = place
-        if offset < (evidence.committed.get(partition) or 0):
-            report.found("lost", f"{row.id} (partition {partition}, offset {offset}: committed, and without a result)")
+class _Unfinished:
+    """An unfinished row is well while something will still end it: outbox, backlog, a worker, an event not yet read."""
+
+    def __init__(self, engine: sa.Engine, settings: Settings, evidence: Evidence) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._evidence = evidence
+        self._generation = evidence.generations[settings.topic_create]
+        # Before the rows: an event that was read by now must show on a row that is read later.
+        generation = evidence.generations[settings.topic_created]
+        self._read_by_sync = _sync_positions(engine, settings.topic_created, generation)
+        with engine.connect() as connection:
+            self._busy, idle = busy_workers(connection)
+        # An owner may have read a record before it was removed; one that has nothing in progress has not.
+        self._held_partitions = {partition for partition, owner in evidence.owners.items() if owner not in idle}
+        self._found: list[tuple[Row, str, str]] = []  # check and example
+        self._beyond: list[tuple[Row, Place]] = []
+
+    def check(self, row: Row, places: Places, told: Told) -> None:
+        """Judge a row by what is known; what may have changed since is judged in `report`."""
+        if (row.id, row.run) not in places:
+            self._found.append((row, "lost", f"{row.id} (neither in the outbox nor published)"))
+            return
+        place = places[row.id, row.run]
+        results = told.results(row.id, row.run)
+        if results:
+            if results[0].offset < self._read_by_sync.get(results[0].partition, 0):
+                self._found.append((row, "status-not-applied", f"{row.id} ({row.status})"))
+        elif place is not None and not self._held(row):
+            self._check_record(row, place)
+
+    def _check_record(self, row: Row, place: Place) -> None:
+        _, partition, offset, generation = place
+        where, topic = f"partition {partition}, offset {offset}", self._settings.topic_create
+        committed = offset < (self._evidence.committed.get(partition) or 0)
+        if generation != self._generation:
+            if not self._evidence.has_request(place.number, row.id):
+                self._found.append((row, "request-gone", f"{row.id} ({where} of a topic that was deleted)"))
+        elif offset >= self._evidence.read_to.get((topic, partition), 0):
+            self._beyond.append((row, place))
+        elif not self._evidence.has_request(place.number, row.id):
+            if committed or partition not in self._held_partitions:
+                self._found.append((row, "request-gone", f"{row.id} ({where}: removed before it was processed)"))
+        elif committed:
+            self._found.append((row, "lost", f"{row.id} ({where}: committed, and without a result)"))
+
+    def _held(self, row: Row) -> bool:
+        """Whether a worker that lives may have the record in progress."""
+        since = self._busy.get(row.worker_id)
+        return row.status == Status.PROCESSING and since is not None and row.updated_at >= since
+
+    def report(self, admin: KafkaAdmin, report: Report) -> None:
+        """Say what is still so. What lies beyond the end that was read came since, or never was on this topic."""
+        if self._beyond:
+            ends = admin.high_watermarks(self._settings.topic_create)
+            for row, place in self._beyond:
+                if place.offset >= ends.get(place.partition, 0):
+                    where = f"partition {place.partition}, offset {place.offset}: the partition ends before it"
+                    self._found.append((row, "request-gone", f"{row.id} ({where})"))
+        ids = [(row.id, row.run) for row, _, _ in self._found]
+        with self._engine.connect() as connection:
+            unfinished = set(unfinished_runs(connection, ids)) if ids else set()
+        for row, check, example in self._found:
+            if row.id in unfinished or check == "status-not-applied":
+                report.found(check, example)
 
 
 def _supported(row: Row, told: Told, settings: Settings, evidence: Evidence) -> bool:

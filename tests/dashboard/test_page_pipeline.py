@@ -14,13 +14,25 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.tables import File, GroupSample, LagSample, LeaseRow, Operation, OutboxRow, OutboxSample
+from filemill.adapters.postgres_topics import register
+from filemill.adapters.tables import (
+    File,
+    GroupSample,
+    LagSample,
+    LeaseRow,
+    Operation,
+    OutboxRow,
+    OutboxSample,
+    Publication,
+    RequestLoss,
+)
 from filemill.files import new_file
 from filemill.ports import HeardEvent
 from filemill.settings import Settings
 from filemill.telemetry import Kind, WorkerEvent
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
+from tests.integration.processes import wait_until
 
 
 def sample(
@@ -115,6 +127,35 @@ def test_owners_idle_members_and_orphans(settings: Settings, engine: sa.Engine, 
     assert facts(page, "group")["Protocol"] == "consumer"
     assert facts(page, "group")["Members"] == "4"
     assert facts(page, "roles")["Outbox relay"] == "relay-1"
+
+
+def test_requests_that_are_gone_are_told_and_submitted_again(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    sample(engine, settings, [0, 0, 0], [[0, 1, 2]])
+    with engine.begin() as connection:
+        (file_id,) = submit_many(connection, [new_file("gone")])
+        connection.execute(sa.delete(OutboxRow))
+        place = {"file_id": file_id, "run": 1, "partition": 0, "offset": 3}
+        connection.execute(sa.insert(Publication).values(publish_number=1, **place))
+        loss = {"group_id": settings.kafka_group, "requests": 1, "counted_at": datetime.now(UTC)}
+        connection.execute(sa.insert(RequestLoss).values(**loss))
+    topics.recreate_topic(settings, settings.topic_create)
+    with engine.begin() as connection:
+        register(connection, KafkaAdmin(settings).identities([settings.topic_create]))
+    page = open_page(settings, "pipeline")
+    told = [notice["what"] for notice in page.notices("advice")]
+    assert "One request was removed from Kafka before being processed" in told
+    assert f"The topic {settings.topic_create} was deleted and created again" in told
+    page.app.button(key="resubmit-gone").click()
+    page.run()
+
+    def again() -> bool:
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(OutboxRow.file_id, OutboxRow.run)).all()
+        return [tuple(row) for row in found] == [(file_id, 2)]
+
+    wait_until(again, 20.0, "the request is in the outbox again, as run 2")
 
 
 def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:

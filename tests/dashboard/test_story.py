@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from dashboard.story import machine, timeline
-from dashboard.waiting import why_waiting
+from dashboard.waiting import request_is_gone, why_waiting
 from filemill.adapters.postgres_reads import Counts, FileRow, OutboxState
 from filemill.adapters.postgres_reads_group import (
     Flow,
@@ -107,6 +108,46 @@ def test_why_a_pending_file_waits(
     reason = why_waiting(story(Status.PENDING, **parts), view, workers)
     assert reason is not None
     assert (reason.tone, what in reason.what) == (tone, True), reason
+
+
+def with_lags(view: Overview, *, begin: int, committed: int | None, generation: int = 1) -> Overview:
+    lag = PartitionLag(2, begin, max(100, begin), committed, 0)
+    return msgspec.structs.replace(view, lags=Lags(NOW, 0.0, [lag], generation))
+
+
+@pytest.mark.parametrize(
+    ("view", "workers", "gone"),
+    [
+        (with_lags(overview({}), begin=60, committed=40), [], True),
+        (with_lags(overview({}), begin=50, committed=40), [], False),
+        (with_lags(overview({}), begin=60, committed=None), [], True),
+        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.BUSY, in_flight=3)], False),
+        (with_lags(overview({"w": [2]}), begin=60, committed=55), [worker("w", Condition.BUSY, in_flight=3)], True),
+        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.IDLE, quiet=True)], False),
+        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.IDLE)], True),
+        (with_lags(overview({"kafkajs": [2]}), begin=60, committed=40), [], False),
+        (with_lags(overview({}), begin=0, committed=0, generation=2), [], True),
+        (overview({"w": [2]}), [], False),
+        (None, [], False),
+    ],
+)
+def test_a_file_whose_record_is_gone_does_not_wait_its_turn(
+    view: Overview | None, workers: list[WorkerView], gone: bool
+) -> None:
+    told = story(Status.PENDING, publications=ON_KAFKA)
+    assert request_is_gone(told, view, workers) is gone
+    reason = why_waiting(told, view, workers)
+    assert reason is not None
+    assert ("gone from Kafka" in reason.what) is gone
+    assert not request_is_gone(story(Status.CANCELLED, publications=ON_KAFKA), view, workers)
+    assert not request_is_gone(story(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, [])
+
+
+def test_a_worker_that_has_it_in_progress_finishes_it_though_the_record_is_gone() -> None:
+    told = story(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
+    view = with_lags(overview({}), begin=0, committed=0, generation=2)
+    assert not request_is_gone(told, view, [worker("w", Condition.BUSY, in_flight=1)])
+    assert request_is_gone(told, view, [worker("w", Condition.DEAD, in_flight=1)])
 
 
 def test_the_records_before_it_are_counted() -> None:

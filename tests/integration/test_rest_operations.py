@@ -60,6 +60,34 @@ def test_nobody_writes_his_own_name_into_the_audit(rest: Rest, engine: sa.Engine
     assert last.isprintable()
 
 
+def test_requests_that_are_gone_from_kafka_are_retried_one_and_all(
+    rest: Rest, engine: sa.Engine, settings: Settings
+) -> None:
+    ids = [rest.create(f"gone {number}") for number in range(4)]
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM outbox"))
+        connection.execute(
+            sa.text("""
+                INSERT INTO publications (publish_number, file_id, run, partition, "offset")
+                SELECT id, id, 1, 1, row_number() OVER (ORDER BY id) - 1 FROM files
+            """)
+        )
+    topics.publish(settings, settings.topic_create, [b"{}"] * 4, partition=1)
+    assert rest.client.post(f"/api/files/{ids[0]}/retry").status_code == 409, "it waits"
+    topics.delete_before(settings, settings.topic_create, 1, 3)
+    woken = rest.relay.woken
+    answer = rest.client.post(f"/api/files/{ids[0]}/retry")
+    assert (answer.status_code, answer.json()["status"], answer.json()["run"]) == (200, "pending", 2)
+    some = rest.client.post("/api/files/retry", json={"lost": True, "limit": 1})
+    assert some.json() == {"done": [ids[1]], "refused": [], "more": True}
+    rest_of_them = rest.client.post("/api/files/retry", json={"lost": True})
+    assert rest_of_them.json() == {"done": [ids[2]], "refused": [], "more": False}
+    assert rest.relay.woken == woken + 3
+    assert rest.client.get(f"/api/files/{ids[3]}").json()["run"] == 1
+    assert rest.client.post("/api/files/cancel", json={"lost": True}).status_code == 422
+    assert rest.client.post("/api/files/retry", json={"lost": True, "all": True}).status_code == 422
+
+
 @pytest.mark.parametrize(("verb", "said"), [("retry", "retried"), ("delete", "deleted")])
 def test_what_cannot_be_done_is_refused_with_its_reason(verb: str, said: str, rest: Rest) -> None:
     file_id = rest.create("waits")

@@ -31,7 +31,9 @@ def _generations(world: World, topic: str) -> list[int]:
 def _completed(world: World, file_id: int) -> bytes:
     """A foreign service's result."""
     row = world.file(file_id)
-    event = FileCreated(file_id=file_id, s3_location="elsewhere", status="completed", timestamp=row.created_at, run=1)
+    event = FileCreated(
+        file_id=file_id, s3_location=f"elsewhere/{file_id}", status="completed", timestamp=row.created_at, run=1
+    )
     return encode(event)
 
 
@@ -89,7 +91,7 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(world: Wor
         connection.execute(sa.text("UPDATE publish_counter SET next_number = 13"))
         connection.execute(
             sa.text("""
-                UPDATE outbox SET publish_number = 6 + place, partition = place - 1, generation = 1
+                UPDATE outbox SET publish_number = 6 + place, partition = place - 1, generation = 2
                 FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM outbox) AS row WHERE outbox.id = row.id
             """)
         )
@@ -102,7 +104,7 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(world: Wor
         places = sa.select(Publication.publish_number, Publication.partition, Publication.generation)
         rows = sorted(tuple(row) for row in connection.execute(places.where(Publication.publish_number > 12)))
     assert abandoned == [7, 8, 9, 10, 11, 12]
-    assert rows == [(number, (number - 1) % 3, 2) for number in range(13, 22)]
+    assert rows == [(number, (number - 1) % 3, 3) for number in range(13, 22)]
     assert set(world.statuses(on_old).values()) == {"pending"}
 
 

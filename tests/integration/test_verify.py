@@ -55,6 +55,14 @@ class Ledger(World):
             connection.execute(sa.update(PublishCounter).values(next_number=self.next_number))
         return partition, offset
 
+    def note_published(self, request: FileCreate, partition: int, offset: int) -> None:
+        """A publication whose record is not there, as after a restore of an older Kafka."""
+        number, self.next_number = self.next_number, self.next_number + 1
+        row = {"publish_number": number, "file_id": request.file_id, "run": 1}
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(Publication).values(**row, partition=partition, offset=offset))
+            connection.execute(sa.update(PublishCounter).values(next_number=self.next_number))
+
     def claim_number(self, request: FileCreate, number: int) -> None:
         """Onto `file.create` under a number that was never given, as anybody could."""
         headers = create_headers(number, 1, new_traceparent())
@@ -213,6 +221,10 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
     standing = "partition 2: the committed offset 993 is the same for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
+    (restored,) = ledger.insert(1)
+    ledger.note_published(restored, 0, 10**6)
+    where = "partition 0, offset 1000000: the partition ends before it"
+    expected["request-gone"] = [f"{restored.file_id} ({where})"]
     # In the backlog, or in the outbox, a file is not lost.
     ledger.publish(uncommitted)
     (waiting,) = ledger.insert(1)
