@@ -13,7 +13,7 @@ from filemill.offset_reset import OffsetReset, Target
 from filemill.operations import Operations
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import Servers, superuser
 
 PATIENCE_SECONDS = 40.0
 
@@ -27,13 +27,14 @@ def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
 def _copy_database(world: World, source: str, target: str) -> None:
     """Make `target` what `source` is: as a dump and a restore do."""
     world.engine.dispose()
-    admin = sa.create_engine(world.engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    settings = world.settings
     ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN (:source, :target)")
-    with admin.connect() as connection:
+    with superuser(settings.model_copy(update={"database_name": "postgres"})) as connection:
         connection.execute(ended, {"source": source, "target": target})
         connection.execute(sa.text(f'DROP DATABASE IF EXISTS "{target}"'))
-        connection.execute(sa.text(f'CREATE DATABASE "{target}" TEMPLATE "{source}"'))
-    admin.dispose()
+        owner = settings.as_owner().database_user
+        connection.execute(sa.text(f'CREATE DATABASE "{target}" TEMPLATE "{source}" OWNER "{owner}"'))
+        connection.execute(sa.text(f'GRANT CONNECT ON DATABASE "{target}" TO "{settings.database_user}"'))
 
 
 def _stop(*members: Process) -> None:
