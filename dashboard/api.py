@@ -32,6 +32,7 @@ from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 from filemill.files import Status
 from filemill.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
+from filemill.integrity import Differs
 from filemill.messages import valid_traceparent
 from filemill.retry import Unavailable
 
@@ -138,7 +139,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
 
     @app.get(
         "/api/files/{id}/download",
-        responses=answers(200, None, 404, 409, 422, 503),
+        responses=answers(200, None, 404, 409, 422, 502, 503),
         response_class=StreamingResponse,
         summary="A completed file's content",
     )
@@ -150,9 +151,11 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         key = row.s3_location
         try:
             with anyio.fail_after(2 * threads.patience):
-                found = await to_thread.run_sync(lambda: open_object(services, key), abandon_on_cancel=True)
+                found = await to_thread.run_sync(lambda: open_object(services, row, key), abandon_on_cancel=True)
         except TimeoutError:
             raise Unavailable(f"no answer from S3 at {services.settings.s3_endpoint}") from None
+        except Differs as error:
+            raise Refused(502, "object_differs", str(error)) from None
         if found is None:
             raise Refused(404, "object_missing", f"the bucket {services.settings.s3_bucket} has no object {key}")
         return StreamingResponse(found.chunks, headers=found.headers)

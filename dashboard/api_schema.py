@@ -21,6 +21,7 @@ _MEANINGS = {
     413: "The body is larger than 1 MiB",
     415: "The body is not announced as `application/json`",
     422: "A field breaks a limit: `error.field` names it",
+    502: "The object in the bucket is not the one that was made",
     503: "A server is away: try again after `Retry-After` seconds",
 }
 _FILE_LIST = {

@@ -179,9 +179,7 @@ class Data:
         self._stack: Shared[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
         self._faults: Shared[str, list[Entry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
         self.lab = LabReadings(services.settings.results.absolute(), self._shared)
-        self._object: Shared[str, ObjectStart | None] = self._shared(
-            lambda key: read_start(services, key), OBJECT_TTL_SECONDS
-        )
+        self._object: Shared[tuple[int, str], ObjectStart | None] = self._shared(self._read_object, OBJECT_TTL_SECONDS)
         # A bin of a long history lasts for minutes: there is nothing new in it each second.
         self._lags = {
             period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
@@ -272,9 +270,15 @@ class Data:
         """The faults of the embedded stack's journal, newest first; none where there is no such stack."""
         return self._faults.get("")
 
-    def object_start(self, key: str) -> Reading[ObjectStart | None]:
-        """The beginning of an object of the bucket; the value is None where it is missing."""
-        return self._object.get(key)
+    def object_start(self, file_id: int, key: str) -> Reading[ObjectStart | None]:
+        """The beginning of a file's object; the value is None where it is missing."""
+        return self._object.get((file_id, key))
+
+    def _read_object(self, what: tuple[int, str]) -> ObjectStart | None:
+        file_id, key = what
+        with self.services.reading() as connection:
+            file = get_file(connection, file_id)
+        return None if file is None else read_start(self.services, file, key)
 
     def lag_history(self, period_seconds: int) -> Reading[LagHistory]:
         """Lag per partition over one of the periods that the page offers."""

@@ -66,8 +66,11 @@ def _preview(data: Data, file: FileRow) -> None:
     if file.status is not Status.COMPLETED or file.s3_location is None:
         preview("preview", None, title="Content", message=f"The file is {file.status}: there is no content yet.")
         return
-    reading = data.object_start(file.s3_location)
-    if reading.value is not None:
+    reading = data.object_start(file.id, file.s3_location)
+    if reading.value is not None and reading.value.differs is not None:
+        message = f"Not shown: {reading.value.differs}."
+        preview("preview", None, title="Content", message=message)
+    elif reading.value is not None:
         size = f"{reading.value.size:,} bytes"
         note = size if reading.value.whole else f"the first 4,096 of {size}"
         preview("preview", reading.value.text, title="Content", note=note)

@@ -21,6 +21,7 @@ from filemill.cli.output import AsJson, errors, fail, print_json, print_table, s
 from filemill.cursors import InvalidCursor
 from filemill.files import InvalidRequest, NewFile, Status, new_file
 from filemill.idempotency import KeyReused, checked_key
+from filemill.integrity import Differs, Expected
 from filemill.ports import Missing
 from filemill.retry import Unavailable
 from filemill.settings import Settings, load
@@ -189,7 +190,7 @@ def download(
         fail(f"there is no file {file_id}", 1)
     if row.status is not Status.COMPLETED or row.s3_location is None:
         fail(f"file {file_id} is {row.status}: only a completed one can be downloaded", 1)
-    body = _fetch(settings, row.s3_location)
+    body = _fetch(settings, row, row.s3_location)
     if str(output) == "-":
         typer.get_binary_stream("stdout").write(body)
         return
@@ -201,8 +202,13 @@ def download(
     say(f"{target}: {len(body)} bytes")
 
 
-def _fetch(settings: Settings, key: str) -> bytes:
+def _fetch(settings: Settings, row: FileRow, key: str) -> bytes:
     try:
-        return read_object(settings, key)
+        expected = Expected(row.id, key, row.sha256, row.size)
+        body = read_object(settings, key)
+        expected.check(body)
+    except Differs as error:
+        fail(str(error), 1)
     except Missing:
         fail(f"the bucket {settings.s3_bucket} at {settings.s3_endpoint} has no object {key}", 1)
+    return body

@@ -1,9 +1,12 @@
 """REST: asking for files and finding them again, over HTTP, on a real Postgres."""
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
+from dashboard.downloads import CHECKED_FIRST_BYTES
 from filemill.adapters.tables import OutboxRow
+from filemill.content import sha256_hex
 from filemill.settings import Settings
 from tests.integration.rest import Rest, change
 
@@ -185,8 +188,35 @@ def test_only_a_completed_file_can_be_downloaded(rest: Rest, engine: sa.Engine) 
 
 def test_an_object_that_is_gone(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
     file_id = rest.create("gone")
-    change(engine, file_id, status="completed", s3_location="file-1-1.txt")
+    change(engine, file_id, status="completed", s3_location=f"file-{file_id}-1.txt")
     answer = rest.client.get(f"/api/files/{file_id}/download")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "object_missing"
     assert settings.s3_bucket in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [5_000, 1_048_576, 3_000_001])
+def test_an_object_that_is_not_the_files_is_not_given_out(
+    rest: Rest, engine: sa.Engine, settings: Settings, size: int
+) -> None:
+    file_id, key = rest.create("replaced"), "made/replaced.bin"
+    made = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    forged = made[:-1] + b"!"
+    path = f"/api/files/{file_id}/download"
+    change(engine, file_id, status="completed", s3_location=key, sha256=sha256_hex(made), size=size)
+    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=made)
+    assert rest.client.get(path).content == made
+
+    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=forged)
+    if size > CHECKED_FIRST_BYTES:
+        with pytest.raises(httpx.RemoteProtocolError):  # it breaks off before its end
+            rest.client.get(path)
+    else:
+        answer = rest.client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "object_differs")
+        assert f"file {file_id}" in answer.json()["error"]["message"]
+
+    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=made + b"more")
+    assert rest.client.get(path).status_code == 502
+    change(engine, file_id, s3_location=f"file-{file_id + 1}-1.txt")
+    assert rest.client.get(path).status_code == 502

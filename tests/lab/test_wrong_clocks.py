@@ -27,34 +27,30 @@ TOLERANCE = timedelta(seconds=60)
 
 
 @pytest.fixture
-def clocks(tmp_path: Path) -> dict[int, dict[str, str]]:
-    """The environment of a process whose clock is so many hours ahead."""
+def clock(tmp_path: Path) -> FakeClock:
+    """Right at first: librdkafka does not start with a clock that is far off under libfaketime."""
     if libfaketime() is None:
         if os.environ.get("CI"):
             pytest.fail(REMEDY)
         pytest.skip(REMEDY)
-    environments = {}
-    for hours in (HOURS, -HOURS):
-        clock = FakeClock(tmp_path / f"clock{hours}")
-        clock.jump(hours * 3600)
-        environments[hours] = clock.environment()
-    return environments
+    return FakeClock(tmp_path / "clock")
 
 
-def start(world: World, clocks: dict[int, dict[str, str]], role: str, hours: int, **given: str) -> Process:
-    name = f"{role}{hours:+d}h"
-    environment = as_environment(world.settings) | clocks[hours]
-    environment |= {"FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name, **given}
-    return world.crew.run(name, [sys.executable, "-m", "filemill", "run", role], environment)
+def start(world: World, clock: FakeClock, role: str) -> Process:
+    environment = as_environment(world.settings) | clock.environment()
+    environment |= {"FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": f"{role}-off"}
+    member = world.crew.run(f"{role}-off", [sys.executable, "-m", "filemill", "run", role], environment)
+    world.wait_for_process(member, role)
+    return member
 
 
-def command(world: World, environment: dict[str, str], *arguments: str) -> Any:
+def command(world: World, clock: FakeClock, *arguments: str) -> Any:
     """What a command of the CLI prints as JSON, with its clock off."""
     name = f"cli-{len(world.crew.members)}"
     asked = world.crew.run(
         name,
         [sys.executable, "-m", "filemill", *arguments, "--json"],
-        {**as_environment(world.settings), **environment},
+        {**as_environment(world.settings), **clock.environment()},
     )
     assert asked.stopped(60) == 0, asked.tail()
     return msgspec.json.decode(asked.log.read_bytes())
@@ -72,15 +68,47 @@ def now(world: World) -> datetime:
 
 
 @pytest.mark.timeout(240)
-def test_files_workers_and_samples_are_dated_by_the_database(world: World, clocks: dict[int, dict[str, str]]) -> None:
+def test_files_workers_and_samples_are_dated_by_the_database(world: World, clock: FakeClock, tmp_path: Path) -> None:
     began = now(world)
-    start(world, clocks, "relay", HOURS)
     world.host("sync")  # it has no use for a time of day: tests/unit/test_dating.py
-    start(world, clocks, "monitor", HOURS)
     world.start("processor")
+    for role in ("relay", "monitor"):
+        start(world, clock, role)
+    ahead = start(world, clock, "processor")
+    world.wait_for_shares(2, 1)
+    clock.jump(HOURS * 3600)
+    behind = FakeClock(tmp_path / "behind")
+    behind.jump(-HOURS * 3600)
     submitted: list[int] = []
-    for hours in (HOURS, -HOURS):
-        submitted += command(world, clocks[hours], "submit", f"by {hours} hours", "--count", "5")["ids"]
+    for one in (clock, behind):
+        submitted += command(world, one, "submit", "A file", "--count", "5")["ids"]
+
+    # A worker with such a clock is refused by S3, and speaks over Kafka nevertheless. For one that is behind a record
+    # stands in: under libfaketime, librdkafka's waits would last as long as the clock is behind.
+    claim = now(world) - timedelta(hours=HOURS)
+    event = WorkerEvent(kind=Kind.HEARTBEAT, worker_id="behind", timestamp=claim)
+    topics.publish(world.settings, world.settings.topic_worker_events, [msgspec.json.encode(event)])
+    for hours, name in {HOURS: ahead.name, -HOURS: "behind"}.items():
+
+        def off(name: str = name, hours: int = hours) -> bool:
+            view = workers(world).get(name)
+            return view is not None and view.skew_seconds == pytest.approx(hours * 3600, abs=60)
+
+        wait_until(off, 15, f"the clock of {name} is seen to be off")
+        view = workers(world)[name]
+        assert view.condition in (Condition.IDLE, Condition.BUSY)
+        assert view.heard_seconds_ago < DEAD_AFTER_SECONDS
+    straight = workers(world)["processor-1"]
+    assert abs(straight.skew_seconds or 0) < TOLERANCE.total_seconds()
+    listed = command(world, clock, "workers", "list")
+    assert [one["condition"] for one in listed if one["id"] == straight.id] == [str(straight.condition)]
+
+    ahead.kill()
+
+    def dead() -> bool:
+        return all(workers(world)[name].condition is Condition.DEAD for name in (ahead.name, "behind"))
+
+    wait_until(dead, DEAD_AFTER_SECONDS + 15, "both count as dead, whatever they had said of the time")
     world.wait_for(submitted)
 
     def sampled() -> bool:
@@ -103,30 +131,4 @@ def test_files_workers_and_samples_are_dated_by_the_database(world: World, clock
         assert row.started_at is not None
         assert row.finished_at is not None
         assert row.created_at - timedelta(seconds=1) <= row.started_at <= row.finished_at
-
-    # A clock that is off makes S3 refuse such a worker; it speaks over Kafka nevertheless. For one that is behind a
-    # record stands in: under libfaketime, librdkafka's waits would last as long as the clock is behind.
-    ahead = start(world, clocks, "processor", HOURS)
-    names = {HOURS: ahead.name, -HOURS: "behind"}
-    wait_until(lambda: ahead.name in workers(world), 60, "it is heard")
-    claim = now(world) - timedelta(hours=HOURS)
-    event = WorkerEvent(kind=Kind.HEARTBEAT, worker_id="behind", timestamp=claim)
-    topics.publish(world.settings, world.settings.topic_worker_events, [msgspec.json.encode(event)])
-    wait_until(lambda: "behind" in workers(world), 10, "it is heard")
-    for hours, name in names.items():
-        view = workers(world)[name]
-        assert view.condition in (Condition.IDLE, Condition.BUSY)
-        assert view.heard_seconds_ago < DEAD_AFTER_SECONDS
-        assert view.skew_seconds == pytest.approx(hours * 3600, abs=60)
-    straight = workers(world)["processor-1"]
-    assert abs(straight.skew_seconds or 0) < TOLERANCE.total_seconds()
-    listed = command(world, clocks[HOURS], "workers", "list")
-    assert [one["condition"] for one in listed if one["id"] == straight.id] == ["idle"]
-
-    ahead.kill()
-
-    def dead() -> bool:
-        return all(workers(world)[name].condition is Condition.DEAD for name in names.values())
-
-    wait_until(dead, DEAD_AFTER_SECONDS + 15, "both count as dead, whatever they had said of the time")
     world.assert_clean()

@@ -1,0 +1,61 @@
+"""Whether an object is the one that its row says: by key, size and hash. Pure."""
+
+import hashlib
+
+from filemill.files import ForeignKey, claim_key
+
+
+class Differs(Exception):
+    """An object that is not what its row says. The text is a sentence for people."""
+
+
+class Expected:
+    """What a row says of its object. Of a foreign service's, `sha256` and `size` are None until they are known."""
+
+    def __init__(self, file_id: int, key: str, sha256: str | None, size: int | None) -> None:
+        self.key = key
+        self.size = size
+        self._sha256 = sha256
+        self._name = f"the object {key} is not the one of file {file_id}"
+        try:
+            claim_key(file_id, key)
+        except ForeignKey as error:  # a row of a version that took every key
+            raise Differs(f"{self._name}: {error}") from None
+
+    def check_size(self, size: int) -> None:
+        """Raises Differs."""
+        if self.size is not None and size != self.size:
+            raise Differs(f"{self._name}: it has {size:,} bytes, not {self.size:,}. `filemill verify` lists such files")
+
+    def check(self, body: bytes) -> None:
+        """Check a whole object. Raises Differs."""
+        self.check_size(len(body))
+        digest = self.digest()
+        digest.update(body)
+        digest.finish()
+
+    def digest(self) -> "Digest":
+        """For an object that comes in parts."""
+        return Digest(self._sha256, self._name)
+
+
+class Digest:
+    """The hash of an object that comes in parts."""
+
+    def __init__(self, expected: str | None, name: str) -> None:
+        self._expected = expected
+        self._name = name
+        self._hash = hashlib.sha256()
+
+    def update(self, part: bytes) -> None:
+        """Add the next part."""
+        if self._expected is not None:
+            self._hash.update(part)
+
+    def finish(self) -> None:
+        """All parts were added. Raises Differs."""
+        if self._expected is not None and self._hash.hexdigest() != self._expected:
+            raise Differs(
+                f"{self._name}: its SHA-256 begins with {self._hash.hexdigest()[:12]}, not with {self._expected[:12]}."
+                " `filemill verify` lists such files"
+            )
