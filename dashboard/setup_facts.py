@@ -10,6 +10,7 @@ from pydantic import SecretStr
 import filemill
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
+from filemill.origins import without_passwords
 from filemill.settings import PREFIX, Settings
 
 HIDDEN = "••••••"
@@ -69,4 +70,4 @@ def _text(value: object) -> str:
         return HIDDEN if value.get_secret_value() else "(empty)"
     if isinstance(value, dict):
         return ", ".join(f"{name}={HIDDEN}" for name in value) or "(none)"
-    return str(value) if value != "" else "(empty)"
+    return without_passwords(str(value)) if value != "" else "(empty)"

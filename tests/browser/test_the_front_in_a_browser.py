@@ -1,5 +1,8 @@
 """The page's front in a real browser: its policy suits every page, and foreign pages are kept out."""
 
+import http.server
+import threading
+
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
@@ -31,3 +34,93 @@ def test_no_page_breaks_the_policy_or_writes_an_error_to_the_console(scheme: str
         page.wait_for_timeout(SETTLE_MILLISECONDS)
     context.close()
     assert troubles == []
+
+
+# What a foreign page tries; it answers with what it got.
+ATTACK = """async (target) => {
+  const post = (type, mode) => fetch(`${target}/api/files`, {
+    method: "POST", mode, headers: { "content-type": type }, body: JSON.stringify({ title: "planted" }),
+  }).then((answer) => answer.status, () => "failed");
+  const socket = new Promise((resolve) => {
+    const opened = new WebSocket(`${target.replace("http", "ws")}/_stcore/stream`, ["streamlit"]);
+    opened.onopen = () => resolve("open");
+    opened.onerror = () => resolve("failed");
+  });
+  const frame = document.createElement("iframe");
+  frame.src = target;
+  const framed = new Promise((resolve) => { frame.onload = resolve; });
+  document.body.append(frame);
+  await framed;
+  return {
+    read: await fetch(`${target}/api/files`).then((answer) => answer.status, () => "failed"),
+    json: await post("application/json", "cors"),
+    form: await post("text/plain", "no-cors"),
+    socket: await socket,
+    frame: frame.contentDocument?.title ?? "closed to us",
+  };
+}"""
+
+
+def planted(url: str) -> list[object]:
+    answer = httpx.get(f"{url}/api/files", params={"search": "planted"}, trust_env=False)
+    items: list[object] = answer.raise_for_status().json()["items"]
+    return items
+
+
+def test_a_rebound_page_reads_and_changes_nothing_and_opens_no_websocket(
+    browser: Browser, chromium: str, url: str
+) -> None:
+    """Its name led elsewhere when it was loaded, and leads to us when its script runs."""
+    port = httpx.URL(url).port
+    rebound = f"http://evil.example:{port}"
+    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+    other = browser.browser_type.launch(executable_path=chromium, args=arguments)
+    page = other.new_page()
+    page.route(f"{rebound}/attack", lambda route: route.fulfill(content_type="text/html", body="<body>evil</body>"))
+    page.goto(f"{rebound}/attack")
+    got = page.evaluate(ATTACK, rebound)
+    assert (got["read"], got["json"], got["socket"]) == (421, 421, "failed")
+    seen = page.goto(rebound)
+    assert seen is not None
+    assert seen.status == 421
+    assert "FILEMILL_ALLOWED_HOSTS" in page.inner_text("body")
+    other.close()
+    assert planted(url) == []
+
+
+def test_a_page_of_another_port_changes_nothing_and_opens_no_websocket(browser: Browser, url: str) -> None:
+    class Evil(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<body>evil</body>")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Not a word."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        context = browser.new_context()
+        page = context.new_page()
+        statuses: list[tuple[str, int]] = []
+        page.on("response", lambda answer: statuses.append((answer.request.method, answer.status)))
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        got = page.evaluate(ATTACK, url)
+        context.close()
+        server.shutdown()
+    assert (got["read"], got["json"], got["socket"], got["frame"]) == ("failed", "failed", "failed", "closed to us")
+    assert [status for method, status in statuses if method == "POST"] == [403]
+    assert planted(url) == []
+
+
+def test_a_link_from_another_site_leads_to_the_page(browser: Browser, url: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.route(
+        "http://other.example/", lambda route: route.fulfill(content_type="text/html", body=f'<a href="{url}">x')
+    )
+    page.goto("http://other.example/")
+    page.get_by_role("link").click()
+    expect(page.get_by_label("Title")).to_be_visible()
+    context.close()

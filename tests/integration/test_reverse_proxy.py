@@ -1,0 +1,87 @@
+"""The nginx configuration of docs/operations.md, with a real nginx in front of a real dashboard."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
+
+from filemill.adapters.tables import Operation
+from filemill.settings import Settings
+from tests.integration.processes import Crew, wait_until
+
+START_SECONDS = 60
+NAME = "files.example"
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
+    """Nginx's port. TLS is left out: nginx is told that the scheme is https, and the port is one of the system's."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no nginx: install the package `nginx-light`")
+        pytest.skip("no nginx")
+    found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    with Crew(settings, tmp_path, lambda _pid: None) as crew:
+        dashboard = crew.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
+        (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
+        port = free_port()
+        server = re.sub(r"\n +ssl_.*", "", found[1]).replace("443 ssl", f"127.0.0.1:{port}")
+        server = server.replace("http://127.0.0.1:8501", said["url"]).replace("$scheme", "https")
+        temporary = "".join(
+            f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        configuration = tmp_path / "nginx.conf"
+        configuration.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log stderr; master_process off;\nevents {{}}\n"
+            f"http {{ access_log off;\n{temporary}{server} }}"
+        )
+        subprocess.run([program, "-t", "-c", configuration], check=True, capture_output=True)
+        nginx = crew.run("nginx", [program, "-c", str(configuration)], {})
+        wait_until(lambda: _listens(port), START_SECONDS, f"nginx listens\n{nginx.tail()}")
+        yield port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("host", [NAME, f"{NAME}:443"])
+def test_the_documented_proxy_serves_the_page_rest_and_websockets(proxy: int, host: str, engine: sa.Engine) -> None:
+    ours, evil = {"host": host, "origin": f"https://{NAME}"}, {"host": host, "origin": "https://evil.example"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{proxy}", trust_env=False, timeout=START_SECONDS) as client:
+        assert client.get("/pipeline", headers={"host": host}).headers["content-type"].startswith("text/html")
+        created = client.post("/api/files", json={"title": "a"}, headers=ours)
+        assert created.status_code == 201
+        assert client.post("/api/files", json={"title": "a"}, headers=evil).status_code == 403
+        claimed = {**ours, "x-forwarded-for": "203.0.113.7"}
+        assert client.post(f"/api/files/{created.json()['id']}/cancel", headers=claimed).status_code == 200
+        assert "127.0.0.1" not in client.get("/readyz", headers={"host": host}).text
+    with engine.connect() as connection:
+        # nginx appends the address that it sees, which is a trusted one; the one before it is the client's.
+        assert connection.execute(sa.select(Operation.actor)).scalars().all() == ["rest:203.0.113.7"]
+    stream = f"ws://{host}/_stcore/stream"
+    streamlit = [Subprotocol("streamlit")]
+    with socket.create_connection(("127.0.0.1", proxy)) as raw:
+        connect(stream, sock=raw, origin=Origin(f"https://{NAME}"), subprotocols=streamlit, proxy=None).close()
+    with socket.create_connection(("127.0.0.1", proxy)) as raw, pytest.raises(InvalidStatus, match="403"):
+        connect(stream, sock=raw, origin=Origin("https://evil.example"), subprotocols=streamlit, proxy=None)
