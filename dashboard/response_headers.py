@@ -30,28 +30,33 @@ class ResponseHeaders:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in _secure().headers.items()]
-        self._names = {name for name, _ in self._headers}
+        self._pages = _encoded(_secure(_policy_of_pages()))
+        self._data = [*_encoded(_secure(_policy_of_data())), (b"cache-control", b"no-store")]
+        self._names = {name for name, _ in self._pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        more: list[Header] = [(b"cache-control", b"no-store")] if scope["path"].startswith(_NOT_KEPT) else []
+        ours = self._data if scope["path"].startswith(_NOT_KEPT) else self._pages
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [header for header in message.get("headers", ()) if header[0] not in self._names]
-                message["headers"] = [*own, *self._headers, *more]
+                message["headers"] = [*own, *ours]
             await send(message)
 
         await self._app(scope, receive, with_headers)
 
 
-def _secure() -> Secure:
+def _encoded(secure: Secure) -> list[Header]:
+    return [(name.lower().encode(), value.encode()) for name, value in secure.headers.items()]
+
+
+def _secure(policy: ContentSecurityPolicy) -> Secure:
     return Secure(
-        csp=_content_security_policy(),
+        csp=policy,
         xfo=XFrameOptions().deny(),
         xcto=XContentTypeOptions().nosniff(),
         referrer=ReferrerPolicy().same_origin(),
@@ -61,7 +66,12 @@ def _secure() -> Secure:
     )
 
 
-def _content_security_policy() -> ContentSecurityPolicy:
+def _policy_of_data() -> ContentSecurityPolicy:
+    """An answer that is opened in a tab of its own loads nothing."""
+    return ContentSecurityPolicy().default_src("'none'").frame_ancestors("'none'")
+
+
+def _policy_of_pages() -> ContentSecurityPolicy:
     """What Streamlit needs: styles that scripts write, components whose scripts are blobs, pictures as data."""
     return (
         ContentSecurityPolicy()

@@ -36,6 +36,8 @@ def test_no_page_breaks_the_policy_or_writes_an_error_to_the_console(scheme: str
     assert troubles == []
 
 
+# Newer Chromiums ask before a page of the internet reaches this machine; not every browser does.
+NO_HELP = "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWarn,LocalNetworkAccessChecksWebSockets"
 # What a foreign page tries; it answers with what it got.
 ATTACK = """async (target) => {
   const post = (type, mode) => fetch(`${target}/api/files`, {
@@ -73,7 +75,7 @@ def test_a_rebound_page_reads_and_changes_nothing_and_opens_no_websocket(
     """Its name led elsewhere when it was loaded, and leads to us when its script runs."""
     port = httpx.URL(url).port
     rebound = f"http://evil.example:{port}"
-    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1", NO_HELP]
     other = browser.browser_type.launch(executable_path=chromium, args=arguments)
     page = other.new_page()
     page.route(f"{rebound}/attack", lambda route: route.fulfill(content_type="text/html", body="<body>evil</body>"))
@@ -103,14 +105,11 @@ def test_a_page_of_another_port_changes_nothing_and_opens_no_websocket(browser: 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         context = browser.new_context()
         page = context.new_page()
-        statuses: list[tuple[str, int]] = []
-        page.on("response", lambda answer: statuses.append((answer.request.method, answer.status)))
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
         got = page.evaluate(ATTACK, url)
         context.close()
         server.shutdown()
-    assert (got["read"], got["json"], got["socket"], got["frame"]) == ("failed", "failed", "failed", "closed to us")
-    assert [status for method, status in statuses if method == "POST"] == [403]
+    assert got == dict.fromkeys(("read", "json", "form", "socket"), "failed") | {"frame": "closed to us"}
     assert planted(url) == []
 
 
