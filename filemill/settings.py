@@ -193,6 +193,11 @@ class Settings(BaseSettings):
     database_ca_bundle: Path | None = _setting(
         None, description="Certificates (PEM) that vouch for PostgreSQL; default with verify-full: the system's"
     )
+    database_pooler: Literal["none", "transaction"] = _setting(
+        "none",
+        description="transaction: a pooler such as PgBouncer stands before PostgreSQL and hands out a session for a "
+        "transaction at a time, so nothing is prepared, and limits are set in each transaction",
+    )
     database_pool_size: int = _setting(10, description="Connections that one process keeps at most", ge=1)
 
     s3_endpoint: str = _setting("http://127.0.0.1:4566", "S3_ENDPOINT", description="URL of the S3 service")

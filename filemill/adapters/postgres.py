@@ -18,6 +18,13 @@ from filemill.settings import Settings
 # A holder that is stopped inside a transaction must not keep its row locks: a take-over waits for them.
 IDLE_IN_TRANSACTION_MILLISECONDS = 2000
 STATEMENT_MILLISECONDS = 30_000
+_LIMITS = {
+    "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MILLISECONDS,
+    "statement_timeout": STATEMENT_MILLISECONDS,
+    "timezone": "UTC",
+}
+# The same for one transaction, in one round trip.
+_SET_LIMITS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items())
 # Statements that are logged at most, for each engine, because the server refuses them.
 TOLD_STATEMENTS = 100
 # How often a transaction is done at most where the server undoes it.
@@ -59,11 +66,12 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
             "keepalives_interval": 1,
             "keepalives_count": 2,
             "tcp_user_timeout": math.ceil(timeout * 1000),
-            "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MILLISECONDS}"
-            f" -c statement_timeout={STATEMENT_MILLISECONDS} -c timezone=UTC",
+            **session_parameters(settings),
         },
     )
 
+    if settings.database_pooler == "transaction":
+        sa.event.listen(engine, "begin", _set_limits)
     told: set[tuple[str, str]] = set()
 
     def tell_once(state: str, statement: str) -> None:
@@ -112,6 +120,17 @@ def libpq_parameters(settings: Settings) -> dict[str, str | int]:
         "sslcrl": NO_FILE,
         "passfile": NO_FILE,
     }
+
+
+def session_parameters(settings: Settings) -> dict[str, object]:
+    """How a session is set up at its start. Behind a pooler it is not ours: nothing is set, nothing is prepared."""
+    if settings.database_pooler == "transaction":
+        return {"prepare_threshold": None}
+    return {"options": " ".join(f"-c {name}={value}" for name, value in _LIMITS.items())}
+
+
+def _set_limits(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(_SET_LIMITS)
 
 
 def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:

@@ -20,6 +20,7 @@ from filemill.files import new_file
 from filemill.retry import Unavailable
 from filemill.settings import Settings
 from tests.integration.rest import Rest, serving
+from tests.servers import superuser
 
 _PID = sa.text("SELECT pg_backend_pid()")
 
@@ -124,9 +125,9 @@ def test_a_connection_that_is_refused_says_what_to_check(
         assert words[1] in state["advice"]
 
 
-def test_a_server_without_a_connection_left_says_so(settings: Settings, engine: sa.Engine) -> None:
+def test_a_server_without_a_connection_left_says_so(settings: Settings) -> None:
     user = f"crowd_{settings.database_name}"
-    with engine.begin() as connection:
+    with superuser(settings) as connection:
         connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'crowd' CONNECTION LIMIT 1"))
     alone = settings.model_copy(update={"database_user": user, "database_password": SecretStr("crowd")})
     crowd = wiring.create_engine(alone, "crowd")
@@ -136,7 +137,7 @@ def test_a_server_without_a_connection_left_says_so(settings: Settings, engine: 
 
 
 def test_a_column_that_a_migration_took_away_is_no_bug_to_people(rest: Rest) -> None:
-    with rest.services.engine.begin() as connection:
+    with superuser(rest.services.settings) as connection:
         connection.execute(sa.text("ALTER TABLE outbox RENAME COLUMN traceparent TO traceparents"))
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
@@ -150,9 +151,9 @@ def test_a_column_that_a_migration_took_away_is_no_bug_to_people(rest: Rest) -> 
     assert "nobody's" not in str(logs)
 
 
-def test_a_privilege_that_was_revoked_is_asked_for_and_ready_says_no(settings: Settings, engine: sa.Engine) -> None:
+def test_a_privilege_that_was_revoked_is_asked_for_and_ready_says_no(settings: Settings) -> None:
     user = f"reader_{settings.database_name}"
-    with engine.begin() as connection:
+    with superuser(settings) as connection:
         connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'reader'"))
         connection.execute(sa.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}"))
     poor = settings.model_copy(update={"database_user": user, "database_password": SecretStr("reader")})

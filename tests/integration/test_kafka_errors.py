@@ -1,0 +1,46 @@
+"""What a real broker refuses is told with what to do about it."""
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from filemill.adapters.kafka import KafkaPublisher, client_config
+from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.ports import Receipt
+from filemill.retry import Unavailable
+from filemill.settings import Settings
+
+
+def test_more_replicas_than_brokers_are_refused_with_the_setting(settings: Settings) -> None:
+    greedy = settings.model_copy(
+        update={"topic_progress": f"{settings.topic_progress}-3", "topic_replication_factor": 3}
+    )
+    with pytest.raises(Unavailable, match=r"INVALID_REPLICATION_FACTOR.*FILEMILL_TOPIC_REPLICATION_FACTOR"):
+        KafkaAdmin(greedy).create_topics()
+
+
+def test_a_record_that_its_topic_cannot_take_says_what_to_check(settings: Settings) -> None:
+    topic = f"{settings.topic_progress}-compacted"
+    admin = AdminClient(client_config(settings, "test"))
+    admin.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})])[topic].result(20)
+    receipts: list[Receipt] = []
+    publisher = KafkaPublisher(settings, "test")
+    publisher.publish(topic, b"without a key", receipts.append)
+    assert publisher.flush(20) == 0
+    (receipt,) = receipts
+    assert not receipt.too_large
+    assert "cleanup.policy" in str(receipt.error)
+
+
+def test_a_listener_that_speaks_otherwise_is_away_and_not_a_bug(settings: Settings) -> None:
+    properties = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "u",
+        "sasl.password": "s3cret",
+    }
+    wrong = settings.model_copy(update={"kafka_properties": properties, "server_timeout_seconds": 2.0})
+    with pytest.raises(Unavailable) as caught:
+        KafkaAdmin(wrong).topic_partitions()
+    assert settings.kafka_broker in str(caught.value)
+    assert "s3cret" not in str(caught.value)
