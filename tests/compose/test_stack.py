@@ -68,6 +68,18 @@ def test_a_processor_is_locked_in(stack: Stack) -> None:
     assert said == ["10001 10001", "30", "30", "30", "kafka True", "postgres unknown", "0" * 16]
 
 
+def test_the_parts_of_the_s3_service_do_not_obey_other_containers(stack: Stack) -> None:
+    ask = (
+        "import urllib.error, urllib.request as u\n"
+        "bucket = 'file-creation-bucket'\n"
+        "paths = f'9333/col/delete?collection={bucket} 9333/dir/assign 8888/buckets/{bucket}/ 9340/1,0101'\n"
+        "for path in paths.split():\n"
+        "    try: print(u.urlopen('http://s3:' + path, timeout=10).status)\n"
+        "    except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    assert stack.compose.execute("processor", "python", "-c", ask).split() == ["404", "404", "404", "401"]
+
+
 def test_the_image_has_neither_servers_nor_compilers(stack: Stack) -> None:
     find = (
         "import importlib.util as u, shutil\n"
