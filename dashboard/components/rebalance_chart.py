@@ -13,6 +13,8 @@ HEIGHT_MAX_PIXELS = 420
 # Workers with a colour and a name of their own: those with the most bands.
 WORKERS_MAX = 20
 NAME_CHARACTERS = 40
+# Bands of all others together: the latest.
+OTHERS_MAX = 500
 
 
 def rebalance_chart(
@@ -42,7 +44,8 @@ def rebalance_chart(
     width = 13 if len(partitions) <= 12 else 6
     traces = [_trace(_short(worker), by_worker[worker], width) for worker in sorted(often[:WORKERS_MAX])]
     if others:
-        traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", others, width))
+        latest = sorted(others, key=lambda band: band.start)[-OTHERS_MAX:]
+        traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", latest, width))
     message = "" if found else "not known yet" if known is None else "no worker has told of partitions in this period"
     alt = "Who owned which partition when"
     chart("rebalances", Figure(layout, traces, marks), height=height, alt=alt, message=message, old=old)

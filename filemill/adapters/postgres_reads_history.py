@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from filemill.telemetry import WorkerEvent
 
 OPERATIONS_MAX = 200
+# The newest events that tell of owners: what is older is left out of the timeline.
+TOLD_MAX = 5000
 DEPLOYED = "deployed"
 
 
@@ -50,14 +52,17 @@ _TOLD = sa.text("""
         FROM worker_events WHERE at > now() - CAST(:period AS interval)
         WINDOW of_worker AS (PARTITION BY worker_id ORDER BY at, "offset")
     )
-    SELECT body, before, at FROM heard
-    WHERE kind IN ('started', 'assigned', 'revoked', 'lost', 'stopped') OR before IS NULL
-    UNION ALL
     SELECT * FROM (
-        SELECT DISTINCT ON (worker_id) body, NULL::timestamptz, at FROM worker_events
-        WHERE at <= now() - CAST(:period AS interval) AND at > now() - CAST(:period AS interval) - interval '1 min'
-        ORDER BY worker_id, at DESC
-    ) AS earlier
+        SELECT body, before, at FROM heard
+        WHERE kind IN ('started', 'assigned', 'revoked', 'lost', 'stopped') OR before IS NULL
+        UNION ALL
+        SELECT * FROM (
+            SELECT DISTINCT ON (worker_id) body, NULL::timestamptz, at FROM worker_events
+            WHERE at <= now() - CAST(:period AS interval) AND at > now() - CAST(:period AS interval) - interval '1 min'
+            ORDER BY worker_id, at DESC
+        ) AS earlier
+        ORDER BY at DESC LIMIT :most
+    ) AS newest
     ORDER BY at
 """)
 _HEARD = sa.text("SELECT worker_id, heard_at FROM workers")
@@ -69,7 +74,7 @@ def ownership(connection: sa.Connection, period: timedelta) -> Ownership:
     until = connection.execute(_NOW).scalar_one()
     told = [
         Told(msgspec.convert(body, WorkerEvent), before)
-        for body, before, _ in connection.execute(_TOLD, {"period": period})
+        for body, before, _ in connection.execute(_TOLD, {"period": period, "most": TOLD_MAX})
     ]
     heard = {row.worker_id: row.heard_at for row in connection.execute(_HEARD)}
     return Ownership(until - period, until, told, heard)

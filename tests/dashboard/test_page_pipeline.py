@@ -374,3 +374,20 @@ def test_what_is_no_time_is_told(said: str, settings: Settings, engine: sa.Engin
     page.run()
     assert page.notices("offsets-problem")[0]["text"].startswith("That is no time")
     assert page.app.button(key="offsets-preview").disabled
+
+
+def test_of_thousands_of_owners_the_timeline_names_a_few_and_counts_the_others(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    now = datetime.now(UTC) - timedelta(seconds=30)
+    told = [
+        WorkerEvent(kind=Kind.ASSIGNED, worker_id=f"<b>{number}", timestamp=now, partitions=[0], owned=[0], epoch=1)
+        for number in range(3000)
+    ]
+    with engine.begin() as connection:
+        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+    traces = open_page(settings, "pipeline", period="5 min").shown("chart", "rebalances")["figure"]["data"]
+    names = [trace["name"] for trace in traces]
+    assert (len(names), names[-1]) == (21, "2,980 others")
+    assert all(name.startswith("&lt;b&gt;") for name in names[:-1])
+    assert sum(len(trace["x"]) for trace in traces) < 2000
