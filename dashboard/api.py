@@ -22,14 +22,14 @@ from dashboard.api_notebook import add_notebook
 from dashboard.api_offsets import add_offsets
 from dashboard.api_operations import add_operations
 from dashboard.api_path import FileIdPath
-from dashboard.api_schema import BODY, answers, complete, with_header
+from dashboard.api_schema import BODY, answers, complete, optional, with_header
 from dashboard.api_threads import Threads
 from dashboard.downloads import open_object
 from dashboard.health import ServerHealth, away
 from dashboard.proxies import is_direct_from_this_machine
 from dashboard.scripts import add_scripts
 from dashboard.services import Services
-from filemill.adapters.postgres_reads import LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
+from filemill.adapters.postgres_reads import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 from filemill.files import Status
 from filemill.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
 from filemill.integrity import Differs
@@ -95,7 +95,12 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         status: Annotated[Status | None, Query(description="Only files of this status.")] = None,
         search: Annotated[str, Query(description="A part of the title, or `#` and an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
-        cursor: Annotated[str | None, Query(description="`next_cursor` or `previous_cursor` of a page.")] = None,
+        cursor: Annotated[
+            str,
+            Query(
+                description="`next_cursor` or `previous_cursor` of a page.", json_schema_extra=optional(FILES_CURSOR)
+            ),
+        ] = "",
         sort: Annotated[Literal["newest", "oldest"], Query(description="What comes first.")] = "newest",
     ) -> Response:
         def work() -> dict[str, object]:
@@ -139,7 +144,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
 
     @app.get(
         "/api/files/{id}/download",
-        responses=answers(200, None, 404, 409, 422, 502, 503),
+        responses=answers(200, "text/plain", 404, 409, 422, 502, 503),
         response_class=StreamingResponse,
         summary="A completed file's content",
     )

@@ -28,7 +28,7 @@ async def read_new_file(request: Request) -> NewFile:
     if not isinstance(title, str):
         raise InvalidRequest("title", "must be a string")
     if not isinstance(description, str | None):
-        raise InvalidRequest("description", "must be a string")
+        raise InvalidRequest("description", "must be a string or null")
     return new_file(title, description or "")
 
 
@@ -39,11 +39,21 @@ async def read_json(request: Request) -> Any:  # noqa: ANN401 - any document
         raise Refused(415, "unsupported_media_type", f"the body must be {JSON_TYPE}: send it with that Content-Type")
     text = _decode(await _read(request))
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_number, parse_constant=_no_number)
     except RecursionError:
         raise Refused(400, "bad_json", "the body is nested too deeply") from None
     except ValueError as error:
         raise Refused(400, "bad_json", f"the body is not JSON: {error}") from None
+
+
+def _number(text: str) -> int | float:
+    """JSON has but numbers, and for JSON Schema 2.0 is the integer 2; its digits are read, so nothing is rounded."""
+    whole, _, fraction = text.partition(".")
+    return float(text) if fraction.strip("0") or not fraction else int(whole)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 async def read_as(request: Request, kind: type[T]) -> T:

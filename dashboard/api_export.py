@@ -24,7 +24,7 @@ def add_export(app: FastAPI, services: Services) -> None:
 
     @app.get(
         "/api/files/export",
-        responses=answers(200, None, 422, 503),
+        responses=answers(200, "text/csv application/x-ndjson", 422, 503),
         response_class=StreamingResponse,
         summary="All that match, newest first: CSV, or one JSON document a line",
     )

@@ -42,7 +42,8 @@ def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
 
     @app.get(
         "/api/notebook",
-        responses=answers(200, None, 404, 422, 503),
+        responses=answers(200, "application/x-ipynb+json", 404, 422, 503),
+        response_class=Response,
         summary="A notebook on the last so many seconds, or on a run of the lab",
     )
     async def notebook(

@@ -12,7 +12,7 @@ from dashboard.api_body import read_as
 from dashboard.api_errors import Refused, json_answer
 from dashboard.api_path import FileIdPath
 from dashboard.api_records import LETTERS_DEFAULT, LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
-from dashboard.api_schema import answers, body_of
+from dashboard.api_schema import answers, body_of, optional
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services
 from filemill import dead_letters
@@ -20,13 +20,12 @@ from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.commands import Order
-from filemill.cursors import decode_cursor, encode_cursor
+from filemill.cursors import DEAD_LETTERS
 from filemill.dead_letter_index import Content, chunks
 from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action, UnknownWorker
 from filemill.retry import Unavailable
 
-LETTERS_CURSOR = "dead-letters"
 # A whole topic is read: longer than for an answer of the database alone.
 LETTERS_PATIENCE = 3
 
@@ -131,9 +130,12 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
         still_broken: Annotated[bool, Query(description="Only failures that nothing was tried for since.")] = False,
         reason: Annotated[str, Query(description="Only those whose reason contains this.")] = "",
         limit: Annotated[int, Query(ge=1, le=LETTERS_MAX, description="At most so many.")] = LETTERS_DEFAULT,
-        cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+        cursor: Annotated[
+            str,
+            Query(description="`next_cursor` of the page before.", json_schema_extra=optional(DEAD_LETTERS.pattern)),
+        ] = "",
     ) -> Response:
-        below = None if cursor is None else tuple(decode_cursor(LETTERS_CURSOR, cursor, 3))
+        below = tuple(DEAD_LETTERS.decode(cursor)) if cursor else None
 
         def work() -> LetterList:
             known = index.read(services.kafka)
@@ -146,7 +148,7 @@ def _add_letters(app: FastAPI, services: Services, threads: Threads) -> None:
             page = next(chunks(newest[:limit]), [])
             contents = index.contents(services.kafka, page)
             items = [_letter(*one) for one in zip(page, contents, strict=True)]
-            more = encode_cursor(LETTERS_CURSOR, *page[-1].order) if len(newest) > len(page) else None
+            more = DEAD_LETTERS.encode(*page[-1].order) if len(newest) > len(page) else None
             return LetterList(items, dead_letters.histogram(found), len(found), more, known.truncated)
 
         return json_answer(await threads.run(work, patience))

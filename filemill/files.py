@@ -98,7 +98,7 @@ class NewFile(msgspec.Struct, frozen=True):
 def new_file(title: str, description: str = "") -> NewFile:
     """A checked request. Raises InvalidRequest naming the field that breaks a limit."""
     request = within_limits(title, description)
-    if not any(map(_is_visible, unicodedata.normalize("NFKC", title))):
+    if not shows_something(title):
         raise InvalidRequest(
             "title", "must have a visible character: blanks, format and combining characters alone show nothing"
         )
@@ -109,6 +109,11 @@ def search_text(title: str) -> str:
     """What a search compares: without case, and the same however a letter is composed or how wide it is."""
     # Folding can undo the composition, as of U+0345, and composing can make letters that fold.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
+
+
+def shows_something(text: str) -> bool:
+    """Whether a text has a visible character."""
+    return any(map(_is_visible, unicodedata.normalize("NFKC", text)))
 
 
 def _is_visible(character: str) -> bool:

@@ -5,6 +5,7 @@ of a million rows: pages go by key, counts come from `status_counts`. Ages are b
 that a viewer's clock, or ours, cannot make them lie. Unknown is None, never zero.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -14,16 +15,8 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.tables import File, StatusCount
-from filemill.cursors import InvalidCursor, decode_cursor, encode_cursor
-from filemill.files import (
-    FILE_ID_MAX,
-    TITLE_MAX_CHARACTERS,
-    FileIdOutOfRange,
-    InvalidRequest,
-    Status,
-    parse_file_id,
-    search_text,
-)
+from filemill.cursors import NEWER_FILES, OLDER_FILES
+from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileIdOutOfRange, Status, parse_file_id, search_text
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
@@ -32,9 +25,10 @@ EXCERPT_CHARACTERS = 200
 # Counting what matches a search stops here: "more than 100,000" is as good a warning as the number.
 COUNT_MAX = 100_001
 
-_CURSOR = "files"
 # The form of cursors up to version 1.0: addresses and scripts may still hold one.
-_OLD_CURSORS = (("before-", False), ("after-", True))
+_OLD_CURSOR = re.compile(r"(before|after)-([0-9]{1,19})")
+# All cursors of the list, for documents.
+FILES_CURSOR = f"{OLDER_FILES.pattern}|{NEWER_FILES.pattern}|(before|after)-[0-9]{{1,18}}"
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,8 +181,8 @@ def list_files(
     # In the direction of reading there is more or not; where it came from, there is what the cursor's page has shown.
     below = more if not ascending else edge is not None
     beyond = more if ascending else edge is not None
-    older = encode_cursor(_CURSOR, least, 0) if below else None
-    newer = encode_cursor(_CURSOR, greatest, 1) if beyond else None
+    older = OLDER_FILES.encode(least) if below else None
+    newer = NEWER_FILES.encode(greatest) if beyond else None
     return FilePage(items, older, newer, as_of, oldest_first)
 
 
@@ -256,20 +250,12 @@ def _edge(cursor: str | None) -> tuple[int | None, bool]:
     """The id beside which a page begins, and whether it lies above that."""
     if not cursor:
         return None, False
-    for prefix, ascending in _OLD_CURSORS:
-        if cursor.startswith(prefix):
-            return _in_range(cursor.removeprefix(prefix)), ascending
-    number, above = decode_cursor(_CURSOR, cursor, 2)
-    if not 0 <= number <= FILE_ID_MAX or above not in (0, 1):
-        raise InvalidCursor
-    return number, bool(above)
-
-
-def _in_range(text: str) -> int:
-    try:
-        return 0 if text == "0" else parse_file_id(text)
-    except InvalidRequest:
-        raise InvalidCursor from None
+    old = _OLD_CURSOR.fullmatch(cursor)
+    if old is not None and int(old[2]) <= FILE_ID_MAX:
+        return int(old[2]), old[1] == "after"
+    above = cursor.startswith(NEWER_FILES.prefix)
+    (number,) = (NEWER_FILES if above else OLDER_FILES).decode(cursor)
+    return number, above
 
 
 def _around(edge: int | None, *, above: bool) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import get_file
 from filemill.adapters.tables import File
-from filemill.cursors import encode_cursor
+from filemill.cursors import NEWER_FILES, OLDER_FILES
 from filemill.files import new_file
 from filemill.retry import Unavailable
 from filemill.settings import Settings
@@ -141,7 +141,7 @@ def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: O
     page = open_page(settings, cursor=f"before-{ids[100]}")
     assert [row["id"] for row in page.rows()] == ids[99:49:-1]
     table = page.shown("file_table", "files")
-    beside = encode_cursor("files", ids[50], 0), encode_cursor("files", ids[99], 1)
+    beside = OLDER_FILES.encode(ids[50]), NEWER_FILES.encode(ids[99])
     assert (table["next"], table["previous"]) == beside
 
 
@@ -223,10 +223,10 @@ def test_the_oldest_come_first_where_the_url_says_so(
     page = open_page(settings, sort="oldest")
     assert [row["id"] for row in page.rows()] == ids[:50]
     table = page.shown("file_table", "files")
-    assert (table["next"], table["previous"], table["oldest_first"]) == (encode_cursor("files", ids[49], 1), None, True)
+    assert (table["next"], table["previous"], table["oldest_first"]) == (NEWER_FILES.encode(ids[49]), None, True)
     page = open_page(settings, sort="oldest", cursor=table["next"])
     assert [row["id"] for row in page.rows()] == ids[50:]
-    assert page.shown("file_table", "files")["previous"] == encode_cursor("files", ids[50], 0)
+    assert page.shown("file_table", "files")["previous"] == OLDER_FILES.encode(ids[50])
 
 
 @pytest.mark.parametrize(

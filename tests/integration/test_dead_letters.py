@@ -236,7 +236,10 @@ def fill(settings: Settings, megabytes: int, size: int) -> None:
 @pytest.mark.parametrize("megabytes", [150, pytest.param(1024, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_memory_does_not_grow_with_the_topic(megabytes: int, settings: Settings, tmp_path: Path) -> None:
     fill(settings, megabytes, 100_000)
-    with dashboard(settings, tmp_path) as (process, url), httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        dashboard(settings, tmp_path, seconds=300) as (process, url),
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
         assert client.get("/readyz", timeout=30).status_code == 200
         assert client.get("/api/files", timeout=30).status_code == 200
         before = psutil.Process(process.pid).memory_info().rss

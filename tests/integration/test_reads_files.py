@@ -13,7 +13,7 @@ from filemill.adapters.postgres_reads import (
     outbox_state,
 )
 from filemill.adapters.tables import File, OutboxRow
-from filemill.cursors import InvalidCursor, encode_cursor
+from filemill.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
 from filemill.files import Status, new_file
 
 
@@ -52,7 +52,7 @@ def test_newer_leads_back_and_ends_with_a_whole_first_page(engine: sa.Engine) ->
         assert ([row.id for row in oldest.items], oldest.older) == (ids[1::-1], None)
         middle = list_files(connection, limit=4, cursor=oldest.newer)
         assert [row.id for row in middle.items] == ids[5:1:-1]
-        assert (middle.older, middle.newer) == (encode_cursor("files", ids[2], 0), encode_cursor("files", ids[5], 1))
+        assert (middle.older, middle.newer) == (OLDER_FILES.encode(ids[2]), NEWER_FILES.encode(ids[5]))
         newest = list_files(connection, limit=4, cursor=middle.newer)
         assert ([row.id for row in newest.items], newest.newer) == (ids[:5:-1], None)
         short = list_files(connection, limit=4, cursor=f"after-{ids[8]}")
@@ -93,12 +93,12 @@ def test_oldest_first_goes_the_other_way_and_back(engine: sa.Engine) -> None:
     [
         *("12", "before-", "before-x", "after--1", "before-99999999999999999999", "beside-3", "after-+1", "before-1_0"),
         "before-" + "0" * 20 + "9" * 40,
-        encode_cursor("letters", 3, 0),
-        encode_cursor("files", 3),
-        encode_cursor("files", 3, 2),
-        encode_cursor("files", -1, 1),
-        encode_cursor("files", 3, 1) + "=",
-        encode_cursor("files", 3, 1)[:-1],
+        DEAD_LETTERS.encode(1, 2, 3),
+        NEWER_FILES.encode(3)[:-1],
+        NEWER_FILES.encode(3) + "0",
+        NEWER_FILES.encode(2**63),
+        NEWER_FILES.encode(11).upper(),
+        "fo2" + "0" * 16,
     ],
 )
 def test_a_cursor_of_somebody_else(cursor: str, engine: sa.Engine) -> None:

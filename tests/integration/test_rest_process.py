@@ -21,12 +21,17 @@ STOP_SECONDS = 10
 
 
 @contextmanager
-def dashboard(settings: Settings, folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`filemill run dashboard` on a port of the system's choice, started in another folder; yields it and its URL."""
+def dashboard(
+    settings: Settings, folder: Path, *arguments: str, seconds: float = START_SECONDS
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`filemill run dashboard` on a port of the system's choice, started in another folder; yields it and its URL.
+
+    It is killed after so many seconds: a test that hangs ends.
+    """
     command = [sys.executable, "-m", "filemill", "run", "dashboard", "--port", "0", *arguments]
     environment = {**os.environ, **as_environment(settings), "FILEMILL_LOG_FORMAT": "json"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog = threading.Timer(seconds, process.kill)
     watchdog.start()
     try:
         yield process, _url(process)

@@ -1,0 +1,27 @@
+"""The OpenAPI document is kept: schemathesis asks a real dashboard what the document promises, for a minute."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from filemill.settings import Settings
+from tests.integration.test_rest_process import dashboard
+
+SEED = "17"
+EXAMPLES = "15"
+RUN_SECONDS = 270
+OPTIONS = [
+    *("--seed", SEED, "--max-examples", EXAMPLES, "--phases", "examples,coverage,fuzzing"),
+    *("--generation-database", "none", "--request-timeout", "30", "--suppress-health-check", "all", "--no-color"),
+    *("--continue-on-failure", "--warnings", "off"),
+]
+
+
+@pytest.mark.timeout(300)
+def test_the_dashboard_does_what_its_openapi_document_says(settings: Settings, tmp_path: Path) -> None:
+    with dashboard(settings, tmp_path, seconds=RUN_SECONDS) as (_process, url):
+        command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/api/openapi.json", *OPTIONS]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
