@@ -6,7 +6,7 @@ from starlette.responses import Response
 from dashboard.api_body import read_as
 from dashboard.api_errors import Refused, json_answer
 from dashboard.api_operations import actor_of
-from dashboard.api_records import OffsetOrder, OffsetsMoved
+from dashboard.api_records import OffsetOrder, OffsetsMoved, PartitionMove
 from dashboard.api_schema import answers, body_of
 from dashboard.api_threads import Threads
 from dashboard.services import Services
@@ -32,14 +32,15 @@ def add_offsets(app: FastAPI, services: Services, threads: Threads) -> None:
             mover = services.offset_reset
             try:
                 plan = mover.plan(order.target)
+                moves = [PartitionMove.of(move) for move in plan.moves]
                 if order.dry_run:
-                    return OffsetsMoved(True, plan.moves, plan.why_not, 0, 0)
+                    return OffsetsMoved(True, moves, plan.why_not, 0, 0)
                 done = mover.apply(plan, order.target, order.unfinished, actor_of(request))
             except InvalidTarget as error:
                 raise Refused(422, "invalid", str(error), "at") from None
             except CannotReset as error:
                 raise Refused(409, "not_possible", str(error)) from None
             services.wake_relay()
-            return OffsetsMoved(False, plan.moves, None, len(done.cancelled), len(done.resubmitted))
+            return OffsetsMoved(False, moves, None, len(done.cancelled), len(done.resubmitted))
 
         return json_answer(await threads.run(work, PATIENCE * threads.patience))

@@ -26,6 +26,8 @@ from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action, UnknownWorker
 from filemill.retry import Unavailable
 
+# Members of the group and partitions of a topic in one answer.
+PIPELINE_MAX = 1000
 # A whole topic is read: longer than for an answer of the database alone.
 LETTERS_PATIENCE = 3
 
@@ -218,8 +220,14 @@ def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
     async def resume(worker_id: Worker, request: Request) -> Response:
         return await tell(Order.RESUME, worker_id, request)
 
-    @app.get("/api/pipeline", responses=answers(200, "Overview", 503), summary="Counts, outbox, group, lag, leases")
-    async def pipeline() -> Response:
+    @app.get(
+        "/api/pipeline", responses=answers(200, "Overview", 422, 503), summary="Counts, outbox, group, lag, leases"
+    )
+    async def pipeline(
+        limit: Annotated[
+            int, Query(ge=1, le=PIPELINE_MAX, description="At most so many members, and so many partitions.")
+        ] = PIPELINE_MAX,
+    ) -> Response:
         def work() -> object:
             with services.reading() as connection:
                 settings = services.settings
@@ -228,6 +236,6 @@ def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
                     settings.kafka_group,
                     processing_seconds=settings.longest_job_seconds,
                     session_seconds=settings.session_timeout_ms / 1000,
-                )
+                ).cut(limit)
 
         return json_answer(await threads.run(work))

@@ -104,11 +104,29 @@ class OffsetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Target(self.to, at, self.by)
 
 
+class PartitionMove(msgspec.Struct, frozen=True):
+    """One partition: from its current offset to a new one, over `skipped_count` files that have not ended.
+
+    `skipped` are the ids of the first 1,000 of them.
+    """
+
+    partition: int
+    current: int
+    new: int
+    skipped: Annotated[list[int], msgspec.Meta(max_length=IDS_MAX)]
+    skipped_count: int
+
+    @classmethod
+    def of(cls, move: Move) -> "PartitionMove":
+        """The move, as it is sent."""
+        return cls(move.partition, move.current, move.new, move.skipped[:IDS_MAX], len(move.skipped))
+
+
 class OffsetsMoved(msgspec.Struct, frozen=True):
     """What was done, or with `dry_run` would be; `why_not` says why it could not be done now."""
 
     dry_run: bool
-    moves: list[Move]
+    moves: list[PartitionMove]
     why_not: str | None
     cancelled: int
     resubmitted: int

@@ -15,8 +15,8 @@ from filemill.files import InvalidRequest, NewFile
 HEADER = "Idempotency-Key"
 KEPT = timedelta(hours=24)
 KEY_MAX_CHARACTERS = 255
-# Printable ASCII, without blanks at its ends.
-KEY_PATTERN = r"^[!-~]([ -~]*[!-~])?$"
+# Printable ASCII without blanks at its ends, or such a text in quotation marks.
+KEY_PATTERN = r'^([!#-~]([ -~]{0,253}[!-~])?|"[!-~]([ -~]{0,253}[!-~])?")$'
 
 
 class KeyReused(Exception):

@@ -234,6 +234,7 @@ class Overview(msgspec.Struct, frozen=True):
     """What every page shows, as of one moment by the database's clock.
 
     `unknown_ids`: how many file ids no row has, of the latest 1,000 such results within a day.
+    `truncated`: some members or partitions were left out, see `cut`.
     """
 
     as_of: datetime
@@ -248,6 +249,17 @@ class Overview(msgspec.Struct, frozen=True):
     # Unfinished requests whose records are gone from Kafka; None where nobody has counted.
     lost_requests: int | None = None
     recreated_topics: list[Recreated] = []
+    truncated: bool = False
+
+    def cut(self, limit: int) -> "Overview":
+        """With at most so many members and partitions; `truncated` says whether there are more."""
+        group, lags = self.group, self.lags
+        if group is not None and len(group.members) > limit:
+            group = msgspec.structs.replace(group, members=group.members[:limit])
+        if lags is not None and len(lags.partitions) > limit:
+            lags = msgspec.structs.replace(lags, partitions=lags.partitions[:limit])
+        truncated = group is not self.group or lags is not self.lags or len(self.stalled) > limit
+        return msgspec.structs.replace(self, group=group, lags=lags, stalled=self.stalled[:limit], truncated=truncated)
 
 
 def overview(
