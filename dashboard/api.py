@@ -116,7 +116,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         "/api/files",
         status_code=201,
         responses=with_header(
-            answers(201, "FileRow", 400, 403, 413, 422, 503),
+            answers(201, "FileRow", 400, 403, 409, 413, 422, 503),
             201,
             REPLAYED,
             "`true`: it was accepted before, with the same key; the answer is the one of then.",

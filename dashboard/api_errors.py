@@ -75,7 +75,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 
 
 async def _on_key_reused(_request: Request, error: Exception) -> Response:
-    return error_answer(422, "idempotency_key_reused", str(error), HEADER)
+    return error_answer(409, "idempotency_key_reused", str(error), HEADER)
 
 
 async def _on_invalid_cursor(_request: Request, error: Exception) -> Response:

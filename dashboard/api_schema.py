@@ -15,16 +15,20 @@ from filemill.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_so
 
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {
-    400: "The body is not JSON in UTF-8",
+    400: "The body is not JSON in UTF-8, or there is not exactly one Host",
     403: "Sent by a page of another site",
     404: "There is no such thing",
     409: "Not possible in the state that it is in",
     413: "The body is larger than 1 MiB",
     415: "The body is not announced as `application/json`",
+    421: "The Host is not one under which this server is known",
     422: "A field breaks a limit: `error.field` names it",
+    500: "A bug: the log says more",
     502: "The object in the bucket is not the one that was made",
     503: "A server is away: try again after `Retry-After` seconds",
 }
+# What each operation may answer: the gate in front of all of them, and a bug.
+ANYWHERE = (400, 403, 421, 500)
 _FILE_LIST = {
     "type": "object",
     "required": ["items", "next_cursor", "previous_cursor"],
@@ -117,11 +121,12 @@ def answers(success: int, content: str, *errors: int) -> dict[int | str, dict[st
         types = {"application/json": {"schema": {"$ref": _REF.format(name=content)}}}
     if 413 in errors:  # there is a body, so it may also be of a wrong type
         errors = (*errors, 415)
+    return {success: {"description": "Done", "content": types}, **_errors(*errors)}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     wrong = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorBody")}}}
-    return {
-        success: {"description": "Done", "content": types},
-        **{status: {"description": _MEANINGS[status], "content": wrong} for status in errors},
-    }
+    return {str(status): {"description": _MEANINGS[status], "content": wrong} for status in statuses}
 
 
 def with_header(
@@ -168,6 +173,9 @@ def complete(app: FastAPI) -> None:
         schemas.update({**components, "FileList": _FILE_LIST, "NewFile": _new_file()})
         schemas["Which"] = _alternatives(schemas["Which"], *_WHICH)
         schemas["OffsetOrder"] = _alternatives(schemas["OffsetOrder"], *_OFFSET_ORDER)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"] = {**_errors(*ANYWHERE), **operation["responses"]}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

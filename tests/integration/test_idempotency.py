@@ -62,7 +62,7 @@ def test_a_key_in_the_quotation_marks_of_the_draft_is_the_same_key(rest: Rest) -
 def test_the_same_key_with_another_request_is_refused(rest: Rest, engine: sa.Engine) -> None:
     ask(rest)
     refused = ask(rest, "b")
-    assert refused.status_code == 422
+    assert refused.status_code == 409
     error = refused.json()["error"]
     assert (error["code"], error["field"]) == ("idempotency_key_reused", "Idempotency-Key")
     assert "use a new key" in error["message"]
