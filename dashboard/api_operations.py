@@ -18,9 +18,9 @@ from dashboard.services import Services
 from filemill import dead_letters
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.postgres_reads_group import overview
-from filemill.adapters.postgres_reads_workers import list_workers
+from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.commands import Order
-from filemill.cursors import DEAD_LETTERS
+from filemill.cursors import DEAD_LETTERS, WORKERS
 from filemill.dead_letter_index import Content, chunks
 from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.operations import Action, UnknownWorker
@@ -190,11 +190,23 @@ def _letter(letter: DeadLetter, content: Content | None) -> Letter:
 
 
 def _add_workers(app: FastAPI, services: Services, threads: Threads) -> None:
-    @app.get("/api/workers", responses=answers(200, "WorkerList", 503), summary="The file processors")
-    async def workers() -> Response:
+    @app.get("/api/workers", responses=answers(200, "WorkerList", 422, 503), summary="The file processors")
+    async def workers(
+        *,
+        limit: Annotated[int, Query(ge=1, le=WORKERS_MAX, description="At most so many.")] = WORKERS_MAX,
+        cursor: Annotated[
+            str,
+            Query(description="`next_cursor` of the page before.", json_schema_extra=optional(WORKERS.pattern)),
+        ] = "",
+    ) -> Response:
+        offset = WORKERS.decode(cursor)[0] if cursor else 0
+
         def work() -> WorkerList:
             with services.reading() as connection:
-                return WorkerList(list_workers(connection))
+                found = list_workers(connection, WorkerQuery(offset=offset, limit=limit))
+                total = sum(count_workers(connection).values())
+            end = offset + len(found)
+            return WorkerList(found, total, WORKERS.encode(end) if found and end < total else None)
 
         return json_answer(await threads.run(work))
 

@@ -80,9 +80,11 @@ class ReplayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WorkerList(msgspec.Struct, frozen=True):
-    """All workers heard of within a day."""
+    """Workers heard of within a day: those that run first, then by id. `total` counts all of them."""
 
     items: list[WorkerView]
+    total: int
+    next_cursor: str | None
 
 
 class OffsetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

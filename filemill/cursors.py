@@ -46,4 +46,6 @@ class CursorKind(msgspec.Struct, frozen=True):
 # Of the list of files: those with smaller ids than the place's, or with greater ones.
 OLDER_FILES = CursorKind("fo1", 1)
 NEWER_FILES = CursorKind("fn1", 1)
+# Of the list of workers: how many come before.
+WORKERS = CursorKind("wk1", 1)
 DEAD_LETTERS = CursorKind("dl1", 3)

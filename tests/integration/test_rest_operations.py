@@ -3,13 +3,18 @@
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
+from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_operations import record
+from filemill.adapters.postgres_reads_group import Lags, PartitionLag, overview
 from filemill.adapters.tables import Operation, Tombstone
+from filemill.ports import HeardEvent
 from filemill.settings import Settings
+from filemill.telemetry import Kind, Vitals, WorkerEvent
 from tests.integration import topics
 from tests.integration.rest import Rest, change
 
@@ -195,7 +200,7 @@ def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, set
 
 
 def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
-    assert rest.client.get("/api/workers").json() == {"items": []}
+    assert rest.client.get("/api/workers").json() == {"items": [], "total": 0, "next_cursor": None}
     for act in ("quiet", "resume"):
         refused = rest.client.post(f"/api/workers/nobody/{act}")
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
@@ -203,6 +208,34 @@ def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
     glance = rest.client.get("/api/pipeline").json()
     assert glance["counts"]["by_status"]["pending"] == 0
     assert glance["group"] is None
+
+
+def test_workers_come_in_pages(rest: Rest, engine: sa.Engine) -> None:
+    names = [f"worker-{number:02}" for number in range(7)]
+    for number, name in enumerate(names):
+        event = WorkerEvent(kind=Kind.HEARTBEAT, worker_id=name, timestamp=datetime.now(UTC), vitals=Vitals())
+        with engine.begin() as connection:
+            store_events(connection, [HeardEvent(0, number, event)])
+    seen: list[str] = []
+    page = {"next_cursor": ""}
+    while page["next_cursor"] is not None:
+        answer = rest.client.get("/api/workers", params={"limit": 3, "cursor": page["next_cursor"]})
+        page = answer.json()
+        assert page["total"] == 7
+        seen += [worker["id"] for worker in page["items"]]
+    assert seen == names
+    assert rest.client.get("/api/workers", params={"cursor": "before-1"}).status_code == 422
+    assert rest.client.get("/api/workers", params={"limit": 501}).status_code == 422
+
+
+def test_what_the_pipeline_has_beyond_the_limit_is_left_out_and_said(rest: Rest, engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        whole = overview(connection, "g")
+    parts = [PartitionLag(number, 0, 0, 0, 0) for number in range(5)]
+    full = msgspec.structs.replace(whole, lags=Lags(whole.as_of, 0.0, parts))
+    assert (full.cut(5).truncated, full.cut(4).truncated) == (False, True)
+    assert full.cut(4).lags == Lags(whole.as_of, 0.0, parts[:4])
+    assert rest.client.get("/api/pipeline", params={"limit": 1}).json()["truncated"] is False
 
 
 def test_a_probe_may_use_head(rest: Rest) -> None:
