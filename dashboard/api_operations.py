@@ -11,7 +11,17 @@ from starlette.responses import Response
 from dashboard.api_body import read_as
 from dashboard.api_errors import Refused, json_answer
 from dashboard.api_path import FileIdPath
-from dashboard.api_records import LETTERS_DEFAULT, LETTERS_MAX, Bulk, Letter, LetterList, ReplayOrder, Which, WorkerList
+from dashboard.api_records import (
+    LETTERS_DEFAULT,
+    LETTERS_MAX,
+    Bulk,
+    Letter,
+    LetterList,
+    ReplayOrder,
+    Which,
+    WhichToRetry,
+    WorkerList,
+)
 from dashboard.api_schema import answers, body_of, optional
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services
@@ -84,7 +94,7 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:
 
 def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
     async def many(action: Action, request: Request) -> Response:
-        which = await read_as(request, Which)
+        which = await read_as(request, WhichToRetry)
         if bool(which.ids) + which.all + which.lost != 1:
             raise Refused(422, "invalid", 'name files by "ids", or say "all": true with a status or a search', "ids")
         if which.lost and action is not Action.RETRY:
@@ -109,7 +119,7 @@ def _add_many_files(app: FastAPI, services: Services, threads: Threads) -> None:
 
     told = answers(200, "Bulk", 400, 403, 413, 422, 503)
 
-    @app.post("/api/files/retry", responses=told, openapi_extra=body_of(Which), summary="A new run, for many")
+    @app.post("/api/files/retry", responses=told, openapi_extra=body_of(WhichToRetry), summary="A new run, for many")
     async def retry(request: Request) -> Response:
         return await many(Action.RETRY, request)
 

@@ -23,14 +23,10 @@ Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request.
-
-    For a retry also `lost`: those that have not ended, and whose records are gone from Kafka.
-    """
+    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
 
     ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
     all: bool = False
-    lost: bool = False
     status: Status | None = None
     search: Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARACTERS)] = ""
     limit: Some = IDS_MAX
@@ -39,6 +35,12 @@ class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def selection(self) -> Selection:
         """All that match."""
         return Selection(self.status, self.search)
+
+
+class WhichToRetry(Which, frozen=True, forbid_unknown_fields=True):
+    """As `Which`, or `lost`: those that have not ended, and whose records are gone from Kafka."""
+
+    lost: bool = False
 
 
 class Bulk(msgspec.Struct, frozen=True):

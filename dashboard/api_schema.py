@@ -7,7 +7,16 @@ import msgspec
 from fastapi import FastAPI
 
 from dashboard.api_errors import ErrorBody
-from dashboard.api_records import Bulk, LetterList, OffsetOrder, OffsetsMoved, ReplayOrder, Which, WorkerList
+from dashboard.api_records import (
+    Bulk,
+    LetterList,
+    OffsetOrder,
+    OffsetsMoved,
+    ReplayOrder,
+    Which,
+    WhichToRetry,
+    WorkerList,
+)
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.dead_letters import Replay
@@ -142,6 +151,13 @@ _WHICH: list[dict[str, Any]] = [
     {"required": ["ids"], "properties": {"ids": {"minItems": 1}, "all": {"const": False}}},
     {"required": ["all"], "properties": {"ids": {"maxItems": 0}, "all": {"const": True}}},
 ]
+_WHICH_TO_RETRY: list[dict[str, Any]] = [
+    *({**kind, "properties": {**kind["properties"], "lost": {"const": False}}} for kind in _WHICH),
+    {
+        "required": ["lost"],
+        "properties": {"ids": {"maxItems": 0}, "all": {"const": False}, "lost": {"const": True}},
+    },
+]
 _OFFSET_ORDER: list[dict[str, Any]] = [
     {"required": ["at"], "properties": {"to": {"const": "time"}, "at": {"type": "string", **_TIME}}},
     {"properties": {"to": {"enum": ["earliest", "latest", "shift"]}, "at": {"type": ["string", "null"], **_TIME}}},
@@ -163,7 +179,7 @@ def _alternatives(schema: dict[str, Any], *kinds: dict[str, Any]) -> dict[str, A
 def complete(app: FastAPI) -> None:
     """Add the records' schemas to the document that FastAPI generates."""
     generate = app.openapi
-    records = [FileRow, ErrorBody, Overview, Which, Bulk, LetterList, ReplayOrder, Replay, WorkerList]
+    records = [FileRow, ErrorBody, Overview, Which, WhichToRetry, Bulk, LetterList, ReplayOrder, Replay, WorkerList]
     records += [OffsetOrder, OffsetsMoved]
     _, components = msgspec.json.schema_components(records, ref_template=_REF)
 
@@ -172,6 +188,7 @@ def complete(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update({**components, "FileList": _FILE_LIST, "NewFile": _new_file()})
         schemas["Which"] = _alternatives(schemas["Which"], *_WHICH)
+        schemas["WhichToRetry"] = _alternatives(schemas["WhichToRetry"], *_WHICH_TO_RETRY)
         schemas["OffsetOrder"] = _alternatives(schemas["OffsetOrder"], *_OFFSET_ORDER)
         for operations in document["paths"].values():
             for operation in operations.values():
