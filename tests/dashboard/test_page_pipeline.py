@@ -156,6 +156,8 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
         return [tuple(row) for row in found] == [(file_id, 2)]
 
     wait_until(again, 20.0, "the request is in the outbox again, as run 2")
+    jobs = data_module.current().jobs
+    wait_until(lambda: (view := jobs.view()) is None or not view.running, 20.0, "the job has ended")
 
 
 def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
