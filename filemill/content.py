@@ -1,7 +1,7 @@
 """The text of a generated file.
 
 The seed's template, with one difference: `Generated at` is the moment of the request, not of the processing, so that
-the bytes depend on the request alone and a redelivery overwrites an object with itself
+the bytes depend on the request alone and a redelivery makes the same object
 (docs/decisions/2026-11-22-content-depends-on-the-request.md).
 """
 

@@ -2,8 +2,8 @@
 
 Records between the committed offset and one further on would never be read. Those among them whose files have not
 ended are cancelled first, and then, if that is wanted, resubmitted: each in a new run, at the topic's end. Records
-between an earlier offset and the committed one are read again; a file that has ended keeps its status, its object is
-written again with the same bytes.
+between an earlier offset and the committed one are read again; a file that has ended keeps its status. Its object is
+written again only if it is missing, with the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -17,6 +17,10 @@ from filemill.telemetry import WorkerEvent
 
 class Missing(Exception):
     """An object that is not there."""
+
+
+class Exists(Exception):
+    """An object that is there already."""
 
 
 class NotLeader(Exception):
@@ -102,11 +106,17 @@ class StoredObject(msgspec.Struct, frozen=True):
     size: int
 
 
+PutMode = Literal["create", "overwrite"]
+
+
 class ObjectStore(Protocol):
     """One bucket. Raises retry.Unavailable where the service is away or refuses us."""
 
-    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        """Write an object whole; an existing one is replaced."""
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
+        """Write an object whole. If there is one already, "create" raises Exists and keeps it.
+
+        A service that knows no conditional writes overwrites it in either mode.
+        """
 
     async def get(self, key: str) -> bytes:
         """An object's bytes. Raises Missing."""

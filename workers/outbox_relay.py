@@ -4,7 +4,7 @@ Reads   the `outbox` table (accepted requests).
 Writes  `file.create`, in strict round robin; `publications`; deletes from the outbox what the broker acknowledged.
 Dies    between numbering and producing: the successor finds the numbered rows and produces them.
         between producing and deleting: the successor produces them once more, under the same number, to the same
-        partition; whoever counts sees a repeat, and the processors overwrite an object with itself.
+        partition; whoever counts sees a repeat, and the processors find the object that they made.
         after numbering, and the topic is deleted and created anew: the successor gives the numbers up, on record, and
         the rows get new ones for the partitions that there are.
 

@@ -29,10 +29,12 @@ from filemill.messages import new_traceparent
 from filemill.ports import (
     Applied,
     Claimed,
+    Exists,
     HeardEvent,
     Missing,
     NotLeader,
     Published,
+    PutMode,
     Rejected,
     StoredObject,
     TopicIdentity,
@@ -393,9 +395,11 @@ class MemoryObjectStore:
         self.metadata: dict[str, dict[str, str]] = {}
         self.puts: list[str] = []  # the keys, in the order of the writes
 
-    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        """Write an object whole."""
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
+        """Write an object whole, if the mode allows it."""
         self._answer()
+        if mode == "create" and key in self.objects:
+            raise Exists(key)
         self.objects[key] = body
         self.metadata[key] = dict(metadata)
         self.puts.append(key)

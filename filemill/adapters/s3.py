@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import obstore
+import structlog
 from obstore import exceptions
 from obstore.store import S3Store
 
@@ -15,11 +16,13 @@ from filemill.adapters.environment import without_s3_variables
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3_errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
 from filemill.content import CONTENT_TYPE
-from filemill.ports import Missing, StoredObject
+from filemill.ports import Exists, Missing, PutMode, StoredObject
 from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
+
+log = structlog.get_logger("s3")
 
 # Up to here an object is read in one call of obstore's; a longer one takes a second, from its beginning.
 AT_ONCE_BYTES = 256 * 1024
@@ -28,6 +31,9 @@ AT_ONCE_BYTES = 256 * 1024
 NO_RANGE = ("416", "non-partial response", "Wanted range")
 # Errors of obstore's that come before anything is sent.
 NEVER_SENT = (exceptions.InvalidPathError, exceptions.NotSupportedError, exceptions.UnknownConfigurationKeyError)
+# Answers to a PUT with `If-None-Match: *`: the object exists; and of a service that does not know that condition.
+EXISTS = ("PreconditionFailed", "412", "NotModified", "304")
+UNCONDITIONAL = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400")
 
 
 class S3ObjectStore:
@@ -39,13 +45,39 @@ class S3ObjectStore:
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
         self._store = open_store(settings)
+        self._conditional = True  # until a PUT succeeds only without a condition
 
-    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        """Write an object whole."""
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
+        """Write an object whole; in the mode "create" with `If-None-Match: *`, where the service knows that."""
         with self._errors(""):
-            # Small enough to go in one request, and so to appear whole or not at all.
-            await obstore.put_async(
-                self._store, key, body, attributes={"Content-Type": CONTENT_TYPE, **metadata}, use_multipart=False
+            if mode == "create" and self._conditional:
+                try:
+                    await self._put(key, body, metadata, "create")
+                except exceptions.BaseError as error:
+                    code, _ = meaning_of_text(str(error))
+                    if code in EXISTS:
+                        raise Exists(key) from None
+                    if code not in UNCONDITIONAL:
+                        raise
+                else:
+                    return
+                await self._put(key, body, metadata, "overwrite")
+                self._note_unconditional(code)
+            else:
+                await self._put(key, body, metadata, "overwrite")
+
+    async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode) -> None:
+        # Small enough to go in one request, and so to appear whole or not at all.
+        attributes = {"Content-Type": CONTENT_TYPE, **metadata}
+        await obstore.put_async(self._store, key, body, attributes=attributes, mode=mode, use_multipart=False)
+
+    def _note_unconditional(self, code: str) -> None:
+        if self._conditional:  # others may have found it out at the same time
+            self._conditional = False
+            log.warning(
+                "S3 does not support If-None-Match: an existing object is overwritten",
+                endpoint=self._settings.s3_endpoint,
+                answer=code,
             )
 
     async def get(self, key: str) -> bytes:

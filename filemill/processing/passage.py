@@ -2,7 +2,7 @@
 
 Effects come before offsets: the object is stored, then `file.created` is acknowledged by the broker, and only then is
 the record finished, which lets its offset be committed. Dying at any point in between means that it is done once more,
-with the same bytes under the same key.
+with the same bytes under the same key: an object that is there already is kept, and must be the same.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from filemill.messages import (
     header,
     number_header,
 )
-from filemill.ports import ObjectStore, Record
+from filemill.ports import Exists, ObjectStore, Record
 from filemill.processing.reporter import Reporter
 from filemill.retry import Again, Park, Poisonous, RetryPolicy
 from filemill.telemetry import Kind
@@ -47,6 +47,8 @@ PROGRESS_LEAST_SECONDS = 1.0
 TRACE_MAX_CHARACTERS = 8000
 # The code of a dead letter whose original has headers that cannot be read.
 HEADERS_UNREADABLE = "headers_unreadable"
+# The code of a dead letter whose key has an object with other bytes.
+OBJECT_EXISTS = "object_exists"
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
@@ -296,10 +298,23 @@ class Passage:
             async with self._workplace.uploads:
                 await self._workplace.awake()
                 began = time.monotonic()
-                await self._workplace.store.put(key, body, metadata)
+                await self._create(key, body, metadata)
 
         await self._workplace.to_store(put)
         return round((time.monotonic() - began) * 1000, 1)
+
+    async def _create(self, key: str, body: bytes, metadata: dict[str, str]) -> None:
+        """Write the object. If there is one, it must have these bytes: metadata is only what its writer claims."""
+        store = self._workplace.store
+        try:
+            await store.put(key, body, metadata, "create")
+        except Exists:
+            if await store.get(key) != body:
+                raise Poisonous(
+                    f"Another object has the key {key}. It was kept, and nothing was written. If it is not the right"
+                    " one, delete it and retry the file",
+                    OBJECT_EXISTS,
+                ) from None
 
     async def _simulate_work(self, request: FileCreate) -> None:
         """The seed's one-minute job: timers, so that one worker holds a thousand of them."""

@@ -10,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import bucket_exists, create_bucket, s3_client
-from filemill.ports import Missing, ObjectStore, StoredObject
+from filemill.ports import Exists, Missing, ObjectStore, StoredObject
 from filemill.retry import Unavailable
 from filemill.settings import Settings, load
 
@@ -53,6 +54,21 @@ def test_an_existing_object_is_replaced_whole(store: ObjectStore) -> None:
         await store.put("k", b"second", {})
         assert await store.get("k") == b"second"
         assert await _pages(store) == [[StoredObject("k", 6)]]
+
+    asyncio.run(scenario())
+
+
+def test_create_makes_an_object_and_keeps_one_that_exists(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        await store.put("k", b"", {"sha256": "1"}, "create")
+        for body in (b"", b"second"):
+            with pytest.raises(Exists, match="k"):
+                await store.put("k", body, {}, "create")
+        assert await store.get("k") == b""
+        await store.put("k", b"third", {}, "overwrite")
+        assert await store.get("k") == b"third"
+        await store.put("l", b"another", {}, "create")
+        assert await store.get("l") == b"another"
 
     asyncio.run(scenario())
 
@@ -218,6 +234,75 @@ def test_the_fake_is_away_when_it_is_told_so() -> None:
         with pytest.raises(Unavailable, match="S3 is away"):
             asyncio.run(act())
     assert store.objects == {}
+
+
+class Unconditional(ThreadingHTTPServer):
+    """Takes every PUT, but for those with a condition. `codes`: what it answers those, one after the other."""
+
+    def __init__(self, *codes: tuple[int, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Unconditional)
+        self.codes = list(codes)
+        self.conditions: list[str | None] = []
+
+    @property
+    def store(self) -> S3ObjectStore:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return S3ObjectStore(load(s3_endpoint=f"http://127.0.0.1:{self.server_address[1]}"))
+
+    def server_close(self) -> None:
+        self.shutdown()
+        super().server_close()
+
+
+class _Unconditional(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Unconditional
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        condition = self.headers["if-none-match"]
+        self.server.conditions.append(condition)
+        status, code = self.server.codes.pop(0) if condition else (200, "")
+        body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+        self.send_response_only(status)
+        self.send_header("ETag", '"e"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+@pytest.mark.parametrize("answer", [(501, "NotImplemented"), (501, ""), (400, "InvalidArgument"), (400, "")])
+def test_a_service_without_conditional_writes_is_found_out_once_and_written_to(answer: tuple[int, str]) -> None:
+    with capture_logs() as logs, Unconditional(answer) as server:
+        store = server.store
+
+        async def scenario() -> None:
+            for _ in range(3):
+                await store.put("k", b"x", {}, "create")
+
+        asyncio.run(scenario())
+    assert server.conditions == ["*", None, None, None]
+    assert [entry["event"] for entry in logs] == [
+        "S3 does not support If-None-Match: an existing object is overwritten"
+    ]
+
+
+@pytest.mark.parametrize("answer", [(400, "ExpiredToken"), (409, "ConditionalRequestConflict"), (503, "SlowDown")])
+def test_no_other_answer_makes_a_write_unconditional(answer: tuple[int, str]) -> None:
+    with Unconditional(answer, (200, "")) as server:
+        store = server.store
+        with pytest.raises(Unavailable):
+            asyncio.run(store.put("k", b"x", {}, "create"))
+        asyncio.run(store.put("k", b"x", {}, "create"))
+    assert server.conditions == ["*", "*"]
+
+
+@pytest.mark.parametrize("answer", [(412, "PreconditionFailed"), (412, ""), (304, "")])
+def test_each_answer_that_says_so_means_that_the_object_exists(answer: tuple[int, str]) -> None:
+    with Unconditional(answer) as server, pytest.raises(Exists, match="k"):
+        asyncio.run(server.store.put("k", b"x", {}, "create"))
 
 
 class _Rangeless(BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import bucket_exists, create_bucket, list_objects, read_object
 from filemill.adapters.s3_errors import AWAY, ROWS, Row, meaning
-from filemill.ports import Missing
+from filemill.ports import Exists, Missing
 from filemill.retry import Unavailable
 from filemill.settings import Settings, load
 
@@ -84,6 +84,12 @@ def test_both_clients_tell_what_the_table_says(row: Row, service: Refusing) -> N
     by_boto = told(lambda: read_object(settings, KEY))
     by_obstore = told(lambda: asyncio.run(store.get(KEY)))
     by_put = told(lambda: asyncio.run(store.put(KEY, b"x", {})))
+    by_create = told(lambda: asyncio.run(store.put(KEY, b"x", {}, "create")))
+    if row.code in ("PreconditionFailed", "412"):
+        assert isinstance(by_create, Exists)
+    else:
+        assert type(by_create) is type(by_put)
+        assert str(by_create).partition(" in ")[0] == str(by_put).partition(" in ")[0]
     if row.answer is Answer.BUG:
         assert isinstance(by_obstore, BaseError)
         assert isinstance(by_put, BaseError)

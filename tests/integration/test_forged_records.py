@@ -10,6 +10,9 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.adapters.tables import File, WorkerEventRow
+from filemill.content import render, sha256_hex
+from filemill.files import object_key
+from filemill.messages import FileCreate, encode
 from filemill.operations import Operations
 from filemill.telemetry import DEAD_AFTER_SECONDS, Condition
 from tests.integration import topics
@@ -70,6 +73,51 @@ def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it
         )
     assert operations(running).delete([forger], "test").done == [forger]
     assert running.download(victim) == running.fresh_render(victim)
+
+
+def codes_of_dead_letters(world: World, file_id: int) -> list[bytes | None]:
+    letters = topics.read(world.settings, world.settings.topic_dead_letters)
+    return [
+        dict(letter.headers).get("filemill-code")
+        for letter in letters
+        if json.loads(letter.value or b"{}").get("fileId") == file_id
+    ]
+
+
+def test_a_forged_request_does_not_replace_the_object_of_the_file_that_it_names(running: World) -> None:
+    (victim,) = running.submit(1)
+    running.wait_for([victim])
+    row, made = running.file(victim), running.fresh_render(victim)
+    forged = FileCreate(victim, "Forged", "by somebody else", row.created_at)
+    # The genuine record once more, as after a reset: it finds its own bytes, and that is no fault.
+    genuine = FileCreate(victim, row.title, row.description, row.created_at)
+    topics.publish(running.settings, running.settings.topic_create, [encode(genuine), encode(forged)], partition=0)
+    wait_until(lambda: len(running.results().get(victim, [])) == 3, 10, "both are answered")
+
+    statuses = [result.status for result in running.results()[victim]]
+    assert sorted(statuses) == ["completed", "completed", "failed"]
+    assert codes_of_dead_letters(running, victim) == [b"object_exists"]
+    assert running.download(victim) == made
+    after = running.file(victim)
+    assert (after.status, after.sha256) == ("completed", row.sha256)
+
+
+def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: World) -> None:
+    (request,) = running.insert(1)
+    client, bucket = wiring.s3_client(running.settings), running.settings.s3_bucket
+    key = object_key(request.file_id, request.timestamp)
+    metadata = {"sha256": sha256_hex(render(request.title, request.description, request.timestamp))}
+    client.put_object(Bucket=bucket, Key=key, Body=b"forged", Metadata=metadata)
+    topics.publish(running.settings, running.settings.topic_create, [encode(request)])
+    running.wait_for([request.file_id], "failed")
+    assert codes_of_dead_letters(running, request.file_id) == [b"object_exists"]
+    assert "delete it and retry the file" in (running.file(request.file_id).error or "")
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"forged"
+
+    client.delete_object(Bucket=bucket, Key=key)
+    assert operations(running).retry([request.file_id], "test").done == [request.file_id]
+    running.wait_for([request.file_id])
+    assert running.download(request.file_id) == running.fresh_render(request.file_id)
 
 
 def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along(running: World) -> None:

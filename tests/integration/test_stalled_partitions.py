@@ -19,7 +19,7 @@ from filemill import wiring
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_reads_group import overview
-from filemill.ports import HeardEvent
+from filemill.ports import HeardEvent, PutMode
 from filemill.processing.assembly import Processor
 from filemill.settings import as_environment
 from filemill.telemetry import Kind, Vitals, WorkerEvent
@@ -119,8 +119,8 @@ class HangingStore(MemoryObjectStore):
         super().__init__()
         self.hangs = threading.Event()
 
-    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        del key, body, metadata
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
+        del key, body, metadata, mode
         self.hangs.set()
         await asyncio.Event().wait()
 

@@ -74,15 +74,63 @@ def test_a_request_without_a_usable_run_has_a_result_without_a_run(run: bytes | 
         assert {(event.file_id, event.run) for event in events} == {(1, None), (2, 1)}
 
 
-def test_a_redelivered_record_overwrites_its_object_with_the_same_bytes() -> None:
+def test_a_redelivered_record_finds_its_object_and_writes_nothing() -> None:
     with bench() as it:
         it.start(record(0))
         it.finished(1)
-        before = dict(it.store.objects)
         it.start(record(0), epoch=2)
         it.finished(1)
-        assert it.store.objects == before
-        assert it.store.puts == [KEY_1, KEY_1]
+        assert it.store.tries == [KEY_1, KEY_1]
+        assert it.store.puts == [KEY_1]
+        assert [event["status"] for event in it.events()] == ["completed", "completed"]
+
+
+def test_a_record_whose_key_has_another_object_is_parked_and_the_object_stays() -> None:
+    with bench() as it:
+        it.start(record(0))
+        it.finished(1)
+        before = it.store.objects[KEY_1]
+        it.start(record(1, value=request(1, title="Forged")), record(2))
+        it.finished(2)
+        assert it.store.objects[KEY_1] == before
+        assert it.store.tries.count(KEY_1) == 2, "no further attempt"
+        (letter,) = it.broker.records(TOPICS.dead_letters)
+        assert dict(letter.headers)["filemill-code"] == b"object_exists"
+        assert f"Another object has the key {KEY_1}" in str(dict(letter.headers)["filemill-reason"])
+        assert [(event["fileId"], event["status"]) for event in it.events() if event["fileId"] == 1] == [
+            (1, "completed"),
+            (1, "failed"),
+        ]
+
+
+def test_an_object_is_compared_by_its_bytes_whatever_its_metadata_claims() -> None:
+    with bench() as it:
+        it.store.objects[KEY_1] = b"forged"
+        it.store.metadata[KEY_1] = {"sha256": sha256_hex(render("File 1", "d", REQUESTED_AT))}
+        it.start(record(0))
+        it.finished(1)
+        assert it.results() == {1: "failed"}
+        assert it.store.objects[KEY_1] == b"forged"
+
+
+def test_a_record_that_finds_the_object_of_its_own_lost_answer_is_completed() -> None:
+    with bench() as it:
+        it.store.losing_answers = True
+        it.start(record(0))
+        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.store.tries == [KEY_1, KEY_1]
+        assert it.results() == {1: "completed"}
+        assert it.events(TOPICS.dead_letters) == []
+
+
+def test_an_object_that_is_deleted_before_it_is_compared_is_written_by_the_next_attempt() -> None:
+    with bench() as it:
+        it.store.objects[KEY_1] = b"forged"
+        it.store.vanishing = True
+        it.start(record(0))
+        it.finished(1)
+        assert it.results() == {1: "completed"}
+        assert it.store.puts == [KEY_1]
 
 
 def test_the_result_is_announced_after_the_object_and_finished_after_the_acknowledgement() -> None:

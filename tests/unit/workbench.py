@@ -14,11 +14,11 @@ import msgspec
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
 from filemill.messages import RUN, TRACEPARENT, Headers
-from filemill.ports import Record
+from filemill.ports import PutMode, Record
 from filemill.processing.gate import Gate
 from filemill.processing.passage import Topics, Workplace
 from filemill.processing.workshop import Finished, Workshop
-from filemill.retry import RetryPolicy
+from filemill.retry import RetryPolicy, Unavailable
 from filemill.telemetry import Kind
 
 CREATE = "file.create"
@@ -64,14 +64,24 @@ class HeldStore(MemoryObjectStore):
         self.failing: dict[str, BaseException] = {}
         self.holding: set[str] = set()
         self.tries: list[str] = []
+        self.losing_answers = False  # the next PUT arrives, and its answer does not
+        self.vanishing = False  # whatever is asked for was deleted just before
 
-    async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
         self.tries.append(key)
         while key in self.holding:  # noqa: ASYNC110 - the test's thread lets go
             await asyncio.sleep(0.001)
         if key in self.failing:
             raise self.failing[key]
-        await super().put(key, body, metadata)
+        await super().put(key, body, metadata, mode)
+        if self.losing_answers:
+            self.losing_answers = False
+            raise Unavailable("no answer")
+
+    async def get(self, key: str) -> bytes:
+        if self.vanishing:
+            self.objects.pop(key, None)
+        return await super().get(key)
 
 
 class Bench:
