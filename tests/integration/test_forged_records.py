@@ -102,6 +102,18 @@ def test_a_forged_request_does_not_replace_the_object_of_the_file_that_it_names(
     assert (after.status, after.sha256) == ("completed", row.sha256)
 
 
+def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and_by_verify(running: World) -> None:
+    (request,) = running.insert(1)
+    forged = FileCreate(request.file_id, "Forged", "by somebody else", request.timestamp)
+    topics.publish(running.settings, running.settings.topic_create, [encode(forged)], partition=0)
+    running.wait_for([request.file_id])
+    topics.publish(running.settings, running.settings.topic_create, [encode(request)], partition=0)
+    wait_until(lambda: len(running.results()[request.file_id]) == 2, 10, "the genuine one is answered")
+
+    assert codes_of_dead_letters(running, request.file_id) == [b"object_exists"]
+    assert str(request.file_id) in running.verify().findings["render-differs"].examples
+
+
 def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: World) -> None:
     (request,) = running.insert(1)
     client, bucket = wiring.s3_client(running.settings), running.settings.s3_bucket
