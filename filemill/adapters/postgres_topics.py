@@ -49,3 +49,11 @@ def generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) 
         topic: known.get((topic, one.topic_id, one.cluster_id), 0 if topic in names else 1)
         for topic, one in topics.items()
     }
+
+
+def recreated_at(connection: sa.Connection, topic: str) -> list[float]:
+    """When the topics that had a name after the first were first seen, in seconds since the epoch, ascending."""
+    moments = sa.select(sa.extract("epoch", TopicGeneration.first_seen_at)).where(
+        TopicGeneration.topic == topic, TopicGeneration.generation > 1
+    )
+    return [float(at) for at in connection.execute(moments.order_by(TopicGeneration.generation)).scalars()]

@@ -12,6 +12,7 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.postgres_operations import offset_resets
+from filemill.adapters.postgres_topics import recreated_at
 from filemill.lab import backward
 from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
@@ -75,7 +76,12 @@ class Bench:
 
     def history(self, since: datetime | None = None) -> History:
         """What the topics tell, record by record; of requests and results from `since` on. Raises retry.Unavailable."""
-        history = read_history(self.settings, self.admin(), since)
+        settings = self.settings
+        with self.engine.connect() as connection:
+            recreations = recreated_at(connection, settings.topic_create)
+            results_since = max(recreated_at(connection, settings.topic_created), default=0.0)
+        history = read_history(settings, self.admin(), since, recreations)
+        history.results_since = results_since
         with self.engine.connect() as connection:
             history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
         return history
@@ -84,8 +90,7 @@ class Bench:
         """Every commit and every execution of the history."""
         parts = self.admin().offsets(None, self.settings.topic_create)
         ends = {part.partition: part.end or 0 for part in parts}
-        commits = read_commits(self.settings)
-        return audit(commits, ends, history.finished(), history.ownerships(), history.executions, history.resets)
+        return audit(read_commits(self.settings), ends, history, history.ownerships())
 
     def verdict(self, history: History | None = None) -> Verdict:
         """The invariants, each with its evidence. Raises retry.Unavailable where a server is away."""

@@ -1,5 +1,6 @@
 """What a run left, as tidy data frames: one row a record, an execution, an event, a file. Times are UTC timestamps."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -23,10 +24,7 @@ def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
 def requests(history: History) -> pd.DataFrame:
     """A row a record of `file.create`: when it came, when its first result did, how many results it had."""
     finished = history.finished()
-    counts: dict[tuple[int, int], int] = {}
-    for execution in history.executions:
-        place = execution.partition, execution.offset
-        counts[place] = counts.get(place, 0) + 1
+    counts = Counter(history.executed_places())
     rows = [
         (
             request.partition,
@@ -34,8 +32,8 @@ def requests(history: History) -> pd.DataFrame:
             request.file_id,
             request.run,
             request.at,
-            finished.get((request.partition, request.offset)),
-            counts.get((request.partition, request.offset), 0),
+            finished.get(history.place_of(request)),
+            counts[history.place_of(request)],
         )
         for request in history.requests
     ]

@@ -12,7 +12,7 @@ import pandas as pd
 from filemill.lab.frames import moments
 from filemill.lab.journal import Entry
 from filemill.telemetry import Kind
-from filemill.verification.history import NEVER, Execution, History, Ownership, Request
+from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request
 
 HEARTBEAT_VALID_SECONDS = 6.0
 PERCENTILES = (0.5, 0.95, 0.99)
@@ -214,9 +214,7 @@ def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     rows = []
     for worker, killed_at in kills(faults):
         ends = [
-            finished.get((request.partition, request.offset), NEVER)
-            for request in history.requests
-            if request.at <= killed_at
+            finished.get(history.place_of(request), NEVER) for request in history.requests if request.at <= killed_at
         ]
         until = max(ends, default=NEVER)
         if killed_at < until < NEVER:
@@ -256,10 +254,9 @@ def in_flight_at(history: History, moment: float) -> int:
 
 def repetitions(history: History) -> dict[str, float]:
     """Executions beyond the first of each record, and the seconds that they took."""
-    seen: set[tuple[int, int]] = set()
+    seen: set[Place] = set()
     count, rework = 0, 0.0
-    for execution in history.executions:
-        place = execution.partition, execution.offset
+    for execution, place in zip(history.executions, history.executed_places(), strict=True):
         if place in seen:
             count += 1
             if execution.started_at is not None and execution.made_at is not None:

@@ -153,7 +153,7 @@ def _longest_stall(seen: Observed) -> tuple[float, int, float]:
     worst = (0.0, 0, 0.0)
     for partition in sorted({request.partition for request in seen.history.requests}):
         spans = [
-            (request.at, finished.get((partition, request.offset), NEVER))
+            (request.at, finished.get(seen.history.place_of(request), NEVER))
             for request in seen.history.requests
             if request.partition == partition
         ]

@@ -6,14 +6,15 @@ and 6). And every execution, against what was committed when its worker got the 
 Pure. All moments must be of one clock, or of clocks of one machine.
 """
 
-from bisect import bisect_right
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import msgspec
 
 from filemill.offsets import CommitSeen, ResetSeen, decode_metadata
-from filemill.verification.history import NEVER, Execution, Ownership, Place
+from filemill.verification.history import NEVER, Execution, History, Ownership, Place
 from filemill.verification.report import Finding
 
 # A reset is recorded before the broker is asked, which may take so long.
@@ -59,36 +60,32 @@ class Audit(msgspec.Struct):
 def audit(
     commits: Sequence[CommitSeen],
     ends: Mapping[int, int],
-    finished: Mapping[Place, float],
+    history: History,
     ownerships: Iterable[Ownership],
-    executions: Sequence[Execution] = (),
-    resets: Sequence[ResetSeen] = (),
 ) -> Audit:
-    """Check all commits, in the order of their moments, and all executions.
+    """Check all commits, in the order of their moments, and all executions of the history.
 
-    `ends` is each partition's end (its offsets begin at 0 and have no gaps), `finished` when a record had its first
-    result, or was passed over by one of the `resets`: moves of the offsets by people, each of which is a commit that
-    no worker signed. A commit of that kind without a reset on record is nobody's.
+    `ends` is each partition's end. Offsets without a record, as of a transaction's marker or of what was removed, need
+    no result. A move of the offsets by a person is a commit that no worker signed; without a reset on record it is
+    nobody's. A commit from before `file.create` was recreated is about the topic that had the name then.
     """
-    result = Audit(commits=len(commits), executions=len(executions))
-    expected = list(resets)
+    result = Audit(commits=len(commits), executions=len(history.executions))
+    expected = list(history.resets)
     owners = _by_partition(ownerships)
-    moments = {
-        partition: [finished.get((partition, offset), NEVER) for offset in range(end)]
-        for partition, end in ends.items()
-    }
-    # When all records below an offset were finished: the greatest of their moments.
-    below = {partition: [0.0, *accumulate(known, max)] for partition, known in moments.items()}
+    known = _moments(history)
+    present = len(history.recreations)
     for commit in commits:
-        known = moments.get(commit.partition, [])
-        if commit.offset > len(known):
+        generation = history.generation(commit.at)
+        end = ends.get(commit.partition, 0) if generation == present else math.inf
+        if commit.offset > end:
             result.found("commit-beyond-end", commit)
             continue
-        if below[commit.partition][commit.offset] > commit.at + CLOCK_SECONDS:
+        moments = known.get((generation, commit.partition), _Moments({}))
+        if moments.below(commit.offset) > commit.at + CLOCK_SECONDS:
             result.found("commit-passed-unfinished", commit)
         metadata, beyond = decode_metadata(commit.metadata, commit.offset)
         for offset in beyond:
-            if offset >= len(known) or known[offset] > commit.at + CLOCK_SECONDS:
+            if offset >= end or moments.of(offset) > commit.at + CLOCK_SECONDS:
                 result.found("commit-claims-unfinished", f"{offset} in {commit}")
         if metadata is None and _take(expected, commit):
             result.resets += 1
@@ -101,8 +98,40 @@ def audit(
             result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
         elif commit.at > owner.until + REVOKED_SECONDS:
             result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
-    _check_executions(commits, owners, executions, result)
+    _check_executions(commits, owners, history, result)
     return result
+
+
+class _Moments:
+    """When the records of one partition were finished, or needed it no more. An offset without a record needs none."""
+
+    def __init__(self, moments: Mapping[int, float]) -> None:
+        self._moments = moments
+        self._offsets = sorted(moments)
+        # When all records up to each were finished: the greatest of their moments.
+        self._all_by = [0.0, *accumulate((moments[offset] for offset in self._offsets), max)]
+
+    def of(self, offset: int) -> float:
+        return self._moments.get(offset, 0.0)
+
+    def below(self, offset: int) -> float:
+        return self._all_by[bisect_left(self._offsets, offset)]
+
+
+def _moments(history: History) -> dict[tuple[int, int], _Moments]:
+    """By generation and partition."""
+    moments = history.finished()
+    for request in history.requests:
+        place = history.place_of(request)
+        if place not in moments:
+            # Its result may have been on a topic that is gone.
+            moments[place] = 0.0 if request.at < history.results_since else NEVER
+    for place, at in history.removed.items():
+        moments[place] = min(at, moments.get(place, NEVER))
+    by_partition: dict[tuple[int, int], dict[int, float]] = {}
+    for (generation, partition, offset), at in moments.items():
+        by_partition.setdefault((generation, partition), {})[offset] = at
+    return {key: _Moments(found) for key, found in by_partition.items()}
 
 
 def _take(expected: list[ResetSeen], commit: CommitSeen) -> bool:
@@ -154,45 +183,46 @@ def _by_partition(ownerships: Iterable[Ownership]) -> dict[int, _Owners]:
 
 
 def _check_executions(
-    commits: Sequence[CommitSeen], owners: Mapping[int, _Owners], executions: Sequence[Execution], result: Audit
+    commits: Sequence[CommitSeen], owners: Mapping[int, _Owners], history: History, result: Audit
 ) -> None:
     """Each execution was of a record that no commit covered when its worker got the partition; once an assignment."""
-    covered = _Coverage(commits)
+    covered = _Coverage(commits, history)
     done: set[tuple[Place, Ownership]] = set()
     seen: set[Place] = set()
-    for execution in executions:
-        place = execution.partition, execution.offset
+    for execution, place in zip(history.executions, history.executed_places(), strict=True):
         result.executed_again += place in seen
         seen.add(place)
         ownership = owners.get(execution.partition, _Owners()).of(execution)
         if ownership is None:
             continue  # its assignment is not on record: the audit of commits says so where it matters
+        where = f"partition {place.partition}, offset {place.offset}"
         if (place, ownership) in done:
-            result.found("executed-twice-in-one-assignment", f"{place} by {ownership.worker}")
+            result.found("executed-twice-in-one-assignment", f"{where} by {ownership.worker}")
         done.add((place, ownership))
         if covered.at(place, ownership.at - CLOCK_SECONDS):
-            result.found("executed-though-committed", f"{place} by {ownership.worker}, assigned at {ownership.at:.3f}")
+            result.found("executed-though-committed", f"{where} by {ownership.worker}, assigned at {ownership.at:.3f}")
 
 
 class _Coverage:
     """What the commits of each partition had covered at a moment."""
 
-    def __init__(self, commits: Sequence[CommitSeen]) -> None:
-        self._commits: dict[int, list[CommitSeen]] = {}
+    def __init__(self, commits: Sequence[CommitSeen], history: History) -> None:
+        self._commits: dict[tuple[int, int], list[CommitSeen]] = {}
         for commit in commits:
-            self._commits.setdefault(commit.partition, []).append(commit)
-        self._decoded: dict[tuple[int, int], frozenset[int]] = {}
+            key = history.generation(commit.at), commit.partition
+            self._commits.setdefault(key, []).append(commit)
+        self._decoded: dict[tuple[int, int, int], frozenset[int]] = {}
 
     def at(self, place: Place, moment: float) -> bool:
         """Whether the last commit before the moment covers the record, by its offset or its metadata."""
-        partition, offset = place
-        made = self._commits.get(partition, [])
+        generation, partition, offset = place
+        made = self._commits.get((generation, partition), [])
         index = bisect_right(made, moment, key=lambda commit: commit.at) - 1
         if index < 0:
             return False
         if offset < made[index].offset:
             return True
-        key = partition, index
+        key = generation, partition, index
         if key not in self._decoded:
             self._decoded[key] = frozenset(decode_metadata(made[index].metadata, made[index].offset)[1])
         return offset in self._decoded[key]

@@ -5,8 +5,10 @@ Moments are seconds since the epoch, of the records' timestamps: with `message.t
 all of one clock, the broker's, as are those of the commits; otherwise each is its producer's.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,8 +20,15 @@ from filemill.ports import Record
 from filemill.settings import Settings
 from filemill.telemetry import Kind, WorkerEvent, decode_event
 
-Place = tuple[int, int]
 NEVER = float("inf")
+
+
+class Place(NamedTuple):
+    """A record of `file.create`. `generation` counts the topics that have had the name, from 0."""
+
+    generation: int
+    partition: int
+    offset: int
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -80,10 +89,42 @@ class History(msgspec.Struct):
     events: list[Heard] = []
     # Places on `file.create` of dead letters, and of runs that were let go because they were cancelled.
     ended_otherwise: dict[Place, float] = {}
+    # When `file.create` was deleted and created again. The requests above are those of the present topic.
+    recreations: list[float] = []
+    # When the present topic of results began, where it is not the first: a result from before is not known.
+    results_since: float = 0.0
+    # Records that are known to have been removed from the topic, and when.
+    removed: dict[Place, float] = {}
     # Moves of the group's offsets by people, which are on record in Postgres.
     resets: list[ResetSeen] = []
     # Of the values and headers of all that was read, by topic.
     payload_bytes: dict[str, int] = {}
+
+    def generation(self, at: float) -> int:
+        """The number of the topic that had the name `file.create` at a moment."""
+        return bisect_right(self.recreations, at)
+
+    def place_of(self, request: Request) -> Place:
+        """Where a request stands."""
+        return Place(len(self.recreations), request.partition, request.offset)
+
+    def executed_places(self) -> list[Place]:
+        """The place of each execution's record.
+
+        A result can come after the topic of its request was recreated: the request that stands there is another's.
+        """
+        present = len(self.recreations)
+        if not present:
+            return [Place(0, one.partition, one.offset) for one in self.executions]
+        asked = {(one.partition, one.offset): one.file_id for one in self.requests}
+        places = []
+        for one in self.executions:
+            generation = self.generation(one.at)
+            file_id = asked.get((one.partition, one.offset))
+            if file_id is not None:
+                generation = present if file_id == one.file_id else min(generation, present - 1)
+            places.append(Place(generation, one.partition, one.offset))
+        return places
 
     def finished(self) -> dict[Place, float]:
         """When each record had its first result, whichever it was; records without one are absent.
@@ -93,10 +134,9 @@ class History(msgspec.Struct):
         moments = dict(self.ended_otherwise)
         for reset in self.resets:
             for offset in range(reset.old, reset.new):
-                place = reset.partition, offset
+                place = Place(self.generation(reset.at), reset.partition, offset)
                 moments[place] = min(reset.at, moments.get(place, NEVER))
-        for execution in self.executions:
-            place = execution.partition, execution.offset
+        for execution, place in zip(self.executions, self.executed_places(), strict=True):
             moments[place] = min(execution.at, moments.get(place, NEVER))
         return moments
 
@@ -120,12 +160,15 @@ class History(msgspec.Struct):
         return sorted(owned)
 
 
-def read_history(settings: Settings, admin: KafkaAdmin, since: datetime | None = None) -> History:
+def read_history(
+    settings: Settings, admin: KafkaAdmin, since: datetime | None = None, recreations: Sequence[float] = ()
+) -> History:
     """Read the topics from their beginnings to their present ends. Raises retry.Unavailable.
 
     With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
+    `recreations`: when `file.create` was deleted and created again, ascending.
     """
-    history = History()
+    history = History(recreations=list(recreations))
 
     def records(topic: str, since: datetime | None) -> Iterator[Record]:
         for record in _records(settings, admin, topic, since):
@@ -184,7 +227,7 @@ def _note_result(record: Record, history: History) -> None:
 def _note_dead_letter(record: Record, history: History) -> None:
     place = dead_letter_place(record.headers)
     if place is not None:
-        history.ended_otherwise.setdefault(place, _moment(record))
+        _note_end(*place, _moment(record), history)
 
 
 def _note_event(record: Record, history: History) -> None:
@@ -195,7 +238,12 @@ def _note_event(record: Record, history: History) -> None:
         return
     history.events.append(Heard(_moment(record), event))
     if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
-        history.ended_otherwise.setdefault((event.partition, event.offset), _moment(record))
+        _note_end(event.partition, event.offset, _moment(record), history)
+
+
+def _note_end(partition: int, offset: int, at: float, history: History) -> None:
+    place = Place(history.generation(at), partition, offset)
+    history.ended_otherwise[place] = min(at, history.ended_otherwise.get(place, NEVER))
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime | None = None) -> Iterator[Record]:

@@ -20,7 +20,7 @@ def audit_commits(world: World, processors: Iterable[Process]) -> int:
     history = read_history(world.settings, admin)
     parts = admin.offsets(None, world.settings.topic_create)
     ends = {part.partition: part.end or 0 for part in parts}
-    found = audit(read_commits(world.settings), ends, history.finished(), _ownerships(processors), history.executions)
+    found = audit(read_commits(world.settings), ends, history, _ownerships(processors))
     assert found.ok, [f"{finding.meaning} ({finding.count}): {finding.examples}" for finding in found.findings.values()]
     return found.commits
 
