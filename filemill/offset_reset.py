@@ -68,10 +68,14 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a reset would do. `why_not`: why it cannot be done now, None where it can."""
+    """What a reset would do. `why_not`: why it cannot be done now, None where it can.
+
+    `topic_id`: the topic that the offsets are of; one that is created under the same name has another.
+    """
 
     moves: list[Move]
     why_not: str | None
+    topic_id: str = ""
 
     @property
     def offsets(self) -> dict[int, int]:
@@ -124,9 +128,10 @@ class OffsetReset:
     def plan(self, target: Target) -> Plan:
         """What it would do. Reads the records that would be skipped. Raises retry.Unavailable, InvalidTarget."""
         moment = _milliseconds(target)
+        topic_id = self._topic_id()
         parts = self._parts()
         at = {} if moment is None else self._admin.offsets_at(self._settings.topic_create, moment)
-        return self._judge(parts, new_offsets(target, parts, at))
+        return self._judge(topic_id, parts, new_offsets(target, parts, at))
 
     def apply(
         self,
@@ -141,7 +146,11 @@ class OffsetReset:
         `progress` hears of each batch of files that was dealt with. Raises CannotReset; retry.Unavailable. Then the
         offsets may stand where they stood, and no request is lost: what had been cancelled for it is resubmitted.
         """
-        now = self._judge(self._parts(), {move.partition: move.new for move in plan.moves})
+        topic_id = self._topic_id()
+        if topic_id != plan.topic_id:
+            topic = self._settings.topic_create
+            raise CannotReset(f"{topic} was deleted and created again since the preview: preview the reset again")
+        now = self._judge(topic_id, self._parts(), {move.partition: move.new for move in plan.moves})
         if now.why_not is not None:
             raise CannotReset(now.why_not)
         cancelled = self._each(now.skipped, self._operations.cancel, actor, progress)
@@ -179,12 +188,19 @@ class OffsetReset:
     def _parts(self) -> list[PartitionOffsets]:
         return self._admin.offsets(self._settings.offsets_group, self._settings.topic_create)
 
-    def _judge(self, parts: Sequence[PartitionOffsets], new: Mapping[int, int]) -> Plan:
+    def _topic_id(self) -> str:
+        topic = self._settings.topic_create
+        found = self._admin.identities([topic])
+        if topic not in found:
+            raise Unavailable(f"Kafka has no topic {topic}: run `filemill topics create`")
+        return found[topic].topic_id
+
+    def _judge(self, topic_id: str, parts: Sequence[PartitionOffsets], new: Mapping[int, int]) -> Plan:
         skipped = self._skipped({part.partition: (_current(part), new[part.partition]) for part in parts})
         moves = [
             Move(part.partition, _current(part), new[part.partition], skipped.get(part.partition, [])) for part in parts
         ]
-        return Plan(moves, self.why_not())
+        return Plan(moves, self.why_not(), topic_id)
 
     def _skipped(self, spans: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
         """The unfinished files whose records lie in these spans, by what the records say: a foreign one's, too."""

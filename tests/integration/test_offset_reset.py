@@ -148,6 +148,20 @@ def test_a_time_is_the_first_record_from_then_on(world: World) -> None:
     assert [(move.current, move.new, len(move.skipped)) for move in plan.moves] == [(0, 2, 2)] * 3
 
 
+def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(world: World) -> None:
+    world.request_on(0, 2)
+    reset = mover(world)
+    plan = reset.plan(Target("latest"))
+    topics.recreate_topic(world.settings, world.settings.topic_create)
+    waiting = world.request_on(0, 2)
+    with pytest.raises(CannotReset, match="was deleted and created again since the preview: preview the reset again"):
+        reset.apply(plan, Target("latest"), "cancel", "test")
+    assert committed(world) == [None] * 3
+    assert set(world.statuses(waiting).values()) == {"pending"}
+    assert audited(world) == []
+    assert reset.apply(reset.plan(Target("latest")), Target("latest"), "cancel", "test").cancelled == waiting
+
+
 def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
