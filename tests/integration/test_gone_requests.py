@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -11,7 +12,9 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_reads_group import Overview, overview
 from filemill.adapters.tables import Operation
 from filemill.operations import Operations
+from filemill.settings import as_environment
 from filemill.verification.report import Report
+from tests.acceptance.command import filemill
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline
@@ -191,4 +194,30 @@ def test_a_request_that_waits_is_not_submitted_again(world: World) -> None:
     waiting = published(world, 3)
     assert operations(world).gone() == []
     assert operations(world).retry(waiting, "test").done == []
+    world.assert_clean()
+
+
+def test_the_command_line_submits_all_that_is_lost_and_nothing_else(world: World) -> None:
+    world.host("relay")
+    gone = published(world, 5)
+    remove_all(world, world.settings.topic_create)
+    kept = published(world, 2)
+    home, environment = world.settings.home, as_environment(world.settings)
+    both = filemill("retry", str(gone[0]), "--lost", home=home, environment=environment)
+    assert both.returncode == 2
+    assert "all that are lost by --lost" in both.stderr
+    assert {world.file(file_id).run for file_id in gone} == {1}
+    run = filemill("retry", "--lost", "--json", home=home, environment=environment)
+    assert run.returncode == 0, run.stderr
+    assert msgspec.json.decode(run.stdout) == {"retried": gone, "refused": []}
+    assert {file_id: world.file(file_id).run for file_id in [*gone, *kept]} == {
+        **dict.fromkeys(gone, 2),
+        **dict.fromkeys(kept, 1),
+    }
+    again = filemill("retry", "--lost", home=home, environment=environment)
+    assert again.returncode == 0
+    assert "0 retried" in again.stderr
+    world.host("sync")
+    world.start("processor")
+    world.wait_for([*gone, *kept])
     world.assert_clean()
