@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from pydantic import SecretStr
 
+from filemill.lab.database import connected, superuser
 from filemill.settings import Settings, load
 from filemill.setup import prepare
-from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
 from infra.embedded.home import remove_home
-from infra.embedded.postgres import SUPERUSER
 from infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
+
+__all__ = ["Servers", "embedded_servers", "new_world", "superuser", "watch"]
 
 # Where a session's servers come from; tests need not know which.
 Servers = Supervisor | ContainerServers
@@ -76,33 +76,5 @@ def watch(servers: Servers, pid: int) -> None:
 
 
 def _create_database(settings: Settings, existing: str) -> None:
-    with _connected(settings.as_owner().model_copy(update={"database_name": existing})) as connection:
+    with connected(settings.as_owner().model_copy(update={"database_name": existing})) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
-
-
-@contextmanager
-def superuser(settings: Settings) -> Iterator[sa.Connection]:
-    """A connection that may do everything, each statement a transaction of its own."""
-    if (settings.home / CREDENTIALS_FILE).exists():
-        password = SecretStr(credentials_of(settings.home).database_superuser_password)
-        settings = settings.model_copy(update={"database_user": SUPERUSER, "database_password": password})
-    with _connected(settings) as connection:
-        yield connection
-
-
-@contextmanager
-def _connected(settings: Settings) -> Iterator[sa.Connection]:
-    url = sa.URL.create(
-        "postgresql+psycopg",
-        username=settings.database_user,
-        password=settings.database_password.get_secret_value(),
-        host=settings.database_host,
-        port=settings.database_port,
-        database=settings.database_name,
-    )
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()

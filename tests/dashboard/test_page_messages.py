@@ -8,10 +8,10 @@ import pytest
 
 from dashboard.message_export import as_json_lines
 from filemill.adapters.topic_browser import Browsed
+from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
-from tests.integration.raw_records import RawRecord, publish_raw
 
 
 def rows(page: Page) -> dict[str, dict[str, Any]]:

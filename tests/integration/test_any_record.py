@@ -20,9 +20,9 @@ from filemill.adapters.postgres_reads_performance import performance
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.adapters.topic_browser import Look, browse
 from filemill.dead_letter_index import read_dead_letters
+from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.settings import Settings
 from filemill.verification.history import read_history
-from tests.integration.raw_records import RawRecord, publish_raw
 from tests.integration.world import World, pipeline
 from tests.servers import Servers
 

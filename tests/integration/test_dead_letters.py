@@ -20,10 +20,10 @@ from confluent_kafka.admin._resource import ResourceType
 from filemill import dead_letter_index
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.dead_letter_index import DeadLetterIndex, Letters
+from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.settings import Settings, as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
-from tests.integration.raw_records import RawRecord, publish_raw
 from tests.integration.rest import Rest
 from tests.integration.test_rest_operations import failed
 from tests.integration.test_rest_process import dashboard

@@ -6,9 +6,9 @@ from confluent_kafka import Producer
 from filemill.adapters import topic_browser
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.topic_browser import Look, View, browse
+from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.settings import Settings
 from tests.integration import topics
-from tests.integration.raw_records import RawRecord, publish_raw
 
 T0 = 1_767_528_000_000
 LIMIT = 100

@@ -91,7 +91,7 @@ def publish_raw(settings: Settings, topic: str, records: Iterable[RawRecord]) ->
     library, message = _library(), ctypes.create_string_buffer(512)
     offsets: dict[int, int | None] = {}
 
-    def note(_client: int, delivered: Any, _opaque: int) -> None:
+    def note(_client: int, delivered: Any, _opaque: int) -> None:  # noqa: ANN401 - a pointer of ctypes
         said = delivered.contents
         offsets[said.opaque - 1] = None if said.error else said.offset
 
