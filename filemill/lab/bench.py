@@ -11,16 +11,21 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
+from filemill.adapters.postgres_gone import LATE_SECONDS
 from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.postgres_topics import recreated_at
+from filemill.adapters.tables import File
+from filemill.files import Status
 from filemill.lab import backward
 from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
+from filemill.lab.losses import Losses, all_gone, read_results
 from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.operations import Operations
 from filemill.retry import Unavailable
 from filemill.settings import Settings, load
 from filemill.verification.commits import Audit, audit
-from filemill.verification.history import History, read_history
+from filemill.verification.history import History, distinct, read_history
 from filemill.verification.report import Report
 
 POLL_SECONDS = 0.05
@@ -39,6 +44,7 @@ class Bench:
         self.engine = engine
         self.journal = journal or Journal()
         self.load = Load(engine)
+        self.losses = Losses()
 
     def admin(self) -> KafkaAdmin:
         """A client for a few questions; not kept, for one that outlives a broker's outage can end the process.
@@ -60,6 +66,41 @@ class Bench:
 
         wait_until(at_rest, seconds, lambda: f"all requests have ended ({left} have not)")
         return time.monotonic() - began
+
+    def settle(self, seconds: float = 60.0) -> float:
+        """Drain; see that planted losses are named, they alone; submit them again, and drain. Returns the first's time.
+
+        What is not as it should be is in `losses.complaints`, and so in the verdict. Raises TimeoutError.
+        """
+        losses = self.losses
+        if not losses.files:
+            return self.drain(seconds)
+        began = time.monotonic()
+        wait_until(lambda: self._left() <= losses.files, seconds, "all has ended but what was planted as lost")
+        took = time.monotonic() - began
+        wait_until(self._nothing_to_read, seconds, "the group has read and committed all")
+        expected = losses.expected(one.execution for one in read_results(self.settings, self.admin(), {}))
+        with contextlib.suppress(TimeoutError):  # then it is a complaint
+            wait_until(lambda: self._left() == expected, SESSION_SECONDS, "the sync has applied all")
+        operations = Operations(self.settings, self.engine, wiring.s3_client(self.settings))
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: set(all_gone(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
+        gone = all_gone(operations)
+        losses.judge(expected, self._left(), gone, self.verify())
+        operations.resubmit(gone, "lab")
+        losses.mended()
+        self.drain(seconds)
+        return took
+
+    def _left(self) -> set[int]:
+        """Files that have not ended."""
+        ended = [status for status in Status if status.terminal]
+        with self.engine.connect() as connection:
+            return set(connection.execute(sa.select(File.id).where(File.status.not_in(ended))).scalars())
+
+    def _nothing_to_read(self) -> bool:
+        group, topic = self.settings.offsets_group, self.settings.topic_create
+        return group is None or not any(part.lag for part in self.admin().offsets(group, topic))
 
     def catch_up(self, moment: float, seconds: float = 120.0) -> None:
         """Wait until every request that was accepted by a moment (seconds since the epoch) has ended.
@@ -84,6 +125,10 @@ class Bench:
         history.results_since = results_since
         with self.engine.connect() as connection:
             history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
+        if since is None and self.losses.executions:  # all that the topics that are gone had told
+            told = sorted([*self.losses.executions, *history.executions], key=lambda execution: execution.at)
+            history.executions, history.results_since = distinct(told), 0.0
+        history.removed = self.losses.removed
         return history
 
     def audit(self, history: History) -> Audit:
@@ -96,7 +141,7 @@ class Bench:
         """The invariants, each with its evidence. Raises retry.Unavailable where a server is away."""
         history = history or self.history()
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs a loop of asyncio already
-            report = pool.submit(self._verify).result()
+            report = pool.submit(self.verify).result()
         return judge(
             Observed(
                 report=report,
@@ -106,10 +151,13 @@ class Bench:
                 faults=self.journal.faults(),
                 patience_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + 10.0,
                 until=time.time(),
+                losses=self.losses.complaints,
+                planted=self.losses.named,
             )
         )
 
-    def _verify(self) -> Report:
+    def verify(self) -> Report:
+        """What `verify` finds. Not on a thread that runs a loop of asyncio. Raises retry.Unavailable."""
         # Hundreds of thousands of objects from a busy machine: one late answer must not cost the verdict.
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
         return wiring.verify(patient, self.engine)
@@ -130,10 +178,12 @@ def attach(**given: object) -> Iterator[Bench]:
         engine.dispose()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: Callable[[], str] | str) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: Callable[[], str] | str, every: float = POLL_SECONDS
+) -> None:
     """Ask until it is so. Raises TimeoutError, saying what is not."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:g} s still not: {what() if callable(what) else what}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)

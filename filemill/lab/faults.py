@@ -4,24 +4,41 @@ lab.inject(faults.kill_worker(lab))
 lab.inject(faults.s3_answers(lab, 503, seconds=5, share=0.3))
 """
 
+import contextlib
+import signal
 import time
+from functools import partial
+
+import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.kafka import KafkaPublisher
+from filemill.adapters.kafka_reader import read_topic
+from filemill.adapters.postgres_operations import unfinished_runs
+from filemill.adapters.tables import OutboxRow, SyncPosition
 from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
+from filemill.lab.database import turn_read_only, turn_writable
 from filemill.lab.fault import Fault, process_suspended, server_killed, server_suspended
 from filemill.lab.journal import Entry
+from filemill.lab.losses import read_results
+from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
+from filemill.lab.topics import delete_records, recreate_topic
+from filemill.messages import RUN, file_id_in, number_header
 from filemill.offset_reset import OffsetReset, Target, Unfinished
 from filemill.operations import Operations
+from filemill.verification.history import Place
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
 GATHER_SECONDS = 0.5
 JOIN_SECONDS = 30.0
 EMPTY_SECONDS = 30.0
 FLUSH_SECONDS = 10.0
+# So many requests or results that a fault removes before they are read.
+PLANTED = 20
+BAD_HEADER = (b"caf\xe9", b"1")
 POISON = b'{"fileId": "not a number", "title": 7}'
 
 
@@ -191,6 +208,118 @@ def poison(lab: Lab) -> Fault:
     return Fault(name="poisonous message", target=lab.settings.topic_create, begin=begin)
 
 
+def bad_headers(lab: Lab, pick: int = 0) -> Fault:
+    """Records with a header name that is not UTF-8, which the Kafka client cannot read, on each topic that is read."""
+    settings = lab.settings
+    topics = (settings.topic_create, settings.topic_created, settings.topic_progress, settings.topic_worker_events)
+
+    def begin(entry: Entry) -> None:
+        record = RawRecord(POISON, headers=[BAD_HEADER], partition=pick % lab.parameters.partitions)
+        refused = sum(publish_raw(settings, topic, [record]).count(None) for topic in topics)
+        entry.detail = {"unacknowledged": refused}
+
+    return Fault(name="bad header", target=", ".join(topics), begin=begin)
+
+
+def delete_requests(lab: Lab, pick: int = 0) -> Fault:
+    """Requests that nobody has read are removed from one partition, as retention does while the processors stand."""
+    settings, losses, target = lab.settings, lab.losses, lab.workers()
+
+    def begin(entry: Entry) -> None:
+        _send(lab, target, signal.SIGSTOP)
+        for _ in range(2):  # the first answer the fetches that wait at the broker, and will be read
+            last = lab.load.backlog(PLANTED * lab.partitions)[-1]
+            wait_until(partial(_published, lab, last), EMPTY_SECONDS, "the requests are on the topic")
+        admin, topic = lab.admin(), settings.topic_create
+        parts = admin.offsets(settings.offsets_group, topic)
+        part = parts[pick % len(parts)]
+        start = max(part.begin or 0, part.committed or 0)
+        records = list(read_topic(settings, topic, [part], "lab", {(topic, part.partition): start}))
+        asked = [
+            (file_id, number_header(record.headers, RUN) or 1)
+            for record in records
+            if (file_id := file_id_in(record.value)) is not None
+        ]
+        now = time.time()
+        delete_records(settings, topic, {part.partition: part.end or 0})
+        losses.removed.update({Place(0, record.partition, record.offset): now for record in records})
+        losses.requests |= _unfinished(lab, asked)
+        entry.detail = {"partition": part.partition, "removed": len(records), "before": part.end}
+
+    return Fault(
+        name="records deleted",
+        target=settings.topic_create,
+        begin=begin,
+        undo=lambda: _send(lab, target, signal.SIGCONT),
+    )
+
+
+def recreate_results(lab: Lab) -> Fault:
+    """The topic of results is deleted and created again while some that no sync has read are on it."""
+    settings, losses, target = lab.settings, lab.losses, lab.workers()
+    count = lab.wanted["sync"]
+
+    def begin(entry: Entry) -> None:
+        lab.scale(0, "sync")
+        read_to: dict[int, int] = {}
+        results = read_results(settings, lab.admin(), read_to)
+        applied = len(results)
+
+        def gathered() -> bool:
+            results.extend(read_results(settings, lab.admin(), read_to))
+            return len(results) - applied >= PLANTED
+
+        wait_until(gathered, EMPTY_SECONDS, "results come that no sync reads", every=GATHER_SECONDS)
+        _send(lab, target, signal.SIGSTOP)
+        time.sleep(GATHER_SECONDS)  # what they had sent reaches the broker
+        results += read_results(settings, lab.admin(), read_to)
+        recreate_topic(settings, settings.topic_created)
+        read = _sync_positions(lab)
+        unread = [
+            (one.execution.file_id, one.execution.run or 1)
+            for one in results
+            if one.offset >= read.get(one.partition, 0)
+        ]
+        losses.executions += [one.execution for one in results]
+        losses.results |= _unfinished(lab, unread)
+        entry.detail = {"removed": len(results), "unread": len(unread)}
+
+    def undo() -> None:
+        _send(lab, target, signal.SIGCONT)
+        lab.scale(count, "sync")
+
+    return Fault(name="topic recreated", target=settings.topic_created, begin=begin, undo=undo)
+
+
+def read_only_database(lab: Lab, *, seconds: float) -> Fault:
+    """PostgreSQL turns read-only, as after a failover to a standby, and writable again."""
+    return Fault(
+        name="database read-only",
+        target="postgres",
+        seconds=seconds,
+        begin=lambda _entry: turn_read_only(lab.settings),
+        undo=lambda: turn_writable(lab.settings),
+    )
+
+
+def clock_skewed(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
+    """A processor of its own joins and works; then its clock is this much ahead until it leaves.
+
+    Raises RuntimeError where libfaketime is missing.
+    """
+    if libfaketime() is None:
+        raise RuntimeError(REMEDY)
+
+    def begin(_entry: Entry) -> None:
+        lab.clock.jump(0)  # librdkafka does not start with a clock that is far off
+        lab.scale(1, JUMPER)
+        time.sleep(seconds / 2)
+        lab.clock.jump(ahead_seconds)
+        time.sleep(seconds / 2)
+
+    return Fault(name="clock skewed", target=JUMPER, begin=begin, undo=lambda: _ignore(lab.scale(0, JUMPER)))
+
+
 def clock_jump(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
     """A processor of its own joins; its clock jumps ahead, then as far behind, then it leaves.
 
@@ -216,6 +345,33 @@ def _pick(lab: Lab, role: str, pick: int) -> str:
     if not living:
         raise RuntimeError(f"no {role} lives")
     return living[pick % len(living)]
+
+
+def _send(lab: Lab, workers: list[str], number: int) -> None:
+    for worker in workers:
+        with contextlib.suppress(KeyError):  # it has ended
+            lab.signal(worker, number)
+
+
+def _published(lab: Lab, last_id: int) -> bool:
+    """Whether nothing up to this file waits in the outbox."""
+    waiting = sa.select(sa.func.count()).select_from(OutboxRow).where(OutboxRow.file_id <= last_id)
+    with lab.engine.connect() as connection:
+        return connection.execute(waiting).scalar_one() == 0
+
+
+def _sync_positions(lab: Lab) -> dict[int, int]:
+    """How far the sync has read the results, by partition."""
+    places = sa.select(SyncPosition.partition, SyncPosition.next_offset)
+    with lab.engine.connect() as connection:
+        rows = connection.execute(places.where(SyncPosition.topic == lab.settings.topic_created))
+        return {row.partition: row.next_offset for row in rows}
+
+
+def _unfinished(lab: Lab, runs: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    with lab.engine.connect() as connection:
+        ids = set(unfinished_runs(connection, runs))
+    return {(file_id, run) for file_id, run in runs if file_id in ids}
 
 
 def _ignore(_value: object) -> None:

@@ -75,11 +75,15 @@ class SoakResult(msgspec.Struct, kw_only=True):
 
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
     """Run one. Raises RuntimeError where the machine lacks what a listed fault needs."""
-    lacking = storm.missing() - set(parameters.without)
+    without = set(parameters.without)
+    if storm.CLOCK in without and storm.SKEW in storm.missing() - without:
+        say(f"{storm.SKEW} is left out: {REMEDY}")
+        without.add(storm.SKEW)
+    lacking = storm.missing() - without
     if lacking:
         raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or name it as one to do without")
     pace = storm.Pace(parameters.minutes)
-    planned = storm.plan(parameters.seed, parameters.minutes, frozenset(parameters.without))
+    planned = storm.plan(parameters.seed, parameters.minutes, frozenset(without))
     stack = StackParameters(
         workers=parameters.workers,
         protocol=parameters.protocol,
@@ -102,7 +106,7 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
         say(f"{load_seconds:6.1f} s  load ends with {len(lab.load.sent)} accepted; draining")
         drained: float | None = None
         with contextlib.suppress(TimeoutError):
-            drained = lab.drain(DRAIN_SECONDS)
+            drained = lab.settle(DRAIN_SECONDS)
         say("Reading it all back")
         history = lab.history()
         try:

@@ -16,7 +16,8 @@ from filemill.lab.stack import Lab
 BETWEEN_SECONDS = 14.0
 # Faults that need what a machine may lack; a storm may be asked to do without.
 CLOCK = "clock jumps"
-ONCE = {"partitions added", "kafka stopped for long"}
+SKEW = "clock skewed"
+ONCE = {"partitions added", "kafka stopped for long", "topic recreated"}
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -77,7 +78,12 @@ LISTED: dict[str, Maker] = {
     "sync killed": lambda lab, pick, _: faults.kill_worker(lab, pick, "sync"),
     "sync stopped": lambda lab, pick, _: faults.suspend(lab, pick, "sync", seconds=LEASE_SECONDS),
     "poisonous message": lambda lab, _pick, _: faults.poison(lab),
+    "bad header": lambda lab, pick, _: faults.bad_headers(lab, pick),
+    "records deleted": lambda lab, pick, _: faults.delete_requests(lab, pick),
+    "topic recreated": lambda lab, _pick, _: faults.recreate_results(lab),
+    "database read-only": lambda lab, _, pace: faults.read_only_database(lab, seconds=pace.brief),
     CLOCK: lambda lab, _pick, _: faults.clock_jump(lab, ahead_seconds=3600, seconds=10),
+    SKEW: lambda lab, _pick, _: faults.clock_skewed(lab, ahead_seconds=6 * 3600, seconds=10),
 }
 
 
@@ -104,7 +110,7 @@ def plan(seed: int, minutes: float, without: frozenset[str] = frozenset()) -> li
 
 def missing() -> frozenset[str]:
     """Listed faults that this machine cannot have."""
-    return frozenset() if libfaketime() else frozenset({CLOCK})
+    return frozenset() if libfaketime() else frozenset({CLOCK, SKEW})
 
 
 def rage(

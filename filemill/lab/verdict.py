@@ -84,6 +84,9 @@ class Observed(msgspec.Struct, kw_only=True):
     faults: Sequence[Entry]
     patience_seconds: float
     until: float
+    # What was not as it should be about losses that faults had planted, and how many of them were named.
+    losses: Sequence[str] = ()
+    planted: int = 0
 
 
 def judge(seen: Observed) -> Verdict:
@@ -93,9 +96,10 @@ def judge(seen: Observed) -> Verdict:
     commits = f"{audited.commits} commits" if audited else "a share group: offsets are the broker's"
     if audited and audited.resets:
         commits += f", {audited.resets} of them resets on record"
+    planted = f"; {seen.planted} planted losses were named and submitted again" if seen.planted else ""
     counts = {
         "1": f"{report.submitted} accepted, {report.completed} completed, {report.failed} failed, "
-        f"{report.cancelled} cancelled, {report.in_flight} not ended",
+        f"{report.cancelled} cancelled, {report.in_flight} not ended{planted}",
         "2": f"{report.completed} objects rendered afresh and compared",
         "3": f"{report.objects} objects, {report.superseded} superseded",
         "4": commits,
@@ -121,7 +125,12 @@ def _by_invariant(seen: Observed) -> dict[str, list[Finding]]:
     meanings = {**verify_report.CHECKS, **commit_audit.CHECKS}
     for finding in [*seen.report.findings.values(), *(seen.audit.findings.values() if seen.audit else ())]:
         found.setdefault(meanings[finding.check].partition(":")[0], []).append(finding)
-    for number, check in (("1", _not_ended(seen)), ("5", _moved_back(seen)), ("9", _stalled(seen))):
+    for number, check in (
+        ("1", _not_ended(seen)),
+        ("1", _mistaken(seen)),
+        ("5", _moved_back(seen)),
+        ("9", _stalled(seen)),
+    ):
         if check is not None:
             found.setdefault(number, []).append(check)
     return found
@@ -131,6 +140,12 @@ def _not_ended(seen: Observed) -> Finding | None:
     if not seen.report.in_flight:
         return None
     return Finding("not-ended", "1: accepted and not ended when the run was over", seen.report.in_flight)
+
+
+def _mistaken(seen: Observed) -> Finding | None:
+    if not seen.losses:
+        return None
+    return Finding("losses", "1: planted losses that are not what is named", len(seen.losses), list(seen.losses))
 
 
 def _moved_back(seen: Observed) -> Finding | None:

@@ -176,7 +176,9 @@ def read_history(
             yield record
 
     for record in records(settings.topic_created, since):
-        _note_result(record, history)
+        execution = execution_in(record)
+        if execution is not None:
+            history.executions.append(execution)
     for record in records(settings.topic_dead_letters, since):
         _note_dead_letter(record, history)
     for record in records(settings.topic_worker_events, None):
@@ -199,28 +201,27 @@ def distinct(executions: Sequence[Execution]) -> list[Execution]:
     return list(first.values())
 
 
-def _note_result(record: Record, history: History) -> None:
+def execution_in(record: Record) -> Execution | None:
+    """What a record of `file.created` tells; None for what cannot be read, and for a foreign service's."""
     try:
         record.refuse_unreadable()
         event = decode(record.value, FileCreated)
     except InvalidMessage:
-        return
+        return None
     if event.partition is None or event.offset is None:
-        return  # a foreign service's
-    history.executions.append(
-        Execution(
-            partition=event.partition,
-            offset=event.offset,
-            file_id=event.file_id,
-            run=event.run,
-            worker=event.worker_id or "",
-            status=event.status,
-            attempt=event.attempt or 1,
-            started_at=event.started_at,
-            upload_ms=event.upload_ms,
-            at=_moment(record),
-            made_at=event.timestamp,
-        )
+        return None
+    return Execution(
+        partition=event.partition,
+        offset=event.offset,
+        file_id=event.file_id,
+        run=event.run,
+        worker=event.worker_id or "",
+        status=event.status,
+        attempt=event.attempt or 1,
+        started_at=event.started_at,
+        upload_ms=event.upload_ms,
+        at=_moment(record),
+        made_at=event.timestamp,
     )
 
 

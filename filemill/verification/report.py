@@ -39,6 +39,9 @@ CHECKS = {
     "partition-stalled": "9: a partition has an owner and unread records, and its committed offset does not move",
 }
 
+# Those that name accepted requests which nothing will end.
+LOST = frozenset({"lost", "request-gone"})
+
 
 class Report(msgspec.Struct):
     """The result. `lost` and every finding count against the verdict; the rest is information."""
@@ -79,4 +82,4 @@ class Report(msgspec.Struct):
     @property
     def lost(self) -> int:
         """Accepted requests that nothing will ever end."""
-        return sum(self.findings[check].count for check in ("lost", "request-gone") if check in self.findings)
+        return sum(self.findings[check].count for check in LOST & self.findings.keys())
