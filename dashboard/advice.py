@@ -15,6 +15,8 @@ STUCK_SECONDS = 5.0
 # A lag that moves by less than this, or by less than this share of what is done, stands still.
 STEADY_PER_SECOND = 0.2
 STEADY_SHARE = 0.05
+# So many owners of stalled partitions are named.
+OWNERS_SHOWN = 5
 _WHAT_TO_DO = {
     Reason.QUIET: "",
     Reason.BREAKER: "It continues when the server answers.",
@@ -52,17 +54,25 @@ def advise(
     return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
 
 
-def losses(requests: int | None, recreated: Sequence[Recreated]) -> list[Advice]:
-    """What is gone from Kafka, and which topics are others than they were."""
-    found = []
-    if requests:
-        subject = "One request was" if requests == 1 else f"{requests:,} requests were"
-        text = "Retention removed the records, or their topic was deleted. Nobody will process them: submit them again."
-        found.append(Advice("bad", f"{subject} removed from Kafka before being processed", text))
-    for one in recreated:
-        text = f"Noticed at {one.noticed_at:%Y-%m-%d %H:%M:%S} UTC. It is read from its beginning."
-        found.append(Advice("warn", f"The topic {one.topic} was deleted and created again", text))
-    return found
+def losses(requests: int | None) -> list[Advice]:
+    """What is gone from Kafka."""
+    if not requests:
+        return []
+    subject = "One request was" if requests == 1 else f"{requests:,} requests were"
+    text = "Retention removed the records, or their topic was deleted. No worker will process these requests."
+    return [Advice("bad", f"{subject} removed from Kafka before being processed", text)]
+
+
+def recreations(recreated: Sequence[Recreated]) -> list[Advice]:
+    """Which topics are others than they were."""
+    return [
+        Advice(
+            "warn",
+            f"The topic {one.topic} was deleted and created again",
+            f"Noticed at {one.noticed_at:%Y-%m-%d %H:%M:%S} UTC. It is read from its beginning.",
+        )
+        for one in recreated
+    ]
 
 
 def shares(members: int, partitions: int) -> list[int]:
@@ -131,19 +141,29 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
 
 
 def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
-    """One of each reason and owner: a server that is unreachable stops many partitions at once."""
+    """One of each cause: a server that is unreachable stops many partitions at once, and so do quiet workers."""
     alike: dict[tuple[Reason, str], list[StalledPartition]] = {}
     for one in stalled:
-        place = one.sentence if one.reason is Reason.RECORD else ""
-        alike.setdefault((one.reason, f"{one.owner} {place}"), []).append(one)
+        cause = "" if one.explained else one.sentence if one.reason is Reason.RECORD else one.owner
+        alike.setdefault((one.reason, cause), []).append(one)
     found = []
     for (reason, _), some in alike.items():
         names = _names("partition", [one.partition for one in some])
         verb = "does" if len(some) == 1 else "do"
         tone = "warn" if some[0].explained else "bad"
-        text = f"{some[0].sentence[0].upper()}{some[0].sentence[1:]}. {_WHAT_TO_DO[reason]}".strip()
+        longest = max(some, key=lambda one: one.seconds).sentence
+        parts = [f"{longest[0].upper()}{longest[1:]}.", _WHAT_TO_DO[reason], _others(some)]
+        text = " ".join(part for part in parts if part)
         found.append(Advice(tone, f"{names} {verb} not move", text))
     return found
+
+
+def _others(some: Sequence[StalledPartition]) -> str:
+    """The owners of those that the sentence about the longest does not name."""
+    longest = max(some, key=lambda one: one.seconds).owner
+    owners = sorted({one.owner for one in some} - {longest})
+    more = f" and {len(owners) - OWNERS_SHOWN:,} more" if len(owners) > OWNERS_SHOWN else ""
+    return f"The same holds for {', '.join(owners[:OWNERS_SHOWN])}{more}." if owners else ""
 
 
 def _about_unknown_ids(count: int) -> list[Advice]:
@@ -151,7 +171,7 @@ def _about_unknown_ids(count: int) -> list[Advice]:
         return []
     what = f"{_number(count).capitalize()} unknown file {'id' if count == 1 else 'ids'} in results within a day"
     text = (
-        "Somebody else writes to the topic of requests, or the database was restored from a backup. No file owns the "
+        "Another program writes to the topic of requests, or the database was restored from a backup. No file owns the "
         "objects that were made: `filemill orphans list` shows them, `filemill orphans delete` removes them."
     )
     return [Advice("warn", what, text)]

@@ -11,6 +11,7 @@ import filemill
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
 from filemill.origins import without_passwords
+from filemill.retry import Unavailable
 from filemill.settings import PREFIX, Settings
 
 HIDDEN = "••••••"
@@ -18,10 +19,11 @@ HIDDEN = "••••••"
 
 @dataclass(frozen=True)
 class Topic:
-    """One of our topics; `partitions` None: it is missing."""
+    """One of our topics; `partitions` None: it is missing. `dated_by`: broker or producers; None: not known."""
 
     name: str
     partitions: int | None
+    dated_by: str | None
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,20 @@ def postgres_version(services: Services) -> str:
 
 
 def topics(services: Services) -> list[Topic]:
-    """Our topics and their partitions. Raises retry.Unavailable."""
+    """Our topics, their partitions, and who sets their records' timestamps. Raises retry.Unavailable."""
     existing = services.kafka.topic_partitions()
-    return [Topic(name, existing.get(name)) for name in all_topics(services.settings)]
+    try:
+        by_producers: list[str] | None = services.kafka.topics_dated_by_producers()
+    except Unavailable:  # a broker may let us see topics, and not their configuration
+        by_producers = None
+    return [
+        Topic(
+            name,
+            existing.get(name),
+            None if by_producers is None or name not in existing else "producers" if name in by_producers else "broker",
+        )
+        for name in all_topics(services.settings)
+    ]
 
 
 def own_versions() -> dict[str, str]:

@@ -87,7 +87,7 @@ def _gone(story: FileStory, file: FileRow) -> Reason:
     place = _place(story)
     where = f"It was at partition {place.partition}, offset {place.offset}. " if place is not None else ""
     text = f"{where}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
-    return Reason("bad", "Its record is gone from Kafka: nobody will process it", text)
+    return Reason("bad", "Its record is gone from Kafka: no worker will process it", text)
 
 
 def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) -> Reason:

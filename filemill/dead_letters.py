@@ -28,7 +28,7 @@ AHEAD_MILLISECONDS = 86_400_000
 # What is kept of a text that whoever wrote the record has chosen.
 REASON_CHARACTERS = 300
 NAME_CHARACTERS = 250
-_NUMBERS = re.compile(r"(?<![A-Za-z0-9])\d+")  # S3 keeps its
+_NUMBERS = re.compile(r"(?<![A-Za-z0-9])(?<!UTF-)\d+")  # S3 and UTF-8 keep theirs
 
 
 class LetterFacts(msgspec.Struct, frozen=True, kw_only=True):

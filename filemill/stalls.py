@@ -80,7 +80,7 @@ def judge(
     if found is None:
         return None
     reason, why = found
-    standing = f"the committed offset {still.committed:,} is the same" if still.committed else "nothing is committed"
+    standing = f"the committed offset {still.committed:,} has not moved" if still.committed else "nothing is committed"
     sentence = f"partition {still.partition}: {standing} for {still.seconds:.0f} s, with a lag of {still.lag:,}: {why}"
     return StalledPartition(
         still.partition, still.committed, still.lag, round(still.seconds, 1), owner.worker_id, reason, sentence

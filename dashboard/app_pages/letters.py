@@ -26,7 +26,7 @@ VIEWS = ["Still broken", "All"]
 COLUMNS = [
     Column("place", "Place", "mono", 92, title="partition:offset in the topic of dead letters"),
     Column("age", "Died", "ago", 104),
-    Column("file", "File", "text", 86),
+    Column("file", "File", "text", 86, hide_below=800),
     Column("reason", "Reason"),
     Column("count", "Times", "number", 62, title="How often the record was read and came here", hide_below=800),
     Column("run", "Run", "number", 56, hide_below=800),
@@ -94,6 +94,7 @@ def _table(found: Sequence[DeadLetter], now: datetime, *, old: bool) -> None:
         label="Dead letters",
         empty=("No dead letters here", "Requests that no attempt could process appear here, with the reason."),
         old=old,
+        chosen=st.query_params.get("place"),
         on_open=lambda place: turn(place="" if st.query_params.get("place") == place else place),
         on_act=lambda place, act: _act(by_place[place], act),
     )
@@ -107,7 +108,7 @@ def _act(letter: DeadLetter, act: str) -> None:
 
 
 def _row(letter: DeadLetter, age: float | None) -> Row:
-    standing = ("can be replayed", "bad") if letter.refusal is None else ("cannot be", "none")
+    standing = ("can be replayed", "bad") if letter.refusal is None else ("not replayable", "none")
     if not letter.still_broken:
         standing = ("tried again since", "good")
     return Row(
@@ -166,6 +167,7 @@ def _details(data: Data, letter: DeadLetter) -> None:
         with st.container(key="right"):
             lines = [
                 Fact("Reason", letter.reason, tone="bad"),
+                Fact("File", f"#{letter.file_id}" if letter.file_id is not None else None),
                 Fact("From", letter.source, mono=True),
                 Fact("Seen", _times(letter)),
                 Fact("Now", letter.refusal or "can be replayed"),

@@ -59,6 +59,7 @@ def _messages(data: Data, _snapshot: Reading[Snapshot]) -> None:
         label="Messages",
         empty=("No record here", "Choose another start, another partition, or lift the filter."),
         old=old,
+        chosen=st.query_params.get("place"),
         on_open=lambda place: turn(place="" if st.query_params.get("place") == place else place),
     )
     wanted = st.query_params.get("place")

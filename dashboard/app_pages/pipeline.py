@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import data as data_module
-from dashboard.advice import advise, behind, losses, trend
+from dashboard.advice import Advice, advise, behind, losses, recreations, trend
 from dashboard.components import shell
 from dashboard.components.add_partitions import add_partitions
 from dashboard.components.assignment import assignment
@@ -43,9 +43,11 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
     snapshot, old = reading.value, reading.error is not None
     overview = snapshot.overview if snapshot else None
     flow_strip(snapshot, old=old)
+    lost = overview.lost_requests if overview and not old else None
+    show_notices("losses", [_notice(one) for one in losses(lost)])
+    if lost:
+        resubmit_button(data, lost)
     show_notices("advice", _advice(data, overview) if overview and not old else [])
-    if overview and overview.lost_requests and not old:
-        resubmit_button(data, overview.lost_requests)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview)
@@ -125,8 +127,11 @@ def _advice(data: Data, overview: Overview) -> list[Notice]:
         unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
-    found = losses(overview.lost_requests, overview.recreated_topics) + found
-    return [Notice(advice.tone, advice.what, advice.text) for advice in found]
+    return [_notice(one) for one in [*recreations(overview.recreated_topics), *found]]
+
+
+def _notice(advice: Advice) -> Notice:
+    return Notice(advice.tone, advice.what, advice.text)
 
 
 def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapshot]) -> list[Fact]:

@@ -15,6 +15,11 @@ from dashboard.setup_facts import own_versions, settings_in_force
 from filemill.files import epoch_milliseconds
 from filemill.stack import StackState
 
+TOPICS = [
+    Column("name", "Topic", "mono"),
+    Column("dated_by", "Timestamps by", "text", 112, title="Who sets the time of a record: the broker or its producer"),
+    Column("partitions", "Partitions", "number", 92),
+]
 VIEWS = ["Health", "Settings", "Activity"]
 
 
@@ -80,13 +85,20 @@ def _topics(data: Data) -> None:
     st.html('<div class="section">Topics</div>')
     grid(
         "topics",
-        [Column("name", "Topic", "mono"), Column("partitions", "Partitions", "number", 92)],
-        [Row(topic.name, {"name": topic.name, "partitions": topic.partitions}) for topic in reading.value or []],
+        TOPICS,
+        [
+            Row(topic.name, {"name": topic.name, "partitions": topic.partitions, "dated_by": topic.dated_by})
+            for topic in reading.value or []
+        ],
         label="Topics",
         empty=("Not known yet", reading.error or "Kafka has not answered."),
         old=reading.error is not None,
         on_open=lambda topic: shell.go("messages", topic=topic),
     )
+    odd = [topic.name for topic in reading.value or [] if topic.dated_by == "producers"]
+    what = f"Producers set the timestamps of {', '.join(odd)}"
+    todo = "A producer with a wrong clock distorts times. Run `filemill prepare`: the broker then sets the timestamps."
+    show_notices("dates", [Notice("warn", what, todo)] if odd else [])
 
 
 def _roles(data: Data, snapshot: Reading[Snapshot]) -> None:

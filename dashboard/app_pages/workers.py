@@ -1,5 +1,7 @@
 """Workers: who is busy, idle, stuck or dead; what each does now; quiet, stop, kill, scale."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from dashboard.components import shell
@@ -12,7 +14,7 @@ from dashboard.components.view_url import search, turn
 from dashboard.crew import PROCESSORS_MAX, command, processors, tell
 from dashboard.data import Data, Snapshot, WorkerPage
 from dashboard.readings import Reading
-from dashboard.spans import span
+from dashboard.spans import rounded, span
 from dashboard.story import Step
 from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
 from filemill.commands import Order
@@ -25,6 +27,8 @@ from filemill.telemetry import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEven
 ACTOR = "page"
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
+# So many chips fit into the column.
+CHIPS_SHOWN = 3
 NAME_CHARACTERS = 200
 TONES = {
     Condition.BUSY: "busy",
@@ -40,21 +44,30 @@ MEANINGS = {
     Condition.DEAD: "silent for three heartbeats, without a goodbye",
     Condition.STOPPED: "said goodbye",
 }
+# The name takes what is left: 150 pixels or more. The details of a chosen worker say what a narrow table leaves out.
 COLUMNS = [
-    Column("id", "Worker", width=124),
+    Column("id", "Worker"),
     Column("state", "State", "badge", 112),
     Column("heard", "Heard", "ago", 92, title="Its last heartbeat or other word"),
-    Column("owned", "Partitions", "chips", 126, hide_below=800),
+    Column("owned", "Partitions", "chips", 132, hide_below=880),
     Column("in_flight", "In flight", "number", 84, title="Records that it holds"),
-    Column("oldest", "Oldest", "seconds", 82, hide_below=820, title="Age of the record that it holds longest"),
-    Column("headroom", "Headroom", "seconds", 96, 980, "What is left until the group evicts it for not polling"),
-    Column("rate", "Files /s", "rate", 80),
-    Column("finished", "Finished", "number", 90, hide_below=1060),
-    Column("failed", "Failed", "number", 70, hide_below=1060),
-    Column("cpu", "CPU", "percent", 66, hide_below=900),
-    Column("memory", "Memory", "bytes", 92, hide_below=900),
-    Column("starts", "Starts", "number", 66, hide_below=1180),
+    Column("oldest", "Oldest", "seconds", 82, hide_below=960, title="Age of the record that it holds longest"),
+    Column("headroom", "Headroom", "seconds", 96, 1360, "What is left until the group evicts it for not polling"),
+    Column("rate", "Files /s", "rate", 80, hide_below=720),
+    Column("finished", "Finished", "number", 90, hide_below=1260),
+    Column("failed", "Failed", "number", 70, hide_below=1260),
+    Column("cpu", "CPU", "percent", 66, hide_below=1100),
+    Column("memory", "Memory", "bytes", 92, hide_below=1100),
+    Column("starts", "Starts", "number", 66, hide_below=1440),
 ]
+CLOCK_PIXELS = 104
+CLOCK = Column(
+    "clock",
+    "Clock",
+    "text",
+    CLOCK_PIXELS,
+    title="The worker's own clock, compared with the database's. All times on this page are the database's.",
+)
 
 
 def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
@@ -71,11 +84,11 @@ def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):
             _tiles(counts, wanted, old=old)
+        if page > 1 or matching > PAGE_WORKERS or text:
+            search("Find a worker", "Find by name", "find", live="500ms", width=220)
         if stack is not None:
             _scale(data, stack)
     show_line("worker-outcome", st.session_state.get("worker_outcome"))
-    if page > 1 or matching > PAGE_WORKERS or text:
-        search("Find a worker", "Find by name", "find", live="500ms", width=240)
     known = set(processors(stack)) if stack is not None else set()
     grid(
         "workers",
@@ -84,6 +97,7 @@ def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
         label="Workers",
         empty=_empty(reading, wanted, embedded=stack is not None),
         old=old,
+        chosen=st.query_params.get("worker"),
         on_open=lambda worker_id: turn(worker="" if st.query_params.get("worker") == worker_id else worker_id),
         on_act=lambda worker_id, act: _act(data, worker_id, act),
     )
@@ -157,8 +171,8 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
             "id": worker.id,
             "state": (worker.condition.value + note, TONES[worker.condition]),
             "heard": worker.heard_seconds_ago + since,
-            "clock": _clock(worker) or "right",
-            "owned": _partitions(worker.owned) if not gone else [],
+            "clock": _clock(worker),
+            "owned": _partitions(worker.owned, CHIPS_SHOWN) if not gone else [],
             "in_flight": live.in_flight if live else None,
             "oldest": live.oldest_seconds if live and live.in_flight else None,
             "headroom": live.headroom_seconds if live else None,
@@ -181,23 +195,28 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
 
 def _columns(workers: list[WorkerView]) -> list[Column]:
     """With one for the clocks where one is wrong."""
-    if not any(_clock(worker) for worker in workers):
+    if not any(_is_off(worker) for worker in workers):
         return COLUMNS
-    title = "The worker's own clock. Everything here goes by the database's, so a wrong one distorts nothing"
-    return [*COLUMNS[:3], Column("clock", "Clock", "text", 104, title=title), *COLUMNS[3:]]
+    others = [replace(one, hide_below=one.hide_below and one.hide_below + CLOCK_PIXELS) for one in COLUMNS]
+    return [*others[:3], CLOCK, *others[3:]]
 
 
 def _clock(worker: WorkerView) -> str | None:
-    """How far a worker's clock is off; None where it is right, or not known."""
+    """How far a worker's clock is off; None where that is not known."""
     skew = worker.skew_seconds
-    if skew is None or abs(skew) < SKEW_NOTICED_SECONDS:
-        return None
-    return f"{span(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
+    if skew is None or not _is_off(worker):
+        return None if skew is None else "correct"
+    return f"{rounded(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
 
 
-def _partitions(owned: list[int]) -> list[str]:
-    more = len(owned) - PARTITIONS_SHOWN
-    return [*(f"P{partition}" for partition in owned[:PARTITIONS_SHOWN]), *([f"+{more:,}"] if more > 0 else [])]
+def _is_off(worker: WorkerView) -> bool:
+    return worker.skew_seconds is not None and abs(worker.skew_seconds) >= SKEW_NOTICED_SECONDS
+
+
+def _partitions(owned: list[int], shown: int = PARTITIONS_SHOWN) -> list[str]:
+    """The first of them; where some are left out, the last of `shown` says how many."""
+    names = [f"P{partition}" for partition in owned]
+    return names if len(names) <= shown else [*names[: shown - 1], f"+{len(names) - shown + 1:,}"]
 
 
 def _empty(reading: Reading[WorkerPage], wanted: str, *, embedded: bool) -> tuple[str, str]:
@@ -289,14 +308,18 @@ def _vitals(worker: WorkerView) -> list[Fact]:
     vitals = worker.vitals if worker.condition not in (Condition.DEAD, Condition.STOPPED) else None
     owned = ", ".join(_partitions(worker.owned)) or "none"
     finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
+    oldest = vitals.oldest_seconds if vitals and vitals.in_flight else None
     return [
+        Fact("Worker", worker.id),
         Fact("Partitions", owned if vitals else None),
+        Fact("Oldest record", None if oldest is None else span(oldest)),
         Fact("Headroom", span(vitals.headroom_seconds) if vitals and vitals.headroom_seconds is not None else None),
         Fact("CPU", f"{100 * worker.cpu_share:.0f} %" if vitals and worker.cpu_share is not None else None),
         Fact("Memory", f"{vitals.rss_bytes / 2**20:.0f} MiB" if vitals and vitals.rss_bytes is not None else None),
         Fact("Finished", finished),
+        Fact("Files /s", f"{vitals.finished_per_second:.1f}" if vitals else None),
         Fact("Starts", f"{worker.starts:,}"),
-        Fact("Clock", _clock(worker) or ("right" if worker.skew_seconds is not None else None)),
+        Fact("Clock", _clock(worker)),
     ]
 
 

@@ -15,6 +15,15 @@ function setText(node, text) {
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
+// A sentence in which commands are between backticks.
+function setSentence(node, text) {
+  if (node.sentence === text) return;
+  node.sentence = text;
+  const parts = String(text ?? "").split("`");
+  if (parts.length % 2 === 0) setText(node, text); // a backtick that stands alone
+  else node.replaceChildren(...parts.map((part, place) => (place % 2 ? el("code", {}, part) : part)).filter((part) => part !== ""));
+}
+
 function setAttribute(node, name, value) {
   if (value === null || value === undefined) node.removeAttribute(name);
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);

@@ -1,5 +1,7 @@
 // A table of anything. Columns say how their cells look; ages grow between refreshes.
 const RIGHT = new Set(["number", "bytes", "seconds", "rate", "percent"]);
+// What Streamlit needs to draw the details of a row below.
+const DETAILS_MILLISECONDS = 300;
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = instance(parentElement, make);
@@ -10,7 +12,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.table.hidden = Boolean(data.empty);
   state.empty.hidden = !data.empty;
   setText(state.what, data.empty?.what);
-  setText(state.todo, data.empty?.todo);
+  setSentence(state.todo, data.empty?.todo);
+  state.chosen = data.chosen;
   state.all = data.acts ? [...data.columns, { key: "acts", label: "", kind: "acts", hide_below: 0 }] : data.columns;
   state.fit = () => {
     const width = state.frame.clientWidth || 4000;
@@ -29,6 +32,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     reconcile(state.body, data.rows, (row) => row.key, () => makeRow(state), (node, row) => updateRow(node, row, columns, data.opens, state));
   };
   state.fit();
+  if (data.chosen && data.chosen === state.opened) {
+    state.opened = null;
+    setTimeout(showDetails, DETAILS_MILLISECONDS);
+  }
   if (!state.observer) {
     state.observer = new ResizeObserver(() => state.fit());
     state.observer.observe(state.frame);
@@ -44,6 +51,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
     state.observer?.disconnect();
     state.observer = null;
   };
+}
+
+// The details of the row just opened may be drawn below the window.
+function showDetails() {
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  document.querySelector(".st-key-columns")?.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+}
+
+function open(state, key) {
+  state.opened = key;
+  state.send("open", key);
 }
 
 // What a row's buttons need in pixels: its letters, its padding, the gap to the next.
@@ -65,7 +83,7 @@ function make(root) {
 function makeRow(state) {
   const node = el("tr");
   node.onclick = (event) => {
-    if (node.opens && !event.target.closest("button, a") && !String(getSelection())) state.send("open", node.row.key);
+    if (node.opens && !event.target.closest("button, a") && !String(getSelection())) open(state, node.row.key);
   };
   return node;
 }
@@ -73,7 +91,9 @@ function makeRow(state) {
 function updateRow(node, row, columns, opens, state) {
   node.row = row;
   node.opens = opens;
-  setAttribute(node, "class", [opens ? "opens" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() || null);
+  const chosen = opens && row.key === state.chosen;
+  setAttribute(node, "aria-current", chosen ? "true" : null);
+  setAttribute(node, "class", [opens ? "opens" : "", chosen ? "chosen" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() || null);
   reconcile(
     node, columns, (column) => column.key,
     (column) => el("td", {}, column.kind === "acts" ? el("span", { class: "buttons" }) : el("span")),
@@ -96,7 +116,7 @@ function updateCell(cell, row, column, isOpener, state) {
     reconcile(inner, value ?? [], (chip) => chip, () => el("span", { class: "chip" }), (node, chip) => setText(node, chip));
   } else if (isOpener) {
     if (inner.firstElementChild?.tagName !== "BUTTON") inner.replaceChildren(el("button", { class: "open", type: "button", dir: "auto" }));
-    inner.firstChild.onclick = () => state.send("open", row.key);
+    inner.firstChild.onclick = () => open(state, row.key);
     setText(inner.firstChild, shown(column.kind, value));
   } else {
     setAttribute(inner, "dir", column.kind === "text" ? "auto" : null);

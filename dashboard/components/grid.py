@@ -55,10 +55,13 @@ def grid(
     label: str,
     empty: tuple[str, str],
     old: bool = False,
+    chosen: str | None = None,
     on_open: Callable[[str], None] | None = None,
     on_act: Callable[[str, str], None] | None = None,
 ) -> None:
     """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act.
+
+    `chosen` is the row whose details the page shows below in `columns`: opening a row scrolls to them.
 
     Both hear only of rows that were drawn, and of buttons that could be pressed there.
     """
@@ -67,15 +70,15 @@ def grid(
     def act() -> None:
         state = st.session_state[key]
         if state.open is not None and on_open is not None:
-            chosen = offered(key, state.open, drawn)
-            if chosen is not None:
-                on_open(chosen)
+            row = offered(key, state.open, drawn)
+            if row is not None:
+                on_open(row)
         elif state.act is not None and on_act is not None:
             sent = state.act if isinstance(state.act, Mapping) else {}
-            chosen = offered(key, sent.get("row"), drawn)
-            name = offered(key, sent.get("act"), drawn[chosen]) if chosen is not None else None
-            if chosen is not None and name is not None:
-                on_act(chosen, name)
+            row = offered(key, sent.get("row"), drawn)
+            name = offered(key, sent.get("act"), drawn[row]) if row is not None else None
+            if row is not None and name is not None:
+                on_act(row, name)
 
     component("grid")(
         key=key,
@@ -96,6 +99,7 @@ def grid(
             "empty": {"what": empty[0], "todo": empty[1]} if not rows else None,
             "opens": on_open is not None,
             "old": old,
+            "chosen": chosen,
         },
         on_open_change=act,
         on_act_change=act,

@@ -16,7 +16,7 @@ export default function ({ data, parentElement }) {
     (node, notice) => {
       setAttribute(node, "class", `notice tone-${notice.tone}`);
       setText(node.children[1], notice.what);
-      setText(node.children[2], notice.text);
+      setSentence(node.children[2], notice.text);
       node.children[2].hidden = !notice.text;
     },
   );

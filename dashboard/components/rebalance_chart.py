@@ -8,6 +8,8 @@ from filemill.adapters.postgres_reads_history import Ownership
 from filemill.files import epoch_milliseconds
 
 PARTITION_PIXELS = 26
+# More labels than these overlap in the highest chart.
+LABELS_MAX = 20
 AROUND_PIXELS = 62
 HEIGHT_MAX_PIXELS = 420
 # Workers with a colour and a name of their own: those with the most bands.
@@ -24,12 +26,13 @@ def rebalance_chart(
     partitions = sorted({band.partition for band in found})
     height = min(HEIGHT_MAX_PIXELS, AROUND_PIXELS + PARTITION_PIXELS * max(3, len(partitions)))
     until = epoch_milliseconds(known.until) if known else 1000 * period_seconds
+    labelled = partitions[:: -(-len(partitions) // LABELS_MAX) or 1]
     layout = {
         "xaxis": {"range": [until - 1000 * period_seconds, until]},
         "yaxis": {
             "range": [max(partitions, default=2) + 0.6, -0.6],
-            "tickvals": partitions,
-            "ticktext": [f"P{partition} " for partition in partitions],
+            "tickvals": labelled,
+            "ticktext": [f"P{partition} " for partition in labelled],
             "showgrid": False,
         },
         "hovermode": "closest",

@@ -11,6 +11,30 @@ from filemill.settings import Settings
 
 REFRESH_MILLISECONDS = 2000
 DONE_MILLISECONDS = 60_000
+# Lines of text, hidden ones aside, in which a character stands left of the one before it.
+READ_BACKWARDS = """(nodes) => nodes.flatMap((node) => {
+  const [texts, range, found] = [document.createTreeWalker(node, NodeFilter.SHOW_TEXT), document.createRange(), []];
+  while (texts.nextNode()) {
+    const text = texts.currentNode;
+    let [start, before] = [0, null];
+    for (const line of text.data.split("\\n")) {
+      for (let place = start; place < start + line.length; place++) {
+        range.setStart(text, place);
+        range.setEnd(text, place + 1);
+        const box = range.getBoundingClientRect();
+        if (!box.width) continue;
+        if (before && box.top < before.bottom && box.left < before.left) {
+          found.push(line);
+          break;
+        }
+        before = box;
+      }
+      [start, before] = [start + line.length + 1, null];
+    }
+  }
+  return found;
+})"""
+LEFTS = "(nodes) => nodes.map((node) => node.getBoundingClientRect().left)"
 
 
 def create(page: Page, title: str, description: str = "") -> Locator:
@@ -65,6 +89,32 @@ def test_a_hostile_title_is_only_text(title: str, page: Page) -> None:
     expect(row.get_by_text(title, exact=True)).to_be_visible()
     assert page.locator("img[src=x]").count() == 0
     assert page.title() == "filemill"
+
+
+@pytest.mark.parametrize(
+    ("title", "turned"),
+    [
+        ("invoice \u202egpj.exe", True),
+        ("\u2067an isolate \u202d without an end", False),
+        ("\u05e9\u05dc\u05d5\u05dd report 123", True),
+    ],
+)
+def test_direction_marks_of_a_title_reorder_only_the_title(title: str, turned: bool, page: Page) -> None:
+    description = f"description of {title}"
+    row = create(page, title, description)
+    expect(row.get_by_text("completed")).to_be_visible(timeout=DONE_MILLISECONDS)
+    assert row.evaluate_all(READ_BACKWARDS) == ([title] if turned else [])
+    lefts = row.get_by_role("cell").evaluate_all(LEFTS)
+    assert lefts == sorted(lefts)
+
+    page.goto(f"/file?id={row.get_by_role('cell').first.inner_text()}")
+    expect(page.get_by_text("Generated at")).to_be_visible(timeout=DONE_MILLISECONDS)
+    lines = page.locator(".root").evaluate_all(READ_BACKWARDS)
+    assert [line for line in lines if title not in line] == []
+    assert (title in lines) == turned
+    head = page.locator(".line").filter(has=page.get_by_role("heading", name=title))
+    lefts = head.locator("> *").evaluate_all(LEFTS)
+    assert (len(lefts), lefts) == (4, sorted(lefts))
 
 
 def test_hostile_titles_do_nothing_on_any_page(page: Page) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from filemill.settings import Settings
 from tests.browser.hidden_tab import START_SECONDS, a_tab
 from tests.integration.processes import wait_until
 
@@ -122,3 +123,12 @@ def test_workers_and_their_states_are_shown(page: Page) -> None:
     expect(page.get_by_text("Assigned").first).to_be_visible()
     page.reload()
     expect(page.get_by_text("Assigned").first).to_be_visible()
+
+
+def test_opening_a_row_marks_it_and_scrolls_to_its_details(page: Page, world: Settings) -> None:
+    page.set_viewport_size({"width": 1024, "height": 300})
+    page.goto(f"/messages?topic={world.topic_worker_events}")
+    first = page.get_by_role("table", name="Messages").get_by_role("row").nth(1)
+    first.get_by_role("button").click()
+    expect(page.get_by_text("Key and headers")).to_be_in_viewport()
+    expect(page.get_by_role("table", name="Messages").locator("tr[aria-current=true]")).to_have_count(1)

@@ -104,7 +104,8 @@ def test_shares_are_as_even_as_can_be() -> None:
 
 def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() -> None:
     def stalled(partition: int, reason: Reason) -> StalledPartition:
-        return StalledPartition(partition, 7, 5, 60.0, "w", reason, f"partition {partition}: why")
+        owner = f"w{partition}"
+        return StalledPartition(partition, 7, 5, 60.0 + partition, owner, reason, f"partition {partition}: why")
 
     found = advise(
         group([0], [1], [2]),
@@ -119,3 +120,4 @@ def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() 
         ("warn", "Partitions 0, 2 do not move"),
     ]
     assert "Restart the worker" in found[0].text
+    assert found[1].text == "Partition 2: why. The same holds for w0."

@@ -144,7 +144,7 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
     with engine.begin() as connection:
         register(connection, KafkaAdmin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
-    told = [notice["what"] for notice in page.notices("advice")]
+    told = [notice["what"] for key in ("losses", "advice") for notice in page.notices(key)]
     assert "One request was removed from Kafka before being processed" in told
     assert f"The topic {settings.topic_create} was deleted and created again" in told
     page.app.button(key="resubmit-gone").click()

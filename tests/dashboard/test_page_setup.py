@@ -8,6 +8,7 @@ from filemill.adapters.postgres_operations import record
 from filemill.adapters.tables import Operation
 from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.integration.topics import recreate_topic
 
 
 def rows(page: Page, key: str) -> dict[str, dict[str, Any]]:
@@ -26,6 +27,17 @@ def test_servers_topics_and_processes(settings: Settings, open_page: OpenPage) -
     assert page.notices("missing")[0]["what"] == "Nothing is missing"
     assert rows(page, "topics")[settings.topic_create]["partitions"] == 3
     assert {"kafka", "postgres", "s3"} <= set(rows(page, "processes"))
+
+
+def test_topics_dated_by_producers_are_named(settings: Settings, open_page: OpenPage) -> None:
+    assert open_page(settings, "setup").notices("dates") == []
+    recreate_topic(settings, settings.topic_progress)
+    page = open_page(settings, "setup")
+    dated = {name: cells["dated_by"] for name, cells in rows(page, "topics").items()}
+    assert dated.pop(settings.topic_progress) == "producers"
+    assert set(dated.values()) == {"broker"}
+    (notice,) = page.notices("dates")
+    assert notice["what"] == f"Producers set the timestamps of {settings.topic_progress}"
 
 
 def test_a_step_that_is_missing_is_named_with_what_to_do(settings: Settings, open_page: OpenPage) -> None:

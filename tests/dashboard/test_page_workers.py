@@ -183,6 +183,6 @@ def test_a_clock_that_is_off_is_shown_and_distorts_nothing(
     assert {name: cell["clock"] for name, cell in cells.items()} == {
         "ahead": "6 h ahead",
         "behind": "30 s behind",
-        "right": "right",
+        "right": "correct",
     }
     assert {cell["state"][0] for cell in cells.values()} == {"idle"}
