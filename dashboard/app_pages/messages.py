@@ -27,7 +27,7 @@ COLUMNS = [
     Column("key", "Key", "text", 110, hide_below=900),
     Column("value", "Value"),
     Column("size", "Size", "bytes", 80),
-    Column("headers", "Headers", "mono", 96, hide_below=760),
+    Column("headers", "Headers", "mono", 96, hide_below=700),
 ]
 
 

@@ -95,7 +95,8 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
         st.session_state[_OUTCOME] = Notice(
             "bad",
             "No answer from the database",
-            f"{error}. The file may have been accepted. Press Create file again: it is not accepted twice.",
+            # What to do comes first: the line is cut where it does not fit.
+            f"The file may have been accepted. Press Create file again: it is not accepted twice. {error}.",
         )
         return
     data.forget()

@@ -18,6 +18,7 @@ export default function ({ data, parentElement }) {
       setText(node.children[1], notice.what);
       setSentence(node.children[2], notice.text);
       node.children[2].hidden = !notice.text;
+      setAttribute(node.children[2], "title", data.line && notice.text ? notice.text : null);
     },
   );
 }
