@@ -175,7 +175,7 @@ def test_verify_topics_and_doctor_find_everything_in_order(stack: Stack) -> None
 def test_wrong_usage_is_a_sentence_and_an_exit_code(stack: Stack, arguments: list[str], code: int, said: str) -> None:
     run = filemill(*arguments, home=stack.home)
     assert run.returncode == code, run.stderr
-    assert said in " ".join(run.stderr.split())
+    assert said in " ".join(run.stderr.replace("│", " ").split())  # a long message is broken inside its box
     assert "Traceback" not in run.stderr
 
 
