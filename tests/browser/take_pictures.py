@@ -49,6 +49,7 @@ def main(url: str, *names: str) -> None:
         for width, scheme in LOOKS:
             context = browser.new_context(
                 base_url=url,
+                bypass_csp=True,  # `wait_for_function` evaluates in the page
                 viewport={"width": width, "height": 900},
                 color_scheme=scheme,  # type: ignore[arg-type]
             )

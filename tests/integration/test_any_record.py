@@ -6,14 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.postgres_reads_history import ownership
 from filemill.adapters.postgres_reads_performance import performance
@@ -23,6 +20,7 @@ from filemill.dead_letter_index import read_dead_letters
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.settings import Settings
 from filemill.verification.history import read_history
+from tests.integration import topics
 from tests.integration.world import World, pipeline
 from tests.servers import Servers
 
@@ -118,28 +116,10 @@ def topic(settings: Settings, kind: str) -> str:
     return str(getattr(settings, f"topic_{kind}"))
 
 
-def take_any_timestamp(settings: Settings) -> None:
-    """As a topic that somebody else made may: by default a broker refuses times that are an hour ahead."""
-    permissive = {
-        "message.timestamp.type": "CreateTime",
-        "message.timestamp.after.max.ms": str(2**63 - 1),
-        "message.timestamp.before.max.ms": str(2**63 - 1),
-    }
-    resources = []
-    for name in all_topics(settings):
-        entries = [
-            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in permissive.items()
-        ]
-        resources.append(ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries))
-    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
-    for future in admin.incremental_alter_configs(resources).values():
-        future.result()
-
-
 @pytest.fixture(scope="module")
 def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
-        take_any_timestamp(world.settings)
+        topics.keep_producers_timestamps(world.settings)
         world.start("sync", "processor")
         yield world
 

@@ -13,9 +13,6 @@ import psutil
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 
 from filemill import dead_letter_index
 from filemill.adapters.kafka_admin import KafkaAdmin
@@ -39,15 +36,6 @@ def letter_of(settings: Settings, offset: int, value: bytes, *, reason: str = "n
         ("filemill-run", str(run).encode()),
     ]
     topics.publish(settings, settings.topic_dead_letters, [value], partition=offset % 3, headers=headers)
-
-
-def take_any_time(settings: Settings) -> None:
-    """Have the topic take whatever time a producer gives to a record."""
-    resource = ConfigResource(ResourceType.TOPIC, settings.topic_dead_letters)
-    for name in ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"):
-        resource.add_incremental_config(ConfigEntry(name, str(2**63 - 1), incremental_operation=AlterConfigOpType.SET))
-    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
-    admin.incremental_alter_configs([resource])[resource].result()
 
 
 def request_for(file_id: int) -> bytes:
@@ -88,7 +76,7 @@ def test_a_record_that_died_several_times_is_one_dead_letter(rest: Rest, engine:
 
 
 def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
-    take_any_time(settings)
+    topics.keep_producers_timestamps(settings)
     file_id = failed(rest, engine)
     good = request_for(file_id)
     # Of the years before 1970, 9999 and later, in microseconds by mistake, and far ahead of now.

@@ -37,7 +37,8 @@ def test_events_that_a_failed_reader_had_given_out_are_read_again(
     settings = world.settings
     ids = [request.file_id for request in world.insert(3)]
     for file_id in ids:
-        result = {"fileId": file_id, "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
+        key = f"made elsewhere/{file_id}"
+        result = {"fileId": file_id, "s3Location": key, "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
         topics.publish(settings, settings.topic_created, [json.dumps(result).encode()], partition=0)
     # Long enough to read twice for one batch, on a slow machine too.
     monkeypatch.setattr("workers.status_sync.GATHER_SECONDS", 2.0)

@@ -26,6 +26,7 @@ def places(view: View) -> list[tuple[int, int]]:
 
 def test_partitions_are_merged_by_time_and_what_is_left_out_is_told(settings: Settings) -> None:
     """Partition 0 is the youngest: taken one after the other, the partitions would show none but its records."""
+    topics.keep_producers_timestamps(settings)
     for partition, later in ((0, 90_000), (1, 0), (2, 30_000)):
         stamps = [T0 + later + 1000 * number for number in range(99)]
         records = [RawRecord(b"x", timestamp_ms=stamp, partition=partition) for stamp in stamps]
@@ -92,6 +93,7 @@ def test_headers_are_all_there_in_their_order_and_null_is_not_empty(settings: Se
 
 @pytest.mark.parametrize("stamp", [-1_000_000, -5, 253_402_300_800_000, 1_767_528_000_000_000, 2**63 - 1])
 def test_a_timestamp_that_is_no_moment_is_shown_as_such(stamp: int, settings: Settings) -> None:
+    topics.keep_producers_timestamps(settings)
     publish_raw(settings, settings.topic_created, [RawRecord(b"x")])
     publish_raw(settings, settings.topic_created, [RawRecord(b"odd", timestamp_ms=stamp)])
     found = {record.value: record for record in look(settings, None).records}

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
+from filemill.adapters.kafka_admin import all_topics
 from filemill.settings import Settings
 
 OWNERS_SECONDS = 5.0
@@ -49,6 +52,22 @@ def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **op
     left = producer.flush(READ_SECONDS)
     assert not left, f"{left} records were not acknowledged"
     return offsets
+
+
+def keep_producers_timestamps(settings: Settings) -> None:
+    """Set the topics up as one that was not created by filemill may be: a record keeps any time of its producer."""
+    permissive = {
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+        "message.timestamp.before.max.ms": str(2**63 - 1),
+    }
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in permissive.items()
+    ]
+    resources = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name in all_topics(settings)]
+    admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
+    for future in admin.incremental_alter_configs(resources).values():
+        future.result()
 
 
 def read(settings: Settings, topic: str) -> list[Seen]:

@@ -90,10 +90,11 @@ def backward_status() -> None:
     """The sync applies whatever it reads."""
     from filemill.adapters import postgres_status  # noqa: PLC0415 - what is patched
 
-    before, rule, after = postgres_status._APPLY.text.partition("AND standing.id = ranked.file_id AND (")
+    rule = "AND coalesce(ranked.run, standing.run) = standing.run"
+    before, rule, after = postgres_status._APPLY.text.partition(rule)
     assert rule, "the statement has changed: plant the bug anew"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
-    postgres_status._APPLY = sa.text(f"{before}AND standing.id = ranked.file_id\n{returning}")
+    postgres_status._APPLY = sa.text(f"{before}{returning}")
 
 
 def dropping_relay() -> None:
