@@ -178,6 +178,9 @@ class TopicReader:
                 del self._assigned[place]
         new = sorted(existing.keys() - self._assigned.keys())
         if new:
+            # The consumer learns the leaders now; otherwise it finds out a second later that it does not know them.
+            with kafka_errors(self._settings):
+                self._consumer.list_topics(timeout=self._settings.server_timeout_seconds)
             parts = [TopicPartition(*place, positions.get(place, OFFSET_BEGINNING)) for place in new]
             self._consumer.incremental_assign(parts)
             self._assigned |= {place: existing[place] for place in new}
