@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from filemill.settings import Settings
 from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
-from infra.embedded.postgres import SUPERUSER
+from infra.superuser import SUPERUSER
 
 # A database that each server has, and that no fault makes read-only.
 MAINTENANCE = "postgres"
@@ -38,8 +38,14 @@ def connected(settings: Settings) -> Iterator[sa.Connection]:
 
 @contextmanager
 def superuser(settings: Settings) -> Iterator[sa.Connection]:
-    """The same as who may do everything: of embedded servers the superuser, of others the owner."""
-    if (settings.home / CREDENTIALS_FILE).exists():
+    """The same as the superuser: that of the settings, else that of embedded servers; else as these settings say."""
+    if settings.database_superuser_user:
+        update = {
+            "database_user": settings.database_superuser_user,
+            "database_password": settings.database_superuser_password,
+        }
+        settings = settings.model_copy(update=update)
+    elif (settings.home / CREDENTIALS_FILE).exists():
         password = SecretStr(credentials_of(settings.home).database_superuser_password)
         settings = settings.model_copy(update={"database_user": SUPERUSER, "database_password": password})
     with connected(settings) as connection:

@@ -19,8 +19,8 @@ from infra.embedded.errors import StartError
 from infra.embedded.ports import LOOPBACK, Port
 from infra.embedded.postgres_place import Place, find_place, programs_version
 from infra.embedded.server import Server
+from infra.superuser import SUPERUSER, take_over
 
-SUPERUSER = "filemill_superuser"
 OWNER = "fileowner"
 USER = "fileuser"
 READER = "filereader"
@@ -52,17 +52,6 @@ _SETTINGS = {
 
 _HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
-# In single-user mode, which needs no port and asks for no password; one statement a line. It names the superuser that
-# initdb made: in homes of earlier versions it was the application's role, and its password was published. A session's
-# own user cannot be renamed, so another one does it.
-_RENAME = f"EXECUTE format('ALTER ROLE %s RENAME TO {SUPERUSER}', 10::oid::regrole)"
-_NAME_SUPERUSER = f"""\
-CREATE ROLE filemill_renamer SUPERUSER;
-SET SESSION AUTHORIZATION filemill_renamer;
-DO $$ BEGIN IF 10::oid::regrole::text <> '{SUPERUSER}' THEN {_RENAME}; END IF; END $$;
-SET SESSION AUTHORIZATION {SUPERUSER};
-DROP ROLE filemill_renamer;
-"""
 # In the data folder: a hash of the superuser's password that the data knows.
 _MARKER = "filemill.superuser"
 
@@ -184,8 +173,8 @@ class Postgres(Server):
         # Quiet: a statement that fails is logged with its text.
         quiet = ("-c", "log_checkpoints=off", "-c", "log_min_error_statement=panic")
         single = self._program("postgres", "--single", "-D", str(self._place.data), *quiet, "postgres")
-        statements = f"{_NAME_SUPERUSER}ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n"
-        run_tool(self.surroundings, single, self.log_path, "Preparing the superuser", stdin=statements.encode())
+        statements = take_over(password).encode()
+        run_tool(self.surroundings, single, self.log_path, "Preparing the superuser", stdin=statements)
         self._write(_MARKER, known)
 
     def _write(self, name: str, content: str) -> None:

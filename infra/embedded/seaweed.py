@@ -1,11 +1,11 @@
 """SeaweedFS: an S3 service in one process (`weed mini`).
 
 Its parts (master, volume server, filer) have ports of their own and trust whoever connects. So their HTTP is off or
-needs a signed token, and their gRPC needs a certificate. Keys of tokens and certificates are drawn at each start.
+needs a signed token, and their gRPC needs a certificate. Keys of tokens and certificates are drawn at each start, into
+its folder, where it looks first.
 What still answers without credentials are health checks and status pages: versions, volumes, free space.
 """
 
-import secrets
 import shutil
 import signal
 import sysconfig
@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import boto3
-import trustme
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,6 +22,7 @@ from infra.embedded.commands import Command
 from infra.embedded.errors import StartError
 from infra.embedded.ports import LOOPBACK, Port
 from infra.embedded.server import Server
+from infra.seaweed_security import draw_security
 
 REGION = "us-east-1"
 
@@ -30,9 +30,6 @@ _PROBE_SECONDS = 1.0
 # Its own worker looks for the admin port's gRPC side at this distance, whatever it is told.
 _GRPC_DISTANCE = 10_000
 _NO_ORIGIN = "none"  # nothing that a browser sends; an empty value would mean any origin
-_SECURITY = "security.toml"  # it looks for it in its folder first
-_SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
-_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
 class SeaweedFS(Server):
@@ -148,19 +145,8 @@ class SeaweedFS(Server):
         return None
 
     def _write_security(self) -> None:
-        """Draw the keys of its tokens, and a certificate that its parts show each other. The CA's key is not kept."""
-        authority = trustme.CA()
-        certificate = authority.issue_cert(LOOPBACK)
-        for name, blob in (
-            ("ca.pem", authority.cert_pem),
-            ("certificate.pem", certificate.cert_chain_pems[0]),
-            ("key.pem", certificate.private_key_pem),
-        ):
-            replace_private_file(self.folder / name, blob.bytes())
-        tables = [f'[{name}]\nkey = "{secrets.token_urlsafe(32)}"' for name in _SIGNED]
-        tables.append('[grpc]\nca = "ca.pem"')
-        tables += [f'[grpc.{part}]\ncert = "certificate.pem"\nkey = "key.pem"' for part in _PARTS]
-        replace_private_file(self.folder / _SECURITY, ("\n".join(tables) + "\n").encode())
+        for name, content in draw_security("", LOOPBACK).items():
+            replace_private_file(self.folder / name, content)
 
 
 def _weed() -> str:

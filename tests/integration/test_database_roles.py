@@ -9,7 +9,7 @@ from filemill.retry import Unavailable
 from filemill.settings import Settings
 from filemill.setup import prepare
 from infra.embedded.credentials import credentials_of
-from infra.embedded.postgres import SUPERUSER
+from infra.superuser import SUPERUSER
 from tests.servers import superuser
 
 

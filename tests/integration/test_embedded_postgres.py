@@ -18,7 +18,8 @@ from infra.embedded.commands import run_tool
 from infra.embedded.credentials import CREDENTIALS_FILE
 from infra.embedded.errors import StartError
 from infra.embedded.home import HomeLock, prepare_home, remove_home
-from infra.embedded.postgres import SUPERUSER, Postgres
+from infra.embedded.postgres import Postgres
+from infra.superuser import SUPERUSER
 from tests.integration.test_embedded_servers import make_servers, running_postgres, sql, surroundings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
