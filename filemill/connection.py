@@ -1,9 +1,11 @@
 """What other programs need to connect to the same servers, as environment variables. The values hold secrets."""
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from filemill.settings import Settings
+from filemill.settings import PREFIX, Settings
 
 # libpq's own names, for psql and every program that uses libpq.
 _LIBPQ = {
@@ -13,13 +15,25 @@ _LIBPQ = {
     "PGPASSWORD": "database_password",
     "PGDATABASE": "database_name",
 }
+# The roles that `filemill migrate` and `prepare` connect as, and grant rights to.
+_ADMINISTRATION = (
+    "database_owner_user",
+    "database_owner_password",
+    "database_superuser_user",
+    "database_superuser_password",
+    "database_reader_user",
+    "database_reader_password",
+)
 
 
-def connection_environment(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
+def connection_environment(settings: Settings, *, read_only: bool = False, admin: bool = False) -> dict[str, str]:
     """The servers' addresses, names and credentials, under the names of the reference, of the AWS tools and of libpq.
 
-    `read_only` gives the database's role that only reads. Raises ValueError if there is none.
+    `read_only` gives the database's role that only reads. `admin` adds the roles that `migrate` and `prepare` connect
+    as, as settings. Raises ValueError if there is no such role.
     """
+    if admin and not settings.database_owner_user:
+        raise ValueError("no role for administration is known: database_owner_user is not set")
     if read_only:
         if not settings.database_reader_user:
             raise ValueError("there is no read-only role: database_reader_user is not set")
@@ -28,17 +42,34 @@ def connection_environment(settings: Settings, *, read_only: bool = False) -> di
             "database_password": settings.database_reader_password,
         }
         settings = settings.model_copy(update=update)
-    variables = {}
-    for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        reference_names = extra.get("seed_names") if isinstance(extra, dict) else None
-        for variable in reference_names if isinstance(reference_names, list) else []:
-            variables[str(variable)] = _plain(getattr(settings, name))
+    variables = {
+        variable: _plain(getattr(settings, name))
+        for name in Settings.model_fields
+        for variable in _reference_names(name)
+    }
     variables |= {variable: _plain(getattr(settings, name)) for variable, name in _LIBPQ.items()}
     variables["DATABASE_URL"] = _database_url(settings)
     variables["AWS_ENDPOINT_URL_S3"] = settings.s3_endpoint
     variables["AWS_DEFAULT_REGION"] = settings.s3_region
+    if admin:
+        variables |= {f"{PREFIX}{name.upper()}": _plain(getattr(settings, name)) for name in _ADMINISTRATION}
     return {name: value for name, value in variables.items() if value}
+
+
+def settings_in(variables: Mapping[str, str]) -> dict[str, str]:
+    """The settings that variables of `connection_environment` stand for, by their names."""
+    found = {}
+    for name in Settings.model_fields:
+        names = [f"{PREFIX}{name.upper()}", *_reference_names(name)]
+        if given := [variables[variable] for variable in names if variable in variables]:
+            found[name] = given[0]
+    return found
+
+
+def _reference_names(field: str) -> list[str]:
+    extra = Settings.model_fields[field].json_schema_extra
+    names = extra.get("seed_names") if isinstance(extra, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _plain(value: object) -> str:

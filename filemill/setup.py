@@ -29,7 +29,7 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     _date_by_broker(settings)
     _patiently(lambda: create_bucket(settings), deadline)
     if settings.database_superuser_user:
-        _patiently(lambda: _arrange_roles(settings), deadline)
+        _patiently(lambda: make_roles(settings), deadline)
     _patiently(lambda: migrate_schema(settings), deadline)
     engine = wiring.create_engine(settings, "setup")
     try:
@@ -38,8 +38,8 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
         engine.dispose()
 
 
-def _arrange_roles(settings: Settings) -> None:
-    """Make the database and its roles, as the superuser whom the settings name."""
+def make_roles(settings: Settings) -> None:
+    """Make the database and its roles, as the superuser whom the settings name. Raises retry.Unavailable."""
     superuser = {"user": settings.database_superuser_user, "password": settings.database_superuser_password}
     as_superuser = settings.model_copy(update={f"database_{name}": value for name, value in superuser.items()})
     server = {name: value for name, value in libpq_parameters(as_superuser).items() if name != "dbname"}

@@ -225,6 +225,7 @@ def status(home: Home = None, *, as_json: AsJson = False) -> None:
 def env(
     *,
     read_only: Annotated[bool, typer.Option("--read-only", help="Use the database's role that only reads.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Add the roles that migrate and prepare connect as.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -236,7 +237,7 @@ def env(
     if running_stack(settings.home) is None and "kafka_broker" not in settings.model_fields_set:
         fail(f"no stack runs under {settings.home}, and no servers are set; start one with `filemill up`", 1)
     try:
-        variables = connection_environment(settings, read_only=read_only)
+        variables = connection_environment(settings, read_only=read_only, admin=admin)
     except ValueError as error:
         fail(str(error), 1)
     if as_json:

@@ -1,0 +1,41 @@
+"""What other programs need to connect, and the way back to settings."""
+
+import pytest
+
+from filemill.connection import connection_environment, settings_in
+from filemill.settings import Settings, load
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load(
+        kafka_broker="kafka:9092",
+        database_password="of the application",
+        database_owner_user="fileowner",
+        database_owner_password="of the owner",
+        database_superuser_user="root",
+        database_superuser_password="of the superuser",
+        database_reader_user="filereader",
+        database_reader_password="of the reader",
+    )
+
+
+def test_the_variables_are_the_settings_again(settings: Settings) -> None:
+    again = load(**settings_in(connection_environment(settings, admin=True)))
+    connected = [
+        name for name in Settings.model_fields if name.startswith(("kafka_broker", "database_", "s3_", "aws_"))
+    ]
+    assert {name: getattr(again, name) for name in connected} == {name: getattr(settings, name) for name in connected}
+
+
+def test_the_roles_for_administration_are_told_on_request_only(settings: Settings) -> None:
+    told = connection_environment(settings)
+    assert not [value for value in told.values() if "owner" in value or "superuser" in value]
+    assert connection_environment(settings, admin=True)["FILEMILL_DATABASE_OWNER_PASSWORD"] == "of the owner"
+    with pytest.raises(ValueError, match="database_owner_user"):
+        connection_environment(load(), admin=True)
+
+
+def test_the_reader_stands_in_for_the_application(settings: Settings) -> None:
+    told = connection_environment(settings, read_only=True)
+    assert (told["PGUSER"], told["DATABASE_PASSWORD"]) == ("filereader", "of the reader")
