@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from filemill.connection import settings_in
 from infra.compose import FILES, Compose, ComposeError, Container
 from infra.embedded.workers import WorkerSpec
 
@@ -227,20 +228,9 @@ class ComposedStack:
         }
 
     def _settings(self) -> dict[str, str | int | float]:
-        """The servers as programs of this machine find them."""
-        services = json.loads(self._servers_only.run("config", "--format", "json"))["services"]
-        postgres, s3 = services["postgres"]["environment"], services["s3"]["environment"]
-        return {
-            "kafka_broker": f"localhost:{self._ports['KAFKA_PORT']}",
-            "database_host": "127.0.0.1",
-            "database_port": self._ports["POSTGRES_PORT"],
-            "database_user": postgres["POSTGRES_USER"],
-            "database_password": postgres["POSTGRES_PASSWORD"],
-            "database_name": postgres["POSTGRES_DB"],
-            "s3_endpoint": f"http://127.0.0.1:{self._ports['S3_PORT']}",
-            "aws_access_key_id": s3["AWS_ACCESS_KEY_ID"],
-            "aws_secret_access_key": s3["AWS_SECRET_ACCESS_KEY"],
-        }
+        """The servers as programs of this machine find them, with the roles that prepare them."""
+        said = self._servers_only.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json", "--admin")
+        return {**settings_in(json.loads(said))}
 
 
 def _free_ports() -> dict[str, int]:

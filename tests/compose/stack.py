@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from filemill import wiring
+from filemill.connection import settings_in
 from filemill.settings import Settings, load
 from infra.compose import Compose, ComposeError, Container
 from tests.integration.processes import Crew, wait_until
@@ -114,7 +115,7 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
     compose = Compose(files=files, project=project, environment=environment)
     try:
         compose.up(timeout=UP_SECONDS)
-        seen = _settings_of(compose, ports)
+        seen = _settings_of(compose)
         engine = wiring.create_engine(seen, "test")
         with Crew(seen, folder, lambda _pid: None) as crew, contextlib.closing(World(seen, engine, crew)) as world:
             try:
@@ -128,22 +129,15 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
         compose.down(volumes=True, seconds=0)
 
 
-def _settings_of(compose: Compose, ports: dict[str, int]) -> Settings:
-    """The stack as a program of this machine finds it, by the ports that it publishes."""
+def _settings_of(compose: Compose) -> Settings:
+    """The stack as a program of this machine finds it."""
     setup = json.loads(compose.run("config", "--format", "json"))["services"]["setup"]["environment"]
     own = {name.removeprefix("FILEMILL_").lower(): value for name, value in setup.items()}
-    brokers = [ports["KAFKA_PORT"]]
-    if "," in own["kafka_broker"]:
-        brokers += [ports["KAFKA_2_PORT"], ports["KAFKA_3_PORT"]]
-    return load(
-        **{
-            **{name: value for name, value in own.items() if name in Settings.model_fields},
-            "kafka_broker": ",".join(f"localhost:{port}" for port in brokers),
-            "database_host": "127.0.0.1",
-            "database_port": ports["POSTGRES_PORT"],
-            "s3_endpoint": f"http://127.0.0.1:{ports['S3_PORT']}",
-        }
-    )
+    shared = {
+        name: own[name] for name in ("topic_partitions", "topic_replication_factor", "group_protocol") if name in own
+    }
+    said = compose.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json")
+    return load(**shared, **settings_in(json.loads(said)))
 
 
 def _free_ports() -> dict[str, int]:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from infra.compose import CHECKOUT, FILES, HA_FILES
+from infra.compose_secrets import VOLUMES
 from tests.containers import images
 from tests.containers.engine import Engine
 
 ROLES = ("dashboard", "relay", "processor", "sync", "monitor", "setup", "jupyter")
+ONE_SHOTS = ("secrets", "setup", "env")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,9 @@ def understood(*files: str) -> dict[str, Any]:
 
 
 def test_the_files_are_clean(docker_engine: Engine) -> None:
-    assert set(understood(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES}
-    assert set(understood(*HA_FILES)["services"]) == {"kafka", "kafka-2", "kafka-3", "postgres", "s3", *ROLES}
+    assert set(understood(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES, *ONE_SHOTS}
+    brokers = {"kafka", "kafka-2", "kafka-3"}
+    assert set(understood(*HA_FILES)["services"]) == {*brokers, "postgres", "s3", *ROLES, *ONE_SHOTS}
 
 
 def test_the_servers_are_the_official_images_of_the_versions_that_are_tested(config: dict[str, Any]) -> None:
@@ -52,7 +55,7 @@ def test_only_this_machine_reaches_the_ports(config: dict[str, Any]) -> None:
 
 def test_every_service_has_a_restart_policy_and_a_bounded_log(config: dict[str, Any]) -> None:
     for name, service in config["services"].items():
-        assert service["restart"] == ("no" if name == "setup" else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped"), name
         assert service["logging"]["options"]["max-size"] == "10m", name
 
 
@@ -64,7 +67,7 @@ def test_roles_wait_for_what_they_need(config: dict[str, Any]) -> None:
 
 
 def test_every_role_has_little_power(config: dict[str, Any]) -> None:
-    for role in ROLES:
+    for role in {*ROLES, *ONE_SHOTS}:
         service = config["services"][role]
         assert service["read_only"], role
         assert service["cap_drop"] == ["ALL"], role
@@ -76,8 +79,32 @@ def test_a_processor_is_limited_and_knows_nothing_of_the_database(config: dict[s
     assert processor["deploy"]["replicas"] == 2
     assert processor["deploy"]["resources"]["limits"] == {"cpus": 1.0, "memory": "536870912"}
     assert not [name for name in processor["environment"] if "DATABASE" in name]
-    assert set(processor["networks"]) == {"pipeline"}
+    assert set(processor["networks"]) == {"pipeline", "storage"}
     assert set(config["services"]["postgres"]["networks"]) == {"database"}
+
+
+def test_no_password_is_published_and_each_service_gets_only_its_own(config: dict[str, Any]) -> None:
+    readers: dict[str, set[str]] = {volume: set() for volume in VOLUMES}
+    for name, service in config["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            secret = variable.endswith(("PASSWORD", "ACCESS_KEY", "ACCESS_KEY_ID"))
+            assert not (secret and value), f"{name}: {variable}"
+        for volume in service.get("volumes", []):
+            if volume["source"] in readers:
+                readers[volume["source"]].add(name)
+                assert volume.get("read_only", False) is (name != "secrets"), name
+    assert readers == {
+        "database-admin": {"secrets", "env", "postgres", "setup"},
+        "database": {"secrets", "env", "setup", "dashboard", "relay", "sync", "monitor", "jupyter"},
+        "s3-keys": {"secrets", "env", "s3", "setup", "dashboard", "processor", "sync", "jupyter"},
+        "s3-security": {"secrets", "s3"},
+    }
+
+
+def test_the_s3_service_is_reached_by_those_that_use_it(config: dict[str, Any]) -> None:
+    reach = {name for name, service in config["services"].items() if "storage" in (service.get("networks") or {})}
+    assert reach == {"s3", "setup", "dashboard", "processor", "sync", "jupyter"}
+    assert {config["services"][name].get("network_mode") for name in ("secrets", "env")} == {"none"}
 
 
 def test_three_brokers_keep_three_copies_and_write_with_two(docker_engine: Engine) -> None:
@@ -86,7 +113,7 @@ def test_three_brokers_keep_three_copies_and_write_with_two(docker_engine: Engin
     assert [broker["KAFKA_NODE_ID"] for broker in brokers] == ["1", "2", "3"]
     assert {broker["KAFKA_MIN_INSYNC_REPLICAS"] for broker in brokers} == {"2"}
     assert services["setup"]["environment"]["FILEMILL_TOPIC_REPLICATION_FACTOR"] == "3"
-    assert len({volume["source"] for name in services for volume in services[name].get("volumes", [])}) == 6
+    assert len({volume["source"] for name in services for volume in services[name].get("volumes", [])}) == 10
 
 
 def test_the_example_of_settings_names_every_one_with_its_default() -> None:

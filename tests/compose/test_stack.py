@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 import httpx
+import psycopg
 import pytest
 
 from infra.compose import Container
@@ -22,6 +23,7 @@ def container_of(stack: Stack, service: str) -> Container:
 def test_it_comes_up_healthy_and_makes_thirty_files(stack: Stack) -> None:
     found = stack.compose.containers()
     assert {one.service: one.state for one in found} == {
+        "secrets": "exited",
         "setup": "exited",
         **dict.fromkeys(("kafka", "postgres", "s3", "dashboard", "relay", "processor", "sync", "monitor"), "running"),
     }
@@ -59,13 +61,13 @@ def test_a_processor_is_locked_in(stack: Stack) -> None:
         "    try: open(path, 'w')\n"
         "    except OSError as error: print(error.errno)\n"
         "open('/tmp/x', 'w')\n"
-        "for name in ('kafka', 'postgres'):\n"
+        "for name in ('kafka', 's3', 'postgres'):\n"
         "    try: print(name, bool(socket.getaddrinfo(name, 1)))\n"
         "    except OSError: print(name, 'unknown')\n"
         "print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])\n"
     )
     said = run("processor", "python", "-c", try_it).splitlines()
-    assert said == ["10001 10001", "30", "30", "30", "kafka True", "postgres unknown", "0" * 16]
+    assert said == ["10001 10001", "30", "30", "30", "kafka True", "s3 True", "postgres unknown", "0" * 16]
 
 
 def test_the_parts_of_the_s3_service_do_not_obey_other_containers(stack: Stack) -> None:
@@ -78,6 +80,57 @@ def test_the_parts_of_the_s3_service_do_not_obey_other_containers(stack: Stack) 
         "    except urllib.error.HTTPError as error: print(error.code)\n"
     )
     assert stack.compose.execute("processor", "python", "-c", ask).split() == ["404", "404", "404", "401"]
+    # HTTP/2 as gRPC speaks it, without a certificate: the ports of S3, master, volume server, filer and admin part.
+    hello = (
+        "import socket\n"
+        "for port in (14566, 19333, 19340, 18888, 33646):\n"
+        "    with socket.create_connection(('s3', port), timeout=10) as one:\n"
+        "        one.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes(3) + b'\\4' + bytes(5))\n"
+        "        try: said = one.recv(100)\n"
+        "        except ConnectionResetError: said = b''\n"
+        "        print(port, said[:1] not in (b'', b'\\x15'))\n"  # 0x15: an alert of TLS
+    )
+    answered = stack.compose.execute("processor", "python", "-c", hello).splitlines()
+    assert answered == [f"{port} False" for port in (14566, 19333, 19340, 18888, 33646)]
+
+
+def test_secrets_are_drawn_once_and_only_their_services_read_them(stack: Stack) -> None:
+    look = "import os; print(*[f'{d}/{f}' for d, _, fs in os.walk('/secrets') for f in fs])"
+    found = {name: set(stack.compose.execute(name, "python", "-c", look).split()) for name in ("processor", "relay")}
+    assert found["processor"] == {"/secrets/s3-keys/access_key_id", "/secrets/s3-keys/secret_access_key"}
+    assert found["relay"] == {"/secrets/database/password", "/secrets/database/reader_password"}
+
+    states = "stat -c '%a %u:%g %n' /secrets/*/* /usr/local/etc/seaweedfs/* 2>/dev/null || true"
+    assert set(stack.compose.execute("s3", "sh", "-c", states).split("\n")) >= {
+        "440 10001:1000 /secrets/s3-keys/access_key_id",
+        "440 10001:1000 /usr/local/etc/seaweedfs/security.toml",
+    }
+    assert set(stack.compose.execute("postgres", "sh", "-c", states).split("\n")) >= {
+        "400 10001:10001 /secrets/database-admin/owner_password",
+        "440 10001:999 /secrets/database-admin/superuser_password",
+    }
+    assert stack.compose.execute("relay", "stat", "-c", "%a", "/secrets/database/password") == "400\n"
+    assert "All secrets are there." in stack.compose.run("run", "--rm", "--no-TTY", "secrets")
+
+
+@pytest.mark.parametrize("user", ["fileuser", "fileowner", "filereader", "filemill_superuser", "postgres"])
+def test_the_database_lets_nobody_in_without_a_password_of_the_stack(stack: Stack, user: str) -> None:
+    for password in ("filepass", "", user):
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(
+                host="127.0.0.1", port=stack.ports["POSTGRES_PORT"], dbname="postgres", user=user, password=password
+            )
+    with pytest.raises(Exception, match="password"):  # on its socket neither
+        stack.compose.execute("postgres", "psql", "--no-password", "-U", user, "-d", "postgres", "-c", "SELECT 1")
+
+
+def test_programs_connect_with_what_env_prints_and_are_no_superusers(stack: Stack) -> None:
+    for options, role in (((), "fileuser"), (("--read-only",), "filereader")):
+        said = json.loads(stack.compose.run("run", "--rm", "--no-TTY", "env", "--json", *options))
+        with psycopg.connect(said["DATABASE_URL"]) as connection:
+            query = "SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user"
+            assert connection.execute(query).fetchone() == (role, False)
+            assert connection.execute("SELECT count(*) FROM files").fetchone() is not None
 
 
 def test_the_image_has_neither_servers_nor_compilers(stack: Stack) -> None:

@@ -15,10 +15,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from filemill.settings import load
 from filemill.setup import prepare
 from infra.compose import Compose
+from infra.compose_secrets import VOLUMES, draw
+from infra.embedded.credentials import Credentials, credentials_of
 from infra.embedded.guard import Guard
+from infra.embedded.postgres import DATABASE, OWNER, READER, USER
+from infra.superuser import SUPERUSER
 from tests.containers.engine import Engine
 from tests.containers.images import server_images
 
@@ -87,7 +93,7 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     server_images(engine)
     if engine.own:  # it clears itself, and has no image of testcontainers' own clearer
         testcontainers_config.ryuk_disabled = True
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, mode=0o700)
     ports = _free_ports()
     compose = Compose(environment={variable: str(ports[name]) for name, (variable, _) in PORTS.items()})
     services = json.loads(compose.run("config", "--format", "json"))["services"]
@@ -95,16 +101,23 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     guard.start()
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
+        drawn = credentials_of(home)
+        secrets = home / "secrets"
+        draw(secrets, msgspec.structs.asdict(drawn), mode=0o444)  # the home is closed to other users
         servers: dict[str, ContainerServer] = {}
         for name in PORTS:
-            container = stack.enter_context(_container(services, name, ports[name])).get_wrapped_container()
+            container = stack.enter_context(_container(services, name, ports[name], secrets)).get_wrapped_container()
             servers[name] = ContainerServer(engine, name, container.id, _health_check(services[name]))
-        settings = _settings(services, ports)
-        prepare(load(home=home, **settings), patience_seconds=READY_SECONDS)
+        settings = _settings(drawn, ports)
+        superuser = {
+            "database_superuser_user": SUPERUSER,
+            "database_superuser_password": drawn.database_superuser_password,
+        }
+        prepare(load(home=home, **settings, **superuser), patience_seconds=READY_SECONDS)
         yield ContainerServers(home, settings, guard, servers)
 
 
-def _container(services: Mapping[str, Any], name: str, port: int) -> "DockerContainer":
+def _container(services: Mapping[str, Any], name: str, port: int, secrets: Path) -> "DockerContainer":
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
     service, (_, inside) = services[name], PORTS[name]
@@ -112,29 +125,42 @@ def _container(services: Mapping[str, Any], name: str, port: int) -> "DockerCont
     container = DockerContainer(service["image"], hostname=name).with_bind_ports(inside, port)
     for variable, value in service["environment"].items():
         container = container.with_env(variable, value)
-    return container.with_command(service["command"]) if service.get("command") else container
+    for volume in service["volumes"]:
+        if volume["source"] in VOLUMES:
+            container = container.with_volume_mapping(str(secrets / volume["source"]), volume["target"], "ro")
+    if service.get("entrypoint"):
+        container = container.with_kwargs(entrypoint=_unescaped(service["entrypoint"]))
+    return container.with_command(_unescaped(service["command"])) if service.get("command") else container
+
+
+def _unescaped(parts: Sequence[str]) -> list[str]:
+    """As the container gets them: a dollar is doubled in Compose's own form."""
+    return [part.replace("$$", "$") for part in parts]
 
 
 def _health_check(service: Mapping[str, Any]) -> list[str]:
     """The service's own, as a command to run in its container."""
     kind, *command = service["healthcheck"]["test"]
-    command = [part.replace("$$", "$") for part in command]
+    command = _unescaped(command)
     return ["sh", "-c", *command] if kind == "CMD-SHELL" else command
 
 
-def _settings(services: Mapping[str, Any], ports: Mapping[str, int]) -> dict[str, str | int]:
-    postgres, s3 = services["postgres"]["environment"], services["s3"]["environment"]
+def _settings(drawn: Credentials, ports: Mapping[str, int]) -> dict[str, str | int]:
     return {
         "kafka_broker": f"localhost:{ports['kafka']}",
         "database_host": "127.0.0.1",
         "database_port": ports["postgres"],
-        "database_user": postgres["POSTGRES_USER"],
-        "database_password": postgres["POSTGRES_PASSWORD"],
-        "database_name": postgres["POSTGRES_DB"],
+        "database_user": USER,
+        "database_password": drawn.database_password,
+        "database_owner_user": OWNER,
+        "database_owner_password": drawn.database_owner_password,
+        "database_reader_user": READER,
+        "database_reader_password": drawn.database_reader_password,
+        "database_name": DATABASE,
         "s3_endpoint": f"http://127.0.0.1:{ports['s3']}",
         "s3_region": "us-east-1",
-        "aws_access_key_id": s3["AWS_ACCESS_KEY_ID"],
-        "aws_secret_access_key": s3["AWS_SECRET_ACCESS_KEY"],
+        "aws_access_key_id": drawn.s3_access_key_id,
+        "aws_secret_access_key": drawn.s3_secret_access_key,
     }
 
 

@@ -1,0 +1,73 @@
+"""The secrets of a composed stack: drawn once, readable for their services, replaced by what .env gives."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from filemill.settings import load
+from infra import compose_secrets
+from infra.compose_secrets import draw, given_by
+
+
+@pytest.fixture(autouse=True)
+def _own_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups that this process may give files to, as the service in a container may."""
+    files = tuple(
+        (name, field, None if group is None else os.getgid()) for name, field, group in compose_secrets._FILES
+    )
+    monkeypatch.setattr(compose_secrets, "_FILES", files)
+    monkeypatch.setattr(compose_secrets, "POSTGRES_GROUP", os.getgid())
+    monkeypatch.setattr(compose_secrets, "SEAWEED_GROUP", os.getgid())
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_they_are_drawn_once_and_differ_between_stacks(tmp_path: Path) -> None:
+    assert len(draw(tmp_path / "one", {})) == 11
+    first = contents(tmp_path / "one")
+    assert draw(tmp_path / "one", {}) == []
+    assert contents(tmp_path / "one") == first
+    draw(tmp_path / "other", {})
+    other = contents(tmp_path / "other")
+    assert [name for name in first if first[name] == other[name]] == []
+
+
+def test_what_is_missing_is_drawn_again_and_the_rest_is_kept(tmp_path: Path) -> None:
+    draw(tmp_path, {})
+    before = contents(tmp_path)
+    (tmp_path / "s3-security" / "security.toml").unlink()
+    (tmp_path / "database" / "reader_password").unlink()
+    draw(tmp_path, {})
+    changed = {name for name, content in contents(tmp_path).items() if content != before[name]}
+    assert changed == {
+        "database/reader_password",
+        *(f"s3-security/{name}" for name in ("ca.pem", "certificate.pem", "key.pem", "security.toml")),
+    }
+
+
+def test_given_ones_win_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path, {})
+    monkeypatch.setenv("FILEMILL_DATABASE_PASSWORD", "chosen")
+    monkeypatch.setenv("FILEMILL_AWS_ACCESS_KEY_ID", "")
+    assert draw(tmp_path, given_by(load())) == ["database/password"]
+    assert draw(tmp_path, {}) == []
+    assert (tmp_path / "database" / "password").read_bytes() == b"chosen"
+
+
+def test_nobody_but_their_services_may_read_them(tmp_path: Path) -> None:
+    draw(tmp_path, {})
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*/*")}
+    assert {name for name, mode in modes.items() if mode == 0o400} == {
+        *("database-admin/owner_password", "database/password", "database/reader_password"),
+    }
+    assert set(modes.values()) == {0o400, 0o440}
+
+
+def test_the_superusers_statements_hold_its_password(tmp_path: Path) -> None:
+    draw(tmp_path, {})
+    password = (tmp_path / "database-admin" / "superuser_password").read_text()
+    *_, last = (tmp_path / "database-admin" / "superuser.sql").read_text().splitlines()
+    assert last == f"ALTER ROLE filemill_superuser PASSWORD '{password}';"
