@@ -19,9 +19,17 @@ PATIENCE_SECONDS = 60
 
 
 def commands() -> list[str]:
-    """Each line of the page's shell blocks."""
+    """Each line of the page's shell blocks; a line that sets variables goes before the others of its block."""
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    found = []
+    for block in blocks:
+        variables = ""
+        for line in filter(str.strip, block.splitlines()):
+            if line.startswith("eval "):
+                variables = f"{line}; "
+            else:
+                found.append(variables + line)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,7 @@ def run(command: str, environment: dict[str, str]) -> str:
         )
         if done.returncode == 0:
             return done.stdout
-        if time.monotonic() > deadline or not command.startswith("docker compose exec"):
+        if time.monotonic() > deadline or "docker compose exec" not in command:
             raise AssertionError(
                 f"{command}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
             )
