@@ -107,13 +107,19 @@ class PartitionOffsets:
         """Grows with each commit that the broker took."""
         return self._acknowledged_version
 
+    def goes_back(self, offset: int) -> bool:
+        """Whether an offset is at or below one delivered before, which `deliver` refuses."""
+        return self._next is not None and offset < self._next
+
     def deliver(self, offset: int) -> bool:
         """Note a record read from the partition; False where it is finished already and must not be done again.
 
         Offsets ascend, with gaps allowed. An offset at or below one delivered before is a repetition: ValueError.
         """
-        if self._next is not None and offset < self._next:
+        if self.goes_back(offset):
             raise ValueError(f"offset {offset} was delivered already; the next is {self._next} or above")
+        if self._next is None and offset < self._committed:
+            self._finished_before.clear()  # they are offsets of another log than this one
         self._next = offset + 1
         self._delivered.append(offset)
         if offset in self._finished_before:

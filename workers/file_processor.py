@@ -22,7 +22,7 @@ import structlog
 
 from filemill import retry
 from filemill.offsets import Commit, PartitionOffsets, decode_metadata
-from filemill.ports import RebalanceListener, RecordSource
+from filemill.ports import RebalanceListener, Record, RecordSource
 from filemill.processing.intake import Intake, Load
 from filemill.processing.membership import QUIET, serve_until
 from filemill.processing.oldest import OldestRecords
@@ -261,7 +261,7 @@ class FileProcessor:
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
         # What was fetched before this process was stopped may be another's by now.
         begun = self._intake.begin(self._loads(), held=held or self._doubtful)
-        fresh = [record for record in begun if self._offsets[record.partition].deliver(record.offset)]
+        fresh = self._deliver(begun)
         if fresh:
             self._workshop.start(fresh, self._epochs)
         pause, resume = self._intake.decide(held=held)
@@ -269,6 +269,34 @@ class FileProcessor:
             source.pause(pause)
         if resume:
             source.resume(resume)
+
+    def _deliver(self, begun: Sequence[Record]) -> list[Record]:
+        """Note the records as delivered, and return those that are not finished already."""
+        fresh: list[Record] = []
+        for record in begun:
+            if self._offsets[record.partition].goes_back(record.offset):
+                self._restart(record)
+                fresh = [other for other in fresh if other.partition != record.partition]
+            if self._offsets[record.partition].deliver(record.offset):
+                fresh.append(record)
+        return fresh
+
+    def _restart(self, record: Record) -> None:
+        """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
+
+        The client resets its position by itself when the offset that it wants does not exist. What is in progress
+        belongs to the former log. Raises retry.Expelled if records below this one may still be there unfinished: then
+        only the committed offset is safe to go on from.
+        """
+        partition, position = record.partition, self._offsets[record.partition].position
+        log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
+        if position is not None and record.offset > position:
+            raise retry.Expelled(f"partition {partition}: offset {record.offset} was delivered again")
+        self._workshop.abandon({partition: self._epochs[partition]})
+        self._epoch += 1
+        self._epochs[partition] = self._epoch
+        self._offsets[partition] = PartitionOffsets()
+        self._tell(Kind.ASSIGNED, [partition])
 
     @property
     def _in_flight(self) -> int:

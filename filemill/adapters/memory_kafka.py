@@ -270,6 +270,9 @@ class MemorySource:
             self._broker.changed.notify_all()
 
     def _readable(self) -> list[int]:
+        for partition, position in self._positions.items():
+            if position > len(self._broker.log(self._topic, partition)):
+                self._positions[partition] = 0  # as `auto.offset.reset` does it
         return [
             partition
             for partition, position in sorted(self._positions.items())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from filemill import retry
 from filemill.adapters.memory_kafka import Committed, MemorySource
 from filemill.messages import RUN
 from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
@@ -430,6 +431,43 @@ def test_records_read_before_a_revocation_of_the_same_poll_are_not_begun(scene: 
     scene.processor._intake.take([Record(CREATE, 2, 0, request(1), [], 0)])
     scene.turn()
     assert scene.begun == []
+
+
+def test_a_partition_whose_offsets_start_again_gets_a_new_epoch(scene: Scene) -> None:
+    """As when the topic was recreated: the client then resets its position by itself."""
+    scene.produce(4)
+    scene.turn()
+    scene.workshop.finish(0, 0)
+    scene.turn()
+    scene.broker.recreate(CREATE, 3)
+    scene.produce(2)
+    scene.turn(2)
+    assert scene.workshop.begun[-2:] == [(0, 2, 0), (0, 2, 1)]
+    assert scene.workshop.abandoned[-1] == ({0: 1}, None)
+    scene.workshop.finish(0, 1, 2, 3, epoch=1)
+    scene.turn(2)
+    assert scene.offsets()[-1] != 4, "what finishes in the former epoch no longer counts"
+    scene.workshop.finish(0, 0, 1)
+    scene.turn(2)
+    assert scene.offsets()[-1] == 2
+
+
+def test_what_waits_of_the_former_log_is_not_begun(scene: Scene) -> None:
+    scene.produce(3)
+    scene.turn()
+    again = [Record(CREATE, 0, offset, request(1), [], 0) for offset in range(2)]
+    scene.processor._intake.take([Record(CREATE, 0, 3, request(1), [], 0), *again])
+    scene.turn()
+    assert scene.workshop.begun[-2:] == [(0, 2, 0), (0, 2, 1)]
+    assert (0, 3) not in scene.begun
+
+
+def test_a_member_joins_again_if_offsets_go_back_above_unfinished_records(scene: Scene) -> None:
+    scene.produce(3)
+    scene.turn()
+    scene.processor._intake.take([Record(CREATE, 0, 1, request(1), [], 0)])  # 0 is in progress
+    with pytest.raises(retry.Expelled, match="partition 0: offset 1 was delivered again"):
+        scene.turn()
 
 
 def test_an_answer_to_a_commit_of_an_ended_epoch_acknowledges_nothing(scene: Scene) -> None:

@@ -93,6 +93,11 @@ def test_what_a_predecessor_finished_is_not_done_again() -> None:
     assert partition.position == 10
 
 
+def test_what_a_predecessor_finished_is_done_if_the_log_begins_below_its_commit() -> None:
+    partition = PartitionOffsets([7, 9], committed=5)
+    assert [partition.deliver(offset) for offset in range(10)] == [True] * 10
+
+
 def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
     partition = PartitionOffsets([7, 900])
     partition.deliver(5)
