@@ -7,10 +7,11 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 
-from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill import setup, wiring
+from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.offset_reset import OffsetReset, Target
 from filemill.operations import Operations
+from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline
 from tests.servers import Servers, superuser
@@ -43,6 +44,11 @@ def _stop(*members: Process) -> None:
         assert member.stopped(PATIENCE_SECONDS) == 0
 
 
+def _outbox(world: World) -> int:
+    with world.engine.connect() as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM outbox")).scalar_one())
+
+
 def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(world: World) -> None:
     world.host("relay", "sync")
     (processor,) = world.start("processor")
@@ -61,6 +67,65 @@ def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(wo
     reset.apply(reset.plan(target), target, "resubmit", "test")
     world.start("processor")
     wait_until(lambda: world.verify().objects == 5, PATIENCE_SECONDS, "all objects are there again", every=1.0)
+    world.assert_clean()
+
+
+def test_a_bucket_of_yesterday_with_foreign_objects_is_told_object_by_object(world: World) -> None:
+    world.host("relay", "sync")
+    world.start("processor")
+    missing, other, kept = world.submit(3)
+    world.wait_for([missing, other, kept])
+    s3, bucket = wiring.s3_client(world.settings), world.settings.s3_bucket
+    s3.delete_object(Bucket=bucket, Key=world.file(missing).s3_location or "")
+    s3.put_object(Bucket=bucket, Key=world.file(other).s3_location or "", Body=b"of somebody else")
+    s3.put_object(Bucket=bucket, Key="file-999999-1795934180528.txt", Body=b"of another database")
+    report = world.verify()
+    assert {check: finding.count for check, finding in report.findings.items()} == {
+        "object-missing": 1,
+        "object-differs": 1,  # its hash is not the one on record
+        "render-differs": 1,  # its bytes are not those of its request
+        "orphan-object": 1,
+    }
+    assert world.download(kept) == world.fresh_render(kept)
+
+
+def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_again(world: World) -> None:
+    settings = world.settings
+    relay, sync = world.start("relay", "sync")
+    done = world.submit(3)
+    (processor,) = world.start("processor")
+    world.wait_for(done)
+    _stop(processor)
+    lost = world.submit(3)
+    wait_until(
+        lambda: len(topics.read(settings, settings.topic_create)) == 6, PATIENCE_SECONDS, "they are on the topic"
+    )
+    wait_until(lambda: _outbox(world) == 0, PATIENCE_SECONDS, "they are acknowledged")
+    _stop(relay, sync)
+    for topic in all_topics(settings):
+        topics.delete_topic(settings, topic)
+    setup.prepare(settings)
+    world.start("relay", "sync", "processor")
+    new = world.submit(4)
+    world.wait_for(new, "completed", PATIENCE_SECONDS)
+    assert set(world.statuses(done).values()) == {"completed"}
+    assert {check: finding.count for check, finding in world.verify().findings.items()} == {"request-gone": 3}
+    operations = Operations(settings, world.engine, wiring.s3_client(settings))
+    assert operations.resubmit(operations.gone(), "test") == lost
+    world.wait_for(lost, "completed", PATIENCE_SECONDS)
+    world.assert_clean()
+
+
+def test_requests_wait_in_the_outbox_while_their_topic_is_deleted(world: World) -> None:
+    settings = world.settings
+    relay, sync, processor = world.start("relay", "sync", "processor")
+    world.wait_for(world.submit(3))
+    topics.delete_topic(settings, settings.topic_create)
+    waiting = world.submit(4)
+    wait_until(lambda: _outbox(world) == 4, PATIENCE_SECONDS, "they wait")
+    setup.prepare(settings)
+    world.wait_for(waiting, "completed", PATIENCE_SECONDS)
+    assert all(member.alive for member in (relay, sync, processor))
     world.assert_clean()
 
 
@@ -94,12 +159,7 @@ def test_a_database_of_yesterday_hears_what_became_of_its_requests_and_its_lost_
     world.wait_for(known)
     _stop(processor, sync)
     waiting = world.submit(3)
-    with world.engine.connect() as connection:
-        wait_until(
-            lambda: connection.execute(sa.text("SELECT count(*) FROM outbox")).scalar_one() == 0,
-            PATIENCE_SECONDS,
-            "they are on the topic",
-        )
+    wait_until(lambda: _outbox(world) == 0, PATIENCE_SECONDS, "they are on the topic")
     _stop(relay)
     _copy_database(world, name, backup)
     relay, sync, processor = world.start("relay", "sync", "processor")
