@@ -80,7 +80,7 @@ def test_the_parts_of_the_s3_service_do_not_obey_other_containers(stack: Stack) 
         "    except urllib.error.HTTPError as error: print(error.code)\n"
     )
     assert stack.compose.execute("processor", "python", "-c", ask).split() == ["404", "404", "404", "401"]
-    # HTTP/2 as gRPC speaks it, without a certificate: the ports of S3, master, volume server, filer and admin part.
+    # An HTTP/2 preface, as gRPC sends it, without a certificate, to S3, master, volume server, filer and admin part.
     hello = (
         "import socket\n"
         "for port in (14566, 19333, 19340, 18888, 33646):\n"
