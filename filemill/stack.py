@@ -99,12 +99,15 @@ def write_state(state: StackState) -> None:
     replace_private_file(Path(state.home) / STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=2))
 
 
-def replace_private_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that no reader sees half of it. Its mode is 0600, whatever the umask."""
+def replace_private_file(path: Path, content: bytes, mode: int = 0o600, group: int | None = None) -> None:
+    """Replace a file in one step, so that no reader sees half of it. Its mode does not depend on the umask."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+            os.fchmod(file.fileno(), mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -4,12 +4,11 @@ Each volume holds what one kind of service needs, so a processor, for example, h
 there is kept. What .env gives (`FILEMILL_DATABASE_PASSWORD` and its like) takes the place of what was drawn.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from filemill.settings import Settings, load
+from filemill.stack import replace_private_file
 from infra.embedded.credentials import Credentials
 from infra.seaweed_security import SECURITY, draw_security
 from infra.superuser import take_over
@@ -55,7 +54,8 @@ def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> li
 
     def put(name: str, content: bytes, group: int | None) -> None:
         if _content(root / name) != content:
-            _replace(root / name, content, mode or (0o400 if group is None else 0o440), None if mode else group)
+            closed = 0o400 if group is None else 0o440
+            replace_private_file(root / name, content, mode or closed, None if mode else group)
             written.append(name)
 
     for volume in VOLUMES:
@@ -85,21 +85,6 @@ def main() -> None:
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
-
-
-def _replace(path: Path, content: bytes, mode: int, group: int | None) -> None:
-    """In one step: a service that starts meanwhile reads the old content or the new."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-            os.fchmod(file.fileno(), mode)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":
