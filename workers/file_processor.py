@@ -190,14 +190,20 @@ class FileProcessor:
 
     def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         """Begin a new epoch for each partition, with what a predecessor had finished beyond its commit."""
-        self._epoch += 1
-        for partition, (offset, metadata) in committed.items():
-            _, finished = decode_metadata(metadata, offset)
-            self._epochs[partition] = self._epoch
-            self._offsets[partition] = PartitionOffsets(finished, offset)
+        self._begin_epoch(
+            {
+                partition: PartitionOffsets(decode_metadata(metadata, offset)[1], offset)
+                for partition, (offset, metadata) in committed.items()
+            }
+        )
         self._intake.came(committed)
         self._tell(Kind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
+
+    def _begin_epoch(self, offsets: Mapping[int, PartitionOffsets]) -> None:
+        self._epoch += 1
+        self._epochs.update(dict.fromkeys(offsets, self._epoch))
+        self._offsets.update(offsets)
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """Finish what can be finished soon, commit, forget."""
@@ -293,9 +299,7 @@ class FileProcessor:
         if position is not None and record.offset > position:
             raise retry.Expelled(f"partition {partition}: offset {record.offset} was delivered again")
         self._workshop.abandon({partition: self._epochs[partition]})
-        self._epoch += 1
-        self._epochs[partition] = self._epoch
-        self._offsets[partition] = PartitionOffsets()
+        self._begin_epoch({partition: PartitionOffsets()})
         self._tell(Kind.ASSIGNED, [partition])
 
     @property

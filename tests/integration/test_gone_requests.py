@@ -38,9 +38,7 @@ def published(world: World, count: int) -> list[int]:
         PATIENCE_SECONDS,
         "the requests are on the topic",
     )
-    with world.engine.connect() as connection:
-        waiting = sa.text("SELECT count(*) FROM outbox")
-        wait_until(lambda: connection.execute(waiting).scalar_one() == 0, PATIENCE_SECONDS, "they are settled")
+    wait_until(lambda: world.waiting() == 0, PATIENCE_SECONDS, "they are settled")
     return ids
 
 

@@ -44,11 +44,6 @@ def _stop(*members: Process) -> None:
         assert member.stopped(PATIENCE_SECONDS) == 0
 
 
-def _outbox(world: World) -> int:
-    with world.engine.connect() as connection:
-        return int(connection.execute(sa.text("SELECT count(*) FROM outbox")).scalar_one())
-
-
 def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(world: World) -> None:
     world.host("relay", "sync")
     (processor,) = world.start("processor")
@@ -100,7 +95,7 @@ def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_
     wait_until(
         lambda: len(topics.read(settings, settings.topic_create)) == 6, PATIENCE_SECONDS, "they are on the topic"
     )
-    wait_until(lambda: _outbox(world) == 0, PATIENCE_SECONDS, "they are acknowledged")
+    wait_until(lambda: world.waiting() == 0, PATIENCE_SECONDS, "they are acknowledged")
     _stop(relay, sync)
     for topic in all_topics(settings):
         topics.delete_topic(settings, topic)
@@ -124,7 +119,7 @@ def test_requests_wait_in_the_outbox_while_their_topic_is_deleted(world: World) 
     _stop(processor)
     topics.delete_topic(settings, settings.topic_create)
     waiting = world.submit(4)
-    wait_until(lambda: _outbox(world) == 4, PATIENCE_SECONDS, "they wait")
+    wait_until(lambda: world.waiting() == 4, PATIENCE_SECONDS, "they wait")
     setup.prepare(settings)
     world.start("processor")
     world.wait_for(waiting, "completed", PATIENCE_SECONDS)
@@ -162,7 +157,7 @@ def test_a_database_of_yesterday_hears_what_became_of_its_requests_and_its_lost_
     world.wait_for(known)
     _stop(processor, sync)
     waiting = world.submit(3)
-    wait_until(lambda: _outbox(world) == 0, PATIENCE_SECONDS, "they are on the topic")
+    wait_until(lambda: world.waiting() == 0, PATIENCE_SECONDS, "they are on the topic")
     _stop(relay)
     _copy_database(world, name, backup)
     relay, sync, processor = world.start("relay", "sync", "processor")

@@ -15,7 +15,7 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.s3 import S3ObjectStore
-from filemill.adapters.tables import File, RejectedMessage
+from filemill.adapters.tables import File, OutboxRow, RejectedMessage
 from filemill.content import render
 from filemill.files import new_file, to_milliseconds
 from filemill.messages import FileCreate, FileCreated, decode, encode
@@ -86,6 +86,11 @@ class World:
     def submit(self, count: int = 1, title: str = "A file", description: str = "Made by a test.") -> list[int]:
         with self.engine.begin() as connection:
             return submit_many(connection, [new_file(f"{title} {number}", description) for number in range(count)])
+
+    def waiting(self) -> int:
+        """How many requests the outbox holds."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(OutboxRow)).scalar_one()
 
     def insert(self, count: int) -> list[FileCreate]:
         """Rows without an outbox; returns the requests that somebody else may put on the topic."""
