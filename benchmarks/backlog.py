@@ -9,8 +9,8 @@ from benchmarks import requests
 from benchmarks.servers import World
 from benchmarks.work import drivers
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.files import to_milliseconds
-from filemill.messages import FileCreate, Headers, encode
+from filemill.domain.files import to_milliseconds
+from filemill.domain.messages import FileCreate, Headers, encode
 
 FLUSH_SECONDS = 300.0
 # A statement of the pool may take 30 s.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.crew import START_SECONDS, Crew, Failed, Worker
 from benchmarks.servers import World, wait_until
 from filemill.adapters.kafka_reader import TopicReader
-from filemill.telemetry import Kind, decode_event
+from filemill.domain.worker_events import Kind, decode_event
 
 READ_SECONDS = 0.05
 READ_RECORDS = 500

@@ -14,8 +14,8 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from benchmarks.servers import POLL_SECONDS, World
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.s3_admin import s3_client
-from filemill.content import render
-from filemill.files import object_key
+from filemill.domain.content import render
+from filemill.domain.files import object_key
 
 ANSWER_SECONDS = 10.0
 SILENT_SECONDS = 20.0

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from filemill.content import render, sha256_hex
-from filemill.files import NewFile, new_file, object_key, to_milliseconds
-from filemill.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
+from filemill.domain.content import render, sha256_hex
+from filemill.domain.files import NewFile, new_file, object_key, to_milliseconds
+from filemill.domain.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
 
 DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
 # Requests of one transaction, where many come at once.

@@ -7,7 +7,7 @@ from benchmarks.limits import timed
 from benchmarks.meter import Measured
 from benchmarks.proofs import TopicEnds, require
 from benchmarks.servers import WORK_SECONDS, World, wait_until
-from filemill.messages import FileCreate
+from filemill.domain.messages import FileCreate
 
 
 @arm("submit one", "stage", 2_000)

@@ -12,8 +12,8 @@ import msgspec
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services, TooLate
 from filemill.adapters.postgres_reads import FileRow
-from filemill.files import NewFile
-from filemill.retry import Unavailable
+from filemill.domain.files import NewFile
+from filemill.domain.retry import Unavailable
 
 # Requests in one transaction; the others have the next.
 TOGETHER_MOST = 500

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from filemill.adapters.postgres_reads import OutboxState
 from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState, Recreated
-from filemill.stalls import Reason, StalledPartition
+from filemill.domain.stalls import Reason, StalledPartition
 
 # A sample that is older than so many of the monitor's intervals is not "now" any more.
 SILENT_INTERVALS = 5

@@ -30,11 +30,11 @@ from dashboard.proxies import is_direct_from_this_machine
 from dashboard.scripts import add_scripts
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
-from filemill.files import Status
-from filemill.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
-from filemill.integrity import Differs
-from filemill.messages import valid_traceparent
-from filemill.retry import Unavailable
+from filemill.domain.files import Status
+from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
+from filemill.domain.integrity import Differs
+from filemill.domain.messages import valid_traceparent
+from filemill.domain.retry import Unavailable
 
 IdempotencyKey = Annotated[
     str | None,

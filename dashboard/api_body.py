@@ -7,7 +7,7 @@ import msgspec
 from fastapi import Request
 
 from dashboard.api_errors import Refused
-from filemill.files import InvalidRequest, NewFile, new_file
+from filemill.domain.files import InvalidRequest, NewFile, new_file
 
 T = TypeVar("T")
 

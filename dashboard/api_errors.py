@@ -16,11 +16,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.api_methods import allowed_methods
-from filemill.cursors import InvalidCursor
-from filemill.files import InvalidRequest
-from filemill.idempotency import HEADER, KeyReused
-from filemill.origins import without_passwords
-from filemill.retry import Unavailable
+from filemill.domain.cursors import InvalidCursor
+from filemill.domain.files import InvalidRequest
+from filemill.domain.idempotency import HEADER, KeyReused
+from filemill.domain.origins import without_passwords
+from filemill.domain.retry import Unavailable
 
 RETRY_AFTER_SECONDS = 2
 

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from dashboard.api_schema import answers
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import LIMIT_MAX, FileRow, list_files
-from filemill.files import Status
+from filemill.domain.files import Status
 
 COLUMNS = FileRow.__struct_fields__
 # A spreadsheet takes a cell that begins with one of these for a formula.

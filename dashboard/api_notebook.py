@@ -13,8 +13,8 @@ from dashboard.api_schema import answers
 from dashboard.api_threads import Threads
 from dashboard.downloads import attachment
 from dashboard.services import Services
+from filemill.domain.retry import Unavailable
 from filemill.lab import window_notebook
-from filemill.retry import Unavailable
 
 PERIOD_MAX_SECONDS = 7 * 86_400
 

@@ -29,12 +29,12 @@ from filemill import dead_letters
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.commands import Order
-from filemill.cursors import DEAD_LETTERS, WORKERS
 from filemill.dead_letter_index import Content, chunks
 from filemill.dead_letters import DeadLetter, LetterFacts
+from filemill.domain.cursors import DEAD_LETTERS, WORKERS
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_commands import Order
 from filemill.operations import Action, UnknownWorker
-from filemill.retry import Unavailable
 
 # Members of the group and partitions of a topic in one answer.
 PIPELINE_MAX = 1000

@@ -6,7 +6,7 @@ from fastapi import Path
 from pydantic import BeforeValidator
 
 from dashboard.api_errors import Refused
-from filemill.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
+from filemill.domain.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
 
 _QUOTED_CHARACTERS = 60
 

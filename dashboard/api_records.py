@@ -9,7 +9,7 @@ from filemill.adapters.postgres_operations import Refused
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.dead_letter_index import PLACE
 from filemill.dead_letters import LetterFacts
-from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
+from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.offset_reset import Move, Target, Unfinished
 from filemill.operations import Selection
 

@@ -20,7 +20,7 @@ from dashboard.api_records import (
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.dead_letters import Replay
-from filemill.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_something
+from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_something
 
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {
@@ -53,7 +53,7 @@ _PLANES = (range(0xD800), range(0xE000, 0x33480), range(0xE0000, 0xE0200))
 
 
 def _title_pattern() -> str:
-    r"""No control character, and one that shows something: the rule of `filemill.files.new_file` for ECMA-262.
+    r"""No control character, and one that shows something: the rule of `filemill.domain.files.new_file` for ECMA-262.
 
     With ranges, where `\p{Z}` would be short: many readers of OpenAPI documents have no Unicode properties.
     """

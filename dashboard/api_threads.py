@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings
 
 T = TypeVar("T")

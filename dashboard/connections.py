@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from dashboard.proxies import TrustedProxies
-from filemill.origins import parse_ip
+from filemill.domain.origins import parse_ip
 from filemill.settings import Settings
 
 HEADERS_SECONDS = 10.0

@@ -5,7 +5,7 @@ Each is on record in `operations`.
 
 from dashboard.data import Data
 from filemill.adapters.postgres_operations import record, tell_refused
-from filemill.commands import Order
+from filemill.domain.worker_commands import Order
 from filemill.stack import StackState
 from filemill.stack_control import OrderRefused, StackAnswer, StackOrder, give
 

@@ -41,11 +41,11 @@ from filemill.adapters.postgres_reads_workers import (
 from filemill.adapters.topic_browser import Look, View, browse
 from filemill.dead_letter_index import Content, Letters
 from filemill.dead_letters import DeadLetter
-from filemill.files import Status
+from filemill.domain.files import Status
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_events import Condition, WorkerEvent
 from filemill.lab.journal import Entry
-from filemill.retry import Unavailable
 from filemill.stack import StackState
-from filemill.telemetry import Condition, WorkerEvent
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5

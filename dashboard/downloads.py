@@ -11,8 +11,8 @@ import structlog
 from dashboard.services import Services
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.s3_admin import boto_errors
-from filemill.content import CONTENT_TYPE
-from filemill.integrity import Differs, Expected
+from filemill.domain.content import CONTENT_TYPE
+from filemill.domain.integrity import Differs, Expected
 from filemill.ports import Missing
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_operations import record, tell_refused
 from filemill.adapters.tables import Operation
+from filemill.domain.retry import Unavailable
 from filemill.lab.journal import Entry, read_entries
-from filemill.retry import Unavailable
 from filemill.stack import FAULTS_FILE, StackState
 from filemill.stack_control import FaultKind, OrderRefused, StackOrder, give
 

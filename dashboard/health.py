@@ -11,9 +11,9 @@ from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.postgres import check_writable
 from filemill.adapters.s3_admin import bucket_exists
+from filemill.domain.origins import without_passwords
+from filemill.domain.retry import Unavailable
 from filemill.migrate import current_revision, head_revision
-from filemill.origins import without_passwords
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 from filemill.stack import read_state
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 
 log = structlog.get_logger("jobs")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from starlette.requests import Request
 from starlette.types import Scope
 
-from filemill.origins import is_loopback_name, parse_host, parse_ip
+from filemill.domain.origins import is_loopback_name, parse_host, parse_ip
 
 # What tells that a request came through a proxy, whether it is trusted or not.
 FORWARDING_HEADERS = frozenset(

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from filemill.adapters.postgres_reads_history import Ownership, Told
-from filemill.telemetry import DEAD_AFTER_SECONDS, Kind
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
 
 
 @dataclass(frozen=True)

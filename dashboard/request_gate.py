@@ -19,7 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dashboard.api_errors import error_answer
 from dashboard.proxies import TrustedProxies
-from filemill.origins import DEFAULT_PORTS, Authority, Origin, is_loopback_name, parse_host, parse_ip, parse_origin
+from filemill.domain.origins import (
+    DEFAULT_PORTS,
+    Authority,
+    Origin,
+    is_loopback_name,
+    parse_host,
+    parse_ip,
+    parse_origin,
+)
 from filemill.settings import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

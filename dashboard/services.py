@@ -20,7 +20,7 @@ from filemill.adapters.postgres_idempotency import submit_once
 from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
 from filemill.dead_letter_index import DeadLetterIndex
-from filemill.files import NewFile
+from filemill.domain.files import NewFile
 from filemill.offset_reset import OffsetReset
 from filemill.operations import Action, Operations, Outcome
 from filemill.settings import Settings

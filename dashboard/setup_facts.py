@@ -10,8 +10,8 @@ from pydantic import SecretStr
 import filemill
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
-from filemill.origins import without_passwords
-from filemill.retry import Unavailable
+from filemill.domain.origins import without_passwords
+from filemill.domain.retry import Unavailable
 from filemill.settings import PREFIX, Settings
 
 HIDDEN = "••••••"

@@ -7,8 +7,8 @@ from datetime import datetime
 from dashboard.spans import span
 from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_story import FileStory, Published
-from filemill.files import Status
-from filemill.telemetry import Kind, WorkerEvent
+from filemill.domain.files import Status
+from filemill.domain.worker_events import Kind, WorkerEvent
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}
 

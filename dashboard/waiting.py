@@ -9,9 +9,9 @@ from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.adapters.postgres_reads_story import FileStory, Published, Waiting
 from filemill.adapters.postgres_reads_workers import WorkerView
-from filemill.files import Status
-from filemill.gone import Span, bounds
-from filemill.telemetry import Condition, Kind, WorkerEvent
+from filemill.domain.files import Status
+from filemill.domain.request_losses import Span, bounds
+from filemill.domain.worker_events import Condition, Kind, WorkerEvent
 
 # A request is through the outbox within milliseconds; one that waits for this long waits for something.
 OUTBOX_SECONDS = 5.0

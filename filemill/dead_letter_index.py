@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka_reader import read_places, read_topic
 from filemill.dead_letters import DeadLetter, Entry, entry_of, judge
-from filemill.messages import header
+from filemill.domain.messages import header
+from filemill.domain.retry import Unavailable
 from filemill.ports import Record, TopicIdentity
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 # Of so many records, the newest, the index knows.

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_operations import retry_files
 from filemill.adapters.tables import File, Tombstone
-from filemill.messages import RUN, dead_letter_place, file_id_in, header, number_header
+from filemill.domain.messages import RUN, dead_letter_place, file_id_in, header, number_header
 from filemill.ports import Record
 
 # A file that has failed this many runs is broken for a reason that another one does not mend.

@@ -16,8 +16,8 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres import check_writable
 from filemill.adapters.s3_admin import bucket_exists
+from filemill.domain.retry import Unavailable
 from filemill.migrate import current_revision, head_revision
-from filemill.retry import Unavailable
 from filemill.settings import InvalidSettings, Settings
 from filemill.stack import running_stack
 

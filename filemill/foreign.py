@@ -13,8 +13,8 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from filemill.adapters.tables import File
-from filemill.content import sha256_hex
-from filemill.retry import Unavailable
+from filemill.domain.content import sha256_hex
+from filemill.domain.retry import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

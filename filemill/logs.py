@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill.origins import without_passwords
+from filemill.domain.origins import without_passwords
 from filemill.settings import Settings
 
 

@@ -27,10 +27,10 @@ from filemill.adapters.postgres_operations import (
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.adapters.postgres_reads_workers import knows_worker
 from filemill.adapters.s3_admin import boto_errors
-from filemill.commands import Command, Order
-from filemill.files import Status, to_milliseconds
+from filemill.domain.files import Status, to_milliseconds
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_commands import Command, Order
 from filemill.ports import Missing, Publisher
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 if TYPE_CHECKING:

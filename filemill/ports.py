@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from filemill.files import Change
-from filemill.messages import Headers, InvalidMessage
-from filemill.offsets import Commit
-from filemill.telemetry import WorkerEvent
+from filemill.domain.files import Change
+from filemill.domain.messages import Headers, InvalidMessage
+from filemill.domain.offsets import Commit
+from filemill.domain.worker_events import WorkerEvent
 
 
 class Missing(Exception):

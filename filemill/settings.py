@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from filemill.origins import has_user_info, listed, parse_host, parse_origin
+from filemill.domain.origins import has_user_info, listed, parse_host, parse_origin
 from filemill.refusals import REFUSALS
 from filemill.stack import running_stack
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.stack import StackState
 
 # A worker that is stopped may drain for seconds.

@@ -20,15 +20,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from filemill import retry
-from filemill.offsets import Commit, PartitionOffsets, decode_metadata
+from filemill.domain import retry
+from filemill.domain.offsets import Commit, PartitionOffsets, decode_metadata
+from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
 from filemill.ports import RebalanceListener, Record, RecordSource
 from filemill.processing.intake import Intake, Load
 from filemill.processing.membership import QUIET, serve_until
 from filemill.processing.oldest import OldestRecords
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
-from filemill.telemetry import HEARTBEAT_SECONDS, Kind
 
 log = structlog.get_logger("processor")
 

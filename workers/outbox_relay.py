@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from filemill.messages import FileCreate, create_headers, encode
+from filemill.domain.messages import FileCreate, create_headers, encode
+from filemill.domain.retry import Unavailable
 from filemill.ports import Claimed, Lease, NotLeader, Outbox, Published, Publisher, Receipt, TopicIdentity
-from filemill.retry import Unavailable
 
 log = structlog.get_logger("relay")
 

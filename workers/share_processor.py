@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import structlog
 
+from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
 from filemill.ports import Record, SharedSource
 from filemill.processing.membership import QUIET, serve_until
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop
-from filemill.telemetry import HEARTBEAT_SECONDS, Kind
 
 log = structlog.get_logger("processor")
 

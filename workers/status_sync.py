@@ -20,12 +20,12 @@ import msgspec
 import structlog
 
 from filemill.adapters.kafka_reader import TopicReader
-from filemill.dating import Dating
-from filemill.files import Change
-from filemill.messages import FileProgress, InvalidMessage, decode, decode_created
+from filemill.domain.files import Change
+from filemill.domain.messages import FileProgress, InvalidMessage, decode, decode_created
+from filemill.domain.record_time import Dating
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore, UnusableData
-from filemill.retry import Unavailable
-from filemill.telemetry import WorkerEvent, decode_event
 
 log = structlog.get_logger("sync")
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel
 
 from benchmarks import requests
 from benchmarks.work import drivers
-from filemill.content import CONTENT_TYPE, render
-from filemill.files import object_key, to_milliseconds
+from filemill.domain.content import CONTENT_TYPE, render
+from filemill.domain.files import object_key, to_milliseconds
 from filemill.settings import Settings
 
 Put = Callable[[str, bytes], Awaitable[object]]

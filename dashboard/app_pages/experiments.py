@@ -14,7 +14,7 @@ from dashboard.components.view_url import choice, turn
 from dashboard.data import Data, Snapshot
 from dashboard.faults import as_json_lines, offers
 from dashboard.readings import Reading
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 from filemill.lab.journal import Entry
 from filemill.lab.runs import Run
 

@@ -19,7 +19,7 @@ from filemill.adapters.postgres_reads import FileRow
 from filemill.adapters.postgres_reads_group import Overview
 from filemill.adapters.postgres_reads_story import FileStory
 from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
-from filemill.files import InvalidRequest, Status, parse_file_id
+from filemill.domain.files import InvalidRequest, Status, parse_file_id
 
 
 def _wanted() -> int | None:

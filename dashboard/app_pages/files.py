@@ -13,8 +13,8 @@ from dashboard.components.view_url import search, turn
 from dashboard.data import Data, FileQuery, Snapshot
 from dashboard.readings import Reading
 from filemill.adapters.postgres_reads import FilePage
-from filemill.cursors import InvalidCursor
-from filemill.files import InvalidRequest, Status, parse_file_id
+from filemill.domain.cursors import InvalidCursor
+from filemill.domain.files import InvalidRequest, Status, parse_file_id
 from filemill.operations import Selection
 
 SEARCH_LIVE = "300ms"

@@ -12,7 +12,7 @@ from dashboard.data import Data, Snapshot
 from dashboard.health import LABELS
 from dashboard.readings import Reading
 from dashboard.setup_facts import own_versions, settings_in_force
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 from filemill.stack import StackState
 
 TOPICS = [

@@ -17,12 +17,12 @@ from dashboard.readings import Reading
 from dashboard.spans import rounded, span
 from dashboard.story import Step
 from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
-from filemill.commands import Order
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_commands import Order
+from filemill.domain.worker_events import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
 from filemill.operations import UnknownWorker
-from filemill.retry import Unavailable
 from filemill.stack import StackState
 from filemill.stack_control import OrderRefused, StackOrder
-from filemill.telemetry import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
 
 ACTOR = "page"
 PAGE_WORKERS = 50

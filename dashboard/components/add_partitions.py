@@ -7,7 +7,7 @@ from dashboard.components.trouble import Notice, show_line
 from dashboard.data import Data
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_reads_group import Overview
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 
 ACTOR = "page"
 PARTITIONS_MAX = 256

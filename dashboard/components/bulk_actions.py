@@ -11,8 +11,8 @@ from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy
 from filemill.adapters.postgres_reads import COUNT_MAX
+from filemill.domain.retry import Unavailable
 from filemill.operations import Action, Selection
-from filemill.retry import Unavailable
 
 ACTOR = "page"
 _WANTED = "bulk_wanted"

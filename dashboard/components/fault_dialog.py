@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.faults import Offer, inject
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.stack_control import FAULT_SECONDS_MAX, OrderRefused
 
 ACTOR = "page"

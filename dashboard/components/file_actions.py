@@ -5,9 +5,9 @@ import streamlit as st
 from dashboard.components.trouble import Notice
 from dashboard.data import Data
 from filemill.adapters.postgres_reads import FileRow
-from filemill.files import Status
+from filemill.domain.files import Status
+from filemill.domain.retry import Unavailable
 from filemill.operations import Action
-from filemill.retry import Unavailable
 
 ACTOR = "page"
 _OUTCOME = "file_outcome"

@@ -12,7 +12,7 @@ from dashboard.components.look import TONES
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from filemill.adapters.postgres_reads import FileRow
-from filemill.files import iso_milliseconds
+from filemill.domain.files import iso_milliseconds
 
 REFRESH_SECONDS = 2.0
 WIDTH_PIXELS = 520

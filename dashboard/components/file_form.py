@@ -9,9 +9,9 @@ from dashboard import data as data_module
 from dashboard.bulk import create_many
 from dashboard.components.trouble import Notice, show_line
 from dashboard.jobs import Busy
-from filemill.files import InvalidRequest, new_file
-from filemill.idempotency import KeyReused
-from filemill.retry import Unavailable
+from filemill.domain.files import InvalidRequest, new_file
+from filemill.domain.idempotency import KeyReused
+from filemill.domain.retry import Unavailable
 
 TITLE = "new_title"
 DESCRIPTION = "new_description"

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.components.assets import component, offered
 from dashboard.components.look import TONES
 from filemill.adapters.postgres_reads import FilePage, FileRow
-from filemill.files import Status
+from filemill.domain.files import Status
 
 
 def file_table(

@@ -6,7 +6,7 @@ from dashboard.advice import STUCK_SECONDS, behind, trend
 from dashboard.components.assets import component
 from dashboard.data import Snapshot
 from filemill.adapters.postgres_reads_group import Overview
-from filemill.files import Status
+from filemill.domain.files import Status
 
 # More bars than this could not be told apart.
 LANES_MAX = 48

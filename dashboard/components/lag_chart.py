@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from filemill.adapters.postgres_reads_group import LagHistory
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 HEIGHT_PIXELS = 310
 # Beyond this many lines none can be told from another: the rest are drawn as one.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from filemill.files import Status
+from filemill.domain.files import Status
 
 TONES: dict[Status, str] = {
     Status.PENDING: "wait",

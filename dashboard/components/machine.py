@@ -2,7 +2,7 @@
 
 from dashboard.components.assets import component
 from dashboard.story import Machine, Node
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 
 def draw_machine(key: str, machine: Machine, *, old: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from dashboard.components.chart import Mark
 from dashboard.faults import FAULT
 from filemill.adapters.postgres_reads_history import DEPLOYED, Act
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 
 def marks_of(acts: Sequence[Act]) -> list[Mark]:

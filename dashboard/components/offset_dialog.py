@@ -10,8 +10,8 @@ from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy, Job
 from filemill.adapters.postgres_reads_group import Overview
+from filemill.domain.retry import Unavailable
 from filemill.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
-from filemill.retry import Unavailable
 
 ACTOR = "page"
 _WANTED = "offsets_wanted"

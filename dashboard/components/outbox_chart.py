@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from filemill.adapters.postgres_reads_outbox import OutboxHistory
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 HEIGHT_PIXELS = 190
 # The axes never count in fractions of what a healthy outbox has.

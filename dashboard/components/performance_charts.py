@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from dashboard.components.chart import Figure, Mark, chart
 from filemill.adapters.postgres_reads_performance import Cut, Performance, Share
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 HEIGHT_PIXELS = 250
 Stage = Literal["wait", "processing", "whole"]

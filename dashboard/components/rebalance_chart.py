@@ -5,7 +5,7 @@ from typing import Any
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from dashboard.rebalances import Band
 from filemill.adapters.postgres_reads_history import Ownership
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 PARTITION_PIXELS = 26
 # More labels than these overlap in the highest chart.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dashboard.components.look import TONES
 from dashboard.components.plain_tiles import Tile, plain_tiles
 from filemill.adapters.postgres_reads import Counts
-from filemill.files import Status
+from filemill.domain.files import Status
 
 
 def status_tiles(

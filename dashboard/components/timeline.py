@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dashboard.components.assets import component
 from dashboard.story import Step
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
 
 
 def timeline_of(key: str, steps: Sequence[Step], *, title: str, empty: str = "", old: bool = False) -> None:

@@ -12,9 +12,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from filemill.adapters.errors import Answer
 from filemill.adapters.kafka_errors import TOO_LARGE, meaning
-from filemill.messages import Headers
+from filemill.domain.messages import Headers
+from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import Receipt
-from filemill.retry import Poisonous, Unavailable
 from filemill.settings import InvalidSettings, Settings
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).

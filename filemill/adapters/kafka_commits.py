@@ -9,7 +9,7 @@ from confluent_kafka import Message
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import messages_to_end
-from filemill.offsets import CommitSeen
+from filemill.domain.offsets import CommitSeen
 from filemill.settings import Settings
 
 OFFSETS_TOPIC = "__consumer_offsets"

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.files import (
+from filemill.domain.files import (
     Change,
     ForeignKey,
     NewFile,
@@ -25,7 +25,10 @@ from filemill.files import (
     supersedes,
     to_milliseconds,
 )
-from filemill.messages import new_traceparent
+from filemill.domain.messages import new_traceparent
+from filemill.domain.partitioning import slots
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_events import WorkerEvent
 from filemill.ports import (
     Applied,
     Claimed,
@@ -40,9 +43,6 @@ from filemill.ports import (
     TopicIdentity,
     UnusableData,
 )
-from filemill.retry import Unavailable
-from filemill.rotation import slots
-from filemill.telemetry import WorkerEvent
 
 LIST_PAGE = 1000
 INT32_MAX = 2**31 - 1

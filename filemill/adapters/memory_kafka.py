@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from filemill.messages import Headers
-from filemill.offsets import Commit
+from filemill.domain.messages import Headers
+from filemill.domain.offsets import Commit
+from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import RebalanceListener, Receipt, Record, TopicIdentity
-from filemill.retry import Poisonous, Unavailable
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
+from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.ports import HeardEvent
-from filemill.telemetry import Kind, WorkerEvent
 
 _STORE = sa.text("""
     INSERT INTO worker_events (partition, "offset", worker_id, kind, at, file_id, body, generation)

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from filemill.adapters.postgres import Undone
 from filemill.adapters.postgres_outbox import submit, submit_many
 from filemill.adapters.postgres_reads import FileRow
-from filemill.files import NewFile, Status
-from filemill.idempotency import KEPT, KeyReused, fingerprint, key_hash
+from filemill.domain.files import NewFile, Status
+from filemill.domain.idempotency import KEPT, KeyReused, fingerprint, key_hash
 
 _CLAIM = sa.text("""
     INSERT INTO idempotency_keys AS known (key_hash, fingerprint) VALUES (:key, :fingerprint)

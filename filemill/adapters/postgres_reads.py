@@ -15,8 +15,15 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.tables import File, StatusCount
-from filemill.cursors import NEWER_FILES, OLDER_FILES
-from filemill.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileIdOutOfRange, Status, parse_file_id, search_text
+from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
+from filemill.domain.files import (
+    FILE_ID_MAX,
+    TITLE_MAX_CHARACTERS,
+    FileIdOutOfRange,
+    Status,
+    parse_file_id,
+    search_text,
+)
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_reads import Counts, OutboxState, count_statuses, outbox_state
 from filemill.adapters.postgres_reads_stalls import stalled_partitions
-from filemill.stalls import StalledPartition
+from filemill.domain.stalls import StalledPartition
 
 
 class GroupMember(msgspec.Struct, frozen=True, rename="camel"):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.telemetry import WorkerEvent
+from filemill.domain.worker_events import WorkerEvent
 
 OPERATIONS_MAX = 200
 # The newest events that tell of owners: what is older is left out of the timeline.

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_reads import count_statuses
-from filemill.files import Status
+from filemill.domain.files import Status
 
 FILES_MAX = 20_000
 BINS = 60

@@ -12,8 +12,8 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView, list_workers
-from filemill.stalls import Owner, StalledPartition, Standstill, judge, patience_seconds
-from filemill.telemetry import Condition
+from filemill.domain.stalls import Owner, StalledPartition, Standstill, judge, patience_seconds
+from filemill.domain.worker_events import Condition
 
 if TYPE_CHECKING:
     from filemill.adapters.postgres_reads_group import GroupState, Lags, PartitionLag

@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_reads import FileRow, get_file
-from filemill.telemetry import WorkerEvent
+from filemill.domain.worker_events import WorkerEvent
 
 EVENTS_MAX = 200
 

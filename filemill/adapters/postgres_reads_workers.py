@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.telemetry import (
+from filemill.domain.worker_events import (
     DEAD_AFTER_SECONDS,
     STUCK_MARGIN_SECONDS,
     Condition,
@@ -63,7 +63,7 @@ class WorkerQuery(msgspec.Struct, frozen=True):
 
 
 ALL_WORKERS = WorkerQuery()
-# The rule of filemill.telemetry.condition, to filter and to count by.
+# The rule of filemill.domain.worker_events.condition, to filter and to count by.
 _LISTED = """
     WITH listed AS (
         SELECT *, CASE

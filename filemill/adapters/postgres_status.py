@@ -13,10 +13,10 @@ from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_topics import register
 from filemill.adapters.tables import Tombstone
-from filemill.files import Change, ForeignKey, claim_key, fold
+from filemill.domain.files import Change, ForeignKey, claim_key, fold
 from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
 
-# The rule of filemill.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
+# The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
 # two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
 # count. What the new statement does not say stays.
 _APPLY = sa.text("""

@@ -15,7 +15,7 @@ from obstore.store import S3Store
 from filemill.adapters.environment import without_s3_variables
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3_errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
-from filemill.content import CONTENT_TYPE
+from filemill.domain.content import CONTENT_TYPE
 from filemill.ports import Exists, Missing, PutMode, StoredObject
 from filemill.settings import Settings
 
@@ -160,6 +160,6 @@ def open_store(settings: Settings) -> S3Store:
             config=credentials,
             virtual_hosted_style_request=False,
             client_options=options,
-            # Whether and when to try again is the caller's rule (filemill.retry), not the client's.
+            # Whether and when to try again is the caller's rule (filemill.domain.retry), not the client's.
             retry_config={"max_retries": 0, "retry_timeout": timeout},
         )

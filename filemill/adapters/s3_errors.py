@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from filemill.adapters.errors import Answer, first_line
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings
 
 

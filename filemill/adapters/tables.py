@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from filemill.files import TITLE_MAX_CHARACTERS, Status
+from filemill.domain.files import TITLE_MAX_CHARACTERS, Status
 
 Moment = TIMESTAMP(timezone=True)
 

@@ -14,7 +14,7 @@ import typer
 from filemill import __version__, logs
 from filemill.cli import processes
 from filemill.cli.output import fail
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import InvalidSettings
 
 # After the name of a server that is away.

@@ -3,7 +3,7 @@
 import typer
 
 from filemill.dead_letter_index import parse_place
-from filemill.files import InvalidRequest, parse_file_id
+from filemill.domain.files import InvalidRequest, parse_file_id
 
 
 def file_id_argument(text: str) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from filemill.origins import without_passwords
+from filemill.domain.origins import without_passwords
 
 # Wide where nobody looks: a file or a pipe has no edge to cut cells at.
 PIPE_COLUMNS = 240

@@ -19,7 +19,7 @@ from filemill import demo as demonstration
 from filemill.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.cli.processes import PROTOCOLS
 from filemill.connection import connection_environment
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings, default_home, load
 from filemill.setup import prepare
 from filemill.stack import ProcessRef, StackState, read_state, running_stack

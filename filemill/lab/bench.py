@@ -15,14 +15,14 @@ from filemill.adapters.postgres_gone import LATE_SECONDS
 from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.postgres_topics import recreated_at
 from filemill.adapters.tables import File
-from filemill.files import Status
+from filemill.domain.files import Status
+from filemill.domain.retry import Unavailable
 from filemill.lab import backward
 from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
 from filemill.lab.losses import Losses, all_gone, read_results
 from filemill.lab.verdict import Observed, Verdict, judge
 from filemill.operations import Operations
-from filemill.retry import Unavailable
 from filemill.settings import Settings, load
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, distinct, read_history

@@ -16,6 +16,7 @@ from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_reader import read_topic
 from filemill.adapters.postgres_operations import unfinished_runs
 from filemill.adapters.tables import OutboxRow, SyncPosition
+from filemill.domain.messages import RUN, file_id_in, number_header
 from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
@@ -26,7 +27,6 @@ from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
-from filemill.messages import RUN, file_id_in, number_header
 from filemill.offset_reset import OffsetReset, Target, Unfinished
 from filemill.operations import Operations
 from filemill.verification.history import Place

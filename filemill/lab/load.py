@@ -14,8 +14,8 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres_outbox import submit_many
-from filemill.files import NewFile, Status
-from filemill.retry import Unavailable
+from filemill.domain.files import NewFile, Status
+from filemill.domain.retry import Unavailable
 
 TICK_SECONDS = 0.02
 # Requests of one transaction at most: after an outage the overdue ones come in pieces.

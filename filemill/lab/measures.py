@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from filemill.domain.worker_events import Kind
 from filemill.lab.frames import moments
 from filemill.lab.journal import Entry
-from filemill.telemetry import Kind
 from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request
 
 HEARTBEAT_VALID_SECONDS = 6.0

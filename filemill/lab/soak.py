@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.tables import Worker
+from filemill.domain.retry import Unavailable
 from filemill.lab import figures, frames, measures, storm
 from filemill.lab.clock import REMEDY
 from filemill.lab.load import Step
@@ -23,7 +24,6 @@ from filemill.lab.parameters import StackParameters
 from filemill.lab.results import RESULTS, Results
 from filemill.lab.stack import Lab
 from filemill.lab.verdict import Verdict
-from filemill.retry import Unavailable
 from filemill.verification.history import History
 
 LEAST_RATE = 300.0

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from filemill.retry import Breaker, RetryPolicy, Unavailable
-from filemill.telemetry import Kind
+from filemill.domain.retry import Breaker, RetryPolicy, Unavailable
+from filemill.domain.worker_events import Kind
 
 log = structlog.get_logger("processor")
 

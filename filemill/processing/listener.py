@@ -6,12 +6,12 @@ from collections.abc import Callable
 import structlog
 
 from filemill.adapters.kafka_reader import TopicReader
-from filemill.commands import Command, Standing, decode_command
-from filemill.messages import InvalidMessage
+from filemill.domain.messages import InvalidMessage
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_commands import Command, Standing, decode_command
+from filemill.domain.worker_events import Kind
 from filemill.ports import Record
 from filemill.processing.reporter import Reporter
-from filemill.retry import Unavailable
-from filemill.telemetry import Kind
 
 log = structlog.get_logger("processor")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill import retry
+from filemill.domain import retry
 
 # The reason to take nothing that somebody gave; the others are servers that are away.
 QUIET = "quiet"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from filemill.offsets import PartitionOffsets
-from filemill.telemetry import OldestRecord
+from filemill.domain.offsets import PartitionOffsets
+from filemill.domain.worker_events import OldestRecord
 
 
 class _Seen(msgspec.Struct):

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from filemill import retry
-from filemill.content import render, sha256_hex
-from filemill.files import object_key, to_milliseconds
-from filemill.messages import (
+from filemill.domain import retry
+from filemill.domain.content import render, sha256_hex
+from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.messages import (
     RUN,
     TRACEPARENT,
     FileCreate,
@@ -34,10 +34,10 @@ from filemill.messages import (
     header,
     number_header,
 )
+from filemill.domain.retry import Again, Park, Poisonous, RetryPolicy
+from filemill.domain.worker_events import Kind
 from filemill.ports import Exists, ObjectStore, Record
 from filemill.processing.reporter import Reporter
-from filemill.retry import Again, Park, Poisonous, RetryPolicy
-from filemill.telemetry import Kind
 
 log = structlog.get_logger("processor")
 

@@ -12,10 +12,10 @@ import psutil
 import structlog
 
 from filemill import __version__
-from filemill.files import to_milliseconds
+from filemill.domain.files import to_milliseconds
+from filemill.domain.retry import Poisonous, Unavailable
+from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import Publisher
-from filemill.retry import Poisonous, Unavailable
-from filemill.telemetry import Kind, Vitals, WorkerEvent
 
 log = structlog.get_logger("processor")
 

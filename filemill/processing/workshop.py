@@ -17,10 +17,10 @@ import msgspec
 import structlog
 import uvloop
 
-from filemill.messages import Headers
+from filemill.domain.messages import Headers
+from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import Publisher, Receipt, Record
 from filemill.processing.passage import Passage, Workplace
-from filemill.retry import Poisonous, Unavailable
 
 log = structlog.get_logger("processor")
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import msgspec
 
-from filemill.offsets import CommitSeen, ResetSeen, decode_metadata
+from filemill.domain.offsets import CommitSeen, ResetSeen, decode_metadata
 from filemill.verification.history import NEVER, Execution, History, Ownership, Place
 from filemill.verification.report import Finding
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
-from filemill.messages import (
+from filemill.domain.messages import (
     PUBLISH_NUMBER,
     RUN,
     FileCreated,
@@ -22,11 +22,11 @@ from filemill.messages import (
     file_id_in,
     number_header,
 )
+from filemill.domain.partitioning import Slot
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_events import Kind, decode_event
 from filemill.ports import Record
-from filemill.retry import Unavailable
-from filemill.rotation import Slot
 from filemill.settings import Settings
-from filemill.telemetry import Kind, decode_event
 
 # Once what they are over is there: kept up with each record they would cost twice as much.
 INDEXES = """

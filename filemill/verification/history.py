@@ -14,11 +14,19 @@ import msgspec
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
-from filemill.messages import RUN, FileCreated, InvalidMessage, dead_letter_place, decode, file_id_in, number_header
-from filemill.offsets import ResetSeen
+from filemill.domain.messages import (
+    RUN,
+    FileCreated,
+    InvalidMessage,
+    dead_letter_place,
+    decode,
+    file_id_in,
+    number_header,
+)
+from filemill.domain.offsets import ResetSeen
+from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
 from filemill.ports import Record
 from filemill.settings import Settings
-from filemill.telemetry import Kind, WorkerEvent, decode_event
 
 NEVER = float("inf")
 

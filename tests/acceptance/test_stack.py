@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from filemill.content import render
+from filemill.domain.content import render
 from tests.acceptance.command import (
     GONE_SECONDS,
     Stack,

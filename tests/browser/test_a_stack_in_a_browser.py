@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from filemill import wiring
 from filemill.adapters.tables import File
-from filemill.files import to_milliseconds
+from filemill.domain.files import to_milliseconds
 from filemill.lab.journal import read_entries
 from filemill.settings import Settings, load
 from filemill.stack import FAULTS_FILE

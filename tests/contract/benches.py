@@ -12,7 +12,7 @@ from filemill.adapters.postgres_operations import retry_files
 from filemill.adapters.postgres_outbox import PostgresOutbox, submit_many
 from filemill.adapters.postgres_status import PostgresStatusStore
 from filemill.adapters.tables import File
-from filemill.files import NewFile
+from filemill.domain.files import NewFile
 from filemill.ports import Lease, Outbox, StatusStore
 
 # Long enough that nothing expires by itself while a test runs.

@@ -13,9 +13,9 @@ from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
-from filemill.messages import Headers
+from filemill.domain.messages import Headers
+from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import Publisher, Receipt, Record
-from filemill.retry import Poisonous, Unavailable
 from filemill.settings import Settings
 
 DEADLINE_SECONDS = 20.0

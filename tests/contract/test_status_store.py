@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.files import Change, Standing, Status, supersedes
+from filemill.domain.files import Change, Standing, Status, supersedes
+from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore, TopicIdentity, UnusableData
-from filemill.telemetry import Kind, WorkerEvent
 from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
 
 UNKNOWN_ID = 2**62

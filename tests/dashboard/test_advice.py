@@ -7,7 +7,7 @@ import pytest
 from dashboard.advice import advise, shares, trend
 from filemill.adapters.postgres_reads import OutboxState
 from filemill.adapters.postgres_reads_group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
-from filemill.stalls import Reason, StalledPartition
+from filemill.domain.stalls import Reason, StalledPartition
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dashboard.readings import Shared
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 
 TTL = 1.0
 

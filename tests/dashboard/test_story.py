@@ -20,8 +20,8 @@ from filemill.adapters.postgres_reads_group import (
 )
 from filemill.adapters.postgres_reads_story import Done, FileStory, Published, Waiting
 from filemill.adapters.postgres_reads_workers import WorkerView
-from filemill.files import Status
-from filemill.telemetry import Condition, Kind, Vitals, WorkerEvent
+from filemill.domain.files import Status
+from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from filemill.messages import encode
+from filemill.domain.messages import encode
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from filemill import wiring
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings
 from filemill.setup import prepare
 from infra.embedded.credentials import credentials_of

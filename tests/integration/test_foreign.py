@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from filemill.content import sha256_hex
-from filemill.messages import FileCreated, decode
+from filemill.domain.content import sha256_hex
+from filemill.domain.messages import FileCreated, decode
 from filemill.settings import as_environment
 from filemill.wiring import s3_client
 from tests.integration import topics

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from filemill import wiring
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.adapters.tables import File, WorkerEventRow
-from filemill.content import render, sha256_hex
-from filemill.files import object_key
-from filemill.messages import FileCreate, encode
+from filemill.domain.content import render, sha256_hex
+from filemill.domain.files import object_key
+from filemill.domain.messages import FileCreate, encode
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition
 from filemill.operations import Operations
-from filemill.telemetry import DEAD_AFTER_SECONDS, Condition
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

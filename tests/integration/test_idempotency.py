@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from dashboard import services
 from filemill.adapters.postgres import in_transaction
 from filemill.adapters.tables import File, IdempotencyKey, OutboxRow
-from filemill.idempotency import key_hash
-from filemill.retry import Unavailable
+from filemill.domain.idempotency import key_hash
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings, as_environment
 from tests.integration.rest import Rest
 

@@ -6,8 +6,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from filemill.adapters.kafka import KafkaPublisher, client_config
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.domain.retry import Unavailable
 from filemill.ports import Receipt
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 

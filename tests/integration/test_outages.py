@@ -11,8 +11,8 @@ import pytest
 
 from filemill import wiring
 from filemill.adapters.postgres_reads import outbox_state
+from filemill.domain.retry import Unavailable
 from filemill.operations import Operations
-from filemill.retry import Unavailable
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.postgres import STATEMENT_MILLISECONDS
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.settings import Settings, as_environment
 from tests.acceptance.command import filemill
 from tests.integration.processes import wait_until

@@ -5,7 +5,7 @@ import itertools
 import sqlalchemy as sa
 
 from filemill.adapters.tables import OutboxRow, Publication
-from filemill.offsets import encode_metadata
+from filemill.domain.offsets import encode_metadata
 from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.processes import wait_until

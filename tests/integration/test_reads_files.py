@@ -13,8 +13,8 @@ from filemill.adapters.postgres_reads import (
     outbox_state,
 )
 from filemill.adapters.tables import File, OutboxRow
-from filemill.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
-from filemill.files import Status, new_file
+from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
+from filemill.domain.files import Status, new_file
 
 
 def accept(engine: sa.Engine, *titles: str, description: str = "") -> list[int]:

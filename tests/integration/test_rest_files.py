@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from dashboard.downloads import CHECKED_FIRST_BYTES
 from filemill.adapters.tables import OutboxRow
-from filemill.content import sha256_hex
+from filemill.domain.content import sha256_hex
 from filemill.settings import Settings
 from tests.integration.rest import Rest, change
 

@@ -8,7 +8,7 @@ from filemill.adapters.postgres_outbox import submit, submit_many
 from filemill.adapters.postgres_reads import list_files
 from filemill.adapters.tables import File
 from filemill.cli.output import plain
-from filemill.files import new_file
+from filemill.domain.files import new_file
 from filemill.migrate import alembic_config
 
 NFC, NFD = "Caf\u00e9 100%", "Cafe\u0301 100%"

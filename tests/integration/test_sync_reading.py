@@ -8,8 +8,8 @@ import pytest
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_status import PostgresStatusStore
+from filemill.domain.retry import Unavailable
 from filemill.ports import Record
-from filemill.retry import Unavailable
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
-from filemill.messages import FileCreated, encode
+from filemill.domain.messages import FileCreated, encode
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

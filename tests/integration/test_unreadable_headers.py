@@ -12,8 +12,8 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.topic_browser import Look, browse
 from filemill.dead_letter_index import read_dead_letters
+from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.messages import encode
 from filemill.settings import Settings, as_environment
 from filemill.verification.history import read_history
 from tests.integration import topics

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
-from filemill.content import render, sha256_hex
-from filemill.files import object_key, to_milliseconds
-from filemill.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
+from filemill.domain.content import render, sha256_hex
+from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.verification.report import CHECKS, Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits

@@ -12,8 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill import cli, files
-from filemill.offsets import Commit, PartitionOffsets, encode_metadata
+from filemill import cli
+from filemill.domain import files
+from filemill.domain.offsets import Commit, PartitionOffsets, encode_metadata
 from filemill.processing import intake
 from filemill.processing.intake import Intake
 from workers.file_processor import FileProcessor

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.adapters.s3 import S3ObjectStore
+from filemill.domain.retry import Unavailable
 from filemill.lab.s3_proxy import Badness, S3Proxy
-from filemill.retry import Unavailable
 from filemill.settings import Settings
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.offsets import CommitSeen, ResetSeen, encode_metadata
+from filemill.domain.offsets import CommitSeen, ResetSeen, encode_metadata
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request, distinct
 

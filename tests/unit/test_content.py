@@ -3,7 +3,7 @@
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 
-from filemill.content import render, sha256_hex
+from filemill.domain.content import render, sha256_hex
 
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 

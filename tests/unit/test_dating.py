@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from filemill.dating import Dating
-from filemill.files import epoch_milliseconds
+from filemill.domain.files import epoch_milliseconds
+from filemill.domain.record_time import Dating
 from filemill.ports import Record
 
 NOW = datetime(2026, 1, 4, 12, tzinfo=UTC)

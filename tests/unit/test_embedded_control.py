@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.retry import Unavailable
+from filemill.domain.retry import Unavailable
 from filemill.stack import ProcessRef, StackState
 from filemill.stack_control import FaultKind, OrderRefused, StackOrder, give
 from infra.embedded.control import Control

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from filemill.retry import Unavailable
-from filemill.rotation import Slot
+from filemill.domain.partitioning import Slot
+from filemill.domain.retry import Unavailable
 from filemill.verification.evidence import Cancelled, DeadLetter, Evidence, Request, Result
 
 

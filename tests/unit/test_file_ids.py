@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
-from filemill.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
+from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
+from filemill.domain.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
 
 
 @given(st.integers(1, FILE_ID_MAX), st.integers(0, 30))

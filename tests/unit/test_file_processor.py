@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from filemill import retry
 from filemill.adapters.memory_kafka import Committed, MemorySource
-from filemill.messages import RUN
-from filemill.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
+from filemill.domain import retry
+from filemill.domain.messages import RUN
+from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.ports import Record
 from filemill.processing import intake
 from filemill.processing.assembly import linger_milliseconds

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from filemill.adapters.memory_kafka import MemorySource
-from filemill.offsets import Commit
+from filemill.domain.offsets import Commit
+from filemill.domain.retry import Expelled, RetryPolicy, Unavailable
 from filemill.ports import RebalanceListener, Record
 from filemill.processing import membership
-from filemill.retry import Expelled, RetryPolicy, Unavailable
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, eventually
 from workers import file_processor

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.files import (
+from filemill.domain.files import (
     DESCRIPTION_MAX_BYTES,
     FILE_ID_MAX,
     TITLE_MAX_CHARACTERS,

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from filemill.domain.retry import RetryPolicy, Unavailable
+from filemill.domain.worker_events import Kind
 from filemill.processing import gate
 from filemill.processing.gate import Gate
-from filemill.retry import RetryPolicy, Unavailable
-from filemill.telemetry import Kind
 
 THRESHOLD = 5
 

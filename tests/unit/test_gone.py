@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.gone import Span, bounds, results_applied
+from filemill.domain.request_losses import Span, bounds, results_applied
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from filemill.adapters.memory_kafka import MemoryBroker
-from filemill.offsets import decode_metadata
+from filemill.domain.offsets import decode_metadata
 from filemill.processing.workshop import Finished
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, request

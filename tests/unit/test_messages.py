@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.commands import Command, Order, decode_command
-from filemill.files import FILE_ID_MAX, Status
-from filemill.messages import (
+from filemill.domain.files import FILE_ID_MAX, Status
+from filemill.domain.messages import (
     PUBLISH_NUMBER,
     RUN,
     TRACEPARENT,
@@ -29,7 +28,8 @@ from filemill.messages import (
     number_header,
     valid_traceparent,
 )
-from filemill.telemetry import Kind, WorkerEvent, decode_event
+from filemill.domain.worker_commands import Command, Order, decode_command
+from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 RUN_MAX = 2**31 - 1

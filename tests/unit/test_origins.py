@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filemill.origins import (
+from filemill.domain.origins import (
     Authority,
     Origin,
     has_user_info,

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryOutbox
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
-from filemill.files import NewFile
-from filemill.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
+from filemill.domain.files import NewFile
+from filemill.domain.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
+from filemill.domain.partitioning import Slot, out_of_turn
+from filemill.domain.retry import Unavailable
 from filemill.ports import Claimed, Outbox, Published
-from filemill.retry import Unavailable
-from filemill.rotation import Slot, out_of_turn
 from workers import outbox_relay
 from workers.outbox_relay import OutboxRelay
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from structlog.testing import capture_logs
 
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher, MemorySource
+from filemill.domain.retry import Unavailable
 from filemill.ports import Record
 from filemill.processing.passage import Passage
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Finished, Workshop, _Turn
-from filemill.retry import Unavailable
 from tests.unit.workbench import CREATE, TOPICS, Bench, bench, eventually, record, request
 from workers import file_processor, share_processor
 from workers.file_processor import FileProcessor

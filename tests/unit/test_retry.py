@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.retry import Again, Breaker, Park, Poisonous, RetryPolicy, Unavailable, backoff_seconds, decide
+from filemill.domain.retry import Again, Breaker, Park, Poisonous, RetryPolicy, Unavailable, backoff_seconds, decide
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
 

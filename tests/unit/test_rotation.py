@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.rotation import Slot, out_of_turn, slots
+from filemill.domain.partitioning import Slot, out_of_turn, slots
 
 
 def _topic(*phases: tuple[int, int]) -> list[Slot]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from filemill.offsets import PartitionOffsets
+from filemill.domain.offsets import PartitionOffsets
+from filemill.domain.stalls import Owner, Reason, StalledPartition, Standstill, judge
+from filemill.domain.worker_events import Condition, OldestRecord, Vitals
 from filemill.processing.oldest import OldestRecords
-from filemill.stalls import Owner, Reason, StalledPartition, Standstill, judge
-from filemill.telemetry import Condition, OldestRecord, Vitals
 
 LONG = 100.0
 STUCK_ON_7 = OldestRecord(2, 7, LONG)

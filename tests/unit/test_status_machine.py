@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from filemill.files import Change, Standing, Status, fold, supersedes
+from filemill.domain.files import Change, Standing, Status, fold, supersedes
 
 T0 = datetime(2026, 1, 4, 12, tzinfo=UTC)
 ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]

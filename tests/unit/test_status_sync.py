@@ -12,10 +12,10 @@ import pytest
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.memory import MemoryDatabase, MemoryLease, MemoryStatusStore
 from filemill.adapters.memory_kafka import MemoryBroker
-from filemill.files import Change, NewFile, Status, iso_milliseconds
-from filemill.messages import FileCreated, FileProgress, decode_created, encode
+from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
+from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
+from filemill.domain.retry import Unavailable
 from filemill.ports import Applied, NotLeader, Record, TopicIdentity, UnusableData
-from filemill.retry import Unavailable
 from tests.unit.workbench import eventually
 from workers import status_sync
 from workers.status_sync import StatusSync

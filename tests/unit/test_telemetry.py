@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from filemill.commands import Command, Order, Standing
-from filemill.telemetry import (
+from filemill.domain.worker_commands import Command, Order, Standing
+from filemill.domain.worker_events import (
     DEAD_AFTER_SECONDS,
     STUCK_MARGIN_SECONDS,
     Condition,

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from filemill.content import render, sha256_hex
-from filemill.messages import FileCreated, decode, header
+from filemill.domain.content import render, sha256_hex
+from filemill.domain.messages import FileCreated, decode, header
+from filemill.domain.retry import Poisonous, Unavailable
+from filemill.domain.worker_events import Kind
 from filemill.processing import passage
 from filemill.processing.workshop import Finished
-from filemill.retry import Poisonous, Unavailable
-from filemill.telemetry import Kind
 from tests.unit.workbench import CREATE, TOPICS, TRACE, bench, eventually, record, request
 
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)

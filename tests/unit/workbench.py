@@ -13,13 +13,13 @@ import msgspec
 
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
-from filemill.messages import RUN, TRACEPARENT, Headers
+from filemill.domain.messages import RUN, TRACEPARENT, Headers
+from filemill.domain.retry import RetryPolicy, Unavailable
+from filemill.domain.worker_events import Kind
 from filemill.ports import PutMode, Record
 from filemill.processing.gate import Gate
 from filemill.processing.passage import Topics, Workplace
 from filemill.processing.workshop import Finished, Workshop
-from filemill.retry import RetryPolicy, Unavailable
-from filemill.telemetry import Kind
 
 CREATE = "file.create"
 TOPICS = Topics("file.created", "file.progress", "file.create.dlq", "worker.events")

@@ -7,7 +7,7 @@ beside the title. Where the index of trigrams could not be made (0003), it is no
 import sqlalchemy as sa
 from alembic import op
 
-from filemill.files import search_text
+from filemill.domain.files import search_text
 
 revision = "0012"
 down_revision = "0011"

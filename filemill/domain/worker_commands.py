@@ -5,8 +5,8 @@ from datetime import datetime
 
 import msgspec
 
-from filemill.files import FileId
-from filemill.messages import InvalidMessage, Run
+from filemill.domain.files import FileId
+from filemill.domain.messages import InvalidMessage, Run
 
 
 class Order(enum.StrEnum):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, within_limits
+from filemill.domain.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, within_limits
 
 PUBLISH_NUMBER = "filemill-publish-number"
 RUN = "filemill-run"

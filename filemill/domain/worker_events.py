@@ -10,8 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-from filemill.files import FileId
-from filemill.messages import Int32, Int64, InvalidMessage, Run, StageTimes, WorkerId
+from filemill.domain.files import FileId
+from filemill.domain.messages import Int32, Int64, InvalidMessage, Run, StageTimes, WorkerId
 
 HEARTBEAT_SECONDS = 2.0
 # Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).

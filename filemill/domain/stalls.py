@@ -9,7 +9,7 @@ import enum
 
 import msgspec
 
-from filemill.telemetry import STUCK_MARGIN_SECONDS, Condition, Vitals
+from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, Condition, Vitals
 
 
 class Reason(enum.StrEnum):

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from filemill.files import ForeignKey, claim_key
+from filemill.domain.files import ForeignKey, claim_key
 
 
 class Differs(Exception):

@@ -8,7 +8,7 @@ the bytes depend on the request alone and a redelivery makes the same object
 import hashlib
 from datetime import datetime
 
-from filemill.files import iso_milliseconds
+from filemill.domain.files import iso_milliseconds
 
 CONTENT_TYPE = "text/plain; charset=utf-8"
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import msgspec
 
-from filemill.files import InvalidRequest, NewFile
+from filemill.domain.files import InvalidRequest, NewFile
 
 HEADER = "Idempotency-Key"
 KEPT = timedelta(hours=24)
