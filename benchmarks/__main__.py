@@ -13,8 +13,8 @@ from benchmarks.proofs import Unproven
 from benchmarks.report import RESULTS, keep, show
 from benchmarks.rounds import Sample, interleave
 from benchmarks.summary import Finding, findings, lines
-from filemill import logs
 from filemill.cli.output import console, fail, say
+from filemill.config import logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,5 +88,5 @@ def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], fold
 
 
 if __name__ == "__main__":
-    logs.configure_command()
+    logging.configure_command()
     app()

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psutil
 
-from filemill.settings import Settings, as_environment
+from filemill.config.settings import Settings, as_environment
 
 # Above what a busy machine needs to import the packages and to join a group.
 START_SECONDS = 90.0

@@ -19,7 +19,7 @@ from benchmarks.meter import Meter
 from filemill import wiring
 from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.s3_admin import s3_client
-from filemill.settings import Settings, load
+from filemill.config.settings import Settings, load
 from filemill.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor

@@ -8,8 +8,8 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 
 T = TypeVar("T")
 

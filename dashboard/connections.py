@@ -18,8 +18,8 @@ from typing import Protocol
 import structlog
 
 from dashboard.proxies import TrustedProxies
+from filemill.config.settings import Settings
 from filemill.domain.origins import parse_ip
-from filemill.settings import Settings
 
 HEADERS_SECONDS = 10.0
 # A body has this long, and a second more for each so many bytes of it.

@@ -6,8 +6,8 @@ Each is on record in `operations`.
 from dashboard.data import Data
 from filemill.adapters.postgres_operations import record, tell_refused
 from filemill.domain.worker_commands import Order
-from filemill.stack import StackState
-from filemill.stack_control import OrderRefused, StackAnswer, StackOrder, give
+from filemill.runtime.stack_state import StackState
+from filemill.runtime.supervisor_client import OrderRefused, StackAnswer, StackOrder, give
 
 PROCESSORS_MAX = 64
 

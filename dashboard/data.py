@@ -45,7 +45,7 @@ from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Condition, WorkerEvent
 from filemill.lab.journal import Entry
-from filemill.stack import StackState
+from filemill.runtime.stack_state import StackState
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5

@@ -15,8 +15,8 @@ from filemill.adapters.postgres_operations import record, tell_refused
 from filemill.adapters.tables import Operation
 from filemill.domain.retry import Unavailable
 from filemill.lab.journal import Entry, read_entries
-from filemill.stack import FAULTS_FILE, StackState
-from filemill.stack_control import FaultKind, OrderRefused, StackOrder, give
+from filemill.runtime.stack_state import FAULTS_FILE, StackState
+from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
 
 FAULT = "fault"
 SHOWN = 50

@@ -11,11 +11,11 @@ from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
 from filemill.adapters.postgres import check_writable
 from filemill.adapters.s3_admin import bucket_exists
+from filemill.config.settings import Settings
 from filemill.domain.origins import without_passwords
 from filemill.domain.retry import Unavailable
 from filemill.migrate import current_revision, head_revision
-from filemill.settings import Settings
-from filemill.stack import read_state
+from filemill.runtime.stack_state import read_state
 
 ServerName = Literal["postgres", "kafka", "s3"]
 LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3": "S3"}

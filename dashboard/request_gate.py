@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dashboard.api_errors import error_answer
 from dashboard.proxies import TrustedProxies
+from filemill.config.settings import Settings
 from filemill.domain.origins import (
     DEFAULT_PORTS,
     Authority,
@@ -28,7 +29,6 @@ from filemill.domain.origins import (
     parse_ip,
     parse_origin,
 )
-from filemill.settings import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # `same-site` is another port or subdomain: on loopback, any other program's page.

@@ -35,8 +35,8 @@ from dashboard.response_headers import ResponseHeaders
 from dashboard.services import Relay, Services
 from dashboard.together import Together
 from filemill import wiring
+from filemill.config.settings import InvalidSettings, Settings
 from filemill.running import on_stop_signal
-from filemill.settings import InvalidSettings, Settings
 
 HERE = Path(__file__).parent
 # What is still open when we are told to stop: pages hold their connections for ever.

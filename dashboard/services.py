@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import sqlalchemy as sa
 
-from filemill import settings as settings_module
 from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_idempotency import submit_once
 from filemill.adapters.postgres_outbox import submit_many, submit_together
 from filemill.adapters.postgres_reads import FileRow
+from filemill.config import settings as settings_module
+from filemill.config.settings import Settings
 from filemill.dead_letter_index import DeadLetterIndex
 from filemill.domain.files import NewFile
 from filemill.offset_reset import OffsetReset
 from filemill.operations import Action, Operations, Outcome
-from filemill.settings import Settings
-from filemill.stack import StackState, running_stack
+from filemill.runtime.stack_state import StackState, running_stack
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 import filemill
 from dashboard.services import Services
 from filemill.adapters.kafka_admin import all_topics
+from filemill.config.settings import PREFIX, Settings
 from filemill.domain.origins import without_passwords
 from filemill.domain.retry import Unavailable
-from filemill.settings import PREFIX, Settings
 
 HIDDEN = "••••••"
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.tables import Worker
+from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Kind
-from filemill.settings import Settings
 from filemill.verification.report import Report
 
 FILES = 12

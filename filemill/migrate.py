@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 
 import infra.migrations
 from filemill.adapters.postgres import create_engine
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 # Any fixed number: all processes that migrate ask for the same lock. ("filemill" as eight ASCII bytes.)
 MIGRATION_LOCK = int.from_bytes(b"filemill")

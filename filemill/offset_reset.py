@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka_reader import read_topic
 from filemill.adapters.postgres_operations import OFFSETS_RESET, record, refuse, unfinished_runs
+from filemill.config.settings import Settings
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN, file_id_in, number_header
 from filemill.domain.retry import Unavailable
 from filemill.operations import Operations, Outcome
-from filemill.settings import Settings
 
 BATCH_FILES = 1000
 

@@ -27,11 +27,11 @@ from filemill.adapters.postgres_operations import (
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.adapters.postgres_reads_workers import knows_worker
 from filemill.adapters.s3_admin import boto_errors
+from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Command, Order
 from filemill.ports import Missing, Publisher
-from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

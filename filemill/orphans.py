@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.s3_admin import boto_errors, list_objects
 from filemill.adapters.tables import File, Tombstone
+from filemill.config.settings import Settings
 from filemill.domain.files import file_id_of
 from filemill.ports import StoredObject
-from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -11,8 +11,8 @@ from types import FrameType
 
 import structlog
 
-from filemill.pulse import BeatingStop, Pulse
-from filemill.settings import Settings
+from filemill.config.settings import Settings
+from filemill.runtime.liveness import BeatingStop, Pulse
 
 log = structlog.get_logger("process")
 

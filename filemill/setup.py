@@ -13,9 +13,9 @@ from filemill.adapters.postgres import libpq_parameters
 from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
 from filemill.adapters.postgres_topics import register
 from filemill.adapters.s3_admin import create_bucket
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.migrate import migrate_schema
-from filemill.settings import Settings
 
 log = structlog.get_logger("setup")
 

@@ -21,8 +21,8 @@ from filemill.adapters.postgres_outbox import PostgresOutbox
 from filemill.adapters.postgres_status import PostgresStatusStore
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import s3_client
+from filemill.config.settings import Settings
 from filemill.foreign import HashFiller
-from filemill.settings import Settings
 from filemill.verification.check import verify as check
 from filemill.verification.report import Report
 from workers.group_monitor import GroupMonitor

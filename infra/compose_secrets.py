@@ -7,8 +7,8 @@ there is kept. What .env gives (`FILEMILL_DATABASE_PASSWORD` and its like) takes
 from collections.abc import Mapping
 from pathlib import Path
 
-from filemill.settings import Settings, load
-from filemill.stack import replace_private_file
+from filemill.config.settings import Settings, load
+from filemill.runtime.stack_state import replace_private_file
 from infra.embedded.credentials import Credentials
 from infra.seaweed_security import SECURITY, draw_security
 from infra.superuser import take_over

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from filemill import wiring
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.containers.engine import Engine, NoEngine, refuse, running_engine
 from tests.containers.servers import container_servers
 from tests.servers import Servers, embedded_servers, new_world

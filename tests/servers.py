@@ -8,8 +8,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from filemill.config.settings import Settings, load
 from filemill.lab.database import connected, superuser
-from filemill.settings import Settings, load
 from filemill.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor

@@ -34,11 +34,11 @@ from filemill.adapters.tables import (
     Worker,
     WorkerEventRow,
 )
+from filemill.config.settings import Settings
 from filemill.domain.idempotency import KEPT
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
 from filemill.ports import Lease
-from filemill.settings import Settings
 
 log = structlog.get_logger("monitor")
 

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from filemill import logs
-from filemill.settings import load
+from filemill.config import logging
+from filemill.config.settings import load
 
 # Task: module and function. Modules are imported when they are asked for: a peer does not carry our code's weight.
 TASKS = {
@@ -64,7 +64,7 @@ def main() -> None:
     module, _, function = TASKS[name].partition(":")
     task: Callable[..., Any] = getattr(importlib.import_module(f"benchmarks.work.{module}"), function)
     settings = load()
-    logs.configure(settings, name)
+    logging.configure(settings, name)
     if inspect.isgeneratorfunction(task):
         _work(task(settings, files, *map(float, sys.argv[3:])))
     else:

@@ -16,7 +16,7 @@ from obstore.store import S3Store
 from filemill.adapters.environment import forget_libpq_variables, without_s3_variables
 from filemill.adapters.postgres import libpq_parameters
 from filemill.adapters.s3_admin import isolated_core
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 
 def runner() -> asyncio.Runner:

@@ -20,9 +20,9 @@ from pydantic import BaseModel
 
 from benchmarks import requests
 from benchmarks.work import drivers
+from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render
 from filemill.domain.files import object_key, to_milliseconds
-from filemill.settings import Settings
 
 Put = Callable[[str, bytes], Awaitable[object]]
 

@@ -12,7 +12,7 @@ from statistics import quantiles
 
 from benchmarks import requests
 from benchmarks.work import drivers
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 CONNECTIONS = 32
 CREATED = b"201"

@@ -16,10 +16,10 @@ from obstore.store import S3Store
 from benchmarks import requests
 from benchmarks.work import drivers
 from filemill.adapters.s3 import AT_ONCE_BYTES
+from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render, sha256_hex
 from filemill.domain.files import object_key, to_milliseconds
 from filemill.domain.messages import new_traceparent
-from filemill.settings import Settings
 from filemill.verification.rows import DOWNLOADS
 
 Work = Generator[None, None, dict[str, int] | None]

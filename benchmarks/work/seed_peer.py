@@ -19,10 +19,10 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 
 from benchmarks import requests
 from benchmarks.work import drivers
+from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render
 from filemill.domain.files import NewFile, iso_milliseconds, object_key, to_milliseconds
 from filemill.domain.messages import FileCreate, decode, encode
-from filemill.settings import Settings
 
 USERS = 8
 POLL_SECONDS = 0.5

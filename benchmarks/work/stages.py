@@ -9,8 +9,8 @@ from filemill import wiring
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.postgres_outbox import submit
 from filemill.adapters.postgres_outbox import submit_many as submit_batch
+from filemill.config.settings import Settings
 from filemill.processing.assembly import Processor
-from filemill.settings import Settings
 
 # A steady load comes in steps of this.
 TICK_SECONDS = 0.02

@@ -13,7 +13,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 OPEN_SECONDS = 60.0
 # Pages open one after the other, as people come.

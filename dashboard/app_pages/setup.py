@@ -13,7 +13,7 @@ from dashboard.health import LABELS
 from dashboard.readings import Reading
 from dashboard.setup_facts import own_versions, settings_in_force
 from filemill.domain.files import epoch_milliseconds
-from filemill.stack import StackState
+from filemill.runtime.stack_state import StackState
 
 TOPICS = [
     Column("name", "Topic", "mono"),

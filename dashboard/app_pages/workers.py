@@ -21,8 +21,8 @@ from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Order
 from filemill.domain.worker_events import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
 from filemill.operations import UnknownWorker
-from filemill.stack import StackState
-from filemill.stack_control import OrderRefused, StackOrder
+from filemill.runtime.stack_state import StackState
+from filemill.runtime.supervisor_client import OrderRefused, StackOrder
 
 ACTOR = "page"
 PAGE_WORKERS = 50

@@ -8,7 +8,7 @@ from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.faults import Offer, inject
 from filemill.domain.retry import Unavailable
-from filemill.stack_control import FAULT_SECONDS_MAX, OrderRefused
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, OrderRefused
 
 ACTOR = "page"
 SECONDS_DEFAULT = 10

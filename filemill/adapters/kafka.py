@@ -12,10 +12,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from filemill.adapters.errors import Answer
 from filemill.adapters.kafka_errors import TOO_LARGE, meaning
+from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
 from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import Receipt
-from filemill.settings import InvalidSettings, Settings
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000

@@ -13,8 +13,8 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
 from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.config.settings import Settings
 from filemill.ports import TopicIdentity
-from filemill.settings import Settings
 
 # Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
 TIMESTAMP_TYPE, BY_BROKER = "message.timestamp.type", "LogAppendTime"

@@ -9,8 +9,8 @@ from confluent_kafka import Message
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import messages_to_end
+from filemill.config.settings import Settings
 from filemill.domain.offsets import CommitSeen
-from filemill.settings import Settings
 
 OFFSETS_TOPIC = "__consumer_offsets"
 # Versions of the keys of that topic which are commits; others are group metadata.

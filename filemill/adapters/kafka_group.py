@@ -14,9 +14,9 @@ from confluent_kafka import (
 
 from filemill.adapters.kafka import client_config, new_client
 from filemill.adapters.kafka_reader import FETCH_BACKOFF_MILLISECONDS, read_records
+from filemill.config.settings import Settings
 from filemill.domain.offsets import Commit
 from filemill.ports import RebalanceListener, Record
-from filemill.settings import Settings
 
 log = structlog.get_logger("kafka")
 

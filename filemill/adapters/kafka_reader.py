@@ -21,9 +21,9 @@ from filemill.adapters.kafka import UnreadableHeaders, client_config, headers_of
 from filemill.adapters.kafka_admin import PartitionOffsets
 from filemill.adapters.kafka_errors import PASSING, meaning
 from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.config.settings import Settings
 from filemill.domain.retry import Expelled, Unavailable
 from filemill.ports import Record, TopicIdentity
-from filemill.settings import Settings
 
 log = structlog.get_logger("kafka")
 

@@ -14,10 +14,10 @@ from confluent_kafka.admin._resource import ResourceType
 from filemill.adapters.kafka import client_config, kafka_errors, new_client
 from filemill.adapters.kafka_errors import PASSING
 from filemill.adapters.kafka_reader import gave_up, to_record
+from filemill.config.settings import InvalidSettings, Settings
+from filemill.config.validators import SHARE_MARGIN_SECONDS
 from filemill.domain.retry import Expelled, Unavailable
 from filemill.ports import Record
-from filemill.refusals import SHARE_MARGIN_SECONDS
-from filemill.settings import InvalidSettings, Settings
 
 log = structlog.get_logger("kafka")
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from filemill.adapters.environment import forget_libpq_variables
 from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
 from filemill.adapters.postgres_errors import Drop, Row, meaning
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 
 # A holder that is stopped inside a transaction must not keep its row locks: a take-over waits for them.
 IDLE_IN_TRANSACTION_MILLISECONDS = 2000

@@ -10,11 +10,11 @@ from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Partitio
 from filemill.adapters.postgres_operations import RUN_MAX, record
 from filemill.adapters.postgres_topics import register
 from filemill.adapters.tables import RequestLoss, SyncPosition
+from filemill.config.settings import Settings
 from filemill.domain.messages import new_traceparent
 from filemill.domain.request_losses import Bounds, Span, bounds, results_applied
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
-from filemill.settings import Settings
 
 RESUBMIT = "resubmit"
 # A worker's heartbeat, and the sync that stores its progress, may be late by this much.

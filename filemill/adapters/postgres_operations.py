@@ -9,10 +9,10 @@ import structlog
 
 from filemill.adapters.postgres_status import foreign_key_holders
 from filemill.adapters.tables import File, Operation
+from filemill.config.logging import Budget
 from filemill.domain.files import TERMINAL_RANK, ForeignKey, Status, claim_key
 from filemill.domain.messages import new_traceparent
 from filemill.domain.offsets import ResetSeen
-from filemill.logs import Budget
 
 log = structlog.get_logger("operations")
 

@@ -15,9 +15,9 @@ from obstore.store import S3Store
 from filemill.adapters.environment import without_s3_variables
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3_errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
+from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
 from filemill.ports import Exists, Missing, PutMode, StoredObject
-from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config

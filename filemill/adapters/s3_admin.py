@@ -17,8 +17,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3_errors import Row, meaning, no_answer, unavailable
+from filemill.config.settings import Settings
 from filemill.ports import Missing, StoredObject
-from filemill.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

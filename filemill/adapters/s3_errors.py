@@ -9,8 +9,8 @@ import re
 import msgspec
 
 from filemill.adapters.errors import Answer, first_line
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import typer
 
-from filemill import __version__, logs
+from filemill import __version__
 from filemill.cli import processes
 from filemill.cli.output import fail
+from filemill.config import logging
+from filemill.config.settings import InvalidSettings
 from filemill.domain.retry import Unavailable
-from filemill.settings import InvalidSettings
 
 # After the name of a server that is away.
 REMEDY = "`filemill doctor` says what is missing; `filemill up` starts all servers on this machine."
@@ -52,7 +53,7 @@ def _version(
 def main() -> None:
     """The console command: errors that a user can mend are a sentence, not a traceback."""
     register(sys.argv[1:])
-    logs.configure_command()
+    logging.configure_command()
     try:
         app(standalone_mode=True)
     except Unavailable as error:

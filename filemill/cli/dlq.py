@@ -10,9 +10,9 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.cli.arguments import place_argument
 from filemill.cli.operations import actor
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
+from filemill.config.settings import load
 from filemill.dead_letter_index import KEPT_RECORDS, DeadLetterIndex, chunks
 from filemill.dead_letters import DeadLetter, LetterFacts
-from filemill.settings import load
 
 StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only failures that nothing was tried for since.")]
 Reason = Annotated[str | None, typer.Option(help="Only those whose reason contains this.")]

@@ -18,13 +18,13 @@ from filemill.adapters.s3_admin import read_object
 from filemill.adapters.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
+from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest, NewFile, Status, new_file
 from filemill.domain.idempotency import KeyReused, checked_key
 from filemill.domain.integrity import Differs, Expected
 from filemill.domain.retry import Unavailable
 from filemill.ports import Missing
-from filemill.settings import Settings, load
 
 POLL_SECONDS = 0.1
 SUBMIT_ROWS = 1000

@@ -15,11 +15,11 @@ from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.adapters.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.domain.worker_commands import Order
 from filemill.domain.worker_events import SKEW_NOTICED_SECONDS
 from filemill.operations import Operations, Outcome, UnknownWorker
-from filemill.settings import Settings, load
 
 BATCH = 1000
 

@@ -7,8 +7,8 @@ import typer
 from filemill import wiring
 from filemill.cli.operations import actor
 from filemill.cli.output import AsJson, print_json, print_table, say
+from filemill.config.settings import load
 from filemill.orphans import Kind, Orphans
-from filemill.settings import load
 
 
 def register(app: typer.Typer) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from filemill import logs, running, settings
+from filemill import running
+from filemill.config import logging, settings
 
 PROTOCOLS = "Group protocol: " + ", ".join(get_args(settings.GroupProtocol))
 
@@ -43,5 +44,5 @@ def run(
         host=host,
         port=port,
     )
-    logs.configure(in_force, str(role))
+    logging.configure(in_force, str(role))
     running.ROLES[str(role)](in_force)

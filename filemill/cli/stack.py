@@ -18,11 +18,11 @@ from rich.table import Table
 from filemill import demo as demonstration
 from filemill.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.cli.processes import PROTOCOLS
-from filemill.connection import connection_environment
+from filemill.config.connection_environment import connection_environment
+from filemill.config.settings import Settings, default_home, load
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings, default_home, load
+from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
 from filemill.setup import prepare
-from filemill.stack import ProcessRef, StackState, read_state, running_stack
 
 PAGE_SECONDS = 60.0
 POLL_SECONDS = 0.1

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from filemill import logs
 from filemill.cli.output import console, fail, print_table, say
+from filemill.config import logging
 from filemill.lab import storm
 from filemill.lab.results import RESULTS, Results, compare
 from filemill.lab.soak import SoakParameters, SoakResult
@@ -107,5 +107,5 @@ def _print(result: SoakResult) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure_command()
+    logging.configure_command()
     app()

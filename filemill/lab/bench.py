@@ -15,6 +15,7 @@ from filemill.adapters.postgres_gone import LATE_SECONDS
 from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.postgres_topics import recreated_at
 from filemill.adapters.tables import File
+from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable
 from filemill.lab import backward
@@ -23,7 +24,6 @@ from filemill.lab.load import Load, unfinished
 from filemill.lab.losses import Losses, all_gone, read_results
 from filemill.lab.verdict import Observed, Verdict, judge
 from filemill.operations import Operations
-from filemill.settings import Settings, load
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, distinct, read_history
 from filemill.verification.report import Report

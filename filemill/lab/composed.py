@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from filemill.connection import settings_in
+from filemill.config.connection_environment import settings_in
 from infra.compose import FILES, Compose, ComposeError, Container
 from infra.embedded.workers import WorkerSpec
 

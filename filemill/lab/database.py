@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
 from infra.superuser import SUPERUSER
 

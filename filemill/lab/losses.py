@@ -10,8 +10,8 @@ import msgspec
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
+from filemill.config.settings import Settings
 from filemill.operations import Operations
-from filemill.settings import Settings
 from filemill.verification.history import Execution, Place, execution_in
 from filemill.verification.report import LOST, Report
 

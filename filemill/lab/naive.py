@@ -9,7 +9,7 @@ import time
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 POLL_SECONDS = 0.5
 GROUP_SUFFIX = "-naive"

@@ -6,7 +6,7 @@ import msgspec
 
 
 class StackParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """An isolated stack. Times in seconds; `settings` are further fields of `filemill.settings.Settings`."""
+    """An isolated stack. Times in seconds; `settings` are further fields of `filemill.config.settings.Settings`."""
 
     workers: int = 2
     partitions: int = 3

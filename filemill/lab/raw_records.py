@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import files
 from typing import Any, NamedTuple
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 FLUSH_MILLISECONDS = 20_000
 _PRODUCER = 0

@@ -26,6 +26,7 @@ import sqlalchemy as sa
 
 from filemill import wiring
 from filemill.adapters.tables import Worker
+from filemill.config.settings import load as load_settings
 from filemill.domain.retry import Unavailable
 from filemill.lab import backward
 from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
@@ -35,7 +36,6 @@ from filemill.lab.fault import Fault
 from filemill.lab.journal import FAULT, Entry, Journal
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
-from filemill.settings import load as load_settings
 from filemill.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.ports import LOOPBACK

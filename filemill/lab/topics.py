@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient
 
 from filemill.adapters.kafka import client_config, kafka_errors, new_client
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 
 RECREATE_SECONDS = 20.0
 POLL_SECONDS = 0.1

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from filemill.adapters.tables import LagSample, Operation
 from filemill.lab import figures, frames, measures
 from filemill.lab.bench import Bench
-from filemill.stack_control import FAULT_SECONDS_MAX
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX
 
 FAULT_LONGEST = timedelta(seconds=FAULT_SECONDS_MAX)
 

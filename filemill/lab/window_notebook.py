@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 # What leads to the servers and holds no secret; passwords and keys come from the environment or from the stack.
 _PLACES = (

@@ -11,6 +11,7 @@ from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.kafka_share import ShareMember
 from filemill.adapters.s3 import S3ObjectStore
+from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import Standing
 from filemill.domain.worker_events import Kind
@@ -21,7 +22,6 @@ from filemill.processing.membership import QUIET
 from filemill.processing.passage import Topics, Workplace
 from filemill.processing.reporter import Reporter
 from filemill.processing.workshop import Workshop
-from filemill.settings import Settings
 from workers.file_processor import FileProcessor
 from workers.share_processor import ShareProcessor
 

@@ -12,9 +12,9 @@ from filemill.adapters.postgres_reads_group import group_state, lags
 from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.adapters.postgres_topics import generations
 from filemill.adapters.tables import AbandonedNumber, OutboxRow, Publication, PublishCounter, Tombstone
+from filemill.config.settings import Settings
 from filemill.domain.partitioning import out_of_turn
 from filemill.ports import ObjectStore
-from filemill.settings import Settings
 from filemill.verification.bucket import check_bucket
 from filemill.verification.evidence import Evidence, Request, catch_up, gather
 from filemill.verification.report import Report

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
+from filemill.config.settings import Settings
 from filemill.domain.messages import (
     PUBLISH_NUMBER,
     RUN,
@@ -26,7 +27,6 @@ from filemill.domain.partitioning import Slot
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Kind, decode_event
 from filemill.ports import Record
-from filemill.settings import Settings
 
 # Once what they are over is there: kept up with each record they would cost twice as much.
 INDEXES = """

@@ -14,6 +14,7 @@ import msgspec
 
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
+from filemill.config.settings import Settings
 from filemill.domain.messages import (
     RUN,
     FileCreated,
@@ -26,7 +27,6 @@ from filemill.domain.messages import (
 from filemill.domain.offsets import ResetSeen
 from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
 from filemill.ports import Record
-from filemill.settings import Settings
 
 NEVER = float("inf")
 

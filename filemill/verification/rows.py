@@ -11,10 +11,10 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_gone import busy_workers
 from filemill.adapters.postgres_operations import unfinished_runs
 from filemill.adapters.tables import File, OutboxRow, Publication, SyncPosition
+from filemill.config.settings import Settings
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key
 from filemill.ports import Missing, ObjectStore
-from filemill.settings import Settings
 from filemill.verification.evidence import Evidence, Told
 from filemill.verification.report import Report
 

@@ -1,6 +1,6 @@
 """The supervisor's ear: a Unix socket on which other processes of this user may direct workers and inject faults.
 
-It lies in a folder of mode 0700, so the file system says who may. `filemill.stack_control` is its other end.
+It lies in a folder of mode 0700, so the file system says who may. `filemill.runtime.supervisor_client` is its other end.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.stack_control import FaultKind, StackAnswer, StackOrder
+from filemill.runtime.supervisor_client import FaultKind, StackAnswer, StackOrder
 
 LINE_MAX_BYTES = 4096
 READ_SECONDS = 5.0

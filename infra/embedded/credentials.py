@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from filemill.stack import replace_private_file
+from filemill.runtime.stack_state import replace_private_file
 from infra.embedded.errors import HomeError
 
 CREDENTIALS_FILE = "credentials.json"

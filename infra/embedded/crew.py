@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from filemill.stack import WorkerState
+from filemill.runtime.stack_state import WorkerState
 from infra.embedded import logs
 from infra.embedded.guard import Guard
 from infra.embedded.workers import Event, Worker, WorkerSpec

@@ -8,7 +8,7 @@ from typing import Literal
 
 import psutil
 
-from filemill.stack import read_state, remove_state
+from filemill.runtime.stack_state import read_state, remove_state
 from infra.embedded import processes
 from infra.embedded.errors import HomeError, HomeInUseError
 from infra.embedded.home import HomeLock, lock_holder

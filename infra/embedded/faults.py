@@ -12,8 +12,8 @@ import structlog
 
 from filemill.lab.fault import Breakable, Fault, process_suspended, server_killed, server_suspended
 from filemill.lab.journal import FAULT, Journal
-from filemill.stack import StackState
-from filemill.stack_control import FAULT_SECONDS_MAX, FaultKind
+from filemill.runtime.stack_state import StackState
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, FaultKind
 
 # How long an order waits for its fault to have begun.
 BEGIN_SECONDS = 10.0

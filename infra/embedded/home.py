@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from filemill.stack import ProcessRef, read_state
+from filemill.runtime.stack_state import ProcessRef, read_state
 from infra.embedded.errors import HomeError, HomeInUseError
 from infra.embedded.postgres_place import outside_folder
 

@@ -12,7 +12,7 @@ import psycopg
 
 from filemill.adapters.environment import forget_libpq_variables
 from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
-from filemill.stack import replace_private_file
+from filemill.runtime.stack_state import replace_private_file
 from infra.embedded import processes
 from infra.embedded.commands import Command, run_tool
 from infra.embedded.errors import StartError

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from filemill.adapters.s3_admin import isolated_core
-from filemill.stack import replace_private_file
+from filemill.runtime.stack_state import replace_private_file
 from infra.embedded.commands import Command
 from infra.embedded.errors import StartError
 from infra.embedded.ports import LOOPBACK, Port

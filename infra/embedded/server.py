@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import psutil
 
-from filemill.stack import ProcessRef, ServerState
+from filemill.runtime.stack_state import ProcessRef, ServerState
 from infra.embedded import logs, processes
 from infra.embedded.commands import Command, Surroundings, spawn
 from infra.embedded.credentials import Credentials, credentials_of
@@ -85,7 +85,7 @@ class Server(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, str | int]:
-        """Values of `filemill.settings.Settings` that lead clients here."""
+        """Values of `filemill.config.settings.Settings` that lead clients here."""
 
     @abstractmethod
     def prepare(self) -> None:

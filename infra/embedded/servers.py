@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from filemill.stack import ServerState
+from filemill.runtime.stack_state import ServerState
 from infra.embedded import logs
 from infra.embedded.errors import CancelledError, EmbeddedError
 from infra.embedded.server import START_SECONDS, STOP_SECONDS, Server
@@ -33,7 +33,7 @@ class Servers:
         return iter(self._servers.values())
 
     def settings(self) -> dict[str, str | int | float]:
-        """Values of `filemill.settings.Settings` that lead to all of them."""
+        """Values of `filemill.config.settings.Settings` that lead to all of them."""
         return {name: value for server in self for name, value in server.settings().items()}
 
     def states(self) -> list[ServerState]:

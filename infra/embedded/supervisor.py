@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from filemill.stack import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
-from filemill.stack_control import FaultKind
+from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
+from filemill.runtime.supervisor_client import FaultKind
 from infra.embedded import jars, processes
 from infra.embedded.commands import Surroundings
 from infra.embedded.control import Control

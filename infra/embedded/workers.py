@@ -10,8 +10,8 @@ from typing import Literal
 
 import psutil
 
-from filemill.settings import HOME_VARIABLE, PREFIX
-from filemill.stack import ProcessRef, WorkerState
+from filemill.config.settings import HOME_VARIABLE, PREFIX
+from filemill.runtime.stack_state import ProcessRef, WorkerState
 from infra.embedded import logs, processes
 from infra.embedded.ports import LOOPBACK
 

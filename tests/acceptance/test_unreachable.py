@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.settings import as_environment
+from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill, slowness
 from tests.servers import Servers, new_world
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.processes import Crew, wait_until
 from tests.servers import Servers, new_world, watch
 

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from filemill import wiring
 from filemill.adapters.tables import File
+from filemill.config.settings import Settings, load
 from filemill.domain.files import to_milliseconds
 from filemill.lab.journal import read_entries
-from filemill.settings import Settings, load
-from filemill.stack import FAULTS_FILE
+from filemill.runtime.stack_state import FAULTS_FILE
 from tests.acceptance.command import Stack, create, stack_in, wait_for_file
 from tests.integration import topics
 from tests.integration.processes import wait_until

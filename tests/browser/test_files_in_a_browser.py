@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from filemill import wiring
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 REFRESH_MILLISECONDS = 2000
 DONE_MILLISECONDS = 60_000

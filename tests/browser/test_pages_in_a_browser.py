@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.browser.hidden_tab import START_SECONDS, a_tab
 from tests.integration.processes import wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from filemill import wiring
-from filemill.connection import settings_in
-from filemill.settings import Settings, load
+from filemill.config.connection_environment import settings_in
+from filemill.config.settings import Settings, load
 from infra.compose import Compose, ComposeError, Container
 from tests.integration.processes import Crew, wait_until
 from tests.integration.world import World

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from filemill.connection import settings_in
+from filemill.config.connection_environment import settings_in
+from filemill.config.settings import load
 from filemill.lab.database import connected
-from filemill.settings import load
 from filemill.setup import make_roles
 from infra.compose import Compose, ComposeError
 from tests.compose.stack import SETTLE_SECONDS, own_settings

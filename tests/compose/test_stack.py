@@ -157,7 +157,7 @@ def test_a_processor_stops_within_its_grace_period_and_well(stack: Stack) -> Non
 
 def test_a_worker_whose_loop_hangs_is_unhealthy(stack: Stack) -> None:
     monitor = container_of(stack, "monitor")
-    stack.compose.docker("exec", monitor.id, "python", "-m", "filemill.health", "/tmp/pulse")  # noqa: S108
+    stack.compose.docker("exec", monitor.id, "python", "-m", "filemill.runtime.healthcheck", "/tmp/pulse")  # noqa: S108
     hung = (
         "import json; from pathlib import Path\n"
         "from filemill import health\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from filemill.settings import load
+from filemill.config.settings import load
 from filemill.setup import prepare
 from infra.compose import Compose
 from infra.compose_secrets import VOLUMES, draw

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
 from tests.servers import Servers, new_world
 

@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import bucket_exists, create_bucket, s3_client
+from filemill.config.settings import Settings, load
 from filemill.domain.retry import Unavailable
 from filemill.ports import Exists, Missing, ObjectStore, StoredObject
-from filemill.settings import Settings, load
 
 UNREACHABLE = "http://127.0.0.1:1"
 

@@ -10,11 +10,11 @@ from filemill import wiring
 from filemill.adapters.postgres_lease import PostgresLease
 from filemill.adapters.postgres_outbox import PostgresOutbox, submit, submit_many
 from filemill.adapters.tables import File
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.messages import valid_traceparent
 from filemill.domain.retry import Unavailable
 from filemill.ports import Claimed, NotLeader, Outbox, Published, TopicIdentity
-from filemill.settings import Settings
 from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
 

@@ -13,10 +13,10 @@ from filemill.adapters.kafka import KafkaPublisher
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import TopicReader
 from filemill.adapters.memory_kafka import MemoryBroker, MemoryPublisher
+from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
 from filemill.domain.retry import Poisonous, Unavailable
 from filemill.ports import Publisher, Receipt, Record
-from filemill.settings import Settings
 
 DEADLINE_SECONDS = 20.0
 

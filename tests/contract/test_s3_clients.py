@@ -13,8 +13,8 @@ import trustme
 
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import read_object
+from filemill.config.settings import InvalidSettings, Settings, load
 from filemill.domain.retry import Unavailable
-from filemill.settings import InvalidSettings, Settings, load
 
 KEY = "file-1-1.txt"
 BODY = b"whole"

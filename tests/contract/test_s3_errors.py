@@ -16,9 +16,9 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.s3_admin import bucket_exists, create_bucket, list_objects, read_object
 from filemill.adapters.s3_errors import AWAY, ROWS, Row, meaning
+from filemill.config.settings import Settings, load
 from filemill.domain.retry import Unavailable
 from filemill.ports import Exists, Missing
-from filemill.settings import Settings, load
 
 KEY = "file-1-1.txt"
 

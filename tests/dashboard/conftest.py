@@ -15,7 +15,7 @@ from dashboard import services as services_module
 from dashboard.server import HERE
 from dashboard.services import Services
 from filemill import wiring
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 # A page is drawn within milliseconds; a machine that is busy with other tests needs more.
 PAGE_SECONDS = 30

@@ -14,9 +14,9 @@ from dashboard import data as data_module
 from dashboard.jobs import Busy, Job, Jobs, JobView
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.tables import File, Operation
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage
 from tests.integration.rest import Rest, serving
 

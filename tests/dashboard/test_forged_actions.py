@@ -9,8 +9,8 @@ from dashboard import crew
 from dashboard.components import bars, file_table, grid, plain_tiles
 from dashboard.components.grid import Act, Column, Row
 from dashboard.components.plain_tiles import Tile
-from filemill.stack import ProcessRef, StackState, WorkerState
-from filemill.stack_control import OrderRefused, StackAnswer, StackOrder
+from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
+from filemill.runtime.supervisor_client import OrderRefused, StackAnswer, StackOrder
 
 PROCESS = ProcessRef(pid=1, created=0.0)
 

@@ -20,7 +20,7 @@ from dashboard.connections import Bounds, Connections, bounds_of
 from dashboard.http_protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
 from dashboard.proxies import TrustedProxies
 from dashboard.server import listen
-from filemill.settings import load
+from filemill.config.settings import load
 from tests.integration.processes import wait_until
 
 HEADERS_SECONDS = 1.0

@@ -13,10 +13,10 @@ from dashboard.components.marks import marks_of
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_reads_history import Act
 from filemill.adapters.tables import Operation
+from filemill.config.settings import Settings
 from filemill.lab.journal import Journal
-from filemill.settings import Settings
-from filemill.stack import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
-from filemill.stack_control import StackOrder
+from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
+from filemill.runtime.supervisor_client import StackOrder
 from infra.embedded.control import Control
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.runs import planted

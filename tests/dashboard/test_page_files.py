@@ -11,10 +11,10 @@ from filemill.adapters.postgres import in_transaction
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import get_file
 from filemill.adapters.tables import File
+from filemill.config.settings import Settings
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 HOSTILE = [

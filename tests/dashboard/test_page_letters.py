@@ -10,8 +10,8 @@ from dashboard import data as data_module
 from dashboard.payload import one_line, pretty
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.tables import File, Operation, OutboxRow
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.dashboard.test_bulk import wait_for
 from tests.integration import topics

@@ -8,8 +8,8 @@ import pytest
 
 from dashboard.message_export import as_json_lines
 from filemill.adapters.topic_browser import Browsed
+from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
 

@@ -26,10 +26,10 @@ from filemill.adapters.tables import (
     Publication,
     RequestLoss,
 )
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.ports import HeardEvent
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
 from tests.integration.processes import wait_until

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.tables import Operation
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.topics import recreate_topic
 

@@ -14,10 +14,10 @@ from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.adapters.tables import File, Worker
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent
-from filemill.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 PAGE_WORKERS = 50

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from dashboard.request_gate import Gate
-from filemill.settings import Settings, load
+from filemill.config.settings import Settings, load
 
 OURS = "127.0.0.1:8501"
 Headers = list[tuple[bytes, bytes]]

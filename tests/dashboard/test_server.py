@@ -7,7 +7,7 @@ import pytest
 
 from dashboard import server
 from dashboard.server import CannotListen, listen, url_of
-from filemill.settings import load
+from filemill.config.settings import load
 
 
 def test_port_0_is_the_systems_choice() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.rest import Rest, serving
 from tests.integration.world import World, pipeline
 from tests.servers import Servers

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from filemill.settings import Settings, as_environment
+from filemill.config.settings import Settings, as_environment
 
 POLL_SECONDS = 0.03
 # Above what a busy machine needs to import the package and to join a group.

@@ -18,7 +18,7 @@ from dashboard.server import listen
 from dashboard.services import Services
 from filemill import wiring
 from filemill.adapters.tables import File
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 START_SECONDS = 30
 

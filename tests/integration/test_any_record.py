@@ -16,9 +16,9 @@ from filemill.adapters.postgres_reads_history import ownership
 from filemill.adapters.postgres_reads_performance import performance
 from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.adapters.topic_browser import Look, browse
+from filemill.config.settings import Settings
 from filemill.dead_letter_index import read_dead_letters
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.settings import Settings
 from filemill.verification.history import read_history
 from tests.integration import topics
 from tests.integration.world import World, pipeline

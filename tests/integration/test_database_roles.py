@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from filemill import wiring
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 from filemill.setup import prepare
 from infra.embedded.credentials import credentials_of
 from infra.superuser import SUPERUSER

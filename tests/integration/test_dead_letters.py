@@ -16,9 +16,9 @@ from confluent_kafka import Producer
 
 from filemill import dead_letter_index
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.config.settings import Settings, as_environment
 from filemill.dead_letter_index import DeadLetterIndex, Letters
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.settings import Settings, as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.rest import Rest

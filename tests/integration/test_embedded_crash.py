@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from filemill.stack import read_state, running_stack
+from filemill.runtime.stack_state import read_state, running_stack
 from infra.embedded.down import down
 from infra.embedded.home import remove_home
 from infra.embedded.processes import ended, marked

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from filemill.lab.journal import Entry, read_entries
-from filemill.stack import FAULTS_FILE, running_stack
-from filemill.stack_control import OrderRefused, StackOrder, give
+from filemill.runtime.stack_state import FAULTS_FILE, running_stack
+from filemill.runtime.supervisor_client import OrderRefused, StackOrder, give
 from infra.embedded.supervisor import Supervisor
 from infra.embedded.workers import WorkerSpec
 from tests.integration.processes import wait_until

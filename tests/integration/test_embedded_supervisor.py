@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 
-from filemill.stack import ProcessRef, StackState, read_state, running_stack
+from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
 from infra.embedded.down import down
 from infra.embedded.errors import HomeInUseError
 from infra.embedded.home import remove_home

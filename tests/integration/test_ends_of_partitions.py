@@ -13,10 +13,10 @@ from filemill.adapters import kafka_reader
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import messages_to_end, read_topic
 from filemill.adapters.topic_browser import Look, browse
+from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.offset_reset import OffsetReset, Target
 from filemill.operations import Operations
-from filemill.settings import Settings
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

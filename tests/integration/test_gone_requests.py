@@ -11,8 +11,8 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_reads_group import Overview, overview
 from filemill.adapters.tables import Operation
+from filemill.config.settings import as_environment
 from filemill.operations import Operations
-from filemill.settings import as_environment
 from filemill.verification.report import Report
 from tests.acceptance.command import filemill
 from tests.integration import topics

@@ -12,8 +12,8 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.postgres_reads_outbox import outbox_history
 from filemill.adapters.tables import File, GroupSample, LagSample, StatusCount
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 from tests.integration.processes import wait_until
 from tests.integration.world import World
 from tests.servers import Servers, new_world

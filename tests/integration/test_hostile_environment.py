@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from filemill.settings import as_environment
+from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill
 from tests.integration.test_rest_process import dashboard
 from tests.integration.world import World

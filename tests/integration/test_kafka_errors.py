@@ -6,9 +6,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from filemill.adapters.kafka import KafkaPublisher, client_config
 from filemill.adapters.kafka_admin import KafkaAdmin
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.ports import Receipt
-from filemill.settings import Settings
 
 
 def test_more_replicas_than_brokers_are_refused_with_the_setting(settings: Settings) -> None:

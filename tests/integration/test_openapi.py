@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.test_rest_process import dashboard
 
 SEED = "17"

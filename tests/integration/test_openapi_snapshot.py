@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.rest import serving
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from filemill import dead_letters, wiring
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.tables import Operation, Tombstone, Worker, WorkerEventRow
+from filemill.config.settings import as_environment
 from filemill.dead_letter_index import read_dead_letters
 from filemill.dead_letters import DeadLetter
 from filemill.domain.worker_commands import Order
 from filemill.operations import Operations, UnknownWorker
-from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

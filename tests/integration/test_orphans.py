@@ -13,10 +13,10 @@ from dashboard.advice import advise
 from filemill import wiring
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.tables import File, Operation
+from filemill.config.settings import Settings, as_environment
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.orphans import Kind, Orphan, Orphans
-from filemill.settings import Settings, as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filemill.settings import as_environment
+from filemill.config.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

@@ -16,9 +16,9 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.postgres import Undone, check_writable, in_transaction
 from filemill.adapters.postgres_errors import ROWS, Drop, Row
 from filemill.adapters.postgres_outbox import submit
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
-from filemill.settings import Settings
 from tests.integration.rest import Rest, serving
 from tests.servers import superuser
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import sqlalchemy as sa
 
-from filemill.settings import as_environment
+from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill
 from tests.integration.processes import wait_until
 from tests.integration.test_rest_process import dashboard

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from dashboard.downloads import CHECKED_FIRST_BYTES
 from filemill.adapters.tables import OutboxRow
+from filemill.config.settings import Settings
 from filemill.domain.content import sha256_hex
-from filemill.settings import Settings
 from tests.integration.rest import Rest, change
 
 SEED_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import filemill
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.rest import serving
 
 PATIENCE_SECONDS = 1.0

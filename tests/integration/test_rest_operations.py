@@ -12,9 +12,9 @@ from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_reads_group import Lags, PartitionLag, overview
 from filemill.adapters.tables import Operation, Tombstone
+from filemill.config.settings import Settings
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent
-from filemill.settings import Settings
 from tests.integration import topics
 from tests.integration.rest import Rest, change
 

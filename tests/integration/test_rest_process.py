@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from filemill.settings import Settings, as_environment
+from filemill.config.settings import Settings, as_environment
 
 START_SECONDS = 60
 STOP_SECONDS = 10

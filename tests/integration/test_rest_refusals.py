@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from dashboard.scripts import PLOTLY_PATH
 from dashboard.services import Services
 from filemill.adapters.tables import File
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.rest import Rest, serving
 
 MEBIBYTE = 1024 * 1024

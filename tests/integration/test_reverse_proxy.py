@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from filemill.adapters.tables import Operation
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 from tests.integration.processes import Crew, wait_until
 
 START_SECONDS = 60

@@ -11,9 +11,9 @@ from filemill import wiring
 from filemill.adapters.postgres_outbox import submit
 from filemill.adapters.postgres_reads import list_files
 from filemill.adapters.tables import File, StatusCount, Table
+from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.migrate import current_revision, head_revision, migrate
-from filemill.settings import Settings
 from tests.servers import superuser
 
 

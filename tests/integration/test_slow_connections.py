@@ -15,7 +15,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from filemill.settings import Settings, as_environment
+from filemill.config.settings import Settings, as_environment
 from tests.integration.processes import Crew, wait_until
 
 START_SECONDS = 60

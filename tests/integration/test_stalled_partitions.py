@@ -19,10 +19,10 @@ from filemill import wiring
 from filemill.adapters.memory import MemoryObjectStore
 from filemill.adapters.postgres_events import store_events
 from filemill.adapters.postgres_reads_group import overview
+from filemill.config.settings import as_environment
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent, PutMode
 from filemill.processing.assembly import Processor
-from filemill.settings import as_environment
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.processes import wait_until
 from tests.integration.world import World

@@ -6,8 +6,8 @@ from confluent_kafka import Producer
 from filemill.adapters import topic_browser
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.topic_browser import Look, View, browse
+from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.settings import Settings
 from tests.integration import topics
 
 T0 = 1_767_528_000_000

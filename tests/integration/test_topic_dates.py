@@ -5,8 +5,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from filemill.adapters.kafka import client_config
 from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
+from filemill.config.settings import Settings
 from filemill.doctor import _kafka
-from filemill.settings import Settings
 from filemill.setup import prepare
 from tests.integration.processes import wait_until
 

@@ -11,10 +11,10 @@ import pytest
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.topic_browser import Look, browse
+from filemill.config.settings import Settings, as_environment
 from filemill.dead_letter_index import read_dead_letters
 from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.settings import Settings, as_environment
 from filemill.verification.history import read_history
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until

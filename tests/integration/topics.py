@@ -12,7 +12,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from filemill.adapters.kafka_admin import all_topics
-from filemill.settings import Settings
+from filemill.config.settings import Settings
 
 OWNERS_SECONDS = 5.0
 # A broker that has just started makes the group's coordinator when it is first asked.

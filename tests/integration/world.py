@@ -16,10 +16,10 @@ from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.adapters.s3 import S3ObjectStore
 from filemill.adapters.tables import File, OutboxRow, RejectedMessage
+from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
-from filemill.settings import Settings
 from filemill.verification.check import verify
 from filemill.verification.report import Report
 from tests.integration import topics

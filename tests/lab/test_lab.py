@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from filemill.config.settings import InvalidSettings
 from filemill.lab import StackParameters, Step, faults, measures
 from filemill.lab.experiments import Outcome, observe
 from filemill.lab.results import Results, compare
 from filemill.lab.stack import Lab
-from filemill.settings import InvalidSettings
 from tests.integration import topics
 
 RATE = 60.0

@@ -4,12 +4,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filemill.config.settings import as_environment
 from filemill.domain.files import to_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, encode
 from filemill.lab import backward
 from filemill.lab.bench import Bench
 from filemill.lab.verdict import Check, Verdict
-from filemill.settings import as_environment
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.adapters.s3 import S3ObjectStore
+from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.lab.s3_proxy import Badness, S3Proxy
-from filemill.settings import Settings
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import nbformat
 import pytest
 
 from filemill.adapters.postgres_operations import record
+from filemill.config.settings import as_environment
 from filemill.lab import attach, window_notebook
 from filemill.lab.notebooks import execute
 from filemill.lab.runs import list_runs
 from filemill.lab.window import read_window
-from filemill.settings import as_environment
 from tests.integration.rest import serving
 from tests.integration.world import World
 from tests.runs import planted

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.settings import load
+from filemill.config.settings import load
 from infra import compose_secrets
 from infra.compose_secrets import draw, given_by
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from filemill.connection import connection_environment, settings_in
-from filemill.settings import Settings, load
+from filemill.config.connection_environment import connection_environment, settings_in
+from filemill.config.settings import Settings, load
 
 
 @pytest.fixture

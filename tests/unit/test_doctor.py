@@ -10,9 +10,9 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from filemill import doctor
+from filemill.config.settings import Settings
 from filemill.doctor import Check, examine
-from filemill.settings import Settings
-from filemill.stack import ProcessRef, StackState, write_state
+from filemill.runtime.stack_state import ProcessRef, StackState, write_state
 
 UNREACHABLE = {
     "FILEMILL_KAFKA_BROKER": "127.0.0.1:1",

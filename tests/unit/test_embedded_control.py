@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from filemill.domain.retry import Unavailable
-from filemill.stack import ProcessRef, StackState
-from filemill.stack_control import FaultKind, OrderRefused, StackOrder, give
+from filemill.runtime.stack_state import ProcessRef, StackState
+from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
 from infra.embedded.control import Control
 
 

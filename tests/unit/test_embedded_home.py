@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from filemill.stack import ProcessRef, StackState, write_state
+from filemill.runtime.stack_state import ProcessRef, StackState, write_state
 from infra.embedded import logs
 from infra.embedded.down import down
 from infra.embedded.errors import EmbeddedError, HomeError, HomeInUseError

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from filemill.stack import WorkerState
+from filemill.runtime.stack_state import WorkerState
 from infra.embedded.crew import Crew
 from infra.embedded.guard import Guard
 from infra.embedded.processes import ended

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from filemill.adapters.memory_kafka import Committed, MemorySource
+from filemill.config.settings import load
 from filemill.domain import retry
 from filemill.domain.messages import RUN
 from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
@@ -15,7 +16,6 @@ from filemill.ports import Record
 from filemill.processing import intake
 from filemill.processing.assembly import linger_milliseconds
 from filemill.processing.membership import QUIET
-from filemill.settings import load
 from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
 from workers import file_processor

@@ -7,8 +7,8 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.kafka import kafka_errors, refusal
 from filemill.adapters.kafka_errors import PASSING, ROWS, TOO_LARGE, Row, meaning
 from filemill.adapters.kafka_reader import read_records
+from filemill.config.settings import load
 from filemill.domain.retry import Expelled, Unavailable
-from filemill.settings import load
 
 # Codes of no error.
 NONE = {"NO_ERROR"}

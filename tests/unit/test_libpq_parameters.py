@@ -8,7 +8,7 @@ import pytest
 
 from filemill.adapters.environment import forget_libpq_variables
 from filemill.adapters.postgres import NO_FILE, libpq_parameters
-from filemill.settings import InvalidSettings, load
+from filemill.config.settings import InvalidSettings, load
 
 
 def test_no_variable_of_libpqs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Lines that others can cause as often as they like."""
 
-from filemill.logs import Budget
+from filemill.config.logging import Budget
 
 
 def test_so_many_lines_in_a_period_and_the_next_one_counts_those_left_out() -> None:

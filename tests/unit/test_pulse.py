@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from filemill.health import STALE_SECONDS, Unwell, examine, main
-from filemill.pulse import BeatingStop, Pulse
+from filemill.runtime.healthcheck import STALE_SECONDS, Unwell, examine, main
+from filemill.runtime.liveness import BeatingStop, Pulse
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_health_check_loads_no_package(file: Path) -> None:
     """It runs every few seconds in every container."""
     written(file)
     program = (
-        f"import sys; from filemill.health import main; code = main([{str(file)!r}]); "
+        f"import sys; from filemill.runtime.healthcheck import main; code = main([{str(file)!r}]); "
         "print(code, {'pydantic', 'structlog', 'typer'} & set(sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

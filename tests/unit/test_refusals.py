@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.settings import InvalidSettings, load
+from filemill.config.settings import InvalidSettings, load
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from filemill.settings import InvalidSettings, Settings, default_home, load
-from filemill.stack import ProcessRef, StackState, write_state
+from filemill.config.settings import InvalidSettings, Settings, default_home, load
+from filemill.runtime.stack_state import ProcessRef, StackState, write_state
 
 SECRET = "hunter2-the-secret"
 

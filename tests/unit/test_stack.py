@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from filemill.stack import (
+from filemill.runtime.stack_state import (
     STATE_FILE,
     ProcessRef,
     ServerState,

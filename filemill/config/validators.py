@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # settings.py applies these rules
-    from filemill.settings import Settings
+    from filemill.config.settings import Settings
 
 
 # A share group's batch is held until all of it is done: with this much to spare for its upload and its retries.

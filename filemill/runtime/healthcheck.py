@@ -1,7 +1,7 @@
-"""`python -m filemill.health FILE`: whether the process behind a pulse file is well. Exit code 0 or 1, and a sentence.
+"""`python -m filemill.runtime.healthcheck FILE`: whether the process behind a pulse file is well. Exit code 0 or 1, and a sentence.
 
 Asked every few seconds in each container: it loads nothing but the standard library (30 ms; the `filemill` command
-takes a second of a core). See `filemill.pulse` for who writes the file.
+takes a second of a core). See `filemill.runtime.liveness` for who writes the file.
 """
 
 import json
@@ -53,7 +53,7 @@ def _ask(url: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     if len(arguments) != 1:
-        print("usage: python -m filemill.health PULSE_FILE", file=sys.stderr)
+        print("usage: python -m filemill.runtime.healthcheck PULSE_FILE", file=sys.stderr)
         return 2
     try:
         print(examine(Path(arguments[0])))

@@ -65,9 +65,9 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running stack. `settings` are values for `filemill.settings.Settings`, by field name.
+    """All of a running stack. `settings` are values for `filemill.config.settings.Settings`, by field name.
 
-    `control` is the path of the socket on which the supervisor takes orders (`filemill.stack_control`).
+    `control` is the path of the socket on which the supervisor takes orders (`filemill.runtime.supervisor_client`).
     """
 
     home: str

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from filemill.settings import PREFIX, Settings
+from filemill.config.settings import PREFIX, Settings
 
 # libpq's own names, for psql and every program that uses libpq.
 _LIBPQ = {

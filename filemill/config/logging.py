@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
+from filemill.config.settings import Settings
 from filemill.domain.origins import without_passwords
-from filemill.settings import Settings
 
 
 def configure(settings: Settings, role: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from filemill.domain.retry import Unavailable
-from filemill.stack import StackState
+from filemill.runtime.stack_state import StackState
 
 # A worker that is stopped may drain for seconds.
 PATIENCE_SECONDS = 15.0

@@ -15,9 +15,9 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from filemill.config.validators import REFUSALS
 from filemill.domain.origins import has_user_info, listed, parse_host, parse_origin
-from filemill.refusals import REFUSALS
-from filemill.stack import running_stack
+from filemill.runtime.stack_state import running_stack
 
 PREFIX = "FILEMILL_"
 HOME_VARIABLE = "FILEMILL_HOME"
@@ -54,7 +54,7 @@ def default_home() -> Path:
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file():
         return checkout / ".filemill"
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
