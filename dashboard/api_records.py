@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
+from filemill.adapters.postgres.connection.operations import Refused
 
-from filemill.adapters.postgres_operations import Refused
 from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.dead_letter_index import PLACE
 from filemill.dead_letters import LetterFacts

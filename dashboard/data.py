@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import sqlalchemy as sa
+from filemill.adapters.kafka.client.topic_browser import Look, View, browse
 
 from dashboard import services as services_module
 from dashboard.downloads import ObjectStart, read_start
@@ -38,7 +39,6 @@ from filemill.adapters.postgres_reads_workers import (
     worker_events,
     worker_files,
 )
-from filemill.adapters.topic_browser import Look, View, browse
 from filemill.dead_letter_index import Content, Letters
 from filemill.dead_letters import DeadLetter
 from filemill.domain.files import Status

@@ -6,15 +6,15 @@ from concurrent.futures import Executor, wait
 from typing import Literal
 
 import msgspec
+from filemill.adapters.kafka.client.admin import all_topics
+from filemill.adapters.postgres.connection.connection import check_writable
+from filemill.adapters.postgres.connection.migrate import current_revision, head_revision
+from filemill.adapters.s3.store.admin import bucket_exists
 
 from dashboard.services import Services
-from filemill.adapters.kafka_admin import all_topics
-from filemill.adapters.postgres import check_writable
-from filemill.adapters.s3_admin import bucket_exists
 from filemill.config.settings import Settings
 from filemill.domain.origins import without_passwords
 from filemill.domain.retry import Unavailable
-from filemill.migrate import current_revision, head_revision
 from filemill.runtime.stack_state import read_state
 
 ServerName = Literal["postgres", "kafka", "s3"]

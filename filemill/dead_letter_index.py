@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka_admin import KafkaAdmin, PartitionOffsets
-from filemill.adapters.kafka_reader import read_places, read_topic
+from filemill.adapters.kafka.client.admin import KafkaAdmin, PartitionOffsets
+from filemill.adapters.kafka.client.reader import read_places, read_topic
 from filemill.config.settings import Settings
 from filemill.dead_letters import DeadLetter, Entry, entry_of, judge
 from filemill.domain.messages import header

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres import check_writable
-from filemill.adapters.s3_admin import bucket_exists
+from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.connection.connection import check_writable
+from filemill.adapters.postgres.connection.migrate import current_revision, head_revision
+from filemill.adapters.s3.store.admin import bucket_exists
 from filemill.config import settings as configuration
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.retry import Unavailable
-from filemill.migrate import current_revision, head_revision
 from filemill.runtime.stack_state import running_stack
 
 LEAST_PYTHON = (3, 11)

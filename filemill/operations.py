@@ -10,11 +10,10 @@ import sqlalchemy as sa
 import structlog
 from botocore.exceptions import ClientError
 
-from filemill.adapters.kafka import KafkaPublisher
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres import in_transaction
-from filemill.adapters.postgres_gone import find_bounds, gone_files, resubmit_gone
-from filemill.adapters.postgres_operations import (
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.client import KafkaPublisher
+from filemill.adapters.postgres.connection.connection import in_transaction
+from filemill.adapters.postgres.connection.operations import (
     Cancelled,
     Refused,
     cancel_files,
@@ -24,9 +23,10 @@ from filemill.adapters.postgres_operations import (
     retry_files,
     unfinished_runs,
 )
+from filemill.adapters.postgres.connection.request_losses import find_bounds, gone_files, resubmit_gone
 from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
 from filemill.adapters.postgres_reads_workers import knows_worker
-from filemill.adapters.s3_admin import boto_errors
+from filemill.adapters.s3.store.admin import boto_errors
 from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
 from filemill.domain.retry import Unavailable

@@ -8,14 +8,14 @@ import sqlalchemy as sa
 import structlog
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres import libpq_parameters
-from filemill.adapters.postgres_roles import Login, Roles, arrange_roles
-from filemill.adapters.postgres_topics import register
-from filemill.adapters.s3_admin import create_bucket
+from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.connection.connection import libpq_parameters
+from filemill.adapters.postgres.connection.migrate import migrate_schema
+from filemill.adapters.postgres.connection.roles import Login, Roles, arrange_roles
+from filemill.adapters.postgres.connection.topics import register
+from filemill.adapters.s3.store.admin import create_bucket
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.migrate import migrate_schema
 
 log = structlog.get_logger("setup")
 

@@ -19,13 +19,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import insert
-
-from filemill.adapters.kafka_admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
-from filemill.adapters.postgres_gone import count_gone, find_bounds, store_loss
-from filemill.adapters.postgres_reads import outbox_state
-from filemill.adapters.postgres_topics import register
-from filemill.adapters.tables import (
+from filemill.adapters.kafka.client.admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
+from filemill.adapters.postgres.connection.request_losses import count_gone, find_bounds, store_loss
+from filemill.adapters.postgres.connection.tables import (
     GroupSample,
     IdempotencyKey,
     LagSample,
@@ -34,6 +30,10 @@ from filemill.adapters.tables import (
     Worker,
     WorkerEventRow,
 )
+from filemill.adapters.postgres.connection.topics import register
+from sqlalchemy.dialects.postgresql import insert
+
+from filemill.adapters.postgres_reads import outbox_state
 from filemill.config.settings import Settings
 from filemill.domain.idempotency import KEPT
 from filemill.domain.retry import Unavailable

@@ -11,11 +11,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill import wiring
-from filemill.adapters.postgres import in_transaction
-from filemill.adapters.postgres_idempotency import submit_many_once
+from filemill.adapters.postgres.connection.connection import in_transaction
+from filemill.adapters.postgres.connection.idempotency import submit_many_once
+from filemill.adapters.postgres.connection.tables import File
 from filemill.adapters.postgres_reads import FileRow, get_file, list_files
-from filemill.adapters.s3_admin import read_object
-from filemill.adapters.tables import File
+from filemill.adapters.s3.store.admin import read_object
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.config.settings import Settings, load

@@ -10,9 +10,9 @@ import typer
 
 from filemill import wiring
 from filemill.adapters import postgres_reads_workers
+from filemill.adapters.postgres.connection.tables import File
 from filemill.adapters.postgres_reads_group import group_state, lags
 from filemill.adapters.postgres_reads_stalls import stalled_partitions
-from filemill.adapters.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.config.settings import Settings, load

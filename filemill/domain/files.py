@@ -1,6 +1,6 @@
 """What a file request is, which states it passes through, and which of two statements about it counts.
 
-Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres_status`, where they run
+Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres.status`, where they run
 on thousands of rows at a time; `tests/contract` holds both to the same answers.
 """
 

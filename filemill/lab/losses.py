@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_reader import read_topic
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.operations import Operations
 from filemill.verification.history import Execution, Place, execution_in

@@ -6,12 +6,18 @@ from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres_operations import offset_resets, unfinished_runs
+from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.connection.operations import offset_resets, unfinished_runs
+from filemill.adapters.postgres.connection.tables import (
+    AbandonedNumber,
+    OutboxRow,
+    Publication,
+    PublishCounter,
+    Tombstone,
+)
+from filemill.adapters.postgres.connection.topics import generations
 from filemill.adapters.postgres_reads_group import group_state, lags
 from filemill.adapters.postgres_reads_stalls import stalled_partitions
-from filemill.adapters.postgres_topics import generations
-from filemill.adapters.tables import AbandonedNumber, OutboxRow, Publication, PublishCounter, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import out_of_turn
 from filemill.ports import ObjectStore

@@ -1,1 +1,1 @@
-"""Alembic's migrations. `filemill.migrate` runs them; `filemill migrate` is its command."""
+"""Alembic's migrations. `filemill.adapters.postgres.migrate` runs them; `filemill migrate` is its command."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.postgres.connection.operations import record
+from filemill.adapters.postgres.connection.tables import Operation
 
 from dashboard import data as data_module
 from dashboard import faults
 from dashboard.components.marks import marks_of
-from filemill.adapters.postgres_operations import record
 from filemill.adapters.postgres_reads_history import Act
-from filemill.adapters.tables import Operation
 from filemill.config.settings import Settings
 from filemill.lab.journal import Journal
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState

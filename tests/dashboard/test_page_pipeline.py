@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-
-from dashboard import data as data_module
-from dashboard.jobs import JobView
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres_events import store_events
-from filemill.adapters.postgres_operations import record
-from filemill.adapters.postgres_outbox import submit_many
-from filemill.adapters.postgres_topics import register
-from filemill.adapters.tables import (
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.postgres.connection.events import store_events
+from filemill.adapters.postgres.connection.operations import record
+from filemill.adapters.postgres.connection.outbox import submit_many
+from filemill.adapters.postgres.connection.tables import (
     File,
     GroupSample,
     LagSample,
@@ -26,6 +22,10 @@ from filemill.adapters.tables import (
     Publication,
     RequestLoss,
 )
+from filemill.adapters.postgres.connection.topics import register
+
+from dashboard import data as data_module
+from dashboard.jobs import JobView
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Kind, WorkerEvent

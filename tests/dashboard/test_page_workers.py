@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.postgres.connection.events import store_events
+from filemill.adapters.postgres.connection.outbox import submit_many
+from filemill.adapters.postgres.connection.tables import File, Worker
 
-from filemill.adapters.postgres_events import store_events
-from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.adapters.tables import File, Worker
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent

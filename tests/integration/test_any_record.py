@@ -6,16 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.commits import read_commits
+from filemill.adapters.kafka.client.topic_browser import Look, browse
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.postgres_reads_history import ownership
 from filemill.adapters.postgres_reads_performance import performance
 from filemill.adapters.postgres_reads_workers import list_workers
-from filemill.adapters.topic_browser import Look, browse
 from filemill.config.settings import Settings
 from filemill.dead_letter_index import read_dead_letters
 from filemill.lab.raw_records import RawRecord, publish_raw

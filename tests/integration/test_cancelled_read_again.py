@@ -3,9 +3,9 @@
 import threading
 
 import pytest
+from filemill.adapters.kafka.client.admin import KafkaAdmin
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.offset_reset import OffsetReset, Target
 from filemill.operations import Operations
 from filemill.processing.assembly import Processor

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
+from filemill.adapters.kafka.client.admin import KafkaAdmin
 
 from filemill import dead_letter_index
-from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
 from filemill.dead_letter_index import DeadLetterIndex, Letters
 from filemill.lab.raw_records import RawRecord, publish_raw

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.reader import messages_to_end, read_topic
+from filemill.adapters.kafka.client.topic_browser import Look, browse
 
 from filemill import wiring
-from filemill.adapters import kafka_reader
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_reader import messages_to_end, read_topic
-from filemill.adapters.topic_browser import Look, browse
+from filemill.adapters.kafka.client import reader
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.offset_reset import OffsetReset, Target
@@ -116,7 +116,7 @@ def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, topic = world.settings, world.settings.topic_create
-    monkeypatch.setattr(kafka_reader, "READ_RECORDS", 2)
+    monkeypatch.setattr(reader, "READ_RECORDS", 2)
     topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
     few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}
     began = time.monotonic()
@@ -140,7 +140,7 @@ def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(
 
 def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, topic = world.settings, world.settings.topic_progress
-    monkeypatch.setattr(kafka_reader, "READ_RECORDS", 2)
+    monkeypatch.setattr(reader, "READ_RECORDS", 2)
     topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
     few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}
     with closing(messages_to_end(settings, topic, {0: 0}, {0: 12}, "test", **few)) as found:

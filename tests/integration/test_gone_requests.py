@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.postgres.connection.tables import Operation
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_reads_group import Overview, overview
-from filemill.adapters.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.operations import Operations
 from filemill.verification.report import Report

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.group import GroupMember
+from filemill.adapters.postgres.connection.tables import File, GroupSample, LagSample, StatusCount
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_group import GroupMember
 from filemill.adapters.postgres_reads_outbox import outbox_history
-from filemill.adapters.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from tests.integration.processes import wait_until

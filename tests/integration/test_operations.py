@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.postgres.connection.tables import Operation, Tombstone, Worker, WorkerEventRow
 
 from filemill import dead_letters, wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.dead_letter_index import read_dead_letters
 from filemill.dead_letters import DeadLetter

@@ -2,8 +2,9 @@
 
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.postgres.connection.outbox import submit_many
+from filemill.adapters.postgres.connection.tables import File, OutboxRow
 
-from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import (
     EXCERPT_CHARACTERS,
     FilePage,
@@ -12,7 +13,6 @@ from filemill.adapters.postgres_reads import (
     list_files,
     outbox_state,
 )
-from filemill.adapters.tables import File, OutboxRow
 from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
 from filemill.domain.files import Status, new_file
 

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.postgres.connection.tables import GroupSample, LagSample, LeaseRow
 
 from filemill.adapters.postgres_reads_group import flow, group_state, lag_history, lags, leases, overview
-from filemill.adapters.tables import GroupSample, LagSample, LeaseRow
 
 GROUP = "group"
 

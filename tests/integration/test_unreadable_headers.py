@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.client.commits import read_commits
+from filemill.adapters.kafka.client.topic_browser import Look, browse
 
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.kafka_commits import read_commits
-from filemill.adapters.topic_browser import Look, browse
 from filemill.config.settings import Settings, as_environment
 from filemill.dead_letter_index import read_dead_letters
 from filemill.domain.messages import encode
@@ -29,8 +29,8 @@ REPEATED = 3000
 READS_ALL = """
 import gc, sys
 from confluent_kafka import Consumer, TopicPartition
-from filemill.adapters.kafka import UnreadableHeaders, headers_of
-from filemill.adapters.kafka_reader import to_record
+from filemill.adapters.kafka.client import UnreadableHeaders, headers_of
+from filemill.adapters.kafka.reader import to_record
 
 broker, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 consumer = Consumer({"bootstrap.servers": broker, "group.id": "a-child", "auto.offset.reset": "earliest"})

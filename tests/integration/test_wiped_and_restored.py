@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
+from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
 
 from filemill import setup, wiring
-from filemill.adapters.kafka_admin import KafkaAdmin, all_topics
 from filemill.offset_reset import OffsetReset, Target
 from filemill.operations import Operations
 from tests.integration import topics

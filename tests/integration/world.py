@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.postgres.connection.outbox import submit_many
+from filemill.adapters.postgres.connection.tables import File, OutboxRow, RejectedMessage
+from filemill.adapters.s3.store.store import S3ObjectStore
 
 from filemill import wiring
-from filemill.adapters.kafka_admin import KafkaAdmin
-from filemill.adapters.postgres_outbox import submit_many
 from filemill.adapters.postgres_reads import FileRow, get_file
-from filemill.adapters.s3 import S3ObjectStore
-from filemill.adapters.tables import File, OutboxRow, RejectedMessage
 from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds

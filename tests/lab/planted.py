@@ -89,18 +89,18 @@ def clock_in_the_key() -> None:
 
 def backward_status() -> None:
     """The sync applies whatever it reads."""
-    from filemill.adapters import postgres_status  # noqa: PLC0415 - what is patched
+    from filemill.adapters.postgres.connection import status  # noqa: PLC0415 - what is patched
 
     rule = "AND coalesce(ranked.run, standing.run) = standing.run"
-    before, rule, after = postgres_status._APPLY.text.partition(rule)
+    before, rule, after = status._APPLY.text.partition(rule)
     assert rule, "the statement has changed: plant the bug anew"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
-    postgres_status._APPLY = sa.text(f"{before}{returning}")
+    status._APPLY = sa.text(f"{before}{returning}")
 
 
 def dropping_relay() -> None:
     """The relay forgets a row of each batch that it claims."""
-    from filemill.adapters.postgres_outbox import PostgresOutbox  # noqa: PLC0415 - what is patched
+    from filemill.adapters.postgres.connection.outbox import PostgresOutbox  # noqa: PLC0415 - what is patched
 
     claim = PostgresOutbox.claim
 

@@ -9,11 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from filemill.adapters.postgres.connection.tables import (
+    File,
+    GroupSample,
+    LagSample,
+    OutboxSample,
+    Worker,
+    WorkerEventRow,
+)
 
 from filemill.adapters.postgres_reads_group import overview
 from filemill.adapters.postgres_reads_performance import performance
 from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
-from filemill.adapters.tables import File, GroupSample, LagSample, OutboxSample, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition, Kind, WorkerEvent
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime

@@ -1,8 +1,8 @@
 """Where each partition's offset would go."""
 
 import pytest
+from filemill.adapters.kafka.client.admin import PartitionOffsets
 
-from filemill.adapters.kafka_admin import PartitionOffsets
 from filemill.offset_reset import Move, Plan, Target, new_offsets, refusal
 
 PARTS = [

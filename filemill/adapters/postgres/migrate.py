@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import infra.migrations
-from filemill.adapters.postgres import create_engine
+from filemill.adapters.postgres.connection.connection import create_engine
 from filemill.config.settings import Settings
 
 # Any fixed number: all processes that migrate ask for the same lock. ("filemill" as eight ASCII bytes.)

@@ -1,7 +1,7 @@
 """The roles of the database, made by a superuser: one owns the schema, one is the application's, one only reads.
 
 None of them is a superuser: a role that is can run programs on the server's machine (`COPY … FROM PROGRAM`). What each
-may do with the tables is granted by the owner, in `filemill.migrate`.
+may do with the tables is granted by the owner, in `filemill.adapters.postgres.migrate`.
 """
 
 from collections.abc import Mapping

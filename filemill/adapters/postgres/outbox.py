@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_lease import PostgresLease
+from filemill.adapters.postgres.connection.lease import PostgresLease
+from filemill.adapters.postgres.connection.topics import register
 from filemill.adapters.postgres_reads import COLUMN_NAMES, FileRow, file_row
-from filemill.adapters.postgres_topics import register
 from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import slots

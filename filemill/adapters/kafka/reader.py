@@ -17,10 +17,17 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka import UnreadableHeaders, client_config, headers_of, kafka_errors, new_client, refusal
-from filemill.adapters.kafka_admin import PartitionOffsets
-from filemill.adapters.kafka_errors import PASSING, meaning
-from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.adapters.kafka.client.admin import PartitionOffsets
+from filemill.adapters.kafka.client.client import (
+    UnreadableHeaders,
+    client_config,
+    headers_of,
+    kafka_errors,
+    new_client,
+    refusal,
+)
+from filemill.adapters.kafka.client.errors import PASSING, meaning
+from filemill.adapters.kafka.client.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.retry import Expelled, Unavailable
 from filemill.ports import Record, TopicIdentity

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError
 
 from filemill.adapters.errors import first_line
-from filemill.adapters.postgres_events import store_events
-from filemill.adapters.postgres_lease import PostgresLease
-from filemill.adapters.postgres_topics import register
-from filemill.adapters.tables import Tombstone
+from filemill.adapters.postgres.connection.events import store_events
+from filemill.adapters.postgres.connection.lease import PostgresLease
+from filemill.adapters.postgres.connection.tables import Tombstone
+from filemill.adapters.postgres.connection.topics import register
 from filemill.domain.files import Change, ForeignKey, claim_key, fold
 from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
 
