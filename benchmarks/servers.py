@@ -20,7 +20,7 @@ from benchmarks.crew import Crew
 from benchmarks.meter import Meter
 from filemill import wiring
 from filemill.config.settings import Settings, load
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor
 

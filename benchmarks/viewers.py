@@ -21,14 +21,14 @@ from benchmarks.crew import Crew
 from benchmarks.growth import open_page
 from benchmarks.report import RESULTS
 from benchmarks.servers import World, embedded_servers, fresh_world, wait_until
-from filemill.adapters.postgres_reads import list_files
-from filemill.adapters.postgres_reads_group import lag_history, overview
-from filemill.adapters.postgres_reads_history import operations, ownership
-from filemill.adapters.postgres_reads_outbox import outbox_history
-from filemill.adapters.postgres_reads_performance import ledger, performance
 from filemill.cli.output import print_table, say
 from filemill.config import logging
 from filemill.lab.results import machine
+from filemill.queries.files import list_files
+from filemill.queries.group import lag_history, overview
+from filemill.queries.history import operations, ownership
+from filemill.queries.outbox import outbox_history
+from filemill.queries.performance import ledger, performance
 
 PERIOD = timedelta(minutes=15)
 REFRESHES = 60

@@ -11,9 +11,9 @@ import msgspec
 
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services, TooLate
-from filemill.adapters.postgres_reads import FileRow
 from filemill.domain.files import NewFile
 from filemill.domain.retry import Unavailable
+from filemill.queries.files import FileRow
 
 # Requests in one transaction; the others have the next.
 TOGETHER_MOST = 500

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from filemill.adapters.postgres_reads import OutboxState
-from filemill.adapters.postgres_reads_group import Flow, GroupState, Lags, LeaseState, Recreated
 from filemill.domain.stalls import Reason, StalledPartition
+from filemill.queries.files import OutboxState
+from filemill.queries.group import Flow, GroupState, Lags, LeaseState, Recreated
 
 # A sample that is older than so many of the monitor's intervals is not "now" any more.
 SILENT_INTERVALS = 5

@@ -29,12 +29,12 @@ from dashboard.health import ServerHealth, away
 from dashboard.proxies import is_direct_from_this_machine
 from dashboard.scripts import add_scripts
 from dashboard.services import Services
-from filemill.adapters.postgres_reads import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 from filemill.domain.files import Status
 from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
 from filemill.domain.integrity import Differs
 from filemill.domain.messages import valid_traceparent
 from filemill.domain.retry import Unavailable
+from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
 
 IdempotencyKey = Annotated[
     str | None,

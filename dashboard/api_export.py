@@ -11,8 +11,8 @@ from starlette.responses import StreamingResponse
 
 from dashboard.api_schema import answers
 from dashboard.services import Services
-from filemill.adapters.postgres_reads import LIMIT_MAX, FileRow, list_files
 from filemill.domain.files import Status
+from filemill.queries.files import LIMIT_MAX, FileRow, list_files
 
 COLUMNS = FileRow.__struct_fields__
 # A spreadsheet takes a cell that begins with one of these for a formula.

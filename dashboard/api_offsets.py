@@ -10,7 +10,7 @@ from dashboard.api_records import OffsetOrder, OffsetsMoved, PartitionMove
 from dashboard.api_schema import answers, body_of
 from dashboard.api_threads import Threads
 from dashboard.services import Services
-from filemill.offset_reset import CannotReset, InvalidTarget
+from filemill.services.offset_reset import CannotReset, InvalidTarget
 
 # Records that would be skipped are read: longer than for an answer of the database alone.
 PATIENCE = 6

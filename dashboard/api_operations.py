@@ -25,16 +25,16 @@ from dashboard.api_records import (
 from dashboard.api_schema import answers, body_of, optional
 from dashboard.api_threads import Threads, while_wanted
 from dashboard.services import Services
-from filemill import dead_letters
-from filemill.adapters.postgres_reads import FileRow, get_file
-from filemill.adapters.postgres_reads_group import overview
-from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.dead_letter_index import Content, chunks
-from filemill.dead_letters import DeadLetter, LetterFacts
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Order
-from filemill.operations import Action, UnknownWorker
+from filemill.queries.dead_letters import Content, chunks
+from filemill.queries.files import FileRow, get_file
+from filemill.queries.group import overview
+from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
+from filemill.services import dead_letters
+from filemill.services.dead_letters import DeadLetter, LetterFacts
+from filemill.services.operations import Action, UnknownWorker
 
 # Members of the group and partitions of a topic in one answer.
 PIPELINE_MAX = 1000

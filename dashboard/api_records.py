@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 import msgspec
 from filemill.adapters.postgres.connection.operations import Refused
 
-from filemill.adapters.postgres_reads_workers import WorkerView
-from filemill.dead_letter_index import PLACE
-from filemill.dead_letters import LetterFacts
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
-from filemill.offset_reset import Move, Target, Unfinished
-from filemill.operations import Selection
+from filemill.queries.dead_letters import PLACE
+from filemill.queries.workers import WorkerView
+from filemill.services.dead_letters import LetterFacts
+from filemill.services.offset_reset import Move, Target, Unfinished
+from filemill.services.operations import Selection
 
 IDS_MAX = 1000
 LETTERS_DEFAULT = 100

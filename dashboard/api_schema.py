@@ -17,10 +17,10 @@ from dashboard.api_records import (
     WhichToRetry,
     WorkerList,
 )
-from filemill.adapters.postgres_reads import FileRow
-from filemill.adapters.postgres_reads_group import Overview
-from filemill.dead_letters import Replay
 from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_something
+from filemill.queries.files import FileRow
+from filemill.queries.group import Overview
+from filemill.services.dead_letters import Replay
 
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {

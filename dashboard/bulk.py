@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dashboard.jobs import Job
 from dashboard.services import Services
 from filemill.domain.files import new_file
-from filemill.operations import Action, Selection
+from filemill.services.operations import Action, Selection
 
 BATCH_FILES = 500
 

@@ -24,13 +24,18 @@ from dashboard.lab_readings import LabReadings
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from dashboard.setup_facts import Topic, postgres_version, topics
-from filemill.adapters.postgres_reads import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
-from filemill.adapters.postgres_reads_group import LagHistory, Overview, lag_history, overview
-from filemill.adapters.postgres_reads_history import Act, Ownership, operations, ownership, stack_operations
-from filemill.adapters.postgres_reads_outbox import OutboxHistory, outbox_history
-from filemill.adapters.postgres_reads_performance import Ledger, Performance, ledger, performance
-from filemill.adapters.postgres_reads_story import FileStory, file_story
-from filemill.adapters.postgres_reads_workers import (
+from filemill.domain.files import Status
+from filemill.domain.retry import Unavailable
+from filemill.domain.worker_events import Condition, WorkerEvent
+from filemill.lab.journal import Entry
+from filemill.queries.dead_letters import Content, Letters
+from filemill.queries.file_timeline import FileStory, file_story
+from filemill.queries.files import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
+from filemill.queries.group import LagHistory, Overview, lag_history, overview
+from filemill.queries.history import Act, Ownership, operations, ownership, stack_operations
+from filemill.queries.outbox import OutboxHistory, outbox_history
+from filemill.queries.performance import Ledger, Performance, ledger, performance
+from filemill.queries.workers import (
     FileInHand,
     WorkerQuery,
     WorkerView,
@@ -39,13 +44,8 @@ from filemill.adapters.postgres_reads_workers import (
     worker_events,
     worker_files,
 )
-from filemill.dead_letter_index import Content, Letters
-from filemill.dead_letters import DeadLetter
-from filemill.domain.files import Status
-from filemill.domain.retry import Unavailable
-from filemill.domain.worker_events import Condition, WorkerEvent
-from filemill.lab.journal import Entry
 from filemill.runtime.stack_state import StackState
+from filemill.services.dead_letters import DeadLetter
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 1.5

@@ -10,10 +10,10 @@ import structlog
 from filemill.adapters.s3.store.admin import boto_errors
 
 from dashboard.services import Services
-from filemill.adapters.postgres_reads import FileRow
 from filemill.domain.content import CONTENT_TYPE
 from filemill.domain.integrity import Differs, Expected
 from filemill.ports import Missing
+from filemill.queries.files import FileRow
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody

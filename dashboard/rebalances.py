@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from filemill.adapters.postgres_reads_history import Ownership, Told
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
+from filemill.queries.history import Ownership, Told
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from filemill.adapters.postgres.connection.idempotency import submit_once
 from filemill.adapters.postgres.connection.outbox import submit_many, submit_together
 
 from filemill import wiring
-from filemill.adapters.postgres_reads import FileRow
 from filemill.config import settings as settings_module
 from filemill.config.settings import Settings
-from filemill.dead_letter_index import DeadLetterIndex
 from filemill.domain.files import NewFile
-from filemill.offset_reset import OffsetReset
-from filemill.operations import Action, Operations, Outcome
+from filemill.queries.dead_letters import DeadLetterIndex
+from filemill.queries.files import FileRow
 from filemill.runtime.stack_state import StackState, running_stack
+from filemill.services.offset_reset import OffsetReset
+from filemill.services.operations import Action, Operations, Outcome
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

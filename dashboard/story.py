@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dashboard.spans import span
-from filemill.adapters.postgres_reads import FileRow
-from filemill.adapters.postgres_reads_story import FileStory, Published
 from filemill.domain.files import Status
 from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.queries.file_timeline import FileStory, Published
+from filemill.queries.files import FileRow
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dashboard.spans import span
-from filemill.adapters.postgres_reads import FileRow
-from filemill.adapters.postgres_reads_group import Overview
-from filemill.adapters.postgres_reads_story import FileStory, Published, Waiting
-from filemill.adapters.postgres_reads_workers import WorkerView
 from filemill.domain.files import Status
 from filemill.domain.request_losses import Span, bounds
 from filemill.domain.worker_events import Condition, Kind, WorkerEvent
+from filemill.queries.file_timeline import FileStory, Published, Waiting
+from filemill.queries.files import FileRow
+from filemill.queries.group import Overview
+from filemill.queries.workers import WorkerView
 
 # A request is through the outbox within milliseconds; one that waits for this long waits for something.
 OUTBOX_SECONDS = 5.0

@@ -22,7 +22,7 @@ from filemill.adapters.postgres.connection.status import PostgresStatusStore
 from filemill.adapters.s3.store.admin import s3_client
 from filemill.adapters.s3.store.store import S3ObjectStore
 from filemill.config.settings import Settings
-from filemill.foreign import HashFiller
+from filemill.services.foreign_results import HashFiller
 from filemill.verification.check import verify as check
 from filemill.verification.report import Report
 from workers.group_monitor import GroupMonitor

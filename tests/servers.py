@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from filemill.config.settings import Settings, load
 from filemill.lab.database import connected, superuser
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers

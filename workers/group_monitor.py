@@ -33,12 +33,12 @@ from filemill.adapters.postgres.connection.tables import (
 from filemill.adapters.postgres.connection.topics import register
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.postgres_reads import outbox_state
 from filemill.config.settings import Settings
 from filemill.domain.idempotency import KEPT
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
 from filemill.ports import Lease
+from filemill.queries.files import outbox_state
 
 log = structlog.get_logger("monitor")
 

@@ -15,11 +15,11 @@ from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
 from dashboard.story import machine, timeline
 from dashboard.waiting import request_is_gone, why_waiting
-from filemill.adapters.postgres_reads import FileRow
-from filemill.adapters.postgres_reads_group import Overview
-from filemill.adapters.postgres_reads_story import FileStory
-from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
 from filemill.domain.files import InvalidRequest, Status, parse_file_id
+from filemill.queries.file_timeline import FileStory
+from filemill.queries.files import FileRow
+from filemill.queries.group import Overview
+from filemill.queries.workers import WorkerQuery, WorkerView
 
 
 def _wanted() -> int | None:

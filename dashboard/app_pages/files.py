@@ -12,10 +12,10 @@ from dashboard.components.status_tiles import status_tiles
 from dashboard.components.view_url import search, turn
 from dashboard.data import Data, FileQuery, Snapshot
 from dashboard.readings import Reading
-from filemill.adapters.postgres_reads import FilePage
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest, Status, parse_file_id
-from filemill.operations import Selection
+from filemill.queries.files import FilePage
+from filemill.services.operations import Selection
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260

@@ -18,8 +18,8 @@ from dashboard.components.view_url import choice, turn
 from dashboard.data import Data, Snapshot
 from dashboard.payload import pretty
 from dashboard.readings import Reading
-from filemill.dead_letter_index import KEPT_RECORDS, Content
-from filemill.dead_letters import DeadLetter, histogram, likeness
+from filemill.queries.dead_letters import KEPT_RECORDS, Content
+from filemill.services.dead_letters import DeadLetter, histogram, likeness
 
 SHOWN = 100
 VIEWS = ["Still broken", "All"]

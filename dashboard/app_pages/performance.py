@@ -14,8 +14,8 @@ from dashboard.components.view_url import choice
 from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
 from dashboard.spans import span
-from filemill.adapters.postgres_reads_performance import FILES_MAX, Ledger, Performance, Share
 from filemill.domain.files import Status
+from filemill.queries.performance import FILES_MAX, Ledger, Performance, Share
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 ALARMING_ERROR_RATE = 0.05

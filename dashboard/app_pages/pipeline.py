@@ -22,8 +22,8 @@ from dashboard.components.view_url import choice
 from dashboard.data import Data, Snapshot
 from dashboard.readings import Reading
 from dashboard.rebalances import bands, moves
-from filemill.adapters.postgres_reads_group import LeaseState, Overview
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.group import LeaseState, Overview
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 PERIOD_DEFAULT = "15 min"

@@ -16,13 +16,13 @@ from dashboard.data import Data, Snapshot, WorkerPage
 from dashboard.readings import Reading
 from dashboard.spans import rounded, span
 from dashboard.story import Step
-from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Order
 from filemill.domain.worker_events import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
-from filemill.operations import UnknownWorker
+from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import OrderRefused, StackOrder
+from filemill.services.operations import UnknownWorker
 
 ACTOR = "page"
 PAGE_WORKERS = 50

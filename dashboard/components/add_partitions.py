@@ -6,8 +6,8 @@ from filemill.adapters.postgres.connection.operations import record
 from dashboard.advice import shares
 from dashboard.components.trouble import Notice, show_line
 from dashboard.data import Data
-from filemill.adapters.postgres_reads_group import Overview
 from filemill.domain.retry import Unavailable
+from filemill.queries.group import Overview
 
 ACTOR = "page"
 PARTITIONS_MAX = 256

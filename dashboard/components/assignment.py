@@ -1,7 +1,7 @@
 """Who owns which partition."""
 
 from dashboard.components.assets import component
-from filemill.adapters.postgres_reads_group import GroupState, Lags
+from filemill.queries.group import GroupState, Lags
 
 
 def assignment(group: GroupState | None, lags: Lags | None, *, old: bool) -> None:

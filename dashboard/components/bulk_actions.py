@@ -10,9 +10,9 @@ from dashboard.components.links import links
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy
-from filemill.adapters.postgres_reads import COUNT_MAX
 from filemill.domain.retry import Unavailable
-from filemill.operations import Action, Selection
+from filemill.queries.files import COUNT_MAX
+from filemill.services.operations import Action, Selection
 
 ACTOR = "page"
 _WANTED = "bulk_wanted"

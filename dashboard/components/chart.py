@@ -5,7 +5,7 @@ from typing import Any
 
 from dashboard.components.assets import component
 from dashboard.scripts import PLOTLY_PATH
-from filemill.plotly_text import plain_figure
+from filemill.lab.plotly_text import plain_figure
 
 # For charts that stand above each other, so that a moment is at one place in all: room for labels on both sides.
 ALIGNED = {"l": 40, "r": 40, "t": 30, "b": 0}

@@ -4,10 +4,10 @@ import streamlit as st
 
 from dashboard.components.trouble import Notice
 from dashboard.data import Data
-from filemill.adapters.postgres_reads import FileRow
 from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable
-from filemill.operations import Action
+from filemill.queries.files import FileRow
+from filemill.services.operations import Action
 
 ACTOR = "page"
 _OUTCOME = "file_outcome"

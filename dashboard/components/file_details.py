@@ -11,8 +11,8 @@ from dashboard.components.file_table import download_path, took_seconds
 from dashboard.components.look import TONES
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
-from filemill.adapters.postgres_reads import FileRow
 from filemill.domain.files import iso_milliseconds
+from filemill.queries.files import FileRow
 
 REFRESH_SECONDS = 2.0
 WIDTH_PIXELS = 520

@@ -3,7 +3,7 @@
 from dashboard.components.assets import component
 from dashboard.components.file_table import download_path
 from dashboard.components.look import TONES
-from filemill.adapters.postgres_reads import FileRow
+from filemill.queries.files import FileRow
 
 
 def file_head(file: FileRow, *, old: bool) -> None:

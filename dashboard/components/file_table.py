@@ -8,8 +8,8 @@ import streamlit as st
 
 from dashboard.components.assets import component, offered
 from dashboard.components.look import TONES
-from filemill.adapters.postgres_reads import FilePage, FileRow
 from filemill.domain.files import Status
+from filemill.queries.files import FilePage, FileRow
 
 
 def file_table(

@@ -5,8 +5,8 @@ from typing import Any
 from dashboard.advice import STUCK_SECONDS, behind, trend
 from dashboard.components.assets import component
 from dashboard.data import Snapshot
-from filemill.adapters.postgres_reads_group import Overview
 from filemill.domain.files import Status
+from filemill.queries.group import Overview
 
 # More bars than this could not be told apart.
 LANES_MAX = 48

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
-from filemill.adapters.postgres_reads_group import LagHistory
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.group import LagHistory
 
 HEIGHT_PIXELS = 310
 # Beyond this many lines none can be told from another: the rest are drawn as one.

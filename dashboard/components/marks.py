@@ -5,8 +5,8 @@ from typing import Any
 
 from dashboard.components.chart import Mark
 from dashboard.faults import FAULT
-from filemill.adapters.postgres_reads_history import DEPLOYED, Act
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.history import DEPLOYED, Act
 
 
 def marks_of(acts: Sequence[Act]) -> list[Mark]:

@@ -9,9 +9,9 @@ from dashboard.components.grid import Column, Row, grid
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy, Job
-from filemill.adapters.postgres_reads_group import Overview
 from filemill.domain.retry import Unavailable
-from filemill.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
+from filemill.queries.group import Overview
+from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
 
 ACTOR = "page"
 _WANTED = "offsets_wanted"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
-from filemill.adapters.postgres_reads_outbox import OutboxHistory
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.outbox import OutboxHistory
 
 HEIGHT_PIXELS = 190
 # The axes never count in fractions of what a healthy outbox has.

@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from dashboard.components.chart import Figure, Mark, chart
-from filemill.adapters.postgres_reads_performance import Cut, Performance, Share
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.performance import Cut, Performance, Share
 
 HEIGHT_PIXELS = 250
 Stage = Literal["wait", "processing", "whole"]

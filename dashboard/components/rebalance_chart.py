@@ -4,8 +4,8 @@ from typing import Any
 
 from dashboard.components.chart import ALIGNED, Figure, Mark, chart
 from dashboard.rebalances import Band
-from filemill.adapters.postgres_reads_history import Ownership
 from filemill.domain.files import epoch_milliseconds
+from filemill.queries.history import Ownership
 
 PARTITION_PIXELS = 26
 # More labels than these overlap in the highest chart.

@@ -10,8 +10,8 @@ from dashboard.components.bars import bars
 from dashboard.components.trouble import Notice, show_notices
 from dashboard.data import Data
 from dashboard.jobs import Busy, Job
-from filemill import dead_letters
-from filemill.dead_letters import DeadLetter
+from filemill.services import dead_letters
+from filemill.services.dead_letters import DeadLetter
 
 ACTOR = "page"
 RATE_DEFAULT = 50

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from dashboard.components.look import TONES
 from dashboard.components.plain_tiles import Tile, plain_tiles
-from filemill.adapters.postgres_reads import Counts
 from filemill.domain.files import Status
+from filemill.queries.files import Counts
 
 
 def status_tiles(

@@ -2,8 +2,8 @@
 
 import typer
 
-from filemill.dead_letter_index import parse_place
 from filemill.domain.files import InvalidRequest, parse_file_id
+from filemill.queries.dead_letters import parse_place
 
 
 def file_id_argument(text: str) -> int:

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from filemill import dead_letters, wiring
+from filemill import wiring
 from filemill.adapters.kafka.client.admin import KafkaAdmin
 from filemill.cli.arguments import place_argument
 from filemill.cli.operations import actor
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
 from filemill.config.settings import load
-from filemill.dead_letter_index import KEPT_RECORDS, DeadLetterIndex, chunks
-from filemill.dead_letters import DeadLetter, LetterFacts
+from filemill.queries.dead_letters import KEPT_RECORDS, DeadLetterIndex, chunks
+from filemill.services import dead_letters
+from filemill.services.dead_letters import DeadLetter, LetterFacts
 
 StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only failures that nothing was tried for since.")]
 Reason = Annotated[str | None, typer.Option(help="Only those whose reason contains this.")]

@@ -14,7 +14,6 @@ from filemill import wiring
 from filemill.adapters.postgres.connection.connection import in_transaction
 from filemill.adapters.postgres.connection.idempotency import submit_many_once
 from filemill.adapters.postgres.connection.tables import File
-from filemill.adapters.postgres_reads import FileRow, get_file, list_files
 from filemill.adapters.s3.store.admin import read_object
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
@@ -25,6 +24,7 @@ from filemill.domain.idempotency import KeyReused, checked_key
 from filemill.domain.integrity import Differs, Expected
 from filemill.domain.retry import Unavailable
 from filemill.ports import Missing
+from filemill.queries.files import FileRow, get_file, list_files
 
 POLL_SECONDS = 0.1
 SUBMIT_ROWS = 1000

@@ -10,7 +10,7 @@ from filemill.adapters.kafka.client.admin import KafkaAdmin
 from filemill.cli.operations import actor, operations
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.config.settings import load
-from filemill.offset_reset import CannotReset, InvalidTarget, OffsetReset, Plan, Target, Unfinished
+from filemill.services.offset_reset import CannotReset, InvalidTarget, OffsetReset, Plan, Target, Unfinished
 
 To = Annotated[
     str | None, typer.Option(help="earliest, latest, or a time (UTC) as 2026-11-22T12:00.", show_default=False)

@@ -9,17 +9,17 @@ import sqlalchemy as sa
 import typer
 
 from filemill import wiring
-from filemill.adapters import postgres_reads_workers
 from filemill.adapters.postgres.connection.tables import File
-from filemill.adapters.postgres_reads_group import group_state, lags
-from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.domain.worker_commands import Order
 from filemill.domain.worker_events import SKEW_NOTICED_SECONDS
-from filemill.operations import Operations, Outcome, UnknownWorker
+from filemill.queries import workers as postgres_reads_workers
+from filemill.queries.group import group_state, lags
+from filemill.queries.stalls import stalled_partitions
+from filemill.services.operations import Operations, Outcome, UnknownWorker
 
 BATCH = 1000
 

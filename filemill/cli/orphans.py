@@ -8,7 +8,7 @@ from filemill import wiring
 from filemill.cli.operations import actor
 from filemill.cli.output import AsJson, print_json, print_table, say
 from filemill.config.settings import load
-from filemill.orphans import Kind, Orphans
+from filemill.services.orphans import Kind, Orphans
 
 
 def register(app: typer.Typer) -> None:

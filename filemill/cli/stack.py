@@ -22,7 +22,7 @@ from filemill.config.connection_environment import connection_environment
 from filemill.config.settings import Settings, default_home, load
 from filemill.domain.retry import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 
 PAGE_SECONDS = 60.0
 POLL_SECONDS = 0.1

@@ -23,7 +23,7 @@ from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
 from filemill.lab.losses import Losses, all_gone, read_results
 from filemill.lab.verdict import Observed, Verdict, judge
-from filemill.operations import Operations
+from filemill.services.operations import Operations
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, distinct, read_history
 from filemill.verification.report import Report

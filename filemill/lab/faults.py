@@ -27,8 +27,8 @@ from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
-from filemill.offset_reset import OffsetReset, Target, Unfinished
-from filemill.operations import Operations
+from filemill.services.offset_reset import OffsetReset, Target, Unfinished
+from filemill.services.operations import Operations
 from filemill.verification.history import Place
 
 # How long the way on is blocked before a kill, so that records gather at that stage.

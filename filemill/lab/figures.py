@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from filemill.plotly_text import plain
+from filemill.lab.plotly_text import plain
 
 PALETTE = px.colors.qualitative.Safe
 TEMPLATE = "plotly_white"

@@ -11,7 +11,7 @@ import msgspec
 from filemill.adapters.kafka.client.admin import KafkaAdmin
 from filemill.adapters.kafka.client.reader import read_topic
 from filemill.config.settings import Settings
-from filemill.operations import Operations
+from filemill.services.operations import Operations
 from filemill.verification.history import Execution, Place, execution_in
 from filemill.verification.report import LOST, Report
 

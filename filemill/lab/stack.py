@@ -36,7 +36,7 @@ from filemill.lab.fault import Fault
 from filemill.lab.journal import FAULT, Entry, Journal
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from infra.embedded.home import remove_home
 from infra.embedded.ports import LOOPBACK
 from infra.embedded.supervisor import Supervisor

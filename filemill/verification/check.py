@@ -16,11 +16,11 @@ from filemill.adapters.postgres.connection.tables import (
     Tombstone,
 )
 from filemill.adapters.postgres.connection.topics import generations
-from filemill.adapters.postgres_reads_group import group_state, lags
-from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import out_of_turn
 from filemill.ports import ObjectStore
+from filemill.queries.group import group_state, lags
+from filemill.queries.stalls import stalled_partitions
 from filemill.verification.bucket import check_bucket
 from filemill.verification.evidence import Evidence, Request, catch_up, gather
 from filemill.verification.report import Report

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from filemill.config.settings import load
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from infra.compose import Compose
 from infra.compose_secrets import VOLUMES, draw
 from infra.embedded.credentials import Credentials, credentials_of

@@ -12,10 +12,10 @@ from filemill.adapters.postgres.connection.tables import File, OutboxRow
 from dashboard.acceptance import Acceptance
 from dashboard.api_threads import Threads
 from dashboard.services import Services
-from filemill.adapters.postgres_reads import FileRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.domain.retry import Unavailable
+from filemill.queries.files import FileRow
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from dashboard.advice import advise, shares, trend
-from filemill.adapters.postgres_reads import OutboxState
-from filemill.adapters.postgres_reads_group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 from filemill.domain.stalls import Reason, StalledPartition
+from filemill.queries.files import OutboxState
+from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)

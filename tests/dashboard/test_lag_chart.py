@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from dashboard.components.lag_chart import LINES_MAX, figure_of
-from filemill.adapters.postgres_reads_group import LagHistory
+from filemill.queries.group import LagHistory
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PERIOD = timedelta(minutes=5)

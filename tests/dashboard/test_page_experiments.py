@@ -12,9 +12,9 @@ from filemill.adapters.postgres.connection.tables import Operation
 from dashboard import data as data_module
 from dashboard import faults
 from dashboard.components.marks import marks_of
-from filemill.adapters.postgres_reads_history import Act
 from filemill.config.settings import Settings
 from filemill.lab.journal import Journal
+from filemill.queries.history import Act
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import StackOrder
 from infra.embedded.control import Control

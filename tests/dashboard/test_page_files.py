@@ -10,11 +10,11 @@ from filemill.adapters.postgres.connection.outbox import submit_many
 from filemill.adapters.postgres.connection.tables import File
 
 from dashboard import services
-from filemill.adapters.postgres_reads import get_file
 from filemill.config.settings import Settings
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
+from filemill.queries.files import get_file
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 HOSTILE = [

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.connection.outbox import submit_many
 from filemill.adapters.postgres.connection.tables import File, OutboxRow, Tombstone
 
-from filemill.adapters.postgres_reads_performance import ledger, performance
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill.queries.performance import ledger, performance
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 

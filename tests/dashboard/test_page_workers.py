@@ -13,11 +13,11 @@ from filemill.adapters.postgres.connection.events import store_events
 from filemill.adapters.postgres.connection.outbox import submit_many
 from filemill.adapters.postgres.connection.tables import File, Worker
 
-from filemill.adapters.postgres_reads_workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent
+from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 PAGE_WORKERS = 50

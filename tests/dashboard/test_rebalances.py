@@ -5,8 +5,8 @@ from typing import Any
 
 from dashboard.components.marks import describe, marks_of
 from dashboard.rebalances import Band, bands, moves
-from filemill.adapters.postgres_reads_history import Act, Ownership, Told
 from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.queries.history import Act, Ownership, Told
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

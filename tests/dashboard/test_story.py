@@ -8,8 +8,11 @@ import pytest
 
 from dashboard.story import machine, timeline
 from dashboard.waiting import request_is_gone, why_waiting
-from filemill.adapters.postgres_reads import Counts, FileRow, OutboxState
-from filemill.adapters.postgres_reads_group import (
+from filemill.domain.files import Status
+from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
+from filemill.queries.file_timeline import Done, FileStory, Published, Waiting
+from filemill.queries.files import Counts, FileRow, OutboxState
+from filemill.queries.group import (
     Flow,
     GroupMember,
     GroupState,
@@ -18,10 +21,7 @@ from filemill.adapters.postgres_reads_group import (
     Overview,
     PartitionLag,
 )
-from filemill.adapters.postgres_reads_story import Done, FileStory, Published, Waiting
-from filemill.adapters.postgres_reads_workers import WorkerView
-from filemill.domain.files import Status
-from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
+from filemill.queries.workers import WorkerView
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

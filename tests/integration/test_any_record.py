@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.adapters.postgres_reads_history import ownership
-from filemill.adapters.postgres_reads_performance import performance
-from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.config.settings import Settings
-from filemill.dead_letter_index import read_dead_letters
 from filemill.lab.raw_records import RawRecord, publish_raw
+from filemill.queries.dead_letters import read_dead_letters
+from filemill.queries.history import ownership
+from filemill.queries.performance import performance
+from filemill.queries.workers import list_workers
 from filemill.verification.history import read_history
 from tests.integration import topics
 from tests.integration.world import World, pipeline

@@ -6,10 +6,10 @@ import pytest
 from filemill.adapters.kafka.client.admin import KafkaAdmin
 
 from filemill import wiring
-from filemill.offset_reset import OffsetReset, Target
-from filemill.operations import Operations
 from filemill.processing.assembly import Processor
 from filemill.processing.workshop import Workshop
+from filemill.services.offset_reset import OffsetReset, Target
+from filemill.services.operations import Operations
 from tests.integration.processes import wait_until
 from tests.integration.world import World
 

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from filemill import wiring
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from infra.embedded.credentials import credentials_of
 from infra.superuser import SUPERUSER
 from tests.servers import superuser

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from confluent_kafka import Producer
 from filemill.adapters.kafka.client.admin import KafkaAdmin
 
-from filemill import dead_letter_index
 from filemill.config.settings import Settings, as_environment
-from filemill.dead_letter_index import DeadLetterIndex, Letters
 from filemill.lab.raw_records import RawRecord, publish_raw
+from filemill.queries import dead_letters
+from filemill.queries.dead_letters import DeadLetterIndex, Letters
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.rest import Rest
@@ -158,8 +158,8 @@ def test_pages_of_dead_letters_have_each_once_and_a_megabyte_at_most(rest: Rest,
 def test_the_index_holds_the_newest_and_says_that_there_are_others(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letter_index, "KEPT_RECORDS", 10)
-    monkeypatch.setattr(dead_letter_index, "SLACK_RECORDS", 3)
+    monkeypatch.setattr(dead_letters, "KEPT_RECORDS", 10)
+    monkeypatch.setattr(dead_letters, "SLACK_RECORDS", 3)
     admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
     for number in range(9):
         topics.publish(settings, settings.topic_dead_letters, [b"%d" % number], partition=number % 3)

@@ -15,8 +15,8 @@ from filemill import wiring
 from filemill.adapters.kafka.client import reader
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
-from filemill.offset_reset import OffsetReset, Target
-from filemill.operations import Operations
+from filemill.services.offset_reset import OffsetReset, Target
+from filemill.services.operations import Operations
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.connection.tables import File, WorkerEventRow
 
 from filemill import wiring
-from filemill.adapters.postgres_reads_workers import list_workers
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition
-from filemill.operations import Operations
+from filemill.queries.workers import list_workers
+from filemill.services.operations import Operations
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World, pipeline

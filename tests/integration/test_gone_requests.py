@@ -10,9 +10,9 @@ from filemill.adapters.kafka.client.admin import KafkaAdmin
 from filemill.adapters.postgres.connection.tables import Operation
 
 from filemill import wiring
-from filemill.adapters.postgres_reads_group import Overview, overview
 from filemill.config.settings import as_environment
-from filemill.operations import Operations
+from filemill.queries.group import Overview, overview
+from filemill.services.operations import Operations
 from filemill.verification.report import Report
 from tests.acceptance.command import filemill
 from tests.integration import topics

@@ -11,9 +11,9 @@ from filemill.adapters.kafka.client.group import GroupMember
 from filemill.adapters.postgres.connection.tables import File, GroupSample, LagSample, StatusCount
 
 from filemill import wiring
-from filemill.adapters.postgres_reads_outbox import outbox_history
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
+from filemill.queries.outbox import outbox_history
 from tests.integration.processes import wait_until
 from tests.integration.world import World
 from tests.servers import Servers, new_world

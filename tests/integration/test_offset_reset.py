@@ -16,8 +16,8 @@ from filemill.adapters.postgres.connection.tables import Operation
 
 from filemill import wiring
 from filemill.config.settings import as_environment
-from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
-from filemill.operations import Operations
+from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
+from filemill.services.operations import Operations
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest

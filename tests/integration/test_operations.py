@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.client.admin import KafkaAdmin
 from filemill.adapters.postgres.connection.tables import Operation, Tombstone, Worker, WorkerEventRow
 
-from filemill import dead_letters, wiring
+from filemill import wiring
 from filemill.config.settings import as_environment
-from filemill.dead_letter_index import read_dead_letters
-from filemill.dead_letters import DeadLetter
 from filemill.domain.worker_commands import Order
-from filemill.operations import Operations, UnknownWorker
+from filemill.queries.dead_letters import read_dead_letters
+from filemill.services import dead_letters
+from filemill.services.dead_letters import DeadLetter
+from filemill.services.operations import Operations, UnknownWorker
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

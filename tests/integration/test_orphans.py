@@ -12,11 +12,11 @@ from filemill.adapters.postgres.connection.tables import File, Operation
 
 from dashboard.advice import advise
 from filemill import wiring
-from filemill.adapters.postgres_reads_group import overview
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
-from filemill.orphans import Kind, Orphan, Orphans
+from filemill.queries.group import overview
+from filemill.services.orphans import Kind, Orphan, Orphans
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World

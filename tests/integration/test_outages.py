@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from filemill import wiring
-from filemill.adapters.postgres_reads import outbox_state
 from filemill.domain.retry import Unavailable
-from filemill.operations import Operations
+from filemill.queries.files import outbox_state
+from filemill.services.operations import Operations
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline

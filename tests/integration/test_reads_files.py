@@ -5,7 +5,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.connection.outbox import submit_many
 from filemill.adapters.postgres.connection.tables import File, OutboxRow
 
-from filemill.adapters.postgres_reads import (
+from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
+from filemill.domain.files import Status, new_file
+from filemill.queries.files import (
     EXCERPT_CHARACTERS,
     FilePage,
     count_statuses,
@@ -13,8 +15,6 @@ from filemill.adapters.postgres_reads import (
     list_files,
     outbox_state,
 )
-from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
-from filemill.domain.files import Status, new_file
 
 
 def accept(engine: sa.Engine, *titles: str, description: str = "") -> list[int]:

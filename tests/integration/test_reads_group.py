@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from filemill.adapters.postgres.connection.tables import GroupSample, LagSample, LeaseRow
 
-from filemill.adapters.postgres_reads_group import flow, group_state, lag_history, lags, leases, overview
+from filemill.queries.group import flow, group_state, lag_history, lags, leases, overview
 
 GROUP = "group"
 

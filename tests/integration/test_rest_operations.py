@@ -11,10 +11,10 @@ from filemill.adapters.postgres.connection.operations import record
 from filemill.adapters.postgres.connection.tables import Operation, Tombstone
 
 from filemill import wiring
-from filemill.adapters.postgres_reads_group import Lags, PartitionLag, overview
 from filemill.config.settings import Settings
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent
+from filemill.queries.group import Lags, PartitionLag, overview
 from tests.integration import topics
 from tests.integration.rest import Rest, change
 

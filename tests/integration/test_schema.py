@@ -11,9 +11,9 @@ from filemill.adapters.postgres.connection.tables import File, StatusCount, Tabl
 from pydantic import SecretStr
 
 from filemill import wiring
-from filemill.adapters.postgres_reads import list_files
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill.queries.files import list_files
 from tests.servers import superuser
 
 

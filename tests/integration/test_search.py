@@ -7,9 +7,9 @@ from filemill.adapters.postgres.connection.migrate import alembic_config
 from filemill.adapters.postgres.connection.outbox import submit, submit_many
 from filemill.adapters.postgres.connection.tables import File
 
-from filemill.adapters.postgres_reads import list_files
 from filemill.cli.output import plain
 from filemill.domain.files import new_file
+from filemill.queries.files import list_files
 
 NFC, NFD = "Caf\u00e9 100%", "Cafe\u0301 100%"
 

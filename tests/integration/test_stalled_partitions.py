@@ -18,11 +18,11 @@ from filemill.adapters.memory.stores.stores import MemoryObjectStore
 from filemill.adapters.postgres.connection.events import store_events
 
 from filemill import wiring
-from filemill.adapters.postgres_reads_group import overview
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent, PutMode
 from filemill.processing.assembly import Processor
+from filemill.queries.group import overview
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.processes import wait_until
 from tests.integration.world import World

@@ -7,7 +7,7 @@ from filemill.adapters.kafka.client.client import client_config
 
 from filemill.config.settings import Settings
 from filemill.doctor import _kafka
-from filemill.setup import prepare
+from filemill.services.setup import prepare
 from tests.integration.processes import wait_until
 
 

@@ -12,9 +12,9 @@ from filemill.adapters.kafka.client.commits import read_commits
 from filemill.adapters.kafka.client.topic_browser import Look, browse
 
 from filemill.config.settings import Settings, as_environment
-from filemill.dead_letter_index import read_dead_letters
 from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw
+from filemill.queries.dead_letters import read_dead_letters
 from filemill.verification.history import read_history
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
 
-from filemill import setup, wiring
-from filemill.offset_reset import OffsetReset, Target
-from filemill.operations import Operations
+from filemill import wiring
+from filemill.services import setup
+from filemill.services.offset_reset import OffsetReset, Target
+from filemill.services.operations import Operations
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline

@@ -15,11 +15,11 @@ from filemill.adapters.postgres.connection.tables import File, OutboxRow, Reject
 from filemill.adapters.s3.store.store import S3ObjectStore
 
 from filemill import wiring
-from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
+from filemill.queries.files import FileRow, get_file
 from filemill.verification.check import verify
 from filemill.verification.report import Report
 from tests.integration import topics

@@ -7,7 +7,7 @@ import pytest
 from filemill.lab import StackParameters, faults, measures
 from filemill.lab.bench import wait_until
 from filemill.lab.stack import Lab
-from filemill.offset_reset import Target
+from filemill.services.offset_reset import Target
 
 PARTITIONS = 3
 IN_FLIGHT = 40

@@ -18,12 +18,12 @@ from filemill.adapters.postgres.connection.tables import (
     WorkerEventRow,
 )
 
-from filemill.adapters.postgres_reads_group import overview
-from filemill.adapters.postgres_reads_performance import performance
-from filemill.adapters.postgres_reads_workers import WorkerView, list_workers
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition, Kind, WorkerEvent
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
+from filemill.queries.group import overview
+from filemill.queries.performance import performance
+from filemill.queries.workers import WorkerView, list_workers
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World

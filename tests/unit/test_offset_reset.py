@@ -3,7 +3,7 @@
 import pytest
 from filemill.adapters.kafka.client.admin import PartitionOffsets
 
-from filemill.offset_reset import Move, Plan, Target, new_offsets, refusal
+from filemill.services.offset_reset import Move, Plan, Target, new_offsets, refusal
 
 PARTS = [
     PartitionOffsets(0, begin=10, end=100, committed=40),

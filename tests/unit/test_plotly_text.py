@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from filemill.lab import figures
-from filemill.plotly_text import plain_figure
+from filemill.lab.plotly_text import plain_figure
 
 EVIL = '<a href="//evil.example">click</a> & co'
 SHOWN = '&lt;a href="//evil.example"&gt;click&lt;/a&gt; &amp; co'

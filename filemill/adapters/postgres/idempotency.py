@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.connection.connection import Undone
 from filemill.adapters.postgres.connection.outbox import submit, submit_many
-from filemill.adapters.postgres_reads import FileRow
 from filemill.domain.files import NewFile, Status
 from filemill.domain.idempotency import KEPT, KeyReused, fingerprint, key_hash
+from filemill.queries.files import FileRow
 
 _CLAIM = sa.text("""
     INSERT INTO idempotency_keys AS known (key_hash, fingerprint) VALUES (:key, :fingerprint)

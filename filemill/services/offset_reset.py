@@ -20,7 +20,7 @@ from filemill.config.settings import Settings
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN, file_id_in, number_header
 from filemill.domain.retry import Unavailable
-from filemill.operations import Operations, Outcome
+from filemill.services.operations import Operations, Outcome
 
 BATCH_FILES = 1000
 

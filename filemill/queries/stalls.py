@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_reads_workers import WorkerQuery, WorkerView, list_workers
 from filemill.domain.stalls import Owner, StalledPartition, Standstill, judge, patience_seconds
 from filemill.domain.worker_events import Condition
+from filemill.queries.workers import WorkerQuery, WorkerView, list_workers
 
 if TYPE_CHECKING:
-    from filemill.adapters.postgres_reads_group import GroupState, Lags, PartitionLag
+    from filemill.queries.group import GroupState, Lags, PartitionLag
 
 # Older samples say nothing of now. A longer pause between two is a gap: the monitor, or a server, was away.
 FRESH_SECONDS = 15.0

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_reads import count_statuses
 from filemill.domain.files import Status
+from filemill.queries.files import count_statuses
 
 FILES_MAX = 20_000
 BINS = 60

@@ -10,9 +10,9 @@ from decimal import Decimal
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_reads import Counts, OutboxState, count_statuses, outbox_state
-from filemill.adapters.postgres_reads_stalls import stalled_partitions
 from filemill.domain.stalls import StalledPartition
+from filemill.queries.files import Counts, OutboxState, count_statuses, outbox_state
+from filemill.queries.stalls import stalled_partitions
 
 
 class GroupMember(msgspec.Struct, frozen=True, rename="camel"):

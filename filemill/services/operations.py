@@ -24,14 +24,14 @@ from filemill.adapters.postgres.connection.operations import (
     unfinished_runs,
 )
 from filemill.adapters.postgres.connection.request_losses import find_bounds, gone_files, resubmit_gone
-from filemill.adapters.postgres_reads import count_matching, matching_ids, newest_id
-from filemill.adapters.postgres_reads_workers import knows_worker
 from filemill.adapters.s3.store.admin import boto_errors
 from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Command, Order
 from filemill.ports import Missing, Publisher
+from filemill.queries.files import count_matching, matching_ids, newest_id
+from filemill.queries.workers import knows_worker
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

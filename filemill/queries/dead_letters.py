@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.client.admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka.client.reader import read_places, read_topic
 from filemill.config.settings import Settings
-from filemill.dead_letters import DeadLetter, Entry, entry_of, judge
 from filemill.domain.messages import header
 from filemill.domain.retry import Unavailable
 from filemill.ports import Record, TopicIdentity
+from filemill.services.dead_letters import DeadLetter, Entry, entry_of, judge
 
 # Of so many records, the newest, the index knows.
 KEPT_RECORDS = 20_000

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres_reads import FileRow, get_file
 from filemill.domain.worker_events import WorkerEvent
+from filemill.queries.files import FileRow, get_file
 
 EVENTS_MAX = 200
 
