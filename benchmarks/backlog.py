@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from confluent_kafka import Producer
-from filemill.adapters.postgres.connection.outbox import submit_many
 
 from benchmarks import requests
 from benchmarks.servers import World
 from benchmarks.work import drivers
+from filemill.adapters.postgres.outbox import submit_many
 from filemill.domain.files import to_milliseconds
 from filemill.domain.messages import FileCreate, Headers, encode
 

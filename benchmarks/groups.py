@@ -3,10 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from filemill.adapters.kafka.client.reader import TopicReader
-
 from benchmarks.crew import START_SECONDS, Crew, Failed, Worker
 from benchmarks.servers import World, wait_until
+from filemill.adapters.kafka.reader import TopicReader
 from filemill.domain.worker_events import Kind, decode_event
 
 READ_SECONDS = 0.05

@@ -1,12 +1,11 @@
 """Arms: the raw limits of the parts, each alone with the other servers idle, in a process of its own."""
 
-from filemill.adapters.s3.store.admin import list_objects
-
 from benchmarks import backlog, proofs, requests
 from benchmarks.arm import arm
 from benchmarks.meter import Measured
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, World
+from filemill.adapters.s3.admin import list_objects
 
 
 def timed(world: World, task: str, files: int) -> tuple[Measured, dict[str, int]]:

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.s3.store.admin import s3_client
 
 from benchmarks.servers import POLL_SECONDS, World
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.s3.admin import s3_client
 from filemill.domain.content import render
 from filemill.domain.files import object_key
 

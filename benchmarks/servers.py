@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from botocore.exceptions import ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from filemill.adapters.kafka.client.admin import all_topics
-from filemill.adapters.s3.store.admin import s3_client
 
 from benchmarks.crew import Crew
 from benchmarks.meter import Meter
 from filemill import wiring
+from filemill.adapters.kafka.admin import all_topics
+from filemill.adapters.s3.admin import s3_client
 from filemill.config.settings import Settings, load
 from filemill.services.setup import prepare
 from infra.embedded.home import remove_home

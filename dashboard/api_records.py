@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
-from filemill.adapters.postgres.connection.operations import Refused
 
+from filemill.adapters.postgres.operations import Refused
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.queries.dead_letters import PLACE
 from filemill.queries.workers import WorkerView

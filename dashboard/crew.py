@@ -3,9 +3,8 @@
 Each is on record in `operations`.
 """
 
-from filemill.adapters.postgres.connection.operations import record, tell_refused
-
 from dashboard.data import Data
+from filemill.adapters.postgres.operations import record, tell_refused
 from filemill.domain.worker_commands import Order
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import OrderRefused, StackAnswer, StackOrder, give

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 
 import msgspec
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.topic_browser import Look, View, browse
 
 from dashboard import services as services_module
 from dashboard.downloads import ObjectStart, read_start
@@ -24,6 +23,7 @@ from dashboard.lab_readings import LabReadings
 from dashboard.readings import K, Reading, Shared, T
 from dashboard.services import Services
 from dashboard.setup_facts import Topic, postgres_version, topics
+from filemill.adapters.kafka.topic_browser import Look, View, browse
 from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Condition, WorkerEvent

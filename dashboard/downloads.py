@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import structlog
-from filemill.adapters.s3.store.admin import boto_errors
 
 from dashboard.services import Services
+from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
 from filemill.domain.integrity import Differs, Expected
 from filemill.ports import Missing

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.operations import record, tell_refused
-from filemill.adapters.postgres.connection.tables import Operation
 
+from filemill.adapters.postgres.operations import record, tell_refused
+from filemill.adapters.postgres.tables import Operation
 from filemill.domain.retry import Unavailable
 from filemill.lab.journal import Entry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState

@@ -6,12 +6,12 @@ from concurrent.futures import Executor, wait
 from typing import Literal
 
 import msgspec
-from filemill.adapters.kafka.client.admin import all_topics
-from filemill.adapters.postgres.connection.connection import check_writable
-from filemill.adapters.postgres.connection.migrate import current_revision, head_revision
-from filemill.adapters.s3.store.admin import bucket_exists
 
 from dashboard.services import Services
+from filemill.adapters.kafka.admin import all_topics
+from filemill.adapters.postgres.connection import check_writable
+from filemill.adapters.postgres.migrate import current_revision, head_revision
+from filemill.adapters.s3.admin import bucket_exists
 from filemill.config.settings import Settings
 from filemill.domain.origins import without_passwords
 from filemill.domain.retry import Unavailable

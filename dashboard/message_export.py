@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 
 import msgspec
-from filemill.adapters.kafka.client.topic_browser import Browsed
+
+from filemill.adapters.kafka.topic_browser import Browsed
 
 
 def as_json_lines(records: Sequence[Browsed]) -> bytes:

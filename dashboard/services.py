@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.connection import in_transaction
-from filemill.adapters.postgres.connection.idempotency import submit_once
-from filemill.adapters.postgres.connection.outbox import submit_many, submit_together
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.idempotency import submit_once
+from filemill.adapters.postgres.outbox import submit_many, submit_together
 from filemill.config import settings as settings_module
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile

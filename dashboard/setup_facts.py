@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 import streamlit
-from filemill.adapters.kafka.client.admin import all_topics
 from pydantic import SecretStr
 
 import filemill
 from dashboard.services import Services
+from filemill.adapters.kafka.admin import all_topics
 from filemill.config.settings import PREFIX, Settings
 from filemill.domain.origins import without_passwords
 from filemill.domain.retry import Unavailable

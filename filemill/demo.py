@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.postgres.connection.tables import Worker
+from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.retry import Unavailable

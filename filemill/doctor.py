@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres.connection.connection import check_writable
-from filemill.adapters.postgres.connection.migrate import current_revision, head_revision
-from filemill.adapters.s3.store.admin import bucket_exists
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.connection import check_writable
+from filemill.adapters.postgres.migrate import current_revision, head_revision
+from filemill.adapters.s3.admin import bucket_exists
 from filemill.config import settings as configuration
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.retry import Unavailable

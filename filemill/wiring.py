@@ -11,16 +11,16 @@ from datetime import timedelta
 import sqlalchemy as sa
 import uvloop
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.client import KafkaPublisher
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.kafka.client.topics import TopicIdentities
-from filemill.adapters.postgres.connection.connection import create_engine
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.outbox import PostgresOutbox
-from filemill.adapters.postgres.connection.status import PostgresStatusStore
-from filemill.adapters.s3.store.admin import s3_client
-from filemill.adapters.s3.store.store import S3ObjectStore
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.client import KafkaPublisher
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.topics import TopicIdentities
+from filemill.adapters.postgres.connection import create_engine
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.outbox import PostgresOutbox
+from filemill.adapters.postgres.status import PostgresStatusStore
+from filemill.adapters.s3.admin import s3_client
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.services.foreign_results import HashFiller
 from filemill.verification.check import verify as check

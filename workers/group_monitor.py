@@ -19,9 +19,11 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
-from filemill.adapters.kafka.client.admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
-from filemill.adapters.postgres.connection.request_losses import count_gone, find_bounds, store_loss
-from filemill.adapters.postgres.connection.tables import (
+from sqlalchemy.dialects.postgresql import insert
+
+from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
+from filemill.adapters.postgres.request_losses import count_gone, find_bounds, store_loss
+from filemill.adapters.postgres.tables import (
     GroupSample,
     IdempotencyKey,
     LagSample,
@@ -30,9 +32,7 @@ from filemill.adapters.postgres.connection.tables import (
     Worker,
     WorkerEventRow,
 )
-from filemill.adapters.postgres.connection.topics import register
-from sqlalchemy.dialects.postgresql import insert
-
+from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.idempotency import KEPT
 from filemill.domain.retry import Unavailable

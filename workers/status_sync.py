@@ -18,8 +18,8 @@ from datetime import datetime
 
 import msgspec
 import structlog
-from filemill.adapters.kafka.client.reader import TopicReader
 
+from filemill.adapters.kafka.reader import TopicReader
 from filemill.domain.files import Change
 from filemill.domain.messages import FileProgress, InvalidMessage, decode, decode_created
 from filemill.domain.record_time import Dating

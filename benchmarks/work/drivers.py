@@ -11,11 +11,11 @@ import psycopg
 import uvloop
 from botocore.config import Config
 from confluent_kafka import Consumer, TopicPartition
-from filemill.adapters.postgres.connection.connection import libpq_parameters
-from filemill.adapters.s3.store.admin import isolated_core
 from obstore.store import S3Store
 
 from filemill.adapters.client_environment import forget_libpq_variables, without_s3_variables
+from filemill.adapters.postgres.connection import libpq_parameters
+from filemill.adapters.s3.admin import isolated_core
 from filemill.config.settings import Settings
 
 

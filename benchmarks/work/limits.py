@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import obstore
 from confluent_kafka import Consumer, Producer, TopicPartition
-from filemill.adapters.s3.store.store import AT_ONCE_BYTES
 from obstore.store import S3Store
 
 from benchmarks import requests
 from benchmarks.work import drivers
+from filemill.adapters.s3.store import AT_ONCE_BYTES
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render, sha256_hex
 from filemill.domain.files import object_key, to_milliseconds

@@ -4,12 +4,11 @@ import threading
 import time
 from collections.abc import Generator
 
-from filemill.adapters.memory.stores.stores import MemoryObjectStore
-from filemill.adapters.postgres.connection.outbox import submit
-from filemill.adapters.postgres.connection.outbox import submit_many as submit_batch
-
 from benchmarks import requests
 from filemill import wiring
+from filemill.adapters.memory.stores import MemoryObjectStore
+from filemill.adapters.postgres.outbox import submit
+from filemill.adapters.postgres.outbox import submit_many as submit_batch
 from filemill.config.settings import Settings
 from filemill.processing.assembly import Processor
 

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 
 import streamlit as st
-from filemill.adapters.kafka.client.admin import all_topics
-from filemill.adapters.kafka.client.topic_browser import Browsed, Look, View
 
 from dashboard.components import shell
 from dashboard.components.facts import Fact, facts
@@ -16,6 +14,8 @@ from dashboard.data import Data, Snapshot
 from dashboard.message_export import as_json_lines
 from dashboard.payload import one_line, pretty
 from dashboard.readings import Reading
+from filemill.adapters.kafka.admin import all_topics
+from filemill.adapters.kafka.topic_browser import Browsed, Look, View
 
 LIMIT = 100
 # So many partitions are named that hold more than is shown.

@@ -1,11 +1,11 @@
 """More partitions for the topic of requests: what it would give, and what cannot be taken back."""
 
 import streamlit as st
-from filemill.adapters.postgres.connection.operations import record
 
 from dashboard.advice import shares
 from dashboard.components.trouble import Notice, show_line
 from dashboard.data import Data
+from filemill.adapters.postgres.operations import record
 from filemill.domain.retry import Unavailable
 from filemill.queries.group import Overview
 

@@ -1,1 +1,1 @@
-"""The drivers: Postgres, Kafka, S3, and in-memory fakes that the contract suites hold to the same behaviour."""
+"""The drivers, one package a technology, and in-memory fakes that the contract suites hold to the same behaviour."""

@@ -6,8 +6,8 @@ import typer
 from rich.text import Text
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres.connection.migrate import migrate_schema
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.migrate import migrate_schema
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_table, say
 from filemill.config.settings import load
 from filemill.doctor import examine

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.cli.arguments import place_argument
 from filemill.cli.operations import actor
 from filemill.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say

@@ -11,10 +11,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill import wiring
-from filemill.adapters.postgres.connection.connection import in_transaction
-from filemill.adapters.postgres.connection.idempotency import submit_many_once
-from filemill.adapters.postgres.connection.tables import File
-from filemill.adapters.s3.store.admin import read_object
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.idempotency import submit_many_once
+from filemill.adapters.postgres.tables import File
+from filemill.adapters.s3.admin import read_object
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.config.settings import Settings, load

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.cli.operations import actor, operations
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.config.settings import load

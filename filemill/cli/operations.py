@@ -9,7 +9,7 @@ import sqlalchemy as sa
 import typer
 
 from filemill import wiring
-from filemill.adapters.postgres.connection.tables import File
+from filemill.adapters.postgres.tables import File
 from filemill.cli.arguments import file_id_argument
 from filemill.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.config.settings import Settings, load

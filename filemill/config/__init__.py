@@ -1,1 +1,1 @@
-"""TODO."""
+"""Settings and logging."""

@@ -9,12 +9,12 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.commits import read_commits
-from filemill.adapters.postgres.connection.operations import offset_resets
-from filemill.adapters.postgres.connection.request_losses import LATE_SECONDS
-from filemill.adapters.postgres.connection.tables import File
-from filemill.adapters.postgres.connection.topics import recreated_at
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.commits import read_commits
+from filemill.adapters.postgres.operations import offset_resets
+from filemill.adapters.postgres.request_losses import LATE_SECONDS
+from filemill.adapters.postgres.tables import File
+from filemill.adapters.postgres.topics import recreated_at
 from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable

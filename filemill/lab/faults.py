@@ -12,10 +12,10 @@ from functools import partial
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.kafka.client.client import KafkaPublisher
-from filemill.adapters.kafka.client.reader import read_topic
-from filemill.adapters.postgres.connection.operations import unfinished_runs
-from filemill.adapters.postgres.connection.tables import OutboxRow, SyncPosition
+from filemill.adapters.kafka.client import KafkaPublisher
+from filemill.adapters.kafka.reader import read_topic
+from filemill.adapters.postgres.operations import unfinished_runs
+from filemill.adapters.postgres.tables import OutboxRow, SyncPosition
 from filemill.domain.messages import RUN, file_id_in, number_header
 from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.tables import File
+from filemill.adapters.postgres.tables import File
 from filemill.lab.journal import Entry
 from filemill.lab.load import Sent
 from filemill.verification.history import History

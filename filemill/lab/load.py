@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.outbox import submit_many
+from filemill.adapters.postgres.outbox import submit_many
 from filemill.domain.files import NewFile, Status
 from filemill.domain.retry import Unavailable
 

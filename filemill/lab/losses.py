@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.reader import read_topic
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.services.operations import Operations
 from filemill.verification.history import Execution, Place, execution_in

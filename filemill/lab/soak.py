@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.tables import Worker
+from filemill.adapters.postgres.tables import Worker
 from filemill.domain.retry import Unavailable
 from filemill.lab import figures, frames, measures, storm
 from filemill.lab.clock import REMEDY

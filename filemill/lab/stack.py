@@ -25,7 +25,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from filemill import wiring
-from filemill.adapters.postgres.connection.tables import Worker
+from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
 from filemill.domain.retry import Unavailable
 from filemill.lab import backward

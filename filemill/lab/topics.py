@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.client import client_config, kafka_errors, new_client
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 

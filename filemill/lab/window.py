@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.tables import LagSample, Operation
+from filemill.adapters.postgres.tables import LagSample, Operation
 from filemill.lab import figures, frames, measures
 from filemill.lab.bench import Bench
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX

@@ -6,11 +6,11 @@ import gc
 import random
 from collections.abc import Callable
 
-from filemill.adapters.kafka.client.client import LINGER_MILLISECONDS, KafkaPublisher
-from filemill.adapters.kafka.client.group import GroupMember
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.kafka.client.share import ShareMember
-from filemill.adapters.s3.store.store import S3ObjectStore
+from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
+from filemill.adapters.kafka.group import GroupMember
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.share import ShareMember
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import Standing

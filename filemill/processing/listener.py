@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill.adapters.kafka.client.reader import TopicReader
+from filemill.adapters.kafka.reader import TopicReader
 from filemill.domain.messages import InvalidMessage
 from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Command, Standing, decode_command

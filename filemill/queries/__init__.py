@@ -1,1 +1,1 @@
-"""TODO."""
+"""The read side: what pages, REST and the command line show."""

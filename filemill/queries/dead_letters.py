@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin, PartitionOffsets
-from filemill.adapters.kafka.client.reader import read_places, read_topic
+from filemill.adapters.kafka.admin import KafkaAdmin, PartitionOffsets
+from filemill.adapters.kafka.reader import read_places, read_topic
 from filemill.config.settings import Settings
 from filemill.domain.messages import header
 from filemill.domain.retry import Unavailable

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.tables import File, StatusCount
+from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import (
     FILE_ID_MAX,

@@ -1,4 +1,4 @@
-"""`python -m filemill.runtime.healthcheck FILE`: whether the process behind a pulse file is well. Exit code 0 or 1, and a sentence.
+"""`python -m filemill.runtime.healthcheck FILE`: check the process behind a liveness file. Exit code 0 or 1.
 
 Asked every few seconds in each container: it loads nothing but the standard library (30 ms; the `filemill` command
 takes a second of a core). See `filemill.runtime.liveness` for who writes the file.

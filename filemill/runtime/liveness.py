@@ -1,7 +1,8 @@
 """A sign of life for whoever watches from outside: a small file that says when a process's loop last came round.
 
 A process that runs is not yet one that works: a loop may hang, in a call that never returns. Docker's HEALTHCHECK asks
-`filemill.runtime.healthcheck`, which reads this file. It says nothing of the servers: a worker that waits for Kafka is well.
+`filemill.runtime.healthcheck`, which reads this file. It says nothing about the servers: a worker that waits for Kafka
+is healthy.
 """
 
 import json

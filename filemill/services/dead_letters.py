@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.operations import retry_files
-from filemill.adapters.postgres.connection.tables import File, Tombstone
+from filemill.adapters.postgres.operations import retry_files
+from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.domain.messages import RUN, dead_letter_place, file_id_in, header, number_header
 from filemill.ports import Record
 

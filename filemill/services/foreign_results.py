@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
-from filemill.adapters.postgres.connection.tables import File
+from filemill.adapters.postgres.tables import File
 from filemill.domain.content import sha256_hex
 from filemill.domain.retry import Unavailable
 

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin, PartitionOffsets
-from filemill.adapters.kafka.client.reader import read_topic
-from filemill.adapters.postgres.connection.operations import OFFSETS_RESET, record, refuse, unfinished_runs
+from filemill.adapters.kafka.admin import KafkaAdmin, PartitionOffsets
+from filemill.adapters.kafka.reader import read_topic
+from filemill.adapters.postgres.operations import OFFSETS_RESET, record, refuse, unfinished_runs
 from filemill.config.settings import Settings
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN, file_id_in, number_header

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 import structlog
 from botocore.exceptions import ClientError
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.client import KafkaPublisher
-from filemill.adapters.postgres.connection.connection import in_transaction
-from filemill.adapters.postgres.connection.operations import (
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.client import KafkaPublisher
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.operations import (
     Cancelled,
     Refused,
     cancel_files,
@@ -23,8 +23,8 @@ from filemill.adapters.postgres.connection.operations import (
     retry_files,
     unfinished_runs,
 )
-from filemill.adapters.postgres.connection.request_losses import find_bounds, gone_files, resubmit_gone
-from filemill.adapters.s3.store.admin import boto_errors
+from filemill.adapters.postgres.request_losses import find_bounds, gone_files, resubmit_gone
+from filemill.adapters.s3.admin import boto_errors
 from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
 from filemill.domain.retry import Unavailable

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.operations import record
-from filemill.adapters.postgres.connection.tables import File, Tombstone
-from filemill.adapters.s3.store.admin import boto_errors, list_objects
+from filemill.adapters.postgres.operations import record
+from filemill.adapters.postgres.tables import File, Tombstone
+from filemill.adapters.s3.admin import boto_errors, list_objects
 from filemill.config.settings import Settings
 from filemill.domain.files import file_id_of
 from filemill.ports import StoredObject

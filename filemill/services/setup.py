@@ -8,12 +8,12 @@ import sqlalchemy as sa
 import structlog
 
 from filemill import wiring
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres.connection.connection import libpq_parameters
-from filemill.adapters.postgres.connection.migrate import migrate_schema
-from filemill.adapters.postgres.connection.roles import Login, Roles, arrange_roles
-from filemill.adapters.postgres.connection.topics import register
-from filemill.adapters.s3.store.admin import create_bucket
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.connection import libpq_parameters
+from filemill.adapters.postgres.migrate import migrate_schema
+from filemill.adapters.postgres.roles import Login, Roles, arrange_roles
+from filemill.adapters.postgres.topics import register
+from filemill.adapters.s3.admin import create_bucket
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.tables import File, Tombstone
+from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.domain.files import Status, file_id_of, object_key
 from filemill.ports import ObjectStore, StoredObject
 from filemill.verification.report import Report

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres.connection.operations import offset_resets, unfinished_runs
-from filemill.adapters.postgres.connection.tables import (
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.operations import offset_resets, unfinished_runs
+from filemill.adapters.postgres.tables import (
     AbandonedNumber,
     OutboxRow,
     Publication,
     PublishCounter,
     Tombstone,
 )
-from filemill.adapters.postgres.connection.topics import generations
+from filemill.adapters.postgres.topics import generations
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import out_of_turn
 from filemill.ports import ObjectStore

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.reader import read_topic
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.domain.messages import (
     PUBLISH_NUMBER,

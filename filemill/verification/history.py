@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.reader import read_topic
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.domain.messages import (
     RUN,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.operations import unfinished_runs
-from filemill.adapters.postgres.connection.request_losses import busy_workers
-from filemill.adapters.postgres.connection.tables import File, OutboxRow, Publication, SyncPosition
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.operations import unfinished_runs
+from filemill.adapters.postgres.request_losses import busy_workers
+from filemill.adapters.postgres.tables import File, OutboxRow, Publication, SyncPosition
 from filemill.config.settings import Settings
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key

@@ -1,6 +1,7 @@
 """The supervisor's ear: a Unix socket on which other processes of this user may direct workers and inject faults.
 
-It lies in a folder of mode 0700, so the file system says who may. `filemill.runtime.supervisor_client` is its other end.
+It lies in a folder of mode 0700, so the file system decides who may connect. `filemill.runtime.supervisor_client` is
+the client.
 """
 
 import contextlib

@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 import psycopg
-from filemill.adapters.postgres.connection.roles import Login, Roles, arrange_roles
 
 from filemill.adapters.client_environment import forget_libpq_variables
+from filemill.adapters.postgres.roles import Login, Roles, arrange_roles
 from filemill.runtime.stack_state import replace_private_file
 from infra.embedded import processes
 from infra.embedded.commands import Command, run_tool

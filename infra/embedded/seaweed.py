@@ -15,8 +15,8 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from filemill.adapters.s3.store.admin import isolated_core
 
+from filemill.adapters.s3.admin import isolated_core
 from filemill.runtime.stack_state import replace_private_file
 from infra.embedded.commands import Command
 from infra.embedded.errors import StartError

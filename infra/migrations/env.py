@@ -1,7 +1,8 @@
-"""Alembic's environment: it runs on the connection that `filemill.adapters.postgres.migrate` hands over, and on no other."""
+"""Alembic's environment: it uses the connection of `filemill.adapters.postgres.migrate`, and no other."""
 
 from alembic import context
-from filemill.adapters.postgres.connection.tables import Table
+
+from filemill.adapters.postgres.tables import Table
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)

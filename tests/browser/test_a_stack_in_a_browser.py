@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from filemill import wiring
+from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
 from filemill.domain.files import to_milliseconds
 from filemill.lab.journal import read_entries

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from filemill.adapters.memory.stores.stores import MemoryDatabase, MemoryLease, MemoryOutbox, MemoryStatusStore
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.operations import retry_files
-from filemill.adapters.postgres.connection.outbox import PostgresOutbox, submit_many
-from filemill.adapters.postgres.connection.status import PostgresStatusStore
-from filemill.adapters.postgres.connection.tables import File
 
+from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryOutbox, MemoryStatusStore
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.operations import retry_files
+from filemill.adapters.postgres.outbox import PostgresOutbox, submit_many
+from filemill.adapters.postgres.status import PostgresStatusStore
+from filemill.adapters.postgres.tables import File
 from filemill.domain.files import NewFile
 from filemill.ports import Lease, Outbox, StatusStore
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.lease import PostgresLease
 
+from filemill.adapters.postgres.lease import PostgresLease
 from filemill.domain.retry import Unavailable
 from filemill.ports import NotLeader
 from tests.contract.benches import LEASE_SECONDS, DatabaseBench, PostgresBench

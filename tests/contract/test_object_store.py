@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from filemill.adapters.memory.stores.stores import MemoryObjectStore
-from filemill.adapters.s3.store.admin import bucket_exists, create_bucket, s3_client
-from filemill.adapters.s3.store.store import S3ObjectStore
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from filemill.adapters.memory.stores import MemoryObjectStore
+from filemill.adapters.s3.admin import bucket_exists, create_bucket, s3_client
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
 from filemill.domain.retry import Unavailable
 from filemill.ports import Exists, Missing, ObjectStore, StoredObject

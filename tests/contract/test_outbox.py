@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.outbox import PostgresOutbox, submit, submit_many
-from filemill.adapters.postgres.connection.tables import File
 
 from filemill import wiring
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.outbox import PostgresOutbox, submit, submit_many
+from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.messages import valid_traceparent

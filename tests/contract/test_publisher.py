@@ -8,11 +8,11 @@ from typing import Protocol
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.client import KafkaPublisher
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.memory.stores.kafka import MemoryBroker, MemoryPublisher
 
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.client import KafkaPublisher
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
 from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
 from filemill.domain.retry import Poisonous, Unavailable

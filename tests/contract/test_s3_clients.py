@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from filemill.adapters.s3.store.admin import read_object
-from filemill.adapters.s3.store.store import S3ObjectStore
 
+from filemill.adapters.s3.admin import read_object
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import InvalidSettings, Settings, load
 from filemill.domain.retry import Unavailable
 

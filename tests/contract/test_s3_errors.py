@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from botocore.exceptions import ClientError
-from filemill.adapters.s3.store.admin import bucket_exists, create_bucket, list_objects, read_object
-from filemill.adapters.s3.store.errors import AWAY, ROWS, Row, meaning
-from filemill.adapters.s3.store.store import S3ObjectStore
 from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
 from filemill.adapters.errors import Answer
+from filemill.adapters.s3.admin import bucket_exists, create_bucket, list_objects, read_object
+from filemill.adapters.s3.errors import AWAY, ROWS, Row, meaning
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
 from filemill.domain.retry import Unavailable
 from filemill.ports import Exists, Missing

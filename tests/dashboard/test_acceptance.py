@@ -7,11 +7,11 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File, OutboxRow
 
 from dashboard.acceptance import Acceptance
 from dashboard.api_threads import Threads
 from dashboard.services import Services
+from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.domain.retry import Unavailable

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, Operation
 
 from dashboard import data as data_module
 from dashboard.jobs import Busy, Job, Jobs, JobView
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.operations import record
-from filemill.adapters.postgres.connection.tables import Operation
 
 from dashboard import data as data_module
 from dashboard import faults
 from dashboard.components.marks import marks_of
+from filemill.adapters.postgres.operations import record
+from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from filemill.lab.journal import Journal
 from filemill.queries.history import Act

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, OutboxRow, Tombstone
 
 from filemill import wiring
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from tests.dashboard.conftest import OpenPage, Page, closed_port

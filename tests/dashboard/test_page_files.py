@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.connection import in_transaction
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File
 
 from dashboard import services
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file

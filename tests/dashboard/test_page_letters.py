@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, Operation, OutboxRow
 
 from dashboard import data as data_module
 from dashboard.payload import one_line, pretty
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from tests.dashboard.conftest import OpenPage, Page, closed_port

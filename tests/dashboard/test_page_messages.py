@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from filemill.adapters.kafka.client.topic_browser import Browsed
 
 from dashboard.message_export import as_json_lines
+from filemill.adapters.kafka.topic_browser import Browsed
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from tests.dashboard.conftest import OpenPage, Page, closed_port

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, OutboxRow, Tombstone
 
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.queries.performance import ledger, performance

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.events import store_events
-from filemill.adapters.postgres.connection.operations import record
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import (
+
+from dashboard import data as data_module
+from dashboard.jobs import JobView
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.events import store_events
+from filemill.adapters.postgres.operations import record
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import (
     File,
     GroupSample,
     LagSample,
@@ -22,10 +25,7 @@ from filemill.adapters.postgres.connection.tables import (
     Publication,
     RequestLoss,
 )
-from filemill.adapters.postgres.connection.topics import register
-
-from dashboard import data as data_module
-from dashboard.jobs import JobView
+from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Kind, WorkerEvent

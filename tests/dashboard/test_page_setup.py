@@ -3,9 +3,9 @@
 from typing import Any
 
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.operations import record
-from filemill.adapters.postgres.connection.tables import Operation
 
+from filemill.adapters.postgres.operations import record
+from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.topics import recreate_topic

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.events import store_events
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, Worker
 
+from filemill.adapters.postgres.events import store_events
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, Worker
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.commits import read_commits
-
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.commits import read_commits
 from filemill.verification.commits import audit
 from filemill.verification.history import Ownership, read_history
 from tests.integration import topics

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import GroupSample, LagSample
+
+from filemill.adapters.postgres.tables import GroupSample, LagSample
 
 GROUP = "group"
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import httpx
 import sqlalchemy as sa
 import uvicorn
-from filemill.adapters.postgres.connection.tables import File
 
 from dashboard.api import build_api
 from dashboard.health import check_all
@@ -18,6 +17,7 @@ from dashboard.response_headers import ResponseHeaders
 from dashboard.server import listen
 from dashboard.services import Services
 from filemill import wiring
+from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 
 START_SECONDS = 30

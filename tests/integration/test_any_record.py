@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.commits import read_commits
-from filemill.adapters.kafka.client.topic_browser import Look, browse
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.commits import read_commits
+from filemill.adapters.kafka.topic_browser import Look, browse
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters

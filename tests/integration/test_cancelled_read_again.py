@@ -3,9 +3,9 @@
 import threading
 
 import pytest
-from filemill.adapters.kafka.client.admin import KafkaAdmin
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.processing.assembly import Processor
 from filemill.processing.workshop import Workshop
 from filemill.services.offset_reset import OffsetReset, Target

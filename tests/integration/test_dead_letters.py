@@ -13,8 +13,8 @@ import psutil
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
-from filemill.adapters.kafka.client.admin import KafkaAdmin
 
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries import dead_letters

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.reader import messages_to_end, read_topic
-from filemill.adapters.kafka.client.topic_browser import Look, browse
 
 from filemill import wiring
-from filemill.adapters.kafka.client import reader
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka import reader
+from filemill.adapters.kafka.reader import messages_to_end, read_topic
+from filemill.adapters.kafka.topic_browser import Look, browse
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.services.offset_reset import OffsetReset, Target

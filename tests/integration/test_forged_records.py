@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File, WorkerEventRow
 
 from filemill import wiring
+from filemill.adapters.postgres.tables import File, WorkerEventRow
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.tables import Operation
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.queries.group import Overview, overview
 from filemill.services.operations import Operations

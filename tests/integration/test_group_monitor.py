@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.group import GroupMember
-from filemill.adapters.postgres.connection.tables import File, GroupSample, LagSample, StatusCount
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.group import GroupMember
+from filemill.adapters.postgres.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.queries.outbox import outbox_history

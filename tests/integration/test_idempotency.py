@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.connection import in_transaction
-from filemill.adapters.postgres.connection.tables import File, IdempotencyKey, OutboxRow
 
 from dashboard import services
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.tables import File, IdempotencyKey, OutboxRow
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.idempotency import key_hash
 from filemill.domain.retry import Unavailable

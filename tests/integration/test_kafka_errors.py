@@ -3,9 +3,9 @@
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.client import KafkaPublisher, client_config
 
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.client import KafkaPublisher, client_config
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.ports import Receipt

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.operations import offset_resets
-from filemill.adapters.postgres.connection.tables import Operation
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.operations import offset_resets
+from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.services.operations import Operations

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.tables import Operation, Tombstone, Worker, WorkerEventRow
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.worker_commands import Order
 from filemill.queries.dead_letters import read_dead_letters

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File, Operation
 
 from dashboard.advice import advise
 from filemill import wiring
+from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.connection import STATEMENT_MILLISECONDS
 
 from filemill import wiring
+from filemill.adapters.postgres.connection import STATEMENT_MILLISECONDS
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.retry import Unavailable
 from tests.acceptance.command import filemill

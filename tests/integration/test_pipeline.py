@@ -3,8 +3,8 @@
 import itertools
 
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import OutboxRow, Publication
 
+from filemill.adapters.postgres.tables import OutboxRow, Publication
 from filemill.domain.offsets import encode_metadata
 from filemill.verification.report import Report
 from tests.integration import topics

@@ -9,13 +9,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog.testing
-from filemill.adapters.postgres.connection.connection import Undone, check_writable, in_transaction
-from filemill.adapters.postgres.connection.errors import ROWS, Drop, Row
-from filemill.adapters.postgres.connection.outbox import submit
 from pydantic import SecretStr
 
 from filemill import wiring
 from filemill.adapters.errors import Answer
+from filemill.adapters.postgres.connection import Undone, check_writable, in_transaction
+from filemill.adapters.postgres.errors import ROWS, Drop, Row
+from filemill.adapters.postgres.outbox import submit
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable

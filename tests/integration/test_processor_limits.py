@@ -5,8 +5,8 @@ import time
 import psutil
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File
 
+from filemill.adapters.postgres.tables import File
 from filemill.lab.load import unfinished
 from tests.integration import topics
 from tests.integration.audit import audit_commits

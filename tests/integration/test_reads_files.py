@@ -2,9 +2,9 @@
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, OutboxRow
 
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
 from filemill.domain.files import Status, new_file
 from filemill.queries.files import (

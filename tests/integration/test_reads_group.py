@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import GroupSample, LagSample, LeaseRow
 
+from filemill.adapters.postgres.tables import GroupSample, LagSample, LeaseRow
 from filemill.queries.group import flow, group_state, lag_history, lags, leases, overview
 
 GROUP = "group"

@@ -3,9 +3,9 @@
 import httpx
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import OutboxRow
 
 from dashboard.downloads import CHECKED_FIRST_BYTES
+from filemill.adapters.postgres.tables import OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.content import sha256_hex
 from tests.integration.rest import Rest, change

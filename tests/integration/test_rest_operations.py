@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.events import store_events
-from filemill.adapters.postgres.connection.operations import record
-from filemill.adapters.postgres.connection.tables import Operation, Tombstone
 
 from filemill import wiring
+from filemill.adapters.postgres.events import store_events
+from filemill.adapters.postgres.operations import record
+from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent

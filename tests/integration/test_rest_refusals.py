@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File
 
 from dashboard.scripts import PLOTLY_PATH
 from dashboard.services import Services
+from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from tests.integration.rest import Rest, serving
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import Operation
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from tests.integration.processes import Crew, wait_until
 

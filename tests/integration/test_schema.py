@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from filemill.adapters.postgres.connection.migrate import current_revision, head_revision, migrate
-from filemill.adapters.postgres.connection.outbox import submit
-from filemill.adapters.postgres.connection.tables import File, StatusCount, Table
 from pydantic import SecretStr
 
 from filemill import wiring
+from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
+from filemill.adapters.postgres.outbox import submit
+from filemill.adapters.postgres.tables import File, StatusCount, Table
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.queries.files import list_files

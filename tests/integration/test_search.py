@@ -3,10 +3,10 @@
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from filemill.adapters.postgres.connection.migrate import alembic_config
-from filemill.adapters.postgres.connection.outbox import submit, submit_many
-from filemill.adapters.postgres.connection.tables import File
 
+from filemill.adapters.postgres.migrate import alembic_config
+from filemill.adapters.postgres.outbox import submit, submit_many
+from filemill.adapters.postgres.tables import File
 from filemill.cli.output import plain
 from filemill.domain.files import new_file
 from filemill.queries.files import list_files

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.memory.stores.stores import MemoryObjectStore
-from filemill.adapters.postgres.connection.events import store_events
 
 from filemill import wiring
+from filemill.adapters.memory.stores import MemoryObjectStore
+from filemill.adapters.postgres.events import store_events
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.ports import HeardEvent, PutMode

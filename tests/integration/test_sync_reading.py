@@ -4,10 +4,10 @@ import contextlib
 import json
 
 import pytest
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.status import PostgresStatusStore
 
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.domain.retry import Unavailable
 from filemill.ports import Record
 from tests.integration import topics

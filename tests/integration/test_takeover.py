@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import GroupSample, LeaseRow, Publication, SyncPosition
 
+from filemill.adapters.postgres.tables import GroupSample, LeaseRow, Publication, SyncPosition
 from tests.integration.cable import Cable
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World

@@ -2,10 +2,10 @@
 
 import pytest
 from confluent_kafka import Producer
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.topic_browser import Look, View, browse
 
-from filemill.adapters.kafka.client import topic_browser
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka import topic_browser
+from filemill.adapters.kafka.topic_browser import Look, View, browse
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from tests.integration import topics

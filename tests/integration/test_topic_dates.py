@@ -2,9 +2,9 @@
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
-from filemill.adapters.kafka.client.client import client_config
 
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka.client import client_config
 from filemill.config.settings import Settings
 from filemill.doctor import _kafka
 from filemill.services.setup import prepare

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
 
+from filemill.adapters.postgres.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
 from filemill.domain.messages import FileCreated, encode
 from tests.integration import topics
 from tests.integration.processes import wait_until

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.commits import read_commits
-from filemill.adapters.kafka.client.topic_browser import Look, browse
 
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.commits import read_commits
+from filemill.adapters.kafka.topic_browser import Look, browse
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
 
 from filemill import wiring
+from filemill.adapters.postgres.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent

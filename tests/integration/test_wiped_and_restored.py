@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
-from filemill.adapters.kafka.client.admin import KafkaAdmin, all_topics
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.services import setup
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations

@@ -10,8 +10,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
-from filemill.adapters.kafka.client.admin import all_topics
 
+from filemill.adapters.kafka.admin import all_topics
 from filemill.config.settings import Settings
 
 OWNERS_SECONDS = 5.0

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.postgres.connection.outbox import submit_many
-from filemill.adapters.postgres.connection.tables import File, OutboxRow, RejectedMessage
-from filemill.adapters.s3.store.store import S3ObjectStore
 
 from filemill import wiring
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.tables import File, OutboxRow, RejectedMessage
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds

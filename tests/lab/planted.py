@@ -89,7 +89,7 @@ def clock_in_the_key() -> None:
 
 def backward_status() -> None:
     """The sync applies whatever it reads."""
-    from filemill.adapters.postgres.connection import status  # noqa: PLC0415 - what is patched
+    from filemill.adapters.postgres import status  # noqa: PLC0415 - what is patched
 
     rule = "AND coalesce(ranked.run, standing.run) = standing.run"
     before, rule, after = status._APPLY.text.partition(rule)
@@ -100,7 +100,7 @@ def backward_status() -> None:
 
 def dropping_relay() -> None:
     """The relay forgets a row of each batch that it claims."""
-    from filemill.adapters.postgres.connection.outbox import PostgresOutbox  # noqa: PLC0415 - what is patched
+    from filemill.adapters.postgres.outbox import PostgresOutbox  # noqa: PLC0415 - what is patched
 
     claim = PostgresOutbox.claim
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from filemill.adapters.s3.store.store import S3ObjectStore
 
+from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 from filemill.lab.s3_proxy import Badness, S3Proxy

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from filemill.adapters.postgres.connection.operations import record
 
+from filemill.adapters.postgres.operations import record
 from filemill.config.settings import as_environment
 from filemill.lab import attach, window_notebook
 from filemill.lab.notebooks import execute

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from filemill.adapters.postgres.connection.tables import (
+
+from filemill.adapters.postgres.tables import (
     File,
     GroupSample,
     LagSample,
@@ -17,7 +18,6 @@ from filemill.adapters.postgres.connection.tables import (
     Worker,
     WorkerEventRow,
 )
-
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition, Kind, WorkerEvent
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime

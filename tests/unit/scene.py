@@ -3,8 +3,7 @@
 import queue
 from collections.abc import Sequence
 
-from filemill.adapters.memory.stores.kafka import Committed, MemoryBroker, MemorySource
-
+from filemill.adapters.memory.kafka import Committed, MemoryBroker, MemorySource
 from filemill.ports import Record
 from filemill.processing.workshop import Finished, Workshop
 from tests.unit.workbench import CREATE, request

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from filemill.adapters.memory.stores.kafka import Committed, MemorySource
 
+from filemill.adapters.memory.kafka import Committed, MemorySource
 from filemill.config.settings import load
 from filemill.domain import retry
 from filemill.domain.messages import RUN

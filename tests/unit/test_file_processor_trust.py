@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Mapping
 
 import pytest
-from filemill.adapters.memory.stores.kafka import MemorySource
 
+from filemill.adapters.memory.kafka import MemorySource
 from filemill.domain.offsets import Commit
 from filemill.domain.retry import Expelled, RetryPolicy, Unavailable
 from filemill.ports import RebalanceListener, Record

@@ -5,10 +5,10 @@ of late, sleep.
 """
 
 import hypothesis.strategies as st
-from filemill.adapters.memory.stores.kafka import MemoryBroker
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from filemill.adapters.memory.kafka import MemoryBroker
 from filemill.domain.offsets import decode_metadata
 from filemill.processing.workshop import Finished
 from tests.unit.scene import Scene

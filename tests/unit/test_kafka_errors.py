@@ -2,11 +2,11 @@
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
-from filemill.adapters.kafka.client.client import kafka_errors, refusal
-from filemill.adapters.kafka.client.errors import PASSING, ROWS, TOO_LARGE, Row, meaning
-from filemill.adapters.kafka.client.reader import read_records
 
 from filemill.adapters.errors import Answer
+from filemill.adapters.kafka.client import kafka_errors, refusal
+from filemill.adapters.kafka.errors import PASSING, ROWS, TOO_LARGE, Row, meaning
+from filemill.adapters.kafka.reader import read_records
 from filemill.config.settings import load
 from filemill.domain.retry import Expelled, Unavailable
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from filemill.adapters.postgres.connection.connection import NO_FILE, libpq_parameters
 
 from filemill.adapters.client_environment import forget_libpq_variables
+from filemill.adapters.postgres.connection import NO_FILE, libpq_parameters
 from filemill.config.settings import InvalidSettings, load
 
 

@@ -1,8 +1,8 @@
 """Where each partition's offset would go."""
 
 import pytest
-from filemill.adapters.kafka.client.admin import PartitionOffsets
 
+from filemill.adapters.kafka.admin import PartitionOffsets
 from filemill.services.offset_reset import Move, Plan, Target, new_offsets, refusal
 
 PARTS = [

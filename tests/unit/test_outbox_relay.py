@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import pytest
-from filemill.adapters.memory.stores.kafka import MemoryBroker, MemoryPublisher
-from filemill.adapters.memory.stores.stores import MemoryDatabase, MemoryLease, MemoryOutbox
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
+from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryOutbox
 from filemill.domain.files import NewFile
 from filemill.domain.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
 from filemill.domain.partitioning import Slot, out_of_turn

@@ -2,9 +2,9 @@
 
 import psycopg.errors
 import pytest
-from filemill.adapters.postgres.connection.errors import AWAY, ROWS, Drop, Row, meaning
 
 from filemill.adapters.errors import Answer
+from filemill.adapters.postgres.errors import AWAY, ROWS, Drop, Row, meaning
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.state)

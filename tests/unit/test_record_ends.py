@@ -10,10 +10,10 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from filemill.adapters.memory.stores.kafka import MemoryBroker, MemoryPublisher, MemorySource
 from hypothesis import HealthCheck, given, settings
 from structlog.testing import capture_logs
 
+from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher, MemorySource
 from filemill.domain.retry import Unavailable
 from filemill.ports import Record
 from filemill.processing.passage import Passage

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from filemill.adapters.kafka.client.reader import TopicReader
-from filemill.adapters.memory.stores.kafka import MemoryBroker
-from filemill.adapters.memory.stores.stores import MemoryDatabase, MemoryLease, MemoryStatusStore
 
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.memory.kafka import MemoryBroker
+from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryStatusStore
 from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.retry import Unavailable

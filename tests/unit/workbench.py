@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from filemill.adapters.memory.stores.kafka import MemoryBroker, MemoryPublisher
-from filemill.adapters.memory.stores.stores import MemoryObjectStore
 
+from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
+from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.domain.messages import RUN, TRACEPARENT, Headers
 from filemill.domain.retry import RetryPolicy, Unavailable
 from filemill.domain.worker_events import Kind

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Kafka, by confluent-kafka (librdkafka)."""

@@ -11,8 +11,8 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka.client.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
-from filemill.adapters.kafka.client.topics import TopicIdentities
+from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
+from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.ports import TopicIdentity
 

@@ -11,7 +11,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from filemill.adapters.errors import Answer
-from filemill.adapters.kafka.client.errors import TOO_LARGE, meaning
+from filemill.adapters.kafka.errors import TOO_LARGE, meaning
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
 from filemill.domain.retry import Poisonous, Unavailable

@@ -7,8 +7,8 @@ import struct
 
 from confluent_kafka import Message
 
-from filemill.adapters.kafka.client.admin import KafkaAdmin
-from filemill.adapters.kafka.client.reader import messages_to_end
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.reader import messages_to_end
 from filemill.config.settings import Settings
 from filemill.domain.offsets import CommitSeen
 

@@ -12,8 +12,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka.client.client import client_config, new_client
-from filemill.adapters.kafka.client.reader import FETCH_BACKOFF_MILLISECONDS, read_records
+from filemill.adapters.kafka.client import client_config, new_client
+from filemill.adapters.kafka.reader import FETCH_BACKOFF_MILLISECONDS, read_records
 from filemill.config.settings import Settings
 from filemill.domain.offsets import Commit
 from filemill.ports import RebalanceListener, Record

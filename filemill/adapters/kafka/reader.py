@@ -17,8 +17,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka.client.admin import PartitionOffsets
-from filemill.adapters.kafka.client.client import (
+from filemill.adapters.kafka.admin import PartitionOffsets
+from filemill.adapters.kafka.client import (
     UnreadableHeaders,
     client_config,
     headers_of,
@@ -26,8 +26,8 @@ from filemill.adapters.kafka.client.client import (
     new_client,
     refusal,
 )
-from filemill.adapters.kafka.client.errors import PASSING, meaning
-from filemill.adapters.kafka.client.topics import TopicIdentities
+from filemill.adapters.kafka.errors import PASSING, meaning
+from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.retry import Expelled, Unavailable
 from filemill.ports import Record, TopicIdentity

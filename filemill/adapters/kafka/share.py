@@ -11,9 +11,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from filemill.adapters.kafka.client.client import client_config, kafka_errors, new_client
-from filemill.adapters.kafka.client.errors import PASSING
-from filemill.adapters.kafka.client.reader import gave_up, to_record
+from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
+from filemill.adapters.kafka.errors import PASSING
+from filemill.adapters.kafka.reader import gave_up, to_record
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.config.validators import SHARE_MARGIN_SECONDS
 from filemill.domain.retry import Expelled, Unavailable

@@ -12,9 +12,9 @@ from datetime import datetime
 import msgspec
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from filemill.adapters.kafka.client.admin import PartitionOffsets
-from filemill.adapters.kafka.client.client import UnreadableHeaders, headers_of, kafka_errors, new_client
-from filemill.adapters.kafka.client.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
+from filemill.adapters.kafka.admin import PartitionOffsets
+from filemill.adapters.kafka.client import UnreadableHeaders, headers_of, kafka_errors, new_client
+from filemill.adapters.kafka.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
 from filemill.config.settings import Settings
 
 # A filter looks at no more than this many records at a time, and no look holds more than these bytes.

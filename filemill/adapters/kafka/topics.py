@@ -6,7 +6,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from filemill.adapters.kafka.client.client import client_config, kafka_errors, new_client
+from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
 from filemill.config.settings import Settings
 from filemill.ports import TopicIdentity
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""In-memory fakes of the ports."""

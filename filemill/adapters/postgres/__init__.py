@@ -1,1 +1,1 @@
-"""TODO."""
+"""PostgreSQL, by SQLAlchemy and psycopg."""

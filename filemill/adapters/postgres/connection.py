@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from filemill.adapters.client_environment import forget_libpq_variables
 from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
-from filemill.adapters.postgres.connection.errors import Drop, Row, meaning
+from filemill.adapters.postgres.errors import Drop, Row, meaning
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
 

@@ -10,8 +10,8 @@ from datetime import datetime
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.connection import Undone
-from filemill.adapters.postgres.connection.outbox import submit, submit_many
+from filemill.adapters.postgres.connection import Undone
+from filemill.adapters.postgres.outbox import submit, submit_many
 from filemill.domain.files import NewFile, Status
 from filemill.domain.idempotency import KEPT, KeyReused, fingerprint, key_hash
 from filemill.queries.files import FileRow

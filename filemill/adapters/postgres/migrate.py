@@ -1,15 +1,12 @@
 """Bringing the database's schema up to date."""
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-import infra.migrations
-from filemill.adapters.postgres.connection.connection import create_engine
+from filemill.adapters.postgres.connection import create_engine
 from filemill.config.settings import Settings
 
 # Any fixed number: all processes that migrate ask for the same lock. ("filemill" as eight ASCII bytes.)
@@ -19,7 +16,7 @@ MIGRATION_LOCK = int.from_bytes(b"filemill")
 def alembic_config() -> Config:
     """Alembic's configuration for the migrations that come with the package."""
     config = Config()
-    config.set_main_option("script_location", str(Path(infra.migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", "filemill_infra:migrations")
     return config
 
 

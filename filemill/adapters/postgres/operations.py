@@ -7,8 +7,8 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from filemill.adapters.postgres.connection.status import foreign_key_holders
-from filemill.adapters.postgres.connection.tables import File, Operation
+from filemill.adapters.postgres.status import foreign_key_holders
+from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.logging import Budget
 from filemill.domain.files import TERMINAL_RANK, ForeignKey, Status, claim_key
 from filemill.domain.messages import new_traceparent

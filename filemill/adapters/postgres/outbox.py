@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.topics import register
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.topics import register
 from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import slots

@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.client.admin import GroupDescription, KafkaAdmin, PartitionOffsets
-from filemill.adapters.postgres.connection.operations import RUN_MAX, record
-from filemill.adapters.postgres.connection.tables import RequestLoss, SyncPosition
-from filemill.adapters.postgres.connection.topics import register
+from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, PartitionOffsets
+from filemill.adapters.postgres.operations import RUN_MAX, record
+from filemill.adapters.postgres.tables import RequestLoss, SyncPosition
+from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.messages import new_traceparent
 from filemill.domain.request_losses import Bounds, Span, bounds, results_applied

@@ -9,15 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError
 
 from filemill.adapters.errors import first_line
-from filemill.adapters.postgres.connection.events import store_events
-from filemill.adapters.postgres.connection.lease import PostgresLease
-from filemill.adapters.postgres.connection.tables import Tombstone
-from filemill.adapters.postgres.connection.topics import register
+from filemill.adapters.postgres.events import store_events
+from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.tables import Tombstone
+from filemill.adapters.postgres.topics import register
 from filemill.domain.files import Change, ForeignKey, claim_key, fold
 from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
 
-# The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so that
-# two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
+# The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so
+# that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
 # count. What the new statement does not say stays.
 _APPLY = sa.text("""
     WITH given AS (

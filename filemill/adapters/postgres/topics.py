@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 import structlog
 
-from filemill.adapters.postgres.connection.tables import TopicGeneration
+from filemill.adapters.postgres.tables import TopicGeneration
 from filemill.ports import TopicIdentity
 
 log = structlog.get_logger("topics")

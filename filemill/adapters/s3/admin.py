@@ -16,7 +16,7 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigVal
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from filemill.adapters.errors import Answer
-from filemill.adapters.s3.store.errors import Row, meaning, no_answer, unavailable
+from filemill.adapters.s3.errors import Row, meaning, no_answer, unavailable
 from filemill.config.settings import Settings
 from filemill.ports import Missing, StoredObject
 

@@ -14,7 +14,7 @@ from obstore.store import S3Store
 
 from filemill.adapters.client_environment import without_s3_variables
 from filemill.adapters.errors import Answer
-from filemill.adapters.s3.store.errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
+from filemill.adapters.s3.errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
 from filemill.ports import Exists, Missing, PutMode, StoredObject
@@ -89,7 +89,7 @@ class S3ObjectStore:
                     return head
                 answer = await obstore.get_async(self._store, key)
                 return bytes(await answer.bytes_async())
-        from filemill.adapters.s3.store.admin import read_object  # noqa: PLC0415 - a worker does without boto3
+        from filemill.adapters.s3.admin import read_object  # noqa: PLC0415 - a worker does without boto3
 
         return await asyncio.to_thread(read_object, self._settings, key)
 
@@ -107,7 +107,7 @@ class S3ObjectStore:
 
     async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
         """All objects, a page at a time. By boto3: obstore gives up at a key like `a//b` or one with a line break."""
-        from filemill.adapters.s3.store.admin import list_objects  # noqa: PLC0415
+        from filemill.adapters.s3.admin import list_objects  # noqa: PLC0415
 
         pages = list_objects(self._settings)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
