@@ -13,8 +13,8 @@ from benchmarks.proofs import Unproven
 from benchmarks.report import RESULTS, keep, show
 from benchmarks.rounds import Sample, interleave
 from benchmarks.summary import Finding, findings, lines
-from filemill.cli.output import console, fail, say
 from filemill.config import logging
+from filemill.entrypoints.cli.output import console, fail, say
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -16,13 +16,13 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.crew import Crew
 from benchmarks.meter import Meter
-from filemill import wiring
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.s3.admin import s3_client
 from filemill.config.settings import Settings, load
+from filemill.entrypoints import bootstrap
 from filemill.services.setup import prepare
-from infra.embedded.home import remove_home
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.home import remove_home
+from filemill_infra.embedded.supervisor import Supervisor
 
 PREPARE_SECONDS = 30.0
 # How finely the end of a piece of work is seen, where it is seen from outside and asking costs little of it.
@@ -147,7 +147,7 @@ def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
     prepare(settings, patience_seconds=PREPARE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
-        world = World(servers, settings, wiring.create_engine(settings.as_owner(), "bench"), Path(folder))
+        world = World(servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder))
         try:
             yield world
         finally:
@@ -172,7 +172,7 @@ def wait_until(
 def _maintenance(servers: Supervisor) -> Iterator[sa.Connection]:
     """The stack's own database, where others are made and dropped."""
     settings = load(**{**servers.state.settings, "home": servers.home})
-    engine = wiring.create_engine(settings.as_owner(), "bench").execution_options(isolation_level="AUTOCOMMIT")
+    engine = bootstrap.create_engine(settings.as_owner(), "bench").execution_options(isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
             yield connection

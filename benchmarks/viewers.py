@@ -21,8 +21,8 @@ from benchmarks.crew import Crew
 from benchmarks.growth import open_page
 from benchmarks.report import RESULTS
 from benchmarks.servers import World, embedded_servers, fresh_world, wait_until
-from filemill.cli.output import print_table, say
 from filemill.config import logging
+from filemill.entrypoints.cli.output import print_table, say
 from filemill.lab.results import machine
 from filemill.queries.files import list_files
 from filemill.queries.group import lag_history, overview

@@ -1,5 +1,5 @@
 """`python -m filemill`, for where the console command is not on the path."""
 
-from filemill.cli import main
+from filemill.entrypoints.cli import main
 
 main()

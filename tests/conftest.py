@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from filemill import wiring
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 from tests.containers.engine import Engine, NoEngine, refuse, running_engine
 from tests.containers.servers import container_servers
 from tests.servers import Servers, embedded_servers, new_world
@@ -96,7 +96,7 @@ def settings(servers: Servers) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     """A pool on the test's database, as its owner: tests change the schema, too."""
-    engine = wiring.create_engine(settings.as_owner(), "test")
+    engine = bootstrap.create_engine(settings.as_owner(), "test")
     yield engine
     engine.dispose()
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from filemill.config.settings import Settings, load
 from filemill.lab.database import connected, superuser
 from filemill.services.setup import prepare
-from infra.embedded.home import remove_home
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.home import remove_home
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
 
 __all__ = ["Servers", "embedded_servers", "new_world", "superuser", "watch"]

@@ -5,12 +5,12 @@ import time
 from collections.abc import Generator
 
 from benchmarks import requests
-from filemill import wiring
 from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.adapters.postgres.outbox import submit
 from filemill.adapters.postgres.outbox import submit_many as submit_batch
 from filemill.config.settings import Settings
-from filemill.processing.assembly import Processor
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.processor import Processor
 
 # A steady load comes in steps of this.
 TICK_SECONDS = 0.02
@@ -20,7 +20,7 @@ Work = Generator[None, None, dict[str, int] | None]
 
 def submit_one(settings: Settings, files: int) -> Work:
     """One request a transaction, one after the other."""
-    engine = wiring.create_engine(settings, "submit")
+    engine = bootstrap.create_engine(settings, "submit")
     asked = requests.files(files)
     engine.connect().close()
     yield
@@ -32,7 +32,7 @@ def submit_one(settings: Settings, files: int) -> Work:
 
 def submit_many(settings: Settings, files: int) -> Work:
     """A batch a transaction."""
-    engine = wiring.create_engine(settings, "submit")
+    engine = bootstrap.create_engine(settings, "submit")
     batches = list(requests.batched(requests.files(files)))
     engine.connect().close()
     yield
@@ -44,7 +44,7 @@ def submit_many(settings: Settings, files: int) -> Work:
 
 def submit_steadily(settings: Settings, files: int, rate: float) -> Work:
     """So many requests, so many a second, by the clock."""
-    engine = wiring.create_engine(settings, "submit")
+    engine = bootstrap.create_engine(settings, "submit")
     asked = requests.files(files)
     engine.connect().close()
     yield
@@ -61,8 +61,8 @@ def submit_steadily(settings: Settings, files: int, rate: float) -> Work:
 
 def relay(settings: Settings, _files: int) -> Work:
     """The relay, until the process is killed."""
-    engine = wiring.create_engine(settings, "relay")
-    worker = wiring.relay(settings, engine)
+    engine = bootstrap.create_engine(settings, "relay")
+    worker = bootstrap.relay(settings, engine)
     engine.connect().close()
     yield
     worker.run(threading.Event())
@@ -71,8 +71,8 @@ def relay(settings: Settings, _files: int) -> Work:
 
 def sync(settings: Settings, _files: int) -> Work:
     """The status sync, until the process is killed."""
-    engine = wiring.create_engine(settings, "sync")
-    worker = wiring.sync(settings, engine)
+    engine = bootstrap.create_engine(settings, "sync")
+    worker = bootstrap.sync(settings, engine)
     engine.connect().close()
     yield
     worker.run(threading.Event())
@@ -91,8 +91,8 @@ def processor_on_a_stub(settings: Settings, _files: int) -> None:
 
 def verify(settings: Settings, _files: int) -> Work:
     """All checks of `filemill verify`."""
-    engine = wiring.create_engine(settings, "verify")
+    engine = bootstrap.create_engine(settings, "verify")
     yield
-    report = wiring.verify(settings, engine)
+    report = bootstrap.verify(settings, engine)
     findings = sum(finding.count for finding in report.findings.values())
     return {"completed": report.completed, "objects": report.objects, "findings": findings}

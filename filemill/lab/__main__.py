@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from filemill.cli.output import console, fail, print_table, say
 from filemill.config import logging
+from filemill.entrypoints.cli.output import console, fail, print_table, say
 from filemill.lab import storm
 from filemill.lab.results import RESULTS, Results, compare
 from filemill.lab.soak import SoakParameters, SoakResult

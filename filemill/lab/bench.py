@@ -8,7 +8,6 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.postgres.operations import offset_resets
@@ -18,6 +17,7 @@ from filemill.adapters.postgres.topics import recreated_at
 from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from filemill.lab import backward
 from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
@@ -30,7 +30,7 @@ from filemill.verification.report import Report
 
 POLL_SECONDS = 0.05
 VERIFY_TIMEOUT_SECONDS = 60.0
-# The broker takes a silent member for dead after this, under each protocol (infra/embedded/kafka_config.py).
+# The session timeout of the group, equal under each protocol (filemill_infra.embedded.servers.kafka_config).
 SESSION_SECONDS = 6.0
 # Its offsets are the broker's business: there are no commits to audit.
 SHARE = "share"
@@ -82,7 +82,7 @@ class Bench:
         expected = losses.expected(one.execution for one in read_results(self.settings, self.admin(), {}))
         with contextlib.suppress(TimeoutError):  # then it is a complaint
             wait_until(lambda: self._left() == expected, SESSION_SECONDS, "the sync has applied all")
-        operations = Operations(self.settings, self.engine, wiring.s3_client(self.settings))
+        operations = Operations(self.settings, self.engine, bootstrap.s3_client(self.settings))
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: set(all_gone(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
         gone = all_gone(operations)
@@ -160,7 +160,7 @@ class Bench:
         """What `verify` finds. Not on a thread that runs a loop of asyncio. Raises retry.Unavailable."""
         # Hundreds of thousands of objects from a busy machine: one late answer must not cost the verdict.
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
-        return wiring.verify(patient, self.engine)
+        return bootstrap.verify(patient, self.engine)
 
 
 @contextlib.contextmanager
@@ -171,7 +171,7 @@ def attach(**given: object) -> Iterator[Bench]:
     back, and moments are of the clocks of who wrote them.
     """
     settings = load(**given)
-    engine = wiring.create_engine(settings, "lab")
+    engine = bootstrap.create_engine(settings, "lab")
     try:
         yield Bench(settings, engine)
     finally:

@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 
 from filemill.config.connection_environment import settings_in
-from infra.compose import FILES, Compose, ComposeError, Container
-from infra.embedded.workers import WorkerSpec
+from filemill_infra.compose import FILES, Compose, ComposeError, Container
+from filemill_infra.embedded.processes.workers import WorkerSpec
 
 SERVERS = ("kafka", "postgres", "s3")
 BOTH_LOOPBACK = ("127.0.0.1", "host.docker.internal")
@@ -90,7 +90,7 @@ class ComposedState(msgspec.Struct, frozen=True):
 
 
 class ComposedStack:
-    """What a lab needs of a stack (`infra.embedded.supervisor.Supervisor` is the other one)."""
+    """What a lab needs of a stack (`filemill_infra.embedded.supervisor.Supervisor` is the other one)."""
 
     def __init__(
         self,

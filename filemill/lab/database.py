@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from filemill.config.settings import Settings
-from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
-from infra.superuser import SUPERUSER
+from filemill_infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
+from filemill_infra.superuser import SUPERUSER
 
 # A database that each server has, and that no fault makes read-only.
 MAINTENANCE = "postgres"

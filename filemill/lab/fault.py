@@ -36,7 +36,7 @@ class Fault(msgspec.Struct, kw_only=True):
 
 
 class Breakable(Protocol):
-    """A server that one can break: `infra.embedded.server.Server`, `filemill.lab.composed.ComposedServer`."""
+    """A server that faults can break: an embedded `Server` or a `filemill.lab.composed.ComposedServer`."""
 
     @property
     def name(self) -> str:

@@ -11,12 +11,12 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.operations import unfinished_runs
 from filemill.adapters.postgres.tables import OutboxRow, SyncPosition
 from filemill.domain.messages import RUN, file_id_in, number_header
+from filemill.entrypoints import bootstrap
 from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
@@ -153,7 +153,7 @@ def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fa
 
     def begin(entry: Entry) -> None:
         lab.scale(0)
-        operations = Operations(lab.settings, lab.engine, wiring.s3_client(lab.settings))
+        operations = Operations(lab.settings, lab.engine, bootstrap.s3_client(lab.settings))
         reset = OffsetReset(lab.settings, lab.engine, lab.admin(), operations)
         wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members")
         plan = reset.plan(target)

@@ -24,10 +24,10 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from filemill.lab import backward
 from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
 from filemill.lab.clock import FakeClock
@@ -37,10 +37,10 @@ from filemill.lab.journal import FAULT, Entry, Journal
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
 from filemill.services.setup import prepare
-from infra.embedded.home import remove_home
-from infra.embedded.ports import LOOPBACK
-from infra.embedded.supervisor import Supervisor
-from infra.embedded.workers import WorkerSpec
+from filemill_infra.embedded.home import remove_home
+from filemill_infra.embedded.ports import LOOPBACK
+from filemill_infra.embedded.processes.workers import WorkerSpec
+from filemill_infra.embedded.supervisor import Supervisor
 
 PROCESSOR = "processor"
 # A processor whose clock the lab can move.
@@ -172,7 +172,7 @@ class Lab(Bench):
             }
         )
         prepare(settings, patience_seconds=PREPARE_SECONDS)
-        engine = wiring.create_engine(settings.as_owner(), "lab")
+        engine = bootstrap.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
         backward.install(engine)
         door = self.supervisor.door() if isinstance(self.supervisor, ComposedStack) else (LOOPBACK, LOOPBACK)

@@ -1,7 +1,7 @@
 """Orders for a running embedded stack, from another process of the same user: scale, stop, kill workers; faults.
 
-The supervisor listens on a socket in a folder that only its user can enter (`infra.embedded.control`); its address is
-in the state file. One line of JSON each way.
+The supervisor listens on a socket in a folder that only its user can enter (`filemill_infra.embedded.control`). Its
+address is in the state file. One line of JSON each way.
 """
 
 import socket

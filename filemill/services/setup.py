@@ -7,7 +7,6 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.connection import libpq_parameters
 from filemill.adapters.postgres.migrate import migrate_schema
@@ -16,6 +15,7 @@ from filemill.adapters.postgres.topics import register
 from filemill.adapters.s3.admin import create_bucket
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 
 log = structlog.get_logger("setup")
 
@@ -31,7 +31,7 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
     if settings.database_superuser_user:
         _patiently(lambda: make_roles(settings), deadline)
     _patiently(lambda: migrate_schema(settings), deadline)
-    engine = wiring.create_engine(settings, "setup")
+    engine = bootstrap.create_engine(settings, "setup")
     try:
         _patiently(lambda: _note_topics(settings, engine), deadline)
     finally:

@@ -14,7 +14,7 @@ from benchmarks import backlog, growth, limits, proofs
 from benchmarks.arm import Arm, chosen
 from benchmarks.proofs import Unproven
 from benchmarks.servers import World, fresh_world
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.servers import Servers
 
 FILES = 40

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from filemill import wiring
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
 from filemill.domain.files import to_milliseconds
+from filemill.entrypoints import bootstrap
 from filemill.lab.journal import read_entries
 from filemill.runtime.stack_state import FAULTS_FILE
 from tests.acceptance.command import Stack, create, stack_in, wait_for_file
@@ -115,7 +115,7 @@ def _charts_with_bars(page: Page, wanted: int) -> bool:
 
 
 def test_dead_letters_are_sent_through_once_more(page: Page, stack: Stack, settings: Settings) -> None:
-    engine = wiring.create_engine(settings, "test")
+    engine = bootstrap.create_engine(settings, "test")
     rows = [{"title": f"dies {number}", "created_at": to_milliseconds(datetime.now(UTC))} for number in range(2)]
     with engine.begin() as connection:
         ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from filemill import wiring
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 
 REFRESH_MILLISECONDS = 2000
 DONE_MILLISECONDS = 60_000
@@ -59,7 +59,7 @@ def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, world: Set
         row.get_by_role("link", name="Download").click()
     download = waiting.value
     key = download.suggested_filename
-    stored = wiring.s3_client(world).get_object(Bucket=world.s3_bucket, Key=key)["Body"].read()
+    stored = bootstrap.s3_client(world).get_object(Bucket=world.s3_bucket, Key=key)["Body"].read()
     assert Path(download.path()).read_bytes() == stored
     assert b"Title: A file for the browser\nDescription: two\nlines\n" in stored
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.compose import FILES, HA_FILES
+from filemill_infra.compose import FILES, HA_FILES
 from tests.compose.stack import Stack, composed
 from tests.containers.engine import Engine, NoEngine, refuse
 from tests.containers.images import filemill_image, server_images

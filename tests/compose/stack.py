@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 
-from filemill import wiring
 from filemill.config.connection_environment import settings_in
 from filemill.config.settings import Settings, load
-from infra.compose import Compose, ComposeError, Container
+from filemill.entrypoints import bootstrap
+from filemill_infra.compose import Compose, ComposeError, Container
 from tests.integration.processes import Crew, wait_until
 from tests.integration.world import World
 
@@ -116,7 +116,7 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
     try:
         compose.up(timeout=UP_SECONDS)
         seen = _settings_of(compose)
-        engine = wiring.create_engine(seen, "test")
+        engine = bootstrap.create_engine(seen, "test")
         with Crew(seen, folder, lambda _pid: None) as crew, contextlib.closing(World(seen, engine, crew)) as world:
             try:
                 yield Stack(compose, world, ports)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.compose import CHECKOUT, FILES, HA_FILES
-from infra.compose_secrets import VOLUMES
+from filemill_infra.compose import CHECKOUT, FILES, HA_FILES
+from filemill_infra.compose_secrets import VOLUMES
 from tests.containers import images
 from tests.containers.engine import Engine
 

@@ -6,7 +6,7 @@ import pytest
 
 from filemill.lab import Lab, StackParameters, Step, faults, measures
 from filemill.lab.notebooks import execute
-from infra.compose import CHECKOUT
+from filemill_infra.compose import CHECKOUT
 
 
 @pytest.fixture(autouse=True)

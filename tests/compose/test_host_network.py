@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from infra.compose import CHECKOUT
+from filemill_infra.compose import CHECKOUT
 
 # In the new network: a rule of somebody else's, then what dockerd 20 adds, and how all of it looks afterwards.
 SCRIPT = """

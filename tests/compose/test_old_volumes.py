@@ -12,7 +12,7 @@ from filemill.config.connection_environment import settings_in
 from filemill.config.settings import load
 from filemill.lab.database import connected
 from filemill.services.setup import make_roles
-from infra.compose import Compose, ComposeError
+from filemill_infra.compose import Compose, ComposeError
 from tests.compose.stack import SETTLE_SECONDS, own_settings
 from tests.containers import images
 from tests.containers.engine import Engine

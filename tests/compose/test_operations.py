@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.compose import CHECKOUT, Compose
+from filemill_infra.compose import CHECKOUT, Compose
 from tests.compose.stack import own_settings
 
 PROJECT = "filemill-reader"

@@ -8,7 +8,7 @@ import httpx
 import psycopg
 import pytest
 
-from infra.compose import Container
+from filemill_infra.compose import Container
 from tests.compose.stack import SETTLE_SECONDS, Stack
 from tests.integration.processes import wait_until
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.guard import Guard
-from infra.embedded.jars import default_cache
+from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.servers.jars import default_cache
 from tests.containers import host_network
 
 # The first Debian that has Compose v2 as a package.

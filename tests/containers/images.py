@@ -17,8 +17,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.compose import CHECKOUT
-from infra.embedded.jars import default_cache, installed_jars
+from filemill_infra.compose import CHECKOUT
+from filemill_infra.embedded.servers.jars import default_cache, installed_jars
 from tests.containers.engine import Engine, NoEngine
 
 KAFKA = "apache/kafka:4.4.0"

@@ -19,12 +19,12 @@ import msgspec
 
 from filemill.config.settings import load
 from filemill.services.setup import prepare
-from infra.compose import Compose
-from infra.compose_secrets import VOLUMES, draw
-from infra.embedded.credentials import Credentials, credentials_of
-from infra.embedded.guard import Guard
-from infra.embedded.postgres import DATABASE, OWNER, READER, USER
-from infra.superuser import SUPERUSER
+from filemill_infra.compose import Compose
+from filemill_infra.compose_secrets import VOLUMES, draw
+from filemill_infra.embedded.credentials import Credentials, credentials_of
+from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.servers.postgres import DATABASE, OWNER, READER, USER
+from filemill_infra.superuser import SUPERUSER
 from tests.containers.engine import Engine
 from tests.containers.images import server_images
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
 from tests.servers import Servers, new_world
 
@@ -20,7 +20,7 @@ def contract_world(servers: Servers) -> Settings:
 @pytest.fixture(scope="session")
 def contract_engine(contract_world: Settings) -> Iterator[sa.Engine]:
     """A pool on its database."""
-    engine = wiring.create_engine(contract_world.as_owner(), "contract")
+    engine = bootstrap.create_engine(contract_world.as_owner(), "contract")
     yield engine
     engine.dispose()
 

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.outbox import PostgresOutbox, submit, submit_many
 from filemill.adapters.postgres.tables import File
@@ -14,6 +13,7 @@ from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.messages import valid_traceparent
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from filemill.ports import Claimed, NotLeader, Outbox, Published, TopicIdentity
 from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
@@ -296,7 +296,7 @@ def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
 
 def test_a_pool_without_a_free_connection_is_unavailable(contract_world: Settings) -> None:
     crowded = contract_world.model_copy(update={"database_pool_size": 1, "server_timeout_seconds": 0.2})
-    engine = wiring.create_engine(crowded, "contract")
+    engine = bootstrap.create_engine(crowded, "contract")
     try:
         lease = PostgresLease(engine, "relay", "a", LEASE_SECONDS)
         with engine.connect():  # a page that takes its time

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import services as services_module
-from dashboard.server import HERE
-from dashboard.services import Services
-from filemill import wiring
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
+from filemill_dashboard.server import HERE
+from filemill_dashboard.state import services as services_module
+from filemill_dashboard.state.services import Services
 
 # A page is drawn within milliseconds; a machine that is busy with other tests needs more.
+# A page whose file is not named as its path in the URL.
+PAGE_FILES = {"letters": "dead_letters"}
 PAGE_SECONDS = 30
 
 
@@ -90,7 +92,7 @@ def open_page() -> Iterator[OpenPage]:
     with contextlib.ExitStack() as stack:
 
         def open_(settings: Settings, name: str = "files", **url: str) -> Page:
-            engine = wiring.create_engine(settings, "page")
+            engine = bootstrap.create_engine(settings, "page")
             stack.callback(engine.dispose)
             services_module.install(Services(settings, engine))
             app = AppTest.from_file(HERE / "app.py", default_timeout=PAGE_SECONDS)
@@ -98,7 +100,7 @@ def open_page() -> Iterator[OpenPage]:
                 app.query_params[parameter] = value
             page = Page(app).run()
             if name != "files":
-                app.switch_page(f"app_pages/{name}.py")
+                app.switch_page(f"app_pages/{PAGE_FILES.get(name, name)}.py")
                 for parameter, value in url.items():
                     app.query_params[parameter] = value
                 page.run()

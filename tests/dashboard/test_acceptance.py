@@ -8,14 +8,14 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from dashboard.acceptance import Acceptance
-from dashboard.api_threads import Threads
-from dashboard.services import Services
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.domain.retry import Unavailable
 from filemill.queries.files import FileRow
+from filemill_dashboard.rest.batching import Acceptance
+from filemill_dashboard.rest.threads import Threads
+from filemill_dashboard.state.services import Services
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

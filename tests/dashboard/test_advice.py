@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dashboard.advice import advise, shares, trend
 from filemill.domain.stalls import Reason, StalledPartition
 from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
+from filemill_dashboard.views.advice import advise, shares, trend
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)

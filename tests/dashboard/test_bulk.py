@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
-from dashboard import data as data_module
-from dashboard.jobs import Busy, Job, Jobs, JobView
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
+from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state.jobs import Busy, Job, Jobs, JobView
 from tests.dashboard.conftest import OpenPage
 from tests.integration.rest import Rest, serving
 
@@ -96,7 +96,7 @@ def test_the_form_asks_for_many_files_which_are_numbered(
     page.press("Create file")
     page.run()
     assert wait_for(data_module.current().jobs).done == 1203
-    assert page.run().shown("job", "job")["name"] == "Create 1,203 files"
+    assert page.run().shown("job_progress", "job")["name"] == "Create 1,203 files"
     assert page.app.number_input(key="new_count").value == 1
     with engine.connect() as connection:
         titles = set(connection.execute(sa.select(File.title)).scalars())

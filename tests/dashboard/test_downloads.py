@@ -6,7 +6,7 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.downloads import attachment
+from filemill_dashboard.state.downloads import attachment
 
 
 def test_a_key_of_ours_is_the_name() -> None:

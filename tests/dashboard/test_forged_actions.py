@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from dashboard import crew
-from dashboard.components import bars, file_table, grid, plain_tiles
-from dashboard.components.grid import Act, Column, Row
-from dashboard.components.plain_tiles import Tile
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
 from filemill.runtime.supervisor_client import OrderRefused, StackAnswer, StackOrder
+from filemill_dashboard.components import bars, file_table, grid, tiles_filter
+from filemill_dashboard.components.grid import Act, Column, Row
+from filemill_dashboard.components.tiles_filter import Tile
+from filemill_dashboard.state import worker_pool
 
 PROCESS = ProcessRef(pid=1, created=0.0)
 
@@ -21,7 +21,7 @@ class Browser:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.callbacks: dict[str, Any] = {}
         self._state: dict[str, SimpleNamespace] = {}
-        for module in (grid, plain_tiles, bars, file_table):
+        for module in (grid, tiles_filter, bars, file_table):
             monkeypatch.setattr(module, "component", lambda _name: self._mount)
             monkeypatch.setattr(module, "st", SimpleNamespace(session_state=self._state))
 
@@ -76,7 +76,7 @@ def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) ->
 
 def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
     heard: list[str] = []
-    plain_tiles.plain_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", old=False, on_choice=heard.append)
+    tiles_filter.plain_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", old=False, on_choice=heard.append)
     bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
     for value in ("x", ["a"], {"a": 1}, 7):
         browser.send("tiles", "status", value)
@@ -121,12 +121,12 @@ def test_a_page_may_stop_kill_and_scale_file_processors_only(
         given.append(order)
         return StackAnswer()
 
-    monkeypatch.setattr(crew, "give", give)
+    monkeypatch.setattr(worker_pool, "give", give)
     with pytest.raises(OrderRefused):
-        crew.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+        worker_pool.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
     assert given == []
 
 
 def test_a_processor_of_the_stack_may_be_stopped() -> None:
-    crew.check(stack(), StackOrder("stop", worker="processor-1"))
-    crew.check(stack(), StackOrder("scale", role="processor", count=3))
+    worker_pool.check(stack(), StackOrder("stop", worker="processor-1"))
+    worker_pool.check(stack(), StackOrder("scale", role="processor", count=3))

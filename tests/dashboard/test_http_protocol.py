@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
-from dashboard import connections, http_protocol
-from dashboard.connections import Bounds, Connections, bounds_of
-from dashboard.http_protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
-from dashboard.proxies import TrustedProxies
-from dashboard.server import listen
 from filemill.config.settings import load
+from filemill_dashboard.asgi import connections, protocol
+from filemill_dashboard.asgi.connections import Bounds, Connections, bounds_of
+from filemill_dashboard.asgi.protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
+from filemill_dashboard.asgi.proxies import TrustedProxies
+from filemill_dashboard.server import listen
 from tests.integration.processes import wait_until
 
 HEADERS_SECONDS = 1.0
@@ -117,10 +117,10 @@ def running(total: int = 100, per_address: int = 100, trusted: tuple[str, ...] =
 
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", HEADERS_SECONDS)
-    monkeypatch.setattr(http_protocol, "FIRST_MESSAGE_SECONDS", HEADERS_SECONDS)
-    monkeypatch.setattr(http_protocol, "BODY_SECONDS", BODY_SECONDS)
-    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", BODY_SECONDS)
+    monkeypatch.setattr(protocol, "HEADERS_SECONDS", HEADERS_SECONDS)
+    monkeypatch.setattr(protocol, "FIRST_MESSAGE_SECONDS", HEADERS_SECONDS)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", BODY_SECONDS)
+    monkeypatch.setattr(protocol, "STALLED_SECONDS", BODY_SECONDS)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_body_that_does_not_end_is_timed_out(head: bytes, server: Running) -> 
 
 
 def test_a_body_that_makes_progress_may_take_longer(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "BODY_BYTES_PER_SECOND", 100)
+    monkeypatch.setattr(protocol, "BODY_BYTES_PER_SECOND", 100)
     with server.connect(b"POST / HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Length: 4000\r\n\r\n") as client:
         for _ in range(8):
             client.sendall(b"x" * 500)

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from dashboard.components.lag_chart import LINES_MAX, figure_of
 from filemill.queries.group import LagHistory
+from filemill_dashboard.components.lag_chart import LINES_MAX, figure_of
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PERIOD = timedelta(minutes=5)

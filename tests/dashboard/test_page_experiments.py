@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dashboard import data as data_module
-from dashboard import faults
-from dashboard.components.marks import marks_of
 from filemill.adapters.postgres.operations import record
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
@@ -17,7 +14,10 @@ from filemill.lab.journal import Journal
 from filemill.queries.history import Act
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import StackOrder
-from infra.embedded.control import Control
+from filemill.services import faults
+from filemill_dashboard.components.chart_marks import marks_of
+from filemill_dashboard.state import data as data_module
+from filemill_infra.embedded.control import Control
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.runs import planted
 
@@ -160,7 +160,7 @@ def breaker(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path)
     control = Control(breaker)
     control.open()
     stack = stack_of(tmp_path, control.address, settings)
-    monkeypatch.setattr("dashboard.services.running_stack", lambda _home: stack)
+    monkeypatch.setattr("filemill_dashboard.state.services.running_stack", lambda _home: stack)
     yield breaker
     control.close()
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill.entrypoints import bootstrap
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 
@@ -40,7 +40,7 @@ def test_a_completed_file_shows_its_way_and_its_content(
 ) -> None:
     file_id = accept(engine, "<b>title</b>")
     key = f"file-{file_id}-1.txt"
-    wiring.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body="inhalt \xfc".encode("latin-1"))
+    bootstrap.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body="inhalt \xfc".encode("latin-1"))
     now = sa.func.now()
     change(
         engine,
@@ -55,7 +55,7 @@ def test_a_completed_file_shows_its_way_and_its_content(
     page = open_page(settings, "file", id=str(file_id))
     assert page.shown("file_head", "head")["title"] == "<b>title</b>"
     assert page.shown("file_head", "head")["download"] == f"/api/files/{file_id}/download"
-    assert [node["here"] for node in page.shown("machine", "machine")["ends"]] == [True, False, False]
+    assert [node["here"] for node in page.shown("state_diagram", "machine")["ends"]] == [True, False, False]
     assert [step["what"] for step in page.shown("timeline", "timeline")["steps"]] == [
         "Accepted",
         "Taken by a worker",
@@ -79,7 +79,7 @@ def test_a_waiting_file_says_why_and_can_be_cancelled_and_retried(
     assert press(page, "cancel")["what"] == "Cancelled"
     assert page.notices("why") == []
     assert press(page, "retry")["what"] == "Retried"
-    assert page.shown("machine", "machine")["again"] == "run 2"
+    assert page.shown("state_diagram", "machine")["again"] == "run 2"
     assert "Retried: a new run" in [step["what"] for step in page.shown("timeline", "timeline")["steps"]]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dashboard import services
 from filemill.adapters.postgres.connection import in_transaction
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File
@@ -15,6 +14,7 @@ from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
 from filemill.queries.files import get_file
+from filemill_dashboard.state import services
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 HOSTILE = [

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dashboard import data as data_module
-from dashboard.payload import one_line, pretty
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill_dashboard.state import data as data_module
+from filemill_dashboard.views.payload import one_line, pretty
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.dashboard.test_bulk import wait_for
 from tests.integration import topics

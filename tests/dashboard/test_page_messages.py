@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dashboard.message_export import as_json_lines
 from filemill.adapters.kafka.topic_browser import Browsed
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
+from filemill_dashboard.views.message_export import as_json_lines
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
 

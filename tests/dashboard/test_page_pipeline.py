@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dashboard import data as data_module
-from dashboard.jobs import JobView
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.operations import record
@@ -30,6 +28,8 @@ from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.ports import HeardEvent
+from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state.jobs import JobView
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
 from tests.integration.processes import wait_until

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dashboard.readings import Shared
 from filemill.domain.retry import Unavailable
+from filemill_dashboard.state.cache import Shared
 
 TTL = 1.0
 

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dashboard.components.marks import describe, marks_of
-from dashboard.rebalances import Band, bands, moves
 from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.queries.history import Act, Ownership, Told
+from filemill_dashboard.components.chart_marks import describe, marks_of
+from filemill_dashboard.views.rebalances import Band, bands, moves
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from dashboard.request_gate import Gate
 from filemill.config.settings import Settings, load
+from filemill_dashboard.asgi.request_gate import Gate
 
 OURS = "127.0.0.1:8501"
 Headers = list[tuple[bytes, bytes]]

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from dashboard import server
-from dashboard.server import CannotListen, listen, url_of
 from filemill.config.settings import load
+from filemill_dashboard import server
+from filemill_dashboard.server import CannotListen, listen, url_of
 
 
 def test_port_0_is_the_systems_choice() -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from dashboard.story import machine, timeline
-from dashboard.waiting import request_is_gone, why_waiting
 from filemill.domain.files import Status
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
 from filemill.queries.file_timeline import Done, FileStory, Published, Waiting
@@ -22,6 +20,8 @@ from filemill.queries.group import (
     PartitionLag,
 )
 from filemill.queries.workers import WorkerView
+from filemill_dashboard.views.file_timeline import machine, timeline
+from filemill_dashboard.views.waiting import request_is_gone, why_waiting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

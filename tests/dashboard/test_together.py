@@ -7,7 +7,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from dashboard.together import PACE_SECONDS, Together
+from filemill_dashboard.asgi.coalescing import PACE_SECONDS, Together
 
 Ask = Callable[..., Awaitable[bytes]]
 

@@ -10,15 +10,15 @@ import httpx
 import sqlalchemy as sa
 import uvicorn
 
-from dashboard.api import build_api
-from dashboard.health import check_all
-from dashboard.request_gate import Gate
-from dashboard.response_headers import ResponseHeaders
-from dashboard.server import listen
-from dashboard.services import Services
-from filemill import wiring
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
+from filemill_dashboard.asgi.request_gate import Gate
+from filemill_dashboard.asgi.response_headers import ResponseHeaders
+from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.server import listen
+from filemill_dashboard.state.health import check_all
+from filemill_dashboard.state.services import Services
 
 START_SECONDS = 30
 
@@ -58,7 +58,7 @@ class Rest:
 def serving(settings: Settings) -> Iterator[Rest]:
     """Serve REST on what the settings name."""
     relay = WakeCounter()
-    engine = wiring.create_engine(settings, "rest")
+    engine = bootstrap.create_engine(settings, "rest")
     services = Services(settings, engine, relay)
     with ThreadPoolExecutor(6) as probes, listen("127.0.0.1", 0) as listener:
         app = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.processing.assembly import Processor
-from filemill.processing.workshop import Workshop
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.processor import Processor
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations
+from filemill_workers.file_processor.executor import Workshop
 from tests.integration.processes import wait_until
 from tests.integration.world import World
 
@@ -40,7 +40,7 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     (member,) = world.start("processor", processing_seconds=FOR_EVER)
     (file_id,) = ids = world.submit(1)
     world.wait_for(ids, "processing")
-    operations = Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    operations = Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
     assert operations.cancel(ids, "test").done == ids
     world.wait_for(ids, "cancelled")
     wait_until(lambda: committed(world) == 1, 30, "the cancelled record is committed")

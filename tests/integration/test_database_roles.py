@@ -4,12 +4,12 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from filemill import wiring
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from filemill.services.setup import prepare
-from infra.embedded.credentials import credentials_of
-from infra.superuser import SUPERUSER
+from filemill_infra.embedded.credentials import credentials_of
+from filemill_infra.superuser import SUPERUSER
 from tests.servers import superuser
 
 
@@ -65,7 +65,7 @@ def test_a_superusers_wrong_password_is_a_sentence_without_the_password(fresh: S
 
 
 def _may(settings: Settings, statement: str) -> bool:
-    engine = wiring.create_engine(settings, "roles")
+    engine = bootstrap.create_engine(settings, "roles")
     try:
         with engine.connect() as connection:
             connection.execute(sa.text(statement))

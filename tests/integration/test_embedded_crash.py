@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from filemill.runtime.stack_state import read_state, running_stack
-from infra.embedded.down import down
-from infra.embedded.home import remove_home
-from infra.embedded.processes import ended, marked
-from infra.embedded.supervisor import SERVERS
+from filemill_infra.embedded.down import down
+from filemill_infra.embedded.home import remove_home
+from filemill_infra.embedded.processes.signals import ended, marked
+from filemill_infra.embedded.supervisor import SERVERS
 from tests.integration.test_embedded_supervisor import eventually, references
 
 # Run as a program of its own, to be killed.
@@ -24,8 +24,8 @@ STACK = """
 import sys
 import time
 from pathlib import Path
-from infra.embedded.supervisor import SERVERS, Supervisor
-from infra.embedded.workers import WorkerSpec
+from filemill_infra.embedded.supervisor import SERVERS, Supervisor
+from filemill_infra.embedded.processes.workers import WorkerSpec
 
 def prepare(_settings):
     print("prepare", flush=True)
@@ -62,7 +62,7 @@ def _is_watchdog(process: psutil.Process, home: Path) -> bool:
     command = [""]
     with contextlib.suppress(psutil.NoSuchProcess):
         command = process.cmdline() or command  # a zombie has none
-    return "infra.embedded.watchdog" in command and command[-1].endswith(f":{home}")
+    return "filemill_infra.embedded.processes.watchdog" in command and command[-1].endswith(f":{home}")
 
 
 def _watchdogs(supervisor: int, home: Path) -> list[psutil.Process]:

@@ -12,8 +12,8 @@ import pytest
 from filemill.lab.journal import Entry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, running_stack
 from filemill.runtime.supervisor_client import OrderRefused, StackOrder, give
-from infra.embedded.supervisor import Supervisor
-from infra.embedded.workers import WorkerSpec
+from filemill_infra.embedded.processes.workers import WorkerSpec
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.integration.processes import wait_until
 
 LASTS = 1.5

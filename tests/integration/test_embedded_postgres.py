@@ -13,13 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from infra.embedded import postgres_place
-from infra.embedded.commands import run_tool
-from infra.embedded.credentials import CREDENTIALS_FILE
-from infra.embedded.errors import StartError
-from infra.embedded.home import HomeLock, prepare_home, remove_home
-from infra.embedded.postgres import Postgres
-from infra.superuser import SUPERUSER
+from filemill_infra.embedded.credentials import CREDENTIALS_FILE
+from filemill_infra.embedded.errors import StartError
+from filemill_infra.embedded.home import HomeLock, prepare_home, remove_home
+from filemill_infra.embedded.processes.commands import run_tool
+from filemill_infra.embedded.servers import postgres_folders
+from filemill_infra.embedded.servers.postgres import Postgres
+from filemill_infra.superuser import SUPERUSER
 from tests.integration.test_embedded_servers import make_servers, running_postgres, sql, surroundings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
@@ -51,7 +51,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def test_an_interrupted_initdb_is_made_good(home: Path) -> None:
-    folder = postgres_place.find_place(home / "postgres").folder
+    folder = postgres_folders.find_place(home / "postgres").folder
     (folder / "data").mkdir()
     (folder / "data.new").mkdir()
     (folder / "data.new" / "PG_VERSION").write_text("18")
@@ -72,7 +72,7 @@ def test_a_live_server_of_a_crashed_parent_is_replaced(used_home: Path) -> None:
 
 def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> None:
     with running_postgres(used_home) as server:
-        data = postgres_place.find_place(used_home / "postgres").data
+        data = postgres_folders.find_place(used_home / "postgres").data
         lines = (data / "postmaster.pid").read_text().splitlines()
         server.kill()
         other = subprocess.Popen(["sleep", "60"], user=data.stat().st_uid if os.geteuid() == 0 else None)
@@ -91,7 +91,7 @@ def _run(server: Postgres, program: str, *arguments: str, stdin: bytes = b"") ->
 def _make_as_an_earlier_version(home: Path) -> None:
     """Data whose superuser is the application's role with the published password, as homes had it before roles."""
     server = Postgres(surroundings(home))
-    place = server._place = postgres_place.find_place(home / "postgres")
+    place = server._place = postgres_folders.find_place(home / "postgres")
     place.make_folder(place.data)
     _run(server, "initdb", "-D", str(place.data), "-U", "fileuser", "--auth=reject", "--encoding=UTF8", "--locale=C")
     first = b"ALTER ROLE fileuser PASSWORD 'filepass';\nCREATE DATABASE filedb;\n"
@@ -146,7 +146,7 @@ def test_no_role_of_a_client_runs_programs_or_reads_files(used_home: Path, role:
 
 
 def test_data_of_another_major_version_is_refused(home: Path) -> None:
-    data = postgres_place.find_place(home / "postgres").data
+    data = postgres_folders.find_place(home / "postgres").data
     data.mkdir()
     (data / "PG_VERSION").write_text("17\n")
     [server] = make_servers(home, Postgres)
@@ -161,10 +161,10 @@ def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tm
     home = prepare_home(closed / "home")
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
-        outside = postgres_place.outside_folder(home / "postgres")
+        outside = postgres_folders.outside_folder(home / "postgres")
         assert outside is not None
-        assert outside.parent == postgres_place.OUTSIDE
-        assert (outside / postgres_place.OWNER_FILE).read_text() == str(home)
+        assert outside.parent == postgres_folders.OUTSIDE
+        assert (outside / postgres_folders.OWNER_FILE).read_text() == str(home)
     assert closed.stat().st_mode & 0o777 == 0o700
     remove_home(home)
     assert not outside.exists()
@@ -192,7 +192,7 @@ def test_data_in_a_home_that_was_open_moves_out_when_the_home_is_closed(open_fol
 @pytest.mark.parametrize("step", ["renamed", "linked", "copying", "moved"])
 def test_an_interrupted_move_of_the_data_is_finished(open_folder: Path, tmp_path: Path, step: str) -> None:
     link, folder = tmp_path / "postgres", open_folder / "folder"
-    inside, account = tmp_path / "postgres.moved", postgres_place._account(tmp_path / "none")
+    inside, account = tmp_path / "postgres.moved", postgres_folders._account(tmp_path / "none")
     inside.mkdir()
     folder.mkdir()
     held = (folder if step == "moved" else inside) / "data"
@@ -202,7 +202,7 @@ def test_an_interrupted_move_of_the_data_is_finished(open_folder: Path, tmp_path
         (folder / "data.moved").mkdir()
     if step != "renamed":
         link.symlink_to(folder)
-    postgres_place._resume_move(link, account)
+    postgres_folders._resume_move(link, account)
     assert (link / "data" / "PG_VERSION").read_text() == "18"
     assert not inside.exists()
 
@@ -211,11 +211,11 @@ def test_an_interrupted_move_of_the_data_is_finished(open_folder: Path, tmp_path
 def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
-    package = postgres_place._package()
+    package = postgres_folders._package()
     shutil.copytree(package / "pginstall", hidden / package.name / "pginstall", symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
-    monkeypatch.setattr(postgres_place, "_package", lambda: hidden / package.name)
-    place = postgres_place.find_place(home / "postgres")
+    monkeypatch.setattr(postgres_folders, "_package", lambda: hidden / package.name)
+    place = postgres_folders.find_place(home / "postgres")
     assert place.programs.is_relative_to(place.folder)
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
@@ -223,13 +223,13 @@ def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, mo
 
 @as_root
 def test_data_of_throw_away_homes_that_are_gone_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_place, "OUTSIDE", tmp_path / "outside")
+    monkeypatch.setattr(postgres_folders, "OUTSIDE", tmp_path / "outside")
     for name, home, hours in (("new", tmp_path / "a", 0), ("old", tmp_path / "b", 2), ("moved", Path("/srv/c"), 2)):
-        owner = tmp_path / "outside" / name / postgres_place.OWNER_FILE
+        owner = tmp_path / "outside" / name / postgres_folders.OWNER_FILE
         owner.parent.mkdir(parents=True)
         owner.write_text(str(home))
         os.utime(owner, (time.time() - hours * 3600,) * 2)
-    postgres_place._clear_abandoned()
+    postgres_folders._clear_abandoned()
     assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["moved", "new"]
 
 
@@ -254,4 +254,4 @@ def test_the_account_of_existing_data_is_kept(tmp_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     (tmp_path / "data").mkdir()
     os.chown(tmp_path / "data", nobody.pw_uid, nobody.pw_gid)
-    assert postgres_place._account(tmp_path / "data").user == nobody.pw_uid
+    assert postgres_folders._account(tmp_path / "data").user == nobody.pw_uid

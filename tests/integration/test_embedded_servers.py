@@ -20,16 +20,16 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from infra.embedded import kafka_config
-from infra.embedded.commands import Surroundings
-from infra.embedded.guard import Guard
-from infra.embedded.home import prepare_home, remove_home
-from infra.embedded.kafka import Kafka
-from infra.embedded.ports import LOOPBACK, PortBook
-from infra.embedded.postgres import Postgres
-from infra.embedded.seaweed import SeaweedFS
-from infra.embedded.server import Server
-from infra.embedded.servers import Servers
+from filemill_infra.embedded.home import prepare_home, remove_home
+from filemill_infra.embedded.ports import LOOPBACK, PortBook
+from filemill_infra.embedded.processes.commands import Surroundings
+from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.servers import kafka_config
+from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.kafka import Kafka
+from filemill_infra.embedded.servers.postgres import Postgres
+from filemill_infra.embedded.servers.seaweed import SeaweedFS
+from filemill_infra.embedded.servers.server import Server
 
 SERVERS = ("kafka", "postgres", "s3")
 

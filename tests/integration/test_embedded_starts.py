@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
-from infra.embedded import postgres_place
-from infra.embedded.errors import CancelledError, HomeError, PortTakenError, StartError
-from infra.embedded.home import prepare_home, remove_home
-from infra.embedded.kafka import Kafka
-from infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook
-from infra.embedded.postgres import Postgres
-from infra.embedded.seaweed import SeaweedFS
-from infra.embedded.server import Server
-from infra.embedded.servers import Servers
+from filemill_infra.embedded.errors import CancelledError, HomeError, PortTakenError, StartError
+from filemill_infra.embedded.home import prepare_home, remove_home
+from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook
+from filemill_infra.embedded.servers import postgres_folders
+from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.kafka import Kafka
+from filemill_infra.embedded.servers.postgres import Postgres
+from filemill_infra.embedded.servers.seaweed import SeaweedFS
+from filemill_infra.embedded.servers.server import Server
 from tests.integration.test_embedded_servers import ANSWERS, eventually, make_servers, running_postgres, surroundings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
@@ -135,7 +135,7 @@ def test_a_start_given_up_at_any_moment_can_be_repeated(
 def test_a_server_that_cannot_start_shows_why(home: Path) -> None:
     with running_postgres(home) as server:
         server.stop()
-        (postgres_place.find_place(home / "postgres").data / "global" / "pg_control").unlink()
+        (postgres_folders.find_place(home / "postgres").data / "global" / "pg_control").unlink()
         with pytest.raises(StartError, match="ended while it was starting") as caught:
             server.start()
         assert any("pg_control" in line for line in caught.value.log)

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
-from infra.embedded.down import down
-from infra.embedded.errors import HomeInUseError
-from infra.embedded.home import remove_home
-from infra.embedded.processes import ended, marked
-from infra.embedded.supervisor import Supervisor
-from infra.embedded.workers import Event, WorkerSpec
+from filemill_infra.embedded.down import down
+from filemill_infra.embedded.errors import HomeInUseError
+from filemill_infra.embedded.home import remove_home
+from filemill_infra.embedded.processes.signals import ended, marked
+from filemill_infra.embedded.processes.workers import Event, WorkerSpec
+from filemill_infra.embedded.supervisor import Supervisor
 
 SLEEP = (sys.executable, "-c", "import time; print('{id} runs', flush=True); time.sleep(600)")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from filemill import wiring
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka import reader
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import messages_to_end, read_topic
 from filemill.adapters.kafka.topic_browser import Look, browse
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
+from filemill.entrypoints import bootstrap
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations
 from tests.integration import topics
@@ -85,7 +85,7 @@ def test_every_reader_gets_past_a_marker_at_once(world: World) -> None:
         publish_in_a_transaction(settings, topic, 0, [encode(one) for one in requests])
     began = time.monotonic()
     world.verify()
-    operations = Operations(settings, world.engine, wiring.s3_client(settings))
+    operations = Operations(settings, world.engine, bootstrap.s3_client(settings))
     plan = OffsetReset(settings, world.engine, admin, operations).plan(Target("latest"))
     look = Look(settings.topic_create, None, None, "", 10)
     view = browse(settings, admin.offsets(None, settings.topic_create), look)

@@ -7,7 +7,7 @@ from pathlib import Path
 from filemill.config.settings import as_environment
 from filemill.domain.content import sha256_hex
 from filemill.domain.messages import FileCreated, decode
-from filemill.wiring import s3_client
+from filemill.entrypoints.bootstrap import s3_client
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.tables import File, WorkerEventRow
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition
+from filemill.entrypoints import bootstrap
 from filemill.queries.workers import list_workers
 from filemill.services.operations import Operations
 from tests.integration import topics
@@ -34,7 +34,7 @@ def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def operations(world: World) -> Operations:
-    return Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    return Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
 
 
 def forge(world: World, **fields: object) -> None:
@@ -116,7 +116,7 @@ def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and
 
 def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: World) -> None:
     (request,) = running.insert(1)
-    client, bucket = wiring.s3_client(running.settings), running.settings.s3_bucket
+    client, bucket = bootstrap.s3_client(running.settings), running.settings.s3_bucket
     key = object_key(request.file_id, request.timestamp)
     metadata = {"sha256": sha256_hex(render(request.title, request.description, request.timestamp))}
     client.put_object(Bucket=bucket, Key=key, Body=b"forged", Metadata=metadata)
@@ -133,7 +133,7 @@ def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_de
 
 
 def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along(running: World) -> None:
-    client, bucket = wiring.s3_client(running.settings), running.settings.s3_bucket
+    client, bucket = bootstrap.s3_client(running.settings), running.settings.s3_bucket
     client.put_object(Bucket=bucket, Key="made/by-hand.txt", Body=b"foreign")
     first, second = keep(running, 2)
     answer = {"fileId": first, "s3Location": "made/by-hand.txt", "status": "completed", "timestamp": NOW}

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
+from filemill.entrypoints import bootstrap
 from filemill.queries.group import Overview, overview
 from filemill.services.operations import Operations
 from filemill.verification.report import Report
@@ -49,7 +49,7 @@ def remove_all(world: World, topic: str) -> None:
 
 
 def operations(world: World) -> Operations:
-    return Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    return Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
 
 
 def seen(report: Report) -> dict[str, list[int]]:

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.group import GroupMember
 from filemill.adapters.postgres.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from filemill.queries.outbox import outbox_history
 from tests.integration.processes import wait_until
 from tests.integration.world import World
@@ -57,7 +57,7 @@ def test_samples_say_what_the_broker_says(world: World) -> None:
 def test_the_outbox_is_sampled_also_while_kafka_is_away(world: World) -> None:
     world.submit(4)
     nowhere = world.settings.model_copy(update={"kafka_broker": "127.0.0.1:1", "server_timeout_seconds": 0.5})
-    monitor = wiring.monitor(nowhere, world.engine)
+    monitor = bootstrap.monitor(nowhere, world.engine)
     for _ in range(2):
         with pytest.raises(Unavailable):
             monitor.sample()
@@ -106,7 +106,7 @@ def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: 
 def test_counts_are_folded_up_and_stay_right(world: World) -> None:
     for _ in range(5):
         world.submit(2)
-    monitor = wiring.monitor(world.settings, world.engine)
+    monitor = bootstrap.monitor(world.settings, world.engine)
     stop = threading.Event()
     thread = threading.Thread(target=monitor.run, args=(stop,))
     thread.start()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until

@@ -14,12 +14,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dashboard import services
 from filemill.adapters.postgres.connection import in_transaction
 from filemill.adapters.postgres.tables import File, IdempotencyKey, OutboxRow
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.idempotency import key_hash
 from filemill.domain.retry import Unavailable
+from filemill_dashboard.state import services
 from tests.integration.rest import Rest
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"

@@ -11,7 +11,7 @@ import pytest
 
 from filemill.config.settings import Settings
 from filemill.queries.group import GroupState, Lags, group_state, lags
-from infra.embedded.jars import default_cache, installed_jars
+from filemill_infra.embedded.servers.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
 from tests.integration.processes import wait_until
 from tests.integration.world import World

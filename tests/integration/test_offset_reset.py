@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.operations import offset_resets
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
+from filemill.entrypoints import bootstrap
 from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.services.operations import Operations
 from tests.integration import topics
@@ -29,7 +29,7 @@ EMPTY_SECONDS = 30.0
 
 
 def mover(world: World) -> OffsetReset:
-    operations = Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    operations = Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
     return OffsetReset(world.settings, world.engine, KafkaAdmin(world.settings), operations)
 
 

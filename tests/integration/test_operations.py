@@ -8,11 +8,11 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.worker_commands import Order
+from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import read_dead_letters
 from filemill.services import dead_letters
 from filemill.services.dead_letters import DeadLetter
@@ -27,7 +27,7 @@ WORK_SECONDS = 3.0
 
 @pytest.fixture
 def operations(world: World) -> Operations:
-    return Operations(world.settings, world.engine, wiring.s3_client(world.settings))
+    return Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
 
 
 def poison(world: World, file_id: int) -> None:

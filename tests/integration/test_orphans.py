@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from dashboard.advice import advise
-from filemill import wiring
 from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
+from filemill.entrypoints import bootstrap
 from filemill.queries.group import overview
 from filemill.services.orphans import Kind, Orphan, Orphans
+from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World
@@ -25,11 +25,11 @@ THEN = datetime(2026, 1, 4, 12, tzinfo=UTC)
 
 
 def put(settings: Settings, key: str) -> None:
-    wiring.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
+    bootstrap.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
 
 
 def keys(settings: Settings) -> set[str]:
-    found = wiring.s3_client(settings).list_objects_v2(Bucket=settings.s3_bucket)
+    found = bootstrap.s3_client(settings).list_objects_v2(Bucket=settings.s3_bucket)
     return {entry["Key"] for entry in found.get("Contents", [])}
 
 
@@ -93,7 +93,7 @@ def test_only_what_nobody_owns_is_an_orphan_and_only_keys_of_ours_are_deleted(
     for key in [*owned, orphan, beyond, "elsewhere/b"]:
         put(settings, key)
 
-    orphans = Orphans(settings, engine, wiring.s3_client(settings))
+    orphans = Orphans(settings, engine, bootstrap.s3_client(settings))
     assert {one.key: one.kind for one in orphans.find()} == {
         orphan: Kind.UNKNOWN_ID,
         beyond: Kind.ID_NOT_GIVEN,

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.connection import STATEMENT_MILLISECONDS
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from tests.acceptance.command import filemill
 from tests.integration.processes import wait_until
 from tests.integration.rest import serving
@@ -101,7 +101,7 @@ def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: Worl
     for _ in range(2 * SESSIONS):
         with pooled.engine.begin() as connection:
             assert connection.execute(shown).one() == (f"{STATEMENT_MILLISECONDS // 1000}s", "UTC")
-    plain = wiring.create_engine(pooled.settings, "plain")
+    plain = bootstrap.create_engine(pooled.settings, "plain")
     sa.event.remove(plain, "begin", next(iter(plain.dispatch.begin)))
     with plain.connect() as connection:
         assert connection.execute(shown).one()[0] == "0"
@@ -124,7 +124,7 @@ def idle_sessions(world: World, _connection: sa.Connection) -> int:
 
 def test_without_the_setting_it_is_named(pooled: World) -> None:
     unaware = pooled.settings.model_copy(update={"database_pooler": "none"})
-    engine = wiring.create_engine(unaware, "unaware")
+    engine = bootstrap.create_engine(unaware, "unaware")
     with pytest.raises(Unavailable, match="FILEMILL_DATABASE_POOLER=transaction"):
         engine.connect()
     done = filemill("files", home=pooled.settings.home, environment=as_environment(unaware))

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 import structlog.testing
 from pydantic import SecretStr
 
-from filemill import wiring
 from filemill.adapters.errors import Answer
 from filemill.adapters.postgres.connection import Undone, check_writable, in_transaction
 from filemill.adapters.postgres.errors import ROWS, Drop, Row
@@ -19,6 +18,7 @@ from filemill.adapters.postgres.outbox import submit
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.retry import Unavailable
+from filemill.entrypoints import bootstrap
 from tests.integration.rest import Rest, serving
 from tests.servers import superuser
 
@@ -28,7 +28,7 @@ _PID = sa.text("SELECT pg_backend_pid()")
 @pytest.fixture(scope="module")
 def pair(servers_settings: Settings) -> Iterator[sa.Engine]:
     """A pool whose connections a test may have dropped."""
-    engine = wiring.create_engine(servers_settings, "errors")
+    engine = bootstrap.create_engine(servers_settings, "errors")
     yield engine
     engine.dispose()
 
@@ -130,7 +130,7 @@ def test_a_server_without_a_connection_left_says_so(settings: Settings) -> None:
     with superuser(settings) as connection:
         connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'crowd' CONNECTION LIMIT 1"))
     alone = settings.model_copy(update={"database_user": user, "database_password": SecretStr("crowd")})
-    crowd = wiring.create_engine(alone, "crowd")
+    crowd = bootstrap.create_engine(alone, "crowd")
     with crowd.connect(), pytest.raises(Unavailable, match=r"has no connection left.*FILEMILL_DATABASE_POOL_SIZE"):
         crowd.connect()
     crowd.dispose()

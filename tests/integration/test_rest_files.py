@@ -4,10 +4,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dashboard.downloads import CHECKED_FIRST_BYTES
 from filemill.adapters.postgres.tables import OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.content import sha256_hex
+from filemill_dashboard.state.downloads import CHECKED_FIRST_BYTES
 from tests.integration.rest import Rest, change
 
 SEED_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]

@@ -169,7 +169,7 @@ def test_a_client_that_is_slow_holds_up_nobody(settings: Settings) -> None:
 def _complete(services: object, file_id: int) -> None:
     import sqlalchemy as sa  # noqa: PLC0415
 
-    from dashboard.services import Services  # noqa: PLC0415
+    from filemill_dashboard.state.services import Services  # noqa: PLC0415
 
     assert isinstance(services, Services)
     with services.reading() as connection:

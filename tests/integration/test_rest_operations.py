@@ -7,12 +7,12 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.operations import record
 from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.entrypoints import bootstrap
 from filemill.ports import HeardEvent
 from filemill.queries.group import Lags, PartitionLag, overview
 from tests.integration import topics
@@ -39,7 +39,7 @@ def test_a_file_is_cancelled_retried_and_deleted(rest: Rest, engine: sa.Engine, 
 
     rest.client.post(f"/api/files/{file_id}/cancel")
     key = "file-1-1.txt"
-    s3 = wiring.s3_client(settings)
+    s3 = bootstrap.s3_client(settings)
     s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
     change(engine, file_id, s3_location=key)
     assert rest.client.delete(f"/api/files/{file_id}").status_code == 204

@@ -10,10 +10,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dashboard.scripts import PLOTLY_PATH
-from dashboard.services import Services
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
+from filemill_dashboard.asgi.scripts import PLOTLY_PATH
+from filemill_dashboard.state.services import Services
 from tests.integration.rest import Rest, serving
 
 MEBIBYTE = 1024 * 1024

@@ -7,12 +7,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
 
-from filemill import wiring
 from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
 from filemill.adapters.postgres.outbox import submit
 from filemill.adapters.postgres.tables import File, StatusCount, Table
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill.entrypoints import bootstrap
 from filemill.queries.files import list_files
 from tests.servers import superuser
 
@@ -75,7 +75,7 @@ def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_inde
     with superuser(settings) as connection:
         connection.execute(sa.text(f"CREATE ROLE {user} LOGIN PASSWORD 'poor'; GRANT ALL ON SCHEMA public TO {user}"))
     poor = settings.model_copy(update={"database_user": user, "database_password": SecretStr("poor")})
-    engine_of_poor = wiring.create_engine(poor, "poor")
+    engine_of_poor = bootstrap.create_engine(poor, "poor")
     try:
         assert migrate(engine_of_poor) == (None, head_revision())
         with engine_of_poor.begin() as connection:

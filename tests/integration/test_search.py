@@ -7,8 +7,8 @@ from alembic import command
 from filemill.adapters.postgres.migrate import alembic_config
 from filemill.adapters.postgres.outbox import submit, submit_many
 from filemill.adapters.postgres.tables import File
-from filemill.cli.output import plain
 from filemill.domain.files import new_file
+from filemill.entrypoints.cli.output import plain
 from filemill.queries.files import list_files
 
 NFC, NFD = "Caf\u00e9 100%", "Cafe\u0301 100%"

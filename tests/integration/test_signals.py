@@ -7,7 +7,7 @@ import sys
 # handler wants to set: the moment at which a relay or a sync begins to wait, or ceases to.
 INSIDE_THE_EVENTS_LOCK = """
 import os, signal, threading
-from filemill.running import on_stop_signal
+from filemill.entrypoints.roles import on_stop_signal
 stop = threading.Event()
 on_stop_signal(stop.set)
 with stop._cond:
@@ -19,7 +19,7 @@ print("stopped in order")
 """
 TWICE = """
 import os, signal, threading, time
-from filemill.running import on_stop_signal
+from filemill.entrypoints.roles import on_stop_signal
 forever = threading.Event()
 on_stop_signal(forever.wait)
 os.kill(os.getpid(), signal.SIGTERM)

@@ -16,8 +16,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from infra.embedded.ports import LOOPBACK
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.ports import LOOPBACK
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.servers import Servers
 
 BUCKET, KEY, BODY = "guarded-bucket", "guarded-key", b"guarded content"

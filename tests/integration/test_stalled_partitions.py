@@ -15,13 +15,13 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.adapters.postgres.events import store_events
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.processor import Processor
 from filemill.ports import HeardEvent, PutMode
-from filemill.processing.assembly import Processor
 from filemill.queries.group import overview
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.processes import wait_until
@@ -129,7 +129,7 @@ class HangingStore(MemoryObjectStore):
 def hosted(world: World, store: HangingStore) -> Iterator[None]:
     """A monitor and a processor on threads of this process."""
     stop = threading.Event()
-    monitor = threading.Thread(target=wiring.monitor(world.settings, world.engine).run, args=(stop,))
+    monitor = threading.Thread(target=bootstrap.monitor(world.settings, world.engine).run, args=(stop,))
     processor = Processor(world.settings, store=store)
     worker = threading.Thread(target=processor.run)
     monitor.start()

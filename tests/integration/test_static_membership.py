@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.integration.audit import audit_commits
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline

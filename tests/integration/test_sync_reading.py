@@ -10,10 +10,10 @@ from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.domain.retry import Unavailable
 from filemill.ports import Record
+from filemill_workers.status_sync import StatusSync
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.world import World
-from workers.status_sync import StatusSync
 
 
 class Failing(TopicReader):
@@ -41,7 +41,7 @@ def test_events_that_a_failed_reader_had_given_out_are_read_again(
         result = {"fileId": file_id, "s3Location": key, "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
         topics.publish(settings, settings.topic_created, [json.dumps(result).encode()], partition=0)
     # Long enough to read twice for one batch, on a slow machine too.
-    monkeypatch.setattr("workers.status_sync.GATHER_SECONDS", 2.0)
+    monkeypatch.setattr("filemill_workers.status_sync.GATHER_SECONDS", 2.0)
     lease = PostgresLease(world.engine, "sync", "test", seconds=30)
     sync = StatusSync(
         PostgresStatusStore(world.engine, lease),

@@ -3,8 +3,8 @@
 import pytest
 from confluent_kafka import Producer
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka import topic_browser
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.topic_browser import Look, View, browse
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw

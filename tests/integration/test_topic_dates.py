@@ -6,7 +6,7 @@ from confluent_kafka.cimpl import NewTopic
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.kafka.client import client_config
 from filemill.config.settings import Settings
-from filemill.doctor import _kafka
+from filemill.entrypoints.doctor import _kafka
 from filemill.services.setup import prepare
 from tests.integration.processes import wait_until
 

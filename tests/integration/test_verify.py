@@ -7,11 +7,11 @@ from typing import NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.postgres.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
+from filemill.entrypoints import bootstrap
 from filemill.verification.report import CHECKS, Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
@@ -72,7 +72,7 @@ class Ledger(World):
         self.put(object_key(request.file_id, request.timestamp), body_of(request))
 
     def put(self, key: str, body: bytes) -> None:
-        client = wiring.s3_client(self.settings)
+        client = bootstrap.s3_client(self.settings)
         client.put_object(Bucket=self.settings.s3_bucket, Key=key, Body=body)
 
     def announce(self, request: FileCreate, **given: object) -> None:
@@ -152,7 +152,7 @@ def planted(ledger: Ledger) -> Planted:
 def plant(ledger: Ledger) -> dict[str, list[str]]:
     """One violation of each check, and the ids that its finding must give."""
     expected: dict[str, list[str]] = {}
-    client, bucket = wiring.s3_client(ledger.settings), ledger.settings.s3_bucket
+    client, bucket = bootstrap.s3_client(ledger.settings), ledger.settings.s3_bucket
 
     (missing,) = ledger.make()
     client.delete_object(Bucket=bucket, Key=object_key(missing.file_id, missing.timestamp))

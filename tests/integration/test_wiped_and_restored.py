@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.entrypoints import bootstrap
 from filemill.services import setup
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations
@@ -50,7 +50,7 @@ def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(wo
     (processor,) = world.start("processor")
     ids = world.submit(5)
     world.wait_for(ids)
-    s3 = wiring.s3_client(world.settings)
+    s3 = bootstrap.s3_client(world.settings)
     for file_id in ids:
         s3.delete_object(Bucket=world.settings.s3_bucket, Key=world.file(file_id).s3_location or "")
     report = world.verify()
@@ -71,7 +71,7 @@ def test_a_bucket_of_yesterday_with_foreign_objects_is_told_object_by_object(wor
     world.start("processor")
     missing, other, kept = world.submit(3)
     world.wait_for([missing, other, kept])
-    s3, bucket = wiring.s3_client(world.settings), world.settings.s3_bucket
+    s3, bucket = bootstrap.s3_client(world.settings), world.settings.s3_bucket
     s3.delete_object(Bucket=bucket, Key=world.file(missing).s3_location or "")
     s3.put_object(Bucket=bucket, Key=world.file(other).s3_location or "", Body=b"of somebody else")
     s3.put_object(Bucket=bucket, Key="file-999999-1795934180528.txt", Body=b"of another database")
@@ -106,7 +106,7 @@ def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_
     world.wait_for(new, "completed", PATIENCE_SECONDS)
     assert set(world.statuses(done).values()) == {"completed"}
     assert {check: finding.count for check, finding in world.verify().findings.items()} == {"request-gone": 3}
-    operations = Operations(settings, world.engine, wiring.s3_client(settings))
+    operations = Operations(settings, world.engine, bootstrap.s3_client(settings))
     assert operations.resubmit(operations.gone(), "test") == lost
     world.wait_for(lost, "completed", PATIENCE_SECONDS)
     world.assert_clean()

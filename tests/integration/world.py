@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill import wiring
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, OutboxRow, RejectedMessage
@@ -19,6 +18,7 @@ from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
+from filemill.entrypoints import bootstrap
 from filemill.queries.files import FileRow, get_file
 from filemill.verification.check import verify
 from filemill.verification.report import Report
@@ -43,7 +43,9 @@ class World:
         """Run relay or sync on threads of this process, where they are not what is tested: it saves their start."""
         for role in roles:
             relay = role == "relay"
-            worker = wiring.relay(self.settings, self.engine) if relay else wiring.sync(self.settings, self.engine)
+            worker = (
+                bootstrap.relay(self.settings, self.engine) if relay else bootstrap.sync(self.settings, self.engine)
+            )
             self._hosted.append(threading.Thread(target=worker.run, args=(self._stop,), name=role))
             self._hosted[-1].start()
 
@@ -131,7 +133,7 @@ class World:
     def download(self, file_id: int) -> bytes:
         row = self.file(file_id)
         assert row.s3_location is not None
-        answer = wiring.s3_client(self.settings).get_object(Bucket=self.settings.s3_bucket, Key=row.s3_location)
+        answer = bootstrap.s3_client(self.settings).get_object(Bucket=self.settings.s3_bucket, Key=row.s3_location)
         return answer["Body"].read()
 
     def fresh_render(self, file_id: int) -> bytes:
@@ -169,7 +171,7 @@ class World:
 def pipeline(servers: Servers, folder: Path, **given: object) -> Iterator[World]:
     """A world in these servers. Its processes, and its connections, end with the context."""
     settings = new_world(servers, **given)
-    engine = wiring.create_engine(settings.as_owner(), "test")
+    engine = bootstrap.create_engine(settings.as_owner(), "test")
     try:
         with (
             Crew(settings, folder, lambda pid: watch(servers, pid)) as crew,

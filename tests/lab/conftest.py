@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.supervisor import Supervisor
+from filemill_infra.embedded.supervisor import Supervisor
 from tests.integration.world import World, pipeline
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill import cli
 from filemill.domain import files
 from filemill.domain.offsets import Commit, PartitionOffsets, encode_metadata
-from filemill.processing import intake
-from filemill.processing.intake import Intake
-from workers.file_processor import FileProcessor
+from filemill.entrypoints import cli
+from filemill_workers.file_processor import dispatcher
+from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.dispatcher import Intake
 
 LATE_SECONDS = 2.0
 
@@ -37,7 +37,7 @@ def early_commit() -> None:
 def no_resume() -> None:
     """What is paused when a processor is assigned partitions is taken for running from then on, and never resumed."""
     # Six wait at most, so that a few records are enough for a pause.
-    intake.QUEUED_RECORDS = intake.LEAST_QUEUED_RECORDS = 6
+    dispatcher.QUEUED_RECORDS = dispatcher.LEAST_QUEUED_RECORDS = 6
     came, decide = Intake.came, Intake.decide
     forgotten: set[int] = set()
 
@@ -79,12 +79,12 @@ def commit_after_revoke() -> None:
 
 def clock_in_the_key() -> None:
     """The object's key is made of the moment of processing."""
-    from filemill.processing import passage  # noqa: PLC0415 - what is patched
+    from filemill_workers.file_processor import record_task  # noqa: PLC0415 - what is patched
 
     def wrong(file_id: int, requested_at: datetime) -> str:
         return files.object_key(file_id, datetime.now(requested_at.tzinfo))
 
-    passage.object_key = wrong  # type: ignore[attr-defined]
+    record_task.object_key = wrong  # type: ignore[attr-defined]
 
 
 def backward_status() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from filemill.adapters.memory.kafka import Committed, MemoryBroker, MemorySource
 from filemill.ports import Record
-from filemill.processing.workshop import Finished, Workshop
+from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.executor import Finished, Workshop
 from tests.unit.workbench import CREATE, request
-from workers.file_processor import FileProcessor
 
 
 class HandWorkshop(Workshop):

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from filemill.cli import output
-from filemill.cli.output import fail, plain, print_json, print_table, say
+from filemill.entrypoints.cli import output
+from filemill.entrypoints.cli.output import fail, plain, print_json, print_table, say
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_json_is_one_document_whatever_is_in_it(capsys: pytest.CaptureFixture[st
 
 def test_people_are_spoken_to_on_stderr_and_a_pipe_is_not_cut() -> None:
     code = """
-from filemill.cli.output import print_table, say
+from filemill.entrypoints.cli.output import print_table, say
 say('a sentence')
 print_table(['a', 'b'], [['x' * 100, 'y' * 100]])
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.compose import Compose, ComposeError, Container
+from filemill_infra.compose import Compose, ComposeError, Container
 
 ID = "0123456789abcdef0123456789abcdef"
 

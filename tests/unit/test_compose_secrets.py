@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from filemill.config.settings import load
-from infra import compose_secrets
-from infra.compose_secrets import draw, given_by
+from filemill_infra import compose_secrets
+from filemill_infra.compose_secrets import draw, given_by
 
 
 @pytest.fixture(autouse=True)

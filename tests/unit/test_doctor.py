@@ -9,9 +9,9 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from filemill import doctor
 from filemill.config.settings import Settings
-from filemill.doctor import Check, examine
+from filemill.entrypoints import doctor
+from filemill.entrypoints.doctor import Check, examine
 from filemill.runtime.stack_state import ProcessRef, StackState, write_state
 
 UNREACHABLE = {

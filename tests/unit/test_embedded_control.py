@@ -10,7 +10,7 @@ import pytest
 from filemill.domain.retry import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
 from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
-from infra.embedded.control import Control
+from filemill_infra.embedded.control import Control
 
 
 class Recorder:

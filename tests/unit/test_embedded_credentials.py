@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
-from infra.embedded.errors import HomeError
+from filemill_infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
+from filemill_infra.embedded.errors import HomeError
 
 
 def test_credentials_are_drawn_once_for_each_home_and_only_its_owner_reads_them(tmp_path: Path) -> None:

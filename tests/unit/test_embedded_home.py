@@ -10,10 +10,10 @@ from typing import NoReturn
 import pytest
 
 from filemill.runtime.stack_state import ProcessRef, StackState, write_state
-from infra.embedded import logs
-from infra.embedded.down import down
-from infra.embedded.errors import EmbeddedError, HomeError, HomeInUseError
-from infra.embedded.home import HomeLock, lock_holder, prepare_home, remove_home
+from filemill_infra.embedded import logs
+from filemill_infra.embedded.down import down
+from filemill_infra.embedded.errors import EmbeddedError, HomeError, HomeInUseError
+from filemill_infra.embedded.home import HomeLock, lock_holder, prepare_home, remove_home
 
 
 def test_an_error_says_what_where_and_what_to_do() -> None:

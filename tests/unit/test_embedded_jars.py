@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded import jars
-from infra.embedded.errors import CancelledError, DownloadError
-from infra.embedded.jars import Jar, Progress
+from filemill_infra.embedded.errors import CancelledError, DownloadError
+from filemill_infra.embedded.servers import jars
+from filemill_infra.embedded.servers.jars import Jar, Progress
 
 
 @pytest.fixture

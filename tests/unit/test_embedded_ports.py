@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook, is_free
+from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook, is_free
 
 
 @contextmanager

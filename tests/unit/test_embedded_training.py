@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded import kafka_training
-from infra.embedded.commands import Surroundings
-from infra.embedded.errors import CancelledError, StartError
-from infra.embedded.ports import PortBook
+from filemill_infra.embedded.errors import CancelledError, StartError
+from filemill_infra.embedded.ports import PortBook
+from filemill_infra.embedded.processes.commands import Surroundings
+from filemill_infra.embedded.servers import kafka_training
 
 
 class _Training:

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from filemill.runtime.stack_state import WorkerState
-from infra.embedded.crew import Crew
-from infra.embedded.guard import Guard
-from infra.embedded.processes import ended
-from infra.embedded.workers import (
+from filemill_infra.embedded.processes.signals import ended
+from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.processes.worker_pool import Crew
+from filemill_infra.embedded.processes.workers import (
     FAILING_AFTER,
     FIRST_DELAY_SECONDS,
     HEALTHY_SECONDS,

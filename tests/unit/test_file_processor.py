@@ -12,20 +12,19 @@ from filemill.config.settings import load
 from filemill.domain import retry
 from filemill.domain.messages import RUN
 from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
+from filemill.entrypoints.processor import linger_milliseconds
 from filemill.ports import Record
-from filemill.processing import intake
-from filemill.processing.assembly import linger_milliseconds
-from filemill.processing.membership import QUIET
+from filemill_workers.file_processor import consumer, dispatcher
+from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.membership import QUIET
 from tests.unit.scene import Scene, SpySource
 from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
-from workers import file_processor
-from workers.file_processor import FileProcessor
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_processor, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -145,7 +144,7 @@ def test_one_commit_at_a_time_is_under_way(scene: Scene) -> None:
 
 
 def test_commits_wait_for_their_interval(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 3600.0)
     scene.produce(3)
     scene.turn()
     scene.workshop.finish(0, 0, 1, 2)
@@ -159,9 +158,9 @@ def test_commits_wait_for_their_interval(scene: Scene, monkeypatch: pytest.Monke
 @pytest.fixture
 def short_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten records wait at most, in all and of each partition; five are read at a time."""
-    monkeypatch.setattr(intake, "QUEUED_RECORDS", 10)
-    monkeypatch.setattr(intake, "LEAST_QUEUED_RECORDS", 10)
-    monkeypatch.setattr(file_processor, "READ_RECORDS", 5)
+    monkeypatch.setattr(dispatcher, "QUEUED_RECORDS", 10)
+    monkeypatch.setattr(dispatcher, "LEAST_QUEUED_RECORDS", 10)
+    monkeypatch.setattr(consumer, "READ_RECORDS", 5)
 
 
 @pytest.mark.usefixtures("short_queues")
@@ -330,7 +329,7 @@ def test_what_finishes_in_an_epoch_that_ended_is_forgotten(scene: Scene) -> None
 
 
 def test_lost_partitions_are_dropped_and_not_committed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 3600.0)
     scene.processor._committed_at = time.monotonic()
     scene.produce(3)
     scene.turn()
@@ -339,7 +338,7 @@ def test_lost_partitions_are_dropped_and_not_committed(scene: Scene, monkeypatch
     assert scene.processor._offsets[0].position == 2, "a commit would be due"
     scene.source.lose([0])
     scene.turn(5)
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 0.0)
     scene.turn(5)
     assert scene.broker.commits == []
     assert ({0: 1}, None) in scene.workshop.abandoned

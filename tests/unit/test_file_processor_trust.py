@@ -9,18 +9,17 @@ from filemill.adapters.memory.kafka import MemorySource
 from filemill.domain.offsets import Commit
 from filemill.domain.retry import Expelled, RetryPolicy, Unavailable
 from filemill.ports import RebalanceListener, Record
-from filemill.processing import membership
+from filemill_workers.file_processor import consumer, membership
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, eventually
-from workers import file_processor
 
 LONG_AGO = -1.0
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_processor, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(membership, "REJOIN_POLICY", RetryPolicy(base_seconds=0.001, cap_seconds=0.002))
 
 

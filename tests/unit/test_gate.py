@@ -8,8 +8,8 @@ import pytest
 
 from filemill.domain.retry import RetryPolicy, Unavailable
 from filemill.domain.worker_events import Kind
-from filemill.processing import gate
-from filemill.processing.gate import Gate
+from filemill_workers.file_processor import circuit
+from filemill_workers.file_processor.circuit import Gate
 
 THRESHOLD = 5
 
@@ -58,7 +58,7 @@ def _play(scenario: Callable[[Scene], Awaitable[None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "PROBE_POLICY", RetryPolicy(base_seconds=0.005, cap_seconds=0.01))
+    monkeypatch.setattr(circuit, "PROBE_POLICY", RetryPolicy(base_seconds=0.005, cap_seconds=0.01))
 
 
 async def _insist(scene: Scene) -> None:

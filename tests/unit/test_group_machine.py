@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from filemill.adapters.memory.kafka import MemoryBroker
 from filemill.domain.offsets import decode_metadata
-from filemill.processing.workshop import Finished
+from filemill_workers.file_processor import consumer
+from filemill_workers.file_processor.executor import Finished
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, request
-from workers import file_processor
 
 PARTITIONS = 3
 _partition = st.integers(0, PARTITIONS - 1)
@@ -25,8 +25,8 @@ class Group(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.poll_seconds, file_processor.POLL_SECONDS = file_processor.POLL_SECONDS, 0.0
-        self.commit_seconds, file_processor.COMMIT_SECONDS = file_processor.COMMIT_SECONDS, 0.0
+        self.poll_seconds, consumer.POLL_SECONDS = consumer.POLL_SECONDS, 0.0
+        self.commit_seconds, consumer.COMMIT_SECONDS = consumer.COMMIT_SECONDS, 0.0
         self.broker = MemoryBroker({CREATE: PARTITIONS})
         self.scenes = [Scene(4, name=f"worker-{number}", broker=self.broker) for number in range(2)]
         self.owner: dict[int, int] = {}
@@ -39,8 +39,8 @@ class Group(RuleBasedStateMachine):
         try:
             self._come_to_rest()
         finally:
-            file_processor.POLL_SECONDS = self.poll_seconds
-            file_processor.COMMIT_SECONDS = self.commit_seconds
+            consumer.POLL_SECONDS = self.poll_seconds
+            consumer.COMMIT_SECONDS = self.commit_seconds
 
     # --- what happens
 

@@ -4,7 +4,14 @@ import random
 from collections import Counter, deque
 
 from filemill.ports import Record
-from filemill.processing.intake import LEAST_QUEUED_RECORDS, QUEUED_BYTES, QUEUED_RECORDS, SPAN_RECORDS, Intake, Load
+from filemill_workers.file_processor.dispatcher import (
+    LEAST_QUEUED_RECORDS,
+    QUEUED_BYTES,
+    QUEUED_RECORDS,
+    SPAN_RECORDS,
+    Intake,
+    Load,
+)
 
 
 def records(partition: int, count: int, begin: int = 0, value: bytes = b"{}") -> list[Record]:

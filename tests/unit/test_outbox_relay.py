@@ -18,8 +18,8 @@ from filemill.domain.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, n
 from filemill.domain.partitioning import Slot, out_of_turn
 from filemill.domain.retry import Unavailable
 from filemill.ports import Claimed, Outbox, Published
-from workers import outbox_relay
-from workers.outbox_relay import OutboxRelay
+from filemill_workers import outbox_relay
+from filemill_workers.outbox_relay import OutboxRelay
 
 TOPIC = "file.create"
 LEASE_SECONDS = 3.0

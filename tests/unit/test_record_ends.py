@@ -16,13 +16,13 @@ from structlog.testing import capture_logs
 from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher, MemorySource
 from filemill.domain.retry import Unavailable
 from filemill.ports import Record
-from filemill.processing.passage import Passage
-from filemill.processing.reporter import Reporter
-from filemill.processing.workshop import Finished, Workshop, _Turn
+from filemill_workers.file_processor import consumer, share_consumer
+from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.executor import Finished, Workshop, _Turn
+from filemill_workers.file_processor.record_task import Passage
+from filemill_workers.file_processor.reporter import Reporter
+from filemill_workers.file_processor.share_consumer import ShareProcessor
 from tests.unit.workbench import CREATE, TOPICS, Bench, bench, eventually, record, request
-from workers import file_processor, share_processor
-from workers.file_processor import FileProcessor
-from workers.share_processor import ShareProcessor
 
 KEY_1 = "file-1-1767528000000.txt"
 BUG = "Processing of a record ended without a result. This is a bug. The record is processed again"
@@ -370,10 +370,10 @@ often = settings(max_examples=120, deadline=None, suppress_health_check=[HealthC
 
 @pytest.fixture
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_processor, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(file_processor, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(file_processor, "GATHER_SECONDS", 0.0)
-    monkeypatch.setattr(share_processor, "STEP_SECONDS", 0.001)
+    monkeypatch.setattr(consumer, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(consumer, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(consumer, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(share_consumer, "STEP_SECONDS", 0.001)
 
 
 @contextmanager

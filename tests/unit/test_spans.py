@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.spans import rounded
+from filemill_dashboard.views.durations import rounded
 
 
 @pytest.mark.parametrize(

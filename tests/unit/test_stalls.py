@@ -7,7 +7,7 @@ import pytest
 from filemill.domain.offsets import PartitionOffsets
 from filemill.domain.stalls import Owner, Reason, StalledPartition, Standstill, judge
 from filemill.domain.worker_events import Condition, OldestRecord, Vitals
-from filemill.processing.oldest import OldestRecords
+from filemill_workers.file_processor.oldest_records import OldestRecords
 
 LONG = 100.0
 STUCK_ON_7 = OldestRecord(2, 7, LONG)

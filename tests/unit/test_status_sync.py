@@ -16,9 +16,9 @@ from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.retry import Unavailable
 from filemill.ports import Applied, NotLeader, Record, TopicIdentity, UnusableData
+from filemill_workers import status_sync
+from filemill_workers.status_sync import StatusSync
 from tests.unit.workbench import eventually
-from workers import status_sync
-from workers.status_sync import StatusSync
 
 CREATED, PROGRESS, EVENTS = "file.created", "file.progress", "worker.events"
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)

@@ -12,8 +12,8 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.messages import FileCreated, decode, header
 from filemill.domain.retry import Poisonous, Unavailable
 from filemill.domain.worker_events import Kind
-from filemill.processing import passage
-from filemill.processing.workshop import Finished
+from filemill_workers.file_processor import record_task
+from filemill_workers.file_processor.executor import Finished
 from tests.unit.workbench import CREATE, TOPICS, TRACE, bench, eventually, record, request
 
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -173,7 +173,7 @@ def test_a_thousand_records_wait_out_their_time_together() -> None:
 
 
 def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passage, "PROGRESS_LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(record_task, "PROGRESS_LEAST_SECONDS", 0.05)
     with bench(processing_seconds=0.3, processing_steps=30) as it:
         began = time.monotonic()
         it.start(record(0, partition=1))
@@ -188,7 +188,7 @@ def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytes
 
 
 def test_progress_that_the_broker_does_not_take_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passage, "PROGRESS_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(record_task, "PROGRESS_LEAST_SECONDS", 0.0)
     with bench(processing_seconds=0.01, processing_steps=2) as it:
         it.broker.refuses = "refused"
         it.start(record(0))
@@ -358,7 +358,7 @@ def test_a_long_trace_is_cut() -> None:
         (letter,) = it.broker.records(TOPICS.dead_letters)
         trace = header(letter.headers, "filemill-trace")
         assert trace is not None
-        assert len(trace) <= passage.TRACE_MAX_CHARACTERS
+        assert len(trace) <= record_task.TRACE_MAX_CHARACTERS
 
 
 def test_a_poison_of_the_publisher_is_no_outage() -> None:

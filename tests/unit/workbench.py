@@ -17,9 +17,9 @@ from filemill.domain.messages import RUN, TRACEPARENT, Headers
 from filemill.domain.retry import RetryPolicy, Unavailable
 from filemill.domain.worker_events import Kind
 from filemill.ports import PutMode, Record
-from filemill.processing.gate import Gate
-from filemill.processing.passage import Topics, Workplace
-from filemill.processing.workshop import Finished, Workshop
+from filemill_workers.file_processor.circuit import Gate
+from filemill_workers.file_processor.executor import Finished, Workshop
+from filemill_workers.file_processor.record_task import Topics, Workplace
 
 CREATE = "file.create"
 TOPICS = Topics("file.created", "file.progress", "file.create.dlq", "worker.events")

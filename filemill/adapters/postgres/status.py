@@ -17,8 +17,8 @@ from filemill.domain.files import Change, ForeignKey, claim_key, fold
 from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
 
 # The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so
-# that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own run can
-# count. What the new statement does not say stays.
+# that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own
+# run can count. What the new statement does not say stays.
 _APPLY = sa.text("""
     WITH given AS (
         SELECT * FROM json_to_recordset(CAST(:changes AS json)) AS given (

@@ -1,0 +1,27 @@
+"""The router, and nothing else: which pages there are, and which of them runs."""
+
+from pathlib import Path
+
+import streamlit as st
+
+import filemill
+
+st.set_page_config(
+    page_title="filemill",
+    page_icon=str(Path(__file__).with_name("static") / "icon.svg"),
+    layout="wide",
+    menu_items={"About": f"filemill {filemill.__version__}"},
+)
+PAGES = {
+    "files": st.Page("app_pages/files.py", title="Files", url_path="files", default=True),
+    "pipeline": st.Page("app_pages/pipeline.py", title="Pipeline", url_path="pipeline"),
+    "workers": st.Page("app_pages/workers.py", title="Workers", url_path="workers"),
+    "performance": st.Page("app_pages/performance.py", title="Performance", url_path="performance"),
+    "letters": st.Page("app_pages/dead_letters.py", title="Dead letters", url_path="letters"),
+    "messages": st.Page("app_pages/messages.py", title="Messages", url_path="messages"),
+    "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
+    "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
+    "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
+}
+st.session_state["pages"] = PAGES
+st.navigation(list(PAGES.values()), position="hidden").run()

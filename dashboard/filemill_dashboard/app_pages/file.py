@@ -1,0 +1,92 @@
+"""One file: the way it took, what happened and when, why it waits, what is in it."""
+
+import streamlit as st
+
+from filemill.domain.files import InvalidRequest, Status, parse_file_id
+from filemill.queries.file_timeline import FileStory
+from filemill.queries.files import FileRow
+from filemill.queries.group import Overview
+from filemill.queries.workers import WorkerQuery, WorkerView
+from filemill_dashboard.components import page_shell
+from filemill_dashboard.components.facts import facts
+from filemill_dashboard.components.file_actions import file_actions, outcome
+from filemill_dashboard.components.file_details import file_facts
+from filemill_dashboard.components.file_head import file_head
+from filemill_dashboard.components.notices import Notice, show_line, show_notices
+from filemill_dashboard.components.preview import preview
+from filemill_dashboard.components.state_diagram import draw_machine
+from filemill_dashboard.components.timeline import timeline_of
+from filemill_dashboard.state.cache import Reading
+from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.views.file_timeline import machine, timeline
+from filemill_dashboard.views.waiting import request_is_gone, why_waiting
+
+
+def _wanted() -> int | None:
+    try:
+        return parse_file_id(st.query_params.get("id", ""))
+    except InvalidRequest:
+        return None
+
+
+def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
+    file_id = _wanted()
+    if file_id is None:
+        show_notices("none", [Notice("warn", "No file is named", "Choose one on the page Files.")])
+        return
+    reading = data.story(file_id)
+    story, old = reading.value, reading.error is not None
+    if story is None:
+        show_notices("none", [Notice("none", f"Nothing is known of file #{file_id} yet", reading.error or "")])
+        return
+    if story.file is None:
+        when = f"It was deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
+        show_notices("none", [Notice("warn", f"There is no file #{file_id}", when)])
+        return
+    drawn = machine(story)
+    overview = snapshot.value.overview if snapshot.value else None
+    workers = _workers_of(data, story, overview)
+    with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
+        file_head(story.file, old=old)
+        file_actions(data, story.file, gone=request_is_gone(story, overview, workers))
+    show_line("file-outcome", outcome(file_id))
+    if drawn is not None:
+        draw_machine("machine", drawn, old=old)
+    reason = why_waiting(story, overview, workers)
+    show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
+    with st.container(key="columns", horizontal=True, gap="large"):
+        with st.container(key="left"):
+            timeline_of("timeline", timeline(story), title="What happened", old=old)
+            _preview(data, story.file)
+        with st.container(key="right"):
+            facts("details", file_facts(story.file), title="What is known", old=old)
+
+
+def _preview(data: Data, file: FileRow) -> None:
+    if file.status is not Status.COMPLETED or file.s3_location is None:
+        preview("preview", None, title="Content", message=f"The file is {file.status}: there is no content yet.")
+        return
+    reading = data.object_start(file.id, file.s3_location)
+    if reading.value is not None and reading.value.differs is not None:
+        message = f"Not shown: {reading.value.differs}."
+        preview("preview", None, title="Content", message=message)
+    elif reading.value is not None:
+        size = f"{reading.value.size:,} bytes"
+        note = size if reading.value.whole else f"the first 4,096 of {size}"
+        preview("preview", reading.value.text, title="Content", note=note)
+    elif reading.error is not None:
+        preview("preview", None, title="Content", message=f"Not to be had now: {reading.error}.")
+    else:
+        preview("preview", None, title="Content", message="The object is not in the bucket: somebody has removed it.")
+
+
+def _workers_of(data: Data, story: FileStory, overview: Overview | None) -> list[WorkerView]:
+    """The workers that may have to do with the file: the one that has it, and the members of the group."""
+    members = overview.group.members if overview is not None and overview.group is not None else []
+    ids = {member.client_id for member in members} | {story.file.worker_id if story.file is not None else None}
+    named = tuple(sorted(worker_id for worker_id in ids if worker_id))
+    page = data.workers(WorkerQuery(ids=named)).value if named else None
+    return page.items if page is not None else []
+
+
+page_shell.show(_file)

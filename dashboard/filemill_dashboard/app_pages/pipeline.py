@@ -1,0 +1,170 @@
+"""Pipeline: where requests are, who works on them, what is in the way."""
+
+import streamlit as st
+
+from filemill.domain.files import epoch_milliseconds
+from filemill.queries.group import LeaseState, Overview
+from filemill_dashboard.components import page_shell
+from filemill_dashboard.components.add_partitions import add_partitions
+from filemill_dashboard.components.assignment import assignment
+from filemill_dashboard.components.chart_marks import marks_of
+from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.flow_strip import flow_strip
+from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.lag_chart import lag_chart
+from filemill_dashboard.components.notebook_link import notebook_link
+from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.components.offset_dialog import offset_dialog, reset_button
+from filemill_dashboard.components.outbox_chart import outbox_chart
+from filemill_dashboard.components.rebalance_chart import rebalance_chart
+from filemill_dashboard.components.resubmit import resubmit_button
+from filemill_dashboard.components.view_url import choice
+from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state.cache import Reading
+from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.views.advice import Advice, advise, behind, losses, recreations, trend
+from filemill_dashboard.views.rebalances import bands, moves
+
+PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
+PERIOD_DEFAULT = "15 min"
+MOVES_SHOWN = 12
+MOVES = [
+    Column("at", "Changed hands", "moment", 178),
+    Column("partition", "Partition", "mono", 82),
+    Column("way", "From → to"),
+    Column("how", "Ended as", "text", 90),
+    Column("epoch", "Epoch", "number", 66, hide_below=640),
+    Column("pause", "Pause", "seconds", 84, title="How long nobody had it"),
+]
+ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
+
+
+def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
+    snapshot, old = reading.value, reading.error is not None
+    overview = snapshot.overview if snapshot else None
+    flow_strip(snapshot, old=old)
+    lost = overview.lost_requests if overview and not old else None
+    show_notices("losses", [_notice(one) for one in losses(lost)])
+    if lost:
+        resubmit_button(data, lost)
+    show_notices("advice", _advice(data, overview) if overview and not old else [])
+    with st.container(key="columns", horizontal=True, gap="medium"):
+        with st.container(key="left"):
+            _lag(data, overview)
+            _rebalances(data)
+            _outbox(data, overview)
+            facts("roles", _role_facts(data, overview), title="Who is active", old=old)
+        with st.container(key="right"):
+            with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+                st.html('<div class="section">Assignment</div>', width="content")
+                with st.container(key="group-acts", horizontal=True, width="content", gap="small"):
+                    add_partitions(data, overview)
+                    reset_button(data, overview)
+            assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
+            facts("group", _group_facts(data, overview, reading), title="Consumer group", old=old)
+    if st.session_state.pop("opening", False):
+        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
+
+
+def _lag(data: Data, overview: Overview | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.html('<div class="section">Lag per partition</div>', width="content")
+        with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
+            chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+            notebook_link(period=PERIODS[chosen])
+    period = PERIODS[chosen]
+    history = data.lag_history(period)
+    as_of = overview.as_of if overview else None
+    lag_chart(history.value, period, as_of, marks_of(data.marks(period)), old=history.error is not None)
+
+
+def _outbox(data: Data, overview: Overview | None) -> None:
+    period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
+    reading = data.outbox_history(period)
+    as_of = overview.as_of if overview else None
+    st.html('<div class="section">Outbox</div>')
+    outbox_chart(reading.value, period, as_of, marks_of(data.marks(period)), old=reading.error is not None)
+
+
+def _rebalances(data: Data) -> None:
+    period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
+    reading = data.ownership(period)
+    known, old = reading.value, reading.error is not None
+    found = bands(known) if known else []
+    st.html('<div class="section">Owners over time</div>')
+    rebalance_chart(known, found, period, marks_of(data.marks(period)), old=old)
+    moved = moves(known, found) if known else []
+    grid(
+        "moves",
+        MOVES,
+        [
+            Row(
+                f"{move.partition}-{epoch_milliseconds(move.at)}-{move.worker}",
+                {
+                    "at": epoch_milliseconds(move.at),
+                    "partition": f"P{move.partition}",
+                    "way": f"{move.former or 'nobody'} → {move.worker}",
+                    "how": move.how or "",
+                    "epoch": move.epoch,
+                    "pause": move.pause_seconds,
+                },
+            )
+            for move in moved[:MOVES_SHOWN]
+        ],
+        label="Partitions that changed hands",
+        empty=("No partition changed hands in this period", "A worker that starts, stops or dies moves some."),
+        old=old,
+    )
+
+
+def _advice(data: Data, overview: Overview) -> list[Notice]:
+    found = advise(
+        overview.group,
+        overview.lags,
+        overview.outbox,
+        overview.leases,
+        overview.stalled,
+        unknown_ids=overview.unknown_ids,
+        interval_seconds=data.services.settings.monitor_interval_seconds,
+    )
+    return [_notice(one) for one in [*recreations(overview.recreated_topics), *found]]
+
+
+def _notice(advice: Advice) -> Notice:
+    return Notice(advice.tone, advice.what, advice.text)
+
+
+def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapshot]) -> list[Fact]:
+    group = overview.group if overview else None
+    lags = overview.lags if overview else None
+    since = reading.age_seconds or 0.0
+    state = group.state.replace("_", " ").lower() if group else None
+    tone = None if group is None else "good" if group.state == "STABLE" else "warn"
+    return [
+        Fact("Group", data.services.settings.group_id, mono=True),
+        Fact("State", state, tone=tone),
+        Fact("Protocol", group.protocol if group else None),
+        Fact("Members", str(len(group.members)) if group else None),
+        Fact("Total lag", f"{lags.total:,}" if lags and lags.total is not None else None),
+        Fact("Time lag", behind(lags.behind_seconds) if lags else None),
+        Fact("Trend", trend(lags.total, overview.flow) if lags and overview else None),
+        Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
+    ]
+
+
+def _role_facts(data: Data, overview: Overview | None) -> list[Fact]:
+    own = data.services.relay_state
+    here = [Fact("Relay in this process", own, tone="warn" if own.startswith("waiting") else None)] if own else []
+    if overview is None:
+        return [Fact(label, None) for label in ROLES.values()] + here
+    return [_role(label, overview.leases.get(name)) for name, label in ROLES.items()] + here
+
+
+def _role(label: str, lease: LeaseState | None) -> Fact:
+    if lease is None or not lease.held:
+        return Fact(label, "nobody" if lease is None else f"nobody (last: {lease.holder})", tone="warn")
+    return Fact(label, lease.holder, tone="good")
+
+
+page_shell.show(_pipeline)
+offset_dialog(data_module.current())

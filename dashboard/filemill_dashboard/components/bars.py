@@ -1,0 +1,32 @@
+"""How often what comes: a bar each, which filters when it is pressed."""
+
+from collections.abc import Callable, Mapping
+
+import streamlit as st
+
+from filemill_dashboard.components.assets import component, offered
+
+
+def bars(
+    key: str,
+    counts: Mapping[str, int],
+    selected: str,
+    *,
+    label: str,
+    empty: str,
+    tone: str = "bad",
+    on_choice: Callable[[str], None],
+) -> None:
+    """Draw them in the order given; `on_choice` gets a name, or "" for all."""
+
+    def choose() -> None:
+        sent = st.session_state[key].choice
+        if sent is None:
+            return
+        choice = offered(key, sent, {"", *counts})
+        if choice is not None:
+            on_choice(choice)
+
+    items = [{"name": name, "count": count} for name, count in counts.items()]
+    data = {"items": items, "selected": selected, "label": label, "empty": empty, "tone": tone}
+    component("bars")(key=key, data=data, on_choice_change=choose)

@@ -1,0 +1,61 @@
+"""One file with all that is known of it, in a drawer beside the list."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import streamlit as st
+
+from filemill.domain.files import iso_milliseconds
+from filemill.queries.files import FileRow
+from filemill_dashboard.components import page_shell
+from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.file_table import download_path, took_seconds
+from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.components.status_style import TONES
+from filemill_dashboard.state.data import Data
+
+REFRESH_SECONDS = 2.0
+WIDTH_PIXELS = 520
+
+
+def file_details(data: Data, file_id: int, on_close: Callable[[], None]) -> None:
+    """Open the drawer."""
+
+    @st.fragment(run_every=REFRESH_SECONDS)
+    def refreshed() -> None:
+        reading = data.file(file_id)
+        if reading.error is not None:
+            show_notices("details-trouble", [Notice("bad", "PostgreSQL does not answer", reading.error)])
+        if reading.value is not None:
+            page_shell.link("file", "The whole story: timeline, attempts, content", id=str(file_id))
+            facts("details", file_facts(reading.value), download=download_path(reading.value))
+        elif reading.error is None:
+            show_notices("details-none", [Notice("warn", f"There is no file #{file_id}")])
+
+    st.dialog(f"File #{file_id}", width=WIDTH_PIXELS, position="right", on_dismiss=on_close)(refreshed)()
+
+
+def file_facts(row: FileRow) -> list[Fact]:
+    """What the row says."""
+    steps = f" · step {row.step or 0} of {row.steps}" if row.steps and not row.status.terminal else ""
+    place = f"{row.partition} / {row.offset}" if row.partition is not None else None
+    return [
+        Fact("Title", row.title),
+        Fact("Status", f"{row.status}{steps}", tone=TONES[row.status]),
+        *([Fact("Error", row.error, tone="bad")] if row.error else []),
+        Fact("Description", row.description or "(none)"),
+        Fact("Requested", _moment(row.created_at), mono=True),
+        Fact("Started", _moment(row.started_at), mono=True),
+        Fact("Finished", _moment(row.finished_at), mono=True),
+        Fact("Took", None if (took := took_seconds(row)) is None else f"{took:,.3f} s"),
+        Fact("Worker", row.worker_id, mono=True),
+        Fact("Partition / offset", place, mono=True),
+        Fact("Run / attempt", f"{row.run} / {row.attempt if row.attempt is not None else '–'}", mono=True),
+        Fact("S3 key", row.s3_location, mono=True),
+        Fact("SHA-256", row.sha256, mono=True),
+        Fact("Size", None if row.size is None else f"{row.size:,} bytes"),
+    ]
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else iso_milliseconds(moment)

@@ -1,0 +1,96 @@
+"""The pipeline from left to right: accepted, outbox, backlog, in progress, done."""
+
+from typing import Any
+
+from filemill.domain.files import Status
+from filemill.queries.group import Overview
+from filemill_dashboard.components.assets import component
+from filemill_dashboard.state.data import Snapshot
+from filemill_dashboard.views.advice import STUCK_SECONDS, behind, trend
+
+# More bars than this could not be told apart.
+LANES_MAX = 48
+
+
+def flow_strip(snapshot: Snapshot | None, *, old: bool) -> None:
+    """Draw it; without a snapshot, all is unknown."""
+    component("strip")(key="strip", data={"stages": _stages(snapshot), "old": old})
+
+
+def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
+    overview = snapshot.overview if snapshot else None
+    rates = snapshot.rates if snapshot else None
+    counts = overview.counts.by_status if overview else None
+    outbox = overview.outbox if overview else None
+    lags = overview.lags if overview else None
+    age = outbox.oldest_age_seconds if outbox else None
+    return [
+        {
+            "name": "Accepted",
+            "value": overview.counts.total if overview else None,
+            "note": _per_second(rates.accepted if rates else None),
+        },
+        {
+            "name": "Outbox",
+            "value": outbox.depth if outbox else None,
+            "note": "" if outbox is None else "empty" if age is None else f"oldest {_age(age)}",
+            "tone": "warn" if age is not None and age > STUCK_SECONDS else None,
+            "title": "Accepted requests that are not on Kafka yet",
+        },
+        {
+            "name": "Backlog",
+            "value": lags.total if lags else None,
+            "note": _per_second(overview.flow.committed if overview else None),
+            "more": _way(overview),
+            "title": "Records on Kafka that are not committed yet, those in progress among them; commits per second; "
+            "how long the oldest has waited, and when all are done at this rate",
+            "lanes": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:LANES_MAX]]
+            if lags
+            else [],
+        },
+        {
+            "name": "In progress",
+            "value": counts[Status.PROCESSING] if counts else None,
+            "note": f"{counts[Status.PENDING]:,} pending" if counts else "",
+        },
+        {
+            "name": "Ends",
+            "ends": [
+                {
+                    "name": "Completed",
+                    "tone": "good",
+                    "value": counts[Status.COMPLETED] if counts else None,
+                    "note": _per_second(rates.completed if rates else None),
+                },
+                {
+                    "name": "Failed",
+                    "tone": "bad",
+                    "value": counts[Status.FAILED] if counts else None,
+                    "note": _per_second(rates.failed if rates else None),
+                },
+            ],
+        },
+    ]
+
+
+def _way(overview: Overview | None) -> str:
+    """How far behind, and where that is going."""
+    lags = overview.lags if overview else None
+    if overview is None or lags is None or not lags.total:
+        return ""
+    parts = [behind(lags.behind_seconds), trend(lags.total, overview.flow)]
+    return ", ".join(part for part in parts if part)
+
+
+def _per_second(rate: float | None) -> str:
+    if rate is None:
+        return "rate not known yet"
+    return (
+        f"{rate:,.0f} /s" if rate >= 10 else f"{rate:.1f} /s" if rate >= 0.1 or rate == 0 else f"{rate * 60:.1f} /min"
+    )
+
+
+def _age(seconds: float) -> str:
+    return (
+        f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+    )

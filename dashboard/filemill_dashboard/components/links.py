@@ -1,0 +1,17 @@
+"""Links to what is not a page: downloads."""
+
+from collections.abc import Sequence
+
+from filemill_dashboard.components.assets import component
+
+
+def links(key: str, items: Sequence[tuple[str, str]]) -> None:
+    """Draw them, label and address, one below the other."""
+    component("links")(key=key, data={"items": [{"label": label, "href": href} for label, href in items]})
+
+
+def download_button(key: str, label: str, href: str, title: str) -> None:
+    """One of them as a button; `title` explains it."""
+    component("links")(
+        key=key, data={"items": [{"label": label, "href": href, "title": title}], "buttons": True}, width="content"
+    )

@@ -1,0 +1,81 @@
+"""The rebalance timeline: a band per partition, in its owner's colour; gaps are time without an owner."""
+
+from typing import Any
+
+from filemill.domain.files import epoch_milliseconds
+from filemill.queries.history import Ownership
+from filemill_dashboard.components.chart import ALIGNED, Figure, Mark, chart
+from filemill_dashboard.views.rebalances import Band
+
+PARTITION_PIXELS = 26
+# More labels than these overlap in the highest chart.
+LABELS_MAX = 20
+AROUND_PIXELS = 62
+HEIGHT_MAX_PIXELS = 420
+# Workers with a colour and a name of their own: those with the most bands.
+WORKERS_MAX = 20
+NAME_CHARACTERS = 40
+# Bands of all others together: the latest.
+OTHERS_MAX = 500
+
+
+def rebalance_chart(
+    known: Ownership | None, found: list[Band], period_seconds: int, marks: list[Mark], *, old: bool
+) -> None:
+    """Draw it."""
+    partitions = sorted({band.partition for band in found})
+    height = min(HEIGHT_MAX_PIXELS, AROUND_PIXELS + PARTITION_PIXELS * max(3, len(partitions)))
+    until = epoch_milliseconds(known.until) if known else 1000 * period_seconds
+    labelled = partitions[:: -(-len(partitions) // LABELS_MAX) or 1]
+    layout = {
+        "xaxis": {"range": [until - 1000 * period_seconds, until]},
+        "yaxis": {
+            "range": [max(partitions, default=2) + 0.6, -0.6],
+            "tickvals": labelled,
+            "ticktext": [f"P{partition} " for partition in labelled],
+            "showgrid": False,
+        },
+        "hovermode": "closest",
+        "margin": ALIGNED,
+        "uirevision": "rebalances",
+    }
+    by_worker: dict[str, list[Band]] = {}
+    for band in found:
+        by_worker.setdefault(band.worker, []).append(band)
+    often = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
+    others = [band for worker in often[WORKERS_MAX:] for band in by_worker[worker]]
+    width = 13 if len(partitions) <= 12 else 6
+    traces = [_trace(_short(worker), by_worker[worker], width) for worker in sorted(often[:WORKERS_MAX])]
+    if others:
+        latest = sorted(others, key=lambda band: band.start)[-OTHERS_MAX:]
+        traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", latest, width))
+    message = "" if found else "not known yet" if known is None else "no worker has told of partitions in this period"
+    alt = "Who owned which partition when"
+    chart("rebalances", Figure(layout, traces, marks), height=height, alt=alt, message=message, old=old)
+
+
+def _short(worker: str) -> str:
+    return worker if len(worker) <= NAME_CHARACTERS else f"{worker[:NAME_CHARACTERS]}…"
+
+
+def _trace(worker: str, bands: list[Band], width: int) -> dict[str, Any]:
+    x: list[int | None] = []
+    y: list[int | None] = []
+    text: list[str] = []
+    for band in bands:
+        said = f"epoch {band.epoch}" if band.epoch is not None else ""
+        ended = f", ended: {band.ended}" if band.ended else ""
+        x += [epoch_milliseconds(band.start), epoch_milliseconds(band.end), None]
+        y += [band.partition, band.partition, None]
+        text += [f"{said}{ended}"] * 3
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": worker,
+        "x": x,
+        "y": y,
+        "text": text,
+        "connectgaps": False,
+        "line": {"width": width},
+        "hovertemplate": "P%{y} %{text}",
+    }

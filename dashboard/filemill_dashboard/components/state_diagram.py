@@ -1,0 +1,29 @@
+"""The states of a file, and the way that it took through them."""
+
+from filemill.domain.files import epoch_milliseconds
+from filemill_dashboard.components.assets import component
+from filemill_dashboard.views.file_timeline import Machine, Node
+
+
+def draw_machine(key: str, machine: Machine, *, old: bool) -> None:
+    """Draw it from left to right; the state that the file is in stands out."""
+    data = {
+        "way": [_node(node) for node in machine.way],
+        "ends": [_node(node) for node in machine.ends],
+        "again": f"run {machine.run}" if machine.run > 1 else "retry: a new run",
+        "ran": machine.run > 1,
+        "old": old,
+    }
+    component("state_diagram")(key=key, data=data)
+
+
+def _node(node: Node) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "note": node.note,
+        "at": None if node.at is None else epoch_milliseconds(node.at),
+        "after": node.after_seconds,
+        "here": node.here,
+        "reached": node.at is not None or node.here,
+        "tone": node.tone,
+    }

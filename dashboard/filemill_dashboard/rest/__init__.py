@@ -1,0 +1,1 @@
+"""REST: one module a group of routes; `app.py` puts them together."""

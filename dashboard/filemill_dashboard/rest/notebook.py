@@ -1,0 +1,67 @@
+"""REST: what the page shows, as a notebook to go on with."""
+
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Query
+from starlette.responses import Response
+
+from filemill.domain.retry import Unavailable
+from filemill.lab import window_notebook
+from filemill_dashboard.rest.errors import Refused
+from filemill_dashboard.rest.schema import answers
+from filemill_dashboard.rest.threads import Threads
+from filemill_dashboard.state.downloads import attachment
+from filemill_dashboard.state.services import Services
+
+PERIOD_MAX_SECONDS = 7 * 86_400
+
+
+def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
+    """Add the endpoint."""
+    settings = services.settings
+
+    def window(period: int) -> Response:
+        end = _now(services)
+        connection = window_notebook.connection_of(settings, embedded=services.stack() is not None)
+        notebook = window_notebook.of_window(end - timedelta(seconds=period), end, connection)
+        return _answer(window_notebook.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
+
+    def run_of(name: str) -> Response:
+        from filemill.lab.runs import list_runs  # noqa: PLC0415 - with pandas, whose import takes most of a second
+
+        # By its name among those that are there: a path from outside is never followed.
+        root = settings.results.absolute()
+        found = next((run for run in list_runs(root) if run.name == name), None)
+        if found is None:
+            raise Refused(404, "not_found", "there is no such run", "run")
+        notebook = window_notebook.of_run(root / found.name, found.frames)
+        return _answer(window_notebook.encode(notebook), f"{found.name}.ipynb")
+
+    @app.get(
+        "/api/notebook",
+        responses=answers(200, "application/x-ipynb+json", 404, 422, 503),
+        response_class=Response,
+        summary="A notebook on the last so many seconds, or on a run of the lab",
+    )
+    async def notebook(
+        *,
+        period: Annotated[int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Seconds up to now.")] = 900,
+        run: Annotated[str, Query(max_length=255, description="A run's folder, as Experiments lists it.")] = "",
+    ) -> Response:
+        return await threads.run(lambda: run_of(run) if run else window(period))
+
+
+def _now(services: Services) -> datetime:
+    """By the database, as everything that the notebook reads; by this process where the database is away."""
+    with contextlib.suppress(Unavailable), services.reading() as connection:
+        moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return moment
+    return datetime.now(UTC)
+
+
+def _answer(body: bytes, name: str) -> Response:
+    headers = {"Content-Disposition": attachment(name), "X-Content-Type-Options": "nosniff"}
+    return Response(body, headers=headers, media_type="application/x-ipynb+json")

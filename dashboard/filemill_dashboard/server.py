@@ -1,0 +1,242 @@
+"""The process behind the page: Streamlit, REST, and an outbox relay, on one port.
+
+Requests to `/api`, `/assets`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a
+millisecond, and its catch-all would answer an unknown path with a page. Under uvicorn with uvloop an answer takes half
+a millisecond where `streamlit run` takes 44 (no TCP_NODELAY there).
+"""
+
+import contextlib
+import errno
+import gc
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import structlog
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from streamlit.starlette import App
+from streamlit.web.bootstrap import load_config_options
+
+from filemill.config.settings import InvalidSettings, Settings
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.roles import on_stop_signal
+from filemill_dashboard.asgi.coalescing import Together
+from filemill_dashboard.asgi.connections import Connections, bounds_of
+from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
+from filemill_dashboard.asgi.proxies import TrustedProxies
+from filemill_dashboard.asgi.request_gate import Gate
+from filemill_dashboard.asgi.response_headers import ResponseHeaders
+from filemill_dashboard.components.notices import show_bug
+from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.state import services as services_module
+from filemill_dashboard.state.data import Data, current
+from filemill_dashboard.state.health import LABELS, check_all
+from filemill_dashboard.state.services import Relay, Services
+
+HERE = Path(__file__).parent
+# What is still open when we are told to stop: pages hold their connections for ever.
+SHUTDOWN_SECONDS = 2
+JOIN_SECONDS = 4.0
+RELAY_PAUSE_SECONDS = 2.0
+BACKLOG = 1024
+# Cycles are few here; looking for them after each 700 new objects costs a poller more than its answer.
+COLLECT_OBJECTS = 50_000
+
+REST_PATHS = {"/api", "/healthz", "/readyz"}
+REST_BELOW = ("/api/", "/assets/")
+
+# Set here and not in a config.toml, which Streamlit looks for where the process was started.
+STREAMLIT_OPTIONS: dict[str, Any] = {
+    "browser.gatherUsageStats": False,
+    "client.showErrorDetails": "none",
+    "client.showErrorLinks": False,
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": True,
+    "logger.level": "warning",
+    "runner.fastReruns": False,  # a refresh that another one cuts short leaves parts of two moments on the page
+    "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # a walk through all objects after each refresh: two thirds of what one cost
+    "server.enableStaticServing": True,  # the fonts
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+    "server.maxUploadSize": 1,
+    "server.runOnSave": False,
+    "server.showEmailPrompt": False,
+    "theme.base": str(HERE / "theme.toml"),
+}
+
+log = structlog.get_logger("dashboard")
+
+
+class CannotListen(InvalidSettings):
+    """The address that the settings name cannot be had; the text says why and what to do."""
+
+
+class Front:
+    """Hands a request to REST or to the pages; the process's lifetime is the pages'."""
+
+    def __init__(self, pages: ASGIApp, rest: ASGIApp) -> None:
+        self._pages = pages
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, socket or lifetime."""
+        path = scope.get("path", "")
+        is_rest = scope["type"] == "http" and (path.startswith(REST_BELOW) or path in REST_PATHS)
+        await (self._rest if is_rest else self._pages)(scope, receive, send)
+
+
+def build_app(settings: Settings) -> ASGIApp:
+    """The whole process as an ASGI app. It starts, and its relay with it, though every server be away.
+
+    One per process: Streamlit's configuration is global, and so are the services that the pages read.
+    """
+    load_config_options(STREAMLIT_OPTIONS)
+    engine = bootstrap.create_engine(settings, f"dashboard {settings.worker_id}")
+    relay = bootstrap.relay(settings, engine)
+    services = Services(settings, engine, relay)
+    services_module.install(services)
+    probes = ThreadPoolExecutor(2 * len(LABELS), "readyz")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: App) -> AsyncIterator[None]:
+        with _running(relay, current()) as stop:
+            yield
+            await anyio.to_thread.run_sync(stop)
+        probes.shutdown(wait=False, cancel_futures=True)
+
+    pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
+    rest = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
+    return ResponseHeaders(Gate(Front(pages, Together(rest)), settings))
+
+
+def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotListen.
+
+    `on_listening` is told the URL once connections are taken: with port 0, that is where the port becomes known.
+    """
+    listener = listen(settings.host, settings.port)
+    try:
+        server = _Server(_config(settings), lambda: _announce(settings, listener, on_listening))
+        on_stop_signal(server.stop)
+        gc.freeze()  # modules stay: no search for garbage need pass through them
+        gc.set_threshold(COLLECT_OBJECTS)
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+    log.info("Dashboard stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is the system's choice. Raises CannotListen."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotListen(f"the page cannot listen on {host}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(_refusal(host, port, error)) from None
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(settings: Settings, listener: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    port = listener.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host)  # noqa: S104 - compared, not bound
+    return f"http://{host or (f'[{settings.host}]' if ':' in settings.host else settings.host)}:{port}"
+
+
+class _Server(BoundedServer):
+    """Uvicorn, which tells when it listens, and leaves signals to this process."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    def stop(self) -> None:
+        """Come to an end soon."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn would raise a caught signal again at the end: a stop that was asked for is not a failure."""
+        yield
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return BoundedConfig(
+        build_app(settings),
+        Connections(bounds_of(settings), TrustedProxies(settings.trusted_proxy_networks)),
+        loop="uvloop",
+        ws_ping_interval=30,
+        ws_ping_timeout=30,
+        lifespan="on",
+        log_config=None,
+        log_level="error",  # it has a warning for each request that cannot be read
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # the gate decides whose word counts
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+def _announce(settings: Settings, listener: socket.socket, on_listening: Callable[[str], None]) -> None:
+    url = url_of(settings, listener)
+    log.info("The page is up", url=url, rest=f"{url}/api/files")
+    on_listening(url)
+
+
+def _refusal(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another (--port, FILEMILL_PORT)"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs rights that this user lacks: choose one from 1024 on (--port, FILEMILL_PORT)"
+    return f"the page cannot listen on {host}:{port}: {error.strerror}"
+
+
+def _relay_on(relay: Relay, ended: threading.Event) -> None:
+    """Relay to the end; a bug in it is logged and must not leave this process accepting what nobody relays."""
+    while not ended.is_set():
+        try:
+            relay.run(ended)
+        except Exception:
+            log.exception("The relay failed; it goes on")
+            ended.wait(RELAY_PAUSE_SECONDS)
+
+
+@contextlib.contextmanager
+def _running(relay: Relay, data: Data) -> Iterator[Callable[[], None]]:
+    """The threads beside the server: the relay, and the keeper of the shared readings. Yields what stops them."""
+    ended = threading.Event()
+    threads = [
+        threading.Thread(target=_relay_on, args=(relay, ended), name="relay", daemon=True),
+        threading.Thread(target=data.keep, args=(ended,), name="keeper", daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+
+    def stop() -> None:
+        ended.set()
+        relay.wake()
+        for thread in threads:
+            thread.join(JOIN_SECONDS)
+        data.close()
+        data.services.close()
+
+    yield stop

@@ -1,0 +1,63 @@
+"""What the page Experiments reads: the folders of the lab's runs, shared by all viewers as every other reading is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from filemill.lab.journal import Entry
+from filemill_dashboard.state.cache import K, Reading, Shared, T
+
+if TYPE_CHECKING:
+    from filemill.lab.runs import Course, Run
+
+RUNS_TTL_SECONDS = 5.0
+# A run that has ended does not change; one that goes on is looked at again now and then.
+COURSE_TTL_SECONDS = 30.0
+# Frames of a long run take their time.
+COURSE_PATIENCE_SECONDS = 4.0
+
+
+class Sharing(Protocol):
+    """Makes a shared reading in the process's own pool."""
+
+    def __call__(self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = ...) -> Shared[K, T]:
+        """The reading; `read` runs in the pool."""
+
+
+class LabReadings:
+    """The runs below a folder. Any thread may ask."""
+
+    def __init__(self, folder: Path, shared: Sharing) -> None:
+        self.folder = folder
+
+        def list_them(_key: str) -> "list[Run]":
+            # Here and below: it comes with pandas, whose import would hold up the page's start by most of a second.
+            from filemill.lab.runs import list_runs  # noqa: PLC0415
+
+            return list_runs(folder)
+
+        def course_of(run: str) -> "Course":
+            from filemill.lab.runs import read_course  # noqa: PLC0415
+
+            return read_course(folder / run)
+
+        def journal_of(run: str) -> list[Entry]:
+            from filemill.lab.runs import read_journal  # noqa: PLC0415
+
+            return read_journal(folder / run)
+
+        self._runs: Shared[str, list[Run]] = shared(list_them, RUNS_TTL_SECONDS)
+        self._courses: Shared[str, Course] = shared(course_of, COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS)
+        self._journals: Shared[str, list[Entry]] = shared(journal_of, RUNS_TTL_SECONDS)
+
+    def runs(self) -> "Reading[list[Run]]":
+        """All of them, newest first."""
+        return self._runs.get("")
+
+    def course(self, run: "Run") -> "Reading[Course]":
+        """How one of them went over time."""
+        return self._courses.get(run.name)
+
+    def journal(self, run: "Run") -> Reading[list[Entry]]:
+        """What was done in one of them."""
+        return self._journals.get(run.name)

@@ -1,0 +1,86 @@
+"""What this process works with: versions, topics, settings in force. Secrets never leave this module."""
+
+import platform
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import streamlit
+from pydantic import SecretStr
+
+import filemill
+from filemill.adapters.kafka.admin import all_topics
+from filemill.config.settings import PREFIX, Settings
+from filemill.domain.origins import without_passwords
+from filemill.domain.retry import Unavailable
+from filemill_dashboard.state.services import Services
+
+HIDDEN = "••••••"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One of our topics; `partitions` None: it is missing. `dated_by`: broker or producers; None: not known."""
+
+    name: str
+    partitions: int | None
+    dated_by: str | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting in force, as text. `given` where it is not the default."""
+
+    name: str
+    value: str
+    meaning: str
+    given: bool
+
+
+def postgres_version(services: Services) -> str:
+    """The server's version. Raises retry.Unavailable."""
+    with services.reading() as connection:
+        return str(connection.execute(sa.text("SHOW server_version")).scalar_one())
+
+
+def topics(services: Services) -> list[Topic]:
+    """Our topics, their partitions, and who sets their records' timestamps. Raises retry.Unavailable."""
+    existing = services.kafka.topic_partitions()
+    try:
+        by_producers: list[str] | None = services.kafka.topics_dated_by_producers()
+    except Unavailable:  # a broker may let us see topics, and not their configuration
+        by_producers = None
+    return [
+        Topic(
+            name,
+            existing.get(name),
+            None if by_producers is None or name not in existing else "producers" if name in by_producers else "broker",
+        )
+        for name in all_topics(services.settings)
+    ]
+
+
+def own_versions() -> dict[str, str]:
+    """What this process is made of."""
+    return {
+        "filemill": filemill.__version__,
+        "Python": platform.python_version(),
+        "Streamlit": streamlit.__version__,
+    }
+
+
+def settings_in_force(settings: Settings) -> list[Setting]:
+    """All settings; of secrets, and of properties that may be some, only that they are set."""
+    shown = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        given = name in settings.model_fields_set and value != field.default
+        shown.append(Setting(f"{PREFIX}{name.upper()}", _text(value), field.description or "", given))
+    return shown
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return HIDDEN if value.get_secret_value() else "(empty)"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={HIDDEN}" for name in value) or "(none)"
+    return without_passwords(str(value)) if value != "" else "(empty)"

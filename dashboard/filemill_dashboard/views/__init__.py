@@ -1,0 +1,1 @@
+"""What the pages derive from what was read. Pure."""

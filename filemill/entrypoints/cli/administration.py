@@ -1,0 +1,136 @@
+"""`filemill migrate | topics | verify | doctor`."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.postgres.migrate import migrate_schema
+from filemill.config.settings import load
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_table, say
+from filemill.entrypoints.doctor import examine
+from filemill.services import setup
+from filemill.verification.report import Report
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(migrate)
+    app.command()(prepare)
+    app.command()(verify)
+    app.command()(doctor)
+    topics = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
+    topics.command("list")(list_topics)
+    topics.command("create")(create_topics)
+    topics.command("add-partitions")(add_partitions)
+    app.add_typer(topics, name="topics")
+
+
+def migrate() -> None:
+    """Bring the database's schema up to date. Safe to run from many processes at once."""
+    settings = load()
+    before, after = migrate_schema(settings)
+    say(f"{settings.database_url}: {before or 'empty'} → {after}" if before != after else f"already at {after}")
+
+
+def prepare(
+    patience: Annotated[float, typer.Option(help="Seconds to wait for servers that are still starting.", min=0)] = 60,
+) -> None:
+    """Migrate, create the topics and the bucket: all that the servers need. May be repeated."""
+    setup.prepare(load(), patience_seconds=patience)
+    say("Schema, topics and bucket are ready.")
+
+
+def list_topics(*, as_json: AsJson = False) -> None:
+    """The pipeline's topics and their partitions."""
+    settings = load()
+    existing = KafkaAdmin(settings).topic_partitions()
+    found = {name: existing.get(name) for name in all_topics(settings)}
+    if as_json:
+        print_json(found)
+    else:
+        print_table(["topic", "partitions"], [[name, count or "missing"] for name, count in found.items()])
+
+
+def create_topics(*, as_json: AsJson = False) -> None:
+    """Create the topics that are missing."""
+    created = KafkaAdmin(load()).create_topics()
+    if as_json:
+        print_json({"created": created})
+    else:
+        say(f"Created {', '.join(created)}." if created else "All topics exist.")
+
+
+def add_partitions(
+    total: Annotated[int, typer.Argument(help="How many the topic shall have.", min=1)],
+    topic: Annotated[str | None, typer.Option(help="Default: file.create.")] = None,
+) -> None:
+    """Raise a topic's partitions. Kafka cannot take any away again."""
+    settings = load()
+    name = topic or settings.topic_create
+    try:
+        KafkaAdmin(settings).add_partitions(name, total)
+    except ValueError as error:
+        fail(str(error), 2)
+    say(f"{name} has {total} partitions.")
+
+
+def verify(*, as_json: AsJson = False) -> None:
+    """Check the pipeline's promises against the servers themselves. Exit code 1 where one is broken.
+
+    Every object is downloaded, hashed and rendered afresh; the bucket is listed; the topics and the dead letters are
+    read. Takes a while on a large table.
+    """
+    settings = load()
+    engine = bootstrap.create_engine(settings, "verify")
+    report = bootstrap.verify(settings, engine)
+    if as_json:
+        print_json(as_document(report))
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def as_document(report: Report) -> dict[str, object]:
+    """The report for --json."""
+    return {
+        "ok": report.ok,
+        "lost": report.lost,
+        **{name: getattr(report, name) for name in report.__struct_fields__ if name != "findings"},
+        "findings": list(report.findings.values()),
+    }
+
+
+def _print_report(report: Report) -> None:
+    facts = ["submitted", "completed", "failed", "cancelled", "in_flight", "objects"]
+    asides = ["deleted", "foreign", "superseded", "repeats", "duplicate_results", "dead_letters"]
+    asides += ["dead_letters_distinct", "unreadable_events"]
+    print_table(
+        ["", "count"],
+        [[name.replace("_", " "), getattr(report, name)] for name in facts]
+        + [[name.replace("_", " "), count] for name in asides if (count := getattr(report, name))],
+    )
+    for note in report.notes:
+        say(f"Note: {note}.")
+    for finding in report.findings.values():
+        more = " …" if finding.count > len(finding.examples) else ""
+        say(f"BROKEN {finding.meaning}: {finding.count} ({', '.join(finding.examples)}{more})")
+    say(f"{'Every promise held' if report.ok else 'Promises were broken'}; {report.seconds:.1f} s.")
+
+
+def doctor(*, as_json: AsJson = False) -> None:
+    """Say what is missing, and what to do about it. Exit code 1 where something is."""
+    checks = examine()
+    if as_json:
+        print_json(checks)
+    else:
+        marks = {True: "ok     ", False: "MISSING", None: "–      "}
+        for check in checks:
+            console.print(Text(f"{marks[check.ok]}  {check.name}: {plain(check.found)}"))
+            if check.remedy:
+                console.print(Text(f"         → {check.remedy}"))
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)

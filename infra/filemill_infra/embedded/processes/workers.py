@@ -1,0 +1,182 @@
+"""Worker processes: what to run, and one process of it with its restarts."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from filemill.config.settings import HOME_VARIABLE, PREFIX
+from filemill.runtime.stack_state import ProcessRef, WorkerState
+from filemill_infra.embedded import logs
+from filemill_infra.embedded.ports import LOOPBACK
+from filemill_infra.embedded.processes import signals
+
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 30.0
+# A worker that lived for this long was healthy: its next death starts the delays anew.
+HEALTHY_SECONDS = 20.0
+# Deaths in a row after which the worker is reported as failing, not as restarting.
+FAILING_AFTER = 3
+
+# Names that lead clients to servers; of the caller's they would win over those of this stack.
+_SEED_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+_SEED_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
+# Roles of the database that no worker uses: the schema's owner and the reader.
+_NOT_FOR_WORKERS = ("database_owner_", "database_reader_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """What to run `count` times: processes role-1, role-2, … of `argv`, in which `{id}` stands for the process's id.
+
+    A new one gets the lowest number that is free; with `ids_once` one that none has had, so that an id in a record of
+    what happened is one process's.
+    """
+
+    role: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    count: int = 1
+    ids_once: bool = False
+    stop_signal: int = signal.SIGTERM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to a process of the stack, for whoever reports it. `log` is the end of its log."""
+
+    kind: Literal["note", "died", "failing", "restarted", "watchdog"]
+    name: str
+    text: str
+    log: tuple[str, ...] = ()
+
+
+class Backoff:
+    """How long to wait before a restart: doubled with each death, capped, and short again after a healthy life."""
+
+    def __init__(self) -> None:
+        self.deaths_in_a_row = 0
+
+    def after(self, lived_seconds: float) -> float:
+        """Seconds to wait after a death at the age of `lived_seconds`."""
+        self.deaths_in_a_row = 1 if lived_seconds >= HEALTHY_SECONDS else self.deaths_in_a_row + 1
+        delay: float = FIRST_DELAY_SECONDS * 2 ** min(self.deaths_in_a_row - 1, 16)
+        return min(delay, LONGEST_DELAY_SECONDS)
+
+
+def worker_environment(
+    settings: Mapping[str, str | int | float], home: Path, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a worker: what is inherited, less what leads elsewhere, and the stack's settings."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if name not in _SEED_NAMES and not name.startswith(_SEED_PREFIXES) and name != signals.MARK
+    }
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the world, not for this machine
+        kept[name] = ",".join(part for part in (kept.get(name, ""), LOOPBACK, "localhost") if part)
+    given = {
+        f"{PREFIX}{name.upper()}": str(value)
+        for name, value in settings.items()
+        if not name.startswith(_NOT_FOR_WORKERS)
+    }
+    return kept | given | {HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1"}
+
+
+class Worker:
+    """One supervised process. Not safe for threads on its own: its crew holds a lock."""
+
+    def __init__(self, spec: WorkerSpec, worker_id: str, log: Path) -> None:
+        self.spec = spec
+        self.id = worker_id
+        self.log = log
+        self.wanted = True
+        self.restarts = 0
+        self.retry_at: float | None = None
+        self._backoff = Backoff()
+        self._started_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ref: ProcessRef | None = None
+
+    @property
+    def state(self) -> WorkerState | None:
+        """Its entry in the state file: the last process where it is down, None before the first."""
+        if self._ref is None:
+            return None
+        return WorkerState(
+            role=self.spec.role, id=self.id, process=self._ref, log=str(self.log), restarts=self.restarts
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def spawn(self, environment: Mapping[str, str]) -> int:
+        """Start its process, in a session of its own so that a terminal's Ctrl-C does not reach it; returns the pid."""
+        argv = [part.replace("{id}", self.id) for part in self.spec.argv]
+        with logs.open_log(self.log) as output:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**environment, f"{PREFIX}WORKER_ID": self.id, **self.spec.env},
+                umask=signals.UMASK,
+                start_new_session=True,
+            )
+        self._ref = ProcessRef.of(self._process.pid)
+        self._started_at = time.monotonic()
+        self.retry_at = None
+        return self._process.pid
+
+    def note_death(self) -> Event | None:
+        """Where its process has died unasked, plan the next one and say so; None otherwise."""
+        if self._process is None or self._process.poll() is None or self.retry_at is not None:
+            return None
+        delay = self._backoff.after(time.monotonic() - self._started_at)
+        self.retry_at = time.monotonic() + delay
+        code, deaths = self._process.returncode, self._backoff.deaths_in_a_row
+        how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        return Event(
+            kind="failing" if deaths >= FAILING_AFTER else "died",
+            name=self.id,
+            text=f"{self.id} ended {how}, {deaths} in a row; the next try is in {delay:g} s",
+            log=tuple(logs.tail(self.log)),
+        )
+
+    def put_off(self) -> None:
+        """Plan the next try after one that did not even give a process."""
+        self.retry_at = time.monotonic() + self._backoff.after(0)
+
+    def send(self, number: int) -> None:
+        """Send its process a signal; none where it does not run."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Ask it to end, and have it not restarted."""
+        self.wanted = False
+        self.send(self.spec.stop_signal)
+        self.send(signal.SIGCONT)  # a suspended process hears no other signal
+
+    def reap(self, seconds: float) -> None:
+        """Wait for its end; kill it and its descendants after `seconds`."""
+        if self._process is None:
+            return
+        try:
+            members = signals.family(psutil.Process(self._process.pid))
+        except psutil.NoSuchProcess:
+            members = []
+        try:
+            self._process.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        signals.kill(member for member in members if not signals.ended(member))

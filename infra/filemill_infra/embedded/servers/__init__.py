@@ -1,0 +1,1 @@
+"""The three servers: Kafka, PostgreSQL and SeaweedFS."""

@@ -1,0 +1,114 @@
+"""The three servers of a stack, started and stopped at once, and brought back after a crash."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from filemill.runtime.stack_state import ServerState
+from filemill_infra.embedded import logs
+from filemill_infra.embedded.errors import CancelledError, EmbeddedError
+from filemill_infra.embedded.processes.workers import Backoff, Event
+from filemill_infra.embedded.servers.server import START_SECONDS, STOP_SECONDS, Server
+
+
+class Servers:
+    """A group of servers. Safe to use from several threads."""
+
+    def __init__(self, servers: Sequence[Server], report: Callable[[Event], None] = lambda _event: None) -> None:
+        """`servers` share their surroundings, and with them the event that gives all starts up."""
+        self._servers = {server.name: server for server in servers}
+        self._cancelled = servers[0].surroundings.cancelled if servers else threading.Event()
+        self._report = report
+        self._backoff = {server.name: Backoff() for server in servers}
+        self._served_at = dict.fromkeys(self._servers, 0.0)
+        self._returning: set[str] = set()
+
+    def __getitem__(self, name: str) -> Server:
+        if name not in self._servers:
+            raise KeyError(f"There is no server {name!r}; there are {', '.join(self._servers)}")
+        return self._servers[name]
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter(self._servers.values())
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Values of `filemill.config.settings.Settings` that lead to all of them."""
+        return {name: value for server in self for name, value in server.settings().items()}
+
+    def states(self) -> list[ServerState]:
+        """The servers for the state file."""
+        return [state for server in self if (state := server.state) is not None]
+
+    def start(self, seconds: float = START_SECONDS) -> None:
+        """Start all at once. Where one fails, or this thread is interrupted, all are stopped and the cause is raised.
+
+        Raises StartError and its like, CancelledError.
+        """
+        with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="start") as pool:
+            started = [pool.submit(self._start, server, seconds) for server in self]
+            try:
+                for future in started:
+                    future.result()
+            except BaseException as error:  # noqa: BLE001 - an interrupt, too, stops what was started
+                self._cancelled.set()
+                cause = _first_cause([error, *(_failure(future) for future in started)])
+                self.stop()
+                raise cause from None
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop all at once, each in its orderly way; what has not ended after `seconds` is killed."""
+        with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="stop") as pool:
+            for future in [pool.submit(server.stop, seconds) for server in self]:
+                future.result()
+
+    def tick(self) -> None:
+        """Bring back what died unasked, beside the caller. Called several times a second."""
+        for server in self:
+            if not server.wanted or server.starting or server.is_alive() or server.name in self._returning:
+                continue
+            delay = self._backoff[server.name].after(time.monotonic() - self._served_at[server.name])
+            text = f"{server.name} ended unasked; the next try is in {delay:g} s"
+            self._report(Event(kind="died", name=server.name, text=text, log=tuple(logs.tail(server.log_path))))
+            self._returning.add(server.name)
+            name = f"return-{server.name}"
+            threading.Thread(target=self._bring_back, args=(server, delay), name=name, daemon=True).start()
+
+    def trim_logs(self) -> None:
+        """Keep the logs of running servers short."""
+        for server in self:
+            logs.trim(server.log_path)
+
+    def _start(self, server: Server, seconds: float) -> None:
+        server.start(seconds)
+        self._served_at[server.name] = time.monotonic()
+
+    def _bring_back(self, server: Server, delay: float) -> None:
+        try:
+            # It may be stopped on purpose meanwhile; then that holds.
+            if not self._cancelled.wait(delay) and server.wanted:
+                self._start(server, START_SECONDS)
+                self._report(Event(kind="restarted", name=server.name, text=f"{server.name} was started again"))
+        except CancelledError:
+            pass
+        except EmbeddedError as error:
+            self._report(Event(kind="failing", name=server.name, text=error.what, log=error.log))
+        finally:
+            self._returning.discard(server.name)
+
+
+def _failure(future: Future[None]) -> BaseException | None:
+    try:
+        return future.exception()
+    except BaseException as error:  # noqa: BLE001 - an interrupt while waiting is a cause like others
+        return error
+
+
+def _first_cause(errors: Sequence[BaseException | None]) -> BaseException:
+    """The error that made the others give up; what other servers had to say of their own accord is noted on it."""
+    real = [error for error in errors if error is not None]
+    causes = [error for error in real if not isinstance(error, CancelledError)] or real
+    for other in causes[1:]:
+        if other is not causes[0]:
+            causes[0].add_note(str(other))
+    return causes[0]

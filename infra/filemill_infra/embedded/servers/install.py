@@ -1,0 +1,45 @@
+"""Fetch and prepare Apache Kafka ahead of the first start: `python -m filemill_infra.embedded.servers.install`.
+
+The first start would do the same; here it can be part of setting up, where people expect to wait.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from filemill_infra.embedded.errors import EmbeddedError
+from filemill_infra.embedded.ports import PortBook
+from filemill_infra.embedded.processes.commands import Surroundings
+from filemill_infra.embedded.servers.jars import Progress, default_cache, installed_jars
+from filemill_infra.embedded.servers.kafka_training import trained_cache
+
+
+def install(cache: Path) -> None:
+    """Put Kafka's jars and their training into `cache`; nothing happens where they are there. Raises DownloadError."""
+
+    def tell(progress: Progress) -> None:
+        print(f"\rApache Kafka: {progress.done} of {progress.total} jars", end="", file=sys.stderr)
+
+    jars = installed_jars(cache, tell)
+    with tempfile.TemporaryDirectory(prefix="filemill-install-") as scratch:
+        home = Path(scratch)
+        around = Surroundings(home=home, ports=PortBook(home, defaults=False), report=_say)
+        trained_cache(jars, around, home / "training.log")
+
+
+def _say(line: str) -> None:
+    print(f"\n{line}", file=sys.stderr)
+
+
+def main() -> int:
+    """Install into the user's cache folder; the exit code is 1 where that failed."""
+    try:
+        install(default_cache())
+    except EmbeddedError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Apache Kafka's jars: downloaded once per user by jgo, pinned by hash, and never half there.
+
+`kafka.lock` names every jar with its sha256, so that what runs is what was tried, and nothing needs to be resolved at
+run time (that takes four times as long as the download). Written by
+`python -m filemill_infra.embedded.servers.jars`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from filemill_infra.embedded.errors import DownloadError
+
+KAFKA_VERSION = "4.4.0"
+LOCK = Path(__file__).with_name("kafka.lock")
+
+# Apart, because log4j's own dependency management would otherwise replace Kafka's versions, kafka-clients included.
+_ROOTS = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5")
+_DOWNLOADS_AT_ONCE = 6
+_TIMEOUT_SECONDS = 20
+_POLL_SECONDS = 0.2
+
+
+class Jar(NamedTuple):
+    """One line of the lock file."""
+
+    group: str
+    artifact: str
+    version: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """Its name in the cache."""
+        return f"{self.artifact}-{self.version}.jar"
+
+
+class Progress(NamedTuple):
+    """How far the download is."""
+
+    done: int
+    total: int
+    received_bytes: int
+
+
+def default_cache() -> Path:
+    """The user's folder for what can be downloaded again."""
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/filemill").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "filemill"
+
+
+def usable_cache(home: Path) -> Path:
+    """The user's cache folder; where that cannot be written to, as for an account without a home, one in `home`."""
+    try:
+        cache = default_cache()
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    except (OSError, RuntimeError):
+        return home / "cache"
+    return cache if os.access(existing, os.W_OK | os.X_OK) else home / "cache"
+
+
+def locked_jars(lock: Path) -> list[Jar]:
+    """The jars of the lock file, in the order of the class path."""
+    jars = []
+    for line in lock.read_text().splitlines():
+        if line and not line.startswith("#"):
+            coordinate, digest = line.split()
+            group, artifact, number = coordinate.split(":")
+            jars.append(Jar(group, artifact, number, digest))
+    return jars
+
+
+def installed_jars(
+    cache: Path, progress: Callable[[Progress], None] = lambda _progress: None, lock: Path | None = None
+) -> list[Path]:
+    """The jars of the lock file (by default the broker's) on this disk, downloaded where they are not there yet.
+
+    The folder's name carries the lock file's hash and appears only when all jars are in it and have been checked. So a
+    download that was cut off leaves nothing that a later start could take for whole. Raises DownloadError; whatever
+    `progress` raises gives the download up.
+    """
+    lock = lock or LOCK
+    jars = locked_jars(lock)
+    name = f"{lock.stem}-{KAFKA_VERSION}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    folder = cache / name
+    if not folder.is_dir():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with _only_one(cache / f".{name}.lock"):
+                if not folder.is_dir():
+                    _download(jars, folder, progress)
+        except OSError as error:
+            raise DownloadError(
+                f"The jars of Apache Kafka could not be stored: {error.strerror or error}",
+                where=str(cache),
+                advice="make room or make the folder writable, or set XDG_CACHE_HOME to another one.",
+            ) from error
+    return [folder / jar.file for jar in jars]
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Two starts at once download once."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(jars: list[Jar], folder: Path, progress: Callable[[Progress], None]) -> None:
+    for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    try:
+        done, received = 0, 0
+        progress(Progress(0, len(jars), 0))
+        for size in _fetch_all(jars, staging):
+            done, received = done + (size > 0), received + size
+            progress(Progress(done, len(jars), received))
+        shutil.rmtree(staging / "repository")
+        staging.chmod(0o755)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
+    """Download several at once; yields the bytes of each as it is done, and 0 now and then, to be given up promptly."""
+    waiting: queue.SimpleQueue[Jar] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
+    for jar in jars:
+        waiting.put(jar)
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while staging.is_dir():
+                jar = waiting.get_nowait()
+                try:
+                    finished.put(_fetch(jar, staging))
+                except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+                    finished.put(error)
+
+    # Daemons, unlike a pool's: one that hangs in a dead connection must not keep a cancelled start from ending.
+    for number in range(_DOWNLOADS_AT_ONCE):
+        threading.Thread(target=work, name=f"jars-{number}", daemon=True).start()
+    left = len(jars)
+    while left:
+        try:
+            outcome = finished.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            yield 0
+            continue
+        if isinstance(outcome, Exception):
+            raise outcome
+        left -= 1
+        yield outcome
+
+
+def _fetch(jar: Jar, staging: Path) -> int:
+    """Download one jar by jgo into `staging` and check it; returns its bytes."""
+    # Here, because requests and jgo's model take 0.3 s to import, and a warm start needs neither.
+    from jgo.config import GlobalSettings  # noqa: PLC0415
+    from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
+    # Repositories of the user's own jgo configuration come first: a company's mirror, for example.
+    repositories = {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}
+    context = MavenContext(repo_cache=staging / "repository", remote_repos=repositories, timeout=_TIMEOUT_SECONDS)
+    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
+    try:
+        path = artifact.resolve()
+    except Exception as error:  # jgo raises RuntimeError, requests its own family, urllib3 sometimes too
+        raise DownloadError(
+            f"{jar.file} could not be downloaded: {error}",
+            where=", ".join(repositories.values()),
+            advice="Apache Kafka is downloaded once, at the first start. Check the network, a proxy (HTTPS_PROXY) and "
+            "its certificates (REQUESTS_CA_BUNDLE), or name a mirror under [repositories] in ~/.config/jgo.conf.",
+        ) from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != jar.sha256:
+        raise DownloadError(
+            f"{jar.file} is not what it should be: sha256 {digest}, expected {jar.sha256}",
+            where=", ".join(repositories.values()),
+            advice="something between here and the repository changes files; download from elsewhere.",
+        )
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # or a power cut after the folder's renaming could leave it empty
+    return path.rename(staging / jar.file).stat().st_size
+
+
+def main() -> None:
+    """Resolve the newest jars of the pinned versions and write the lock file."""
+    import jgo  # noqa: PLC0415
+
+    found = {(one.groupId, one.artifactId): one for root in reversed(_ROOTS) for one in jgo.resolve(root)}
+    lines = [
+        f"{group}:{name}:{one.version} {hashlib.sha256(one.resolve().read_bytes()).hexdigest()}"
+        for (group, name), one in sorted(found.items())
+    ]
+    head = f"# Written by `python -m filemill_infra.embedded.servers.jars` from {' and '.join(_ROOTS)}."
+    LOCK.write_text("\n".join([head, *lines]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

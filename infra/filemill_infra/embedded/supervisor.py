@@ -1,0 +1,315 @@
+"""A whole stack on this machine: the servers, the workers, and the rules by which they live and end.
+
+    supervisor = Supervisor(home, [WorkerSpec(role="processor", argv=[…], count=2)], prepare=migrate_and_make_topics)
+    supervisor.run()                          # until Ctrl-C, SIGTERM or request_stop()
+
+    with Supervisor(home) as supervisor:      # or piece by piece, as tests and notebooks do
+        supervisor.server("kafka").kill()     # stays down until start(): a kill on purpose is not undone
+        supervisor.scale("processor", 3)
+
+All methods may be called from any thread and take and give plain values; `control.py` lets other processes call some.
+"""
+
+import contextlib
+import datetime as dt
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
+from filemill.runtime.supervisor_client import FaultKind
+from filemill_infra.embedded.control import Control
+from filemill_infra.embedded.down import clear_leftovers
+from filemill_infra.embedded.home import HomeLock, prepare_home
+from filemill_infra.embedded.ports import PortBook
+from filemill_infra.embedded.processes import signals
+from filemill_infra.embedded.processes.commands import Surroundings
+from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.processes.worker_pool import GRACE_SECONDS, Crew
+from filemill_infra.embedded.processes.workers import Event, WorkerSpec, worker_environment
+from filemill_infra.embedded.servers import jars
+from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.kafka import Kafka
+from filemill_infra.embedded.servers.postgres import Postgres
+from filemill_infra.embedded.servers.seaweed import SeaweedFS
+from filemill_infra.embedded.servers.server import START_SECONDS, Server
+
+if TYPE_CHECKING:
+    from filemill_infra.embedded.faults import Faults
+
+SERVERS = ("kafka", "postgres", "s3")
+STOP_SECONDS = 9.3  # a person who pressed Ctrl-C is promised ten
+_LEAST_SERVER_SECONDS = 3.0
+_TICK_SECONDS = 0.1
+_TRIM_SECONDS = 20.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Settings = dict[str, str | int | float]
+
+
+class Supervisor:
+    """One stack under one home folder, from `start` to `stop`; it cannot be started twice."""
+
+    def __init__(
+        self,
+        home: Path,
+        workers: Sequence[WorkerSpec] = (),
+        *,
+        servers: Sequence[str] = SERVERS,
+        default_ports: bool = True,
+        reference_credentials: bool = False,
+        page: str | None = None,
+        prepare: Callable[[Settings], None] = lambda _settings: None,
+        report: Callable[[Event], None] = lambda _event: None,
+        progress: Callable[[jars.Progress], None] = lambda _progress: None,
+        cache: Path | None = None,
+    ) -> None:
+        """Name the parts; nothing is started. `servers` are those to run, where not all are wanted.
+
+        `prepare` runs once the servers serve and before the workers start. `report` and `progress` hear of restarts and
+        of the first start's download, from other threads. Without `default_ports` all ports are drawn. With
+        `reference_credentials` the servers accept the reference's published ones instead of those of the home.
+        """
+        self.home = home
+        self._specs = workers
+        self._wanted_servers = servers
+        self._default_ports = default_ports
+        self._reference_credentials = reference_credentials
+        self._page = page
+        self._prepare = prepare
+        self._listener = report
+        self._progress = progress
+        self._cache = cache
+        self._cancelled = threading.Event()
+        self._stop_requested = threading.Event()
+        self._stopped = threading.Event()
+        self._stopping = threading.Lock()
+        self._state_lock = threading.Lock()
+        self._state: StackState | None = None
+        self._started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self._own_ref = ProcessRef.of(os.getpid())
+        self._interruptible = False
+        self._signalled = False
+        self._monitor: threading.Thread | None = None
+        self._lock: HomeLock | None = None
+        self._control = Control(self)
+        self._faults_lock = threading.Lock()
+        self._faults: Faults | None = None
+        self._guard: Guard
+        self._servers: Servers
+        self._crew: Crew
+
+    def start(self, seconds: float = START_SECONDS) -> StackState:
+        """Start everything and return what runs where. On any error or interrupt, all that was started is stopped.
+
+        Raises HomeError, HomeInUseError, DownloadError, StartError, CancelledError, and what `prepare` raises.
+        """
+        self.home = prepare_home(self.home)
+        self._assemble()
+        self._lock = HomeLock(self.home)
+        try:
+            clear_leftovers(self.home)
+            self._guard.start()
+            self._servers.start(seconds)
+            self._write_state()
+            self._prepare(self._servers.settings())
+            self._control.open()
+            self._crew.start(self._environment())
+            self._write_state()
+            # A daemon: where the main thread dies of an error, the process must end, so that the watchdog clears up.
+            self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+            self._monitor.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self.state
+
+    @property
+    def state(self) -> StackState:
+        """What runs where, now."""
+        return StackState(
+            home=str(self.home),
+            supervisor=self._own_ref,
+            started_at=self._started_at,
+            settings=self._servers.settings(),
+            servers=self._servers.states(),
+            workers=self._crew.states(),
+            page=self._page,
+            control=self._control.address,
+        )
+
+    @property
+    def watchdog_pid(self) -> int | None:
+        """The process id of the watchdog."""
+        return self._guard.pid
+
+    def server(self, name: str) -> Server:
+        """The server `kafka`, `postgres` or `s3`: to kill, suspend, resume, start. Raises KeyError."""
+        return self._servers[name]
+
+    def scale(self, role: str, count: int) -> list[str]:
+        """Have `count` workers of `role`; returns their ids, once surplus ones have ended. Raises ValueError."""
+        ids = self._crew.scale(role, count)
+        self._write_state()
+        return ids
+
+    def stop_worker(self, worker_id: str) -> None:
+        """Stop one worker for good. Raises KeyError."""
+        self._crew.stop_worker(worker_id)
+        self._write_state()
+
+    def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:
+        """Send one worker a signal; what dies of it is restarted unless told otherwise. Raises KeyError."""
+        self._crew.kill_worker(worker_id, number, restart=restart)
+
+    def inject(self, kind: FaultKind, target: str, seconds: float, key: str = "") -> None:
+        """Begin a fault on a server or a worker, on record in the home's journal; it is undone by itself.
+
+        Raises KeyError for a target that is not there, ValueError for what cannot be done now.
+        """
+        with self._faults_lock:
+            if self._faults is None:
+                # Here: most stacks are never broken, and need not load what breaks them.
+                from filemill_infra.embedded.faults import Faults  # noqa: PLC0415
+
+                self._faults = Faults(self, self.home / FAULTS_FILE, self._cancelled)
+        self._faults.begin(kind, target, seconds, key)
+
+    def watch(self, pid: int) -> None:
+        """Have a process that somebody else started killed, should this process die without ending it."""
+        self._guard.watch(pid, signal.SIGKILL)
+
+    def set_page(self, page: str) -> None:
+        """Note the address of the dashboard in the state file."""
+        self._page = page
+        self._write_state()
+
+    def request_stop(self) -> None:
+        """Have `run` or `run_forever` stop the stack; returns at once."""
+        self._stop_requested.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the stack has stopped; False where it still runs after `timeout` seconds."""
+        return self._stopped.wait(timeout)
+
+    def run(self, on_ready: Callable[[StackState], None] = lambda _state: None, seconds: float = START_SECONDS) -> None:
+        """Start, call `on_ready`, and stop at the first SIGINT, SIGTERM, SIGHUP or `request_stop`. In the main thread.
+
+        A signal during the start or `on_ready` raises KeyboardInterrupt, after everything has been stopped. Signals
+        that come while it stops change nothing.
+        """
+        former = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            self._interruptible = True
+            on_ready(self.start(seconds))
+            self._interruptible = False
+            self.run_forever()
+        finally:
+            self._interruptible = False
+            self.stop()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def run_forever(self) -> None:
+        """Stay until a stop is requested, then stop."""
+        try:
+            # In short waits: a signal's handler runs between them.
+            while not self._signalled and not self._stop_requested.wait(_TICK_SECONDS):
+                pass
+        finally:
+            self.stop()
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop the workers, then the servers, each at once and in their orderly way, within `seconds` overall."""
+        self._cancelled.set()
+        self._stop_requested.set()
+        with self._stopping:
+            if self._stopped.is_set() or self._lock is None:
+                return
+            deadline = time.monotonic() + seconds
+            self._control.close()
+            if self._monitor is not None and self._monitor is not threading.current_thread():
+                self._monitor.join()
+            self._crew.stop(min(GRACE_SECONDS, max(seconds - _LEAST_SERVER_SECONDS, 0)))
+            self._servers.stop(max(deadline - time.monotonic(), _LEAST_SERVER_SECONDS / 2))
+            signals.kill(signals.marked(self._mark))
+            self._guard.close()
+            remove_state(self.home)
+            self._lock.release()
+            self._stopped.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _assemble(self) -> None:
+        self._mark = f"{uuid.uuid4().hex}:{self.home}"
+        self._guard = Guard(self.home / "logs" / "watchdog.log", self._mark)
+        around = Surroundings(
+            home=self.home,
+            ports=PortBook(self.home, defaults=self._default_ports),
+            mark=self._mark,
+            reference_credentials=self._reference_credentials,
+            cancelled=self._cancelled,
+            on_spawn=self._guard.watch,
+            on_exit=self._guard.release,
+            report=lambda line: self._report(Event(kind="note", name="stack", text=line)),
+        )
+        known: dict[str, Callable[[], Server]] = {
+            "kafka": lambda: Kafka(around, cache=self._cache, progress=self._progress),
+            "postgres": lambda: Postgres(around),
+            "s3": lambda: SeaweedFS(around),
+        }
+        self._servers = Servers([known[name]() for name in self._wanted_servers], self._report)
+        self._crew = Crew(self._specs, self.home / "logs", self._guard, self._report)
+
+    def _environment(self) -> dict[str, str]:
+        environment = worker_environment(self._servers.settings(), self.home, os.environ)
+        return environment | {signals.MARK: self._mark}
+
+    def _watch(self) -> None:
+        trimmed = time.monotonic()
+        while not self._cancelled.wait(_TICK_SECONDS):
+            try:
+                self._servers.tick()
+                self._crew.tick()
+                if self._guard.ensure():
+                    self._report(Event(kind="watchdog", name="watchdog", text="the watchdog died and was replaced"))
+                if time.monotonic() - trimmed > _TRIM_SECONDS:
+                    trimmed = time.monotonic()
+                    self._servers.trim_logs()
+                    self._crew.trim_logs()
+                self._write_state()
+            except Exception as error:  # noqa: BLE001 - a full disk, say: the watch goes on
+                self._report(Event(kind="failing", name="supervisor", text=f"{type(error).__name__}: {error}"))
+
+    def _report(self, event: Event) -> None:
+        # A listener that fails, as one that prints to a terminal that is gone, must not end the watch.
+        with contextlib.suppress(Exception):
+            self._listener(event)
+
+    def _write_state(self) -> None:
+        """Write the state file where something in it has changed."""
+        with self._state_lock:
+            state = self.state
+            if state != self._state and not self._stopped.is_set():
+                write_state(state)
+                self._state = state
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Setting an event here could deadlock: this thread may be inside that event's own lock.
+        if self._interruptible:
+            self._interruptible = False
+            raise KeyboardInterrupt
+        self._signalled = True

@@ -1,0 +1,260 @@
+"""Where records become files: one asyncio loop on a thread of its own.
+
+The consumer's thread (`consumer.py`) hands records over in batches and collects finished ones from a queue. Nothing
+here touches the consumer. The producer belongs to this thread: its acknowledgements wake the passages directly.
+"""
+
+import asyncio
+import contextlib
+import functools
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+import uvloop
+
+from filemill.domain.messages import Headers
+from filemill.domain.retry import Poisonous, Unavailable
+from filemill.ports import Publisher, Receipt, Record
+from filemill_workers.file_processor.record_task import Passage, Workplace
+
+log = structlog.get_logger("processor")
+
+# How often acknowledgements are collected while any are due. Shorter costs idle turns, longer holds up commits.
+ACKNOWLEDGEMENT_SECONDS = 0.005
+AWAKE_SECONDS = 0.05
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A record whose effects are durable."""
+
+    partition: int
+    epoch: int
+    offset: int
+
+
+class _Turn(NamedTuple):
+    """Where a record stands in its partition's order: the end of the one before it, and its own."""
+
+    before: asyncio.Future[None] | None
+    over: asyncio.Future[None]
+
+
+class Workshop:
+    """Runs passages. `start`, `abandon` and `shut` are called by the consumer's thread."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        workplace: Callable[["Workshop"], Workplace],
+        *,
+        one_at_a_time: bool,
+        trusted_seconds: float,
+    ) -> None:
+        self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._publisher = publisher
+        self._one_at_a_time = one_at_a_time
+        self._trusted_seconds = trusted_seconds
+        self._trusted_at = time.monotonic()
+        # It is woken by each upload's end, from another thread: uvloop does that for less (docs/performance.md).
+        self._loop = uvloop.new_event_loop()
+        self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
+        # One at a time: what the next record of an epoch waits for, the end of the one before it.
+        self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._beside: asyncio.Task[None] | None = None
+        self._due = 0  # acknowledgements that somebody waits for
+        self._collecting = False
+        self._workplace = workplace(self)
+        self._thread = threading.Thread(target=self._work, name="workshop", daemon=True)
+        self._thread.start()
+
+    # --- called by the consumer's thread
+
+    def trust(self) -> None:
+        """The consumer's assignment may be believed, from now until some time without such a word."""
+        self._trusted_at = time.monotonic()
+
+    def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
+        """Begin these records, each in its partition's epoch."""
+        self._loop.call_soon_threadsafe(self._start, list(records), dict(epochs))
+
+    def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
+        """Drop the passages of these epochs; with `idle_longer_than`, only those that still wait for longer than that.
+
+        Returns when it is done: nothing dropped has an effect afterwards, save what was already under way to a server.
+        """
+        done = threading.Event()
+
+        def abandon() -> None:
+            self._abandon(set(epochs.items()), idle_longer_than)
+            done.set()
+
+        self._loop.call_soon_threadsafe(abandon)
+        while not done.wait(1.0):
+            if not self._thread.is_alive():
+                raise RuntimeError("the thread that processes records has ended")
+
+    def cancel(self, files: Sequence[tuple[int, int]]) -> None:
+        """Let go, in order, of what is in progress of these files and runs."""
+        self._loop.call_soon_threadsafe(self._cancel, set(files))
+
+    def aside(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Run something beside the passages, one at a time; where one still runs, or fails, nothing happens."""
+        self._loop.call_soon_threadsafe(self._aside, call)
+
+    def vitals(self) -> tuple[float, int]:
+        """The age in seconds of the oldest passage, and how many wait for another try.
+
+        Raises RuntimeError where the thread has ended: nothing that is in progress would ever finish.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that processes records has ended")
+        passages = [passage for group in list(self._passages.values()) for passage in list(group.values())]
+        oldest = min((passage.began for passage in passages), default=time.monotonic())
+        return time.monotonic() - oldest, sum(passage.retrying for passage in passages)
+
+    def in_progress(self, epochs: dict[int, int]) -> int:
+        """How many passages of these epochs are not over."""
+        return sum(len(self._passages.get(epoch, ())) for epoch in epochs.items())
+
+    def shut(self) -> None:
+        """Drop everything and end the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    # --- called by passages, on the workshop's thread
+
+    async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
+        """Publish and wait for the acknowledgement. Raises retry.Unavailable, retry.Poisonous."""
+        receipt: asyncio.Future[Receipt] = self._loop.create_future()
+
+        def on_receipt(answer: Receipt) -> None:
+            self._due -= 1
+            if not receipt.done():  # its passage may have been dropped
+                receipt.set_result(answer)
+
+        self._publisher.publish(topic, value, on_receipt, headers=headers)
+        self._due += 1
+        if not self._collecting:
+            self._collecting = True
+            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+        answer = await receipt
+        if answer.too_large:
+            raise Poisonous(f"a record of {len(value or b'')} bytes is too large for {topic}")
+        if answer.error is not None:
+            raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
+
+    def mention(self, topic: str, value: bytes) -> None:
+        """Publish without waiting: for what may get lost, as progress may."""
+        try:
+            self._publisher.publish(topic, value)
+        except Unavailable:
+            log.debug("Progress dropped", topic=topic)
+        self._publisher.poll(0)
+
+    async def awake(self) -> None:
+        """Wait until the assignment may be believed.
+
+        A process that was stopped for longer than its session wakes with timers that are due and partitions that are
+        somebody else's by now. It must begin nothing before its consumer has heard of that from the broker.
+        """
+        while time.monotonic() - self._trusted_at > self._trusted_seconds:  # noqa: ASYNC110 - another thread polls
+            await asyncio.sleep(AWAKE_SECONDS)
+
+    # --- inside
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._abandon(set(self._passages), None)
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.close()
+
+    def _collect(self) -> None:
+        try:
+            self._publisher.poll(0)
+        finally:
+            self._collecting = self._due > 0
+            if self._collecting:
+                self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+
+    def _start(self, records: list[Record], epochs: dict[int, int]) -> None:
+        for record in records:
+            epoch = (record.partition, epochs[record.partition])
+            passage = Passage(record, self._workplace)
+            turn = None
+            if self._one_at_a_time:
+                turn = _Turn(self._last.get(epoch), self._loop.create_future())
+                self._last[epoch] = turn.over
+                if turn.before is not None:
+                    passage.idle_until = float("inf")
+            self._spawn(self._run(passage, epoch, turn), passage, epoch, turn)
+
+    def _spawn(
+        self, run: Coroutine[Any, Any, None], passage: Passage, epoch: tuple[int, int], turn: _Turn | None
+    ) -> None:
+        task = self._loop.create_task(run)
+        self._passages.setdefault(epoch, {})[task] = passage
+        task.add_done_callback(functools.partial(self._ended, passage, epoch, turn))
+
+    async def _run(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None) -> None:
+        if turn is not None and turn.before is not None:
+            passage.idle_until = float("inf")
+            await asyncio.wait([turn.before])
+            passage.idle_until = None
+        await passage.go()
+        passage.finished = True
+        self.finished.put(Finished(epoch[0], epoch[1], passage.record.offset))
+
+    async def _run_again(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, seconds: float) -> None:
+        await passage.pause(seconds)
+        await self._run(passage, epoch, turn)
+
+    def _ended(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, task: asyncio.Task[None]) -> None:
+        """A record's task is over, however it ended: the record is finished, abandoned, or run again."""
+        passages = self._passages.get(epoch, {})
+        passages.pop(task, None)
+        error = asyncio.CancelledError("its task was cancelled") if task.cancelled() else task.exception()
+        if not passage.finished and not passage.abandoned:
+            seconds = passage.rerun()
+            self._spawn(self._run_again(passage, epoch, turn, seconds), passage, epoch, turn)
+            passage.report_rerun(error or RuntimeError("its task returned early"), seconds)
+            return
+        if not passages:
+            self._passages.pop(epoch, None)
+        if turn is not None:
+            turn.over.set_result(None)
+            if self._last.get(epoch) is turn.over:
+                del self._last[epoch]
+
+    def _aside(self, call: Callable[[], Awaitable[None]]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(Unavailable):
+                await call()
+
+        if self._beside is None or self._beside.done():
+            self._beside = self._loop.create_task(quietly())
+
+    def _cancel(self, files: set[tuple[int, int]]) -> None:
+        for group in self._passages.values():
+            for task, passage in group.items():
+                if passage.file_run in files and passage.cancel():
+                    task.cancel()
+
+    def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None) -> None:
+        latest = self._loop.time() + (idle_longer_than or 0)
+        for epoch in epochs:
+            for task, passage in self._passages.get(epoch, {}).items():
+                idle_until = passage.idle_until
+                if idle_longer_than is None or (idle_until is not None and idle_until > latest):
+                    passage.abandoned = True
+                    task.cancel()
