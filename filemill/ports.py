@@ -10,56 +10,10 @@ from typing import Literal, Protocol
 import msgspec
 
 from filemill.domain.files import Change
-from filemill.domain.messages import Headers, InvalidMessage
+from filemill.domain.messages import Headers
 from filemill.domain.offsets import Commit
+from filemill.domain.records import Record, TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
-
-
-class Missing(Exception):
-    """An object that is not there."""
-
-
-class Exists(Exception):
-    """An object that is there already."""
-
-
-class NotLeader(Exception):
-    """The lease is somebody else's now: stop at once, nothing of this step was written."""
-
-
-class Record(msgspec.Struct, frozen=True):
-    """One record of a topic as read.
-
-    `timestamp_ms` is the broker's or the producer's, as the topic is set up; 0 if there is none, or if it is not within
-    the years 1970 to 9999. `headers_error`: why the headers cannot be read; `headers` is empty then.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int
-    deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
-    headers_error: str | None = None
-    by_broker: bool = False  # whether the timestamp is the broker's: a producer may write any
-
-    def refuse_unreadable(self) -> None:
-        """Raise InvalidMessage if the headers cannot be read."""
-        if self.headers_error is not None:
-            raise InvalidMessage(self.headers_error)
-
-
-class TopicIdentity(msgspec.Struct, frozen=True):
-    """Which topic has a name now: its id and its cluster's, which another topic of that name has not."""
-
-    topic_id: str
-    cluster_id: str
-    partitions: int
-
-    def same(self, other: "TopicIdentity | None") -> bool:
-        """Whether the other is this very topic, whatever partitions were added."""
-        return other is not None and (self.topic_id, self.cluster_id) == (other.topic_id, other.cluster_id)
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -86,7 +40,7 @@ class Publisher(Protocol):
     ) -> None:
         """Queue a record.
 
-        Raises retry.Unavailable where the queue is full (poll, then try again), retry.Poisonous where it is too large.
+        Raises Unavailable where the queue is full (poll, then try again), Poisonous where it is too large.
         """
 
     def poll(self, seconds: float = 0) -> int:
@@ -96,7 +50,7 @@ class Publisher(Protocol):
         """Wait until nothing is queued, `seconds` at most; returns how many records are left."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has, asked of the broker. Raises retry.Unavailable; 0 for no such topic."""
+        """How many partitions the topic has, asked of the broker. Raises Unavailable; 0 for no such topic."""
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -110,7 +64,7 @@ PutMode = Literal["create", "overwrite"]
 
 
 class ObjectStore(Protocol):
-    """One bucket. Raises retry.Unavailable where the service is away or refuses us."""
+    """One bucket. Raises Unavailable where the service is away or refuses us."""
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
         """Write an object whole. If there is one already, "create" raises Exists and keeps it.
@@ -181,10 +135,6 @@ class Outbox(Protocol):
 
     def settle(self, published: Sequence[Published]) -> None:
         """Delete what the broker has, and note where it put it. A row settled already is passed over."""
-
-
-class UnusableData(Exception):
-    """The database refuses a value of a batch: a record's fault, not the server's. Nothing of the batch is written."""
 
 
 class Applied(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from filemill.lab.journal import FAULT
 from filemill.lab.results import RUN, VERDICT, Results
+from filemill.runtime.journal import FAULT
 
 BEGAN = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 PER_SECOND = 10

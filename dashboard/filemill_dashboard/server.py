@@ -24,7 +24,7 @@ from streamlit.web.bootstrap import load_config_options
 
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.roles import on_stop_signal
+from filemill.runtime.signals import on_stop_signal
 from filemill_dashboard.asgi.coalescing import Together
 from filemill_dashboard.asgi.connections import Connections, bounds_of
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 import msgspec
 
 from filemill.domain.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, within_limits
+from filemill.errors import InvalidMessage
 
 PUBLISH_NUMBER = "filemill-publish-number"
 RUN = "filemill-run"
@@ -24,17 +25,9 @@ Headers = list[tuple[str, bytes | None]]
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
-_REASON_MAX_CHARACTERS = 500
 # No processing takes longer; whoever claims it has a wrong clock.
 _LONGEST = timedelta(days=30)
 _GREATEST = {RUN: 2**31 - 1}
-
-
-class InvalidMessage(ValueError):
-    """A record's value that is not what its topic carries. The reason may quote the value, so it has a limit."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason if len(reason) <= _REASON_MAX_CHARACTERS else f"{reason[:_REASON_MAX_CHARACTERS]} …")
 
 
 # The ranges of the columns that these end in: a number beyond them would stop the whole batch at the database.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from filemill.ports import Record
+from filemill.domain.records import Record
 
 # Within this much the clocks of broker and database count as one.
 AGREED_MILLISECONDS = 5000

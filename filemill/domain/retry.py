@@ -10,31 +10,7 @@ import random
 
 import msgspec
 
-
-class Unavailable(Exception):
-    """A server that is away or refuses everybody. Transient: the record is innocent.
-
-    `advice` is what to do about it, where that is known; the exception's text is both. `summary` follows the server's
-    name in a headline.
-    """
-
-    def __init__(self, problem: str = "", advice: str = "", *, summary: str = "is away") -> None:
-        super().__init__(f"{problem}. {advice}" if advice else problem)
-        self.problem = problem
-        self.advice = advice
-        self.summary = summary
-
-
-class Expelled(Unavailable):
-    """The client gave its membership of a group up for good: what it held is lost; a new client may join again."""
-
-
-class Poisonous(Exception):
-    """A record that no number of attempts can turn into a file. `code`: the kind of fault, for programs."""
-
-    def __init__(self, reason: str, code: str | None = None) -> None:
-        super().__init__(reason)
-        self.code = code
+from filemill.errors import Poisonous, Unavailable
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,41 +55,3 @@ def backoff_seconds(policy: RetryPolicy, failures: int, jitter: random.Random) -
     """A delay between 0 and base × 2^(failures-1), at most the cap."""
     ceiling = min(policy.cap_seconds, policy.base_seconds * 2 ** min(failures - 1, 32))
     return jitter.uniform(0, ceiling)
-
-
-class Breaker:
-    """Opens when a server is away for everybody, so that a thousand records do not each find it out for themselves.
-
-    After `threshold` failures in a row (`Unavailable`, from any record) it is open: `delay` says how long to wait
-    before the next try, growing with each that fails; one success closes it. Pure but for its count: one thread.
-    """
-
-    def __init__(self, policy: RetryPolicy, threshold: int = 5) -> None:
-        self._policy = policy
-        self._threshold = threshold
-        self._failures = 0
-        self.reason: str | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether work should wait."""
-        return self._failures >= self._threshold
-
-    def failed(self, reason: str) -> bool:
-        """Note a failure; whether it opened the breaker just now."""
-        self._failures += 1
-        self.reason = reason
-        return self._failures == self._threshold
-
-    def succeeded(self) -> bool:
-        """Note a success; whether it closed the breaker just now."""
-        was_open = self.open
-        self._failures = 0
-        self.reason = None
-        return was_open
-
-    def delay(self, jitter: random.Random) -> float:
-        """How long to wait before the next probe, in seconds; at least a half of the backoff, so that it is a pause."""
-        over = max(1, self._failures - self._threshold + 1)
-        ceiling = min(self._policy.cap_seconds, self._policy.base_seconds * 2 ** min(over, 32))
-        return jitter.uniform(ceiling / 2, ceiling)

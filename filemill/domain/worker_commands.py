@@ -6,7 +6,8 @@ from datetime import datetime
 import msgspec
 
 from filemill.domain.files import FileId
-from filemill.domain.messages import InvalidMessage, Run
+from filemill.domain.messages import Run
+from filemill.errors import InvalidMessage
 
 
 class Order(enum.StrEnum):

@@ -11,7 +11,8 @@ from typing import Annotated
 import msgspec
 
 from filemill.domain.files import FileId
-from filemill.domain.messages import Int32, Int64, InvalidMessage, Run, StageTimes, WorkerId
+from filemill.domain.messages import Int32, Int64, Run, StageTimes, WorkerId
+from filemill.errors import InvalidMessage
 
 HEARTBEAT_SECONDS = 2.0
 # Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).

@@ -83,7 +83,7 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
 
 
 def verify(settings: Settings, engine: sa.Engine) -> Report:
-    """All checks of `filemill verify`, to their end. Raises retry.Unavailable."""
+    """All checks of `filemill verify`, to their end. Raises Unavailable."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
 

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import Settings
 from filemill.domain.content import render
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Kind
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.verification.report import Report
 
 FILES = 12
@@ -44,7 +44,7 @@ class DemoResult(msgspec.Struct, kw_only=True):
 
 
 def wait_for_group(settings: Settings, seconds: float) -> None:
-    """Wait until the processors own all partitions. Raises retry.Unavailable where they do not in time.
+    """Wait until the processors own all partitions. Raises Unavailable where they do not in time.
 
     By what they say, not by the broker's word: librdkafka's admin client can hang a process that asked it for a group
     without a coordinator, as there is none at first.

@@ -17,8 +17,8 @@ from filemill.adapters.postgres.migrate import current_revision, head_revision
 from filemill.adapters.s3.admin import bucket_exists
 from filemill.config import settings as configuration
 from filemill.config.settings import InvalidSettings, Settings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.runtime.stack_state import running_stack
 
 LEAST_PYTHON = (3, 11)

@@ -15,7 +15,8 @@ from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import Standing
 from filemill.domain.worker_events import Kind
-from filemill.ports import Missing, ObjectStore
+from filemill.errors import Missing
+from filemill.ports import ObjectStore
 from filemill_workers.file_processor.circuit import Gate
 from filemill_workers.file_processor.command_listener import CommandListener
 from filemill_workers.file_processor.consumer import FileProcessor
@@ -92,7 +93,7 @@ class Processor:
         self._loop.stop()
 
     def run(self) -> None:
-        """Process until stopped. Raises retry.Unavailable where the Kafka client gave up for good."""
+        """Process until stopped. Raises Unavailable where the Kafka client gave up for good."""
         gc.set_threshold(COLLECT_OBJECTS)
         self._listener.start()
         try:

@@ -3,46 +3,16 @@
 Each role imports what it needs when it runs: a processor starts without a database driver, a relay without a page.
 """
 
-import os
-import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
 
 import structlog
 
 from filemill.config.settings import Settings
 from filemill.runtime.liveness import BeatingStop, Pulse
+from filemill.runtime.signals import on_stop_signal
 
 log = structlog.get_logger("process")
-
-FORCED_EXIT = 130
-
-
-def on_stop_signal(stop: Callable[[], None]) -> None:
-    """SIGTERM and SIGINT call `stop`, on a thread of its own; a second one ends the process at once, without goodwill.
-
-    Not in the handler: that runs on the main thread wherever it is, maybe inside the lock of the event which `stop`
-    sets, or of the log. A write to a pipe takes no lock.
-    """
-    told, teller = os.pipe()
-    asked = False
-
-    def wait() -> None:
-        (number,) = os.read(told, 1)
-        log.info("Stopping", signal=signal.Signals(number).name)
-        stop()
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(FORCED_EXIT)
-        asked = True
-        os.write(teller, bytes([number]))
-
-    threading.Thread(target=wait, name="stop", daemon=True).start()
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
 
 
 def run_relay(settings: Settings) -> None:
@@ -87,7 +57,7 @@ def run_monitor(settings: Settings) -> None:
 
 
 def run_processor(settings: Settings) -> None:
-    """A file processor. Raises retry.Unavailable where its Kafka client gave up for good: start a new process."""
+    """A file processor. Raises Unavailable where its Kafka client gave up for good: start a new process."""
     from filemill.entrypoints.processor import Processor  # noqa: PLC0415
 
     pulse = Pulse(settings.pulse_file, "processor")

@@ -16,13 +16,13 @@ from filemill.adapters.postgres.tables import File
 from filemill.adapters.postgres.topics import recreated_at
 from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.lab import backward
-from filemill.lab.journal import Journal
 from filemill.lab.load import Load, unfinished
 from filemill.lab.losses import Losses, all_gone, read_results
 from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.runtime.journal import Journal
 from filemill.services.operations import Operations
 from filemill.verification.commits import Audit, audit
 from filemill.verification.history import History, distinct, read_history
@@ -116,7 +116,7 @@ class Bench:
         wait_until(done, seconds, "what had been accepted has ended")
 
     def history(self, since: datetime | None = None) -> History:
-        """What the topics tell, record by record; of requests and results from `since` on. Raises retry.Unavailable."""
+        """What the topics tell, record by record; of requests and results from `since` on. Raises Unavailable."""
         settings = self.settings
         with self.engine.connect() as connection:
             recreations = recreated_at(connection, settings.topic_create)
@@ -138,7 +138,7 @@ class Bench:
         return audit(read_commits(self.settings), ends, history, history.ownerships())
 
     def verdict(self, history: History | None = None) -> Verdict:
-        """The invariants, each with its evidence. Raises retry.Unavailable where a server is away."""
+        """The invariants, each with its evidence. Raises Unavailable where a server is away."""
         history = history or self.history()
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs a loop of asyncio already
             report = pool.submit(self.verify).result()
@@ -157,7 +157,7 @@ class Bench:
         )
 
     def verify(self) -> Report:
-        """What `verify` finds. Not on a thread that runs a loop of asyncio. Raises retry.Unavailable."""
+        """What `verify` finds. Not on a thread that runs a loop of asyncio. Raises Unavailable."""
         # Hundreds of thousands of objects from a busy machine: one late answer must not cost the verdict.
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
         return bootstrap.verify(patient, self.engine)

@@ -13,12 +13,12 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill.lab import figures, frames, measures
-from filemill.lab.journal import Entry, Journal
 from filemill.lab.load import Step
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import Results
 from filemill.lab.stack import Lab
 from filemill.lab.verdict import BrokenPromise, Verdict
+from filemill.runtime.journal import Entry, Journal
 from filemill.verification.history import History
 
 DRAIN_SECONDS = 120.0

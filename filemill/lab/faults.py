@@ -20,13 +20,13 @@ from filemill.entrypoints import bootstrap
 from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
-from filemill.lab.fault import Fault, process_suspended, server_killed, server_suspended
-from filemill.lab.journal import Entry
 from filemill.lab.losses import read_results
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.lab.s3_proxy import Badness
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
+from filemill.runtime.fault import Fault, process_suspended, server_killed, server_suspended
+from filemill.runtime.journal import Entry
 from filemill.services.offset_reset import OffsetReset, Target, Unfinished
 from filemill.services.operations import Operations
 from filemill.verification.history import Place

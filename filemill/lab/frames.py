@@ -9,8 +9,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File
-from filemill.lab.journal import Entry
 from filemill.lab.load import Sent
+from filemill.runtime.journal import Entry
 from filemill.verification.history import History
 
 PAGE_ROWS = 5000

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.domain.files import NewFile, Status
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 TICK_SECONDS = 0.02
 # Requests of one transaction at most: after an outage the overdue ones come in pieces.

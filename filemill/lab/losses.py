@@ -75,7 +75,7 @@ class Losses(msgspec.Struct):
 
 
 def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -> list[Result]:
-    """What the topic of results tells from these offsets on, which are moved to the ends. Raises retry.Unavailable."""
+    """What the topic of results tells from these offsets on, which are moved to the ends. Raises Unavailable."""
     topic = settings.topic_created
     parts = admin.offsets(None, topic)
     places = {(topic, partition): offset for partition, offset in since.items()}
@@ -89,7 +89,7 @@ def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -
 
 
 def all_gone(operations: Operations) -> list[int]:
-    """Every file that `filemill retry --lost` would submit again. Raises retry.Unavailable."""
+    """Every file that `filemill retry --lost` would submit again. Raises Unavailable."""
     found: list[int] = []
     while page := operations.gone(after=found[-1] if found else 0, limit=PAGE):
         found += page

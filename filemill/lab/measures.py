@@ -11,7 +11,7 @@ import pandas as pd
 
 from filemill.domain.worker_events import Kind
 from filemill.lab.frames import moments
-from filemill.lab.journal import Entry
+from filemill.runtime.journal import Entry
 from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request
 
 HEARTBEAT_VALID_SECONDS = 6.0

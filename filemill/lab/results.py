@@ -16,8 +16,8 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill import __version__
-from filemill.lab.journal import Journal
 from filemill.lab.verdict import Verdict
+from filemill.runtime.journal import Journal
 
 RESULTS = Path("results")
 JOURNAL = "journal.jsonl"

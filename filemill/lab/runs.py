@@ -12,9 +12,9 @@ import msgspec
 import pandas as pd
 
 from filemill.lab import measures
-from filemill.lab.journal import Entry, read_entries
 from filemill.lab.results import JOURNAL, RUN, SUMMARY, VERDICT
 from filemill.lab.verdict import Check
+from filemill.runtime.journal import Entry, read_entries
 
 # Of a folder with more runs the newest are read.
 RUNS_MAX = 300

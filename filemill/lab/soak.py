@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Worker
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.lab import figures, frames, measures, storm
 from filemill.lab.clock import REMEDY
 from filemill.lab.load import Step

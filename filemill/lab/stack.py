@@ -26,16 +26,16 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.lab import backward
 from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
 from filemill.lab.clock import FakeClock
 from filemill.lab.composed import ComposedStack
-from filemill.lab.fault import Fault
-from filemill.lab.journal import FAULT, Entry, Journal
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
+from filemill.runtime.fault import Fault
+from filemill.runtime.journal import FAULT, Entry, Journal
 from filemill.services.setup import prepare
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.ports import LOOPBACK
@@ -140,7 +140,7 @@ class Lab(Bench):
         return False
 
     def add_partitions(self, total: int) -> None:
-        """Raise the partitions of `file.create`. Raises ValueError, retry.Unavailable."""
+        """Raise the partitions of `file.create`. Raises ValueError, Unavailable."""
         self.admin().add_partitions(self.settings.topic_create, total)
         self.partitions = total
 

@@ -9,8 +9,8 @@ import msgspec
 from filemill.lab import faults
 from filemill.lab.bench import SESSION_SECONDS
 from filemill.lab.clock import libfaketime
-from filemill.lab.fault import Fault
 from filemill.lab.stack import Lab
+from filemill.runtime.fault import Fault
 
 # In a long storm one fault after the other, on average, in so many seconds.
 BETWEEN_SECONDS = 14.0

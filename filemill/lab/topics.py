@@ -9,14 +9,14 @@ from confluent_kafka.admin import AdminClient
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 RECREATE_SECONDS = 20.0
 POLL_SECONDS = 0.1
 
 
 def delete_records(settings: Settings, topic: str, before: Mapping[int, int]) -> None:
-    """Delete the records below these offsets, by partition, as retention does. Raises retry.Unavailable."""
+    """Delete the records below these offsets, by partition, as retention does. Raises Unavailable."""
     client = new_client(AdminClient, client_config(settings, "lab"))
     parts = [TopicPartition(topic, partition, offset) for partition, offset in before.items()]
     with kafka_errors(settings):
@@ -25,7 +25,7 @@ def delete_records(settings: Settings, topic: str, before: Mapping[int, int]) ->
 
 
 def recreate_topic(settings: Settings, topic: str) -> None:
-    """Delete one of our topics and create it anew, empty. Raises retry.Unavailable, TimeoutError."""
+    """Delete one of our topics and create it anew, empty. Raises Unavailable, TimeoutError."""
     admin = KafkaAdmin(settings)
     former = admin.identities([topic])[topic]
     client = new_client(AdminClient, client_config(settings, "lab"))

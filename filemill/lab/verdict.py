@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from filemill.domain.worker_events import Kind
-from filemill.lab.journal import Entry
+from filemill.runtime.journal import Entry
 from filemill.verification import commits as commit_audit
 from filemill.verification import report as verify_report
 from filemill.verification.commits import Audit

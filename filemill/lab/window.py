@@ -60,7 +60,7 @@ class Window:
 
 
 def read_window(bench: Bench, begin: str | datetime, end: str | datetime) -> Window:
-    """Read it: topics, rows, samples. Moments without a zone are UTC. Raises retry.Unavailable, ValueError."""
+    """Read it: topics, rows, samples. Moments without a zone are UTC. Raises Unavailable, ValueError."""
     since, until = _moment(begin), _moment(end)
     if since >= until:
         raise ValueError(f"the window ends, {until}, before it begins, {since}")

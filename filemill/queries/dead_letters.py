@@ -15,8 +15,8 @@ from filemill.adapters.kafka.admin import KafkaAdmin, PartitionOffsets
 from filemill.adapters.kafka.reader import read_places, read_topic
 from filemill.config.settings import Settings
 from filemill.domain.messages import header
-from filemill.domain.retry import Unavailable
-from filemill.ports import Record, TopicIdentity
+from filemill.domain.records import Record, TopicIdentity
+from filemill.errors import Unavailable
 from filemill.services.dead_letters import DeadLetter, Entry, entry_of, judge
 
 # Of so many records, the newest, the index knows.
@@ -65,7 +65,7 @@ class DeadLetterIndex:
         self._truncated = False
 
     def read(self, admin: KafkaAdmin) -> Letters:
-        """All that is known by now, judged by how the files stand now. Raises retry.Unavailable."""
+        """All that is known by now, judged by how the files stand now. Raises Unavailable."""
         before = self._begun
         if not self._lock.acquire(timeout=WAIT_SECONDS):
             raise Unavailable("the dead letters are still being read: try again")
@@ -104,7 +104,7 @@ class DeadLetterIndex:
         return [found.get(place) for place in places]
 
     def content(self, admin: KafkaAdmin, place: tuple[int, int]) -> Content | None:
-        """The content of the record at a place; None where it is gone. Raises retry.Unavailable."""
+        """The content of the record at a place; None where it is gone. Raises Unavailable."""
         return next((_content(record) for record in self._read_places(admin, [place])), None)
 
     def _read_places(self, admin: KafkaAdmin, places: Sequence[tuple[int, int]]) -> Iterator[Record]:
@@ -162,7 +162,7 @@ class DeadLetterIndex:
 
 
 def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
-    """The dead letters, oldest first, read once. Raises retry.Unavailable."""
+    """The dead letters, oldest first, read once. Raises Unavailable."""
     return DeadLetterIndex(settings, engine).read(admin).items
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.worker_events import WorkerEvent
-from filemill.queries.files import FileRow, get_file
+from filemill.queries.files import get_file
 
 EVENTS_MAX = 200
 

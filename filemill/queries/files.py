@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_rows import COLUMNS, FIELDS, FileRow, file_row
 from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import (
@@ -36,30 +37,6 @@ COUNT_MAX = 100_001
 _OLD_CURSOR = re.compile(r"(before|after)-([0-9]{1,19})")
 # All cursors of the list, for documents.
 FILES_CURSOR = f"{OLDER_FILES.pattern}|{NEWER_FILES.pattern}|(before|after)-[0-9]{{1,18}}"
-
-
-class FileRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file. The seed's seven columns under the seed's names, then ours; times are UTC, `size` is in bytes."""
-
-    id: int
-    title: str
-    description: str
-    status: Status
-    s3_location: str | None
-    created_at: datetime
-    updated_at: datetime
-    run: int
-    worker_id: str | None
-    partition: int | None
-    offset: int | None
-    attempt: int | None
-    step: int | None
-    steps: int | None
-    started_at: datetime | None
-    finished_at: datetime | None
-    sha256: str | None
-    size: int | None
-    error: str | None
 
 
 class FilePage(msgspec.Struct, frozen=True):
@@ -103,39 +80,15 @@ class Counts(msgspec.Struct, frozen=True):
         return sum(self.by_status.values())
 
 
-_COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
-    File.id,
-    File.title,
-    File.description,
-    File.status,
-    File.s3_location,
-    File.created_at,
-    File.updated_at,
-    File.run,
-    File.worker_id,
-    File.kafka_partition,
-    File.kafka_offset,
-    File.attempt,
-    File.step,
-    File.steps,
-    File.started_at,
-    File.finished_at,
-    File.sha256,
-    File.size,
-    File.error,
-)
-# The table's own names for them, in the order that `file_row` takes them.
-COLUMN_NAMES = tuple(column.expression.name for column in _COLUMNS)  # type: ignore[attr-defined]
-_FIELDS = FileRow.__struct_fields__
-_DESCRIPTION = _FIELDS.index("description")
+_DESCRIPTION = FIELDS.index("description")
 _NOW = sa.select(sa.func.now())
 # Built once: putting twenty columns together takes longer than the database does.
-_FILE = sa.select(*_COLUMNS).where(File.id == sa.bindparam("file_id"))
-_WHOLE = sa.select(*_COLUMNS, sa.func.now())
+_FILE = sa.select(*COLUMNS).where(File.id == sa.bindparam("file_id"))
+_WHOLE = sa.select(*COLUMNS, sa.func.now())
 _EXCERPTS = sa.select(
-    *_COLUMNS[:_DESCRIPTION],
+    *COLUMNS[:_DESCRIPTION],
     sa.func.left(File.description, EXCERPT_CHARACTERS),
-    *_COLUMNS[_DESCRIPTION + 1 :],
+    *COLUMNS[_DESCRIPTION + 1 :],
     sa.func.now(),
 )
 _COUNTS = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
@@ -245,12 +198,6 @@ def outbox_state(connection: sa.Connection) -> OutboxState:
     """How many requests wait for the relay, and since when the first of them."""
     depth, age = connection.execute(_OUTBOX).one()
     return OutboxState(depth, None if age is None else max(0.0, float(age)))
-
-
-def file_row(row: Sequence[Any]) -> FileRow:
-    """A file from its columns, in the order of COLUMN_NAMES; what comes after them is left out."""
-    values = dict(zip(_FIELDS, row, strict=False))
-    return FileRow(**{**values, "status": Status(values["status"])})
 
 
 def _edge(cursor: str | None) -> tuple[int | None, bool]:

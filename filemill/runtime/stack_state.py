@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 STATE_FILE = "stack.json"
-# The journal of the faults that were injected into the stacks of this home (`filemill.lab.journal`).
+# The journal of the faults that were injected into the stacks of this home (`filemill.runtime.journal`).
 FAULTS_FILE = "faults.jsonl"
 
 # Two readings of one process's start time can differ: psutil adds the boot time, which each process reads for itself,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.runtime.stack_state import StackState
 
 # A worker that is stopped may drain for seconds.
@@ -49,7 +49,7 @@ class OrderRefused(ValueError):
 
 
 def give(stack: StackState, order: StackOrder) -> StackAnswer:
-    """Have the supervisor do something, and wait for it. Raises OrderRefused; retry.Unavailable where it is gone."""
+    """Have the supervisor do something, and wait for it. Raises OrderRefused; Unavailable where it is gone."""
     if stack.control is None:
         raise Unavailable("the stack takes no orders: it was started by an older version")
     try:

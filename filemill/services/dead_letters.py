@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.operations import retry_files
 from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.domain.messages import RUN, dead_letter_place, file_id_in, header, number_header
-from filemill.ports import Record
+from filemill.domain.records import Record
 
 # A file that has failed this many runs is broken for a reason that another one does not mend.
 MAX_RUNS = 5
@@ -149,7 +149,7 @@ def entry_of(record: Record, before_ms: int) -> Entry:
 def judge(entries: Iterable[Entry], engine: sa.Engine) -> list[DeadLetter]:
     """One dead letter for each record that died, and how its file stands now; oldest first.
 
-    Raises retry.Unavailable.
+    Raises Unavailable.
     """
     same: dict[int, list[Entry]] = {}
     for entry in sorted(entries, key=lambda one: one.order):

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.operations import record, tell_refused
 from filemill.adapters.postgres.tables import Operation
-from filemill.domain.retry import Unavailable
-from filemill.lab.journal import Entry, read_entries
+from filemill.errors import Unavailable
+from filemill.runtime.journal import Entry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
 from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
 
@@ -64,7 +64,7 @@ def offers(stack: StackState | None, faults: list[Entry]) -> list[Offer]:
 
 
 def inject(engine: sa.Engine, stack: StackState, offer: Offer, seconds: float, actor: str) -> None:
-    """Put it on record, then have the supervisor do it. Raises OrderRefused; retry.Unavailable: nothing was done.
+    """Put it on record, then have the supervisor do it. Raises OrderRefused; Unavailable: nothing was done.
 
     On record first: with PostgreSQL killed it would be too late. What cannot be done goes to the log only.
     """
@@ -86,7 +86,7 @@ def inject(engine: sa.Engine, stack: StackState, offer: Offer, seconds: float, a
 
 
 def complete(engine: sa.Engine, key: str, more: dict[str, Any]) -> None:
-    """Add to a fault's record, once. Raises retry.Unavailable."""
+    """Add to a fault's record, once. Raises Unavailable."""
     detail = Operation.detail
     ours = sa.and_(Operation.action == FAULT, detail["key"].astext == key, ~detail.has_key("ended"))
     with engine.begin() as connection:
@@ -110,7 +110,7 @@ class EndNotes:
         self._noted: set[str] = set()
 
     def note(self, engine: sa.Engine, entries: list[Entry]) -> None:
-        """Note those that are new. Raises retry.Unavailable; the next call goes on."""
+        """Note those that are new. Raises Unavailable; the next call goes on."""
         for entry in entries:
             key = str(entry.detail.get("key", ""))
             if key and entry.ended is not None and key not in self._noted:

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from filemill.adapters.postgres.tables import File
 from filemill.domain.content import sha256_hex
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

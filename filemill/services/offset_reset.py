@@ -19,7 +19,7 @@ from filemill.adapters.postgres.operations import OFFSETS_RESET, record, refuse,
 from filemill.config.settings import Settings
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN, file_id_in, number_header
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.services.operations import Operations, Outcome
 
 BATCH_FILES = 1000
@@ -126,7 +126,7 @@ class OffsetReset:
         self._operations = operations
 
     def plan(self, target: Target) -> Plan:
-        """What it would do. Reads the records that would be skipped. Raises retry.Unavailable, InvalidTarget."""
+        """What it would do. Reads the records that would be skipped. Raises Unavailable, InvalidTarget."""
         moment = _milliseconds(target)
         topic_id = self._topic_id()
         parts = self._parts()
@@ -143,7 +143,7 @@ class OffsetReset:
     ) -> Done:
         """Move the offsets to those of the plan; what they skip by now is looked up afresh.
 
-        `progress` hears of each batch of files that was dealt with. Raises CannotReset; retry.Unavailable. Then the
+        `progress` hears of each batch of files that was dealt with. Raises CannotReset; Unavailable. Then the
         offsets may stand where they stood, and no request is lost: what had been cancelled for it is resubmitted.
         """
         topic_id = self._topic_id()
@@ -178,7 +178,7 @@ class OffsetReset:
         return Done(now.offsets, cancelled, again)
 
     def why_not(self) -> str | None:
-        """Why the broker would refuse now; None where it would not. Raises retry.Unavailable."""
+        """Why the broker would refuse now; None where it would not. Raises Unavailable."""
         settings = self._settings
         if settings.offsets_group is None:
             return "A share group has no offsets of this kind: the broker keeps what each record's state is"

@@ -27,9 +27,9 @@ from filemill.adapters.postgres.request_losses import find_bounds, gone_files, r
 from filemill.adapters.s3.admin import boto_errors
 from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Command, Order
-from filemill.ports import Missing, Publisher
+from filemill.errors import Missing, Unavailable
+from filemill.ports import Publisher
 from filemill.queries.files import count_matching, matching_ids, newest_id
 from filemill.queries.workers import knows_worker
 
@@ -107,7 +107,7 @@ class Operations:
     def retry(self, ids: Sequence[int], actor: str) -> Outcome:
         """A new run for files that failed or were cancelled, and for requests whose records are gone from Kafka.
 
-        Raises retry.Unavailable; then nothing was done.
+        Raises Unavailable; then nothing was done.
         """
 
         def retry(connection: sa.Connection) -> Outcome:
@@ -133,7 +133,7 @@ class Operations:
         return in_transaction(self._engine, lambda connection: resubmit_gone(connection, known, list(ids), actor=actor))
 
     def gone(self, *, after: int = 0, limit: int = 1000) -> list[int]:
-        """Files beyond the id `after` whose records are gone from Kafka. Raises retry.Unavailable."""
+        """Files beyond the id `after` whose records are gone from Kafka. Raises Unavailable."""
         known = find_bounds(self._settings, self._kafka(), self._engine)
         with self._engine.connect() as connection:
             return gone_files(connection, known, after=after, limit=limit)
@@ -168,7 +168,7 @@ class Operations:
         return Outcome(sorted(deleted), refused)
 
     def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
-        """Do what `action` names. Raises retry.Unavailable."""
+        """Do what `action` names. Raises Unavailable."""
         act = {Action.RETRY: self.retry, Action.CANCEL: self.cancel, Action.DELETE: self.delete}[action]
         return act(ids, actor)
 
@@ -189,7 +189,7 @@ class Operations:
             return matching_ids(connection, statuses, selection.search, after=after, upto=upto, limit=limit)
 
     def order(self, order: Order, worker_id: str | None, actor: str) -> None:
-        """Tell one worker, or all, to be quiet or to resume. Raises UnknownWorker, retry.Unavailable."""
+        """Tell one worker, or all, to be quiet or to resume. Raises UnknownWorker, Unavailable."""
         if worker_id is not None:
             with self._engine.connect() as connection:
                 if not knows_worker(connection, worker_id):

@@ -66,7 +66,7 @@ class Deletion(msgspec.Struct, frozen=True):
 
 
 class Orphans:
-    """Lists and deletes them. Raises retry.Unavailable."""
+    """Lists and deletes them. Raises Unavailable."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, s3: "S3Client") -> None:
         self._settings = settings

@@ -14,8 +14,8 @@ from filemill.adapters.postgres.roles import Login, Roles, arrange_roles
 from filemill.adapters.postgres.topics import register
 from filemill.adapters.s3.admin import create_bucket
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 
 log = structlog.get_logger("setup")
 
@@ -23,7 +23,7 @@ PAUSE_SECONDS = 0.2
 
 
 def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
-    """Migrate, create topics and bucket. Raises retry.Unavailable after the patience."""
+    """Migrate, create topics and bucket. Raises Unavailable after the patience."""
     deadline = time.monotonic() + patience_seconds
     _patiently(lambda: KafkaAdmin(settings).create_topics(), deadline)
     _date_by_broker(settings)
@@ -39,7 +39,7 @@ def prepare(settings: Settings, *, patience_seconds: float = 0) -> None:
 
 
 def make_roles(settings: Settings) -> None:
-    """Make the database and its roles, as the superuser whom the settings name. Raises retry.Unavailable."""
+    """Make the database and its roles, as the superuser whom the settings name. Raises Unavailable."""
     superuser = {"user": settings.database_superuser_user, "password": settings.database_superuser_password}
     as_superuser = settings.model_copy(update={f"database_{name}": value for name, value in superuser.items()})
     server = {name: value for name, value in libpq_parameters(as_superuser).items() if name != "dbname"}

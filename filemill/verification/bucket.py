@@ -18,7 +18,7 @@ _TOMBSTONES = sa.select(Tombstone.file_id).where(Tombstone.file_id == sa.func.an
 
 
 async def check_bucket(engine: sa.Engine, store: ObjectStore, report: Report) -> None:
-    """List the bucket once. Raises retry.Unavailable."""
+    """List the bucket once. Raises Unavailable."""
     async for page in store.list():
         report.objects += len(page)
         _check_page(engine, page, report)

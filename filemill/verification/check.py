@@ -31,7 +31,7 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
     """Check the invariants that hold at rest, and on a pipeline that works those that hold always.
 
     It trusts nothing that it can look at: objects are downloaded and rendered afresh, the bucket is listed, the topics
-    are read from their beginnings. Raises retry.Unavailable where a server is away: then nothing is known.
+    are read from their beginnings. Raises Unavailable where a server is away: then nothing is known.
     """
     began = time.monotonic()
     report = Report()

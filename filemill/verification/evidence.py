@@ -17,16 +17,15 @@ from filemill.domain.messages import (
     PUBLISH_NUMBER,
     RUN,
     FileCreated,
-    InvalidMessage,
     dead_letter_place,
     decode,
     file_id_in,
     number_header,
 )
 from filemill.domain.partitioning import Slot
-from filemill.domain.retry import Unavailable
+from filemill.domain.records import Record
 from filemill.domain.worker_events import Kind, decode_event
-from filemill.ports import Record
+from filemill.errors import InvalidMessage, Unavailable
 
 # Once what they are over is there: kept up with each record they would cost twice as much.
 INDEXES = """
@@ -138,14 +137,14 @@ class Evidence:
         self._database.close()
 
     def keep(self, table: str, rows: Iterable[Request | Result | DeadLetter | Cancelled]) -> None:
-        """Put records into the table of their kind. Raises retry.Unavailable where there is no room."""
+        """Put records into the table of their kind. Raises Unavailable where there is no room."""
         places = ", ".join("?" for _ in TABLES[table]._fields)
         with _room():
             self._database.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - a name of ours
             self._database.commit()
 
     def index(self) -> None:
-        """Make it quick to ask, once most is there. Raises retry.Unavailable where there is no room."""
+        """Make it quick to ask, once most is there. Raises Unavailable where there is no room."""
         with _room():
             self._database.executescript(INDEXES)
 
@@ -216,7 +215,7 @@ class Evidence:
 
 
 def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
-    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable."""
+    """Read the topics from their beginnings to their present ends. Raises Unavailable."""
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
     # Owners before them: who had read a record before it was removed commits it, or has lost its partition.
     if settings.offsets_group is not None:
@@ -234,7 +233,7 @@ def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
 
 
 def catch_up(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
-    """Read on, through what came to the results and the dead letters since. Raises retry.Unavailable."""
+    """Read on, through what came to the results and the dead letters since. Raises Unavailable."""
     results = _records(settings, admin, settings.topic_created, evidence)
     evidence.keep("results", _results(results, evidence))
     letters = _records(settings, admin, settings.topic_dead_letters, evidence)

@@ -15,18 +15,11 @@ import msgspec
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
-from filemill.domain.messages import (
-    RUN,
-    FileCreated,
-    InvalidMessage,
-    dead_letter_place,
-    decode,
-    file_id_in,
-    number_header,
-)
+from filemill.domain.messages import RUN, FileCreated, dead_letter_place, decode, file_id_in, number_header
 from filemill.domain.offsets import ResetSeen
+from filemill.domain.records import Record
 from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
-from filemill.ports import Record
+from filemill.errors import InvalidMessage
 
 NEVER = float("inf")
 
@@ -171,7 +164,7 @@ class History(msgspec.Struct):
 def read_history(
     settings: Settings, admin: KafkaAdmin, since: datetime | None = None, recreations: Sequence[float] = ()
 ) -> History:
-    """Read the topics from their beginnings to their present ends. Raises retry.Unavailable.
+    """Read the topics from their beginnings to their present ends. Raises Unavailable.
 
     With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
     `recreations`: when `file.create` was deleted and created again, ascending.

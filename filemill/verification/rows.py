@@ -14,7 +14,8 @@ from filemill.adapters.postgres.tables import File, OutboxRow, Publication, Sync
 from filemill.config.settings import Settings
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key
-from filemill.ports import Missing, ObjectStore
+from filemill.errors import Missing
+from filemill.ports import ObjectStore
 from filemill.verification.evidence import Evidence, Told
 from filemill.verification.report import Report
 
@@ -40,7 +41,7 @@ Places = Mapping[tuple[int, int], Place | None]
 async def check_rows(
     engine: sa.Engine, store: ObjectStore, settings: Settings, admin: KafkaAdmin, evidence: Evidence, report: Report
 ) -> list[Row]:
-    """Go through the table once, a page at a time. Raises retry.Unavailable.
+    """Go through the table once, a page at a time. Raises Unavailable.
 
     Returns the rows that ended in a way which the evidence does not show: `check_ends` them with fresher evidence.
     """

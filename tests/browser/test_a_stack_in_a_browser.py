@@ -15,7 +15,7 @@ from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
 from filemill.domain.files import to_milliseconds
 from filemill.entrypoints import bootstrap
-from filemill.lab.journal import read_entries
+from filemill.runtime.journal import read_entries
 from filemill.runtime.stack_state import FAULTS_FILE
 from tests.acceptance.command import Stack, create, stack_in, wait_for_file
 from tests.integration import topics

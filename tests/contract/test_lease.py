@@ -8,8 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.lease import PostgresLease
-from filemill.domain.retry import Unavailable
-from filemill.ports import NotLeader
+from filemill.errors import NotLeader, Unavailable
 from tests.contract.benches import LEASE_SECONDS, DatabaseBench, PostgresBench
 
 DEADLINE_SECONDS = 10.0

@@ -16,8 +16,8 @@ from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.adapters.s3.admin import bucket_exists, create_bucket, s3_client
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
-from filemill.domain.retry import Unavailable
-from filemill.ports import Exists, Missing, ObjectStore, StoredObject
+from filemill.errors import Exists, Missing, Unavailable
+from filemill.ports import ObjectStore, StoredObject
 
 UNREACHABLE = "http://127.0.0.1:1"
 

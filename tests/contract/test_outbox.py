@@ -12,9 +12,10 @@ from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.messages import valid_traceparent
-from filemill.domain.retry import Unavailable
+from filemill.domain.records import TopicIdentity
 from filemill.entrypoints import bootstrap
-from filemill.ports import Claimed, NotLeader, Outbox, Published, TopicIdentity
+from filemill.errors import NotLeader, Unavailable
+from filemill.ports import Claimed, Outbox, Published
 from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
 

@@ -15,8 +15,9 @@ from filemill.adapters.kafka.reader import TopicReader
 from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
 from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
-from filemill.domain.retry import Poisonous, Unavailable
-from filemill.ports import Publisher, Receipt, Record
+from filemill.domain.records import Record
+from filemill.errors import Poisonous, Unavailable
+from filemill.ports import Publisher, Receipt
 
 DEADLINE_SECONDS = 20.0
 

@@ -14,7 +14,7 @@ import trustme
 from filemill.adapters.s3.admin import read_object
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import InvalidSettings, Settings, load
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 KEY = "file-1-1.txt"
 BODY = b"whole"

@@ -17,8 +17,7 @@ from filemill.adapters.s3.admin import bucket_exists, create_bucket, list_object
 from filemill.adapters.s3.errors import AWAY, ROWS, Row, meaning
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
-from filemill.domain.retry import Unavailable
-from filemill.ports import Exists, Missing
+from filemill.errors import Exists, Missing, Unavailable
 
 KEY = "file-1-1.txt"
 

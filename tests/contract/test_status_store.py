@@ -10,8 +10,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from filemill.domain.files import Change, Standing, Status, supersedes
+from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import Kind, WorkerEvent
-from filemill.ports import Applied, HeardEvent, NotLeader, Rejected, StatusStore, TopicIdentity, UnusableData
+from filemill.errors import NotLeader, UnusableData
+from filemill.ports import Applied, HeardEvent, Rejected, StatusStore
 from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
 
 UNKNOWN_ID = 2**62

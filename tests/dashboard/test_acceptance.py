@@ -8,11 +8,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
-from filemill.domain.retry import Unavailable
-from filemill.queries.files import FileRow
+from filemill.errors import Unavailable
 from filemill_dashboard.rest.batching import Acceptance
 from filemill_dashboard.rest.threads import Threads
 from filemill_dashboard.state.services import Services

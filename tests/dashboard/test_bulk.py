@@ -14,7 +14,7 @@ from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.jobs import Busy, Job, Jobs, JobView
 from tests.dashboard.conftest import OpenPage

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.operations import record
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
-from filemill.lab.journal import Journal
 from filemill.queries.history import Act
+from filemill.runtime.journal import Journal
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import StackOrder
 from filemill.services import faults

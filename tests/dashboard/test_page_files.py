@@ -12,7 +12,7 @@ from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.queries.files import get_file
 from filemill_dashboard.state import services
 from tests.dashboard.conftest import OpenPage, Page, closed_port

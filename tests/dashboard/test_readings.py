@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.state.cache import Shared
 
 TTL = 1.0

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
 from filemill.queries.file_timeline import Done, FileStory, Published, Waiting
-from filemill.queries.files import Counts, FileRow, OutboxState
+from filemill.queries.files import Counts, OutboxState
 from filemill.queries.group import (
     Flow,
     GroupMember,

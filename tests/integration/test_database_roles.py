@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.services.setup import prepare
 from filemill_infra.embedded.credentials import credentials_of
 from filemill_infra.superuser import SUPERUSER

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from filemill.lab.journal import Entry, read_entries
+from filemill.runtime.journal import Entry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, running_stack
 from filemill.runtime.supervisor_client import OrderRefused, StackOrder, give
 from filemill_infra.embedded.processes.workers import WorkerSpec

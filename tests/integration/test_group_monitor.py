@@ -11,8 +11,8 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.group import GroupMember
 from filemill.adapters.postgres.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.queries.outbox import outbox_history
 from tests.integration.processes import wait_until
 from tests.integration.world import World

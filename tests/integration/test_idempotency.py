@@ -18,7 +18,7 @@ from filemill.adapters.postgres.connection import in_transaction
 from filemill.adapters.postgres.tables import File, IdempotencyKey, OutboxRow
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.idempotency import key_hash
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.state import services
 from tests.integration.rest import Rest
 

@@ -7,7 +7,7 @@ from confluent_kafka.cimpl import NewTopic
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher, client_config
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.ports import Receipt
 
 

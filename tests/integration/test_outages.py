@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.queries.files import outbox_state
 from filemill.services.operations import Operations
 from tests.integration.audit import audit_commits

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.connection import STATEMENT_MILLISECONDS
 from filemill.config.settings import Settings, as_environment
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from tests.acceptance.command import filemill
 from tests.integration.processes import wait_until
 from tests.integration.rest import serving

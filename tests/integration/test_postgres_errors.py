@@ -17,8 +17,8 @@ from filemill.adapters.postgres.errors import ROWS, Drop, Row
 from filemill.adapters.postgres.outbox import submit
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from tests.integration.rest import Rest, serving
 from tests.servers import superuser
 

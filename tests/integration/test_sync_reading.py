@@ -8,8 +8,8 @@ import pytest
 from filemill.adapters.kafka.reader import TopicReader
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.status import PostgresStatusStore
-from filemill.domain.retry import Unavailable
-from filemill.ports import Record
+from filemill.domain.records import Record
+from filemill.errors import Unavailable
 from filemill_workers.status_sync import StatusSync
 from tests.integration import topics
 from tests.integration.processes import wait_until

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.outbox import submit_many
 from filemill.adapters.postgres.tables import File, OutboxRow, RejectedMessage
 from filemill.adapters.s3.store import S3ObjectStore
@@ -19,7 +20,7 @@ from filemill.domain.content import render
 from filemill.domain.files import new_file, to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
 from filemill.entrypoints import bootstrap
-from filemill.queries.files import FileRow, get_file
+from filemill.queries.files import get_file
 from filemill.verification.check import verify
 from filemill.verification.report import Report
 from tests.integration import topics

@@ -8,7 +8,7 @@ import pytest
 
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.lab.s3_proxy import Badness, S3Proxy
 
 

@@ -4,7 +4,7 @@ import queue
 from collections.abc import Sequence
 
 from filemill.adapters.memory.kafka import Committed, MemoryBroker, MemorySource
-from filemill.ports import Record
+from filemill.domain.records import Record
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Finished, Workshop
 from tests.unit.workbench import CREATE, request

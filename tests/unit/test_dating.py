@@ -6,7 +6,7 @@ import pytest
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.domain.record_time import Dating
-from filemill.ports import Record
+from filemill.domain.records import Record
 
 NOW = datetime(2026, 1, 4, 12, tzinfo=UTC)
 HOURS = timedelta(hours=6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
 from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
 from filemill_infra.embedded.control import Control

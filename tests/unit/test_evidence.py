@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.domain.partitioning import Slot
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.verification.evidence import Cancelled, DeadLetter, Evidence, Request, Result
 
 

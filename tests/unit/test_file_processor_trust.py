@@ -7,8 +7,10 @@ import pytest
 
 from filemill.adapters.memory.kafka import MemorySource
 from filemill.domain.offsets import Commit
-from filemill.domain.retry import Expelled, RetryPolicy, Unavailable
-from filemill.ports import RebalanceListener, Record
+from filemill.domain.records import Record
+from filemill.domain.retry import RetryPolicy
+from filemill.errors import Expelled, Unavailable
+from filemill.ports import RebalanceListener
 from filemill_workers.file_processor import consumer, membership
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, eventually

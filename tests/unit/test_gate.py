@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from filemill.domain.retry import RetryPolicy, Unavailable
+from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import Kind
+from filemill.errors import Unavailable
 from filemill_workers.file_processor import circuit
 from filemill_workers.file_processor.circuit import Gate
 

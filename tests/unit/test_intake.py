@@ -3,7 +3,7 @@
 import random
 from collections import Counter, deque
 
-from filemill.ports import Record
+from filemill.domain.records import Record
 from filemill_workers.file_processor.dispatcher import (
     LEAST_QUEUED_RECORDS,
     QUEUED_BYTES,

@@ -8,7 +8,7 @@ from filemill.adapters.kafka.client import kafka_errors, refusal
 from filemill.adapters.kafka.errors import PASSING, ROWS, TOO_LARGE, Row, meaning
 from filemill.adapters.kafka.reader import read_records
 from filemill.config.settings import load
-from filemill.domain.retry import Expelled, Unavailable
+from filemill.errors import Expelled, Unavailable
 
 # Codes of no error.
 NONE = {"NO_ERROR"}

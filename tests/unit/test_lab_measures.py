@@ -8,9 +8,9 @@ import pytest
 from filemill.domain.offsets import ResetSeen
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.lab import frames, measures
-from filemill.lab.journal import Entry
 from filemill.lab.measures import least_moves
 from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.runtime.journal import Entry
 from filemill.verification.history import Execution, Heard, History, Request
 from filemill.verification.report import Report
 

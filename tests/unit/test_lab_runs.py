@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from filemill.lab.journal import Journal, read_entries
 from filemill.lab.results import RUN, VERDICT
 from filemill.lab.runs import list_runs, read_course, read_journal
+from filemill.runtime.journal import Journal, read_entries
 from tests.runs import BEGAN, planted
 
 

@@ -16,7 +16,6 @@ from filemill.domain.messages import (
     FileCreate,
     FileCreated,
     FileProgress,
-    InvalidMessage,
     create_headers,
     decode,
     decode_create,
@@ -30,6 +29,7 @@ from filemill.domain.messages import (
 )
 from filemill.domain.worker_commands import Command, Order, decode_command
 from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
+from filemill.errors import InvalidMessage
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 RUN_MAX = 2**31 - 1

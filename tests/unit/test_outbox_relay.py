@@ -16,7 +16,7 @@ from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryO
 from filemill.domain.files import NewFile
 from filemill.domain.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
 from filemill.domain.partitioning import Slot, out_of_turn
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.ports import Claimed, Outbox, Published
 from filemill_workers import outbox_relay
 from filemill_workers.outbox_relay import OutboxRelay

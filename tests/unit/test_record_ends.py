@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from structlog.testing import capture_logs
 
 from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher, MemorySource
-from filemill.domain.retry import Unavailable
-from filemill.ports import Record
+from filemill.domain.records import Record
+from filemill.errors import Unavailable
 from filemill_workers.file_processor import consumer, share_consumer
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Finished, Workshop, _Turn

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.domain.retry import Again, Breaker, Park, Poisonous, RetryPolicy, Unavailable, backoff_seconds, decide
+from filemill.domain.circuit_breaker import Breaker
+from filemill.domain.retry import Again, Park, RetryPolicy, backoff_seconds, decide
+from filemill.errors import Poisonous, Unavailable
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
 

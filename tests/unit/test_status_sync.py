@@ -14,8 +14,9 @@ from filemill.adapters.memory.kafka import MemoryBroker
 from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryStatusStore
 from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
-from filemill.domain.retry import Unavailable
-from filemill.ports import Applied, NotLeader, Record, TopicIdentity, UnusableData
+from filemill.domain.records import Record, TopicIdentity
+from filemill.errors import NotLeader, Unavailable, UnusableData
+from filemill.ports import Applied
 from filemill_workers import status_sync
 from filemill_workers.status_sync import StatusSync
 from tests.unit.workbench import eventually

@@ -10,8 +10,8 @@ import pytest
 
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.messages import FileCreated, decode, header
-from filemill.domain.retry import Poisonous, Unavailable
 from filemill.domain.worker_events import Kind
+from filemill.errors import Poisonous, Unavailable
 from filemill_workers.file_processor import record_task
 from filemill_workers.file_processor.executor import Finished
 from tests.unit.workbench import CREATE, TOPICS, TRACE, bench, eventually, record, request

@@ -14,9 +14,11 @@ import msgspec
 from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
 from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.domain.messages import RUN, TRACEPARENT, Headers
-from filemill.domain.retry import RetryPolicy, Unavailable
+from filemill.domain.records import Record
+from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import Kind
-from filemill.ports import PutMode, Record
+from filemill.errors import Unavailable
+from filemill.ports import PutMode
 from filemill_workers.file_processor.circuit import Gate
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.record_task import Topics, Workplace

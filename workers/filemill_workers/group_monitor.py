@@ -35,8 +35,8 @@ from filemill.adapters.postgres.tables import (
 from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.idempotency import KEPT
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
+from filemill.errors import Unavailable
 from filemill.ports import Lease
 from filemill.queries.files import outbox_state
 
@@ -106,7 +106,7 @@ class GroupMonitor:
             log.warning("Left without giving up the lease; it expires", error=str(error))
 
     def sample(self) -> None:
-        """Take and store one sample. Raises retry.Unavailable; then, of a broker that is away nothing is stored.
+        """Take and store one sample. Raises Unavailable; then, of a broker that is away nothing is stored.
 
         The outbox comes first: what piles up in there while Kafka is away is the one thing to see then.
         """

@@ -20,8 +20,9 @@ from datetime import UTC, datetime
 import structlog
 
 from filemill.domain.messages import FileCreate, create_headers, encode
-from filemill.domain.retry import Unavailable
-from filemill.ports import Claimed, Lease, NotLeader, Outbox, Published, Publisher, Receipt, TopicIdentity
+from filemill.domain.records import TopicIdentity
+from filemill.errors import NotLeader, Unavailable
+from filemill.ports import Claimed, Lease, Outbox, Published, Publisher, Receipt
 
 log = structlog.get_logger("relay")
 
@@ -72,7 +73,7 @@ class OutboxRelay:
         clock: Callable[[], float] = time.monotonic,
         beside: Beside = at_once,
     ) -> None:
-        """`identity` asks the broker which topic has the name now; None for none. Raises retry.Unavailable.
+        """`identity` asks the broker which topic has the name now; None for none. Raises Unavailable.
 
         `beside`: where requests are settled, one call at a time, while this thread claims and produces others.
         """
@@ -122,7 +123,7 @@ class OutboxRelay:
         self.close()
 
     def step(self) -> bool:
-        """One round; whether there was anything to do. Raises retry.Unavailable."""
+        """One round; whether there was anything to do. Raises Unavailable."""
         try:
             if not self._lead():
                 return False

@@ -21,11 +21,12 @@ import structlog
 
 from filemill.adapters.kafka.reader import TopicReader
 from filemill.domain.files import Change
-from filemill.domain.messages import FileProgress, InvalidMessage, decode, decode_created
+from filemill.domain.messages import FileProgress, decode, decode_created
 from filemill.domain.record_time import Dating
-from filemill.domain.retry import Unavailable
+from filemill.domain.records import Record
 from filemill.domain.worker_events import WorkerEvent, decode_event
-from filemill.ports import Applied, HeardEvent, Lease, NotLeader, Record, Rejected, StatusStore, UnusableData
+from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
+from filemill.ports import Applied, HeardEvent, Lease, Rejected, StatusStore
 
 log = structlog.get_logger("sync")
 
@@ -84,7 +85,7 @@ class StatusSync:
             self.close()
 
     def step(self) -> bool:
-        """One round; False where another one is active. Raises retry.Unavailable, NotLeader."""
+        """One round; False where another one is active. Raises Unavailable, NotLeader."""
         now = self._clock()
         if now - self._renewed_at >= self._renew_seconds:
             if not self._lease.acquire():

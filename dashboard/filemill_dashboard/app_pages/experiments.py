@@ -3,8 +3,8 @@
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.lab.journal import Entry
 from filemill.lab.runs import Run
+from filemill.runtime.journal import Entry
 from filemill.services.faults import as_json_lines, offers
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts

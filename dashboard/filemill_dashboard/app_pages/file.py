@@ -2,9 +2,9 @@
 
 import streamlit as st
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import InvalidRequest, Status, parse_file_id
 from filemill.queries.file_timeline import FileStory
-from filemill.queries.files import FileRow
 from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill_dashboard.components import page_shell

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import streamlit as st
 
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Order
 from filemill.domain.worker_events import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
+from filemill.errors import Unavailable
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import OrderRefused, StackOrder

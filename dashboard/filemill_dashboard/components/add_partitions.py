@@ -3,7 +3,7 @@
 import streamlit as st
 
 from filemill.adapters.postgres.operations import record
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.queries.group import Overview
 from filemill_dashboard.components.notices import Notice, show_line
 from filemill_dashboard.state.data import Data

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.queries.files import COUNT_MAX
 from filemill.services.operations import Action, Selection
 from filemill_dashboard.components.links import links

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, OrderRefused
 from filemill.services.faults import Offer, inject
 from filemill_dashboard.components.notices import Notice, show_notices

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.retry import Unavailable
-from filemill.queries.files import FileRow
+from filemill.errors import Unavailable
 from filemill.services.operations import Action
 from filemill_dashboard.components.notices import Notice
 from filemill_dashboard.state.data import Data

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import streamlit as st
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import iso_milliseconds
-from filemill.queries.files import FileRow
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.file_table import download_path, took_seconds

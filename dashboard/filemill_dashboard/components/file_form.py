@@ -7,7 +7,7 @@ import streamlit as st
 
 from filemill.domain.files import InvalidRequest, new_file
 from filemill.domain.idempotency import KeyReused
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.components.notices import Notice, show_line
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.bulk import create_many

@@ -1,6 +1,6 @@
 """A file's title and status, at the head of its page."""
 
-from filemill.queries.files import FileRow
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.components.file_table import download_path
 from filemill_dashboard.components.status_style import TONES

@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.queries.files import FilePage, FileRow
+from filemill.queries.files import FilePage
 from filemill_dashboard.components.assets import component, offered
 from filemill_dashboard.components.status_style import TONES
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.queries.group import Overview
 from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
 from filemill_dashboard.components.grid import Column, Row, grid

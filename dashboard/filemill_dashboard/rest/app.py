@@ -13,12 +13,13 @@ from fastapi import FastAPI, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 import filemill
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
 from filemill.domain.integrity import Differs
 from filemill.domain.messages import valid_traceparent
-from filemill.domain.retry import Unavailable
-from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, FileRow, get_file, list_files
+from filemill.errors import Unavailable
+from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, get_file, list_files
 from filemill_dashboard.asgi.proxies import is_direct_from_this_machine
 from filemill_dashboard.asgi.scripts import add_scripts
 from filemill_dashboard.rest.batching import Acceptance

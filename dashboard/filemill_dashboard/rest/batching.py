@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile
-from filemill.domain.retry import Unavailable
-from filemill.queries.files import FileRow
+from filemill.errors import Unavailable
 from filemill_dashboard.rest.threads import Threads, while_wanted
 from filemill_dashboard.state.services import Services, TooLate
 
@@ -51,7 +51,7 @@ class Acceptance:
         self._at_work: asyncio.Task[None] | None = None
 
     async def accept(self, file: NewFile, traceparent: str | None) -> FileRow:
-        """Accept a request; returns its row. Raises retry.Unavailable: then it is not accepted later either."""
+        """Accept a request; returns its row. Raises Unavailable: then it is not accepted later either."""
         loop = asyncio.get_running_loop()
         asking = _Asking(file, traceparent, loop.create_future())
         self._waiting.append(asking)
@@ -63,7 +63,7 @@ class Acceptance:
     async def accept_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
         """Accept a request that has a key, in a transaction of its own; returns its row, and whether it was known.
 
-        Raises idempotency.KeyReused; retry.Unavailable, and then it may have been accepted.
+        Raises idempotency.KeyReused; Unavailable, and then it may have been accepted.
         """
         with while_wanted() as wanted:
             return await self._threads.run(lambda: self._services.accept_once(file, key, traceparent, wanted))

@@ -19,7 +19,7 @@ from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest
 from filemill.domain.idempotency import HEADER, KeyReused
 from filemill.domain.origins import without_passwords
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
 
 RETRY_AFTER_SECONDS = 2

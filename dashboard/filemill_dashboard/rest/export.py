@@ -9,8 +9,9 @@ import msgspec
 from fastapi import FastAPI, Query
 from starlette.responses import StreamingResponse
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.queries.files import LIMIT_MAX, FileRow, list_files
+from filemill.queries.files import LIMIT_MAX, list_files
 from filemill_dashboard.rest.schema import answers
 from filemill_dashboard.state.services import Services
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.lab import window_notebook
 from filemill_dashboard.rest.errors import Refused
 from filemill_dashboard.rest.schema import answers

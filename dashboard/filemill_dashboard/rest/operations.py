@@ -8,11 +8,12 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Request
 from starlette.responses import Response
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_commands import Order
+from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, chunks
-from filemill.queries.files import FileRow, get_file
+from filemill.queries.files import get_file
 from filemill.queries.group import overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.services import dead_letters

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_something
-from filemill.queries.files import FileRow
 from filemill.queries.group import Overview
 from filemill.services.dead_letters import Replay
 from filemill_dashboard.rest.errors import ErrorBody

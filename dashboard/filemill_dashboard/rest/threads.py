@@ -9,7 +9,7 @@ import anyio
 from anyio import to_thread
 
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -26,13 +26,13 @@ class Threads:
         self._url = settings.database_url
 
     async def run(self, work: Callable[[], T], patience: float | None = None) -> T:
-        """Run `work` on a thread. Raises retry.Unavailable where it is not done within `patience` seconds."""
+        """Run `work` on a thread. Raises Unavailable where it is not done within `patience` seconds."""
         with self.in_time(patience):
             return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
     @contextlib.contextmanager
     def in_time(self, patience: float | None = None) -> Iterator[None]:
-        """Give what is awaited in the context so many seconds. Raises retry.Unavailable where it takes longer."""
+        """Give what is awaited in the context so many seconds. Raises Unavailable where it takes longer."""
         seconds = patience or self.patience
         try:
             with anyio.fail_after(seconds):

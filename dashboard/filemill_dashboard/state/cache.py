@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class _Entry(Generic[T]):
 class Shared(Generic[K, T]):
     """Readings by key. Any thread may call `get`.
 
-    `read` runs on the executor and raises retry.Unavailable where a server is away; a bug in it is raised to whoever
+    `read` runs on the executor and raises Unavailable where a server is away; a bug in it is raised to whoever
     asked. `patience_seconds` is how long a caller waits for it before it gets what there is; a question that is
     already overdue is waited for no longer. With `in_background`, only the first answer is waited for at all. `keys`
     bounds how many answers are kept.

@@ -15,13 +15,13 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.topic_browser import Look, View, browse
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import Condition, WorkerEvent
-from filemill.lab.journal import Entry
+from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, Letters
 from filemill.queries.file_timeline import FileStory, file_story
-from filemill.queries.files import LIMIT_DEFAULT, FilePage, FileRow, get_file, list_files
+from filemill.queries.files import LIMIT_DEFAULT, FilePage, get_file, list_files
 from filemill.queries.group import LagHistory, Overview, lag_history, overview
 from filemill.queries.history import Act, Ownership, operations, ownership, stack_operations
 from filemill.queries.outbox import OutboxHistory, outbox_history
@@ -35,6 +35,7 @@ from filemill.queries.workers import (
     worker_events,
     worker_files,
 )
+from filemill.runtime.journal import Entry
 from filemill.runtime.stack_state import StackState
 from filemill.services.dead_letters import DeadLetter
 from filemill.services.faults import EndNotes, journal_of

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import structlog
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
 from filemill.domain.integrity import Differs, Expected
-from filemill.ports import Missing
-from filemill.queries.files import FileRow
+from filemill.errors import Missing
 from filemill_dashboard.state.services import Services
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Download:
 
 
 def open_object(services: Services, file: FileRow, key: str) -> Download | None:
-    """The object of a file; None where it is missing. Raises retry.Unavailable, integrity.Differs.
+    """The object of a file; None where it is missing. Raises Unavailable, integrity.Differs.
 
     A small one is checked by now; of a larger one the last part is given out only if the whole is what the row says.
     """
@@ -74,7 +74,7 @@ class ObjectStart:
 
 
 def read_start(services: Services, file: FileRow, key: str) -> ObjectStart | None:
-    """The beginning of a file's object, for a preview; None where it is missing. Raises retry.Unavailable.
+    """The beginning of a file's object, for a preview; None where it is missing. Raises Unavailable.
 
     `differs` says why there is nothing to see of an object that is not the file's. One that is larger than a mebibyte
     is shown by its size alone: its hash is compared when it is downloaded.

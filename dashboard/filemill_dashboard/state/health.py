@@ -13,7 +13,7 @@ from filemill.adapters.postgres.migrate import current_revision, head_revision
 from filemill.adapters.s3.admin import bucket_exists
 from filemill.config.settings import Settings
 from filemill.domain.origins import without_passwords
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill.runtime.stack_state import read_state
 from filemill_dashboard.state.services import Services
 

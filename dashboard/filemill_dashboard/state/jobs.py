@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 log = structlog.get_logger("jobs")
 

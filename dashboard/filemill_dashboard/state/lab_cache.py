@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filemill.lab.journal import Entry
+from filemill.runtime.journal import Entry
 from filemill_dashboard.state.cache import K, Reading, Shared, T
 
 if TYPE_CHECKING:

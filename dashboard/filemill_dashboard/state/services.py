@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.idempotency import submit_once
 from filemill.adapters.postgres.outbox import submit_many, submit_together
 from filemill.config import settings as settings_module
@@ -21,7 +22,6 @@ from filemill.config.settings import Settings
 from filemill.domain.files import NewFile
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
-from filemill.queries.files import FileRow
 from filemill.runtime.stack_state import StackState, running_stack
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Action, Operations, Outcome
@@ -106,18 +106,18 @@ class Services:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read with. Raises retry.Unavailable."""
+        """A connection to read with. Raises Unavailable."""
         with self._engine.connect() as connection:
             yield connection
 
     def accept(self, file: NewFile) -> FileRow:
-        """Accept a request and wake the relay; returns its row. Raises retry.Unavailable."""
+        """Accept a request and wake the relay; returns its row. Raises Unavailable."""
         return self.accept_together([file], [None])[0]
 
     def accept_together(
         self, files: Sequence[NewFile], traceparents: Sequence[str | None], wanted: Callable[[], bool] = lambda: True
     ) -> list[FileRow]:
-        """Accept requests in one transaction and wake the relay; returns their rows. Raises retry.Unavailable.
+        """Accept requests in one transaction and wake the relay; returns their rows. Raises Unavailable.
 
         `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
         Raises TooLate where it says no: then none of them is.
@@ -138,7 +138,7 @@ class Services:
     ) -> tuple[FileRow, bool]:
         """Accept a request that has a key, once; returns its row as accepted, and whether that was before.
 
-        Raises retry.Unavailable, and then it may have been accepted; idempotency.KeyReused; TooLate, as
+        Raises Unavailable, and then it may have been accepted; idempotency.KeyReused; TooLate, as
         `accept_together` does.
         """
 
@@ -153,13 +153,13 @@ class Services:
         return answer
 
     def accept_many(self, files: Sequence[NewFile]) -> list[int]:
-        """Accept requests in one transaction and wake the relay; returns their ids. Raises retry.Unavailable."""
+        """Accept requests in one transaction and wake the relay; returns their ids. Raises Unavailable."""
         ids = in_transaction(self._engine, lambda connection: submit_many(connection, files))
         self.wake_relay()
         return ids
 
     def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
-        """Retry, cancel or delete files. Raises retry.Unavailable."""
+        """Retry, cancel or delete files. Raises Unavailable."""
         outcome = self.operations.apply(action, ids, actor)
         if action is Action.RETRY:
             self.wake_relay()

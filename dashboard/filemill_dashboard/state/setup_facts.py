@@ -11,7 +11,7 @@ import filemill
 from filemill.adapters.kafka.admin import all_topics
 from filemill.config.settings import PREFIX, Settings
 from filemill.domain.origins import without_passwords
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 from filemill_dashboard.state.services import Services
 
 HIDDEN = "••••••"
@@ -37,13 +37,13 @@ class Setting:
 
 
 def postgres_version(services: Services) -> str:
-    """The server's version. Raises retry.Unavailable."""
+    """The server's version. Raises Unavailable."""
     with services.reading() as connection:
         return str(connection.execute(sa.text("SHOW server_version")).scalar_one())
 
 
 def topics(services: Services) -> list[Topic]:
-    """Our topics, their partitions, and who sets their records' timestamps. Raises retry.Unavailable."""
+    """Our topics, their partitions, and who sets their records' timestamps. Raises Unavailable."""
     existing = services.kafka.topic_partitions()
     try:
         by_producers: list[str] | None = services.kafka.topics_dated_by_producers()

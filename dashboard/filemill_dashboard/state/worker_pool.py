@@ -13,14 +13,14 @@ PROCESSORS_MAX = 64
 
 
 def tell(data: Data, order: Order, worker_id: str | None, actor: str) -> None:
-    """Tell one worker, or all, to be quiet or to go on. Raises retry.Unavailable."""
+    """Tell one worker, or all, to be quiet or to go on. Raises Unavailable."""
     data.services.operations.order(order, worker_id, actor)
 
 
 def command(data: Data, stack: StackState, order: StackOrder, actor: str) -> StackAnswer:
     """Have the stack's supervisor do something to its file processors.
 
-    Raises retry.Unavailable, stack_control.OrderRefused; then nothing was done, and the log has it, not the record.
+    Raises Unavailable, stack_control.OrderRefused; then nothing was done, and the log has it, not the record.
     """
     try:
         check(stack, order)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.worker_events import Kind, WorkerEvent
 from filemill.queries.file_timeline import FileStory, Published
-from filemill.queries.files import FileRow
 from filemill_dashboard.views.durations import span
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}

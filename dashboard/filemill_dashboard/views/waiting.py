@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.request_losses import Span, bounds
 from filemill.domain.worker_events import Condition, Kind, WorkerEvent
 from filemill.queries.file_timeline import FileStory, Published, Waiting
-from filemill.queries.files import FileRow
 from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import span

@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
-from filemill.ports import TopicIdentity
+from filemill.domain.records import TopicIdentity
 
 # Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
 TIMESTAMP_TYPE, BY_BROKER = "message.timestamp.type", "LogAppendTime"
@@ -96,7 +96,7 @@ def all_topics(settings: Settings) -> list[str]:
 
 
 class KafkaAdmin:
-    """Questions to, and orders for, the cluster. Raises retry.Unavailable where it is away."""
+    """Questions to, and orders for, the cluster. Raises Unavailable where it is away."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -136,7 +136,7 @@ class KafkaAdmin:
         return created
 
     def topics_dated_by_producers(self) -> list[str]:
-        """Those of our topics that exist and keep the timestamps of their producers. Raises retry.Unavailable."""
+        """Those of our topics that exist and keep the timestamps of their producers. Raises Unavailable."""
         existing = self.topic_partitions()
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in all_topics(self._settings) if name in existing]
         if not asked:
@@ -146,7 +146,7 @@ class KafkaAdmin:
             return [asked.name for asked, future in found.items() if future.result()[TIMESTAMP_TYPE].value != BY_BROKER]
 
     def date_by_broker(self, topics: Sequence[str]) -> None:
-        """Have the broker date the records of these topics from now on. Raises retry.Unavailable."""
+        """Have the broker date the records of these topics from now on. Raises Unavailable."""
         entry = ConfigEntry(TIMESTAMP_TYPE, BY_BROKER, incremental_operation=AlterConfigOpType.SET)
         wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in topics]
         if wanted:

@@ -14,7 +14,7 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.kafka.errors import TOO_LARGE, meaning
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
-from filemill.domain.retry import Poisonous, Unavailable
+from filemill.errors import Poisonous, Unavailable
 from filemill.ports import Receipt
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).

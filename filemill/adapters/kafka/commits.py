@@ -18,7 +18,7 @@ _COMMIT_KEY_VERSIONS = (0, 1)
 
 
 def read_commits(settings: Settings) -> list[CommitSeen]:
-    """Every commit of the group on `file.create`, in the order of their moments. Raises retry.Unavailable."""
+    """Every commit of the group on `file.create`, in the order of their moments. Raises Unavailable."""
     spans = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
     starts = {part.partition: part.begin or 0 for part in spans}
     ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}

@@ -16,7 +16,8 @@ from filemill.adapters.kafka.client import client_config, new_client
 from filemill.adapters.kafka.reader import FETCH_BACKOFF_MILLISECONDS, read_records
 from filemill.config.settings import Settings
 from filemill.domain.offsets import Commit
-from filemill.ports import RebalanceListener, Record
+from filemill.domain.records import Record
+from filemill.ports import RebalanceListener
 
 log = structlog.get_logger("kafka")
 

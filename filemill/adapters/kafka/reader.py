@@ -29,8 +29,8 @@ from filemill.adapters.kafka.client import (
 from filemill.adapters.kafka.errors import PASSING, meaning
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
-from filemill.domain.retry import Expelled, Unavailable
-from filemill.ports import Record, TopicIdentity
+from filemill.domain.records import Record, TopicIdentity
+from filemill.errors import Expelled, Unavailable
 
 log = structlog.get_logger("kafka")
 
@@ -61,8 +61,8 @@ PARTITION_EOF = KafkaError._PARTITION_EOF
 def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
     """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
 
-    Raises retry.Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
-    new client could go on, it is retry.Expelled.
+    Raises Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
+    new client could go on, it is Expelled.
     """
     try:
         first = consumer.poll(seconds)
@@ -162,7 +162,7 @@ class TopicReader:
         self._consumer = new_client(Consumer, reader_config(settings, role, **properties))
 
     def identities(self) -> dict[str, TopicIdentity]:
-        """Which topics have the names now; those that do not exist are absent. Raises retry.Unavailable."""
+        """Which topics have the names now; those that do not exist are absent. Raises Unavailable."""
         return self._identities(self._topics)
 
     def refresh(
@@ -193,7 +193,7 @@ class TopicReader:
             self._assigned |= {place: existing[place] for place in new}
 
     def ends(self) -> dict[tuple[str, int], int]:
-        """The end of each partition that `refresh` has taken up, asked of the broker. Raises retry.Unavailable."""
+        """The end of each partition that `refresh` has taken up, asked of the broker. Raises Unavailable."""
         timeout = self._settings.server_timeout_seconds
         with kafka_errors(self._settings):
             return {
@@ -219,7 +219,7 @@ def read_topic(
 ) -> Iterator[Record]:
     """A topic to the ends given, partition by partition in order, from its beginning or from the offsets of `since`.
 
-    Raises retry.Unavailable.
+    Raises Unavailable.
     """
     starts = {part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in spans}
     ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
@@ -240,7 +240,7 @@ def messages_to_end(
     The last offset before an end may hold no record: a transaction's marker, or what compaction or retention removed,
     perhaps while it is read. So a partition ends at its last record, or where the broker says that no record follows.
     Readers see committed transactions only (librdkafka's default): an open one ends the partition at its beginning.
-    Raises retry.Unavailable.
+    Raises Unavailable.
     """
     return messages_until(settings, topic, starts, ends, role, _never, **properties)
 
@@ -274,7 +274,7 @@ def read_places(settings: Settings, topic: str, places: Iterable[tuple[int, int]
     """The records at these places (partition and offset), those that are gone left out.
 
     They come partition by partition in the order of offsets, but where many records lie between. Raises
-    retry.Unavailable.
+    Unavailable.
     """
     wanted = set(places)
     spans: dict[int, list[tuple[int, int, int]]] = {}

@@ -16,8 +16,8 @@ from filemill.adapters.kafka.errors import PASSING
 from filemill.adapters.kafka.reader import gave_up, to_record
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.config.validators import SHARE_MARGIN_SECONDS
-from filemill.domain.retry import Expelled, Unavailable
-from filemill.ports import Record
+from filemill.domain.records import Record
+from filemill.errors import Expelled, Unavailable
 
 log = structlog.get_logger("kafka")
 
@@ -48,7 +48,7 @@ def agree(settings: Settings) -> ShareTerms:
     """Set the group up before its first member joins, as far as the broker lets us, and say what then holds.
 
     By the broker's defaults a share group starts at the end of the topic, and locks a record for 30 s, which is less
-    than the one-minute job. Raises InvalidSettings where a lock is shorter than the job, retry.Unavailable.
+    than the one-minute job. Raises InvalidSettings where a lock is shorter than the job, Unavailable.
     """
     admin = new_client(AdminClient, client_config(settings, "admin"))
     needed = settings.longest_job_seconds + SHARE_MARGIN_SECONDS
@@ -98,7 +98,7 @@ class ShareMember:
     """A consumer of one topic in the processors' share group. (port: SharedSource). One thread."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        """Join. Raises InvalidSettings, and retry.Expelled where Kafka is away: it may be back soon."""
+        """Join. Raises InvalidSettings, and Expelled where Kafka is away: it may be back soon."""
         try:
             terms = agree(settings)
         except Unavailable as error:

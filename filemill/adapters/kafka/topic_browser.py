@@ -65,7 +65,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 def browse(settings: Settings, spans: Sequence[PartitionOffsets], look: Look) -> View:
-    """Read what `look` asks for. Raises retry.Unavailable."""
+    """Read what `look` asks for. Raises Unavailable."""
     chosen = [span for span in spans if look.partition in (None, span.partition)]
     most = max(1, SCANNED_MAX // max(1, len(chosen)))
     most = most if look.text else min(most, look.limit)

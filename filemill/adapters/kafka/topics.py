@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 
 from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
 from filemill.config.settings import Settings
-from filemill.ports import TopicIdentity
+from filemill.domain.records import TopicIdentity
 
 
 class TopicIdentities:
@@ -20,7 +20,7 @@ class TopicIdentities:
         self._client: AdminClient | None = None
 
     def __call__(self, topics: Collection[str]) -> dict[str, TopicIdentity]:
-        """The topics that exist. Raises retry.Unavailable."""
+        """The topics that exist. Raises Unavailable."""
         if self._client is None:
             self._client = new_client(AdminClient, client_config(self._settings, self._role))
         timeout = self._settings.server_timeout_seconds

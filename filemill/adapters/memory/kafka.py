@@ -14,8 +14,9 @@ import msgspec
 
 from filemill.domain.messages import Headers
 from filemill.domain.offsets import Commit
-from filemill.domain.retry import Poisonous, Unavailable
-from filemill.ports import RebalanceListener, Receipt, Record, TopicIdentity
+from filemill.domain.records import Record, TopicIdentity
+from filemill.errors import Poisonous, Unavailable
+from filemill.ports import RebalanceListener, Receipt
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"

@@ -27,22 +27,10 @@ from filemill.domain.files import (
 )
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import slots
-from filemill.domain.retry import Unavailable
+from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
-from filemill.ports import (
-    Applied,
-    Claimed,
-    Exists,
-    HeardEvent,
-    Missing,
-    NotLeader,
-    Published,
-    PutMode,
-    Rejected,
-    StoredObject,
-    TopicIdentity,
-    UnusableData,
-)
+from filemill.errors import Exists, Missing, NotLeader, Unavailable, UnusableData
+from filemill.ports import Applied, Claimed, HeardEvent, Published, PutMode, Rejected, StoredObject
 
 LIST_PAGE = 1000
 INT32_MAX = 2**31 - 1

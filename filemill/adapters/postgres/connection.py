@@ -13,7 +13,7 @@ from filemill.adapters.client_environment import forget_libpq_variables
 from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
 from filemill.adapters.postgres.errors import Drop, Row, meaning
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 # A holder that is stopped inside a transaction must not keep its row locks: a take-over waits for them.
 IDLE_IN_TRANSACTION_MILLISECONDS = 2000
@@ -134,7 +134,7 @@ def _set_limits(connection: sa.Connection) -> None:
 
 
 def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Do `work` in a transaction and commit it; once more where the server undid all of it. Raises retry.Unavailable.
+    """Do `work` in a transaction and commit it; once more where the server undid all of it. Raises Unavailable.
 
     `work` may be called several times, so it must change nothing but the database.
     """
@@ -149,7 +149,7 @@ def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 
 
 def check_writable(connection: sa.Connection) -> None:
-    """Raises retry.Unavailable where this user cannot change rows now, for one where the server is read-only."""
+    """Raises Unavailable where this user cannot change rows now, for one where the server is read-only."""
     connection.execute(_WRITE_NOTHING)
 
 

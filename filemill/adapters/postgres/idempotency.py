@@ -11,10 +11,10 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.connection import Undone
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.outbox import submit, submit_many
 from filemill.domain.files import NewFile, Status
 from filemill.domain.idempotency import KEPT, KeyReused, fingerprint, key_hash
-from filemill.queries.files import FileRow
 
 _CLAIM = sa.text("""
     INSERT INTO idempotency_keys AS known (key_hash, fingerprint) VALUES (:key, :fingerprint)

@@ -6,7 +6,7 @@ take-over in 30 s.) A holder proves itself inside each of its transactions with 
 
 import sqlalchemy as sa
 
-from filemill.ports import NotLeader
+from filemill.errors import NotLeader
 
 _ACQUIRE = sa.text("""
     INSERT INTO leases (name, holder, fencing, expires_at)

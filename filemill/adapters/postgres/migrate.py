@@ -35,7 +35,7 @@ def current_revision(connection: sa.Connection) -> str | None:
 def migrate_schema(settings: Settings) -> tuple[str | None, str]:
     """Apply what is missing, as the schema's owner, and grant the other roles what they need.
 
-    Returns the revisions before and after. Raises retry.Unavailable.
+    Returns the revisions before and after. Raises Unavailable.
     """
     engine = create_engine(settings.as_owner(), "migrate")
     application = settings.database_user if settings.database_owner_user else None

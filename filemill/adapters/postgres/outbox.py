@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_rows import COLUMN_NAMES, FileRow, file_row
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.topics import register
 from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import slots
-from filemill.ports import Claimed, Published, TopicIdentity
-from filemill.queries.files import COLUMN_NAMES, FileRow, file_row
+from filemill.domain.records import TopicIdentity
+from filemill.ports import Claimed, Published
 
 # The moment of a request is the database's: the clocks of those who accept may differ.
 # One statement for thousands: each file's row, and the outbox row that the relay will publish.

@@ -13,8 +13,8 @@ from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.messages import new_traceparent
 from filemill.domain.request_losses import Bounds, Span, bounds, results_applied
-from filemill.domain.retry import Unavailable
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
+from filemill.errors import Unavailable
 
 RESUBMIT = "resubmit"
 # A worker's heartbeat, and the sync that stores its progress, may be late by this much.
@@ -85,7 +85,7 @@ def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[st
 
 
 def find_bounds(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> Bounds:
-    """What is gone as of now, asked of Kafka and PostgreSQL. Raises retry.Unavailable."""
+    """What is gone as of now, asked of Kafka and PostgreSQL. Raises Unavailable."""
     topic, shares = settings.topic_create, settings.offsets_group is None
     parts = admin.offsets(settings.offsets_group, topic)
     group = None if shares else admin.describe_group(settings.kafka_group, topic)

@@ -14,7 +14,9 @@ from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
 from filemill.adapters.postgres.topics import register
 from filemill.domain.files import Change, ForeignKey, claim_key, fold
-from filemill.ports import Applied, HeardEvent, Rejected, TopicIdentity, UnusableData
+from filemill.domain.records import TopicIdentity
+from filemill.errors import UnusableData
+from filemill.ports import Applied, HeardEvent, Rejected
 
 # The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so
 # that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own

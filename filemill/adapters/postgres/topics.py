@@ -6,7 +6,7 @@ import sqlalchemy as sa
 import structlog
 
 from filemill.adapters.postgres.tables import TopicGeneration
-from filemill.ports import TopicIdentity
+from filemill.domain.records import TopicIdentity
 
 log = structlog.get_logger("topics")
 

@@ -18,7 +18,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3.errors import Row, meaning, no_answer, unavailable
 from filemill.config.settings import Settings
-from filemill.ports import Missing, StoredObject
+from filemill.errors import Missing
+from filemill.ports import StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -76,7 +77,7 @@ def _session() -> boto3.Session:
 
 
 def create_bucket(settings: Settings) -> bool:
-    """Create the bucket where it is missing; whether it was. Raises retry.Unavailable."""
+    """Create the bucket where it is missing; whether it was. Raises Unavailable."""
     client = s3_client(settings)
     with boto_errors(settings):
         try:
@@ -89,7 +90,7 @@ def create_bucket(settings: Settings) -> bool:
 
 
 def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
-    """Whether the bucket is there. Raises retry.Unavailable."""
+    """Whether the bucket is there. Raises Unavailable."""
     try:
         with boto_errors(settings, settings.s3_bucket):
             (client or s3_client(settings)).head_bucket(Bucket=settings.s3_bucket)
@@ -99,7 +100,7 @@ def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
 
 
 def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
-    """All objects of the bucket, in pages, by their keys' bytes. Raises retry.Unavailable."""
+    """All objects of the bucket, in pages, by their keys' bytes. Raises Unavailable."""
     core = isolated_core()
     # Nobody reads the times, and botocore takes 0.1 ms for each.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
@@ -110,14 +111,14 @@ def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
 
 
 def read_object(settings: Settings, key: str) -> bytes:
-    """An object's bytes. Raises Missing, also for a key that the service refuses; retry.Unavailable."""
+    """An object's bytes. Raises Missing, also for a key that the service refuses; Unavailable."""
     with boto_errors(settings, key):
         return s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
 
 
 @contextlib.contextmanager
 def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
-    """Turn boto3's errors into retry.Unavailable, by `s3_errors.ROWS`.
+    """Turn boto3's errors into Unavailable, by `s3_errors.ROWS`.
 
     `wanted` is the key that is read or asked for, if one is: where it is not there, Missing is raised.
     """

@@ -10,7 +10,7 @@ import msgspec
 
 from filemill.adapters.errors import Answer, first_line
 from filemill.config.settings import Settings
-from filemill.domain.retry import Unavailable
+from filemill.errors import Unavailable
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.s3.errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
-from filemill.ports import Exists, Missing, PutMode, StoredObject
+from filemill.errors import Exists, Missing
+from filemill.ports import PutMode, StoredObject
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config

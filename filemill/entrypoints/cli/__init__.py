@@ -14,9 +14,9 @@ import typer
 from filemill import __version__
 from filemill.config import logging
 from filemill.config.settings import InvalidSettings
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints.cli import processes
 from filemill.entrypoints.cli.output import fail
+from filemill.errors import Unavailable
 
 # After the name of a server that is away.
 REMEDY = "`filemill doctor` says what is missing; `filemill up` starts all servers on this machine."

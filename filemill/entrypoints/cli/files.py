@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.idempotency import submit_many_once
 from filemill.adapters.postgres.tables import File
 from filemill.adapters.s3.admin import read_object
@@ -19,12 +20,11 @@ from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest, NewFile, Status, new_file
 from filemill.domain.idempotency import KeyReused, checked_key
 from filemill.domain.integrity import Differs, Expected
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import file_id_argument
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
-from filemill.ports import Missing
-from filemill.queries.files import FileRow, get_file, list_files
+from filemill.errors import Missing, Unavailable
+from filemill.queries.files import get_file, list_files
 
 POLL_SECONDS = 0.1
 SUBMIT_ROWS = 1000

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from filemill.config.connection_environment import connection_environment
 from filemill.config.settings import Settings, default_home, load
-from filemill.domain.retry import Unavailable
 from filemill.entrypoints import demo as demonstration
 from filemill.entrypoints.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.entrypoints.cli.processes import PROTOCOLS
+from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
 from filemill.services.setup import prepare
 
@@ -138,7 +138,7 @@ def _in_url(host: str) -> str:
 
 
 def wait_for_page(page: str, seconds: float = PAGE_SECONDS) -> None:
-    """Wait until the page answers. Raises retry.Unavailable."""
+    """Wait until the page answers. Raises Unavailable."""
     deadline = time.monotonic() + seconds
     with httpx.Client(trust_env=False, timeout=2) as client:
         while time.monotonic() < deadline:

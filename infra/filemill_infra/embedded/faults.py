@@ -10,8 +10,8 @@ from typing import Protocol
 
 import structlog
 
-from filemill.lab.fault import Breakable, Fault, process_suspended, server_killed, server_suspended
-from filemill.lab.journal import FAULT, Journal
+from filemill.runtime.fault import Breakable, Fault, process_suspended, server_killed, server_suspended
+from filemill.runtime.journal import FAULT, Journal
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, FaultKind
 

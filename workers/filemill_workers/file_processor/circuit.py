@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from filemill.domain.retry import Breaker, RetryPolicy, Unavailable
+from filemill.domain.circuit_breaker import Breaker
+from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import Kind
+from filemill.errors import Unavailable
 
 log = structlog.get_logger("processor")
 

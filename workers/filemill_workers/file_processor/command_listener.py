@@ -6,11 +6,10 @@ from collections.abc import Callable
 import structlog
 
 from filemill.adapters.kafka.reader import TopicReader
-from filemill.domain.messages import InvalidMessage
-from filemill.domain.retry import Unavailable
+from filemill.domain.records import Record
 from filemill.domain.worker_commands import Command, Standing, decode_command
 from filemill.domain.worker_events import Kind
-from filemill.ports import Record
+from filemill.errors import InvalidMessage, Unavailable
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from filemill.domain import retry
 from filemill.domain.offsets import Commit, PartitionOffsets, decode_metadata
+from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
-from filemill.ports import RebalanceListener, Record, RecordSource
+from filemill.errors import Expelled
+from filemill.ports import RebalanceListener, RecordSource
 from filemill_workers.file_processor.dispatcher import Intake, Load
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.membership import QUIET, serve_until
@@ -96,7 +97,7 @@ class FileProcessor:
     def run(self, join: Join) -> None:
         """Consume until stopped, then drain, commit and leave the group. `join` makes a member of the group.
 
-        A membership that the client gives up is followed by another one. Raises retry.Unavailable where nobody may
+        A membership that the client gives up is followed by another one. Raises Unavailable where nobody may
         join.
         """
         if self._reporter is not None:
@@ -112,7 +113,7 @@ class FileProcessor:
         try:
             while not self._stop.is_set():
                 self._turn(source)
-        except retry.Expelled as error:
+        except Expelled as error:
             if self._epochs:
                 self.lost(sorted(self._epochs), cause=str(error))
             raise
@@ -291,13 +292,13 @@ class FileProcessor:
         """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
 
         The client resets its position by itself when the offset that it wants does not exist. What is in progress
-        belongs to the former log. Raises retry.Expelled if records below this one may still be there unfinished: then
+        belongs to the former log. Raises Expelled if records below this one may still be there unfinished: then
         only the committed offset is safe to go on from.
         """
         partition, position = record.partition, self._offsets[record.partition].position
         log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
         if position is not None and record.offset > position:
-            raise retry.Expelled(f"partition {partition}: offset {record.offset} was delivered again")
+            raise Expelled(f"partition {partition}: offset {record.offset} was delivered again")
         self._workshop.abandon({partition: self._epochs[partition]})
         self._begin_epoch({partition: PartitionOffsets()})
         self._tell(Kind.ASSIGNED, [partition])

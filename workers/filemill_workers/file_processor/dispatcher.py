@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from filemill.ports import Record
+from filemill.domain.records import Record
 
 # Whatever of them is finished, a bitmap of so many records fits into the 4 KiB of a commit's metadata.
 SPAN_RECORDS = 20_000

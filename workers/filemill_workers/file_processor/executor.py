@@ -18,8 +18,9 @@ import structlog
 import uvloop
 
 from filemill.domain.messages import Headers
-from filemill.domain.retry import Poisonous, Unavailable
-from filemill.ports import Publisher, Receipt, Record
+from filemill.domain.records import Record
+from filemill.errors import Poisonous, Unavailable
+from filemill.ports import Publisher, Receipt
 from filemill_workers.file_processor.record_task import Passage, Workplace
 
 log = structlog.get_logger("processor")
@@ -129,7 +130,7 @@ class Workshop:
     # --- called by passages, on the workshop's thread
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
-        """Publish and wait for the acknowledgement. Raises retry.Unavailable, retry.Poisonous."""
+        """Publish and wait for the acknowledgement. Raises Unavailable, Poisonous."""
         receipt: asyncio.Future[Receipt] = self._loop.create_future()
 
         def on_receipt(answer: Receipt) -> None:

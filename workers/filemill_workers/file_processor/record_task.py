@@ -27,16 +27,17 @@ from filemill.domain.messages import (
     FileCreated,
     FileProgress,
     Headers,
-    InvalidMessage,
     decode_create,
     encode,
     file_id_in,
     header,
     number_header,
 )
-from filemill.domain.retry import Again, Park, Poisonous, RetryPolicy
+from filemill.domain.records import Record
+from filemill.domain.retry import Again, Park, RetryPolicy
 from filemill.domain.worker_events import Kind
-from filemill.ports import Exists, ObjectStore, Record
+from filemill.errors import Exists, InvalidMessage, Poisonous, Unavailable
+from filemill.ports import ObjectStore
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
@@ -429,7 +430,7 @@ class Passage:
         while True:
             try:
                 await call()
-            except retry.Unavailable as away:
+            except Unavailable as away:
                 failures += 1
                 self._log.warning("The broker is away; will say it again", error=_sentence(away))
                 await asyncio.sleep(retry.backoff_seconds(self._workplace.policy, failures, self._workplace.jitter))

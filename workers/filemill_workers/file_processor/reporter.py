@@ -13,8 +13,8 @@ import structlog
 
 from filemill import __version__
 from filemill.domain.files import to_milliseconds
-from filemill.domain.retry import Poisonous, Unavailable
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.errors import Poisonous, Unavailable
 from filemill.ports import Publisher
 
 log = structlog.get_logger("processor")

@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import structlog
 
+from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
-from filemill.ports import Record, SharedSource
+from filemill.ports import SharedSource
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.membership import QUIET, serve_until
 from filemill_workers.file_processor.reporter import Reporter
@@ -66,7 +67,7 @@ class ShareProcessor:
         self._stop.set()
 
     def run(self, join: Callable[[], SharedSource]) -> None:
-        """Consume until stopped, then drain, acknowledge and leave. Raises retry.Unavailable where nobody may join."""
+        """Consume until stopped, then drain, acknowledge and leave. Raises Unavailable where nobody may join."""
         if self._reporter is not None:
             self._reporter.started()
         try:

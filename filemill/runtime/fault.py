@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.lab.journal import Entry
+from filemill.runtime.journal import Entry
 
 # A broker that recovers from a kill on a busy machine has been seen to take more than a minute.
 SERVER_START_SECONDS = 180.0

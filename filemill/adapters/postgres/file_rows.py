@@ -1,0 +1,71 @@
+"""A row of `files` as pages, REST and the command line show it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from filemill.adapters.postgres.tables import File
+from filemill.domain.files import Status
+
+
+class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. The seed's seven columns under the seed's names, then ours; times are UTC, `size` is in bytes."""
+
+    id: int
+    title: str
+    description: str
+    status: Status
+    s3_location: str | None
+    created_at: datetime
+    updated_at: datetime
+    run: int
+    worker_id: str | None
+    partition: int | None
+    offset: int | None
+    attempt: int | None
+    step: int | None
+    steps: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    sha256: str | None
+    size: int | None
+    error: str | None
+
+
+COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
+    File.id,
+    File.title,
+    File.description,
+    File.status,
+    File.s3_location,
+    File.created_at,
+    File.updated_at,
+    File.run,
+    File.worker_id,
+    File.kafka_partition,
+    File.kafka_offset,
+    File.attempt,
+    File.step,
+    File.steps,
+    File.started_at,
+    File.finished_at,
+    File.sha256,
+    File.size,
+    File.error,
+)
+
+
+# The table's own names for them, in the order that `file_row` takes them.
+COLUMN_NAMES = tuple(column.expression.name for column in COLUMNS)  # type: ignore[attr-defined]
+
+
+FIELDS = FileRow.__struct_fields__
+
+
+def file_row(row: Sequence[Any]) -> FileRow:
+    """A file from its columns, in the order of COLUMN_NAMES; what comes after them is left out."""
+    values = dict(zip(FIELDS, row, strict=False))
+    return FileRow(**{**values, "status": Status(values["status"])})
