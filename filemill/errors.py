@@ -18,11 +18,11 @@ class Unavailable(Exception):
         self.summary = summary
 
 
-class Expelled(Unavailable):
+class MemberExpelled(Unavailable):
     """The client gave its membership of a group up for good: what it held is lost; a new client may join again."""
 
 
-class Poisonous(Exception):
+class PermanentError(Exception):
     """A record that no number of attempts can turn into a file. `code`: the kind of fault, for programs."""
 
     def __init__(self, reason: str, code: str | None = None) -> None:
@@ -30,11 +30,11 @@ class Poisonous(Exception):
         self.code = code
 
 
-class Missing(Exception):
+class NotFound(Exception):
     """An object that is not there."""
 
 
-class Exists(Exception):
+class AlreadyExists(Exception):
     """An object that is there already."""
 
 

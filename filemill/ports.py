@@ -40,7 +40,7 @@ class Publisher(Protocol):
     ) -> None:
         """Queue a record.
 
-        Raises Unavailable where the queue is full (poll, then try again), Poisonous where it is too large.
+        Raises Unavailable where the queue is full (poll, then try again), PermanentError where it is too large.
         """
 
     def poll(self, seconds: float = 0) -> int:
@@ -73,7 +73,7 @@ class ObjectStore(Protocol):
         """
 
     async def get(self, key: str) -> bytes:
-        """An object's bytes. Raises Missing."""
+        """An object's bytes. Raises NotFound."""
 
     def list(self) -> AsyncIterator[Sequence[StoredObject]]:
         """All objects, in pages, in the order of their keys' UTF-8 bytes."""

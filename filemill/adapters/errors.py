@@ -9,7 +9,7 @@ class Answer(enum.Enum):
     """What follows an error of a server.
 
     All but the last two are `Unavailable`: REST answers 503 with the sentence, the command ends with exit code 3,
-    and every role waits and tries again. `MISSING` is `ports.Missing`. `BUG` stays what it was raised as: REST answers
+    and every role waits and tries again. `MISSING` is `errors.NotFound`. `BUG` stays what it was raised as: REST answers
     500, a command shows a traceback.
     """
 

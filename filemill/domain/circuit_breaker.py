@@ -5,7 +5,7 @@ import random
 from filemill.domain.retry import RetryPolicy
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens when a server is away for everybody, so that a thousand records do not each find it out for themselves.
 
     After `threshold` failures in a row (`Unavailable`, from any record) it is open: `delay` says how long to wait

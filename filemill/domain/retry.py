@@ -10,7 +10,7 @@ import random
 
 import msgspec
 
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,14 +21,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     cap_seconds: float = 10.0
 
 
-class Again(msgspec.Struct, frozen=True):
+class Retry(msgspec.Struct, frozen=True):
     """Try again after `seconds`; `counted` says whether the try that failed was one of the record's attempts."""
 
     seconds: float
     counted: bool
 
 
-class Park(msgspec.Struct, frozen=True):
+class Reject(msgspec.Struct, frozen=True):
     """Give the record up: dead letter, status failed, with this reason."""
 
     reason: str
@@ -36,19 +36,19 @@ class Park(msgspec.Struct, frozen=True):
 
 def decide(
     policy: RetryPolicy, error: BaseException, attempt: int, failures: int, jitter: random.Random
-) -> Again | Park:
+) -> Retry | Reject:
     """What follows a failed try.
 
     `attempt` is the record's attempt that failed, from 1; `failures` how often in a row it has failed by now, from 1
     (outages included): the delay grows by it.
     """
-    if isinstance(error, Poisonous):
-        return Park(reason=str(error))
+    if isinstance(error, PermanentError):
+        return Reject(reason=str(error))
     if isinstance(error, Unavailable):
-        return Again(backoff_seconds(policy, failures, jitter), counted=False)
+        return Retry(backoff_seconds(policy, failures, jitter), counted=False)
     if attempt >= policy.max_attempts:
-        return Park(reason=f"{type(error).__name__}: {error} (after {attempt} attempts)")
-    return Again(backoff_seconds(policy, failures, jitter), counted=True)
+        return Reject(reason=f"{type(error).__name__}: {error} (after {attempt} attempts)")
+    return Retry(backoff_seconds(policy, failures, jitter), counted=True)
 
 
 def backoff_seconds(policy: RetryPolicy, failures: int, jitter: random.Random) -> float:

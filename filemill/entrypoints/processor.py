@@ -15,7 +15,7 @@ from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import Standing
 from filemill.domain.worker_events import Kind
-from filemill.errors import Missing
+from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.circuit import Gate
 from filemill_workers.file_processor.command_listener import CommandListener
@@ -163,7 +163,7 @@ class Processor:
         """Ask S3 for anything at all, through its gate: an answer closes the breaker."""
 
         async def ask() -> None:
-            with contextlib.suppress(Missing):
+            with contextlib.suppress(NotFound):
                 await self._store.get(PROBE_KEY)
 
         await self._gates[0].through(ask)

@@ -28,7 +28,7 @@ from filemill.adapters.s3.admin import boto_errors
 from filemill.config.settings import Settings
 from filemill.domain.files import Status, to_milliseconds
 from filemill.domain.worker_commands import Command, Order
-from filemill.errors import Missing, Unavailable
+from filemill.errors import NotFound, Unavailable
 from filemill.ports import Publisher
 from filemill.queries.files import count_matching, matching_ids, newest_id
 from filemill.queries.workers import knows_worker
@@ -230,7 +230,7 @@ class Operations:
         try:
             with boto_errors(self._settings, key):
                 self._s3.delete_object(Bucket=self._settings.s3_bucket, Key=key)
-        except (Unavailable, Missing, ClientError) as error:
+        except (Unavailable, NotFound, ClientError) as error:
             # The row is gone, the object is left over: `verify` counts it as superseded.
             log.warning("The object of a deleted file could not be deleted", key=key, error=str(error))
 

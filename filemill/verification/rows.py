@@ -14,7 +14,7 @@ from filemill.adapters.postgres.tables import File, OutboxRow, Publication, Sync
 from filemill.config.settings import Settings
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key
-from filemill.errors import Missing
+from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill.verification.evidence import Evidence, Told
 from filemill.verification.report import Report
@@ -221,7 +221,7 @@ def _supported(row: Row, told: Told, settings: Settings, evidence: Evidence) -> 
 async def _check_object(row: Row, store: ObjectStore, report: Report) -> None:
     try:
         body = await store.get(row.s3_location or "")
-    except Missing:
+    except NotFound:
         report.found("object-missing", row.id)
         return
     if row.sha256 is not None and (sha256_hex(body) != row.sha256 or len(body) != row.size):

@@ -16,7 +16,7 @@ from filemill.adapters.memory.stores import MemoryObjectStore
 from filemill.adapters.s3.admin import bucket_exists, create_bucket, s3_client
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
-from filemill.errors import Exists, Missing, Unavailable
+from filemill.errors import AlreadyExists, NotFound, Unavailable
 from filemill.ports import ObjectStore, StoredObject
 
 UNREACHABLE = "http://127.0.0.1:1"
@@ -62,7 +62,7 @@ def test_create_makes_an_object_and_keeps_one_that_exists(store: ObjectStore) ->
     async def scenario() -> None:
         await store.put("k", b"", {"sha256": "1"}, "create")
         for body in (b"", b"second"):
-            with pytest.raises(Exists, match="k"):
+            with pytest.raises(AlreadyExists, match="k"):
                 await store.put("k", body, {}, "create")
         assert await store.get("k") == b""
         await store.put("k", b"third", {}, "overwrite")
@@ -94,7 +94,7 @@ def test_a_large_object_comes_whole(store: ObjectStore) -> None:
 
 
 def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
-    with pytest.raises(Missing, match="file-9-9"):
+    with pytest.raises(NotFound, match="file-9-9"):
         asyncio.run(store.get("file-9-9.txt"))
 
 
@@ -301,7 +301,7 @@ def test_no_other_answer_makes_a_write_unconditional(answer: tuple[int, str]) ->
 
 @pytest.mark.parametrize("answer", [(412, "PreconditionFailed"), (412, ""), (304, "")])
 def test_each_answer_that_says_so_means_that_the_object_exists(answer: tuple[int, str]) -> None:
-    with Unconditional(answer) as server, pytest.raises(Exists, match="k"):
+    with Unconditional(answer) as server, pytest.raises(AlreadyExists, match="k"):
         asyncio.run(server.store.put("k", b"x", {}, "create"))
 
 

@@ -16,7 +16,7 @@ from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
 from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 from filemill.ports import Publisher, Receipt
 
 DEADLINE_SECONDS = 20.0
@@ -205,7 +205,7 @@ def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
 
 
 def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerBench) -> None:
-    with pytest.raises(Poisonous):
+    with pytest.raises(PermanentError):
         broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
 
 

@@ -17,7 +17,7 @@ from filemill.adapters.s3.admin import bucket_exists, create_bucket, list_object
 from filemill.adapters.s3.errors import AWAY, ROWS, Row, meaning
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
-from filemill.errors import Exists, Missing, Unavailable
+from filemill.errors import AlreadyExists, NotFound, Unavailable
 
 KEY = "file-1-1.txt"
 
@@ -85,16 +85,16 @@ def test_both_clients_tell_what_the_table_says(row: Row, service: Refusing) -> N
     by_put = told(lambda: asyncio.run(store.put(KEY, b"x", {})))
     by_create = told(lambda: asyncio.run(store.put(KEY, b"x", {}, "create")))
     if row.code in ("PreconditionFailed", "412"):
-        assert isinstance(by_create, Exists)
+        assert isinstance(by_create, AlreadyExists)
     else:
         assert type(by_create) is type(by_put)
         assert str(by_create).partition(" in ")[0] == str(by_put).partition(" in ")[0]
     if row.answer is Answer.BUG:
         assert isinstance(by_obstore, BaseError)
         assert isinstance(by_put, BaseError)
-        assert isinstance(by_boto, ClientError | Missing), "a key that is refused is one that is not there"
+        assert isinstance(by_boto, ClientError | NotFound), "a key that is refused is one that is not there"
     elif row.answer is Answer.MISSING:
-        assert (type(by_boto), type(by_obstore)) == (Missing, Missing)
+        assert (type(by_boto), type(by_obstore)) == (NotFound, NotFound)
         assert isinstance(by_put, Unavailable)
         assert "has no bucket file-creation-bucket" in str(by_put)
     else:

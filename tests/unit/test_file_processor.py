@@ -13,7 +13,7 @@ from filemill.domain.messages import RUN
 from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.domain.records import Record
 from filemill.entrypoints.processor import linger_milliseconds
-from filemill.errors import Expelled
+from filemill.errors import MemberExpelled
 from filemill_workers.file_processor import consumer, dispatcher
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.membership import QUIET
@@ -465,7 +465,7 @@ def test_a_member_joins_again_if_offsets_go_back_above_unfinished_records(scene:
     scene.produce(3)
     scene.turn()
     scene.processor._intake.take([Record(CREATE, 0, 1, request(1), [], 0)])  # 0 is in progress
-    with pytest.raises(Expelled, match="partition 0: offset 1 was delivered again"):
+    with pytest.raises(MemberExpelled, match="partition 0: offset 1 was delivered again"):
         scene.turn()
 
 

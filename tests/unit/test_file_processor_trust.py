@@ -9,7 +9,7 @@ from filemill.adapters.memory.kafka import MemorySource
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record
 from filemill.domain.retry import RetryPolicy
-from filemill.errors import Expelled, Unavailable
+from filemill.errors import MemberExpelled, Unavailable
 from filemill.ports import RebalanceListener
 from filemill_workers.file_processor import consumer, membership
 from tests.unit.scene import Scene
@@ -118,13 +118,13 @@ def test_a_membership_that_the_client_gave_up_is_followed_by_another_one_and_wha
         members.append(_Expelling(scene.broker, CREATE, listener))
         members[-1].assign([0])
         if len(members) in {2, 3}:
-            members[-1].over = Expelled("the former self is not out of the group yet")
+            members[-1].over = MemberExpelled("the former self is not out of the group yet")
         return members[-1]
 
     thread = threading.Thread(target=scene.processor.run, args=(join,), daemon=True)
     thread.start()
     eventually(lambda: len(scene.begun) == 3)
-    members[0].over = Expelled("fenced")
+    members[0].over = MemberExpelled("fenced")
     eventually(lambda: len(scene.begun) == 6, "the fourth membership reads them again")
     assert [member.closed for member in members] == [True, True, True, False]
     assert all(not epochs or epochs == {0: 1} for epochs, _ in scene.workshop.abandoned)

@@ -8,7 +8,7 @@ from filemill.adapters.kafka.client import kafka_errors, refusal
 from filemill.adapters.kafka.errors import PASSING, ROWS, TOO_LARGE, Row, meaning
 from filemill.adapters.kafka.reader import read_records
 from filemill.config.settings import load
-from filemill.errors import Expelled, Unavailable
+from filemill.errors import MemberExpelled, Unavailable
 
 # Codes of no error.
 NONE = {"NO_ERROR"}
@@ -70,11 +70,11 @@ def test_a_reader_goes_on_where_its_client_does(row: Row) -> None:
 
 
 def test_a_client_that_gave_up_is_replaced_but_not_against_one_of_the_same_name() -> None:
-    with pytest.raises(Expelled):
+    with pytest.raises(MemberExpelled):
         read_meeting(KafkaError(KafkaError._FATAL, "gave up", fatal=True))
     with pytest.raises(Unavailable, match="under this one's name") as caught:
         read_meeting(KafkaError(KafkaError.FENCED_INSTANCE_ID, "fenced", fatal=True))
-    assert not isinstance(caught.value, Expelled)
+    assert not isinstance(caught.value, MemberExpelled)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.domain.circuit_breaker import Breaker
-from filemill.domain.retry import Again, Park, RetryPolicy, backoff_seconds, decide
-from filemill.errors import Poisonous, Unavailable
+from filemill.domain.circuit_breaker import CircuitBreaker
+from filemill.domain.retry import Retry, Reject, RetryPolicy, backoff_seconds, decide
+from filemill.errors import PermanentError, Unavailable
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
 
@@ -23,30 +23,30 @@ class _Greatest(random.Random):
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: int, failures: int) -> None:
     verdict = decide(POLICY, Unavailable("S3 is away"), attempt, failures, random.Random(1))
-    assert isinstance(verdict, Again)
+    assert isinstance(verdict, Retry)
     assert not verdict.counted
 
 
 def test_poison_is_parked_at_once() -> None:
-    assert decide(POLICY, Poisonous("not a FileCreate"), 1, 1, random.Random(1)) == Park("not a FileCreate")
+    assert decide(POLICY, PermanentError("not a FileCreate"), 1, 1, random.Random(1)) == Reject("not a FileCreate")
 
 
 def test_other_errors_have_their_attempts_and_no_more() -> None:
     verdicts = [decide(POLICY, ValueError("boom"), attempt, attempt, random.Random(1)) for attempt in (1, 2, 3, 4)]
-    assert [isinstance(verdict, Park) for verdict in verdicts] == [False, False, True, True]
-    assert all(verdict.counted for verdict in verdicts if isinstance(verdict, Again))
+    assert [isinstance(verdict, Reject) for verdict in verdicts] == [False, False, True, True]
+    assert all(verdict.counted for verdict in verdicts if isinstance(verdict, Retry))
 
 
 def test_a_parked_record_says_what_was_wrong_and_how_often_it_was_tried() -> None:
     verdict = decide(POLICY, ValueError("boom"), 3, 3, random.Random(1))
-    assert isinstance(verdict, Park)
+    assert isinstance(verdict, Reject)
     for part in ("ValueError", "boom", "3 attempts"):
         assert part in verdict.reason
 
 
 def test_outages_do_not_use_up_the_attempts_of_later_errors() -> None:
     verdict = decide(POLICY, ValueError("boom"), attempt=1, failures=500, jitter=random.Random(1))
-    assert isinstance(verdict, Again)
+    assert isinstance(verdict, Retry)
 
 
 def test_the_delay_doubles_up_to_the_cap() -> None:
@@ -68,14 +68,14 @@ def test_a_thousand_records_do_not_return_at_the_same_moment() -> None:
 
 
 def test_a_breaker_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
-    breaker = Breaker(POLICY, threshold=3)
+    breaker = CircuitBreaker(POLICY, threshold=3)
     assert [breaker.failed(f"away {number}") for number in range(5)] == [False, False, True, False, False]
     assert breaker.open
     assert breaker.reason == "away 4"
 
 
 def test_one_success_closes_a_breaker_and_says_so_once() -> None:
-    breaker = Breaker(POLICY, threshold=3)
+    breaker = CircuitBreaker(POLICY, threshold=3)
     for _ in range(7):
         breaker.failed("away")
     assert breaker.succeeded()
@@ -86,7 +86,7 @@ def test_one_success_closes_a_breaker_and_says_so_once() -> None:
 
 
 def test_failures_with_a_success_between_them_do_not_add_up() -> None:
-    breaker = Breaker(POLICY, threshold=3)
+    breaker = CircuitBreaker(POLICY, threshold=3)
     for _ in range(10):
         breaker.failed("away")
         breaker.failed("away")
@@ -96,6 +96,6 @@ def test_failures_with_a_success_between_them_do_not_add_up() -> None:
 
 @given(st.integers(1, 10**5), st.integers(0, 2**32))
 def test_a_probe_waits_for_a_pause_but_not_for_ever(failures: int, seed: int) -> None:
-    breaker = Breaker(POLICY, threshold=3)
+    breaker = CircuitBreaker(POLICY, threshold=3)
     breaker._failures = failures
     assert POLICY.base_seconds <= breaker.delay(random.Random(seed)) <= POLICY.cap_seconds

@@ -12,7 +12,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
 from filemill.domain.integrity import Differs, Expected
-from filemill.errors import Missing
+from filemill.errors import NotFound
 from filemill_dashboard.state.services import Services
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def open_object(services: Services, file: FileRow, key: str) -> Download | None:
             with _closed_on_error(found["Body"]) as body:
                 expected.check_size(found["ContentLength"])
                 chunks = _checked(body, found["ContentLength"], expected)
-    except Missing:
+    except NotFound:
         return None
     headers = {
         "Content-Length": str(found["ContentLength"]),
@@ -91,7 +91,7 @@ def read_start(services: Services, file: FileRow, key: str) -> ObjectStart | Non
                 start = body.read(None if small else START_BYTES)
         if small:
             expected.check(start)
-    except Missing:
+    except NotFound:
         return None
     except Differs as error:
         return ObjectStart("", 0, differs=str(error))

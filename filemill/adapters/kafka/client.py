@@ -14,7 +14,7 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.kafka.errors import TOO_LARGE, meaning
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 from filemill.ports import Receipt
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
@@ -199,7 +199,7 @@ class KafkaPublisher:
             raise Unavailable(f"Kafka at {self._settings.kafka_broker}: the producer's queue is full") from None
         except KafkaException as error:
             if error.args[0].code() in TOO_LARGE:
-                raise Poisonous(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
+                raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
             raise refusal(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:

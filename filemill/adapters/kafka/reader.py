@@ -30,7 +30,7 @@ from filemill.adapters.kafka.errors import PASSING, meaning
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import Record, TopicIdentity
-from filemill.errors import Expelled, Unavailable
+from filemill.errors import MemberExpelled, Unavailable
 
 log = structlog.get_logger("kafka")
 
@@ -62,7 +62,7 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
     """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
 
     Raises Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
-    new client could go on, it is Expelled.
+    new client could go on, it is MemberExpelled.
     """
     try:
         first = consumer.poll(seconds)
@@ -102,7 +102,7 @@ def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable | KafkaExcep
     if trouble.code() == KafkaError.FENCED_INSTANCE_ID or "fenced by other consumer" in trouble.str():
         # To join again would put the other one out, which would join again.
         return Unavailable(f"another process is in the group under this one's name, {settings.worker_id!r}")
-    return Expelled(str(away))
+    return MemberExpelled(str(away))
 
 
 def to_record(message: Message) -> Record:

@@ -17,7 +17,7 @@ from filemill.adapters.kafka.reader import gave_up, to_record
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.config.validators import SHARE_MARGIN_SECONDS
 from filemill.domain.records import Record
-from filemill.errors import Expelled, Unavailable
+from filemill.errors import MemberExpelled, Unavailable
 
 log = structlog.get_logger("kafka")
 
@@ -98,11 +98,11 @@ class ShareMember:
     """A consumer of one topic in the processors' share group. (port: SharedSource). One thread."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        """Join. Raises InvalidSettings, and Expelled where Kafka is away: it may be back soon."""
+        """Join. Raises InvalidSettings, and MemberExpelled where Kafka is away: it may be back soon."""
         try:
             terms = agree(settings)
         except Unavailable as error:
-            raise Expelled(str(error)) from None
+            raise MemberExpelled(str(error)) from None
         self._delivery_limit = terms.delivery_limit
         self.batch_seconds = min(terms.lock_seconds, settings.max_poll_interval_ms / 1000) - BATCH_SPARE_SECONDS
         self._settings = settings

@@ -15,7 +15,7 @@ import msgspec
 from filemill.domain.messages import Headers
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record, TopicIdentity
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 from filemill.ports import RebalanceListener, Receipt
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
@@ -136,7 +136,7 @@ class MemoryPublisher:
     ) -> None:
         """Queue a record, and send it if the broker is there."""
         if len(value or b"") > MESSAGE_MAX_BYTES:
-            raise Poisonous(f"a record of {len(value or b'')} bytes is too large for Kafka")
+            raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka")
         if len(self._queue) + len(self._receipts) >= self._queue_records:
             raise Unavailable("the producer's queue is full")
         if partition is None:

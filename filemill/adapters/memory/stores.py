@@ -29,7 +29,7 @@ from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import slots
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
-from filemill.errors import Exists, Missing, NotLeader, Unavailable, UnusableData
+from filemill.errors import AlreadyExists, NotFound, NotLeader, Unavailable, UnusableData
 from filemill.ports import Applied, Claimed, HeardEvent, Published, PutMode, Rejected, StoredObject
 
 LIST_PAGE = 1000
@@ -387,7 +387,7 @@ class MemoryObjectStore:
         """Write an object whole, if the mode allows it."""
         self._answer()
         if mode == "create" and key in self.objects:
-            raise Exists(key)
+            raise AlreadyExists(key)
         self.objects[key] = body
         self.metadata[key] = dict(metadata)
         self.puts.append(key)
@@ -396,7 +396,7 @@ class MemoryObjectStore:
         """An object's bytes."""
         self._answer()
         if key not in self.objects:
-            raise Missing(key)
+            raise NotFound(key)
         return self.objects[key]
 
     async def list(self) -> AsyncIterator[Sequence[StoredObject]]:

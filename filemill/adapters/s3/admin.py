@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from filemill.adapters.errors import Answer
 from filemill.adapters.s3.errors import Row, meaning, no_answer, unavailable
 from filemill.config.settings import Settings
-from filemill.errors import Missing
+from filemill.errors import NotFound
 from filemill.ports import StoredObject
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
     try:
         with boto_errors(settings, settings.s3_bucket):
             (client or s3_client(settings)).head_bucket(Bucket=settings.s3_bucket)
-    except Missing:
+    except NotFound:
         return False
     return True
 
@@ -111,7 +111,7 @@ def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
 
 
 def read_object(settings: Settings, key: str) -> bytes:
-    """An object's bytes. Raises Missing, also for a key that the service refuses; Unavailable."""
+    """An object's bytes. Raises NotFound, also for a key that the service refuses; Unavailable."""
     with boto_errors(settings, key):
         return s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
 
@@ -120,7 +120,7 @@ def read_object(settings: Settings, key: str) -> bytes:
 def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
     """Turn boto3's errors into Unavailable, by `s3_errors.ROWS`.
 
-    `wanted` is the key that is read or asked for, if one is: where it is not there, Missing is raised.
+    `wanted` is the key that is read or asked for, if one is: where it is not there, NotFound is raised.
     """
     try:
         yield
@@ -128,14 +128,14 @@ def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
         code = _code(error)
         row = _row(error, code)
         if wanted and (row.answer is Answer.MISSING or code in _REFUSED_KEYS):
-            raise Missing(wanted) from None
+            raise NotFound(wanted) from None
         if row.answer is Answer.BUG:
             raise
         row = meaning("NoSuchBucket") if row.answer is Answer.MISSING else row
         raise unavailable(settings, row, code) from None
     except ParamValidationError:
         if wanted:
-            raise Missing(wanted) from None
+            raise NotFound(wanted) from None
         raise
     except BotoCoreError as error:
         raise no_answer(settings, error) from None

@@ -17,7 +17,7 @@ from filemill.adapters.errors import Answer
 from filemill.adapters.s3.errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
-from filemill.errors import Exists, Missing
+from filemill.errors import AlreadyExists, NotFound
 from filemill.ports import PutMode, StoredObject
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class S3ObjectStore:
                 except exceptions.BaseError as error:
                     code, _ = meaning_of_text(str(error))
                     if code in EXISTS:
-                        raise Exists(key) from None
+                        raise AlreadyExists(key) from None
                     if code not in UNCONDITIONAL:
                         raise
                 else:
@@ -127,7 +127,7 @@ class S3ObjectStore:
             if row.answer is Answer.MISSING:
                 # A PUT is answered so when the bucket is missing: that is the service's state, not the object's.
                 if key:
-                    raise Missing(key) from None
+                    raise NotFound(key) from None
                 row = meaning("NoSuchBucket")
             if row.answer is Answer.BUG:
                 raise

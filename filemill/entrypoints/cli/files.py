@@ -23,7 +23,7 @@ from filemill.domain.integrity import Differs, Expected
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import file_id_argument
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
-from filemill.errors import Missing, Unavailable
+from filemill.errors import NotFound, Unavailable
 from filemill.queries.files import get_file, list_files
 
 POLL_SECONDS = 0.1
@@ -209,6 +209,6 @@ def _fetch(settings: Settings, row: FileRow, key: str) -> bytes:
         expected.check(body)
     except Differs as error:
         fail(str(error), 1)
-    except Missing:
+    except NotFound:
         fail(f"the bucket {settings.s3_bucket} at {settings.s3_endpoint} has no object {key}", 1)
     return body

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from filemill.domain.circuit_breaker import Breaker
+from filemill.domain.circuit_breaker import CircuitBreaker
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import Kind
 from filemill.errors import Unavailable
@@ -27,7 +27,7 @@ class Gate:
         self._server = server
         self._tell = tell
         self._jitter = jitter
-        self._breaker = Breaker(PROBE_POLICY)
+        self._breaker = CircuitBreaker(PROBE_POLICY)
         self._closed = asyncio.Event()
         self._probing = False
         self.reason: str | None = None

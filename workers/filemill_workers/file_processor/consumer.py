@@ -23,7 +23,7 @@ import structlog
 from filemill.domain.offsets import Commit, PartitionOffsets, decode_metadata
 from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
-from filemill.errors import Expelled
+from filemill.errors import MemberExpelled
 from filemill.ports import RebalanceListener, RecordSource
 from filemill_workers.file_processor.dispatcher import Intake, Load
 from filemill_workers.file_processor.executor import Finished, Workshop
@@ -113,7 +113,7 @@ class FileProcessor:
         try:
             while not self._stop.is_set():
                 self._turn(source)
-        except Expelled as error:
+        except MemberExpelled as error:
             if self._epochs:
                 self.lost(sorted(self._epochs), cause=str(error))
             raise
@@ -292,13 +292,13 @@ class FileProcessor:
         """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
 
         The client resets its position by itself when the offset that it wants does not exist. What is in progress
-        belongs to the former log. Raises Expelled if records below this one may still be there unfinished: then
+        belongs to the former log. Raises MemberExpelled if records below this one may still be there unfinished: then
         only the committed offset is safe to go on from.
         """
         partition, position = record.partition, self._offsets[record.partition].position
         log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
         if position is not None and record.offset > position:
-            raise Expelled(f"partition {partition}: offset {record.offset} was delivered again")
+            raise MemberExpelled(f"partition {partition}: offset {record.offset} was delivered again")
         self._workshop.abandon({partition: self._epochs[partition]})
         self._begin_epoch({partition: PartitionOffsets()})
         self._tell(Kind.ASSIGNED, [partition])

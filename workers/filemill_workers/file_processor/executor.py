@@ -19,7 +19,7 @@ import uvloop
 
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 from filemill.ports import Publisher, Receipt
 from filemill_workers.file_processor.record_task import Passage, Workplace
 
@@ -130,7 +130,7 @@ class Workshop:
     # --- called by passages, on the workshop's thread
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
-        """Publish and wait for the acknowledgement. Raises Unavailable, Poisonous."""
+        """Publish and wait for the acknowledgement. Raises Unavailable, PermanentError."""
         receipt: asyncio.Future[Receipt] = self._loop.create_future()
 
         def on_receipt(answer: Receipt) -> None:
@@ -145,7 +145,7 @@ class Workshop:
             self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
         answer = await receipt
         if answer.too_large:
-            raise Poisonous(f"a record of {len(value or b'')} bytes is too large for {topic}")
+            raise PermanentError(f"a record of {len(value or b'')} bytes is too large for {topic}")
         if answer.error is not None:
             raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.domain import retry
-from filemill.errors import Expelled
+from filemill.errors import MemberExpelled
 
 # The reason to take nothing that somebody gave; the others are servers that are away.
 QUIET = "quiet"
@@ -19,7 +19,7 @@ REJOIN_POLICY = retry.RetryPolicy(base_seconds=0.5, cap_seconds=2.0)
 
 
 def serve_until(stop: threading.Event, membership: Callable[[], None]) -> None:
-    """Run `membership` until `stop`; where the client gave up (Expelled), pause and run another one.
+    """Run `membership` until `stop`; where the client gave up (MemberExpelled), pause and run another one.
 
     That is the fate of a static member whose former self is not out of the group yet. Raises what else ends one.
     """
@@ -27,7 +27,7 @@ def serve_until(stop: threading.Event, membership: Callable[[], None]) -> None:
     while not stop.is_set():
         try:
             membership()
-        except Expelled as error:
+        except MemberExpelled as error:
             failures += 1
             seconds = retry.backoff_seconds(REJOIN_POLICY, failures, jitter)
             log.warning("Out of the group; will join again", seconds=round(seconds, 3), error=str(error))

@@ -34,9 +34,9 @@ from filemill.domain.messages import (
     number_header,
 )
 from filemill.domain.records import Record
-from filemill.domain.retry import Again, Park, RetryPolicy
+from filemill.domain.retry import Retry, Reject, RetryPolicy
 from filemill.domain.worker_events import Kind
-from filemill.errors import Exists, InvalidMessage, Poisonous, Unavailable
+from filemill.errors import AlreadyExists, InvalidMessage, PermanentError, Unavailable
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.reporter import Reporter
 
@@ -212,7 +212,7 @@ class Passage:
             except Exception as error:  # noqa: BLE001 - whatever a record does, its partition goes on
                 failures += 1
                 verdict = retry.decide(self._workplace.policy, error, self.attempt, failures, self._workplace.jitter)
-                if isinstance(verdict, Park):
+                if isinstance(verdict, Reject):
                     await self._park(verdict, error)
                     return
                 await self._wait_for(verdict, error)
@@ -225,11 +225,11 @@ class Passage:
         self.stage = "read"
         self._refuse_last_deliveries()
         if self.record.headers_error is not None:
-            raise Poisonous(self.record.headers_error, HEADERS_UNREADABLE)
+            raise PermanentError(self.record.headers_error, HEADERS_UNREADABLE)
         try:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
-            raise Poisonous(str(error)) from error
+            raise PermanentError(str(error)) from error
         if not self._worked:  # not again because S3 was away at its end
             self._enter("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
@@ -287,7 +287,7 @@ class Passage:
         """One before the last: if this worker dies while it buries the record, another one still gets it."""
         left = self.record.deliveries_left
         if left is not None and left <= 1:
-            raise Poisonous("handed out again and again without a result; the share group would drop it soon")
+            raise PermanentError("handed out again and again without a result; the share group would drop it soon")
 
     async def _upload(self, key: str, body: bytes, sha256: str) -> float:
         """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""
@@ -309,9 +309,9 @@ class Passage:
         store = self._workplace.store
         try:
             await store.put(key, body, metadata, "create")
-        except Exists:
+        except AlreadyExists:
             if await store.get(key) != body:
-                raise Poisonous(
+                raise PermanentError(
                     f"Another object has the key {key}. It was kept, and nothing was written. If it is not the right"
                     " one, delete it and retry the file",
                     OBJECT_EXISTS,
@@ -360,7 +360,7 @@ class Passage:
     async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         await self._workplace.to_broker(lambda: self._workplace.publish(topic, value, headers))
 
-    async def _wait_for(self, verdict: Again, error: BaseException) -> None:
+    async def _wait_for(self, verdict: Retry, error: BaseException) -> None:
         self._log.warning(
             "Will try again",
             stage=self.stage,
@@ -397,7 +397,7 @@ class Passage:
             value = report.encode(Kind.CANCELLED, **self._place())
             await self._persist(lambda: self._publish(self._workplace.topics.worker_events, value, []))
 
-    async def _park(self, verdict: Park, error: BaseException) -> None:
+    async def _park(self, verdict: Reject, error: BaseException) -> None:
         """To the dead letters, and the file to failed; both acknowledged, however long the broker takes."""
         self._log.error("Parked in the dead letters", file=self._file_id, reason=verdict.reason, attempts=self.attempt)
 
@@ -414,11 +414,11 @@ class Passage:
             self._workplace.report.failed()
             self._workplace.report.emit(Kind.PARKED, **self._place(), cause=verdict.reason, **_explain(error))
 
-    async def _bury(self, verdict: Park, error: BaseException) -> None:
+    async def _bury(self, verdict: Reject, error: BaseException) -> None:
         headers = self._dead_letter_headers(verdict, error)
         try:
             await self._publish(self._workplace.topics.dead_letters, self.record.value, headers)
-        except Poisonous:  # too large with its headers: what is known of it still has to go somewhere
+        except PermanentError:  # too large with its headers: what is known of it still has to go somewhere
             size = str(len(self.record.value or b"")).encode()
             await self._publish(
                 self._workplace.topics.dead_letters, None, [*headers, ("filemill-value-omitted-bytes", size)]
@@ -437,7 +437,7 @@ class Passage:
             else:
                 return
 
-    def _failed(self, file_id: int, verdict: Park) -> FileCreated:
+    def _failed(self, file_id: int, verdict: Reject) -> FileCreated:
         ended, started_at = self._span()
         return FileCreated(
             file_id=file_id,
@@ -452,7 +452,7 @@ class Passage:
             error=verdict.reason,
         )
 
-    def _dead_letter_headers(self, verdict: Park, error: BaseException) -> Headers:
+    def _dead_letter_headers(self, verdict: Reject, error: BaseException) -> Headers:
         facts = {
             "filemill-reason": verdict.reason,
             "filemill-topic": self.record.topic,
@@ -463,7 +463,7 @@ class Passage:
             "filemill-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "filemill-trace": _explain(error)["trace"],
         }
-        if isinstance(error, Poisonous) and error.code is not None:
+        if isinstance(error, PermanentError) and error.code is not None:
             facts["filemill-code"] = error.code
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
 

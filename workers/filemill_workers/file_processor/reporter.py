@@ -14,7 +14,7 @@ import structlog
 from filemill import __version__
 from filemill.domain.files import to_milliseconds
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
-from filemill.errors import Poisonous, Unavailable
+from filemill.errors import PermanentError, Unavailable
 from filemill.ports import Publisher
 
 log = structlog.get_logger("processor")
@@ -85,7 +85,7 @@ class Reporter:
         """Publish an event without waiting for it."""
         try:
             self._publisher.publish(self._topic, self._encode(kind, fields), key=self._worker_id)
-        except (Unavailable, Poisonous) as error:
+        except (Unavailable, PermanentError) as error:
             log.debug("An event got lost", kind=kind.value, error=str(error))
 
     def encode(self, kind: Kind, **fields: Any) -> bytes:  # noqa: ANN401 - the fields of WorkerEvent
