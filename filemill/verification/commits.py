@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import msgspec
 
-from filemill.domain.offsets import CommitSeen, ResetSeen, decode_metadata
+from filemill.domain.offsets import CommitMetadata, CommitSeen, ResetSeen, decode_metadata
 from filemill.verification.history import NEVER, Execution, History, Ownership, Place
 from filemill.verification.report import Finding
 
@@ -24,6 +24,9 @@ CLOCK_SECONDS = 0.002
 # A worker's word that it gave a partition up and its last commit reach the broker over two connections: one that was
 # stopped in between may take them in either order.
 REVOKED_SECONDS = 0.5
+# The event of an assignment may reach the topic this long after a commit of that assignment: a broker that was
+# suspended takes the commit first, and the producer of events backs off.
+EVENT_DELAY_SECONDS = 30.0
 
 CHECKS = {
     "commit-passed-unfinished": "4: a commit passed a record that was not finished at that moment",
@@ -93,9 +96,11 @@ def audit(
         if metadata is None:
             result.found("commit-unsigned", commit)
             continue
-        owner = owners.get(commit.partition, _Owners()).at(commit.at)
+        of_partition = owners.get(commit.partition, _Owners())
+        owner = of_partition.at(commit.at)
         if owner is None or (owner.worker, owner.epoch) != (metadata.worker, metadata.epoch):
-            result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
+            if not of_partition.reported_late(commit.at, metadata):
+                result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
         elif commit.at > owner.until + REVOKED_SECONDS:
             result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
     _check_executions(commits, owners, history, result)
@@ -159,6 +164,19 @@ class _Owners:
         """The last that began by then."""
         index = bisect_right(self._begins, moment + CLOCK_SECONDS) - 1
         return self._all[index] if index >= 0 else None
+
+    def reported_late(self, moment: float, signed: CommitMetadata) -> bool:
+        """Whether the signer had the partition by its own clock, and its event reached the topic after the commit.
+
+        A broker that was suspended may take a commit before the event that was published earlier. A worker counts an
+        epoch when it is assigned, so it cannot have signed with this one before.
+        """
+        for ownership in self._all[bisect_right(self._begins, moment + CLOCK_SECONDS) :]:
+            if ownership.at > moment + EVENT_DELAY_SECONDS:
+                return False
+            if (ownership.worker, ownership.epoch) == (signed.worker, signed.epoch):
+                return ownership.said_at <= moment + CLOCK_SECONDS
+        return False
 
     def of(self, execution: Execution) -> Ownership | None:
         """The assignment in which a worker began an execution: both moments are by the worker's own clock.

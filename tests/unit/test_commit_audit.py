@@ -80,6 +80,18 @@ def test_a_commit_in_a_former_epoch_of_the_same_worker_is_found() -> None:
     assert found(look([commit(1, 11)], [10], [owner(1), owner(10.5, epoch=2)])) == {"commit-by-non-owner"}
 
 
+def test_a_commit_may_reach_the_broker_before_the_event_of_its_assignment() -> None:
+    late = msgspec.structs.replace(owner(12.5, "b", 2), said_at=10.5)
+    assert look([commit(1, 11, "b", 2)], [10], [owner(1), late]).ok
+    for other in (
+        msgspec.structs.replace(late, said_at=11.5),  # assigned after the commit by its own clock
+        msgspec.structs.replace(late, epoch=3),
+        msgspec.structs.replace(late, worker="c"),
+        msgspec.structs.replace(late, at=60.0),  # too late for a delayed event
+    ):
+        assert found(look([commit(1, 11, "b", 2)], [10], [owner(1), other])) == {"commit-by-non-owner"}
+
+
 def test_a_commit_after_the_worker_had_given_the_partition_up_is_found() -> None:
     owners = [owner(1, until=10.5)]
     assert look([commit(1, 10.4)], [10], owners).ok
