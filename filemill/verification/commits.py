@@ -96,15 +96,19 @@ def audit(
         if metadata is None:
             result.found("commit-unsigned", commit)
             continue
-        of_partition = owners.get(commit.partition, _Owners())
-        owner = of_partition.at(commit.at)
-        if owner is None or (owner.worker, owner.epoch) != (metadata.worker, metadata.epoch):
-            if not of_partition.reported_late(commit.at, metadata):
-                result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
-        elif commit.at > owner.until + REVOKED_SECONDS:
-            result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
+        _check_owner(commit, metadata, owners.get(commit.partition, _Owners()), result)
     _check_executions(commits, owners, history, result)
     return result
+
+
+def _check_owner(commit: CommitSeen, signed: CommitMetadata, owners: "_Owners", result: Audit) -> None:
+    """The signer owned the partition in the epoch that it signed with, at the moment of the commit."""
+    owner = owners.at(commit.at)
+    if owner is None or (owner.worker, owner.epoch) != (signed.worker, signed.epoch):
+        if not owners.reported_late(commit.at, signed):
+            result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
+    elif commit.at > owner.until + REVOKED_SECONDS:
+        result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
 
 
 class _Moments:
