@@ -1,7 +1,7 @@
 """The environment of the process is kept from the drivers: a client gets all it needs from `Settings`.
 
 boto3 and httpx can be told so with arguments. libpq and obstore cannot: they read variables in native code, and what
-an argument does not name, they take from there (docs/decisions/2026-11-29-clients-are-configured-by-settings-alone.md).
+an argument does not name, they take from there (docs/decisions/0028-clients-are-configured-by-settings-alone.md).
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 The seed's template, with one difference: `Generated at` is the moment of the request, not of the processing, so that
 the bytes depend on the request alone and a redelivery makes the same object
-(docs/decisions/2026-11-22-content-depends-on-the-request.md).
+(docs/decisions/0005-content-depends-on-the-request-alone.md).
 """
 
 import hashlib

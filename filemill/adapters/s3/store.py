@@ -1,4 +1,4 @@
-"""S3 by obstore, where files are made and checked (docs/decisions/2026-11-22-two-s3-clients.md)."""
+"""S3 by obstore, where files are made and checked (docs/decisions/0021-two-s3-clients.md)."""
 
 import asyncio
 import contextlib
