@@ -1,25 +1,35 @@
 """Errors that several parts of filemill raise or handle. Imports nothing of filemill."""
 
+from typing import ClassVar
+
 # A reason may quote the record; longer ones are cut.
 _REASON_MAX_CHARACTERS = 500
 
 
 class Unavailable(Exception):
-    """A server that is away or refuses everybody. Transient: the record is innocent.
+    """A server is unreachable or refuses every client. Transient: the record is not the cause.
 
-    `advice` is what to do about it, where that is known; the exception's text is both. `summary` follows the server's
-    name in a headline.
+    `code` names the cause for programs: the server and the kind, such as "kafka-unreachable". `problem` says what
+    failed, `advice` what to do about it, where that is known; the exception's text is both. `summary` follows the
+    server's name in a headline.
     """
 
-    def __init__(self, problem: str = "", advice: str = "", *, summary: str = "is away") -> None:
+    default_code: ClassVar[str] = "unavailable"
+
+    def __init__(
+        self, problem: str = "", advice: str = "", *, summary: str = "is unreachable", code: str | None = None
+    ) -> None:
         super().__init__(f"{problem}. {advice}" if advice else problem)
         self.problem = problem
         self.advice = advice
         self.summary = summary
+        self.code = code if code is not None else self.default_code
 
 
 class MemberExpelled(Unavailable):
-    """The client gave its membership of a group up for good: what it held is lost; a new client may join again."""
+    """The client lost its membership of a group and with it all its partitions. A new client may join the group."""
+
+    default_code = "member-expelled"
 
 
 class PermanentError(Exception):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -15,7 +15,7 @@ from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 def accept(engine: sa.Engine, title: str = "One file") -> int:
     with engine.begin() as connection:
-        (file_id,) = submit_many(connection, [new_file(title, "about it")])
+        (file_id,) = insert_many(connection, [new_file(title, "about it")])
     return file_id
 
 
@@ -104,4 +104,4 @@ def test_a_file_that_is_not_there(wanted: str, settings: Settings, open_page: Op
 def test_without_postgres_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "file", id="1")
     assert page.notices("none")[0]["what"] == "Nothing is known of file #1 yet"
-    assert page.notices()[0]["what"] == "PostgreSQL is away"
+    assert page.notices()[0]["what"] == "PostgreSQL is unreachable"

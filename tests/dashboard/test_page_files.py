@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.connection import in_transaction
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
@@ -32,7 +32,7 @@ HOSTILE = [
 
 def accept(engine: sa.Engine, titles: Sequence[str]) -> list[int]:
     with engine.begin() as connection:
-        return submit_many(connection, [new_file(title, f"about {title}") for title in titles])
+        return insert_many(connection, [new_file(title, f"about {title}") for title in titles])
 
 
 def change(engine: sa.Engine, file_id: int, **values: object) -> None:
@@ -181,7 +181,7 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
     away = settings.model_copy(update={"database_port": closed_port()})
     page = open_page(away)
     (notice,) = page.notices()
-    assert notice["what"] == "PostgreSQL is away"
+    assert notice["what"] == "PostgreSQL is unreachable"
     assert f":{away.database_port}/" in notice["text"]
     assert "check FILEMILL_DATABASE_HOST" in notice["text"]
     assert page.shown("file_table", "files")["empty"]["what"] == "No data yet"
@@ -242,6 +242,6 @@ def test_without_kafka_or_s3_requests_are_still_accepted(
     assert [row["title"] for row in page.rows()] == ["accepted all the same"]
     page.until_noticed()
     (notice,) = page.notices()
-    assert notice["what"] == f"{label} is away"
+    assert notice["what"] == f"{label} is unreachable"
     assert where in notice["text"]
     assert "Requests are still accepted" in notice["text"]

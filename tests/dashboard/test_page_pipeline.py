@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.operations import record
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import (
     File,
     GroupSample,
@@ -89,7 +89,7 @@ def test_before_anything_is_known_unknown_is_not_zero(settings: Settings, open_p
 
 def test_the_strip_shows_where_requests_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     with engine.begin() as connection:
-        ids = submit_many(connection, [new_file(f"file {number}") for number in range(6)])
+        ids = insert_many(connection, [new_file(f"file {number}") for number in range(6)])
         for status, number in (("processing", 0), ("completed", 1), ("completed", 2), ("failed", 3)):
             connection.execute(sa.update(File).where(File.id == ids[number]).values(status=status))
         connection.execute(sa.delete(OutboxRow).where(OutboxRow.file_id != ids[5]))
@@ -134,7 +134,7 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
 ) -> None:
     sample(engine, settings, [0, 0, 0], [[0, 1, 2]])
     with engine.begin() as connection:
-        (file_id,) = submit_many(connection, [new_file("gone")])
+        (file_id,) = insert_many(connection, [new_file("gone")])
         connection.execute(sa.delete(OutboxRow))
         place = {"file_id": file_id, "run": 1, "partition": 0, "offset": 3}
         connection.execute(sa.insert(Publication).values(publish_number=1, **place))
@@ -201,7 +201,7 @@ def test_the_period_is_in_the_url(
 def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "pipeline")
     (notice,) = page.notices()
-    assert notice["what"] == "PostgreSQL is away"
+    assert notice["what"] == "PostgreSQL is unreachable"
     assert {stages(page)[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")} == {None}
     assert page.notices("advice") == []
     assert page.shown("chart", "lag")["message"] == "not known yet"
@@ -211,8 +211,8 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"kafka_broker": "127.0.0.1:{port}"}, "Kafka is away"),
-        ({"s3_endpoint": "http://127.0.0.1:{port}"}, "S3 is away"),
+        ({"kafka_broker": "127.0.0.1:{port}"}, "Kafka is unreachable"),
+        ({"s3_endpoint": "http://127.0.0.1:{port}"}, "S3 is unreachable"),
         ({"s3_bucket": "no-such-bucket"}, "S3 has no bucket no-such-bucket"),
         ({"topic_create": "no.such.topic"}, "Kafka lacks the topics no.such.topic"),
     ],
@@ -319,7 +319,7 @@ def until_done(page: Page) -> JobView:
 def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [2, 0, 0], [])
     with engine.begin() as connection:
-        ids = submit_many(connection, [new_file("waits"), new_file("waits, too")])
+        ids = insert_many(connection, [new_file("waits"), new_file("waits, too")])
     values = [
         b'{"fileId": %d, "title": "x", "description": "", "timestamp": "2026-01-04T12:00:00Z"}' % number
         for number in ids
