@@ -41,6 +41,6 @@ def planted(
     results.frame("faults", pd.DataFrame([{**fault, "ended": began + timedelta(seconds=2.5)}]))
     results.summary({"files": 30.0, "files_per_second": 10.0, **measures})
     journal = results.journal()
-    with journal.lasting(FAULT, "kafka killed", "kafka"):
+    with journal.record_interval(FAULT, "kafka killed", "kafka"):
         pass
     return results

@@ -56,7 +56,7 @@ def connection_environment(settings: Settings, *, read_only: bool = False, admin
     return {name: value for name, value in variables.items() if value}
 
 
-def settings_in(variables: Mapping[str, str]) -> dict[str, str]:
+def settings_from(variables: Mapping[str, str]) -> dict[str, str]:
     """The settings that variables of `connection_environment` stand for, by their names."""
     found = {}
     for name in Settings.model_fields:
@@ -68,7 +68,7 @@ def settings_in(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _reference_names(field: str) -> list[str]:
     extra = Settings.model_fields[field].json_schema_extra
-    names = extra.get("seed_names") if isinstance(extra, dict) else None
+    names = extra.get("reference_names") if isinstance(extra, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
 
 

@@ -20,7 +20,7 @@ def configure(settings: Settings, role: str) -> None:
     )
     structlog.configure(
         processors=[
-            _say_who(role, settings.worker_id),
+            _add_identity(role, settings.worker_id),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -33,7 +33,7 @@ def configure(settings: Settings, role: str) -> None:
     )
 
 
-def configure_command() -> None:
+def configure_for_command() -> None:
     """Logging for a command that a person types: stdout is its answer, and errors it tells in a sentence."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
@@ -41,7 +41,7 @@ def configure_command() -> None:
     )
 
 
-class Budget:
+class LogRateLimit:
     """How many lines of a kind may be logged in a period, for what others can cause as often as they like. Any thread.
 
     `admit` returns how many were left out since the last line that was logged; None: leave out this one, too.
@@ -69,7 +69,7 @@ class Budget:
             return left_out
 
 
-def _say_who(role: str, worker_id: str) -> structlog.typing.Processor:
+def _add_identity(role: str, worker_id: str) -> structlog.typing.Processor:
     """A processor, not a context variable: those do not reach the threads that a process starts."""
 
     def add(

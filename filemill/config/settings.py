@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from filemill.config.validators import REFUSALS
+from filemill.config.validators import VALIDATORS
 from filemill.domain.origins import has_user_info, listed, parse_host, parse_origin
 from filemill.runtime.stack_state import running_stack
 
@@ -25,8 +25,8 @@ HOME_VARIABLE = "FILEMILL_HOME"
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
-_SERVER_OF_ROLES = ("database_host", "database_port", "database_user", "database_password")
-_ROLES_OF_STACK = ("database_owner_", "database_reader_")
+_SERVER_SETTINGS = ("database_host", "database_port", "database_user", "database_password")
+_STACK_ROLE_PREFIXES = ("database_owner_", "database_reader_")
 
 
 # Settings that may come from a file, as containers get their secrets: `<name>_file` is its path.
@@ -61,18 +61,18 @@ def default_home() -> Path:
     return Path(data).expanduser().absolute() / "filemill"
 
 
-def _setting(default: Any, *seed_names: str, description: str, **constraints: Any) -> Any:  # noqa: ANN401
+def _setting(default: Any, *reference_names: str, description: str, **constraints: Any) -> Any:  # noqa: ANN401
     """A field that the seed's environment names reach too. `populate_by_name` keeps its own name."""
-    names: list[JsonValue] = [*seed_names]
-    return Field(default=default, description=description, json_schema_extra={"seed_names": names}, **constraints)
+    names: list[JsonValue] = [*reference_names]
+    return Field(default=default, description=description, json_schema_extra={"reference_names": names}, **constraints)
 
 
-class _SeedNames(PydanticBaseSettingsSource):
+class _ReferenceNames(PydanticBaseSettingsSource):
     """The environment under the seed's names, which carry no prefix."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         extra = field.json_schema_extra
-        names = extra.get("seed_names", []) if isinstance(extra, dict) else []
+        names = extra.get("reference_names", []) if isinstance(extra, dict) else []
         for name in names if isinstance(names, list) else []:
             value = os.environ.get(str(name))
             if value:
@@ -122,10 +122,12 @@ class _RunningStack(PydanticBaseSettingsSource):
         if stack is None:
             return {}
         # Whoever names another server, or another role, has given up the stack's own roles with it.
-        given = {name: self.current_state[name] for name in _SERVER_OF_ROLES if name in self.current_state}
+        given = {name: self.current_state[name] for name in _SERVER_SETTINGS if name in self.current_state}
         own_server = all(_plain(value) == str(stack.settings.get(name)) for name, value in given.items())
         return {
-            name: value for name, value in stack.settings.items() if own_server or not name.startswith(_ROLES_OF_STACK)
+            name: value
+            for name, value in stack.settings.items()
+            if own_server or not name.startswith(_STACK_ROLE_PREFIXES)
         }
 
 
@@ -338,8 +340,8 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _fit_together(self) -> "Settings":
-        for refusal in REFUSALS:
+    def _check_combinations(self) -> "Settings":
+        for refusal in VALIDATORS:
             if (sentence := refusal(self)) is not None:
                 raise ValueError(sentence)
         return self
@@ -357,7 +359,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            _SeedNames(settings_cls),
+            _ReferenceNames(settings_cls),
             _SecretFiles(settings_cls),
             _RunningStack(settings_cls),
         )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # settings.py applies these rules
 SHARE_MARGIN_SECONDS = 15.0
 
 # What the guarantees stand on, and what a setting of ours says already.
-_OURS = {
+_RESERVED_PROPERTIES = {
     "group.id": "it is the setting kafka_group",
     "group.protocol": "it is the setting group_protocol",
     "group.instance.id": "it follows from static_membership and worker_id",
@@ -29,22 +29,22 @@ _OURS = {
 }
 
 
-def heartbeats_fit(settings: "Settings") -> str | None:
+def check_heartbeat_interval(settings: "Settings") -> str | None:
     """Three heartbeats may get lost before a member is out."""
     if settings.heartbeat_interval_ms * 3 > settings.session_timeout_ms:
         return "heartbeat_interval_ms must be at most a third of session_timeout_ms"
     return None
 
 
-def properties_are_not_ours(settings: "Settings") -> str | None:
+def check_kafka_properties(settings: "Settings") -> str | None:
     """The pass-through to librdkafka does not undo what is promised."""
     for name in settings.kafka_properties:
-        if name in _OURS:
-            return f"kafka_properties must not set {name}: {_OURS[name]}"
+        if name in _RESERVED_PROPERTIES:
+            return f"kafka_properties must not set {name}: {_RESERVED_PROPERTIES[name]}"
     return None
 
 
-def drain_fits(settings: "Settings") -> str | None:
+def check_drain_seconds(settings: "Settings") -> str | None:
     """A member that drains does not poll."""
     if settings.drain_seconds * 1000 >= settings.max_poll_interval_ms:
         return (
@@ -53,7 +53,7 @@ def drain_fits(settings: "Settings") -> str | None:
     return None
 
 
-def static_membership_fits(settings: "Settings") -> str | None:
+def check_static_membership(settings: "Settings") -> str | None:
     """A static member needs a name that survives a restart, and a protocol that knows such members."""
     if not settings.static_membership:
         return None
@@ -67,7 +67,7 @@ def static_membership_fits(settings: "Settings") -> str | None:
     return None
 
 
-def share_fits(settings: "Settings") -> str | None:
+def check_share_group(settings: "Settings") -> str | None:
     """A share group has no order, and holds a batch of records for as long as its slowest takes."""
     if settings.group_protocol != "share":
         return None
@@ -84,26 +84,26 @@ def share_fits(settings: "Settings") -> str | None:
     return None
 
 
-def somebody_vouches(settings: "Settings") -> str | None:
+def check_database_certificates(settings: "Settings") -> str | None:
     """Whom to trust is the system's affair only where the name is checked too."""
     if settings.database_sslmode == "verify-ca" and settings.database_ca_bundle is None:
         return "database_sslmode=verify-ca needs database_ca_bundle, the certificates that vouch for PostgreSQL"
     return None
 
 
-def roles_fit(settings: "Settings") -> str | None:
+def check_database_roles(settings: "Settings") -> str | None:
     """Who makes the roles has to know them all."""
     if settings.database_superuser_user and not (settings.database_owner_user and settings.database_reader_user):
         return "database_superuser_user needs database_owner_user and database_reader_user: prepare makes these roles"
     return None
 
 
-REFUSALS: tuple[Callable[["Settings"], str | None], ...] = (
-    heartbeats_fit,
-    properties_are_not_ours,
-    drain_fits,
-    static_membership_fits,
-    share_fits,
-    somebody_vouches,
-    roles_fit,
+VALIDATORS: tuple[Callable[["Settings"], str | None], ...] = (
+    check_heartbeat_interval,
+    check_kafka_properties,
+    check_drain_seconds,
+    check_static_membership,
+    check_share_group,
+    check_database_certificates,
+    check_database_roles,
 )

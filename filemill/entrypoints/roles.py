@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.config.settings import Settings
-from filemill.runtime.liveness import BeatingStop, Pulse
+from filemill.runtime.liveness import BeatingStop, Liveness
 from filemill.runtime.signals import on_stop_signal
 
 log = structlog.get_logger("process")
@@ -20,7 +20,7 @@ def run_relay(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"relay {settings.worker_id}")
-    relay, stop = bootstrap.relay(settings, engine), BeatingStop(Pulse(settings.pulse_file, "relay"))
+    relay, stop = bootstrap.relay(settings, engine), BeatingStop(Liveness(settings.pulse_file, "relay"))
 
     def leave() -> None:
         stop.set()
@@ -35,7 +35,7 @@ def run_sync(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"sync {settings.worker_id}")
-    stop, stop_beside = BeatingStop(Pulse(settings.pulse_file, "sync")), threading.Event()
+    stop, stop_beside = BeatingStop(Liveness(settings.pulse_file, "sync")), threading.Event()
 
     def leave() -> None:
         stop.set()
@@ -51,7 +51,7 @@ def run_monitor(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"monitor {settings.worker_id}")
-    stop = BeatingStop(Pulse(settings.pulse_file, "monitor"))
+    stop = BeatingStop(Liveness(settings.pulse_file, "monitor"))
     on_stop_signal(stop.set)
     bootstrap.monitor(settings, engine).run(stop)
 
@@ -60,8 +60,8 @@ def run_processor(settings: Settings) -> None:
     """A file processor. Raises Unavailable where its Kafka client gave up for good: start a new process."""
     from filemill.entrypoints.processor import Processor  # noqa: PLC0415
 
-    pulse = Pulse(settings.pulse_file, "processor")
-    processor = Processor(settings, pulse.beat)
+    pulse = Liveness(settings.pulse_file, "processor")
+    processor = Processor(settings, pulse.touch)
     on_stop_signal(processor.stop)
     log.info(
         "File processor started",
@@ -79,8 +79,8 @@ def run_dashboard(settings: Settings) -> None:
     """The page, REST, and the relay that they host."""
     from filemill_dashboard.server import serve  # noqa: PLC0415 - Streamlit takes a second to import
 
-    pulse = Pulse(settings.pulse_file, "dashboard")
-    serve(settings, lambda url: pulse.answers_at(f"{url}/healthz"))
+    pulse = Liveness(settings.pulse_file, "dashboard")
+    serve(settings, lambda url: pulse.set_url(f"{url}/healthz"))
 
 
 ROLES: dict[str, Callable[[Settings], None]] = {

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.runtime.journal import Entry
+from filemill.runtime.journal import JournalEntry
 
 # A broker that recovers from a kill on a busy machine has been seen to take more than a minute.
 SERVER_START_SECONDS = 180.0
@@ -21,12 +21,12 @@ class Fault(msgspec.Struct, kw_only=True):
     """A fault, ready to be injected. `begin` may put what it learns into the entry's `detail`."""
 
     name: str
-    begin: Callable[[Entry], None]
+    begin: Callable[[JournalEntry], None]
     undo: Callable[[], None] = _nothing
     seconds: float = 0.0
     target: str = ""
 
-    def run(self, entry: Entry, sleep: Callable[[float], object] = time.sleep) -> None:
+    def run(self, entry: JournalEntry, sleep: Callable[[float], object] = time.sleep) -> None:
         """Begin, let it last for its seconds (`sleep` may be cut short), undo."""
         try:
             self.begin(entry)
@@ -35,8 +35,8 @@ class Fault(msgspec.Struct, kw_only=True):
             self.undo()
 
 
-class Breakable(Protocol):
-    """A server that faults can break: an embedded `Server` or a `filemill.lab.composed.ComposedServer`."""
+class FaultableServer(Protocol):
+    """A server that faults can break: an embedded `Server` or a `filemill.lab.compose_stack.ComposedServer`."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Breakable(Protocol):
         """Start it again."""
 
 
-def server_killed(server: Breakable, seconds: float) -> Fault:
+def server_killed(server: FaultableServer, seconds: float) -> Fault:
     """SIGKILL of a server, down for a while, then started again."""
     return Fault(
         name=f"{server.name} killed",
@@ -66,7 +66,7 @@ def server_killed(server: Breakable, seconds: float) -> Fault:
     )
 
 
-def server_suspended(server: Breakable, seconds: float) -> Fault:
+def server_suspended(server: FaultableServer, seconds: float) -> Fault:
     """SIGSTOP of a server: connections stay open and nothing answers."""
     return Fault(
         name=f"{server.name} stopped (SIGSTOP)",

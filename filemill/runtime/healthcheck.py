@@ -16,30 +16,30 @@ STALE_SECONDS = 45.0
 ANSWER_SECONDS = 4.0
 
 
-class Unwell(Exception):
+class Unhealthy(Exception):
     """Why the process is not well."""
 
 
-def examine(path: Path) -> str:
+def check(path: Path) -> str:
     """What there is to say of a healthy process. Raises Unwell."""
     try:
         said = json.loads(path.read_text())
         role, beat, url = str(said["role"]), float(said["beat"]), said.get("url")
     except OSError as error:
-        raise Unwell(f"no sign of life yet: {path}: {error.strerror}") from None
+        raise Unhealthy(f"no sign of life yet: {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Unwell(f"{path} is not a pulse file") from None
+        raise Unhealthy(f"{path} is not a pulse file") from None
     if url:
-        return f"{role}: {_ask(str(url))}"
+        return f"{role}: {_request(str(url))}"
     age = time.monotonic() - beat
     if not 0 <= age <= STALE_SECONDS:
-        raise Unwell(f"{role}: its loop last came round {age:.0f} s ago")
+        raise Unhealthy(f"{role}: its loop last came round {age:.0f} s ago")
     return f"{role}: its loop came round {age:.1f} s ago"
 
 
-def _ask(url: str) -> str:
+def _request(url: str) -> str:
     if not url.startswith("http://"):
-        raise Unwell(f"{url} is not an address to ask")
+        raise Unhealthy(f"{url} is not an address to ask")
     import urllib.request  # noqa: PLC0415 - half the time of a check, and only the page is asked
 
     straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -47,7 +47,7 @@ def _ask(url: str) -> str:
         with straight.open(url, timeout=ANSWER_SECONDS) as answer:
             return f"{url} answers {answer.status}"
     except OSError as error:  # URLError, HTTPError and time-outs are OSErrors
-        raise Unwell(f"{url}: {error}") from None
+        raise Unhealthy(f"{url}: {error}") from None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m filemill.runtime.healthcheck PULSE_FILE", file=sys.stderr)
         return 2
     try:
-        print(examine(Path(arguments[0])))
-    except Unwell as error:
+        print(check(Path(arguments[0])))
+    except Unhealthy as error:
         print(error)
         return 1
     return 0

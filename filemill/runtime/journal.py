@@ -17,7 +17,7 @@ FAULT = "fault"
 LINES_MAX = 100_000
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class JournalEntry(msgspec.Struct, kw_only=True):
     """One act. Moments in seconds since the epoch; `ended` None while it lasts, the same as `began` for a point."""
 
     kind: str
@@ -34,22 +34,22 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         """Without a path it is kept in memory alone."""
         self.path = path
-        self.entries: list[Entry] = []
+        self.entries: list[JournalEntry] = []
         self._lock = threading.Lock()
 
-    def note(self, kind: str, name: str, **detail: object) -> Entry:
+    def record_event(self, kind: str, name: str, **detail: object) -> JournalEntry:
         """Write down something that happens at a moment."""
         now = time.time()
-        entry = Entry(kind=kind, name=name, began=now, ended=now, detail=detail)
+        entry = JournalEntry(kind=kind, name=name, began=now, ended=now, detail=detail)
         with self._lock:
             self.entries.append(entry)
         self._write("note", entry)
         return entry
 
     @contextmanager
-    def lasting(self, kind: str, name: str, target: str = "", **detail: object) -> Iterator[Entry]:
+    def record_interval(self, kind: str, name: str, target: str = "", **detail: object) -> Iterator[JournalEntry]:
         """Write down something with a beginning and an end. What it learns on the way it puts into `detail`."""
-        entry = Entry(kind=kind, name=name, began=time.time(), target=target, detail=detail)
+        entry = JournalEntry(kind=kind, name=name, began=time.time(), target=target, detail=detail)
         with self._lock:
             self.entries.append(entry)
         self._write("begin", entry)
@@ -62,12 +62,12 @@ class Journal:
             entry.ended = time.time()
             self._write("end", entry)
 
-    def faults(self) -> list[Entry]:
+    def faults(self) -> list[JournalEntry]:
         """The faults, in their order."""
         with self._lock:
             return [entry for entry in self.entries if entry.kind == FAULT]
 
-    def _write(self, moment: str, entry: Entry) -> None:
+    def _write(self, moment: str, entry: JournalEntry) -> None:
         if self.path is None:
             return
         line = json.dumps({"moment": moment, **msgspec.to_builtins(entry)}, default=str)
@@ -75,17 +75,17 @@ class Journal:
             file.write(line + "\n")
 
 
-class _Line(Entry, kw_only=True):
+class _Line(JournalEntry, kw_only=True):
     moment: str = ""
 
 
-def read_entries(path: Path) -> list[Entry]:
+def read_entries(path: Path) -> list[JournalEntry]:
     """What a journal's file holds, by its moments; what lasts still, or was cut off, has no `ended`.
 
     A missing file is an empty journal; a line that cannot be read, as the last one of a process that was killed, is
     left out.
     """
-    entries: dict[tuple[str, str, str, float], Entry] = {}
+    entries: dict[tuple[str, str, str, float], JournalEntry] = {}
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
         for line in itertools.islice(lines, LINES_MAX):
             try:

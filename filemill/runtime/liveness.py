@@ -15,32 +15,32 @@ import structlog
 
 log = structlog.get_logger("pulse")
 
-BEAT_SECONDS = 1.0
+TOUCH_SECONDS = 1.0
 
 
-class Pulse:
+class Liveness:
     """Writes the file, at most once a second; none where `path` is None. For one thread."""
 
     def __init__(self, path: Path | None, role: str) -> None:
         self._path = path
         self._role = role
-        self._beaten_at = float("-inf")
+        self._touched_at = float("-inf")
 
-    def beat(self) -> None:
+    def touch(self) -> None:
         """The loop came round."""
-        if time.monotonic() - self._beaten_at >= BEAT_SECONDS:
+        if time.monotonic() - self._touched_at >= TOUCH_SECONDS:
             self._write({})
 
-    def answers_at(self, url: str) -> None:
+    def set_url(self, url: str) -> None:
         """This process is best asked itself, at this URL."""
         self._write({"url": url})
 
     def _write(self, more: dict[str, str]) -> None:
-        self._beaten_at = time.monotonic()
+        self._touched_at = time.monotonic()
         if self._path is None:
             return
         # The monotonic clock is the system's, one for all its processes, and nobody sets it.
-        said = json.dumps({"role": self._role, "pid": os.getpid(), "beat": self._beaten_at, **more})
+        said = json.dumps({"role": self._role, "pid": os.getpid(), "beat": self._touched_at, **more})
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             draft.write_text(said)
@@ -52,11 +52,11 @@ class Pulse:
 class BeatingStop(threading.Event):
     """A stop that a loop asks for at each turn, and a pulse that beats with each question."""
 
-    def __init__(self, pulse: Pulse) -> None:
+    def __init__(self, pulse: Liveness) -> None:
         super().__init__()
         self._pulse = pulse
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        self._pulse.beat()
+        self._pulse.touch()
         return super().is_set()

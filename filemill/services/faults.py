@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.operations import record, tell_refused
 from filemill.adapters.postgres.tables import Operation
 from filemill.errors import Unavailable
-from filemill.runtime.journal import Entry, read_entries
+from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
-from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
+from filemill.runtime.supervisor_client import FaultKind, CommandRejected, SupervisorCommand, send
 
 FAULT = "fault"
 SHOWN = 50
@@ -46,7 +46,7 @@ class Offer:
         return f"{self.kind}:{self.target}"
 
 
-def offers(stack: StackState | None, faults: list[Entry]) -> list[Offer]:
+def offers(stack: StackState | None, faults: list[JournalEntry]) -> list[Offer]:
     """All that a page can do to a stack: the servers, then the workers but the page itself."""
     busy = {entry.target for entry in faults if entry.ended is None}
     found = []
@@ -72,15 +72,15 @@ def inject(engine: sa.Engine, stack: StackState, offer: Offer, seconds: float, a
     why_not = now[offer.key].why_not if offer.key in now else f"{offer.target} is no part of this stack"
     if why_not:
         tell_refused(actor, FAULT, why_not, target=offer.target)
-        raise OrderRefused(why_not)
+        raise CommandRejected(why_not)
     key = uuid.uuid4().hex[:12]
     detail = {"fault": offer.kind, "target": offer.target, "seconds": seconds if offer.lasts else 0, "key": key}
     with engine.begin() as connection:
         record(connection, actor, FAULT, detail)
-    order = StackOrder("fault", fault=offer.kind, target=offer.target, seconds=seconds, key=key)
+    order = SupervisorCommand("fault", fault=offer.kind, target=offer.target, seconds=seconds, key=key)
     try:
-        give(stack, order)
-    except (OrderRefused, Unavailable) as refused:
+        send(stack, order)
+    except (CommandRejected, Unavailable) as refused:
         complete(engine, key, {"refused": str(refused)})
         raise
 
@@ -93,12 +93,12 @@ def complete(engine: sa.Engine, key: str, more: dict[str, Any]) -> None:
         connection.execute(sa.update(Operation).where(ours).values(detail=detail.concat(more)))
 
 
-def journal_of(stack: StackState) -> list[Entry]:
+def journal_of(stack: StackState) -> list[JournalEntry]:
     """The faults of the stack's home, the last ones, newest first."""
     return read_entries(Path(stack.home) / FAULTS_FILE)[-SHOWN:][::-1]
 
 
-def as_json_lines(entries: list[Entry]) -> bytes:
+def as_json_lines(entries: list[JournalEntry]) -> bytes:
     """A journal to take along, oldest first: one document an entry."""
     return b"".join(msgspec.json.encode(entry) + b"\n" for entry in reversed(entries))
 
@@ -109,7 +109,7 @@ class EndNotes:
     def __init__(self) -> None:
         self._noted: set[str] = set()
 
-    def note(self, engine: sa.Engine, entries: list[Entry]) -> None:
+    def note(self, engine: sa.Engine, entries: list[JournalEntry]) -> None:
         """Note those that are new. Raises Unavailable; the next call goes on."""
         for entry in entries:
             key = str(entry.detail.get("key", ""))

@@ -12,7 +12,7 @@ from filemill.config.settings import Settings, load
 from filemill.runtime.stack_state import replace_private_file
 from filemill_infra.embedded.credentials import Credentials
 from filemill_infra.seaweed_security import SECURITY, draw_security
-from filemill_infra.superuser import take_over
+from filemill_infra.superuser import superuser_statements
 
 ROOT = Path("/secrets")
 # The volumes: folders below the root.
@@ -65,7 +65,7 @@ def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> li
         value = given.get(credential, "").encode() or _content(root / name) or getattr(fresh, credential).encode()
         put(name, value, group)
     superuser = _content(root / f"{ADMIN}/superuser_password").decode()
-    put(_TAKE_OVER, take_over(superuser).encode(), POSTGRES_GROUP)
+    put(_TAKE_OVER, superuser_statements(superuser).encode(), POSTGRES_GROUP)
     if not _content(root / S3_SECURITY / SECURITY):
         for file, content in draw_security(S3_SECURITY_PLACE, S3_HOST).items():
             put(f"{S3_SECURITY}/{file}", content, SEAWEED_GROUP)

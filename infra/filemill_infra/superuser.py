@@ -14,7 +14,7 @@ DROP ROLE filemill_renamer;
 """
 
 
-def take_over(password: str) -> str:
+def superuser_statements(password: str) -> str:
     """Statements that give initdb's superuser its name and this password.
 
     They are for single-user mode, one a line: that needs no port and asks for no password.

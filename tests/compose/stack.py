@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from filemill.config.connection_environment import settings_in
+from filemill.config.connection_environment import settings_from
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
 from filemill_infra.compose import Compose, ComposeError, Container
@@ -137,7 +137,7 @@ def _settings_of(compose: Compose) -> Settings:
         name: own[name] for name in ("topic_partitions", "topic_replication_factor", "group_protocol") if name in own
     }
     said = compose.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json")
-    return load(**shared, **settings_in(json.loads(said)))
+    return load(**shared, **settings_from(json.loads(said)))
 
 
 def _free_ports() -> dict[str, int]:

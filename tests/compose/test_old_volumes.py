@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from filemill.config.connection_environment import settings_in
+from filemill.config.connection_environment import settings_from
 from filemill.config.settings import load
 from filemill.lab.database import connected
 from filemill.services.setup import make_roles
@@ -29,7 +29,7 @@ def test_an_old_volume_keeps_its_files_and_loses_its_published_password(image: s
         _make_old_volume(docker_engine)
         compose.up("postgres", timeout=SETTLE_SECONDS * 2)
         said = json.loads(compose.run("run", "--rm", "--no-TTY", "env", "--json", "--admin"))
-        settings = load(**settings_in(said))
+        settings = load(**settings_from(said))
         make_roles(settings)
 
         with connected(settings) as connection:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
 from filemill_infra.embedded.servers.jars import default_cache
 from tests.containers import host_network
 
@@ -91,7 +91,7 @@ def _own_engine() -> Iterator[None]:
     ):
         log = folder / "dockerd.log"
         socket = f"unix://{run}/docker.sock"
-        guard = Guard(Path(run) / "guard.log", f"engine-{os.getpid()}")
+        guard = Watchdog(Path(run) / "guard.log", f"engine-{os.getpid()}")
         guard.start()
         with log.open("wb") as output:
             argv = ["dockerd", "--host", socket, "--data-root", str(folder / "data"), "--exec-root", f"{run}/exec"]

@@ -22,7 +22,7 @@ from filemill.services.setup import prepare
 from filemill_infra.compose import Compose
 from filemill_infra.compose_secrets import VOLUMES, draw
 from filemill_infra.embedded.credentials import Credentials, credentials_of
-from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
 from filemill_infra.embedded.servers.postgres import DATABASE, OWNER, READER, USER
 from filemill_infra.superuser import SUPERUSER
 from tests.containers.engine import Engine
@@ -69,7 +69,7 @@ class ContainerServers:
     """What tests need of servers: where they are, and a guard that ends processes should the tests die."""
 
     def __init__(
-        self, home: Path, settings: Mapping[str, str | int], guard: Guard, servers: Mapping[str, ContainerServer]
+        self, home: Path, settings: Mapping[str, str | int], guard: Watchdog, servers: Mapping[str, ContainerServer]
     ) -> None:
         self.home = home
         self.state = SimpleNamespace(settings=dict(settings))
@@ -97,7 +97,7 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
     ports = _free_ports()
     compose = Compose(environment={variable: str(ports[name]) for name, (variable, _) in PORTS.items()})
     services = json.loads(compose.run("config", "--format", "json"))["services"]
-    guard = Guard(home / "guard.log", f"containers-{os.getpid()}")
+    guard = Watchdog(home / "guard.log", f"containers-{os.getpid()}")
     guard.start()
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
-from filemill.runtime.supervisor_client import OrderRefused, StackAnswer, StackOrder
+from filemill.runtime.supervisor_client import CommandRejected, SupervisorResponse, SupervisorCommand
 from filemill_dashboard.components import bars, file_table, grid, tiles_filter
 from filemill_dashboard.components.grid import Act, Column, Row
 from filemill_dashboard.components.tiles_filter import Tile
@@ -101,32 +101,32 @@ def stack() -> StackState:
 @pytest.mark.parametrize(
     "order",
     [
-        StackOrder("stop", worker="monitor-1"),
-        StackOrder("kill", worker="dashboard-1"),
-        StackOrder("stop", worker="processor-9"),
-        StackOrder("stop"),
-        StackOrder("scale", role="monitor", count=0),
-        StackOrder("scale", role="processor", count=-1),
-        StackOrder("scale", role="processor", count=10_000),
-        StackOrder("fault", target="kafka", seconds=1),
+        SupervisorCommand("stop", worker="monitor-1"),
+        SupervisorCommand("kill", worker="dashboard-1"),
+        SupervisorCommand("stop", worker="processor-9"),
+        SupervisorCommand("stop"),
+        SupervisorCommand("scale", role="monitor", count=0),
+        SupervisorCommand("scale", role="processor", count=-1),
+        SupervisorCommand("scale", role="processor", count=10_000),
+        SupervisorCommand("fault", target="kafka", seconds=1),
     ],
     ids=str,
 )
 def test_a_page_may_stop_kill_and_scale_file_processors_only(
-    order: StackOrder, monkeypatch: pytest.MonkeyPatch
+    order: SupervisorCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[StackOrder] = []
+    given: list[SupervisorCommand] = []
 
-    def give(_stack: StackState, order: StackOrder) -> StackAnswer:
+    def give(_stack: StackState, order: SupervisorCommand) -> SupervisorResponse:
         given.append(order)
-        return StackAnswer()
+        return SupervisorResponse()
 
-    monkeypatch.setattr(worker_pool, "give", give)
-    with pytest.raises(OrderRefused):
-        worker_pool.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+    monkeypatch.setattr(worker_control, "send", give)
+    with pytest.raises(CommandRejected):
+        worker_control.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
     assert given == []
 
 
 def test_a_processor_of_the_stack_may_be_stopped() -> None:
-    worker_pool.check(stack(), StackOrder("stop", worker="processor-1"))
-    worker_pool.check(stack(), StackOrder("scale", role="processor", count=3))
+    worker_control.check(stack(), SupervisorCommand("stop", worker="processor-1"))
+    worker_control.check(stack(), SupervisorCommand("scale", role="processor", count=3))

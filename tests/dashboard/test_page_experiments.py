@@ -13,11 +13,11 @@ from filemill.config.settings import Settings
 from filemill.queries.history import Act
 from filemill.runtime.journal import Journal
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
-from filemill.runtime.supervisor_client import StackOrder
+from filemill.runtime.supervisor_client import SupervisorCommand
 from filemill.services import faults
 from filemill_dashboard.components.chart_marks import marks_of
 from filemill_dashboard.state import data as data_module
-from filemill_infra.embedded.control import Control
+from filemill_infra.embedded.control import ControlServer
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.runs import planted
 
@@ -136,7 +136,7 @@ class Breaker:
     """In place of the supervisor: notes the faults that it is told of."""
 
     def __init__(self) -> None:
-        self.told: list[StackOrder] = []
+        self.told: list[SupervisorCommand] = []
         self.refusal = ""
 
     def scale(self, role: str, count: int) -> list[str]:
@@ -147,17 +147,17 @@ class Breaker:
 
     kill_worker = stop_worker
 
-    def inject(self, kind: Any, target: str, seconds: float, key: str) -> None:
+    def inject_fault(self, kind: Any, target: str, seconds: float, key: str) -> None:
         if self.refusal:
             raise ValueError(self.refusal)
-        self.told.append(StackOrder("fault", fault=kind, target=target, seconds=seconds, key=key))
+        self.told.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
 
 
 @pytest.fixture
 def breaker(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
     """A stack whose supervisor only listens."""
     breaker = Breaker()
-    control = Control(breaker)
+    control = ControlServer(breaker)
     control.open()
     stack = stack_of(tmp_path, control.address, settings)
     monkeypatch.setattr("filemill_dashboard.state.services.running_stack", lambda _home: stack)
@@ -227,7 +227,7 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     journal = Journal(tmp_path / FAULTS_FILE)
     with engine.begin() as connection:
         record(connection, "page", "fault", {"fault": "killed", "target": "s3", "seconds": 60.0, "key": "k"})
-    with journal.lasting("fault", "s3 killed", "s3", key="k", seconds=60.0):
+    with journal.record_interval("fault", "s3 killed", "s3", key="k", seconds=60.0):
         page = open_page(settings, "experiments", part="Faults")
         (entry,) = rows(page, "fault-journal")
         assert entry["cells"]["what"] == "s3 killed: lasts still"

@@ -51,7 +51,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def test_an_interrupted_initdb_is_made_good(home: Path) -> None:
-    folder = postgres_folders.find_place(home / "postgres").folder
+    folder = postgres_folders.find_data_directory(home / "postgres").folder
     (folder / "data").mkdir()
     (folder / "data.new").mkdir()
     (folder / "data.new" / "PG_VERSION").write_text("18")
@@ -72,7 +72,7 @@ def test_a_live_server_of_a_crashed_parent_is_replaced(used_home: Path) -> None:
 
 def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> None:
     with running_postgres(used_home) as server:
-        data = postgres_folders.find_place(used_home / "postgres").data
+        data = postgres_folders.find_data_directory(used_home / "postgres").data
         lines = (data / "postmaster.pid").read_text().splitlines()
         server.kill()
         other = subprocess.Popen(["sleep", "60"], user=data.stat().st_uid if os.geteuid() == 0 else None)
@@ -85,13 +85,13 @@ def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> 
 
 def _run(server: Postgres, program: str, *arguments: str, stdin: bytes = b"") -> None:
     """Run a program of PostgreSQL, as an earlier version of the server did."""
-    run_tool(server.surroundings, server._program(program, *arguments), server.log_path, program, stdin=stdin)
+    run_tool(server.context, server._program(program, *arguments), server.log_path, program, stdin=stdin)
 
 
 def _make_as_an_earlier_version(home: Path) -> None:
     """Data whose superuser is the application's role with the published password, as homes had it before roles."""
     server = Postgres(surroundings(home))
-    place = server._place = postgres_folders.find_place(home / "postgres")
+    place = server._directory = postgres_folders.find_data_directory(home / "postgres")
     place.make_folder(place.data)
     _run(server, "initdb", "-D", str(place.data), "-U", "fileuser", "--auth=reject", "--encoding=UTF8", "--locale=C")
     first = b"ALTER ROLE fileuser PASSWORD 'filepass';\nCREATE DATABASE filedb;\n"
@@ -146,7 +146,7 @@ def test_no_role_of_a_client_runs_programs_or_reads_files(used_home: Path, role:
 
 
 def test_data_of_another_major_version_is_refused(home: Path) -> None:
-    data = postgres_folders.find_place(home / "postgres").data
+    data = postgres_folders.find_data_directory(home / "postgres").data
     data.mkdir()
     (data / "PG_VERSION").write_text("17\n")
     [server] = make_servers(home, Postgres)
@@ -161,9 +161,9 @@ def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tm
     home = prepare_home(closed / "home")
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
-        outside = postgres_folders.outside_folder(home / "postgres")
+        outside = postgres_folders.external_folder(home / "postgres")
         assert outside is not None
-        assert outside.parent == postgres_folders.OUTSIDE
+        assert outside.parent == postgres_folders.EXTERNAL_ROOT
         assert (outside / postgres_folders.OWNER_FILE).read_text() == str(home)
     assert closed.stat().st_mode & 0o777 == 0o700
     remove_home(home)
@@ -215,7 +215,7 @@ def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, mo
     shutil.copytree(package / "pginstall", hidden / package.name / "pginstall", symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
     monkeypatch.setattr(postgres_folders, "_package", lambda: hidden / package.name)
-    place = postgres_folders.find_place(home / "postgres")
+    place = postgres_folders.find_data_directory(home / "postgres")
     assert place.programs.is_relative_to(place.folder)
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
@@ -229,7 +229,7 @@ def test_data_of_throw_away_homes_that_are_gone_is_deleted(tmp_path: Path, monke
         owner.parent.mkdir(parents=True)
         owner.write_text(str(home))
         os.utime(owner, (time.time() - hours * 3600,) * 2)
-    postgres_folders._clear_abandoned()
+    postgres_folders._remove_abandoned()
     assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["moved", "new"]
 
 

@@ -21,11 +21,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from filemill_infra.embedded.home import prepare_home, remove_home
-from filemill_infra.embedded.ports import LOOPBACK, PortBook
-from filemill_infra.embedded.processes.commands import Surroundings
-from filemill_infra.embedded.processes.watchdog_client import Guard
+from filemill_infra.embedded.ports import LOOPBACK, PortAllocator
+from filemill_infra.embedded.processes.commands import ServerContext
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
 from filemill_infra.embedded.servers import kafka_config
-from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.group import EmbeddedServers
 from filemill_infra.embedded.servers.kafka import Kafka
 from filemill_infra.embedded.servers.postgres import Postgres
 from filemill_infra.embedded.servers.seaweed import SeaweedFS
@@ -126,18 +126,18 @@ ANSWERS = {"kafka": _kafka_answers, "postgres": _postgres_answers, "s3": _s3_ans
 
 
 @functools.cache
-def _guard() -> Guard:
+def _guard() -> Watchdog:
     """Ends the servers of tests that were killed."""
-    guard = Guard(Path(os.devnull), "tests")
+    guard = Watchdog(Path(os.devnull), "tests")
     guard.start()
     atexit.register(guard.close)
     return guard
 
 
-def surroundings(home: Path, **given: Any) -> Surroundings:
+def surroundings(home: Path, **given: Any) -> ServerContext:
     guard = _guard()
-    defaults = {"ports": PortBook(home, defaults=False), "on_spawn": guard.watch, "on_exit": guard.release}
-    return Surroundings(**{"home": home, **defaults, **given})
+    defaults = {"ports": PortAllocator(home, defaults=False), "on_spawn": guard.watch, "on_exit": guard.release}
+    return ServerContext(**{"home": home, **defaults, **given})
 
 
 def make_servers(home: Path, *kinds: type[Server], **given: Any) -> list[Server]:
@@ -156,17 +156,17 @@ def running_postgres(home: Path, **given: Any) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """All three, below a path with a space, a comma and letters that are not ASCII."""
     home = prepare_home(tmp_path_factory.mktemp("embedded") / "ein Häuschen, 家")
-    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
+    group = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
     group.start()
     yield group
     group.stop()
     remove_home(home)
 
 
-def test_each_server_serves(servers: Servers) -> None:
+def test_each_server_serves(servers: EmbeddedServers) -> None:
     settings = servers.settings()
 
     create_topic(settings, "t")
@@ -187,14 +187,14 @@ def test_each_server_serves(servers: Servers) -> None:
     client.close()
 
 
-def test_strangers_are_not_let_in(servers: Servers) -> None:
+def test_strangers_are_not_let_in(servers: EmbeddedServers) -> None:
     settings = servers.settings()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         sql({**settings, "database_password": "wrong"}, "SELECT 1", role="")
     assert not _s3_answers({**settings, "aws_secret_access_key": "wrong"})
 
 
-def test_nothing_listens_beyond_this_machine(servers: Servers) -> None:
+def test_nothing_listens_beyond_this_machine(servers: EmbeddedServers) -> None:
     for server in servers:
         assert server.pid is not None
         process = psutil.Process(server.pid)
@@ -214,7 +214,7 @@ def test_group_sessions_are_short_under_every_protocol() -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_killed_server_comes_back_on_its_port_with_its_data(servers: Servers, name: str) -> None:
+def test_a_killed_server_comes_back_on_its_port_with_its_data(servers: EmbeddedServers, name: str) -> None:
     server, settings = servers[name], servers.settings()
     assert server.pid is not None
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
@@ -241,7 +241,7 @@ def test_a_killed_server_comes_back_on_its_port_with_its_data(servers: Servers, 
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_suspended_server_is_silent_and_goes_on(servers: Servers, name: str) -> None:
+def test_a_suspended_server_is_silent_and_goes_on(servers: EmbeddedServers, name: str) -> None:
     server, settings = servers[name], servers.settings()
     server.suspend()
     assert server.is_alive()
@@ -250,7 +250,7 @@ def test_a_suspended_server_is_silent_and_goes_on(servers: Servers, name: str) -
     eventually(lambda: ANSWERS[name](settings))
 
 
-def test_a_suspended_server_can_be_stopped(servers: Servers) -> None:
+def test_a_suspended_server_can_be_stopped(servers: EmbeddedServers) -> None:
     server = servers["postgres"]
     server.suspend()
     began = time.monotonic()
@@ -261,7 +261,7 @@ def test_a_suspended_server_can_be_stopped(servers: Servers) -> None:
 
 def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "home")
-    first = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
+    first = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
     first.start()
     settings = first.settings()
     create_topic(settings, "t")
@@ -279,7 +279,7 @@ def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((LOOPBACK, first["kafka"].port))
         taken.listen()
-        second = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
+        second = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
         second.start()
     try:
         assert second["kafka"].port != first["kafka"].port

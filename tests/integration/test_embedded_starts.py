@@ -17,9 +17,9 @@ import pytest
 
 from filemill_infra.embedded.errors import CancelledError, HomeError, PortTakenError, StartError
 from filemill_infra.embedded.home import prepare_home, remove_home
-from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook
+from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortAllocator
 from filemill_infra.embedded.servers import postgres_folders
-from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.group import EmbeddedServers
 from filemill_infra.embedded.servers.kafka import Kafka
 from filemill_infra.embedded.servers.postgres import Postgres
 from filemill_infra.embedded.servers.seaweed import SeaweedFS
@@ -54,7 +54,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-class _Unlucky(PortBook):
+class _Unlucky(PortAllocator):
     """Chooses ports that something else is about to take, as often as told."""
 
     def __init__(self, home: Path, taken: int, times: int) -> None:
@@ -62,7 +62,7 @@ class _Unlucky(PortBook):
         self.taken, self.times = taken, times
 
     def choose(self, server: str, ports: Any) -> dict[str, int]:
-        chosen = super().choose(server, ports)
+        chosen = super().allocate(server, ports)
         self.times -= 1
         return chosen if self.times < 0 else {**chosen, ports[0].name: self.taken}
 
@@ -104,7 +104,7 @@ def test_a_taken_default_port_is_stepped_over(
 ) -> None:
     (used_home / PORTS_FILE).unlink()
     monkeypatch.setattr(Postgres, "required_ports", (Port("postgres", default=taken_port),))
-    with running_postgres(used_home, ports=PortBook(used_home)) as server:
+    with running_postgres(used_home, ports=PortAllocator(used_home)) as server:
         assert taken_port < server.port <= taken_port + 100
 
 
@@ -135,7 +135,7 @@ def test_a_start_given_up_at_any_moment_can_be_repeated(
 def test_a_server_that_cannot_start_shows_why(home: Path) -> None:
     with running_postgres(home) as server:
         server.stop()
-        (postgres_folders.find_place(home / "postgres").data / "global" / "pg_control").unlink()
+        (postgres_folders.find_data_directory(home / "postgres").data / "global" / "pg_control").unlink()
         with pytest.raises(StartError, match="ended while it was starting") as caught:
             server.start()
         assert any("pg_control" in line for line in caught.value.log)
@@ -157,7 +157,7 @@ def test_one_server_that_fails_stops_the_others(home: Path, monkeypatch: pytest.
         raise StartError("kafka is not in the mood")
 
     monkeypatch.setattr(Kafka, "prepare", refuse)
-    group = Servers(make_servers(home, Kafka, Postgres, SeaweedFS))
+    group = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
     with pytest.raises(StartError, match="mood"):
         group.start()
     assert not any(server.is_alive() for server in group)

@@ -16,7 +16,7 @@ from filemill_infra.embedded.down import down
 from filemill_infra.embedded.errors import HomeInUseError
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.processes.signals import ended, marked
-from filemill_infra.embedded.processes.workers import Event, WorkerSpec
+from filemill_infra.embedded.processes.workers import ProcessEvent, WorkerSpec
 from filemill_infra.embedded.supervisor import Supervisor
 
 SLEEP = (sys.executable, "-c", "import time; print('{id} runs', flush=True); time.sleep(600)")
@@ -77,7 +77,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 class _Stack:
     def __init__(self, home: Path) -> None:
-        self.events: list[Event] = []
+        self.events: list[ProcessEvent] = []
         self.prepared: list[dict[str, str | int | float]] = []
         self.supervisor = Supervisor(
             home,

@@ -137,4 +137,4 @@ def test_parameters_that_no_worker_would_take_are_refused_before_anything_starts
 def test_a_journal_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     results = Results(tmp_path / "gone")
     with pytest.raises(FileNotFoundError):
-        results.journal().note("fault", "none")
+        results.journal().record_event("fault", "none")

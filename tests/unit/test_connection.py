@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.config.connection_environment import connection_environment, settings_in
+from filemill.config.connection_environment import connection_environment, settings_from
 from filemill.config.settings import Settings, load
 
 
@@ -21,7 +21,7 @@ def settings() -> Settings:
 
 
 def test_the_variables_are_the_settings_again(settings: Settings) -> None:
-    again = load(**settings_in(connection_environment(settings, admin=True)))
+    again = load(**settings_from(connection_environment(settings, admin=True)))
     connected = [
         name for name in Settings.model_fields if name.startswith(("kafka_broker", "database_", "s3_", "aws_"))
     ]

@@ -9,8 +9,8 @@ import pytest
 
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
-from filemill.runtime.supervisor_client import FaultKind, OrderRefused, StackOrder, give
-from filemill_infra.embedded.control import Control
+from filemill.runtime.supervisor_client import CommandRejected, FaultKind, SupervisorCommand, send
+from filemill_infra.embedded.control import ControlServer
 
 
 class Recorder:
@@ -33,7 +33,7 @@ class Recorder:
     def kill_worker(self, worker_id: str) -> None:
         self.told.append(("kill", worker_id))
 
-    def inject(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
+    def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         self.told.append((kind, target, seconds, key))
 
 
@@ -43,14 +43,14 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def control(recorder: Recorder) -> Iterator[Control]:
-    control = Control(recorder)
+def control(recorder: Recorder) -> Iterator[ControlServer]:
+    control = ControlServer(recorder)
     control.open()
     yield control
     control.close()
 
 
-def stack(control: Control) -> StackState:
+def stack(control: ControlServer) -> StackState:
     return StackState(
         home="/h",
         supervisor=ProcessRef(pid=1, created=0),
@@ -62,28 +62,30 @@ def stack(control: Control) -> StackState:
     )
 
 
-def test_orders_are_done_and_answered(control: Control, recorder: Recorder) -> None:
-    assert give(stack(control), StackOrder("scale", role="processor", count=2)).workers == [
+def test_orders_are_done_and_answered(control: ControlServer, recorder: Recorder) -> None:
+    assert send(stack(control), SupervisorCommand("scale", role="processor", count=2)).workers == [
         "processor-1",
         "processor-2",
     ]
-    give(stack(control), StackOrder("stop", worker="processor-1"))
-    give(stack(control), StackOrder("kill", worker="processor-2"))
-    give(stack(control), StackOrder("fault", fault="stopped", target="kafka", seconds=2.5, key="k"))
+    send(stack(control), SupervisorCommand("stop", worker="processor-1"))
+    send(stack(control), SupervisorCommand("kill", worker="processor-2"))
+    send(stack(control), SupervisorCommand("fault", fault="stopped", target="kafka", seconds=2.5, key="k"))
     orders = [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
     assert recorder.told == [*orders, ("stopped", "kafka", 2.5, "k")]
 
 
 @pytest.mark.parametrize(
-    "order", [StackOrder("scale", role="pirate", count=1), StackOrder("stop", worker="nobody")], ids=str
+    "order", [SupervisorCommand("scale", role="pirate", count=1), SupervisorCommand("stop", worker="nobody")], ids=str
 )
-def test_an_order_that_cannot_be_followed_is_refused_with_its_reason(order: StackOrder, control: Control) -> None:
-    with pytest.raises(OrderRefused, match="There is no"):
-        give(stack(control), order)
+def test_an_order_that_cannot_be_followed_is_refused_with_its_reason(
+    order: SupervisorCommand, control: ControlServer
+) -> None:
+    with pytest.raises(CommandRejected, match="There is no"):
+        send(stack(control), order)
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"nonsense\n", b'{"do": "burn"}\n', b"[" * 4000 + b"\n"])
-def test_what_is_no_order_does_nothing(line: bytes, control: Control, recorder: Recorder) -> None:
+def test_what_is_no_order_does_nothing(line: bytes, control: ControlServer, recorder: Recorder) -> None:
     assert control.address is not None
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(control.address)
@@ -93,7 +95,7 @@ def test_what_is_no_order_does_nothing(line: bytes, control: Control, recorder: 
     assert recorder.told == []
 
 
-def test_nobody_else_can_enter_and_nothing_is_left(control: Control) -> None:
+def test_nobody_else_can_enter_and_nothing_is_left(control: ControlServer) -> None:
     assert control.address is not None
     folder = Path(control.address).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -101,6 +103,6 @@ def test_nobody_else_can_enter_and_nothing_is_left(control: Control) -> None:
     control.close()
     assert not folder.exists()
     with pytest.raises(Unavailable):
-        give(before, StackOrder("kill", worker="x"))
+        send(before, SupervisorCommand("kill", worker="x"))
     with pytest.raises(Unavailable, match="takes no orders"):
-        give(stack(control), StackOrder("kill", worker="x"))
+        send(stack(control), SupervisorCommand("kill", worker="x"))

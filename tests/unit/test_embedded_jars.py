@@ -7,7 +7,7 @@ import pytest
 
 from filemill_infra.embedded.errors import CancelledError, DownloadError
 from filemill_infra.embedded.servers import jars
-from filemill_infra.embedded.servers.jars import Jar, Progress
+from filemill_infra.embedded.servers.jars import DownloadProgress, Jar
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def test_the_lock_file_pins_all_of_kafka() -> None:
 
 
 def test_jars_are_downloaded_once(tmp_path: Path, locked: list[Jar], registry: list[str]) -> None:
-    heard: list[Progress] = []
+    heard: list[DownloadProgress] = []
     first = jars.installed_jars(tmp_path / "cache", heard.append)
     again = jars.installed_jars(tmp_path / "cache", heard.append)
     assert first == again
     assert [path.read_bytes() for path in first] == [b"jar 0", b"jar 1", b"jar 2"]
     assert sorted(registry) == [jar.file for jar in locked]
-    assert heard[0] == Progress(0, 3, 0)
-    assert heard[-1] == Progress(3, 3, 15)
+    assert heard[0] == DownloadProgress(0, 3, 0)
+    assert heard[-1] == DownloadProgress(3, 3, 15)
 
 
 @pytest.mark.usefixtures("locked")
@@ -84,7 +84,7 @@ def test_half_a_download_of_a_killed_process_is_not_taken_for_whole(tmp_path: Pa
 
 @pytest.mark.usefixtures("locked", "registry")
 def test_a_download_can_be_given_up(tmp_path: Path) -> None:
-    def give_up(_progress: Progress) -> None:
+    def give_up(_progress: DownloadProgress) -> None:
         raise CancelledError
 
     with pytest.raises(CancelledError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortBook, is_free
+from filemill_infra.embedded.ports import LOOPBACK, PORTS_FILE, Port, PortAllocator, is_free
 
 
 @contextmanager
@@ -21,52 +21,52 @@ def _listening(port: int = 0) -> Iterator[int]:
 
 
 def _drawn(tmp_path: Path) -> int:
-    return PortBook(tmp_path, defaults=False).choose("any", [Port("one")])["one"]
+    return PortAllocator(tmp_path, defaults=False).allocate("any", [Port("one")])["one"]
 
 
 def test_the_default_is_taken_where_it_is_free(tmp_path: Path) -> None:
     default = _drawn(tmp_path)
-    assert PortBook(tmp_path).choose("kafka", [Port("broker", default)]) == {"broker": default}
+    assert PortAllocator(tmp_path).allocate("kafka", [Port("broker", default)]) == {"broker": default}
 
 
 def test_the_next_free_port_follows_a_taken_default(tmp_path: Path) -> None:
     with _listening(_drawn(tmp_path)) as taken:
-        chosen = PortBook(tmp_path).choose("kafka", [Port("broker", taken)])["broker"]
+        chosen = PortAllocator(tmp_path).allocate("kafka", [Port("broker", taken)])["broker"]
     assert taken < chosen <= taken + 100
 
 
 def test_a_home_keeps_its_ports(tmp_path: Path) -> None:
-    first = PortBook(tmp_path, defaults=False)
-    chosen = first.choose("kafka", [Port("broker", 29092), Port("controller")])
-    first.remember("kafka")
-    assert PortBook(tmp_path).choose("kafka", [Port("broker", 29092), Port("controller")]) == chosen
+    first = PortAllocator(tmp_path, defaults=False)
+    chosen = first.allocate("kafka", [Port("broker", 29092), Port("controller")])
+    first.save("kafka")
+    assert PortAllocator(tmp_path).allocate("kafka", [Port("broker", 29092), Port("controller")]) == chosen
 
 
 def test_a_remembered_port_that_is_taken_is_given_up(tmp_path: Path) -> None:
-    first = PortBook(tmp_path, defaults=False)
-    kept = first.choose("kafka", [Port("broker")])["broker"]
-    first.remember("kafka")
+    first = PortAllocator(tmp_path, defaults=False)
+    kept = first.allocate("kafka", [Port("broker")])["broker"]
+    first.save("kafka")
     with _listening(kept):
-        assert PortBook(tmp_path, defaults=False).choose("kafka", [Port("broker")])["broker"] != kept
+        assert PortAllocator(tmp_path, defaults=False).allocate("kafka", [Port("broker")])["broker"] != kept
 
 
 def test_asked_again_it_gives_others(tmp_path: Path) -> None:
-    book = PortBook(tmp_path, defaults=False)
-    first = book.choose("kafka", [Port("broker")])
-    assert book.choose("kafka", [Port("broker")]) != first
+    book = PortAllocator(tmp_path, defaults=False)
+    first = book.allocate("kafka", [Port("broker")])
+    assert book.allocate("kafka", [Port("broker")]) != first
 
 
 def test_no_port_is_given_twice(tmp_path: Path) -> None:
     default = _drawn(tmp_path)
-    book = PortBook(tmp_path)
-    given = [port for name in ("a", "b", "c") for port in book.choose(name, [Port("x", default), Port("y")]).values()]
+    book = PortAllocator(tmp_path)
+    given = [port for name in ("a", "b", "c") for port in book.allocate(name, [Port("x", default), Port("y")]).values()]
     assert len(set(given)) == len(given)
 
 
 def test_a_twin_is_free_too(tmp_path: Path) -> None:
-    base = PortBook(tmp_path, defaults=False).choose("any", [Port("one", twin=10_000)])["one"]
+    base = PortAllocator(tmp_path, defaults=False).allocate("any", [Port("one", paired_offset=10_000)])["one"]
     with _listening(base + 10_000):
-        chosen = PortBook(tmp_path).choose("s3", [Port("admin", base, twin=10_000)])["admin"]
+        chosen = PortAllocator(tmp_path).allocate("s3", [Port("admin", base, paired_offset=10_000)])["admin"]
     assert chosen != base
     assert is_free(chosen + 10_000)
 
@@ -81,9 +81,9 @@ def test_drawn_ports_are_out_of_reach_of_outgoing_connections(tmp_path: Path) ->
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}', '{"kafka": {"broker": "x"}}', "\0"])
 def test_a_spoilt_memory_is_no_obstacle(tmp_path: Path, content: str) -> None:
     (tmp_path / PORTS_FILE).write_text(content)
-    book = PortBook(tmp_path, defaults=False)
-    chosen = book.choose("kafka", [Port("broker")])
-    book.remember("kafka")
+    book = PortAllocator(tmp_path, defaults=False)
+    chosen = book.allocate("kafka", [Port("broker")])
+    book.save("kafka")
     assert json.loads((tmp_path / PORTS_FILE).read_text()) == {"kafka": chosen}
 
 

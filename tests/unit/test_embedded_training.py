@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from filemill_infra.embedded.errors import CancelledError, StartError
-from filemill_infra.embedded.ports import PortBook
-from filemill_infra.embedded.processes.commands import Surroundings
+from filemill_infra.embedded.ports import PortAllocator
+from filemill_infra.embedded.processes.commands import ServerContext
 from filemill_infra.embedded.servers import kafka_training
 
 
@@ -42,7 +42,7 @@ def jars(tmp_path: Path) -> Sequence[Path]:
 
 def _trained(jars: Sequence[Path]) -> Path | None:
     home = jars[0].parent.parent
-    around = Surroundings(home=home, ports=PortBook(home, defaults=False))
+    around = ServerContext(home=home, ports=PortAllocator(home, defaults=False))
     return kafka_training.trained_cache(jars, around, home / "log")
 
 

@@ -12,15 +12,15 @@ import pytest
 
 from filemill.runtime.stack_state import WorkerState
 from filemill_infra.embedded.processes.signals import ended
-from filemill_infra.embedded.processes.watchdog_client import Guard
-from filemill_infra.embedded.processes.worker_pool import Crew
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
+from filemill_infra.embedded.processes.worker_pool import WorkerPool
 from filemill_infra.embedded.processes.workers import (
     FAILING_AFTER,
     FIRST_DELAY_SECONDS,
     HEALTHY_SECONDS,
     LONGEST_DELAY_SECONDS,
-    Backoff,
-    Event,
+    ProcessEvent,
+    RestartBackoff,
     WorkerSpec,
     worker_environment,
 )
@@ -45,9 +45,9 @@ class _Stack:
     """A crew that is ticked as a supervisor would, and what it reported."""
 
     def __init__(self, tmp_path: Path, *specs: WorkerSpec) -> None:
-        self.events: list[Event] = []
+        self.events: list[ProcessEvent] = []
         self.logs = tmp_path
-        self.crew = Crew(specs, tmp_path, Guard(tmp_path / "watchdog.log", ""), self.events.append)
+        self.crew = WorkerPool(specs, tmp_path, Watchdog(tmp_path / "watchdog.log", ""), self.events.append)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tick)
         self.crew.start({})
@@ -86,7 +86,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_delays_double_up_to_a_cap_and_begin_anew_after_a_healthy_life() -> None:
-    backoff = Backoff()
+    backoff = RestartBackoff()
     delays = [backoff.after(0.1) for _ in range(9)]
     assert delays[:3] == [FIRST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2, FIRST_DELAY_SECONDS * 4]
     assert delays[-1] == LONGEST_DELAY_SECONDS
@@ -163,7 +163,7 @@ def test_scaling_up_and_down_keeps_the_oldest(start: Start) -> None:
 
 
 def test_an_id_that_one_has_had_is_given_to_no_other_where_that_was_asked_for(start: Start) -> None:
-    stack = start(WorkerSpec(role="processor", argv=SLEEP, count=2, ids_once=True))
+    stack = start(WorkerSpec(role="processor", argv=SLEEP, count=2, unique_ids=True))
     assert stack.crew.scale("processor", 1) == ["processor-1"]
     stack.crew.kill_worker("processor-1", restart=False)
     assert stack.crew.scale("processor", 2) == ["processor-3", "processor-4"]

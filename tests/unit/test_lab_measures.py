@@ -9,9 +9,9 @@ from filemill.domain.offsets import ResetSeen
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.lab import frames, measures
 from filemill.lab.measures import least_moves
-from filemill.lab.verdict import Observed, Verdict, judge
-from filemill.runtime.journal import Entry
-from filemill.verification.history import Execution, Heard, History, Request
+from filemill.lab.invariants import Observed, Verdict, judge
+from filemill.runtime.journal import JournalEntry
+from filemill.verification.topic_history import Execution, Heard, History, Request
 from filemill.verification.report import Report
 
 
@@ -54,7 +54,7 @@ def killed_at_20() -> History:
     )
 
 
-KILL = Entry(kind="fault", name="processor killed", target="a", began=20.0, ended=20.0)
+KILL = JournalEntry(kind="fault", name="processor killed", target="a", began=20.0, ended=20.0)
 
 
 def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment() -> None:
@@ -74,7 +74,7 @@ def test_caught_up_counts_to_the_result_of_the_last_record_that_had_come_by_the_
 
 
 def test_a_kill_is_alone_unless_another_fault_began_before_the_recovery() -> None:
-    other = Entry(kind="fault", name="s3 killed", began=22.0, ended=23.0)
+    other = JournalEntry(kind="fault", name="s3 killed", began=22.0, ended=23.0)
     assert measures.recovery(killed_at_20(), [KILL])["alone"].tolist() == [True]
     assert measures.recovery(killed_at_20(), [KILL, other])["alone"].tolist() == [False]
 
@@ -176,7 +176,7 @@ def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_o
 
 
 def test_a_fault_is_over_when_all_that_was_asked_for_by_its_end_is_seen_to_have_ended() -> None:
-    fault = Entry(kind="fault", name="s3 killed", began=20.0, ended=23.0)
+    fault = JournalEntry(kind="fault", name="s3 killed", began=20.0, ended=23.0)
     assert measures.settled_after(files((10, 11), (22, 26.5), (24, 40)), fault) == 3.5
     assert measures.settled_after(files((10, 11), (24, 40)), fault) == 0
 
@@ -191,7 +191,7 @@ def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
     assert judged(history, until=90.0).ok
 
 
-def judged(history: History, *faults: Entry, until: float = 30.0) -> Verdict:
+def judged(history: History, *faults: JournalEntry, until: float = 30.0) -> Verdict:
     return judge(
         Observed(
             report=Report(),
@@ -212,7 +212,7 @@ def stalls(verdict: Verdict) -> bool:
 def test_lag_without_a_result_for_too_long_breaks_the_ninth_promise_unless_a_fault_covers_it() -> None:
     history = History(requests=[Request(0, 0, 1, 1, 10.0)], executions=[result(0, 0, 18)])
     assert stalls(judged(history))
-    outage = Entry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
+    outage = JournalEntry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
     assert not stalls(judged(history, outage))
 
 

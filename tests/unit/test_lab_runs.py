@@ -74,10 +74,10 @@ def test_a_run_that_changes_is_read_anew(tmp_path: Path) -> None:
 
 def test_a_journal_is_read_as_far_as_it_was_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    with journal.lasting("fault", "kafka killed", "kafka", key="k1") as entry:
+    with journal.record_interval("fault", "kafka killed", "kafka", key="k1") as entry:
         entry.detail = {**entry.detail, "learned": 7}
         lasting = read_entries(tmp_path / "journal.jsonl")
-    journal.note("note", "something", by="somebody")
+    journal.record_event("note", "something", by="somebody")
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"moment": "begin", "kind": "fau')
     first, second = read_entries(tmp_path / "journal.jsonl")

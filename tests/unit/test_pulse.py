@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from filemill.runtime.healthcheck import STALE_SECONDS, Unwell, examine, main
-from filemill.runtime.liveness import BeatingStop, Pulse
+from filemill.runtime.healthcheck import STALE_SECONDS, Unhealthy, check, main
+from filemill.runtime.liveness import BeatingStop, Liveness
 
 
 @pytest.fixture
@@ -24,23 +24,23 @@ def written(file: Path, **changes: object) -> None:
 
 
 def test_a_loop_that_asks_whether_to_stop_is_alive(file: Path) -> None:
-    stop = BeatingStop(Pulse(file, "sync"))
+    stop = BeatingStop(Liveness(file, "sync"))
     assert not stop.is_set()
-    assert examine(file).startswith("sync: its loop came round 0.")
+    assert check(file).startswith("sync: its loop came round 0.")
 
 
 def test_a_beat_is_written_at_most_once_a_second(file: Path) -> None:
-    pulse = Pulse(file, "sync")
-    pulse.beat()
+    pulse = Liveness(file, "sync")
+    pulse.touch()
     first = file.read_bytes()
     for _ in range(1000):
-        pulse.beat()
+        pulse.touch()
     assert file.read_bytes() == first
     assert [path.name for path in file.parent.iterdir()] == ["pulse"]
 
 
 def test_a_stop_still_stops(file: Path) -> None:
-    stop = BeatingStop(Pulse(None, "sync"))
+    stop = BeatingStop(Liveness(None, "sync"))
     stop.set()
     assert stop.is_set()
     assert stop.wait(0)
@@ -48,26 +48,26 @@ def test_a_stop_still_stops(file: Path) -> None:
 
 
 def test_a_folder_that_is_gone_does_not_end_the_worker(tmp_path: Path) -> None:
-    Pulse(tmp_path / "gone" / "pulse", "sync").beat()
+    Liveness(tmp_path / "gone" / "pulse", "sync").touch()
 
 
 def test_a_loop_that_hangs_is_not_well(file: Path) -> None:
     written(file, beat=time.monotonic() - STALE_SECONDS - 1)
-    with pytest.raises(Unwell, match="relay: its loop last came round 46 s ago"):
-        examine(file)
+    with pytest.raises(Unhealthy, match="relay: its loop last came round 46 s ago"):
+        check(file)
 
 
 def test_a_beat_of_another_boot_is_not_well(file: Path) -> None:
     written(file, beat=time.monotonic() + 1000)
-    with pytest.raises(Unwell):
-        examine(file)
+    with pytest.raises(Unhealthy):
+        check(file)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"role": "relay"}', '{"role": "relay", "beat": "soon"}'])
 def test_a_file_that_is_none_is_not_well(file: Path, text: str) -> None:
     file.write_text(text)
-    with pytest.raises(Unwell, match="is not a pulse file"):
-        examine(file)
+    with pytest.raises(Unhealthy, match="is not a pulse file"):
+        check(file)
 
 
 def test_a_page_is_asked_itself(file: Path) -> None:
@@ -84,22 +84,22 @@ def test_a_page_is_asked_itself(file: Path) -> None:
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}"
-            Pulse(file, "dashboard").answers_at(f"{url}/well")
-            assert examine(file) == f"dashboard: {url}/well answers 204"
-            Pulse(file, "dashboard").answers_at(f"{url}/ill")
-            with pytest.raises(Unwell, match="503"):
-                examine(file)
+            Liveness(file, "dashboard").set_url(f"{url}/well")
+            assert check(file) == f"dashboard: {url}/well answers 204"
+            Liveness(file, "dashboard").set_url(f"{url}/ill")
+            with pytest.raises(Unhealthy, match="503"):
+                check(file)
         finally:
             server.shutdown()
             thread.join()
-    with pytest.raises(Unwell, match="refused"):
-        examine(file)
+    with pytest.raises(Unhealthy, match="refused"):
+        check(file)
 
 
 def test_only_a_web_address_is_asked(file: Path) -> None:
     written(file, url=file.as_uri())
-    with pytest.raises(Unwell, match="is not an address to ask"):
-        examine(file)
+    with pytest.raises(Unhealthy, match="is not an address to ask"):
+        check(file)
 
 
 def test_the_exit_code_says_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import structlog
 
 from filemill.adapters.postgres.status import foreign_key_holders
 from filemill.adapters.postgres.tables import File, Operation
-from filemill.config.logging import Budget
+from filemill.config.logging import LogRateLimit
 from filemill.domain.files import TERMINAL_RANK, ForeignKey, Status, claim_key
 from filemill.domain.messages import new_traceparent
 from filemill.domain.offsets import ResetSeen
@@ -18,7 +18,7 @@ log = structlog.get_logger("operations")
 
 # Lines about refused operations: so many a minute.
 REFUSALS_PER_MINUTE = 30
-_refusals = Budget(REFUSALS_PER_MINUTE, 60.0)
+_refusals = LogRateLimit(REFUSALS_PER_MINUTE, 60.0)
 
 RUN_MAX = 2**31 - 1  # PostgreSQL's integer: no run can follow it
 _NO_FILE = "there is no such file"

@@ -53,7 +53,7 @@ def _version(
 def main() -> None:
     """The console command: errors that a user can mend are a sentence, not a traceback."""
     register(sys.argv[1:])
-    logging.configure_command()
+    logging.configure_for_command()
     try:
         app(standalone_mode=True)
     except Unavailable as error:

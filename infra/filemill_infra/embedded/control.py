@@ -15,13 +15,13 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.runtime.supervisor_client import FaultKind, StackAnswer, StackOrder
+from filemill.runtime.supervisor_client import FaultKind, SupervisorCommand, SupervisorResponse
 
 LINE_MAX_BYTES = 4096
 READ_SECONDS = 5.0
 
 
-class Scalable(Protocol):
+class SupervisorControls(Protocol):
     """The part of the supervisor that takes orders."""
 
     def scale(self, role: str, count: int) -> list[str]:
@@ -33,14 +33,14 @@ class Scalable(Protocol):
     def kill_worker(self, worker_id: str) -> None:
         """Kill one; it is started again."""
 
-    def inject(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
+    def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         """Begin a fault; it is undone by itself."""
 
 
-class Control:
+class ControlServer:
     """Listens from `open` to `close`."""
 
-    def __init__(self, supervisor: Scalable) -> None:
+    def __init__(self, supervisor: SupervisorControls) -> None:
         self._supervisor = supervisor
         self._folder: Path | None = None
         self._server: socketserver.ThreadingUnixStreamServer | None = None
@@ -53,7 +53,7 @@ class Control:
     def open(self) -> None:
         """Listen. In a temporary folder, since a socket's path may have 107 bytes only and a home's can be longer."""
         self._folder = Path(tempfile.mkdtemp(prefix="filemill-"))
-        self._server = _Server(str(self._folder / "control"), _handler(self.obey))
+        self._server = _Server(str(self._folder / "control"), _handler(self.execute))
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="control", daemon=True).start()
 
     def close(self) -> None:
@@ -66,24 +66,24 @@ class Control:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def obey(self, line: bytes) -> StackAnswer:
+    def execute(self, line: bytes) -> SupervisorResponse:
         """Do as a line says. Never raises."""
         try:
-            order = msgspec.json.decode(line, type=StackOrder)
-            match order.do:
+            order = msgspec.json.decode(line, type=SupervisorCommand)
+            match order.action:
                 case "scale":
-                    return StackAnswer(self._supervisor.scale(order.role, order.count))
+                    return SupervisorResponse(self._supervisor.scale(order.role, order.count))
                 case "stop":
                     self._supervisor.stop_worker(order.worker)
                 case "kill":
                     self._supervisor.kill_worker(order.worker)
                 case "fault":
-                    self._supervisor.inject(order.fault, order.target, order.seconds, order.key)
+                    self._supervisor.inject_fault(order.fault, order.target, order.seconds, order.key)
         except KeyError as error:
-            return StackAnswer(error=str(error.args[0]))
+            return SupervisorResponse(error=str(error.args[0]))
         except (ValueError, OSError, RecursionError) as error:  # a line that is no order is a ValueError, too
-            return StackAnswer(error=str(error))
-        return StackAnswer()
+            return SupervisorResponse(error=str(error))
+        return SupervisorResponse()
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -91,13 +91,13 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
 
 
-def _handler(obey: Callable[[bytes], StackAnswer]) -> type[socketserver.StreamRequestHandler]:
+def _handler(execute: Callable[[bytes], SupervisorResponse]) -> type[socketserver.StreamRequestHandler]:
     class Handler(socketserver.StreamRequestHandler):
         timeout = READ_SECONDS
 
         def handle(self) -> None:
             with contextlib.suppress(OSError):  # who asks may hang up, or never say anything
-                answer = obey(self.rfile.readline(LINE_MAX_BYTES))
+                answer = execute(self.rfile.readline(LINE_MAX_BYTES))
                 self.wfile.write(msgspec.json.encode(answer) + b"\n")
 
     return Handler

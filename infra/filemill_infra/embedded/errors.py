@@ -10,15 +10,15 @@ class EmbeddedError(Exception):
     `advice` (what to do) are apart so that a page can lay them out; `str()` is all of them, for a terminal.
     """
 
-    def __init__(self, what: str, *, where: str = "", log: Sequence[str] = (), advice: str = "") -> None:
-        self.what = what
+    def __init__(self, problem: str, *, where: str = "", log: Sequence[str] = (), advice: str = "") -> None:
+        self.problem = problem
         self.where = where
         self.log = tuple(log)
         self.advice = advice
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.what} ({self.where})" if self.where else self.what]
+        lines = [f"{self.problem} ({self.where})" if self.where else self.problem]
         lines += [f"    {line}" for line in self.log]
         if self.advice:
             lines.append(f"What to do: {self.advice}")

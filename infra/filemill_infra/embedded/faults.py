@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from filemill.runtime.fault import Breakable, Fault, process_suspended, server_killed, server_suspended
+from filemill.runtime.fault import Fault, FaultableServer, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import FAULT, Journal
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, FaultKind
@@ -21,30 +21,30 @@ BEGIN_SECONDS = 10.0
 log = structlog.get_logger("stack")
 
 
-class Broken(Protocol):
+class FaultableStack(Protocol):
     """The part of the supervisor that faults are done to."""
 
     @property
     def state(self) -> StackState:
         """What runs."""
 
-    def server(self, name: str) -> Breakable:
+    def server(self, name: str) -> FaultableServer:
         """One of the servers. Raises KeyError."""
 
     def kill_worker(self, worker_id: str, number: int = ..., *, restart: bool = ...) -> None:
         """Send a worker a signal. Raises KeyError."""
 
 
-class Faults:
+class FaultInjector:
     """The faults of one stack: at most one at a time on each target. Safe to use from several threads."""
 
-    def __init__(self, stack: Broken, journal: Path, ended: threading.Event) -> None:
+    def __init__(self, stack: FaultableStack, journal: Path, stopped: threading.Event) -> None:
         """`ended` cuts all of them short."""
         self._stack = stack
         self._journal = Journal(journal)
-        self._ended = ended
+        self._stopped = stopped
         self._lock = threading.Lock()
-        self._lasting: set[str] = set()
+        self._active: set[str] = set()
 
     def begin(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         """Begin one, and return once it has. Raises KeyError, ValueError."""
@@ -52,9 +52,9 @@ class Faults:
             raise ValueError(f"A fault may last for up to {FAULT_SECONDS_MAX:g} s, not for {seconds:g}")
         fault = self._make(kind, target, seconds)
         with self._lock:
-            if target in self._lasting:
+            if target in self._active:
                 raise ValueError(f"{target} has a fault already: wait until it is over")
-            self._lasting.add(target)
+            self._active.add(target)
         begun = threading.Event()
         threading.Thread(target=self._run, args=(fault, key, begun), name=f"fault-{target}", daemon=True).start()
         begun.wait(BEGIN_SECONDS)
@@ -78,14 +78,16 @@ class Faults:
     def _run(self, fault: Fault, key: str, begun: threading.Event) -> None:
         def last(seconds: float) -> None:
             begun.set()
-            self._ended.wait(seconds)
+            self._stopped.wait(seconds)
 
         try:
-            with self._journal.lasting(FAULT, fault.name, fault.target, key=key, seconds=fault.seconds) as entry:
+            with self._journal.record_interval(
+                FAULT, fault.name, fault.target, key=key, seconds=fault.seconds
+            ) as entry:
                 fault.run(entry, last)
         except Exception as error:  # noqa: BLE001 - it is in the journal; a server that did not come back is tried again
             log.warning("A fault could not be done or undone", fault=fault.name, error=str(error))
         finally:
             begun.set()
             with self._lock:
-                self._lasting.discard(fault.target)
+                self._active.discard(fault.target)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filemill.runtime.stack_state import ProcessRef, read_state
 from filemill_infra.embedded.errors import HomeError, HomeInUseError
-from filemill_infra.embedded.servers.postgres_folders import outside_folder
+from filemill_infra.embedded.servers.postgres_folders import external_folder
 
 LOCK_FILE = "lock"
 PRIVATE = 0o700
@@ -115,7 +115,7 @@ def remove_home(home: Path) -> None:
         return
     lock = HomeLock(home)
     try:
-        outside = outside_folder(home / "postgres")
+        outside = external_folder(home / "postgres")
         if outside is not None:
             shutil.rmtree(outside)
         shutil.rmtree(home)

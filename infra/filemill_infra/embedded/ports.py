@@ -34,10 +34,10 @@ class Port:
 
     name: str
     default: int | None = None
-    twin: int = 0
+    paired_offset: int = 0
 
 
-class PortBook:
+class PortAllocator:
     """Chooses ports for the servers of one home and remembers them there. Safe to use from several threads."""
 
     def __init__(self, home: Path, *, defaults: bool = True) -> None:
@@ -45,28 +45,28 @@ class PortBook:
         self._path = home / PORTS_FILE
         self._defaults = defaults
         self._lock = threading.Lock()
-        self._given: dict[str, dict[str, int]] = {}
-        self._remembered = self._read()
+        self._allocated: dict[str, dict[str, int]] = {}
+        self._saved = self._read()
 
-    def choose(self, server: str, ports: Sequence[Port]) -> dict[str, int]:
+    def allocate(self, server: str, ports: Sequence[Port]) -> dict[str, int]:
         """A free port for each of `ports`, by name. Asked again for the same server, it gives others."""
         with self._lock:
-            refused = set(self._given.pop(server, {}).values())
-            taken = refused | {port for given in self._given.values() for port in given.values()}
-            remembered = self._remembered.get(server, {})
+            refused = set(self._allocated.pop(server, {}).values())
+            taken = refused | {port for given in self._allocated.values() for port in given.values()}
+            remembered = self._saved.get(server, {})
             chosen: dict[str, int] = {}
             for port in ports:
                 chosen[port.name] = self._choose(port, remembered.get(port.name), taken)
-                taken |= {chosen[port.name], chosen[port.name] + port.twin}
-            self._given[server] = chosen
+                taken |= {chosen[port.name], chosen[port.name] + port.paired_offset}
+            self._allocated[server] = chosen
             return dict(chosen)
 
-    def remember(self, server: str) -> None:
+    def save(self, server: str) -> None:
         """Keep what was chosen for `server` for the next start; called once it listens there."""
         with self._lock:
-            self._remembered[server] = self._given[server]
+            self._saved[server] = self._allocated[server]
             draft = self._path.with_name(PORTS_FILE + ".new")
-            draft.write_text(json.dumps(self._remembered, indent=2))
+            draft.write_text(json.dumps(self._saved, indent=2))
             draft.replace(self._path)
 
     def _choose(self, port: Port, remembered: int | None, taken: set[int]) -> int:
@@ -76,7 +76,7 @@ class PortBook:
         top = _first_ephemeral()
         candidates += (random.randrange(_LOWEST_DRAWN, top) for _ in range(_DRAWS))
         for candidate in candidates:
-            wanted = {candidate, candidate + port.twin}
+            wanted = {candidate, candidate + port.paired_offset}
             if not wanted & taken and all(map(is_free, wanted)):
                 return candidate
         raise StartError(

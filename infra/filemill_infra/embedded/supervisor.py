@@ -24,24 +24,24 @@ from typing import TYPE_CHECKING, Self
 
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
 from filemill.runtime.supervisor_client import FaultKind
-from filemill_infra.embedded.control import Control
+from filemill_infra.embedded.control import ControlServer
 from filemill_infra.embedded.down import clear_leftovers
 from filemill_infra.embedded.home import HomeLock, prepare_home
-from filemill_infra.embedded.ports import PortBook
+from filemill_infra.embedded.ports import PortAllocator
 from filemill_infra.embedded.processes import signals
-from filemill_infra.embedded.processes.commands import Surroundings
-from filemill_infra.embedded.processes.watchdog_client import Guard
-from filemill_infra.embedded.processes.worker_pool import GRACE_SECONDS, Crew
-from filemill_infra.embedded.processes.workers import Event, WorkerSpec, worker_environment
+from filemill_infra.embedded.processes.commands import ServerContext
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
+from filemill_infra.embedded.processes.worker_pool import GRACE_SECONDS, WorkerPool
+from filemill_infra.embedded.processes.workers import ProcessEvent, WorkerSpec, worker_environment
 from filemill_infra.embedded.servers import jars
-from filemill_infra.embedded.servers.group import Servers
+from filemill_infra.embedded.servers.group import EmbeddedServers
 from filemill_infra.embedded.servers.kafka import Kafka
 from filemill_infra.embedded.servers.postgres import Postgres
 from filemill_infra.embedded.servers.seaweed import SeaweedFS
 from filemill_infra.embedded.servers.server import START_SECONDS, Server
 
 if TYPE_CHECKING:
-    from filemill_infra.embedded.faults import Faults
+    from filemill_infra.embedded.faults import FaultInjector
 
 SERVERS = ("kafka", "postgres", "s3")
 STOP_SECONDS = 9.3  # a person who pressed Ctrl-C is promised ten
@@ -50,7 +50,7 @@ _TICK_SECONDS = 0.1
 _TRIM_SECONDS = 20.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Settings = dict[str, str | int | float]
+StackSettings = dict[str, str | int | float]
 
 
 class Supervisor:
@@ -65,9 +65,9 @@ class Supervisor:
         default_ports: bool = True,
         reference_credentials: bool = False,
         page: str | None = None,
-        prepare: Callable[[Settings], None] = lambda _settings: None,
-        report: Callable[[Event], None] = lambda _event: None,
-        progress: Callable[[jars.Progress], None] = lambda _progress: None,
+        prepare: Callable[[StackSettings], None] = lambda _settings: None,
+        report: Callable[[ProcessEvent], None] = lambda _event: None,
+        progress: Callable[[jars.DownloadProgress], None] = lambda _progress: None,
         cache: Path | None = None,
     ) -> None:
         """Name the parts; nothing is started. `servers` are those to run, where not all are wanted.
@@ -98,12 +98,12 @@ class Supervisor:
         self._signalled = False
         self._monitor: threading.Thread | None = None
         self._lock: HomeLock | None = None
-        self._control = Control(self)
+        self._control = ControlServer(self)
         self._faults_lock = threading.Lock()
-        self._faults: Faults | None = None
-        self._guard: Guard
-        self._servers: Servers
-        self._crew: Crew
+        self._faults: FaultInjector | None = None
+        self._watchdog: Watchdog
+        self._servers: EmbeddedServers
+        self._workers: WorkerPool
 
     def start(self, seconds: float = START_SECONDS) -> StackState:
         """Start everything and return what runs where. On any error or interrupt, all that was started is stopped.
@@ -115,12 +115,12 @@ class Supervisor:
         self._lock = HomeLock(self.home)
         try:
             clear_leftovers(self.home)
-            self._guard.start()
+            self._watchdog.start()
             self._servers.start(seconds)
             self._write_state()
             self._prepare(self._servers.settings())
             self._control.open()
-            self._crew.start(self._environment())
+            self._workers.start(self._environment())
             self._write_state()
             # A daemon: where the main thread dies of an error, the process must end, so that the watchdog clears up.
             self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -139,7 +139,7 @@ class Supervisor:
             started_at=self._started_at,
             settings=self._servers.settings(),
             servers=self._servers.states(),
-            workers=self._crew.states(),
+            workers=self._workers.states(),
             page=self._page,
             control=self._control.address,
         )
@@ -147,7 +147,7 @@ class Supervisor:
     @property
     def watchdog_pid(self) -> int | None:
         """The process id of the watchdog."""
-        return self._guard.pid
+        return self._watchdog.pid
 
     def server(self, name: str) -> Server:
         """The server `kafka`, `postgres` or `s3`: to kill, suspend, resume, start. Raises KeyError."""
@@ -155,20 +155,20 @@ class Supervisor:
 
     def scale(self, role: str, count: int) -> list[str]:
         """Have `count` workers of `role`; returns their ids, once surplus ones have ended. Raises ValueError."""
-        ids = self._crew.scale(role, count)
+        ids = self._workers.scale(role, count)
         self._write_state()
         return ids
 
     def stop_worker(self, worker_id: str) -> None:
         """Stop one worker for good. Raises KeyError."""
-        self._crew.stop_worker(worker_id)
+        self._workers.stop_worker(worker_id)
         self._write_state()
 
     def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:
         """Send one worker a signal; what dies of it is restarted unless told otherwise. Raises KeyError."""
-        self._crew.kill_worker(worker_id, number, restart=restart)
+        self._workers.kill_worker(worker_id, number, restart=restart)
 
-    def inject(self, kind: FaultKind, target: str, seconds: float, key: str = "") -> None:
+    def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str = "") -> None:
         """Begin a fault on a server or a worker, on record in the home's journal; it is undone by itself.
 
         Raises KeyError for a target that is not there, ValueError for what cannot be done now.
@@ -176,14 +176,14 @@ class Supervisor:
         with self._faults_lock:
             if self._faults is None:
                 # Here: most stacks are never broken, and need not load what breaks them.
-                from filemill_infra.embedded.faults import Faults  # noqa: PLC0415
+                from filemill_infra.embedded.faults import FaultInjector  # noqa: PLC0415
 
-                self._faults = Faults(self, self.home / FAULTS_FILE, self._cancelled)
+                self._faults = FaultInjector(self, self.home / FAULTS_FILE, self._cancelled)
         self._faults.begin(kind, target, seconds, key)
 
     def watch(self, pid: int) -> None:
         """Have a process that somebody else started killed, should this process die without ending it."""
-        self._guard.watch(pid, signal.SIGKILL)
+        self._watchdog.watch(pid, signal.SIGKILL)
 
     def set_page(self, page: str) -> None:
         """Note the address of the dashboard in the state file."""
@@ -236,10 +236,10 @@ class Supervisor:
             self._control.close()
             if self._monitor is not None and self._monitor is not threading.current_thread():
                 self._monitor.join()
-            self._crew.stop(min(GRACE_SECONDS, max(seconds - _LEAST_SERVER_SECONDS, 0)))
+            self._workers.stop(min(GRACE_SECONDS, max(seconds - _LEAST_SERVER_SECONDS, 0)))
             self._servers.stop(max(deadline - time.monotonic(), _LEAST_SERVER_SECONDS / 2))
             signals.kill(signals.marked(self._mark))
-            self._guard.close()
+            self._watchdog.close()
             remove_state(self.home)
             self._lock.release()
             self._stopped.set()
@@ -255,24 +255,24 @@ class Supervisor:
 
     def _assemble(self) -> None:
         self._mark = f"{uuid.uuid4().hex}:{self.home}"
-        self._guard = Guard(self.home / "logs" / "watchdog.log", self._mark)
-        around = Surroundings(
+        self._watchdog = Watchdog(self.home / "logs" / "watchdog.log", self._mark)
+        context = ServerContext(
             home=self.home,
-            ports=PortBook(self.home, defaults=self._default_ports),
+            ports=PortAllocator(self.home, defaults=self._default_ports),
             mark=self._mark,
             reference_credentials=self._reference_credentials,
             cancelled=self._cancelled,
-            on_spawn=self._guard.watch,
-            on_exit=self._guard.release,
-            report=lambda line: self._report(Event(kind="note", name="stack", text=line)),
+            on_spawn=self._watchdog.watch,
+            on_exit=self._watchdog.release,
+            report=lambda line: self._report(ProcessEvent(kind="note", name="stack", text=line)),
         )
         known: dict[str, Callable[[], Server]] = {
-            "kafka": lambda: Kafka(around, cache=self._cache, progress=self._progress),
-            "postgres": lambda: Postgres(around),
-            "s3": lambda: SeaweedFS(around),
+            "kafka": lambda: Kafka(context, cache=self._cache, progress=self._progress),
+            "postgres": lambda: Postgres(context),
+            "s3": lambda: SeaweedFS(context),
         }
-        self._servers = Servers([known[name]() for name in self._wanted_servers], self._report)
-        self._crew = Crew(self._specs, self.home / "logs", self._guard, self._report)
+        self._servers = EmbeddedServers([known[name]() for name in self._wanted_servers], self._report)
+        self._workers = WorkerPool(self._specs, self.home / "logs", self._watchdog, self._report)
 
     def _environment(self) -> dict[str, str]:
         environment = worker_environment(self._servers.settings(), self.home, os.environ)
@@ -283,18 +283,20 @@ class Supervisor:
         while not self._cancelled.wait(_TICK_SECONDS):
             try:
                 self._servers.tick()
-                self._crew.tick()
-                if self._guard.ensure():
-                    self._report(Event(kind="watchdog", name="watchdog", text="the watchdog died and was replaced"))
+                self._workers.tick()
+                if self._watchdog.restart_if_dead():
+                    self._report(
+                        ProcessEvent(kind="watchdog", name="watchdog", text="the watchdog died and was replaced")
+                    )
                 if time.monotonic() - trimmed > _TRIM_SECONDS:
                     trimmed = time.monotonic()
                     self._servers.trim_logs()
-                    self._crew.trim_logs()
+                    self._workers.trim_logs()
                 self._write_state()
             except Exception as error:  # noqa: BLE001 - a full disk, say: the watch goes on
-                self._report(Event(kind="failing", name="supervisor", text=f"{type(error).__name__}: {error}"))
+                self._report(ProcessEvent(kind="failing", name="supervisor", text=f"{type(error).__name__}: {error}"))
 
-    def _report(self, event: Event) -> None:
+    def _report(self, event: ProcessEvent) -> None:
         # A listener that fails, as one that prints to a terminal that is gone, must not end the watch.
         with contextlib.suppress(Exception):
             self._listener(event)

@@ -13,7 +13,7 @@ import psutil
 
 from filemill_infra.embedded import logs
 from filemill_infra.embedded.errors import CancelledError, StartError
-from filemill_infra.embedded.ports import PortBook
+from filemill_infra.embedded.ports import PortAllocator
 from filemill_infra.embedded.processes import signals
 
 _POLL_SECONDS = 0.02
@@ -22,11 +22,11 @@ _INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class ServerContext:
     """What a server needs from the stack it belongs to. The defaults are those of a server on its own."""
 
     home: Path
-    ports: PortBook
+    ports: PortAllocator
     mark: str = ""
     reference_credentials: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -47,10 +47,10 @@ class Command:
 
 
 def spawn(
-    around: Surroundings, command: Command, log: Path, stop_signal: int, stdin: bytes = b""
+    context: ServerContext, command: Command, log: Path, stop_signal: int, stdin: bytes = b""
 ) -> subprocess.Popen[bytes]:
     """Start a program with its output in `log`, in a session of its own, known to the watchdog."""
-    if around.cancelled.is_set():
+    if context.cancelled.is_set():
         raise CancelledError
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     with logs.open_log(log) as output, tempfile.TemporaryFile() as given:
@@ -63,24 +63,24 @@ def spawn(
             stderr=output,
             cwd=command.cwd,
             # C.UTF-8: a JVM in the C locale cannot open a path that is not ASCII.
-            env={**inherited, "LC_ALL": "C.UTF-8", signals.MARK: around.mark, **command.env},
+            env={**inherited, "LC_ALL": "C.UTF-8", signals.MARK: context.mark, **command.env},
             user=command.user,
             group=command.group,
             extra_groups=None if command.user is None else [],
             umask=signals.UMASK,
             start_new_session=True,
         )
-    around.on_spawn(process.pid, stop_signal)
+    context.on_spawn(process.pid, stop_signal)
     return process
 
 
-def run_tool(around: Surroundings, command: Command, log: Path, what: str, stdin: bytes = b"") -> None:
+def run_tool(context: ServerContext, command: Command, log: Path, what: str, stdin: bytes = b"") -> None:
     """Run a program to its end. Raises StartError where it fails, CancelledError where the start was given up."""
     written = logs.size(log)
-    process = spawn(around, command, log, signal.SIGTERM, stdin)
+    process = spawn(context, command, log, signal.SIGTERM, stdin)
     try:
         while process.poll() is None:
-            if around.cancelled.wait(_POLL_SECONDS):
+            if context.cancelled.wait(_POLL_SECONDS):
                 raise CancelledError
     finally:
         if process.poll() is None:
@@ -88,7 +88,7 @@ def run_tool(around: Surroundings, command: Command, log: Path, what: str, stdin
             process.kill()
             process.wait()
             signals.kill(members)
-        around.on_exit(process.pid)
+        context.on_exit(process.pid)
     if process.returncode != 0:
         raise StartError(
             f"{what} failed with code {process.returncode}",

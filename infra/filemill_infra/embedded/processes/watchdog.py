@@ -20,14 +20,14 @@ _PARENT_POLL_SECONDS = 1.0
 _CHUNK_BYTES = 65_536
 
 
-class _Wards:
+class _WatchedProcesses:
     """Whom to stop. Each is held as a psutil.Process from when it is named: a reused pid is not mistaken for it."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[psutil.Process, int]] = {}
         self.closed = False
 
-    def hear(self, line: str) -> None:
+    def handle(self, line: str) -> None:
         match line.split():
             case ["watch", pid, number]:
                 with contextlib.suppress(psutil.NoSuchProcess):  # it ended before this was read
@@ -38,10 +38,10 @@ class _Wards:
                 self.closed = True
 
 
-def _listen(wards: _Wards, supervisor: int) -> None:
+def _listen(watched: _WatchedProcesses, supervisor: int) -> None:
     """Until the supervisor ends. A fork of it may keep the pipe open, so its life is looked at as well."""
     rest = b""
-    while not wards.closed and os.getppid() == supervisor:
+    while not watched.closed and os.getppid() == supervisor:
         if not select.select([sys.stdin.fileno()], [], [], _PARENT_POLL_SECONDS)[0]:
             continue
         chunk = os.read(sys.stdin.fileno(), _CHUNK_BYTES)
@@ -49,7 +49,7 @@ def _listen(wards: _Wards, supervisor: int) -> None:
             return
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            wards.hear(line.decode())
+            watched.handle(line.decode())
 
 
 def main(arguments: list[str]) -> None:
@@ -57,12 +57,12 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # it goes when its supervisor has gone
     supervisor, mark = int(arguments[0]), arguments[1]
-    wards = _Wards()
-    _listen(wards, supervisor)
-    if wards.closed:
+    watched = _WatchedProcesses()
+    _listen(watched, supervisor)
+    if watched.closed:
         return
-    print(f"The supervisor {supervisor} is gone: stopping {sorted(wards.known)}", flush=True)
-    signals.stop(wards.known.values(), GRACE_SECONDS)
+    print(f"The supervisor {supervisor} is gone: stopping {sorted(watched.known)}", flush=True)
+    signals.stop(watched.known.values(), GRACE_SECONDS)
     strays = signals.marked(mark)
     signals.kill(strays)
     print(f"Stopped. Beside them: {[stray.pid for stray in strays]}", flush=True)

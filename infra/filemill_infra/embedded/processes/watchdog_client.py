@@ -14,7 +14,7 @@ _CLOSE_SECONDS = 2.0
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-class Guard:
+class Watchdog:
     """Holds the watchdog of one stack. Safe to use from several threads."""
 
     def __init__(self, log: Path, mark: str) -> None:
@@ -22,7 +22,7 @@ class Guard:
         self._mark = mark
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._wards: dict[int, int] = {}
+        self._watched: dict[int, int] = {}
 
     @property
     def pid(self) -> int | None:
@@ -37,16 +37,16 @@ class Guard:
     def watch(self, pid: int, stop_signal: int) -> None:
         """Have `pid` stopped by `stop_signal` should this process die."""
         with self._lock:
-            self._wards[pid] = stop_signal
-            self._tell(f"watch {pid} {stop_signal}")
+            self._watched[pid] = stop_signal
+            self._send(f"watch {pid} {stop_signal}")
 
     def release(self, pid: int) -> None:
         """Forget `pid`: it has ended."""
         with self._lock:
-            self._wards.pop(pid, None)
-            self._tell(f"release {pid}")
+            self._watched.pop(pid, None)
+            self._send(f"release {pid}")
 
-    def ensure(self) -> bool:
+    def restart_if_dead(self) -> bool:
         """Replace a watchdog that died; True where that was needed."""
         with self._lock:
             if self._process is None or self._process.poll() is None:
@@ -96,10 +96,10 @@ class Guard:
                 umask=UMASK,
                 start_new_session=True,
             )
-        for pid, number in self._wards.items():
-            self._tell(f"watch {pid} {number}")
+        for pid, number in self._watched.items():
+            self._send(f"watch {pid} {number}")
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
             return
         # A watchdog that just died hears it from `ensure`, which names all again.

@@ -9,25 +9,25 @@ from pathlib import Path
 
 from filemill.runtime.stack_state import WorkerState
 from filemill_infra.embedded import logs
-from filemill_infra.embedded.processes.watchdog_client import Guard
-from filemill_infra.embedded.processes.workers import Event, Worker, WorkerSpec
+from filemill_infra.embedded.processes.watchdog_client import Watchdog
+from filemill_infra.embedded.processes.workers import ProcessEvent, WorkerProcess, WorkerSpec
 
 GRACE_SECONDS = 5.8  # a processor may drain for five
 
 
-class Crew:
+class WorkerPool:
     """The workers by id. Safe to use from several threads; nothing is waited for while the lock is held."""
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], log_folder: Path, guard: Guard, report: Callable[[Event], None]
+        self, specs: Sequence[WorkerSpec], log_folder: Path, guard: Watchdog, report: Callable[[ProcessEvent], None]
     ) -> None:
         self._specs = {spec.role: spec for spec in specs}
         self._log_folder = log_folder
-        self._guard = guard
+        self._watchdog = guard
         self._report = report
         self._lock = threading.RLock()
-        self._workers: dict[str, Worker] = {}
-        self._hired: set[str] = set()  # all ids that there ever were
+        self._workers: dict[str, WorkerProcess] = {}
+        self._used_ids: set[str] = set()  # all ids that there ever were
         self._environment: Mapping[str, str] = {}
         self._closed = False
 
@@ -47,7 +47,7 @@ class Crew:
         with self._lock:
             for worker in list(self._workers.values()):
                 if worker.wanted:
-                    self._keep_alive(worker)
+                    self._restart_when_due(worker)
                 elif worker.pid is None:
                     self._forget(worker)
 
@@ -61,7 +61,7 @@ class Crew:
             self._specs[role] = replace(self._specs[role], count=count)
             present = [worker for worker in self._workers.values() if worker.wanted and worker.spec.role == role]
             surplus = present[count:]
-            present.extend(self._hire(self._specs[role]) for _ in range(count - len(present)))
+            present.extend(self._add_worker(self._specs[role]) for _ in range(count - len(present)))
         self._end(surplus, seconds)
         return [worker.id for worker in present[:count]]
 
@@ -90,41 +90,43 @@ class Crew:
         for path in paths:
             logs.trim(path)
 
-    def _find(self, worker_id: str) -> Worker:
+    def _find(self, worker_id: str) -> WorkerProcess:
         with self._lock:
             if worker_id not in self._workers:
                 raise KeyError(f"There is no worker {worker_id!r}; there are {', '.join(self._workers) or 'none'}")
             return self._workers[worker_id]
 
-    def _hire(self, spec: WorkerSpec) -> Worker:
-        taken = self._hired if spec.ids_once else self._workers.keys()
+    def _add_worker(self, spec: WorkerSpec) -> WorkerProcess:
+        taken = self._used_ids if spec.unique_ids else self._workers.keys()
         number = next(number for number in range(1, 100_000) if f"{spec.role}-{number}" not in taken)
-        worker = Worker(spec, f"{spec.role}-{number}", self._log_folder / f"{spec.role}-{number}.log")
-        self._hired.add(worker.id)
+        worker = WorkerProcess(spec, f"{spec.role}-{number}", self._log_folder / f"{spec.role}-{number}.log")
+        self._used_ids.add(worker.id)
         self._workers[worker.id] = worker
         self._spawn(worker)
         return worker
 
-    def _spawn(self, worker: Worker) -> None:
+    def _spawn(self, worker: WorkerProcess) -> None:
         if self._closed:
             return
         try:
-            self._guard.watch(worker.spawn(self._environment), worker.spec.stop_signal)
+            self._watchdog.watch(worker.spawn(self._environment), worker.spec.stop_signal)
         except OSError as error:
-            worker.put_off()
-            self._report(Event(kind="failing", name=worker.id, text=f"{worker.id} could not be started: {error}"))
+            worker.schedule_retry()
+            self._report(
+                ProcessEvent(kind="failing", name=worker.id, text=f"{worker.id} could not be started: {error}")
+            )
 
-    def _keep_alive(self, worker: Worker) -> None:
-        event = worker.note_death()
+    def _restart_when_due(self, worker: WorkerProcess) -> None:
+        event = worker.check_exit()
         if event is not None:
             self._release(worker)
             self._report(event)
         if worker.retry_at is not None and time.monotonic() >= worker.retry_at:
             worker.restarts += 1
             self._spawn(worker)
-            self._report(Event(kind="restarted", name=worker.id, text=f"{worker.id} was started again"))
+            self._report(ProcessEvent(kind="restarted", name=worker.id, text=f"{worker.id} was started again"))
 
-    def _end(self, workers: Iterable[Worker], seconds: float) -> None:
+    def _end(self, workers: Iterable[WorkerProcess], seconds: float) -> None:
         ending = list(workers)
         with self._lock:
             for worker in ending:
@@ -136,12 +138,12 @@ class Crew:
             for worker in ending:
                 self._forget(worker)
 
-    def _forget(self, worker: Worker) -> None:
+    def _forget(self, worker: WorkerProcess) -> None:
         self._release(worker)
         if self._workers.get(worker.id) is worker:
             del self._workers[worker.id]
 
-    def _release(self, worker: Worker) -> None:
+    def _release(self, worker: WorkerProcess) -> None:
         state = worker.state
         if state is not None:
-            self._guard.release(state.process.pid)
+            self._watchdog.release(state.process.pid)

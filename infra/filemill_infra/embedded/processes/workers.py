@@ -24,10 +24,10 @@ HEALTHY_SECONDS = 20.0
 FAILING_AFTER = 3
 
 # Names that lead clients to servers; of the caller's they would win over those of this stack.
-_SEED_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
-_SEED_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
+_REFERENCE_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+_REFERENCE_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
 # Roles of the database that no worker uses: the schema's owner and the reader.
-_NOT_FOR_WORKERS = ("database_owner_", "database_reader_")
+_ADMIN_PREFIXES = ("database_owner_", "database_reader_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ class WorkerSpec:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     count: int = 1
-    ids_once: bool = False
+    unique_ids: bool = False
     stop_signal: int = signal.SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class ProcessEvent:
     """Something that happened to a process of the stack, for whoever reports it. `log` is the end of its log."""
 
     kind: Literal["note", "died", "failing", "restarted", "watchdog"]
@@ -56,7 +56,7 @@ class Event:
     log: tuple[str, ...] = ()
 
 
-class Backoff:
+class RestartBackoff:
     """How long to wait before a restart: doubled with each death, capped, and short again after a healthy life."""
 
     def __init__(self) -> None:
@@ -76,19 +76,19 @@ def worker_environment(
     kept = {
         name: value
         for name, value in inherited.items()
-        if name not in _SEED_NAMES and not name.startswith(_SEED_PREFIXES) and name != signals.MARK
+        if name not in _REFERENCE_NAMES and not name.startswith(_REFERENCE_PREFIXES) and name != signals.MARK
     }
     for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the world, not for this machine
         kept[name] = ",".join(part for part in (kept.get(name, ""), LOOPBACK, "localhost") if part)
     given = {
         f"{PREFIX}{name.upper()}": str(value)
         for name, value in settings.items()
-        if not name.startswith(_NOT_FOR_WORKERS)
+        if not name.startswith(_ADMIN_PREFIXES)
     }
     return kept | given | {HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1"}
 
 
-class Worker:
+class WorkerProcess:
     """One supervised process. Not safe for threads on its own: its crew holds a lock."""
 
     def __init__(self, spec: WorkerSpec, worker_id: str, log: Path) -> None:
@@ -98,7 +98,7 @@ class Worker:
         self.wanted = True
         self.restarts = 0
         self.retry_at: float | None = None
-        self._backoff = Backoff()
+        self._backoff = RestartBackoff()
         self._started_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._ref: ProcessRef | None = None
@@ -136,7 +136,7 @@ class Worker:
         self.retry_at = None
         return self._process.pid
 
-    def note_death(self) -> Event | None:
+    def check_exit(self) -> ProcessEvent | None:
         """Where its process has died unasked, plan the next one and say so; None otherwise."""
         if self._process is None or self._process.poll() is None or self.retry_at is not None:
             return None
@@ -144,14 +144,14 @@ class Worker:
         self.retry_at = time.monotonic() + delay
         code, deaths = self._process.returncode, self._backoff.deaths_in_a_row
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        return Event(
+        return ProcessEvent(
             kind="failing" if deaths >= FAILING_AFTER else "died",
             name=self.id,
             text=f"{self.id} ended {how}, {deaths} in a row; the next try is in {delay:g} s",
             log=tuple(logs.tail(self.log)),
         )
 
-    def put_off(self) -> None:
+    def schedule_retry(self) -> None:
         """Plan the next try after one that did not even give a process."""
         self.retry_at = time.monotonic() + self._backoff.after(0)
 

@@ -8,21 +8,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from filemill.runtime.stack_state import ServerState
 from filemill_infra.embedded import logs
 from filemill_infra.embedded.errors import CancelledError, EmbeddedError
-from filemill_infra.embedded.processes.workers import Backoff, Event
+from filemill_infra.embedded.processes.workers import ProcessEvent, RestartBackoff
 from filemill_infra.embedded.servers.server import START_SECONDS, STOP_SECONDS, Server
 
 
-class Servers:
+class EmbeddedServers:
     """A group of servers. Safe to use from several threads."""
 
-    def __init__(self, servers: Sequence[Server], report: Callable[[Event], None] = lambda _event: None) -> None:
+    def __init__(self, servers: Sequence[Server], report: Callable[[ProcessEvent], None] = lambda _event: None) -> None:
         """`servers` share their surroundings, and with them the event that gives all starts up."""
         self._servers = {server.name: server for server in servers}
-        self._cancelled = servers[0].surroundings.cancelled if servers else threading.Event()
+        self._cancelled = servers[0].context.cancelled if servers else threading.Event()
         self._report = report
-        self._backoff = {server.name: Backoff() for server in servers}
+        self._backoff = {server.name: RestartBackoff() for server in servers}
         self._served_at = dict.fromkeys(self._servers, 0.0)
-        self._returning: set[str] = set()
+        self._restarting: set[str] = set()
 
     def __getitem__(self, name: str) -> Server:
         if name not in self._servers:
@@ -65,14 +65,14 @@ class Servers:
     def tick(self) -> None:
         """Bring back what died unasked, beside the caller. Called several times a second."""
         for server in self:
-            if not server.wanted or server.starting or server.is_alive() or server.name in self._returning:
+            if not server.wanted or server.starting or server.is_alive() or server.name in self._restarting:
                 continue
             delay = self._backoff[server.name].after(time.monotonic() - self._served_at[server.name])
             text = f"{server.name} ended unasked; the next try is in {delay:g} s"
-            self._report(Event(kind="died", name=server.name, text=text, log=tuple(logs.tail(server.log_path))))
-            self._returning.add(server.name)
+            self._report(ProcessEvent(kind="died", name=server.name, text=text, log=tuple(logs.tail(server.log_path))))
+            self._restarting.add(server.name)
             name = f"return-{server.name}"
-            threading.Thread(target=self._bring_back, args=(server, delay), name=name, daemon=True).start()
+            threading.Thread(target=self._restart, args=(server, delay), name=name, daemon=True).start()
 
     def trim_logs(self) -> None:
         """Keep the logs of running servers short."""
@@ -83,18 +83,18 @@ class Servers:
         server.start(seconds)
         self._served_at[server.name] = time.monotonic()
 
-    def _bring_back(self, server: Server, delay: float) -> None:
+    def _restart(self, server: Server, delay: float) -> None:
         try:
             # It may be stopped on purpose meanwhile; then that holds.
             if not self._cancelled.wait(delay) and server.wanted:
                 self._start(server, START_SECONDS)
-                self._report(Event(kind="restarted", name=server.name, text=f"{server.name} was started again"))
+                self._report(ProcessEvent(kind="restarted", name=server.name, text=f"{server.name} was started again"))
         except CancelledError:
             pass
         except EmbeddedError as error:
-            self._report(Event(kind="failing", name=server.name, text=error.what, log=error.log))
+            self._report(ProcessEvent(kind="failing", name=server.name, text=error.problem, log=error.log))
         finally:
-            self._returning.discard(server.name)
+            self._restarting.discard(server.name)
 
 
 def _failure(future: Future[None]) -> BaseException | None:

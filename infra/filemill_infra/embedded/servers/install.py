@@ -8,26 +8,26 @@ import tempfile
 from pathlib import Path
 
 from filemill_infra.embedded.errors import EmbeddedError
-from filemill_infra.embedded.ports import PortBook
-from filemill_infra.embedded.processes.commands import Surroundings
-from filemill_infra.embedded.servers.jars import Progress, default_cache, installed_jars
+from filemill_infra.embedded.ports import PortAllocator
+from filemill_infra.embedded.processes.commands import ServerContext
+from filemill_infra.embedded.servers.jars import DownloadProgress, default_cache, installed_jars
 from filemill_infra.embedded.servers.kafka_training import trained_cache
 
 
 def install(cache: Path) -> None:
     """Put Kafka's jars and their training into `cache`; nothing happens where they are there. Raises DownloadError."""
 
-    def tell(progress: Progress) -> None:
+    def show_progress(progress: DownloadProgress) -> None:
         print(f"\rApache Kafka: {progress.done} of {progress.total} jars", end="", file=sys.stderr)
 
-    jars = installed_jars(cache, tell)
+    jars = installed_jars(cache, show_progress)
     with tempfile.TemporaryDirectory(prefix="filemill-install-") as scratch:
         home = Path(scratch)
-        around = Surroundings(home=home, ports=PortBook(home, defaults=False), report=_say)
-        trained_cache(jars, around, home / "training.log")
+        context = ServerContext(home=home, ports=PortAllocator(home, defaults=False), report=_print)
+        trained_cache(jars, context, home / "training.log")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"\n{line}", file=sys.stderr)
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     try:
         install(default_cache())
     except EmbeddedError as error:
-        _say(str(error))
+        _print(str(error))
         return 1
     return 0
 

@@ -44,7 +44,7 @@ class Jar(NamedTuple):
         return f"{self.artifact}-{self.version}.jar"
 
 
-class Progress(NamedTuple):
+class DownloadProgress(NamedTuple):
     """How far the download is."""
 
     done: int
@@ -81,7 +81,7 @@ def locked_jars(lock: Path) -> list[Jar]:
 
 
 def installed_jars(
-    cache: Path, progress: Callable[[Progress], None] = lambda _progress: None, lock: Path | None = None
+    cache: Path, progress: Callable[[DownloadProgress], None] = lambda _progress: None, lock: Path | None = None
 ) -> list[Path]:
     """The jars of the lock file (by default the broker's) on this disk, downloaded where they are not there yet.
 
@@ -96,7 +96,7 @@ def installed_jars(
     if not folder.is_dir():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _only_one(cache / f".{name}.lock"):
+            with _exclusive_lock(cache / f".{name}.lock"):
                 if not folder.is_dir():
                     _download(jars, folder, progress)
         except OSError as error:
@@ -109,23 +109,23 @@ def installed_jars(
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _exclusive_lock(path: Path) -> Iterator[None]:
     """Two starts at once download once."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _download(jars: list[Jar], folder: Path, progress: Callable[[Progress], None]) -> None:
+def _download(jars: list[Jar], folder: Path, progress: Callable[[DownloadProgress], None]) -> None:
     for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
         done, received = 0, 0
-        progress(Progress(0, len(jars), 0))
+        progress(DownloadProgress(0, len(jars), 0))
         for size in _fetch_all(jars, staging):
             done, received = done + (size > 0), received + size
-            progress(Progress(done, len(jars), received))
+            progress(DownloadProgress(done, len(jars), received))
         shutil.rmtree(staging / "repository")
         staging.chmod(0o755)
         staging.rename(folder)

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from filemill_infra.embedded.ports import Port
-from filemill_infra.embedded.processes.commands import Command, Surroundings, run_tool
+from filemill_infra.embedded.processes.commands import Command, ServerContext, run_tool
 from filemill_infra.embedded.servers import jars, kafka_config
 from filemill_infra.embedded.servers.kafka_training import trained_cache
 from filemill_infra.embedded.servers.server import Server
@@ -27,14 +27,14 @@ class Kafka(Server):
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        context: ServerContext,
         *,
         cache: Path | None = None,
-        progress: Callable[[jars.Progress], None] = lambda _progress: None,
+        progress: Callable[[jars.DownloadProgress], None] = lambda _progress: None,
     ) -> None:
         """`cache` is where the jars are kept, by default the user's; `progress` hears of their download."""
-        super().__init__(surroundings)
-        self._cache = cache or jars.usable_cache(surroundings.home)
+        super().__init__(context)
+        self._cache = cache or jars.usable_cache(context.home)
         self._progress = progress
         self._class_path: list[Path] = []
         self._flags: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Kafka(Server):
     def prepare(self) -> None:
         """Fetch the jars and format the data folder; half-formatted data is formatted anew."""
         self._class_path = jars.installed_jars(self._cache, self._note_progress)
-        trained = trained_cache(self._class_path, self.surroundings, self.log_path)
+        trained = trained_cache(self._class_path, self.context, self.log_path)
         self._flags = (f"-XX:AOTCache={trained}",) if trained else ()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         kafka_config.make_folder(self.folder)
@@ -81,7 +81,7 @@ class Kafka(Server):
             return f"another cluster answers: {metadata.cluster_id}"
         return None
 
-    def _note_progress(self, progress: jars.Progress) -> None:
+    def _note_progress(self, progress: jars.DownloadProgress) -> None:
         self.raise_if_cancelled()
         self._progress(progress)
 
@@ -92,7 +92,7 @@ class Kafka(Server):
         config = self.folder / f"{kafka_config.CONFIG}.new"
         config.write_text(kafka_config.properties(draft.name, broker=1, controller=2))
         command = kafka_config.format_storage(self.folder, self._class_path, config.name, self._flags)
-        run_tool(self.surroundings, command, self.log_path, "Formatting Kafka's storage")
+        run_tool(self.context, command, self.log_path, "Formatting Kafka's storage")
         config.unlink()
         draft.rename(self.folder / _DATA)
 

@@ -22,7 +22,7 @@ import psutil
 from filemill_infra.embedded.errors import CancelledError, EmbeddedError, StartError
 from filemill_infra.embedded.ports import Port, is_free
 from filemill_infra.embedded.processes import signals
-from filemill_infra.embedded.processes.commands import Surroundings, run_tool, spawn
+from filemill_infra.embedded.processes.commands import ServerContext, run_tool, spawn
 from filemill_infra.embedded.servers import kafka_config
 
 _START_SECONDS = 120.0
@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.05
 _PORTS = (Port("broker"), Port("controller"))
 
 
-def trained_cache(class_path: Sequence[Path], around: Surroundings, log: Path) -> Path | None:
+def trained_cache(class_path: Sequence[Path], context: ServerContext, log: Path) -> Path | None:
     """The cache for these jars, made if it is not there; None where it cannot be made. Raises CancelledError."""
     folder = class_path[0].parent
     # It fits one JVM with one set of flags only.
@@ -48,10 +48,10 @@ def trained_cache(class_path: Sequence[Path], around: Surroundings, log: Path) -
             return None  # another start is at it, and this one does not wait
         for leftover in folder.glob("training-*"):  # of a start that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        around.report("Preparing Apache Kafka for quicker starts, once …")
+        context.report("Preparing Apache Kafka for quicker starts, once …")
         try:
             with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
-                _train(Path(scratch), class_path, around, log).replace(cache)
+                _train(Path(scratch), class_path, context, log).replace(cache)
         except CancelledError:
             raise
         except (EmbeddedError, OSError, subprocess.SubprocessError, psutil.Error) as error:
@@ -61,35 +61,35 @@ def trained_cache(class_path: Sequence[Path], around: Surroundings, log: Path) -
     return cache
 
 
-def _train(scratch: Path, class_path: Sequence[Path], around: Surroundings, log: Path) -> Path:
-    ports = around.ports.choose("kafka-training", _PORTS)
+def _train(scratch: Path, class_path: Sequence[Path], context: ServerContext, log: Path) -> Path:
+    ports = context.ports.allocate("kafka-training", _PORTS)
     kafka_config.make_folder(scratch)
     (scratch / kafka_config.CONFIG).write_text(kafka_config.properties("data", ports["broker"], ports["controller"]))
-    run_tool(around, kafka_config.format_storage(scratch, class_path, kafka_config.CONFIG), log, "Training Kafka")
+    run_tool(context, kafka_config.format_storage(scratch, class_path, kafka_config.CONFIG), log, "Training Kafka")
     draft = scratch / "kafka.aot"
     flags = (f"-XX:AOTCacheOutput={draft}",)
     process = spawn(
-        around,
+        context,
         kafka_config.java(scratch, class_path, "kafka.Kafka", kafka_config.CONFIG, flags=flags),
         log,
         signal.SIGTERM,
     )
     try:
-        _wait(lambda: not is_free(ports["broker"]) or process.poll() is not None, _START_SECONDS, around)
+        _wait(lambda: not is_free(ports["broker"]) or process.poll() is not None, _START_SECONDS, context)
         process.terminate()
-        _wait(lambda: process.poll() is not None, _WRITE_SECONDS, around)
+        _wait(lambda: process.poll() is not None, _WRITE_SECONDS, context)
     finally:
         members = signals.family(psutil.Process(process.pid)) if process.poll() is None else []
         signals.kill(members)
         process.wait()
-        around.on_exit(process.pid)
+        context.on_exit(process.pid)
     return draft
 
 
-def _wait(condition: Callable[[], bool], seconds: float, around: Surroundings) -> None:
+def _wait(condition: Callable[[], bool], seconds: float, context: ServerContext) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        if around.cancelled.wait(_POLL_SECONDS):
+        if context.cancelled.wait(_POLL_SECONDS):
             raise CancelledError
         if time.monotonic() > deadline:
             raise StartError("The training run took too long")

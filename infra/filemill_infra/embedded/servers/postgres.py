@@ -17,9 +17,9 @@ from filemill_infra.embedded.errors import StartError
 from filemill_infra.embedded.ports import LOOPBACK, Port
 from filemill_infra.embedded.processes import signals
 from filemill_infra.embedded.processes.commands import Command, run_tool
-from filemill_infra.embedded.servers.postgres_folders import Place, find_place, programs_version
+from filemill_infra.embedded.servers.postgres_folders import DataDirectory, find_data_directory, programs_version
 from filemill_infra.embedded.servers.server import Server
-from filemill_infra.superuser import SUPERUSER, take_over
+from filemill_infra.superuser import SUPERUSER, superuser_statements
 
 OWNER = "fileowner"
 USER = "fileuser"
@@ -63,7 +63,7 @@ class Postgres(Server):
     stop_signal = signal.SIGINT  # a fast shutdown: clients are disconnected, nothing has to be recovered
     required_ports = (Port("postgres", default=5432),)
 
-    _place: Place
+    _directory: DataDirectory
 
     @property
     def version(self) -> str:
@@ -91,20 +91,20 @@ class Postgres(Server):
 
     def prepare(self) -> None:
         """Make the database cluster where there is none, and clear away what a crash left of the last server."""
-        self._place = find_place(self.folder)
-        if (self._place.data / "PG_VERSION").is_file():
-            self._refuse_other_versions()
-            self._clear_leftovers()
+        self._directory = find_data_directory(self.folder)
+        if (self._directory.data / "PG_VERSION").is_file():
+            self._check_version()
+            self._stop_orphaned_servers()
         else:
             self._initialize()
         self._write("pg_hba.conf", _HBA)
-        self._take_over()
+        self._set_superuser_password()
 
     def command(self) -> Command:
         """The postmaster itself, not pg_ctl: it has to be our child."""
         settings = {**_SETTINGS, "port": self.port}
         options = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
-        return self._program("postgres", "-D", str(self._place.data), *options)
+        return self._program("postgres", "-D", str(self._directory.data), *options)
 
     def probe(self) -> str | None:
         """A query, answered by the server of our own data."""
@@ -116,11 +116,11 @@ class Postgres(Server):
                 row = connection.execute("SELECT current_setting('data_directory')").fetchone()
         except psycopg.Error as error:
             return f"SELECT: {str(error).strip()}"
-        if row is None or Path(row[0]).resolve() != self._place.data.resolve():
+        if row is None or Path(row[0]).resolve() != self._directory.data.resolve():
             return f"another server answers: {row}"
         return None
 
-    def complete(self) -> None:
+    def after_start(self) -> None:
         """Make the roles and the database, or bring those of an earlier version up to date."""
         drawn = self.credentials
         roles = Roles(
@@ -152,69 +152,69 @@ class Postgres(Server):
 
     def _initialize(self) -> None:
         """Into another folder, renamed when all is there: an interrupted initdb leaves nothing."""
-        draft = self._place.folder / "data.new"
+        draft = self._directory.folder / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
-        self._place.make_folder(draft)
+        self._directory.make_folder(draft)
         locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8")
         initdb = self._program(
             "initdb", "-D", str(draft), "-U", SUPERUSER, "--auth=reject", "--no-instructions", *locale
         )
-        run_tool(self.surroundings, initdb, self.log_path, "Making the database cluster (initdb)")
-        if self._place.data.is_dir():
-            self._place.data.rmdir()
-        draft.rename(self._place.data)
+        run_tool(self.context, initdb, self.log_path, "Making the database cluster (initdb)")
+        if self._directory.data.is_dir():
+            self._directory.data.rmdir()
+        draft.rename(self._directory.data)
 
-    def _take_over(self) -> None:
+    def _set_superuser_password(self) -> None:
         """Give the superuser its password, where the data does not know it yet: before the server listens."""
         password = self.credentials.database_superuser_password
-        marker, known = self._place.data / _MARKER, hashlib.sha256(password.encode()).hexdigest()
+        marker, known = self._directory.data / _MARKER, hashlib.sha256(password.encode()).hexdigest()
         if marker.is_file() and marker.read_text() == known:
             return
         # Quiet: a statement that fails is logged with its text.
         quiet = ("-c", "log_checkpoints=off", "-c", "log_min_error_statement=panic")
-        single = self._program("postgres", "--single", "-D", str(self._place.data), *quiet, "postgres")
-        statements = take_over(password).encode()
-        run_tool(self.surroundings, single, self.log_path, "Preparing the superuser", stdin=statements)
+        single = self._program("postgres", "--single", "-D", str(self._directory.data), *quiet, "postgres")
+        statements = superuser_statements(password).encode()
+        run_tool(self.context, single, self.log_path, "Preparing the superuser", stdin=statements)
         self._write(_MARKER, known)
 
     def _write(self, name: str, content: str) -> None:
         """A file in the data folder, for PostgreSQL's account alone."""
-        path = self._place.data / name
+        path = self._directory.data / name
         replace_private_file(path, content.encode())
-        if self._place.account:
-            os.chown(path, self._place.account.user, self._place.account.group)
+        if self._directory.account:
+            os.chown(path, self._directory.account.user, self._directory.account.group)
 
-    def _refuse_other_versions(self) -> None:
-        found = (self._place.data / "PG_VERSION").read_text().strip()
+    def _check_version(self) -> None:
+        found = (self._directory.data / "PG_VERSION").read_text().strip()
         ours = self.version.split(".")[0]
         if found != ours:
             raise StartError(
                 f"The data is PostgreSQL {found}'s, and the installed programs are those of {ours}",
-                where=str(self._place.data),
+                where=str(self._directory.data),
                 advice="use another home, or dump the data with the old version and load it with the new one.",
             )
 
-    def _clear_leftovers(self) -> None:
+    def _stop_orphaned_servers(self) -> None:
         """End servers that still run on our data, and remove a postmaster.pid whose number is another process's now.
 
         The home's lock says that no living stack has them. PostgreSQL itself would refuse to start in both cases.
         """
-        data = self._place.data.resolve()
-        leftovers = [process for process in psutil.process_iter() if _works_in(process, data)]
+        data = self._directory.data.resolve()
+        leftovers = [process for process in psutil.process_iter() if _is_postgres_on(process, data)]
         signals.stop([(process, signal.SIGQUIT) for process in leftovers], _LEFTOVER_SECONDS)
         (data / "postmaster.pid").unlink(missing_ok=True)
 
     def _program(self, name: str, *arguments: str) -> Command:
-        account = self._place.account
+        account = self._directory.account
         return Command(
-            argv=[str(self._place.programs / name), *arguments],
-            cwd=self._place.folder,
+            argv=[str(self._directory.programs / name), *arguments],
+            cwd=self._directory.folder,
             user=account.user if account else None,
             group=account.group if account else None,
         )
 
 
-def _works_in(process: psutil.Process, data: Path) -> bool:
+def _is_postgres_on(process: psutil.Process, data: Path) -> bool:
     """Whether it is a postmaster, or a child of one, on `data`: they make it their working directory."""
     try:
         return process.name() == "postgres" and Path(process.cwd()) == data

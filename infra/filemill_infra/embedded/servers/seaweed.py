@@ -46,7 +46,7 @@ class SeaweedFS(Server):
         Port("volume.grpc"),
         Port("filer"),
         Port("filer.grpc"),
-        Port("admin", twin=_GRPC_DISTANCE),
+        Port("admin", paired_offset=_GRPC_DISTANCE),
     )
 
     @property

@@ -17,7 +17,7 @@ from filemill_infra.embedded.credentials import Credentials, credentials_of
 from filemill_infra.embedded.errors import CancelledError, PortTakenError, StartError
 from filemill_infra.embedded.ports import LOOPBACK, Port
 from filemill_infra.embedded.processes import signals
-from filemill_infra.embedded.processes.commands import Command, Surroundings, spawn
+from filemill_infra.embedded.processes.commands import Command, ServerContext, spawn
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
@@ -37,14 +37,14 @@ class Server(ABC):
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     required_ports: ClassVar[Sequence[Port]]
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self.surroundings = surroundings
-        self.folder = surroundings.home / self.name
-        self.log_path = surroundings.home / "logs" / f"{self.name}.log"
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.folder = context.home / self.name
+        self.log_path = context.home / "logs" / f"{self.name}.log"
         self.wanted = False
         self.starting = False
         self._ports: dict[str, int] = {}
-        self._listened = False
+        self._has_served = False
         self._process: subprocess.Popen[bytes] | None = None
         self._ref: ProcessRef | None = None
         self._lock = threading.RLock()
@@ -67,7 +67,7 @@ class Server(ABC):
     @functools.cached_property
     def credentials(self) -> Credentials:
         """What the servers of this home are opened with."""
-        return credentials_of(self.surroundings.home, reference=self.surroundings.reference_credentials)
+        return credentials_of(self.context.home, reference=self.context.reference_credentials)
 
     @property
     def pid(self) -> int | None:
@@ -100,12 +100,12 @@ class Server(ABC):
     def probe(self) -> str | None:
         """Ask in its own protocol whether it serves: None where it does, otherwise what it said. Under a second."""
 
-    def complete(self) -> None:  # noqa: B027 - most servers have nothing to do here
+    def after_start(self) -> None:  # noqa: B027 - most servers have nothing to do here
         """What remains to be done once it serves, at each start. May be repeated. Raises StartError."""
 
     def raise_if_cancelled(self) -> None:
         """Give a start up that takes long before there is a process. Raises CancelledError."""
-        if self.surroundings.cancelled.is_set():
+        if self.context.cancelled.is_set():
             raise CancelledError
 
     def is_alive(self) -> bool:
@@ -120,7 +120,7 @@ class Server(ABC):
                 self._reap()
                 if self._process is None:
                     self.prepare()
-                    self._start_somewhere(time.monotonic() + seconds)
+                    self._start_with_port_retries(time.monotonic() + seconds)
             except OSError as error:
                 raise StartError(
                     f"{self.name} could not be started: {error.strerror or error}",
@@ -134,7 +134,7 @@ class Server(ABC):
         """Stop it in its own orderly way; kill it where it has not ended after `seconds`."""
         self.wanted = False
         with self._lock:
-            root = self._root()
+            root = self._main_process()
             if root is not None:
                 signals.send(root, self.stop_signal)
                 signals.resume(root)
@@ -145,7 +145,7 @@ class Server(ABC):
         """Kill it, with all processes that it started, as a power cut would."""
         self.wanted = False
         with self._lock:
-            root = self._root()
+            root = self._main_process()
             if root is not None:
                 self._kill(root)
             self._reap()
@@ -153,55 +153,55 @@ class Server(ABC):
     def suspend(self) -> None:
         """Freeze it with all its processes: connections stay open and nothing answers."""
         with self._lock:
-            if root := self._root():
+            if root := self._main_process():
                 signals.suspend(root)
 
     def resume(self) -> None:
         """Let it go on after `suspend`."""
         with self._lock:
-            if root := self._root():
+            if root := self._main_process():
                 signals.resume(root)
 
-    def _start_somewhere(self, deadline: float) -> None:
+    def _start_with_port_retries(self, deadline: float) -> None:
         for attempt in range(_PORT_ATTEMPTS):
             try:
                 return self._start_once(deadline)
             except PortTakenError:
                 # Clients know the port of a server that has been up: it comes back there, or not at all.
-                if self._listened or attempt == _PORT_ATTEMPTS - 1:
+                if self._has_served or attempt == _PORT_ATTEMPTS - 1:
                     raise
                 self._ports = {}
         return None
 
     def _start_once(self, deadline: float) -> None:
         if not self._ports:
-            self._ports = self.surroundings.ports.choose(self.name, self.required_ports)
+            self._ports = self.context.ports.allocate(self.name, self.required_ports)
         written = logs.size(self.log_path)
         served = False
         try:
             self._spawn()
-            self._wait_served(deadline, written)
-            self.complete()
+            self._wait_until_ready(deadline, written)
+            self.after_start()
             served = True
         finally:
             if not served:
-                if root := self._root():
+                if root := self._main_process():
                     self._kill(root)
                 self._reap()
-        self._listened = True
-        self.surroundings.ports.remember(self.name)
+        self._has_served = True
+        self.context.ports.save(self.name)
 
     def _spawn(self) -> None:
-        self._process = spawn(self.surroundings, self.command(), self.log_path, self.stop_signal)
+        self._process = spawn(self.context, self.command(), self.log_path, self.stop_signal)
         self._ref = ProcessRef.of(self._process.pid)
 
-    def _wait_served(self, deadline: float, written: int) -> None:
+    def _wait_until_ready(self, deadline: float, written: int) -> None:
         said: str | None = "it does not listen yet"
         while time.monotonic() < deadline:
-            if self.surroundings.cancelled.wait(_POLL_SECONDS):
+            if self.context.cancelled.wait(_POLL_SECONDS):
                 raise CancelledError
             if not self.is_alive():
-                raise self._ended_early(written)
+                raise self._exit_error(written)
             if self._listens():
                 said = self.probe()
                 if said is None:
@@ -213,7 +213,7 @@ class Server(ABC):
             advice=f"see {self.log_path}; on a slow or busy machine, try again.",
         )
 
-    def _ended_early(self, written: int) -> StartError:
+    def _exit_error(self, written: int) -> StartError:
         lines = logs.tail(self.log_path, lines=60, since=written)
         code = self._process.returncode if self._process else None
         if any(failure in line.lower() for line in lines for failure in _BIND_FAILURES):
@@ -232,7 +232,7 @@ class Server(ABC):
 
     def _listens(self) -> bool:
         """Whether it is our process that listens there, and not a stranger who was faster to bind."""
-        root = self._root()
+        root = self._main_process()
         try:
             connections = root.net_connections("tcp4") if root else []
         except psutil.AccessDenied:
@@ -241,7 +241,7 @@ class Server(ABC):
             return False
         return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
 
-    def _root(self) -> psutil.Process | None:
+    def _main_process(self) -> psutil.Process | None:
         pid = self.pid
         try:
             return psutil.Process(pid) if pid is not None else None
@@ -266,5 +266,5 @@ class Server(ABC):
 
     def _reap(self) -> None:
         if self._process is not None and self._process.poll() is not None:
-            self.surroundings.on_exit(self._process.pid)
+            self.context.on_exit(self._process.pid)
             self._process = None
