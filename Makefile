@@ -9,6 +9,9 @@ MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 BENCHED := $(VENV)/.bench
+# The linter and formatter of the dashboard's scripts and style sheets: from npm, by the Node.js that pip installs.
+BIOME := $(VENV)/biome
+BIOME_RUN := cd dashboard && PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIOME))/node_modules/.bin/biome
 # Tests wait more than they work: two processes of them, each with servers of its own (ARGS="-n 0": one).
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The soak: how long, which schedule, which group protocol.
@@ -41,9 +44,10 @@ down: $(RUN) ## Stop a stack that runs in another terminal
 demo: $(RUN) ## Try it all in a throw-away home: 12 files, downloaded, compared, verified
 	@$(BIN)/filemill demo $(ARGS)
 
-check: $(DEV) $(BENCHED) ## What CI checks first: ruff, mypy --strict
+check: $(DEV) $(BENCHED) $(BIOME)/.made ## What CI checks first: ruff, Biome, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIOME_RUN) check --error-on-warnings
 	$(BIN)/mypy
 
 test: $(DEV) $(BENCHED) ## Run the tests, on real servers that they start themselves (ARGS="-k relay")
@@ -95,9 +99,10 @@ bench-growth: $(BENCHED) ## More files, rows, partitions, workers; long jobs, la
 bench-viewers: $(BENCHED) ## Open pages, 1,000 pollers, any page of a million rows: ten minutes (ARGS="--rows 10000")
 	$(BIN)/python -m benchmarks.viewers $(ARGS)
 
-format: $(DEV) ## Format the code
+format: $(DEV) $(BIOME)/.made ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+	$(BIOME_RUN) check --write
 
 lock: $(DEV) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
@@ -139,4 +144,10 @@ $(DEV): $(RUN) $(REQUIREMENTS)/dev.txt
 $(BENCHED): $(DEV) $(REQUIREMENTS)/bench.txt
 	@echo "Installing the peers that are measured beside it ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/bench.txt
+	@touch $@
+
+$(BIOME)/.made: $(DEV) dashboard/package.json dashboard/package-lock.json
+	@mkdir -p $(BIOME)
+	@cp dashboard/package.json dashboard/package-lock.json $(BIOME)
+	@PATH="$(abspath $(BIN)):$$PATH" npm ci --prefix $(BIOME) --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@

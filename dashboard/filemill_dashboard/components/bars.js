@@ -12,8 +12,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.none.hidden = data.items.length > 0;
   const most = Math.max(1, ...data.items.map((item) => item.count));
   reconcile(
-    state.list, data.items, (item) => item.name,
-    () => el("button", { type: "button", class: "bar" }, el("span", { class: "fill" }), el("span", { class: "name", dir: "auto" }), el("span", { class: "count" })),
+    state.list,
+    data.items,
+    (item) => item.name,
+    () =>
+      el(
+        "button",
+        { type: "button", class: "bar" },
+        el("span", { class: "fill" }),
+        el("span", { class: "name", dir: "auto" }),
+        el("span", { class: "count" }),
+      ),
     (node, item) => {
       const chosen = item.name === data.selected;
       setAttribute(node, "aria-pressed", String(chosen));

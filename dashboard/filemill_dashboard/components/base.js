@@ -20,8 +20,12 @@ function setSentence(node, text) {
   if (node.sentence === text) return;
   node.sentence = text;
   const parts = String(text ?? "").split("`");
-  if (parts.length % 2 === 0) setText(node, text); // a backtick that stands alone
-  else node.replaceChildren(...parts.map((part, place) => (place % 2 ? el("code", {}, part) : part)).filter((part) => part !== ""));
+  if (parts.length % 2 === 0)
+    setText(node, text); // a backtick that stands alone
+  else
+    node.replaceChildren(
+      ...parts.map((part, place) => (place % 2 ? el("code", {}, part) : part)).filter((part) => part !== ""),
+    );
 }
 
 function setAttribute(node, name, value) {

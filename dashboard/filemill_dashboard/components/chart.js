@@ -43,35 +43,68 @@ export default function ({ data, parentElement }) {
 function draw(plotly, state, figure, marks, place) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
-  const axis = { gridcolor: colour("border-color"), linecolor: colour("border-color"), tickfont: { color: colour("gray-text-color"), size: 11 }, zeroline: false, fixedrange: true, automargin: true };
+  const axis = {
+    gridcolor: colour("border-color"),
+    linecolor: colour("border-color"),
+    tickfont: { color: colour("gray-text-color"), size: 11 },
+    zeroline: false,
+    fixedrange: true,
+    automargin: true,
+  };
   const { xaxis, yaxis, yaxis3, ...rest } = figure.layout; // yaxis2 is the marks'
   const layout = {
     autosize: true,
     margin: { l: 40, r: 6, t: 30, b: 0 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    colorway: colour("chart-categorical-colors").split(",").map((part) => part.trim()),
+    colorway: colour("chart-categorical-colors")
+      .split(",")
+      .map((part) => part.trim()),
     font: { family: colour("font"), size: 12, color: colour("text-color") },
     hovermode: "x unified",
-    hoverlabel: { bgcolor: colour("background-color"), bordercolor: colour("border-color"), font: { family: colour("font"), size: 12, color: colour("text-color") } },
+    hoverlabel: {
+      bgcolor: colour("background-color"),
+      bordercolor: colour("border-color"),
+      font: { family: colour("font"), size: 12, color: colour("text-color") },
+    },
     showlegend: true,
     legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { size: 12 } },
     ...rest,
-    xaxis: { ...axis, type: place === local ? "date" : "linear", showgrid: false, ...xaxis, range: xaxis.range.map(place) },
+    xaxis: {
+      ...axis,
+      type: place === local ? "date" : "linear",
+      showgrid: false,
+      ...xaxis,
+      range: xaxis.range.map(place),
+    },
     yaxis: { ...axis, ...yaxis },
   };
   if (yaxis3) layout.yaxis3 = { ...axis, overlaying: "y", side: "right", showgrid: false, ...yaxis3 };
   const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(place) }));
   const line = { color: colour("violet-color"), width: 1.2, dash: "dot" };
   layout.shapes = marks.map((mark) => ({
-    xref: "x", yref: "paper", x0: place(mark.at_ms), x1: place(mark.until_ms ?? mark.at_ms), y0: 0, y1: 1,
-    ...(mark.until_ms === null ? { type: "line", line } : { type: "rect", line: { width: 0 }, fillcolor: colour("violet-color"), opacity: 0.16 }),
+    xref: "x",
+    yref: "paper",
+    x0: place(mark.at_ms),
+    x1: place(mark.until_ms ?? mark.at_ms),
+    y0: 0,
+    y1: 1,
+    ...(mark.until_ms === null
+      ? { type: "line", line }
+      : { type: "rect", line: { width: 0 }, fillcolor: colour("violet-color"), opacity: 0.16 }),
   }));
   if (marks.length) {
     layout.yaxis2 = { overlaying: "y", range: [0, 1], visible: false, fixedrange: true };
     traces.push({
-      type: "scatter", mode: "markers", yaxis: "y2", x: marks.map((mark) => place(mark.at_ms)), y: marks.map(() => 1),
-      text: marks.map((mark) => mark.text), hovertemplate: "%{text}<extra></extra>", showlegend: false, cliponaxis: false,
+      type: "scatter",
+      mode: "markers",
+      yaxis: "y2",
+      x: marks.map((mark) => place(mark.at_ms)),
+      y: marks.map(() => 1),
+      text: marks.map((mark) => mark.text),
+      hovertemplate: "%{text}<extra></extra>",
+      showlegend: false,
+      cliponaxis: false,
       marker: { symbol: "triangle-down", size: 9, color: colour("violet-color") },
     });
   }

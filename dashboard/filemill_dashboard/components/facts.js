@@ -14,11 +14,21 @@ export default function ({ data, parentElement }) {
     state.list,
     data.facts,
     (_fact, place) => place, // a name may occur several times
-    () => el("div", { class: "fact" }, el("dt"), el("dd", { dir: "auto" }, el("span", { class: "dot" }), el("span", { class: "text" }))),
+    () =>
+      el(
+        "div",
+        { class: "fact" },
+        el("dt"),
+        el("dd", { dir: "auto" }, el("span", { class: "dot" }), el("span", { class: "text" })),
+      ),
     (node, fact) => {
       const [name, value] = node.children;
       setText(name, fact.name);
-      setAttribute(value, "class", [fact.mono ? "mono" : "", fact.tone ? `tone-${fact.tone}` : ""].join(" ").trim() || null);
+      setAttribute(
+        value,
+        "class",
+        [fact.mono ? "mono" : "", fact.tone ? `tone-${fact.tone}` : ""].join(" ").trim() || null,
+      );
       value.firstChild.hidden = !fact.tone;
       setText(value.lastChild, fact.value ?? UNKNOWN);
     },

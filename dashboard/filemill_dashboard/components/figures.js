@@ -7,7 +7,9 @@ export default function ({ data, parentElement }) {
   });
   setAttribute(state.list, "class", data.old ? "figures old" : "figures");
   reconcile(
-    state.list, data.numbers, (number) => number.name,
+    state.list,
+    data.numbers,
+    (number) => number.name,
     () => el("div", {}, el("dt"), el("dd", { class: "value" }), el("dd", { class: "note" })),
     (node, number) => {
       setAttribute(node, "class", number.tone ? `figure tone-${number.tone} toned` : "figure");

@@ -1,7 +1,11 @@
 // A file's title and status.
 export default function ({ data, parentElement }) {
   const state = instance(parentElement, (root) => {
-    const [id, title, download] = [el("span", { class: "id mono" }), el("h1", { class: "name", dir: "auto" }), el("a", { class: "action", download: "" }, "Download")];
+    const [id, title, download] = [
+      el("span", { class: "id mono" }),
+      el("h1", { class: "name", dir: "auto" }),
+      el("a", { class: "action", download: "" }, "Download"),
+    ];
     const badge = el("span", {}, el("span", { class: "dot" }), el("span"));
     const about = el("div", { class: "about", dir: "auto" });
     root.append(el("div", { class: "line" }, id, title, badge, download), about);

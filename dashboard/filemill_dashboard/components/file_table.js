@@ -1,7 +1,13 @@
 // The list of files: badges, progress, downloads; a click on a row opens its details.
 const COLUMNS = [
-  ["id", "ID"], ["title", "Title"], ["status", "Status"], ["progress", "Progress"],
-  ["age", "Requested"], ["took", "Took"], ["size", "Size"], ["actions", ""],
+  ["id", "ID"],
+  ["title", "Title"],
+  ["status", "Status"],
+  ["progress", "Progress"],
+  ["age", "Requested"],
+  ["took", "Took"],
+  ["size", "Size"],
+  ["actions", ""],
 ];
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -13,7 +19,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   setText(state.what, data.empty?.what);
   setText(state.todo, data.empty?.todo);
   state.received = performance.now();
-  reconcile(state.body, data.rows, (row) => row.id, () => makeRow(state), updateRow);
+  reconcile(
+    state.body,
+    data.rows,
+    (row) => row.id,
+    () => makeRow(state),
+    updateRow,
+  );
   setText(state.range, data.range);
   const labels = data.oldest_first ? ["Oldest", "‹ Older", "Newer ›"] : ["Newest", "‹ Newer", "Older ›"];
   [data.previous === null ? null : "", data.previous, data.next].forEach((cursor, place) => {
@@ -22,7 +34,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     state.pages[place].onclick = () => setTriggerValue("page", cursor);
   });
   setText(state.sort, data.oldest_first ? "Requested ↑" : "Requested ↓");
-  setAttribute(state.sort, "title", data.oldest_first ? "oldest first: show the newest first" : "newest first: show the oldest first");
+  setAttribute(
+    state.sort,
+    "title",
+    data.oldest_first ? "oldest first: show the newest first" : "newest first: show the oldest first",
+  );
   setAttribute(state.sort.parentNode, "aria-sort", data.oldest_first ? "ascending" : "descending");
   state.sort.onclick = () => setTriggerValue("sort", true);
   return ticking(state, 1000, () => {
@@ -33,7 +49,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
 function make(root) {
   const sort = el("button", { class: "sort", type: "button" });
-  const head = el("tr", {}, ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : label)));
+  const head = el(
+    "tr",
+    {},
+    ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : label)),
+  );
   const body = el("tbody");
   const table = el("table", { "aria-label": "Files" }, el("thead", {}, head), body);
   const what = el("div", { class: "what" });
@@ -52,7 +72,9 @@ function makeRow(state) {
   id.classList.add("mono");
   title.append(el("button", { class: "open", type: "button", dir: "auto" }));
   status.append(el("span", {}, el("span", { class: "dot" }), el("span", { class: "name" })));
-  progress.append(el("div", { class: "progress" }, el("span", { class: "bar" }), el("span", { class: "note", dir: "auto" })));
+  progress.append(
+    el("div", { class: "progress" }, el("span", { class: "bar" }), el("span", { class: "note", dir: "auto" })),
+  );
   actions.append(el("span", { class: "actions" }));
   node.onclick = (event) => {
     if (!event.target.closest("a")) state.open(node.row.id);
@@ -77,7 +99,9 @@ function updateRow(node, row) {
     const parts = Math.min(row.steps, 12);
     while (bar.children.length < parts) bar.append(el("i"));
     while (bar.children.length > parts) bar.lastChild.remove();
-    [...bar.children].forEach((part, place) => setAttribute(part, "class", place < (row.step * parts) / row.steps ? "done" : null));
+    [...bar.children].forEach((part, index) => {
+      setAttribute(part, "class", index < (row.step * parts) / row.steps ? "done" : null);
+    });
   }
   const note = progress.querySelector(".note");
   setText(note, row.note);
@@ -91,7 +115,11 @@ function updateRow(node, row) {
     holder.dataset.href = wanted;
     holder.replaceChildren(
       row.download
-        ? el("a", { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` }, "Download")
+        ? el(
+            "a",
+            { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` },
+            "Download",
+          )
         : el("span"),
     );
   }

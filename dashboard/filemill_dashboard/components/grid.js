@@ -19,7 +19,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const width = state.frame.clientWidth || 4000;
     const columns = state.all.filter((column) => column.hide_below <= width);
     reconcile(
-      state.head, columns, (column) => column.key, () => el("th", { scope: "col" }),
+      state.head,
+      columns,
+      (column) => column.key,
+      () => el("th", { scope: "col" }),
       (node, column) => {
         setText(node, column.label);
         setAttribute(node, "title", column.title || null);
@@ -29,7 +32,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
         node.style.width = width ? `${width}px` : "";
       },
     );
-    reconcile(state.body, data.rows, (row) => row.key, () => makeRow(state), (node, row) => updateRow(node, row, columns, data.opens, state));
+    reconcile(
+      state.body,
+      data.rows,
+      (row) => row.key,
+      () => makeRow(state),
+      (node, row) => updateRow(node, row, columns, data.opens, state),
+    );
   };
   state.fit();
   if (data.chosen && data.chosen === state.opened) {
@@ -43,7 +52,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const stop = ticking(state, 1000, () => {
     const since = (performance.now() - state.received) / 1000;
     for (const row of state.body.children) {
-      for (const cell of row.children) if (cell.grows !== undefined) setText(cell.firstChild, cell.grows === null ? UNKNOWN : ago(cell.grows + since));
+      for (const cell of row.children)
+        if (cell.grows !== undefined) setText(cell.firstChild, cell.grows === null ? UNKNOWN : ago(cell.grows + since));
     }
   });
   return () => {
@@ -93,19 +103,32 @@ function updateRow(node, row, columns, opens, state) {
   node.opens = opens;
   const chosen = opens && row.key === state.chosen;
   setAttribute(node, "aria-current", chosen ? "true" : null);
-  setAttribute(node, "class", [opens ? "opens" : "", chosen ? "chosen" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() || null);
+  setAttribute(
+    node,
+    "class",
+    [opens ? "opens" : "", chosen ? "chosen" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() || null,
+  );
   reconcile(
-    node, columns, (column) => column.key,
+    node,
+    columns,
+    (column) => column.key,
     (column) => el("td", {}, column.kind === "acts" ? el("span", { class: "buttons" }) : el("span")),
-    (cell, column) => (column.kind === "acts" ? updateActs(cell, row, state) : updateCell(cell, row, column, columns[0] === column && opens, state)),
+    (cell, column) =>
+      column.kind === "acts"
+        ? updateActs(cell, row, state)
+        : updateCell(cell, row, column, columns[0] === column && opens, state),
   );
 }
 
 function updateCell(cell, row, column, isOpener, state) {
   const value = row.cells[column.key];
-  setAttribute(cell, "class", [`k-${column.kind}`, RIGHT.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim());
+  setAttribute(
+    cell,
+    "class",
+    [`k-${column.kind}`, RIGHT.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim(),
+  );
   setAttribute(cell, "title", row.titles[column.key] ?? (typeof value === "string" ? value : null));
-  cell.grows = column.kind === "ago" ? value ?? null : undefined;
+  cell.grows = column.kind === "ago" ? (value ?? null) : undefined;
   const inner = cell.firstChild;
   if (column.kind === "badge") {
     setAttribute(inner, "class", `badge tone-${value?.[1] ?? "none"}`);
@@ -113,9 +136,16 @@ function updateCell(cell, row, column, isOpener, state) {
     setText(inner.lastChild, value?.[0] ?? UNKNOWN);
   } else if (column.kind === "chips") {
     setAttribute(inner, "class", "chips");
-    reconcile(inner, value ?? [], (chip) => chip, () => el("span", { class: "chip" }), (node, chip) => setText(node, chip));
+    reconcile(
+      inner,
+      value ?? [],
+      (chip) => chip,
+      () => el("span", { class: "chip" }),
+      (node, chip) => setText(node, chip),
+    );
   } else if (isOpener) {
-    if (inner.firstElementChild?.tagName !== "BUTTON") inner.replaceChildren(el("button", { class: "open", type: "button", dir: "auto" }));
+    if (inner.firstElementChild?.tagName !== "BUTTON")
+      inner.replaceChildren(el("button", { class: "open", type: "button", dir: "auto" }));
     inner.firstChild.onclick = () => open(state, row.key);
     setText(inner.firstChild, shown(column.kind, value));
   } else {
@@ -127,7 +157,10 @@ function updateCell(cell, row, column, isOpener, state) {
 function updateActs(cell, row, state) {
   setAttribute(cell, "class", "acts");
   reconcile(
-    cell.firstChild, row.acts, (act) => act.name, () => el("button", { type: "button" }),
+    cell.firstChild,
+    row.acts,
+    (act) => act.name,
+    () => el("button", { type: "button" }),
     (node, act) => {
       setText(node, act.label);
       setAttribute(node, "class", act.danger ? "act danger" : "act");
@@ -141,12 +174,19 @@ function updateActs(cell, row, state) {
 function shown(kind, value) {
   if (value === null || value === undefined) return UNKNOWN;
   switch (kind) {
-    case "number": return count(value);
-    case "bytes": return bytes(value);
-    case "seconds": return duration(value);
-    case "rate": return rate(value);
-    case "percent": return `${Math.round(100 * value)} %`;
-    case "moment": return clock(value);
-    default: return String(value);
+    case "number":
+      return count(value);
+    case "bytes":
+      return bytes(value);
+    case "seconds":
+      return duration(value);
+    case "rate":
+      return rate(value);
+    case "percent":
+      return `${Math.round(100 * value)} %`;
+    case "moment":
+      return clock(value);
+    default:
+      return String(value);
   }
 }

@@ -1,7 +1,12 @@
 // A job: what it does, how far it is, and a button that stops it.
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = instance(parentElement, (root) => {
-    const [name, said, fill, stop] = [el("span", { class: "name" }), el("span", { class: "said" }), el("div", { class: "fill" }), el("button", { type: "button" })];
+    const [name, said, fill, stop] = [
+      el("span", { class: "name" }),
+      el("span", { class: "said" }),
+      el("div", { class: "fill" }),
+      el("button", { type: "button" }),
+    ];
     const bar = el("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
     const job = el("div", { role: "status" }, el("span", { class: "dot" }), name, bar, said, stop);
     root.append(job);

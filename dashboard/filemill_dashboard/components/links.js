@@ -6,9 +6,15 @@ export default function ({ data, parentElement }) {
     return { list };
   });
   setAttribute(state.list, "class", data.buttons ? "buttons" : "links");
-  reconcile(state.list, data.items, (item) => item.label, () => el("a", { class: "link", download: "" }), (node, item) => {
-    setText(node, item.label);
-    setAttribute(node, "href", item.href);
-    setAttribute(node, "title", item.title || null);
-  });
+  reconcile(
+    state.list,
+    data.items,
+    (item) => item.label,
+    () => el("a", { class: "link", download: "" }),
+    (node, item) => {
+      setText(node, item.label);
+      setAttribute(node, "href", item.href);
+      setAttribute(node, "title", item.title || null);
+    },
+  );
 }

@@ -13,23 +13,45 @@ export default function ({ data, parentElement }) {
   state.table.hidden = data.partitions.length === 0 && data.members.length === 0;
   state.none.hidden = !state.table.hidden;
   setText(state.none, data.none);
-  const columns = [{ key: "who", label: "Member" }, ...data.partitions.map((part) => ({ key: part.partition, label: `P${part.partition}`, orphan: !part.owned })), { key: "what", label: "" }];
+  const columns = [
+    { key: "who", label: "Member" },
+    ...data.partitions.map((part) => ({ key: part.partition, label: `P${part.partition}`, orphan: !part.owned })),
+    { key: "what", label: "" },
+  ];
   reconcile(
-    state.head, columns, (column) => column.key, () => el("th", { scope: "col" }),
+    state.head,
+    columns,
+    (column) => column.key,
+    () => el("th", { scope: "col" }),
     (node, column) => {
       setText(node, column.label);
       setAttribute(node, "class", column.key === "who" ? "who" : column.orphan ? "orphan" : null);
       setAttribute(node, "title", column.orphan ? "no owner: nobody reads this partition" : null);
     },
   );
-  const rows = data.partitions.some((part) => !part.owned) ? [...data.members, { id: "", name: "no owner", host: null, orphans: true }] : data.members;
-  reconcile(state.body, rows, (row) => row.id, () => el("tr"), (node, row) => updateRow(node, row, data, columns));
+  const rows = data.partitions.some((part) => !part.owned)
+    ? [...data.members, { id: "", name: "no owner", host: null, orphans: true }]
+    : data.members;
+  reconcile(
+    state.body,
+    rows,
+    (row) => row.id,
+    () => el("tr"),
+    (node, row) => updateRow(node, row, data, columns),
+  );
 }
 
 function updateRow(node, row, data, columns) {
   reconcile(
-    node, columns, (column) => column.key,
-    (column) => (column.key === "who" ? el("th", { class: "who", scope: "row" }, el("span"), el("small")) : column.key === "what" ? el("td", { class: "what" }) : el("td", {}, el("span", { class: "cell" }))),
+    node,
+    columns,
+    (column) => column.key,
+    (column) =>
+      column.key === "who"
+        ? el("th", { class: "who", scope: "row" }, el("span"), el("small"))
+        : column.key === "what"
+          ? el("td", { class: "what" })
+          : el("td", {}, el("span", { class: "cell" })),
     (cell, column) => {
       if (column.key === "who") {
         setText(cell.firstChild, row.name);

@@ -8,13 +8,32 @@ export default function ({ data, parentElement }) {
     return { machine, way, loop };
   });
   setAttribute(state.machine, "class", data.old ? "machine old" : "machine");
-  setAttribute(state.machine, "aria-label", [...data.way, ...data.ends].filter((node) => node.reached).map((node) => node.name).join(", then "));
+  setAttribute(
+    state.machine,
+    "aria-label",
+    [...data.way, ...data.ends]
+      .filter((node) => node.reached)
+      .map((node) => node.name)
+      .join(", then "),
+  );
   const end = data.ends.find((node) => node.reached);
-  const parts = data.way.flatMap((node, place) => (place ? [{ name: `to ${node.name}`, after: node.after, reached: node.reached }, node] : [node]));
-  parts.push({ name: "to the end", after: end?.after ?? null, reached: Boolean(end) }, { name: "ends", ends: data.ends });
+  const parts = data.way.flatMap((node, place) =>
+    place ? [{ name: `to ${node.name}`, after: node.after, reached: node.reached }, node] : [node],
+  );
+  parts.push(
+    { name: "to the end", after: end?.after ?? null, reached: Boolean(end) },
+    { name: "ends", ends: data.ends },
+  );
   reconcile(
-    state.way, parts, (part) => part.name,
-    (part) => (part.ends ? el("div", { class: "ends" }) : part.name.startsWith("to ") ? el("div", { class: "edge" }, el("span"), el("i")) : makeNode()),
+    state.way,
+    parts,
+    (part) => part.name,
+    (part) =>
+      part.ends
+        ? el("div", { class: "ends" })
+        : part.name.startsWith("to ")
+          ? el("div", { class: "edge" }, el("span"), el("i"))
+          : makeNode(),
     (node, part) => {
       if (part.ends) reconcile(node, part.ends, (one) => one.name, makeNode, updateNode);
       else if (part.name.startsWith("to ")) {
@@ -28,7 +47,13 @@ export default function ({ data, parentElement }) {
 }
 
 function makeNode() {
-  return el("div", {}, el("div", { class: "name" }, el("span", { class: "dot" }), el("span")), el("div", { class: "at" }), el("div", { class: "note" }));
+  return el(
+    "div",
+    {},
+    el("div", { class: "name" }, el("span", { class: "dot" }), el("span")),
+    el("div", { class: "at" }),
+    el("div", { class: "note" }),
+  );
 }
 
 function updateNode(node, part) {

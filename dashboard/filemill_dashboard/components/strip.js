@@ -9,7 +9,9 @@ export default function ({ data, parentElement }) {
     return { strip };
   });
   setAttribute(state.strip, "class", data.old ? "strip old" : "strip");
-  const parts = data.stages.flatMap((stage, place) => (place ? [{ name: `arrow-${place}`, arrow: true }, stage] : [stage]));
+  const parts = data.stages.flatMap((stage, place) =>
+    place ? [{ name: `arrow-${place}`, arrow: true }, stage] : [stage],
+  );
   reconcile(state.strip, parts, (part) => part.name, makePart, updatePart);
 }
 
@@ -21,7 +23,13 @@ function makePart(part) {
 
 function makeStage() {
   return el(
-    "div", {}, el("div", { class: "label" }), el("div", { class: "value" }), el("div", { class: "note" }), el("div", { class: "lanes" }), el("div", { class: "note more" }),
+    "div",
+    {},
+    el("div", { class: "label" }),
+    el("div", { class: "value" }),
+    el("div", { class: "note" }),
+    el("div", { class: "lanes" }),
+    el("div", { class: "note more" }),
   );
 }
 
@@ -43,8 +51,17 @@ function updatePart(node, part) {
   setAttribute(lanes, "class", (part.lanes ?? []).length > LANES_WITH_NAMES ? "lanes many" : "lanes");
   const most = Math.max(1, ...(part.lanes ?? []).map((lane) => lane.lag ?? 0));
   reconcile(
-    lanes, part.lanes ?? [], (lane) => lane.partition,
-    () => el("div", { class: "lane" }, el("span"), el("span", { class: "track" }, el("div", { class: "fill" })), el("span")),
+    lanes,
+    part.lanes ?? [],
+    (lane) => lane.partition,
+    () =>
+      el(
+        "div",
+        { class: "lane" },
+        el("span"),
+        el("span", { class: "track" }, el("div", { class: "fill" })),
+        el("span"),
+      ),
     (row, lane) => {
       setText(row.children[0], `P${lane.partition}`);
       setAttribute(row, "title", `partition ${lane.partition}: ${count(lane.lag)}`);
@@ -56,7 +73,9 @@ function updatePart(node, part) {
 
 function makeEnd() {
   return el(
-    "div", {}, el("div", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })),
+    "div",
+    {},
+    el("div", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })),
     el("div", { class: "row" }, el("span", { class: "value" }), el("span", { class: "note" })),
   );
 }

@@ -11,7 +11,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
     state.tiles,
     data.tiles,
     (tile) => tile.status,
-    () => el("button", { type: "button" }, el("span", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })), el("span", { class: "value" })),
+    () =>
+      el(
+        "button",
+        { type: "button" },
+        el("span", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })),
+        el("span", { class: "value" }),
+      ),
     (node, tile) => {
       setAttribute(node, "class", `tile tone-${tile.tone}`);
       setAttribute(node, "aria-pressed", String(tile.status === data.selected));

@@ -13,12 +13,23 @@ export default function ({ data, parentElement }) {
   state.empty.hidden = data.steps.length > 0;
   setAttribute(state.list, "class", data.old ? "steps old" : "steps");
   reconcile(
-    state.list, data.steps, (step) => step.key,
-    () => el(
-      "li", {}, el("span", { class: "dot" }),
-      el("div", { class: "body" }, el("div", { class: "what" }), el("div", { class: "detail", dir: "auto" }), el("details", {}, el("summary", {}, "Trace"), el("pre"))),
-      el("div", { class: "when" }, el("div", { class: "at" }), el("div", { class: "since" })),
-    ),
+    state.list,
+    data.steps,
+    (step) => step.key,
+    () =>
+      el(
+        "li",
+        {},
+        el("span", { class: "dot" }),
+        el(
+          "div",
+          { class: "body" },
+          el("div", { class: "what" }),
+          el("div", { class: "detail", dir: "auto" }),
+          el("details", {}, el("summary", {}, "Trace"), el("pre")),
+        ),
+        el("div", { class: "when" }, el("div", { class: "at" }), el("div", { class: "since" })),
+      ),
     (node, step) => {
       setAttribute(node, "class", `tone-${step.tone}`);
       const [, body, when] = node.children;

@@ -22,7 +22,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.refresh = () => {
     if (!state.every || document.hidden) return;
     const moment = performance.now();
-    const waiting = state.asked !== null && moment - state.asked < Math.max(PATIENCE_LEAST_MS, PATIENCE_PERIODS * state.every);
+    const waiting =
+      state.asked !== null && moment - state.asked < Math.max(PATIENCE_LEAST_MS, PATIENCE_PERIODS * state.every);
     // At a fixed rate: what a refresh takes is part of its period.
     if (waiting || moment - (state.due ?? state.received) < state.every - 20) return;
     state.due = state.due !== undefined && moment - state.due < 2 * state.every ? state.due + state.every : moment;
@@ -53,7 +54,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     }
     const seconds = data.age + (performance.now() - state.received) / 1000;
     setText(state.asof, `as of ${seconds < 60 ? `${seconds.toFixed(1)} s` : duration(seconds, false)} ago`);
-    setAttribute(state.asof, "class", seconds > Math.max(LATE_SECONDS, 3 * (data.every ?? 0)) && data.every ? "asof late" : "asof");
+    setAttribute(
+      state.asof,
+      "class",
+      seconds > Math.max(LATE_SECONDS, 3 * (data.every ?? 0)) && data.every ? "asof late" : "asof",
+    );
   });
   return () => {
     stop();
