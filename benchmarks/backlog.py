@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from benchmarks import requests
 from benchmarks.servers import World
 from benchmarks.work import drivers
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.domain.files import to_milliseconds
 from filemill.domain.messages import FileCreate, Headers, encode
 
@@ -21,7 +21,7 @@ def accept(world: World, files: int) -> None:
     """Rows with their outbox rows, as a submission leaves them."""
     for batch in requests.batched(requests.files(files)):
         with world.engine.begin() as connection:
-            submit_many(connection, batch)
+            insert_many(connection, batch)
 
 
 def rows(world: World, files: int) -> list[FileCreate]:

@@ -5,9 +5,9 @@ import time
 from collections.abc import Generator
 
 from benchmarks import requests
-from filemill.adapters.memory.stores import MemoryObjectStore
-from filemill.adapters.postgres.outbox import submit
-from filemill.adapters.postgres.outbox import submit_many as submit_batch
+from filemill.adapters.memory.object_store import MemoryObjectStore
+from filemill.adapters.postgres.outbox import insert_many as submit_batch
+from filemill.adapters.postgres.outbox import insert_request
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
@@ -26,7 +26,7 @@ def submit_one(settings: Settings, files: int) -> Work:
     yield
     for file in asked:
         with engine.begin() as connection:
-            submit(connection, file)
+            insert_request(connection, file)
     return None
 
 

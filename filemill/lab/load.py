@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
 from filemill.domain.files import NewFile, Status
 from filemill.errors import Unavailable
+from filemill.services.submissions import Submissions
 
 TICK_SECONDS = 0.02
 # Requests of one transaction at most: after an outage the overdue ones come in pieces.
@@ -131,8 +131,7 @@ class Load:
     def _submit(self, intended: Sequence[float]) -> list[int]:
         number = len(self.sent)
         files = [NewFile(f"Lab file {number + index}", DESCRIPTION) for index in range(len(intended))]
-        with self._engine.begin() as connection:
-            ids = submit_many(connection, files)
+        ids = Submissions(self._engine).submit_many(files)
         accepted = time.time()
         self.sent.extend(Sent(file_id, meant, accepted) for file_id, meant in zip(ids, intended, strict=True))
         return ids

@@ -6,10 +6,13 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryOutbox, MemoryStatusStore
+from filemill.adapters.memory.database import MemoryDatabase
+from filemill.adapters.memory.lease import MemoryLease
+from filemill.adapters.memory.outbox import MemoryOutbox
+from filemill.adapters.memory.status_store import MemoryStatusStore
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.operations import retry_files
-from filemill.adapters.postgres.outbox import PostgresOutbox, submit_many
+from filemill.adapters.postgres.outbox import PostgresOutbox, insert_many
 from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.adapters.postgres.tables import File
 from filemill.domain.files import NewFile
@@ -163,7 +166,7 @@ class PostgresBench:
 
     def submit(self, titles: Sequence[str]) -> list[int]:
         with self.engine.begin() as connection:
-            ids = submit_many(connection, [NewFile(title, f"about {title}") for title in titles])
+            ids = insert_many(connection, [NewFile(title, f"about {title}") for title in titles])
             connection.execute(sa.update(File).where(File.id.in_(ids)).values(created_at=REQUESTED_AT))
         return ids
 

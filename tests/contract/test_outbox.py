@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.lease import PostgresLease
-from filemill.adapters.postgres.outbox import PostgresOutbox, submit, submit_many
+from filemill.adapters.postgres.outbox import PostgresOutbox, insert_many, insert_request
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -248,9 +248,9 @@ def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
     """The order of ids is not the order of commits: whoever reads `id > cursor` skips this one."""
     _, outbox = _leader(postgres)
     with postgres.engine.begin() as slow:
-        early = submit(slow, new_file("taken an id, not committed")).id
+        early = insert_request(slow, new_file("taken an id, not committed")).id
         with postgres.engine.begin() as quick:
-            late = submit(quick, new_file("committed first")).id
+            late = insert_request(quick, new_file("committed first")).id
         assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(late, 1)]
     assert early < late
     assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(early, 2)]
@@ -259,7 +259,7 @@ def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
 def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: PostgresBench) -> None:
     _, outbox = _leader(postgres)
     with pytest.raises(RuntimeError), postgres.engine.begin() as connection:  # noqa: PT012 - both steps are the matter
-        submit(connection, new_file("never"))
+        insert_request(connection, new_file("never"))
         raise RuntimeError
     assert postgres.waiting() == []
     assert outbox.claim(10, 3) == []
@@ -270,7 +270,7 @@ def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: Post
 def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> None:
     files = [new_file(f"file {number}", f"description {number}") for number in range(2500)]
     with postgres.engine.begin() as connection:
-        ids = submit_many(connection, files)
+        ids = insert_many(connection, files)
         rows = connection.execute(
             sa.select(File.id, File.title, File.description, File.created_at).order_by(File.id)
         ).all()
@@ -289,7 +289,7 @@ def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> N
 def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
     title, description = "'; DROP TABLE files; -- <script>{}\\ \"", '{"a",NULL}\n\t\\N %s :x \u202e🎉'
     with postgres.engine.begin() as connection:
-        submit(connection, new_file(title, description))
+        insert_request(connection, new_file(title, description))
     _, outbox = _leader(postgres)
     (row,) = outbox.claim(10, 3)
     assert (row.title, row.description) == (title, description)

@@ -13,6 +13,7 @@ from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.errors import Unavailable
+from filemill.services.submissions import Submissions
 from filemill_dashboard.rest.batching import Acceptance
 from filemill_dashboard.rest.threads import Threads
 from filemill_dashboard.state.services import Services
@@ -20,16 +21,19 @@ from filemill_dashboard.state.services import Services
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Gated(Services):
+class GatedSubmissions(Submissions):
     """Each transaction waits for a permission before it commits, and fails if one of its titles is `poison`."""
 
-    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
-        super().__init__(settings, engine)
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine)
         self.together: list[list[str]] = []
         self.permissions = threading.Semaphore(0)
 
-    def accept_together(
-        self, files: Sequence[NewFile], traceparents: Sequence[str | None], wanted: Callable[[], bool] = lambda: True
+    def submit_batch(
+        self,
+        files: Sequence[NewFile],
+        traceparents: Sequence[str | None],
+        still_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileRow]:
         self.together.append([file.title for file in files])
 
@@ -37,16 +41,25 @@ class Gated(Services):
             self.permissions.acquire()
             if any(file.title == "poison" for file in files):
                 raise ValueError("poison")
-            return wanted()
+            return still_wanted()
 
-        return super().accept_together(files, traceparents, permitted)
+        return super().submit_batch(files, traceparents, permitted)
+
+
+class Gated(Services):
+    """Services whose submissions are gated."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+        super().__init__(settings, engine)
+        self.gate = GatedSubmissions(engine)
+        self.submissions = self.gate
 
 
 @pytest.fixture
 def services(settings: Settings, engine: sa.Engine) -> Iterator[Gated]:
     services = Gated(settings, engine)
     yield services
-    services.permissions.release(100)
+    services.gate.permissions.release(100)
 
 
 def titles(engine: sa.Engine) -> list[str]:
@@ -55,7 +68,7 @@ def titles(engine: sa.Engine) -> list[str]:
 
 
 async def begun(services: Gated, transactions: int) -> None:
-    while len(services.together) < transactions:  # noqa: ASYNC110 - they begin on other threads
+    while len(services.gate.together) < transactions:  # noqa: ASYNC110 - they begin on other threads
         await asyncio.sleep(0.002)
 
 
@@ -82,16 +95,16 @@ def test_one_alone_waits_for_nobody_and_those_that_come_meanwhile_go_together(
 ) -> None:
     async def scenario() -> None:
         tasks = await behind_a_first(services, settings, *(f"other {number}" for number in range(5)))
-        services.permissions.release(3)
+        services.gate.permissions.release(3)
         rows = await asyncio.gather(*tasks)
         assert [row.title for row in rows] == ["first", *(f"other {number}" for number in range(5))]
         assert [row.id for row in rows] == sorted(row.id for row in rows)
-        again = await asyncio.to_thread(services.accept, new_file("again"))
+        again = await asyncio.to_thread(services.submissions.submit, new_file("again"))
         own = {name: getattr(again, name) for name in ("id", "title", "created_at", "updated_at")}
         assert msgspec.structs.replace(rows[1], **own) == again  # made by another statement
 
     run(scenario())
-    assert services.together[:2] == [["first"], [f"other {number}" for number in range(5)]]
+    assert services.gate.together[:2] == [["first"], [f"other {number}" for number in range(5)]]
     with engine.connect() as connection:
         traces = list(connection.execute(sa.select(OutboxRow.traceparent).order_by(OutboxRow.id)).scalars())
     assert traces[:6] == [TRACEPARENT] * 6
@@ -103,15 +116,15 @@ def test_who_was_answered_before_the_commit_is_not_accepted_and_the_others_are(
     async def scenario() -> None:
         first, gone, waiting, early = await behind_a_first(services, settings, "gone", "waiting", "gone early")
         early.cancel()
-        services.permissions.release()
+        services.gate.permissions.release()
         await begun(services, 2)
         gone.cancel()
         await asyncio.sleep(0)
-        services.permissions.release(2)
+        services.gate.permissions.release(2)
         assert [row.title for row in await asyncio.gather(first, waiting)] == ["first", "waiting"]
 
     run(scenario())
-    assert services.together == [["first"], ["gone", "waiting"], ["waiting"]]
+    assert services.gate.together == [["first"], ["gone", "waiting"], ["waiting"]]
     assert titles(engine) == ["first", "waiting"]
 
 
@@ -120,7 +133,7 @@ def test_what_is_wrong_with_one_is_not_the_others_affair(
 ) -> None:
     async def scenario() -> None:
         first, before, poison, after = await behind_a_first(services, settings, "before", "poison", "after")
-        services.permissions.release(10)
+        services.gate.permissions.release(10)
         await asyncio.gather(first, before, after)
         with pytest.raises(ValueError, match="poison"):
             await poison
@@ -140,7 +153,7 @@ def test_a_database_that_hangs_is_unavailable_and_accepts_nothing_later(
         for task in tasks:
             with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
                 await task
-        services.permissions.release(10)
+        services.gate.permissions.release(10)
         (after,) = await asked(acceptance, "after")
         assert (await after).title == "after"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -34,7 +34,7 @@ def wait_for(jobs: Jobs) -> JobView:
 
 def accept(engine: sa.Engine, *titles: str) -> list[int]:
     with engine.begin() as connection:
-        return submit_many(connection, [new_file(title) for title in titles])
+        return insert_many(connection, [new_file(title) for title in titles])
 
 
 def statuses(engine: sa.Engine) -> dict[int, str]:

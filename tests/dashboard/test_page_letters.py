@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -20,7 +20,7 @@ from tests.integration import topics
 def die(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
     """Files that failed, and their dead letters, all on partition 0."""
     with engine.begin() as connection:
-        ids = submit_many(connection, [new_file("<i>dead</i>") for _ in reasons])
+        ids = insert_many(connection, [new_file("<i>dead</i>") for _ in reasons])
         connection.execute(sa.delete(OutboxRow))
         connection.execute(sa.update(File).where(File.id.in_(ids)).values(status="failed"))
     for file_id, reason in zip(ids, reasons, strict=True):

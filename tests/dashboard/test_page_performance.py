@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -28,7 +28,7 @@ def ended(
         "status": "completed",
     }
     with engine.begin() as connection:
-        ids = submit_many(connection, [new_file("t") for _ in range(count)])
+        ids = insert_many(connection, [new_file("t") for _ in range(count)])
         connection.execute(sa.delete(OutboxRow))
         connection.execute(sa.update(File).where(File.id.in_(ids)).values(**{**times, **values}))
     return ids
@@ -83,7 +83,7 @@ def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> N
 def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ended(engine, 3)
     with engine.begin() as connection:
-        submit_many(connection, [new_file("waits"), new_file("waits")])
+        insert_many(connection, [new_file("waits"), new_file("waits")])
         connection.execute(sa.insert(Tombstone).values(file_id=99, run=1, status="failed"))
     with engine.connect() as connection:
         found = ledger(connection)

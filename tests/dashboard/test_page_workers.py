@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.events import store_events
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Worker
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -146,7 +146,7 @@ def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
     say(engine, "w", Kind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
     beat(engine, "w", ago=HEARD - 1, owned=[1], in_flight=1)
     with engine.begin() as connection:
-        (file_id,) = submit_many(connection, [new_file("<b>in hand</b>")])
+        (file_id,) = insert_many(connection, [new_file("<b>in hand</b>")])
         values = {"status": "processing", "worker_id": "w", "step": 2, "steps": 6, "kafka_partition": 1}
         connection.execute(sa.update(File).where(File.id == file_id).values(**values))
     page = open_page(settings, "workers", worker="w")

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from filemill.adapters.errors import Answer
 from filemill.adapters.postgres.connection import Undone, check_writable, in_transaction
 from filemill.adapters.postgres.errors import ROWS, Drop, Row
-from filemill.adapters.postgres.outbox import submit
+from filemill.adapters.postgres.outbox import insert_request
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap
@@ -70,7 +70,7 @@ def test_an_error_of_the_server_is_what_the_table_says(row: Row, pair: sa.Engine
 
 def test_a_deadlock_is_done_again(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        ids = [submit(connection, new_file(f"file {number}", "")).id for number in (1, 2)]
+        ids = [insert_request(connection, new_file(f"file {number}", "")).id for number in (1, 2)]
     both_hold_one = Barrier(2)
     met: list[int] = []
 

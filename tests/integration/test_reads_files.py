@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
 from filemill.domain.files import Status, new_file
@@ -19,7 +19,7 @@ from filemill.queries.files import (
 
 def accept(engine: sa.Engine, *titles: str, description: str = "") -> list[int]:
     with engine.begin() as connection:
-        return submit_many(connection, [new_file(title, description) for title in titles])
+        return insert_many(connection, [new_file(title, description) for title in titles])
 
 
 def walk(engine: sa.Engine, limit: int, status: Status | None = None) -> list[list[int]]:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
+from filemill.services.submissions import Submissions
 from filemill_dashboard.asgi.scripts import PLOTLY_PATH
-from filemill_dashboard.state.services import Services
 from tests.integration.rest import Rest, serving
 
 MEBIBYTE = 1024 * 1024
@@ -188,7 +188,7 @@ def test_a_bug_is_answered_without_its_trace(
         raise ZeroDivisionError("secret detail")
 
     caplog.set_level(logging.CRITICAL)
-    monkeypatch.setattr(Services, "accept_together", broken)
+    monkeypatch.setattr(Submissions, "submit_batch", broken)
     answer = post(rest, '{"title": "a"}')
     refused(answer, 500, "internal")
     assert "secret" not in answer.text

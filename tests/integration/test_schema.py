@@ -8,7 +8,7 @@ from alembic.migration import MigrationContext
 from pydantic import SecretStr
 
 from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
-from filemill.adapters.postgres.outbox import submit
+from filemill.adapters.postgres.outbox import insert_request
 from filemill.adapters.postgres.tables import File, StatusCount, Table
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -81,7 +81,7 @@ def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_inde
         with engine_of_poor.begin() as connection:
             indexes = sa.text("SELECT indexname FROM pg_indexes WHERE tablename = 'files'")
             assert "files_by_title" not in set(connection.execute(indexes).scalars())
-            submit(connection, new_file("found all the same"))
+            insert_request(connection, new_file("found all the same"))
             assert len(list_files(connection, search="ALL THE").items) == 1
     finally:
         engine_of_poor.dispose()

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import command
 
 from filemill.adapters.postgres.migrate import alembic_config
-from filemill.adapters.postgres.outbox import submit, submit_many
+from filemill.adapters.postgres.outbox import insert_many, insert_request
 from filemill.adapters.postgres.tables import File
 from filemill.domain.files import new_file
 from filemill.entrypoints.cli.output import plain
@@ -21,8 +21,8 @@ def found(connection: sa.Connection, search: str) -> list[str]:
 @pytest.mark.parametrize("search", ["caf\u00e9", "CAFE\u0301", "\u00e9 100%", "Ｃａｆé"])
 def test_composed_and_decomposed_letters_are_found_alike_and_without_case(search: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        submit_many(connection, [new_file(NFC), new_file("Cafe 100 x")])
-        submit(connection, new_file(NFD))
+        insert_many(connection, [new_file(NFC), new_file("Cafe 100 x")])
+        insert_request(connection, new_file(NFD))
         assert found(connection, search) == [NFD, NFC], "each is shown as it was given"
 
 
@@ -38,13 +38,13 @@ def test_composed_and_decomposed_letters_are_found_alike_and_without_case(search
 )
 def test_case_is_folded_as_unicode_folds_it(title: str, search: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        submit_many(connection, [new_file(title), new_file("another")])
+        insert_many(connection, [new_file(title), new_file("another")])
         assert found(connection, search) == [title]
 
 
 def test_titles_that_were_accepted_before_are_found_after_the_migration(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        submit_many(connection, [new_file(NFD), new_file("plain")])
+        insert_many(connection, [new_file(NFD), new_file("plain")])
     with engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.adapters.postgres.outbox import submit_many
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow, RejectedMessage
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
@@ -88,7 +88,7 @@ class World:
 
     def submit(self, count: int = 1, title: str = "A file", description: str = "Made by a test.") -> list[int]:
         with self.engine.begin() as connection:
-            return submit_many(connection, [new_file(f"{title} {number}", description) for number in range(count)])
+            return insert_many(connection, [new_file(f"{title} {number}", description) for number in range(count)])
 
     def waiting(self) -> int:
         """How many requests the outbox holds."""

@@ -80,7 +80,7 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
             st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
             show_newest()
             return
-        row, _ = data.services.accept_once(new_file(title, description), key)
+        row, _ = data.services.submissions.submit_once(new_file(title, description), key)
     except KeyReused:  # it was edited after an attempt whose answer got lost
         st.session_state[_KEY] = secrets.token_hex(16)
         _submit(show_newest, st.session_state[_KEY])

@@ -12,8 +12,9 @@ import msgspec
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile
 from filemill.errors import Unavailable
+from filemill.services.submissions import SubmissionAbandoned
 from filemill_dashboard.rest.threads import Threads, while_wanted
-from filemill_dashboard.state.services import Services, TooLate
+from filemill_dashboard.state.services import Services
 
 # Requests in one transaction; the others have the next.
 TOGETHER_MOST = 500
@@ -66,7 +67,9 @@ class Acceptance:
         Raises idempotency.KeyReused; Unavailable, and then it may have been accepted.
         """
         with while_wanted() as wanted:
-            return await self._threads.run(lambda: self._services.accept_once(file, key, traceparent, wanted))
+            return await self._threads.run(
+                lambda: self._services.submissions.submit_once(file, key, traceparent, wanted)
+            )
 
     async def _work(self) -> None:
         try:
@@ -82,7 +85,7 @@ class Acceptance:
             return
         try:
             rows = await self._threads.run(lambda: self._accepted(asking))
-        except TooLate:
+        except SubmissionAbandoned:
             await self._accept(asking)
         except Exception as error:  # noqa: BLE001 - it is raised to the senders
             if isinstance(error, Unavailable) or len(asking) == 1:
@@ -97,4 +100,4 @@ class Acceptance:
 
     def _accepted(self, asking: Sequence[_Asking]) -> list[FileRow]:
         files, traceparents = [one.file for one in asking], [one.traceparent for one in asking]
-        return self._services.accept_together(files, traceparents, lambda: all(one.waits for one in asking))
+        return self._services.submissions.submit_batch(files, traceparents, lambda: all(one.waits for one in asking))

@@ -20,7 +20,7 @@ def create_many(services: Services, title: str, description: str, count: int) ->
             numbers = range(first, min(first + BATCH_FILES, count + 1))
             files = [new_file(f"{title} {number}", description) for number in numbers]
             # Not insisted upon: a commit whose answer was lost would be repeated as other files.
-            services.accept_many(files)
+            services.submissions.submit_many(files)
             job.advance(len(files))
 
     return work

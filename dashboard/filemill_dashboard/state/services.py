@@ -5,7 +5,7 @@
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -13,28 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.postgres.connection import in_transaction
-from filemill.adapters.postgres.file_rows import FileRow
-from filemill.adapters.postgres.idempotency import submit_once
-from filemill.adapters.postgres.outbox import submit_many, submit_together
 from filemill.config import settings as settings_module
 from filemill.config.settings import Settings
-from filemill.domain.files import NewFile
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Action, Operations, Outcome
+from filemill.services.submissions import Submissions
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
 PROBE_SECONDS = 2.0
-
-
-class TooLate(Exception):
-    """A request was not accepted, for its sender had been answered."""
 
 
 class Relay(Protocol):
@@ -74,6 +66,11 @@ class Services:
         return KafkaAdmin(self.settings)
 
     @cached_property
+    def submissions(self) -> Submissions:
+        """Accepts requests, and wakes the relay of this process."""
+        return Submissions(self._engine, self.wake_relay)
+
+    @cached_property
     def operations(self) -> Operations:
         """What people do to files and workers."""
         return Operations(self.settings, self._engine, self.objects)
@@ -109,54 +106,6 @@ class Services:
         """A connection to read with. Raises Unavailable."""
         with self._engine.connect() as connection:
             yield connection
-
-    def accept(self, file: NewFile) -> FileRow:
-        """Accept a request and wake the relay; returns its row. Raises Unavailable."""
-        return self.accept_together([file], [None])[0]
-
-    def accept_together(
-        self, files: Sequence[NewFile], traceparents: Sequence[str | None], wanted: Callable[[], bool] = lambda: True
-    ) -> list[FileRow]:
-        """Accept requests in one transaction and wake the relay; returns their rows. Raises Unavailable.
-
-        `wanted` is asked just before the commit: a request whose sender has been told 503 by then is not accepted.
-        Raises TooLate where it says no: then none of them is.
-        """
-
-        def accept(connection: sa.Connection) -> list[FileRow]:
-            rows = submit_together(connection, files, traceparents)
-            if not wanted():
-                raise TooLate("too late: a sender was answered already")
-            return rows
-
-        rows = in_transaction(self._engine, accept)
-        self.wake_relay()
-        return rows
-
-    def accept_once(
-        self, file: NewFile, key: str, traceparent: str | None = None, wanted: Callable[[], bool] = lambda: True
-    ) -> tuple[FileRow, bool]:
-        """Accept a request that has a key, once; returns its row as accepted, and whether that was before.
-
-        Raises Unavailable, and then it may have been accepted; idempotency.KeyReused; TooLate, as
-        `accept_together` does.
-        """
-
-        def accept(connection: sa.Connection) -> tuple[FileRow, bool]:
-            answer = submit_once(connection, key, file, traceparent=traceparent)
-            if not wanted():
-                raise TooLate("too late: the sender was answered already")
-            return answer
-
-        answer = in_transaction(self._engine, accept)
-        self.wake_relay()
-        return answer
-
-    def accept_many(self, files: Sequence[NewFile]) -> list[int]:
-        """Accept requests in one transaction and wake the relay; returns their ids. Raises Unavailable."""
-        ids = in_transaction(self._engine, lambda connection: submit_many(connection, files))
-        self.wake_relay()
-        return ids
 
     def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
         """Retry, cancel or delete files. Raises Unavailable."""

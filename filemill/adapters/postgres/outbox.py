@@ -93,7 +93,7 @@ _GIVE_UP = sa.text("""
 """)
 
 
-def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> FileRow:
+def insert_request(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> FileRow:
     """Accept one request in the caller's transaction; returns its row. It counts once the caller commits.
 
     `traceparent` is a W3C trace context; None stands for a fresh one.
@@ -107,19 +107,19 @@ def submit(connection: sa.Connection, file: NewFile, *, traceparent: str | None 
     return file_row(connection.execute(_ONE, parameters).one())
 
 
-def submit_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int]:
+def insert_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int]:
     """Accept many requests in the caller's transaction; returns their ids, in the order given."""
     if not files:
         return []
     return list(connection.execute(_MANY_IDS, _parameters(files, [None] * len(files))).scalars())
 
 
-def submit_together(
+def insert_requests(
     connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]
 ) -> list[FileRow]:
     """Accept requests in the caller's transaction; returns their rows, in the order given."""
     if len(files) == 1:
-        return [submit(connection, files[0], traceparent=traceparents[0])]
+        return [insert_request(connection, files[0], traceparent=traceparents[0])]
     return [file_row(row) for row in connection.execute(_MANY, _parameters(files, traceparents))]
 
 

@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +9,20 @@ import sqlalchemy as sa
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from filemill.adapters.postgres.connection import in_transaction
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.adapters.postgres.idempotency import submit_many_once
 from filemill.adapters.postgres.tables import File
 from filemill.adapters.s3.admin import read_object
 from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest, NewFile, Status, new_file
-from filemill.domain.idempotency import KeyReused, checked_key
-from filemill.domain.integrity import Differs, Expected
+from filemill.domain.idempotency import KeyReused, parse_key
+from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import file_id_argument
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.errors import NotFound, Unavailable
 from filemill.queries.files import get_file, list_files
+from filemill.services.submissions import Submissions
 
 POLL_SECONDS = 0.1
 SUBMIT_ROWS = 1000
@@ -62,7 +60,7 @@ def submit(
     settings = load()
     try:
         request = new_file(title, description)
-        key = checked_key(key) if key is not None else secrets.token_hex(16)
+        key = parse_key(key) if key is not None else secrets.token_hex(16)
     except InvalidRequest as error:
         fail(str(error), 2)
     engine = bootstrap.create_engine(settings, "submit")
@@ -99,10 +97,10 @@ def _accept(engine: sa.Engine, request: NewFile, count: int, key: str, progress:
 def _accept_part(engine: sa.Engine, files: list[NewFile], key: str) -> list[int]:
     for pause in RETRY_SECONDS:
         try:
-            return in_transaction(engine, partial(submit_many_once, key=key, files=files))
+            return Submissions(engine).submit_many_once(files, key)
         except Unavailable:
             time.sleep(pause)
-    return in_transaction(engine, partial(submit_many_once, key=key, files=files))
+    return Submissions(engine).submit_many_once(files, key)
 
 
 def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progress) -> dict[str, int]:
@@ -204,10 +202,10 @@ def download(
 
 def _fetch(settings: Settings, row: FileRow, key: str) -> bytes:
     try:
-        expected = Expected(row.id, key, row.sha256, row.size)
+        expected = ExpectedObject(row.id, key, row.sha256, row.size)
         body = read_object(settings, key)
         expected.check(body)
-    except Differs as error:
+    except ObjectMismatch as error:
         fail(str(error), 1)
     except NotFound:
         fail(f"the bucket {settings.s3_bucket} at {settings.s3_endpoint} has no object {key}", 1)

@@ -1,0 +1,109 @@
+"""Submitting requests: the one place where a request is accepted, for the page, REST, the command line and the lab.
+
+A request is accepted when its transaction commits: its row in `files`, its row in the outbox, and its idempotency key
+if it has one. The relay publishes it from the outbox.
+"""
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.adapters.postgres.file_rows import FileRow
+from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
+from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
+from filemill.domain.files import NewFile
+
+
+class SubmissionAbandoned(Exception):
+    """No sender waits for the answer any more: the transaction was rolled back, nothing was accepted."""
+
+
+def _do_nothing() -> None:
+    """No relay runs in this process: it finds new rows by polling."""
+
+
+def _always() -> bool:
+    return True
+
+
+class Submissions:
+    """Accepts requests. Any thread. `wake_relay` is called after each commit.
+
+    Each method raises Unavailable. Then the requests may have been accepted, if only the answer to the commit was lost:
+    use a key to retry safely.
+    """
+
+    def __init__(self, engine: sa.Engine, wake_relay: Callable[[], None] = _do_nothing) -> None:
+        self._engine = engine
+        self._wake_relay = wake_relay
+
+    def submit(self, file: NewFile, traceparent: str | None = None) -> FileRow:
+        """Accept one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
+        return self.submit_batch([file], [traceparent])[0]
+
+    def submit_batch(
+        self, files: Sequence[NewFile], traceparents: Sequence[str | None], still_wanted: Callable[[], bool] = _always
+    ) -> list[FileRow]:
+        """Accept the requests of several senders in one transaction; returns their rows, in the order given.
+
+        `still_wanted` is called just before the commit. If it returns False, none is accepted: raises
+        SubmissionAbandoned.
+        """
+
+        def insert(connection: sa.Connection) -> list[FileRow]:
+            rows = insert_requests(connection, files, traceparents)
+            _check(still_wanted)
+            return rows
+
+        rows = in_transaction(self._engine, insert)
+        self._wake_relay()
+        return rows
+
+    def submit_once(
+        self, file: NewFile, key: str, traceparent: str | None = None, still_wanted: Callable[[], bool] = _always
+    ) -> tuple[FileRow, bool]:
+        """Accept one request with an idempotency key, once; returns its row as accepted, and whether it was known.
+
+        Raises KeyReused if the key came with another request; SubmissionAbandoned, see `submit_batch`.
+        """
+
+        def insert(connection: sa.Connection) -> tuple[FileRow, bool]:
+            known = claim_key(connection, key, [file])
+            if known is None:
+                row = insert_request(connection, file, traceparent=traceparent)
+                store_ids(connection, key, [row.id], requested_at=row.created_at)
+            else:
+                row = row_as_accepted(known, file)
+            _check(still_wanted)
+            return row, known is not None
+
+        result = in_transaction(self._engine, insert)
+        self._wake_relay()
+        return result
+
+    def submit_many(self, files: Sequence[NewFile]) -> list[int]:
+        """Accept many requests in one transaction; returns their ids, in the order given."""
+        ids = in_transaction(self._engine, lambda connection: insert_many(connection, files))
+        self._wake_relay()
+        return ids
+
+    def submit_many_once(self, files: Sequence[NewFile], key: str) -> list[int]:
+        """Accept many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
+
+        def insert(connection: sa.Connection) -> list[int]:
+            known = claim_key(connection, key, files)
+            if known is not None:
+                return known.ids
+            ids = insert_many(connection, files)
+            store_ids(connection, key, ids)
+            return ids
+
+        ids = in_transaction(self._engine, insert)
+        self._wake_relay()
+        return ids
+
+
+def _check(still_wanted: Callable[[], bool]) -> None:
+    if not still_wanted():
+        raise SubmissionAbandoned("the sender has been answered already")
