@@ -8,7 +8,7 @@ import typer
 
 from benchmarks import growth as growing
 from benchmarks.arm import chosen
-from benchmarks.crew import Failed
+from benchmarks.processes import Failed
 from benchmarks.proofs import Unproven
 from benchmarks.report import RESULTS, keep, show
 from benchmarks.rounds import Sample, interleave
@@ -88,5 +88,5 @@ def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], fold
 
 
 if __name__ == "__main__":
-    logging.configure_command()
+    logging.configure_for_command()
     app()

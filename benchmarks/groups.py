@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from benchmarks.crew import START_SECONDS, Crew, Failed, Worker
+from benchmarks.processes import START_SECONDS, Crew, Failed, Worker
 from benchmarks.servers import World, wait_until
 from filemill.adapters.kafka.reader import TopicReader
 from filemill.domain.worker_events import Kind, decode_event

@@ -9,10 +9,10 @@ import msgspec
 
 from benchmarks import backlog, proofs
 from benchmarks.arm import Arm, named
-from benchmarks.crew import START_SECONDS, Crew
 from benchmarks.limits import timed
 from benchmarks.meter import MEGABYTE, Measured
 from benchmarks.pipeline import UNFINISHED, passing_through, staff
+from benchmarks.processes import START_SECONDS, Crew
 from benchmarks.proofs import require
 from benchmarks.rounds import Sample, interleave
 from benchmarks.servers import WORK_SECONDS, World, wait_until

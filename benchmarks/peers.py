@@ -2,7 +2,7 @@
 
 Their table is the seed's: seven columns, one key, no trigger and no index beside it. Three services each, one a
 partition: that is all the parallelism that their designs can use. What each is, and where it is treated kindly, say
-`benchmarks.work.seed_peer` and `benchmarks.work.faststream_peer`. Objects of theirs carry no hash and no time, for
+`benchmarks.work.reference_peer` and `benchmarks.work.faststream_peer`. Objects of theirs carry no hash and no time, for
 their designs have none.
 """
 
@@ -35,13 +35,13 @@ def seed_boto3(world: World, files: int) -> Measured:
 
     Leaves out starting, joining the groups, and HTTP.
     """
-    return _peer(world, files, "seed", "boto3")
+    return _peer(world, files, "reference", "boto3")
 
 
 @arm("seed's design, obstore", "peer", 600)
 def seed_obstore(world: World, files: int) -> Measured:
     """Counts as the seed's design does, with obstore's blocking `put` in boto3's place."""
-    return _peer(world, files, "seed", "obstore")
+    return _peer(world, files, "reference", "obstore")
 
 
 @arm("FastStream, boto3", "peer", 1_500)

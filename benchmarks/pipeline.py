@@ -2,9 +2,9 @@
 
 from benchmarks import proofs
 from benchmarks.arm import arm
-from benchmarks.crew import Crew
 from benchmarks.groups import ROLES, wait_for_leases, wait_for_processors
 from benchmarks.meter import Measured
+from benchmarks.processes import Crew
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, World, wait_until
 

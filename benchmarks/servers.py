@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.crew import Crew
 from benchmarks.meter import Meter
+from benchmarks.processes import Crew
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.s3.admin import s3_client
 from filemill.config.settings import Settings, load

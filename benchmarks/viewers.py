@@ -17,8 +17,8 @@ import psutil
 import typer
 
 from benchmarks import backlog
-from benchmarks.crew import Crew
 from benchmarks.growth import open_page
+from benchmarks.processes import Crew
 from benchmarks.report import RESULTS
 from benchmarks.servers import World, embedded_servers, fresh_world, wait_until
 from filemill.config import logging
@@ -208,5 +208,5 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
-    logging.configure_command()
+    logging.configure_for_command()
     typer.run(main)

@@ -201,7 +201,7 @@ def update_json(settings: Settings, files: int) -> Work:
     """The same by `UPDATE … FROM json_to_recordset`: one parameter a batch instead of a list a column."""
     connection = drivers.postgres(settings)
     changes = [requests.created(message, 0, message.file_id) for message in requests.creates(files)]
-    batches = list(requests.batched([change.change() for change in changes], settings.sync_batch))
+    batches = list(requests.batched([change.status_update() for change in changes], settings.sync_batch))
     yield
     for batch in batches:
         with connection.transaction():

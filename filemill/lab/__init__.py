@@ -18,10 +18,10 @@ notebooks.py, published.py   running notebooks from end to end, and their output
 
 from typing import TYPE_CHECKING
 
-from filemill.lab.bench import Bench, attach
+from filemill.lab.invariants import BrokenPromise, Verdict
 from filemill.lab.load import Load, Step
 from filemill.lab.parameters import StackParameters
-from filemill.lab.verdict import BrokenPromise, Verdict
+from filemill.lab.session import Bench, attach
 
 if TYPE_CHECKING:
     from filemill.lab.stack import Lab

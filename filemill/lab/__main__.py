@@ -8,7 +8,6 @@ import typer
 
 from filemill.config import logging
 from filemill.entrypoints.cli.output import console, fail, print_table, say
-from filemill.lab import storm
 from filemill.lab.results import RESULTS, Results, compare
 from filemill.lab.soak import SoakParameters, SoakResult
 from filemill.lab.soak import soak as run_soak
@@ -38,7 +37,7 @@ def soak(
 @app.command()
 def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Annotated[int, typer.Option()] = 7) -> None:
     """Which faults a soak would inject, and when."""
-    planned = storm.plan(seed, minutes)
+    planned = chaos.plan(seed, minutes)
     print_table(["at (s)", "fault", "pick"], [[one.at, one.name, one.pick] for one in planned])
 
 
@@ -73,13 +72,11 @@ def publish(
     target: Annotated[Path, typer.Option(help="Folder of the notebooks whose code they ran.")] = Path("notebooks"),
 ) -> None:
     """Put the outputs of full runs into the notebooks, figures as pictures; exit code 1 where one is not fit for it."""
-    from filemill.lab import published  # noqa: PLC0415 - only this command needs Jupyter
-
     paths = sorted(source.glob("*.ipynb"))
     failed = []
     for path in paths:
         try:
-            published.publish(path, target / path.name)
+            notebook_outputs.publish(path, target / path.name)
             say(f"{target / path.name}: has the outputs of its run")
         except (ValueError, RuntimeError, OSError) as error:
             failed.append(path.name)
@@ -107,5 +104,5 @@ def _print(result: SoakResult) -> None:
 
 
 if __name__ == "__main__":
-    logging.configure_command()
+    logging.configure_for_command()
     app()

@@ -13,13 +13,13 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill.lab import figures, frames, measures
+from filemill.lab.invariants import BrokenPromise, Verdict
 from filemill.lab.load import Step
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import Results
 from filemill.lab.stack import Lab
-from filemill.lab.verdict import BrokenPromise, Verdict
-from filemill.runtime.journal import Entry, Journal
-from filemill.verification.history import History
+from filemill.runtime.journal import Journal, JournalEntry
+from filemill.verification.topic_history import History
 
 DRAIN_SECONDS = 120.0
 
@@ -34,7 +34,7 @@ class Outcome:
     history: History
     verdict: Verdict
     files: pd.DataFrame
-    faults: list[Entry]
+    faults: list[JournalEntry]
     began: float
     ended: float
     # Processes that wanted the machine before the stack was started: the mean of a minute.

@@ -15,21 +15,21 @@ from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.operations import unfinished_runs
 from filemill.adapters.postgres.tables import OutboxRow, SyncPosition
-from filemill.domain.messages import RUN, file_id_in, number_header
+from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.entrypoints import bootstrap
-from filemill.lab.bench import wait_until
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
-from filemill.lab.losses import read_results
+from filemill.lab.planted_losses import read_results
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.lab.s3_proxy import Badness
+from filemill.lab.session import wait_until
 from filemill.lab.stack import JUMPER, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
 from filemill.runtime.fault import Fault, process_suspended, server_killed, server_suspended
-from filemill.runtime.journal import Entry
+from filemill.runtime.journal import JournalEntry
 from filemill.services.offset_reset import OffsetReset, Target, Unfinished
 from filemill.services.operations import Operations
-from filemill.verification.history import Place
+from filemill.verification.topic_history import Place
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
 GATHER_SECONDS = 0.5
@@ -46,7 +46,7 @@ def kill_worker(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, replace: bool
     """SIGKILL; a replacement starts at once. Of a processor's records most are in work, some finished, uncommitted."""
     target = _pick(lab, role, pick)
 
-    def begin(_entry: Entry) -> None:
+    def begin(_entry: JournalEntry) -> None:
         lab.kill(target)
         if replace:
             lab.scale(lab.wanted[role], role)
@@ -58,7 +58,7 @@ def kill_before_put(lab: Lab, pick: int = 0) -> Fault:
     """SIGKILL while its uploads hang: records between their work and their PUT."""
     killed = kill_worker(lab, pick)
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         lab.proxy.set(Badness("hang"))
         time.sleep(GATHER_SECONDS)
         entry.detail = {"killed_at": time.time()}
@@ -74,7 +74,7 @@ def kill_between_put_and_event(lab: Lab, pick: int = 0) -> Fault:
     killed = kill_worker(lab, pick)
     kafka = lab.supervisor.server("kafka")
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         kafka.suspend()
         time.sleep(GATHER_SECONDS)
         entry.detail = {"killed_at": time.time()}
@@ -92,7 +92,7 @@ def kill_between_event_and_commit(lab: Lab, pick: int = 0) -> Fault:
 def kills_in_a_row(lab: Lab, count: int, pause_seconds: float = 0.2) -> Fault:
     """One processor after the other, each replaced at once."""
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         moments = []
         for number in range(count):
             killed = kill_worker(lab, number)
@@ -114,7 +114,7 @@ def terminate(lab: Lab, pick: int = 0) -> Fault:
     """SIGTERM amid its work; a replacement starts once it has left."""
     target = _pick(lab, PROCESSOR, pick)
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         began = time.monotonic()
         lab.supervisor.stop_worker(target)
         entry.detail = {"seconds_to_leave": round(time.monotonic() - began, 3)}
@@ -127,7 +127,7 @@ def join_leave_join(lab: Lab) -> Fault:
     """A processor joins, leaves while the group still rebalances, and joins again; at the end it leaves."""
     count = lab.wanted[PROCESSOR]
 
-    def begin(_entry: Entry) -> None:
+    def begin(_entry: JournalEntry) -> None:
         lab.scale(count + 1)
         time.sleep(2.0)  # it has begun to join by then, or has just joined
         lab.scale(count)
@@ -151,7 +151,7 @@ def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fa
     """The processors stop, the group's offsets are moved as the page moves them, the processors start again."""
     count = lab.wanted[PROCESSOR]
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         lab.scale(0)
         operations = Operations(lab.settings, lab.engine, bootstrap.s3_client(lab.settings))
         reset = OffsetReset(lab.settings, lab.engine, lab.admin(), operations)
@@ -200,7 +200,7 @@ def s3_slow(lab: Lab, *, seconds: float, delay_seconds: float) -> Fault:
 def poison(lab: Lab) -> Fault:
     """A message that nobody can read, amid good ones."""
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         publisher = KafkaPublisher(lab.settings, "poison")
         publisher.publish(lab.settings.topic_create, POISON, partition=0)
         entry.detail = {"unacknowledged": publisher.flush(FLUSH_SECONDS)}
@@ -213,7 +213,7 @@ def bad_headers(lab: Lab, pick: int = 0) -> Fault:
     settings = lab.settings
     topics = (settings.topic_create, settings.topic_created, settings.topic_progress, settings.topic_worker_events)
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         record = RawRecord(POISON, headers=[BAD_HEADER], partition=pick % lab.parameters.partitions)
         refused = sum(publish_raw(settings, topic, [record]).count(None) for topic in topics)
         entry.detail = {"unacknowledged": refused}
@@ -225,7 +225,7 @@ def delete_requests(lab: Lab, pick: int = 0) -> Fault:
     """Requests that nobody has read are removed from one partition, as retention does while the processors stand."""
     settings, losses, target = lab.settings, lab.losses, lab.workers()
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         _send(lab, target, signal.SIGSTOP)
         for _ in range(2):  # the first answer the fetches that wait at the broker, and will be read
             last = lab.load.backlog(PLANTED * lab.partitions)[-1]
@@ -236,7 +236,7 @@ def delete_requests(lab: Lab, pick: int = 0) -> Fault:
         start = max(part.begin or 0, part.committed or 0)
         records = list(read_topic(settings, topic, [part], "lab", {(topic, part.partition): start}))
         asked = [
-            (file_id, number_header(record.headers, RUN) or 1)
+            (file_id, int_header(record.headers, RUN_HEADER) or 1)
             for record in records
             if (file_id := file_id_in(record.value)) is not None
         ]
@@ -259,7 +259,7 @@ def recreate_results(lab: Lab) -> Fault:
     settings, losses, target = lab.settings, lab.losses, lab.workers()
     count = lab.wanted["sync"]
 
-    def begin(entry: Entry) -> None:
+    def begin(entry: JournalEntry) -> None:
         lab.scale(0, "sync")
         read_to: dict[int, int] = {}
         results = read_results(settings, lab.admin(), read_to)
@@ -310,7 +310,7 @@ def clock_skewed(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
     if libfaketime() is None:
         raise RuntimeError(REMEDY)
 
-    def begin(_entry: Entry) -> None:
+    def begin(_entry: JournalEntry) -> None:
         lab.clock.jump(0)  # librdkafka does not start with a clock that is far off
         lab.scale(1, JUMPER)
         time.sleep(seconds / 2)
@@ -328,7 +328,7 @@ def clock_jump(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
     if libfaketime() is None:
         raise RuntimeError(REMEDY)
 
-    def begin(_entry: Entry) -> None:
+    def begin(_entry: JournalEntry) -> None:
         lab.clock.jump(0)
         lab.scale(1, JUMPER)
         time.sleep(seconds / 2)  # it starts, joins and works

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File
 from filemill.lab.load import Sent
-from filemill.runtime.journal import Entry
-from filemill.verification.history import History
+from filemill.runtime.journal import JournalEntry
+from filemill.verification.topic_history import History
 
 PAGE_ROWS = 5000
 
@@ -168,7 +168,7 @@ def files(
     return frame
 
 
-def faults(entries: Sequence[Entry]) -> pd.DataFrame:
+def faults(entries: Sequence[JournalEntry]) -> pd.DataFrame:
     """A row a fault."""
     rows = [(entry.name, entry.target, entry.began, entry.ended) for entry in entries]
     frame = pd.DataFrame(rows, columns=["fault", "target", "began", "ended"])

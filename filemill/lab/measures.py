@@ -11,8 +11,8 @@ import pandas as pd
 
 from filemill.domain.worker_events import Kind
 from filemill.lab.frames import moments
-from filemill.runtime.journal import Entry
-from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request
+from filemill.runtime.journal import JournalEntry
+from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place, Request
 
 HEARTBEAT_VALID_SECONDS = 6.0
 PERCENTILES = (0.5, 0.95, 0.99)
@@ -118,7 +118,7 @@ def gaps(history: History, begin: float, settled: float, end: float) -> pd.DataF
     return pd.DataFrame(rows, columns=["number", "partition", "when", "gap_seconds"])
 
 
-def settled_after(files: pd.DataFrame, fault: Entry) -> float:
+def settled_after(files: pd.DataFrame, fault: JournalEntry) -> float:
     """Seconds from a fault's end until all that had been asked for by then was seen to have ended; never below 0."""
     ended = pd.Timestamp(fault.ended or fault.began, unit="s", tz="UTC")
     asked = files[files["intended_at"] <= ended]
@@ -172,7 +172,7 @@ def least_moves(before: Mapping[int, str], members: set[str]) -> int:
     return orphans + surplus
 
 
-def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
+def recovery(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     """For each kill of a processor and each of its partitions: how long until others had it, and worked on it.
 
     Seconds from the kill: detection until the assignment, recovery until the first result in it. A partition that
@@ -203,7 +203,7 @@ def recovery(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     return frame
 
 
-def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
+def caught_up(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     """For each kill of a processor: seconds until the last record that had come by then had its result.
 
     It needs no owners of partitions, and so compares share groups with the others. A kill after which a record never
@@ -222,13 +222,13 @@ def caught_up(history: History, faults: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["worker", "caught_up_seconds", "alone"]).astype({"alone": bool})
 
 
-def _alone(faults: Sequence[Entry]) -> Callable[[float, float], bool]:
+def _alone(faults: Sequence[JournalEntry]) -> Callable[[float, float], bool]:
     """Says of two moments whether no fault began between them, a kill among several counting as one."""
     begins = {entry.began for entry in faults} | {at for _, at in kills(faults)}
     return lambda since, until: not any(since < began < until for began in begins)
 
 
-def kills(faults: Iterable[Entry]) -> list[tuple[str, float]]:
+def kills(faults: Iterable[JournalEntry]) -> list[tuple[str, float]]:
     """Each processor that was killed, and when."""
     found: list[tuple[str, float]] = []
     for entry in faults:

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill import __version__
-from filemill.lab.verdict import Verdict
+from filemill.lab.invariants import Verdict
 from filemill.runtime.journal import Journal
 
 RESULTS = Path("results")

@@ -12,9 +12,9 @@ import msgspec
 import pandas as pd
 
 from filemill.lab import measures
+from filemill.lab.invariants import Check
 from filemill.lab.results import JOURNAL, RUN, SUMMARY, VERDICT
-from filemill.lab.verdict import Check
-from filemill.runtime.journal import Entry, read_entries
+from filemill.runtime.journal import JournalEntry, read_entries
 
 # Of a folder with more runs the newest are read.
 RUNS_MAX = 300
@@ -90,7 +90,7 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(runs, key=lambda run: run.began or datetime.min.replace(tzinfo=UTC), reverse=True)
 
 
-def read_journal(folder: Path) -> list[Entry]:
+def read_journal(folder: Path) -> list[JournalEntry]:
     """What was done in a run."""
     return read_entries(folder / JOURNAL)
 

@@ -17,14 +17,14 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Worker
 from filemill.errors import Unavailable
-from filemill.lab import figures, frames, measures, storm
+from filemill.lab import figures, frames, measures
 from filemill.lab.clock import REMEDY
+from filemill.lab.invariants import Verdict
 from filemill.lab.load import Step
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import RESULTS, Results
 from filemill.lab.stack import Lab
-from filemill.lab.verdict import Verdict
-from filemill.verification.history import History
+from filemill.verification.topic_history import History
 
 LEAST_RATE = 300.0
 LEAST_IN_FLIGHT = 50
@@ -76,14 +76,14 @@ class SoakResult(msgspec.Struct, kw_only=True):
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
     """Run one. Raises RuntimeError where the machine lacks what a listed fault needs."""
     without = set(parameters.without)
-    if storm.CLOCK in without and storm.SKEW in storm.missing() - without:
-        say(f"{storm.SKEW} is left out: {REMEDY}")
-        without.add(storm.SKEW)
-    lacking = storm.missing() - without
+    if chaos.CLOCK in without and chaos.SKEW in chaos.missing() - without:
+        say(f"{chaos.SKEW} is left out: {REMEDY}")
+        without.add(chaos.SKEW)
+    lacking = chaos.missing() - without
     if lacking:
         raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or name it as one to do without")
-    pace = storm.Pace(parameters.minutes)
-    planned = storm.plan(parameters.seed, parameters.minutes, frozenset(without))
+    pace = chaos.Pace(parameters.minutes)
+    planned = chaos.plan(parameters.seed, parameters.minutes, frozenset(without))
     stack = StackParameters(
         workers=parameters.workers,
         protocol=parameters.protocol,
@@ -99,7 +99,7 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
         # Longer than the storm can take: it is stopped when that is over.
         lab.load.begin(lambda load: load.open_loop([Step(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
         time.sleep(WARM_SECONDS)
-        storm.rage(lab, planned, pace, lambda: _wait_at_work(lab), say)
+        chaos.rage(lab, planned, pace, lambda: _wait_at_work(lab), say)
         time.sleep(max(0.0, began + parameters.minutes * 60 - time.time()))
         lab.load.stop()
         load_seconds = time.time() - began
@@ -139,7 +139,7 @@ def _held(lab: Lab, since: float) -> int:
 def _conclude(
     lab: Lab,
     results: Results,
-    planned: list[storm.Planned],
+    planned: list[chaos.Planned],
     history: History,
     verdict: Verdict,
     load_seconds: float,
@@ -176,7 +176,7 @@ def _conclude(
     return result
 
 
-def _complaints(result: SoakResult, planned: list[storm.Planned], drained: float | None) -> list[str]:
+def _complaints(result: SoakResult, planned: list[chaos.Planned], drained: float | None) -> list[str]:
     absent = sorted({one.name for one in planned} - result.in_flight.keys())
     found = [f"{name} was planned and did not happen" for name in absent]
     found += [f"{name} hit an idle pipeline" for name, counts in result.in_flight.items() if not all(counts)]

@@ -28,14 +28,13 @@ from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
-from filemill.lab import backward
-from filemill.lab.bench import SESSION_SECONDS, SHARE, Bench, wait_until
 from filemill.lab.clock import FakeClock
-from filemill.lab.composed import ComposedStack
+from filemill.lab.compose_stack import ComposedStack
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
+from filemill.lab.session import SESSION_SECONDS, SHARE, Bench, wait_until
 from filemill.runtime.fault import Fault
-from filemill.runtime.journal import FAULT, Entry, Journal
+from filemill.runtime.journal import FAULT, Journal, JournalEntry
 from filemill.services.setup import prepare
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.ports import LOOPBACK
@@ -144,9 +143,9 @@ class Lab(Bench):
         self.admin().add_partitions(self.settings.topic_create, total)
         self.partitions = total
 
-    def inject(self, fault: Fault) -> Entry:
+    def inject(self, fault: Fault) -> JournalEntry:
         """Let a fault begin, last and be undone, on record in the journal."""
-        with self.journal.lasting(FAULT, fault.name, fault.target) as entry:
+        with self.journal.record_interval(FAULT, fault.name, fault.target) as entry:
             fault.run(entry)
         return entry
 
@@ -174,7 +173,7 @@ class Lab(Bench):
         prepare(settings, patience_seconds=PREPARE_SECONDS)
         engine = bootstrap.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
-        backward.install(engine)
+        status_regressions.install(engine)
         door = self.supervisor.door() if isinstance(self.supervisor, ComposedStack) else (LOOPBACK, LOOPBACK)
         self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint, *door))
         self._way_to_s3["FILEMILL_S3_ENDPOINT"] = self.proxy.url
@@ -202,7 +201,7 @@ class Lab(Bench):
             ),
         ]
         # One that takes the place of a dead one is another owner of its partitions.
-        return [replace(spec, ids_once=True) for spec in specs]
+        return [replace(spec, unique_ids=True) for spec in specs]
 
     def _end_load(self) -> None:
         with contextlib.suppress(Exception):

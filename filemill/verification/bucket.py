@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File, Tombstone
-from filemill.domain.files import Status, file_id_of, object_key
+from filemill.domain.files import Status, file_id_in_key, object_key
 from filemill.ports import ObjectStore, StoredObject
 from filemill.verification.report import Report
 
@@ -26,16 +26,16 @@ async def check_bucket(engine: sa.Engine, store: ObjectStore, report: Report) ->
 
 def _check_page(engine: sa.Engine, page: Sequence[StoredObject], report: Report) -> None:
     keys = [entry.key for entry in page]
-    ids = {file_id for key in keys if (file_id := file_id_of(key)) is not None}
+    ids = {file_id for key in keys if (file_id := file_id_in_key(key)) is not None}
     # Keys that are not of our form may be a foreign service's: only then is the table searched by location.
-    strange = [key for key in keys if file_id_of(key) is None]
+    strange = [key for key in keys if file_id_in_key(key) is None]
     with engine.connect() as connection:
         rows = {row.id: row for row in connection.execute(_ROWS, {"ids": list(ids)})} if ids else {}
         known = set(connection.execute(_LOCATIONS, {"keys": strange}).scalars()) if strange else set()
         gone = list(ids - rows.keys())
         deleted = set(connection.execute(_TOMBSTONES, {"ids": gone}).scalars()) if gone else set()
     for key in keys:
-        file_id = file_id_of(key)
+        file_id = file_id_in_key(key)
         row = rows.get(file_id) if file_id is not None else None
         if row is None:
             if file_id in deleted:

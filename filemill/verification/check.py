@@ -17,14 +17,14 @@ from filemill.adapters.postgres.tables import (
 )
 from filemill.adapters.postgres.topics import generations
 from filemill.config.settings import Settings
-from filemill.domain.partitioning import out_of_turn
+from filemill.domain.partitioning import cycle_breaks
 from filemill.ports import ObjectStore
 from filemill.queries.group import group_state, lags
 from filemill.queries.stalls import stalled_partitions
 from filemill.verification.bucket import check_bucket
-from filemill.verification.evidence import Evidence, Request, catch_up, gather
 from filemill.verification.report import Report
 from filemill.verification.rows import check_ends, check_rows
+from filemill.verification.topic_index import Evidence, Request, catch_up, gather
 
 
 async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> Report:
@@ -86,7 +86,7 @@ def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidenc
     report.repeats = evidence.repeats()
     astray = _numbered_for_another_topic(engine, settings, evidence)
     in_turn = (slot for slot in evidence.published() if slot.number not in astray)
-    for number in out_of_turn(in_turn, evidence.partitions):
+    for number in cycle_breaks(in_turn, evidence.partitions):
         report.found("publish-out-of-turn", number)
     absent = set(_gaps(slot.number for slot in evidence.published()))
     for number in sorted(absent - _not_to_be_seen_yet(engine, settings, evidence, absent)):

@@ -13,9 +13,9 @@ from itertools import accumulate
 
 import msgspec
 
-from filemill.domain.offsets import CommitMetadata, CommitSeen, ResetSeen, decode_metadata
-from filemill.verification.history import NEVER, Execution, History, Ownership, Place
+from filemill.domain.offsets import CommitMetadata, RecordedReset, StoredCommit, decode_metadata
 from filemill.verification.report import Finding
+from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place
 
 # A reset is recorded before the broker is asked, which may take so long.
 RESET_SECONDS = 60.0
@@ -61,7 +61,7 @@ class Audit(msgspec.Struct):
 
 
 def audit(
-    commits: Sequence[CommitSeen],
+    commits: Sequence[StoredCommit],
     ends: Mapping[int, int],
     history: History,
     ownerships: Iterable[Ownership],
@@ -101,7 +101,7 @@ def audit(
     return result
 
 
-def _check_owner(commit: CommitSeen, signed: CommitMetadata, owners: "_Owners", result: Audit) -> None:
+def _check_owner(commit: StoredCommit, signed: CommitMetadata, owners: "_Owners", result: Audit) -> None:
     """The signer owned the partition in the epoch that it signed with, at the moment of the commit."""
     owner = owners.at(commit.at)
     if owner is None or (owner.worker, owner.epoch) != (signed.worker, signed.epoch):
@@ -143,7 +143,7 @@ def _moments(history: History) -> dict[tuple[int, int], _Moments]:
     return {key: _Moments(found) for key, found in by_partition.items()}
 
 
-def _take(expected: list[ResetSeen], commit: CommitSeen) -> bool:
+def _take(expected: list[RecordedReset], commit: StoredCommit) -> bool:
     """Whether the commit is one of these resets, which then is taken out: each explains one commit."""
     for index, reset in enumerate(expected):
         meant = (reset.partition, reset.new) == (commit.partition, commit.offset)
@@ -205,7 +205,7 @@ def _by_partition(ownerships: Iterable[Ownership]) -> dict[int, _Owners]:
 
 
 def _check_executions(
-    commits: Sequence[CommitSeen], owners: Mapping[int, _Owners], history: History, result: Audit
+    commits: Sequence[StoredCommit], owners: Mapping[int, _Owners], history: History, result: Audit
 ) -> None:
     """Each execution was of a record that no commit covered when its worker got the partition; once an assignment."""
     covered = _Coverage(commits, history)
@@ -228,8 +228,8 @@ def _check_executions(
 class _Coverage:
     """What the commits of each partition had covered at a moment."""
 
-    def __init__(self, commits: Sequence[CommitSeen], history: History) -> None:
-        self._commits: dict[tuple[int, int], list[CommitSeen]] = {}
+    def __init__(self, commits: Sequence[StoredCommit], history: History) -> None:
+        self._commits: dict[tuple[int, int], list[StoredCommit]] = {}
         for commit in commits:
             key = history.generation(commit.at), commit.partition
             self._commits.setdefault(key, []).append(commit)

@@ -16,8 +16,8 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key
 from filemill.errors import NotFound
 from filemill.ports import ObjectStore
-from filemill.verification.evidence import Evidence, Told
 from filemill.verification.report import Report
+from filemill.verification.topic_index import Evidence, Told
 
 PAGE_ROWS = 1000
 DOWNLOADS = 16

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.verification.commits import audit
-from filemill.verification.history import Ownership, read_history
+from filemill.verification.topic_history import Ownership, read_history
 from tests.integration import topics
 from tests.integration.processes import Process
 from tests.integration.world import World

@@ -19,7 +19,7 @@ from filemill.queries.dead_letters import read_dead_letters
 from filemill.queries.history import ownership
 from filemill.queries.performance import performance
 from filemill.queries.workers import list_workers
-from filemill.verification.history import read_history
+from filemill.verification.topic_history import read_history
 from tests.integration import topics
 from tests.integration.world import World, pipeline
 from tests.servers import Servers

@@ -15,7 +15,7 @@ from filemill.config.settings import Settings, as_environment
 from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters
-from filemill.verification.history import read_history
+from filemill.verification.topic_history import read_history
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World, pipeline

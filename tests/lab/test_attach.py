@@ -4,7 +4,7 @@ import itertools
 import threading
 
 from filemill.lab import Step, attach
-from filemill.lab.naive import run_naively
+from filemill.lab.blocking_consumer import run_naively
 from tests.integration.world import World
 
 

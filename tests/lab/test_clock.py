@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from filemill.config.settings import as_environment
-from filemill.lab.bench import Bench
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
+from filemill.lab.session import Bench
 from tests.integration.world import World
 
 MAX_POLL_SECONDS = 15

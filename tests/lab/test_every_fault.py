@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.lab import StackParameters
+from filemill.lab.chaos import LISTED, ONCE, Pace, missing
 from filemill.lab.stack import Lab
-from filemill.lab.storm import LISTED, ONCE, Pace, missing
 
 # About fifty files a second, all the time.
 IN_FLIGHT = 80

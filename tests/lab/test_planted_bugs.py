@@ -7,9 +7,8 @@ from pathlib import Path
 from filemill.config.settings import as_environment
 from filemill.domain.files import to_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, encode
-from filemill.lab import backward
-from filemill.lab.bench import Bench
-from filemill.lab.verdict import Check, Verdict
+from filemill.lab.invariants import Check, Verdict
+from filemill.lab.session import Bench
 from tests.integration import topics
 from tests.integration.processes import Process, wait_until
 from tests.integration.world import World
@@ -25,7 +24,7 @@ def start_with(bug: str, world: World, role: str, **given: object) -> Process:
         "PYTHONPATH": str(ROOT),
         **{f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()},
     }
-    member = world.crew.run(name, [sys.executable, "-m", "tests.lab.planted", bug, role], environment)
+    member = world.crew.run(name, [sys.executable, "-m", "tests.lab.planted_bugs", bug, role], environment)
     world.wait_for_process(member, role)
     return member
 
@@ -39,7 +38,7 @@ def broken(verdict: Verdict) -> dict[str, Check]:
 
 
 def test_a_world_without_a_bug_is_well(world: World) -> None:
-    backward.install(world.engine)
+    status_regressions.install(world.engine)
     world.host("relay", "sync")
     world.start("processor", "processor", processing_seconds=0.5)
     world.wait_for(world.submit(30))
@@ -100,7 +99,7 @@ def test_partitions_that_are_never_resumed_are_caught(world: World) -> None:
 
 
 def test_a_status_that_moves_back_is_caught_even_where_it_comes_again(world: World) -> None:
-    backward.install(world.engine)
+    status_regressions.install(world.engine)
     world.host("relay")
     start_with("backward-status", world, "sync")
     world.start("processor")

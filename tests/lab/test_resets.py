@@ -5,7 +5,7 @@ import time
 import pytest
 
 from filemill.lab import StackParameters, faults, measures
-from filemill.lab.bench import wait_until
+from filemill.lab.session import wait_until
 from filemill.lab.stack import Lab
 from filemill.services.offset_reset import Target
 

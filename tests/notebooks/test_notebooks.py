@@ -5,8 +5,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from filemill.lab.notebook_outputs import PLOTLY, code_hash, complaints, read
 from filemill.lab.notebooks import TAG, execute, short_parameters
-from filemill.lab.published import PLOTLY, code_hash, complaints, read
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

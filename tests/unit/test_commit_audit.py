@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.domain.offsets import CommitSeen, ResetSeen, encode_metadata
+from filemill.domain.offsets import RecordedReset, StoredCommit, encode_metadata
 from filemill.verification.commits import Audit, audit
-from filemill.verification.history import NEVER, Execution, History, Ownership, Place, Request, distinct
+from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place, Request, distinct
 
 
-def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> CommitSeen:
-    return CommitSeen(0, offset, encode_metadata(worker, epoch, offset, list(beyond)), at)
+def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> StoredCommit:
+    return StoredCommit(0, offset, encode_metadata(worker, epoch, offset, list(beyond)), at)
 
 
 def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> Ownership:
@@ -33,11 +33,11 @@ def execution(offset: int, at: float, worker: str = "a", began: float | None = N
 
 
 def look(
-    commits: list[CommitSeen],
+    commits: list[StoredCommit],
     finished: list[float],
     owners: list[Ownership],
     executions: list[Execution] | None = None,
-    resets: list[ResetSeen] | None = None,
+    resets: list[RecordedReset] | None = None,
 ) -> Audit:
     history = History(
         requests=[Request(0, offset, offset + 1, 1, 0.0) for offset in range(len(finished))],
@@ -99,7 +99,7 @@ def test_a_commit_after_the_worker_had_given_the_partition_up_is_found() -> None
 
 
 def test_a_commit_that_nobody_signed_is_found() -> None:
-    assert found(look([CommitSeen(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
+    assert found(look([StoredCommit(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
 
 
 def test_what_was_not_covered_may_be_executed_again() -> None:
@@ -137,11 +137,11 @@ def test_an_announcement_that_comes_twice_is_one_execution() -> None:
     assert distinct([made, later, other]) == [made, other]
 
 
-BY_A_PERSON = CommitSeen(0, 3, "", 20.1)
+BY_A_PERSON = StoredCommit(0, 3, "", 20.1)
 
 
 def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> None:
-    reset = ResetSeen(0, 1, 3, 20.0)
+    reset = RecordedReset(0, 1, 3, 20.0)
     commits = [commit(1, 11), BY_A_PERSON, commit(4, 32, "b")]
     owners, finished = [owner(1), owner(30, "b")], [10, NEVER, NEVER, 31]
     result = look(commits, finished, owners, resets=[reset])
@@ -151,10 +151,10 @@ def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> No
 
 
 def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
-    commits = [commit(2, 13), CommitSeen(0, 1, "", 20.1)]
+    commits = [commit(2, 13), StoredCommit(0, 1, "", 20.1)]
     owners = [owner(1), owner(30, "b")]
     done = [execution(0, 10), execution(1, 12)]
-    resets = [ResetSeen(0, 2, 1, 20.0)]
+    resets = [RecordedReset(0, 2, 1, 20.0)]
     assert look(commits, [10, 12], owners, [*done, execution(1, 32, "b")], resets).ok
     again = look(commits, [10, 12], owners, [*done, execution(0, 32, "b")], resets)
     assert found(again) == {"executed-though-committed"}
@@ -163,19 +163,19 @@ def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
 def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() -> None:
     finished, owners = [10.0] * 3, [owner(1)]
     for resets in (
-        [ResetSeen(0, 0, 2, 20.0)],
-        [ResetSeen(1, 0, 3, 20.0)],
-        [ResetSeen(0, 0, 3, 20.2)],
-        [ResetSeen(0, 0, 3, -50.0)],
+        [RecordedReset(0, 0, 2, 20.0)],
+        [RecordedReset(1, 0, 3, 20.0)],
+        [RecordedReset(0, 0, 3, 20.2)],
+        [RecordedReset(0, 0, 3, -50.0)],
     ):
         assert found(look([BY_A_PERSON], finished, owners, resets=resets)) == {"commit-unsigned"}, resets
-    twice = [BY_A_PERSON, CommitSeen(0, 3, "", 20.2)]
-    assert found(look(twice, finished, owners, resets=[ResetSeen(0, 0, 3, 20.0)])) == {"commit-unsigned"}
+    twice = [BY_A_PERSON, StoredCommit(0, 3, "", 20.2)]
+    assert found(look(twice, finished, owners, resets=[RecordedReset(0, 0, 3, 20.0)])) == {"commit-unsigned"}
 
 
 def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
-    resets = [ResetSeen(0, 0, 1, 20.0)]
-    early = [CommitSeen(0, 1, "", 20.1), commit(2, 32, "b")]
+    resets = [RecordedReset(0, 0, 1, 20.0)]
+    early = [StoredCommit(0, 1, "", 20.1), commit(2, 32, "b")]
     assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
 
 
@@ -258,9 +258,9 @@ def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> 
 def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
     history = History(recreations=[20.0], ended_otherwise=ended({0: 10}), requests=requests(0, 1, at=21.0))
     assert found(audit([commit(1, 30)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
-    reset = ResetSeen(0, 0, 2, 30.0)
+    reset = RecordedReset(0, 0, 2, 30.0)
     passed = msgspec.structs.replace(history, resets=[reset])
-    assert audit([CommitSeen(0, 2, "", 30.1)], {0: 2}, passed, [owner(1)]).ok
+    assert audit([StoredCommit(0, 2, "", 30.1)], {0: 2}, passed, [owner(1)]).ok
 
 
 def test_results_that_were_on_a_topic_of_results_that_is_gone_are_not_missed() -> None:

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from filemill.domain.offsets import ResetSeen
+from filemill.domain.offsets import RecordedReset
 from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
 from filemill.lab import frames, measures
-from filemill.lab.measures import least_moves
 from filemill.lab.invariants import Observed, Verdict, judge
+from filemill.lab.measures import least_moves
 from filemill.runtime.journal import JournalEntry
-from filemill.verification.topic_history import Execution, Heard, History, Request
 from filemill.verification.report import Report
+from filemill.verification.topic_history import Execution, Heard, History, Request
 
 
 def event(at: float, worker: str, kind: Kind, *partitions: int, vitals: Vitals | None = None) -> Heard:
@@ -187,7 +187,7 @@ def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
     history.requests = waiting
     history.executions.append(result(0, 0, 13))
     assert {check.number for check in judged(history, until=90.0).checks if check.ok is False} == {"9"}
-    history.resets = [ResetSeen(0, 1, 2, 15.0)]
+    history.resets = [RecordedReset(0, 1, 2, 15.0)]
     assert judged(history, until=90.0).ok
 
 

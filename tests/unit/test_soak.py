@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from filemill.lab.chaos import Planned
+from filemill.lab.invariants import Verdict
 from filemill.lab.soak import SoakResult, _complaints
-from filemill.lab.storm import Planned
-from filemill.lab.verdict import Verdict
 from filemill.verification.report import Report
 
 PLANNED = [Planned(1.0, "kafka killed", 0), Planned(2.0, "s3 hanging", 1)]

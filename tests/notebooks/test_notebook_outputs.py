@@ -7,7 +7,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from filemill.lab.published import NOTEBOOK_MAX_BYTES, PICTURE, PLOTLY, code_hash, complaints, publish, read
+from filemill.lab.notebook_outputs import NOTEBOOK_MAX_BYTES, PICTURE, PLOTLY, code_hash, complaints, publish, read
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 KEPT = "1  Every accepted request ends  kept"

@@ -8,10 +8,10 @@ import pytest
 
 from filemill.adapters.postgres.operations import record
 from filemill.config.settings import as_environment
-from filemill.lab import attach, window_notebook
+from filemill.lab import attach
 from filemill.lab.notebooks import execute
 from filemill.lab.runs import list_runs
-from filemill.lab.window import read_window
+from filemill.lab.time_range import read_window
 from tests.integration.rest import serving
 from tests.integration.world import World
 from tests.runs import planted
@@ -57,12 +57,12 @@ def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Pat
     for figure in (nothing.throughput(), nothing.timeline(), nothing.lag()):
         assert figure.layout.title.text
 
-    places = window_notebook.connection_of(world.settings, embedded=False)
+    places = notebook_documents.connection_of(world.settings, embedded=False)
     assert not any("password" in name or "secret" in name or "key" in name for name in places)
-    notebook = window_notebook.of_window(begin, end, places)
+    notebook = notebook_documents.of_window(begin, end, places)
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
     source = tmp_path / "window.ipynb"
-    source.write_bytes(window_notebook.encode(notebook))
+    source.write_bytes(notebook_documents.encode(notebook))
     execute(source, tmp_path / "done.ipynb")
     assert "Results per second" in outputs(tmp_path / "done.ipynb")
 

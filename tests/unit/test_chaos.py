@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.lab.storm import LISTED, ONCE, plan
+from filemill.lab.chaos import LISTED, ONCE, plan
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import LagSample, Operation
 from filemill.lab import figures, frames, measures
-from filemill.lab.bench import Bench
+from filemill.lab.session import Bench
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX
 
 FAULT_LONGEST = timedelta(seconds=FAULT_SECONDS_MAX)

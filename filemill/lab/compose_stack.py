@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from filemill.config.connection_environment import settings_in
+from filemill.config.connection_environment import settings_from
 from filemill_infra.compose import FILES, Compose, ComposeError, Container
 from filemill_infra.embedded.processes.workers import WorkerSpec
 
@@ -230,7 +230,7 @@ class ComposedStack:
     def _settings(self) -> dict[str, str | int | float]:
         """The servers as programs of this machine find them, with the roles that prepare them."""
         said = self._servers_only.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json", "--admin")
-        return {**settings_in(json.loads(said))}
+        return {**settings_from(json.loads(said))}
 
 
 def _free_ports() -> dict[str, int]:

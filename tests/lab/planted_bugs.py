@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from filemill.domain import files
-from filemill.domain.offsets import Commit, PartitionOffsets, encode_metadata
+from filemill.domain.offsets import Commit, OffsetTracker, encode_metadata
 from filemill.entrypoints import cli
 from filemill_workers.file_processor import dispatcher
 from filemill_workers.file_processor.consumer import FileProcessor
@@ -24,14 +24,14 @@ LATE_SECONDS = 2.0
 
 def early_commit() -> None:
     """A record counts as finished when it is delivered: its offset is committed before its PUT."""
-    deliver = PartitionOffsets.deliver
+    deliver = OffsetTracker.track
 
-    def wrong(self: PartitionOffsets, offset: int) -> bool:
+    def wrong(self: OffsetTracker, offset: int) -> bool:
         fresh = deliver(self, offset)
         self.finish(offset)
         return fresh
 
-    PartitionOffsets.deliver = wrong  # type: ignore[method-assign]
+    OffsetTracker.track = wrong  # type: ignore[method-assign]
 
 
 def no_resume() -> None:

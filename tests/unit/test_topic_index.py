@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from filemill.domain.partitioning import Slot
+from filemill.domain.partitioning import Placement
 from filemill.errors import Unavailable
-from filemill.verification.evidence import Cancelled, DeadLetter, Evidence, Request, Result
+from filemill.verification.topic_index import Cancelled, DeadLetter, Evidence, Request, Result
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_numbers_are_those_that_were_given(evidence: Evidence) -> None:
     evidence.keep("requests", [Request(1, 1, number, partition, 0) for number, partition in numbers])
     evidence.index()
     assert evidence.disown(3) == 1
-    assert list(evidence.published()) == [Slot(1, 0), Slot(2, 1)]
+    assert list(evidence.published()) == [Placement(1, 0), Placement(2, 1)]
     assert list(evidence.on_two_partitions()) == [2]
     assert evidence.repeats() == 1
 

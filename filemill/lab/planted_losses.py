@@ -12,8 +12,8 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.services.operations import Operations
-from filemill.verification.history import Execution, Place, execution_in
 from filemill.verification.report import LOST, Report
+from filemill.verification.topic_history import Execution, Place, execution_in
 
 PAGE = 1000
 

@@ -18,15 +18,14 @@ from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
-from filemill.lab import backward
+from filemill.lab.invariants import Observed, Verdict, judge
 from filemill.lab.load import Load, unfinished
-from filemill.lab.losses import Losses, all_gone, read_results
-from filemill.lab.verdict import Observed, Verdict, judge
+from filemill.lab.planted_losses import Losses, all_gone, read_results
 from filemill.runtime.journal import Journal
 from filemill.services.operations import Operations
 from filemill.verification.commits import Audit, audit
-from filemill.verification.history import History, distinct, read_history
 from filemill.verification.report import Report
+from filemill.verification.topic_history import History, distinct, read_history
 
 POLL_SECONDS = 0.05
 VERIFY_TIMEOUT_SECONDS = 60.0
@@ -147,7 +146,7 @@ class Bench:
                 report=report,
                 audit=None if self.settings.group_protocol == SHARE else self.audit(history),
                 history=history,
-                backward_moves=backward.moves(self.engine),
+                backward_moves=status_regressions.moves(self.engine),
                 faults=self.journal.faults(),
                 patience_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + 10.0,
                 until=time.time(),

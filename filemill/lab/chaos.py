@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from filemill.lab import faults
-from filemill.lab.bench import SESSION_SECONDS
 from filemill.lab.clock import libfaketime
+from filemill.lab.session import SESSION_SECONDS
 from filemill.lab.stack import Lab
 from filemill.runtime.fault import Fault
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from filemill.domain.worker_events import Kind
-from filemill.runtime.journal import Entry
+from filemill.runtime.journal import JournalEntry
 from filemill.verification import commits as commit_audit
 from filemill.verification import report as verify_report
 from filemill.verification.commits import Audit
-from filemill.verification.history import NEVER, History
 from filemill.verification.report import Finding, Report
+from filemill.verification.topic_history import NEVER, History
 
 TITLES = {
     "1": "Every accepted request ends, each in one row",
@@ -81,7 +81,7 @@ class Observed(msgspec.Struct, kw_only=True):
     audit: Audit | None
     history: History
     backward_moves: list[str] | None
-    faults: Sequence[Entry]
+    faults: Sequence[JournalEntry]
     patience_seconds: float
     until: float
     # What was not as it should be about losses that faults had planted, and how many of them were named.
@@ -206,7 +206,7 @@ def _longest_free(begin: float, end: float, excused: list[tuple[float, float]]) 
         yield end - begin
 
 
-def _fault_windows(faults: Iterable[Entry]) -> list[tuple[float, float]]:
+def _fault_windows(faults: Iterable[JournalEntry]) -> list[tuple[float, float]]:
     return [(entry.began, entry.ended or NEVER) for entry in faults]
 
 

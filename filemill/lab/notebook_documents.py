@@ -28,7 +28,7 @@ _PLACES = (
     "s3_region",
     "s3_bucket",
 )
-_LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.window import read_window"
+_LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.time_range import read_window"
 
 
 def of_window(begin: datetime, end: datetime, connection: Mapping[str, object]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from filemill.lab.losses import Losses
-from filemill.verification.history import Execution
+from filemill.lab.planted_losses import Losses
 from filemill.verification.report import Report
+from filemill.verification.topic_history import Execution
 
 
 def result(file_id: int, run: int = 1) -> Execution:
