@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from filemill.config.validators import VALIDATORS
-from filemill.domain.origins import has_user_info, listed, parse_host, parse_origin
+from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
 from filemill.runtime.stack_state import running_stack
 
 PREFIX = "FILEMILL_"
@@ -323,7 +323,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts", mode="after")
     @classmethod
     def _allowed_hosts(cls, value: str) -> str:
-        for name in listed(value):
+        for name in split_list(value):
             host = parse_host(name)
             if host is None or host.port is not None:
                 raise ValueError(f"{name!r} is not a host name: write files.example, without scheme and port")
@@ -332,7 +332,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies", mode="after")
     @classmethod
     def _trusted_proxies(cls, value: str) -> str:
-        for network in listed(value):
+        for network in split_list(value):
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
@@ -389,12 +389,12 @@ class Settings(BaseSettings):
     @property
     def allowed_host_names(self) -> list[str]:
         """The names of allowed_hosts, as a Host header is compared with them."""
-        return [host.host for name in listed(self.allowed_hosts) if (host := parse_host(name))]
+        return [host.host for name in split_list(self.allowed_hosts) if (host := parse_host(name))]
 
     @property
     def trusted_proxy_networks(self) -> list[str]:
         """The networks of trusted_proxies."""
-        return listed(self.trusted_proxies)
+        return split_list(self.trusted_proxies)
 
     @property
     def database_url(self) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from filemill.config import logging
 from filemill.entrypoints.cli.output import console, fail, print_table, say
+from filemill.lab import chaos, notebook_outputs
 from filemill.lab.results import RESULTS, Results, compare
 from filemill.lab.soak import SoakParameters, SoakResult
 from filemill.lab.soak import soak as run_soak

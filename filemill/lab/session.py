@@ -18,6 +18,7 @@ from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
+from filemill.lab import status_regressions
 from filemill.lab.invariants import Observed, Verdict, judge
 from filemill.lab.load import Load, unfinished
 from filemill.lab.planted_losses import Losses, all_gone, read_results

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Worker
 from filemill.errors import Unavailable
-from filemill.lab import figures, frames, measures
+from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
 from filemill.lab.invariants import Verdict
 from filemill.lab.load import Step

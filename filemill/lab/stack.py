@@ -28,6 +28,7 @@ from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
+from filemill.lab import status_regressions
 from filemill.lab.clock import FakeClock
 from filemill.lab.compose_stack import ComposedStack
 from filemill.lab.parameters import StackParameters

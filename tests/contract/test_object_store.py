@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from filemill.adapters.memory.stores import MemoryObjectStore
+from filemill.adapters.memory.object_store import MemoryObjectStore
 from filemill.adapters.s3.admin import bucket_exists, create_bucket, s3_client
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load

@@ -12,7 +12,8 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.reader import TopicReader
-from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.publisher import MemoryPublisher
 from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record

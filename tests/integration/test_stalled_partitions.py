@@ -15,10 +15,10 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.memory.stores import MemoryObjectStore
+from filemill.adapters.memory.object_store import MemoryObjectStore
 from filemill.adapters.postgres.events import store_events
 from filemill.config.settings import as_environment
-from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
 from filemill.ports import HeardEvent, PutMode
@@ -30,14 +30,14 @@ from tests.integration.world import World
 # --- by samples and heartbeats
 
 
-def tell(connection: sa.Connection, kind: Kind = Kind.HEARTBEAT, *, ago: float = 0, **vitals: Any) -> None:
+def tell(connection: sa.Connection, kind: EventKind = EventKind.HEARTBEAT, *, ago: float = 0, **vitals: Any) -> None:
     """An event of worker w, whose records take 5 s: 21 s in all is what a partition is given."""
     event = WorkerEvent(
         kind=kind,
         worker_id="w",
         timestamp=datetime.now(UTC) - timedelta(seconds=ago),
         processing_seconds=5.0,
-        vitals=msgspec.convert(vitals, Vitals) if kind is Kind.HEARTBEAT else None,
+        vitals=msgspec.convert(vitals, Vitals) if kind is EventKind.HEARTBEAT else None,
     )
     place = connection.execute(sa.text("SELECT count(*) FROM worker_events")).scalar_one()
     store_events(connection, [HeardEvent(0, place, event)])
@@ -81,7 +81,7 @@ def test_a_partition_is_given_its_time_again_after_a_gap_an_owner_or_an_open_bre
             moved.rollback()
         with connection.begin() as closed:
             samples(connection, {0: 7})
-            tell(connection, Kind.BREAKER_CLOSED, ago=10)
+            tell(connection, EventKind.BREAKER_CLOSED, ago=10)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "S3 has been back for 10 s"
             closed.rollback()

@@ -7,6 +7,7 @@ from pathlib import Path
 from filemill.config.settings import as_environment
 from filemill.domain.files import to_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, encode
+from filemill.lab import status_regressions
 from filemill.lab.invariants import Check, Verdict
 from filemill.lab.session import Bench
 from tests.integration import topics

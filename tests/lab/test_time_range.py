@@ -8,7 +8,7 @@ import pytest
 
 from filemill.adapters.postgres.operations import record
 from filemill.config.settings import as_environment
-from filemill.lab import attach
+from filemill.lab import attach, notebook_documents
 from filemill.lab.notebooks import execute
 from filemill.lab.runs import list_runs
 from filemill.lab.time_range import read_window

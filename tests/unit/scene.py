@@ -3,7 +3,8 @@
 import queue
 from collections.abc import Sequence
 
-from filemill.adapters.memory.kafka import Committed, MemoryBroker, MemorySource
+from filemill.adapters.memory.broker import Committed, MemoryBroker
+from filemill.adapters.memory.record_source import MemorySource
 from filemill.domain.records import Record
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Finished, Workshop

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from filemill.adapters.memory.kafka import Committed, MemorySource
+from filemill.adapters.memory.broker import Committed
+from filemill.adapters.memory.record_source import MemorySource
 from filemill.config.settings import load
-from filemill.domain.messages import RUN
+from filemill.domain.messages import RUN_HEADER
 from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
 from filemill.domain.records import Record
 from filemill.entrypoints.processor import linger_milliseconds
@@ -577,7 +578,7 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
         source = MemorySource(it.broker, CREATE, processor)
         it.store.away = "S3 is away"
         for number in range(10):
-            it.broker.append(CREATE, 0, request(number + 1), [(RUN, b"1")])
+            it.broker.append(CREATE, 0, request(number + 1), [(RUN_HEADER, b"1")])
         source.assign([0])
         thread = threading.Thread(target=processor.run, args=(lambda _, source=source: source,), daemon=True)
         thread.start()

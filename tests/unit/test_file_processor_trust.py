@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from filemill.adapters.memory.kafka import MemorySource
+from filemill.adapters.memory.record_source import MemorySource
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record
 from filemill.domain.retry import RetryPolicy

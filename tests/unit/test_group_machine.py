@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from filemill.adapters.memory.kafka import MemoryBroker
+from filemill.adapters.memory.broker import MemoryBroker
 from filemill.domain.offsets import decode_metadata
 from filemill_workers.file_processor import consumer
 from filemill_workers.file_processor.executor import Finished

@@ -11,11 +11,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
-from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryOutbox
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.database import MemoryDatabase
+from filemill.adapters.memory.lease import MemoryLease
+from filemill.adapters.memory.outbox import MemoryOutbox
+from filemill.adapters.memory.publisher import MemoryPublisher
 from filemill.domain.files import NewFile
-from filemill.domain.messages import PUBLISH_NUMBER, RUN, TRACEPARENT, header, number_header, valid_traceparent
-from filemill.domain.partitioning import Slot, out_of_turn
+from filemill.domain.messages import (
+    RUN_HEADER,
+    SEQUENCE_HEADER,
+    TRACEPARENT_HEADER,
+    header,
+    int_header,
+    valid_traceparent,
+)
+from filemill.domain.partitioning import Placement, cycle_breaks
 from filemill.errors import Unavailable
 from filemill.ports import Claimed, Outbox, Published
 from filemill_workers import outbox_relay
@@ -61,12 +71,12 @@ class World:
     def places(self) -> list[tuple[int, int]]:
         """Publish number and partition of each record, by number; repeats included."""
         return sorted(
-            (number_header(record.headers, PUBLISH_NUMBER) or 0, record.partition)
+            (int_header(record.headers, SEQUENCE_HEADER) or 0, record.partition)
             for record in self.broker.records(TOPIC)
         )
 
-    def slots(self) -> list[Slot]:
-        return [Slot(number, partition) for number, partition in sorted(set(self.places()))]
+    def slots(self) -> list[Placement]:
+        return [Placement(number, partition) for number, partition in sorted(set(self.places()))]
 
 
 def _until_idle(*relays: OutboxRelay) -> None:
@@ -96,9 +106,9 @@ def test_a_record_is_the_seeds_message_with_number_run_and_trace_beside_it() -> 
     (record,) = world.broker.records(TOPIC)
     assert set(json.loads(record.value or b"")) == {"fileId", "title", "description", "timestamp"}
     assert json.loads(record.value or b"")["fileId"] == file_id
-    assert number_header(record.headers, PUBLISH_NUMBER) == 1
-    assert number_header(record.headers, RUN) == 1
-    assert valid_traceparent(header(record.headers, TRACEPARENT))
+    assert int_header(record.headers, SEQUENCE_HEADER) == 1
+    assert int_header(record.headers, RUN_HEADER) == 1
+    assert valid_traceparent(header(record.headers, TRACEPARENT_HEADER))
 
 
 def test_each_partition_has_its_numbers_in_ascending_order() -> None:
@@ -106,7 +116,7 @@ def test_each_partition_has_its_numbers_in_ascending_order() -> None:
     world.submit(25)
     _until_idle(world.relay())
     for partition in range(3):
-        numbers = [number_header(record.headers, PUBLISH_NUMBER) for record in world.broker.log(TOPIC, partition)]
+        numbers = [int_header(record.headers, SEQUENCE_HEADER) for record in world.broker.log(TOPIC, partition)]
         assert numbers == sorted(numbers, key=lambda number: number or 0)
 
 
@@ -216,7 +226,7 @@ def test_added_partitions_join_the_turn_soon() -> None:
     world.submit(6)
     _until_idle(relay)
     assert world.places() == [*_in_turn(1, 4), (5, 4), (6, 0), (7, 1), (8, 2), (9, 3), (10, 4)]
-    assert out_of_turn(world.slots(), 5) == []
+    assert cycle_breaks(world.slots(), 5) == []
 
 
 def test_a_standby_publishes_nothing() -> None:
@@ -695,7 +705,7 @@ class Relays(RuleBasedStateMachine):
     def a_number_has_one_partition_and_one_file(self) -> None:
         seen: dict[int, tuple[int, bytes | None]] = {}
         for record in self.world.broker.records(TOPIC):
-            number = number_header(record.headers, PUBLISH_NUMBER) or 0
+            number = int_header(record.headers, SEQUENCE_HEADER) or 0
             assert seen.setdefault(number, (record.partition, record.value)) == (record.partition, record.value)
 
     @invariant()
@@ -727,7 +737,7 @@ class Relays(RuleBasedStateMachine):
             if row.claimed.generation < len(self.world.database.topics[TOPIC])
         } if self.world.database.topics else set()  # fmt: skip
         slots = [slot for slot in self.world.slots() if slot.number not in stale | set(self.world.database.abandoned)]
-        assert out_of_turn(slots, self.world.broker.partitions(TOPIC)) == []
+        assert cycle_breaks(slots, self.world.broker.partitions(TOPIC)) == []
 
 
 TestRelays = Relays.TestCase

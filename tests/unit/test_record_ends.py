@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from structlog.testing import capture_logs
 
-from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher, MemorySource
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.publisher import MemoryPublisher
+from filemill.adapters.memory.record_source import MemorySource
 from filemill.domain.records import Record
 from filemill.errors import Unavailable
 from filemill_workers.file_processor import consumer, share_consumer

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from filemill.adapters.kafka.reader import TopicReader
-from filemill.adapters.memory.kafka import MemoryBroker
-from filemill.adapters.memory.stores import MemoryDatabase, MemoryLease, MemoryStatusStore
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.database import MemoryDatabase
+from filemill.adapters.memory.lease import MemoryLease
+from filemill.adapters.memory.status_store import MemoryStatusStore
 from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.records import Record, TopicIdentity

@@ -1,0 +1,94 @@
+"""Fake of a Kafka broker: topics, records and the commits of one group."""
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from filemill.domain.messages import Headers
+from filemill.domain.offsets import Commit
+from filemill.domain.records import Record, TopicIdentity
+from filemill.errors import Unavailable
+
+NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A commit that the broker took; `owned`: whether the member had the partition at that moment."""
+
+    partition: int
+    commit: Commit
+    owned: bool
+
+
+class MemoryBroker:
+    """Topics and one group's commits. Any thread.
+
+    `away`: a sentence; until it is None again publishers keep their records queued and questions raise Unavailable.
+    `refuses`: a sentence; records are refused with it, and counted. Neither is the fault of a record.
+    """
+
+    def __init__(self, partitions: Mapping[str, int]) -> None:
+        self.away: str | None = None
+        self.refuses: str | None = None
+        self.refused = 0
+        self.commits: list[Committed] = []
+        self.marks: set[tuple[str, int, int]] = set()
+        self.changed = threading.Condition()
+        self._logs: dict[str, list[list[Record]]] = {}
+        self._recreated: dict[str, int] = {}
+        for topic, count in partitions.items():
+            self.add_partitions(topic, count)
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Create the topic, or raise its partitions to `total`."""
+        logs = self._logs.setdefault(topic, [])
+        logs.extend([] for _ in range(total - len(logs)))
+
+    def recreate(self, topic: str, total: int) -> None:
+        """Delete the topic and create another one of its name."""
+        with self.changed:
+            self._logs[topic] = [[] for _ in range(total)]
+            self._recreated[topic] = self._recreated.get(topic, 0) + 1
+
+    def identity(self, topic: str) -> TopicIdentity | None:
+        """Which topic has this name now; None for no such topic."""
+        if self.away is not None:
+            raise Unavailable(self.away)
+        count = self.partitions(topic)
+        return TopicIdentity(f"{topic}-{self._recreated.get(topic, 0)}", "memory", count) if count else None
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; 0 for no such topic."""
+        return len(self._logs.get(topic, ()))
+
+    def log(self, topic: str, partition: int) -> list[Record]:
+        """The records of one partition."""
+        return list(self._logs[topic][partition])
+
+    def records(self, topic: str) -> list[Record]:
+        """The topic's records, partition by partition."""
+        return list(itertools.chain.from_iterable(self._logs[topic]))
+
+    def append(self, topic: str, partition: int, value: bytes | None, headers: Headers | None = None) -> int:
+        """Write a record; returns its offset."""
+        with self.changed:
+            log = self._logs[topic][partition]
+            stamp = int(time.time() * 1000)
+            log.append(Record(topic, partition, len(log), value, list(headers or []), stamp, by_broker=True))
+            self.changed.notify_all()
+            return len(log) - 1
+
+    def mark(self, topic: str, partition: int) -> None:
+        """Write what takes an offset and is no record, as the marker that ends a transaction."""
+        offset = self.append(topic, partition, None)
+        self.marks.add((topic, partition, offset))
+
+    def committed(self, partition: int) -> tuple[int, str]:
+        """The group's offset and metadata, as an assignment tells them."""
+        for each in reversed(self.commits):
+            if each.partition == partition:
+                return each.commit.offset, each.commit.metadata
+        return NO_OFFSET, ""

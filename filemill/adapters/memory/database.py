@@ -1,0 +1,139 @@
+"""Fake of a database: what leases, outboxes and status stores share."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from filemill.domain.files import (
+    NewFile,
+    Status,
+    to_milliseconds,
+)
+from filemill.domain.messages import new_traceparent
+from filemill.domain.records import TopicIdentity
+from filemill.domain.worker_events import WorkerEvent
+from filemill.errors import Unavailable
+from filemill.ports import Published
+
+
+class MemoryFile(msgspec.Struct):
+    """A row of `files`. Kafka's partition and offset under the port's names."""
+
+    id: int
+    title: str
+    description: str
+    created_at: datetime
+    status: Status = Status.PENDING
+    run: int = 1
+    s3_location: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    worker_id: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    attempt: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    progress_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+
+
+class MemoryRequest(msgspec.Struct):
+    """A row of the outbox. `number` and `partition` are None until it is claimed."""
+
+    id: int
+    file_id: int
+    run: int
+    traceparent: str
+    number: int | None = None
+    partition: int | None = None
+    generation: int = 1
+
+
+class _Held(msgspec.Struct):
+    holder: str
+    fencing: int
+    expires_at: float
+
+
+class MemoryDatabase:
+    """What one Postgres database holds; leases, outboxes and status stores share it. Any thread.
+
+    `clock` gives seconds, for the leases; `now` is the time of day.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.clock = clock
+        self.now = now
+        self.away: str | None = None
+        self.files: dict[int, MemoryFile] = {}
+        self.outbox: dict[int, MemoryRequest] = {}
+        self.next_number = 1
+        self.publications: dict[int, Published] = {}  # by publish number
+        self.leases: dict[str, _Held] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        self.position_generations: dict[tuple[str, int], int] = {}
+        self.topics: dict[str, list[TopicIdentity]] = {}  # those that a name has had
+        self.abandoned: dict[int, int] = {}  # file ids, by publish number
+        # By topic, partition and offset, and by partition and offset: of the topic that was last read there.
+        self.rejected: dict[tuple[str, int, int], str] = {}
+        self.events: dict[tuple[int, int], WorkerEvent] = {}
+        self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's number, by those places
+        self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never given twice
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One at a time. The fakes raise, if they do, before they write: there is nothing to roll back."""
+        with self._lock:
+            if self.away is not None:
+                raise Unavailable(self.away)
+            yield
+
+    def submit(self, files: Sequence[NewFile], requested_at: datetime | None = None) -> list[int]:
+        """Accept requests, as `postgres_outbox.submit_many` does; returns their ids."""
+        with self.transaction():
+            created_at = to_milliseconds(requested_at or datetime.now(UTC))
+            rows = [MemoryFile(next(self._file_ids), file.title, file.description, created_at) for file in files]
+            for row in rows:
+                self.files[row.id] = row
+                self.queue(row.id)
+            return [row.id for row in rows]
+
+    def retry(self, file_id: int) -> None:
+        """Begin a file's next run, as `postgres_operations.retry_files` does."""
+        with self.transaction():
+            row = self.files[file_id]
+            self.files[file_id] = MemoryFile(
+                row.id,
+                row.title,
+                row.description,
+                row.created_at,
+                run=row.run + 1,
+                s3_location=row.s3_location,
+                sha256=row.sha256,
+                size=row.size,
+            )
+            self.queue(file_id, row.run + 1)
+
+    def generation(self, topic: str, identity: TopicIdentity) -> int:
+        """The number of this topic among those of its name, from 1."""
+        known = self.topics.setdefault(topic, [])
+        number = next((place for place, one in enumerate(known, 1) if one.same(identity)), None)
+        if number is None:
+            known.append(identity)
+        return number or len(known)
+
+    def queue(self, file_id: int, run: int = 1) -> None:
+        """Put a file's run into the outbox."""
+        place = next(self._outbox_ids)
+        self.outbox[place] = MemoryRequest(place, file_id, run, new_traceparent())

@@ -1,0 +1,45 @@
+"""Fake of the port ObjectStore."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from filemill.errors import AlreadyExists, NotFound, Unavailable
+from filemill.ports import PutMode, StoredObject
+
+LIST_PAGE = 1000
+
+
+class MemoryObjectStore:
+    """A bucket. (port: ObjectStore)."""
+
+    def __init__(self) -> None:
+        self.away: str | None = None
+        self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.puts: list[str] = []  # the keys, in the order of the writes
+
+    async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
+        """Write an object whole, if the mode allows it."""
+        self._answer()
+        if mode == "create" and key in self.objects:
+            raise AlreadyExists(key)
+        self.objects[key] = body
+        self.metadata[key] = dict(metadata)
+        self.puts.append(key)
+
+    async def get(self, key: str) -> bytes:
+        """An object's bytes."""
+        self._answer()
+        if key not in self.objects:
+            raise NotFound(key)
+        return self.objects[key]
+
+    async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
+        """All objects, a page at a time."""
+        self._answer()
+        keys = sorted(self.objects, key=str.encode)
+        for start in range(0, len(keys), LIST_PAGE):
+            yield [StoredObject(key, len(self.objects[key])) for key in keys[start : start + LIST_PAGE]]
+
+    def _answer(self) -> None:
+        if self.away is not None:
+            raise Unavailable(self.away)

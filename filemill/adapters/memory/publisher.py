@@ -1,0 +1,103 @@
+"""Fake of the port Publisher."""
+
+import itertools
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.domain.messages import Headers
+from filemill.errors import PermanentError, Unavailable
+from filemill.ports import Receipt
+
+MESSAGE_MAX_BYTES = 2 * 1024 * 1024
+
+
+class _Queued(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int
+    value: bytes | None
+    headers: Headers | None
+    on_receipt: Callable[[Receipt], None] | None
+
+
+class MemoryPublisher:
+    """A producer. (port: Publisher). Any thread.
+
+    A record stands in the log at once, while the broker is there; its receipt waits for `poll`: to drop the publisher
+    between the two is a crash between the two.
+    """
+
+    def __init__(self, broker: MemoryBroker, queue_records: int = 100_000) -> None:
+        self._broker = broker
+        self._queue_records = queue_records
+        self._queue: deque[_Queued] = deque()
+        self._receipts: deque[tuple[Callable[[Receipt], None], Receipt]] = deque()
+        self._turn = itertools.count()
+        self._lock = threading.RLock()
+
+    def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        on_receipt: Callable[[Receipt], None] | None = None,
+        *,
+        key: str | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        """Queue a record, and send it if the broker is there."""
+        if len(value or b"") > MESSAGE_MAX_BYTES:
+            raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka")
+        if len(self._queue) + len(self._receipts) >= self._queue_records:
+            raise Unavailable("the producer's queue is full")
+        if partition is None:
+            choice = next(self._turn) if key is None else zlib.crc32(key.encode())
+            partition = choice % max(1, self._broker.partitions(topic))
+        with self._lock:
+            self._queue.append(_Queued(topic, partition, value, headers, on_receipt))
+            self._send()
+
+    def poll(self, seconds: float = 0) -> int:
+        """Hand out acknowledgements; waits the whole time where there are none."""
+        self._send()
+        if not self._receipts and seconds:
+            time.sleep(seconds)
+            self._send()
+        due = len(self._receipts)
+        for _ in range(due):
+            on_receipt, receipt = self._receipts.popleft()
+            on_receipt(receipt)
+        return due
+
+    def flush(self, seconds: float) -> int:
+        """Send what can be sent, and hand out what there is."""
+        self.poll(seconds if self._queue else 0)
+        return len(self._queue)
+
+    def partitions(self, topic: str) -> int:
+        """Ask the broker."""
+        if self._broker.away is not None:
+            raise Unavailable(self._broker.away)
+        return self._broker.partitions(topic)
+
+    def _send(self) -> None:
+        with self._lock:
+            while self._queue and self._broker.away is None:
+                queued = self._queue.popleft()
+                receipt = self._stored(queued)
+                if queued.on_receipt is not None:
+                    self._receipts.append((queued.on_receipt, receipt))
+
+    def _stored(self, queued: _Queued) -> Receipt:
+        if self._broker.refuses is not None:
+            self._broker.refused += 1
+            return Receipt(-1, -1, error=self._broker.refuses)
+        if queued.partition >= self._broker.partitions(queued.topic):
+            return Receipt(-1, -1, error="Local: Unknown partition")
+        offset = self._broker.append(queued.topic, queued.partition, queued.value, queued.headers)
+        return Receipt(queued.partition, offset)

@@ -1,0 +1,132 @@
+"""Fake of the port RecordSource: a member of a consumer group whose assignment the test decides."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from filemill.adapters.memory.broker import Committed, MemoryBroker
+from filemill.domain.offsets import Commit
+from filemill.domain.records import Record
+from filemill.ports import RebalanceListener
+
+
+class MemorySource:
+    """A member of a group on one topic, with an assignment on demand. (port: RecordSource).
+
+    `assign`, `revoke` and `lose` may be called from any thread; the listener hears of them inside the next `read`.
+    `refuses_commits` has every commit refused.
+    """
+
+    def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
+        self.refuses_commits = False
+        self.paused: set[int] = set()
+        self.closed = False
+        self._broker = broker
+        self._topic = topic
+        self._listener = listener
+        self._positions: dict[int, int] = {}  # of what is assigned
+        self._begun: set[int] = set()  # those of which anything was read
+        self._todo: deque[Callable[[], None]] = deque()
+
+    @property
+    def owned(self) -> list[int]:
+        """The partitions assigned."""
+        return sorted(self._positions)
+
+    def assign(self, partitions: Sequence[int]) -> None:
+        """Give it these as well."""
+        self._soon(lambda: self._assign(partitions))
+
+    def revoke(self, partitions: Sequence[int]) -> None:
+        """Take these away in good order."""
+        self._soon(lambda: self._revoke(partitions))
+
+    def lose(self, partitions: Sequence[int]) -> None:
+        """Take these away without warning."""
+        self._soon(lambda: self._lose(partitions))
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        """Do what is due, then read."""
+        with self._broker.changed:
+            if not self._todo and not self._readable():
+                self._broker.changed.wait(seconds)
+        while self._todo:
+            self._todo.popleft()()
+        records: list[Record] = []
+        for partition in self._readable():
+            position = self._positions[partition]
+            taken = self._broker.log(self._topic, partition)[position : position + limit - len(records)]
+            self._positions[partition] += len(taken)
+            self._begun.update({partition} if taken else ())
+            records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.marks]
+        return records
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Read no more of these."""
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Read them again."""
+        self.paused -= set(partitions)
+
+    def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """The next offset of each."""
+        return {partition: self._positions[partition] for partition in partitions if partition in self._begun}
+
+    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+        """Commit; the answer comes inside a later `read`."""
+        taken = self._take(commits)
+        self._soon(lambda: on_done(taken))
+
+    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+        """Commit and wait."""
+        del seconds
+        return self._take(commits)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._revoke(self.owned)
+        self.closed = True
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        with self._broker.changed:
+            self._todo.append(act)
+            self._broker.changed.notify_all()
+
+    def _readable(self) -> list[int]:
+        for partition, position in self._positions.items():
+            if position > len(self._broker.log(self._topic, partition)):
+                self._positions[partition] = 0  # as `auto.offset.reset` does it
+        return [
+            partition
+            for partition, position in sorted(self._positions.items())
+            if partition not in self.paused and position < len(self._broker.log(self._topic, partition))
+        ]
+
+    def _assign(self, partitions: Sequence[int]) -> None:
+        committed = {partition: self._broker.committed(partition) for partition in partitions}
+        self._positions |= {partition: max(0, offset) for partition, (offset, _) in committed.items()}
+        self.paused -= set(partitions)
+        self._listener.assigned(committed)
+
+    def _revoke(self, partitions: Sequence[int]) -> None:
+        leaving = [partition for partition in partitions if partition in self._positions]
+        if leaving:
+            self._listener.revoked(leaving)
+        self._forget(leaving)
+
+    def _lose(self, partitions: Sequence[int]) -> None:
+        self._forget(partitions)
+        self._listener.lost(partitions)
+
+    def _forget(self, partitions: Sequence[int]) -> None:
+        self.paused -= set(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._begun.discard(partition)
+
+    def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
+        if self.refuses_commits:
+            return {}
+        for partition, commit in commits.items():
+            self._broker.commits.append(Committed(partition, commit, owned=partition in self._positions))
+        return commits
