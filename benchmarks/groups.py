@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.processes import START_SECONDS, Crew, Failed, Worker
 from benchmarks.servers import World, wait_until
 from filemill.adapters.kafka.reader import TopicReader
-from filemill.domain.worker_events import Kind, decode_event
+from filemill.domain.worker_events import EventKind, decode_event
 
 READ_SECONDS = 0.05
 READ_RECORDS = 500
@@ -24,7 +24,7 @@ def wait_for_processors(world: World, processors: Sequence[Worker]) -> None:
     def shared() -> bool:
         for record in reader.read(READ_RECORDS, READ_SECONDS):
             event = decode_event(record.value)
-            if event.worker_id in names and event.kind in {Kind.ASSIGNED, Kind.REVOKED, Kind.LOST, Kind.HEARTBEAT}:
+            if event.worker_id in names and event.kind in {EventKind.ASSIGNED, EventKind.REVOKED, EventKind.LOST, EventKind.HEARTBEAT}:
                 owned[event.worker_id] = event.owned
         return is_shared(owned, len(names), world.settings.topic_partitions)
 

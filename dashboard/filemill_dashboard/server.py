@@ -25,17 +25,17 @@ from streamlit.web.bootstrap import load_config_options
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
 from filemill.runtime.signals import on_stop_signal
-from filemill_dashboard.asgi.coalescing import Together
-from filemill_dashboard.asgi.connections import Connections, bounds_of
+from filemill_dashboard.asgi.coalescing import CoalescingMiddleware
+from filemill_dashboard.asgi.connections import Connections, connection_limits
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
-from filemill_dashboard.asgi.request_gate import Gate
+from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.components.notices import show_bug
 from filemill_dashboard.rest.app import build_api
 from filemill_dashboard.state import services as services_module
-from filemill_dashboard.state.data import Data, current
 from filemill_dashboard.state.health import LABELS, check_all
+from filemill_dashboard.state.page_data import PageData, current
 from filemill_dashboard.state.services import Relay, Services
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ class CannotListen(InvalidSettings):
     """The address that the settings name cannot be had; the text says why and what to do."""
 
 
-class Front:
+class PathRouter:
     """Hands a request to REST or to the pages; the process's lifetime is the pages'."""
 
     def __init__(self, pages: ASGIApp, rest: ASGIApp) -> None:
@@ -112,7 +112,7 @@ def build_app(settings: Settings) -> ASGIApp:
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
     rest = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-    return ResponseHeaders(Gate(Front(pages, Together(rest)), settings))
+    return ResponseHeaders(RequestFilter(PathRouter(pages, CoalescingMiddleware(rest)), settings))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
@@ -182,7 +182,7 @@ class _Server(BoundedServer):
 def _config(settings: Settings) -> uvicorn.Config:
     return BoundedConfig(
         build_app(settings),
-        Connections(bounds_of(settings), TrustedProxies(settings.trusted_proxy_networks)),
+        Connections(connection_limits(settings), TrustedProxies(settings.trusted_proxy_networks)),
         loop="uvloop",
         ws_ping_interval=30,
         ws_ping_timeout=30,
@@ -210,7 +210,7 @@ def _refusal(host: str, port: int, error: OSError) -> str:
     return f"the page cannot listen on {host}:{port}: {error.strerror}"
 
 
-def _relay_on(relay: Relay, ended: threading.Event) -> None:
+def _run_relay(relay: Relay, ended: threading.Event) -> None:
     """Relay to the end; a bug in it is logged and must not leave this process accepting what nobody relays."""
     while not ended.is_set():
         try:
@@ -221,12 +221,12 @@ def _relay_on(relay: Relay, ended: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def _running(relay: Relay, data: Data) -> Iterator[Callable[[], None]]:
+def _running(relay: Relay, data: PageData) -> Iterator[Callable[[], None]]:
     """The threads beside the server: the relay, and the keeper of the shared readings. Yields what stops them."""
     ended = threading.Event()
     threads = [
-        threading.Thread(target=_relay_on, args=(relay, ended), name="relay", daemon=True),
-        threading.Thread(target=data.keep, args=(ended,), name="keeper", daemon=True),
+        threading.Thread(target=_run_relay, args=(relay, ended), name="relay", daemon=True),
+        threading.Thread(target=data.run_background, args=(ended,), name="keeper", daemon=True),
     ]
     for thread in threads:
         thread.start()

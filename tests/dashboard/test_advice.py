@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from filemill.domain.stalls import Reason, StalledPartition
+from filemill.domain.stalls import StalledPartition, StallReason
 from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
-from filemill_dashboard.views.advice import advise, shares, trend
+from filemill_dashboard.views.advice import advise, even_shares, trend
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)
@@ -98,12 +98,12 @@ def test_the_trend_of_the_lag(
 
 
 def test_shares_are_as_even_as_can_be() -> None:
-    assert shares(4, 6) == [2, 2, 1, 1]
-    assert shares(3, 3) == [1, 1, 1]
+    assert even_shares(4, 6) == [2, 2, 1, 1]
+    assert even_shares(3, 3) == [1, 1, 1]
 
 
 def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() -> None:
-    def stalled(partition: int, reason: Reason) -> StalledPartition:
+    def stalled(partition: int, reason: StallReason) -> StalledPartition:
         owner = f"w{partition}"
         return StalledPartition(partition, 7, 5, 60.0 + partition, owner, reason, f"partition {partition}: why")
 
@@ -112,7 +112,7 @@ def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() 
         lags(3, lag=5),
         EMPTY,
         HELD,
-        [stalled(0, Reason.QUIET), stalled(1, Reason.RECORD), stalled(2, Reason.QUIET)],
+        [stalled(0, StallReason.QUIET), stalled(1, StallReason.RECORD), stalled(2, StallReason.QUIET)],
         interval_seconds=2,
     )
     assert [(one.tone, one.what) for one in found] == [

@@ -16,7 +16,7 @@ from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.errors import Unavailable
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.jobs import Busy, Job, Jobs, JobView
+from filemill_dashboard.state.jobs import Job, JobRunning, Jobs, JobView
 from tests.dashboard.conftest import OpenPage
 from tests.integration.rest import Rest, serving
 
@@ -53,7 +53,7 @@ def test_one_job_at_a_time_and_it_can_be_stopped() -> None:
 
     jobs.start("Endless", None, endless)
     begun.wait(WAIT_SECONDS)
-    with pytest.raises(Busy, match="Endless"):
+    with pytest.raises(JobRunning, match="Endless"):
         jobs.start("Another", 1, lambda _job: None)
     jobs.stop()
     view = wait_for(jobs)
@@ -70,7 +70,7 @@ def test_a_job_outlives_a_server_that_is_away_for_a_moment() -> None:
             raise error
 
     def work(job: Job) -> None:
-        job.insist(batch)
+        job.run_batch(batch)
         job.advance(5, refused=2)
 
     jobs.start("Patient", 7, work)

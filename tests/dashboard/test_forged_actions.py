@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
-from filemill.runtime.supervisor_client import CommandRejected, SupervisorResponse, SupervisorCommand
+from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand, SupervisorResponse
 from filemill_dashboard.components import bars, file_table, grid, tiles_filter
 from filemill_dashboard.components.grid import Act, Column, Row
 from filemill_dashboard.components.tiles_filter import Tile
-from filemill_dashboard.state import worker_pool
+from filemill_dashboard.state import worker_control
 
 PROCESS = ProcessRef(pid=1, created=0.0)
 
@@ -123,10 +123,10 @@ def test_a_page_may_stop_kill_and_scale_file_processors_only(
 
     monkeypatch.setattr(worker_control, "send", give)
     with pytest.raises(CommandRejected):
-        worker_control.command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+        worker_control.send_supervisor_command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
     assert given == []
 
 
 def test_a_processor_of_the_stack_may_be_stopped() -> None:
-    worker_control.check(stack(), SupervisorCommand("stop", worker="processor-1"))
-    worker_control.check(stack(), SupervisorCommand("scale", role="processor", count=3))
+    worker_control.check_allowed(stack(), SupervisorCommand("stop", worker="processor-1"))
+    worker_control.check_allowed(stack(), SupervisorCommand("scale", role="processor", count=3))

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from filemill.config.settings import load
 from filemill_dashboard.asgi import connections, protocol
-from filemill_dashboard.asgi.connections import Bounds, Connections, bounds_of
+from filemill_dashboard.asgi.connections import ConnectionLimits, Connections, connection_limits
 from filemill_dashboard.asgi.protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.server import listen
@@ -93,7 +93,7 @@ def everything(client: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def running(total: int = 100, per_address: int = 100, trusted: tuple[str, ...] = ()) -> Iterator[Running]:
-    open_connections = Connections(Bounds(total, per_address), TrustedProxies(trusted))
+    open_connections = Connections(ConnectionLimits(total, per_address), TrustedProxies(trusted))
     with listen("127.0.0.1", 0) as listener:
         config = BoundedConfig(
             echo,
@@ -302,12 +302,12 @@ def test_the_limit_of_open_files_is_raised_and_bounds_the_connections() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
-        bounds = bounds_of(load())
+        bounds = connection_limits(load())
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert soft == min(before[1], connections.FILES_WANTED)
         assert bounds.total <= max(connections.CONNECTIONS_MIN, soft - connections.FILES_FOR_OTHERS)
         assert bounds.per_address <= bounds.total
-        assert bounds_of(load(connections_max=70, connections_per_address=50)) == Bounds(70, 50)
+        assert connection_limits(load(connections_max=70, connections_per_address=50)) == ConnectionLimits(70, 50)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

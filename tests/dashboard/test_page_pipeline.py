@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.events import store_events
-from filemill.adapters.postgres.operations import record
+from filemill.services.audit import record
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import (
     File,
@@ -26,7 +26,7 @@ from filemill.adapters.postgres.tables import (
 from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.ports import HeardEvent
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.jobs import JobView
@@ -255,13 +255,18 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
     now = datetime.now(UTC)
     told = [
         WorkerEvent(
-            kind=Kind.ASSIGNED, worker_id="a", timestamp=now - timedelta(seconds=90), partitions=[0], owned=[0]
+            kind=EventKind.ASSIGNED, worker_id="a", timestamp=now - timedelta(seconds=90), partitions=[0], owned=[0]
         ),
-        WorkerEvent(kind=Kind.REVOKED, worker_id="a", timestamp=now - timedelta(seconds=40), partitions=[0]),
+        WorkerEvent(kind=EventKind.REVOKED, worker_id="a", timestamp=now - timedelta(seconds=40), partitions=[0]),
         WorkerEvent(
-            kind=Kind.ASSIGNED, worker_id="b", timestamp=now - timedelta(seconds=37), partitions=[0], owned=[0], epoch=9
+            kind=EventKind.ASSIGNED,
+            worker_id="b",
+            timestamp=now - timedelta(seconds=37),
+            partitions=[0],
+            owned=[0],
+            epoch=9,
         ),
-        WorkerEvent(kind=Kind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
+        WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
     ]
     with engine.begin() as connection:
         store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
@@ -281,7 +286,7 @@ def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page
     now = datetime.now(UTC)
     starts = [(900, "a", "1"), (800, "b", "1"), (60, "b", "2<b>"), (50, "a", "2<b>")]
     told = [
-        WorkerEvent(kind=Kind.STARTED, worker_id=worker, timestamp=now - timedelta(seconds=ago), version=version)
+        WorkerEvent(kind=EventKind.STARTED, worker_id=worker, timestamp=now - timedelta(seconds=ago), version=version)
         for ago, worker, version in starts
     ]
     with engine.begin() as connection:
@@ -383,7 +388,9 @@ def test_of_thousands_of_owners_the_timeline_names_a_few_and_counts_the_others(
 ) -> None:
     now = datetime.now(UTC) - timedelta(seconds=30)
     told = [
-        WorkerEvent(kind=Kind.ASSIGNED, worker_id=f"<b>{number}", timestamp=now, partitions=[0], owned=[0], epoch=1)
+        WorkerEvent(
+            kind=EventKind.ASSIGNED, worker_id=f"<b>{number}", timestamp=now, partitions=[0], owned=[0], epoch=1
+        )
         for number in range(3000)
     ]
     with engine.begin() as connection:

@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.operations import record
+from filemill.services.audit import record
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from tests.dashboard.conftest import OpenPage, Page, closed_port

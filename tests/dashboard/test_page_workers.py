@@ -15,7 +15,7 @@ from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Worker
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
+from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.ports import HeardEvent
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from tests.dashboard.conftest import OpenPage, Page, closed_port
@@ -33,7 +33,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update={"home": tmp_path})
 
 
-def say(engine: sa.Engine, worker: str, kind: Kind, *, ago: float = HEARD, **fields: Any) -> None:
+def say(engine: sa.Engine, worker: str, kind: EventKind, *, ago: float = HEARD, **fields: Any) -> None:
     at = datetime.now(UTC) - timedelta(seconds=ago)
     event = WorkerEvent(kind=kind, worker_id=worker, timestamp=at, processing_seconds=6, **fields)
     with engine.begin() as connection:
@@ -41,7 +41,7 @@ def say(engine: sa.Engine, worker: str, kind: Kind, *, ago: float = HEARD, **fie
 
 
 def beat(engine: sa.Engine, worker: str, *, ago: float = HEARD, owned: list[int] | None = None, **vitals: Any) -> None:
-    say(engine, worker, Kind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
+    say(engine, worker, EventKind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
 
 
 def rows(page: Page) -> dict[str, dict[str, Any]]:
@@ -56,7 +56,7 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     beat(engine, "stuck", in_flight=1, busy_seconds=60)
     beat(engine, "dead", ago=30, in_flight=4, rss_bytes=1000)
     beat(engine, "quiet", quiet=True)
-    say(engine, "stopped", Kind.STOPPED)
+    say(engine, "stopped", EventKind.STOPPED)
     page = open_page(settings, "workers")
     found = rows(page)
     assert {name: row["cells"]["state"] for name, row in found.items()} == {
@@ -89,7 +89,7 @@ def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_cou
     names = [f"forged-{number:04}" for number in range(5000)]
     rows_ = [{"worker_id": name, "heard_at": at, "kind": "heartbeat"} for name in names]
     with engine.begin() as connection:
-        say_ = WorkerEvent(kind=Kind.HEARTBEAT, worker_id="forged", timestamp=at, owned=list(range(50)))
+        say_ = WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="forged", timestamp=at, owned=list(range(50)))
         body = msgspec.to_builtins(say_)
         connection.execute(sa.insert(Worker), [{**row, "body": body} for row in rows_])
     page = open_page(settings, "workers")
@@ -119,11 +119,11 @@ def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Se
     for number, vitals in enumerate(of_each):
         beat(engine, f"w{number}", **vitals)
         beat(engine, f"d{number}", ago=30, **vitals)
-    say(engine, "s", Kind.STOPPED)
+    say(engine, "s", EventKind.STOPPED)
     with engine.connect() as connection:
         shown = Counter(worker.condition for worker in list_workers(connection))
         counted = count_workers(connection)
-        assert counted == {condition: shown[condition] for condition in Condition}
+        assert counted == {condition: shown[condition] for condition in WorkerCondition}
         for condition, count in counted.items():
             listed = list_workers(connection, WorkerQuery(condition.value))
             assert [worker.condition for worker in listed] == [condition] * count
@@ -143,7 +143,7 @@ def test_cpu_is_a_share_of_the_time_between_heartbeats(
 def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    say(engine, "w", Kind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
+    say(engine, "w", EventKind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
     beat(engine, "w", ago=HEARD - 1, owned=[1], in_flight=1)
     with engine.begin() as connection:
         (file_id,) = insert_many(connection, [new_file("<b>in hand</b>")])
@@ -172,11 +172,11 @@ def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> No
 def test_a_clock_that_is_off_is_shown_and_distorts_nothing(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    say(engine, "right", Kind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())
+    say(engine, "right", EventKind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())
     page = open_page(settings, "workers")
     assert "clock" not in {column["key"] for column in page.shown("grid", "workers")["columns"]}
-    say(engine, "ahead", Kind.HEARTBEAT, skew_seconds=6 * 3600.2, vitals=Vitals())
-    say(engine, "behind", Kind.HEARTBEAT, skew_seconds=-30, vitals=Vitals())
+    say(engine, "ahead", EventKind.HEARTBEAT, skew_seconds=6 * 3600.2, vitals=Vitals())
+    say(engine, "behind", EventKind.HEARTBEAT, skew_seconds=-30, vitals=Vitals())
     page = open_page(settings, "workers")
     assert "clock" in {column["key"] for column in page.shown("grid", "workers")["columns"]}
     cells = {name: row["cells"] for name, row in rows(page).items()}

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.history import Act, Ownership, Told
 from filemill_dashboard.components.chart_marks import describe, marks_of
-from filemill_dashboard.views.rebalances import Band, bands, moves
+from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -16,7 +16,7 @@ def at(seconds: float) -> datetime:
     return UNTIL - timedelta(seconds=100 - seconds)
 
 
-def said(worker: str, kind: Kind, seconds: float, before: float | None = None, **fields: Any) -> Told:
+def said(worker: str, kind: EventKind, seconds: float, before: float | None = None, **fields: Any) -> Told:
     heard = None if before is None else at(before)
     return Told(WorkerEvent(kind=kind, worker_id=worker, timestamp=at(seconds), **fields), heard)
 
@@ -25,7 +25,7 @@ def known(*told: Told, **heard: float) -> Ownership:
     return Ownership(at(0), UNTIL, list(told), {worker: at(seconds) for worker, seconds in heard.items()})
 
 
-def spans(found: list[Band]) -> list[tuple[int, str, float, float, str | None]]:
+def spans(found: list[OwnershipPeriod]) -> list[tuple[int, str, float, float, str | None]]:
     return [
         (
             band.partition,
@@ -40,48 +40,48 @@ def spans(found: list[Band]) -> list[tuple[int, str, float, float, str | None]]:
 
 def test_a_partition_that_is_handed_over_has_a_gap_and_a_pause() -> None:
     history = known(
-        said("a", Kind.HEARTBEAT, -1, owned=[0, 1], epoch=1),
-        said("a", Kind.REVOKED, 40, partitions=[1], owned=[0]),
-        said("b", Kind.ASSIGNED, 42, partitions=[1], owned=[1], epoch=2, cause="a member joined"),
+        said("a", EventKind.HEARTBEAT, -1, owned=[0, 1], epoch=1),
+        said("a", EventKind.REVOKED, 40, partitions=[1], owned=[0]),
+        said("b", EventKind.ASSIGNED, 42, partitions=[1], owned=[1], epoch=2, cause="a member joined"),
         a=99,
         b=99,
     )
-    found = bands(history)
+    found = ownership_periods(history)
     assert spans(found) == [
         (0, "a", 0, 100, None),
         (1, "a", 0, 40, "revoked"),
         (1, "b", 42, 100, None),
     ]
-    (move,) = moves(history, found)
-    assert (move.partition, move.former, move.worker, move.how) == (1, "a", "b", "revoked")
+    (move,) = ownership_changes(history, found)
+    assert (move.partition, move.previous_owner, move.worker, move.previous_end) == (1, "a", "b", "revoked")
     assert (move.pause_seconds, move.epoch, move.cause) == (2.0, 2, "a member joined")
 
 
 def test_a_killed_worker_had_its_partitions_until_it_was_last_heard_of() -> None:
     history = known(
-        said("a", Kind.ASSIGNED, 10, partitions=[0], owned=[0]),
-        said("b", Kind.ASSIGNED, 60, partitions=[0], owned=[0]),
+        said("a", EventKind.ASSIGNED, 10, partitions=[0], owned=[0]),
+        said("b", EventKind.ASSIGNED, 60, partitions=[0], owned=[0]),
         a=50,
         b=99,
     )
-    assert spans(bands(history)) == [(0, "a", 10, 50, "silent"), (0, "b", 60, 100, None)]
+    assert spans(ownership_periods(history)) == [(0, "a", 10, 50, "silent"), (0, "b", 60, 100, None)]
 
 
 def test_a_worker_that_was_killed_and_started_again_did_not_own_in_between() -> None:
     history = known(
-        said("a", Kind.HEARTBEAT, -2, owned=[0]),
-        said("a", Kind.STARTED, 30, before=20),
-        said("a", Kind.ASSIGNED, 33, partitions=[0], owned=[0]),
-        said("a", Kind.STOPPED, 70),
+        said("a", EventKind.HEARTBEAT, -2, owned=[0]),
+        said("a", EventKind.STARTED, 30, before=20),
+        said("a", EventKind.ASSIGNED, 33, partitions=[0], owned=[0]),
+        said("a", EventKind.STOPPED, 70),
         a=70,
     )
-    found = bands(history)
+    found = ownership_periods(history)
     assert spans(found) == [(0, "a", 0, 20, "silent"), (0, "a", 33, 70, "stopped")]
-    assert [move.pause_seconds for move in moves(history, found)] == [13.0]
+    assert [move.pause_seconds for move in ownership_changes(history, found)] == [13.0]
 
 
 def test_nothing_told_is_nothing_known() -> None:
-    assert bands(known()) == []
+    assert ownership_periods(known()) == []
 
 
 def test_a_mark_says_who_did_what() -> None:

@@ -52,5 +52,5 @@ def test_a_relay_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) ->
             raise NotImplementedError
 
     relay = Faulty()
-    server._relay_on(relay, ended)
+    server._run_relay(relay, ended)
     assert relay.runs == 3

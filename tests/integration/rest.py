@@ -13,7 +13,7 @@ import uvicorn
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from filemill_dashboard.asgi.request_gate import Gate
+from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.rest.app import build_api
 from filemill_dashboard.server import listen
@@ -62,7 +62,7 @@ def serving(settings: Settings) -> Iterator[Rest]:
     services = Services(settings, engine, relay)
     with ThreadPoolExecutor(6) as probes, listen("127.0.0.1", 0) as listener:
         app = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-        gated = ResponseHeaders(Gate(app, settings))
+        gated = ResponseHeaders(RequestFilter(app, settings))
         config = uvicorn.Config(
             gated, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.content import sha256_hex
-from filemill_dashboard.state.downloads import CHECKED_FIRST_BYTES
+from filemill_dashboard.state.downloads import CHECK_WHOLE_BYTES
 from tests.integration.rest import Rest, change
 
 SEED_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]
@@ -208,7 +208,7 @@ def test_an_object_that_is_not_the_files_is_not_given_out(
     assert rest.client.get(path).content == made
 
     rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=forged)
-    if size > CHECKED_FIRST_BYTES:
+    if size > CHECK_WHOLE_BYTES:
         with pytest.raises(httpx.RemoteProtocolError):  # it breaks off before its end
             rest.client.get(path)
     else:

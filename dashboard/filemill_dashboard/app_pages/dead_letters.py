@@ -17,8 +17,8 @@ from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.redrive_dialog import redrive_dialog, want
 from filemill_dashboard.components.view_url import choice, turn
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.payload import pretty
 
 SHOWN = 100
@@ -36,8 +36,8 @@ COLUMNS = [
 ]
 
 
-def _letters(data: Data, snapshot: Reading[Snapshot]) -> None:
-    reading = data.letters()
+def _letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
+    reading = data.dead_letters()
     reason = st.query_params.get("reason", "")
     with st.container(
         key="letter-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
@@ -154,8 +154,8 @@ def _times(letter: DeadLetter) -> str:
     return "once" if letter.count == 1 else f"{letter.count:,} times{since}"
 
 
-def _details(data: Data, letter: DeadLetter) -> None:
-    reading = data.letter_content(letter)
+def _details(data: PageData, letter: DeadLetter) -> None:
+    reading = data.dead_letter_content(letter)
     content = reading.value
     gone = reading.error or "The record is gone: retention removed it." if content is None else ""
     with st.container(key="columns", horizontal=True, gap="large"):

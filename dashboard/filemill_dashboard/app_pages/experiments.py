@@ -4,7 +4,7 @@ import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.lab.runs import Run
-from filemill.runtime.journal import Entry
+from filemill.runtime.journal import JournalEntry
 from filemill.services.faults import as_json_lines, offers
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
@@ -15,8 +15,8 @@ from filemill_dashboard.components.notices import Notice, show_line, show_notice
 from filemill_dashboard.components.run_chart import SERIES, course_chart
 from filemill_dashboard.components.view_url import choice, turn
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
 
 PARTS = ["Runs", "Faults"]
 TEXT_MAX = 300
@@ -39,7 +39,7 @@ JOURNAL = [
 ]
 
 
-def _experiments(data: Data, _snapshot: Reading[Snapshot]) -> None:
+def _experiments(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     if choice("Part", PARTS, PARTS[0], "part") == PARTS[0]:
         _runs(data)
     else:
@@ -48,7 +48,7 @@ def _experiments(data: Data, _snapshot: Reading[Snapshot]) -> None:
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
 
-def _runs(data: Data) -> None:
+def _runs(data: PageData) -> None:
     reading = data.lab.runs()
     runs, old = reading.value or [], reading.error is not None
     by_name = {run.name: run for run in runs}
@@ -114,14 +114,14 @@ def _verdict(run: Run) -> tuple[str, str]:
     return ("unfinished", "warn") if run.facts else ("unreadable", "none")
 
 
-def _empty(data: Data, reading: Reading[list[Run]]) -> tuple[str, str]:
+def _empty(data: PageData, reading: CachedValue[list[Run]]) -> tuple[str, str]:
     if reading.value is None:
         return "Not read yet", reading.error or f"The runs are in {data.lab.folder}."
     todo = f"`make soak MINUTES=1` leaves one; they are looked for in {data.lab.folder} (FILEMILL_RESULTS)."
     return "The lab has no runs yet", todo
 
 
-def _chosen(data: Data, run: Run, other: Run | None) -> None:
+def _chosen(data: PageData, run: Run, other: Run | None) -> None:
     both = [run] if other is None else [run, other]
     if run.troubles:
         text = f"{'; '.join(run.troubles)}. It goes on still, or it was cut off; what there is of it is below."
@@ -204,7 +204,7 @@ def _promises(run: Run) -> None:
     )
 
 
-def _journal(data: Data, run: Run) -> None:
+def _journal(data: PageData, run: Run) -> None:
     reading = data.lab.journal(run)
     entries = reading.value or []
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -216,7 +216,7 @@ def _journal(data: Data, run: Run) -> None:
     _entries("run-journal", entries[:200], "Nothing was done to it", "A run without faults has an empty journal.")
 
 
-def _download(newest_first: list[Entry], name: str, key: str) -> None:
+def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
     st.download_button(
         "Journal",
         as_json_lines(newest_first),
@@ -229,7 +229,7 @@ def _download(newest_first: list[Entry], name: str, key: str) -> None:
     )
 
 
-def _entries(key: str, entries: list[Entry], empty: str, todo: str) -> None:
+def _entries(key: str, entries: list[JournalEntry], empty: str, todo: str) -> None:
     grid(
         key,
         JOURNAL,
@@ -252,11 +252,11 @@ def _entries(key: str, entries: list[Entry], empty: str, todo: str) -> None:
     )
 
 
-def _learned(entry: Entry) -> str:
+def _learned(entry: JournalEntry) -> str:
     return ", ".join(f"{name} {value}" for name, value in entry.detail.items() if name not in ("key", "seconds"))
 
 
-def _faults(data: Data) -> None:
+def _faults(data: PageData) -> None:
     stack, reading = data.stack(), data.faults()
     entries = reading.value or []
     found = {offer.key: offer for offer in offers(stack, entries)}

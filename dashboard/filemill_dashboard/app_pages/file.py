@@ -16,10 +16,10 @@ from filemill_dashboard.components.notices import Notice, show_line, show_notice
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.state_diagram import draw_machine
 from filemill_dashboard.components.timeline import timeline_of
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
-from filemill_dashboard.views.file_timeline import machine, timeline
-from filemill_dashboard.views.waiting import request_is_gone, why_waiting
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.views.file_timeline import state_diagram, timeline
+from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 
 def _wanted() -> int | None:
@@ -29,12 +29,12 @@ def _wanted() -> int | None:
         return None
 
 
-def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
+def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     file_id = _wanted()
     if file_id is None:
         show_notices("none", [Notice("warn", "No file is named", "Choose one on the page Files.")])
         return
-    reading = data.story(file_id)
+    reading = data.file_timeline(file_id)
     story, old = reading.value, reading.error is not None
     if story is None:
         show_notices("none", [Notice("none", f"Nothing is known of file #{file_id} yet", reading.error or "")])
@@ -43,12 +43,12 @@ def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
         when = f"It was deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
         show_notices("none", [Notice("warn", f"There is no file #{file_id}", when)])
         return
-    drawn = machine(story)
+    drawn = state_diagram(story)
     overview = snapshot.value.overview if snapshot.value else None
     workers = _workers_of(data, story, overview)
     with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
         file_head(story.file, old=old)
-        file_actions(data, story.file, gone=request_is_gone(story, overview, workers))
+        file_actions(data, story.file, gone=is_record_gone(story, overview, workers))
     show_line("file-outcome", outcome(file_id))
     if drawn is not None:
         draw_machine("machine", drawn, old=old)
@@ -62,11 +62,11 @@ def _file(data: Data, snapshot: Reading[Snapshot]) -> None:
             facts("details", file_facts(story.file), title="What is known", old=old)
 
 
-def _preview(data: Data, file: FileRow) -> None:
+def _preview(data: PageData, file: FileRow) -> None:
     if file.status is not Status.COMPLETED or file.s3_location is None:
         preview("preview", None, title="Content", message=f"The file is {file.status}: there is no content yet.")
         return
-    reading = data.object_start(file.id, file.s3_location)
+    reading = data.object_preview(file.id, file.s3_location)
     if reading.value is not None and reading.value.differs is not None:
         message = f"Not shown: {reading.value.differs}."
         preview("preview", None, title="Content", message=message)
@@ -80,7 +80,7 @@ def _preview(data: Data, file: FileRow) -> None:
         preview("preview", None, title="Content", message="The object is not in the bucket: somebody has removed it.")
 
 
-def _workers_of(data: Data, story: FileStory, overview: Overview | None) -> list[WorkerView]:
+def _workers_of(data: PageData, story: FileStory, overview: Overview | None) -> list[WorkerView]:
     """The workers that may have to do with the file: the one that has it, and the members of the group."""
     members = overview.group.members if overview is not None and overview.group is not None else []
     ids = {member.client_id for member in members} | {story.file.worker_id if story.file is not None else None}

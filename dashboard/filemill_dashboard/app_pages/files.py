@@ -5,7 +5,7 @@ import streamlit as st
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest, Status, parse_file_id
 from filemill.queries.files import FilePage
-from filemill.services.operations import Selection
+from filemill.domain.file_actions import Selection
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
 from filemill_dashboard.components.file_details import file_details
@@ -14,8 +14,8 @@ from filemill_dashboard.components.file_table import file_table
 from filemill_dashboard.components.status_tiles import status_tiles
 from filemill_dashboard.components.view_url import search, turn
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, FileQuery, Snapshot
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import FileQuery, PageData, Snapshot
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260
@@ -28,7 +28,7 @@ def _status() -> Status | None:
     return Status(wanted) if wanted in set(Status) else None
 
 
-def _read(data: Data, query: FileQuery) -> Reading[FilePage]:
+def _read(data: PageData, query: FileQuery) -> CachedValue[FilePage]:
     try:
         return data.files(query)
     except InvalidCursor:  # an edited URL: the newest are a better answer than a complaint
@@ -36,7 +36,7 @@ def _read(data: Data, query: FileQuery) -> Reading[FilePage]:
         return data.files(FileQuery(query.status, query.search, oldest_first=query.oldest_first))
 
 
-def _empty(query: FileQuery, reading: Reading[FilePage]) -> tuple[str, str]:
+def _empty(query: FileQuery, reading: CachedValue[FilePage]) -> tuple[str, str]:
     if reading.value is None:
         return "No data yet", "The database has not answered. The list appears as soon as it does."
     if query.search or query.status:
@@ -46,7 +46,7 @@ def _empty(query: FileQuery, reading: Reading[FilePage]) -> tuple[str, str]:
     return "No files yet", "Give a title above and press Create file: it appears here at once."
 
 
-def _list(data: Data, snapshot: Reading[Snapshot]) -> None:
+def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     status = _status()
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):

@@ -12,8 +12,8 @@ from filemill_dashboard.components.grid import Column, Row, grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.view_url import choice, search, turn
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.message_export import as_json_lines
 from filemill_dashboard.views.payload import one_line, pretty
 
@@ -31,7 +31,7 @@ COLUMNS = [
 ]
 
 
-def _messages(data: Data, _snapshot: Reading[Snapshot]) -> None:
+def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     look = _look(data)
     if look is None:
         return
@@ -68,7 +68,7 @@ def _messages(data: Data, _snapshot: Reading[Snapshot]) -> None:
         _details(chosen)
 
 
-def _look(data: Data) -> Look | None:
+def _look(data: PageData) -> Look | None:
     """What the controls ask for; None, with the reason said, where it makes no sense."""
     names = all_topics(data.services.settings)
     known = {topic.name: topic.partitions or 0 for topic in data.topics().value or []}

@@ -13,16 +13,16 @@ from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.performance_charts import Stage, cut_of, ended_chart, time_chart
 from filemill_dashboard.components.view_url import choice
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
-from filemill_dashboard.views.durations import span
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.views.durations import format_duration
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 ALARMING_ERROR_RATE = 0.05
 STAGES: dict[str, Stage] = {"End to end": "whole", "Waiting": "wait", "Processing": "processing"}
 
 
-def _performance(data: Data, _snapshot: Reading[Snapshot]) -> None:
+def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">How files fared</div>', width="content")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
@@ -30,7 +30,7 @@ def _performance(data: Data, _snapshot: Reading[Snapshot]) -> None:
             notebook_link(period=period)
     reading = data.performance(period)
     found, old = reading.value, reading.error is not None
-    marks = marks_of(data.marks(period))
+    marks = marks_of(data.chart_operations(period))
     figures("metrics", _metrics(found), old=old)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="half-a"):
@@ -55,16 +55,20 @@ def _metrics(found: Performance | None) -> list[Number]:
         names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance"]
         return [Number(name, None) for name in names]
     whole, wait, balance = found.total.whole, found.total.wait, found.balance
-    most = f"the newest {FILES_MAX:,}, {span(found.seconds)}" if found.total.ended >= FILES_MAX else span(found.seconds)
+    most = (
+        f"the newest {FILES_MAX:,}, {format_duration(found.seconds)}"
+        if found.total.ended >= FILES_MAX
+        else format_duration(found.seconds)
+    )
     failed = f"{found.total.failed:,} of {found.total.ended:,} failed"
     return [
         Number("Throughput", _rate(found.per_second), f"{found.total.ended:,} files in {most}", "Completed or failed"),
         Number("Error rate", _percent(found.error_rate), failed, tone=_alarm(found.error_rate)),
         Number("Upload success", _percent(found.upload_success), f"{found.upload_failures:,} tries failed",
                "Uploads that succeeded, of all that were tried"),
-        Number("End to end, p95", _seconds(whole.p95), f"p50 {span(whole.p50)} · p99 {span(whole.p99)}",
+        Number("End to end, p95", _seconds(whole.p95), f"p50 {format_duration(whole.p50)} · p99 {format_duration(whole.p99)}",
                "From accepted to the worker's result; first runs only"),
-        Number("Waiting, p95", _seconds(wait.p95), f"p50 {span(wait.p50)} · p99 {span(wait.p99)}",
+        Number("Waiting, p95", _seconds(wait.p95), f"p50 {format_duration(wait.p50)} · p99 {format_duration(wait.p99)}",
                "From accepted to begun by a worker; first runs only"),
         Number("Partition balance", None if balance is None else f"{balance:.2f}", "1.00 is even",
                "The busiest partition's files over the mean"),
@@ -84,7 +88,7 @@ def _percent(value: float | None) -> str | None:
 
 
 def _seconds(value: float | None) -> str | None:
-    return None if value is None else span(value)
+    return None if value is None else format_duration(value)
 
 
 def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool) -> None:

@@ -20,10 +20,10 @@ from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
 from filemill_dashboard.components.view_url import choice
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
-from filemill_dashboard.views.advice import Advice, advise, behind, losses, recreations, trend
-from filemill_dashboard.views.rebalances import bands, moves
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.views.advice import Advice, advise, lag_age, lost_requests, recreated_topics, trend
+from filemill_dashboard.views.rebalances import ownership_changes, ownership_periods
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 PERIOD_DEFAULT = "15 min"
@@ -39,12 +39,12 @@ MOVES = [
 ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
 
 
-def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
+def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     snapshot, old = reading.value, reading.error is not None
     overview = snapshot.overview if snapshot else None
     flow_strip(snapshot, old=old)
     lost = overview.lost_requests if overview and not old else None
-    show_notices("losses", [_notice(one) for one in losses(lost)])
+    show_notices("losses", [_notice(one) for one in lost_requests(lost)])
     if lost:
         resubmit_button(data, lost)
     show_notices("advice", _advice(data, overview) if overview and not old else [])
@@ -66,7 +66,7 @@ def _pipeline(data: Data, reading: Reading[Snapshot]) -> None:
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
 
-def _lag(data: Data, overview: Overview | None) -> None:
+def _lag(data: PageData, overview: Overview | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">Lag per partition</div>', width="content")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
@@ -75,25 +75,25 @@ def _lag(data: Data, overview: Overview | None) -> None:
     period = PERIODS[chosen]
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
-    lag_chart(history.value, period, as_of, marks_of(data.marks(period)), old=history.error is not None)
+    lag_chart(history.value, period, as_of, marks_of(data.chart_operations(period)), old=history.error is not None)
 
 
-def _outbox(data: Data, overview: Overview | None) -> None:
+def _outbox(data: PageData, overview: Overview | None) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
     reading = data.outbox_history(period)
     as_of = overview.as_of if overview else None
     st.html('<div class="section">Outbox</div>')
-    outbox_chart(reading.value, period, as_of, marks_of(data.marks(period)), old=reading.error is not None)
+    outbox_chart(reading.value, period, as_of, marks_of(data.chart_operations(period)), old=reading.error is not None)
 
 
-def _rebalances(data: Data) -> None:
+def _rebalances(data: PageData) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
     reading = data.ownership(period)
     known, old = reading.value, reading.error is not None
-    found = bands(known) if known else []
+    found = ownership_periods(known) if known else []
     st.html('<div class="section">Owners over time</div>')
-    rebalance_chart(known, found, period, marks_of(data.marks(period)), old=old)
-    moved = moves(known, found) if known else []
+    rebalance_chart(known, found, period, marks_of(data.chart_operations(period)), old=old)
+    moved = ownership_changes(known, found) if known else []
     grid(
         "moves",
         MOVES,
@@ -103,8 +103,8 @@ def _rebalances(data: Data) -> None:
                 {
                     "at": epoch_milliseconds(move.at),
                     "partition": f"P{move.partition}",
-                    "way": f"{move.former or 'nobody'} → {move.worker}",
-                    "how": move.how or "",
+                    "way": f"{move.previous_owner or 'nobody'} → {move.worker}",
+                    "how": move.previous_end or "",
                     "epoch": move.epoch,
                     "pause": move.pause_seconds,
                 },
@@ -117,7 +117,7 @@ def _rebalances(data: Data) -> None:
     )
 
 
-def _advice(data: Data, overview: Overview) -> list[Notice]:
+def _advice(data: PageData, overview: Overview) -> list[Notice]:
     found = advise(
         overview.group,
         overview.lags,
@@ -127,14 +127,14 @@ def _advice(data: Data, overview: Overview) -> list[Notice]:
         unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
-    return [_notice(one) for one in [*recreations(overview.recreated_topics), *found]]
+    return [_notice(one) for one in [*recreated_topics(overview.recreated_topics), *found]]
 
 
 def _notice(advice: Advice) -> Notice:
     return Notice(advice.tone, advice.what, advice.text)
 
 
-def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapshot]) -> list[Fact]:
+def _group_facts(data: PageData, overview: Overview | None, reading: CachedValue[Snapshot]) -> list[Fact]:
     group = overview.group if overview else None
     lags = overview.lags if overview else None
     since = reading.age_seconds or 0.0
@@ -146,13 +146,13 @@ def _group_facts(data: Data, overview: Overview | None, reading: Reading[Snapsho
         Fact("Protocol", group.protocol if group else None),
         Fact("Members", str(len(group.members)) if group else None),
         Fact("Total lag", f"{lags.total:,}" if lags and lags.total is not None else None),
-        Fact("Time lag", behind(lags.behind_seconds) if lags else None),
+        Fact("Time lag", lag_age(lags.behind_seconds) if lags else None),
         Fact("Trend", trend(lags.total, overview.flow) if lags and overview else None),
         Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
     ]
 
 
-def _role_facts(data: Data, overview: Overview | None) -> list[Fact]:
+def _role_facts(data: PageData, overview: Overview | None) -> list[Fact]:
     own = data.services.relay_state
     here = [Fact("Relay in this process", own, tone="warn" if own.startswith("waiting") else None)] if own else []
     if overview is None:

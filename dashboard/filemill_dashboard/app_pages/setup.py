@@ -10,9 +10,9 @@ from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, Row, grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.view_url import choice
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS
+from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.state.setup_facts import own_versions, settings_in_force
 
 TOPICS = [
@@ -23,7 +23,7 @@ TOPICS = [
 VIEWS = ["Health", "Settings", "Activity"]
 
 
-def _setup(data: Data, snapshot: Reading[Snapshot]) -> None:
+def _setup(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     view = choice("View", VIEWS, VIEWS[0], "show")
     if view == "Settings":
         _settings(data)
@@ -33,7 +33,7 @@ def _setup(data: Data, snapshot: Reading[Snapshot]) -> None:
         _health(data, snapshot)
 
 
-def _health(data: Data, snapshot: Reading[Snapshot]) -> None:
+def _health(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     stack = data.stack()
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="half-a"):
@@ -47,7 +47,7 @@ def _health(data: Data, snapshot: Reading[Snapshot]) -> None:
     _processes(stack)
 
 
-def _servers(data: Data, stack: StackState | None) -> None:
+def _servers(data: PageData, stack: StackState | None) -> None:
     versions = {server.name: server.version for server in stack.servers} if stack else {}
     postgres = data.postgres_version().value
     if postgres:
@@ -80,7 +80,7 @@ def _servers(data: Data, stack: StackState | None) -> None:
     show_notices("missing", steps or ([fine] if len(known) == len(LABELS) else []))
 
 
-def _topics(data: Data) -> None:
+def _topics(data: PageData) -> None:
     reading = data.topics()
     st.html('<div class="section">Topics</div>')
     grid(
@@ -101,7 +101,7 @@ def _topics(data: Data) -> None:
     show_notices("dates", [Notice("warn", what, todo)] if odd else [])
 
 
-def _roles(data: Data, snapshot: Reading[Snapshot]) -> None:
+def _roles(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     leases = snapshot.value.overview.leases if snapshot.value else {}
     names = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
     lines = []
@@ -132,7 +132,7 @@ def _process(name: str, pid: int, restarts: int | None, log: str) -> Row:
     return Row(name, {"name": name, "pid": str(pid), "restarts": restarts, "log": log})
 
 
-def _settings(data: Data) -> None:
+def _settings(data: PageData) -> None:
     columns = [
         Column("name", "Setting", "mono", 300),
         Column("value", "In force", "mono"),
@@ -154,8 +154,8 @@ def _settings(data: Data) -> None:
     grid("settings", columns, rows, label="Settings", empty=("None", ""))
 
 
-def _activity(data: Data) -> None:
-    reading = data.acts()
+def _activity(data: PageData) -> None:
+    reading = data.operations()
     grid(
         "acts",
         [

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import streamlit as st
 
-from filemill.domain.worker_commands import Order
-from filemill.domain.worker_events import SKEW_NOTICED_SECONDS, Condition, Kind, WorkerEvent
+from filemill.domain.worker_commands import WorkerCommandKind
+from filemill.domain.worker_events import SKEW_WARNING_SECONDS, EventKind, WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
-from filemill.runtime.supervisor_client import OrderRefused, StackOrder
+from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
@@ -18,11 +18,16 @@ from filemill_dashboard.components.notices import Notice, show_line
 from filemill_dashboard.components.tiles_filter import Tile, plain_tiles
 from filemill_dashboard.components.timeline import timeline_of
 from filemill_dashboard.components.view_url import search, turn
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot, WorkerPage
-from filemill_dashboard.state.worker_pool import PROCESSORS_MAX, command, processors, tell
-from filemill_dashboard.views.durations import rounded, span
-from filemill_dashboard.views.file_timeline import Step
+from filemill_dashboard.state.cache import CachedValue
+from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
+from filemill_dashboard.state.worker_control import (
+    PROCESSORS_MAX,
+    processors,
+    send_supervisor_command,
+    send_worker_command,
+)
+from filemill_dashboard.views.durations import format_duration, format_rounded
+from filemill_dashboard.views.file_timeline import TimelineEntry
 
 ACTOR = "page"
 PAGE_WORKERS = 50
@@ -31,18 +36,18 @@ PARTITIONS_SHOWN = 12
 CHIPS_SHOWN = 3
 NAME_CHARACTERS = 200
 TONES = {
-    Condition.BUSY: "busy",
-    Condition.IDLE: "good",
-    Condition.STUCK: "warn",
-    Condition.DEAD: "bad",
-    Condition.STOPPED: "none",
+    WorkerCondition.BUSY: "busy",
+    WorkerCondition.IDLE: "good",
+    WorkerCondition.STUCK: "warn",
+    WorkerCondition.DEAD: "bad",
+    WorkerCondition.STOPPED: "none",
 }
 MEANINGS = {
-    Condition.BUSY: "holds records",
-    Condition.IDLE: "holds none",
-    Condition.STUCK: "speaks, holds records, and finishes none",
-    Condition.DEAD: "silent for three heartbeats, without a goodbye",
-    Condition.STOPPED: "said goodbye",
+    WorkerCondition.BUSY: "holds records",
+    WorkerCondition.IDLE: "holds none",
+    WorkerCondition.STUCK: "speaks, holds records, and finishes none",
+    WorkerCondition.DEAD: "silent for three heartbeats, without a goodbye",
+    WorkerCondition.STOPPED: "said goodbye",
 }
 # The name takes what is left: 150 pixels or more. The details of a chosen worker say what a narrow table leaves out.
 COLUMNS = [
@@ -70,7 +75,7 @@ CLOCK = Column(
 )
 
 
-def _workers(data: Data, _snapshot: Reading[Snapshot]) -> None:
+def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     stack = data.stack()
     wanted = st.query_params.get("state", "")
     page = max(1, int(text) if (text := st.query_params.get("page", "")).isdecimal() and len(text) < 9 else 1)
@@ -122,22 +127,22 @@ def _pages(page: int, matching: int) -> None:
             st.button(label, key=f"workers-{label}", disabled=not there, on_click=turn, kwargs={"page": str(other)})
 
 
-def _tiles(counts: dict[Condition, int] | None, wanted: str, *, old: bool) -> None:
+def _tiles(counts: dict[WorkerCondition, int] | None, wanted: str, *, old: bool) -> None:
     tiles = [Tile("", "All workers", None if counts is None else sum(counts.values()), "none")]
     tiles += [
         Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
-        for state in Condition
+        for state in WorkerCondition
     ]
     plain_tiles(
         "states", tiles, wanted, label="Filter by state", old=old, on_choice=lambda state: turn(state=state, page="")
     )
 
 
-def _scale(data: Data, stack: StackState) -> None:
+def _scale(data: PageData, stack: StackState) -> None:
     now = len(processors(stack))
     with st.popover(f"Scale: {now}", key="scale-menu", help="How many file processors this stack runs"):
         wanted = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
-        order = StackOrder("scale", role="processor", count=int(wanted or 0))
+        order = SupervisorCommand("scale", role="processor", count=int(wanted or 0))
         st.button(
             f"Have {wanted} instead of {now}" if wanted != now else f"{now} run already",
             key="scale-go",
@@ -147,18 +152,18 @@ def _scale(data: Data, stack: StackState) -> None:
             on_click=_command,
             args=(data, order, f"{wanted} file processors from now on"),
         )
-        for verb in (Order.QUIET, Order.RESUME):
+        for verb in (WorkerCommandKind.QUIET, WorkerCommandKind.RESUME):
             st.button(
                 f"{_VERBS[verb]} all", key=f"all-{verb}", width="stretch", on_click=_tell, args=(data, verb, None)
             )
 
 
-_VERBS = {Order.QUIET: "Quiet", Order.RESUME: "Resume"}
+_VERBS = {WorkerCommandKind.QUIET: "Quiet", WorkerCommandKind.RESUME: "Resume"}
 
 
 def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
     vitals = worker.vitals
-    gone = worker.condition in (Condition.DEAD, Condition.STOPPED)
+    gone = worker.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
     breaker = vitals.breaker if vitals is not None and not gone else None
     quiet = vitals is not None and vitals.quiet and not gone
     note = " · quiet" if quiet else " · pauses" if breaker else ""
@@ -188,7 +193,11 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
             Act("stop", "Stop", why_no_signal),
             Act("kill", "Kill", why_no_signal, danger=True),
         ],
-        tone="bad" if worker.condition is Condition.DEAD else "warn" if worker.condition is Condition.STUCK else None,
+        tone="bad"
+        if worker.condition is WorkerCondition.DEAD
+        else "warn"
+        if worker.condition is WorkerCondition.STUCK
+        else None,
         titles={"state": f"{MEANINGS[worker.condition]}{f'; {breaker}' if breaker else ''}"},
     )
 
@@ -206,11 +215,11 @@ def _clock(worker: WorkerView) -> str | None:
     skew = worker.skew_seconds
     if skew is None or not _is_off(worker):
         return None if skew is None else "correct"
-    return f"{rounded(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
+    return f"{format_rounded(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
 
 
 def _is_off(worker: WorkerView) -> bool:
-    return worker.skew_seconds is not None and abs(worker.skew_seconds) >= SKEW_NOTICED_SECONDS
+    return worker.skew_seconds is not None and abs(worker.skew_seconds) >= SKEW_WARNING_SECONDS
 
 
 def _partitions(owned: list[int], shown: int = PARTITIONS_SHOWN) -> list[str]:
@@ -219,7 +228,7 @@ def _partitions(owned: list[int], shown: int = PARTITIONS_SHOWN) -> list[str]:
     return names if len(names) <= shown else [*names[: shown - 1], f"+{len(names) - shown + 1:,}"]
 
 
-def _empty(reading: Reading[WorkerPage], wanted: str, *, embedded: bool) -> tuple[str, str]:
+def _empty(reading: CachedValue[WorkerPage], wanted: str, *, embedded: bool) -> tuple[str, str]:
     if reading.value is None:
         return "Not known yet", "Workers report over Kafka, and the status sync stores it."
     if wanted:
@@ -228,34 +237,34 @@ def _empty(reading: Reading[WorkerPage], wanted: str, *, embedded: bool) -> tupl
     return "No worker was heard of within a day", how
 
 
-def _act(data: Data, worker_id: str, act: str) -> None:
+def _act(data: PageData, worker_id: str, act: str) -> None:
     match act:
         case "quiet" | "resume":
-            _tell(data, Order(act), worker_id)
+            _tell(data, WorkerCommandKind(act), worker_id)
         case "stop":
-            _command(data, StackOrder("stop", worker=worker_id), f"{worker_id} was stopped for good")
+            _command(data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped for good")
         case "kill":
-            _command(data, StackOrder("kill", worker=worker_id), f"{worker_id} was killed; it is started again")
+            _command(data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed; it is started again")
 
 
-def _tell(data: Data, order: Order, worker_id: str | None) -> None:
-    said = {Order.QUIET: "told to take nothing new", Order.RESUME: "told to go on"}[order]
+def _tell(data: PageData, order: WorkerCommandKind, worker_id: str | None) -> None:
+    said = {WorkerCommandKind.QUIET: "told to take nothing new", WorkerCommandKind.RESUME: "told to go on"}[order]
     try:
-        tell(data, order, worker_id, ACTOR)
+        send_worker_command(data, order, worker_id, ACTOR)
         _say("good", f"{worker_id or 'All workers'}: {said}")
     except (Unavailable, UnknownWorker) as error:
         _say("bad", "Not told", str(error))
 
 
-def _command(data: Data, order: StackOrder, said: str) -> None:
+def _command(data: PageData, order: SupervisorCommand, said: str) -> None:
     stack = data.stack()
     if stack is None:
         _say("bad", "Not done", "The stack does not run any more.")
         return
     try:
-        command(data, stack, order, ACTOR)
+        send_supervisor_command(data, stack, order, ACTOR)
         _say("good", said)
-    except (Unavailable, OrderRefused) as error:
+    except (Unavailable, CommandRejected) as error:
         _say("bad", "Not done", str(error))
 
 
@@ -263,7 +272,7 @@ def _say(tone: str, what: str, text: str = "") -> None:
     st.session_state["worker_outcome"] = Notice(tone, what, text)
 
 
-def _details(data: Data, worker: WorkerView) -> None:
+def _details(data: PageData, worker: WorkerView) -> None:
     files, events = data.worker_files(worker.id), data.worker_events(worker.id)
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
@@ -305,15 +314,18 @@ def _details(data: Data, worker: WorkerView) -> None:
 
 def _vitals(worker: WorkerView) -> list[Fact]:
     """What a narrow table leaves out."""
-    vitals = worker.vitals if worker.condition not in (Condition.DEAD, Condition.STOPPED) else None
+    vitals = worker.vitals if worker.condition not in (WorkerCondition.DEAD, WorkerCondition.STOPPED) else None
     owned = ", ".join(_partitions(worker.owned)) or "none"
     finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
     oldest = vitals.oldest_seconds if vitals and vitals.in_flight else None
     return [
         Fact("Worker", worker.id),
         Fact("Partitions", owned if vitals else None),
-        Fact("Oldest record", None if oldest is None else span(oldest)),
-        Fact("Headroom", span(vitals.headroom_seconds) if vitals and vitals.headroom_seconds is not None else None),
+        Fact("Oldest record", None if oldest is None else format_duration(oldest)),
+        Fact(
+            "Headroom",
+            format_duration(vitals.headroom_seconds) if vitals and vitals.headroom_seconds is not None else None,
+        ),
         Fact("CPU", f"{100 * worker.cpu_share:.0f} %" if vitals and worker.cpu_share is not None else None),
         Fact("Memory", f"{vitals.rss_bytes / 2**20:.0f} MiB" if vitals and vitals.rss_bytes is not None else None),
         Fact("Finished", finished),
@@ -324,23 +336,23 @@ def _vitals(worker: WorkerView) -> list[Fact]:
 
 
 _EVENT_TONES = {
-    Kind.STARTED: "good",
-    Kind.ASSIGNED: "busy",
-    Kind.REVOKED: "warn",
-    Kind.LOST: "bad",
-    Kind.PARKED: "bad",
-    Kind.RETRYING: "warn",
-    Kind.BREAKER_OPENED: "warn",
+    EventKind.STARTED: "good",
+    EventKind.ASSIGNED: "busy",
+    EventKind.REVOKED: "warn",
+    EventKind.LOST: "bad",
+    EventKind.DEAD_LETTERED: "bad",
+    EventKind.RETRYING: "warn",
+    EventKind.BREAKER_OPENED: "warn",
 }
 
 
-def _step(event: WorkerEvent) -> Step:
+def _step(event: WorkerEvent) -> TimelineEntry:
     parts = ", ".join(_partitions(event.partitions))
     about = [f"file #{event.file_id}" if event.file_id else "", parts, event.cause or "", event.error or ""]
     epoch = f"epoch {event.epoch}" if event.epoch is not None else ""
     detail = " · ".join(part for part in (*about, epoch) if part)
     what = event.kind.value.replace("-", " ").capitalize()
-    return Step(event.timestamp, what, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
+    return TimelineEntry(event.timestamp, what, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
 
 
 page_shell.show(_workers)

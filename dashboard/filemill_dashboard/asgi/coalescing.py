@@ -12,9 +12,9 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What programs poll; the answer depends on path and query alone.
-SHARED_PATHS = {"/api/files", "/api/pipeline", "/api/workers", "/api/dead-letters"}
+COALESCED_PATHS = {"/api/files", "/api/pipeline", "/api/workers", "/api/dead-letters"}
 # From the begin of a reading that was shared to that of the next: the longest that a crowd waits beside the reading.
-PACE_SECONDS = 0.04
+MIN_INTERVAL_SECONDS = 0.04
 
 Answer = list[Message]
 Question = tuple[str, bytes]
@@ -27,7 +27,7 @@ class _Line:
     waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
 
 
-class Together:
+class CoalescingMiddleware:
     """Middleware: one reading for all who ask the same at the same time."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -37,7 +37,7 @@ class Together:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] not in SHARED_PATHS:
+        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] not in COALESCED_PATHS:
             await self._app(scope, receive, send)
             return
         for message in await self._next(scope):
@@ -64,7 +64,7 @@ class Together:
                 began = loop.time()
                 await self._read(dict(scope), asking)
                 if len(asking) > 1:
-                    await asyncio.sleep(began + PACE_SECONDS - loop.time())
+                    await asyncio.sleep(began + MIN_INTERVAL_SECONDS - loop.time())
         finally:
             del self._lines[question]
             for one in line.waiting:

@@ -65,7 +65,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ConnectionLimits:
     """Connections that are accepted, in all and of one address."""
 
     total: int
@@ -75,7 +75,7 @@ class Bounds:
 class Connections:
     """The connections that are open. For the event loop's thread."""
 
-    def __init__(self, bounds: Bounds, proxies: TrustedProxies) -> None:
+    def __init__(self, bounds: ConnectionLimits, proxies: TrustedProxies) -> None:
         self._bounds = bounds
         self._proxies = proxies
         self._groups: dict[str, set[Connection]] = {}
@@ -146,7 +146,7 @@ class Connections:
         connection.drop()
 
 
-def bounds_of(settings: Settings) -> Bounds:
+def connection_limits(settings: Settings) -> ConnectionLimits:
     """What the settings and this process's limit of open files allow; raises that limit as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
@@ -155,7 +155,7 @@ def bounds_of(settings: Settings) -> Bounds:
         soft = wanted
     files = FILES_WANTED if soft == resource.RLIM_INFINITY else soft
     total = max(CONNECTIONS_MIN, min(settings.connections_max, files - FILES_FOR_OTHERS - RESERVE))
-    return Bounds(total, min(settings.connections_per_address, max(1, total * 3 // 4)))
+    return ConnectionLimits(total, min(settings.connections_per_address, max(1, total * 3 // 4)))
 
 
 def _group_of(peer: str) -> str:

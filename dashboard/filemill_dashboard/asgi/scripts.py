@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from plotly.offline import get_plotlyjs, get_plotlyjs_version  # type: ignore[import-untyped]
 from starlette.responses import Response
 
-from filemill_dashboard.rest.errors import error_answer
+from filemill_dashboard.rest.errors import error_response
 
 PLOTLY_PATH = f"/assets/plotly-{get_plotlyjs_version()}.js"
 # Its version is in its name, so a browser need never ask again.
@@ -26,7 +26,7 @@ def add_scripts(app: FastAPI) -> None:
     @app.get("/assets/{name}", include_in_schema=False)
     async def script(name: str, request: Request) -> Response:
         if f"/assets/{name}" != PLOTLY_PATH:
-            return error_answer(404, "not_found", f"there is nothing at /assets/{name}")
+            return error_response(404, "not_found", f"there is nothing at /assets/{name}")
         headers = {"Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(_plain(), headers=headers, media_type="text/javascript")

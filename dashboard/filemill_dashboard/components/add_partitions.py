@@ -2,19 +2,19 @@
 
 import streamlit as st
 
-from filemill.adapters.postgres.operations import record
+from filemill.services.audit import record
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
 from filemill_dashboard.components.notices import Notice, show_line
-from filemill_dashboard.state.data import Data
-from filemill_dashboard.views.advice import shares
+from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.views.advice import even_shares
 
 ACTOR = "page"
 PARTITIONS_MAX = 256
 _OUTCOME = "partitions_outcome"
 
 
-def add_partitions(data: Data, overview: Overview | None) -> None:
+def add_partitions(data: PageData, overview: Overview | None) -> None:
     """Draw the menu; it says why where it cannot be used now."""
     lags = overview.lags if overview else None
     group = overview.group if overview else None
@@ -28,7 +28,9 @@ def add_partitions(data: Data, overview: Overview | None) -> None:
         total = st.number_input(label, least, PARTITIONS_MAX, proposed, key="partitions")
         members = len(group.members) if group else 0
         if members and total:
-            st.caption(f"{members} workers would have {'/'.join(str(one) for one in shares(members, int(total)))}.")
+            st.caption(
+                f"{members} workers would have {'/'.join(str(one) for one in even_shares(members, int(total)))}."
+            )
         st.caption("What is on the topic stays where it is. Kafka cannot take partitions away again.")
         st.button(
             f"Have {total} partitions",
@@ -42,7 +44,7 @@ def add_partitions(data: Data, overview: Overview | None) -> None:
         show_line("partitions-outcome", st.session_state.get(_OUTCOME))
 
 
-def _add(data: Data, topic: str, before: int, total: int) -> None:
+def _add(data: PageData, topic: str, before: int, total: int) -> None:
     try:
         data.services.kafka.add_partitions(topic, total)
         with data.services.engine.begin() as connection:

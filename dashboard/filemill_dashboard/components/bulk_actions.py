@@ -7,12 +7,12 @@ import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.queries.files import COUNT_MAX
-from filemill.services.operations import Action, Selection
+from filemill.domain.file_actions import Action, Selection
 from filemill_dashboard.components.links import links
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.bulk import apply_to_all
-from filemill_dashboard.state.data import Data
-from filemill_dashboard.state.jobs import Busy
+from filemill_dashboard.state.jobs import JobRunning
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 _WANTED = "bulk_wanted"
@@ -52,7 +52,7 @@ def _want(action: Action, selection: Selection) -> None:
     st.session_state.update({_WANTED: (action, selection), _STATE: {}, "opening": True})
 
 
-def bulk_dialog(data: Data) -> None:
+def bulk_dialog(data: PageData) -> None:
     """Open the dialog, where it was asked for."""
     wanted: tuple[Action, Selection] | None = st.session_state.get(_WANTED)
     if wanted is None:
@@ -92,11 +92,11 @@ def bulk_dialog(data: Data) -> None:
     st.dialog(f"{action.value.capitalize()} all matching files", on_dismiss=close)(body)()
 
 
-def _start(data: Data, action: Action, selection: Selection, state: dict[str, Any], label: str) -> None:
+def _start(data: PageData, action: Action, selection: Selection, state: dict[str, Any], label: str) -> None:
     total = state["count"] if state["count"] < COUNT_MAX else None
     try:
         data.jobs.start(label, total, apply_to_all(data.services, action, selection, state["upto"], ACTOR))
-    except Busy as busy:
+    except JobRunning as busy:
         state["busy"] = str(busy)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import streamlit as st
 
 from filemill.errors import Unavailable
-from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, OrderRefused
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected
 from filemill.services.faults import Offer, inject
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.state.data import Data
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 SECONDS_DEFAULT = 10
@@ -21,7 +21,7 @@ def want(offer: Offer) -> None:
     st.session_state.update({_WANTED: offer, "opening": True})
 
 
-def fault_dialog(data: Data) -> None:
+def fault_dialog(data: PageData) -> None:
     """Open the dialog, where it was asked for."""
     offer: Offer | None = st.session_state.get(_WANTED)
     if offer is None:
@@ -59,13 +59,13 @@ def _label(offer: Offer, seconds: Any) -> str:  # noqa: ANN401 - a number input'
     return f"{verb} {offer.label} for {seconds} s" if offer.lasts else f"{verb} {offer.label}"
 
 
-def _inject(data: Data, offer: Offer, seconds: float) -> str | None:
+def _inject(data: PageData, offer: Offer, seconds: float) -> str | None:
     stack = data.stack()
     if stack is None:
         return "The stack does not run any more."
     try:
         inject(data.services.engine, stack, offer, seconds, ACTOR)
-    except (OrderRefused, Unavailable) as error:
+    except (CommandRejected, Unavailable) as error:
         return str(error)
-    data.forget()
+    data.invalidate()
     return None

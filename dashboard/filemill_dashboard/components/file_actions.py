@@ -5,9 +5,9 @@ import streamlit as st
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.errors import Unavailable
-from filemill.services.operations import Action
+from filemill.domain.file_actions import Action
 from filemill_dashboard.components.notices import Notice
-from filemill_dashboard.state.data import Data
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 _OUTCOME = "file_outcome"
@@ -19,7 +19,7 @@ def outcome(file_id: int) -> Notice | None:
     return known[1] if known is not None and known[0] == file_id else None
 
 
-def file_actions(data: Data, file: FileRow, *, gone: bool = False) -> None:
+def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
     """Draw them. `gone`: its record is gone from Kafka, so that it can be retried though it has not ended."""
     with st.container(key="acts", horizontal=True, width="content", gap="small"):
         for action, label in ((Action.RETRY, "Retry"), (Action.CANCEL, "Cancel")):
@@ -56,13 +56,13 @@ def _why_not(action: Action, status: Status) -> str:
     return f"It is {status}: only a file that is {can} can be {verbs[action]}."
 
 
-def _act(data: Data, action: Action, file_id: int) -> None:
+def _act(data: PageData, action: Action, file_id: int) -> None:
     try:
         result = data.services.apply(action, [file_id], ACTOR)
     except Unavailable as error:
         notice = Notice("bad", f"Not {action.done}", f"{error}")
     else:
-        data.forget()
+        data.invalidate()
         refused = result.refused[0].reason if result.refused else None
         notice = Notice("bad", f"Not {action.done}", refused) if refused else Notice("good", action.done.capitalize())
     st.session_state[_OUTCOME] = (file_id, notice)

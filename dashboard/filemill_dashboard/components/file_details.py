@@ -12,13 +12,13 @@ from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.file_table import download_path, took_seconds
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.status_style import TONES
-from filemill_dashboard.state.data import Data
+from filemill_dashboard.state.page_data import PageData
 
 REFRESH_SECONDS = 2.0
 WIDTH_PIXELS = 520
 
 
-def file_details(data: Data, file_id: int, on_close: Callable[[], None]) -> None:
+def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> None:
     """Open the drawer."""
 
     @st.fragment(run_every=REFRESH_SECONDS)

@@ -11,7 +11,7 @@ from filemill.errors import Unavailable
 from filemill_dashboard.components.notices import Notice, show_line
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.bulk import create_many
-from filemill_dashboard.state.jobs import Busy
+from filemill_dashboard.state.jobs import JobRunning
 
 TITLE = "new_title"
 DESCRIPTION = "new_description"
@@ -88,7 +88,7 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     except InvalidRequest as error:
         st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
         return
-    except Busy as error:
+    except JobRunning as error:
         st.session_state[_OUTCOME] = Notice("warn", "Not now", str(error))
         return
     except Unavailable as error:

@@ -5,8 +5,8 @@ from typing import Any
 from filemill.domain.files import Status
 from filemill.queries.group import Overview
 from filemill_dashboard.components.assets import component
-from filemill_dashboard.state.data import Snapshot
-from filemill_dashboard.views.advice import STUCK_SECONDS, behind, trend
+from filemill_dashboard.state.page_data import Snapshot
+from filemill_dashboard.views.advice import STUCK_SECONDS, lag_age, trend
 
 # More bars than this could not be told apart.
 LANES_MAX = 48
@@ -78,7 +78,7 @@ def _way(overview: Overview | None) -> str:
     lags = overview.lags if overview else None
     if overview is None or lags is None or not lags.total:
         return ""
-    parts = [behind(lags.behind_seconds), trend(lags.total, overview.flow)]
+    parts = [lag_age(lags.behind_seconds), trend(lags.total, overview.flow)]
     return ", ".join(part for part in parts if part)
 
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from filemill_dashboard.components.assets import component
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Snapshot
+from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
+from filemill_dashboard.state.page_data import Snapshot
 
 log = structlog.get_logger("page")
 
@@ -31,7 +31,9 @@ def show_line(key: str, notice: Notice | None) -> None:
     component("notice")(key=key, data={"notices": [asdict(notice)] if notice else [], "line": True})
 
 
-def server_notices(snapshot: Reading[Snapshot], health: dict[ServerName, Reading[ServerHealth]]) -> list[Notice]:
+def server_notices(
+    snapshot: CachedValue[Snapshot], health: dict[ServerName, CachedValue[ServerHealth]]
+) -> list[Notice]:
     """One banner for each server that is away or not set up."""
     notices = []
     database = health["postgres"].value
@@ -62,5 +64,5 @@ def show_bug(error: Exception) -> bool:
     return True
 
 
-def _old(snapshot: Reading[Snapshot]) -> str:
+def _old(snapshot: CachedValue[Snapshot]) -> str:
     return "" if snapshot.age_seconds is None else "What you see below is the last that was known."

@@ -10,8 +10,8 @@ from filemill.queries.group import Overview
 from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
 from filemill_dashboard.components.grid import Column, Row, grid
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.state.data import Data
-from filemill_dashboard.state.jobs import Busy, Job
+from filemill_dashboard.state.jobs import Job, JobRunning
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 _WANTED = "offsets_wanted"
@@ -28,7 +28,7 @@ PREVIEW = [
 ]
 
 
-def reset_button(data: Data, overview: Overview | None) -> None:
+def reset_button(data: PageData, overview: Overview | None) -> None:
     """Draw the button; it says why where it cannot be used now."""
     st.button(
         "Reset offsets …",
@@ -44,7 +44,7 @@ def want() -> None:
     st.session_state.update({_WANTED: {}, "opening": True})
 
 
-def offset_dialog(data: Data) -> None:
+def offset_dialog(data: PageData) -> None:
     """Open the dialog, where it was asked for."""
     state: dict[str, Any] | None = st.session_state.get(_WANTED)
     if state is None:
@@ -83,7 +83,7 @@ def offset_dialog(data: Data) -> None:
     st.dialog("Reset the group's offsets", on_dismiss=close, width="large")(body)()
 
 
-def _why_not(data: Data, overview: Overview | None) -> str | None:
+def _why_not(data: PageData, overview: Overview | None) -> str | None:
     if data.services.settings.offsets_group is None:
         return "A share group has no offsets of this kind"
     group = overview.group if overview else None
@@ -107,7 +107,7 @@ def _target() -> tuple[Target | None, str | None]:
     return Target("latest" if way == "Latest" else "earliest"), None
 
 
-def _plan(data: Data, target: Target) -> tuple[Plan | None, str | None]:
+def _plan(data: PageData, target: Target) -> tuple[Plan | None, str | None]:
     try:
         return data.services.offset_reset.plan(target), None
     except (Unavailable, InvalidTarget) as error:
@@ -156,7 +156,7 @@ def _label(plan: Plan | None, then: Unfinished) -> str:
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 
-def _start(data: Data, plan: Plan, target: Target, then: Unfinished) -> str | None:
+def _start(data: PageData, plan: Plan, target: Target, then: Unfinished) -> str | None:
     """Have a job do it; what is wrong, if it cannot begin."""
 
     def work(job: Job) -> None:
@@ -172,6 +172,6 @@ def _start(data: Data, plan: Plan, target: Target, then: Unfinished) -> str | No
     steps = len(plan.skipped) * (2 if then == "resubmit" else 1)
     try:
         data.jobs.start(f"Offsets to {target}", steps or None, work)
-    except Busy as busy:
+    except JobRunning as busy:
         return str(busy)
     return None

@@ -16,9 +16,9 @@ from filemill_dashboard.components.job_progress import show_job
 from filemill_dashboard.components.notices import server_notices, show_notices
 from filemill_dashboard.components.view_url import choice
 from filemill_dashboard.state import data as data_module
-from filemill_dashboard.state.cache import Reading
-from filemill_dashboard.state.data import Data, Snapshot
+from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
+from filemill_dashboard.state.page_data import PageData, Snapshot
 
 # Seconds between refreshes, as the viewer may choose them.
 REFRESH: dict[str, float | None] = {"Off": None, "2 s": 2.0, "5 s": 5.0, "10 s": 10.0}
@@ -26,7 +26,7 @@ REFRESH_DEFAULT = "2 s"
 
 _BRAND = '<div class="brand">filemill</div>'
 
-Body = Callable[[Data, Reading[Snapshot]], None]
+Body = Callable[[PageData, CachedValue[Snapshot]], None]
 
 
 def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
@@ -83,8 +83,8 @@ def _follow() -> None:
 
 
 def _show_status(
-    snapshot: Reading[Snapshot],
-    health: dict[ServerName, Reading[ServerHealth]],
+    snapshot: CachedValue[Snapshot],
+    health: dict[ServerName, CachedValue[ServerHealth]],
     relay_state: str | None,
     every: float | None,
 ) -> None:
@@ -101,7 +101,7 @@ def _show_status(
     )
 
 
-def _server(label: str, reading: Reading[ServerHealth]) -> dict[str, Any]:
+def _server(label: str, reading: CachedValue[ServerHealth]) -> dict[str, Any]:
     health = reading.value
     if health is None:
         return {"name": label, "tone": "none", "detail": "asking …"}

@@ -5,7 +5,7 @@ from typing import Any
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import Ownership
 from filemill_dashboard.components.chart import ALIGNED, Figure, Mark, chart
-from filemill_dashboard.views.rebalances import Band
+from filemill_dashboard.views.rebalances import OwnershipPeriod
 
 PARTITION_PIXELS = 26
 # More labels than these overlap in the highest chart.
@@ -20,7 +20,7 @@ OTHERS_MAX = 500
 
 
 def rebalance_chart(
-    known: Ownership | None, found: list[Band], period_seconds: int, marks: list[Mark], *, old: bool
+    known: Ownership | None, found: list[OwnershipPeriod], period_seconds: int, marks: list[Mark], *, old: bool
 ) -> None:
     """Draw it."""
     partitions = sorted({band.partition for band in found})
@@ -39,7 +39,7 @@ def rebalance_chart(
         "margin": ALIGNED,
         "uirevision": "rebalances",
     }
-    by_worker: dict[str, list[Band]] = {}
+    by_worker: dict[str, list[OwnershipPeriod]] = {}
     for band in found:
         by_worker.setdefault(band.worker, []).append(band)
     often = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
@@ -58,7 +58,7 @@ def _short(worker: str) -> str:
     return worker if len(worker) <= NAME_CHARACTERS else f"{worker[:NAME_CHARACTERS]}…"
 
 
-def _trace(worker: str, bands: list[Band], width: int) -> dict[str, Any]:
+def _trace(worker: str, bands: list[OwnershipPeriod], width: int) -> dict[str, Any]:
     x: list[int | None] = []
     y: list[int | None] = []
     text: list[str] = []

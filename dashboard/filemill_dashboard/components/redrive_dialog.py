@@ -10,8 +10,8 @@ from filemill.services import dead_letters
 from filemill.services.dead_letters import DeadLetter
 from filemill_dashboard.components.bars import bars
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.state.data import Data
-from filemill_dashboard.state.jobs import Busy, Job
+from filemill_dashboard.state.jobs import Job, JobRunning
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 RATE_DEFAULT = 50
@@ -24,7 +24,7 @@ def want(letters: Sequence[DeadLetter]) -> None:
     st.session_state.update({_WANTED: list(letters), "redrive_state": {}, "opening": True})
 
 
-def redrive_dialog(data: Data) -> None:
+def redrive_dialog(data: PageData) -> None:
     """Open the dialog, where it was asked for."""
     letters: list[DeadLetter] | None = st.session_state.get(_WANTED)
     if letters is None:
@@ -58,7 +58,7 @@ def redrive_dialog(data: Data) -> None:
                 try:
                     work = _work(data, letters, float(rate or 1), int(max_runs or 1))
                     data.jobs.start(label, len(dry.files), work)
-                except Busy as busy:
+                except JobRunning as busy:
                     state["busy"] = str(busy)
                     st.rerun(scope="fragment")
                 close()
@@ -67,7 +67,7 @@ def redrive_dialog(data: Data) -> None:
     st.dialog("Send dead letters through once more", on_dismiss=close, width="medium")(body)()
 
 
-def _work(data: Data, letters: Sequence[DeadLetter], rate: float, max_runs: int) -> Any:  # noqa: ANN401 - a job's work
+def _work(data: PageData, letters: Sequence[DeadLetter], rate: float, max_runs: int) -> Any:  # noqa: ANN401 - a job's work
     def work(job: Job) -> None:
         def progress(done: int) -> None:
             data.services.wake_relay()

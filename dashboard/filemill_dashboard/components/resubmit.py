@@ -3,19 +3,19 @@
 import streamlit as st
 
 from filemill_dashboard.state.bulk import resubmit_all
-from filemill_dashboard.state.data import Data
-from filemill_dashboard.state.jobs import Busy
+from filemill_dashboard.state.jobs import JobRunning
+from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 
 
-def resubmit_button(data: Data, requests: int) -> None:
+def resubmit_button(data: PageData, requests: int) -> None:
     """Draw it. `requests`: how many were gone when last counted; what is gone by then is looked up afresh."""
 
     def start() -> None:
         try:
             data.jobs.start("Resubmit requests that are gone", requests, resubmit_all(data.services, ACTOR))
-        except Busy as busy:
+        except JobRunning as busy:
             st.toast(str(busy))
 
     label = f"Resubmit {requests:,} request{'' if requests == 1 else 's'}"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from filemill.domain.files import epoch_milliseconds
 from filemill_dashboard.components.assets import component
-from filemill_dashboard.views.file_timeline import Step
+from filemill_dashboard.views.file_timeline import TimelineEntry
 
 
-def timeline_of(key: str, steps: Sequence[Step], *, title: str, empty: str = "", old: bool = False) -> None:
+def timeline_of(key: str, steps: Sequence[TimelineEntry], *, title: str, empty: str = "", old: bool = False) -> None:
     """Draw them, oldest first, with the time between each and the one before."""
     moments = [epoch_milliseconds(step.at) for step in steps]
     data = {

@@ -15,26 +15,32 @@ from starlette.responses import Response, StreamingResponse
 import filemill
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, checked_key
-from filemill.domain.integrity import Differs
+from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, parse_key
+from filemill.domain.integrity import ObjectMismatch
 from filemill.domain.messages import valid_traceparent
 from filemill.errors import Unavailable
 from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, get_file, list_files
 from filemill_dashboard.asgi.proxies import is_direct_from_this_machine
 from filemill_dashboard.asgi.scripts import add_scripts
-from filemill_dashboard.rest.batching import Acceptance
+from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.body import read_new_file
-from filemill_dashboard.rest.errors import LastNet, Refused, add_handlers, error_answer, json_answer
+from filemill_dashboard.rest.errors import (
+    ApiError,
+    InternalErrorMiddleware,
+    add_handlers,
+    error_response,
+    json_response,
+)
 from filemill_dashboard.rest.export import add_export
 from filemill_dashboard.rest.methods import prefer_written_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
 from filemill_dashboard.rest.operations import add_operations
 from filemill_dashboard.rest.path import FileIdPath
-from filemill_dashboard.rest.schema import BODY, answers, complete, optional, with_header
-from filemill_dashboard.rest.threads import Threads
-from filemill_dashboard.state.downloads import open_object
-from filemill_dashboard.state.health import ServerHealth, away
+from filemill_dashboard.rest.schema import BODY, complete_document, optional, responses, with_response_header
+from filemill_dashboard.rest.threads import RequestThreads
+from filemill_dashboard.state.downloads import open_download
+from filemill_dashboard.state.health import ServerHealth, failing
 from filemill_dashboard.state.services import Services
 
 IdempotencyKey = Annotated[
@@ -62,7 +68,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
         redoc_url=None,
     )
     add_handlers(app)
-    threads = Threads(services.settings)
+    threads = RequestThreads(services.settings)
     add_export(app, services)
     _add_files(app, services, threads)
     add_operations(app, services, threads)
@@ -70,25 +76,25 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     add_notebook(app, services, threads)
     _add_health(app, check_servers)
     add_scripts(app)
-    complete(app)
+    complete_document(app)
     prefer_written_paths(app)
-    app.add_middleware(LastNet)
+    app.add_middleware(InternalErrorMiddleware)
     return app
 
 
-def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # noqa: C901 - a list of endpoints
+def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:  # noqa: C901 - a list of endpoints
     def find(file_id: int) -> FileRow:
         with services.reading() as connection:
             row = get_file(connection, file_id)
         if row is None:
-            raise Refused(404, "not_found", f"there is no file {file_id}", "id")
+            raise ApiError(404, "not_found", f"there is no file {file_id}", "id")
         return row
 
-    acceptance = Acceptance(services, threads)
+    acceptance = SubmissionBatcher(services, threads)
 
     @app.get(
         "/api/files",
-        responses=answers(200, "FileList", 422, 503),
+        responses=responses(200, "FileList", 422, 503),
         summary="List files, newest first unless told otherwise",
     )
     async def files(
@@ -111,13 +117,13 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
                 )
             return {"items": page.items, "next_cursor": page.next, "previous_cursor": page.previous}
 
-        return json_answer(await threads.run(work))
+        return json_response(await threads.run(work))
 
     @app.post(
         "/api/files",
         status_code=201,
-        responses=with_header(
-            answers(201, "FileRow", 400, 403, 409, 413, 422, 503),
+        responses=with_response_header(
+            responses(201, "FileRow", 400, 403, 409, 413, 422, 503),
             201,
             REPLAYED,
             "`true`: it was accepted before, with the same key; the answer is the one of then.",
@@ -131,21 +137,21 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         replayed = False
         try:
             if key is None:
-                row = await acceptance.accept(file, traceparent)
+                row = await acceptance.submit(file, traceparent)
             else:
-                row, replayed = await acceptance.accept_once(file, checked_key(key), traceparent)
+                row, replayed = await acceptance.submit_once(file, parse_key(key), traceparent)
         except Unavailable as error:
             raise Unavailable(f"{str(error).rstrip('.')}. {MAYBE_ACCEPTED}") from error
         headers = {"Location": f"/api/files/{row.id}"}
-        return json_answer(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
+        return json_response(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
 
-    @app.get("/api/files/{id}", responses=answers(200, "FileRow", 404, 422, 503), summary="One file")
+    @app.get("/api/files/{id}", responses=responses(200, "FileRow", 404, 422, 503), summary="One file")
     async def one(file_id: FileIdPath) -> Response:
-        return json_answer(await threads.run(lambda: find(file_id)))
+        return json_response(await threads.run(lambda: find(file_id)))
 
     @app.get(
         "/api/files/{id}/download",
-        responses=answers(200, "text/plain", 404, 409, 422, 502, 503),
+        responses=responses(200, "text/plain", 404, 409, 422, 502, 503),
         response_class=StreamingResponse,
         summary="A completed file's content",
     )
@@ -153,17 +159,17 @@ def _add_files(app: FastAPI, services: Services, threads: Threads) -> None:  # n
         row = await threads.run(lambda: find(file_id))
         if row.status is not Status.COMPLETED or row.s3_location is None:
             why = f": {row.error}" if row.error else ""
-            raise Refused(409, "not_completed", f"file {file_id} is {row.status}, not completed{why}")
+            raise ApiError(409, "not_completed", f"file {file_id} is {row.status}, not completed{why}")
         key = row.s3_location
         try:
-            with anyio.fail_after(2 * threads.patience):
-                found = await to_thread.run_sync(lambda: open_object(services, row, key), abandon_on_cancel=True)
+            with anyio.fail_after(2 * threads.timeout_seconds):
+                found = await to_thread.run_sync(lambda: open_download(services, row, key), abandon_on_cancel=True)
         except TimeoutError:
             raise Unavailable(f"no answer from S3 at {services.settings.s3_endpoint}") from None
-        except Differs as error:
-            raise Refused(502, "object_differs", str(error)) from None
+        except ObjectMismatch as error:
+            raise ApiError(502, "object_differs", str(error)) from None
         if found is None:
-            raise Refused(404, "object_missing", f"the bucket {services.settings.s3_bucket} has no object {key}")
+            raise ApiError(404, "object_missing", f"the bucket {services.settings.s3_bucket} has no object {key}")
         return StreamingResponse(found.chunks, headers=found.headers)
 
 
@@ -171,17 +177,17 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
     @app.get("/api", include_in_schema=False)
     @app.get("/api/", include_in_schema=False)
     async def index() -> Response:
-        return json_answer({"name": "filemill", "version": filemill.__version__, "openapi": "/api/openapi.json"})
+        return json_response({"name": "filemill", "version": filemill.__version__, "openapi": "/api/openapi.json"})
 
     @app.get("/healthz", summary="This process is alive")
     @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Response:
-        return json_answer({"status": "ok", "version": filemill.__version__})
+        return json_response({"status": "ok", "version": filemill.__version__})
 
     @app.get("/readyz", responses={503: {"description": "A server is away or not set up"}}, summary="All servers are")
     async def readyz(request: Request) -> Response:
         health = await to_thread.run_sync(check_servers, abandon_on_cancel=True)
-        missing = away(health)
+        missing = failing(health)
         told = is_direct_from_this_machine(request)
         body: dict[str, Any] = {
             "status": "unavailable" if missing else "ok",
@@ -191,8 +197,8 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
             },
         }
         if not missing:
-            return json_answer(body)
+            return json_response(body)
         said = "; ".join(f"{server.server}: {server.problem if told else 'not ok'}" for server in missing)
-        answer = error_answer(503, "unavailable", said)
+        answer = error_response(503, "unavailable", said)
         body["error"] = {"code": "unavailable", "message": said, "field": None}
-        return json_answer(body, 503, {"Retry-After": answer.headers["Retry-After"]})
+        return json_response(body, 503, {"Retry-After": answer.headers["Retry-After"]})

@@ -13,11 +13,11 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile
 from filemill.errors import Unavailable
 from filemill.services.submissions import SubmissionAbandoned
-from filemill_dashboard.rest.threads import Threads, while_wanted
+from filemill_dashboard.rest.threads import RequestThreads, client_waits
 from filemill_dashboard.state.services import Services
 
 # Requests in one transaction; the others have the next.
-TOGETHER_MOST = 500
+BATCH_MAX = 500
 
 
 class _Asking(msgspec.Struct, frozen=True, eq=False):
@@ -42,31 +42,31 @@ class _Asking(msgspec.Struct, frozen=True, eq=False):
             self.row.set_result(answer)
 
 
-class Acceptance:
+class SubmissionBatcher:
     """Accepts requests for one event loop."""
 
-    def __init__(self, services: Services, threads: Threads) -> None:
+    def __init__(self, services: Services, threads: RequestThreads) -> None:
         self._services = services
         self._threads = threads
         self._waiting: list[_Asking] = []
         self._at_work: asyncio.Task[None] | None = None
 
-    async def accept(self, file: NewFile, traceparent: str | None) -> FileRow:
+    async def submit(self, file: NewFile, traceparent: str | None) -> FileRow:
         """Accept a request; returns its row. Raises Unavailable: then it is not accepted later either."""
         loop = asyncio.get_running_loop()
         asking = _Asking(file, traceparent, loop.create_future())
         self._waiting.append(asking)
         if self._at_work is None:
             self._at_work = loop.create_task(self._work())
-        with self._threads.in_time():
+        with self._threads.timeout():
             return await asking.row
 
-    async def accept_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
+    async def submit_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
         """Accept a request that has a key, in a transaction of its own; returns its row, and whether it was known.
 
         Raises idempotency.KeyReused; Unavailable, and then it may have been accepted.
         """
-        with while_wanted() as wanted:
+        with client_waits() as wanted:
             return await self._threads.run(
                 lambda: self._services.submissions.submit_once(file, key, traceparent, wanted)
             )
@@ -74,7 +74,7 @@ class Acceptance:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                together, self._waiting = self._waiting[:TOGETHER_MOST], self._waiting[TOGETHER_MOST:]
+                together, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
                 await self._accept(together)
         finally:
             self._at_work = None

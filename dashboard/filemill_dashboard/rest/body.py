@@ -7,7 +7,7 @@ import msgspec
 from fastapi import Request
 
 from filemill.domain.files import InvalidRequest, NewFile, new_file
-from filemill_dashboard.rest.errors import Refused
+from filemill_dashboard.rest.errors import ApiError
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ async def read_new_file(request: Request) -> NewFile:
     """The request in the body. Raises Refused or InvalidRequest."""
     document = await read_json(request)
     if not isinstance(document, dict):
-        raise Refused(422, "invalid", "the body must be a JSON object with a title", "title")
+        raise ApiError(422, "invalid", "the body must be a JSON object with a title", "title")
     if "title" not in document:
         raise InvalidRequest("title", "is missing")
     title, description = document["title"], document.get("description")
@@ -36,14 +36,14 @@ async def read_json(request: Request) -> Any:  # noqa: ANN401 - any document
     """The body as JSON. Raises Refused, also for a body that does not say that it is JSON: a form needs no leave."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON_TYPE:
-        raise Refused(415, "unsupported_media_type", f"the body must be {JSON_TYPE}: send it with that Content-Type")
+        raise ApiError(415, "unsupported_media_type", f"the body must be {JSON_TYPE}: send it with that Content-Type")
     text = _decode(await _read(request))
     try:
         return json.loads(text, parse_float=_number, parse_constant=_no_number)
     except RecursionError:
-        raise Refused(400, "bad_json", "the body is nested too deeply") from None
+        raise ApiError(400, "bad_json", "the body is nested too deeply") from None
     except ValueError as error:
-        raise Refused(400, "bad_json", f"the body is not JSON: {error}") from None
+        raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from None
 
 
 def _number(text: str) -> int | float:
@@ -56,7 +56,7 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
 
-async def read_as(request: Request, kind: type[T]) -> T:
+async def read_record(request: Request, kind: type[T]) -> T:
     """The body as a record; what it lacks has its default. Raises Refused naming what is wrong."""
     document = await read_json(request)
     try:
@@ -64,7 +64,7 @@ async def read_as(request: Request, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         said = str(error)
         field = said.rpartition("`$.")[2].split("`")[0].split("[")[0] if "`$." in said else None
-        raise Refused(422, "invalid", f"the body: {said}", field) from None
+        raise ApiError(422, "invalid", f"the body: {said}", field) from None
 
 
 async def _read(request: Request) -> bytes:
@@ -77,7 +77,7 @@ async def _read(request: Request) -> bytes:
         elif received > HEARD_OUT_BYTES:
             break
     if received > BODY_MAX_BYTES:
-        raise Refused(413, "too_large", f"the body has more than {BODY_MAX_BYTES} bytes")
+        raise ApiError(413, "too_large", f"the body has more than {BODY_MAX_BYTES} bytes")
     return bytes(body)
 
 
@@ -85,4 +85,4 @@ def _decode(body: bytes) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "bad_encoding", f"the body is not UTF-8: byte {error.start}") from None
+        raise ApiError(400, "bad_encoding", f"the body is not UTF-8: byte {error.start}") from None

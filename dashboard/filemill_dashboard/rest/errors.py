@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest
 from filemill.domain.idempotency import HEADER, KeyReused
-from filemill.domain.origins import without_passwords
+from filemill.domain.origins import redact_passwords
 from filemill.errors import Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
 
@@ -41,7 +41,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that gets `status` and this error."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -50,47 +50,47 @@ class Refused(Exception):
         self.detail = ErrorDetail(code, message, field)
 
 
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:  # noqa: ANN401
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:  # noqa: ANN401
     """Anything that msgspec can write."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def error_answer(status: int, code: str, message: str, field: str | None = None) -> Response:
+def error_response(status: int, code: str, message: str, field: str | None = None) -> Response:
     """An error. What may pass says when to try again."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return json_answer(ErrorBody(ErrorDetail(code, without_passwords(message), field)), status, headers)
+    return json_response(ErrorBody(ErrorDetail(code, redact_passwords(message), field)), status, headers)
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 async def _on_refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return error_answer(error.status, error.detail.code, error.detail.message, error.detail.field)
+    assert isinstance(error, ApiError)
+    return error_response(error.status, error.detail.code, error.detail.message, error.detail.field)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequest)
-    return error_answer(422, "invalid", str(error), error.field)
+    return error_response(422, "invalid", str(error), error.field)
 
 
 async def _on_key_reused(_request: Request, error: Exception) -> Response:
-    return error_answer(409, "idempotency_key_reused", str(error), HEADER)
+    return error_response(409, "idempotency_key_reused", str(error), HEADER)
 
 
 async def _on_invalid_cursor(_request: Request, error: Exception) -> Response:
-    return error_answer(422, "invalid", f"cursor: {error}", "cursor")
+    return error_response(422, "invalid", f"cursor: {error}", "cursor")
 
 
 async def _on_invalid_parameter(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = str(first["loc"][-1])
-    return error_answer(422, "invalid", f"{field}: {first['msg']}", field)
+    return error_response(422, "invalid", f"{field}: {first['msg']}", field)
 
 
 async def _on_unavailable(_request: Request, error: Exception) -> Response:
-    return error_answer(503, "unavailable", str(error))
+    return error_response(503, "unavailable", str(error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -98,7 +98,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not possible at {path}"}
     code = _CODES.get(error.status_code, "refused")
-    answer = error_answer(error.status_code, code, messages.get(error.status_code, str(error.detail)))
+    answer = error_response(error.status_code, code, messages.get(error.status_code, str(error.detail)))
     answer.headers.update(error.headers or {})
     if error.status_code == 405:
         answer.headers["Allow"] = ", ".join(allowed_methods(request.app, path))
@@ -106,7 +106,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    Refused: _on_refused,
+    ApiError: _on_refused,
     InvalidRequest: _on_invalid,
     KeyReused: _on_key_reused,
     InvalidCursor: _on_invalid_cursor,
@@ -122,7 +122,7 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-class LastNet:
+class InternalErrorMiddleware:
     """Middleware: a bug is logged, and answered with 500 and nothing of its trace."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -144,6 +144,6 @@ class LastNet:
         except Exception:  # its reason goes to the log, whatever it is
             if not started:
                 log.exception("A request failed", method=scope.get("method"), path=scope.get("path"))
-                await error_answer(500, "internal", "this is a bug: the log says more")(scope, receive, send)
+                await error_response(500, "internal", "this is a bug: the log says more")(scope, receive, send)
                 return
             raise

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.queries.files import LIMIT_MAX, list_files
-from filemill_dashboard.rest.schema import answers
+from filemill_dashboard.rest.schema import responses
 from filemill_dashboard.state.services import Services
 
 COLUMNS = FileRow.__struct_fields__
@@ -25,7 +25,7 @@ def add_export(app: FastAPI, services: Services) -> None:
 
     @app.get(
         "/api/files/export",
-        responses=answers(200, "text/csv application/x-ndjson", 422, 503),
+        responses=responses(200, "text/csv application/x-ndjson", 422, 503),
         response_class=StreamingResponse,
         summary="All that match, newest first: CSV, or one JSON document a line",
     )

@@ -9,25 +9,25 @@ from fastapi import FastAPI, Query
 from starlette.responses import Response
 
 from filemill.errors import Unavailable
-from filemill.lab import window_notebook
-from filemill_dashboard.rest.errors import Refused
-from filemill_dashboard.rest.schema import answers
-from filemill_dashboard.rest.threads import Threads
+from filemill.lab import notebook_documents
+from filemill_dashboard.rest.errors import ApiError
+from filemill_dashboard.rest.schema import responses
+from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import attachment
 from filemill_dashboard.state.services import Services
 
 PERIOD_MAX_SECONDS = 7 * 86_400
 
 
-def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
+def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     """Add the endpoint."""
     settings = services.settings
 
     def window(period: int) -> Response:
         end = _now(services)
-        connection = window_notebook.connection_of(settings, embedded=services.stack() is not None)
-        notebook = window_notebook.of_window(end - timedelta(seconds=period), end, connection)
-        return _answer(window_notebook.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
+        connection = notebook_documents.connection_of(settings, embedded=services.stack() is not None)
+        notebook = notebook_documents.of_window(end - timedelta(seconds=period), end, connection)
+        return _answer(notebook_documents.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
 
     def run_of(name: str) -> Response:
         from filemill.lab.runs import list_runs  # noqa: PLC0415 - with pandas, whose import takes most of a second
@@ -36,13 +36,13 @@ def add_notebook(app: FastAPI, services: Services, threads: Threads) -> None:
         root = settings.results.absolute()
         found = next((run for run in list_runs(root) if run.name == name), None)
         if found is None:
-            raise Refused(404, "not_found", "there is no such run", "run")
-        notebook = window_notebook.of_run(root / found.name, found.frames)
-        return _answer(window_notebook.encode(notebook), f"{found.name}.ipynb")
+            raise ApiError(404, "not_found", "there is no such run", "run")
+        notebook = notebook_documents.of_run(root / found.name, found.frames)
+        return _answer(notebook_documents.encode(notebook), f"{found.name}.ipynb")
 
     @app.get(
         "/api/notebook",
-        responses=answers(200, "application/x-ipynb+json", 404, 422, 503),
+        responses=responses(200, "application/x-ipynb+json", 404, 422, 503),
         response_class=Response,
         summary="A notebook on the last so many seconds, or on a run of the lab",
     )

@@ -6,7 +6,7 @@ from fastapi import Path
 from pydantic import BeforeValidator
 
 from filemill.domain.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
-from filemill_dashboard.rest.errors import Refused
+from filemill_dashboard.rest.errors import ApiError
 
 _QUOTED_CHARACTERS = 60
 
@@ -16,9 +16,9 @@ def _read_file_id(text: object) -> int:
     try:
         return parse_file_id(str(text))
     except FileIdOutOfRange:
-        raise Refused(404, "not_found", f"there is no file {str(text)[:_QUOTED_CHARACTERS]}", "id") from None
+        raise ApiError(404, "not_found", f"there is no file {str(text)[:_QUOTED_CHARACTERS]}", "id") from None
     except InvalidRequest as error:
-        raise Refused(422, "invalid", str(error), error.field) from None
+        raise ApiError(422, "invalid", str(error), error.field) from None
 
 
 FileIdPath = Annotated[

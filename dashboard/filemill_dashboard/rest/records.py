@@ -5,24 +5,24 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from filemill.adapters.postgres.operations import Refused
+from filemill.domain.file_actions import Refused
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.queries.dead_letters import PLACE
 from filemill.queries.workers import WorkerView
 from filemill.services.dead_letters import LetterFacts
 from filemill.services.offset_reset import Move, Target, Unfinished
-from filemill.services.operations import Selection
+from filemill.domain.file_actions import Selection
 
 IDS_MAX = 1000
-LETTERS_DEFAULT = 100
-LETTERS_MAX = 500
+DEAD_LETTERS_DEFAULT = 100
+DEAD_LETTERS_MAX = 500
 RATE_MAX = 1000.0
 
 Place = Annotated[str, msgspec.Meta(pattern=f"^{PLACE}$")]
 Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FileSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
 
     ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
@@ -37,13 +37,13 @@ class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Selection(self.status, self.search)
 
 
-class WhichToRetry(Which, frozen=True, forbid_unknown_fields=True):
+class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):
     """As `Which`, or `lost`: those that have not ended, and whose records are gone from Kafka."""
 
     lost: bool = False
 
 
-class Bulk(msgspec.Struct, frozen=True):
+class BulkResult(msgspec.Struct, frozen=True):
     """What was done to which files; `more`: others match still, so ask again."""
 
     done: list[int]
@@ -51,7 +51,7 @@ class Bulk(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Letter(LetterFacts, frozen=True, kw_only=True):
+class DeadLetterItem(LetterFacts, frozen=True, kw_only=True):
     """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped; None: the record is gone."""
 
     place: str
@@ -59,24 +59,24 @@ class Letter(LetterFacts, frozen=True, kw_only=True):
     trace: str | None
 
 
-class LetterList(msgspec.Struct, frozen=True):
+class DeadLetterList(msgspec.Struct, frozen=True):
     """The newest dead letters first, and how often each reason comes among all that match; numbers in it are left out.
 
     `total` counts all that match. `items` has `limit` of them at most, or as many as have a megabyte together;
     `next_cursor` leads to older ones. `truncated`: the topic has older records than those that are looked at.
     """
 
-    items: list[Letter]
+    items: list[DeadLetterItem]
     reasons: dict[str, int]
     total: int
     next_cursor: str | None
     truncated: bool
 
 
-class ReplayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which dead letters to send through again: `places` as `partition:offset`. `dry_run` only says what would be."""
 
-    places: Annotated[list[Place], msgspec.Meta(min_length=1, max_length=LETTERS_MAX)]
+    places: Annotated[list[Place], msgspec.Meta(min_length=1, max_length=DEAD_LETTERS_MAX)]
     dry_run: bool = False
     max_runs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
@@ -89,7 +89,7 @@ class WorkerList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-class OffsetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to move the offsets, as `offset_reset.Target`, and what becomes of unfinished requests that this skips.
 
     `dry_run`, which is the default, only says what would be.
@@ -126,7 +126,7 @@ class PartitionMove(msgspec.Struct, frozen=True):
         return cls(move.partition, move.current, move.new, move.skipped[:IDS_MAX], len(move.skipped))
 
 
-class OffsetsMoved(msgspec.Struct, frozen=True):
+class OffsetResetResult(msgspec.Struct, frozen=True):
     """What was done, or with `dry_run` would be; `why_not` says why it could not be done now."""
 
     dry_run: bool

@@ -7,18 +7,18 @@ import msgspec
 from fastapi import FastAPI
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, shows_something
+from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, has_visible_character
 from filemill.queries.group import Overview
 from filemill.services.dead_letters import Replay
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (
-    Bulk,
-    LetterList,
-    OffsetOrder,
-    OffsetsMoved,
-    ReplayOrder,
-    Which,
-    WhichToRetry,
+    BulkResult,
+    DeadLetterList,
+    FileSelector,
+    OffsetResetRequest,
+    OffsetResetResult,
+    ReplayRequest,
+    RetrySelector,
     WorkerList,
 )
 
@@ -58,7 +58,7 @@ def _title_pattern() -> str:
     With ranges, where `\p{Z}` would be short: many readers of OpenAPI documents have no Unicode properties.
     """
     ranges: list[list[int]] = []
-    for code in (code for plane in _PLANES for code in plane if not shows_something(chr(code))):
+    for code in (code for plane in _PLANES for code in plane if not has_visible_character(chr(code))):
         if ranges and ranges[-1][1] == code - 1:
             ranges[-1][1] = code
         else:
@@ -118,7 +118,7 @@ def optional(pattern: str) -> dict[str, Any]:
     return {"pattern": f"^({pattern})?$"}
 
 
-def answers(success: int, content: str, *errors: int) -> dict[int | str, dict[str, Any]]:
+def responses(success: int, content: str, *errors: int) -> dict[int | str, dict[str, Any]]:
     """The answers of an endpoint. `content` is a record's name, or the types of what is sent as it is; "": no body."""
     types: dict[str, Any] = {}
     if "/" in content:
@@ -138,7 +138,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {str(status): {"description": _MEANINGS[status], "content": wrong} for status in statuses}
 
 
-def with_header(
+def with_response_header(
     told: dict[int | str, dict[str, Any]], status: int, name: str, description: str
 ) -> dict[int | str, dict[str, Any]]:
     """The answers of an endpoint, one of which may have this header."""
@@ -176,11 +176,22 @@ def _alternatives(schema: dict[str, Any], *kinds: dict[str, Any]) -> dict[str, A
     return {"title": schema["title"], "description": schema.get("description", ""), "oneOf": found}
 
 
-def complete(app: FastAPI) -> None:
+def complete_document(app: FastAPI) -> None:
     """Add the records' schemas to the document that FastAPI generates."""
     generate = app.openapi
-    records = [FileRow, ErrorBody, Overview, Which, WhichToRetry, Bulk, LetterList, ReplayOrder, Replay, WorkerList]
-    records += [OffsetOrder, OffsetsMoved]
+    records = [
+        FileRow,
+        ErrorBody,
+        Overview,
+        FileSelector,
+        RetrySelector,
+        BulkResult,
+        DeadLetterList,
+        ReplayRequest,
+        Replay,
+        WorkerList,
+    ]
+    records += [OffsetResetRequest, OffsetResetResult]
     _, components = msgspec.json.schema_components(records, ref_template=_REF)
 
     def openapi() -> dict[str, Any]:

@@ -17,23 +17,23 @@ T = TypeVar("T")
 CONNECTIONS_FOR_OTHERS = 2
 
 
-class Threads:
+class RequestThreads:
     """Runs work that asks the database, at most so much of it at once."""
 
     def __init__(self, settings: Settings) -> None:
         self._limiter = anyio.CapacityLimiter(max(1, settings.database_pool_size - CONNECTIONS_FOR_OTHERS))
-        self.patience = settings.server_timeout_seconds
+        self.timeout_seconds = settings.server_timeout_seconds
         self._url = settings.database_url
 
     async def run(self, work: Callable[[], T], patience: float | None = None) -> T:
         """Run `work` on a thread. Raises Unavailable where it is not done within `patience` seconds."""
-        with self.in_time(patience):
+        with self.timeout(patience):
             return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
     @contextlib.contextmanager
-    def in_time(self, patience: float | None = None) -> Iterator[None]:
+    def timeout(self, patience: float | None = None) -> Iterator[None]:
         """Give what is awaited in the context so many seconds. Raises Unavailable where it takes longer."""
-        seconds = patience or self.patience
+        seconds = patience or self.timeout_seconds
         try:
             with anyio.fail_after(seconds):
                 yield
@@ -42,7 +42,7 @@ class Threads:
 
 
 @contextlib.contextmanager
-def while_wanted() -> Iterator[Callable[[], bool]]:
+def client_waits() -> Iterator[Callable[[], bool]]:
     """Whether the sender still waits: a thread that was abandoned must not do what was answered 503."""
     over = threading.Event()
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from filemill.domain.files import new_file
-from filemill.services.operations import Action, Selection
+from filemill.domain.file_actions import Action, Selection
 from filemill_dashboard.state.jobs import Job
 from filemill_dashboard.state.services import Services
 
@@ -44,7 +44,7 @@ def apply_to_all(
             job.advance(len(outcome.done), len(outcome.refused))
 
         while not place.end:
-            job.insist(batch)
+            job.run_batch(batch)
 
     return work
 
@@ -66,7 +66,7 @@ def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
             job.advance(len(done), len(ids) - len(done))
 
         while not place.end:
-            job.insist(batch)
+            job.run_batch(batch)
 
     return work
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Reading(Generic[T]):
+class CachedValue(Generic[T]):
     """A value, how old it is, and what went wrong since.
 
     `age_seconds` is None before the first success; `error` is None when the latest try succeeded.
@@ -40,7 +40,7 @@ class _Entry(Generic[T]):
     ticket: int = 0  # of the latest flight: one that `forget` has overtaken must not put its older answer in
 
 
-class Shared(Generic[K, T]):
+class Cached(Generic[K, T]):
     """Readings by key. Any thread may call `get`.
 
     `read` runs on the executor and raises Unavailable where a server is away; a bug in it is raised to whoever
@@ -55,22 +55,22 @@ class Shared(Generic[K, T]):
         executor: Executor,
         *,
         ttl_seconds: float,
-        patience_seconds: float = 1.5,
-        in_background: bool = False,
-        keys: int = 64,
+        wait_seconds: float = 1.5,
+        refresh_in_background: bool = False,
+        max_keys: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
         self._executor = executor
         self._ttl = ttl_seconds
-        self._patience = patience_seconds
-        self._in_background = in_background
-        self._keys = keys
+        self._patience = wait_seconds
+        self._in_background = refresh_in_background
+        self._keys = max_keys
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[K, _Entry[T]] = OrderedDict()
 
-    def get(self, key: K) -> Reading[T]:
+    def get(self, key: K) -> CachedValue[T]:
         """The reading, refreshed where it is older than its time to live."""
         with self._lock:
             entry = self._entry(key)
@@ -88,9 +88,9 @@ class Shared(Generic[K, T]):
         with self._lock:
             overdue = entry.flight is not None and self._clock() - entry.tried_at >= self._patience
             age = None if entry.read_at is None else self._clock() - entry.read_at
-            return Reading(entry.value, age, entry.error or ("no answer yet" if overdue else None))
+            return CachedValue(entry.value, age, entry.error or ("no answer yet" if overdue else None))
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Ask anew the next time: after a change that the caller made itself and wants to see."""
         with self._lock:
             for entry in self._entries.values():

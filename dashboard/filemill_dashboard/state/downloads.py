@@ -11,7 +11,7 @@ import structlog
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
-from filemill.domain.integrity import Differs, Expected
+from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.errors import NotFound
 from filemill_dashboard.state.services import Services
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("rest")
 
 CHUNK_BYTES = 64 * 1024
-START_BYTES = 4096
+PREVIEW_BYTES = 4096
 # Up to here an object is read and checked as a whole before its first byte is answered or shown.
-CHECKED_FIRST_BYTES = 1024 * 1024
+CHECK_WHOLE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Download:
     chunks: Iterator[bytes]
 
 
-def open_object(services: Services, file: FileRow, key: str) -> Download | None:
+def open_download(services: Services, file: FileRow, key: str) -> Download | None:
     """The object of a file; None where it is missing. Raises Unavailable, integrity.Differs.
 
     A small one is checked by now; of a larger one the last part is given out only if the whole is what the row says.
@@ -60,7 +60,7 @@ def open_object(services: Services, file: FileRow, key: str) -> Download | None:
 
 
 @dataclass(frozen=True)
-class ObjectStart:
+class ObjectPreview:
     """The first bytes of an object as text (what is not UTF-8 escaped), and its whole size in bytes."""
 
     text: str
@@ -70,10 +70,10 @@ class ObjectStart:
     @property
     def whole(self) -> bool:
         """Whether that is all of it."""
-        return self.size <= START_BYTES
+        return self.size <= PREVIEW_BYTES
 
 
-def read_start(services: Services, file: FileRow, key: str) -> ObjectStart | None:
+def read_preview(services: Services, file: FileRow, key: str) -> ObjectPreview | None:
     """The beginning of a file's object, for a preview; None where it is missing. Raises Unavailable.
 
     `differs` says why there is nothing to see of an object that is not the file's. One that is larger than a mebibyte
@@ -87,19 +87,19 @@ def read_start(services: Services, file: FileRow, key: str) -> ObjectStart | Non
             size = found["ContentLength"]
             with contextlib.closing(found["Body"]) as body:
                 expected.check_size(size)
-                small = size <= CHECKED_FIRST_BYTES
-                start = body.read(None if small else START_BYTES)
+                small = size <= CHECK_WHOLE_BYTES
+                start = body.read(None if small else PREVIEW_BYTES)
         if small:
             expected.check(start)
     except NotFound:
         return None
-    except Differs as error:
-        return ObjectStart("", 0, differs=str(error))
-    return ObjectStart(start[:START_BYTES].decode(errors="backslashreplace"), size)
+    except ObjectMismatch as error:
+        return ObjectPreview("", 0, differs=str(error))
+    return ObjectPreview(start[:PREVIEW_BYTES].decode(errors="backslashreplace"), size)
 
 
-def _expected(file: FileRow, key: str) -> Expected:
-    return Expected(file.id, key, file.sha256, file.size)
+def _expected(file: FileRow, key: str) -> ExpectedObject:
+    return ExpectedObject(file.id, key, file.sha256, file.size)
 
 
 def attachment(key: str) -> str:
@@ -115,9 +115,9 @@ def attachment(key: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
 
 
-def _checked(body: "StreamingBody", size: int, expected: Expected) -> Iterator[bytes]:
+def _checked(body: "StreamingBody", size: int, expected: ExpectedObject) -> Iterator[bytes]:
     """The parts of an object; a small one is read and checked before this returns. Raises Differs."""
-    if size > CHECKED_FIRST_BYTES:
+    if size > CHECK_WHOLE_BYTES:
         return _checked_chunks(body, expected)
     whole = body.read()
     body.close()
@@ -125,7 +125,7 @@ def _checked(body: "StreamingBody", size: int, expected: Expected) -> Iterator[b
     return iter([whole])
 
 
-def _checked_chunks(body: "StreamingBody", expected: Expected) -> Iterator[bytes]:
+def _checked_chunks(body: "StreamingBody", expected: ExpectedObject) -> Iterator[bytes]:
     """Each part once the next one has come. The last one stays where the hash is wrong: the answer breaks off."""
     digest, held = expected.digest(), b""
     with contextlib.closing(body):
@@ -136,7 +136,7 @@ def _checked_chunks(body: "StreamingBody", expected: Expected) -> Iterator[bytes
             held = chunk
         try:
             digest.finish()
-        except Differs as error:
+        except ObjectMismatch as error:
             log.error("A download was broken off", reason=str(error))  # noqa: TRY400 - no trace is needed
             raise
         yield held

@@ -12,7 +12,7 @@ from filemill.adapters.postgres.connection import check_writable
 from filemill.adapters.postgres.migrate import current_revision, head_revision
 from filemill.adapters.s3.admin import bucket_exists
 from filemill.config.settings import Settings
-from filemill.domain.origins import without_passwords
+from filemill.domain.origins import redact_passwords
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import read_state
 from filemill_dashboard.state.services import Services
@@ -90,7 +90,7 @@ def address_of(services: Services, server: ServerName) -> str:
         "kafka": settings.kafka_broker,
         "s3": f"{settings.s3_endpoint}/{settings.s3_bucket}",
     }
-    return without_passwords(addresses[server])
+    return redact_passwords(addresses[server])
 
 
 def check(services: Services, server: ServerName) -> ServerHealth:
@@ -118,7 +118,7 @@ def check_all(services: Services, executor: Executor, timeout_seconds: float) ->
     ]
 
 
-def away(health: Sequence[ServerHealth]) -> list[ServerHealth]:
+def failing(health: Sequence[ServerHealth]) -> list[ServerHealth]:
     """Those that are not well."""
     return [server for server in health if not server.ok]
 
@@ -132,7 +132,7 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
         server=server,
         address=address_of(services, server),
         ok=False,
-        problem=without_passwords(error.problem),
+        problem=redact_passwords(error.problem),
         summary=error.summary,
         consequence=_CONSEQUENCES[server],
         advice=f"{error.advice}." if error.advice else remedy,

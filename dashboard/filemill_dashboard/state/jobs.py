@@ -22,11 +22,11 @@ PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 
 
-class Busy(Exception):
+class JobRunning(Exception):
     """Another job runs; the text says which."""
 
 
-class Stopped(Exception):
+class JobStopped(Exception):
     """Somebody has stopped the job."""
 
 
@@ -62,7 +62,7 @@ class Job:
     def wait(self, seconds: float) -> None:
         """Let time pass. Raises Stopped."""
         if self._stop.wait(max(0.0, seconds)):
-            raise Stopped
+            raise JobStopped
 
     def advance(self, done: int, refused: int = 0) -> None:
         """Count a batch. Raises Stopped."""
@@ -70,7 +70,7 @@ class Job:
         self.refused += refused
         self.wait(0)
 
-    def insist(self, batch: Callable[[], None]) -> None:
+    def run_batch(self, batch: Callable[[], None]) -> None:
         """Do a batch, again and again while a server is away. Raises Stopped, and Unavailable after a minute of it."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -101,7 +101,7 @@ class Jobs:
         """Start a job. Raises Busy."""
         with self._lock:
             if self._job is not None and self._job.ended is None:
-                raise Busy(f"another job runs: {self._job.name}")
+                raise JobRunning(f"another job runs: {self._job.name}")
             self._job = Job(name, total)
         threading.Thread(target=self._run, args=(self._job, work), name="job", daemon=True).start()
 
@@ -124,7 +124,7 @@ class Jobs:
     def _run(self, job: Job, work: Callable[[Job], None]) -> None:
         try:
             work(job)
-        except Stopped:
+        except JobStopped:
             job.error = "stopped"
         except Unavailable as away:
             job.error = str(away)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filemill.runtime.journal import Entry
-from filemill_dashboard.state.cache import K, Reading, Shared, T
+from filemill.runtime.journal import JournalEntry
+from filemill_dashboard.state.cache import Cached, CachedValue, K, T
 
 if TYPE_CHECKING:
     from filemill.lab.runs import Course, Run
@@ -17,17 +17,17 @@ COURSE_TTL_SECONDS = 30.0
 COURSE_PATIENCE_SECONDS = 4.0
 
 
-class Sharing(Protocol):
+class CacheFactory(Protocol):
     """Makes a shared reading in the process's own pool."""
 
-    def __call__(self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = ...) -> Shared[K, T]:
+    def __call__(self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = ...) -> Cached[K, T]:
         """The reading; `read` runs in the pool."""
 
 
-class LabReadings:
+class LabCache:
     """The runs below a folder. Any thread may ask."""
 
-    def __init__(self, folder: Path, shared: Sharing) -> None:
+    def __init__(self, folder: Path, shared: CacheFactory) -> None:
         self.folder = folder
 
         def list_them(_key: str) -> "list[Run]":
@@ -41,23 +41,23 @@ class LabReadings:
 
             return read_course(folder / run)
 
-        def journal_of(run: str) -> list[Entry]:
+        def journal_of(run: str) -> list[JournalEntry]:
             from filemill.lab.runs import read_journal  # noqa: PLC0415
 
             return read_journal(folder / run)
 
-        self._runs: Shared[str, list[Run]] = shared(list_them, RUNS_TTL_SECONDS)
-        self._courses: Shared[str, Course] = shared(course_of, COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS)
-        self._journals: Shared[str, list[Entry]] = shared(journal_of, RUNS_TTL_SECONDS)
+        self._runs: Cached[str, list[Run]] = shared(list_them, RUNS_TTL_SECONDS)
+        self._courses: Cached[str, Course] = shared(course_of, COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS)
+        self._journals: Cached[str, list[JournalEntry]] = shared(journal_of, RUNS_TTL_SECONDS)
 
-    def runs(self) -> "Reading[list[Run]]":
+    def runs(self) -> "CachedValue[list[Run]]":
         """All of them, newest first."""
         return self._runs.get("")
 
-    def course(self, run: "Run") -> "Reading[Course]":
+    def course(self, run: "Run") -> "CachedValue[Course]":
         """How one of them went over time."""
         return self._courses.get(run.name)
 
-    def journal(self, run: "Run") -> Reading[list[Entry]]:
+    def journal(self, run: "Run") -> CachedValue[list[JournalEntry]]:
         """What was done in one of them."""
         return self._journals.get(run.name)

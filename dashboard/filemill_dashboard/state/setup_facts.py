@@ -10,7 +10,7 @@ from pydantic import SecretStr
 import filemill
 from filemill.adapters.kafka.admin import all_topics
 from filemill.config.settings import PREFIX, Settings
-from filemill.domain.origins import without_passwords
+from filemill.domain.origins import redact_passwords
 from filemill.errors import Unavailable
 from filemill_dashboard.state.services import Services
 
@@ -83,4 +83,4 @@ def _text(value: object) -> str:
         return HIDDEN if value.get_secret_value() else "(empty)"
     if isinstance(value, dict):
         return ", ".join(f"{name}={HIDDEN}" for name in value) or "(none)"
-    return without_passwords(str(value)) if value != "" else "(empty)"
+    return redact_passwords(str(value)) if value != "" else "(empty)"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from filemill.domain.stalls import Reason, StalledPartition
+from filemill.domain.stalls import StalledPartition, StallReason
 from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState, Recreated
 
@@ -18,12 +18,12 @@ STEADY_SHARE = 0.05
 # So many owners of stalled partitions are named.
 OWNERS_SHOWN = 5
 _WHAT_TO_DO = {
-    Reason.QUIET: "",
-    Reason.BREAKER: "It continues when the server answers.",
-    Reason.RECORD: "Restart the worker: another one then processes the record again. Keep its log.",
-    Reason.COMMITS: "Look at its log. If it goes on, restart the worker.",
-    Reason.SILENT: "Look at its log and whether it reaches Kafka. If it goes on, restart it.",
-    Reason.UNKNOWN: "Look at its log. If it goes on, restart it.",
+    StallReason.QUIET: "",
+    StallReason.BREAKER: "It continues when the server answers.",
+    StallReason.RECORD: "Restart the worker: another one then processes the record again. Keep its log.",
+    StallReason.COMMITS: "Look at its log. If it goes on, restart the worker.",
+    StallReason.SILENT: "Look at its log and whether it reaches Kafka. If it goes on, restart it.",
+    StallReason.UNKNOWN: "Look at its log. If it goes on, restart it.",
 }
 _UNSETTLED = {"PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING"}
 
@@ -54,7 +54,7 @@ def advise(
     return sorted(found + silence, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
 
 
-def losses(requests: int | None) -> list[Advice]:
+def lost_requests(requests: int | None) -> list[Advice]:
     """What is gone from Kafka."""
     if not requests:
         return []
@@ -63,7 +63,7 @@ def losses(requests: int | None) -> list[Advice]:
     return [Advice("bad", f"{subject} removed from Kafka before being processed", text)]
 
 
-def recreations(recreated: Sequence[Recreated]) -> list[Advice]:
+def recreated_topics(recreated: Sequence[Recreated]) -> list[Advice]:
     """Which topics are others than they were."""
     return [
         Advice(
@@ -75,7 +75,7 @@ def recreations(recreated: Sequence[Recreated]) -> list[Advice]:
     ]
 
 
-def shares(members: int, partitions: int) -> list[int]:
+def even_shares(members: int, partitions: int) -> list[int]:
     """How many partitions each member gets when they are shared out evenly."""
     return [partitions // members + (place < partitions % members) for place in range(members)]
 
@@ -92,7 +92,7 @@ def trend(lag: int | None, flow: Flow) -> str | None:
     return f"shrinking, clear in {_span(lag / gain)}"
 
 
-def behind(seconds: float | None) -> str | None:
+def lag_age(seconds: float | None) -> str | None:
     """How long the oldest record that is not done has waited; None where that is unknown."""
     return None if seconds is None else f"{_span(seconds)} behind"
 
@@ -127,7 +127,7 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
         )
     idle = sum(not member.partitions for member in group.members)
     if idle and partitions and members > len(partitions):
-        even = "/".join(str(share) for share in shares(members, len(partitions) * 2))
+        even = "/".join(str(share) for share in even_shares(members, len(partitions) * 2))
         found.append(
             Advice(
                 "none",
@@ -142,9 +142,9 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
 
 def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
     """One of each cause: a server that is unreachable stops many partitions at once, and so do quiet workers."""
-    alike: dict[tuple[Reason, str], list[StalledPartition]] = {}
+    alike: dict[tuple[StallReason, str], list[StalledPartition]] = {}
     for one in stalled:
-        cause = "" if one.explained else one.sentence if one.reason is Reason.RECORD else one.owner
+        cause = "" if one.explained else one.sentence if one.reason is StallReason.RECORD else one.owner
         alike.setdefault((one.reason, cause), []).append(one)
     found = []
     for (reason, _), some in alike.items():

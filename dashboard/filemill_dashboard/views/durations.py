@@ -1,13 +1,13 @@
 """Lengths of time for people. Pure."""
 
 
-def rounded(seconds: float) -> str:
+def format_rounded(seconds: float) -> str:
     """The nearest: two hours but for a tenth of a second are 2 h. For what is measured, not counted down."""
     size = next((size for size in (86_400, 3600, 60) if seconds >= 2 * size - size / 2), None)
-    return span(seconds if size is None else round(seconds / size) * size)
+    return format_duration(seconds if size is None else round(seconds / size) * size)
 
 
-def span(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Coarse above ten seconds: nobody needs the minutes of a day. Unknown is a dash."""
     if seconds is None:
         return "–"

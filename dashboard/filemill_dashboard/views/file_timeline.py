@@ -6,15 +6,15 @@ from datetime import datetime
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.file_timeline import FileStory, Published
-from filemill_dashboard.views.durations import span
+from filemill_dashboard.views.durations import format_duration
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}
 
 
 @dataclass(frozen=True)
-class Step:
+class TimelineEntry:
     """Something that happened. `tone` colours its dot; `detail` is small print, `trace` unfolds.
 
     `order` is its place in the story where that is not `at`: clocks of several processes may contradict the order.
@@ -29,36 +29,36 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Node:
+class StateNode:
     """A state of the machine: reached at `at`, `after_seconds` after the one before, or not (both None)."""
 
     name: str
     note: str = ""
     at: datetime | None = None
     after_seconds: float | None = None
-    here: bool = False
+    current: bool = False
     tone: str = "none"
 
 
 @dataclass(frozen=True)
-class Machine:
+class StateDiagram:
     """The current run's way through the states, and how many runs there were."""
 
-    way: list[Node]
-    ends: list[Node]
+    path: list[StateNode]
+    ends: list[StateNode]
     run: int
 
 
-def timeline(story: FileStory) -> list[Step]:
+def timeline(story: FileStory) -> list[TimelineEntry]:
     """All that happened, oldest first."""
     file = story.file
     if file is None:
         return []
-    steps = [Step(file.created_at, "Accepted", "the row and its outbox row, in one transaction", "busy")]
+    steps = [TimelineEntry(file.created_at, "Accepted", "the row and its outbox row, in one transaction", "busy")]
     steps += [_publication(published, file) for published in story.publications]
     steps += [_event(event) for event in story.events]
     steps += [
-        Step(done.at, _DONE.get(done.action, done.action), f"run {done.run} · by {done.actor}", "warn")
+        TimelineEntry(done.at, _DONE.get(done.action, done.action), f"run {done.run} · by {done.actor}", "warn")
         for done in story.operations
     ]
     steps += _current(
@@ -75,55 +75,63 @@ _DONE = {
 }
 
 
-def _publication(published: Published, file: FileRow) -> Step:
+def _publication(published: Published, file: FileRow) -> TimelineEntry:
     """The broker's acknowledgement is recorded a moment after; a worker may have the record by then."""
     where = f"partition {published.partition}, offset {published.offset} · publish number {published.publish_number}"
     taken = file.started_at if published.run == file.run else None
     order = min(published.published_at, taken) if taken is not None else None
-    return Step(published.published_at, "On Kafka", f"{where} · run {published.run}", "busy", order=order)
+    return TimelineEntry(published.published_at, "On Kafka", f"{where} · run {published.run}", "busy", order=order)
 
 
-def _event(event: WorkerEvent) -> Step:
+def _event(event: WorkerEvent) -> TimelineEntry:
     stage = f" at {event.stage}" if event.stage else ""
     by = f"attempt {event.attempt} · {event.worker_id}" if event.attempt else event.worker_id
     match event.kind:
-        case Kind.RETRYING:
-            delay = f", again in {span(event.delay_seconds)}" if event.delay_seconds is not None else ""
+        case EventKind.RETRYING:
+            delay = f", again in {format_duration(event.delay_seconds)}" if event.delay_seconds is not None else ""
             what = f"Attempt {event.attempt or '?'} failed{stage}{delay}"
-            return Step(
+            return TimelineEntry(
                 event.timestamp, what, f"{event.worker_id} · {event.error or 'no reason'}", "warn", event.trace or ""
             )
-        case Kind.PARKED:
+        case EventKind.DEAD_LETTERED:
             what = f"Given up{stage}: a dead letter"
-            return Step(event.timestamp, what, f"{by} · {event.error or 'no reason'}", "bad", event.trace or "")
-        case Kind.CANCELLED:
-            return Step(event.timestamp, "Let go by its worker", by)
+            return TimelineEntry(
+                event.timestamp, what, f"{by} · {event.error or 'no reason'}", "bad", event.trace or ""
+            )
+        case EventKind.CANCELLED:
+            return TimelineEntry(event.timestamp, "Let go by its worker", by)
         case _:
-            return Step(event.timestamp, event.kind.value.capitalize(), by)
+            return TimelineEntry(event.timestamp, event.kind.value.capitalize(), by)
 
 
-def _current(file: FileRow, *, cancel_told: bool) -> list[Step]:
+def _current(file: FileRow, *, cancel_told: bool) -> list[TimelineEntry]:
     steps = []
     if file.started_at is not None:
         place = f" · partition {file.partition}, offset {file.offset}" if file.partition is not None else ""
         attempt = f" · attempt {file.attempt}" if file.attempt else ""
-        steps.append(Step(file.started_at, "Taken by a worker", f"{file.worker_id or '?'}{place}{attempt}", "busy"))
+        steps.append(
+            TimelineEntry(file.started_at, "Taken by a worker", f"{file.worker_id or '?'}{place}{attempt}", "busy")
+        )
     if file.status is Status.PROCESSING and file.steps:
-        steps.append(Step(file.updated_at, f"Step {file.step or 0} of {file.steps} done", file.worker_id or "", "busy"))
+        steps.append(
+            TimelineEntry(file.updated_at, f"Step {file.step or 0} of {file.steps} done", file.worker_id or "", "busy")
+        )
     if file.finished_at is not None and file.status is Status.COMPLETED:
         size = f" · {file.size:,} bytes" if file.size is not None else ""
         by = file.worker_id or "a foreign service"
-        steps.append(Step(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good"))
+        steps.append(TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good"))
         order = max(file.updated_at, file.finished_at)
-        steps.append(Step(file.updated_at, "Recorded", "the status sync has put it into the row", "good", order=order))
+        steps.append(
+            TimelineEntry(file.updated_at, "Recorded", "the status sync has put it into the row", "good", order=order)
+        )
     elif file.finished_at is not None and file.status is Status.FAILED:
-        steps.append(Step(file.finished_at, "Failed", file.error or "no reason given", "bad"))
+        steps.append(TimelineEntry(file.finished_at, "Failed", file.error or "no reason given", "bad"))
     elif file.finished_at is not None and not cancel_told:
-        steps.append(Step(file.finished_at, "Cancelled", f"run {file.run}"))
+        steps.append(TimelineEntry(file.finished_at, "Cancelled", f"run {file.run}"))
     return steps
 
 
-def machine(story: FileStory) -> Machine | None:
+def state_diagram(story: FileStory) -> StateDiagram | None:
     """The states, with the current run's way through them."""
     file = story.file
     if file is None:
@@ -139,23 +147,23 @@ def machine(story: FileStory) -> Machine | None:
     waits_outbox = story.waiting is not None and not file.status.terminal
     moments = [accepted_at, published.published_at if published else None, started_at, file.finished_at]
     way = [
-        Node("Accepted", f"run {file.run}" if file.run > 1 else "", accepted_at, None, here=waits_outbox, tone="wait"),
-        Node("On Kafka", place, moments[1], _after(moments, 1), tone="wait",
-             here=file.status is Status.PENDING and not waits_outbox),
-        Node("Processing", taken, moments[2], _after(moments, 2), here=file.status is Status.PROCESSING, tone="busy"),
+        StateNode("Accepted", f"run {file.run}" if file.run > 1 else "", accepted_at, None, current=waits_outbox, tone="wait"),
+        StateNode("On Kafka", place, moments[1], _after(moments, 1), tone="wait",
+             current=file.status is Status.PENDING and not waits_outbox),
+        StateNode("Processing", taken, moments[2], _after(moments, 2), current=file.status is Status.PROCESSING, tone="busy"),
     ]  # fmt: skip
     ends = [
-        Node(
+        StateNode(
             status.value.capitalize(),
             "",
             file.finished_at if file.status is status else None,
             _after(moments, 3) if file.status is status else None,
-            here=file.status is status,
+            current=file.status is status,
             tone=TONES[status],
         )
         for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
     ]
-    return Machine(way, ends, file.run)
+    return StateDiagram(way, ends, file.run)
 
 
 def _after(moments: Sequence[datetime | None], place: int) -> float | None:

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
 from filemill.queries.history import Ownership, Told
 
 
 @dataclass(frozen=True)
-class Band:
+class OwnershipPeriod:
     """A partition in one worker's hands. `ended` is how it ended: revoked, lost, stopped, silent; None: it goes on."""
 
     partition: int
@@ -21,20 +21,20 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Move:
+class OwnershipChange:
     """A partition that came to a worker: from whom, and how long nobody had it (None where that is not known)."""
 
     at: datetime
     partition: int
     worker: str
-    former: str | None
-    how: str | None
+    previous_owner: str | None
+    previous_end: str | None
     pause_seconds: float | None
     epoch: int | None
     cause: str | None
 
 
-def bands(known: Ownership) -> list[Band]:
+def ownership_periods(known: Ownership) -> list[OwnershipPeriod]:
     """All bands of the period, by partition and time."""
     hands = _Hands(known)
     for told in known.told:
@@ -47,7 +47,7 @@ class _Hands:
     """Who holds what, as one event after the other tells it."""
 
     def __init__(self, known: Ownership) -> None:
-        self.finished: list[Band] = []
+        self.finished: list[OwnershipPeriod] = []
         self._known = known
         self._held: dict[tuple[str, int], tuple[datetime, int | None]] = {}
 
@@ -56,14 +56,14 @@ class _Hands:
         event = told.event
         worker, at = event.worker_id, max(event.timestamp, self._known.since)
         match event.kind:
-            case Kind.STARTED:  # a new process: what the former one had, it lost when it was last heard of
+            case EventKind.STARTED:  # a new process: what the former one had, it lost when it was last heard of
                 self._close(worker, self._of(worker), told.heard_before or at, "silent")
-            case Kind.STOPPED:
+            case EventKind.STOPPED:
                 self._close(worker, self._of(worker), at, "stopped")
-            case Kind.REVOKED | Kind.LOST:
+            case EventKind.REVOKED | EventKind.LOST:
                 self._close(worker, self._of(worker) & set(event.partitions), at, event.kind.value)
             case _:
-                new = event.partitions if event.kind is Kind.ASSIGNED else []
+                new = event.partitions if event.kind is EventKind.ASSIGNED else []
                 for partition in {*event.owned, *new}:
                     self._held.setdefault((worker, partition), (at, event.epoch))
 
@@ -81,15 +81,15 @@ class _Hands:
     def _close(self, worker: str, partitions: Iterable[int], at: datetime, how: str | None) -> None:
         for partition in partitions:
             start, epoch = self._held.pop((worker, partition))
-            self.finished.append(Band(partition, worker, start, max(start, at), epoch, how))
+            self.finished.append(OwnershipPeriod(partition, worker, start, max(start, at), epoch, how))
 
 
-def moves(known: Ownership, found: list[Band]) -> list[Move]:
+def ownership_changes(known: Ownership, found: list[OwnershipPeriod]) -> list[OwnershipChange]:
     """Each time that a partition came to a worker within the period, newest first."""
     causes = {
         (told.event.worker_id, partition, told.event.timestamp): told.event.cause
         for told in known.told
-        if told.event.kind is Kind.ASSIGNED
+        if told.event.kind is EventKind.ASSIGNED
         for partition in told.event.partitions
     }
     result = []
@@ -99,7 +99,7 @@ def moves(known: Ownership, found: list[Band]) -> list[Move]:
             continue
         pause = None if former is None else max(0.0, (band.start - former.end).total_seconds())
         result.append(
-            Move(
+            OwnershipChange(
                 band.start,
                 band.partition,
                 band.worker,

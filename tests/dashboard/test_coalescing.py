@@ -7,7 +7,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from filemill_dashboard.asgi.coalescing import PACE_SECONDS, Together
+from filemill_dashboard.asgi.coalescing import MIN_INTERVAL_SECONDS, CoalescingMiddleware
 
 Ask = Callable[..., Awaitable[bytes]]
 
@@ -30,7 +30,7 @@ class Counter:
         await PlainTextResponse(str(number))(scope, receive, send)
 
 
-def asking(app: Together) -> Ask:
+def asking(app: CoalescingMiddleware) -> Ask:
     async def ask(path: str = "/api/files", query: bytes = b"", method: str = "GET") -> bytes:
         said: list[Message] = []
 
@@ -56,7 +56,7 @@ async def settled() -> None:
 def test_who_comes_while_one_is_read_gets_the_next_reading_together() -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         counter.permitted.clear()
         first = asyncio.ensure_future(ask())
         await settled()
@@ -73,10 +73,10 @@ def test_who_comes_while_one_is_read_gets_the_next_reading_together() -> None:
 def test_one_who_asks_again_and_again_never_waits_and_gets_the_newest() -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         began = asyncio.get_running_loop().time()
         assert [await ask() for _ in range(20)] == [str(number).encode() for number in range(1, 21)]
-        assert asyncio.get_running_loop().time() - began < 20 * PACE_SECONDS
+        assert asyncio.get_running_loop().time() - began < 20 * MIN_INTERVAL_SECONDS
 
     asyncio.run(scene())
 
@@ -84,12 +84,12 @@ def test_one_who_asks_again_and_again_never_waits_and_gets_the_newest() -> None:
 def test_readings_of_a_crowd_keep_their_pace() -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         loop = asyncio.get_running_loop()
         began = loop.time()
 
         async def one_of_many() -> None:
-            while loop.time() < began + 10 * PACE_SECONDS:
+            while loop.time() < began + 10 * MIN_INTERVAL_SECONDS:
                 await ask()
 
         await asyncio.gather(*(one_of_many() for _ in range(50)))
@@ -105,7 +105,7 @@ def test_readings_of_a_crowd_keep_their_pace() -> None:
 def test_other_questions_are_not_mixed_up(path: str, query: bytes, method: str) -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         counter.permitted.clear()
         both = asyncio.gather(ask(), ask(path, query, method))
         await settled()
@@ -118,7 +118,7 @@ def test_other_questions_are_not_mixed_up(path: str, query: bytes, method: str) 
 def test_a_bug_is_told_to_each_and_the_next_reading_is_tried() -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         counter.bug = ZeroDivisionError("bug")
         told = await asyncio.gather(ask(), ask(), return_exceptions=True)
         assert [type(one) for one in told] == [ZeroDivisionError] * 2
@@ -131,7 +131,7 @@ def test_a_bug_is_told_to_each_and_the_next_reading_is_tried() -> None:
 def test_one_who_leaves_takes_nothing_from_the_others() -> None:
     async def scene() -> None:
         counter = Counter()
-        ask = asking(Together(counter))
+        ask = asking(CoalescingMiddleware(counter))
         counter.permitted.clear()
         leaving = asyncio.ensure_future(ask())
         await settled()

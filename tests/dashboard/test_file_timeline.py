@@ -8,7 +8,7 @@ import pytest
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.worker_events import Condition, Kind, Vitals, WorkerEvent
+from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.queries.file_timeline import Done, FileStory, Published, Waiting
 from filemill.queries.files import Counts, OutboxState
 from filemill.queries.group import (
@@ -21,8 +21,8 @@ from filemill.queries.group import (
     PartitionLag,
 )
 from filemill.queries.workers import WorkerView
-from filemill_dashboard.views.file_timeline import machine, timeline
-from filemill_dashboard.views.waiting import request_is_gone, why_waiting
+from filemill_dashboard.views.file_timeline import state_diagram, timeline
+from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -54,7 +54,7 @@ def overview(owners: dict[str, list[int]], *, relay: bool = True) -> Overview:
     )
 
 
-def worker(name: str, condition: Condition, **vitals: Any) -> WorkerView:
+def worker(name: str, condition: WorkerCondition, **vitals: Any) -> WorkerView:
     blank: dict[str, Any] = dict.fromkeys(WorkerView.__struct_fields__)
     values = {"id": name, "condition": condition, "heard_seconds_ago": 1.0, "last_word": "", "starts": 1, "owned": [2]}
     return WorkerView(**{**blank, **values, "vitals": Vitals(**vitals)})
@@ -76,28 +76,28 @@ ON_KAFKA = [Published(1, 5, 2, 50, ago(59))]
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
-            [worker("w", Condition.DEAD)],
+            [worker("w", WorkerCondition.DEAD)],
             "bad",
             "w owns partition 2 and is silent",
         ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
-            [worker("w", Condition.IDLE, quiet=True)],
+            [worker("w", WorkerCondition.IDLE, quiet=True)],
             "warn",
             "w was told to be quiet",
         ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
-            [worker("w", Condition.BUSY, breaker="S3 is away")],
+            [worker("w", WorkerCondition.BUSY, breaker="S3 is away")],
             "warn",
             "w pauses: S3 is away",
         ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
-            [worker("w", Condition.BUSY, paused=True)],
+            [worker("w", WorkerCondition.BUSY, paused=True)],
             "none",
             "w holds as many records as it may",
         ),
@@ -122,10 +122,22 @@ def with_lags(view: Overview, *, begin: int, committed: int | None, generation: 
         (with_lags(overview({}), begin=60, committed=40), [], True),
         (with_lags(overview({}), begin=50, committed=40), [], False),
         (with_lags(overview({}), begin=60, committed=None), [], True),
-        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.BUSY, in_flight=3)], False),
-        (with_lags(overview({"w": [2]}), begin=60, committed=55), [worker("w", Condition.BUSY, in_flight=3)], True),
-        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.IDLE, quiet=True)], False),
-        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", Condition.IDLE)], True),
+        (
+            with_lags(overview({"w": [2]}), begin=60, committed=40),
+            [worker("w", WorkerCondition.BUSY, in_flight=3)],
+            False,
+        ),
+        (
+            with_lags(overview({"w": [2]}), begin=60, committed=55),
+            [worker("w", WorkerCondition.BUSY, in_flight=3)],
+            True,
+        ),
+        (
+            with_lags(overview({"w": [2]}), begin=60, committed=40),
+            [worker("w", WorkerCondition.IDLE, quiet=True)],
+            False,
+        ),
+        (with_lags(overview({"w": [2]}), begin=60, committed=40), [worker("w", WorkerCondition.IDLE)], True),
         (with_lags(overview({"kafkajs": [2]}), begin=60, committed=40), [], False),
         (with_lags(overview({}), begin=0, committed=0, generation=2), [], True),
         (overview({"w": [2]}), [], False),
@@ -136,19 +148,19 @@ def test_a_file_whose_record_is_gone_does_not_wait_its_turn(
     view: Overview | None, workers: list[WorkerView], gone: bool
 ) -> None:
     told = story(Status.PENDING, publications=ON_KAFKA)
-    assert request_is_gone(told, view, workers) is gone
+    assert is_record_gone(told, view, workers) is gone
     reason = why_waiting(told, view, workers)
     assert reason is not None
     assert ("gone from Kafka" in reason.what) is gone
-    assert not request_is_gone(story(Status.CANCELLED, publications=ON_KAFKA), view, workers)
-    assert not request_is_gone(story(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, [])
+    assert not is_record_gone(story(Status.CANCELLED, publications=ON_KAFKA), view, workers)
+    assert not is_record_gone(story(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, [])
 
 
 def test_a_worker_that_has_it_in_progress_finishes_it_though_the_record_is_gone() -> None:
     told = story(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
     view = with_lags(overview({}), begin=0, committed=0, generation=2)
-    assert not request_is_gone(told, view, [worker("w", Condition.BUSY, in_flight=1)])
-    assert request_is_gone(told, view, [worker("w", Condition.DEAD, in_flight=1)])
+    assert not is_record_gone(told, view, [worker("w", WorkerCondition.BUSY, in_flight=1)])
+    assert is_record_gone(told, view, [worker("w", WorkerCondition.DEAD, in_flight=1)])
 
 
 def test_the_records_before_it_are_counted() -> None:
@@ -159,7 +171,7 @@ def test_the_records_before_it_are_counted() -> None:
 
 def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
     event = WorkerEvent(
-        kind=Kind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5,
+        kind=EventKind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5,
         error="503",
     )  # fmt: skip
     reason = why_waiting(story(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
@@ -171,13 +183,13 @@ def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
 @pytest.mark.parametrize(
     ("condition", "tone", "what"),
     [
-        (Condition.BUSY, "none", "In progress: step 2 of 6"),
-        (Condition.DEAD, "bad", "w, which had it, is dead"),
-        (Condition.STOPPED, "warn", "w, which had it, has stopped"),
-        (Condition.STUCK, "bad", "w is stuck"),
+        (WorkerCondition.BUSY, "none", "In progress: step 2 of 6"),
+        (WorkerCondition.DEAD, "bad", "w, which had it, is dead"),
+        (WorkerCondition.STOPPED, "warn", "w, which had it, has stopped"),
+        (WorkerCondition.STUCK, "bad", "w is stuck"),
     ],
 )
-def test_a_file_in_progress_depends_on_its_worker(condition: Condition, tone: str, what: str) -> None:
+def test_a_file_in_progress_depends_on_its_worker(condition: WorkerCondition, tone: str, what: str) -> None:
     given = {"worker_id": "w", "step": 2, "steps": 6, "partition": 2}
     reason = why_waiting(story(Status.PROCESSING, given), None, [worker("w", condition)])
     assert reason is not None
@@ -191,7 +203,7 @@ def test_what_has_ended_waits_for_nothing(status: Status) -> None:
 
 def test_the_timeline_tells_both_runs_in_order() -> None:
     parked = WorkerEvent(
-        kind=Kind.PARKED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no",
+        kind=EventKind.DEAD_LETTERED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no",
         trace="Trace …",
     )  # fmt: skip
     told = story(
@@ -223,10 +235,10 @@ def test_the_machine_marks_the_way_of_the_current_run() -> None:
         publications=[Published(2, 6, 0, 51, ago(39))],
         operations=[Done(ago(50), "page", "retry", 2)],
     )
-    drawn = machine(told)
+    drawn = state_diagram(told)
     assert drawn is not None
-    assert [node.after_seconds for node in drawn.way] == [None, 11.0, 3.0]
-    assert [(node.name, node.here, node.after_seconds) for node in drawn.ends] == [
+    assert [node.after_seconds for node in drawn.path] == [None, 11.0, 3.0]
+    assert [(node.name, node.current, node.after_seconds) for node in drawn.ends] == [
         ("Completed", False, None),
         ("Failed", True, 1.0),
         ("Cancelled", False, None),
@@ -235,9 +247,9 @@ def test_the_machine_marks_the_way_of_the_current_run() -> None:
 
 
 def test_a_file_that_waits_in_the_outbox_is_at_the_machines_beginning() -> None:
-    drawn = machine(story(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
+    drawn = state_diagram(story(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
     assert drawn is not None
-    assert [node.here for node in drawn.way] == [True, False, False]
-    drawn = machine(story(Status.PENDING, publications=ON_KAFKA))
+    assert [node.current for node in drawn.path] == [True, False, False]
+    drawn = state_diagram(story(Status.PENDING, publications=ON_KAFKA))
     assert drawn is not None
-    assert [node.here for node in drawn.way] == [False, True, False]
+    assert [node.current for node in drawn.path] == [False, True, False]

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.topic_browser import Look, View, browse
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
-from filemill.domain.worker_events import Condition, WorkerEvent
+from filemill.domain.worker_events import WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, Letters
 from filemill.queries.file_timeline import FileStory, file_story
@@ -35,16 +35,16 @@ from filemill.queries.workers import (
     worker_events,
     worker_files,
 )
-from filemill.runtime.journal import Entry
+from filemill.runtime.journal import JournalEntry
 from filemill.runtime.stack_state import StackState
 from filemill.services.dead_letters import DeadLetter
 from filemill.services.faults import EndNotes, journal_of
 from filemill_dashboard.state import services as services_module
-from filemill_dashboard.state.cache import K, Reading, Shared, T
-from filemill_dashboard.state.downloads import ObjectStart, read_start
+from filemill_dashboard.state.cache import Cached, CachedValue, K, T
+from filemill_dashboard.state.downloads import ObjectPreview, read_preview
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
-from filemill_dashboard.state.lab_cache import LabReadings
+from filemill_dashboard.state.lab_cache import LabCache
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import Topic, postgres_version, topics
 
@@ -66,7 +66,7 @@ HISTORY_POINTS = 300
 LEDGER_TTL_SECONDS = 5.0
 # The periods, in seconds, that pages offer.
 PERIODS = (300, 900, 3600, 21_600, 86_400)
-KEEPER_SECONDS = 2.0
+BACKGROUND_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class WorkerPage(msgspec.Struct, frozen=True):
     """A page of a list of workers, and how many of each condition there are on all pages."""
 
     items: list[WorkerView]
-    counts: dict[Condition, int]
+    counts: dict[WorkerCondition, int]
 
 
 def _worker_page(connection: sa.Connection, query: WorkerQuery) -> WorkerPage:
     return WorkerPage(list_workers(connection, query), count_workers(connection, query))
 
 
-class Data:
+class PageData:
     """The readings of one process. Any thread may ask."""
 
     def __init__(self, services: Services) -> None:
@@ -144,122 +144,124 @@ class Data:
         self._pool = ThreadPoolExecutor(4, "reading")
         self._probes = ThreadPoolExecutor(len(LABELS), "probe")
         self._meter = _Meter()
-        self.jobs = Jobs(on_end=self.forget)
+        self.jobs = Jobs(on_end=self.invalidate)
         self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
         self._files = self._shared(self._read_files, TTL_SECONDS)
         self._file = self._asked(get_file)
         self._story = self._asked(file_story)
-        self._workers: Shared[WorkerQuery, WorkerPage] = self._asked(_worker_page)
+        self._workers: Cached[WorkerQuery, WorkerPage] = self._asked(_worker_page)
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
         self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
-        self._ledger: Shared[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
+        self._ledger: Cached[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
         self._ownership = {period: self._asked(_over(ownership, period), _ttl(period)) for period in PERIODS}
         self._marks = {period: self._asked(_over(stack_operations, period), _ttl(period)) for period in PERIODS}
-        self._acts: Shared[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
-        self._topics: Shared[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
-        self._version: Shared[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
-        self._browsed: Shared[Look, View] = Shared(
+        self._acts: Cached[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
+        self._topics: Cached[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._version: Cached[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
+        self._browsed: Cached[Look, View] = Cached(
             lambda look: browse(services.settings, services.kafka.offsets(None, look.topic), look),
             self._pool,
             ttl_seconds=TTL_SECONDS * 2,
-            patience_seconds=LETTERS_PATIENCE_SECONDS,
-            keys=16,
+            wait_seconds=LETTERS_PATIENCE_SECONDS,
+            max_keys=16,
         )
-        self._letters: Shared[str, Letters] = self._shared(
+        self._letters: Cached[str, Letters] = self._shared(
             lambda _key: services.dead_letters.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
         )
         # A few payloads, each of which may have two megabytes.
-        self._letter_contents: Shared[tuple[int, int], Content | None] = Shared(
+        self._letter_contents: Cached[tuple[int, int], Content | None] = Cached(
             lambda place: services.dead_letters.content(services.kafka, place),
             self._pool,
             ttl_seconds=OBJECT_TTL_SECONDS,
-            patience_seconds=LETTERS_PATIENCE_SECONDS,
-            keys=LETTER_CONTENTS,
+            wait_seconds=LETTERS_PATIENCE_SECONDS,
+            max_keys=LETTER_CONTENTS,
         )
-        self._stack: Shared[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
-        self._faults: Shared[str, list[Entry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
-        self.lab = LabReadings(services.settings.results.absolute(), self._shared)
-        self._object: Shared[tuple[int, str], ObjectStart | None] = self._shared(self._read_object, OBJECT_TTL_SECONDS)
+        self._stack: Cached[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
+        self._faults: Cached[str, list[JournalEntry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
+        self.lab = LabCache(services.settings.results.absolute(), self._shared)
+        self._object: Cached[tuple[int, str], ObjectPreview | None] = self._shared(
+            self._read_object, OBJECT_TTL_SECONDS
+        )
         # A bin of a long history lasts for minutes: there is nothing new in it each second.
         self._lags = {
             period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
             for period in PERIODS
         }
         self._outbox = {period: self._asked(self._outbox_over(period), _ttl(period)) for period in PERIODS}
-        self._health: Shared[ServerName, ServerHealth] = Shared(
+        self._health: Cached[ServerName, ServerHealth] = Cached(
             lambda server: check(services, server),
             self._probes,
             ttl_seconds=HEALTH_TTL_SECONDS,
-            patience_seconds=HEALTH_PATIENCE_SECONDS,
-            in_background=True,
+            wait_seconds=HEALTH_PATIENCE_SECONDS,
+            refresh_in_background=True,
         )
 
-    def snapshot(self) -> Reading[Snapshot]:
+    def snapshot(self) -> CachedValue[Snapshot]:
         """Counts, outbox, group, lags, rates."""
         return self._snapshot.get("")
 
-    def files(self, query: FileQuery) -> Reading[FilePage]:
+    def files(self, query: FileQuery) -> CachedValue[FilePage]:
         """One view of the list. Raises InvalidCursor."""
         return self._files.get(query)
 
-    def file(self, file_id: int) -> Reading[FileRow | None]:
+    def file(self, file_id: int) -> CachedValue[FileRow | None]:
         """One file, whole; the value is None where there is none of that id."""
         return self._file.get(file_id)
 
-    def story(self, file_id: int) -> Reading[FileStory]:
+    def file_timeline(self, file_id: int) -> CachedValue[FileStory]:
         """All that is known of one file."""
         return self._story.get(file_id)
 
-    def workers(self, query: WorkerQuery) -> Reading[WorkerPage]:
+    def workers(self, query: WorkerQuery) -> CachedValue[WorkerPage]:
         """Some of the file processors, as they report themselves, and how many there are."""
         return self._workers.get(query)
 
-    def worker_files(self, worker_id: str) -> Reading[list[FileInHand]]:
+    def worker_files(self, worker_id: str) -> CachedValue[list[FileInHand]]:
         """What a worker has in progress."""
         return self._hands.get(worker_id)
 
-    def worker_events(self, worker_id: str) -> Reading[list[WorkerEvent]]:
+    def worker_events(self, worker_id: str) -> CachedValue[list[WorkerEvent]]:
         """What a worker said of late, its heartbeats left out."""
         return self._spoken.get(worker_id)
 
-    def performance(self, period_seconds: int) -> Reading[Performance]:
+    def performance(self, period_seconds: int) -> CachedValue[Performance]:
         """How files fared over one of the periods that the page offers."""
         return self._performance[period_seconds].get("")
 
-    def ledger(self) -> Reading[Ledger]:
+    def ledger(self) -> CachedValue[Ledger]:
         """What was accepted, and where it is."""
         return self._ledger.get("")
 
-    def ownership(self, period_seconds: int) -> Reading[Ownership]:
+    def ownership(self, period_seconds: int) -> CachedValue[Ownership]:
         """What workers told of their partitions."""
         return self._ownership[period_seconds].get("")
 
-    def marks(self, period_seconds: int) -> list[Act]:
+    def chart_operations(self, period_seconds: int) -> list[Act]:
         """What people did to workers, topics and the group: the marks of a chart."""
         return self._marks[period_seconds].get("").value or []
 
-    def acts(self) -> Reading[list[Act]]:
+    def operations(self) -> CachedValue[list[Act]]:
         """What people did within a day, newest first."""
         return self._acts.get("")
 
-    def topics(self) -> Reading[list[Topic]]:
+    def topics(self) -> CachedValue[list[Topic]]:
         """Our topics and their partitions."""
         return self._topics.get("")
 
-    def postgres_version(self) -> Reading[str]:
+    def postgres_version(self) -> CachedValue[str]:
         """The database's version."""
         return self._version.get("")
 
-    def browse(self, look: Look) -> Reading[View]:
+    def browse(self, look: Look) -> CachedValue[View]:
         """Some records of a topic."""
         return self._browsed.get(look)
 
-    def letters(self) -> Reading[Letters]:
+    def dead_letters(self) -> CachedValue[Letters]:
         """The dead letters, oldest first."""
         return self._letters.get("")
 
-    def letter_content(self, letter: DeadLetter) -> Reading[Content | None]:
+    def dead_letter_content(self, letter: DeadLetter) -> CachedValue[Content | None]:
         """A dead letter's payload, headers and trace; the value is None where the record is gone."""
         return self._letter_contents.get(letter.latest)
 
@@ -267,44 +269,44 @@ class Data:
         """The embedded stack that this page belongs to; None where it belongs to none."""
         return self._stack.get("").value
 
-    def faults(self) -> Reading[list[Entry]]:
+    def faults(self) -> CachedValue[list[JournalEntry]]:
         """The faults of the embedded stack's journal, newest first; none where there is no such stack."""
         return self._faults.get("")
 
-    def object_start(self, file_id: int, key: str) -> Reading[ObjectStart | None]:
+    def object_preview(self, file_id: int, key: str) -> CachedValue[ObjectPreview | None]:
         """The beginning of a file's object; the value is None where it is missing."""
         return self._object.get((file_id, key))
 
-    def _read_object(self, what: tuple[int, str]) -> ObjectStart | None:
+    def _read_object(self, what: tuple[int, str]) -> ObjectPreview | None:
         file_id, key = what
         with self.services.reading() as connection:
             file = get_file(connection, file_id)
-        return None if file is None else read_start(self.services, file, key)
+        return None if file is None else read_preview(self.services, file, key)
 
-    def lag_history(self, period_seconds: int) -> Reading[LagHistory]:
+    def lag_history(self, period_seconds: int) -> CachedValue[LagHistory]:
         """Lag per partition over one of the periods that the page offers."""
         return self._lags[period_seconds].get(period_seconds)
 
-    def outbox_history(self, period_seconds: int) -> Reading[OutboxHistory]:
+    def outbox_history(self, period_seconds: int) -> CachedValue[OutboxHistory]:
         """The outbox over one of the periods that the page offers."""
         return self._outbox[period_seconds].get("")
 
-    def health(self) -> dict[ServerName, Reading[ServerHealth]]:
+    def health(self) -> dict[ServerName, CachedValue[ServerHealth]]:
         """Each server's latest probe."""
         return {server: self._health.get(server) for server in LABELS}
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Read anew the next time: something was just accepted here."""
         for reading in (self._snapshot, self._files, self._file, self._story, self._letters):
-            reading.forget()
+            reading.invalidate()
 
-    def keep(self, stop: threading.Event) -> None:
+    def run_background(self, stop: threading.Event) -> None:
         """Take a snapshot now and then though nobody looks, so that the first who does finds rates.
 
         And put on record how the faults ended that a page has injected.
         """
         notes = EndNotes()
-        while not stop.wait(KEEPER_SECONDS):
+        while not stop.wait(BACKGROUND_SECONDS):
             self.snapshot()
             with contextlib.suppress(Unavailable):  # the next round goes on
                 notes.note(self.services.engine, self.faults().value or [])
@@ -316,10 +318,10 @@ class Data:
 
     def _shared(
         self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = PATIENCE_SECONDS
-    ) -> Shared[K, T]:
-        return Shared(read, self._pool, ttl_seconds=ttl_seconds, patience_seconds=patience_seconds)
+    ) -> Cached[K, T]:
+        return Cached(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=patience_seconds)
 
-    def _asked(self, ask: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Shared[K, T]:
+    def _asked(self, ask: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Cached[K, T]:
         """A question to the database."""
 
         def read(key: K) -> T:
@@ -328,7 +330,7 @@ class Data:
 
         return self._shared(read, ttl_seconds)
 
-    def _read_faults(self) -> list[Entry]:
+    def _read_faults(self) -> list[JournalEntry]:
         stack = self.services.stack()
         return journal_of(stack) if stack is not None else []
 
@@ -384,14 +386,14 @@ def _ttl(period: int) -> float:
 
 
 _lock = threading.Lock()
-_current: Data | None = None
+_current: PageData | None = None
 
 
-def current() -> Data:
+def current() -> PageData:
     """The readings of the process's services."""
     global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
     services = services_module.current()
     with _lock:
         if _current is None or _current.services is not services:
-            _current = Data(services)
+            _current = PageData(services)
         return _current

@@ -14,8 +14,8 @@ from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.errors import Unavailable
 from filemill.services.submissions import Submissions
-from filemill_dashboard.rest.batching import Acceptance
-from filemill_dashboard.rest.threads import Threads
+from filemill_dashboard.rest.batching import SubmissionBatcher
+from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.services import Services
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -72,15 +72,15 @@ async def begun(services: Gated, transactions: int) -> None:
         await asyncio.sleep(0.002)
 
 
-async def asked(acceptance: Acceptance, *titles: str) -> list[asyncio.Task[FileRow]]:
-    tasks = [asyncio.create_task(acceptance.accept(new_file(title), TRACEPARENT)) for title in titles]
+async def asked(acceptance: SubmissionBatcher, *titles: str) -> list[asyncio.Task[FileRow]]:
+    tasks = [asyncio.create_task(acceptance.submit(new_file(title), TRACEPARENT)) for title in titles]
     await asyncio.sleep(0)
     return tasks
 
 
 async def behind_a_first(services: Gated, settings: Settings, *titles: str) -> list[asyncio.Task[FileRow]]:
     """The task of one whose transaction has begun, and those of others that came meanwhile."""
-    acceptance = Acceptance(services, Threads(settings))
+    acceptance = SubmissionBatcher(services, RequestThreads(settings))
     first = await asked(acceptance, "first")
     await begun(services, 1)
     return first + await asked(acceptance, *titles)
@@ -146,7 +146,9 @@ def test_a_database_that_hangs_is_unavailable_and_accepts_nothing_later(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        acceptance = Acceptance(services, Threads(settings.model_copy(update={"server_timeout_seconds": 0.3})))
+        acceptance = SubmissionBatcher(
+            services, RequestThreads(settings.model_copy(update={"server_timeout_seconds": 0.3}))
+        )
         tasks = await asked(acceptance, "hangs")
         await begun(services, 1)
         tasks += await asked(acceptance, "waits behind it")

@@ -28,7 +28,7 @@ from filemill.domain.origins import (
     parse_origin,
 )
 from filemill_dashboard.asgi.proxies import TrustedProxies
-from filemill_dashboard.rest.errors import error_answer
+from filemill_dashboard.rest.errors import error_response
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # `same-site` is another port or subdomain: on loopback, any other program's page.
@@ -37,7 +37,7 @@ SHOWN_LENGTH = 100
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """Why a request is not served."""
 
     status: int
@@ -45,7 +45,7 @@ class Refusal:
     message: str
 
 
-class Gate:
+class RequestFilter:
     """Middleware: hands on what may be served, and answers the rest itself."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -68,7 +68,7 @@ class Gate:
         else:
             await _answer(refusal, scope, receive, send)
 
-    def _examine(self, scope: Scope) -> Refusal | None:
+    def _examine(self, scope: Scope) -> Rejection | None:
         hosts: list[bytes] = []
         origins: list[bytes] = []
         fetch: dict[bytes, list[str]] = {}
@@ -82,21 +82,21 @@ class Gate:
         if not hosts and scope.get("http_version") == "1.0" and not origins:
             return None  # a simple health check; no browser speaks HTTP/1.0
         if len(hosts) != 1:
-            return Refusal(400, "bad_host", "a request must have exactly one Host header")
+            return Rejection(400, "bad_host", "a request must have exactly one Host header")
         local = scope["server"][0] if scope.get("server") else ""
         host = self._judge_host(hosts[0][: 4 * SHOWN_LENGTH], local)
-        if isinstance(host, Refusal):
+        if isinstance(host, Rejection):
             return host
         if any(site in FOREIGN_SITES for site in fetch.get(b"site", ())) and not _is_navigation(scope, fetch):
-            return Refusal(403, "cross_site", "requests from pages of other sites are refused")
+            return Rejection(403, "cross_site", "requests from pages of other sites are refused")
         if origins and (scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS):
             return self._judge_origin(origins, host, scope)
         return None
 
-    def _judge_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> Refusal | None:
+    def _judge_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> Rejection | None:
         origin = parse_origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
         if origin is None or origin not in self._ours(host, scope["scheme"]):
-            return Refusal(
+            return Rejection(
                 403,
                 "cross_origin",
                 f"requests from pages of {_shown(b', '.join(origins))} are refused. If a reverse proxy is in front, it "
@@ -117,14 +117,14 @@ class Gate:
         return ours
 
 
-def _judge_host(header: bytes, local: str, names: frozenset[str]) -> Authority | Refusal:
+def _judge_host(header: bytes, local: str, names: frozenset[str]) -> Authority | Rejection:
     """What the Host header names, where that is this server. An address counts where the connection came in on it."""
     host = parse_host(header.decode("latin-1"))
     if host is not None:
         address = parse_ip(host.host)
         if is_loopback_name(host.host) or host.host in names or (address is not None and address == parse_ip(local)):
             return host
-    return Refusal(
+    return Rejection(
         421,
         "host_not_allowed",
         f"this server is not known as {_shown(header)}. To serve that name, set FILEMILL_PUBLIC_URL or add it "
@@ -159,12 +159,12 @@ def _shown(header: bytes) -> str:
     return ascii(text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…")
 
 
-async def _answer(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(refusal: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
     wants_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
     response: Response = (
         PlainTextResponse(f"{refusal.message}\n", refusal.status)
         if wants_page
-        else error_answer(refusal.status, refusal.code, refusal.message)
+        else error_response(refusal.status, refusal.code, refusal.message)
     )
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})

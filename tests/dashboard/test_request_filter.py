@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from filemill.config.settings import Settings, load
-from filemill_dashboard.asgi.request_gate import Gate
+from filemill_dashboard.asgi.request_filter import RequestFilter
 
 OURS = "127.0.0.1:8501"
 Headers = list[tuple[bytes, bytes]]
@@ -71,7 +71,7 @@ def ask(
     async def send(message: Message) -> None:
         asked.sent.append(message)
 
-    asyncio.run(Gate(asked.app, load(**settings))(scope, receive, send))
+    asyncio.run(RequestFilter(asked.app, load(**settings))(scope, receive, send))
     return asked
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from filemill.errors import Unavailable
-from filemill_dashboard.state.cache import Shared
+from filemill_dashboard.state.cache import Cached
 
 TTL = 1.0
 
@@ -30,8 +30,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def shared(
     read: Callable[[str], int], pool: ThreadPoolExecutor, clock: Clock | None = None, **given: float
-) -> Shared[str, int]:
-    return Shared(read, pool, ttl_seconds=TTL, clock=clock or time.monotonic, **given)  # type: ignore[arg-type]
+) -> Cached[str, int]:
+    return Cached(read, pool, ttl_seconds=TTL, clock=clock or time.monotonic, **given)  # type: ignore[arg-type]
 
 
 def test_a_fresh_reading_is_not_asked_for_again(pool: ThreadPoolExecutor) -> None:
@@ -127,7 +127,7 @@ def test_what_was_forgotten_does_not_come_back_late(pool: ThreadPoolExecutor) ->
 
     readings = shared(read, pool, patience_seconds=0.1)
     assert readings.get("a").value is None
-    readings.forget()
+    readings.invalidate()
     while readings.get("a").value is None:
         pass
     assert readings.get("a").value == 1
@@ -153,8 +153,8 @@ def test_in_background_only_the_first_answer_is_waited_for(pool: ThreadPoolExecu
             assert go_on.wait(10)
         return number
 
-    readings: Shared[str, int] = Shared(
-        read, pool, ttl_seconds=TTL, patience_seconds=5, in_background=True, clock=clock
+    readings: Cached[str, int] = Cached(
+        read, pool, ttl_seconds=TTL, wait_seconds=5, refresh_in_background=True, clock=clock
     )
     assert readings.get("a").value == 1
     clock.now += TTL
