@@ -8,7 +8,7 @@ import pytest
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand, SupervisorResponse
 from filemill_dashboard.components import bars, file_table, grid, tiles_filter
-from filemill_dashboard.components.grid import Act, Column, Row
+from filemill_dashboard.components.grid import Column, RowAction, TableRow
 from filemill_dashboard.components.tiles_filter import Tile
 from filemill_dashboard.state import worker_control
 
@@ -54,15 +54,19 @@ FORGED = [
 
 def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) -> None:
     heard: list[object] = []
-    rows = [Row("w1", {}, acts=[Act("quiet", "Quiet"), Act("stop", "Stop", "This stack did not start it")])]
-    grid.grid(
+    rows = [
+        TableRow(
+            "w1", {}, actions=[RowAction("quiet", "Quiet"), RowAction("stop", "Stop", "This stack did not start it")]
+        )
+    ]
+    grid.data_grid(
         "workers",
         [Column("id", "Worker")],
         rows,
         label="Workers",
         empty=("", ""),
         on_open=heard.append,
-        on_act=lambda row, act: heard.append((row, act)),
+        on_action=lambda row, act: heard.append((row, act)),
     )
     for value in FORGED:
         browser.send("workers", "act", value)
@@ -76,7 +80,7 @@ def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) ->
 
 def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
     heard: list[str] = []
-    tiles_filter.plain_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", old=False, on_choice=heard.append)
+    tiles_filter.filter_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=heard.append)
     bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
     for value in ("x", ["a"], {"a": 1}, 7):
         browser.send("tiles", "status", value)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.services.audit import record
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from filemill.queries.history import Act
@@ -15,7 +14,8 @@ from filemill.runtime.journal import Journal
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import SupervisorCommand
 from filemill.services import faults
-from filemill_dashboard.components.chart_marks import marks_of
+from filemill.services.audit import record
+from filemill_dashboard.components.chart_marks import annotations_of
 from filemill_dashboard.state import data as data_module
 from filemill_infra.embedded.control import ControlServer
 from tests.dashboard.conftest import OpenPage, Page, closed_port
@@ -218,7 +218,7 @@ def test_a_fault_that_the_supervisor_refuses_is_told_and_no_bar(
     with engine.connect() as connection:
         act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
     assert act.detail["refused"] == "kafka has a fault already"
-    assert marks_of([act]) == []
+    assert annotations_of([act]) == []
 
 
 def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
@@ -239,7 +239,7 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
         notes.note(engine, faults.journal_of(stack))
     with engine.connect() as connection:
         act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
-    (mark,) = marks_of([act])
+    (mark,) = annotations_of([act])
     assert mark.until_ms is not None
     assert mark.until_ms == 1000 * act.detail["ended"]
     assert mark.until_ms < mark.at_ms + 30_000

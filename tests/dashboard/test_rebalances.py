@@ -5,7 +5,7 @@ from typing import Any
 
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.history import Act, Ownership, Told
-from filemill_dashboard.components.chart_marks import describe, marks_of
+from filemill_dashboard.components.chart_marks import annotations_of, describe
 from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -92,5 +92,5 @@ def test_a_mark_says_who_did_what() -> None:
     assert describe(act("stack.kill", worker="w-1")) == "kill w-1 · page"
     assert describe(act("quiet", worker=None)) == "quiet all workers · page"
     assert describe(act("dlq.replay", files=[[1, 2]])) == "replay: 1 files · page"
-    (mark,) = marks_of([act("quiet", worker="w-1")])
+    (mark,) = annotations_of([act("quiet", worker="w-1")])
     assert mark.text == "quiet w-1 · page"

@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
+from filemill.domain.dead_letters import DeadLetter, histogram, likeness
 from filemill.queries.dead_letters import KEPT_RECORDS, Content
-from filemill.services.dead_letters import DeadLetter, histogram, likeness
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bars import bars
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.grid import Act, Column, Row, grid
+from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
-from filemill_dashboard.components.redrive_dialog import redrive_dialog, want
-from filemill_dashboard.components.view_url import choice, turn
+from filemill_dashboard.components.redrive_dialog import open_replay_dialog, replay_dialog
+from filemill_dashboard.components.view_url import select_option, update_view
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
@@ -36,14 +36,14 @@ COLUMNS = [
 ]
 
 
-def _letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
+def _dead_letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     reading = data.dead_letters()
     reason = st.query_params.get("reason", "")
     with st.container(
         key="letter-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
     ):
         st.html('<div class="section">Why requests died</div>', width="content")
-        view = choice("Which", VIEWS, VIEWS[0], "view")
+        view = select_option("Which", VIEWS, VIEWS[0], "view")
     if reading.value is None:
         what = "Kafka has not answered yet" if reading.error is None else "The dead letters cannot be read now"
         show_notices("letters-trouble", [Notice("warn", what, reading.error or "They appear as soon as it does.")])
@@ -53,9 +53,16 @@ def _letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     show_notices("letters-trouble", old)
     within = [letter for letter in reading.value.items if view == "All" or letter.still_broken]
     empty = "Nothing is broken: every request that died was tried again since, or none ever did."
-    bars("reasons", histogram(within), reason, label="Reasons", empty=empty, on_choice=lambda name: turn(reason=name))
+    bars(
+        "reasons",
+        histogram(within),
+        reason,
+        label="Reasons",
+        empty=empty,
+        on_choice=lambda name: update_view(reason=name),
+    )
     found = [letter for letter in within if not reason or likeness(letter.reason) == reason]
-    _redrive_bar(found, truncated=reading.value.truncated)
+    _replay_bar(found, truncated=reading.value.truncated)
     # Letters are dated by a server: their age is by a server's clock too, where it is known.
     now = snapshot.value.overview.as_of if snapshot.value else datetime.now(UTC)
     _table(found, now, old=error is not None)
@@ -66,7 +73,7 @@ def _letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
 
-def _redrive_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
+def _replay_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
     can = [letter for letter in found if letter.refusal is None]
     with st.container(key="redrive", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         shown = f", the newest {SHOWN} are below" if len(found) > SHOWN else ""
@@ -79,7 +86,7 @@ def _redrive_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
             type="primary",
             disabled=not can,
             help=None if can else "None of them can: their files were tried again, deleted, or never ours",
-            on_click=want,
+            on_click=open_replay_dialog,
             args=(list(found),),
         )
 
@@ -87,31 +94,31 @@ def _redrive_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
 def _table(found: Sequence[DeadLetter], now: datetime, *, old: bool) -> None:
     newest = list(found)[::-1][:SHOWN]
     by_place = {letter.place: letter for letter in newest}
-    grid(
+    data_grid(
         "letters",
         COLUMNS,
         [_row(letter, None if letter.at is None else max(0.0, (now - letter.at).total_seconds())) for letter in newest],
         label="Dead letters",
         empty=("No dead letters here", "Requests that no attempt could process appear here, with the reason."),
-        old=old,
-        chosen=st.query_params.get("place"),
-        on_open=lambda place: turn(place="" if st.query_params.get("place") == place else place),
-        on_act=lambda place, act: _act(by_place[place], act),
+        stale=old,
+        selected=st.query_params.get("place"),
+        on_open=lambda place: update_view(place="" if st.query_params.get("place") == place else place),
+        on_action=lambda place, act: _on_action(by_place[place], act),
     )
 
 
-def _act(letter: DeadLetter, act: str) -> None:
+def _on_action(letter: DeadLetter, act: str) -> None:
     if act == "replay":
-        want([letter])
+        open_replay_dialog([letter])
     else:
-        page_shell.go("file", id=str(letter.file_id or ""))
+        page_shell.navigate_to("file", id=str(letter.file_id or ""))
 
 
-def _row(letter: DeadLetter, age: float | None) -> Row:
+def _row(letter: DeadLetter, age: float | None) -> TableRow:
     standing = ("can be replayed", "bad") if letter.refusal is None else ("not replayable", "none")
     if not letter.still_broken:
         standing = ("tried again since", "good")
-    return Row(
+    return TableRow(
         letter.place,
         {
             "place": letter.place,
@@ -124,14 +131,14 @@ def _row(letter: DeadLetter, age: float | None) -> Row:
             "worker": letter.worker,
             "standing": standing,
         },
-        acts=[
-            Act("file", "File", "" if letter.file_id is not None else "It names no file"),
-            Act("replay", "Replay", letter.refusal or ""),
+        actions=[
+            RowAction("file", "File", "" if letter.file_id is not None else "It names no file"),
+            RowAction("replay", "Replay", letter.refusal or ""),
         ],
         titles={
             "standing": letter.refusal or "its file has failed, and nothing was tried since",
             "age": letter.problem or "",
-            "count": _times(letter),
+            "count": _occurrences(letter),
         },
     )
 
@@ -148,7 +155,7 @@ def _header_facts(content: Content | None, taken: Set[str]) -> list[Fact]:
     return found
 
 
-def _times(letter: DeadLetter) -> str:
+def _occurrences(letter: DeadLetter) -> str:
     """How often the record came here, and when first."""
     since = "" if letter.first_at is None else f", first at {letter.first_at:%Y-%m-%d %H:%M:%S} UTC"
     return "once" if letter.count == 1 else f"{letter.count:,} times{since}"
@@ -169,7 +176,7 @@ def _details(data: PageData, letter: DeadLetter) -> None:
                 Fact("Reason", letter.reason, tone="bad"),
                 Fact("File", f"#{letter.file_id}" if letter.file_id is not None else None),
                 Fact("From", letter.source, mono=True),
-                Fact("Seen", _times(letter)),
+                Fact("Seen", _occurrences(letter)),
                 Fact("Now", letter.refusal or "can be replayed"),
             ]
             if letter.problem is not None:
@@ -178,5 +185,5 @@ def _details(data: PageData, letter: DeadLetter) -> None:
             facts("headers", lines, title="Headers")
 
 
-page_shell.show(_letters)
-redrive_dialog(data_module.current())
+page_shell.render_page(_dead_letters)
+replay_dialog(data_module.current())

@@ -3,17 +3,17 @@
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.lab.runs import Run
+from filemill.lab.runs import RecordedRun
 from filemill.runtime.journal import JournalEntry
 from filemill.services.faults import as_json_lines, offers
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.fault_dialog import OUTCOME, fault_dialog, want
-from filemill_dashboard.components.grid import Act, Column, Row, grid
+from filemill_dashboard.components.fault_dialog import OUTCOME, fault_dialog, open_fault_dialog
+from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
 from filemill_dashboard.components.notebook_link import notebook_link
-from filemill_dashboard.components.notices import Notice, show_line, show_notices
+from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.run_chart import SERIES, course_chart
-from filemill_dashboard.components.view_url import choice, turn
+from filemill_dashboard.components.view_url import select_option, update_view
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
@@ -40,7 +40,7 @@ JOURNAL = [
 
 
 def _experiments(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
-    if choice("Part", PARTS, PARTS[0], "part") == PARTS[0]:
+    if select_option("Part", PARTS, PARTS[0], "part") == PARTS[0]:
         _runs(data)
     else:
         _faults(data)
@@ -55,15 +55,15 @@ def _runs(data: PageData) -> None:
     chosen, other = (by_name.get(st.query_params.get(name, "")) for name in ("run", "with"))
     trouble = [Notice("warn", "The runs cannot be read now", reading.error)] if reading.error else []
     show_notices("runs-trouble", trouble)
-    grid(
+    data_grid(
         "runs",
         _columns(),
         [_row(run, chosen, other) for run in runs],
         label="Runs of the lab",
         empty=_empty(data, reading),
-        old=old,
-        on_open=lambda name: turn(run="" if chosen is not None and chosen.name == name else name),
-        on_act=lambda name, _act: turn(**{"with": "" if other is not None and other.name == name else name}),
+        stale=old,
+        on_open=lambda name: update_view(run="" if chosen is not None and chosen.name == name else name),
+        on_action=lambda name, _act: update_view(**{"with": "" if other is not None and other.name == name else name}),
     )
     if chosen is None and st.query_params.get("run") and reading.value is not None:
         text = "It may have been removed, or lie in another folder (FILEMILL_RESULTS)."
@@ -71,7 +71,7 @@ def _runs(data: PageData) -> None:
         return
     show_notices("no-run", [])
     if chosen is not None:
-        _chosen(data, chosen, None if other is chosen else other)
+        _selected_run(data, chosen, None if other is chosen else other)
 
 
 def _columns() -> list[Column]:
@@ -87,13 +87,13 @@ def _columns() -> list[Column]:
     ]
 
 
-def _row(run: Run, chosen: Run | None, other: Run | None) -> Row:
-    trouble = "; ".join(run.troubles)
+def _row(run: RecordedRun, chosen: RecordedRun | None, other: RecordedRun | None) -> TableRow:
+    trouble = "; ".join(run.problems)
     told = ", ".join(f"{name} {value}" for name, value in run.parameters.items() if value not in ({}, [], None, ""))
     why_not = "" if chosen is not None else "Choose a run first: this one is laid over it"
     why_not = "It is the one that is chosen" if run is chosen else why_not
     why_not = why_not or ("" if run.frames or run.measures else "It has kept no figures")
-    return Row(
+    return TableRow(
         run.name,
         {
             "run": run.name,
@@ -102,29 +102,29 @@ def _row(run: Run, chosen: Run | None, other: Run | None) -> Row:
             **{key: run.measures.get(key, run.measures.get(ALIASES.get(key, key))) for key in SHOWN},
             "parameters": told or None,
         },
-        acts=[Act("overlay", "Remove" if run is other else "Overlay", why_not)],
-        tone="bad" if run.verdict is not None and not run.verdict.ok else "warn" if run.troubles else None,
+        actions=[RowAction("overlay", "Remove" if run is other else "Overlay", why_not)],
+        tone="bad" if run.invariants is not None and not run.invariants.ok else "warn" if run.problems else None,
         titles={"verdict": trouble, "parameters": told, "run": f"{run.name}: {trouble}" if trouble else run.name},
     )
 
 
-def _verdict(run: Run) -> tuple[str, str]:
-    if run.verdict is not None:
-        return ("kept", "good") if run.verdict.ok else ("BROKEN", "bad")
+def _verdict(run: RecordedRun) -> tuple[str, str]:
+    if run.invariants is not None:
+        return ("kept", "good") if run.invariants.ok else ("BROKEN", "bad")
     return ("unfinished", "warn") if run.facts else ("unreadable", "none")
 
 
-def _empty(data: PageData, reading: CachedValue[list[Run]]) -> tuple[str, str]:
+def _empty(data: PageData, reading: CachedValue[list[RecordedRun]]) -> tuple[str, str]:
     if reading.value is None:
         return "Not read yet", reading.error or f"The runs are in {data.lab.folder}."
     todo = f"`make soak MINUTES=1` leaves one; they are looked for in {data.lab.folder} (FILEMILL_RESULTS)."
     return "The lab has no runs yet", todo
 
 
-def _chosen(data: PageData, run: Run, other: Run | None) -> None:
+def _selected_run(data: PageData, run: RecordedRun, other: RecordedRun | None) -> None:
     both = [run] if other is None else [run, other]
-    if run.troubles:
-        text = f"{'; '.join(run.troubles)}. It goes on still, or it was cut off; what there is of it is below."
+    if run.problems:
+        text = f"{'; '.join(run.problems)}. It goes on still, or it was cut off; what there is of it is below."
         show_notices("run-troubles", [Notice("warn", "This run is not whole", f"{text[0].upper()}{text[1:]}")])
     else:
         show_notices("run-troubles", [])
@@ -132,12 +132,12 @@ def _chosen(data: PageData, run: Run, other: Run | None) -> None:
         with st.container(key="left"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">Over time</div>', width="content")
-                series = choice("Series", SERIES, SERIES[0], "series")
+                series = select_option("Series", SERIES, SERIES[0], "series")
             courses = [(one.name, data.lab.course(one)) for one in both]
             old = any(reading.error is not None for _, reading in courses)
-            course_chart([(name, reading.value) for name, reading in courses], series, old=old)
+            course_chart([(name, reading.value) for name, reading in courses], series, stale=old)
             st.html('<div class="section">Verdict</div>')
-            _promises(run)
+            _invariants(run)
             _journal(data, run)
         with st.container(key="right"):
             st.html('<div class="section">Figures</div>')
@@ -157,7 +157,7 @@ def _named(found: object) -> list[tuple[str, object]]:
     return [(str(name), value) for name, value in found.items()] if isinstance(found, dict) else []
 
 
-def _measures(run: Run, other: Run | None) -> None:
+def _measures(run: RecordedRun, other: RecordedRun | None) -> None:
     names = list(dict.fromkeys([*run.measures, *(other.measures if other else ())]))
     columns = [Column("name", "Measure"), Column("a", "A", "mono", 96)]
     columns += [Column("b", "B", "mono", 96), Column("change", "Change", "text", 84)] if other else []
@@ -166,18 +166,18 @@ def _measures(run: Run, other: Run | None) -> None:
         a, b = run.measures.get(name), other.measures.get(name) if other else None
         change = f"{100 * (b / a - 1):+.1f} %" if a and b is not None else None
         cells = {"name": name.replace("_", " "), "a": _number(a), "b": _number(b), "change": change}
-        rows.append(Row(name, cells))
+        rows.append(TableRow(name, cells))
     empty = ("No figures were kept", "A run keeps them at its end.")
-    grid("measures", columns, rows, label="Figures", empty=empty)
+    data_grid("measures", columns, rows, label="Figures", empty=empty)
 
 
 def _number(value: float | None) -> str | None:
     return None if value is None else f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.3g}"
 
 
-def _promises(run: Run) -> None:
+def _invariants(run: RecordedRun) -> None:
     words = {True: ("kept", "good"), False: ("BROKEN", "bad"), None: ("not observed", "none")}
-    grid(
+    data_grid(
         "promises",
         [
             Column("number", "", "mono", 30),
@@ -186,7 +186,7 @@ def _promises(run: Run) -> None:
             Column("evidence", "Evidence", hide_below=560),
         ],
         [
-            Row(
+            TableRow(
                 check.number,
                 {
                     "number": check.number,
@@ -197,14 +197,14 @@ def _promises(run: Run) -> None:
                 tone="bad" if check.ok is False else None,
                 titles={"evidence": "\n".join([check.evidence, *check.examples[:20]])},
             )
-            for check in (run.verdict.checks if run.verdict else [])
+            for check in (run.invariants.checks if run.invariants else [])
         ],
         label="Promises",
         empty=("No verdict yet", "It is given when the run is over; one that was cut off gets none."),
     )
 
 
-def _journal(data: PageData, run: Run) -> None:
+def _journal(data: PageData, run: RecordedRun) -> None:
     reading = data.lab.journal(run)
     entries = reading.value or []
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -213,7 +213,7 @@ def _journal(data: PageData, run: Run) -> None:
             if run.frames:
                 notebook_link(run=run.name)
             _download(entries[::-1], f"{run.name}.jsonl", "run-journal-download")
-    _entries("run-journal", entries[:200], "Nothing was done to it", "A run without faults has an empty journal.")
+    _journal_grid("run-journal", entries[:200], "Nothing was done to it", "A run without faults has an empty journal.")
 
 
 def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
@@ -229,19 +229,19 @@ def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
     )
 
 
-def _entries(key: str, entries: list[JournalEntry], empty: str, todo: str) -> None:
-    grid(
+def _journal_grid(key: str, entries: list[JournalEntry], empty: str, todo: str) -> None:
+    data_grid(
         key,
         JOURNAL,
         [
-            Row(
+            TableRow(
                 f"{entry.began}-{entry.name}-{entry.target}",
                 {
                     "at": int(1000 * entry.began),
                     "what": entry.name if entry.ended is not None else f"{entry.name}: lasts still",
                     "target": entry.target or None,
                     "lasted": None if entry.ended is None else entry.ended - entry.began,
-                    "more": str(entry.detail.get("error") or _learned(entry))[:TEXT_MAX] or None,
+                    "more": str(entry.detail.get("error") or _details(entry))[:TEXT_MAX] or None,
                 },
                 tone="bad" if "error" in entry.detail else "warn" if entry.ended is None else None,
             )
@@ -252,7 +252,7 @@ def _entries(key: str, entries: list[JournalEntry], empty: str, todo: str) -> No
     )
 
 
-def _learned(entry: JournalEntry) -> str:
+def _details(entry: JournalEntry) -> str:
     return ", ".join(f"{name} {value}" for name, value in entry.detail.items() if name not in ("key", "seconds"))
 
 
@@ -260,8 +260,8 @@ def _faults(data: PageData) -> None:
     stack, reading = data.stack(), data.faults()
     entries = reading.value or []
     found = {offer.key: offer for offer in offers(stack, entries)}
-    show_line("fault-outcome", st.session_state.get(OUTCOME))
-    grid(
+    show_inline_notice("fault-outcome", st.session_state.get(OUTCOME))
+    data_grid(
         "offers",
         [
             Column("target", "What", "text", 150),
@@ -269,20 +269,20 @@ def _faults(data: PageData) -> None:
             Column("does", "What it does"),
         ],
         [
-            Row(
+            TableRow(
                 key,
                 {
                     "target": offer.label,
                     "kind": (offer.kind, "bad" if offer.kind == "killed" else "warn"),
                     "does": offer.does,
                 },
-                acts=[Act("inject", "Inject …", offer.why_not, danger=True)],
+                actions=[RowAction("inject", "Inject …", offer.why_not, danger=True)],
             )
             for key, offer in found.items()
         ],
         label="Faults",
         empty=("Nothing can be broken", "Start a stack: `filemill up`."),
-        on_act=lambda key, _act: want(found[key]),
+        on_action=lambda key, _act: open_fault_dialog(found[key]),
     )
     if stack is None:
         text = "Faults are for the embedded stack that a page belongs to (`filemill up`), and for the lab's own stacks."
@@ -293,8 +293,8 @@ def _faults(data: PageData) -> None:
         st.html('<div class="section">Faults so far</div>', width="content")
         with st.container(key="faults-take", width="content"):
             _download(entries, "faults.jsonl", "fault-journal-download")
-    _entries("fault-journal", entries, "No fault was injected yet", "Each is here, and a bar on every chart.")
+    _journal_grid("fault-journal", entries, "No fault was injected yet", "Each is here, and a bar on every chart.")
 
 
-page_shell.show(_experiments)
+page_shell.render_page(_experiments)
 fault_dialog(data_module.current())

@@ -9,10 +9,10 @@ from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import facts
-from filemill_dashboard.components.file_actions import file_actions, outcome
+from filemill_dashboard.components.file_actions import file_actions, last_outcome
 from filemill_dashboard.components.file_details import file_facts
-from filemill_dashboard.components.file_head import file_head
-from filemill_dashboard.components.notices import Notice, show_line, show_notices
+from filemill_dashboard.components.file_head import file_header
+from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.state_diagram import draw_machine
 from filemill_dashboard.components.timeline import timeline_of
@@ -22,7 +22,7 @@ from filemill_dashboard.views.file_timeline import state_diagram, timeline
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 
-def _wanted() -> int | None:
+def _file_id() -> int | None:
     try:
         return parse_file_id(st.query_params.get("id", ""))
     except InvalidRequest:
@@ -30,7 +30,7 @@ def _wanted() -> int | None:
 
 
 def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
-    file_id = _wanted()
+    file_id = _file_id()
     if file_id is None:
         show_notices("none", [Notice("warn", "No file is named", "Choose one on the page Files.")])
         return
@@ -47,19 +47,19 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     overview = snapshot.value.overview if snapshot.value else None
     workers = _workers_of(data, story, overview)
     with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
-        file_head(story.file, old=old)
+        file_header(story.file, stale=old)
         file_actions(data, story.file, gone=is_record_gone(story, overview, workers))
-    show_line("file-outcome", outcome(file_id))
+    show_inline_notice("file-outcome", last_outcome(file_id))
     if drawn is not None:
-        draw_machine("machine", drawn, old=old)
+        draw_machine("machine", drawn, stale=old)
     reason = why_waiting(story, overview, workers)
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            timeline_of("timeline", timeline(story), title="What happened", old=old)
+            timeline_of("timeline", timeline(story), title="What happened", stale=old)
             _preview(data, story.file)
         with st.container(key="right"):
-            facts("details", file_facts(story.file), title="What is known", old=old)
+            facts("details", file_facts(story.file), title="What is known", stale=old)
 
 
 def _preview(data: PageData, file: FileRow) -> None:
@@ -89,4 +89,4 @@ def _workers_of(data: PageData, story: FileStory, overview: Overview | None) -> 
     return page.items if page is not None else []
 
 
-page_shell.show(_file)
+page_shell.render_page(_file)

@@ -3,16 +3,16 @@
 import streamlit as st
 
 from filemill.domain.cursors import InvalidCursor
+from filemill.domain.file_actions import Selection
 from filemill.domain.files import InvalidRequest, Status, parse_file_id
 from filemill.queries.files import FilePage
-from filemill.domain.file_actions import Selection
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
 from filemill_dashboard.components.file_details import file_details
-from filemill_dashboard.components.file_form import file_form, own_file
+from filemill_dashboard.components.file_form import created_file, file_form
 from filemill_dashboard.components.file_table import file_table
 from filemill_dashboard.components.status_tiles import status_tiles
-from filemill_dashboard.components.view_url import search, turn
+from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import FileQuery, PageData, Snapshot
@@ -32,7 +32,7 @@ def _read(data: PageData, query: FileQuery) -> CachedValue[FilePage]:
     try:
         return data.files(query)
     except InvalidCursor:  # an edited URL: the newest are a better answer than a complaint
-        turn()
+        update_view()
         return data.files(FileQuery(query.status, query.search, oldest_first=query.oldest_first))
 
 
@@ -52,22 +52,22 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         with st.container(key="tile-row"):
             counts = snapshot.value.overview.counts if snapshot.value else None
             old = snapshot.error is not None
-            status_tiles(counts, status, old=old, on_choice=lambda chosen: turn(status=chosen))
-        wanted = search("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
+            status_tiles(counts, status, stale=old, on_choice=lambda chosen: update_view(status=chosen))
+        wanted = search_box("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
         bulk_menu(Selection(status, wanted))
     query = FileQuery(status, wanted, st.query_params.get("cursor") or None, st.query_params.get("sort") == OLDEST)
     reading = _read(data, query)
     if reading.value is not None and reading.value.previous is None and query.cursor:
-        turn()  # the first page again: without a cursor it stays so when more come in
+        update_view()  # the first page again: without a cursor it stays so when more come in
     file_table(
         reading.value,
-        since=reading.age_seconds or 0.0,
-        old=reading.error is not None,
-        own=own_file(),
+        age_seconds=reading.age_seconds or 0.0,
+        stale=reading.error is not None,
+        highlighted=created_file(),
         empty=_empty(query, reading),
         on_open=_open,
-        on_page=lambda cursor: turn(cursor=cursor),
-        on_sort=lambda: turn(sort="" if query.oldest_first else OLDEST),
+        on_page=lambda cursor: update_view(cursor=cursor),
+        on_sort=lambda: update_view(sort="" if query.oldest_first else OLDEST),
     )
     if st.session_state.pop("opening", False):
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
@@ -89,7 +89,7 @@ def _opened() -> int | None:
         return None
 
 
-page_shell.show(_list, above=lambda: file_form(show_newest=lambda: turn(status="", q="", sort="")))
+page_shell.render_page(_list, above=lambda: file_form(show_newest=lambda: update_view(status="", q="", sort="")))
 if (file_id := _opened()) is not None:
     file_details(data_module.current(), file_id, on_close=_close)
 else:

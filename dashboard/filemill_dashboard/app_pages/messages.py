@@ -8,10 +8,10 @@ from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.kafka.topic_browser import Browsed, Look, View
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
-from filemill_dashboard.components.view_url import choice, search, turn
+from filemill_dashboard.components.view_url import search_box, select_option, update_view
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.message_export import as_json_lines
@@ -32,7 +32,7 @@ COLUMNS = [
 
 
 def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
-    look = _look(data)
+    look = _read_controls(data)
     if look is None:
         return
     reading = data.browse(look)
@@ -52,15 +52,15 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
             on_click="ignore",
             disabled=not view.records,
         )
-    grid(
+    data_grid(
         "messages",
         COLUMNS,
         [_row(record) for record in view.records],
         label="Messages",
         empty=("No record here", "Choose another start, another partition, or lift the filter."),
-        old=old,
-        chosen=st.query_params.get("place"),
-        on_open=lambda place: turn(place="" if st.query_params.get("place") == place else place),
+        stale=old,
+        selected=st.query_params.get("place"),
+        on_open=lambda place: update_view(place="" if st.query_params.get("place") == place else place),
     )
     wanted = st.query_params.get("place")
     chosen = next((record for record in view.records if _place(record) == wanted), None)
@@ -68,7 +68,7 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         _details(chosen)
 
 
-def _look(data: PageData) -> Look | None:
+def _read_controls(data: PageData) -> Look | None:
     """What the controls ask for; None, with the reason said, where it makes no sense."""
     names = all_topics(data.services.settings)
     known = {topic.name: topic.partitions or 0 for topic in data.topics().value or []}
@@ -76,12 +76,12 @@ def _look(data: PageData) -> Look | None:
         topic = _select("Topic", names, "topic", 260)
         partitions = ["All", *(str(number) for number in range(known.get(topic, 0)))]
         partition = _select("Partition", partitions, "partition", 110)
-        start = choice("Start", STARTS, STARTS[0], "start")
+        start = select_option("Start", STARTS, STARTS[0], "start")
         given = ""
         if start != STARTS[0]:
             what = "Offset" if start == STARTS[1] else "Time, as 2026-11-22 12:00 (UTC)"
-            given = search(what, what, "from", live="500ms", width=230)
-        text = search("Filter", "Filter by text in key, value, headers", "text", live="500ms", width=280)
+            given = search_box(what, what, "from", live="500ms", width=230)
+        text = search_box("Filter", "Filter by text in key, value, headers", "text", live="500ms", width=280)
     try:
         where = _start(start, given)
     except ValueError as error:
@@ -115,7 +115,7 @@ def _select(label: str, options: list[str], key: str, width: int) -> str:
     chosen: str = st.selectbox(label, options, place, key=f"select-{key}", label_visibility="collapsed", width=width)
     said = "" if chosen == options[0] else chosen
     if wanted != said:
-        turn(**{key: said, "place": ""})
+        update_view(**{key: said, "place": ""})
     return chosen
 
 
@@ -125,10 +125,10 @@ def _summary(view: View, look: Look) -> str:
         f"{len(view.records):,} of {view.scanned:,} that were looked at" if look.text else f"{len(view.records):,}"
     )
     shown = f"{matching} shown; the topic holds about {total:,} records in {len(view.spans)} partitions."
-    return f"{shown} {_left(view)}".rstrip()
+    return f"{shown} {_remaining(view)}".rstrip()
 
 
-def _left(view: View) -> str:
+def _remaining(view: View) -> str:
     """Where the view ends although there is more."""
     places = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.left.items())]
     more = f" and {len(places) - LEFT_MAX} more" if len(places) > LEFT_MAX else ""
@@ -139,7 +139,7 @@ def _place(record: Browsed) -> str:
     return f"{record.partition}:{record.offset}"
 
 
-def _row(record: Browsed) -> Row:
+def _row(record: Browsed) -> TableRow:
     cells = {
         "place": _place(record),
         "at": record.timestamp_ms,
@@ -148,7 +148,7 @@ def _row(record: Browsed) -> Row:
         "size": len(record.value) if record.value is not None else None,
         "headers": len(record.headers) if record.headers_error is None else "unreadable",
     }
-    return Row(_place(record), cells)
+    return TableRow(_place(record), cells)
 
 
 def _details(record: Browsed) -> None:
@@ -162,17 +162,17 @@ def _details(record: Browsed) -> None:
 
 def _facts(record: Browsed) -> list[Fact]:
     """Key and headers, in the order of the record; a name that occurs several times is there several times."""
-    lines = [Fact("Key", _said(record.key), mono=True)]
+    lines = [Fact("Key", _text_or_null(record.key), mono=True)]
     if record.odd_timestamp is not None:
         lines.append(Fact("Timestamp", f"not a time: {record.odd_timestamp} ms", tone="warn"))
     if record.headers_error is not None:
         lines.append(Fact("Headers", record.headers_error, tone="bad"))
-    return lines + [Fact(name, _said(value), mono=True) for name, value in record.headers]
+    return lines + [Fact(name, _text_or_null(value), mono=True) for name, value in record.headers]
 
 
-def _said(text: str | None) -> str:
+def _text_or_null(text: str | None) -> str:
     """A null and an empty value told apart."""
     return "(null)" if text is None else text or "(empty)"
 
 
-page_shell.show(_messages)
+page_shell.render_page(_messages)

@@ -5,14 +5,14 @@ import streamlit as st
 from filemill.domain.files import Status
 from filemill.queries.performance import FILES_MAX, Ledger, Performance, Share
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.chart_marks import marks_of
+from filemill_dashboard.components.chart_marks import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.figures import Number, figures
-from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.figures import Metric, metrics
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.components.performance_charts import Stage, cut_of, ended_chart, time_chart
-from filemill_dashboard.components.view_url import choice
+from filemill_dashboard.components.performance_charts import Stage, finished_chart, latency_chart, percentiles_of
+from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.durations import format_duration
@@ -26,21 +26,21 @@ def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">How files fared</div>', width="content")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
-            period = PERIODS[choice("Period", list(PERIODS), "15 min", "period")]
+            period = PERIODS[select_option("Period", list(PERIODS), "15 min", "period")]
             notebook_link(period=period)
     reading = data.performance(period)
     found, old = reading.value, reading.error is not None
-    marks = marks_of(data.chart_operations(period))
-    figures("metrics", _metrics(found), old=old)
+    marks = annotations_of(data.chart_operations(period))
+    metrics("metrics", _metrics(found), stale=old)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="half-a"):
             st.html('<div class="section">Files that ended</div>')
-            ended_chart(found, period, marks, old=old)
+            finished_chart(found, period, marks, stale=old)
         with st.container(key="half-b"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">How long they took</div>', width="content")
-                stage = STAGES[choice("Stage", list(STAGES), "End to end", "stage")]
-            time_chart(found, stage, period, marks, old=old)
+                stage = STAGES[select_option("Stage", list(STAGES), "End to end", "stage")]
+            latency_chart(found, stage, period, marks, stale=old)
     with st.container(key="columns-2", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _shares("by-worker", "Worker", found.workers if found else [], stage, old=old)
@@ -50,10 +50,10 @@ def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
             _ledger(ledger.value, old=ledger.error is not None)
 
 
-def _metrics(found: Performance | None) -> list[Number]:
+def _metrics(found: Performance | None) -> list[Metric]:
     if found is None:
         names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance"]
-        return [Number(name, None) for name in names]
+        return [Metric(name, None) for name in names]
     whole, wait, balance = found.total.whole, found.total.wait, found.balance
     most = (
         f"the newest {FILES_MAX:,}, {format_duration(found.seconds)}"
@@ -62,15 +62,15 @@ def _metrics(found: Performance | None) -> list[Number]:
     )
     failed = f"{found.total.failed:,} of {found.total.ended:,} failed"
     return [
-        Number("Throughput", _rate(found.per_second), f"{found.total.ended:,} files in {most}", "Completed or failed"),
-        Number("Error rate", _percent(found.error_rate), failed, tone=_alarm(found.error_rate)),
-        Number("Upload success", _percent(found.upload_success), f"{found.upload_failures:,} tries failed",
+        Metric("Throughput", _rate(found.per_second), f"{found.total.ended:,} files in {most}", "Completed or failed"),
+        Metric("Error rate", _percent(found.error_rate), failed, tone=_alarm(found.error_rate)),
+        Metric("Upload success", _percent(found.upload_success), f"{found.upload_failures:,} tries failed",
                "Uploads that succeeded, of all that were tried"),
-        Number("End to end, p95", _seconds(whole.p95), f"p50 {format_duration(whole.p50)} · p99 {format_duration(whole.p99)}",
+        Metric("End to end, p95", _seconds(whole.p95), f"p50 {format_duration(whole.p50)} · p99 {format_duration(whole.p99)}",
                "From accepted to the worker's result; first runs only"),
-        Number("Waiting, p95", _seconds(wait.p95), f"p50 {format_duration(wait.p50)} · p99 {format_duration(wait.p99)}",
+        Metric("Waiting, p95", _seconds(wait.p95), f"p50 {format_duration(wait.p50)} · p99 {format_duration(wait.p99)}",
                "From accepted to begun by a worker; first runs only"),
-        Number("Partition balance", None if balance is None else f"{balance:.2f}", "1.00 is even",
+        Metric("Partition balance", None if balance is None else f"{balance:.2f}", "1.00 is even",
                "The busiest partition's files over the mean"),
     ]  # fmt: skip
 
@@ -93,7 +93,7 @@ def _seconds(value: float | None) -> str | None:
 
 def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool) -> None:
     ended = sum(share.ended for share in shares)
-    grid(
+    data_grid(
         key,
         [
             Column("key", what),
@@ -105,23 +105,23 @@ def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool
             Column("p99", "p99", "seconds", 78),
         ],
         [
-            Row(
+            TableRow(
                 str(share.key),
                 {
                     "key": _name(what, share),
                     "files": share.ended,
                     "share": share.ended / ended if ended else None,
                     "failed": share.failed,
-                    "p50": cut_of(share, stage).p50,
-                    "p95": cut_of(share, stage).p95,
-                    "p99": cut_of(share, stage).p99,
+                    "p50": percentiles_of(share, stage).p50,
+                    "p95": percentiles_of(share, stage).p95,
+                    "p99": percentiles_of(share, stage).p99,
                 },
             )
             for share in shares
         ],
         label=f"By {what.lower()}",
         empty=(f"By {what.lower()}: nothing ended in this period", "Choose a longer one, or create a file."),
-        old=old,
+        stale=old,
     )
 
 
@@ -134,13 +134,13 @@ def _name(what: str, share: Share) -> str:
 def _ledger(ledger: Ledger | None, *, old: bool) -> None:
     st.html('<div class="section">The ledger</div>')
     if ledger is None:
-        facts("ledger", [Fact("Accepted", None)], old=old)
+        facts("ledger", [Fact("Accepted", None)], stale=old)
         return
     lines = [Fact("Accepted", f"{ledger.accepted:,}", tone="good" if ledger.clean else "bad")]
     lines += [Fact(f"= {status.value}", f"{ledger.counts[status]:,}") for status in Status]
     lines.append(Fact("= deleted", f"{ledger.deleted:,}"))
     lines.append(Fact("of them in the outbox", f"{ledger.in_outbox:,}"))
-    facts("ledger", lines, old=old)
+    facts("ledger", lines, stale=old)
     notices = [
         Notice("bad", f"{len(ids)} {what}", f"{', '.join(f'#{number}' for number in ids)}. {text}")
         for ids, what, text in (
@@ -154,4 +154,4 @@ def _ledger(ledger: Ledger | None, *, old: bool) -> None:
     show_notices("ledger-says", notices or [fine])
 
 
-page_shell.show(_performance)
+page_shell.render_page(_performance)

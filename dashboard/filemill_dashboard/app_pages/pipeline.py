@@ -7,10 +7,10 @@ from filemill.queries.group import LeaseState, Overview
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.add_partitions import add_partitions
 from filemill_dashboard.components.assignment import assignment
-from filemill_dashboard.components.chart_marks import marks_of
+from filemill_dashboard.components.chart_marks import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.flow_strip import flow_strip
-from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.lag_chart import lag_chart
 from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
@@ -18,7 +18,7 @@ from filemill_dashboard.components.offset_dialog import offset_dialog, reset_but
 from filemill_dashboard.components.outbox_chart import outbox_chart
 from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
-from filemill_dashboard.components.view_url import choice
+from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
@@ -42,7 +42,7 @@ ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monit
 def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     snapshot, old = reading.value, reading.error is not None
     overview = snapshot.overview if snapshot else None
-    flow_strip(snapshot, old=old)
+    flow_strip(snapshot, stale=old)
     lost = overview.lost_requests if overview and not old else None
     show_notices("losses", [_notice(one) for one in lost_requests(lost)])
     if lost:
@@ -53,15 +53,15 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
             _lag(data, overview)
             _rebalances(data)
             _outbox(data, overview)
-            facts("roles", _role_facts(data, overview), title="Who is active", old=old)
+            facts("roles", _role_facts(data, overview), title="Who is active", stale=old)
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 st.html('<div class="section">Assignment</div>', width="content")
                 with st.container(key="group-acts", horizontal=True, width="content", gap="small"):
                     add_partitions(data, overview)
                     reset_button(data, overview)
-            assignment(overview.group if overview else None, overview.lags if overview else None, old=old)
-            facts("group", _group_facts(data, overview, reading), title="Consumer group", old=old)
+            assignment(overview.group if overview else None, overview.lags if overview else None, stale=old)
+            facts("group", _group_facts(data, overview, reading), title="Consumer group", stale=old)
     if st.session_state.pop("opening", False):
         st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
 
@@ -70,12 +70,14 @@ def _lag(data: PageData, overview: Overview | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.html('<div class="section">Lag per partition</div>', width="content")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
-            chosen = choice("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+            chosen = select_option("Period", list(PERIODS), PERIOD_DEFAULT, "period")
             notebook_link(period=PERIODS[chosen])
     period = PERIODS[chosen]
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
-    lag_chart(history.value, period, as_of, marks_of(data.chart_operations(period)), old=history.error is not None)
+    lag_chart(
+        history.value, period, as_of, annotations_of(data.chart_operations(period)), stale=history.error is not None
+    )
 
 
 def _outbox(data: PageData, overview: Overview | None) -> None:
@@ -83,7 +85,9 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
     reading = data.outbox_history(period)
     as_of = overview.as_of if overview else None
     st.html('<div class="section">Outbox</div>')
-    outbox_chart(reading.value, period, as_of, marks_of(data.chart_operations(period)), old=reading.error is not None)
+    outbox_chart(
+        reading.value, period, as_of, annotations_of(data.chart_operations(period)), stale=reading.error is not None
+    )
 
 
 def _rebalances(data: PageData) -> None:
@@ -92,13 +96,13 @@ def _rebalances(data: PageData) -> None:
     known, old = reading.value, reading.error is not None
     found = ownership_periods(known) if known else []
     st.html('<div class="section">Owners over time</div>')
-    rebalance_chart(known, found, period, marks_of(data.chart_operations(period)), old=old)
+    rebalance_chart(known, found, period, annotations_of(data.chart_operations(period)), stale=old)
     moved = ownership_changes(known, found) if known else []
-    grid(
+    data_grid(
         "moves",
         MOVES,
         [
-            Row(
+            TableRow(
                 f"{move.partition}-{epoch_milliseconds(move.at)}-{move.worker}",
                 {
                     "at": epoch_milliseconds(move.at),
@@ -113,7 +117,7 @@ def _rebalances(data: PageData) -> None:
         ],
         label="Partitions that changed hands",
         empty=("No partition changed hands in this period", "A worker that starts, stops or dies moves some."),
-        old=old,
+        stale=old,
     )
 
 
@@ -166,5 +170,5 @@ def _role(label: str, lease: LeaseState | None) -> Fact:
     return Fact(label, lease.holder, tone="good")
 
 
-page_shell.show(_pipeline)
+page_shell.render_page(_pipeline)
 offset_dialog(data_module.current())

@@ -7,9 +7,9 @@ from filemill.runtime.stack_state import StackState
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.chart_marks import describe
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.components.view_url import choice
+from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS
 from filemill_dashboard.state.page_data import PageData, Snapshot
@@ -24,7 +24,7 @@ VIEWS = ["Health", "Settings", "Activity"]
 
 
 def _setup(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
-    view = choice("View", VIEWS, VIEWS[0], "show")
+    view = select_option("View", VIEWS, VIEWS[0], "show")
     if view == "Settings":
         _settings(data)
     elif view == "Activity":
@@ -63,7 +63,7 @@ def _servers(data: PageData, stack: StackState | None) -> None:
             "address": health.address if health else None,
             "took": health.took_ms / 1000 if health and health.took_ms is not None else None,
         }
-        rows.append(Row(name, cells, titles={"state": (health.problem or "") if health else ""}))
+        rows.append(TableRow(name, cells, titles={"state": (health.problem or "") if health else ""}))
     columns = [
         Column("name", "Server", "text", 104),
         Column("state", "State", "badge", 92),
@@ -72,7 +72,7 @@ def _servers(data: PageData, stack: StackState | None) -> None:
         Column("took", "Answer in", "seconds", 88),
     ]
     st.html('<div class="section">Servers</div>')
-    grid("servers", columns, rows, label="Servers", empty=("None", ""))
+    data_grid("servers", columns, rows, label="Servers", empty=("None", ""))
     known = [reading.value for reading in data.health().values() if reading.value is not None]
     missing = [one for one in known if not one.ok]
     steps = [Notice("warn", f"{LABELS[one.server]} {one.problem}", one.advice or "") for one in missing]
@@ -83,17 +83,17 @@ def _servers(data: PageData, stack: StackState | None) -> None:
 def _topics(data: PageData) -> None:
     reading = data.topics()
     st.html('<div class="section">Topics</div>')
-    grid(
+    data_grid(
         "topics",
         TOPICS,
         [
-            Row(topic.name, {"name": topic.name, "partitions": topic.partitions, "dated_by": topic.dated_by})
+            TableRow(topic.name, {"name": topic.name, "partitions": topic.partitions, "dated_by": topic.dated_by})
             for topic in reading.value or []
         ],
         label="Topics",
         empty=("Not known yet", reading.error or "Kafka has not answered."),
-        old=reading.error is not None,
-        on_open=lambda topic: page_shell.go("messages", topic=topic),
+        stale=reading.error is not None,
+        on_open=lambda topic: page_shell.navigate_to("messages", topic=topic),
     )
     odd = [topic.name for topic in reading.value or [] if topic.dated_by == "producers"]
     what = f"Producers set the timestamps of {', '.join(odd)}"
@@ -125,11 +125,11 @@ def _processes(stack: StackState | None) -> None:
         Column("restarts", "Restarts", "number", 84),
         Column("log", "Log", "mono"),
     ]
-    grid("processes", columns, rows, label="Processes", empty=("None", ""))
+    data_grid("processes", columns, rows, label="Processes", empty=("None", ""))
 
 
-def _process(name: str, pid: int, restarts: int | None, log: str) -> Row:
-    return Row(name, {"name": name, "pid": str(pid), "restarts": restarts, "log": log})
+def _process(name: str, pid: int, restarts: int | None, log: str) -> TableRow:
+    return TableRow(name, {"name": name, "pid": str(pid), "restarts": restarts, "log": log})
 
 
 def _settings(data: PageData) -> None:
@@ -140,7 +140,7 @@ def _settings(data: PageData) -> None:
         Column("meaning", "Meaning", hide_below=900),
     ]
     rows = [
-        Row(
+        TableRow(
             one.name,
             {
                 "name": one.name,
@@ -151,12 +151,12 @@ def _settings(data: PageData) -> None:
         )
         for one in settings_in_force(data.services.settings)
     ]
-    grid("settings", columns, rows, label="Settings", empty=("None", ""))
+    data_grid("settings", columns, rows, label="Settings", empty=("None", ""))
 
 
 def _activity(data: PageData) -> None:
     reading = data.operations()
-    grid(
+    data_grid(
         "acts",
         [
             Column("at", "When", "moment", 190),
@@ -165,7 +165,7 @@ def _activity(data: PageData) -> None:
             Column("detail", "What"),
         ],
         [
-            Row(
+            TableRow(
                 str(act.id),
                 {
                     "at": epoch_milliseconds(act.at),
@@ -180,8 +180,8 @@ def _activity(data: PageData) -> None:
         empty=("Nobody did anything within a day", "Retries, cancellations, replays, orders to workers appear here.")
         if reading.value is not None
         else ("Not known yet", "The database has not answered."),
-        old=reading.error is not None,
+        stale=reading.error is not None,
     )
 
 
-page_shell.show(_setup)
+page_shell.render_page(_setup)

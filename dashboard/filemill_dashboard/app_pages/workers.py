@@ -13,11 +13,11 @@ from filemill.runtime.supervisor_client import CommandRejected, SupervisorComman
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.grid import Act, Column, Row, grid
-from filemill_dashboard.components.notices import Notice, show_line
-from filemill_dashboard.components.tiles_filter import Tile, plain_tiles
+from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
+from filemill_dashboard.components.notices import Notice, show_inline_notice
+from filemill_dashboard.components.tiles_filter import Tile, filter_tiles
 from filemill_dashboard.components.timeline import timeline_of
-from filemill_dashboard.components.view_url import search, turn
+from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
 from filemill_dashboard.state.worker_control import (
@@ -90,21 +90,21 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         with st.container(key="tile-row"):
             _tiles(counts, wanted, old=old)
         if page > 1 or matching > PAGE_WORKERS or text:
-            search("Find a worker", "Find by name", "find", live="500ms", width=220)
+            search_box("Find a worker", "Find by name", "find", live="500ms", width=220)
         if stack is not None:
             _scale(data, stack)
-    show_line("worker-outcome", st.session_state.get("worker_outcome"))
+    show_inline_notice("worker-outcome", st.session_state.get("worker_outcome"))
     known = set(processors(stack)) if stack is not None else set()
-    grid(
+    data_grid(
         "workers",
         _columns(workers),
         [_row(worker, since, worker.id in known, stack is not None) for worker in workers],
         label="Workers",
         empty=_empty(reading, wanted, embedded=stack is not None),
-        old=old,
-        chosen=st.query_params.get("worker"),
-        on_open=lambda worker_id: turn(worker="" if st.query_params.get("worker") == worker_id else worker_id),
-        on_act=lambda worker_id, act: _act(data, worker_id, act),
+        stale=old,
+        selected=st.query_params.get("worker"),
+        on_open=lambda worker_id: update_view(worker="" if st.query_params.get("worker") == worker_id else worker_id),
+        on_action=lambda worker_id, act: _on_action(data, worker_id, act),
     )
     _pages(page, matching)
     name = st.query_params.get("worker", "")
@@ -124,7 +124,9 @@ def _pages(page: int, matching: int) -> None:
     with st.container(key="worker-pages", horizontal=True, vertical_alignment="center"):
         st.caption(f"{first:,} to {last:,} of {matching:,} workers" if first <= last else f"{matching:,} workers")
         for label, other, there in (("Previous", page - 1, page > 1), ("Next", page + 1, last < matching)):
-            st.button(label, key=f"workers-{label}", disabled=not there, on_click=turn, kwargs={"page": str(other)})
+            st.button(
+                label, key=f"workers-{label}", disabled=not there, on_click=update_view, kwargs={"page": str(other)}
+            )
 
 
 def _tiles(counts: dict[WorkerCondition, int] | None, wanted: str, *, old: bool) -> None:
@@ -133,8 +135,13 @@ def _tiles(counts: dict[WorkerCondition, int] | None, wanted: str, *, old: bool)
         Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
         for state in WorkerCondition
     ]
-    plain_tiles(
-        "states", tiles, wanted, label="Filter by state", old=old, on_choice=lambda state: turn(state=state, page="")
+    filter_tiles(
+        "states",
+        tiles,
+        wanted,
+        label="Filter by state",
+        stale=old,
+        on_choice=lambda state: update_view(state=state, page=""),
     )
 
 
@@ -149,19 +156,23 @@ def _scale(data: PageData, stack: StackState) -> None:
             type="primary",
             width="stretch",
             disabled=wanted == now,
-            on_click=_command,
+            on_click=_send_supervisor_command,
             args=(data, order, f"{wanted} file processors from now on"),
         )
         for verb in (WorkerCommandKind.QUIET, WorkerCommandKind.RESUME):
             st.button(
-                f"{_VERBS[verb]} all", key=f"all-{verb}", width="stretch", on_click=_tell, args=(data, verb, None)
+                f"{_VERBS[verb]} all",
+                key=f"all-{verb}",
+                width="stretch",
+                on_click=_send_command,
+                args=(data, verb, None),
             )
 
 
 _VERBS = {WorkerCommandKind.QUIET: "Quiet", WorkerCommandKind.RESUME: "Resume"}
 
 
-def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
+def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> TableRow:
     vitals = worker.vitals
     gone = worker.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
     breaker = vitals.breaker if vitals is not None and not gone else None
@@ -170,7 +181,7 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
     why_not = "It is gone" if gone else ""
     why_no_signal = "" if ours else "This stack did not start it" if embedded else "Stop it where it was started"
     live = None if gone else vitals
-    return Row(
+    return TableRow(
         worker.id,
         {
             "id": worker.id,
@@ -188,10 +199,10 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> Row:
             "memory": live.rss_bytes if live else None,
             "starts": worker.starts,
         },
-        acts=[
-            Act("resume", "Resume", why_not) if quiet else Act("quiet", "Quiet", why_not),
-            Act("stop", "Stop", why_no_signal),
-            Act("kill", "Kill", why_no_signal, danger=True),
+        actions=[
+            RowAction("resume", "Resume", why_not) if quiet else RowAction("quiet", "Quiet", why_not),
+            RowAction("stop", "Stop", why_no_signal),
+            RowAction("kill", "Kill", why_no_signal, danger=True),
         ],
         tone="bad"
         if worker.condition is WorkerCondition.DEAD
@@ -237,38 +248,42 @@ def _empty(reading: CachedValue[WorkerPage], wanted: str, *, embedded: bool) -> 
     return "No worker was heard of within a day", how
 
 
-def _act(data: PageData, worker_id: str, act: str) -> None:
+def _on_action(data: PageData, worker_id: str, act: str) -> None:
     match act:
         case "quiet" | "resume":
-            _tell(data, WorkerCommandKind(act), worker_id)
+            _send_command(data, WorkerCommandKind(act), worker_id)
         case "stop":
-            _command(data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped for good")
+            _send_supervisor_command(
+                data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped for good"
+            )
         case "kill":
-            _command(data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed; it is started again")
+            _send_supervisor_command(
+                data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed; it is started again"
+            )
 
 
-def _tell(data: PageData, order: WorkerCommandKind, worker_id: str | None) -> None:
+def _send_command(data: PageData, order: WorkerCommandKind, worker_id: str | None) -> None:
     said = {WorkerCommandKind.QUIET: "told to take nothing new", WorkerCommandKind.RESUME: "told to go on"}[order]
     try:
         send_worker_command(data, order, worker_id, ACTOR)
-        _say("good", f"{worker_id or 'All workers'}: {said}")
+        _set_outcome("good", f"{worker_id or 'All workers'}: {said}")
     except (Unavailable, UnknownWorker) as error:
-        _say("bad", "Not told", str(error))
+        _set_outcome("bad", "Not told", str(error))
 
 
-def _command(data: PageData, order: SupervisorCommand, said: str) -> None:
+def _send_supervisor_command(data: PageData, order: SupervisorCommand, said: str) -> None:
     stack = data.stack()
     if stack is None:
-        _say("bad", "Not done", "The stack does not run any more.")
+        _set_outcome("bad", "Not done", "The stack does not run any more.")
         return
     try:
         send_supervisor_command(data, stack, order, ACTOR)
-        _say("good", said)
+        _set_outcome("good", said)
     except (Unavailable, CommandRejected) as error:
-        _say("bad", "Not done", str(error))
+        _set_outcome("bad", "Not done", str(error))
 
 
-def _say(tone: str, what: str, text: str = "") -> None:
+def _set_outcome(tone: str, what: str, text: str = "") -> None:
     st.session_state["worker_outcome"] = Notice(tone, what, text)
 
 
@@ -277,7 +292,7 @@ def _details(data: PageData, worker: WorkerView) -> None:
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
             st.html('<div class="section">What the chosen worker has in hand</div>')
-            grid(
+            data_grid(
                 "in-hand",
                 [
                     Column("id", "File", "text", 90),
@@ -288,7 +303,7 @@ def _details(data: PageData, worker: WorkerView) -> None:
                     Column("seconds", "For", "seconds", 84),
                 ],
                 [
-                    Row(
+                    TableRow(
                         str(file.id),
                         {
                             "id": f"#{file.id}",
@@ -303,8 +318,8 @@ def _details(data: PageData, worker: WorkerView) -> None:
                 ],
                 label="Files in progress",
                 empty=(f"{worker.id} has no file in progress", "What takes less than a second is not reported."),
-                old=files.error is not None,
-                on_open=lambda file_id: page_shell.go("file", id=file_id),
+                stale=files.error is not None,
+                on_open=lambda file_id: page_shell.navigate_to("file", id=file_id),
             )
         with st.container(key="right"):
             facts("vitals", _vitals(worker), title="How it fares")
@@ -355,4 +370,4 @@ def _step(event: WorkerEvent) -> TimelineEntry:
     return TimelineEntry(event.timestamp, what, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
 
 
-page_shell.show(_workers)
+page_shell.render_page(_workers)

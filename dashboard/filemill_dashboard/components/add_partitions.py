@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from filemill.services.audit import record
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
-from filemill_dashboard.components.notices import Notice, show_line
+from filemill.services.audit import record
+from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.views.advice import even_shares
 
@@ -41,7 +41,7 @@ def add_partitions(data: PageData, overview: Overview | None) -> None:
             on_click=_add,
             args=(data, topic, now, int(total or 0)),
         )
-        show_line("partitions-outcome", st.session_state.get(_OUTCOME))
+        show_inline_notice("partitions-outcome", st.session_state.get(_OUTCOME))
 
 
 def _add(data: PageData, topic: str, before: int, total: int) -> None:

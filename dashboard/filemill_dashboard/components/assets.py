@@ -37,7 +37,7 @@ def component(name: str, *, isolated: bool = True) -> Component:
     return mount
 
 
-def offered(component: str, sent: object, drawn: Collection[str]) -> str | None:
+def only_drawn(component: str, sent: object, drawn: Collection[str]) -> str | None:
     """What a browser sent, if the component was last drawn with it; None for anything else.
 
     A script can send any message to its page's session, not only what the drawn buttons send.

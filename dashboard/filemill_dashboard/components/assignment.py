@@ -4,7 +4,7 @@ from filemill.queries.group import GroupState, Lags
 from filemill_dashboard.components.assets import component
 
 
-def assignment(group: GroupState | None, lags: Lags | None, *, old: bool) -> None:
+def assignment(group: GroupState | None, lags: Lags | None, *, stale: bool) -> None:
     """Draw the matrix of members and partitions."""
     owned = {partition for member in group.members for partition in member.partitions} if group else set()
     known = {part.partition for part in lags.partitions} if lags else set()
@@ -23,6 +23,6 @@ def assignment(group: GroupState | None, lags: Lags | None, *, old: bool) -> Non
             "partitions": [{"partition": part, "owned": part in owned} for part in sorted(known | owned)],
             "members": members,
             "none": none,
-            "old": old,
+            "old": stale,
         },
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from filemill_dashboard.components.assets import component, offered
+from filemill_dashboard.components.assets import component, only_drawn
 
 
 def bars(
@@ -23,7 +23,7 @@ def bars(
         sent = st.session_state[key].choice
         if sent is None:
             return
-        choice = offered(key, sent, {"", *counts})
+        choice = only_drawn(key, sent, {"", *counts})
         if choice is not None:
             on_choice(choice)
 

@@ -5,9 +5,9 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from filemill.domain.file_actions import Action, Selection
 from filemill.errors import Unavailable
 from filemill.queries.files import COUNT_MAX
-from filemill.domain.file_actions import Action, Selection
 from filemill_dashboard.components.links import links
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.bulk import apply_to_all
@@ -17,7 +17,7 @@ from filemill_dashboard.state.page_data import PageData
 ACTOR = "page"
 _WANTED = "bulk_wanted"
 _STATE = "bulk_state"
-_MEANING = {
+_EFFECTS = {
     Action.RETRY: "Each gets a new run, from the start.",
     Action.CANCEL: "Those that a worker has are let go by it. A result that comes first stands.",
     Action.DELETE: "Rows and objects go for good; tombstones stay, which the ledger counts.",
@@ -32,7 +32,7 @@ def bulk_menu(selection: Selection) -> None:
                 f"{action.value.capitalize()} all matching …",
                 key=f"bulk-{action}",
                 width="stretch",
-                on_click=_want,
+                on_click=_open_dialog,
                 args=(action, selection),
                 disabled=not selection.eligible(action),
                 help=None if selection.eligible(action) else f"No {selection.status} file can be {action.done}",
@@ -48,7 +48,7 @@ def bulk_menu(selection: Selection) -> None:
         )
 
 
-def _want(action: Action, selection: Selection) -> None:
+def _open_dialog(action: Action, selection: Selection) -> None:
     st.session_state.update({_WANTED: (action, selection), _STATE: {}, "opening": True})
 
 
@@ -71,10 +71,10 @@ def bulk_dialog(data: PageData) -> None:
             except Unavailable as error:
                 show_notices("bulk-trouble", [Notice("bad", "The files cannot be counted", str(error))])
                 return
-        many = _many(state["count"])
+        many = _count_text(state["count"])
         st.write(f"**{many} files** match that can be {action.done}.")
         st.caption(_filter(selection))
-        st.caption(_MEANING[action])
+        st.caption(_EFFECTS[action])
 
         show_notices("bulk-busy", [Notice("warn", "Not now", state["busy"])] if "busy" in state else [])
         with st.container(horizontal=True, horizontal_alignment="right"):
@@ -100,7 +100,7 @@ def _start(data: PageData, action: Action, selection: Selection, state: dict[str
         state["busy"] = str(busy)
 
 
-def _many(count: int) -> str:
+def _count_text(count: int) -> str:
     return f"more than {COUNT_MAX - 1:,}" if count >= COUNT_MAX else f"{count:,}"
 
 

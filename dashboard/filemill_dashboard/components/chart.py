@@ -12,7 +12,7 @@ ALIGNED = {"l": 40, "r": 40, "t": 30, "b": 0}
 
 
 @dataclass(frozen=True)
-class Mark:
+class Annotation:
     """Something that somebody did: a line through the chart, which says what when it is pointed at.
 
     What lasted, as a fault does, has an end too and is a bar.
@@ -32,11 +32,11 @@ class Figure:
 
     layout: dict[str, Any]
     traces: list[dict[str, Any]] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
     elapsed: bool = False
 
 
-def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", old: bool = False) -> None:
+def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", stale: bool = False) -> None:
     """Draw it, `height` pixels high from the start; `message` stands in its middle; an `old` one is paler.
 
     All texts are shown as they are: what looks like markup in them is none.
@@ -45,12 +45,12 @@ def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "",
         key=key,
         data={
             "figure": plain_figure({"data": figure.traces, "layout": figure.layout}),
-            "marks": plain_figure([asdict(mark) for mark in figure.marks]),
+            "marks": plain_figure([asdict(mark) for mark in figure.annotations]),
             "elapsed": figure.elapsed,
             "height": height,
             "alt": alt,
             "message": message,
-            "old": old,
+            "old": stale,
             "script": PLOTLY_PATH,
         },
     )

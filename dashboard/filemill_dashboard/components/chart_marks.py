@@ -6,30 +6,30 @@ from typing import Any
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import DEPLOYED, Act
 from filemill.services.faults import FAULT
-from filemill_dashboard.components.chart import Mark
+from filemill_dashboard.components.chart import Annotation
 
 
-def marks_of(acts: Sequence[Act]) -> list[Mark]:
+def annotations_of(acts: Sequence[Act]) -> list[Annotation]:
     """A mark an act, and a bar a fault. What was refused did not happen."""
-    return [_mark(act) for act in acts if "refused" not in act.detail]
+    return [_annotation(act) for act in acts if "refused" not in act.detail]
 
 
-def _mark(act: Act) -> Mark:
+def _annotation(act: Act) -> Annotation:
     began = epoch_milliseconds(act.at)
     ended, seconds = act.detail.get("ended"), act.detail.get("seconds")
     if act.action != FAULT or not isinstance(seconds, int | float) or seconds <= 0:
-        return Mark(began, describe(act))
+        return Annotation(began, describe(act))
     # Until its end is on record, the end that was planned.
     until = 1000 * ended if isinstance(ended, int | float) else began + 1000 * seconds
-    return Mark(began, describe(act), max(float(began), until))
+    return Annotation(began, describe(act), max(float(began), until))
 
 
 def describe(act: Act) -> str:
     """What somebody did, in a few words, and who."""
-    return f"{_said(act.action, act.detail)} · {act.actor}"
+    return f"{_summary(act.action, act.detail)} · {act.actor}"
 
 
-def _said(action: str, detail: dict[str, Any]) -> str:
+def _summary(action: str, detail: dict[str, Any]) -> str:
     said = action
     match action:
         case _ if action == DEPLOYED:

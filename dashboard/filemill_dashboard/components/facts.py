@@ -15,7 +15,7 @@ class Fact:
     mono: bool = False
 
 
-def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None, old: bool = False) -> None:
+def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None, stale: bool = False) -> None:
     """Draw them, under a title, with a download at the end; `old` ones are paler."""
-    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "old": old}
+    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "old": stale}
     component("facts")(key=key, data=data)

@@ -16,7 +16,7 @@ _WANTED = "fault_wanted"
 OUTCOME = "fault_outcome"
 
 
-def want(offer: Offer) -> None:
+def open_fault_dialog(offer: Offer) -> None:
     """Ask for the dialog (`opening`), which a run of the whole page opens. For callbacks."""
     st.session_state.update({_WANTED: offer, "opening": True})
 

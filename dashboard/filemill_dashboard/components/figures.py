@@ -7,7 +7,7 @@ from filemill_dashboard.components.assets import component
 
 
 @dataclass(frozen=True)
-class Number:
+class Metric:
     """One figure. A value of None is unknown; `note` is below it, `title` explains it, `tone` colours it."""
 
     name: str
@@ -17,6 +17,6 @@ class Number:
     tone: str | None = None
 
 
-def figures(key: str, numbers: Sequence[Number], *, old: bool) -> None:
+def metrics(key: str, items: Sequence[Metric], *, stale: bool) -> None:
     """Draw them."""
-    component("figures")(key=key, data={"numbers": [asdict(number) for number in numbers], "old": old})
+    component("figures")(key=key, data={"numbers": [asdict(number) for number in items], "old": stale})

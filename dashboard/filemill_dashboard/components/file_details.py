@@ -27,7 +27,7 @@ def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> 
         if reading.error is not None:
             show_notices("details-trouble", [Notice("bad", "PostgreSQL does not answer", reading.error)])
         if reading.value is not None:
-            page_shell.link("file", "The whole story: timeline, attempts, content", id=str(file_id))
+            page_shell.page_link("file", "The whole story: timeline, attempts, content", id=str(file_id))
             facts("details", file_facts(reading.value), download=download_path(reading.value))
         elif reading.error is None:
             show_notices("details-none", [Notice("warn", f"There is no file #{file_id}")])

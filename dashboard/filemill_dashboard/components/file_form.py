@@ -8,7 +8,7 @@ import streamlit as st
 from filemill.domain.files import InvalidRequest, new_file
 from filemill.domain.idempotency import KeyReused
 from filemill.errors import Unavailable
-from filemill_dashboard.components.notices import Notice, show_line
+from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.bulk import create_many
 from filemill_dashboard.state.jobs import JobRunning
@@ -54,10 +54,10 @@ def file_form(show_newest: Callable[[], None]) -> None:
             key=f"create-{key[:8]}",  # a second click on a button that is gone does nothing
             width="content",
         )
-    show_line("outcome", st.session_state.get(_OUTCOME))
+    show_inline_notice("outcome", st.session_state.get(_OUTCOME))
 
 
-def own_file() -> int | None:
+def created_file() -> int | None:
     """The id of the file that this viewer asked for last."""
     own: int | None = st.session_state.get(_OWN)
     return own

@@ -6,7 +6,7 @@ from filemill_dashboard.components.file_table import download_path
 from filemill_dashboard.components.status_style import TONES
 
 
-def file_head(file: FileRow, *, old: bool) -> None:
+def file_header(file: FileRow, *, stale: bool) -> None:
     """Draw them."""
     data = {
         "id": file.id,
@@ -15,6 +15,6 @@ def file_head(file: FileRow, *, old: bool) -> None:
         "status": file.status.value,
         "tone": TONES[file.status],
         "download": download_path(file),
-        "old": old,
+        "old": stale,
     }
     component("file_head")(key="head", data=data)

@@ -9,16 +9,16 @@ import streamlit as st
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.queries.files import FilePage
-from filemill_dashboard.components.assets import component, offered
+from filemill_dashboard.components.assets import component, only_drawn
 from filemill_dashboard.components.status_style import TONES
 
 
 def file_table(
     page: FilePage | None,
     *,
-    since: float,
-    old: bool,
-    own: int | None,
+    age_seconds: float,
+    stale: bool,
+    highlighted: int | None,
     empty: tuple[str, str],
     on_open: Callable[[int], None],
     on_page: Callable[[str], None],
@@ -36,11 +36,11 @@ def file_table(
     def act() -> None:
         state = st.session_state["files"]
         if state.open is not None:
-            chosen = offered("files", str(state.open), {str(row.id) for row in items})
+            chosen = only_drawn("files", str(state.open), {str(row.id) for row in items})
             if chosen is not None:
                 on_open(int(chosen))
         elif state.page is not None:
-            cursor = offered("files", state.page, {"", (page and page.next) or "", (page and page.previous) or ""})
+            cursor = only_drawn("files", state.page, {"", (page and page.next) or "", (page and page.previous) or ""})
             if cursor is not None:
                 on_page(cursor)
         elif state.sort is not None:
@@ -49,13 +49,13 @@ def file_table(
     component("file_table")(
         key="files",
         data={
-            "rows": [_row(row, page.as_of, since, own) for row in items] if page else [],
+            "rows": [_row(row, page.as_of, age_seconds, highlighted) for row in items] if page else [],
             "empty": None if items else {"what": empty[0], "todo": empty[1]},
             "next": page.next if page else None,
             "previous": page.previous if page else None,
             "oldest_first": page is not None and page.oldest_first,
             "range": last,
-            "old": old,
+            "old": stale,
         },
         on_open_change=act,
         on_page_change=act,

@@ -12,9 +12,9 @@ from filemill_dashboard.views.advice import STUCK_SECONDS, lag_age, trend
 LANES_MAX = 48
 
 
-def flow_strip(snapshot: Snapshot | None, *, old: bool) -> None:
+def flow_strip(snapshot: Snapshot | None, *, stale: bool) -> None:
     """Draw it; without a snapshot, all is unknown."""
-    component("strip")(key="strip", data={"stages": _stages(snapshot), "old": old})
+    component("strip")(key="strip", data={"stages": _stages(snapshot), "old": stale})
 
 
 def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "name": "Backlog",
             "value": lags.total if lags else None,
             "note": _per_second(overview.flow.committed if overview else None),
-            "more": _way(overview),
+            "more": _outlook(overview),
             "title": "Records on Kafka that are not committed yet, those in progress among them; commits per second; "
             "how long the oldest has waited, and when all are done at this rate",
             "lanes": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:LANES_MAX]]
@@ -73,7 +73,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
     ]
 
 
-def _way(overview: Overview | None) -> str:
+def _outlook(overview: Overview | None) -> str:
     """How far behind, and where that is going."""
     lags = overview.lags if overview else None
     if overview is None or lags is None or not lags.total:

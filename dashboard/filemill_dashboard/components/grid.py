@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from filemill_dashboard.components.assets import component, offered
+from filemill_dashboard.components.assets import component, only_drawn
 
-Kind = Literal["text", "mono", "number", "badge", "bytes", "seconds", "ago", "rate", "percent", "moment", "chips"]
+CellKind = Literal["text", "mono", "number", "badge", "bytes", "seconds", "ago", "rate", "percent", "moment", "chips"]
 
 
 @dataclass(frozen=True)
@@ -17,24 +17,24 @@ class Column:
 
     key: str
     label: str
-    kind: Kind = "text"
+    kind: CellKind = "text"
     width: int | None = None
     hide_below: int = 0
     title: str = ""
 
 
 @dataclass(frozen=True)
-class Act:
+class RowAction:
     """A button of a row. With `why_not` it cannot be pressed, and says why."""
 
     name: str
     label: str
-    why_not: str = ""
+    disabled_reason: str = ""
     danger: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row: `cells` by the columns' keys.
 
     None is unknown; a badge is (text, tone); `ago` and `seconds` are seconds, `moment` is milliseconds since 1970.
@@ -42,22 +42,22 @@ class Row:
 
     key: str
     cells: dict[str, Any]
-    acts: Sequence[Act] = ()
+    actions: Sequence[RowAction] = ()
     tone: str | None = None
     titles: dict[str, str] = field(default_factory=dict)
 
 
-def grid(
+def data_grid(
     key: str,
     columns: Sequence[Column],
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     *,
     label: str,
     empty: tuple[str, str],
-    old: bool = False,
-    chosen: str | None = None,
+    stale: bool = False,
+    selected: str | None = None,
     on_open: Callable[[str], None] | None = None,
-    on_act: Callable[[str, str], None] | None = None,
+    on_action: Callable[[str, str], None] | None = None,
 ) -> None:
     """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act.
 
@@ -65,20 +65,20 @@ def grid(
 
     Both hear only of rows that were drawn, and of buttons that could be pressed there.
     """
-    drawn = {row.key: [one.name for one in row.acts if not one.why_not] for row in rows}
+    drawn = {row.key: [one.name for one in row.actions if not one.disabled_reason] for row in rows}
 
     def act() -> None:
         state = st.session_state[key]
         if state.open is not None and on_open is not None:
-            row = offered(key, state.open, drawn)
+            row = only_drawn(key, state.open, drawn)
             if row is not None:
                 on_open(row)
-        elif state.act is not None and on_act is not None:
+        elif state.act is not None and on_action is not None:
             sent = state.act if isinstance(state.act, Mapping) else {}
-            row = offered(key, sent.get("row"), drawn)
-            name = offered(key, sent.get("act"), drawn[row]) if row is not None else None
+            row = only_drawn(key, sent.get("row"), drawn)
+            name = only_drawn(key, sent.get("act"), drawn[row]) if row is not None else None
             if row is not None and name is not None:
-                on_act(row, name)
+                on_action(row, name)
 
     component("grid")(
         key=key,
@@ -88,18 +88,18 @@ def grid(
                 {
                     "key": row.key,
                     "cells": row.cells,
-                    "acts": [asdict(one) for one in row.acts],
+                    "acts": [asdict(one) for one in row.actions],
                     "tone": row.tone,
                     "titles": row.titles,
                 }
                 for row in rows
             ],
-            "acts": any(row.acts for row in rows),
+            "acts": any(row.actions for row in rows),
             "label": label,
             "empty": {"what": empty[0], "todo": empty[1]} if not rows else None,
             "opens": on_open is not None,
-            "old": old,
-            "chosen": chosen,
+            "old": stale,
+            "chosen": selected,
         },
         on_open_change=act,
         on_act_change=act,

@@ -7,7 +7,7 @@ from typing import Any
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.group import LagHistory
-from filemill_dashboard.components.chart import ALIGNED, Figure, Mark, chart
+from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 
 HEIGHT_PIXELS = 310
 # Beyond this many lines none can be told from another: the rest are drawn as one.
@@ -19,16 +19,16 @@ def lag_chart(
     history: LagHistory | None,
     period_seconds: int,
     as_of: datetime | None,
-    marks: Sequence[Mark] = (),
+    annotations: Sequence[Annotation] = (),
     *,
-    old: bool,
+    stale: bool,
 ) -> None:
     """Draw it over the whole period, so that a time without samples shows as one."""
     figure = figure_of(history, timedelta(seconds=period_seconds), as_of or datetime.now(UTC))
     message = "" if figure.traces else "no samples in this period" if history is not None else "not known yet"
     alt = "Lag per partition over the chosen period"
-    figure = replace(figure, marks=list(marks))
-    chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
+    figure = replace(figure, marks=list(annotations))
+    chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)
 
 
 def figure_of(history: LagHistory | None, period: timedelta, until: datetime) -> Figure:

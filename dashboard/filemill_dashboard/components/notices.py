@@ -17,7 +17,7 @@ class Notice:
     """One banner. `tone` is good, warn or bad."""
 
     tone: str
-    what: str
+    title: str
     text: str = ""
 
 
@@ -26,7 +26,7 @@ def show_notices(key: str, notices: list[Notice]) -> None:
     component("notice")(key=key, data={"notices": [asdict(notice) for notice in notices]})
 
 
-def show_line(key: str, notice: Notice | None) -> None:
+def show_inline_notice(key: str, notice: Notice | None) -> None:
     """One notice without a box, in a line that is there also when there is nothing to say: nothing below it moves."""
     component("notice")(key=key, data={"notices": [asdict(notice)] if notice else [], "line": True})
 
@@ -48,10 +48,12 @@ def server_notices(
                 parts.append(state.consequence)
             parts.append(state.advice or "")
             if server == "postgres":
-                parts.append(_old(snapshot))
+                parts.append(_stale_hint(snapshot))
             notices.append(Notice("bad", what, " ".join(part for part in parts if part)))
     if snapshot.error is not None and accepting:
-        notices.append(Notice("bad", "PostgreSQL does not answer", f"{snapshot.error}. {_old(snapshot)}".strip()))
+        notices.append(
+            Notice("bad", "PostgreSQL does not answer", f"{snapshot.error}. {_stale_hint(snapshot)}".strip())
+        )
     return notices
 
 
@@ -64,5 +66,5 @@ def show_bug(error: Exception) -> bool:
     return True
 
 
-def _old(snapshot: CachedValue[Snapshot]) -> str:
+def _stale_hint(snapshot: CachedValue[Snapshot]) -> str:
     return "" if snapshot.age_seconds is None else "What you see below is the last that was known."

@@ -8,15 +8,15 @@ import streamlit as st
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
 from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
-from filemill_dashboard.components.grid import Column, Row, grid
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 _WANTED = "offsets_wanted"
-WAYS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
-THEN: dict[str, Unfinished] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
+TARGETS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
+UNFINISHED_ACTIONS: dict[str, Unfinished] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
 SHIFT_MAX = 10_000_000
 PREVIEW = [
     Column("partition", "Partition", "mono", 82),
@@ -33,13 +33,13 @@ def reset_button(data: PageData, overview: Overview | None) -> None:
     st.button(
         "Reset offsets …",
         key="offsets-open",
-        disabled=bool(why_not := _why_not(data, overview)),
+        disabled=bool(why_not := _disabled_reason(data, overview)),
         help=why_not or "Have the group read from elsewhere; what that would skip is counted first",
-        on_click=want,
+        on_click=open_offset_dialog,
     )
 
 
-def want() -> None:
+def open_offset_dialog() -> None:
     """Ask for the dialog (`opening`), which a run of the whole page opens. For callbacks."""
     st.session_state.update({_WANTED: {}, "opening": True})
 
@@ -83,7 +83,7 @@ def offset_dialog(data: PageData) -> None:
     st.dialog("Reset the group's offsets", on_dismiss=close, width="large")(body)()
 
 
-def _why_not(data: PageData, overview: Overview | None) -> str | None:
+def _disabled_reason(data: PageData, overview: Overview | None) -> str | None:
     if data.services.settings.offsets_group is None:
         return "A share group has no offsets of this kind"
     group = overview.group if overview else None
@@ -92,7 +92,7 @@ def _why_not(data: PageData, overview: Overview | None) -> str | None:
 
 def _target() -> tuple[Target | None, str | None]:
     """What the controls ask for; or None and what is wrong with it."""
-    way = st.segmented_control("Where to", list(WAYS), default="Earliest", required=True, key="offsets-way")
+    way = st.segmented_control("Where to", list(TARGETS), default="Earliest", required=True, key="offsets-way")
     if way == "Shift":
         by = st.number_input("Records, negative: back", -SHIFT_MAX, SHIFT_MAX, -100, key="offsets-by")
         return Target("shift", by=int(by or 0)), None
@@ -116,11 +116,11 @@ def _plan(data: PageData, target: Target) -> tuple[Plan | None, str | None]:
 
 def _preview(plan: Plan) -> Unfinished:
     """Draw what it would do; what is to become of the skipped."""
-    grid(
+    data_grid(
         "offsets-preview-table",
         PREVIEW,
         [
-            Row(
+            TableRow(
                 str(move.partition),
                 {
                     "partition": f"P{move.partition}",
@@ -142,8 +142,8 @@ def _preview(plan: Plan) -> Unfinished:
     if not plan.skipped:
         return "resubmit"
     label = f"{len(plan.skipped):,} requests that have not ended would be skipped"
-    chosen = st.radio(label, list(THEN), key="offsets-then", horizontal=True)
-    return THEN[chosen or "Resubmit them"]
+    chosen = st.radio(label, list(UNFINISHED_ACTIONS), key="offsets-then", horizontal=True)
+    return UNFINISHED_ACTIONS[chosen or "Resubmit them"]
 
 
 def _label(plan: Plan | None, then: Unfinished) -> str:

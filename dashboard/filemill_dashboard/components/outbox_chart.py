@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.outbox import OutboxHistory
-from filemill_dashboard.components.chart import ALIGNED, Figure, Mark, chart
+from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 
 HEIGHT_PIXELS = 190
 # The axes never count in fractions of what a healthy outbox has.
@@ -14,7 +14,12 @@ LEAST_ROWS = 10
 
 
 def outbox_chart(
-    history: OutboxHistory | None, period_seconds: int, as_of: datetime | None, marks: Sequence[Mark], *, old: bool
+    history: OutboxHistory | None,
+    period_seconds: int,
+    as_of: datetime | None,
+    annotations: Sequence[Annotation],
+    *,
+    stale: bool,
 ) -> None:
     """Draw it over the whole period."""
     until = as_of or datetime.now(UTC)
@@ -54,8 +59,8 @@ def outbox_chart(
     }
     message = "" if known else "not known yet" if history is None else "no samples in this period"
     alt = "Age of the oldest request in the outbox, and how many wait"
-    figure = Figure(layout, traces, list(marks))
-    chart("outbox", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
+    figure = Figure(layout, traces, list(annotations))
+    chart("outbox", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)
 
 
 def _round(rows: int) -> int:

@@ -14,7 +14,7 @@ from filemill_dashboard.components import status_style
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.components.job_progress import show_job
 from filemill_dashboard.components.notices import server_notices, show_notices
-from filemill_dashboard.components.view_url import choice
+from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
@@ -29,7 +29,7 @@ _BRAND = '<div class="brand">filemill</div>'
 Body = Callable[[PageData, CachedValue[Snapshot]], None]
 
 
-def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
+def render_page(body: Body, *, above: Callable[[], None] | None = None) -> None:
     """A page: the bar, then `above` (run only when the viewer acts), then `body`, refreshed."""
     status_style.apply()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
@@ -39,7 +39,7 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
                 if page.visibility == "visible":
                     st.page_link(page, width="content")
         status = st.container(key="status-slot")
-        chosen = choice("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
+        chosen = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
     every = REFRESH[chosen]
     troubles = st.container(key="trouble-slot")
     if above is not None:
@@ -47,7 +47,7 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
 
     @st.fragment
     def refreshed() -> None:
-        _follow()
+        _navigate()
         data = data_module.current()
         snapshot, health = data.snapshot(), data.health()
         with status:
@@ -60,12 +60,12 @@ def show(body: Body, *, above: Callable[[], None] | None = None) -> None:
     refreshed()
 
 
-def go(page: str, **parameters: str) -> None:
+def navigate_to(page: str, **parameters: str) -> None:
     """Have the viewer led to another page by the next run: for callbacks, which cannot do so themselves."""
     st.session_state["goto"] = (page, parameters)
 
 
-def link(page: str, label: str, **parameters: str) -> None:
+def page_link(page: str, label: str, **parameters: str) -> None:
     """A link to another page."""
     st.page_link(_pages()[page], label=label, query_params=parameters, width="content")
 
@@ -75,7 +75,7 @@ def _pages() -> dict[str, Any]:
     return pages
 
 
-def _follow() -> None:
+def _navigate() -> None:
     wanted = st.session_state.pop("goto", None)
     if wanted is not None:
         page, parameters = wanted

@@ -5,33 +5,44 @@ from typing import Any, Literal
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.performance import Cut, Performance, Share
-from filemill_dashboard.components.chart import Figure, Mark, chart
+from filemill_dashboard.components.chart import Annotation, Figure, chart
 
 HEIGHT_PIXELS = 250
 Stage = Literal["wait", "processing", "whole"]
 
 
-def ended_chart(found: Performance | None, period_seconds: int, marks: list[Mark], *, old: bool) -> None:
+def finished_chart(
+    performance: Performance | None, period_seconds: int, annotations: list[Annotation], *, stale: bool
+) -> None:
     """Files a second that ended, completed and failed."""
     traces = []
     for name, colour in (("completed", "#2c9f67"), ("failed", "#d1434b")):
-        line = _line(found, lambda share, name=name: _rate(share, name, found), nothing=0.0)
+        line = _line(performance, lambda share, name=name: _rate(share, name, performance), nothing=0.0)
         traces.append({**line, "name": name, "line": {"width": 1.6, "color": colour}, "hovertemplate": "%{y:.2f} /s"})
-    figure = Figure(_layout(found, period_seconds, " /s"), traces if found else [], marks)
-    chart("ended", figure, height=HEIGHT_PIXELS, alt="Files that ended, a second", message=_message(found), old=old)
+    figure = Figure(_layout(performance, period_seconds, " /s"), traces if performance else [], annotations)
+    chart(
+        "ended",
+        figure,
+        height=HEIGHT_PIXELS,
+        alt="Files that ended, a second",
+        message=_message(performance),
+        stale=stale,
+    )
 
 
-def time_chart(found: Performance | None, stage: Stage, period_seconds: int, marks: list[Mark], *, old: bool) -> None:
+def latency_chart(
+    performance: Performance | None, stage: Stage, period_seconds: int, annotations: list[Annotation], *, stale: bool
+) -> None:
     """Percentiles of one stage."""
     traces = []
     for name in ("p50", "p95", "p99"):
-        line = _line(found, lambda share, name=name: getattr(cut_of(share, stage), name))
+        line = _line(performance, lambda share, name=name: getattr(percentiles_of(share, stage), name))
         traces.append({**line, "name": name, "hovertemplate": "%{y:.3f} s"})
-    figure = Figure(_layout(found, period_seconds, " s"), traces if found else [], marks)
-    chart("times", figure, height=HEIGHT_PIXELS, alt="How long files took", message=_message(found), old=old)
+    figure = Figure(_layout(performance, period_seconds, " s"), traces if performance else [], annotations)
+    chart("times", figure, height=HEIGHT_PIXELS, alt="How long files took", message=_message(performance), stale=stale)
 
 
-def cut_of(share: Share, stage: Stage) -> Cut:
+def percentiles_of(share: Share, stage: Stage) -> Cut:
     """The percentiles of a stage."""
     return {"wait": share.wait, "processing": share.processing, "whole": share.whole}[stage]
 

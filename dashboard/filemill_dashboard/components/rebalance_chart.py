@@ -4,7 +4,7 @@ from typing import Any
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import Ownership
-from filemill_dashboard.components.chart import ALIGNED, Figure, Mark, chart
+from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 from filemill_dashboard.views.rebalances import OwnershipPeriod
 
 PARTITION_PIXELS = 26
@@ -20,12 +20,17 @@ OTHERS_MAX = 500
 
 
 def rebalance_chart(
-    known: Ownership | None, found: list[OwnershipPeriod], period_seconds: int, marks: list[Mark], *, old: bool
+    ownership: Ownership | None,
+    bands: list[OwnershipPeriod],
+    period_seconds: int,
+    annotations: list[Annotation],
+    *,
+    stale: bool,
 ) -> None:
     """Draw it."""
-    partitions = sorted({band.partition for band in found})
+    partitions = sorted({band.partition for band in bands})
     height = min(HEIGHT_MAX_PIXELS, AROUND_PIXELS + PARTITION_PIXELS * max(3, len(partitions)))
-    until = epoch_milliseconds(known.until) if known else 1000 * period_seconds
+    until = epoch_milliseconds(ownership.until) if ownership else 1000 * period_seconds
     labelled = partitions[:: -(-len(partitions) // LABELS_MAX) or 1]
     layout = {
         "xaxis": {"range": [until - 1000 * period_seconds, until]},
@@ -40,7 +45,7 @@ def rebalance_chart(
         "uirevision": "rebalances",
     }
     by_worker: dict[str, list[OwnershipPeriod]] = {}
-    for band in found:
+    for band in bands:
         by_worker.setdefault(band.worker, []).append(band)
     often = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
     others = [band for worker in often[WORKERS_MAX:] for band in by_worker[worker]]
@@ -49,9 +54,11 @@ def rebalance_chart(
     if others:
         latest = sorted(others, key=lambda band: band.start)[-OTHERS_MAX:]
         traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", latest, width))
-    message = "" if found else "not known yet" if known is None else "no worker has told of partitions in this period"
+    message = (
+        "" if bands else "not known yet" if ownership is None else "no worker has told of partitions in this period"
+    )
     alt = "Who owned which partition when"
-    chart("rebalances", Figure(layout, traces, marks), height=height, alt=alt, message=message, old=old)
+    chart("rebalances", Figure(layout, traces, annotations), height=height, alt=alt, message=message, stale=stale)
 
 
 def _short(worker: str) -> str:

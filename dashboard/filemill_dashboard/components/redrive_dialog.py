@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
+from filemill.domain.dead_letters import DeadLetter
 from filemill.services import dead_letters
-from filemill.services.dead_letters import DeadLetter
 from filemill_dashboard.components.bars import bars
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
@@ -19,12 +19,12 @@ RATE_MAX = 1000
 _WANTED = "redrive_wanted"
 
 
-def want(letters: Sequence[DeadLetter]) -> None:
+def open_replay_dialog(letters: Sequence[DeadLetter]) -> None:
     """Ask for the dialog (`opening`), which a run of the whole page opens. For callbacks."""
     st.session_state.update({_WANTED: list(letters), "redrive_state": {}, "opening": True})
 
 
-def redrive_dialog(data: PageData) -> None:
+def replay_dialog(data: PageData) -> None:
     """Open the dialog, where it was asked for."""
     letters: list[DeadLetter] | None = st.session_state.get(_WANTED)
     if letters is None:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from filemill.lab.runs import Course
-from filemill_dashboard.components.chart import Figure, Mark, chart
+from filemill.lab.runs import RunSeries
+from filemill_dashboard.components.chart import Annotation, Figure, chart
 
 HEIGHT_PIXELS = 300
 SERIES = ["Results per second", "Not seen to have ended"]
 
 
-def course_chart(runs: Sequence[tuple[str, Course | None]], series: str, *, old: bool) -> None:
+def course_chart(runs: Sequence[tuple[str, RunSeries | None]], series: str, *, stale: bool) -> None:
     """Draw `series` of each run; the faults are those of the first."""
     traces: list[dict[str, Any]] = []
     for place, (name, course) in enumerate(runs):
@@ -29,7 +29,7 @@ def course_chart(runs: Sequence[tuple[str, Course | None]], series: str, *, old:
             )
     first = runs[0][1] if runs else None
     seconds = max((course.seconds for _, course in runs if course is not None), default=0.0)
-    marks = [Mark(one.began, one.text, one.ended) for one in first.faults] if first is not None else []
+    marks = [Annotation(one.began, one.text, one.ended) for one in first.faults] if first is not None else []
     layout = {
         "xaxis": {"range": [0, max(1.0, seconds)], "ticksuffix": " s"},
         "yaxis": {"rangemode": "tozero", "nticks": 6, "showticklabels": bool(traces)},
@@ -41,4 +41,4 @@ def course_chart(runs: Sequence[tuple[str, Course | None]], series: str, *, old:
         message = "" if traces else "no frame of this kind was kept"
     alt = f"{series} of {' and '.join(name for name, _ in runs) or 'no run'}"
     figure = Figure(layout, traces, marks, elapsed=True)
-    chart("course", figure, height=HEIGHT_PIXELS, alt=alt, message=message, old=old)
+    chart("course", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)

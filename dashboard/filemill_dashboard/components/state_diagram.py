@@ -5,14 +5,14 @@ from filemill_dashboard.components.assets import component
 from filemill_dashboard.views.file_timeline import StateDiagram, StateNode
 
 
-def draw_machine(key: str, machine: StateDiagram, *, old: bool) -> None:
+def draw_machine(key: str, machine: StateDiagram, *, stale: bool) -> None:
     """Draw it from left to right; the state that the file is in stands out."""
     data = {
         "way": [_node(node) for node in machine.path],
         "ends": [_node(node) for node in machine.ends],
         "again": f"run {machine.run}" if machine.run > 1 else "retry: a new run",
         "ran": machine.run > 1,
-        "old": old,
+        "old": stale,
     }
     component("state_diagram")(key=key, data=data)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from filemill.domain.files import Status
 from filemill.queries.files import Counts
 from filemill_dashboard.components.status_style import TONES
-from filemill_dashboard.components.tiles_filter import Tile, plain_tiles
+from filemill_dashboard.components.tiles_filter import Tile, filter_tiles
 
 
 def status_tiles(
-    counts: Counts | None, selected: Status | None, *, old: bool, on_choice: Callable[[str], None]
+    counts: Counts | None, selected: Status | None, *, stale: bool, on_choice: Callable[[str], None]
 ) -> None:
     """Draw them; `on_choice` gets a status, or "" for all."""
     tiles = [Tile("", "All files", counts.total if counts else None, "none")]
@@ -18,4 +18,4 @@ def status_tiles(
         for status in Status
     ]
     chosen = selected.value if selected else ""
-    plain_tiles("tiles", tiles, chosen, label="Filter by status", old=old, on_choice=on_choice)
+    filter_tiles("tiles", tiles, chosen, label="Filter by status", stale=stale, on_choice=on_choice)

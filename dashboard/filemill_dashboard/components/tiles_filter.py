@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from filemill_dashboard.components.assets import component, offered
+from filemill_dashboard.components.assets import component, only_drawn
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Tile:
     tone: str
 
 
-def plain_tiles(
-    key: str, tiles: Sequence[Tile], selected: str, *, label: str, old: bool, on_choice: Callable[[str], None]
+def filter_tiles(
+    key: str, tiles: Sequence[Tile], selected: str, *, label: str, stale: bool, on_choice: Callable[[str], None]
 ) -> None:
     """Draw them; `on_choice` gets a value, or "" for all."""
 
@@ -27,7 +27,7 @@ def plain_tiles(
         sent = st.session_state[key].status
         if sent is None:
             return
-        choice = offered(key, sent, {"", *(tile.value for tile in tiles)})
+        choice = only_drawn(key, sent, {"", *(tile.value for tile in tiles)})
         if choice is not None:
             on_choice(choice)
 
@@ -39,7 +39,7 @@ def plain_tiles(
             ],
             "selected": selected,
             "label": label,
-            "old": old,
+            "old": stale,
         },
         on_status_change=choose,
     )

@@ -7,13 +7,13 @@ from filemill_dashboard.components.assets import component
 from filemill_dashboard.views.file_timeline import TimelineEntry
 
 
-def timeline_of(key: str, steps: Sequence[TimelineEntry], *, title: str, empty: str = "", old: bool = False) -> None:
+def timeline_of(key: str, steps: Sequence[TimelineEntry], *, title: str, empty: str = "", stale: bool = False) -> None:
     """Draw them, oldest first, with the time between each and the one before."""
     moments = [epoch_milliseconds(step.at) for step in steps]
     data = {
         "title": title,
         "empty": empty,
-        "old": old,
+        "old": stale,
         "steps": [
             {
                 "key": f"{moment}-{place}",

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 import streamlit as st
 
 
-def turn(**changes: str) -> None:
+def update_view(**changes: str) -> None:
     """Change the view; "" takes a part away. What is not said stays, but for the place in the list."""
     for name, value in {"cursor": "", **changes}.items():
-        _say(name, value)
+        _set_parameter(name, value)
 
 
-def _say(name: str, value: str) -> None:
+def _set_parameter(name: str, value: str) -> None:
     if value:
         st.query_params[name] = value
     else:
         st.query_params.pop(name, None)
 
 
-def choice(label: str, options: Sequence[str], default: str, key: str) -> str:
+def select_option(label: str, options: Sequence[str], default: str, key: str) -> str:
     """One of a few, side by side; the URL has it unless it is the default, and the viewer's next page too."""
     if key not in st.session_state:
         wanted = st.query_params.get(key, default)
@@ -42,11 +42,11 @@ def choice(label: str, options: Sequence[str], default: str, key: str) -> str:
     )
     said = "" if chosen == default else chosen
     if st.query_params.get(key, "") != said:  # also after a change of page, which begins with an empty URL
-        _say(key, said)
+        _set_parameter(key, said)
     return chosen
 
 
-def search(label: str, placeholder: str, key: str, *, live: str, width: int) -> str:
+def search_box(label: str, placeholder: str, key: str, *, live: str, width: int) -> str:
     """A search box, what it says in the URL. It is sent while one types, after a pause of `live`."""
     if key not in st.session_state:
         st.session_state[key] = st.query_params.get(key, "")
@@ -57,7 +57,7 @@ def search(label: str, placeholder: str, key: str, *, live: str, width: int) -> 
         placeholder=placeholder,
         label_visibility="collapsed",
         live=live,
-        on_change=lambda: turn(**{key: st.session_state[key].strip()}),
+        on_change=lambda: update_view(**{key: st.session_state[key].strip()}),
         width=width,
     )
     return str(st.session_state[key] or "").strip()
