@@ -16,7 +16,7 @@ from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from tests.containers.engine import Engine, NoEngine, refuse, running_engine
 from tests.containers.servers import container_servers
-from tests.servers import Servers, embedded_servers, new_world
+from tests.servers import RunningServers, embedded_servers, isolated_settings
 
 # Building images, starting a dozen containers: what waits for that may wait for longer than other tests.
 COMPOSE_TIMEOUT_SECONDS = 900
@@ -68,7 +68,7 @@ def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractContextManager[Servers]]:
+def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractContextManager[RunningServers]]:
     """How to get a Kafka, a PostgreSQL and an S3, with a home that is not there yet.
 
     Embedded ones; with FILEMILL_TEST_SERVERS=containers, those of docker-compose.yaml.
@@ -80,17 +80,17 @@ def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractCo
 
 @pytest.fixture(scope="session")
 def servers(
-    start_servers: Callable[[Path], AbstractContextManager[Servers]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Servers]:
+    start_servers: Callable[[Path], AbstractContextManager[RunningServers]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServers]:
     """One of each for the session. Tests that break a server start their own."""
     with start_servers(tmp_path_factory.mktemp("servers") / "home") as servers:
         yield servers
 
 
 @pytest.fixture
-def settings(servers: Servers) -> Settings:
+def settings(servers: RunningServers) -> Settings:
     """An empty, prepared world in the session's servers, for this test alone."""
-    return new_world(servers)
+    return isolated_settings(servers)
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
 
-__all__ = ["Servers", "embedded_servers", "new_world", "superuser", "watch"]
+__all__ = ["RunningServers", "embedded_servers", "isolated_settings", "superuser", "watch"]
 
 # Where a session's servers come from; tests need not know which.
-Servers = Supervisor | ContainerServers
+RunningServers = Supervisor | ContainerServers
 
-_worlds = itertools.count(1)
+_sequence = itertools.count(1)
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def embedded_servers(home: Path) -> Iterator[Supervisor]:
         remove_home(home)
 
 
-def new_world(servers: Servers, **given: object) -> Settings:
+def isolated_settings(servers: RunningServers, **given: object) -> Settings:
     """Settings that lead to an empty database, topics, bucket and group of their own, all prepared.
 
     Much quicker than a stack of its own, and as isolated, as long as a test does not break a server.
     """
-    number = next(_worlds)
+    number = next(_sequence)
     prefix = f"t{os.getpid()}-{number}"
     values = {
         **servers.state.settings,
@@ -70,7 +70,7 @@ def new_world(servers: Servers, **given: object) -> Settings:
     return settings
 
 
-def watch(servers: Servers, pid: int) -> None:
+def watch(servers: RunningServers, pid: int) -> None:
     """Have a process that a test started killed, should the tests die without ending it."""
     servers.watch(pid)
 

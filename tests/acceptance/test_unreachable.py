@@ -10,15 +10,15 @@ import pytest
 
 from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill, slowness
-from tests.servers import Servers, new_world
+from tests.servers import RunningServers, isolated_settings
 
 WITHIN_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def environment(servers: Servers) -> dict[str, str]:
+def environment(servers: RunningServers) -> dict[str, str]:
     """Servers that are there and set up; a test replaces one by an address that is not."""
-    return as_environment(new_world(servers))
+    return as_environment(isolated_settings(servers))
 
 
 @pytest.fixture

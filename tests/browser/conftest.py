@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from filemill.config.settings import Settings
-from tests.integration.processes import Crew, wait_until
-from tests.servers import Servers, new_world, watch
+from tests.integration.processes import ProcessGroup, wait_until
+from tests.servers import RunningServers, isolated_settings, watch
 
 # Long enough to see a file on its way, short enough to wait for its end.
 PROCESSING_SECONDS = 3
@@ -23,18 +23,20 @@ BASE_PATH_PROBE = re.compile(r"/[a-z]+/_stcore/(health|host-config)$")
 
 
 @pytest.fixture(scope="package")
-def world(servers: Servers) -> Settings:
+def browser_settings(servers: RunningServers) -> Settings:
     """Settings of the world that the browser looks at."""
-    return new_world(servers, processing_seconds=PROCESSING_SECONDS)
+    return isolated_settings(servers, processing_seconds=PROCESSING_SECONDS)
 
 
 @pytest.fixture(scope="package")
-def url(servers: Servers, world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(servers: RunningServers, browser_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page's address, with a whole pipeline behind it."""
-    with Crew(world, tmp_path_factory.mktemp("browser"), lambda pid: watch(servers, pid)) as crew:
+    with ProcessGroup(
+        browser_settings, tmp_path_factory.mktemp("browser"), lambda pid: watch(servers, pid)
+    ) as processes:
         for role in ("processor", "processor", "sync", "monitor"):
-            crew.start(role)
-        dashboard = crew.start("dashboard", port=0)
+            processes.start(role)
+        dashboard = processes.start("dashboard", port=0)
         (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
         yield said["url"]
 

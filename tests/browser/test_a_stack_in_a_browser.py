@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
-from filemill.domain.files import to_milliseconds
+from filemill.domain.files import truncate_to_milliseconds
 from filemill.entrypoints import bootstrap
 from filemill.runtime.journal import read_entries
 from filemill.runtime.stack_state import FAULTS_FILE
@@ -116,7 +116,9 @@ def _charts_with_bars(page: Page, wanted: int) -> bool:
 
 def test_dead_letters_are_sent_through_once_more(page: Page, stack: Stack, settings: Settings) -> None:
     engine = bootstrap.create_engine(settings, "test")
-    rows = [{"title": f"dies {number}", "created_at": to_milliseconds(datetime.now(UTC))} for number in range(2)]
+    rows = [
+        {"title": f"dies {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))} for number in range(2)
+    ]
     with engine.begin() as connection:
         ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())
     engine.dispose()

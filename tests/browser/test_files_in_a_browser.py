@@ -47,7 +47,7 @@ def create(page: Page, title: str, description: str = "") -> Locator:
     return row
 
 
-def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, world: Settings) -> None:
+def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, browser_settings: Settings) -> None:
     row = create(page, "A file for the browser", "two\nlines")
     expect(page.get_by_text(re.compile(r"File #\d+ accepted"))).to_be_visible()
     expect(page.get_by_label("Title")).to_have_value("")
@@ -59,7 +59,7 @@ def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, world: Set
         row.get_by_role("link", name="Download").click()
     download = waiting.value
     key = download.suggested_filename
-    stored = bootstrap.s3_client(world).get_object(Bucket=world.s3_bucket, Key=key)["Body"].read()
+    stored = bootstrap.s3_client(browser_settings).get_object(Bucket=browser_settings.s3_bucket, Key=key)["Body"].read()
     assert Path(download.path()).read_bytes() == stored
     assert b"Title: A file for the browser\nDescription: two\nlines\n" in stored
 

@@ -125,7 +125,7 @@ def test_workers_and_their_states_are_shown(page: Page) -> None:
     expect(page.get_by_text("Assigned").first).to_be_visible()
 
 
-def test_opening_a_row_marks_it_and_scrolls_to_its_details(page: Page, world: Settings) -> None:
+def test_opening_a_row_marks_it_and_scrolls_to_its_details(page: Page, browser_settings: Settings) -> None:
     page.set_viewport_size({"width": 1024, "height": 300})
     page.goto(f"/messages?topic={world.topic_worker_events}")
     first = page.get_by_role("table", name="Messages").get_by_role("row").nth(1)

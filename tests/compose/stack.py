@@ -14,8 +14,8 @@ from filemill.config.connection_environment import settings_from
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
 from filemill_infra.compose import Compose, ComposeError, Container
-from tests.integration.processes import Crew, wait_until
-from tests.integration.world import World
+from tests.integration.harness import PipelineHarness
+from tests.integration.processes import ProcessGroup, wait_until
 
 # Engine, images and workers share two cores with each other.
 UP_SECONDS = 360.0
@@ -29,9 +29,9 @@ PORTS = (
 class Stack:
     """The stack, REST on it, and what its servers say."""
 
-    def __init__(self, compose: Compose, world: World, ports: dict[str, int]) -> None:
+    def __init__(self, compose: Compose, harness: PipelineHarness, ports: dict[str, int]) -> None:
         self.compose = compose
-        self.world = world
+        self.harness = harness
         self.ports = ports
         self.page = f"http://127.0.0.1:{ports['PAGE_PORT']}"
 
@@ -66,7 +66,7 @@ class Stack:
 
     def wait_for_shares(self, *shares: int) -> dict[str, list[int]]:
         """Until the processors' partitions are shared so; who owns what, by worker id."""
-        return self.world.wait_for_shares(*shares)
+        return self.harness.wait_for_assignment(*shares)
 
     def wait_until_healthy(self, seconds: float = SETTLE_SECONDS) -> None:
         """Until every container that runs on is healthy."""
@@ -81,8 +81,8 @@ class Stack:
 
     def assert_nothing_lost(self, ids: Sequence[int], seconds: float = SETTLE_SECONDS) -> None:
         """All completed, and every promise held."""
-        self.world.wait_for(ids, seconds=seconds)
-        self.world.assert_clean()
+        self.harness.wait_for(ids, seconds=seconds)
+        self.harness.assert_clean()
 
 
 class _Refused(Exception):
@@ -117,9 +117,12 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
         compose.up(timeout=UP_SECONDS)
         seen = _settings_of(compose)
         engine = bootstrap.create_engine(seen, "test")
-        with Crew(seen, folder, lambda _pid: None) as crew, contextlib.closing(World(seen, engine, crew)) as world:
+        with (
+            ProcessGroup(seen, folder, lambda _pid: None) as processes,
+            contextlib.closing(PipelineHarness(seen, engine, processes)) as harness,
+        ):
             try:
-                yield Stack(compose, world, ports)
+                yield Stack(compose, harness, ports)
             finally:
                 engine.dispose()
     except BaseException:

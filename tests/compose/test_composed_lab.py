@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from filemill.lab import Lab, StackParameters, Step, faults, measures
+from filemill.lab import Lab, LoadStep, StackParameters, faults, measures
 from filemill.lab.notebooks import execute
 from filemill_infra.compose import CHECKOUT
 
@@ -18,7 +18,7 @@ def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
     with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
-        lab.load.begin(lambda load: load.open_loop([Step(3600, 20)]))
+        lab.load.start(lambda load: load.open_loop([LoadStep(3600, 20)]))
         first = lab.workers()
         assert len(first) == 2
 
@@ -35,7 +35,7 @@ def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
         lab.drain(120)
 
         history = lab.history()
-        lab.verdict(history).require()
+        lab.check_invariants(history).require()
         assert {event.event.worker_id for event in history.events} >= {*first, *lab.workers()}
         assert len(measures.kills(lab.journal.faults())) == 1
 

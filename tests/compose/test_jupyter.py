@@ -38,7 +38,7 @@ def test_jupyter_shows_the_notebooks_and_what_runs_in_it_reaches_the_stack(stack
         assert {"01_throughput.ipynb", "07_long_jobs.ipynb"} <= {entry["name"] for entry in listed}
 
         ids = stack.submit(3, "Looked at")
-        stack.world.wait_for(ids, seconds=ANSWER_SECONDS)
+        stack.harness.wait_for(ids, seconds=ANSWER_SECONDS)
         assert int(compose("exec", "--no-TTY", "jupyter", "python", "-c", LOOK)) == 3
         assert compose("exec", "--no-TTY", "jupyter", "id", "--user").strip() == "10001"
     finally:

@@ -144,7 +144,7 @@ def test_the_image_has_neither_servers_nor_compilers(stack: Stack) -> None:
 
 def test_a_processor_stops_within_its_grace_period_and_well(stack: Stack) -> None:
     ids = stack.submit(12, "While one stops")
-    stack.world.wait_for(ids[:1], "processing")
+    stack.harness.wait_for(ids[:1], "processing")
     leaver = stack.processors()[0]
     started = time.monotonic()
     stack.compose.stop(leaver)
@@ -181,7 +181,7 @@ def test_scaling_gives_the_assignments_of_the_original_system(stack: Stack) -> N
 
 def test_a_killed_processor_loses_nothing(stack: Stack) -> None:
     ids = stack.submit(30, "Amid work")
-    stack.world.wait_for(ids[:3], "processing")
+    stack.harness.wait_for(ids[:3], "processing")
     victim = stack.processors()[0]
     stack.compose.kill(victim)
     stack.assert_nothing_lost(ids)
@@ -199,7 +199,7 @@ def test_a_paused_processor_is_replaced_and_comes_back(stack: Stack) -> None:
     finally:
         stack.compose.unpause(sleeper)
     stack.wait_for_shares(2, 1)
-    stack.world.assert_clean()
+    stack.harness.assert_clean()
 
 
 def test_restarts_of_the_servers_under_load_lose_nothing(stack: Stack) -> None:
@@ -230,9 +230,9 @@ def test_what_the_containers_say_can_be_read(stack: Stack) -> None:
 
 def test_down_and_up_keep_the_files_and_down_with_volumes_removes_them(stack: Stack) -> None:
     kept = stack.submit(3, "Kept")
-    stack.world.wait_for(kept)
-    content = stack.world.download(kept[0])
-    stack.world.engine.dispose()
+    stack.harness.wait_for(kept)
+    content = stack.harness.download(kept[0])
+    stack.harness.engine.dispose()
     stack.compose.down()
     assert stack.compose.containers() == []
     stack.compose.up(timeout=SETTLE_SECONDS * 2)
@@ -240,7 +240,7 @@ def test_down_and_up_keep_the_files_and_down_with_volumes_removes_them(stack: St
     assert answer.content == content
     stack.assert_nothing_lost([*kept, *stack.submit(3, f"Since {datetime.now(UTC):%H:%M}")])
 
-    stack.world.engine.dispose()
+    stack.harness.engine.dispose()
     stack.compose.down(volumes=True, seconds=0)
     left = stack.compose.docker("volume", "ls", "--quiet", "--filter", "label=com.docker.compose.project=filemill-test")
     assert left == ""

@@ -13,7 +13,7 @@ def test_one_of_three_brokers_killed_under_load_loses_nothing_and_writes_go_on(h
         before = len(accepted)
         wait_until(lambda: len(accepted) >= before + 30, SETTLE_SECONDS, "requests are accepted")
         # Not only accepted: those of after the kill go through to the end while the broker is gone.
-        ha_stack.world.wait_for(accepted[before : before + 20], seconds=SETTLE_SECONDS)
+        ha_stack.harness.wait_for(accepted[before : before + 20], seconds=SETTLE_SECONDS)
         (dead,) = ha_stack.compose.containers("kafka-2")
         assert dead.state == "exited"
     ha_stack.assert_nothing_lost(list(accepted), SETTLE_SECONDS)

@@ -8,19 +8,19 @@ import sqlalchemy as sa
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
-from tests.servers import Servers, new_world
+from tests.servers import RunningServers, isolated_settings
 
 
 @pytest.fixture(scope="session")
-def contract_world(servers: Servers) -> Settings:
+def contract_settings(servers: RunningServers) -> Settings:
     """One world for all contract suites: each test clears what it uses, which is quicker than a world of its own."""
-    return new_world(servers)
+    return isolated_settings(servers)
 
 
 @pytest.fixture(scope="session")
-def contract_engine(contract_world: Settings) -> Iterator[sa.Engine]:
+def contract_engine(contract_settings: Settings) -> Iterator[sa.Engine]:
     """A pool on its database."""
-    engine = bootstrap.create_engine(contract_world.as_owner(), "contract")
+    engine = bootstrap.create_engine(contract_settings.as_owner(), "contract")
     yield engine
     engine.dispose()
 

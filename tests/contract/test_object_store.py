@@ -22,8 +22,8 @@ from filemill.ports import ObjectStore, StoredObject
 UNREACHABLE = "http://127.0.0.1:1"
 
 
-def _own_bucket(world: Settings) -> Settings:
-    return world.model_copy(update={"s3_bucket": f"contract-{uuid.uuid4().hex[:12]}", "server_timeout_seconds": 5.0})
+def _own_bucket(settings: Settings) -> Settings:
+    return settings.model_copy(update={"s3_bucket": f"contract-{uuid.uuid4().hex[:12]}", "server_timeout_seconds": 5.0})
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     """An empty bucket."""
     if request.param == "memory":
         return MemoryObjectStore()
-    settings = _own_bucket(request.getfixturevalue("contract_world"))
+    settings = _own_bucket(request.getfixturevalue("contract_settings"))
     assert create_bucket(settings)
     return S3ObjectStore(settings)
 
@@ -161,8 +161,8 @@ def test_writers_of_one_key_leave_one_whole_object(store: ObjectStore) -> None:
     assert asyncio.run(scenario()) in bodies
 
 
-def test_metadata_and_content_type_reach_the_object(contract_world: Settings) -> None:
-    settings = _own_bucket(contract_world)
+def test_metadata_and_content_type_reach_the_object(contract_settings: Settings) -> None:
+    settings = _own_bucket(contract_settings)
     create_bucket(settings)
     asyncio.run(
         S3ObjectStore(settings).put("k", b"x", {"processed-at": "2026-01-04T12:00:00.000+00:00", "sha256": "ab"})
@@ -172,8 +172,8 @@ def test_metadata_and_content_type_reach_the_object(contract_world: Settings) ->
     assert head["Metadata"] == {"processed-at": "2026-01-04T12:00:00.000+00:00", "sha256": "ab"}
 
 
-def test_a_missing_bucket_is_the_services_state_not_the_objects(contract_world: Settings) -> None:
-    settings = _own_bucket(contract_world)
+def test_a_missing_bucket_is_the_services_state_not_the_objects(contract_settings: Settings) -> None:
+    settings = _own_bucket(contract_settings)
     store = S3ObjectStore(settings)
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
         with pytest.raises(Unavailable, match=settings.s3_bucket):
@@ -181,16 +181,16 @@ def test_a_missing_bucket_is_the_services_state_not_the_objects(contract_world: 
     assert not bucket_exists(settings), "a PUT must not have made one"
 
 
-def test_creating_a_bucket_twice_is_harmless(contract_world: Settings) -> None:
-    settings = _own_bucket(contract_world)
+def test_creating_a_bucket_twice_is_harmless(contract_settings: Settings) -> None:
+    settings = _own_bucket(contract_settings)
     assert not bucket_exists(settings)
     assert create_bucket(settings)
     assert not create_bucket(settings)
     assert bucket_exists(settings)
 
 
-def test_wrong_credentials_are_no_fault_of_the_record(contract_world: Settings) -> None:
-    settings = contract_world.model_copy(update={"aws_secret_access_key": SecretStr("not-the-key")})
+def test_wrong_credentials_are_no_fault_of_the_record(contract_settings: Settings) -> None:
+    settings = contract_settings.model_copy(update={"aws_secret_access_key": SecretStr("not-the-key")})
     with pytest.raises(Unavailable) as caught:
         asyncio.run(S3ObjectStore(settings).put("k", b"x", {}))
     assert "not-the-key" not in str(caught.value)

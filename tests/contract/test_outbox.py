@@ -295,8 +295,8 @@ def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
     assert (row.title, row.description) == (title, description)
 
 
-def test_a_pool_without_a_free_connection_is_unavailable(contract_world: Settings) -> None:
-    crowded = contract_world.model_copy(update={"database_pool_size": 1, "server_timeout_seconds": 0.2})
+def test_a_pool_without_a_free_connection_is_unavailable(contract_settings: Settings) -> None:
+    crowded = contract_settings.model_copy(update={"database_pool_size": 1, "server_timeout_seconds": 0.2})
     engine = bootstrap.create_engine(crowded, "contract")
     try:
         lease = PostgresLease(engine, "relay", "a", LEASE_SECONDS)

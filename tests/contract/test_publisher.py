@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
-from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.publisher import MemoryPublisher
 from filemill.config.settings import Settings
@@ -58,7 +58,7 @@ class KafkaBrokerBench:
         self.publisher: Publisher = KafkaPublisher(settings, "contract")
 
     def records(self) -> list[Record]:
-        reader = TopicReader(self.settings, [self.topic], f"contract-{uuid.uuid4().hex[:8]}")
+        reader = KafkaTopicReader(self.settings, [self.topic], f"contract-{uuid.uuid4().hex[:8]}")
         found: list[Record] = []
         try:
             reader.refresh({})
@@ -88,7 +88,7 @@ def broker(request: pytest.FixtureRequest) -> BrokerBench:
     """One topic of three partitions."""
     if request.param == "memory":
         return MemoryBrokerBench()
-    return KafkaBrokerBench(request.getfixturevalue("contract_world"))
+    return KafkaBrokerBench(request.getfixturevalue("contract_settings"))
 
 
 def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
@@ -210,8 +210,8 @@ def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerBench) -> None:
         broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
 
 
-def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(contract_world: Settings) -> None:
-    gone = contract_world.model_copy(
+def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(contract_settings: Settings) -> None:
+    gone = contract_settings.model_copy(
         update={
             "kafka_broker": "127.0.0.1:1",
             "kafka_properties": {"queue.buffering.max.messages": "5"},

@@ -12,9 +12,9 @@ from botocore.exceptions import ClientError
 from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
-from filemill.adapters.errors import Answer
+from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.s3.admin import bucket_exists, create_bucket, list_objects, read_object
-from filemill.adapters.s3.errors import AWAY, ROWS, Row, meaning
+from filemill.adapters.s3.errors import RULES, UNREACHABLE, S3ErrorRule, classify
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings, load
 from filemill.errors import AlreadyExists, NotFound, Unavailable
@@ -75,30 +75,30 @@ def told(act: Callable[[], object]) -> BaseException:
     return caught.value
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
-def test_both_clients_tell_what_the_table_says(row: Row, service: Refusing) -> None:
-    service.refuse(row.status, "" if row.code.isdigit() else row.code)
+@pytest.mark.parametrize("row", RULES, ids=lambda row: row.code)
+def test_both_clients_tell_what_the_table_says(row: S3ErrorRule, service: Refusing) -> None:
+    service.refuse(row.status, "" if row.s3_code.isdigit() else row.s3_code)
     settings = service.settings
     store = S3ObjectStore(settings)
     by_boto = told(lambda: read_object(settings, KEY))
     by_obstore = told(lambda: asyncio.run(store.get(KEY)))
     by_put = told(lambda: asyncio.run(store.put(KEY, b"x", {})))
     by_create = told(lambda: asyncio.run(store.put(KEY, b"x", {}, "create")))
-    if row.code in ("PreconditionFailed", "412"):
+    if row.s3_code in ("PreconditionFailed", "412"):
         assert isinstance(by_create, AlreadyExists)
     else:
         assert type(by_create) is type(by_put)
         assert str(by_create).partition(" in ")[0] == str(by_put).partition(" in ")[0]
-    if row.answer is Answer.BUG:
+    if row.category is ErrorCategory.BUG:
         assert isinstance(by_obstore, BaseError)
         assert isinstance(by_put, BaseError)
         assert isinstance(by_boto, ClientError | NotFound), "a key that is refused is one that is not there"
-    elif row.answer is Answer.MISSING:
+    elif row.category is ErrorCategory.NOT_FOUND:
         assert (type(by_boto), type(by_obstore)) == (NotFound, NotFound)
         assert isinstance(by_put, Unavailable)
         assert "has no bucket file-creation-bucket" in str(by_put)
     else:
-        problem = row.problem if row.code != "NoSuchBucket" else "has no bucket file-creation-bucket"
+        problem = row.problem if row.s3_code != "NoSuchBucket" else "has no bucket file-creation-bucket"
         assert f"S3 at {settings.s3_endpoint} {problem}" in str(by_boto)
         assert row.advice in str(by_boto)
         nowhere = 300 <= row.status < 400  # obstore keeps the code of a redirection to itself
@@ -106,21 +106,24 @@ def test_both_clients_tell_what_the_table_says(row: Row, service: Refusing) -> N
             assert ("refers to another address" if nowhere else problem) in str(error)
             assert "test" not in str(error).replace("latest", ""), "a key in an error"
     for error in (by_boto, by_obstore, by_put):
-        assert isinstance(error, Unavailable) == (row.answer not in (Answer.BUG, Answer.MISSING)) or error is by_put
+        assert (
+            isinstance(error, Unavailable) == (row.category not in (ErrorCategory.BUG, ErrorCategory.NOT_FOUND))
+            or error is by_put
+        )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
-def test_each_row_can_be_told_to_people(row: Row) -> None:
-    assert [other.code for other in ROWS].count(row.code) == 1
-    assert bool(row.problem) == (row.answer not in (Answer.BUG, Answer.MISSING))
-    assert bool(row.advice) >= (row.answer is Answer.MEND)
+@pytest.mark.parametrize("row", RULES, ids=lambda row: row.code)
+def test_each_row_can_be_told_to_people(row: S3ErrorRule) -> None:
+    assert [other.s3_code for other in RULES].count(row.s3_code) == 1
+    assert bool(row.problem) == (row.category not in (ErrorCategory.BUG, ErrorCategory.NOT_FOUND))
+    assert bool(row.advice) >= (row.category is ErrorCategory.ACTION_REQUIRED)
 
 
 def test_an_unknown_code_is_its_status_and_an_unknown_status_is_the_services_trouble() -> None:
-    assert meaning("VendorSays", 503).answer is Answer.WAIT
-    assert meaning("VendorSays", 418).answer is Answer.MEND
-    assert meaning("VendorSays", 404).answer is Answer.MISSING
-    assert meaning("") is AWAY
+    assert classify("VendorSays", 503).category is ErrorCategory.TRANSIENT
+    assert classify("VendorSays", 418).category is ErrorCategory.ACTION_REQUIRED
+    assert classify("VendorSays", 404).category is ErrorCategory.NOT_FOUND
+    assert classify("") is UNREACHABLE
 
 
 def test_a_403_without_a_code_is_the_clocks_where_they_differ(service: Refusing) -> None:
@@ -150,9 +153,9 @@ def test_a_list_tells_what_the_table_says(service: Refusing) -> None:
     ],
 )
 def test_a_real_service_that_refuses_is_told_alike_by_both_clients(
-    changes: dict[str, object], words: str, contract_world: Settings
+    changes: dict[str, object], words: str, contract_settings: Settings
 ) -> None:
-    settings = contract_world.model_copy(update=changes)
+    settings = contract_settings.model_copy(update=changes)
     store = S3ObjectStore(settings)
     acts: list[Callable[[], object]] = [
         lambda: asyncio.run(store.put(KEY, b"x", {})),

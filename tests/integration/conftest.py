@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from filemill.config.settings import Settings
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.rest import Rest, serving
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 
 @pytest.fixture
-def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
+def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness]:
     """An empty world in the session's servers, for this test alone; no process runs in it yet."""
-    with pipeline(servers, tmp_path) as world:
-        yield world
+    with open_harness(servers, tmp_path) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ REAP_SECONDS = 10.0
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: str, every: float = POLL_SECONDS) -> T:
+def wait_until(condition: Callable[[], T], seconds: float, description: str, every: float = POLL_SECONDS) -> T:
     """Ask until the answer is true, and return it; fail the test, naming `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], T], seconds: float, what: str, every: flo
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds:g} s still not: {what} (last answer: {answer!r})")
+            raise AssertionError(f"after {seconds:g} s still not: {description} (last answer: {answer!r})")
         time.sleep(every)
 
 
@@ -68,10 +68,10 @@ class Process:
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
-    def ask_to_stop(self) -> None:
+    def send_stop_signal(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
-    def stopped(self, seconds: float) -> int:
+    def wait_for_exit(self, seconds: float) -> int:
         """Wait for its end, and return the exit code."""
         wait_until(lambda: not self.alive, seconds, f"{self.name} has ended\n{self.tail()}")
         assert self._process.returncode is not None
@@ -79,8 +79,8 @@ class Process:
 
     def terminate(self, seconds: float) -> int:
         """SIGTERM, and the exit code."""
-        self.ask_to_stop()
-        return self.stopped(seconds)
+        self.send_stop_signal()
+        return self.wait_for_exit(seconds)
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """What it logged, as documents; only one kind of event where named. Anything else it wrote is left out."""
@@ -94,7 +94,7 @@ class Process:
                 found.append(document)
         return found
 
-    def said(self, event: str, **details: object) -> bool:
+    def has_logged(self, event: str, **details: object) -> bool:
         """Whether it logged that event with these details."""
         return any(all(line.get(name) == value for name, value in details.items()) for line in self.lines(event))
 
@@ -103,7 +103,7 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
 
-class Crew:
+class ProcessGroup:
     """The processes of one world. Leaving the context kills those that are left, each by its pid.
 
     `on_spawn` hears of each pid: who guards the servers against the death of this process guards them too.
@@ -113,21 +113,21 @@ class Crew:
         self.settings = settings
         self._folder = folder
         self._on_spawn = on_spawn
-        self.members: list[Process] = []
+        self.processes: list[Process] = []
 
     def start(self, role: str, worker_id: str | None = None, **given: object) -> Process:
         """Start `filemill run ROLE` with the world's settings, or the `given` ones. Returns at once."""
-        name = worker_id or f"{role}-{sum(member.name.startswith(role) for member in self.members) + 1}"
+        name = worker_id or f"{role}-{sum(member.name.startswith(role) for member in self.processes) + 1}"
         settings = {**as_environment(self.settings), "FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name}
         settings |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
         return self.run(name, [sys.executable, "-m", "filemill", "run", role], settings)
 
     def run(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Process:
         """Start something in the world's care. Returns at once."""
-        log = self._folder / f"{name}-{len(self.members)}.log"
+        log = self._folder / f"{name}-{len(self.processes)}.log"
         member = Process(name, argv, os.environ | environment, log)
         self._on_spawn(member.pid)
-        self.members.append(member)
+        self.processes.append(member)
         return member
 
     def __enter__(self) -> Self:
@@ -136,9 +136,9 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for member in self.members:
+        for member in self.processes:
             if member.alive:
                 member.kill()
         if error is not None:  # pytest shows what is printed, and the folder is gone by then
-            for member in self.members:
+            for member in self.processes:
                 print(f"--- {member.name} (exit code {member.code})\n{member.tail()}")

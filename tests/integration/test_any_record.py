@@ -21,8 +21,8 @@ from filemill.queries.performance import performance
 from filemill.queries.workers import list_workers
 from filemill.verification.topic_history import read_history
 from tests.integration import topics
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.integration.harness import PipelineHarness, open_harness
+from tests.servers import RunningServers
 
 BATCHES = 12
 PARTITIONS = 3
@@ -117,16 +117,18 @@ def topic(settings: Settings, kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
-        topics.keep_producers_timestamps(world.settings)
-        world.start("sync", "processor")
-        yield world
+def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
+    with open_harness(servers, tmp_path_factory.mktemp("logs")) as harness:
+        topics.keep_producers_timestamps(harness.settings)
+        harness.start("sync", "processor")
+        yield harness
 
 
 @given(batch=st.fixed_dictionaries({kind: records(kind) for kind in TOPICS}))
 @examples(max_examples=BATCHES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_record_ends_a_process_or_holds_up_a_good_one(running: World, batch: dict[str, list[RawRecord]]) -> None:
+def test_no_record_ends_a_process_or_holds_up_a_good_one(
+    running: PipelineHarness, batch: dict[str, list[RawRecord]]
+) -> None:
     for kind, some in batch.items():
         for stamps in (False, True):  # what a broker refuses, it refuses with its whole batch
             publish_raw(
@@ -135,11 +137,11 @@ def test_no_record_ends_a_process_or_holds_up_a_good_one(running: World, batch: 
                 [one if stamps else one._replace(timestamp_ms=0) for one in some],
             )
     for partition in range(PARTITIONS):
-        running.wait_for(running.request_on(partition, 1))
-    assert [member.name for member in running.crew.members if not member.alive] == []
+        running.wait_for(running.publish_requests(partition, 1))
+    assert [member.name for member in running.processes.processes if not member.alive] == []
 
 
-def test_every_reader_reads_what_is_there_by_then(running: World) -> None:
+def test_every_reader_reads_what_is_there_by_then(running: PipelineHarness) -> None:
     settings, admin = running.settings, KafkaAdmin(running.settings)
     report = running.verify()
     assert report.completed >= PARTITIONS

@@ -10,9 +10,9 @@ import pytest
 
 from filemill.domain.messages import encode
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 NOW = "2026-01-04T12:00:00.000Z"
 LARGE = 900_000
@@ -21,11 +21,11 @@ UNKNOWN_ID = 2**62
 
 
 @pytest.fixture(scope="module")
-def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
-        world.start("sync", "processor")
-        yield world
-        assert [member.name for member in world.crew.members if not member.alive] == []
+def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
+    with open_harness(servers, tmp_path_factory.mktemp("logs")) as harness:
+        harness.start("sync", "processor")
+        yield harness
+        assert [member.name for member in harness.processes.processes if not member.alive] == []
 
 
 def document(**fields: object) -> bytes:
@@ -73,15 +73,15 @@ BAD_REQUESTS: dict[str, bytes] = {
 }
 
 
-def test_bad_requests_go_to_the_dead_letters_untouched_and_their_neighbours_complete(running: World) -> None:
+def test_bad_requests_go_to_the_dead_letters_untouched_and_their_neighbours_complete(running: PipelineHarness) -> None:
     settings = running.settings
     # The bad requests name file 1. Once its run has ended, what becomes of them cannot be its result.
-    good = running.request_on(0, 1)
+    good = running.publish_requests(0, 1)
     running.wait_for(good)
     values = [*UNREADABLE.values(), *BAD_REQUESTS.values()]
     for value in values:
         topics.publish(settings, settings.topic_create, [value], partition=0)
-        good += running.request_on(0, 1)
+        good += running.publish_requests(0, 1)
     running.wait_for(good)
     letters = topics.read(settings, settings.topic_dead_letters)
     by_offset = sorted(letters, key=lambda letter: int(letter.headers["filemill-offset"]))
@@ -96,9 +96,9 @@ def test_bad_requests_go_to_the_dead_letters_untouched_and_their_neighbours_comp
     )
 
 
-def test_a_file_whose_request_is_bad_fails_with_the_reason_on_its_row(running: World) -> None:
+def test_a_file_whose_request_is_bad_fails_with_the_reason_on_its_row(running: PipelineHarness) -> None:
     settings = running.settings
-    file_id = running.insert(1)[0].file_id
+    file_id = running.insert_rows(1)[0].file_id
     headers = {"filemill-run": b"not a number", "filemill-publish-number": b"-1", "traceparent": b"\xff"}
     topics.publish(settings, settings.topic_create, [request(fileId=file_id, title="")], partition=1, headers=headers)
     running.wait_for([file_id], "failed")
@@ -109,10 +109,10 @@ def test_a_file_whose_request_is_bad_fails_with_the_reason_on_its_row(running: W
     assert {name: letter.headers[name] for name in headers} == headers
 
 
-def test_a_request_for_a_file_that_no_row_knows_is_made_and_its_event_is_counted(running: World) -> None:
+def test_a_request_for_a_file_that_no_row_knows_is_made_and_its_event_is_counted(running: PipelineHarness) -> None:
     settings = running.settings
     topics.publish(settings, settings.topic_create, [request(fileId=UNKNOWN_ID)], partition=2)
-    good = running.request_on(2, 1)
+    good = running.publish_requests(2, 1)
     running.wait_for(good)
     reason = f"no file has the id {UNKNOWN_ID}"
     wait_until(lambda: reason in {row["reason"] for row in running.rejected()}, 10, "its event is counted")
@@ -181,7 +181,7 @@ BAD_EVENTS: dict[str, bytes] = {
     ids=["created", "progress", "worker-events"],
 )
 def test_bad_events_are_skipped_and_counted_and_those_behind_them_arrive(
-    running: World, topic: str, bad: dict[str, bytes]
+    running: PipelineHarness, topic: str, bad: dict[str, bytes]
 ) -> None:
     settings, name = running.settings, str(getattr(running.settings, topic))
     offsets = topics.publish(settings, name, [*UNREADABLE.values(), *bad.values()], partition=2)
@@ -191,12 +191,12 @@ def test_bad_events_are_skipped_and_counted_and_those_behind_them_arrive(
 
     wait_until(lambda: counted() >= set(offsets), 10, "each is counted")
     assert max(len(row["reason"]) for row in running.rejected()) < 600, "a reason may quote the value, not carry it"
-    running.wait_for(running.request_on(0, 1))
+    running.wait_for(running.publish_requests(0, 1))
 
 
-def test_bad_commands_are_skipped_and_the_next_good_one_is_followed(running: World) -> None:
+def test_bad_commands_are_skipped_and_the_next_good_one_is_followed(running: PipelineHarness) -> None:
     settings = running.settings
-    processor = next(member for member in running.crew.members if member.name.startswith("processor"))
+    processor = next(member for member in running.processes.processes if member.name.startswith("processor"))
     bad = [
         document(order="dance", timestamp=NOW),
         document(order="cancel", timestamp=NOW, files=[[0, 0]]),
@@ -205,11 +205,11 @@ def test_bad_commands_are_skipped_and_the_next_good_one_is_followed(running: Wor
         document(order="quiet", timestamp=NOW, workerId="somebody else"),
     ]
     topics.publish(settings, settings.topic_worker_commands, [*UNREADABLE.values(), *bad], partition=0)
-    request = running.insert(1)[0]
+    request = running.insert_rows(1)[0]
     cancel = document(order="cancel", timestamp=NOW, files=[[request.file_id, 1]])
     topics.publish(settings, settings.topic_worker_commands, [cancel], partition=0)
     expected = len(UNREADABLE) + 4
     wait_until(lambda: len(processor.lines("Skipped a command")) == expected, 10, "each is skipped")
     topics.publish(settings, settings.topic_create, [encode(request)], partition=0)
-    wait_until(lambda: processor.said("Cancelled", file=request.file_id), 10, "the file is not made")
-    running.wait_for(running.request_on(0, 1))
+    wait_until(lambda: processor.has_logged("Cancelled", file=request.file_id), 10, "the file is not made")
+    running.wait_for(running.publish_requests(0, 1))

@@ -10,8 +10,8 @@ from filemill.entrypoints.processor import Processor
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations
 from filemill_workers.file_processor.executor import Workshop
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 FOR_EVER = 600
 LINGER_MILLISECONDS = 500
@@ -23,33 +23,33 @@ class CommandsFirst(Processor):
     file_id = 0
 
     def _consume(self) -> None:
-        wait_until(lambda: self._standing.cancelled(self.file_id, 1), 30, "the command was read")
+        wait_until(lambda: self._standing.is_cancelled(self.file_id, 1), 30, "the command was read")
         super()._consume()
 
 
-def committed(world: World) -> int:
-    parts = KafkaAdmin(world.settings).offsets(world.settings.kafka_group, world.settings.topic_create)
+def committed(harness: PipelineHarness) -> int:
+    parts = KafkaAdmin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
     return sum(part.committed or 0 for part in parts)
 
 
 @pytest.mark.timeout(150)
 def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.host("relay", "sync")
-    (member,) = world.start("processor", processing_seconds=FOR_EVER)
-    (file_id,) = ids = world.submit(1)
-    world.wait_for(ids, "processing")
-    operations = Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
+    harness.run_in_threads("relay", "sync")
+    (member,) = harness.start("processor", processing_seconds=FOR_EVER)
+    (file_id,) = ids = harness.submit(1)
+    harness.wait_for(ids, "processing")
+    operations = Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
     assert operations.cancel(ids, "test").done == ids
-    world.wait_for(ids, "cancelled")
-    wait_until(lambda: committed(world) == 1, 30, "the cancelled record is committed")
+    harness.wait_for(ids, "cancelled")
+    wait_until(lambda: committed(harness) == 1, 30, "the cancelled record is committed")
     member.kill()
-    reset = OffsetReset(world.settings, world.engine, KafkaAdmin(world.settings), operations)
+    reset = OffsetReset(harness.settings, harness.engine, KafkaAdmin(harness.settings), operations)
     wait_until(lambda: reset.why_not() is None, 30, "the group has no members", every=0.3)
     reset.apply(reset.plan(Target("earliest")), Target("earliest"), "cancel", "test")
-    assert committed(world) == 0
-    more = world.submit(5)
+    assert committed(harness) == 0
+    more = harness.submit(5)
 
     # The command reaches the record's task in the worst moment: it waits for the acknowledgement of "cancelled".
     cancel, came = Workshop.cancel, threading.Event()
@@ -63,17 +63,17 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
         threading.Thread(target=when_it_waits).start()
 
     monkeypatch.setattr(Workshop, "cancel", late)
-    properties = {**world.settings.kafka_properties, "linger.ms": LINGER_MILLISECONDS}
-    processor = CommandsFirst(world.settings.model_copy(update={"kafka_properties": properties}))
+    properties = {**harness.settings.kafka_properties, "linger.ms": LINGER_MILLISECONDS}
+    processor = CommandsFirst(harness.settings.model_copy(update={"kafka_properties": properties}))
     processor.file_id = file_id
     worker = threading.Thread(target=processor.run)
     worker.start()
     try:
-        wait_until(lambda: committed(world) == 6, 30, "the committed offset is past all records", every=0.2)
+        wait_until(lambda: committed(harness) == 6, 30, "the committed offset is past all records", every=0.2)
         assert came.is_set()
-        world.wait_for(more)
-        assert world.statuses(ids) == {file_id: "cancelled"}
+        harness.wait_for(more)
+        assert harness.statuses(ids) == {file_id: "cancelled"}
     finally:
         processor.stop()
         worker.join(30)
-    world.assert_clean()
+    harness.assert_clean()

@@ -18,9 +18,9 @@ from filemill.entrypoints import bootstrap
 from filemill.services.offset_reset import OffsetReset, Target
 from filemill.services.operations import Operations
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 # Far below the reader's patience with a silent broker.
 AT_ONCE_SECONDS = 10.0
@@ -28,8 +28,8 @@ PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture
-def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
-    with pipeline(servers, tmp_path) as made:
+def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness]:
+    with open_harness(servers, tmp_path) as made:
         yield made
 
 
@@ -50,43 +50,43 @@ def publish_in_a_transaction(settings: Settings, topic: str, partition: int, val
         producer.commit_transaction(PATIENCE_SECONDS)
 
 
-def lags(world: World) -> list[int | None]:
-    settings = world.settings
+def lags(harness: PipelineHarness) -> list[int | None]:
+    settings = harness.settings
     return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
 
 
-def test_the_lag_of_a_partition_that_ends_with_a_marker_goes_to_zero(world: World) -> None:
-    world.start("processor", "sync")
-    requests = world.insert(3)
-    publish_in_a_transaction(world.settings, world.settings.topic_create, 1, [encode(one) for one in requests])
-    world.wait_for(request.file_id for request in requests)
-    wait_until(lambda: lags(world) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
-    assert topics.committed(world.settings)[1].offset == 4, "three records and a marker"
-    world.assert_clean()
+def test_the_lag_of_a_partition_that_ends_with_a_marker_goes_to_zero(harness: PipelineHarness) -> None:
+    harness.start("processor", "sync")
+    requests = harness.insert_rows(3)
+    publish_in_a_transaction(harness.settings, harness.settings.topic_create, 1, [encode(one) for one in requests])
+    harness.wait_for(request.file_id for request in requests)
+    wait_until(lambda: lags(harness) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
+    assert topics.committed(harness.settings)[1].offset == 4, "three records and a marker"
+    harness.assert_clean()
 
 
-def test_a_marker_that_comes_after_the_commit_leaves_no_lag(world: World) -> None:
-    processor, _ = world.start("processor", "sync")
-    ids = world.request_on(0, 2)
-    world.wait_for(ids)
-    processor.ask_to_stop()
-    processor.stopped(PATIENCE_SECONDS)
-    with transaction(world.settings, world.settings.topic_create, 0, [b"never counts"]) as producer:
+def test_a_marker_that_comes_after_the_commit_leaves_no_lag(harness: PipelineHarness) -> None:
+    processor, _ = harness.start("processor", "sync")
+    ids = harness.publish_requests(0, 2)
+    harness.wait_for(ids)
+    processor.send_stop_signal()
+    processor.wait_for_exit(PATIENCE_SECONDS)
+    with transaction(harness.settings, harness.settings.topic_create, 0, [b"never counts"]) as producer:
         producer.abort_transaction(PATIENCE_SECONDS)
-    assert lags(world) == [2, 0, 0]
-    world.start("processor")
-    wait_until(lambda: lags(world) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
+    assert lags(harness) == [2, 0, 0]
+    harness.start("processor")
+    wait_until(lambda: lags(harness) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
 
 
-def test_every_reader_gets_past_a_marker_at_once(world: World) -> None:
-    settings, admin = world.settings, KafkaAdmin(world.settings)
-    requests = world.insert(2)
+def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> None:
+    settings, admin = harness.settings, KafkaAdmin(harness.settings)
+    requests = harness.insert_rows(2)
     for topic in (settings.topic_create, settings.topic_created, settings.topic_dead_letters):
         publish_in_a_transaction(settings, topic, 0, [encode(one) for one in requests])
     began = time.monotonic()
-    world.verify()
-    operations = Operations(settings, world.engine, bootstrap.s3_client(settings))
-    plan = OffsetReset(settings, world.engine, admin, operations).plan(Target("latest"))
+    harness.verify()
+    operations = Operations(settings, harness.engine, bootstrap.s3_client(settings))
+    plan = OffsetReset(settings, harness.engine, admin, operations).plan(Target("latest"))
     look = Look(settings.topic_create, None, None, "", 10)
     view = browse(settings, admin.offsets(None, settings.topic_create), look)
     assert time.monotonic() - began < AT_ONCE_SECONDS
@@ -94,8 +94,8 @@ def test_every_reader_gets_past_a_marker_at_once(world: World) -> None:
     assert [record.offset for record in view.records] == [1, 0]
 
 
-def test_an_open_transaction_ends_what_is_read_and_is_no_lag(world: World) -> None:
-    settings, admin = world.settings, KafkaAdmin(world.settings)
+def test_an_open_transaction_ends_what_is_read_and_is_no_lag(harness: PipelineHarness) -> None:
+    settings, admin = harness.settings, KafkaAdmin(harness.settings)
     topic = settings.topic_create
     topics.publish(settings, topic, [b"before"], partition=2)
     with transaction(settings, topic, 2, [b"open"]) as producer:
@@ -113,9 +113,9 @@ def test_an_open_transaction_ends_what_is_read_and_is_no_lag(world: World) -> No
 
 
 def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, topic = world.settings, world.settings.topic_create
+    settings, topic = harness.settings, harness.settings.topic_create
     monkeypatch.setattr(reader, "READ_RECORDS", 2)
     topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
     few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}
@@ -128,8 +128,8 @@ def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
     assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
-def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(world: World) -> None:
-    settings, topic = world.settings, world.settings.topic_create
+def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(harness: PipelineHarness) -> None:
+    settings, topic = harness.settings, harness.settings.topic_create
     topics.publish(settings, topic, [b"1", b"2", b"3"], partition=0)
     spans = KafkaAdmin(settings).offsets(None, topic)
     topics.delete_before(settings, topic, 0, 3)
@@ -138,8 +138,10 @@ def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(
     assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
-def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, topic = world.settings, world.settings.topic_progress
+def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(
+    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, topic = harness.settings, harness.settings.topic_progress
     monkeypatch.setattr(reader, "READ_RECORDS", 2)
     topics.publish(settings, topic, [b"x" * 400_000] * 12, partition=0)
     few = {"fetch.message.max.bytes": 400_000, "queued.max.messages.kbytes": 400}

@@ -11,50 +11,52 @@ from filemill.adapters.postgres.tables import File, WorkerEventRow
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
-from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Condition
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition
 from filemill.entrypoints import bootstrap
 from filemill.queries.workers import list_workers
 from filemill.services.operations import Operations
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 NOW = "2026-01-04T12:00:00Z"
 GREATEST_RUN = 2**31 - 1
 
 
 @pytest.fixture(scope="module")
-def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
     folder: Path = tmp_path_factory.mktemp("forged")
-    with pipeline(servers, folder) as world:
-        world.host("relay", "sync")
-        world.start("processor")
-        yield world
+    with open_harness(servers, folder) as harness:
+        harness.run_in_threads("relay", "sync")
+        harness.start("processor")
+        yield harness
 
 
-def operations(world: World) -> Operations:
-    return Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
+def operations(harness: PipelineHarness) -> Operations:
+    return Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
 
 
-def forge(world: World, **fields: object) -> None:
+def forge(harness: PipelineHarness, **fields: object) -> None:
     """Write a result, and wait until it is counted as refused."""
     result = {"s3Location": None, "status": "completed", "timestamp": NOW, **fields}
-    (offset,) = topics.publish(world.settings, world.settings.topic_created, [json.dumps(result).encode()], partition=0)
-    place = (world.settings.topic_created, 0, offset)
+    (offset,) = topics.publish(
+        harness.settings, harness.settings.topic_created, [json.dumps(result).encode()], partition=0
+    )
+    place = (harness.settings.topic_created, 0, offset)
 
     def counted() -> bool:
-        return place in {(row["topic"], row["partition"], row["offset"]) for row in world.rejected()}
+        return place in {(row["topic"], row["partition"], row["offset"]) for row in harness.rejected()}
 
     wait_until(counted, 10, "the forged result is counted")
 
 
-def keep(world: World, count: int) -> list[int]:
+def keep(harness: PipelineHarness, count: int) -> list[int]:
     """Files whose requests never reach a worker: somebody else answers for them."""
-    return [request.file_id for request in world.insert(count)]
+    return [request.file_id for request in harness.insert_rows(count)]
 
 
-def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it(running: World) -> None:
+def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it(running: PipelineHarness) -> None:
     (victim,) = running.submit(1)
     running.wait_for([victim])
     (forger,) = keep(running, 1)
@@ -72,11 +74,11 @@ def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it
             sa.update(File).where(File.id == forger).values(status="completed", s3_location=f"//{key}", sha256="x")
         )
     assert operations(running).delete([forger], "test").done == [forger]
-    assert running.download(victim) == running.fresh_render(victim)
+    assert running.download(victim) == running.expected_content(victim)
 
 
-def codes_of_dead_letters(world: World, file_id: int) -> list[bytes | None]:
-    letters = topics.read(world.settings, world.settings.topic_dead_letters)
+def codes_of_dead_letters(harness: PipelineHarness, file_id: int) -> list[bytes | None]:
+    letters = topics.read(harness.settings, harness.settings.topic_dead_letters)
     return [
         dict(letter.headers).get("filemill-code")
         for letter in letters
@@ -84,10 +86,10 @@ def codes_of_dead_letters(world: World, file_id: int) -> list[bytes | None]:
     ]
 
 
-def test_a_forged_request_does_not_replace_the_object_of_the_file_that_it_names(running: World) -> None:
+def test_a_forged_request_does_not_replace_the_object_of_the_file_that_it_names(running: PipelineHarness) -> None:
     (victim,) = running.submit(1)
     running.wait_for([victim])
-    row, made = running.file(victim), running.fresh_render(victim)
+    row, made = running.file(victim), running.expected_content(victim)
     forged = FileCreate(victim, "Forged", "by somebody else", row.created_at)
     # The genuine record once more, as after a reset: it finds its own bytes, and that is no fault.
     genuine = FileCreate(victim, row.title, row.description, row.created_at)
@@ -102,8 +104,10 @@ def test_a_forged_request_does_not_replace_the_object_of_the_file_that_it_names(
     assert (after.status, after.sha256) == ("completed", row.sha256)
 
 
-def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and_by_verify(running: World) -> None:
-    (request,) = running.insert(1)
+def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and_by_verify(
+    running: PipelineHarness,
+) -> None:
+    (request,) = running.insert_rows(1)
     forged = FileCreate(request.file_id, "Forged", "by somebody else", request.timestamp)
     topics.publish(running.settings, running.settings.topic_create, [encode(forged)], partition=0)
     running.wait_for([request.file_id])
@@ -114,8 +118,8 @@ def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and
     assert str(request.file_id) in running.verify().findings["render-differs"].examples
 
 
-def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: World) -> None:
-    (request,) = running.insert(1)
+def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: PipelineHarness) -> None:
+    (request,) = running.insert_rows(1)
     client, bucket = bootstrap.s3_client(running.settings), running.settings.s3_bucket
     key = object_key(request.file_id, request.timestamp)
     metadata = {"sha256": sha256_hex(render(request.title, request.description, request.timestamp))}
@@ -129,10 +133,10 @@ def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_de
     client.delete_object(Bucket=bucket, Key=key)
     assert operations(running).retry([request.file_id], "test").done == [request.file_id]
     running.wait_for([request.file_id])
-    assert running.download(request.file_id) == running.fresh_render(request.file_id)
+    assert running.download(request.file_id) == running.expected_content(request.file_id)
 
 
-def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along(running: World) -> None:
+def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along(running: PipelineHarness) -> None:
     client, bucket = bootstrap.s3_client(running.settings), running.settings.s3_bucket
     client.put_object(Bucket=bucket, Key="made/by-hand.txt", Body=b"foreign")
     first, second = keep(running, 2)
@@ -153,7 +157,7 @@ def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along
         client.get_object(Bucket=bucket, Key="made/by-hand.txt")
 
 
-def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_retry(running: World) -> None:
+def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_retry(running: PipelineHarness) -> None:
     aimed, neighbour, old = keep(running, 3)
     forge(running, fileId=aimed, run=GREATEST_RUN, status="failed")
     with running.engine.begin() as connection:
@@ -167,8 +171,8 @@ def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_re
     assert [running.file(file_id).run for file_id in (aimed, neighbour)] == [2, 2]
 
 
-def test_an_event_of_the_year_9999_does_not_pin_its_worker(running: World) -> None:
-    (worker,) = [member.name for member in running.crew.members if member.name.startswith("processor")]
+def test_an_event_of_the_year_9999_does_not_pin_its_worker(running: PipelineHarness) -> None:
+    (worker,) = [member.name for member in running.processes.processes if member.name.startswith("processor")]
     forged = {"kind": "stopped", "workerId": worker, "timestamp": "9999-12-31T23:59:59Z"}
     (offset,) = topics.publish(
         running.settings, running.settings.topic_worker_events, [json.dumps(forged).encode()], partition=0
@@ -182,13 +186,13 @@ def test_an_event_of_the_year_9999_does_not_pin_its_worker(running: World) -> No
     def alive() -> bool:
         with running.engine.connect() as connection:
             (view,) = [one for one in list_workers(connection) if one.id == worker]
-        return view.condition is Condition.IDLE and view.heard_seconds_ago < DEAD_AFTER_SECONDS
+        return view.condition is WorkerCondition.IDLE and view.heard_seconds_ago < DEAD_AFTER_SECONDS
 
     wait_until(stored, 10, "the forged event is stored")
     wait_until(alive, 10, "the next heartbeat counts")
 
 
-def test_progress_of_a_later_run_does_not_hold_a_file_in_processing(running: World) -> None:
+def test_progress_of_a_later_run_does_not_hold_a_file_in_processing(running: PipelineHarness) -> None:
     (file_id,) = keep(running, 1)
     known = {"workerId": "w", "partition": 0, "offset": 0, "attempt": 1, "step": 1, "steps": 6, "timestamp": NOW}
     value = json.dumps({"fileId": file_id, "run": 2, **known}).encode()

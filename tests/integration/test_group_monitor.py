@@ -14,9 +14,9 @@ from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.queries.outbox import outbox_history
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
-from tests.servers import Servers, new_world
+from tests.servers import RunningServers, isolated_settings
 
 
 class _Deaf:
@@ -32,21 +32,21 @@ class _Deaf:
         pass
 
 
-def test_samples_say_what_the_broker_says(world: World) -> None:
-    world.host("relay", "sync")
-    world.start("processor", "monitor", processing_seconds=0)
-    ids = world.submit(7)
-    world.wait_for(ids)
+def test_samples_say_what_the_broker_says(harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", "monitor", processing_seconds=0)
+    ids = harness.submit(7)
+    harness.wait_for(ids)
 
     def latest() -> list[tuple[int | None, ...]]:
         newest = sa.select(sa.func.max(LagSample.sampled_at)).scalar_subquery()
         columns = sa.select(LagSample.partition, LagSample.end_offset, LagSample.committed_offset, LagSample.lag)
-        with world.engine.connect() as connection:
+        with harness.engine.connect() as connection:
             rows = connection.execute(columns.where(LagSample.sampled_at == newest).order_by(LagSample.partition))
             return [tuple(row) for row in rows]
 
     wait_until(lambda: latest() == [(0, 3, 3, 0), (1, 2, 2, 0), (2, 2, 2, 0)], 15, "all seven are seen committed")
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         members = connection.execute(
             sa.select(GroupSample.members, GroupSample.state).order_by(GroupSample.sampled_at.desc()).limit(1)
         ).one()
@@ -54,14 +54,14 @@ def test_samples_say_what_the_broker_says(world: World) -> None:
     assert [member["partitions"] for member in members.members] == [[0, 1, 2]]
 
 
-def test_the_outbox_is_sampled_also_while_kafka_is_away(world: World) -> None:
-    world.submit(4)
-    nowhere = world.settings.model_copy(update={"kafka_broker": "127.0.0.1:1", "server_timeout_seconds": 0.5})
-    monitor = bootstrap.monitor(nowhere, world.engine)
+def test_the_outbox_is_sampled_also_while_kafka_is_away(harness: PipelineHarness) -> None:
+    harness.submit(4)
+    nowhere = harness.settings.model_copy(update={"kafka_broker": "127.0.0.1:1", "server_timeout_seconds": 0.5})
+    monitor = bootstrap.monitor(nowhere, harness.engine)
     for _ in range(2):
         with pytest.raises(Unavailable):
             monitor.sample()
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         history = outbox_history(connection, timedelta(minutes=5), interval_seconds=0.001, points=10**6)
         assert connection.execute(sa.select(sa.func.count()).select_from(LagSample)).scalar_one() == 0
     assert [depth for depth in history.depths if depth is not None] == [4, 4]
@@ -70,9 +70,9 @@ def test_the_outbox_is_sampled_also_while_kafka_is_away(world: World) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: Servers) -> None:
+def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: RunningServers) -> None:
     """confluent-kafka's AdminClient does, by SIGSEGV; see KafkaAdmin._committed."""
-    settings: Settings = new_world(servers)
+    settings: Settings = isolated_settings(servers)
     over = threading.Event()
 
     def churn() -> None:
@@ -103,16 +103,16 @@ def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: 
     assert answers > 0
 
 
-def test_counts_are_folded_up_and_stay_right(world: World) -> None:
+def test_counts_are_folded_up_and_stay_right(harness: PipelineHarness) -> None:
     for _ in range(5):
-        world.submit(2)
-    monitor = bootstrap.monitor(world.settings, world.engine)
+        harness.submit(2)
+    monitor = bootstrap.monitor(harness.settings, harness.engine)
     stop = threading.Event()
     thread = threading.Thread(target=monitor.run, args=(stop,))
     thread.start()
 
     def rows() -> list[tuple[object, ...]]:
-        with world.engine.connect() as connection:
+        with harness.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sa.select(StatusCount.status, StatusCount.delta))]
 
     try:
@@ -120,5 +120,5 @@ def test_counts_are_folded_up_and_stay_right(world: World) -> None:
     finally:
         stop.set()
         thread.join()
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(File)).scalar_one() == 10

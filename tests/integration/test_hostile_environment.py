@@ -10,8 +10,8 @@ import pytest
 
 from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill
+from tests.integration.harness import PipelineHarness
 from tests.integration.test_rest_process import dashboard
-from tests.integration.world import World
 
 ROLES = ("relay", "sync", "processor")
 
@@ -95,26 +95,26 @@ def hostile(dead: str, tmp_path: Path) -> dict[str, str]:
 
 
 def test_command_and_workers_do_without_the_shells_environment(
-    world: World, hostile: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: PipelineHarness, hostile: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {**hostile, **as_environment(world.settings)}
+    given = {**hostile, **as_environment(harness.settings)}
     with contextlib.ExitStack() as running:
         with monkeypatch.context() as theirs:  # for what is started here, not for the test's own clients
             for name, value in given.items():
                 theirs.setenv(name, value)
-            world.start(*ROLES)
-            _, url = running.enter_context(dashboard(world.settings, tmp_path))
+            harness.start(*ROLES)
+            _, url = running.enter_context(dashboard(harness.settings, tmp_path))
         rest = running.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=20))
         file_id = rest.post("/api/files", json={"title": "文件"}).raise_for_status().json()["id"]
         assert rest.get("/readyz").status_code == 200, rest.get("/readyz").text
         done = filemill("submit", "Größe", "--count", "5", "--wait", home=tmp_path, environment=given)
         assert done.returncode == 0, done.stderr
-        world.wait_for([file_id])
+        harness.wait_for([file_id])
         assert rest.get(f"/api/files/{file_id}/download").status_code == 200
-    assert world.file(file_id).title == "文件"
+    assert harness.file(file_id).title == "文件"
     for words in (("download", str(file_id), "-o", "-"), ("verify",), ("delete", str(file_id), "--yes")):
         done = filemill(*words, home=tmp_path, environment=given)
         assert done.returncode == 0, f"{words}: {done.stderr}"
     doctor = filemill("doctor", home=tmp_path, environment=given)
     assert not [line for line in doctor.stdout.splitlines() if "MISSING" in line], doctor.stdout
-    world.assert_clean()
+    harness.assert_clean()

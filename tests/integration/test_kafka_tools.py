@@ -13,8 +13,8 @@ from filemill.config.settings import Settings
 from filemill.queries.group import GroupState, Lags, group_state, lags
 from filemill_infra.embedded.servers.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 TOOL_SECONDS = 60
@@ -40,12 +40,12 @@ def ask(settings: Settings, *question: str) -> list[dict[str, str]]:
     return [dict(zip(head, line, strict=True)) for line in lines[heads[0] + 1 :] if line]
 
 
-def shown(world: World, after: datetime) -> tuple[GroupState, Lags]:
+def shown(harness: PipelineHarness, after: datetime) -> tuple[GroupState, Lags]:
     """What pages, REST and commands show: the first of the monitor's samples after a moment."""
 
     def fresh() -> tuple[GroupState, Lags] | None:
-        with world.engine.connect() as connection:
-            group, offsets = (read(connection, world.settings.group_id) for read in (group_state, lags))
+        with harness.engine.connect() as connection:
+            group, offsets = (read(connection, harness.settings.group_id) for read in (group_state, lags))
         known = group is not None and offsets is not None
         return (group, offsets) if known and min(group.sampled_at, offsets.sampled_at) > after else None  # type: ignore[union-attr,return-value]
 
@@ -59,13 +59,13 @@ def owners_shown(group: GroupState) -> dict[int, str]:
 
 
 @pytest.fixture
-def load(world: World) -> Iterator[threading.Event]:
+def load(harness: PipelineHarness) -> Iterator[threading.Event]:
     """Requests all the while, until the event is set."""
     over = threading.Event()
 
     def ask_for_files() -> None:
         while not over.wait(PAUSE_SECONDS):
-            world.submit(REQUESTS)
+            harness.submit(REQUESTS)
 
     thread = threading.Thread(target=ask_for_files)
     thread.start()
@@ -77,22 +77,22 @@ def load(world: World) -> Iterator[threading.Event]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("protocol", ["consumer", "classic-cooperative"])
 def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
-    protocol: str, world: World, load: threading.Event, tmp_path: Path
+    protocol: str, harness: PipelineHarness, load: threading.Event, tmp_path: Path
 ) -> None:
     given = {"group_protocol": protocol, "processing_seconds": WORK_SECONDS}
-    world.host("relay", "sync")
-    world.start("processor", "processor", "monitor", **given, monitor_interval_seconds=SAMPLE_SECONDS)
-    world.wait_for_shares(2, 1)
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", "processor", "monitor", **given, monitor_interval_seconds=SAMPLE_SECONDS)
+    harness.wait_for_assignment(2, 1)
 
     # Under load: what the tool saw lies between what we showed before and after it.
-    before, lags_before = shown(world, datetime.now(UTC))
-    rows = ask(world.settings, "--offsets")
-    after, lags_after = shown(world, datetime.now(UTC))
+    before, lags_before = shown(harness, datetime.now(UTC))
+    rows = ask(harness.settings, "--offsets")
+    after, lags_after = shown(harness, datetime.now(UTC))
     assert [int(row["PARTITION"]) for row in sorted(rows, key=lambda row: row["PARTITION"])] == [0, 1, 2]
     lagging = 0
     for row in rows:
         early, late = (one.partitions[int(row["PARTITION"])] for one in (lags_before, lags_after))
-        assert row["TOPIC"] == world.settings.topic_create
+        assert row["TOPIC"] == harness.settings.topic_create
         assert early.end_offset is not None
         assert late.end_offset is not None
         assert early.end_offset <= int(row["LOG-END-OFFSET"]) <= late.end_offset
@@ -105,16 +105,16 @@ def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
     assert lagging > 0, "there was no load"
     told = {int(row["PARTITION"]): row["CONSUMER-ID"] for row in rows}
     assert told == owners_shown(before) == owners_shown(after)
-    (state,) = ask(world.settings, "--state")
+    (state,) = ask(harness.settings, "--state")
     assert (state["STATE"].upper(), int(state["#MEMBERS"])) == (after.state, len(after.members))
 
     # At rest: all of it, to the record.
     load.set()
     wait_until(
-        lambda: all(part.lag == 0 for part in shown(world, datetime.now(UTC))[1].partitions), 60, "nothing is left"
+        lambda: all(part.lag == 0 for part in shown(harness, datetime.now(UTC))[1].partitions), 60, "nothing is left"
     )
-    group, ours = shown(world, datetime.now(UTC))
-    rows = ask(world.settings, "--offsets")
+    group, ours = shown(harness, datetime.now(UTC))
+    rows = ask(harness.settings, "--offsets")
     assert {
         (part.partition, part.committed_offset, part.end_offset, part.lag, owners_shown(group)[part.partition])
         for part in ours.partitions
@@ -128,7 +128,7 @@ def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
         )
         for row in rows
     }
-    members = ask(world.settings, "--members", "--verbose")
+    members = ask(harness.settings, "--members", "--verbose")
     assert {
         (row["CONSUMER-ID"], row["CLIENT-ID"], row["HOST"].lstrip("/"), int(row["#PARTITIONS"])) for row in members
     } == {(member.member_id, member.client_id, member.host, len(member.partitions)) for member in group.members}

@@ -12,161 +12,163 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.postgres.operations import offset_resets
+from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
 from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
 from filemill.services.operations import Operations
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest
-from tests.integration.world import World
 
 # Longer than a test: what is begun under it does not end by itself.
 FOR_EVER = 600
 EMPTY_SECONDS = 30.0
 
 
-def mover(world: World) -> OffsetReset:
-    operations = Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
-    return OffsetReset(world.settings, world.engine, KafkaAdmin(world.settings), operations)
+def mover(harness: PipelineHarness) -> OffsetReset:
+    operations = Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
+    return OffsetReset(harness.settings, harness.engine, KafkaAdmin(harness.settings), operations)
 
 
-def stop(world: World, member: Process) -> None:
+def stop(harness: PipelineHarness, member: Process) -> None:
     """End a processor amid its work, and wait until the broker takes it for gone."""
     member.kill()
-    reset = mover(world)
+    reset = mover(harness)
     wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
 
-def committed(world: World) -> list[int | None]:
-    parts = KafkaAdmin(world.settings).offsets(world.settings.kafka_group, world.settings.topic_create)
+def committed(harness: PipelineHarness) -> list[int | None]:
+    parts = KafkaAdmin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
     return [part.committed for part in parts]
 
 
-def audited(world: World) -> list[dict[str, Any]]:
+def audited(harness: PipelineHarness) -> list[dict[str, Any]]:
     wanted = sa.select(Operation.detail).where(Operation.action == "offsets.reset").order_by(Operation.id)
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         return list(connection.execute(wanted).scalars())
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("protocol", ["consumer", "classic-eager"])
-def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, world: World) -> None:
-    world.host("relay", "sync")
-    world.start("processor", group_protocol=protocol, processing_seconds=FOR_EVER)
-    world.wait_for(world.submit(3), "processing")
-    reset = mover(world)
+def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", group_protocol=protocol, processing_seconds=FOR_EVER)
+    harness.wait_for(harness.submit(3), "processing")
+    reset = mover(harness)
     plan = reset.plan(Target("latest"))
     assert plan.why_not == (
         "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
     )
     with pytest.raises(CannotReset, match="has a member"):
         reset.apply(plan, Target("latest"), "cancel", "test")
-    admin = KafkaAdmin(world.settings)
+    admin = KafkaAdmin(harness.settings)
     with pytest.raises(ValueError, match="Kafka refuses"):
-        admin.move_offsets(world.settings.kafka_group, world.settings.topic_create, plan.offsets)
-    assert audited(world) == []
+        admin.move_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
+    assert audited(harness) == []
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(("then", "status"), [("resubmit", "completed"), ("cancel", "cancelled")])
-def test_what_a_reset_skips_is_resubmitted_or_cancelled(then: Unfinished, status: str, world: World) -> None:
-    world.host("relay", "sync")
-    done = world.submit(6)
-    (quick,) = world.start("processor")
-    world.wait_for(done)
-    stop(world, quick)
-    (slow,) = world.start("processor", processing_seconds=FOR_EVER)
-    begun = world.submit(6)
-    world.wait_for(begun, "processing")
-    stop(world, slow)
-    foreign = world.request_on(1, 2)  # no publication, no header: only the record says whose it is
+def test_what_a_reset_skips_is_resubmitted_or_cancelled(
+    then: Unfinished, status: str, harness: PipelineHarness
+) -> None:
+    harness.run_in_threads("relay", "sync")
+    done = harness.submit(6)
+    (quick,) = harness.start("processor")
+    harness.wait_for(done)
+    stop(harness, quick)
+    (slow,) = harness.start("processor", processing_seconds=FOR_EVER)
+    begun = harness.submit(6)
+    harness.wait_for(begun, "processing")
+    stop(harness, slow)
+    foreign = harness.publish_requests(1, 2)  # no publication, no header: only the record says whose it is
 
-    reset, target = mover(world), Target("latest")
+    reset, target = mover(harness), Target("latest")
     plan = reset.plan(target)
     assert plan.why_not is None
     assert plan.skipped == sorted([*begun, *foreign])
     assert [len(move.skipped) for move in plan.moves] == [2, 4, 2]
-    late = world.request_on(2, 1)  # after the preview, and beyond what it moves to
+    late = harness.publish_requests(2, 1)  # after the preview, and beyond what it moves to
     result = reset.apply(plan, target, then, "test")
     assert result.cancelled == plan.skipped
     assert result.resubmitted == (plan.skipped if then == "resubmit" else [])
-    assert committed(world) == [move.new for move in plan.moves]
-    (detail,) = audited(world)
+    assert committed(harness) == [move.new for move in plan.moves]
+    (detail,) = audited(harness)
     assert (detail["to"], detail["unfinished"], detail["then"]) == ("latest", 8, then)
 
-    world.start("processor")
-    world.wait_for([*done, *late])
-    world.wait_for(plan.skipped, status)
-    runs = {world.file(file_id).run for file_id in plan.skipped}
+    harness.start("processor")
+    harness.wait_for([*done, *late])
+    harness.wait_for(plan.skipped, status)
+    runs = {harness.file(file_id).run for file_id in plan.skipped}
     assert runs == {2 if then == "resubmit" else 1}
-    report = world.assert_clean()
+    report = harness.assert_clean()
     assert report.submitted == 15
     assert report.in_flight == 0
 
 
 @pytest.mark.timeout(150)
-def test_records_that_are_read_again_change_nothing_that_has_ended(world: World) -> None:
-    world.host("relay", "sync")
-    ids = world.submit(9)
-    (member,) = world.start("processor")
-    world.wait_for(ids)
-    before = {file_id: world.file(file_id) for file_id in ids}
+def test_records_that_are_read_again_change_nothing_that_has_ended(harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    ids = harness.submit(9)
+    (member,) = harness.start("processor")
+    harness.wait_for(ids)
+    before = {file_id: harness.file(file_id) for file_id in ids}
     member.terminate(20)
-    reset = mover(world)
+    reset = mover(harness)
     wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
     plan = reset.plan(Target("shift", by=-2))
     assert [move.difference for move in plan.moves] == [-2, -2, -2]
     assert (plan.repeated, plan.skipped) == (6, [])
     reset.apply(plan, Target("shift", by=-2), "cancel", "test")
-    world.start("processor")
-    wait_until(lambda: sum(map(len, world.results().values())) == 15, 30, "six records were done again")
-    after = {file_id: world.file(file_id) for file_id in ids}
+    harness.start("processor")
+    wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were done again")
+    after = {file_id: harness.file(file_id) for file_id in ids}
     assert {one.sha256 for one in after.values()} == {one.sha256 for one in before.values()}
     assert {one.finished_at for one in after.values()} == {one.finished_at for one in before.values()}
-    assert world.assert_clean().duplicate_results == 6
+    assert harness.assert_clean().duplicate_results == 6
 
 
-def test_a_skip_without_a_record_of_it_is_a_broken_promise(world: World) -> None:
-    world.request_on(0, 2)
-    KafkaAdmin(world.settings).move_offsets(world.settings.kafka_group, world.settings.topic_create, {0: 1})
-    assert world.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
+def test_a_skip_without_a_record_of_it_is_a_broken_promise(harness: PipelineHarness) -> None:
+    harness.publish_requests(0, 2)
+    KafkaAdmin(harness.settings).move_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
+    assert harness.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
 
 
-def test_a_time_is_the_first_record_from_then_on(world: World) -> None:
+def test_a_time_is_the_first_record_from_then_on(harness: PipelineHarness) -> None:
     """Partition 0 has two records before it and one after it, the others only some before."""
     for partition in range(3):
-        world.request_on(partition, 2)
+        harness.publish_requests(partition, 2)
     time.sleep(0.01)
     moment = datetime.now(UTC)
     time.sleep(0.01)
-    world.request_on(0, 1)
-    plan = mover(world).plan(Target("time", at=moment))
+    harness.publish_requests(0, 1)
+    plan = mover(harness).plan(Target("time", at=moment))
     assert [(move.current, move.new, len(move.skipped)) for move in plan.moves] == [(0, 2, 2)] * 3
 
 
-def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(world: World) -> None:
-    world.request_on(0, 2)
-    reset = mover(world)
+def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(harness: PipelineHarness) -> None:
+    harness.publish_requests(0, 2)
+    reset = mover(harness)
     plan = reset.plan(Target("latest"))
-    topics.recreate_topic(world.settings, world.settings.topic_create)
-    waiting = world.request_on(0, 2)
+    topics.recreate_topic(harness.settings, harness.settings.topic_create)
+    waiting = harness.publish_requests(0, 2)
     with pytest.raises(CannotReset, match="was deleted and created again since the preview: preview the reset again"):
         reset.apply(plan, Target("latest"), "cancel", "test")
-    assert committed(world) == [None] * 3
-    assert set(world.statuses(waiting).values()) == {"pending"}
-    assert audited(world) == []
+    assert committed(harness) == [None] * 3
+    assert set(harness.statuses(waiting).values()) == {"pending"}
+    assert audited(harness) == []
     assert reset.apply(reset.plan(Target("latest")), Target("latest"), "cancel", "test").cancelled == waiting
 
 
 def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = world.request_on(0, 3)
-    reset = mover(world)
+    ids = harness.publish_requests(0, 3)
+    reset = mover(harness)
     plan: Plan = reset.plan(Target("latest"))
 
     def refuse(*_given: object) -> None:
@@ -175,12 +177,12 @@ def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
     monkeypatch.setattr(KafkaAdmin, "move_offsets", refuse)
     with pytest.raises(CannotReset, match="just joined"):
         reset.apply(plan, Target("latest"), "cancel", "test")
-    assert world.statuses(ids) == dict.fromkeys(ids, "pending")
-    assert {world.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
-    (detail,) = audited(world)
+    assert harness.statuses(ids) == dict.fromkeys(ids, "pending")
+    assert {harness.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
+    (detail,) = audited(harness)
     assert detail["refused"] == "Kafka refuses: somebody has just joined"
-    with world.engine.connect() as connection:
-        assert offset_resets(connection, world.settings.kafka_group, world.settings.topic_create) == []
+    with harness.engine.connect() as connection:
+        assert offset_resets(connection, harness.settings.kafka_group, harness.settings.topic_create) == []
 
 
 def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:
@@ -213,26 +215,26 @@ def test_over_rest_what_makes_no_sense_is_refused(body: dict[str, object], rest:
     assert answer.status_code == 422, answer.text
 
 
-def command(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(harness: PipelineHarness, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`filemill offsets …` on the world's servers."""
     argv = [sys.executable, "-m", "filemill", "offsets", *arguments]
-    environment = {**os.environ, **as_environment(world.settings)}
+    environment = {**os.environ, **as_environment(harness.settings)}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_command_previews_and_resets(world: World) -> None:
-    ids = world.request_on(1, 3)
-    told = command(world, "preview", "--by", "2", "--json")
+def test_the_command_previews_and_resets(harness: PipelineHarness) -> None:
+    ids = harness.publish_requests(1, 3)
+    told = command(harness, "preview", "--by", "2", "--json")
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["moves"][1] == {"partition": 1, "current": 0, "new": 2, "skipped": ids[:2]}
-    assert committed(world) == [None, None, None]
-    done = command(world, "reset", "--to", "latest", "--cancel", "--yes")
+    assert committed(harness) == [None, None, None]
+    done = command(harness, "reset", "--to", "latest", "--cancel", "--yes")
     assert done.returncode == 0, done.stderr
     assert "1 partition moved; 3 cancelled" in done.stderr
-    assert committed(world) == [None, 3, None]
-    assert audited(world)[0]["then"] == "cancel"
+    assert committed(harness) == [None, 3, None]
+    assert audited(harness)[0]["then"] == "cancel"
     for wrong in ([], ["--to", "noon"], ["--to", "latest", "--by", "1"]):
-        assert command(world, "preview", *wrong).returncode == 2
+        assert command(harness, "preview", *wrong).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -11,116 +11,125 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
-from filemill.domain.worker_commands import Order
+from filemill.domain.dead_letters import DeadLetter, reason_counts
+from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import read_dead_letters
 from filemill.services import dead_letters
-from filemill.services.dead_letters import DeadLetter
 from filemill.services.operations import Operations, UnknownWorker
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 # Long enough to be caught in progress, short enough to wait for.
 WORK_SECONDS = 3.0
 
 
 @pytest.fixture
-def operations(world: World) -> Operations:
-    return Operations(world.settings, world.engine, bootstrap.s3_client(world.settings))
+def operations(harness: PipelineHarness) -> Operations:
+    return Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
 
 
-def poison(world: World, file_id: int) -> None:
+def poison(harness: PipelineHarness, file_id: int) -> None:
     """A request that no attempt can turn into a file, for a file that exists."""
     value = {"fileId": file_id, "title": " ", "description": "", "timestamp": "2026-01-04T12:00:00Z"}
-    topics.publish(world.settings, world.settings.topic_create, [json.dumps(value).encode()])
+    topics.publish(harness.settings, harness.settings.topic_create, [json.dumps(value).encode()])
 
 
-def letters(world: World) -> list[DeadLetter]:
-    return read_dead_letters(world.settings, KafkaAdmin(world.settings), world.engine)
+def letters(harness: PipelineHarness) -> list[DeadLetter]:
+    return read_dead_letters(harness.settings, KafkaAdmin(harness.settings), harness.engine)
 
 
-def kinds(world: World) -> set[str]:
-    with world.engine.connect() as connection:
+def kinds(harness: PipelineHarness) -> set[str]:
+    with harness.engine.connect() as connection:
         return set(connection.execute(sa.select(WorkerEventRow.kind)).scalars())
 
 
-def recorded(world: World) -> list[str]:
-    with world.engine.connect() as connection:
+def recorded(harness: PipelineHarness) -> list[str]:
+    with harness.engine.connect() as connection:
         return list(connection.execute(sa.select(Operation.action).order_by(Operation.id)).scalars())
 
 
-def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(world: World, operations: Operations) -> None:
-    world.host("relay", "sync")
-    world.start("processor", processing_seconds=WORK_SECONDS * 4)
-    ids = world.submit(6)
-    world.wait_for(ids, "processing")
+def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(
+    harness: PipelineHarness, operations: Operations
+) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", processing_seconds=WORK_SECONDS * 4)
+    ids = harness.submit(6)
+    harness.wait_for(ids, "processing")
 
     outcome = operations.cancel([*ids[:2], 999_999], "test")
     assert outcome.done == ids[:2]
     assert [(one.file_id, one.reason) for one in outcome.refused] == [(999_999, "there is no such file")]
 
-    wait_until(lambda: "cancelled" in kinds(world), WORK_SECONDS, "the worker says that it let go")
-    world.wait_for(ids[2:])
-    assert set(world.statuses(ids[:2]).values()) == {"cancelled"}
-    assert not set(ids[:2]) & set(world.results())
-    world.assert_clean()
+    wait_until(lambda: "cancelled" in kinds(harness), WORK_SECONDS, "the worker says that it let go")
+    harness.wait_for(ids[2:])
+    assert set(harness.statuses(ids[:2]).values()) == {"cancelled"}
+    assert not set(ids[:2]) & set(harness.results())
+    harness.assert_clean()
 
     assert operations.retry(ids[:2], "test").done == ids[:2]
-    world.wait_for(ids)
-    assert {world.file(file_id).run for file_id in ids[:2]} == {2}
-    report = world.assert_clean()
+    harness.wait_for(ids)
+    assert {harness.file(file_id).run for file_id in ids[:2]} == {2}
+    report = harness.assert_clean()
     assert (report.submitted, report.completed) == (6, 6)
-    assert recorded(world) == ["cancel", "retry"]
+    assert recorded(harness) == ["cancel", "retry"]
 
 
-def test_what_is_refused_is_not_on_record_however_often_it_is_asked_for(world: World, operations: Operations) -> None:
-    (pending,) = world.submit(1)
+def test_what_is_refused_is_not_on_record_however_often_it_is_asked_for(
+    harness: PipelineHarness, operations: Operations
+) -> None:
+    (pending,) = harness.submit(1)
     for _ in range(3):
         assert operations.retry([pending, 999_999], "test").done == []
         assert operations.delete([pending], "test").done == []
         assert operations.cancel([999_999], "test").done == []
-    assert recorded(world) == []
+    assert recorded(harness) == []
     operations.cancel([pending, 999_999], "test")
-    assert recorded(world) == ["cancel"]
+    assert recorded(harness) == ["cancel"]
 
 
-def test_a_file_that_is_not_on_kafka_yet_never_gets_there_once_cancelled(world: World, operations: Operations) -> None:
-    ids = world.submit(3)
+def test_a_file_that_is_not_on_kafka_yet_never_gets_there_once_cancelled(
+    harness: PipelineHarness, operations: Operations
+) -> None:
+    ids = harness.submit(3)
     operations.cancel(ids[:1], "test")
-    world.host("relay", "sync")
-    world.start("processor")
-    world.wait_for(ids[1:])
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor")
+    harness.wait_for(ids[1:])
     published = {
-        json.loads(seen.value or b"{}")["fileId"] for seen in topics.read(world.settings, world.settings.topic_create)
+        json.loads(seen.value or b"{}")["fileId"]
+        for seen in topics.read(harness.settings, harness.settings.topic_create)
     }
     assert published == set(ids[1:])
-    assert world.assert_clean().cancelled == 1
+    assert harness.assert_clean().cancelled == 1
 
 
-def test_a_deleted_file_leaves_a_tombstone_and_no_object(world: World, operations: Operations) -> None:
-    world.host("relay", "sync")
-    world.start("processor")
-    ids = world.submit(3)
-    world.wait_for(ids)
+def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarness, operations: Operations) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor")
+    ids = harness.submit(3)
+    harness.wait_for(ids)
     outcome = operations.delete([ids[0], 12345], "test")
     assert outcome.done == [ids[0]]
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         (tombstone,) = connection.execute(sa.select(Tombstone.file_id, Tombstone.status))
     assert tuple(tombstone) == (ids[0], "completed")
-    report = world.assert_clean()
+    report = harness.assert_clean()
     assert (report.submitted, report.deleted, report.objects) == (2, 1, 2)
 
     # A result that comes late for it, as one of a worker that was stopped would, is no surprise.
     late = {"fileId": ids[0], "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
-    topics.publish(world.settings, world.settings.topic_created, [json.dumps(late).encode()])
-    survivors = world.submit(1)
-    world.wait_for(survivors)
-    assert world.rejected() == []
+    topics.publish(harness.settings, harness.settings.topic_created, [json.dumps(late).encode()])
+    survivors = harness.submit(1)
+    harness.wait_for(survivors)
+    assert harness.rejected() == []
 
 
-def test_a_file_in_progress_cannot_be_deleted_nor_a_completed_one_retried(world: World, operations: Operations) -> None:
-    (waiting,) = world.submit(1)
+def test_a_file_in_progress_cannot_be_deleted_nor_a_completed_one_retried(
+    harness: PipelineHarness, operations: Operations
+) -> None:
+    (waiting,) = harness.submit(1)
     assert (
         operations.delete([waiting], "test").refused[0].reason
         == "it is pending: only one that has ended can be deleted"
@@ -128,88 +137,88 @@ def test_a_file_in_progress_cannot_be_deleted_nor_a_completed_one_retried(world:
     assert operations.retry([waiting], "test").done == []
 
 
-def test_dead_letters_are_replayed_once_with_a_dry_run_before(world: World) -> None:
-    world.host("sync")
-    world.start("processor")
-    ids = [request.file_id for request in world.insert(3)]
+def test_dead_letters_are_replayed_once_with_a_dry_run_before(harness: PipelineHarness) -> None:
+    harness.run_in_threads("sync")
+    harness.start("processor")
+    ids = [request.file_id for request in harness.insert_rows(3)]
     for file_id in ids:
-        poison(world, file_id)
-    topics.publish(world.settings, world.settings.topic_create, [b"not json"])
-    world.wait_for(ids, "failed")
-    found = wait_until(lambda: letters(world) if len(letters(world)) == 4 else [], 10, "four dead letters")
-    assert dead_letters.histogram(letter for letter in found if letter.file_id) == {"title: must not be blank": 3}
+        poison(harness, file_id)
+    topics.publish(harness.settings, harness.settings.topic_create, [b"not json"])
+    harness.wait_for(ids, "failed")
+    found = wait_until(lambda: letters(harness) if len(letters(harness)) == 4 else [], 10, "four dead letters")
+    assert reason_counts(letter for letter in found if letter.file_id) == {"title: must not be blank": 3}
     assert [letter.refusal for letter in found if letter.file_id is None] == ["it names no file"]
 
-    dry = dead_letters.replay(world.engine, found, actor="test", rate=100, dry_run=True)
+    dry = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=True)
     assert (dry.files, len(dry.refused)) == (ids, 1)
-    assert set(world.statuses(ids).values()) == {"failed"}
+    assert set(harness.statuses(ids).values()) == {"failed"}
 
-    world.host("relay")
-    real = dead_letters.replay(world.engine, found, actor="test", rate=100, dry_run=False)
+    harness.run_in_threads("relay")
+    real = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False)
     assert real.files == ids
-    world.wait_for(ids)
-    after = letters(world)
+    harness.wait_for(ids)
+    after = letters(harness)
     assert [letter.still_broken for letter in after if letter.file_id] == [False] * 3
-    assert dead_letters.replay(world.engine, after, actor="test", rate=100, dry_run=False).files == []
-    assert recorded(world) == ["dlq.replay"]
-    world.assert_clean()
+    assert dead_letters.replay(harness.engine, after, actor="test", rate=100, dry_run=False).files == []
+    assert recorded(harness) == ["dlq.replay"]
+    harness.assert_clean()
 
 
-def test_a_file_that_keeps_failing_is_not_replayed_for_ever(world: World) -> None:
-    world.host("sync")
-    world.start("processor")
-    (request,) = world.insert(1)
-    poison(world, request.file_id)
-    world.wait_for([request.file_id], "failed")
-    found = wait_until(lambda: letters(world), 10, "the dead letter")
-    result = dead_letters.replay(world.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
+def test_a_file_that_keeps_failing_is_not_replayed_for_ever(harness: PipelineHarness) -> None:
+    harness.run_in_threads("sync")
+    harness.start("processor")
+    (request,) = harness.insert_rows(1)
+    poison(harness, request.file_id)
+    harness.wait_for([request.file_id], "failed")
+    found = wait_until(lambda: letters(harness), 10, "the dead letter")
+    result = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
     assert result.files == []
     assert "a loop" in next(iter(result.refused.values()))
 
 
-def test_a_worker_that_nobody_knows_cannot_be_told_anything(world: World, operations: Operations) -> None:
+def test_a_worker_that_nobody_knows_cannot_be_told_anything(harness: PipelineHarness, operations: Operations) -> None:
     with pytest.raises(UnknownWorker, match="there is no worker named nobody"):
-        operations.order(Order.QUIET, "nobody", "test")
+        operations.order(WorkerCommandKind.QUIET, "nobody", "test")
     for act in ("quiet", "resume"):
         told = subprocess.run(
             [sys.executable, "-m", "filemill", "workers", act, "nobody"],
-            env=os.environ | as_environment(world.settings),
+            env=os.environ | as_environment(harness.settings),
             capture_output=True,
             text=True,
             check=False,
         )
         assert told.returncode == 1
         assert "there is no worker named nobody" in " ".join(told.stderr.split())
-    assert recorded(world) == []
-    assert list(topics.read(world.settings, world.settings.topic_worker_commands)) == []
+    assert recorded(harness) == []
+    assert list(topics.read(harness.settings, harness.settings.topic_worker_commands)) == []
 
 
-def test_a_quiet_worker_takes_nothing_until_it_may_go_on(world: World, operations: Operations) -> None:
-    world.host("relay", "sync")
-    (processor,) = world.start("processor")
-    world.wait_for(world.submit(2))
-    operations.order(Order.QUIET, None, "test")
-    wait_until(lambda: processor.said("Told", order="quiet"), 10, "the worker was told")
-    wait_until(lambda: "quieted" in kinds(world), 10, "the worker says so")
+def test_a_quiet_worker_takes_nothing_until_it_may_go_on(harness: PipelineHarness, operations: Operations) -> None:
+    harness.run_in_threads("relay", "sync")
+    (processor,) = harness.start("processor")
+    harness.wait_for(harness.submit(2))
+    operations.order(WorkerCommandKind.QUIET, None, "test")
+    wait_until(lambda: processor.has_logged("Told", order="quiet"), 10, "the worker was told")
+    wait_until(lambda: "quieted" in kinds(harness), 10, "the worker says so")
 
     def reported_paused() -> bool:
-        with world.engine.connect() as connection:
+        with harness.engine.connect() as connection:
             vitals = connection.execute(sa.select(Worker.vitals)).scalar_one()
         return bool(vitals and vitals.get("paused") and vitals.get("quiet"))
 
     wait_until(reported_paused, 10, "its heartbeat says quiet")
-    ids = world.submit(3)
+    ids = harness.submit(3)
     # It has heartbeats to send, so time passes for it: two of them without touching the new files.
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         heard = connection.execute(sa.select(Worker.heard_at)).scalar_one()
 
     def two_heartbeats_later() -> bool:
-        with world.engine.connect() as connection:
+        with harness.engine.connect() as connection:
             now = connection.execute(sa.select(Worker.heard_at)).scalar_one()
         return (now - heard).total_seconds() > 4
 
     wait_until(two_heartbeats_later, 15, "two more heartbeats")
-    assert set(world.statuses(ids).values()) == {"pending"}
-    operations.order(Order.RESUME, None, "test")
-    world.wait_for(ids)
-    world.assert_clean()
+    assert set(harness.statuses(ids).values()) == {"pending"}
+    operations.order(WorkerCommandKind.RESUME, None, "test")
+    harness.wait_for(ids)
+    harness.assert_clean()

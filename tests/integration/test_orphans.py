@@ -18,8 +18,8 @@ from filemill.queries.group import overview
 from filemill.services.orphans import Kind, Orphan, Orphans
 from filemill_dashboard.views.advice import advise
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 THEN = datetime(2026, 1, 4, 12, tzinfo=UTC)
 
@@ -44,24 +44,24 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.timeout(120)
-def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_deleted(world: World) -> None:
-    settings = world.settings
-    world.host("relay", "sync")
-    world.start("processor")
-    ids = world.submit(2)
+def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_deleted(harness: PipelineHarness) -> None:
+    settings = harness.settings
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor")
+    ids = harness.submit(2)
     stranger = FileCreate(999, "forged", "", THEN)
     topics.publish(settings, settings.topic_create, [encode(stranger)])
-    world.wait_for(ids)
-    (rejected,) = wait_until(world.rejected, 20, "the sync has noted the unknown id")
+    harness.wait_for(ids)
+    (rejected,) = wait_until(harness.rejected, 20, "the sync has noted the unknown id")
     assert rejected["reason"] == "no file has the id 999"
 
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         seen = overview(connection, settings.group_id)
     assert seen.unknown_ids == 1
     advice = advise(seen.group, seen.lags, seen.outbox, seen.leases, unknown_ids=seen.unknown_ids, interval_seconds=2)
     assert "One unknown file id in results within a day" in [one.what for one in advice]
 
-    finding = world.verify().findings["orphan-object"]
+    finding = harness.verify().findings["orphan-object"]
     assert finding.examples == [object_key(999, THEN)]
     assert "filemill orphans delete" in finding.meaning
 
@@ -71,8 +71,8 @@ def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_delete
     assert object_key(999, THEN) in keys(settings)
     assert "1 objects deleted" in run(settings, "delete", "--ids-not-given", "--yes").stderr
     assert len(keys(settings)) == 2
-    world.assert_clean()
-    with world.engine.connect() as connection:
+    harness.assert_clean()
+    with harness.engine.connect() as connection:
         (detail,) = connection.execute(sa.select(Operation.detail)).scalars()
     assert (detail["count"], detail["keys"]) == (1, [object_key(999, THEN)])
 

@@ -14,9 +14,9 @@ from filemill.errors import Unavailable
 from filemill.queries.files import outbox_state
 from filemill.services.operations import Operations
 from tests.integration.audit import audit_commits
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 PROCESSING_SECONDS = 1.5
 # From a server's return to the last completion: reconnections, backoffs, a rebalance where the session ran out.
@@ -25,81 +25,83 @@ RECOVERY_SECONDS = 45.0
 
 @pytest.fixture(scope="module")
 def stack(
-    start_servers: Callable[[Path], AbstractContextManager[Servers]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Servers]:
+    start_servers: Callable[[Path], AbstractContextManager[RunningServers]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServers]:
     """Servers of this module's own, to kill."""
     with start_servers(tmp_path_factory.mktemp("outages") / "home") as servers:
         yield servers
 
 
 @pytest.fixture(scope="module")
-def running(stack: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(stack: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
     """A pipeline on them, each role a process of its own."""
     folder = tmp_path_factory.mktemp("logs")
-    with pipeline(stack, folder, processing_seconds=PROCESSING_SECONDS) as world:
-        world.start("relay", "sync", "monitor", "processor", "processor")
-        world.wait_for_shares(2, 1)
-        yield world
+    with open_harness(stack, folder, processing_seconds=PROCESSING_SECONDS) as harness:
+        harness.start("relay", "sync", "monitor", "processor", "processor")
+        harness.wait_for_assignment(2, 1)
+        yield harness
 
 
 @pytest.fixture
-def at_rest(running: World) -> Iterator[World]:
+def at_rest(running: PipelineHarness) -> Iterator[PipelineHarness]:
     """The pipeline, seen to work before the test, and to have kept every promise after it."""
     running.wait_for(running.submit(3))
     yield running
-    assert [member.name for member in running.crew.members if not member.alive] == []
+    assert [member.name for member in running.processes.processes if not member.alive] == []
     running.assert_clean()
     audit_commits(running, processors(running))
 
 
-def processors(world: World) -> list[Process]:
-    return [member for member in world.crew.members if member.name.startswith("processor")]
+def processors(harness: PipelineHarness) -> list[Process]:
+    return [member for member in harness.processes.processes if member.name.startswith("processor")]
 
 
-def open_breakers(world: World) -> list[str]:
+def open_breakers(harness: PipelineHarness) -> list[str]:
     """The processors whose breaker is open, by what they said last."""
-    said = {processor.name: processor.lines("Breaker") for processor in processors(world)}
+    said = {processor.name: processor.lines("Breaker") for processor in processors(harness)}
     return [name for name, lines in said.items() if lines and lines[-1]["state"] == "breaker-opened"]
 
 
-def kafka_is_away(stack: Servers, world: World, seconds: float) -> None:
+def kafka_is_away(stack: RunningServers, harness: PipelineHarness, seconds: float) -> None:
     """Requests before, during, and after; the outbox grows old meanwhile; all complete in the end."""
-    ids = world.submit(30)
+    ids = harness.submit(30)
     in_progress = wait_until(
-        lambda: [file_id for file_id, status in world.statuses(ids).items() if status == "processing"],
+        lambda: [file_id for file_id, status in harness.statuses(ids).items() if status == "processing"],
         20,
         "files are in progress",
     )
     assert in_progress
     stack.server("kafka").kill()
     try:
-        ids += world.submit(30)
-        wait_until(lambda: outbox_age(world) > seconds, seconds + 10, "the outbox has grown old")
-        ids += world.submit(30)
-        with world.engine.connect() as connection:
+        ids += harness.submit(30)
+        wait_until(lambda: outbox_age(harness) > seconds, seconds + 10, "the outbox has grown old")
+        ids += harness.submit(30)
+        with harness.engine.connect() as connection:
             assert outbox_state(connection).depth >= 60
     finally:
         stack.server("kafka").start()
-    ids += world.submit(30)
-    world.wait_for(ids, seconds=RECOVERY_SECONDS)
-    wait_until(lambda: outbox_age(world) == 0, 10, "the outbox is empty")
+    ids += harness.submit(30)
+    harness.wait_for(ids, seconds=RECOVERY_SECONDS)
+    wait_until(lambda: outbox_age(harness) == 0, 10, "the outbox is empty")
 
 
-def outbox_age(world: World) -> float:
-    with world.engine.connect() as connection:
+def outbox_age(harness: PipelineHarness) -> float:
+    with harness.engine.connect() as connection:
         return outbox_state(connection).oldest_age_seconds or 0.0
 
 
-def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(stack: Servers, at_rest: World) -> None:
+def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(
+    stack: RunningServers, at_rest: PipelineHarness
+) -> None:
     kafka_is_away(stack, at_rest, 8)
 
 
 @pytest.mark.slow
-def test_kafka_may_be_away_for_half_a_minute(stack: Servers, at_rest: World) -> None:
+def test_kafka_may_be_away_for_half_a_minute(stack: RunningServers, at_rest: PipelineHarness) -> None:
     kafka_is_away(stack, at_rest, 31)
 
 
-def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: Servers, at_rest: World) -> None:
+def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: RunningServers, at_rest: PipelineHarness) -> None:
     ids = at_rest.submit(30)
     wait_until(lambda: "processing" in at_rest.statuses(ids).values(), 20, "files are in progress")
     stack.server("postgres").kill()
@@ -112,14 +114,16 @@ def test_a_killed_postgres_costs_nothing_that_was_accepted(stack: Servers, at_re
     at_rest.wait_for(ids, seconds=RECOVERY_SECONDS)
 
 
-def submit_unless_away(world: World) -> list[int]:
+def submit_unless_away(harness: PipelineHarness) -> list[int]:
     try:
-        return world.submit(30)
+        return harness.submit(30)
     except Unavailable:
         return []
 
 
-def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Servers, at_rest: World) -> None:
+def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(
+    stack: RunningServers, at_rest: PipelineHarness
+) -> None:
     stack.server("s3").kill()
     try:
         ids = at_rest.submit(30)
@@ -130,7 +134,9 @@ def test_work_waits_for_a_killed_s3_and_goes_on_when_it_is_back(stack: Servers, 
     at_rest.wait_for(ids, seconds=RECOVERY_SECONDS)
 
 
-def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(stack: Servers, at_rest: World) -> None:
+def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(
+    stack: RunningServers, at_rest: PipelineHarness
+) -> None:
     stack.server("s3").kill()
     try:
         ids = at_rest.submit(12)

@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 from filemill.config.settings import as_environment
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 INTERVAL_SECONDS = 0.1
 
 
 @contextmanager
-def steady_requests(world: World, ids: list[int]) -> Iterator[None]:
+def steady_requests(harness: PipelineHarness, ids: list[int]) -> Iterator[None]:
     """A few requests at a time, until the context ends; `ids` grows by theirs."""
     enough = threading.Event()
 
     def feed() -> None:
         while not enough.wait(INTERVAL_SECONDS):
-            ids.extend(world.submit(4))
+            ids.extend(harness.submit(4))
 
     feeder = threading.Thread(target=feed)
     feeder.start()
@@ -33,29 +33,29 @@ def steady_requests(world: World, ids: list[int]) -> Iterator[None]:
         feeder.join()
 
 
-def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(world: World) -> None:
-    world.host("relay", "sync")
-    world.start("processor", "processor")
-    world.wait_for_shares(2, 1)
+def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", "processor")
+    harness.wait_for_assignment(2, 1)
     ids: list[int] = []
 
     def partitions_used() -> set[int | None]:
-        return {event.partition for events in world.results().values() for event in events} - {None}
+        return {event.partition for events in harness.results().values() for event in events} - {None}
 
-    with steady_requests(world, ids):
+    with steady_requests(harness, ids):
         wait_until(lambda: partitions_used() == {0, 1, 2}, 20, "the first three are in use")
         command = [sys.executable, "-m", "filemill", "topics", "add-partitions", "6"]
-        subprocess.run(command, env=os.environ | as_environment(world.settings), check=True, timeout=30)
+        subprocess.run(command, env=os.environ | as_environment(harness.settings), check=True, timeout=30)
         wait_until(lambda: partitions_used() == set(range(6)), 30, "all six are in use", every=0.5)
         # What holds always holds now, too, with files on their way.
-        assert world.verify().findings == {}
-    world.wait_for_shares(3, 3)
-    world.wait_for(ids)
+        assert harness.verify().findings == {}
+    harness.wait_for_assignment(3, 3)
+    harness.wait_for(ids)
     numbers = {}
-    for record in topics.read(world.settings, world.settings.topic_create):
+    for record in topics.read(harness.settings, harness.settings.topic_create):
         numbers[int(record.headers["filemill-publish-number"])] = record.partition
     # By three up to some number, by six from there on.
     grown_at = next(number for number in sorted(numbers) if numbers[number] != (number - 1) % 3)
     assert numbers == {number: (number - 1) % (3 if number < grown_at else 6) for number in numbers}
-    report = world.assert_clean()
+    report = harness.assert_clean()
     assert report.completed == len(ids)

@@ -18,10 +18,10 @@ from filemill.config.settings import Settings, as_environment
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from tests.acceptance.command import filemill
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
 from tests.integration.rest import serving
-from tests.integration.world import World, pipeline
-from tests.servers import Servers, watch
+from tests.servers import RunningServers, watch
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 REQUESTS = 60
@@ -30,7 +30,7 @@ SESSIONS = 4
 
 
 @pytest.fixture(scope="module")
-def pooler(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def pooler(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a PgBouncer before the session's PostgreSQL."""
     if PROGRAM is None:
         if os.environ.get("CI"):
@@ -75,13 +75,13 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-def pooled(servers: Servers, pooler: int, tmp_path: Path) -> Iterator[World]:
+def pooled(servers: RunningServers, pooler: int, tmp_path: Path) -> Iterator[PipelineHarness]:
     """A world that is prepared, and used, through the pooler."""
-    with pipeline(servers, tmp_path, database_port=pooler, database_pooler="transaction") as world:
-        yield world
+    with open_harness(servers, tmp_path, database_port=pooler, database_pooler="transaction") as harness:
+        yield harness
 
 
-def test_the_whole_pipeline_works_through_it(pooled: World) -> None:
+def test_the_whole_pipeline_works_through_it(pooled: PipelineHarness) -> None:
     pooled.start("relay", "sync", "monitor", "processor")
     with serving(pooled.settings) as rest, ThreadPoolExecutor(10) as pool:
         ids = list(pool.map(lambda number: rest.create(f"request {number}"), range(REQUESTS)))
@@ -90,13 +90,13 @@ def test_the_whole_pipeline_works_through_it(pooled: World) -> None:
     done = filemill("verify", home=pooled.settings.home, environment=as_environment(pooled.settings))
     assert done.returncode == 0, done.stdout + done.stderr
     pooled.assert_clean()
-    (monitor,) = (member for member in pooled.crew.members if member.name.startswith("monitor"))
-    for member in pooled.crew.members:
+    (monitor,) = (member for member in pooled.processes.processes if member.name.startswith("monitor"))
+    for member in pooled.processes.processes:
         assert member.alive, member.tail()
     assert not [line for line in monitor.lines("Monitor") if "waiting" in str(line["state"])]
 
 
-def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: World) -> None:
+def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: PipelineHarness) -> None:
     shown = sa.text("SELECT current_setting('statement_timeout'), current_setting('timezone')")
     for _ in range(2 * SESSIONS):
         with pooled.engine.begin() as connection:
@@ -108,7 +108,7 @@ def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: Worl
     plain.dispose()
 
 
-def test_an_idle_transaction_is_ended_so_that_no_lease_hangs(pooled: World) -> None:
+def test_an_idle_transaction_is_ended_so_that_no_lease_hangs(pooled: PipelineHarness) -> None:
     with pooled.engine.connect() as connection:
         connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 50"))
         wait_until(lambda: idle_sessions(pooled, connection) == 0, 10, "the session is ended")
@@ -116,13 +116,13 @@ def test_an_idle_transaction_is_ended_so_that_no_lease_hangs(pooled: World) -> N
             connection.execute(sa.text("SELECT 1"))
 
 
-def idle_sessions(world: World, _connection: sa.Connection) -> int:
+def idle_sessions(harness: PipelineHarness, _connection: sa.Connection) -> int:
     counted = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND state = 'idle in transaction'")
-    with world.engine.begin() as other:
-        return int(other.execute(counted, {"name": world.settings.database_name}).scalar_one())
+    with harness.engine.begin() as other:
+        return int(other.execute(counted, {"name": harness.settings.database_name}).scalar_one())
 
 
-def test_without_the_setting_it_is_named(pooled: World) -> None:
+def test_without_the_setting_it_is_named(pooled: PipelineHarness) -> None:
     unaware = pooled.settings.model_copy(update={"database_pooler": "none"})
     engine = bootstrap.create_engine(unaware, "unaware")
     with pytest.raises(Unavailable, match="FILEMILL_DATABASE_POOLER=transaction"):

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 import structlog.testing
 from pydantic import SecretStr
 
-from filemill.adapters.errors import Answer
+from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.postgres.connection import Undone, check_writable, in_transaction
-from filemill.adapters.postgres.errors import ROWS, Drop, Row
+from filemill.adapters.postgres.errors import RULES, Drop, PostgresErrorRule
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -46,19 +46,19 @@ def pids(engine: sa.Engine) -> list[int]:
         return [connection.execute(_PID).scalar_one() for connection in (one, other)]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.state)
-def test_an_error_of_the_server_is_what_the_table_says(row: Row, pair: sa.Engine) -> None:
-    state = row.state if len(row.state) == 5 else f"{row.state}000"
+@pytest.mark.parametrize("row", RULES, ids=lambda row: row.state)
+def test_an_error_of_the_server_is_what_the_table_says(row: PostgresErrorRule, pair: sa.Engine) -> None:
+    state = row.sqlstate if len(row.sqlstate) == 5 else f"{row.sqlstate}000"
     raised = sa.text(f"DO $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}', DETAIL = 'a secret'; END $$")
     before = pids(pair)
     with pytest.raises(Exception) as caught, pair.begin() as connection:  # noqa: PT011, PT012 - its kind is what is asked
         met = connection.execute(_PID).scalar_one()
         connection.execute(raised)
-    if row.answer is Answer.BUG:
+    if row.category is ErrorCategory.BUG:
         assert isinstance(caught.value, sa.exc.DBAPIError)
     else:
         assert isinstance(caught.value, Unavailable)
-        assert isinstance(caught.value, Undone) == (row.answer is Answer.REPEAT)
+        assert isinstance(caught.value, Undone) == (row.category is ErrorCategory.RETRY)
         assert str(caught.value).startswith("PostgreSQL at postgresql://")
         assert f" {row.problem}: planted" in str(caught.value)
         assert row.advice in str(caught.value)

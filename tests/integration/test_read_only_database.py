@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 from tests.integration.test_rest_process import dashboard
-from tests.integration.world import World
 from tests.servers import superuser
 
 ROLES = ("sync", "monitor", "processor")
@@ -22,10 +22,10 @@ SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def read_only(world: World) -> Iterator[None]:
+def read_only(harness: PipelineHarness) -> Iterator[None]:
     """The world's database is read-only for the length of the context, for sessions that begin in it."""
-    name = world.settings.database_name
-    with superuser(world.settings) as connection:
+    name = harness.settings.database_name
+    with superuser(harness.settings) as connection:
         connection.execute(sa.text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
         end_all = sa.text(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
@@ -37,21 +37,21 @@ def read_only(world: World) -> Iterator[None]:
             connection.execute(sa.text(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'))
 
 
-def said_read_only(world: World, role: str) -> bool:
-    (member,) = (one for one in world.crew.members if one.name.startswith(role))
+def said_read_only(harness: PipelineHarness, role: str) -> bool:
+    (member,) = (one for one in harness.processes.processes if one.name.startswith(role))
     return any("is read-only" in str(line.get("state")) for line in member.lines())
 
 
-def test_a_read_only_database_is_waited_for(world: World) -> None:
-    command = as_environment(world.settings)
-    world.start(*ROLES)
+def test_a_read_only_database_is_waited_for(harness: PipelineHarness) -> None:
+    command = as_environment(harness.settings)
+    harness.start(*ROLES)
     with (
-        dashboard(world.settings, world.settings.home) as (page, url),
+        dashboard(harness.settings, harness.settings.home) as (page, url),
         httpx.Client(base_url=url, trust_env=False, timeout=SECONDS) as rest,
     ):
         ids = [rest.post("/api/files", json={"title": f"before {n}"}).raise_for_status().json()["id"] for n in range(5)]
-        world.wait_for(ids)
-        with read_only(world):
+        harness.wait_for(ids)
+        with read_only(harness):
             for _ in range(3):  # on old sessions, which break, and on new ones
                 answer = rest.post("/api/files", json={"title": "a title for nobody"})
                 assert answer.status_code == 503, answer.text
@@ -63,18 +63,20 @@ def test_a_read_only_database_is_waited_for(world: World) -> None:
             assert "is read-only" in ready.json()["servers"]["postgres"]["problem"]
 
             for words in (("submit", "a title for nobody"), ("retry", "1"), ("migrate",)):
-                done = filemill(*words, home=world.settings.home, environment=command)
+                done = filemill(*words, home=harness.settings.home, environment=command)
                 assert done.returncode in ({0, 3} if words == ("migrate",) else {3}), done.stderr
                 assert "Traceback" not in done.stderr
                 assert "a title for nobody" not in done.stderr
             for role in ("sync", "monitor"):
-                wait_until(lambda role=role: said_read_only(world, role), SECONDS, f"the {role} says what it waits for")  # type: ignore[misc]
+                wait_until(
+                    lambda role=role: said_read_only(harness, role), SECONDS, f"the {role} says what it waits for"
+                )  # type: ignore[misc]
         answer = rest.post("/api/files", json={"title": "after"})
         assert answer.status_code == 201, f"the pool's sessions are read-only still: {answer.text}"
         assert rest.get("/readyz").status_code == 200
-        world.wait_for([answer.json()["id"]], seconds=SECONDS)
+        harness.wait_for([answer.json()["id"]], seconds=SECONDS)
         for role in ROLES:
-            (member,) = (one for one in world.crew.members if one.name.startswith(role))
+            (member,) = (one for one in harness.processes.processes if one.name.startswith(role))
             assert member.alive, member.tail()
         assert page.poll() is None
-    world.assert_clean()
+    harness.assert_clean()

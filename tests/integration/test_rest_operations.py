@@ -8,13 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.events import store_events
-from filemill.adapters.postgres.operations import record
 from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.config.settings import Settings
-from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.ports import HeardEvent
 from filemill.queries.group import Lags, PartitionLag, overview
+from filemill.services.audit import record
 from tests.integration import topics
 from tests.integration.rest import Rest, change
 
@@ -213,7 +213,7 @@ def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
 def test_workers_come_in_pages(rest: Rest, engine: sa.Engine) -> None:
     names = [f"worker-{number:02}" for number in range(7)]
     for number, name in enumerate(names):
-        event = WorkerEvent(kind=Kind.HEARTBEAT, worker_id=name, timestamp=datetime.now(UTC), vitals=Vitals())
+        event = WorkerEvent(kind=EventKind.HEARTBEAT, worker_id=name, timestamp=datetime.now(UTC), vitals=Vitals())
         with engine.begin() as connection:
             store_events(connection, [HeardEvent(0, number, event)])
     seen: list[str] = []

@@ -17,7 +17,7 @@ from websockets.typing import Origin, Subprotocol
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
-from tests.integration.processes import Crew, wait_until
+from tests.integration.processes import ProcessGroup, wait_until
 
 START_SECONDS = 60
 NAME = "files.example"
@@ -40,8 +40,8 @@ def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
         pytest.skip("no nginx")
     found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
-    with Crew(settings, tmp_path, lambda _pid: None) as crew:
-        dashboard = crew.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
+    with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
+        dashboard = processes.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
         (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
         port = free_port()
         server = re.sub(r"\n +ssl_.*", "", found[1]).replace("443 ssl", f"127.0.0.1:{port}")
@@ -55,7 +55,7 @@ def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
             f"http {{ access_log off;\n{temporary}{server} }}"
         )
         subprocess.run([program, "-t", "-c", configuration], check=True, capture_output=True)
-        nginx = crew.run("nginx", [program, "-c", str(configuration)], {})
+        nginx = processes.run("nginx", [program, "-c", str(configuration)], {})
         wait_until(lambda: _listens(port), START_SECONDS, f"nginx listens\n{nginx.tail()}")
         yield port
 

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from filemill.config.settings import Settings, as_environment
-from tests.integration.processes import Crew, wait_until
+from tests.integration.processes import ProcessGroup, wait_until
 
 START_SECONDS = 60
 FEW_FILES = 1024
@@ -32,8 +32,8 @@ def urls(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """Two dashboards that may open 1,024 files: one for slow clients, and one that shows how slow the machine is."""
     environment = as_environment(settings) | {"FILEMILL_LOG_FORMAT": "json", "FILEMILL_PORT": "0"}
     program = f"ulimit -n {FEW_FILES}; exec '{sys.executable}' -m filemill run dashboard"
-    with Crew(settings, tmp_path, lambda _pid: None) as crew:
-        both = [crew.run(name, ["sh", "-c", program], environment) for name in ("attacked", "control")]
+    with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
+        both = [processes.run(name, ["sh", "-c", program], environment) for name in ("attacked", "control")]
         said = [wait_until(lambda one=one: one.lines("The page is up"), START_SECONDS, "it is up")[0] for one in both]  # type: ignore[misc]
         yield said[0]["url"], said[1]["url"]
         for dashboard in both:

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from filemill_infra.embedded.ports import LOOPBACK
 from filemill_infra.embedded.supervisor import Supervisor
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 BUCKET, KEY, BODY = "guarded-bucket", "guarded-key", b"guarded content"
 # What answers although nobody signed: versions, volumes, counters. docs/security.md names them.
@@ -77,7 +77,7 @@ GRPC_CALLS = {
 
 
 @pytest.fixture(scope="module")
-def stack(servers: Servers) -> Supervisor:
+def stack(servers: RunningServers) -> Supervisor:
     """The session's servers, with an object in a bucket of its own."""
     if not isinstance(servers, Supervisor):
         pytest.skip("of the embedded servers")

@@ -24,8 +24,8 @@ from filemill.entrypoints.processor import Processor
 from filemill.ports import HeardEvent, PutMode
 from filemill.queries.group import overview
 from tests.integration.group_samples import GROUP, samples
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 # --- by samples and heartbeats
 
@@ -126,11 +126,11 @@ class HangingStore(MemoryObjectStore):
 
 
 @contextmanager
-def hosted(world: World, store: HangingStore) -> Iterator[None]:
+def hosted(harness: PipelineHarness, store: HangingStore) -> Iterator[None]:
     """A monitor and a processor on threads of this process."""
     stop = threading.Event()
-    monitor = threading.Thread(target=bootstrap.monitor(world.settings, world.engine).run, args=(stop,))
-    processor = Processor(world.settings, store=store)
+    monitor = threading.Thread(target=bootstrap.monitor(harness.settings, harness.engine).run, args=(stop,))
+    processor = Processor(harness.settings, store=store)
     worker = threading.Thread(target=processor.run)
     monitor.start()
     worker.start()
@@ -144,21 +144,21 @@ def hosted(world: World, store: HangingStore) -> Iterator[None]:
 
 
 @pytest.mark.timeout(120)
-def test_a_record_that_never_ends_is_a_finding_of_verify_and_named_by_the_command(world: World) -> None:
+def test_a_record_that_never_ends_is_a_finding_of_verify_and_named_by_the_command(harness: PipelineHarness) -> None:
     store = HangingStore()
-    with hosted(world, store):
-        world.host("sync")
-        world.request_on(1, 3)
+    with hosted(harness, store):
+        harness.run_in_threads("sync")
+        harness.publish_requests(1, 3)
         assert store.hangs.wait(40)
 
         def found() -> list[str]:
-            finding = world.verify().findings.get("partition-stalled")
+            finding = harness.verify().findings.get("partition-stalled")
             return finding.examples if finding else []
 
         (sentence,) = wait_until(found, 40, "verify names the partition", every=1.0)
         assert sentence.startswith("partition 1: nothing is committed for ")
         assert "is stuck on record P1·0 for" in sentence
-        environment = os.environ | as_environment(world.settings)
+        environment = os.environ | as_environment(harness.settings)
         listed = subprocess.run(
             [sys.executable, "-m", "filemill", "workers", "list", "--json"],
             env=environment,

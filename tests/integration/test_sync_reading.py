@@ -5,18 +5,18 @@ import json
 
 import pytest
 
-from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.domain.records import Record
 from filemill.errors import Unavailable
 from filemill_workers.status_sync import StatusSync
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
-from tests.integration.world import World
 
 
-class Failing(TopicReader):
+class Failing(KafkaTopicReader):
     """Gives out what there is, and then fails, once."""
 
     failed = False
@@ -32,19 +32,19 @@ class Failing(TopicReader):
 
 
 def test_events_that_a_failed_reader_had_given_out_are_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = world.settings
-    ids = [request.file_id for request in world.insert(3)]
+    settings = harness.settings
+    ids = [request.file_id for request in harness.insert_rows(3)]
     for file_id in ids:
         key = f"made elsewhere/{file_id}"
         result = {"fileId": file_id, "s3Location": key, "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
         topics.publish(settings, settings.topic_created, [json.dumps(result).encode()], partition=0)
     # Long enough to read twice for one batch, on a slow machine too.
     monkeypatch.setattr("filemill_workers.status_sync.GATHER_SECONDS", 2.0)
-    lease = PostgresLease(world.engine, "sync", "test", seconds=30)
+    lease = PostgresLease(harness.engine, "sync", "test", seconds=30)
     sync = StatusSync(
-        PostgresStatusStore(world.engine, lease),
+        PostgresStatusStore(harness.engine, lease),
         lease,
         lambda: Failing(settings, [settings.topic_created], "status-sync"),
         topic_created=settings.topic_created,
@@ -56,7 +56,7 @@ def test_events_that_a_failed_reader_had_given_out_are_read_again(
     def completed() -> bool:
         with contextlib.suppress(Unavailable):
             sync.step()
-        return set(world.statuses(ids).values()) == {"completed"}
+        return set(harness.statuses(ids).values()) == {"completed"}
 
     wait_until(completed, 20, "all events are in the rows")
     assert Failing.failed

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import GroupSample, LeaseRow, Publication, SyncPosition
 from tests.integration.cable import Cable
+from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
-from tests.integration.world import World
 
 TAKE_OVER_SECONDS = 5.0
 # Enough that the fault comes in the middle of it.
@@ -19,85 +19,89 @@ FILES = 800
 Fault = Callable[[Process], None]
 
 
-def holder(world: World, lease: str) -> str | None:
-    with world.engine.connect() as connection:
+def holder(harness: PipelineHarness, lease: str) -> str | None:
+    with harness.engine.connect() as connection:
         return connection.execute(sa.select(LeaseRow.holder).where(LeaseRow.name == lease)).scalar()
 
 
-def taken(world: World, lease: str, victim: Process) -> bool:
-    return holder(world, lease) != victim.name
+def taken(harness: PipelineHarness, lease: str, victim: Process) -> bool:
+    return holder(harness, lease) != victim.name
 
 
-def count(world: World, counted: sa.SQLColumnExpression[int] | sa.Function[int]) -> int:
-    with world.engine.connect() as connection:
+def count(harness: PipelineHarness, counted: sa.SQLColumnExpression[int] | sa.Function[int]) -> int:
+    with harness.engine.connect() as connection:
         return int(connection.execute(sa.select(counted)).scalar() or 0)
 
 
 @pytest.mark.parametrize("fault", [Process.kill, Process.suspend], ids=["killed", "asleep"])
 def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_their_work(
-    world: World, fault: Fault
+    harness: PipelineHarness, fault: Fault
 ) -> None:
-    relay, sync = world.start("relay", "sync", relay_batch=10, sync_batch=10)
-    world.host("relay", "sync")
-    world.start("processor")
-    ids = world.submit(FILES)
+    relay, sync = harness.start("relay", "sync", relay_batch=10, sync_batch=10)
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor")
+    ids = harness.submit(FILES)
     published, read = sa.func.count(Publication.publish_number), sa.func.sum(SyncPosition.next_offset)
-    wait_until(lambda: count(world, published) > 100 and count(world, read) > 50, 20, "both are in the middle of it")
-    assert (holder(world, "relay"), holder(world, "sync")) == (relay.name, sync.name)
+    wait_until(
+        lambda: count(harness, published) > 100 and count(harness, read) > 50, 20, "both are in the middle of it"
+    )
+    assert (holder(harness, "relay"), holder(harness, "sync")) == (relay.name, sync.name)
     fault(relay)
     fault(sync)
     struck_at = time.monotonic()
-    assert count(world, published) < FILES, "the fault came too late"
+    assert count(harness, published) < FILES, "the fault came too late"
     for victim in (relay, sync):
         lease = victim.name.split("-", maxsplit=1)[0]
-        wait_until(functools.partial(taken, world, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
+        wait_until(functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
     assert time.monotonic() - struck_at < TAKE_OVER_SECONDS
-    ids += world.submit(10)
-    world.wait_for(ids)
+    ids += harness.submit(10)
+    harness.wait_for(ids)
     if relay.alive:
-        before = count(world, read)
+        before = count(harness, read)
         relay.resume()
         sync.resume()
-        wait_until(lambda: relay.said("Relay", state="standby"), 10, "the relay stands by")
-        wait_until(lambda: sync.said("Sync", state="standby"), 10, "the sync stands by")
-        world.wait_for(world.submit(10))
-        assert count(world, read) >= before + 10, "positions went back"
+        wait_until(lambda: relay.has_logged("Relay", state="standby"), 10, "the relay stands by")
+        wait_until(lambda: sync.has_logged("Sync", state="standby"), 10, "the sync stands by")
+        harness.wait_for(harness.submit(10))
+        assert count(harness, read) >= before + 10, "positions went back"
         assert (relay.terminate(10), sync.terminate(10)) == (0, 0)
-    world.assert_clean()
+    harness.assert_clean()
 
 
-def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(world: World) -> None:
+def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
     """Nothing answers, and nothing ends the connection: only time tells."""
-    with Cable(world.settings.database_host, world.settings.database_port) as cable:
+    with Cable(harness.settings.database_host, harness.settings.database_port) as cable:
         given = {"database_port": cable.port, "relay_batch": 10, "sync_batch": 10}
-        relay, sync = world.start("relay", "sync", **given)
-        world.host("relay", "sync")
-        world.start("processor")
-        ids = world.submit(FILES)
+        relay, sync = harness.start("relay", "sync", **given)
+        harness.run_in_threads("relay", "sync")
+        harness.start("processor")
+        ids = harness.submit(FILES)
         published = sa.func.count(Publication.publish_number)
-        wait_until(lambda: count(world, published) > 100, 20, "they are in the middle of it")
+        wait_until(lambda: count(harness, published) > 100, 20, "they are in the middle of it")
         cable.cut()
         cut_at = time.monotonic()
         for victim in (relay, sync):
             lease = victim.name.split("-", maxsplit=1)[0]
-            wait_until(functools.partial(taken, world, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
+            wait_until(
+                functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
+            )
         assert time.monotonic() - cut_at < TAKE_OVER_SECONDS
-        ids += world.submit(10)
-        world.wait_for(ids)
+        ids += harness.submit(10)
+        harness.wait_for(ids)
         cable.mend()
-        wait_until(lambda: relay.said("Relay", state="standby"), 30, f"the relay stands by\n{relay.tail()}")
-        wait_until(lambda: sync.said("Sync", state="standby"), 30, f"the sync stands by\n{sync.tail()}")
+        wait_until(lambda: relay.has_logged("Relay", state="standby"), 30, f"the relay stands by\n{relay.tail()}")
+        wait_until(lambda: sync.has_logged("Sync", state="standby"), 30, f"the sync stands by\n{sync.tail()}")
         assert (relay.terminate(10), sync.terminate(10)) == (0, 0)
-        world.assert_clean()
+        harness.assert_clean()
 
 
-def test_samples_resume_after_the_monitor_was_killed(world: World) -> None:
+def test_samples_resume_after_the_monitor_was_killed(harness: PipelineHarness) -> None:
     # Its lease is as long as these three together.
     soon = {"monitor_interval_seconds": 0.3, "lease_seconds": 1, "server_timeout_seconds": 2}
-    (active,) = world.start("monitor", **soon)
+    (active,) = harness.start("monitor", **soon)
     samples = sa.func.count(GroupSample.sampled_at)
-    wait_until(lambda: count(world, samples) >= 2, 20, "there are samples")
+    wait_until(lambda: count(harness, samples) >= 2, 20, "there are samples")
     active.kill()
-    before = count(world, samples)
-    world.start("monitor", **soon)
-    wait_until(lambda: count(world, samples) >= before + 2, 20, "samples resume")
+    before = count(harness, samples)
+    harness.start("monitor", **soon)
+    wait_until(lambda: count(harness, samples) >= before + 2, 20, "samples resume")

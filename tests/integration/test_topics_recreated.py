@@ -9,85 +9,87 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
 from filemill.domain.messages import FileCreated, encode
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 PATIENCE_SECONDS = 40.0
 
 
 @pytest.fixture
-def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
-    with pipeline(servers, tmp_path) as made:
+def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness]:
+    with open_harness(servers, tmp_path) as made:
         yield made
 
 
-def _generations(world: World, topic: str) -> list[int]:
-    with world.engine.connect() as connection:
+def _generations(harness: PipelineHarness, topic: str) -> list[int]:
+    with harness.engine.connect() as connection:
         found = sa.select(TopicGeneration.generation).where(TopicGeneration.topic == topic).order_by("generation")
         return list(connection.execute(found).scalars())
 
 
-def _completed(world: World, file_id: int) -> bytes:
+def _completed(harness: PipelineHarness, file_id: int) -> bytes:
     """A foreign service's result."""
-    row = world.file(file_id)
+    row = harness.file(file_id)
     event = FileCreated(
         file_id=file_id, s3_location=f"elsewhere/{file_id}", status="completed", timestamp=row.created_at, run=1
     )
     return encode(event)
 
 
-def _sync_once(world: World, ids: list[int], status: str = "completed") -> None:
-    (sync,) = world.start("sync")
-    world.wait_for(ids, status, PATIENCE_SECONDS)
-    sync.ask_to_stop()
-    assert sync.stopped(PATIENCE_SECONDS) == 0
+def _sync_once(harness: PipelineHarness, ids: list[int], status: str = "completed") -> None:
+    (sync,) = harness.start("sync")
+    harness.wait_for(ids, status, PATIENCE_SECONDS)
+    sync.send_stop_signal()
+    assert sync.wait_for_exit(PATIENCE_SECONDS) == 0
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_sync_ran(world: World) -> None:
-    topic = world.settings.topic_created
-    first = [one.file_id for one in world.insert(8)]
-    topics.publish(world.settings, topic, [_completed(world, one) for one in first], partition=1)
-    _sync_once(world, first)
-    topics.recreate_topic(world.settings, topic)
+def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_sync_ran(
+    harness: PipelineHarness,
+) -> None:
+    topic = harness.settings.topic_created
+    first = [one.file_id for one in harness.insert_rows(8)]
+    topics.publish(harness.settings, topic, [_completed(harness, one) for one in first], partition=1)
+    _sync_once(harness, first)
+    topics.recreate_topic(harness.settings, topic)
     # More than there were, so that the old position lies within the new topic.
-    second = [one.file_id for one in world.insert(12)]
-    topics.publish(world.settings, topic, [_completed(world, one) for one in second], partition=1)
-    _sync_once(world, second)
-    assert _generations(world, topic) == [1, 2]
-    with world.engine.connect() as connection:
+    second = [one.file_id for one in harness.insert_rows(12)]
+    topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
+    _sync_once(harness, second)
+    assert _generations(harness, topic) == [1, 2]
+    with harness.engine.connect() as connection:
         place = sa.select(SyncPosition.next_offset, SyncPosition.generation)
         rows = connection.execute(place.where(SyncPosition.topic == topic, SyncPosition.partition == 1)).all()
     assert [tuple(row) for row in rows] == [(12, 2)]
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_sync(world: World) -> None:
-    topic = world.settings.topic_created
-    (sync,) = world.start("sync")
-    first = [one.file_id for one in world.insert(3)]
-    topics.publish(world.settings, topic, [_completed(world, one) for one in first], partition=1)
-    world.wait_for(first)
-    topics.recreate_topic(world.settings, topic)
-    second = [one.file_id for one in world.insert(9)]
-    topics.publish(world.settings, topic, [_completed(world, one) for one in second], partition=1)
-    world.wait_for(second, "completed", PATIENCE_SECONDS)
-    wait_until(lambda: _generations(world, topic) == [1, 2], PATIENCE_SECONDS, "the sync has noticed")
+def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_sync(harness: PipelineHarness) -> None:
+    topic = harness.settings.topic_created
+    (sync,) = harness.start("sync")
+    first = [one.file_id for one in harness.insert_rows(3)]
+    topics.publish(harness.settings, topic, [_completed(harness, one) for one in first], partition=1)
+    harness.wait_for(first)
+    topics.recreate_topic(harness.settings, topic)
+    second = [one.file_id for one in harness.insert_rows(9)]
+    topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
+    harness.wait_for(second, "completed", PATIENCE_SECONDS)
+    wait_until(lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the sync has noticed")
     assert sync.alive
-    third = [one.file_id for one in world.insert(2)]
-    topics.publish(world.settings, topic, [_completed(world, one) for one in third], partition=2)
-    world.wait_for(third, "completed", PATIENCE_SECONDS)
+    third = [one.file_id for one in harness.insert_rows(2)]
+    topics.publish(harness.settings, topic, [_completed(harness, one) for one in third], partition=2)
+    harness.wait_for(third, "completed", PATIENCE_SECONDS)
 
 
-def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(world: World) -> None:
-    topic = world.settings.topic_create
-    topics.recreate_topic(world.settings, topic, partitions=6)
-    (relay,) = world.start("relay")
-    on_old = world.submit(6)
-    wait_until(lambda: len(topics.read(world.settings, topic)) == 6, PATIENCE_SECONDS, "they are on the topic")
+def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: PipelineHarness) -> None:
+    topic = harness.settings.topic_create
+    topics.recreate_topic(harness.settings, topic, partitions=6)
+    (relay,) = harness.start("relay")
+    on_old = harness.submit(6)
+    wait_until(lambda: len(topics.read(harness.settings, topic)) == 6, PATIENCE_SECONDS, "they are on the topic")
     relay.suspend()
-    ids = world.submit(6)
+    ids = harness.submit(6)
     relay.kill()
-    with world.engine.begin() as connection:  # as a relay leaves it that dies after numbering
+    with harness.engine.begin() as connection:  # as a relay leaves it that dies after numbering
         connection.execute(sa.text("UPDATE publish_counter SET next_number = 13"))
         connection.execute(
             sa.text("""
@@ -95,27 +97,27 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(world: Wor
                 FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM outbox) AS row WHERE outbox.id = row.id
             """)
         )
-    topics.recreate_topic(world.settings, topic, partitions=3)
-    world.start("relay", "processor", "sync")
-    later = world.submit(3)
-    world.wait_for([*ids, *later], "completed", PATIENCE_SECONDS)
-    with world.engine.connect() as connection:
+    topics.recreate_topic(harness.settings, topic, partitions=3)
+    harness.start("relay", "processor", "sync")
+    later = harness.submit(3)
+    harness.wait_for([*ids, *later], "completed", PATIENCE_SECONDS)
+    with harness.engine.connect() as connection:
         abandoned = sorted(connection.execute(sa.select(AbandonedNumber.publish_number)).scalars())
         places = sa.select(Publication.publish_number, Publication.partition, Publication.generation)
         rows = sorted(tuple(row) for row in connection.execute(places.where(Publication.publish_number > 12)))
     assert abandoned == [7, 8, 9, 10, 11, 12]
     assert rows == [(number, (number - 1) % 3, 3) for number in range(13, 22)]
-    assert set(world.statuses(on_old).values()) == {"pending"}
+    assert set(harness.statuses(on_old).values()) == {"pending"}
 
 
-def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(world: World) -> None:
-    topic = world.settings.topic_create
-    processor, *_ = world.start("processor", "relay", "sync")
-    first = world.submit(9)
-    world.wait_for(first)
-    topics.recreate_topic(world.settings, topic)
-    second = world.submit(4)
-    world.wait_for(second, "completed", PATIENCE_SECONDS)
+def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(harness: PipelineHarness) -> None:
+    topic = harness.settings.topic_create
+    processor, *_ = harness.start("processor", "relay", "sync")
+    first = harness.submit(9)
+    harness.wait_for(first)
+    topics.recreate_topic(harness.settings, topic)
+    second = harness.submit(4)
+    harness.wait_for(second, "completed", PATIENCE_SECONDS)
     assert processor.alive
-    third = world.submit(9)
-    world.wait_for(third, "completed", PATIENCE_SECONDS)
+    third = harness.submit(9)
+    harness.wait_for(third, "completed", PATIENCE_SECONDS)

@@ -17,9 +17,9 @@ from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters
 from filemill.verification.topic_history import read_history
 from tests.integration import topics
+from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 BAD_NAME = b"caf\xe9"
 BAD_HEADERS = [(b"fine", b"1"), (BAD_NAME, b"1")]
@@ -55,31 +55,31 @@ def test_reading_thousands_of_them_neither_ends_a_process_nor_leaves_half_made_l
     assert (done.returncode, done.stdout.strip()) == (0, f"{REPEATED} {REASON}"), done.stderr
 
 
-def joined(world: World) -> Process:
+def joined(harness: PipelineHarness) -> Process:
     """One processor, in its group."""
-    if world.settings.group_protocol != "share":
-        return world.start("processor")[0]
-    member = world.crew.start("processor", None)
-    wait_until(lambda: member.said("Joined"), 40, f"{member.name} is in")
+    if harness.settings.group_protocol != "share":
+        return harness.start("processor")[0]
+    member = harness.processes.start("processor", None)
+    wait_until(lambda: member.has_logged("Joined"), 40, f"{member.name} is in")
     return member
 
 
 @pytest.mark.parametrize("protocol", ["classic-eager", "classic-cooperative", "consumer", "share"])
 def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complete(
-    protocol: str, servers: Servers, tmp_path: Path
+    protocol: str, servers: RunningServers, tmp_path: Path
 ) -> None:
-    with pipeline(servers, tmp_path, group_protocol=protocol) as world:
-        settings = world.settings
-        world.host("sync")
-        processor = joined(world)
-        (request,) = world.insert(1)
+    with open_harness(servers, tmp_path, group_protocol=protocol) as harness:
+        settings = harness.settings
+        harness.run_in_threads("sync")
+        processor = joined(harness)
+        (request,) = harness.insert_rows(1)
         values = [encode(request), b'{"a": 1}', None]
         offsets = publish_raw(
             settings, settings.topic_create, [RawRecord(value, b"\xff", BAD_HEADERS) for value in values]
         )
-        world.wait_for(world.request_on(0, 2))
-        world.wait_for([request.file_id], "failed")
-        assert world.file(request.file_id).error == REASON
+        harness.wait_for(harness.publish_requests(0, 2))
+        harness.wait_for([request.file_id], "failed")
+        assert harness.file(request.file_id).error == REASON
         letters = topics.read(settings, settings.topic_dead_letters)
         found = {int(letter.headers["filemill-offset"]): letter for letter in letters}
         assert [found[offset or 0].value for offset in offsets] == values
@@ -88,26 +88,26 @@ def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complet
             assert letter.headers["filemill-reason"].decode() == REASON
             assert letter.headers["filemill-partition"] == b"0"
         assert processor.alive
-        report = world.assert_clean()
+        report = harness.assert_clean()
         assert report.notes == [f"{settings.topic_create} has 3 records whose headers cannot be read"]
 
 
 @pytest.fixture(scope="module")
-def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
     """A pipeline in which each topic has such a record."""
-    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
-        world.start("sync", "processor")
-        settings = world.settings
+    with open_harness(servers, tmp_path_factory.mktemp("logs")) as harness:
+        harness.start("sync", "processor")
+        settings = harness.settings
         for topic in (settings.topic_created, settings.topic_progress, settings.topic_worker_events):
             publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS, partition=2)])
         for topic in (settings.topic_create, settings.topic_dead_letters, settings.topic_worker_commands):
             publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
-        world.wait_for(world.request_on(0, 1))
-        yield world
-        assert [member.name for member in world.crew.members if not member.alive] == []
+        harness.wait_for(harness.publish_requests(0, 1))
+        yield harness
+        assert [member.name for member in harness.processes.processes if not member.alive] == []
 
 
-def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_counted(running: World) -> None:
+def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_counted(running: PipelineHarness) -> None:
     settings = running.settings
     names = {settings.topic_created, settings.topic_progress, settings.topic_worker_events}
     wait_until(
@@ -115,18 +115,18 @@ def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_co
     )
 
 
-def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(running: World) -> None:
+def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(running: PipelineHarness) -> None:
     settings = running.settings
-    processor = next(member for member in running.crew.members if member.name.startswith("processor"))
-    wait_until(lambda: processor.said("Skipped a command", reason=REASON), 10, "it is skipped")
-    (request,) = running.insert(1)
+    processor = next(member for member in running.processes.processes if member.name.startswith("processor"))
+    wait_until(lambda: processor.has_logged("Skipped a command", reason=REASON), 10, "it is skipped")
+    (request,) = running.insert_rows(1)
     cancel = json.dumps({"order": "cancel", "timestamp": NOW, "files": [[request.file_id, 1]]}).encode()
     topics.publish(settings, settings.topic_worker_commands, [cancel], partition=0)
     topics.publish(settings, settings.topic_create, [encode(request)], partition=0)
-    wait_until(lambda: processor.said("Cancelled", file=request.file_id), 10, "the file is not made")
+    wait_until(lambda: processor.has_logged("Cancelled", file=request.file_id), 10, "the file is not made")
 
 
-def test_every_reader_of_topics_survives_them(running: World) -> None:
+def test_every_reader_of_topics_survives_them(running: PipelineHarness) -> None:
     settings, admin = running.settings, KafkaAdmin(running.settings)
     report = running.verify()
     assert f"{settings.topic_created} has 1 records whose headers cannot be read" in report.notes
@@ -140,17 +140,17 @@ def test_every_reader_of_topics_survives_them(running: World) -> None:
     wait_until(lambda: codes() == {None, "headers_unreadable"}, 10, "the letter of the worker's and the bad one")
 
 
-def test_the_commands_survive_them(world: World) -> None:
-    settings = world.settings
+def test_the_commands_survive_them(harness: PipelineHarness) -> None:
+    settings = harness.settings
     for topic in (settings.topic_create, settings.topic_dead_letters):
         publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
     environment = as_environment(settings)
     for arguments in (["verify"], ["dlq", "list"], ["offsets", "preview", "--to", "latest"]):
-        process = world.crew.run(arguments[0], [sys.executable, "-m", "filemill", *arguments], environment)
-        assert process.stopped(60) == 0, process.tail(50)
+        process = harness.processes.run(arguments[0], [sys.executable, "-m", "filemill", *arguments], environment)
+        assert process.wait_for_exit(60) == 0, process.tail(50)
 
 
-def test_the_browser_shows_them_as_such(running: World) -> None:
+def test_the_browser_shows_them_as_such(running: PipelineHarness) -> None:
     settings = running.settings
     spans = KafkaAdmin(settings).offsets(None, settings.topic_created)
     view = browse(settings, spans, Look(settings.topic_created, 2, None, "unreadable", 10))

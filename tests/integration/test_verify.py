@@ -9,25 +9,25 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File, OutboxRow, Publication, PublishCounter, SyncPosition
 from filemill.domain.content import render, sha256_hex
-from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.entrypoints import bootstrap
 from filemill.verification.report import CHECKS, Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.group_samples import samples
-from tests.integration.world import World, pipeline
-from tests.servers import Servers
+from tests.integration.harness import PipelineHarness, open_harness
+from tests.servers import RunningServers
 
 
-class Ledger(World):
+class Ledger(PipelineHarness):
     """A world without processes: what they would do is done step by step, so that each step can be left out."""
 
     next_number = 1
 
     def make(self, count: int = 1) -> list[FileCreate]:
         """Files on their whole way: row, publication, object, result, applied."""
-        requests = self.insert(count)
+        requests = self.insert_rows(count)
         for request in requests:
             self.publish(request)
             self.store(request)
@@ -82,7 +82,7 @@ class Ledger(World):
             "file_id": request.file_id,
             "s3_location": object_key(request.file_id, request.timestamp),
             "status": "completed",
-            "timestamp": to_milliseconds(datetime.now(UTC)),
+            "timestamp": truncate_to_milliseconds(datetime.now(UTC)),
             "run": 1,
             "sha256": sha256_hex(body),
             "size": len(body),
@@ -128,9 +128,9 @@ class Planted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ledger(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with pipeline(servers, tmp_path_factory.mktemp("logs")) as world:
-        yield Ledger(world.settings, world.engine, world.crew)
+def ledger(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    with open_harness(servers, tmp_path_factory.mktemp("logs")) as harness:
+        yield Ledger(harness.settings, harness.engine, harness.processes)
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +176,12 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     ledger.put("notes/nobody.txt", b"nobody's")
     expected["orphan-object"] = ["file-999999-1.txt", "notes/nobody.txt"]
 
-    (unburied,) = ledger.insert(1)
+    (unburied,) = ledger.insert_rows(1)
     ledger.publish(unburied)
     ledger.announce(unburied, status="failed", s3_location=None, sha256=None, size=None)
     expected["failed-without-dead-letter"] = [str(unburied.file_id)]
 
-    (unsupported,) = ledger.insert(1)
+    (unsupported,) = ledger.insert_rows(1)
     ledger.publish(unsupported)
     ledger.announce(unsupported, status="failed", worker_id=None, s3_location=None, sha256=None, size=None)
     ledger.store(unsupported)
@@ -201,7 +201,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     ledger.next_number += 1
     expected["publish-number-missing"] = [str(ledger.next_number - 1)]
 
-    turned, number = ledger.insert(1)[0], ledger.next_number
+    turned, number = ledger.insert_rows(1)[0], ledger.next_number
     ledger.publish(turned, partition=number % 3)
     ledger.store(turned)
     ledger.announce(turned)
@@ -209,7 +209,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
 
     ledger.make(2)
     ledger.commit_all()
-    nowhere, uncommitted, passed = ledger.insert(3)
+    nowhere, uncommitted, passed = ledger.insert_rows(3)
     partition, offset = ledger.publish(passed)
     topics.commit(ledger.settings, partition, offset + 1)
     expected["committed-unfinished"] = [f"partition {partition}, offset {offset}"]
@@ -221,13 +221,13 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
     standing = "partition 2: the committed offset 993 has not moved for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
-    (restored,) = ledger.insert(1)
+    (restored,) = ledger.insert_rows(1)
     ledger.note_published(restored, 0, 10**6)
     where = "partition 0, offset 1000000: the partition ends before it"
     expected["request-gone"] = [f"{restored.file_id} ({where})"]
     # In the backlog, or in the outbox, a file is not lost.
     ledger.publish(uncommitted)
-    (waiting,) = ledger.insert(1)
+    (waiting,) = ledger.insert_rows(1)
     with ledger.engine.begin() as connection:
         row = {"file_id": waiting.file_id, "run": 1, "traceparent": new_traceparent()}
         connection.execute(sa.insert(OutboxRow).values(**row))

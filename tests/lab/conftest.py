@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from filemill_infra.embedded.supervisor import Supervisor
-from tests.integration.world import World, pipeline
+from tests.integration.harness import PipelineHarness, open_harness
 
 
 @pytest.fixture
-def world(servers: Supervisor, tmp_path: Path) -> Iterator[World]:
+def harness(servers: Supervisor, tmp_path: Path) -> Iterator[PipelineHarness]:
     """An empty world in the session's servers, for this test alone; no process runs in it yet."""
-    with pipeline(servers, tmp_path) as world:
-        yield world
+    with open_harness(servers, tmp_path) as harness:
+        yield harness

@@ -3,32 +3,36 @@
 import itertools
 import threading
 
-from filemill.lab import Step, attach
-from filemill.lab.blocking_consumer import run_naively
-from tests.integration.world import World
+from filemill.lab import LoadStep, attach
+from filemill.lab.blocking_consumer import run_blocking_consumer
+from tests.integration.harness import PipelineHarness
 
 
-def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(world: World) -> None:
-    world.host("relay", "sync")
-    world.start("processor")
-    given = {name: getattr(world.settings, name) for name in world.settings.model_fields_set}
+def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor")
+    given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
     with attach(**given) as bench:
         bench.load.closed_loop(in_flight=5, seconds=1)
-        bench.load.open_loop([Step(0.5, 20), Step(0.5, 40)])
+        bench.load.open_loop([LoadStep(0.5, 20), LoadStep(0.5, 40)])
         bench.drain(20)
         assert bench.load.unfinished() == 0
-        verdict = bench.verdict()
+        verdict = bench.check_invariants()
     assert verdict.ok, str(verdict)
-    assert verdict.report.completed == len(bench.load.sent) >= 30 + 5
-    intended = [sent.intended for sent in bench.load.sent[-30:]]
+    assert verdict.report.completed == len(bench.load.submitted) >= 30 + 5
+    intended = [sent.intended for sent in bench.load.submitted[-30:]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
     assert [round(gap, 3) for gap in gaps] == [0.05] * 10 + [0.025] * 19
-    assert all(sent.accepted >= sent.intended for sent in bench.load.sent)
+    assert all(sent.accepted >= sent.intended for sent in bench.load.submitted)
 
 
-def test_the_naive_consumer_is_evicted_from_a_job_that_is_longer_than_its_poll_interval(world: World) -> None:
-    world.request_on(0, 2)
-    report = run_naively(world.settings, job_seconds=8, max_poll_seconds=6, seconds=12, stop=threading.Event())
+def test_the_naive_consumer_is_evicted_from_a_job_that_is_longer_than_its_poll_interval(
+    harness: PipelineHarness,
+) -> None:
+    harness.publish_requests(0, 2)
+    report = run_blocking_consumer(
+        harness.settings, job_seconds=8, max_poll_seconds=6, seconds=12, stop=threading.Event()
+    )
     assert report.evictions >= 1
     assert report.commit_errors >= 1
     assert report.committed == 0

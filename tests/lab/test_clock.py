@@ -10,8 +10,8 @@ import pytest
 
 from filemill.config.settings import as_environment
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
-from filemill.lab.session import Bench
-from tests.integration.world import World
+from filemill.lab.session import PipelineSession
+from tests.integration.harness import PipelineHarness
 
 MAX_POLL_SECONDS = 15
 # S3 refuses requests whose time is off by a quarter of an hour: such a worker could do nothing until it is right again.
@@ -30,11 +30,11 @@ def clock(tmp_path: Path) -> FakeClock:
 
 
 @pytest.mark.timeout(240)
-def test_a_clock_that_jumps_ahead_and_back_loses_nothing(world: World, clock: FakeClock) -> None:
-    world.host("relay", "sync")
-    world.start("processor", processing_seconds=0.5)
+def test_a_clock_that_jumps_ahead_and_back_loses_nothing(harness: PipelineHarness, clock: FakeClock) -> None:
+    harness.run_in_threads("relay", "sync")
+    harness.start("processor", processing_seconds=0.5)
     environment = (
-        as_environment(world.settings)
+        as_environment(harness.settings)
         | clock.environment()
         | {
             "FILEMILL_LOG_FORMAT": "json",
@@ -43,22 +43,22 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing(world: World, clock: Fa
             "FILEMILL_MAX_POLL_INTERVAL_MS": str(MAX_POLL_SECONDS * 1000),
         }
     )
-    jumper = world.crew.run("jumper", [sys.executable, "-m", "filemill", "run", "processor"], environment)
-    world.wait_for_shares(2, 1)
+    jumper = harness.processes.run("jumper", [sys.executable, "-m", "filemill", "run", "processor"], environment)
+    harness.wait_for_assignment(2, 1)
     jumped = False
     for ahead in (0, JUMP_SECONDS, -JUMP_SECONDS, 0):
         clock.jump(ahead)
         time.sleep(SEEN_SECONDS)
-        ids = world.submit(30)
-        world.wait_for(ids, seconds=4 * MAX_POLL_SECONDS)
+        ids = harness.submit(30)
+        harness.wait_for(ids, seconds=4 * MAX_POLL_SECONDS)
         if not jumped:
-            assert {world.file(file_id).worker_id for file_id in ids} == {"processor-1", jumper.name}
+            assert {harness.file(file_id).worker_id for file_id in ids} == {"processor-1", jumper.name}
         # A clock that goes back can hold up librdkafka's waits, which are against the time of day, for as long as it
         # went back: then the group does without that worker once it has not polled for too long. Nothing is lost by it.
         jumped = True
     moments = [datetime.fromisoformat(line["timestamp"]) for line in jumper.lines()]
     assert max(moments) - min(moments) > timedelta(seconds=JUMP_SECONDS / 2), "its clock never jumped"
-    verdict = Bench(world.settings, world.engine).verdict()
+    verdict = PipelineSession(harness.settings, harness.engine).check_invariants()
     assert verdict.ok, str(verdict)
 
 

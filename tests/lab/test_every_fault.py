@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.lab import StackParameters
-from filemill.lab.chaos import LISTED, ONCE, Pace, missing
+from filemill.lab.chaos import FAULTS, ONCE_PER_RUN, Durations, unavailable_faults
 from filemill.lab.stack import Lab
 
 # About fifty files a second, all the time.
 IN_FLIGHT = 80
 PROCESSING_SECONDS = 1.5
 # Outages of two seconds: the storm has the long ones.
-PACE = Pace(minutes=1)
+PACE = Durations(minutes=1)
 AT_WORK_SECONDS = 30.0
 AFTER_SECONDS = 1.0
 DRAIN_SECONDS = 90.0
@@ -39,7 +39,7 @@ ELSEWHERE = {
 # Those that take away what only a person can ask for again.
 PLANTS = {"records deleted", "topic recreated"}
 # What stays as it was made comes last.
-ORDER = [name for name in LISTED if name not in ONCE] + [name for name in LISTED if name in ONCE]
+ORDER = [name for name in FAULTS if name not in ONCE_PER_RUN] + [name for name in FAULTS if name in ONCE_PER_RUN]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def at_work(lab: Lab) -> bool:
 
 
 def test_no_listed_fault_is_forgotten() -> None:
-    assert set(LISTED) >= ELSEWHERE
-    assert not missing(), "the clock's fault needs libfaketime"
+    assert set(FAULTS) >= ELSEWHERE
+    assert not unavailable_faults(), "the clock's fault needs libfaketime"
 
 
 @pytest.mark.timeout(240)
@@ -65,19 +65,19 @@ def test_no_listed_fault_is_forgotten() -> None:
 )
 def test_nothing_is_lost_by(name: str, lab: Lab) -> None:
     lab.wait_for_group()
-    lab.load.begin(lambda load: load.closed_loop(IN_FLIGHT, 120))
+    lab.load.start(lambda load: load.closed_loop(IN_FLIGHT, 120))
     deadline = time.monotonic() + AT_WORK_SECONDS
     while not at_work(lab):
         assert time.monotonic() < deadline, "the pipeline is not at work"
         time.sleep(0.1)
-    named = lab.losses.named
-    entry = lab.inject(LISTED[name](lab, 1, PACE))
+    named = lab.losses.reported
+    entry = lab.inject(FAULTS[name](lab, 1, PACE))
     time.sleep(AFTER_SECONDS)
     lab.load.stop()
-    lab.settle(DRAIN_SECONDS)
+    lab.drain_planted_losses(DRAIN_SECONDS)
     assert entry.ended is not None
-    assert (lab.losses.named > named) == (name in PLANTS), entry.detail
-    verdict = lab.verdict()
+    assert (lab.losses.reported > named) == (name in PLANTS), entry.detail
+    verdict = lab.check_invariants()
     assert verdict.ok, str(verdict)
     # A check that could not be made proves nothing.
     assert [check.number for check in verdict.checks if check.ok is None] == []

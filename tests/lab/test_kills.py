@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from filemill.lab import Lab, StackParameters, Step, faults, measures
+from filemill.lab import Lab, LoadStep, StackParameters, faults, measures
 
 KILLS = 50
 RATE = 60.0
@@ -15,16 +15,16 @@ OWNED_SECONDS = 30.0
 @pytest.mark.timeout(1200)
 def test_fifty_processors_killed_in_a_row_lose_nothing() -> None:
     with Lab(StackParameters(workers=3, processing_seconds=0.5)) as lab:
-        lab.load.begin(lambda load: load.open_loop([Step(3600, RATE)]))
+        lab.load.start(lambda load: load.open_loop([LoadStep(3600, RATE)]))
         for number in range(KILLS):
             lab.inject(faults.kill_worker(lab, pick_owner(lab, number)))
         lab.load.stop()
         lab.drain(120)
         history = lab.history()
-        verdict = lab.verdict(history)
+        verdict = lab.check_invariants(history)
     assert verdict.ok, str(verdict)
     assert len(measures.kills(lab.journal.faults())) == KILLS
-    assert verdict.report.completed == len(lab.load.sent) > 0
+    assert verdict.report.completed == len(lab.load.submitted) > 0
     assert measures.repetitions(history)["executed_again"] > 0, "no kill hit work in progress"
 
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from filemill.config.settings import InvalidSettings
-from filemill.lab import StackParameters, Step, faults, measures
-from filemill.lab.experiments import Outcome, observe
+from filemill.lab import LoadStep, StackParameters, faults, measures
+from filemill.lab.experiments import ExperimentResult, run_experiment
 from filemill.lab.results import Results, compare
 from filemill.lab.stack import Lab
 from tests.integration import topics
@@ -23,7 +23,7 @@ SESSION_LEAST_SECONDS = 4.0
 
 
 class Run(msgspec.Struct):
-    outcome: Outcome
+    outcome: ExperimentResult
     results: Results
     # What a plain Kafka client saw, polling: moment, and the owner of each partition.
     seen: list[tuple[float, dict[int, str]]]
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     results = Results.create("a-test", {"why": "a test"}, tmp_path_factory.mktemp("results"))
 
     def script(lab: Lab) -> None:
-        lab.load.begin(lambda load: load.open_loop([Step(SECONDS, RATE)]))
+        lab.load.start(lambda load: load.open_loop([LoadStep(SECONDS, RATE)]))
         time.sleep(3)
         lab.inject(faults.kill_worker(lab, replace=False))
         deadline = time.monotonic() + 12
@@ -56,13 +56,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             told = json.loads(record.value or b"")
             results_seen.append((record.at, told["partition"], told["workerId"]))
 
-    outcome = observe(StackParameters(workers=2, processing_seconds=0.3), script, results=results)
+    outcome = run_experiment(StackParameters(workers=2, processing_seconds=0.3), script, results=results)
     return Run(outcome, results, seen, results_seen)
 
 
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_and_every_promise_is_observed(run: Run) -> None:
-    verdict = run.outcome.verdict
+    verdict = run.outcome.invariants
     assert verdict.ok, str(verdict)
     assert [check.ok for check in verdict.checks] == [True] * 9
     assert verdict.report.completed == RATE * SECONDS

@@ -18,7 +18,7 @@ BACK = 5
 def test_resets_on_record_break_no_promise_and_are_counted() -> None:
     parameters = StackParameters(workers=2, partitions=PARTITIONS, processing_seconds=1.0)
     with Lab(parameters) as lab:
-        lab.load.begin(lambda load: load.closed_loop(IN_FLIGHT, 120))
+        lab.load.start(lambda load: load.closed_loop(IN_FLIGHT, 120))
         wait_until(lambda: lab.load.unfinished() >= IN_FLIGHT * 0.8, 30, "the pipeline is at work")
         time.sleep(3)  # something has been committed by then
         forward = lab.inject(faults.reset_offsets(lab, Target("latest")))
@@ -29,7 +29,7 @@ def test_resets_on_record_break_no_promise_and_are_counted() -> None:
         lab.load.stop()
         lab.drain()
         history = lab.history()
-        verdict = lab.verdict(history)
+        verdict = lab.check_invariants(history)
     assert forward.detail["cancelled"] > 0, "it passed over nothing"
     assert back.detail["repeated"] == PARTITIONS * BACK
     assert verdict.ok, str(verdict)

@@ -9,7 +9,7 @@ import pytest
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
-from filemill.lab.s3_proxy import Badness, S3Proxy
+from filemill.lab.s3_proxy import FaultMode, S3Proxy
 
 
 @pytest.fixture
@@ -39,15 +39,15 @@ def test_it_answers_what_it_is_told_to_and_is_well_again_when_told(
     proxy: S3Proxy, store: S3ObjectStore, code: int
 ) -> None:
     put(store, "before")
-    proxy.set(Badness("answer", code=code))
+    proxy.set_fault(FaultMode("answer", code=code))
     with pytest.raises(Unavailable):
         put(store, "meanwhile")
-    proxy.set(None)
+    proxy.set_fault(None)
     put(store, "after")
 
 
 def test_it_fails_a_share_and_the_rest_arrives(proxy: S3Proxy, store: S3ObjectStore) -> None:
-    proxy.set(Badness("answer", share=0.5))
+    proxy.set_fault(FaultMode("answer", share=0.5))
     failed = 0
     for number in range(40):
         try:
@@ -58,7 +58,7 @@ def test_it_fails_a_share_and_the_rest_arrives(proxy: S3Proxy, store: S3ObjectSt
 
 
 def test_hanging_it_answers_nobody(proxy: S3Proxy, store: S3ObjectStore) -> None:
-    proxy.set(Badness("hang"))
+    proxy.set_fault(FaultMode("hang"))
     began = time.monotonic()
     with pytest.raises(Unavailable):
         put(store, "never")
@@ -66,7 +66,7 @@ def test_hanging_it_answers_nobody(proxy: S3Proxy, store: S3ObjectStore) -> None
 
 
 def test_slow_it_is_late_and_right(proxy: S3Proxy, store: S3ObjectStore) -> None:
-    proxy.set(Badness("slow", seconds=0.3))
+    proxy.set_fault(FaultMode("slow", seconds=0.3))
     began = time.monotonic()
     put(store, "late")
     assert time.monotonic() - began > 0.3

@@ -6,14 +6,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from filemill.adapters.postgres.operations import record
 from filemill.config.settings import as_environment
 from filemill.lab import attach, notebook_documents
 from filemill.lab.notebooks import execute
 from filemill.lab.runs import list_runs
-from filemill.lab.time_range import read_window
+from filemill.lab.time_range import read_time_range
+from filemill.services.audit import record
+from tests.integration.harness import PipelineHarness
 from tests.integration.rest import serving
-from tests.integration.world import World
 from tests.runs import planted
 
 
@@ -23,30 +23,30 @@ def outputs(path: Path) -> str:
 
 
 @pytest.fixture
-def _kernel_finds_it(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+def _kernel_finds_it(monkeypatch: pytest.MonkeyPatch, harness: PipelineHarness) -> None:
     """What `connection` does not hold, passwords and keys, comes from the environment."""
-    for name, value in as_environment(world.settings).items():
+    for name, value in as_environment(harness.settings).items():
         if "PASSWORD" in name or "SECRET" in name or "ACCESS_KEY" in name:
             monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("_kernel_finds_it")
 @pytest.mark.timeout(180)
-def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Path) -> None:
-    world.host("relay", "sync")
-    earlier = world.submit(4)
-    world.start("processor", "monitor")
-    world.wait_for(earlier)
+def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, tmp_path: Path) -> None:
+    harness.run_in_threads("relay", "sync")
+    earlier = harness.submit(4)
+    harness.start("processor", "monitor")
+    harness.wait_for(earlier)
     begin = datetime.now(UTC)
-    ids = world.submit(7)
-    world.wait_for(ids)
-    with world.engine.begin() as connection:
+    ids = harness.submit(7)
+    harness.wait_for(ids)
+    with harness.engine.begin() as connection:
         record(connection, "page", "fault", {"fault": "stopped", "target": "kafka", "seconds": 2.0, "key": "k"})
     end = datetime.now(UTC) + timedelta(seconds=1)
-    given = {name: getattr(world.settings, name) for name in world.settings.model_fields_set}
+    given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
     with attach(**given) as bench:
-        window = read_window(bench, begin, end)
-        nothing = read_window(bench, begin - timedelta(hours=2), begin - timedelta(hours=1))
+        window = read_time_range(bench, begin, end)
+        nothing = read_time_range(bench, begin - timedelta(hours=2), begin - timedelta(hours=1))
     assert sorted(window.executions["file_id"]) == sorted(ids)
     assert sorted(window.files["id"]) == sorted(ids)
     assert set(window.assignments["partition"]) == {0, 1, 2}  # taken before the window began
@@ -57,9 +57,9 @@ def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Pat
     for figure in (nothing.throughput(), nothing.timeline(), nothing.lag()):
         assert figure.layout.title.text
 
-    places = notebook_documents.connection_of(world.settings, embedded=False)
+    places = notebook_documents.connection_settings(harness.settings, embedded=False)
     assert not any("password" in name or "secret" in name or "key" in name for name in places)
-    notebook = notebook_documents.of_window(begin, end, places)
+    notebook = notebook_documents.time_range_notebook(begin, end, places)
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
     source = tmp_path / "window.ipynb"
     source.write_bytes(notebook_documents.encode(notebook))
@@ -68,11 +68,11 @@ def test_the_notebook_of_a_window_loads_and_draws_it(world: World, tmp_path: Pat
 
 
 @pytest.mark.timeout(120)
-def test_the_notebook_of_a_run_reads_its_folder(world: World, tmp_path: Path) -> None:
+def test_the_notebook_of_a_run_reads_its_folder(harness: PipelineHarness, tmp_path: Path) -> None:
     root = tmp_path / "results"
     folder = planted(root, 'it\'s a "run"').folder
     (run,) = list_runs(root)
-    with serving(world.settings.model_copy(update={"results": root})) as rest:
+    with serving(harness.settings.model_copy(update={"results": root})) as rest:
         answer = rest.client.get("/api/notebook", params={"run": run.name})
         assert answer.headers["content-disposition"].startswith("attachment")
         for name in ("..", "nowhere", "../results", f"../{root.name}/{run.name}"):
