@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from benchmarks import growth as growing
-from benchmarks.arm import chosen
-from benchmarks.processes import Failed
-from benchmarks.proofs import Unproven
-from benchmarks.report import RESULTS, keep, show
+from benchmarks.arm import select_arms
+from benchmarks.processes import ProcessFailed
+from benchmarks.proofs import WorkIncomplete
+from benchmarks.report import RESULTS, save, show
 from benchmarks.rounds import Sample, interleave
-from benchmarks.summary import Finding, findings, lines
+from benchmarks.summary import TargetResult, check_targets, summarize
 from filemill.config import logging
 from filemill.entrypoints.cli.output import console, fail, say
 
@@ -39,11 +39,11 @@ def ratios(
     """All arms in interleaved rounds; exit code 1 where a promise does not hold, 2 where an arm did not do its work."""
     try:
         samples = interleave(
-            chosen(only), rounds, scale, say, lambda so_far: keep(results, "ratios", so_far, _of_ratios(so_far))
+            select_arms(only), rounds, scale, say, lambda so_far: save(results, "ratios", so_far, _of_ratios(so_far))
         )
     except ValueError as error:
         fail(str(error), 2)
-    except (Unproven, Failed, TimeoutError) as error:
+    except (WorkIncomplete, ProcessFailed, TimeoutError) as error:
         fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
     _end("ratios", samples, _of_ratios(samples), results)
 
@@ -58,30 +58,30 @@ def growth(
     """More files, more rows, more partitions, more workers, long jobs, latency, verify; exit codes as for ratios."""
     try:
         samples = growing.measure(
-            only, rounds, scale, say, lambda so_far: keep(results, "growth", so_far, growing.findings(so_far))
+            only, rounds, scale, say, lambda so_far: save(results, "growth", so_far, growing.check_targets(so_far))
         )
     except ValueError as error:
         fail(str(error), 2)
-    except (Unproven, Failed, TimeoutError) as error:
+    except (WorkIncomplete, ProcessFailed, TimeoutError) as error:
         fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
-    _end("growth", samples, growing.findings(samples), results)
+    _end("growth", samples, growing.check_targets(samples), results)
 
 
 @app.command("list")
 def list_arms() -> None:
     """What each arm counts, and what it leaves out."""
-    for one in [*chosen(), *growing.points()]:
+    for one in [*select_arms(), *growing.points()]:
         console.print(f"[bold]{one.name}[/] ({one.kind}, {one.files:,} files)")
         console.print(one.counts + "\n", markup=False)
 
 
-def _of_ratios(samples: Sequence[Sample]) -> list[Finding]:
-    return findings(lines(samples))
+def _of_ratios(samples: Sequence[Sample]) -> list[TargetResult]:
+    return check_targets(summarize(samples))
 
 
-def _end(name: str, samples: Sequence[Sample], promises: Sequence[Finding], folder: Path) -> None:
-    show(console, lines(samples), promises)
-    keep(folder, name, samples, promises)
+def _end(name: str, samples: Sequence[Sample], promises: Sequence[TargetResult], folder: Path) -> None:
+    show(console, summarize(samples), promises)
+    save(folder, name, samples, promises)
     say(f"Kept in {folder}: {name}.json, {name}.html, {name}.md, {name}.svg, latest.json")
     if not all(one.holds for one in promises):
         raise typer.Exit(1)

@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from benchmarks.meter import Measured
-from benchmarks.servers import World
+from benchmarks.servers import IsolatedPipeline
 
 Kind = Literal["limit", "stage", "end to end", "peer", "growth"]
-Run = Callable[[World, int], Measured]
+Run = Callable[[IsolatedPipeline, int], Measured]
 
 ARMS: dict[str, "Arm"] = {}
 
@@ -43,16 +43,16 @@ def arm(name: str, kind: Kind, files: int) -> Callable[[Run], Run]:
     return register
 
 
-def named(only: str | None, name: str) -> bool:
+def matches(only: str | None, name: str) -> bool:
     """Whether a name has `only`, or one of its parts between `;`, in it; None: whichever it is."""
     return only is None or any(part in name for part in only.split(";"))
 
 
-def chosen(only: str | None = None) -> list[Arm]:
+def select_arms(only: str | None = None) -> list[Arm]:
     """The arms, or those `named` so or of that kind. Raises ValueError where none has."""
     from benchmarks import limits, peers, pipeline, stages  # noqa: F401, PLC0415 - they register themselves
 
-    found = [one for one in ARMS.values() if named(only, one.name) or only == one.kind]
+    found = [one for one in ARMS.values() if matches(only, one.name) or only == one.kind]
     if not found:
         raise ValueError(f"no arm has {only!r} in its name; there are: {', '.join(ARMS)}")
     return found

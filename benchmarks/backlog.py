@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from confluent_kafka import Producer
 
 from benchmarks import requests
-from benchmarks.servers import World
+from benchmarks.servers import IsolatedPipeline
 from benchmarks.work import drivers
 from filemill.adapters.postgres.outbox import insert_many
-from filemill.domain.files import to_milliseconds
+from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, Headers, encode
 
 FLUSH_SECONDS = 300.0
@@ -17,16 +17,16 @@ FLUSH_SECONDS = 300.0
 ROWS_AT_ONCE = 20_000
 
 
-def accept(world: World, files: int) -> None:
+def insert_requests(world: IsolatedPipeline, files: int) -> None:
     """Rows with their outbox rows, as a submission leaves them."""
     for batch in requests.batched(requests.files(files)):
         with world.engine.begin() as connection:
             insert_many(connection, batch)
 
 
-def rows(world: World, files: int) -> list[FileCreate]:
+def insert_pending_rows(world: IsolatedPipeline, files: int) -> list[FileCreate]:
     """Pending rows without an outbox; returns what would be asked for them. Their ids are 1 to `files`."""
-    now = to_milliseconds(datetime.now(UTC))
+    now = truncate_to_milliseconds(datetime.now(UTC))
     messages = requests.creates(files)
     for batch in requests.batched(messages, ROWS_AT_ONCE):
         world.execute(
@@ -39,7 +39,7 @@ def rows(world: World, files: int) -> list[FileCreate]:
     return [FileCreate(message.file_id, message.title, message.description, now) for message in messages]
 
 
-def old_rows(world: World, count: int) -> None:
+def insert_completed_rows(world: IsolatedPipeline, count: int) -> None:
     """Rows of files that were completed in former times: a table that has been in use."""
     for begin in range(0, count, ROWS_AT_ONCE):
         world.execute(
@@ -58,19 +58,19 @@ def old_rows(world: World, count: int) -> None:
     world.vacuum("files")
 
 
-def publish_requests(world: World, messages: list[FileCreate]) -> None:
+def publish_requests(world: IsolatedPipeline, messages: list[FileCreate]) -> None:
     """Put requests on `file.create`, in round robin."""
     publish(world, world.settings.topic_create, requests.create_records(messages))
 
 
-def publish_results(world: World, messages: list[FileCreate]) -> None:
+def publish_results(world: IsolatedPipeline, messages: list[FileCreate]) -> None:
     """Put a completed result of each on `file.created`, as processors write them."""
     count = world.settings.topic_partitions
     events = (requests.created(message, number % count, number // count) for number, message in enumerate(messages))
     publish(world, world.settings.topic_created, ((encode(event), []) for event in events))
 
 
-def publish(world: World, topic: str, records: Iterable[tuple[bytes, Headers]]) -> None:
+def publish(world: IsolatedPipeline, topic: str, records: Iterable[tuple[bytes, Headers]]) -> None:
     """Produce records in round robin and wait for all. Raises RuntimeError where the broker does not take them."""
     producer = Producer(drivers.producer_properties(world.settings))
     for number, (value, headers) in enumerate(records):

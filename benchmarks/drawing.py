@@ -4,14 +4,14 @@ import html
 import math
 from collections.abc import Sequence
 
-from benchmarks.summary import Line
+from benchmarks.summary import ArmSummary
 
 ROW, BAR, TOP, LEFT, WIDTH, GAP, RIGHT = 22, 12, 46, 250, 330, 90, 90
 WORKERS, SERVERS, TEXT, FAINT = "#4477aa", "#ccbb44", "#333333", "#999999"
 STYLE = "font: 12px sans-serif"
 
 
-def rates_svg(found: Sequence[Line]) -> str:
+def rates_svg(found: Sequence[ArmSummary]) -> str:
     """Each arm's median rate on powers of ten, from least to greatest round as a line; CPU per file beside."""
     shown = sorted(found, key=lambda line: line.median)
     height = TOP + ROW * len(shown) + 10

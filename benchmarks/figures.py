@@ -6,14 +6,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from benchmarks.rounds import Sample
-from benchmarks.summary import Line
+from benchmarks.summary import ArmSummary
 
 MEGABYTE = 2**20
 WORKERS, SERVERS, MEMORY = "#4477aa", "#ccbb44", "#66ccee"
 ROW_PIXELS = 34
 
 
-def rates(found: Sequence[Line], samples: Sequence[Sample]) -> go.Figure:
+def rates(found: Sequence[ArmSummary], samples: Sequence[Sample]) -> go.Figure:
     """Each arm's median with every round beside it; what a file costs in CPU; the memory of a worker."""
     shown = sorted(found, key=lambda line: line.median)
     names = [line.arm for line in shown]

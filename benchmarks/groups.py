@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from benchmarks.processes import START_SECONDS, Crew, Failed, Worker
-from benchmarks.servers import World, wait_until
-from filemill.adapters.kafka.reader import TopicReader
+from benchmarks.processes import START_SECONDS, BenchmarkProcess, ProcessFailed, WorkerProcesses
+from benchmarks.servers import IsolatedPipeline, wait_until
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.domain.worker_events import EventKind, decode_event
 
 READ_SECONDS = 0.05
@@ -15,18 +15,23 @@ SETTLED_SECONDS = 1.5
 ROLES = ("relay", "sync")
 
 
-def wait_for_processors(world: World, processors: Sequence[Worker]) -> None:
+def wait_for_processors(world: IsolatedPipeline, processors: Sequence[BenchmarkProcess]) -> None:
     """Until these processors of ours own all partitions, by what they say on `worker.events`."""
     names = {worker.name for worker in processors}
-    reader = TopicReader(world.settings, [world.settings.topic_worker_events], "bench-watch")
+    reader = KafkaTopicReader(world.settings, [world.settings.topic_worker_events], "bench-watch")
     owned: dict[str, list[int]] = {}
 
     def shared() -> bool:
         for record in reader.read(READ_RECORDS, READ_SECONDS):
             event = decode_event(record.value)
-            if event.worker_id in names and event.kind in {EventKind.ASSIGNED, EventKind.REVOKED, EventKind.LOST, EventKind.HEARTBEAT}:
+            if event.worker_id in names and event.kind in {
+                EventKind.ASSIGNED,
+                EventKind.REVOKED,
+                EventKind.LOST,
+                EventKind.HEARTBEAT,
+            }:
                 owned[event.worker_id] = event.owned
-        return is_shared(owned, len(names), world.settings.topic_partitions)
+        return is_balanced(owned, len(names), world.settings.topic_partitions)
 
     try:
         reader.refresh({})
@@ -35,13 +40,13 @@ def wait_for_processors(world: World, processors: Sequence[Worker]) -> None:
         reader.close()
 
 
-def wait_for_leases(world: World, crew: Crew) -> None:
+def wait_for_leases(world: IsolatedPipeline, crew: WorkerProcesses) -> None:
     """Until relay and sync are active, and in processes of this crew: a killed one's lease outlives it for seconds."""
     held = "SELECT count(*) FROM leases WHERE name IN ('relay', 'sync') AND expires_at > now() AND holder = ANY(:names)"
     wait_until(lambda: world.scalar(held, names=crew.names) == len(ROLES), "relay and sync are active", START_SECONDS)
 
 
-def wait_for_members(workers: Sequence[Worker], partitions: int) -> None:
+def wait_for_members(workers: Sequence[BenchmarkProcess], partitions: int) -> None:
     """Until these peers own all partitions, by what they say, and nothing of it changes any more. Raises Failed."""
     deadline = time.monotonic() + START_SECONDS
     since = time.monotonic()
@@ -50,15 +55,17 @@ def wait_for_members(workers: Sequence[Worker], partitions: int) -> None:
         owned = {worker.name: list(worker.owned) for worker in workers}
         if owned != before:
             since, before = time.monotonic(), owned
-        if is_shared(owned, len(workers), partitions) and time.monotonic() - since >= SETTLED_SECONDS:
+        if is_balanced(owned, len(workers), partitions) and time.monotonic() - since >= SETTLED_SECONDS:
             return
         dead = [worker for worker in workers if not worker.alive]
         if dead or time.monotonic() > deadline:
-            raise Failed(f"the partitions are not shared: {owned}\n" + "\n".join(worker.tail() for worker in dead))
+            raise ProcessFailed(
+                f"the partitions are not shared: {owned}\n" + "\n".join(worker.tail() for worker in dead)
+            )
         time.sleep(READ_SECONDS)
 
 
-def is_shared(owned: Mapping[str, Sequence[int]], members: int, partitions: int) -> bool:
+def is_balanced(owned: Mapping[str, Sequence[int]], members: int, partitions: int) -> bool:
     """Whether all partitions are owned once, and no member has none while there are enough."""
     everything = sorted(number for numbers in owned.values() for number in numbers)
     busy = sum(map(bool, owned.values()))

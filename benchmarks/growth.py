@@ -8,15 +8,15 @@ import httpx
 import msgspec
 
 from benchmarks import backlog, proofs
-from benchmarks.arm import Arm, named
-from benchmarks.limits import timed
+from benchmarks.arm import Arm, matches
+from benchmarks.limits import run_task
 from benchmarks.meter import MEGABYTE, Measured
-from benchmarks.pipeline import UNFINISHED, passing_through, staff
-from benchmarks.processes import START_SECONDS, Crew
+from benchmarks.pipeline import UNFINISHED, run_pipeline, start_workers
+from benchmarks.processes import START_SECONDS, WorkerProcesses
 from benchmarks.proofs import require
 from benchmarks.rounds import Sample, interleave
-from benchmarks.servers import WORK_SECONDS, World, wait_until
-from benchmarks.summary import Finding, at_least, at_most
+from benchmarks.servers import WORK_SECONDS, IsolatedPipeline, wait_until
+from benchmarks.summary import TargetResult, at_least, at_most
 
 # Old rows for each file that is made: a million beside 10,000.
 OLD_ROWS_PER_FILE = 100
@@ -34,89 +34,89 @@ VERIFY_SECONDS_MOST = 60.0
 FLAT = 1.25
 
 
-def with_processors(count: int) -> Callable[[World, int], Measured]:
+def with_processors(count: int) -> Callable[[IsolatedPipeline, int], Measured]:
     """The whole way with so many processors."""
 
-    def run(world: World, files: int) -> Measured:
-        measured = passing_through(world, files, count)
-        proofs.made(world, files)
+    def run(world: IsolatedPipeline, files: int) -> Measured:
+        measured = run_pipeline(world, files, count)
+        proofs.check_completed(world, files)
         return measured
 
     run.__doc__ = f"Counts as `end to end` does, with {count} processor{'s' * (count > 1)}."
     return run
 
 
-def verified(world: World, files: int) -> Measured:
+def end_to_end_and_verify(world: IsolatedPipeline, files: int) -> Measured:
     """Counts as `end to end` does; then, of the same files, `verify_seconds` of all of `filemill verify`.
 
     `verify_rss_mb` is the memory of its process. Leaves out connecting to PostgreSQL.
     """
-    made = passing_through(world, files)
-    proofs.made(world, files)
-    checked, found = timed(world, "verify", files)
+    made = run_pipeline(world, files)
+    proofs.check_completed(world, files)
+    checked, found = run_task(world, "verify", files)
     require(found, {"event": "done", "completed": files, "objects": files, "findings": 0}, "the report")
     figures = {"verify_seconds": checked.seconds, "verify_rss_mb": checked.rss_bytes / MEGABYTE}
     return msgspec.structs.replace(made, figures=figures)
 
 
-def beside_old_rows(world: World, files: int) -> Measured:
+def beside_old_rows(world: IsolatedPipeline, files: int) -> Measured:
     """Counts as `end to end` does, in a table that has a hundred times as many rows of former files."""
-    backlog.old_rows(world, files * OLD_ROWS_PER_FILE)
-    measured = passing_through(world, files)
-    proofs.made(world, files, since_id=files * OLD_ROWS_PER_FILE)
+    backlog.insert_completed_rows(world, files * OLD_ROWS_PER_FILE)
+    measured = run_pipeline(world, files)
+    proofs.check_completed(world, files, since_id=files * OLD_ROWS_PER_FILE)
     return measured
 
 
-def long_jobs(world: World, files: int) -> Measured:
+def long_jobs(world: IsolatedPipeline, files: int) -> Measured:
     """Counts from the first request to the last row completed, one worker; `of_ideal` is 20 s ÷ that time."""
-    measured = passing_through(world, files)
-    proofs.made(world, files)
+    measured = run_pipeline(world, files)
+    proofs.check_completed(world, files)
     return msgspec.structs.replace(measured, figures={"of_ideal": world.settings.processing_seconds / measured.seconds})
 
 
-def api_idle(world: World, files: int) -> Measured:
+def api_idle(world: IsolatedPipeline, files: int) -> Measured:
     """Counts `POST /api/files` at 20 a second, alone: milliseconds from the intended moment to the answer."""
-    with world.crew() as crew:
+    with world.processes() as crew:
         port = open_page(world, crew)
-        client = crew.work("http-load", files, IDLE_REQUESTS_PER_SECOND, port=port)
-        client.ready()
+        client = crew.start_task("http-load", files, IDLE_REQUESTS_PER_SECOND, port=port)
+        client.wait_ready()
         with world.meter(crew) as meter:
-            client.go()
-            found = client.done(WORK_SECONDS)
+            client.start_work()
+            found = client.wait_done(WORK_SECONDS)
         measured = meter.measured(files, **_latencies(found))
     require(found["accepted"], files, "requests that were answered 201")
     require(world.scalar("SELECT count(*) FROM files"), files, "rows in files")
     return measured
 
 
-def api_busy(world: World, files: int) -> Measured:
+def api_busy(world: IsolatedPipeline, files: int) -> Measured:
     """Counts `POST /api/files` at 200 a second while the pipeline, with what comes beside, is at 70 % of its capacity.
 
     The capacity is measured first, in the same world, without the page. The page's relay may be the active one.
     """
-    capacity = passing_through(world, files * CAPACITY_FILES_PER_REQUEST).rate
+    capacity = run_pipeline(world, files * CAPACITY_FILES_PER_REQUEST).rate
     before = world.scalar("SELECT count(*) FROM files")
     beside = max(0.0, BUSY_SHARE * capacity - BUSY_REQUESTS_PER_SECOND)
     others = round(beside * files / BUSY_REQUESTS_PER_SECOND)
-    with world.crew() as crew:
+    with world.processes() as crew:
         port = open_page(world, crew)
-        client = crew.work("http-load", files, BUSY_REQUESTS_PER_SECOND, port=port)
-        crowd = crew.work("submit-steadily", others, beside) if others else None
-        staff(world, crew, 1)
-        client.ready()
+        client = crew.start_task("http-load", files, BUSY_REQUESTS_PER_SECOND, port=port)
+        crowd = crew.start_task("submit-steadily", others, beside) if others else None
+        start_workers(world, crew, 1)
+        client.wait_ready()
         if crowd is not None:
-            crowd.ready()
+            crowd.wait_ready()
         with world.meter(crew) as meter:
             if crowd is not None:
-                crowd.go()
-            client.go()
-            found = client.done(WORK_SECONDS)
+                crowd.start_work()
+            client.start_work()
+            found = client.wait_done(WORK_SECONDS)
         measured = meter.measured(files + others, capacity=capacity, **_latencies(found))
         if crowd is not None:
-            crowd.done(WORK_SECONDS)
+            crowd.wait_done(WORK_SECONDS)
         wait_until(lambda: world.scalar(UNFINISHED) == 0, "all files have ended")
     require(found["accepted"], files, "requests that were answered 201")
-    proofs.made(world, before + files + others)
+    proofs.check_completed(world, before + files + others)
     return measured
 
 
@@ -126,8 +126,8 @@ def points() -> list[Arm]:
     long = {"processing_seconds": 20, "concurrency": 10_000}
     return [
         Arm("1,000 files", "growth", 1_000, one),
-        Arm(BASE, "growth", 10_000, verified, PATIENT),
-        Arm(MANY, "growth", 100_000, verified, PATIENT),
+        Arm(BASE, "growth", 10_000, end_to_end_and_verify, PATIENT),
+        Arm(MANY, "growth", 100_000, end_to_end_and_verify, PATIENT),
         Arm(OLD, "growth", 10_000, beside_old_rows, PATIENT),
         *(Arm(f"partitions: {count}", "growth", 10_000, one, {"topic_partitions": count}) for count in (1, 2, 3, 6)),
         *(
@@ -149,14 +149,14 @@ def measure(
     after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
     """Measure the points that are `named` so. Raises ValueError where none is; and as `interleave`."""
-    wanted = [point for point in points() if named(only, point.name)]
+    wanted = [point for point in points() if matches(only, point.name)]
     if not wanted:
         names = ", ".join(point.name for point in points())
         raise ValueError(f"no point has {only!r} in its name; there are: {names}")
     return interleave(wanted, rounds, scale, say, after_round)
 
 
-def findings(samples: Sequence[Sample]) -> list[Finding]:
+def check_targets(samples: Sequence[Sample]) -> list[TargetResult]:
     """The promises whose points were measured."""
     found = []
     rates = {arm: _median(sample.measured.rate for sample in samples if sample.arm == arm) for arm in (BASE, MANY, OLD)}
@@ -189,12 +189,12 @@ def _median(values: Iterable[float]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def open_page(world: World, crew: Crew) -> int:
+def open_page(world: IsolatedPipeline, crew: WorkerProcesses) -> int:
     """The page's process, once it answers; returns its port."""
     with socket.socket() as probe:
         probe.bind((world.settings.host, 0))
         port = int(probe.getsockname()[1])
-    crew.role("dashboard", port=port)
+    crew.start_role("dashboard", port=port)
 
     def answers() -> bool:
         try:

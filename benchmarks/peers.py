@@ -11,7 +11,7 @@ from benchmarks.arm import arm
 from benchmarks.groups import wait_for_members
 from benchmarks.meter import Measured
 from benchmarks.pipeline import ENDS_SECONDS
-from benchmarks.servers import WORK_SECONDS, World, wait_until
+from benchmarks.servers import WORK_SECONDS, IsolatedPipeline, wait_until
 
 _TABLE = """
     CREATE TABLE seed_files (
@@ -30,7 +30,7 @@ _UNFINISHED = (
 
 
 @arm("seed's design, boto3", "peer", 500)
-def seed_boto3(world: World, files: int) -> Measured:
+def seed_boto3(world: IsolatedPipeline, files: int) -> Measured:
     """Counts from the first request to the last row completed: one file at a time, one UPDATE per event, boto3.
 
     Leaves out starting, joining the groups, and HTTP.
@@ -39,13 +39,13 @@ def seed_boto3(world: World, files: int) -> Measured:
 
 
 @arm("seed's design, obstore", "peer", 600)
-def seed_obstore(world: World, files: int) -> Measured:
+def seed_obstore(world: IsolatedPipeline, files: int) -> Measured:
     """Counts as the seed's design does, with obstore's blocking `put` in boto3's place."""
     return _peer(world, files, "reference", "obstore")
 
 
 @arm("FastStream, boto3", "peer", 1_500)
-def faststream_boto3(world: World, files: int) -> Measured:
+def faststream_boto3(world: IsolatedPipeline, files: int) -> Measured:
     """Counts from the first request to the last row completed: batches at both ends, a batch's PUTs on threads, boto3.
 
     Leaves out starting, joining the groups, and HTTP.
@@ -54,25 +54,25 @@ def faststream_boto3(world: World, files: int) -> Measured:
 
 
 @arm("FastStream, obstore", "peer", 4_000)
-def faststream_obstore(world: World, files: int) -> Measured:
+def faststream_obstore(world: IsolatedPipeline, files: int) -> Measured:
     """Counts as FastStream with boto3 does, with obstore's `put_async` on the loop, `store_concurrency` in flight."""
     return _peer(world, files, "faststream", "obstore")
 
 
-def _peer(world: World, files: int, design: str, store: str) -> Measured:
+def _peer(world: IsolatedPipeline, files: int, design: str, store: str) -> Measured:
     world.execute(_TABLE)
     partitions = world.settings.topic_partitions
-    with world.crew() as crew:
-        api = crew.work(f"{design}-api", files)
-        status = crew.work(f"{design}-status")
-        services = [crew.work(f"{design}-service-{store}") for _ in range(partitions)]
+    with world.processes() as crew:
+        api = crew.start_task(f"{design}-api", files)
+        status = crew.start_task(f"{design}-status")
+        services = [crew.start_task(f"{design}-service-{store}") for _ in range(partitions)]
         wait_for_members(services, partitions)
         wait_for_members([status], partitions)
-        api.ready()
+        api.wait_ready()
         with world.meter(crew) as meter:
-            api.go()
-            api.done(WORK_SECONDS)
+            api.start_work()
+            api.wait_done(WORK_SECONDS)
             wait_until(lambda: world.scalar(_UNFINISHED) == 0, "all files have ended", every=ENDS_SECONDS)
         measured = meter.measured(files)
-    proofs.made(world, files, table="seed_files")
+    proofs.check_completed(world, files, table="seed_files")
     return measured

@@ -26,11 +26,11 @@ TAIL_LINES = 15
 _numbers = itertools.count(1)
 
 
-class Failed(Exception):
+class ProcessFailed(Exception):
     """A process of an arm ended, or was silent, where it should have worked; the text has the end of its log."""
 
 
-class Worker:
+class BenchmarkProcess:
     """One process. What it prints are JSON documents, one a line; everything else goes to its log."""
 
     def __init__(self, name: str, argv: list[str], environment: dict[str, str], log: Path) -> None:
@@ -61,17 +61,17 @@ class Worker:
         """Whether it runs."""
         return self._process.poll() is None
 
-    def ready(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until it has everything in hand and waits for the word. Raises Failed."""
         self._wait("ready", START_SECONDS)
 
-    def go(self) -> None:
+    def start_work(self) -> None:
         """Give it the word."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
-    def done(self, seconds: float) -> dict[str, Any]:
+    def wait_done(self, seconds: float) -> dict[str, Any]:
         """Wait until its work is done; returns what it found. Raises Failed."""
         return self._wait("done", seconds)
 
@@ -94,9 +94,9 @@ class Worker:
             try:
                 document = self._said.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise Failed(f"{self.name} was not {event} after {seconds:g} s\n{self.tail()}") from None
+                raise ProcessFailed(f"{self.name} was not {event} after {seconds:g} s\n{self.tail()}") from None
             if document is None:
-                raise Failed(f"{self.name} ended before it was {event}\n{self.tail()}")
+                raise ProcessFailed(f"{self.name} ended before it was {event}\n{self.tail()}")
             if document.get("event") == event:
                 return document
 
@@ -116,21 +116,21 @@ class Worker:
         self._said.put(None)
 
 
-class Crew:
+class WorkerProcesses:
     """All processes of an arm in one world. Leaving the context kills them, each by its pid."""
 
     def __init__(self, settings: Settings, folder: Path, on_spawn: Callable[[int], None]) -> None:
         self._settings = settings
         self._folder = folder
         self._on_spawn = on_spawn
-        self._members: list[Worker] = []
+        self._members: list[BenchmarkProcess] = []
 
-    def work(self, task: str, files: int = 0, *rate: float, **given: object) -> Worker:
+    def start_task(self, task: str, files: int = 0, *rate: float, **given: object) -> BenchmarkProcess:
         """Start a piece of work of `benchmarks.work`; a service works at once. Returns at once."""
         arguments = [task, str(files), *map(str, rate)]
         return self._start(task, [sys.executable, "-m", "benchmarks.work", *arguments], given)
 
-    def role(self, role: str, **given: object) -> Worker:
+    def start_role(self, role: str, **given: object) -> BenchmarkProcess:
         """Start one of the pipeline's own processes, `filemill run ROLE`. Returns at once."""
         return self._start(role, [sys.executable, "-m", "filemill", "run", role], given)
 
@@ -143,15 +143,15 @@ class Crew:
         """Those that live. Raises Failed where one has ended."""
         for member in self._members:
             if not member.alive:
-                raise Failed(f"{member.name} has ended\n{member.tail()}")
+                raise ProcessFailed(f"{member.name} has ended\n{member.tail()}")
         return [psutil.Process(member.pid) for member in self._members]
 
-    def _start(self, name: str, argv: list[str], given: dict[str, object]) -> Worker:
+    def _start(self, name: str, argv: list[str], given: dict[str, object]) -> BenchmarkProcess:
         name = f"{name}-{next(_numbers)}"
         environment = os.environ | as_environment(self._settings)
         environment |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
         environment |= {"FILEMILL_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}
-        member = Worker(name, argv, environment, self._folder / f"{name}.log")
+        member = BenchmarkProcess(name, argv, environment, self._folder / f"{name}.log")
         self._on_spawn(member.pid)
         self._members.append(member)
         return member

@@ -11,8 +11,8 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from benchmarks.servers import POLL_SECONDS, World
-from filemill.adapters.kafka.reader import TopicReader
+from benchmarks.servers import POLL_SECONDS, IsolatedPipeline
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.s3.admin import s3_client
 from filemill.domain.content import render
 from filemill.domain.files import object_key
@@ -27,20 +27,20 @@ LONGEST_PAUSE_SECONDS = 0.25
 Request = tuple[int, str, str, datetime]
 
 
-class Unproven(Exception):
+class WorkIncomplete(Exception):
     """An arm that left work undone, or did it wrong; its measure is worth nothing."""
 
 
 def require(found: object, wanted: object, what: str) -> None:
     """Raise Unproven unless the two are equal."""
     if found != wanted:
-        raise Unproven(f"{what}: {found}, not {wanted}")
+        raise WorkIncomplete(f"{what}: {found}, not {wanted}")
 
 
 class TopicEnds:
     """How many records a topic got, asked again and again over one connection, one request each time."""
 
-    def __init__(self, world: World, topic: str) -> None:
+    def __init__(self, world: IsolatedPipeline, topic: str) -> None:
         self._client = AdminClient({"bootstrap.servers": world.settings.kafka_broker})
         known = self._client.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
         newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -62,16 +62,16 @@ class TopicEnds:
             time.sleep(min(max(left / 2, POLL_SECONDS), LONGEST_PAUSE_SECONDS))
 
 
-def records(world: World, topic: str) -> int:
+def records(world: IsolatedPipeline, topic: str) -> int:
     """How many records a topic got."""
     return TopicEnds(world, topic).records()
 
 
-def completed_ids(world: World) -> set[int]:
+def completed_ids(world: IsolatedPipeline) -> set[int]:
     """The files that `file.created` says are completed."""
     topic = world.settings.topic_created
     wanted = records(world, topic)
-    reader = TopicReader(world.settings, [topic], "bench-proof")
+    reader = KafkaTopicReader(world.settings, [topic], "bench-proof")
     ids: set[int] = set()
     read, silent = 0, 0.0
     try:
@@ -88,7 +88,7 @@ def completed_ids(world: World) -> set[int]:
     return ids
 
 
-def stored(world: World, wanted: Iterable[Request]) -> None:
+def check_objects(world: IsolatedPipeline, wanted: Iterable[Request]) -> None:
     """Each of these files has its object with the bytes of a fresh render, by the listing's MD5; no object is over."""
     expected = {object_key(row[0], row[3]): hashlib.md5(render(*row[1:])).hexdigest() for row in wanted}  # noqa: S324
     found = etags(world)
@@ -101,13 +101,13 @@ def stored(world: World, wanted: Iterable[Request]) -> None:
     require(wrong[:3], [], "objects that are not what was asked for")
 
 
-def etags(world: World) -> dict[str, str]:
+def etags(world: IsolatedPipeline) -> dict[str, str]:
     """The MD5 of each object, as the listing tells it."""
     pages = s3_client(world.settings).get_paginator("list_objects_v2").paginate(Bucket=world.settings.s3_bucket)
     return {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", [])}
 
 
-def made(world: World, files: int, table: str = "files", since_id: int = 0) -> None:
+def check_completed(world: IsolatedPipeline, files: int, table: str = "files", since_id: int = 0) -> None:
     """All rows of a table from an id on are completed, and their objects are in the bucket."""
     query = f"SELECT id, title, description, created_at, status, s3_location FROM {table} WHERE id > :since"  # noqa: S608
     with world.engine.connect() as connection:
@@ -115,4 +115,4 @@ def made(world: World, files: int, table: str = "files", since_id: int = 0) -> N
     require(len(rows), files, f"rows in {table}")
     require(sum(row.status == "completed" for row in rows), files, f"completed rows in {table}")
     require([row.id for row in rows if row.s3_location != object_key(row.id, row.created_at)][:3], [], "wrong keys")
-    stored(world, ((row.id, row.title, row.description, row.created_at) for row in rows))
+    check_objects(world, ((row.id, row.title, row.description, row.created_at) for row in rows))

@@ -13,7 +13,7 @@ from benchmarks import figures
 from benchmarks.drawing import rates_svg
 from benchmarks.meter import MEGABYTE
 from benchmarks.rounds import Sample
-from benchmarks.summary import Finding, Line, lines
+from benchmarks.summary import ArmSummary, TargetResult, summarize
 from filemill.lab.results import machine, versions
 
 RESULTS = Path("benchmarks/results")
@@ -38,7 +38,7 @@ _SHORT = ("files/s", "spread", "CPU µs/file")
 _WIDEST = 1000  # of a terminal, in characters: enough for any table to say what it needs
 
 
-def rates_table(found: Sequence[Line], headings: Sequence[str] = _HEADINGS) -> Table:
+def rates_table(found: Sequence[ArmSummary], headings: Sequence[str] = _HEADINGS) -> Table:
     """Rates with their cost: all columns, or those given."""
     table = Table(title="Files per second, medians")
     table.add_column("arm", no_wrap=True)
@@ -51,7 +51,7 @@ def rates_table(found: Sequence[Line], headings: Sequence[str] = _HEADINGS) -> T
     return table
 
 
-def figures_table(found: Sequence[Line]) -> Table:
+def figures_table(found: Sequence[ArmSummary]) -> Table:
     """What only some arms measure."""
     table = Table("arm", "median of", title="Beside the rates")
     table.add_column("value", justify="right", no_wrap=True)
@@ -61,7 +61,7 @@ def figures_table(found: Sequence[Line]) -> Table:
     return table
 
 
-def promises_table(promises: Sequence[Finding]) -> Table:
+def targets_table(promises: Sequence[TargetResult]) -> Table:
     """What is promised, and whether it holds."""
     table = Table("measure", "against", title="What is promised")
     for heading in ("value", "target", "holds"):
@@ -72,7 +72,7 @@ def promises_table(promises: Sequence[Finding]) -> Table:
     return table
 
 
-def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
+def markdown(found: Sequence[ArmSummary], promises: Sequence[TargetResult]) -> str:
     """The same tables, for a document."""
     more = any(line.figures for line in found)
     text = [
@@ -89,11 +89,11 @@ def markdown(found: Sequence[Line], promises: Sequence[Finding]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _by_rate(found: Sequence[Line]) -> list[Line]:
+def _by_rate(found: Sequence[ArmSummary]) -> list[ArmSummary]:
     return sorted(found, key=lambda line: -line.median)
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: ArmSummary) -> list[str]:
     return [
         line.arm,
         f"{line.median:,.0f}",
@@ -109,11 +109,11 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _also(line: Line) -> str:
+def _also(line: ArmSummary) -> str:
     return ", ".join(f"{name} {value:,.2f}" for name, value in line.figures.items())
 
 
-def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -> None:
+def show(console: Console, found: Sequence[ArmSummary], promises: Sequence[TargetResult]) -> None:
     """Print the tables; where the terminal is too narrow for all columns of the first, those that matter most."""
     rates = rates_table(found)
     needed = console.measure(rates, options=console.options.update(width=_WIDEST)).maximum
@@ -121,12 +121,12 @@ def show(console: Console, found: Sequence[Line], promises: Sequence[Finding]) -
     if any(line.figures for line in found):
         shown.append(figures_table(found))
     if promises:
-        shown.append(promises_table(promises))
+        shown.append(targets_table(promises))
     for table in shown:
         console.print(table, soft_wrap=False)
 
 
-def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[Finding]) -> None:
+def save(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[TargetResult]) -> None:
     """Write the samples with machine and versions, tables and plots, and the promises into `latest.json`.
 
     There, a promise replaces an earlier one of the same name; those that this run did not measure stay.
@@ -140,11 +140,11 @@ def keep(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[
         "samples": msgspec.to_builtins(list(samples)),
     }
     (folder / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    found = lines(samples)
+    found = summarize(samples)
     (folder / f"{name}.md").write_text(markdown(found, promises))
     (folder / f"{name}.svg").write_text(rates_svg(found))
     figures.rates(found, samples).write_html(folder / f"{name}.html", include_plotlyjs="cdn")
     latest = folder / LATEST
-    known = msgspec.json.decode(latest.read_bytes(), type=list[Finding]) if latest.exists() else []
+    known = msgspec.json.decode(latest.read_bytes(), type=list[TargetResult]) if latest.exists() else []
     merged = {(one.measure, one.against): one for one in (*known, *promises)}
     latest.write_bytes(msgspec.json.format(msgspec.json.encode(list(merged.values())), indent=2) + b"\n")

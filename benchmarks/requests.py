@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from filemill.domain.content import render, sha256_hex
-from filemill.domain.files import NewFile, new_file, object_key, to_milliseconds
+from filemill.domain.files import NewFile, new_file, object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
 
 DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
@@ -23,7 +23,7 @@ def files(count: int) -> list[NewFile]:
 
 def creates(count: int, first_id: int = 1) -> list[FileCreate]:
     """So many messages of `file.create`, for the ids from the first on."""
-    now = to_milliseconds(datetime.now(UTC))
+    now = truncate_to_milliseconds(datetime.now(UTC))
     return [
         FileCreate(first_id + number, file.title, file.description, now) for number, file in enumerate(files(count))
     ]
@@ -38,7 +38,7 @@ def create_records(messages: list[FileCreate]) -> Iterator[tuple[bytes, Headers]
 def created(message: FileCreate, partition: int, offset: int) -> FileCreated:
     """What a processor says of a file that it completed."""
     body = render(message.title, message.description, message.timestamp)
-    now = to_milliseconds(datetime.now(UTC))
+    now = truncate_to_milliseconds(datetime.now(UTC))
     return FileCreated(
         file_id=message.file_id,
         s3_location=object_key(message.file_id, message.timestamp),

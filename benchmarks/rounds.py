@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarks.arm import Arm
 from benchmarks.meter import Measured
-from benchmarks.servers import embedded_servers, fresh_world
+from benchmarks.servers import embedded_servers, isolated_pipeline
 
 # Fewer files than this say nothing, and are for trying a benchmark out.
 LEAST_FILES = 10
@@ -41,7 +41,7 @@ def interleave(
             random.Random(number).shuffle(order)
             for one in order:
                 began = time.monotonic()
-                with fresh_world(servers, **one.settings) as world:
+                with isolated_pipeline(servers, **one.settings) as world:
                     measured = one.run(world, max(LEAST_FILES, round(one.files * scale)))
                 samples.append(Sample(number, one.name, measured))
                 took = time.monotonic() - began

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.meter import Meter
-from benchmarks.processes import Crew
+from benchmarks.processes import WorkerProcesses
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.s3.admin import s3_client
 from filemill.config.settings import Settings, load
@@ -42,7 +42,7 @@ TOPICS = {
 _worlds = itertools.count(1)
 
 
-class World:
+class IsolatedPipeline:
     """A prepared, empty pipeline of an arm's own: what it does there, no other arm meets."""
 
     def __init__(self, servers: Supervisor, settings: Settings, engine: sa.Engine, folder: Path) -> None:
@@ -52,12 +52,12 @@ class World:
         self._folder = folder
 
     @contextlib.contextmanager
-    def crew(self) -> Iterator[Crew]:
+    def processes(self) -> Iterator[WorkerProcesses]:
         """The arm's processes; all have ended when the context has."""
-        with Crew(self.settings, self._folder, self._servers.watch) as crew:
+        with WorkerProcesses(self.settings, self._folder, self._servers.watch) as crew:
             yield crew
 
-    def meter(self, crew: Crew) -> Meter:
+    def meter(self, crew: WorkerProcesses) -> Meter:
         """A meter on the arm's processes and on the three servers."""
         servers = {state.name: state.process.process() for state in self._servers.state.servers}
         return Meter(
@@ -123,7 +123,7 @@ def embedded_servers() -> Iterator[Supervisor]:
 
 
 @contextlib.contextmanager
-def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
+def isolated_pipeline(servers: Supervisor, **given: object) -> Iterator[IsolatedPipeline]:
     """An empty world; `given` are settings of its own. It is gone when the context ends."""
     number = next(_worlds)
     prefix = f"b{os.getpid()}-{number}"
@@ -147,7 +147,7 @@ def fresh_world(servers: Supervisor, **given: object) -> Iterator[World]:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
     prepare(settings, patience_seconds=PREPARE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
-        world = World(servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder))
+        world = IsolatedPipeline(servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder))
         try:
             yield world
         finally:

@@ -8,7 +8,7 @@ import msgspec
 from benchmarks.rounds import Sample
 
 
-class Line(msgspec.Struct, frozen=True):
+class ArmSummary(msgspec.Struct, frozen=True):
     """One arm over all rounds. Rates in files per second."""
 
     arm: str
@@ -30,7 +30,7 @@ class Line(msgspec.Struct, frozen=True):
         return (self.greatest - self.least) / self.median
 
 
-class Finding(msgspec.Struct, frozen=True):
+class TargetResult(msgspec.Struct, frozen=True):
     """A promise, and whether it holds: `value` of `measure`, as a multiple of `against` where that is another arm."""
 
     measure: str
@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True):
     holds: bool
 
 
-class Ratio(msgspec.Struct, frozen=True):
+class RatioTarget(msgspec.Struct, frozen=True):
     """What is compared: the arm's median ÷ that which `pick` takes from those of `of`: at least `target`."""
 
     measure: str
@@ -61,13 +61,15 @@ RAW = (
     "raw update (json)",
     "raw claim",
 )
-RATIOS = (
-    Ratio("end to end", "end to end", "FastStream with boto3", ("FastStream, boto3",), 8.0),
-    Ratio("end to end", "end to end", "the seed's design", ("seed's design, boto3",), 8.0),
-    Ratio("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
-    Ratio("processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8),
-    Ratio("relay", "relay", "the lower of raw produce and raw claim + DELETE", ("raw produce", "raw claim"), 0.6),
-    Ratio(
+TARGETS = (
+    RatioTarget("end to end", "end to end", "FastStream with boto3", ("FastStream, boto3",), 8.0),
+    RatioTarget("end to end", "end to end", "the seed's design", ("seed's design, boto3",), 8.0),
+    RatioTarget("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
+    RatioTarget(
+        "processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8
+    ),
+    RatioTarget("relay", "relay", "the lower of raw produce and raw claim + DELETE", ("raw produce", "raw claim"), 0.6),
+    RatioTarget(
         "status sync",
         "sync",
         "raw batched UPDATE, by the quicker of unnest and JSON",
@@ -75,7 +77,7 @@ RATIOS = (
         0.6,
         max,
     ),
-    Ratio(
+    RatioTarget(
         "submit many",
         "submit many",
         "raw INSERT of both rows, by the quicker of unnest and COPY",
@@ -86,14 +88,14 @@ RATIOS = (
 )
 
 
-def lines(samples: Sequence[Sample]) -> list[Line]:
+def summarize(samples: Sequence[Sample]) -> list[ArmSummary]:
     """A line per arm, in the order in which the arms are first met by name."""
     found = []
     for name in dict.fromkeys(sample.arm for sample in samples):
         own = [sample.measured for sample in samples if sample.arm == name]
         rates = [measured.rate for measured in own]
         found.append(
-            Line(
+            ArmSummary(
                 arm=name,
                 median=statistics.median(rates),
                 least=min(rates),
@@ -118,22 +120,22 @@ def lines(samples: Sequence[Sample]) -> list[Line]:
     return found
 
 
-def findings(found: Sequence[Line]) -> list[Finding]:
+def check_targets(found: Sequence[ArmSummary]) -> list[TargetResult]:
     """The promises whose arms were all measured."""
     medians = {line.arm: line.median for line in found}
     kept = []
-    for ratio in RATIOS:
+    for ratio in TARGETS:
         if ratio.arm in medians and all(name in medians for name in ratio.of):
             value = medians[ratio.arm] / ratio.pick([medians[name] for name in ratio.of])
             kept.append(at_least(ratio.measure, ratio.against, value, ratio.target))
     return kept
 
 
-def at_least(measure: str, against: str, value: float, target: float) -> Finding:
+def at_least(measure: str, against: str, value: float, target: float) -> TargetResult:
     """A promise that holds from its target on."""
-    return Finding(measure, against, round(value, 3), target, value >= target)
+    return TargetResult(measure, against, round(value, 3), target, value >= target)
 
 
-def at_most(measure: str, against: str, value: float, target: float) -> Finding:
+def at_most(measure: str, against: str, value: float, target: float) -> TargetResult:
     """A promise that holds up to its target."""
-    return Finding(measure, against, round(value, 3), target, value <= target)
+    return TargetResult(measure, against, round(value, 3), target, value <= target)

@@ -18,9 +18,9 @@ import typer
 
 from benchmarks import backlog
 from benchmarks.growth import open_page
-from benchmarks.processes import Crew
+from benchmarks.processes import WorkerProcesses
 from benchmarks.report import RESULTS
-from benchmarks.servers import World, embedded_servers, fresh_world, wait_until
+from benchmarks.servers import IsolatedPipeline, embedded_servers, isolated_pipeline, wait_until
 from filemill.config import logging
 from filemill.entrypoints.cli.output import print_table, say
 from filemill.lab.results import machine
@@ -50,7 +50,7 @@ Line = dict[str, Any]
 Crowd = tuple[str, int, float]
 
 
-def refreshes(world: World) -> Line:
+def refreshes(world: IsolatedPipeline) -> Line:
     """Everything that Pipeline, Files and Performance read for one refresh, nothing of it kept from the one before."""
     group = world.settings.group_id
 
@@ -74,7 +74,7 @@ def refreshes(world: World) -> Line:
     return {**line, "performance_p95_ms": aside["p95_ms"]}
 
 
-def any_page(world: World, url: str) -> Line:
+def any_page(world: IsolatedPipeline, url: str) -> Line:
     """`GET /api/files`, a page somewhere in the list, one after the other on one connection."""
     most = world.scalar("SELECT max(id) FROM files")
     chosen = random.Random(7)
@@ -95,18 +95,20 @@ def name_of(one: Crowd) -> str:
     return f"{count} {what} at {period:g} s"
 
 
-def crowd(world: World, crew: Crew, page: psutil.Process, one: Crowd, seconds: float, port: int) -> Line:
+def crowd(
+    world: IsolatedPipeline, crew: WorkerProcesses, page: psutil.Process, one: Crowd, seconds: float, port: int
+) -> Line:
     """Viewers or pollers for so long; transactions of Postgres a second, and what CPU the page's process took.
 
     That CPU is milliseconds an answer, with what the process does anyway: opening the pages, relaying.
     """
     what, count, period = one
-    client = crew.work(what, count, period, seconds, port=port)
-    client.ready()
+    client = crew.start_task(what, count, period, seconds, port=port)
+    client.wait_ready()
     psutil.Process(client.pid).cpu_affinity([_cores()[-1]])
     before, cpu_before, began = _transactions(world), _cpu_seconds(page), time.monotonic()
-    client.go()
-    found = client.done(600)
+    client.start_work()
+    found = client.wait_done(600)
     took = time.monotonic() - began
     per_second, cpu = (_transactions(world) - before) / took, _cpu_seconds(page) - cpu_before
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
@@ -119,19 +121,19 @@ def measure(rows: int, seconds: float, only: str = "") -> list[Line]:
     """All of it that has `only` in its name, in this order."""
     lines: list[Line] = []
     crowds = [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]
-    with embedded_servers() as servers, fresh_world(servers, processing_seconds=1.0) as world:
+    with embedded_servers() as servers, isolated_pipeline(servers, processing_seconds=1.0) as world:
         say(f"{rows:,} rows …")
-        backlog.old_rows(world, rows)
-        with world.crew() as crew:
+        backlog.insert_completed_rows(world, rows)
+        with world.processes() as crew:
             port = open_page(world, crew)
             page = next(member for member in crew.processes() if "dashboard" in " ".join(member.cmdline()))
             page.cpu_affinity([_cores()[0]])
             for role in ("processor", "sync", "monitor"):
-                crew.role(role)
+                crew.start_role(role)
             load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + len(crowds) * (seconds + 40)))
-            beside = crew.work("submit-steadily", load, BESIDE_PER_SECOND)
-            beside.ready()
-            beside.go()
+            beside = crew.start_task("submit-steadily", load, BESIDE_PER_SECOND)
+            beside.wait_ready()
+            beside.start_work()
             say(f"Warming up beside {BESIDE_PER_SECOND:g} files a second …")
             ended = "SELECT count(*) FROM files WHERE finished_at > now() - interval '1 min'"
             wait_until(lambda: world.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
@@ -195,7 +197,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _transactions(world: World) -> int:
+def _transactions(world: IsolatedPipeline) -> int:
     return world.scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
 
 

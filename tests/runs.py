@@ -35,11 +35,11 @@ def planted(
     (folder / VERDICT).write_text(json.dumps({"checks": [check], "report": {}, "audit": None, "at": began.isoformat()}))
     asked = [began + timedelta(seconds=place / PER_SECOND) for place in range(SECONDS * PER_SECOND)]
     done = [moment + timedelta(seconds=1) for moment in asked]
-    results.frame("files", pd.DataFrame({"intended_at": asked, "updated_at": done, "status": "completed"}))
-    results.frame("executions", pd.DataFrame({"at": done, "worker": "processor-1", "again": False}))
+    results.save_frame("files", pd.DataFrame({"intended_at": asked, "updated_at": done, "status": "completed"}))
+    results.save_frame("executions", pd.DataFrame({"at": done, "worker": "processor-1", "again": False}))
     fault = {"fault": "kafka killed", "target": "kafka", "began": began + timedelta(seconds=1)}
-    results.frame("faults", pd.DataFrame([{**fault, "ended": began + timedelta(seconds=2.5)}]))
-    results.summary({"files": 30.0, "files_per_second": 10.0, **measures})
+    results.save_frame("faults", pd.DataFrame([{**fault, "ended": began + timedelta(seconds=2.5)}]))
+    results.save_summary({"files": 30.0, "files_per_second": 10.0, **measures})
     journal = results.journal()
     with journal.record_interval(FAULT, "kafka killed", "kafka"):
         pass

@@ -59,7 +59,7 @@ def member_properties(settings: Settings, group: str) -> dict[str, Any]:
     }
 
 
-def tell_owned(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+def print_assigned(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
     """For on_assign: say on standard output which partitions this process has."""
     print(json.dumps({"event": "assigned", "owned": [part.partition for part in partitions]}), flush=True)
 

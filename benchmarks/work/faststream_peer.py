@@ -22,7 +22,7 @@ from benchmarks import requests
 from benchmarks.work import drivers
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render
-from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.files import object_key, truncate_to_milliseconds
 
 Put = Callable[[str, bytes], Awaitable[object]]
 
@@ -54,7 +54,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
 
     async def accept_all() -> None:
         for batch in batches:
-            now = to_milliseconds(datetime.now(UTC))
+            now = truncate_to_milliseconds(datetime.now(UTC))
             with connection.transaction():
                 rows = connection.execute(
                     "INSERT INTO seed_files (title, description, created_at) "
@@ -109,7 +109,7 @@ def status(settings: Settings, _files: int) -> None:
         max_records=requests.BATCH,
         ack_policy=AckPolicy.NACK_ON_ERROR,
         auto_offset_reset="earliest",
-        on_assign=drivers.tell_owned,
+        on_assign=drivers.print_assigned,
     )
     async def record(events: list[FileCreated]) -> None:
         if not connections:
@@ -146,7 +146,7 @@ def _serve(settings: Settings, put: Put) -> None:
         max_records=requests.BATCH,
         ack_policy=AckPolicy.NACK_ON_ERROR,
         auto_offset_reset="earliest",
-        on_assign=drivers.tell_owned,
+        on_assign=drivers.print_assigned,
     )
     async def make(wanted: list[FileCreate]) -> tuple[FileCreated, ...]:
         return tuple(await asyncio.gather(*(one(request) for request in wanted)))

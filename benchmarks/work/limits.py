@@ -18,7 +18,7 @@ from benchmarks.work import drivers
 from filemill.adapters.s3.store import AT_ONCE_BYTES
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render, sha256_hex
-from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import new_traceparent
 from filemill.verification.rows import DOWNLOADS
 
@@ -125,7 +125,7 @@ def insert_unnest(settings: Settings, files: int) -> Work:
     yield
     for titles, descriptions, traces in batches:
         with connection.transaction():
-            now = to_milliseconds(datetime.now(UTC))
+            now = truncate_to_milliseconds(datetime.now(UTC))
             rows = connection.execute(
                 "INSERT INTO files (title, description, created_at) "
                 "SELECT title, description, %s FROM unnest(%s::text[], %s::text[]) AS given (title, description) "
@@ -150,7 +150,7 @@ def insert_copy(settings: Settings, files: int) -> Work:
     yield
     for batch in batches:
         with connection.transaction(), connection.cursor() as cursor:
-            now = to_milliseconds(datetime.now(UTC))
+            now = truncate_to_milliseconds(datetime.now(UTC))
             cursor.execute(
                 "SELECT nextval(pg_get_serial_sequence('files', 'id')) FROM generate_series(1, %s)", (len(batch),)
             )

@@ -21,7 +21,7 @@ from benchmarks import requests
 from benchmarks.work import drivers
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE, render
-from filemill.domain.files import NewFile, iso_milliseconds, object_key, to_milliseconds
+from filemill.domain.files import NewFile, iso_milliseconds, object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, decode, encode
 
 USERS = 8
@@ -45,7 +45,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
 
     def accept(file: NewFile) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] = own.connection
-        now = to_milliseconds(datetime.now(UTC))
+        now = truncate_to_milliseconds(datetime.now(UTC))
         with connection.transaction():
             row = connection.execute(
                 "INSERT INTO seed_files (title, description, created_at) VALUES (%s, %s, %s) RETURNING id",
@@ -141,7 +141,7 @@ def _send(producer: Producer, topic: str, value: bytes) -> None:
 def _each_message(settings: Settings, group: str, topic: str, handle: Handler) -> None:
     """Take a message, handle it, commit it, take the next."""
     consumer = Consumer(drivers.member_properties(settings, group))
-    consumer.subscribe([topic], on_assign=drivers.tell_owned)
+    consumer.subscribe([topic], on_assign=drivers.print_assigned)
     while True:
         message = consumer.poll(POLL_SECONDS)
         if message is None:

@@ -23,7 +23,7 @@ MESSAGE_MAX_BYTES = 64 * 2**20
 PAGE = "pipeline"
 
 
-class Tally:
+class LatencyCounts:
     """Answers in milliseconds from the moment that each was intended for; what was not right; what came too late."""
 
     def __init__(self, period: float) -> None:
@@ -85,7 +85,7 @@ def pages(settings: Settings, count: int, period: float, seconds: float) -> Gene
     """So many open pages on `PAGE`, each refreshed every `period`."""
     url = f"ws://{settings.host}:{settings.port}/_stcore/stream"
 
-    async def everything(tally: Tally) -> None:
+    async def everything(tally: LatencyCounts) -> None:
         async with contextlib.AsyncExitStack() as stack:
             viewers = []
             for _ in range(count):
@@ -97,7 +97,7 @@ def pages(settings: Settings, count: int, period: float, seconds: float) -> Gene
                 await asyncio.sleep(OPENING_SECONDS)
             await _by_the_clock([viewer.refresh for viewer in viewers], period, seconds, tally)
 
-    tally = Tally(period)
+    tally = LatencyCounts(period)
     yield
     asyncio.run(everything(tally))
     return tally.figures()
@@ -126,18 +126,20 @@ def pollers(settings: Settings, count: int, period: float, seconds: float) -> Ge
 
         return ask
 
-    async def everything(tally: Tally) -> None:
+    async def everything(tally: LatencyCounts) -> None:
         async with contextlib.AsyncExitStack() as stack:
             asks = [await poller(stack) for _ in range(count)]
             await _by_the_clock(asks, period, seconds, tally)
 
-    tally = Tally(period)
+    tally = LatencyCounts(period)
     yield
     asyncio.run(everything(tally))
     return tally.figures()
 
 
-async def _by_the_clock(asks: list[Callable[[], Awaitable[bool]]], period: float, seconds: float, tally: Tally) -> None:
+async def _by_the_clock(
+    asks: list[Callable[[], Awaitable[bool]]], period: float, seconds: float, tally: LatencyCounts
+) -> None:
     """Each at its own phase of the period, never one before the last has come: as the bar of a page does."""
     began = time.perf_counter() + 0.5
 

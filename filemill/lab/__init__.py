@@ -18,15 +18,24 @@ notebooks.py, published.py   running notebooks from end to end, and their output
 
 from typing import TYPE_CHECKING
 
-from filemill.lab.invariants import BrokenPromise, Verdict
-from filemill.lab.load import Load, Step
+from filemill.lab.invariants import InvariantReport, InvariantViolation
+from filemill.lab.load import LoadGenerator, LoadStep
 from filemill.lab.parameters import StackParameters
-from filemill.lab.session import Bench, attach
+from filemill.lab.session import PipelineSession, attach
 
 if TYPE_CHECKING:
     from filemill.lab.stack import Lab
 
-__all__ = ["Bench", "BrokenPromise", "Lab", "Load", "StackParameters", "Step", "Verdict", "attach"]
+__all__ = [
+    "InvariantReport",
+    "InvariantViolation",
+    "Lab",
+    "LoadGenerator",
+    "LoadStep",
+    "PipelineSession",
+    "StackParameters",
+    "attach",
+]
 
 
 def __getattr__(name: str) -> type["Lab"]:

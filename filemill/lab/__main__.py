@@ -38,7 +38,7 @@ def soak(
 @app.command()
 def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Annotated[int, typer.Option()] = 7) -> None:
     """Which faults a soak would inject, and when."""
-    planned = chaos.plan(seed, minutes)
+    planned = chaos.schedule(seed, minutes)
     print_table(["at (s)", "fault", "pick"], [[one.at, one.name, one.pick] for one in planned])
 
 
@@ -94,12 +94,12 @@ def compare_runs(baseline: Path, variant: Path) -> None:
 
 
 def _print(result: SoakResult) -> None:
-    print_table(["", "promise", "verdict", "evidence"], [list(row.values()) for row in result.verdict.rows()])
+    print_table(["", "promise", "verdict", "evidence"], [list(row.values()) for row in result.invariants.rows()])
     facts = msgspec.to_builtins(result)
-    shown = [[name, facts[name]] for name in facts if name not in ("verdict", "in_flight", "complaints")]
+    shown = [[name, facts[name]] for name in facts if name not in ("invariants", "in_flight", "problems")]
     print_table(["", ""], shown)
     print_table(["fault", "records in flight"], [[name, counts] for name, counts in result.in_flight.items()])
-    for complaint in result.complaints:
+    for complaint in result.problems:
         say(f"Not proved: {complaint}.")
     console.print("The soak went well." if result.ok else "The soak FAILED.")
 

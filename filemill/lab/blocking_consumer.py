@@ -15,7 +15,7 @@ POLL_SECONDS = 0.5
 GROUP_SUFFIX = "-naive"
 
 
-class NaiveReport(msgspec.Struct):
+class BlockingConsumerReport(msgspec.Struct):
     """What became of it. `started` counts the jobs that it began, `offsets` which records they were."""
 
     started: int = 0
@@ -30,11 +30,11 @@ class NaiveReport(msgspec.Struct):
         return len(self.offsets) - len(set(self.offsets))
 
 
-def run_naively(
+def run_blocking_consumer(
     settings: Settings, *, job_seconds: float, max_poll_seconds: float, seconds: float, stop: threading.Event
-) -> NaiveReport:
+) -> BlockingConsumerReport:
     """Consume `file.create` in a group of its own for so long; its work is a sleep, and makes no file."""
-    report = NaiveReport()
+    report = BlockingConsumerReport()
     consumer = Consumer(
         {
             "bootstrap.servers": settings.kafka_broker,

@@ -17,10 +17,10 @@ BETWEEN_SECONDS = 14.0
 # Faults that need what a machine may lack; a storm may be asked to do without.
 CLOCK = "clock jumps"
 SKEW = "clock skewed"
-ONCE = {"partitions added", "kafka stopped for long", "topic recreated"}
+ONCE_PER_RUN = {"partitions added", "kafka stopped for long", "topic recreated"}
 
 
-class Pace(msgspec.Struct, frozen=True):
+class Durations(msgspec.Struct, frozen=True):
     """How long things last, in seconds: shorter in a short storm."""
 
     minutes: float
@@ -41,7 +41,7 @@ class Pace(msgspec.Struct, frozen=True):
         return max(3, min(10, round(self.minutes)))
 
 
-class Planned(msgspec.Struct, frozen=True):
+class ScheduledFault(msgspec.Struct, frozen=True):
     """A fault of the schedule: seconds from the storm's beginning, which, and a number that picks its target."""
 
     at: float
@@ -49,12 +49,12 @@ class Planned(msgspec.Struct, frozen=True):
     pick: int
 
 
-Maker = Callable[[Lab, int, Pace], Fault]
+FaultFactory = Callable[[Lab, int, Durations], Fault]
 
 ZOMBIE_SECONDS = SESSION_SECONDS + 2.0
 LEASE_SECONDS = 5.0
 
-LISTED: dict[str, Maker] = {
+FAULTS: dict[str, FaultFactory] = {
     "processor killed before the PUT": lambda lab, pick, _: faults.kill_before_put(lab, pick),
     "processor killed between PUT and event": lambda lab, pick, _: faults.kill_between_put_and_event(lab, pick),
     "processor killed between event and commit": lambda lab, pick, _: faults.kill_between_event_and_commit(lab, pick),
@@ -87,36 +87,36 @@ LISTED: dict[str, Maker] = {
 }
 
 
-def plan(seed: int, minutes: float, without: frozenset[str] = frozenset()) -> list[Planned]:
+def schedule(seed: int, minutes: float, without: frozenset[str] = frozenset()) -> list[ScheduledFault]:
     """The schedule: every listed fault once, in a drawn order, and more of them where there is time. Pure.
 
     Raises ValueError for a fault that is not listed.
     """
-    unknown = without - LISTED.keys()
+    unknown = without - FAULTS.keys()
     if unknown:
-        raise ValueError(f"not among the faults: {', '.join(sorted(unknown))}; they are {', '.join(LISTED)}")
+        raise ValueError(f"not among the faults: {', '.join(sorted(unknown))}; they are {', '.join(FAULTS)}")
     draw = random.Random(seed)
-    names = [name for name in LISTED if name not in without]
-    repeated = [name for name in names if name not in ONCE]
+    names = [name for name in FAULTS if name not in without]
+    repeated = [name for name in names if name not in ONCE_PER_RUN]
     more = max(0, int(minutes * 60 / BETWEEN_SECONDS) - len(names))
     order = names + draw.choices(repeated, k=more)
     draw.shuffle(order)
     between = minutes * 60 / (len(order) + 1)
     return [
-        Planned(round(between * (number + 1 + draw.uniform(-0.4, 0.4)), 2), name, draw.randrange(1000))
+        ScheduledFault(round(between * (number + 1 + draw.uniform(-0.4, 0.4)), 2), name, draw.randrange(1000))
         for number, name in enumerate(order)
     ]
 
 
-def missing() -> frozenset[str]:
+def unavailable_faults() -> frozenset[str]:
     """Listed faults that this machine cannot have."""
     return frozenset() if libfaketime() else frozenset({CLOCK, SKEW})
 
 
-def rage(
+def run_schedule(
     lab: Lab,
-    planned: list[Planned],
-    pace: Pace,
+    planned: list[ScheduledFault],
+    pace: Durations,
     before_each: Callable[[], None],
     say: Callable[[str], None] = lambda _line: None,
 ) -> None:
@@ -126,6 +126,6 @@ def rage(
         time.sleep(max(0.0, one.at - (time.monotonic() - began)))
         before_each()
         say(f"{time.monotonic() - began:6.1f} s  {one.name}")
-        fault = LISTED[one.name](lab, one.pick, pace)
+        fault = FAULTS[one.name](lab, one.pick, pace)
         fault.name = one.name
         lab.inject(fault)

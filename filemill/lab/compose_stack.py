@@ -30,7 +30,7 @@ POLL_SECONDS = 0.2
 _PORTS = ("KAFKA_PORT", "POSTGRES_PORT", "S3_PORT")
 
 
-class Alive(msgspec.Struct, frozen=True):
+class ContainerProcess(msgspec.Struct, frozen=True):
     """A container's process, as far as a lab asks: whether it is there."""
 
     running: bool
@@ -40,15 +40,15 @@ class Alive(msgspec.Struct, frozen=True):
         return self.running or None
 
 
-class ComposedWorker(msgspec.Struct, frozen=True):
+class ComposeWorker(msgspec.Struct, frozen=True):
     """One container of a role."""
 
     role: str
     id: str
-    process: Alive
+    process: ContainerProcess
 
 
-class ComposedServer:
+class ComposeServer:
     """One server, to kill, suspend, resume and start."""
 
     def __init__(self, compose: Compose, name: str) -> None:
@@ -82,14 +82,14 @@ class ComposedServer:
         return container
 
 
-class ComposedState(msgspec.Struct, frozen=True):
+class ComposeState(msgspec.Struct, frozen=True):
     """What runs, now."""
 
-    workers: list[ComposedWorker]
-    servers: list[ComposedServer]
+    workers: list[ComposeWorker]
+    servers: list[ComposeServer]
 
 
-class ComposedStack:
+class ComposeStack:
     """What a lab needs of a stack (`filemill_infra.embedded.supervisor.Supervisor` is the other one)."""
 
     def __init__(
@@ -130,19 +130,19 @@ class ComposedStack:
         self._servers_only.run("down", "--volumes", "--timeout", "0", "--remove-orphans")
 
     @property
-    def state(self) -> ComposedState:
+    def state(self) -> ComposeState:
         """What runs, now. Of workers only those that a lab could pick."""
         workers = [
-            ComposedWorker(container.service, self._id(container), Alive(running=True))
+            ComposeWorker(container.service, self._id(container), ContainerProcess(running=True))
             for container in self._running(*filter(self._composed, self._specs))
         ]
-        return ComposedState(workers, [ComposedServer(self._servers_only, name) for name in SERVERS])
+        return ComposeState(workers, [ComposeServer(self._servers_only, name) for name in SERVERS])
 
-    def server(self, name: str) -> ComposedServer:
+    def server(self, name: str) -> ComposeServer:
         """Kafka, postgres or s3. Raises KeyError."""
         if name not in SERVERS:
             raise KeyError(name)
-        return ComposedServer(self._servers_only, name)
+        return ComposeServer(self._servers_only, name)
 
     def scale(self, role: str, count: int) -> list[str]:
         """Have so many containers of a role, replacements of killed ones included; returns their ids.
@@ -173,7 +173,7 @@ class ComposedStack:
         """SIGTERM, and wait until it has left. Raises KeyError."""
         self._compose.stop(self._find(worker_id))
 
-    def door(self) -> tuple[str, str]:
+    def proxy_address(self) -> tuple[str, str]:
         """Where to listen on this machine for containers to come in, and the name by which they find it."""
         if sys.platform != "linux":
             return BOTH_LOOPBACK
@@ -219,7 +219,7 @@ class ComposedStack:
         return self._ids[container.id]
 
     def _workers_as_services(self) -> dict[str, object]:
-        listen, known = self.door()
+        listen, known = self.proxy_address()
         hosts = {} if listen == known else {"extra_hosts": [f"{known}:host-gateway"]}
         return {
             role: {"environment": dict(spec.env), "deploy": {"replicas": 0}, **hosts}

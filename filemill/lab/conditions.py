@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from filemill.lab.experiments import Outcome
+from filemill.lab.experiments import ExperimentResult
 from filemill.lab.results import machine, versions
 
 
-def conditions(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def conditions(outcomes: Sequence[ExperimentResult]) -> pd.DataFrame:
     """When, on what, with which versions, and how busy the machine was before each run. A line a fact."""
     on = machine()
     loads = [outcome.load_average for outcome in outcomes]

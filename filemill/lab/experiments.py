@@ -13,13 +13,13 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill.lab import figures, frames, measures
-from filemill.lab.invariants import BrokenPromise, Verdict
-from filemill.lab.load import Step
+from filemill.lab.invariants import InvariantReport, InvariantViolation
+from filemill.lab.load import LoadStep
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import Results
 from filemill.lab.stack import Lab
 from filemill.runtime.journal import Journal, JournalEntry
-from filemill.verification.topic_history import History
+from filemill.verification.topic_history import TopicHistory
 
 DRAIN_SECONDS = 120.0
 
@@ -27,12 +27,12 @@ Script = Callable[[Lab], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExperimentResult:
     """What one run left. Moments are seconds since the epoch; those in `history` by the broker's clock."""
 
     parameters: StackParameters
-    history: History
-    verdict: Verdict
+    history: TopicHistory
+    invariants: InvariantReport
     files: pd.DataFrame
     faults: list[JournalEntry]
     began: float
@@ -58,7 +58,7 @@ class Outcome:
         return frames.assignments(self.history, self.ended, measures.kills(self.faults))
 
     @cached_property
-    def marks(self) -> pd.DataFrame:
+    def fault_frame(self) -> pd.DataFrame:
         """A row a fault."""
         return frames.faults(self.faults)
 
@@ -87,44 +87,44 @@ class Outcome:
 
     def timeline(self) -> go.Figure:
         """Who owned which partition, with the faults."""
-        return figures.timeline(self.assignments, self.marks)
+        return figures.timeline(self.assignments, self.fault_frame)
 
     def throughput(self) -> go.Figure:
         """Results per second by worker, with the faults."""
-        return figures.throughput(measures.throughput(self.executions), self.marks)
+        return figures.throughput(measures.throughput(self.executions), self.fault_frame)
 
-    def unseen(self) -> go.Figure:
+    def unfinished(self) -> go.Figure:
         """What was asked for and not yet seen as ended, with the faults."""
-        return figures.unseen(measures.unseen(self.files), self.marks)
+        return figures.unfinished(measures.unfinished(self.files), self.fault_frame)
 
-    def keep(self, results: Results) -> None:
+    def save(self, results: Results) -> None:
         """Write all of it into a folder."""
         for name, frame in {
             "files": self.files,
             "executions": self.executions,
             "events": self.events,
             "assignments": self.assignments,
-            "faults": self.marks,
+            "faults": self.fault_frame,
             "latencies": self.latencies,
         }.items():
-            results.frame(name, frame)
+            results.save_frame(name, frame)
         for name, figure in {
             "timeline": self.timeline(),
             "throughput": self.throughput(),
-            "unseen": self.unseen(),
+            "unseen": self.unfinished(),
         }.items():
-            results.figure(name, figure)
-        results.verdict(self.verdict)
-        results.summary(self.summary)
+            results.save_figure(name, figure)
+        results.save_invariants(self.invariants)
+        results.save_summary(self.summary)
 
 
-def observe(
+def run_experiment(
     parameters: StackParameters,
     script: Script,
     *,
     drain_seconds: float = DRAIN_SECONDS,
     results: Results | None = None,
-) -> Outcome:
+) -> ExperimentResult:
     """Run one experiment. Raises TimeoutError where what was asked for does not come to an end."""
     journal = results.journal() if results is not None else Journal()
     began, load_average = time.time(), psutil.getloadavg()[0]
@@ -133,11 +133,11 @@ def observe(
         lab.load.stop()
         lab.drain(drain_seconds)
         history = lab.history()
-        outcome = Outcome(
+        outcome = ExperimentResult(
             parameters=parameters,
             history=history,
-            verdict=lab.verdict(history),
-            files=frames.files(lab.engine, lab.load.sent),
+            invariants=lab.check_invariants(history),
+            files=frames.files(lab.engine, lab.load.submitted),
             faults=journal.faults(),
             began=began,
             ended=max((execution.at for execution in history.executions), default=0.0),
@@ -145,7 +145,7 @@ def observe(
             servers=lab.servers(),
         )
     if results is not None:
-        outcome.keep(results)
+        outcome.save(results)
     return outcome
 
 
@@ -165,23 +165,23 @@ def steady(seconds: float, rate: float, times: int = 1) -> Script:
 
     def script(lab: Lab) -> None:
         for _ in range(times):
-            lab.load.begin(lambda load: load.open_loop([Step(seconds, rate)]))
+            lab.load.start(lambda load: load.open_loop([LoadStep(seconds, rate)]))
             lab.load.wait()
             lab.drain(DRAIN_SECONDS)
 
     return script
 
 
-def verdicts(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def summarize_invariants(outcomes: Sequence[ExperimentResult]) -> pd.DataFrame:
     """A line per promise: in how many runs it was observed, and kept; the evidence is the last one's.
 
-    The last cell of a notebook. Raises BrokenPromise for the first run that broke one.
+    The last cell of a notebook. Raises InvariantViolation for the first run that broke one.
     """
-    broken = [outcome.verdict for outcome in outcomes if not outcome.verdict.ok]
+    broken = [outcome.invariants for outcome in outcomes if not outcome.invariants.ok]
     if broken:
-        raise BrokenPromise(f"{len(broken)} of {len(outcomes)} runs broke a promise; the first:\n{broken[0]}")
+        raise InvariantViolation(f"{len(broken)} of {len(outcomes)} runs broke a promise; the first:\n{broken[0]}")
     rows = []
-    for checks in zip(*(outcome.verdict.checks for outcome in outcomes), strict=True):
+    for checks in zip(*(outcome.invariants.checks for outcome in outcomes), strict=True):
         observed = [check for check in checks if check.ok is not None]
         last = (observed or checks)[-1]
         rows.append(

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.reader import read_topic
-from filemill.adapters.postgres.operations import unfinished_runs
+from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.adapters.postgres.tables import OutboxRow, SyncPosition
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.entrypoints import bootstrap
@@ -21,15 +21,15 @@ from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
 from filemill.lab.planted_losses import read_results
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.lab.s3_proxy import Badness
+from filemill.lab.s3_proxy import FaultMode
 from filemill.lab.session import wait_until
-from filemill.lab.stack import JUMPER, PROCESSOR, Lab
+from filemill.lab.stack import CLOCK_SKEWED, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
 from filemill.runtime.fault import Fault, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import JournalEntry
 from filemill.services.offset_reset import OffsetReset, Target, Unfinished
 from filemill.services.operations import Operations
-from filemill.verification.topic_history import Place
+from filemill.verification.topic_history import RecordPosition
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
 GATHER_SECONDS = 0.5
@@ -49,7 +49,7 @@ def kill_worker(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, replace: bool
     def begin(_entry: JournalEntry) -> None:
         lab.kill(target)
         if replace:
-            lab.scale(lab.wanted[role], role)
+            lab.scale(lab.replicas[role], role)
 
     return Fault(name=f"{role} killed", target=target, begin=begin)
 
@@ -59,13 +59,16 @@ def kill_before_put(lab: Lab, pick: int = 0) -> Fault:
     killed = kill_worker(lab, pick)
 
     def begin(entry: JournalEntry) -> None:
-        lab.proxy.set(Badness("hang"))
+        lab.proxy.set_fault(FaultMode("hang"))
         time.sleep(GATHER_SECONDS)
         entry.detail = {"killed_at": time.time()}
         killed.begin(entry)
 
     return Fault(
-        name="processor killed before the PUT", target=killed.target, begin=begin, undo=lambda: lab.proxy.set(None)
+        name="processor killed before the PUT",
+        target=killed.target,
+        begin=begin,
+        undo=lambda: lab.proxy.set_fault(None),
     )
 
 
@@ -118,14 +121,14 @@ def terminate(lab: Lab, pick: int = 0) -> Fault:
         began = time.monotonic()
         lab.supervisor.stop_worker(target)
         entry.detail = {"seconds_to_leave": round(time.monotonic() - began, 3)}
-        lab.scale(lab.wanted[PROCESSOR])
+        lab.scale(lab.replicas[PROCESSOR])
 
     return Fault(name="processor asked to leave (SIGTERM)", target=target, begin=begin)
 
 
 def join_leave_join(lab: Lab) -> Fault:
     """A processor joins, leaves while the group still rebalances, and joins again; at the end it leaves."""
-    count = lab.wanted[PROCESSOR]
+    count = lab.replicas[PROCESSOR]
 
     def begin(_entry: JournalEntry) -> None:
         lab.scale(count + 1)
@@ -149,7 +152,7 @@ def add_partitions(lab: Lab, total: int) -> Fault:
 
 def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fault:
     """The processors stop, the group's offsets are moved as the page moves them, the processors start again."""
-    count = lab.wanted[PROCESSOR]
+    count = lab.replicas[PROCESSOR]
 
     def begin(entry: JournalEntry) -> None:
         lab.scale(0)
@@ -175,25 +178,25 @@ def suspend_server(lab: Lab, name: str, *, seconds: float) -> Fault:
 
 def s3_answers(lab: Lab, code: int, *, seconds: float, share: float = 1.0) -> Fault:
     """S3 answers a share of the processors' requests with 503, or with 404 for the bucket."""
-    bad = Badness("answer", share=share, code=code)
+    bad = FaultMode("answer", share=share, code=code)
     return Fault(
         name=f"s3 answers {code}",
         target="s3",
         seconds=seconds,
-        begin=lambda _entry: lab.proxy.set(bad),
-        undo=lambda: lab.proxy.set(None),
+        begin=lambda _entry: lab.proxy.set_fault(bad),
+        undo=lambda: lab.proxy.set_fault(None),
     )
 
 
 def s3_slow(lab: Lab, *, seconds: float, delay_seconds: float) -> Fault:
     """Each request of the processors to S3 takes this much longer."""
-    bad = Badness("slow", seconds=delay_seconds)
+    bad = FaultMode("slow", seconds=delay_seconds)
     return Fault(
         name="s3 slow",
         target="s3",
         seconds=seconds,
-        begin=lambda _entry: lab.proxy.set(bad),
-        undo=lambda: lab.proxy.set(None),
+        begin=lambda _entry: lab.proxy.set_fault(bad),
+        undo=lambda: lab.proxy.set_fault(None),
     )
 
 
@@ -242,7 +245,7 @@ def delete_requests(lab: Lab, pick: int = 0) -> Fault:
         ]
         now = time.time()
         delete_records(settings, topic, {part.partition: part.end or 0})
-        losses.removed.update({Place(0, record.partition, record.offset): now for record in records})
+        losses.removed.update({RecordPosition(0, record.partition, record.offset): now for record in records})
         losses.requests |= _unfinished(lab, asked)
         entry.detail = {"partition": part.partition, "removed": len(records), "before": part.end}
 
@@ -257,7 +260,7 @@ def delete_requests(lab: Lab, pick: int = 0) -> Fault:
 def recreate_results(lab: Lab) -> Fault:
     """The topic of results is deleted and created again while some that no sync has read are on it."""
     settings, losses, target = lab.settings, lab.losses, lab.workers()
-    count = lab.wanted["sync"]
+    count = lab.replicas["sync"]
 
     def begin(entry: JournalEntry) -> None:
         lab.scale(0, "sync")
@@ -312,12 +315,14 @@ def clock_skewed(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
 
     def begin(_entry: JournalEntry) -> None:
         lab.clock.jump(0)  # librdkafka does not start with a clock that is far off
-        lab.scale(1, JUMPER)
+        lab.scale(1, CLOCK_SKEWED)
         time.sleep(seconds / 2)
         lab.clock.jump(ahead_seconds)
         time.sleep(seconds / 2)
 
-    return Fault(name="clock skewed", target=JUMPER, begin=begin, undo=lambda: _ignore(lab.scale(0, JUMPER)))
+    return Fault(
+        name="clock skewed", target=CLOCK_SKEWED, begin=begin, undo=lambda: _ignore(lab.scale(0, CLOCK_SKEWED))
+    )
 
 
 def clock_jump(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
@@ -330,14 +335,14 @@ def clock_jump(lab: Lab, *, ahead_seconds: float, seconds: float) -> Fault:
 
     def begin(_entry: JournalEntry) -> None:
         lab.clock.jump(0)
-        lab.scale(1, JUMPER)
+        lab.scale(1, CLOCK_SKEWED)
         time.sleep(seconds / 2)  # it starts, joins and works
         lab.clock.jump(ahead_seconds)
         time.sleep(seconds / 4)
         lab.clock.jump(-ahead_seconds)
         time.sleep(seconds / 4)
 
-    return Fault(name="clock jumps", target=JUMPER, begin=begin, undo=lambda: _ignore(lab.scale(0, JUMPER)))
+    return Fault(name="clock jumps", target=CLOCK_SKEWED, begin=begin, undo=lambda: _ignore(lab.scale(0, CLOCK_SKEWED)))
 
 
 def _pick(lab: Lab, role: str, pick: int) -> str:

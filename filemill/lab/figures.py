@@ -46,7 +46,7 @@ def throughput(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     return _finish(figure, faults, "Results per second", "files per second")
 
 
-def unseen(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
+def unfinished(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
     """Requests that nobody can see as ended yet."""
     return _finish(px.area(frame, x="at", y="unseen"), faults, "Asked for, and not yet seen to have ended", "requests")
 
@@ -91,7 +91,7 @@ def spread(
     return figure
 
 
-def faults_apart(curves: pd.DataFrame, lengths: Mapping[str, float]) -> go.Figure:
+def unfinished_by_fault(curves: pd.DataFrame, lengths: Mapping[str, float]) -> go.Figure:
     """What waited, a small picture a fault: `unseen` over `second`s since it began; `lengths`: how long each lasted."""
     names = list(lengths)
     figure = px.area(

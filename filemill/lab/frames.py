@@ -9,9 +9,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File
-from filemill.lab.load import Sent
+from filemill.lab.load import SubmittedRequest
 from filemill.runtime.journal import JournalEntry
-from filemill.verification.topic_history import History
+from filemill.verification.topic_history import TopicHistory
 
 PAGE_ROWS = 5000
 
@@ -21,10 +21,10 @@ def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
     return pd.to_datetime(seconds, unit="s", utc=True)
 
 
-def requests(history: History) -> pd.DataFrame:
+def requests(history: TopicHistory) -> pd.DataFrame:
     """A row a record of `file.create`: when it came, when its first result did, how many results it had."""
     finished = history.finished()
-    counts = Counter(history.executed_places())
+    counts = Counter(history.executed_positions())
     rows = [
         (
             request.partition,
@@ -32,8 +32,8 @@ def requests(history: History) -> pd.DataFrame:
             request.file_id,
             request.run,
             request.at,
-            finished.get(history.place_of(request)),
-            counts[history.place_of(request)],
+            finished.get(history.position_of(request)),
+            counts[history.position_of(request)],
         )
         for request in history.requests
     ]
@@ -45,7 +45,7 @@ def requests(history: History) -> pd.DataFrame:
     return frame
 
 
-def executions(history: History) -> pd.DataFrame:
+def executions(history: TopicHistory) -> pd.DataFrame:
     """A row a result on `file.created`, repetitions included: `again` says which are."""
     rows = [
         (
@@ -69,7 +69,7 @@ def executions(history: History) -> pd.DataFrame:
     return frame
 
 
-def events(history: History) -> pd.DataFrame:
+def events(history: TopicHistory) -> pd.DataFrame:
     """A row an event of `worker.events`; a heartbeat's vitals are columns of it."""
     rows = []
     for heard in history.events:
@@ -97,7 +97,7 @@ def events(history: History) -> pd.DataFrame:
     return frame
 
 
-def assignments(history: History, until: float, kills: Sequence[tuple[str, float]] = ()) -> pd.DataFrame:
+def assignments(history: TopicHistory, until: float, kills: Sequence[tuple[str, float]] = ()) -> pd.DataFrame:
     """A row for each time that a partition was a worker's: a band of the timeline. What has not ended ends `until`.
 
     `kills`: who was killed, and when. A dead worker never says so, and its partitions are nobody's from then on.
@@ -131,7 +131,7 @@ def assignments(history: History, until: float, kills: Sequence[tuple[str, float
 
 
 def files(
-    engine: sa.Engine, sent: Sequence[Sent] = (), within: tuple[datetime, datetime] | None = None
+    engine: sa.Engine, sent: Sequence[SubmittedRequest] = (), within: tuple[datetime, datetime] | None = None
 ) -> pd.DataFrame:
     """A row a file, with the moment for which its request was intended where the lab made it.
 

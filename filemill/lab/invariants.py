@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.runtime.journal import JournalEntry
 from filemill.verification import commits as commit_audit
 from filemill.verification import report as verify_report
-from filemill.verification.commits import Audit
+from filemill.verification.commits import CommitAudit
 from filemill.verification.report import Finding, Report
-from filemill.verification.topic_history import NEVER, History
+from filemill.verification.topic_history import NEVER, TopicHistory
 
 TITLES = {
     "1": "Every accepted request ends, each in one row",
@@ -27,11 +27,11 @@ TITLES = {
 }
 
 
-class BrokenPromise(AssertionError):
+class InvariantViolation(AssertionError):
     """A verdict that is not well."""
 
 
-class Check(msgspec.Struct, frozen=True):
+class InvariantCheck(msgspec.Struct, frozen=True):
     """One invariant. `ok` None: it could not be observed here, and `evidence` says why."""
 
     number: str
@@ -41,12 +41,12 @@ class Check(msgspec.Struct, frozen=True):
     examples: list[str] = []
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class InvariantReport(msgspec.Struct, frozen=True):
     """All checks of one run."""
 
-    checks: list[Check]
+    checks: list[InvariantCheck]
     report: Report
-    audit: Audit | None
+    audit: CommitAudit | None
     at: datetime
 
     @property
@@ -54,10 +54,10 @@ class Verdict(msgspec.Struct, frozen=True):
         """Whether no promise was seen broken."""
         return all(check.ok is not False for check in self.checks)
 
-    def require(self) -> "Verdict":
-        """Itself, where it is well. Raises BrokenPromise."""
+    def require(self) -> "InvariantReport":
+        """Itself, where it is well. Raises InvariantViolation."""
         if not self.ok:
-            raise BrokenPromise(str(self))
+            raise InvariantViolation(str(self))
         return self
 
     def rows(self) -> list[dict[str, object]]:
@@ -74,12 +74,12 @@ class Verdict(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-class Observed(msgspec.Struct, kw_only=True):
+class Observations(msgspec.Struct, kw_only=True):
     """What a verdict is made of. `patience_seconds`: how long nothing may finish while there is lag."""
 
     report: Report
-    audit: Audit | None
-    history: History
+    audit: CommitAudit | None
+    history: TopicHistory
     backward_moves: list[str] | None
     faults: Sequence[JournalEntry]
     patience_seconds: float
@@ -89,7 +89,7 @@ class Observed(msgspec.Struct, kw_only=True):
     planted: int = 0
 
 
-def judge(seen: Observed) -> Verdict:
+def check_invariants(seen: Observations) -> InvariantReport:
     """Give the verdict. Pure, but for the moment that is on it."""
     findings = _by_invariant(seen)
     report, audited = seen.report, seen.audit
@@ -116,11 +116,13 @@ def judge(seen: Observed) -> Verdict:
         ok = None if unseen else not hits
         told = "; ".join(f"{hit.count} × {hit.meaning.partition(': ')[2]}" for hit in hits)
         evidence = f"{told} ({counts[number]})" if told else counts[number]
-        checks.append(Check(number, title, ok, evidence, [example for hit in hits for example in hit.examples]))
-    return Verdict(checks, report, audited, datetime.fromtimestamp(time.time(), UTC))
+        checks.append(
+            InvariantCheck(number, title, ok, evidence, [example for hit in hits for example in hit.examples])
+        )
+    return InvariantReport(checks, report, audited, datetime.fromtimestamp(time.time(), UTC))
 
 
-def _by_invariant(seen: Observed) -> dict[str, list[Finding]]:
+def _by_invariant(seen: Observations) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     meanings = {**verify_report.CHECKS, **commit_audit.CHECKS}
     for finding in [*seen.report.findings.values(), *(seen.audit.findings.values() if seen.audit else ())]:
@@ -136,24 +138,24 @@ def _by_invariant(seen: Observed) -> dict[str, list[Finding]]:
     return found
 
 
-def _not_ended(seen: Observed) -> Finding | None:
+def _not_ended(seen: Observations) -> Finding | None:
     if not seen.report.in_flight:
         return None
     return Finding("not-ended", "1: accepted and not ended when the run was over", seen.report.in_flight)
 
 
-def _mistaken(seen: Observed) -> Finding | None:
+def _mistaken(seen: Observations) -> Finding | None:
     if not seen.losses:
         return None
     return Finding("losses", "1: planted losses that are not what is named", len(seen.losses), list(seen.losses))
 
 
-def _moved_back(seen: Observed) -> Finding | None:
+def _moved_back(seen: Observations) -> Finding | None:
     moves = seen.backward_moves or []
     return Finding("moved-back", "5: a status moved back", len(moves), moves[:20]) if moves else None
 
 
-def _stalled(seen: Observed) -> Finding | None:
+def _stalled(seen: Observations) -> Finding | None:
     seconds, partition, at = _longest_stall(seen)
     if seconds <= seen.patience_seconds:
         return None
@@ -161,14 +163,14 @@ def _stalled(seen: Observed) -> Finding | None:
     return Finding("stalled", f"9: lag, and no result within {seen.patience_seconds:g} s", 1, [example])
 
 
-def _longest_stall(seen: Observed) -> tuple[float, int, float]:
+def _longest_stall(seen: Observations) -> tuple[float, int, float]:
     """The longest time, free of faults and of open breakers, in which a partition with lag had no result."""
     finished = seen.history.finished()
     excused = sorted([*_fault_windows(seen.faults), *_breaker_windows(seen.history, seen.until)])
     worst = (0.0, 0, 0.0)
     for partition in sorted({request.partition for request in seen.history.requests}):
         spans = [
-            (request.at, finished.get(seen.history.place_of(request), NEVER))
+            (request.at, finished.get(seen.history.position_of(request), NEVER))
             for request in seen.history.requests
             if request.partition == partition
         ]
@@ -210,14 +212,14 @@ def _fault_windows(faults: Iterable[JournalEntry]) -> list[tuple[float, float]]:
     return [(entry.began, entry.ended or NEVER) for entry in faults]
 
 
-def _breaker_windows(history: History, until: float) -> list[tuple[float, float]]:
+def _breaker_windows(history: TopicHistory, until: float) -> list[tuple[float, float]]:
     opened: dict[str, float] = {}
     windows = []
     for heard in history.events:
         kind, worker = heard.event.kind, heard.event.worker_id
-        if kind is Kind.BREAKER_OPENED:
+        if kind is EventKind.BREAKER_OPENED:
             opened.setdefault(worker, heard.at)
-        elif kind in (Kind.BREAKER_CLOSED, Kind.STARTED, Kind.STOPPED) and worker in opened:
+        elif kind in (EventKind.BREAKER_CLOSED, EventKind.STARTED, EventKind.STOPPED) and worker in opened:
             windows.append((opened.pop(worker), heard.at))
     # A killed worker never says that its breaker has closed; its successor's heartbeats tell nothing of it either.
     alive = {heard.event.worker_id for heard in history.events if heard.at > until - 6.0}

@@ -24,14 +24,14 @@ RETRY_SECONDS = 0.2
 DESCRIPTION = "Asked for by the lab."
 
 
-class Step(msgspec.Struct, frozen=True):
+class LoadStep(msgspec.Struct, frozen=True):
     """A part of a schedule: so many requests a second, for so long."""
 
     seconds: float
     rate: float
 
 
-class Sent(msgspec.Struct, frozen=True):
+class SubmittedRequest(msgspec.Struct, frozen=True):
     """A request that was accepted. Moments in seconds since the epoch."""
 
     file_id: int
@@ -39,12 +39,12 @@ class Sent(msgspec.Struct, frozen=True):
     accepted: float
 
 
-class Load:
+class LoadGenerator:
     """Submits to one database, as the page and REST do: a row and its outbox row in one transaction."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self.sent: list[Sent] = []
+        self.submitted: list[SubmittedRequest] = []
         self.refused = 0  # transactions that failed, as they do while Postgres is away
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,7 +57,7 @@ class Load:
             ids += self._submit([time.time()] * min(BATCH, count - begin))
         return ids
 
-    def open_loop(self, schedule: Sequence[Step]) -> None:
+    def open_loop(self, schedule: Sequence[LoadStep]) -> None:
         """Submit by the clock, whatever becomes of it; returns when the schedule is over or `stop` was called."""
         began, due_at = time.monotonic(), 0.0
         epoch = time.time() - began
@@ -83,8 +83,8 @@ class Load:
                     self._try([time.time()] * room)
             self._stop.wait(TICK_SECONDS)
 
-    def begin(self, run: Callable[["Load"], None]) -> None:
-        """Run a load beside the caller: `load.begin(lambda load: load.open_loop([Step(60, 100)]))`."""
+    def start(self, run: Callable[["LoadGenerator"], None]) -> None:
+        """Run a load beside the caller: `load.start(lambda load: load.open_loop([LoadStep(60, 100)]))`."""
         assert self._thread is None, "a load is running"
         self._stop.clear()
         self._failure = None
@@ -113,7 +113,7 @@ class Load:
 
     def unfinished(self) -> int:
         """Requests of this load that have not ended, by the rows."""
-        return unfinished(self._engine, self.sent[0].file_id) if self.sent else 0
+        return unfinished(self._engine, self.submitted[0].file_id) if self.submitted else 0
 
     def _try(self, intended: list[float]) -> list[float]:
         """Submit what can be submitted; returns what could not."""
@@ -129,11 +129,13 @@ class Load:
         return rest
 
     def _submit(self, intended: Sequence[float]) -> list[int]:
-        number = len(self.sent)
+        number = len(self.submitted)
         files = [NewFile(f"Lab file {number + index}", DESCRIPTION) for index in range(len(intended))]
         ids = Submissions(self._engine).submit_many(files)
         accepted = time.time()
-        self.sent.extend(Sent(file_id, meant, accepted) for file_id, meant in zip(ids, intended, strict=True))
+        self.submitted.extend(
+            SubmittedRequest(file_id, meant, accepted) for file_id, meant in zip(ids, intended, strict=True)
+        )
         return ids
 
 

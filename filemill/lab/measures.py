@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.lab.frames import moments
 from filemill.runtime.journal import JournalEntry
-from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place, Request
+from filemill.verification.topic_history import (
+    NEVER,
+    Execution,
+    OwnershipPeriod,
+    RecordPosition,
+    StoredRequest,
+    TopicHistory,
+)
 
 HEARTBEAT_VALID_SECONDS = 6.0
 PERCENTILES = (0.5, 0.95, 0.99)
@@ -38,7 +45,7 @@ def latencies(files: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def numbered(frame: pd.DataFrame, size: int, by: str = "id") -> pd.DataFrame:
+def with_repetition(frame: pd.DataFrame, size: int, by: str = "id") -> pd.DataFrame:
     """With the number of each row's repetition, from 0 on: each is of `size` files, asked for one after the other."""
     order = frame[by].rank(method="dense").astype(int) - 1
     return frame.assign(repeat=order // size)
@@ -46,7 +53,7 @@ def numbered(frame: pd.DataFrame, size: int, by: str = "id") -> pd.DataFrame:
 
 def rates(executions: pd.DataFrame, size: int) -> pd.DataFrame:
     """Files per second of each repetition of `size` files, over the time from its first result to its last."""
-    first = numbered(executions[~executions["again"]], size, "file_id")
+    first = with_repetition(executions[~executions["again"]], size, "file_id")
     found = first.groupby("repeat")["at"].agg(["min", "max", "size"]).reset_index()
     seconds = (found["max"] - found["min"]).dt.total_seconds()
     return found.assign(files_per_second=(found["size"] - 1) / seconds)[["repeat", "files_per_second"]]
@@ -67,7 +74,7 @@ def throughput(executions: pd.DataFrame, seconds: float = 1.0) -> pd.DataFrame:
     return slots.div(seconds).rename("files_per_second").reset_index()
 
 
-def unseen(files: pd.DataFrame, seconds: float = 0.5) -> pd.DataFrame:
+def unfinished(files: pd.DataFrame, seconds: float = 0.5) -> pd.DataFrame:
     """Requests that were intended and that no row shows as ended yet, over time."""
     ended = files["updated_at"].where(files["status"].isin(["completed", "failed", "cancelled"]))
     steps = pd.concat(
@@ -77,7 +84,7 @@ def unseen(files: pd.DataFrame, seconds: float = 0.5) -> pd.DataFrame:
     return curve.rename("unseen").rename_axis("at").reset_index()
 
 
-def pauses(history: History) -> pd.DataFrame:
+def pauses(history: TopicHistory) -> pd.DataFrame:
     """Each change of a partition's owner: its last result by the former, the first by the new, and the time between.
 
     `waiting`: whether a record was there to be worked on at the new owner's first result, or it was idleness.
@@ -102,7 +109,7 @@ def pauses(history: History) -> pd.DataFrame:
     return frame
 
 
-def gaps(history: History, begin: float, settled: float, end: float) -> pd.DataFrame:
+def gaps(history: TopicHistory, begin: float, settled: float, end: float) -> pd.DataFrame:
     """The times between two results of a partition, before, during and after one change of the group.
 
     A row each, of those that end between `begin` and `end`; `when`: steady, for those after `settled`, or rebalance.
@@ -118,14 +125,14 @@ def gaps(history: History, begin: float, settled: float, end: float) -> pd.DataF
     return pd.DataFrame(rows, columns=["number", "partition", "when", "gap_seconds"])
 
 
-def settled_after(files: pd.DataFrame, fault: JournalEntry) -> float:
+def seconds_to_catch_up(files: pd.DataFrame, fault: JournalEntry) -> float:
     """Seconds from a fault's end until all that had been asked for by then was seen to have ended; never below 0."""
     ended = pd.Timestamp(fault.ended or fault.began, unit="s", tz="UTC")
     asked = files[files["intended_at"] <= ended]
     return max(0.0, float((asked["updated_at"].max() - ended).total_seconds()))
 
 
-def owners_at(history: History, moment: float) -> dict[int, str]:
+def owners_at(history: TopicHistory, moment: float) -> dict[int, str]:
     """Who was the last to take each partition by a moment, as the workers said."""
     owned: dict[int, str] = {}
     for one in history.ownerships():
@@ -134,7 +141,7 @@ def owners_at(history: History, moment: float) -> dict[int, str]:
     return owned
 
 
-def moves(history: History, begin: float, end: float) -> dict[str, int]:
+def moves(history: TopicHistory, begin: float, end: float) -> dict[str, int]:
     """A rebalance between two moments: partitions that changed owner, and the least that had to.
 
     The least: those of members that left, and what members hold above their even share. `survivors_revoked`: partitions
@@ -146,7 +153,7 @@ def moves(history: History, begin: float, end: float) -> dict[str, int]:
     revoked = sum(
         len(heard.event.partitions)
         for heard in history.events
-        if begin < heard.at <= end and heard.event.kind is Kind.REVOKED and heard.event.worker_id in stayed
+        if begin < heard.at <= end and heard.event.kind is EventKind.REVOKED and heard.event.worker_id in stayed
     )
     return {"moved": moved, "least": least_moves(before, set(after.values())), "survivors_revoked": revoked}
 
@@ -172,7 +179,7 @@ def least_moves(before: Mapping[int, str], members: set[str]) -> int:
     return orphans + surplus
 
 
-def recovery(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
+def recovery(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     """For each kill of a processor and each of its partitions: how long until others had it, and worked on it.
 
     Seconds from the kill: detection until the assignment, recovery until the first result in it. A partition that
@@ -203,7 +210,7 @@ def recovery(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     return frame
 
 
-def caught_up(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
+def catch_up_times(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     """For each kill of a processor: seconds until the last record that had come by then had its result.
 
     It needs no owners of partitions, and so compares share groups with the others. A kill after which a record never
@@ -214,7 +221,7 @@ def caught_up(history: History, faults: Sequence[JournalEntry]) -> pd.DataFrame:
     rows = []
     for worker, killed_at in kills(faults):
         ends = [
-            finished.get(history.place_of(request), NEVER) for request in history.requests if request.at <= killed_at
+            finished.get(history.position_of(request), NEVER) for request in history.requests if request.at <= killed_at
         ]
         until = max(ends, default=NEVER)
         if killed_at < until < NEVER:
@@ -239,7 +246,7 @@ def kills(faults: Iterable[JournalEntry]) -> list[tuple[str, float]]:
     return found
 
 
-def in_flight_at(history: History, moment: float) -> int:
+def in_flight_at(history: TopicHistory, moment: float) -> int:
     """Records that the workers held, by the last heartbeat of each before the moment (every 2 s)."""
     last: dict[str, int] = {}
     for heard in history.events:
@@ -247,16 +254,16 @@ def in_flight_at(history: History, moment: float) -> int:
             continue
         if heard.event.vitals is not None:
             last[heard.event.worker_id] = heard.event.vitals.in_flight
-        elif heard.event.kind is Kind.STOPPED:
+        elif heard.event.kind is EventKind.STOPPED:
             last.pop(heard.event.worker_id, None)
     return sum(last.values())
 
 
-def repetitions(history: History) -> dict[str, float]:
+def repetitions(history: TopicHistory) -> dict[str, float]:
     """Executions beyond the first of each record, and the seconds that they took."""
-    seen: set[Place] = set()
+    seen: set[RecordPosition] = set()
     count, rework = 0, 0.0
-    for execution, place in zip(history.executions, history.executed_places(), strict=True):
+    for execution, place in zip(history.executions, history.executed_positions(), strict=True):
         if place in seen:
             count += 1
             if execution.started_at is not None and execution.made_at is not None:
@@ -304,16 +311,16 @@ def _by_partition(executions: Iterable[Execution]) -> dict[int, list[Execution]]
     return groups
 
 
-def _group(requests: Iterable["Request"]) -> dict[int, list["Request"]]:
-    groups: dict[int, list[Request]] = {}
+def _group(requests: Iterable["StoredRequest"]) -> dict[int, list["StoredRequest"]]:
+    groups: dict[int, list[StoredRequest]] = {}
     for request in requests:
         groups.setdefault(request.partition, []).append(request)
     return groups
 
 
-def _changes(history: History) -> dict[int, list["Ownership"]]:
+def _changes(history: TopicHistory) -> dict[int, list["OwnershipPeriod"]]:
     """The owners of each partition in turn; one that got it back at once is one owner."""
-    owners: dict[int, list[Ownership]] = {}
+    owners: dict[int, list[OwnershipPeriod]] = {}
     for one in history.ownerships():
         turns = owners.setdefault(one.partition, [])
         if not turns or turns[-1].worker != one.worker:

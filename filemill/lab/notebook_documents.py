@@ -28,10 +28,10 @@ _PLACES = (
     "s3_region",
     "s3_bucket",
 )
-_LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.time_range import read_window"
+_LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.time_range import read_time_range"
 
 
-def of_window(begin: datetime, end: datetime, connection: Mapping[str, object]) -> dict[str, Any]:
+def time_range_notebook(begin: datetime, end: datetime, connection: Mapping[str, object]) -> dict[str, Any]:
     """A notebook on the time from `begin` to `end`; `connection` are fields of the settings."""
     about = (
         "# A window of the pipeline\n\n"
@@ -45,17 +45,17 @@ def of_window(begin: datetime, end: datetime, connection: Mapping[str, object]) 
         f"connection = {dict(connection)!r}",
     ]
     cells = [
-        f"{_LIBRARIES}\n\nwith attach(**connection) as bench:\n    window = read_window(bench, begin, end)",
-        "window.throughput()",
-        "window.timeline()",
-        "window.lag()",
-        "window.latencies()",
-        "window.acts",
+        f"{_LIBRARIES}\n\nwith attach(**connection) as session:\n    data = read_time_range(session, begin, end)",
+        "data.throughput()",
+        "data.timeline()",
+        "data.lag()",
+        "data.latencies()",
+        "data.acts",
     ]
     return _notebook(about, parameters, cells)
 
 
-def of_run(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
+def run_notebook(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
     """A notebook on a run's folder, with figures of those `frames` that it has."""
     about = "# A run of the lab\n\nIts frames and figures; `other` may name a second run to compare it with."
     head = (
@@ -77,7 +77,7 @@ def of_run(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
     return _notebook(about, [f"folder = {str(folder)!r}", 'other = ""'], cells)
 
 
-def connection_of(settings: Settings, *, embedded: bool) -> dict[str, object]:
+def connection_settings(settings: Settings, *, embedded: bool) -> dict[str, object]:
     """How a notebook finds the servers of these settings: through the stack under their home, or by their addresses."""
     if embedded:
         return {"home": str(settings.home)}

@@ -18,7 +18,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 PICTURE = "image/png"
 # Of a figure without a height of its own, in pixels; what is drawn has half as many again in each direction.
 WIDTH, HEIGHT, SCALE = 900, 420, 1.5
-VERDICT = "verdicts(outcomes)"
+VERDICT = "summarize_invariants(outcomes)"
 NOTEBOOK_MAX_BYTES = 600_000
 # What librdkafka says to the terminal of who runs it: of connections that a fault has cut, mostly.
 _RDKAFKA = re.compile(r"%\d\|")
@@ -55,7 +55,7 @@ def publish(executed: Path, target: Path) -> None:
         cell.outputs = [_still(output) for output in ran.outputs if _is_content(output)]
         cell.execution_count = ran.execution_count
     notebook.metadata.setdefault("filemill", {})["outputs_of"] = code_hash(notebook)
-    found = complaints(notebook)
+    found = problems(notebook)
     if found:
         raise ValueError(f"{executed} is not fit to be committed: {'; '.join(found)}")
     nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def read(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def complaints(notebook: nbformat.NotebookNode) -> list[str]:
+def problems(notebook: nbformat.NotebookNode) -> list[str]:
     """Why a notebook's outputs are not fit to be committed; none for one that is."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     outputs = [output for cell in code for output in cell.outputs]

@@ -13,14 +13,14 @@ from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.services.operations import Operations
 from filemill.verification.report import LOST, Report
-from filemill.verification.topic_history import Execution, Place, execution_in
+from filemill.verification.topic_history import Execution, RecordPosition, execution_in
 
 PAGE = 1000
 
 Run = tuple[int, int]
 
 
-class Result(msgspec.Struct, frozen=True):
+class StoredResult(msgspec.Struct, frozen=True):
     """An execution as the results tell it, and where on their topic."""
 
     partition: int
@@ -28,7 +28,7 @@ class Result(msgspec.Struct, frozen=True):
     execution: Execution
 
 
-class Losses(msgspec.Struct):
+class PlantedLosses(msgspec.Struct):
     """What the faults of one lab have taken away. Runs are (file, run)."""
 
     # Unfinished runs whose requests were removed; a worker that had read one still ends it.
@@ -38,9 +38,9 @@ class Losses(msgspec.Struct):
     # All that topics of results told that are gone.
     executions: list[Execution] = []
     # The places of removed requests, and when they were removed.
-    removed: dict[Place, float] = {}
-    named: int = 0
-    complaints: list[str] = []
+    removed: dict[RecordPosition, float] = {}
+    reported: int = 0
+    problems: list[str] = []
 
     @property
     def files(self) -> set[int]:
@@ -53,10 +53,10 @@ class Losses(msgspec.Struct):
         ever = ended | {(one.file_id, one.run) for one in self.executions}
         return {file_id for file_id, _ in (self.requests - ever) | (self.results - ended)}
 
-    def judge(self, expected: set[int], left: set[int], gone: Sequence[int], report: Report) -> None:
+    def compare(self, expected: set[int], left: set[int], gone: Sequence[int], report: Report) -> None:
         """Compare what is lost with what did not end and with what is named, and keep the differences."""
         named = {int(one.split()[0]) for check in LOST & report.findings.keys() for one in _examples(report, check)}
-        self.named += report.lost
+        self.reported += report.lost
         found = [f"{_some(left - expected)} did not end, and no fault had taken them"] if left - expected else []
         if not expected:
             found.append("a fault that removes records took nothing away")
@@ -67,20 +67,20 @@ class Losses(msgspec.Struct):
             found.append(f"of the lost, {_some(missing)} are not found by retry --lost; {_some(beyond)} are not lost")
         if others := sorted(report.findings.keys() - LOST):
             found.append(f"with planted losses verify finds also {', '.join(others)}")
-        self.complaints = [*self.complaints, *found]
+        self.problems = [*self.problems, *found]
 
-    def mended(self) -> None:
+    def clear(self) -> None:
         """All that was lost has been submitted again."""
         self.requests, self.results = set(), set()
 
 
-def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -> list[Result]:
+def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -> list[StoredResult]:
     """What the topic of results tells from these offsets on, which are moved to the ends. Raises Unavailable."""
     topic = settings.topic_created
     parts = admin.offsets(None, topic)
     places = {(topic, partition): offset for partition, offset in since.items()}
     found = [
-        Result(record.partition, record.offset, execution)
+        StoredResult(record.partition, record.offset, execution)
         for record in read_topic(settings, topic, parts, "lab", places)
         if (execution := execution_in(record)) is not None
     ]
@@ -88,7 +88,7 @@ def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -
     return found
 
 
-def all_gone(operations: Operations) -> list[int]:
+def all_lost(operations: Operations) -> list[int]:
     """Every file that `filemill retry --lost` would submit again. Raises Unavailable."""
     found: list[int] = []
     while page := operations.gone(after=found[-1] if found else 0, limit=PAGE):

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill import __version__
-from filemill.lab.invariants import Verdict
+from filemill.lab.invariants import InvariantReport
 from filemill.runtime.journal import Journal
 
 RESULTS = Path("results")
@@ -53,28 +53,28 @@ class Results:
         """A journal that is written into the folder."""
         return Journal(self.folder / JOURNAL)
 
-    def frame(self, name: str, frame: pd.DataFrame) -> None:
+    def save_frame(self, name: str, frame: pd.DataFrame) -> None:
         """Keep a data frame, as Parquet."""
         frame.to_parquet(self.folder / f"{name}.parquet", index=False)
 
-    def figure(self, name: str, figure: go.Figure) -> None:
+    def save_figure(self, name: str, figure: go.Figure) -> None:
         """Keep a figure, as a page of its own and as plotly's JSON."""
         figure.write_html(self.folder / f"{name}.html", include_plotlyjs="cdn")
         figure.write_json(self.folder / f"{name}.plotly.json")
 
-    def servers(self, found: dict[str, str]) -> None:
+    def save_servers(self, found: dict[str, str]) -> None:
         """Put the servers' versions on record."""
         (self.folder / RUN).write_text(json.dumps({**self.facts, "servers": found}, indent=2))
 
-    def verdict(self, verdict: Verdict) -> None:
+    def save_invariants(self, verdict: InvariantReport) -> None:
         """Keep the verdict."""
         body = msgspec.json.encode(verdict)
         (self.folder / VERDICT).write_bytes(msgspec.json.format(body, indent=2))
 
-    def summary(self, values: dict[str, float]) -> pd.DataFrame:
+    def save_summary(self, values: dict[str, float]) -> pd.DataFrame:
         """Keep the numbers by which runs are compared; returns them as a frame."""
         frame = pd.DataFrame({"measure": list(values), "value": [float(value) for value in values.values()]})
-        self.frame(SUMMARY, frame)
+        self.save_frame(SUMMARY, frame)
         return frame
 
     def read(self, name: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import msgspec
 import pandas as pd
 
 from filemill.lab import measures
-from filemill.lab.invariants import Check
+from filemill.lab.invariants import InvariantCheck
 from filemill.lab.results import JOURNAL, RUN, SUMMARY, VERDICT
 from filemill.runtime.journal import JournalEntry, read_entries
 
@@ -27,10 +27,10 @@ _NAMED = re.compile(r".+-\d{8}-\d{6}-\d+$")
 _PARTS = (RUN, VERDICT, JOURNAL, f"{SUMMARY}.parquet")
 
 
-class Promises(msgspec.Struct, frozen=True):
+class RecordedInvariants(msgspec.Struct, frozen=True):
     """A verdict as far as it is shown: its checks."""
 
-    checks: list[Check]
+    checks: list[InvariantCheck]
 
     @property
     def ok(self) -> bool:
@@ -38,17 +38,17 @@ class Promises(msgspec.Struct, frozen=True):
         return all(check.ok is not False for check in self.checks)
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run's folder. `troubles` says what is missing of it, or cannot be read; what is not there is None or empty."""
 
     name: str
     title: str
     began: datetime | None
     facts: dict[str, Any]
-    verdict: Promises | None
+    invariants: RecordedInvariants | None
     measures: dict[str, float]
     frames: list[str]
-    troubles: list[str]
+    problems: list[str]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -57,14 +57,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return found if isinstance(found, dict) else {}
 
 
-class Line(msgspec.Struct, frozen=True):
+class Series(msgspec.Struct, frozen=True):
     """A series of a run: `values` at `seconds` from its beginning."""
 
     seconds: list[float]
     values: list[float]
 
 
-class Window(msgspec.Struct, frozen=True):
+class FaultWindow(msgspec.Struct, frozen=True):
     """A fault of a run, in seconds from the run's beginning."""
 
     began: float
@@ -72,15 +72,15 @@ class Window(msgspec.Struct, frozen=True):
     text: str
 
 
-class Course(msgspec.Struct, frozen=True):
+class RunSeries(msgspec.Struct, frozen=True):
     """How a run went over time. `lines` by the name of the series; one whose frame is missing is absent."""
 
-    lines: dict[str, Line]
-    faults: list[Window]
+    lines: dict[str, Series]
+    faults: list[FaultWindow]
     seconds: float
 
 
-def list_runs(root: Path) -> list[Run]:
+def list_runs(root: Path) -> list[RecordedRun]:
     """The runs below a folder, newest first. Raises OSError where the folder is there and cannot be read."""
     if not root.exists():
         return []
@@ -95,13 +95,13 @@ def read_journal(folder: Path) -> list[JournalEntry]:
     return read_entries(folder / JOURNAL)
 
 
-def read_course(folder: Path) -> Course:
+def read_series(folder: Path) -> RunSeries:
     """Its frames as lines over time. A frame that is missing or cannot be read leaves its line out."""
     executions, files, faults = (_frame(folder, name) for name in ("executions", "files", "faults"))
     known = ((files, "intended_at"), (executions, "at"))
     begins = [frame[column].min() for frame, column in known if frame is not None and _has(frame, column)]
     if not begins:
-        return Course({}, [], 0.0)
+        return RunSeries({}, [], 0.0)
     began = min(begins)
     lines = {}
     if executions is not None and _has(executions, "at") and {"again", "worker"} <= set(executions):
@@ -110,12 +110,12 @@ def read_course(folder: Path) -> Course:
         rates = found.resample("1s").sum().reset_index()
         lines["Results per second"] = _line(rates["at"], rates["files_per_second"], began)
     if files is not None and _has(files, "intended_at") and {"updated_at", "status"} <= set(files):
-        curve = measures.unseen(files)
+        curve = measures.unfinished(files)
         lines["Not seen to have ended"] = _line(curve["at"], curve["unseen"], began)
     windows = []
     if faults is not None and _has(faults, "began") and {"fault", "target", "ended"} <= set(faults):
         windows = [
-            Window(begin, begin if math.isnan(end) else end, " · ".join(part for part in (name, target) if part))
+            FaultWindow(begin, begin if math.isnan(end) else end, " · ".join(part for part in (name, target) if part))
             for begin, end, name, target in zip(
                 (faults["began"] - began).dt.total_seconds(),
                 (faults["ended"] - began).dt.total_seconds(),
@@ -125,7 +125,7 @@ def read_course(folder: Path) -> Course:
             )
         ]
     ends = [line.seconds[-1] for line in lines.values() if line.seconds]
-    return Course(lines, windows, max(ends, default=0.0))
+    return RunSeries(lines, windows, max(ends, default=0.0))
 
 
 def _is_run(folder: Path) -> bool:
@@ -138,7 +138,7 @@ def _stamp(folder: Path) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=2 * RUNS_MAX)
-def _read(path: str, _stamp: tuple[float, ...]) -> Run:
+def _read(path: str, _stamp: tuple[float, ...]) -> RecordedRun:
     folder = Path(path)
     troubles: list[str] = []
     facts: dict[str, Any] = {}
@@ -155,18 +155,18 @@ def _read(path: str, _stamp: tuple[float, ...]) -> Run:
     text = _text(folder / VERDICT, troubles)
     if text is not None:
         try:
-            verdict = msgspec.json.decode(text, type=Promises)
+            verdict = msgspec.json.decode(text, type=RecordedInvariants)
         except (msgspec.DecodeError, RecursionError):
             troubles.append(f"{VERDICT} cannot be read")
-    return Run(
+    return RecordedRun(
         name=folder.name,
         title=str(facts.get("name") or folder.name)[:200],
         began=_moment(facts.get("began")),
         facts=facts,
-        verdict=verdict,
+        invariants=verdict,
         measures=_measures(folder, troubles),
         frames=sorted(one.stem for one in folder.glob("*.parquet") if one.stem != SUMMARY),
-        troubles=troubles,
+        problems=troubles,
     )
 
 
@@ -209,14 +209,14 @@ def _has(frame: pd.DataFrame, column: str) -> bool:
     return column in frame and isinstance(frame[column].dtype, pd.DatetimeTZDtype) and bool(frame[column].count())
 
 
-def _line(at: "pd.Series[pd.Timestamp]", values: "pd.Series[float]", began: pd.Timestamp) -> Line:
+def _line(at: "pd.Series[pd.Timestamp]", values: "pd.Series[float]", began: pd.Timestamp) -> Series:
     """Thinned out by taking the greatest of each bin: that must not hide a peak."""
     seconds = (at - began).dt.total_seconds()
     size = -(-len(seconds) // POINTS_MAX) or 1
     bins = pd.Series(range(len(seconds))) // size
     first = seconds.reset_index(drop=True).groupby(bins).first()
     most = values.reset_index(drop=True).astype(float).groupby(bins).max()
-    return Line([round(value, 3) for value in first], [round(value, 3) for value in most])
+    return Series([round(value, 3) for value in first], [round(value, 3) for value in most])
 
 
 def _moment(value: object) -> datetime | None:

@@ -23,7 +23,7 @@ _BODY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>I
 _ANSWERS = {503: (b"Service Unavailable", b"SlowDown"), 404: (b"Not Found", b"NoSuchBucket")}
 
 
-class Badness(msgspec.Struct, frozen=True):
+class FaultMode(msgspec.Struct, frozen=True):
     """How bad, to which share of the requests. `seconds` is the delay of `slow`, `code` the answer of `answer`."""
 
     kind: Literal["hang", "slow", "answer"]
@@ -43,7 +43,7 @@ class S3Proxy:
         self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
         self._loop = uvloop.new_event_loop()
         self._ready = threading.Event()
-        self._bad: Badness | None = None
+        self._bad: FaultMode | None = None
         self._chance = random.Random()
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
@@ -64,11 +64,11 @@ class S3Proxy:
         """What takes the place of the service's URL."""
         return f"http://{self._known_as}:{self._port}"
 
-    def set(self, bad: Badness | None) -> None:
+    def set_fault(self, bad: FaultMode | None) -> None:
         """Be bad from now on, or well again (None). Connections are closed, so that clients meet it at once."""
         self._loop.call_soon_threadsafe(self._set, bad)
 
-    def _set(self, bad: Badness | None) -> None:
+    def _set(self, bad: FaultMode | None) -> None:
         self._bad = bad
         for writer in self._writers:
             writer.transport.abort()
@@ -92,9 +92,13 @@ class S3Proxy:
         self._writers.add(writer)
         try:
             bad = self._bad
-            if bad is not None and self._chance.random() < bad.share and not await self._misbehave(bad, reader, writer):
+            if (
+                bad is not None
+                and self._chance.random() < bad.share
+                and not await self._apply_fault(bad, reader, writer)
+            ):
                 return
-            await self._pass_through(reader, writer, once=bad is not None)
+            await self._forward(reader, writer, once=bad is not None)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # one side is gone
         except asyncio.CancelledError:
@@ -103,7 +107,7 @@ class S3Proxy:
             self._writers.discard(writer)
             writer.close()
 
-    async def _misbehave(self, bad: Badness, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _apply_fault(self, bad: FaultMode, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection is to be handed through after all."""
         if bad.kind == "slow":
             await asyncio.sleep(bad.seconds)
@@ -121,7 +125,7 @@ class S3Proxy:
         await writer.drain()
         return False
 
-    async def _pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, once: bool) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, once: bool) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         self._writers.add(up_writer)
         try:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 
-class Law(msgspec.Struct, frozen=True):
+class ScalingLaw(msgspec.Struct, frozen=True):
     """A fit. `rate`: of one worker, per second; `contention` and `coherency` are shares, 0 for perfect scaling."""
 
     rate: float
@@ -28,7 +28,7 @@ class Law(msgspec.Struct, frozen=True):
         return float(np.sqrt(max(0.0, 1 - self.contention) / self.coherency))
 
 
-def fit(workers: Sequence[float], throughput: Sequence[float]) -> Law:
+def fit(workers: Sequence[float], throughput: Sequence[float]) -> ScalingLaw:
     """The law through these points, by least squares on n / X, which is linear in its coefficients.
 
     Raises ValueError for fewer than three numbers of workers: it has three unknowns.
@@ -39,4 +39,4 @@ def fit(workers: Sequence[float], throughput: Sequence[float]) -> Law:
     inverse = n / np.asarray(throughput, dtype=float)
     columns = np.stack([np.ones_like(n), n - 1, n * (n - 1)], axis=1)
     (base, shared, agreed), *_ = np.linalg.lstsq(columns, inverse, rcond=None)
-    return Law(1 / float(base), max(0.0, float(shared / base)), max(0.0, float(agreed / base)))
+    return ScalingLaw(1 / float(base), max(0.0, float(shared / base)), max(0.0, float(agreed / base)))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
-from filemill.adapters.postgres.operations import offset_resets
+from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.request_losses import LATE_SECONDS
 from filemill.adapters.postgres.tables import File
 from filemill.adapters.postgres.topics import recreated_at
@@ -19,14 +19,14 @@ from filemill.domain.files import Status
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.lab import status_regressions
-from filemill.lab.invariants import Observed, Verdict, judge
-from filemill.lab.load import Load, unfinished
-from filemill.lab.planted_losses import Losses, all_gone, read_results
+from filemill.lab.invariants import InvariantReport, Observations, check_invariants
+from filemill.lab.load import LoadGenerator, unfinished
+from filemill.lab.planted_losses import PlantedLosses, all_lost, read_results
 from filemill.runtime.journal import Journal
 from filemill.services.operations import Operations
-from filemill.verification.commits import Audit, audit
+from filemill.verification.commits import CommitAudit, audit
 from filemill.verification.report import Report
-from filemill.verification.topic_history import History, distinct, read_history
+from filemill.verification.topic_history import TopicHistory, deduplicate, read_history
 
 POLL_SECONDS = 0.05
 VERIFY_TIMEOUT_SECONDS = 60.0
@@ -36,15 +36,15 @@ SESSION_SECONDS = 6.0
 SHARE = "share"
 
 
-class Bench:
+class PipelineSession:
     """Load, observation and verdict for one pipeline."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, journal: Journal | None = None) -> None:
         self.settings = settings
         self.engine = engine
         self.journal = journal or Journal()
-        self.load = Load(engine)
-        self.losses = Losses()
+        self.load = LoadGenerator(engine)
+        self.losses = PlantedLosses()
 
     def admin(self) -> KafkaAdmin:
         """A client for a few questions; not kept, for one that outlives a broker's outage can end the process.
@@ -67,7 +67,7 @@ class Bench:
         wait_until(at_rest, seconds, lambda: f"all requests have ended ({left} have not)")
         return time.monotonic() - began
 
-    def settle(self, seconds: float = 60.0) -> float:
+    def drain_planted_losses(self, seconds: float = 60.0) -> float:
         """Drain; see that planted losses are named, they alone; submit them again, and drain. Returns the first's time.
 
         What is not as it should be is in `losses.complaints`, and so in the verdict. Raises TimeoutError.
@@ -84,11 +84,11 @@ class Bench:
             wait_until(lambda: self._left() == expected, SESSION_SECONDS, "the sync has applied all")
         operations = Operations(self.settings, self.engine, bootstrap.s3_client(self.settings))
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: set(all_gone(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
-        gone = all_gone(operations)
-        losses.judge(expected, self._left(), gone, self.verify())
+            wait_until(lambda: set(all_lost(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
+        gone = all_lost(operations)
+        losses.compare(expected, self._left(), gone, self.verify())
         operations.resubmit(gone, "lab")
-        losses.mended()
+        losses.clear()
         self.drain(seconds)
         return took
 
@@ -102,7 +102,7 @@ class Bench:
         group, topic = self.settings.offsets_group, self.settings.topic_create
         return group is None or not any(part.lag for part in self.admin().offsets(group, topic))
 
-    def catch_up(self, moment: float, seconds: float = 120.0) -> None:
+    def wait_until_processed(self, moment: float, seconds: float = 120.0) -> None:
         """Wait until every request that was accepted by a moment (seconds since the epoch) has ended.
 
         Raises TimeoutError.
@@ -115,7 +115,7 @@ class Bench:
 
         wait_until(done, seconds, "what had been accepted has ended")
 
-    def history(self, since: datetime | None = None) -> History:
+    def history(self, since: datetime | None = None) -> TopicHistory:
         """What the topics tell, record by record; of requests and results from `since` on. Raises Unavailable."""
         settings = self.settings
         with self.engine.connect() as connection:
@@ -127,32 +127,32 @@ class Bench:
             history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
         if since is None and self.losses.executions:  # all that the topics that are gone had told
             told = sorted([*self.losses.executions, *history.executions], key=lambda execution: execution.at)
-            history.executions, history.results_since = distinct(told), 0.0
+            history.executions, history.results_since = deduplicate(told), 0.0
         history.removed = self.losses.removed
         return history
 
-    def audit(self, history: History) -> Audit:
+    def audit(self, history: TopicHistory) -> CommitAudit:
         """Every commit and every execution of the history."""
         parts = self.admin().offsets(None, self.settings.topic_create)
         ends = {part.partition: part.end or 0 for part in parts}
         return audit(read_commits(self.settings), ends, history, history.ownerships())
 
-    def verdict(self, history: History | None = None) -> Verdict:
+    def check_invariants(self, history: TopicHistory | None = None) -> InvariantReport:
         """The invariants, each with its evidence. Raises Unavailable where a server is away."""
         history = history or self.history()
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs a loop of asyncio already
             report = pool.submit(self.verify).result()
-        return judge(
-            Observed(
+        return check_invariants(
+            Observations(
                 report=report,
                 audit=None if self.settings.group_protocol == SHARE else self.audit(history),
                 history=history,
-                backward_moves=status_regressions.moves(self.engine),
+                backward_moves=status_regressions.status_regressions(self.engine),
                 faults=self.journal.faults(),
                 patience_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + 10.0,
                 until=time.time(),
-                losses=self.losses.complaints,
-                planted=self.losses.named,
+                losses=self.losses.problems,
+                planted=self.losses.reported,
             )
         )
 
@@ -164,7 +164,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def attach(**given: object) -> Iterator[Bench]:
+def attach(**given: object) -> Iterator[PipelineSession]:
     """The pipeline that the settings in force lead to: the stack that runs, or servers named in the environment.
 
     `given` are fields of the settings that come first. Nothing of it is changed: nobody watches for statuses that move
@@ -173,7 +173,7 @@ def attach(**given: object) -> Iterator[Bench]:
     settings = load(**given)
     engine = bootstrap.create_engine(settings, "lab")
     try:
-        yield Bench(settings, engine)
+        yield PipelineSession(settings, engine)
     finally:
         engine.dispose()
 

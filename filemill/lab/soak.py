@@ -19,12 +19,12 @@ from filemill.adapters.postgres.tables import Worker
 from filemill.errors import Unavailable
 from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
-from filemill.lab.invariants import Verdict
-from filemill.lab.load import Step
+from filemill.lab.invariants import InvariantReport
+from filemill.lab.load import LoadStep
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import RESULTS, Results
 from filemill.lab.stack import Lab
-from filemill.verification.topic_history import History
+from filemill.verification.topic_history import TopicHistory
 
 LEAST_RATE = 300.0
 LEAST_IN_FLIGHT = 50
@@ -52,7 +52,7 @@ class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
 class SoakResult(msgspec.Struct, kw_only=True):
     """What came of it. Rates per second, times in seconds."""
 
-    verdict: Verdict
+    invariants: InvariantReport
     accepted: int
     accepted_per_second: float
     drain_seconds: float
@@ -64,26 +64,26 @@ class SoakResult(msgspec.Struct, kw_only=True):
     detection_median: float | None
     executed_again: int
     rework_seconds: float
-    complaints: list[str]
+    problems: list[str]
     folder: str
 
     @property
     def ok(self) -> bool:
         """Whether every promise was kept, and enough was proved."""
-        return self.verdict.ok and not self.complaints
+        return self.invariants.ok and not self.problems
 
 
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
     """Run one. Raises RuntimeError where the machine lacks what a listed fault needs."""
     without = set(parameters.without)
-    if chaos.CLOCK in without and chaos.SKEW in chaos.missing() - without:
+    if chaos.CLOCK in without and chaos.SKEW in chaos.unavailable_faults() - without:
         say(f"{chaos.SKEW} is left out: {REMEDY}")
         without.add(chaos.SKEW)
-    lacking = chaos.missing() - without
+    lacking = chaos.unavailable_faults() - without
     if lacking:
         raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or name it as one to do without")
-    pace = chaos.Pace(parameters.minutes)
-    planned = chaos.plan(parameters.seed, parameters.minutes, frozenset(without))
+    pace = chaos.Durations(parameters.minutes)
+    planned = chaos.schedule(parameters.seed, parameters.minutes, frozenset(without))
     stack = StackParameters(
         workers=parameters.workers,
         protocol=parameters.protocol,
@@ -94,26 +94,26 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
     results = Results.create(f"soak-{parameters.protocol}-{parameters.seed}", parameters, root)
     say(f"Results in {results.folder}")
     with Lab(stack, journal=results.journal()) as lab:
-        results.servers(lab.servers())
+        results.save_servers(lab.servers())
         began = time.time()
         # Longer than the storm can take: it is stopped when that is over.
-        lab.load.begin(lambda load: load.open_loop([Step(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
+        lab.load.start(lambda load: load.open_loop([LoadStep(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
         time.sleep(WARM_SECONDS)
-        chaos.rage(lab, planned, pace, lambda: _wait_at_work(lab), say)
+        chaos.run_schedule(lab, planned, pace, lambda: _wait_at_work(lab), say)
         time.sleep(max(0.0, began + parameters.minutes * 60 - time.time()))
         lab.load.stop()
         load_seconds = time.time() - began
-        say(f"{load_seconds:6.1f} s  load ends with {len(lab.load.sent)} accepted; draining")
+        say(f"{load_seconds:6.1f} s  load ends with {len(lab.load.submitted)} accepted; draining")
         drained: float | None = None
         with contextlib.suppress(TimeoutError):
-            drained = lab.settle(DRAIN_SECONDS)
+            drained = lab.drain_planted_losses(DRAIN_SECONDS)
         say("Reading it all back")
         history = lab.history()
         try:
             _keep(lab, results, history)
         except Unavailable as error:  # figures are worth less than the verdict
             say(f"Not all frames could be kept: {error}")
-        verdict = lab.verdict(history)
+        verdict = lab.check_invariants(history)
         return _conclude(lab, results, planned, history, verdict, load_seconds, drained)
 
 
@@ -139,9 +139,9 @@ def _held(lab: Lab, since: float) -> int:
 def _conclude(
     lab: Lab,
     results: Results,
-    planned: list[chaos.Planned],
-    history: History,
-    verdict: Verdict,
+    planned: list[chaos.ScheduledFault],
+    history: TopicHistory,
+    verdict: InvariantReport,
     load_seconds: float,
     drained: float | None,
 ) -> SoakResult:
@@ -153,9 +153,9 @@ def _conclude(
     recovered = measures.recovery(history, entries)
     again = measures.repetitions(history)
     result = SoakResult(
-        verdict=verdict,
-        accepted=len(lab.load.sent),
-        accepted_per_second=round(len(lab.load.sent) / load_seconds, 1),
+        invariants=verdict,
+        accepted=len(lab.load.submitted),
+        accepted_per_second=round(len(lab.load.submitted) / load_seconds, 1),
         drain_seconds=round(drained, 1) if drained is not None else float("inf"),
         in_flight=in_flight,
         in_flight_median=statistics.median(counts) if counts else 0,
@@ -165,18 +165,18 @@ def _conclude(
         detection_median=_round(recovered["detection_seconds"].median()),
         executed_again=int(again["executed_again"]),
         rework_seconds=again["rework_seconds"],
-        complaints=[],
+        problems=[],
         folder=str(results.folder),
     )
-    result.complaints = list(_complaints(result, planned, drained))
-    results.frame("recovery", recovered)
-    results.verdict(verdict)
+    result.problems = list(_complaints(result, planned, drained))
+    results.save_frame("recovery", recovered)
+    results.save_invariants(verdict)
     (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
-    results.summary(_numbers(result))
+    results.save_summary(_numbers(result))
     return result
 
 
-def _complaints(result: SoakResult, planned: list[chaos.Planned], drained: float | None) -> list[str]:
+def _complaints(result: SoakResult, planned: list[chaos.ScheduledFault], drained: float | None) -> list[str]:
     absent = sorted({one.name for one in planned} - result.in_flight.keys())
     found = [f"{name} was planned and did not happen" for name in absent]
     found += [f"{name} hit an idle pipeline" for name, counts in result.in_flight.items() if not all(counts)]
@@ -189,11 +189,11 @@ def _complaints(result: SoakResult, planned: list[chaos.Planned], drained: float
     return found
 
 
-def _keep(lab: Lab, results: Results, history: History) -> None:
+def _keep(lab: Lab, results: Results, history: TopicHistory) -> None:
     """What happened, as frames and figures: before the verdict, which takes minutes and needs the servers."""
     faults = frames.faults(lab.journal.faults())
     executions = frames.executions(history)
-    files = frames.files(lab.engine, lab.load.sent)
+    files = frames.files(lab.engine, lab.load.submitted)
     assignments = frames.assignments(history, time.time(), measures.kills(lab.journal.faults()))
     latencies = measures.latencies(files)
     for name, frame in {
@@ -204,10 +204,10 @@ def _keep(lab: Lab, results: Results, history: History) -> None:
         "events": frames.events(history),
         "latencies": latencies,
     }.items():
-        results.frame(name, frame)
-    results.figure("timeline", figures.timeline(assignments, faults))
-    results.figure("throughput", figures.throughput(measures.throughput(executions), faults))
-    results.figure("unseen", figures.unseen(measures.unseen(files), faults))
+        results.save_frame(name, frame)
+    results.save_figure("timeline", figures.timeline(assignments, faults))
+    results.save_figure("throughput", figures.throughput(measures.throughput(executions), faults))
+    results.save_figure("unseen", figures.unfinished(measures.unfinished(files), faults))
 
 
 def _numbers(result: SoakResult) -> dict[str, float]:

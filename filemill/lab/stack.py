@@ -1,11 +1,11 @@
 """The lab's own stack: isolated from any other by its home, its ports and its data, and there to be broken.
 
 with Lab(StackParameters(workers=3, processing_seconds=1)) as lab:
-lab.load.begin(lambda load: load.open_loop([Step(30, 100)]))
+lab.load.start(lambda load: load.open_loop([LoadStep(30, 100)]))
 lab.inject(faults.kill_worker(lab))
 lab.load.wait()
 lab.drain()
-lab.verdict().require()
+lab.check_invariants().require()
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.lab import status_regressions
 from filemill.lab.clock import FakeClock
-from filemill.lab.compose_stack import ComposedStack
+from filemill.lab.compose_stack import ComposeStack
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
-from filemill.lab.session import SESSION_SECONDS, SHARE, Bench, wait_until
+from filemill.lab.session import SESSION_SECONDS, SHARE, PipelineSession, wait_until
 from filemill.runtime.fault import Fault
 from filemill.runtime.journal import FAULT, Journal, JournalEntry
 from filemill.services.setup import prepare
@@ -44,13 +44,13 @@ from filemill_infra.embedded.supervisor import Supervisor
 
 PROCESSOR = "processor"
 # A processor whose clock the lab can move.
-JUMPER = "jumper"
+CLOCK_SKEWED = "jumper"
 READY_SECONDS = 60.0
 KILL_SECONDS = 10.0
 PREPARE_SECONDS = 30.0
 
 
-class Lab(Bench):
+class Lab(PipelineSession):
     """A stack from `__enter__` to `__exit__`, after which nothing of it is left but the results."""
 
     def __init__(self, parameters: StackParameters | None = None, *, journal: Journal | None = None) -> None:
@@ -60,7 +60,12 @@ class Lab(Bench):
         asked = self.parameters
         self.partitions = asked.partitions
         # How many of each role there shall be; fewer live while one restarts.
-        self.wanted = {PROCESSOR: asked.workers, "relay": asked.relays, "sync": asked.syncs, "monitor": asked.monitors}
+        self.replicas = {
+            PROCESSOR: asked.workers,
+            "relay": asked.relays,
+            "sync": asked.syncs,
+            "monitor": asked.monitors,
+        }
         self._closing = contextlib.ExitStack()
         given = load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
         self._composed = given.lab_stack == "compose"
@@ -100,7 +105,7 @@ class Lab(Bench):
 
     def scale(self, count: int, role: str = PROCESSOR) -> list[str]:
         """Have so many; returns their ids, once surplus ones have ended. New ones may not work yet."""
-        self.wanted[role] = count
+        self.replicas[role] = count
         return self.supervisor.scale(role, count)
 
     def signal(self, worker_id: str, number: int) -> None:
@@ -135,7 +140,7 @@ class Lab(Bench):
             owned = [numbers or [] for numbers in connection.execute(said).scalars()]
             if self.parameters.protocol == SHARE:
                 return bool(owned)
-            shared = sum(map(bool, owned)) >= min(self.wanted[PROCESSOR], self.partitions)
+            shared = sum(map(bool, owned)) >= min(self.replicas[PROCESSOR], self.partitions)
             return shared and sorted(itertools.chain(*owned)) == list(range(self.partitions))
         return False
 
@@ -154,9 +159,9 @@ class Lab(Bench):
 
     def _new_stack(
         self, home: Path, prepare: Callable[[dict[str, str | int | float]], None]
-    ) -> Supervisor | ComposedStack:
+    ) -> Supervisor | ComposeStack:
         if self._composed:
-            return ComposedStack(home, self._specs(), prepare=prepare)
+            return ComposeStack(home, self._specs(), prepare=prepare)
         return Supervisor(home, self._specs(), default_ports=False, prepare=prepare)
 
     def _prepare(self, servers: dict[str, str | int | float], closing: contextlib.ExitStack) -> None:
@@ -174,8 +179,8 @@ class Lab(Bench):
         prepare(settings, patience_seconds=PREPARE_SECONDS)
         engine = bootstrap.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
-        status_regressions.install(engine)
-        door = self.supervisor.door() if isinstance(self.supervisor, ComposedStack) else (LOOPBACK, LOOPBACK)
+        status_regressions.install_trigger(engine)
+        door = self.supervisor.proxy_address() if isinstance(self.supervisor, ComposeStack) else (LOOPBACK, LOOPBACK)
         self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint, *door))
         self._way_to_s3["FILEMILL_S3_ENDPOINT"] = self.proxy.url
         super().__init__(settings, engine, self._given_journal)
@@ -198,7 +203,7 @@ class Lab(Bench):
             WorkerSpec(role="monitor", argv=[*run, "monitor"], env=quiet, count=asked.monitors),
             WorkerSpec(role=PROCESSOR, argv=[*run, "processor"], env=through(processor), count=asked.workers),
             WorkerSpec(
-                role=JUMPER, argv=[*run, "processor"], env=through(processor | self.clock.environment()), count=0
+                role=CLOCK_SKEWED, argv=[*run, "processor"], env=through(processor | self.clock.environment()), count=0
             ),
         ]
         # One that takes the place of a dead one is another owner of its partitions.

@@ -26,13 +26,13 @@ EXECUTE FUNCTION lab_note_backward_move();
 """
 
 
-def install(engine: sa.Engine) -> None:
+def install_trigger(engine: sa.Engine) -> None:
     """Begin to watch; only in a database that is the lab's own."""
     with engine.begin() as connection:
         connection.exec_driver_sql(_INSTALL)
 
 
-def moves(engine: sa.Engine) -> list[str] | None:
+def status_regressions(engine: sa.Engine) -> list[str] | None:
     """Each move back, in words; None where nobody watched."""
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table("lab_backward_moves"):

@@ -1,8 +1,8 @@
 """A window of a pipeline that runs, as frames and figures: what the page's charts show, to go on with in a notebook.
 
-with attach() as bench:
-    window = read_window(bench, "2026-11-22T12:00Z", "2026-11-22T12:15Z")
-window.throughput()
+with attach() as session:
+    data = read_time_range(session, "2026-11-22T12:00Z", "2026-11-22T12:15Z")
+data.throughput()
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import LagSample, Operation
 from filemill.lab import figures, frames, measures
-from filemill.lab.session import Bench
+from filemill.lab.session import PipelineSession
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX
 
 FAULT_LONGEST = timedelta(seconds=FAULT_SECONDS_MAX)
 
 
 @dataclass(frozen=True)
-class Window:
+class TimeRangeData:
     """What happened in it; each frame is tidy, its moments are UTC timestamps.
 
     executions: a row a result; files: a row a file that was on its way; assignments: a row a band of the timeline;
@@ -34,12 +34,12 @@ class Window:
     files: pd.DataFrame
     assignments: pd.DataFrame
     lags: pd.DataFrame
-    acts: pd.DataFrame
+    operations: pd.DataFrame
 
     @property
     def faults(self) -> pd.DataFrame:
         """The acts that were faults."""
-        return self.acts[self.acts["action"] == "fault"]
+        return self.operations[self.operations["action"] == "fault"]
 
     def throughput(self) -> go.Figure:
         """Results per second by worker."""
@@ -59,22 +59,22 @@ class Window:
         return measures.latencies(self.files[ended])
 
 
-def read_window(bench: Bench, begin: str | datetime, end: str | datetime) -> Window:
+def read_time_range(session: PipelineSession, begin: str | datetime, end: str | datetime) -> TimeRangeData:
     """Read it: topics, rows, samples. Moments without a zone are UTC. Raises Unavailable, ValueError."""
     since, until = _moment(begin), _moment(end)
     if since >= until:
         raise ValueError(f"the window ends, {until}, before it begins, {since}")
-    history = bench.history(since)
+    history = session.history(since)
     executions = frames.executions(history)
     inside = executions["at"].between(pd.Timestamp(since), pd.Timestamp(until))
-    return Window(
+    return TimeRangeData(
         begin=since,
         end=until,
         executions=executions[inside].reset_index(drop=True),
-        files=frames.files(bench.engine, within=(since, until)),
+        files=frames.files(session.engine, within=(since, until)),
         assignments=_clip(frames.assignments(history, until.timestamp()), since, until),
-        lags=_lags(bench, since, until),
-        acts=_acts(bench, since, until),
+        lags=_lags(session, since, until),
+        operations=_acts(session, since, until),
     )
 
 
@@ -85,19 +85,19 @@ def _clip(bands: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame
     return inside.assign(began=began, ended=ended).reset_index(drop=True)
 
 
-def _lags(bench: Bench, since: datetime, until: datetime) -> pd.DataFrame:
+def _lags(session: PipelineSession, since: datetime, until: datetime) -> pd.DataFrame:
     wanted = (
         sa.select(LagSample.sampled_at, LagSample.partition, LagSample.lag)
-        .where(LagSample.group_id == bench.settings.group_id, LagSample.sampled_at.between(since, until))
+        .where(LagSample.group_id == session.settings.group_id, LagSample.sampled_at.between(since, until))
         .order_by(LagSample.sampled_at, LagSample.partition)
     )
-    with bench.engine.connect() as connection:
+    with session.engine.connect() as connection:
         rows = [tuple(row) for row in connection.execute(wanted)]
     frame = pd.DataFrame(rows, columns=["at", "partition", "lag"])
     return frame.assign(at=pd.to_datetime(frame["at"], utc=True), lag=frame["lag"].astype("float"))
 
 
-def _acts(bench: Bench, since: datetime, until: datetime) -> pd.DataFrame:
+def _acts(session: PipelineSession, since: datetime, until: datetime) -> pd.DataFrame:
     """With the faults that had begun before and last into it."""
     earlier = sa.and_(Operation.action == "fault", Operation.at > since - FAULT_LONGEST)
     wanted = (
@@ -105,7 +105,7 @@ def _acts(bench: Bench, since: datetime, until: datetime) -> pd.DataFrame:
         .where(sa.or_(Operation.at >= since, earlier), Operation.at < until)
         .order_by(Operation.at)
     )
-    with bench.engine.connect() as connection:
+    with session.engine.connect() as connection:
         found = connection.execute(wanted).all()
     rows = []
     for at, actor, action, detail in found:

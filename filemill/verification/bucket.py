@@ -41,7 +41,7 @@ def _check_page(engine: sa.Engine, page: Sequence[StoredObject], report: Report)
             if file_id in deleted:
                 report.superseded += 1  # its row went first, and S3 was away
             elif key not in known:
-                report.found("orphan-object", key)
+                report.add_finding("orphan-object", key)
         elif key != (row.s3_location or object_key(row.id, row.created_at)) or row.status == Status.CANCELLED:
             # Beyond the row's own: an earlier run's, a foreign service's second answer, one that lost to a cancel.
             report.superseded += 1

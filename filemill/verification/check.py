@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
-from filemill.adapters.postgres.operations import offset_resets, unfinished_runs
+from filemill.adapters.postgres.audit import offset_resets
+from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.adapters.postgres.tables import (
     AbandonedNumber,
     OutboxRow,
@@ -24,7 +25,7 @@ from filemill.queries.stalls import stalled_partitions
 from filemill.verification.bucket import check_bucket
 from filemill.verification.report import Report
 from filemill.verification.rows import check_ends, check_rows
-from filemill.verification.topic_index import Evidence, Request, catch_up, gather
+from filemill.verification.topic_index import RequestRecord, TopicIndex, catch_up, gather
 
 
 async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> Report:
@@ -35,12 +36,12 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
     """
     began = time.monotonic()
     report = Report()
-    with contextlib.closing(Evidence()) as evidence:
+    with contextlib.closing(TopicIndex()) as evidence:
         _tell_topics_apart(settings, engine, admin, evidence, report)
         gather(settings, admin, evidence)
         for topic in sorted(evidence.truncated):
             if evidence.generations[topic] == 1:
-                report.note(f"{topic} has lost its beginning to retention: checks that need it were left out")
+                report.add_note(f"{topic} has lost its beginning to retention: checks that need it were left out")
         suspects = await check_rows(engine, store, settings, admin, evidence, report)
         if suspects:
             catch_up(settings, admin, evidence)  # on a pipeline that works, most ended after the topics were read
@@ -50,7 +51,7 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
         report.duplicate_results = evidence.duplicate_results()
         report.unreadable_events = evidence.unreadable_events
         for topic, count in sorted(evidence.unreadable_headers.items()):
-            report.note(f"{topic} has {count} records whose headers cannot be read")
+            report.add_note(f"{topic} has {count} records whose headers cannot be read")
         await check_bucket(engine, store, report)
         with engine.connect() as connection:
             report.deleted = connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
@@ -62,7 +63,7 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
 
 
 def _tell_topics_apart(
-    settings: Settings, engine: sa.Engine, admin: KafkaAdmin, evidence: Evidence, report: Report
+    settings: Settings, engine: sa.Engine, admin: KafkaAdmin, evidence: TopicIndex, report: Report
 ) -> None:
     """Which of the topics that had a name is read. One that was recreated has not what was on the one before."""
     names = all_topics(settings)
@@ -73,24 +74,26 @@ def _tell_topics_apart(
         if generation != 1:
             evidence.truncated.add(topic)
             what = "was deleted and created again" if topic in found else "does not exist"
-            report.note(f"{topic} {what}: checks of what was on it before were left out")
+            report.add_note(f"{topic} {what}: checks of what was on it before were left out")
 
 
-def _check_publications(engine: sa.Engine, settings: Settings, evidence: Evidence, report: Report) -> None:
+def _check_publications(engine: sa.Engine, settings: Settings, evidence: TopicIndex, report: Report) -> None:
     with engine.connect() as connection:  # after the topics were read: what is on them has been counted
         next_number = connection.execute(sa.select(PublishCounter.next_number)).scalar_one()
-    if strangers := evidence.disown(next_number):
-        report.note(f"{strangers} records of {settings.topic_create} bear publish numbers that nobody has given yet")
-    for number in evidence.on_two_partitions():
-        report.found("publish-number-twice", number)
+    if strangers := evidence.ignore_unknown_sequences(next_number):
+        report.add_note(
+            f"{strangers} records of {settings.topic_create} bear publish numbers that nobody has given yet"
+        )
+    for number in evidence.sequences_on_two_partitions():
+        report.add_finding("publish-number-twice", number)
     report.repeats = evidence.repeats()
     astray = _numbered_for_another_topic(engine, settings, evidence)
-    in_turn = (slot for slot in evidence.published() if slot.number not in astray)
+    in_turn = (slot for slot in evidence.sequences() if slot.number not in astray)
     for number in cycle_breaks(in_turn, evidence.partitions):
-        report.found("publish-out-of-turn", number)
-    absent = set(_gaps(slot.number for slot in evidence.published()))
+        report.add_finding("publish-out-of-turn", number)
+    absent = set(_gaps(slot.number for slot in evidence.sequences()))
     for number in sorted(absent - _not_to_be_seen_yet(engine, settings, evidence, absent)):
-        report.found("publish-number-missing", number)
+        report.add_finding("publish-number-missing", number)
 
 
 def _gaps(numbers: Iterable[int]) -> Iterator[int]:
@@ -101,9 +104,9 @@ def _gaps(numbers: Iterable[int]) -> Iterator[int]:
         expected = number + 1
 
 
-def _numbered_for_another_topic(engine: sa.Engine, settings: Settings, evidence: Evidence) -> set[int]:
+def _numbered_for_another_topic(engine: sa.Engine, settings: Settings, evidence: TopicIndex) -> set[int]:
     """Numbers on the topic that a relay gave before it knew of this one: they follow the turn of another."""
-    generation, least = evidence.generations[settings.topic_create], evidence.least_number()
+    generation, least = evidence.generations[settings.topic_create], evidence.first_sequence()
     if generation == 1 or least is None:
         return set()
     elsewhere = sa.select(Publication.publish_number).where(
@@ -114,7 +117,7 @@ def _numbered_for_another_topic(engine: sa.Engine, settings: Settings, evidence:
         return {*connection.execute(elsewhere).scalars(), *connection.execute(given_up).scalars()}
 
 
-def _not_to_be_seen_yet(engine: sa.Engine, settings: Settings, evidence: Evidence, numbers: set[int]) -> set[int]:
+def _not_to_be_seen_yet(engine: sa.Engine, settings: Settings, evidence: TopicIndex, numbers: set[int]) -> set[int]:
     """Those of the numbers that need not be on the topic.
 
     They are in the outbox, came after the topic was read, were removed by retention, were on a topic of this name that
@@ -141,12 +144,12 @@ def _not_to_be_seen_yet(engine: sa.Engine, settings: Settings, evidence: Evidenc
     return unseen
 
 
-def _check_commits(engine: sa.Engine, settings: Settings, evidence: Evidence, report: Report) -> None:
+def _check_commits(engine: sa.Engine, settings: Settings, evidence: TopicIndex, report: Report) -> None:
     if evidence.truncated & {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}:
         return
     passed = evidence.committed_unfinished()
     for request in _not_passed_over_by_a_person(engine, settings, passed):
-        report.found("committed-unfinished", f"partition {request.partition}, offset {request.offset}")
+        report.add_finding("committed-unfinished", f"partition {request.partition}, offset {request.offset}")
 
 
 def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None:
@@ -162,12 +165,14 @@ def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None
         )
     for one in stalled:
         if one.explained:
-            report.note(one.sentence)
+            report.add_note(one.sentence)
         else:
-            report.found("partition-stalled", one.sentence)
+            report.add_finding("partition-stalled", one.sentence)
 
 
-def _not_passed_over_by_a_person(engine: sa.Engine, settings: Settings, passed: list[Request]) -> list[Request]:
+def _not_passed_over_by_a_person(
+    engine: sa.Engine, settings: Settings, passed: list[RequestRecord]
+) -> list[RequestRecord]:
     """Without those that a reset on record skipped, and whose runs have ended all the same."""
     if not passed:
         return []

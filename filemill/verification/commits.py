@@ -15,7 +15,7 @@ import msgspec
 
 from filemill.domain.offsets import CommitMetadata, RecordedReset, StoredCommit, decode_metadata
 from filemill.verification.report import Finding
-from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place
+from filemill.verification.topic_history import NEVER, Execution, OwnershipPeriod, RecordPosition, TopicHistory
 
 # A reset is recorded before the broker is asked, which may take so long.
 RESET_SECONDS = 60.0
@@ -39,7 +39,7 @@ CHECKS = {
 }
 
 
-class Audit(msgspec.Struct):
+class CommitAudit(msgspec.Struct):
     """What was looked at, and what broke a promise."""
 
     commits: int = 0
@@ -48,7 +48,7 @@ class Audit(msgspec.Struct):
     executed_again: int = 0
     findings: dict[str, Finding] = {}
 
-    def found(self, check: str, example: object) -> None:
+    def add_finding(self, check: str, example: object) -> None:
         """Note a case of a broken promise."""
         if check not in self.findings:
             self.findings = {**self.findings, check: Finding(check, CHECKS[check])}
@@ -63,16 +63,16 @@ class Audit(msgspec.Struct):
 def audit(
     commits: Sequence[StoredCommit],
     ends: Mapping[int, int],
-    history: History,
-    ownerships: Iterable[Ownership],
-) -> Audit:
+    history: TopicHistory,
+    ownerships: Iterable[OwnershipPeriod],
+) -> CommitAudit:
     """Check all commits, in the order of their moments, and all executions of the history.
 
     `ends` is each partition's end. Offsets without a record, as of a transaction's marker or of what was removed, need
     no result. A move of the offsets by a person is a commit that no worker signed; without a reset on record it is
     nobody's. A commit from before `file.create` was recreated is about the topic that had the name then.
     """
-    result = Audit(commits=len(commits), executions=len(history.executions))
+    result = CommitAudit(commits=len(commits), executions=len(history.executions))
     expected = list(history.resets)
     owners = _by_partition(ownerships)
     known = _moments(history)
@@ -81,34 +81,34 @@ def audit(
         generation = history.generation(commit.at)
         end = ends.get(commit.partition, 0) if generation == present else math.inf
         if commit.offset > end:
-            result.found("commit-beyond-end", commit)
+            result.add_finding("commit-beyond-end", commit)
             continue
         moments = known.get((generation, commit.partition), _Moments({}))
         if moments.below(commit.offset) > commit.at + CLOCK_SECONDS:
-            result.found("commit-passed-unfinished", commit)
+            result.add_finding("commit-passed-unfinished", commit)
         metadata, beyond = decode_metadata(commit.metadata, commit.offset)
         for offset in beyond:
             if offset >= end or moments.of(offset) > commit.at + CLOCK_SECONDS:
-                result.found("commit-claims-unfinished", f"{offset} in {commit}")
+                result.add_finding("commit-claims-unfinished", f"{offset} in {commit}")
         if metadata is None and _take(expected, commit):
             result.resets += 1
             continue
         if metadata is None:
-            result.found("commit-unsigned", commit)
+            result.add_finding("commit-unsigned", commit)
             continue
         _check_owner(commit, metadata, owners.get(commit.partition, _Owners()), result)
     _check_executions(commits, owners, history, result)
     return result
 
 
-def _check_owner(commit: StoredCommit, signed: CommitMetadata, owners: "_Owners", result: Audit) -> None:
+def _check_owner(commit: StoredCommit, signed: CommitMetadata, owners: "_Owners", result: CommitAudit) -> None:
     """The signer owned the partition in the epoch that it signed with, at the moment of the commit."""
     owner = owners.at(commit.at)
     if owner is None or (owner.worker, owner.epoch) != (signed.worker, signed.epoch):
         if not owners.reported_late(commit.at, signed):
-            result.found("commit-by-non-owner", f"{commit}; the owner was {owner}")
+            result.add_finding("commit-by-non-owner", f"{commit}; the owner was {owner}")
     elif commit.at > owner.until + REVOKED_SECONDS:
-        result.found("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
+        result.add_finding("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
 
 
 class _Moments:
@@ -127,11 +127,11 @@ class _Moments:
         return self._all_by[bisect_left(self._offsets, offset)]
 
 
-def _moments(history: History) -> dict[tuple[int, int], _Moments]:
+def _moments(history: TopicHistory) -> dict[tuple[int, int], _Moments]:
     """By generation and partition."""
     moments = history.finished()
     for request in history.requests:
-        place = history.place_of(request)
+        place = history.position_of(request)
         if place not in moments:
             # Its result may have been on a topic that is gone.
             moments[place] = 0.0 if request.at < history.results_since else NEVER
@@ -157,14 +157,14 @@ class _Owners:
     """The ownerships of one partition, by their beginnings."""
 
     def __init__(self) -> None:
-        self._all: list[Ownership] = []
+        self._all: list[OwnershipPeriod] = []
         self._begins: list[float] = []
 
-    def add(self, ownership: Ownership) -> None:
+    def add(self, ownership: OwnershipPeriod) -> None:
         self._all.append(ownership)
         self._begins.append(ownership.at)
 
-    def at(self, moment: float) -> Ownership | None:
+    def at(self, moment: float) -> OwnershipPeriod | None:
         """The last that began by then."""
         index = bisect_right(self._begins, moment + CLOCK_SECONDS) - 1
         return self._all[index] if index >= 0 else None
@@ -182,7 +182,7 @@ class _Owners:
                 return ownership.said_at <= moment + CLOCK_SECONDS
         return False
 
-    def of(self, execution: Execution) -> Ownership | None:
+    def of(self, execution: Execution) -> OwnershipPeriod | None:
         """The assignment in which a worker began an execution: both moments are by the worker's own clock.
 
         What it had begun in an earlier assignment can come to the topic after it was assigned the partition anew.
@@ -197,7 +197,7 @@ class _Owners:
         return None
 
 
-def _by_partition(ownerships: Iterable[Ownership]) -> dict[int, _Owners]:
+def _by_partition(ownerships: Iterable[OwnershipPeriod]) -> dict[int, _Owners]:
     owners: dict[int, _Owners] = {}
     for ownership in sorted(ownerships):
         owners.setdefault(ownership.partition, _Owners()).add(ownership)
@@ -205,13 +205,13 @@ def _by_partition(ownerships: Iterable[Ownership]) -> dict[int, _Owners]:
 
 
 def _check_executions(
-    commits: Sequence[StoredCommit], owners: Mapping[int, _Owners], history: History, result: Audit
+    commits: Sequence[StoredCommit], owners: Mapping[int, _Owners], history: TopicHistory, result: CommitAudit
 ) -> None:
     """Each execution was of a record that no commit covered when its worker got the partition; once an assignment."""
     covered = _Coverage(commits, history)
-    done: set[tuple[Place, Ownership]] = set()
-    seen: set[Place] = set()
-    for execution, place in zip(history.executions, history.executed_places(), strict=True):
+    done: set[tuple[RecordPosition, OwnershipPeriod]] = set()
+    seen: set[RecordPosition] = set()
+    for execution, place in zip(history.executions, history.executed_positions(), strict=True):
         result.executed_again += place in seen
         seen.add(place)
         ownership = owners.get(execution.partition, _Owners()).of(execution)
@@ -219,23 +219,25 @@ def _check_executions(
             continue  # its assignment is not on record: the audit of commits says so where it matters
         where = f"partition {place.partition}, offset {place.offset}"
         if (place, ownership) in done:
-            result.found("executed-twice-in-one-assignment", f"{where} by {ownership.worker}")
+            result.add_finding("executed-twice-in-one-assignment", f"{where} by {ownership.worker}")
         done.add((place, ownership))
         if covered.at(place, ownership.at - CLOCK_SECONDS):
-            result.found("executed-though-committed", f"{where} by {ownership.worker}, assigned at {ownership.at:.3f}")
+            result.add_finding(
+                "executed-though-committed", f"{where} by {ownership.worker}, assigned at {ownership.at:.3f}"
+            )
 
 
 class _Coverage:
     """What the commits of each partition had covered at a moment."""
 
-    def __init__(self, commits: Sequence[StoredCommit], history: History) -> None:
+    def __init__(self, commits: Sequence[StoredCommit], history: TopicHistory) -> None:
         self._commits: dict[tuple[int, int], list[StoredCommit]] = {}
         for commit in commits:
             key = history.generation(commit.at), commit.partition
             self._commits.setdefault(key, []).append(commit)
         self._decoded: dict[tuple[int, int, int], frozenset[int]] = {}
 
-    def at(self, place: Place, moment: float) -> bool:
+    def at(self, place: RecordPosition, moment: float) -> bool:
         """Whether the last commit before the moment covers the record, by its offset or its metadata."""
         generation, partition, offset = place
         made = self._commits.get((generation, partition), [])

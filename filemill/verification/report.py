@@ -64,13 +64,13 @@ class Report(msgspec.Struct):
     findings: dict[str, Finding] = {}
     notes: list[str] = []
 
-    def found(self, check: str, example: object) -> None:
+    def add_finding(self, check: str, example: object) -> None:
         """Note a case of a broken promise."""
         if check not in self.findings:
             self.findings = {**self.findings, check: Finding(check, CHECKS[check])}
         self.findings[check].add(example)
 
-    def note(self, sentence: str) -> None:
+    def add_note(self, sentence: str) -> None:
         """Note something that limits what could be checked."""
         self.notes = [*self.notes, sentence]
 

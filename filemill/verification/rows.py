@@ -8,7 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.postgres.operations import unfinished_runs
+from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.adapters.postgres.request_losses import busy_workers
 from filemill.adapters.postgres.tables import File, OutboxRow, Publication, SyncPosition
 from filemill.config.settings import Settings
@@ -17,7 +17,7 @@ from filemill.domain.files import Status, object_key
 from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill.verification.report import Report
-from filemill.verification.topic_index import Evidence, Told
+from filemill.verification.topic_index import TopicFacts, TopicIndex
 
 PAGE_ROWS = 1000
 DOWNLOADS = 16
@@ -25,21 +25,21 @@ DOWNLOADS = 16
 Row = sa.Row[tuple[object, ...]]
 
 
-class Place(NamedTuple):
+class PublishedPosition(NamedTuple):
     """Where a request was published, on which of the topics that had the name."""
 
-    number: int
+    sequence: int
     partition: int
     offset: int
     generation: int
 
 
 # Where unfinished requests are, by file and run; None for in the outbox; absent for nowhere.
-Places = Mapping[tuple[int, int], Place | None]
+Places = Mapping[tuple[int, int], PublishedPosition | None]
 
 
 async def check_rows(
-    engine: sa.Engine, store: ObjectStore, settings: Settings, admin: KafkaAdmin, evidence: Evidence, report: Report
+    engine: sa.Engine, store: ObjectStore, settings: Settings, admin: KafkaAdmin, evidence: TopicIndex, report: Report
 ) -> list[Row]:
     """Go through the table once, a page at a time. Raises Unavailable.
 
@@ -51,12 +51,14 @@ async def check_rows(
     try:
         async with contextlib.aclosing(_pages(engine)) as pages, asyncio.TaskGroup() as tasks:
             async for rows, places in pages:
-                told = evidence.told(rows[0].id, rows[-1].id)
+                told = evidence.facts(rows[0].id, rows[-1].id)
                 for row in rows:
                     _count(row, report)
                     if not Status(row.status).terminal:
                         unfinished.check(row, places, told)
-                    elif not (_supported(row, told, settings, evidence) and _buried(row, told, settings, evidence)):
+                    elif not (
+                        _has_result(row, told, settings, evidence) and _has_dead_letter(row, told, settings, evidence)
+                    ):
                         suspects.append(row)
                     if row.status == Status.COMPLETED:
                         await free.acquire()
@@ -68,14 +70,14 @@ async def check_rows(
     return suspects
 
 
-def check_ends(rows: Sequence[Row], settings: Settings, evidence: Evidence, report: Report) -> None:
+def check_ends(rows: Sequence[Row], settings: Settings, evidence: TopicIndex, report: Report) -> None:
     """Rows that have ended, against evidence that was gathered after they had."""
     for row in rows:
-        told = evidence.told(row.id, row.id)
-        if not _buried(row, told, settings, evidence):
-            report.found("failed-without-dead-letter", row.id)
-        if not _supported(row, told, settings, evidence):
-            report.found("status-unsupported", f"{row.id} ({row.status})")
+        told = evidence.facts(row.id, row.id)
+        if not _has_dead_letter(row, told, settings, evidence):
+            report.add_finding("failed-without-dead-letter", row.id)
+        if not _has_result(row, told, settings, evidence):
+            report.add_finding("status-unsupported", f"{row.id} ({row.status})")
 
 
 async def _pages(engine: sa.Engine) -> AsyncGenerator[tuple[Sequence[Row], Places], None]:
@@ -100,7 +102,7 @@ def _places(connection: sa.Connection, ids: list[int]) -> Places:
     if not ids:
         return {}
     waiting = connection.execute(sa.select(OutboxRow.file_id, OutboxRow.run).where(OutboxRow.file_id.in_(ids)))
-    places: dict[tuple[int, int], Place | None] = {(row.file_id, row.run): None for row in waiting}
+    places: dict[tuple[int, int], PublishedPosition | None] = {(row.file_id, row.run): None for row in waiting}
     published = sa.select(
         Publication.file_id,
         Publication.run,
@@ -110,7 +112,7 @@ def _places(connection: sa.Connection, ids: list[int]) -> Places:
         Publication.generation,
     )
     for row in connection.execute(published.where(Publication.file_id.in_(ids))):
-        place = Place(row.publish_number, row.partition, row.offset, row.generation)
+        place = PublishedPosition(row.publish_number, row.partition, row.offset, row.generation)
         places.setdefault((row.file_id, row.run), place)
     return places
 
@@ -137,7 +139,7 @@ def _count(row: Row, report: Report) -> None:
         report.in_flight += 1
 
 
-def _buried(row: Row, told: Told, settings: Settings, evidence: Evidence) -> bool:
+def _has_dead_letter(row: Row, told: TopicFacts, settings: Settings, evidence: TopicIndex) -> bool:
     """Whether a failed row has its dead letter, or needs none: a foreign service knows nothing of them."""
     if row.status != Status.FAILED or row.worker_id is None or settings.topic_dead_letters in evidence.truncated:
         return True
@@ -147,7 +149,7 @@ def _buried(row: Row, told: Told, settings: Settings, evidence: Evidence) -> boo
 class _Unfinished:
     """An unfinished row is well while something will still end it: outbox, backlog, a worker, an event not yet read."""
 
-    def __init__(self, engine: sa.Engine, settings: Settings, evidence: Evidence) -> None:
+    def __init__(self, engine: sa.Engine, settings: Settings, evidence: TopicIndex) -> None:
         self._engine = engine
         self._settings = settings
         self._evidence = evidence
@@ -160,9 +162,9 @@ class _Unfinished:
         # An owner may have read a record before it was removed; one that has nothing in progress has not.
         self._held_partitions = {partition for partition, owner in evidence.owners.items() if owner not in idle}
         self._found: list[tuple[Row, str, str]] = []  # check and example
-        self._beyond: list[tuple[Row, Place]] = []
+        self._beyond: list[tuple[Row, PublishedPosition]] = []
 
-    def check(self, row: Row, places: Places, told: Told) -> None:
+    def check(self, row: Row, places: Places, told: TopicFacts) -> None:
         """Judge a row by what is known; what may have changed since is judged in `report`."""
         if (row.id, row.run) not in places:
             self._found.append((row, "lost", f"{row.id} (neither in the outbox nor published)"))
@@ -175,16 +177,16 @@ class _Unfinished:
         elif place is not None and not self._held(row):
             self._check_record(row, place)
 
-    def _check_record(self, row: Row, place: Place) -> None:
+    def _check_record(self, row: Row, place: PublishedPosition) -> None:
         _, partition, offset, generation = place
         where, topic = f"partition {partition}, offset {offset}", self._settings.topic_create
         committed = offset < (self._evidence.committed.get(partition) or 0)
         if generation != self._generation:
-            if not self._evidence.has_request(place.number, row.id):
+            if not self._evidence.has_request(place.sequence, row.id):
                 self._found.append((row, "request-gone", f"{row.id} ({where} of a topic that was deleted)"))
         elif offset >= self._evidence.read_to.get((topic, partition), 0):
             self._beyond.append((row, place))
-        elif not self._evidence.has_request(place.number, row.id):
+        elif not self._evidence.has_request(place.sequence, row.id):
             if committed or partition not in self._held_partitions:
                 self._found.append((row, "request-gone", f"{row.id} ({where}: removed before it was processed)"))
         elif committed:
@@ -208,10 +210,10 @@ class _Unfinished:
             unfinished = set(unfinished_runs(connection, ids)) if ids else set()
         for row, check, example in self._found:
             if row.id in unfinished or check == "status-not-applied":
-                report.found(check, example)
+                report.add_finding(check, example)
 
 
-def _supported(row: Row, told: Told, settings: Settings, evidence: Evidence) -> bool:
+def _has_result(row: Row, told: TopicFacts, settings: Settings, evidence: TopicIndex) -> bool:
     """Whether an event of this run, or one without a run, says how the row ended. A cancel needs none."""
     if row.status == Status.CANCELLED or settings.topic_created in evidence.truncated:
         return True
@@ -222,13 +224,13 @@ async def _check_object(row: Row, store: ObjectStore, report: Report) -> None:
     try:
         body = await store.get(row.s3_location or "")
     except NotFound:
-        report.found("object-missing", row.id)
+        report.add_finding("object-missing", row.id)
         return
     if row.sha256 is not None and (sha256_hex(body) != row.sha256 or len(body) != row.size):
-        report.found("object-differs", row.id)
+        report.add_finding("object-differs", row.id)
     if row.worker_id is None:
         return  # a foreign service writes what it likes, where it likes
     if body != render(row.title, row.description, row.created_at):
-        report.found("render-differs", row.id)
+        report.add_finding("render-differs", row.id)
     elif row.s3_location != object_key(row.id, row.created_at):
-        report.found("render-differs", f"{row.id} (key {row.s3_location})")
+        report.add_finding("render-differs", f"{row.id} (key {row.s3_location})")

@@ -15,16 +15,16 @@ import msgspec
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
-from filemill.domain.messages import RUN, FileCreated, dead_letter_place, decode, file_id_in, number_header
-from filemill.domain.offsets import ResetSeen
+from filemill.domain.messages import RUN_HEADER, FileCreated, dead_letter_origin, decode, file_id_in, int_header
+from filemill.domain.offsets import RecordedReset
 from filemill.domain.records import Record
-from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
+from filemill.domain.worker_events import EventKind, WorkerEvent, decode_event
 from filemill.errors import InvalidMessage
 
 NEVER = float("inf")
 
 
-class Place(NamedTuple):
+class RecordPosition(NamedTuple):
     """A record of `file.create`. `generation` counts the topics that have had the name, from 0."""
 
     generation: int
@@ -32,7 +32,7 @@ class Place(NamedTuple):
     offset: int
 
 
-class Request(msgspec.Struct, frozen=True):
+class StoredRequest(msgspec.Struct, frozen=True):
     """A record of `file.create`, and when it came to the topic. `file_id` None: unreadable."""
 
     partition: int
@@ -61,7 +61,7 @@ class Execution(msgspec.Struct, frozen=True):
     made_at: datetime | None = None
 
 
-class Ownership(msgspec.Struct, frozen=True, order=True):
+class OwnershipPeriod(msgspec.Struct, frozen=True, order=True):
     """A worker said that a partition became its own, in one of its epochs; `until` when it said that it gave it up.
 
     `at` and `until` are when that came to the topic, `said_at` when the worker said it by its own clock.
@@ -75,29 +75,29 @@ class Ownership(msgspec.Struct, frozen=True, order=True):
     said_at: float = 0.0
 
 
-class Heard(msgspec.Struct, frozen=True):
+class StoredEvent(msgspec.Struct, frozen=True):
     """An event of `worker.events`, and when it came to the topic."""
 
     at: float
     event: WorkerEvent
 
 
-class History(msgspec.Struct):
+class TopicHistory(msgspec.Struct):
     """All of it, each list in the order of the moments."""
 
-    requests: list[Request] = []
+    requests: list[StoredRequest] = []
     executions: list[Execution] = []
-    events: list[Heard] = []
+    events: list[StoredEvent] = []
     # Places on `file.create` of dead letters, and of runs that were let go because they were cancelled.
-    ended_otherwise: dict[Place, float] = {}
+    ended_without_result: dict[RecordPosition, float] = {}
     # When `file.create` was deleted and created again. The requests above are those of the present topic.
     recreations: list[float] = []
     # When the present topic of results began, where it is not the first: a result from before is not known.
     results_since: float = 0.0
     # Records that are known to have been removed from the topic, and when.
-    removed: dict[Place, float] = {}
+    removed: dict[RecordPosition, float] = {}
     # Moves of the group's offsets by people, which are on record in Postgres.
-    resets: list[ResetSeen] = []
+    resets: list[RecordedReset] = []
     # Of the values and headers of all that was read, by topic.
     payload_bytes: dict[str, int] = {}
 
@@ -105,18 +105,18 @@ class History(msgspec.Struct):
         """The number of the topic that had the name `file.create` at a moment."""
         return bisect_right(self.recreations, at)
 
-    def place_of(self, request: Request) -> Place:
+    def position_of(self, request: StoredRequest) -> RecordPosition:
         """Where a request stands."""
-        return Place(len(self.recreations), request.partition, request.offset)
+        return RecordPosition(len(self.recreations), request.partition, request.offset)
 
-    def executed_places(self) -> list[Place]:
+    def executed_positions(self) -> list[RecordPosition]:
         """The place of each execution's record.
 
         A result can come after the topic of its request was recreated: the request that stands there is another's.
         """
         present = len(self.recreations)
         if not present:
-            return [Place(0, one.partition, one.offset) for one in self.executions]
+            return [RecordPosition(0, one.partition, one.offset) for one in self.executions]
         asked = {(one.partition, one.offset): one.file_id for one in self.requests}
         places = []
         for one in self.executions:
@@ -124,35 +124,35 @@ class History(msgspec.Struct):
             file_id = asked.get((one.partition, one.offset))
             if file_id is not None:
                 generation = present if file_id == one.file_id else min(generation, present - 1)
-            places.append(Place(generation, one.partition, one.offset))
+            places.append(RecordPosition(generation, one.partition, one.offset))
         return places
 
-    def finished(self) -> dict[Place, float]:
+    def finished(self) -> dict[RecordPosition, float]:
         """When each record had its first result, whichever it was; records without one are absent.
 
         One that a reset on record passed over is done with: `verify` sees to it that its file has ended, too.
         """
-        moments = dict(self.ended_otherwise)
+        moments = dict(self.ended_without_result)
         for reset in self.resets:
             for offset in range(reset.old, reset.new):
-                place = Place(self.generation(reset.at), reset.partition, offset)
+                place = RecordPosition(self.generation(reset.at), reset.partition, offset)
                 moments[place] = min(reset.at, moments.get(place, NEVER))
-        for execution, place in zip(self.executions, self.executed_places(), strict=True):
+        for execution, place in zip(self.executions, self.executed_positions(), strict=True):
             moments[place] = min(execution.at, moments.get(place, NEVER))
         return moments
 
-    def ownerships(self) -> list[Ownership]:
+    def ownerships(self) -> list[OwnershipPeriod]:
         """Who owned what, from when, as the workers said; a killed worker never says until when."""
-        owned: list[Ownership] = []
+        owned: list[OwnershipPeriod] = []
         current: dict[tuple[str, int], int] = {}
         for heard in self.events:
             said = heard.event
-            if said.kind is Kind.ASSIGNED and said.epoch is not None:
+            if said.kind is EventKind.ASSIGNED and said.epoch is not None:
                 for partition in said.partitions:
                     current[said.worker_id, partition] = len(owned)
                     moment = said.timestamp.timestamp()
-                    owned.append(Ownership(heard.at, said.worker_id, said.epoch, partition, said_at=moment))
-            elif said.kind is Kind.REVOKED:
+                    owned.append(OwnershipPeriod(heard.at, said.worker_id, said.epoch, partition, said_at=moment))
+            elif said.kind is EventKind.REVOKED:
                 # Not `lost`: the broker may count a commit that was under way before its sender heard of the loss.
                 for partition in said.partitions:
                     index = current.pop((said.worker_id, partition), None)
@@ -163,13 +163,13 @@ class History(msgspec.Struct):
 
 def read_history(
     settings: Settings, admin: KafkaAdmin, since: datetime | None = None, recreations: Sequence[float] = ()
-) -> History:
+) -> TopicHistory:
     """Read the topics from their beginnings to their present ends. Raises Unavailable.
 
     With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
     `recreations`: when `file.create` was deleted and created again, ascending.
     """
-    history = History(recreations=list(recreations))
+    history = TopicHistory(recreations=list(recreations))
 
     def records(topic: str, since: datetime | None) -> Iterator[Record]:
         for record in _records(settings, admin, topic, since):
@@ -185,16 +185,16 @@ def read_history(
     for record in records(settings.topic_worker_events, None):
         _note_event(record, history)
     for record in records(settings.topic_create, since):
-        run = number_header(record.headers, RUN) or 1
-        request = Request(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
+        run = int_header(record.headers, RUN_HEADER) or 1
+        request = StoredRequest(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
         history.requests.append(request)
     history.requests.sort(key=lambda request: request.at)
-    history.executions = distinct(sorted(history.executions, key=lambda execution: execution.at))
+    history.executions = deduplicate(sorted(history.executions, key=lambda execution: execution.at))
     history.events.sort(key=lambda heard: heard.at)
     return history
 
 
-def distinct(executions: Sequence[Execution]) -> list[Execution]:
+def deduplicate(executions: Sequence[Execution]) -> list[Execution]:
     """Each once. A worker that the broker owes an answer announces again, in the same words, what it has made."""
     first: dict[Execution, Execution] = {}
     for execution in executions:
@@ -205,7 +205,7 @@ def distinct(executions: Sequence[Execution]) -> list[Execution]:
 def execution_in(record: Record) -> Execution | None:
     """What a record of `file.created` tells; None for what cannot be read, and for a foreign service's."""
     try:
-        record.refuse_unreadable()
+        record.require_readable_headers()
         event = decode(record.value, FileCreated)
     except InvalidMessage:
         return None
@@ -226,26 +226,26 @@ def execution_in(record: Record) -> Execution | None:
     )
 
 
-def _note_dead_letter(record: Record, history: History) -> None:
-    place = dead_letter_place(record.headers)
+def _note_dead_letter(record: Record, history: TopicHistory) -> None:
+    place = dead_letter_origin(record.headers)
     if place is not None:
         _note_end(*place, _moment(record), history)
 
 
-def _note_event(record: Record, history: History) -> None:
+def _note_event(record: Record, history: TopicHistory) -> None:
     try:
-        record.refuse_unreadable()
+        record.require_readable_headers()
         event = decode_event(record.value)
     except InvalidMessage:
         return
-    history.events.append(Heard(_moment(record), event))
-    if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
+    history.events.append(StoredEvent(_moment(record), event))
+    if event.kind is EventKind.CANCELLED and event.partition is not None and event.offset is not None:
         _note_end(event.partition, event.offset, _moment(record), history)
 
 
-def _note_end(partition: int, offset: int, at: float, history: History) -> None:
-    place = Place(history.generation(at), partition, offset)
-    history.ended_otherwise[place] = min(at, history.ended_otherwise.get(place, NEVER))
+def _note_end(partition: int, offset: int, at: float, history: TopicHistory) -> None:
+    place = RecordPosition(history.generation(at), partition, offset)
+    history.ended_without_result[place] = min(at, history.ended_without_result.get(place, NEVER))
 
 
 def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime | None = None) -> Iterator[Record]:

@@ -14,17 +14,17 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
 from filemill.domain.messages import (
-    PUBLISH_NUMBER,
-    RUN,
+    RUN_HEADER,
+    SEQUENCE_HEADER,
     FileCreated,
-    dead_letter_place,
+    dead_letter_origin,
     decode,
     file_id_in,
-    number_header,
+    int_header,
 )
-from filemill.domain.partitioning import Slot
+from filemill.domain.partitioning import Placement
 from filemill.domain.records import Record
-from filemill.domain.worker_events import Kind, decode_event
+from filemill.domain.worker_events import EventKind, decode_event
 from filemill.errors import InvalidMessage, Unavailable
 
 # Once what they are over is there: kept up with each record they would cost twice as much.
@@ -47,17 +47,17 @@ COMMITTED_UNFINISHED = """
 """
 
 
-class Request(NamedTuple):
+class RequestRecord(NamedTuple):
     """A record of `file.create`: whose, and where it stands. `file_id` None: unreadable."""
 
     file_id: int | None
     run: int | None
-    number: int | None
+    sequence: int | None
     partition: int
     offset: int
 
 
-class Result(NamedTuple):
+class ResultRecord(NamedTuple):
     """A record of `file.created`: how whose run ended, and where that stands. `run` None: it counts for any."""
 
     file_id: int
@@ -67,7 +67,7 @@ class Result(NamedTuple):
     offset: int
 
 
-class DeadLetter(NamedTuple):
+class DeadLetterRecord(NamedTuple):
     """A record of the dead letters: whose, and its place on `file.create`; None is what it does not say."""
 
     file_id: int | None
@@ -75,39 +75,39 @@ class DeadLetter(NamedTuple):
     offset: int | None
 
 
-class Cancelled(NamedTuple):
+class CancelledRecord(NamedTuple):
     """The place on `file.create` of a run that a worker let go because it was cancelled."""
 
     partition: int
     offset: int
 
 
-Kept = type[Request | Result | DeadLetter | Cancelled]
+Kept = type[RequestRecord | ResultRecord | DeadLetterRecord | CancelledRecord]
 TABLES: dict[str, Kept] = {
-    "requests": Request,
-    "results": Result,
-    "dead_letters": DeadLetter,
-    "cancelled": Cancelled,
+    "requests": RequestRecord,
+    "results": ResultRecord,
+    "dead_letters": DeadLetterRecord,
+    "cancelled": CancelledRecord,
 }
 
 
-class Told:
+class TopicFacts:
     """What the topics say of some files."""
 
-    def __init__(self, results: Iterable[Result], dead_letters: Iterable[int]) -> None:
+    def __init__(self, results: Iterable[ResultRecord], dead_letters: Iterable[int]) -> None:
         """`results` in the order in which they were read, `dead_letters` by their files."""
         self.dead_letters = frozenset(dead_letters)
-        self._results: dict[int, list[Result]] = {}
+        self._results: dict[int, list[ResultRecord]] = {}
         for result in results:
             self._results.setdefault(result.file_id, []).append(result)
 
-    def results(self, file_id: int, run: int) -> list[Result]:
+    def results(self, file_id: int, run: int) -> list[ResultRecord]:
         """Those of a run, in the order in which they were read; after them those without a run."""
         known = self._results.get(file_id, [])
         return [one for one in known if one.run == run] + [one for one in known if one.run is None]
 
 
-class Evidence:
+class TopicIndex:
     """All that the topics hold, up to their ends at the beginning of the reading."""
 
     def __init__(self) -> None:
@@ -136,19 +136,21 @@ class Evidence:
         """Let go of the file."""
         self._database.close()
 
-    def keep(self, table: str, rows: Iterable[Request | Result | DeadLetter | Cancelled]) -> None:
+    def insert(
+        self, table: str, rows: Iterable[RequestRecord | ResultRecord | DeadLetterRecord | CancelledRecord]
+    ) -> None:
         """Put records into the table of their kind. Raises Unavailable where there is no room."""
         places = ", ".join("?" for _ in TABLES[table]._fields)
         with _room():
             self._database.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - a name of ours
             self._database.commit()
 
-    def index(self) -> None:
+    def create_indexes(self) -> None:
         """Make it quick to ask, once most is there. Raises Unavailable where there is no room."""
         with _room():
             self._database.executescript(INDEXES)
 
-    def disown(self, next_number: int) -> int:
+    def ignore_unknown_sequences(self, next_number: int) -> int:
         """Take publish numbers from here on for somebody else's, who may claim any; returns how many have one."""
         with _room():
             return self._database.execute(
@@ -160,32 +162,32 @@ class Evidence:
         found = self._rows("SELECT count(*) FROM requests WHERE number = ? AND file_id = ?", (number, file_id))
         return bool(next(found)[0])
 
-    def least_number(self) -> int | None:
+    def first_sequence(self) -> int | None:
         """The least publish number on `file.create`."""
         ((least,),) = self._rows("SELECT min(number) FROM requests")
         return None if least is None else int(least)
 
-    def told(self, first_id: int, last_id: int) -> Told:
+    def facts(self, first_id: int, last_id: int) -> TopicFacts:
         """What the topics say of the files from one id to another."""
         ids = first_id, last_id
         results = self._rows("SELECT * FROM results WHERE file_id BETWEEN ? AND ? ORDER BY rowid", ids)
         letters = self._rows("SELECT file_id FROM dead_letters WHERE file_id BETWEEN ? AND ?", ids)
-        return Told(map(Result._make, results), (file_id for (file_id,) in letters))
+        return TopicFacts(map(ResultRecord._make, results), (file_id for (file_id,) in letters))
 
-    def published(self) -> Iterator[Slot]:
+    def sequences(self) -> Iterator[Placement]:
         """The publish numbers on `file.create`, each once, ascending, with the partition that was read first."""
         numbers = "SELECT number, partition, min(rowid) FROM requests WHERE number IS NOT NULL GROUP BY number"
-        return (Slot(number, partition) for number, partition, _ in self._rows(f"{numbers} ORDER BY number"))
+        return (Placement(number, partition) for number, partition, _ in self._rows(f"{numbers} ORDER BY number"))
 
-    def on_two_partitions(self) -> Iterator[int]:
+    def sequences_on_two_partitions(self) -> Iterator[int]:
         """The publish numbers that stand on more than one partition, ascending."""
         numbers = "SELECT number FROM requests WHERE number IS NOT NULL GROUP BY number"
         return (number for (number,) in self._rows(f"{numbers} HAVING min(partition) < max(partition) ORDER BY number"))
 
-    def committed_unfinished(self) -> list[Request]:
+    def committed_unfinished(self) -> list[RequestRecord]:
         """What the group's commits have passed without a result, a dead letter or a word that it was cancelled."""
         spans = [(partition, committed) for partition, committed in self.committed.items() if committed]
-        return [Request._make(row) for span in spans for row in self._rows(COMMITTED_UNFINISHED, span)]
+        return [RequestRecord._make(row) for span in spans for row in self._rows(COMMITTED_UNFINISHED, span)]
 
     def repeats(self) -> int:
         """How many records of `file.create` repeat a publish number."""
@@ -214,7 +216,7 @@ class Evidence:
             yield from self._database.execute(query, parameters)
 
 
-def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
+def gather(settings: Settings, admin: KafkaAdmin, evidence: TopicIndex) -> None:
     """Read the topics from their beginnings to their present ends. Raises Unavailable."""
     # Committed offsets first: what is committed by now must have its result on the topics that are read after.
     # Owners before them: who had read a record before it was removed commits it, or has lost its partition.
@@ -226,55 +228,55 @@ def gather(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
         evidence.partitions += 1
     catch_up(settings, admin, evidence)
     events = _records(settings, admin, settings.topic_worker_events, evidence)
-    evidence.keep("cancelled", _cancelled(events, evidence))
+    evidence.insert("cancelled", _cancelled(events, evidence))
     requests = _records(settings, admin, settings.topic_create, evidence)
-    evidence.keep("requests", map(_request, requests))
-    evidence.index()
+    evidence.insert("requests", map(_request, requests))
+    evidence.create_indexes()
 
 
-def catch_up(settings: Settings, admin: KafkaAdmin, evidence: Evidence) -> None:
+def catch_up(settings: Settings, admin: KafkaAdmin, evidence: TopicIndex) -> None:
     """Read on, through what came to the results and the dead letters since. Raises Unavailable."""
     results = _records(settings, admin, settings.topic_created, evidence)
-    evidence.keep("results", _results(results, evidence))
+    evidence.insert("results", _results(results, evidence))
     letters = _records(settings, admin, settings.topic_dead_letters, evidence)
-    evidence.keep("dead_letters", map(_dead_letter, letters))
+    evidence.insert("dead_letters", map(_dead_letter, letters))
 
 
-def _request(record: Record) -> Request:
+def _request(record: Record) -> RequestRecord:
     file_id, headers = file_id_in(record.value), record.headers
-    run, number = number_header(headers, RUN), number_header(headers, PUBLISH_NUMBER)
-    return Request(file_id, run, number, record.partition, record.offset)
+    run, number = int_header(headers, RUN_HEADER), int_header(headers, SEQUENCE_HEADER)
+    return RequestRecord(file_id, run, number, record.partition, record.offset)
 
 
-def _results(records: Iterable[Record], evidence: Evidence) -> Iterator[Result]:
+def _results(records: Iterable[Record], evidence: TopicIndex) -> Iterator[ResultRecord]:
     for record in records:
         try:
-            record.refuse_unreadable()
+            record.require_readable_headers()
             event = decode(record.value, FileCreated)
         except InvalidMessage:
             evidence.unreadable_events += 1
         else:
-            yield Result(event.file_id, event.run, event.status, record.partition, record.offset)
+            yield ResultRecord(event.file_id, event.run, event.status, record.partition, record.offset)
 
 
-def _cancelled(records: Iterable[Record], evidence: Evidence) -> Iterator[Cancelled]:
+def _cancelled(records: Iterable[Record], evidence: TopicIndex) -> Iterator[CancelledRecord]:
     for record in records:
         try:
-            record.refuse_unreadable()
+            record.require_readable_headers()
             event = decode_event(record.value)
         except InvalidMessage:
             evidence.unreadable_events += 1
             continue
-        if event.kind is Kind.CANCELLED and event.partition is not None and event.offset is not None:
-            yield Cancelled(event.partition, event.offset)
+        if event.kind is EventKind.CANCELLED and event.partition is not None and event.offset is not None:
+            yield CancelledRecord(event.partition, event.offset)
 
 
-def _dead_letter(record: Record) -> DeadLetter:
-    place = dead_letter_place(record.headers) or (None, None)
-    return DeadLetter(file_id_in(record.value), *place)
+def _dead_letter(record: Record) -> DeadLetterRecord:
+    place = dead_letter_origin(record.headers) or (None, None)
+    return DeadLetterRecord(file_id_in(record.value), *place)
 
 
-def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Evidence) -> Iterator[Record]:
+def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: TopicIndex) -> Iterator[Record]:
     spans = admin.offsets(None, topic)
     if any(part.begin for part in spans):
         evidence.truncated.add(topic)
@@ -285,7 +287,7 @@ def _records(settings: Settings, admin: KafkaAdmin, topic: str, evidence: Eviden
     return _counted(read_topic(settings, topic, spans, "verify", since), evidence)
 
 
-def _counted(records: Iterable[Record], evidence: Evidence) -> Iterator[Record]:
+def _counted(records: Iterable[Record], evidence: TopicIndex) -> Iterator[Record]:
     """Pass them on, and count those whose headers cannot be read."""
     for record in records:
         if record.headers_error is not None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import backlog, growth, limits, proofs
-from benchmarks.arm import Arm, chosen
-from benchmarks.proofs import Unproven
-from benchmarks.servers import World, fresh_world
+from benchmarks.arm import Arm, select_arms
+from benchmarks.proofs import WorkIncomplete
+from benchmarks.servers import IsolatedPipeline, isolated_pipeline
 from filemill_infra.embedded.supervisor import Supervisor
-from tests.servers import Servers
+from tests.servers import RunningServers
 
 FILES = 40
-ARMS = {arm.name: arm for arm in chosen()}
+ARMS = {arm.name: arm for arm in select_arms()}
 POINTS = {point.name: point for point in growth.points()}
 # One of each kind that is not an arm of the ratios too.
 CHOSEN_POINTS = ("10,000 files beside a million rows", "partitions: 2", "workers: 2", "API, idle", "10,000 files")
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def embedded(servers: Servers) -> Supervisor:
+def embedded(servers: RunningServers) -> Supervisor:
     """The benchmarks measure the embedded servers."""
     if not isinstance(servers, Supervisor):
         pytest.skip("the benchmarks have embedded servers of their own")
@@ -37,13 +37,13 @@ def embedded(servers: Servers) -> Supervisor:
 
 
 @pytest.fixture
-def world(embedded: Supervisor) -> Iterator[World]:
-    with fresh_world(embedded) as world:
+def world(embedded: Supervisor) -> Iterator[IsolatedPipeline]:
+    with isolated_pipeline(embedded) as world:
         yield world
 
 
 def run(embedded: Supervisor, arm: Arm, **given: object) -> None:
-    with fresh_world(embedded, **{**arm.settings, **given}) as world:
+    with isolated_pipeline(embedded, **{**arm.settings, **given}) as world:
         measured = arm.run(world, FILES)  # proves from outside that every file was done, or raises
     assert measured.files >= FILES
     assert measured.seconds > 0
@@ -63,37 +63,37 @@ def test_a_point_of_growth_does_all_of_its_work(embedded: Supervisor, name: str)
 
 
 def test_long_jobs_take_no_less_than_their_work(embedded: Supervisor) -> None:
-    with fresh_world(embedded, processing_seconds=2) as world:
+    with isolated_pipeline(embedded, processing_seconds=2) as world:
         measured = growth.long_jobs(world, FILES)
     assert measured.seconds >= 2
     assert 0 < measured.figures["of_ideal"] <= 1
 
 
 def test_requests_over_http_are_timed_while_the_pipeline_works(embedded: Supervisor) -> None:
-    with fresh_world(embedded) as world:
+    with isolated_pipeline(embedded) as world:
         measured = growth.api_busy(world, FILES)
     assert measured.files >= FILES
     assert 0 < measured.figures["p50_ms"] <= measured.figures["p99_ms"] <= measured.figures["greatest_ms"]
 
 
-def test_rows_that_say_completed_without_objects_are_no_proof(world: World) -> None:
-    backlog.rows(world, 3)
+def test_rows_that_say_completed_without_objects_are_no_proof(world: IsolatedPipeline) -> None:
+    backlog.insert_pending_rows(world, 3)
     world.execute(
         "UPDATE files SET status = 'completed', s3_location = 'file-' || id || '-' "
         "|| (extract(epoch FROM created_at) * 1000)::bigint || '.txt'"
     )
-    with pytest.raises(Unproven, match="objects in the bucket: 0, not 3"):
-        proofs.made(world, 3)
+    with pytest.raises(WorkIncomplete, match="objects in the bucket: 0, not 3"):
+        proofs.check_completed(world, 3)
 
 
-def test_objects_with_other_bytes_are_no_proof(world: World) -> None:
+def test_objects_with_other_bytes_are_no_proof(world: IsolatedPipeline) -> None:
     limits.put(world, 3)
     keys = [key.removesuffix(".txt").split("-") for key in proofs.etags(world)]
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     asked = [(int(number), "Another title", "", epoch + timedelta(milliseconds=int(ms))) for _, number, ms in keys]
     assert len(asked) == 3
-    with pytest.raises(Unproven, match="objects that are not what was asked for"):
-        proofs.stored(world, asked)
+    with pytest.raises(WorkIncomplete, match="objects that are not what was asked for"):
+        proofs.check_objects(world, asked)
 
 
 def test_a_run_from_the_command_line_leaves_samples_plots_and_promises(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_run_from_the_command_line_leaves_samples_plots_and_promises(tmp_path:
     assert "raw put" in (tmp_path / "ratios.html").read_text()
 
 
-def test_an_arm_that_leaves_work_undone_is_refused(world: World) -> None:
-    backlog.accept(world, 5)
-    with pytest.raises(Unproven, match="rows in files: 12, not 7"):
+def test_an_arm_that_leaves_work_undone_is_refused(world: IsolatedPipeline) -> None:
+    backlog.insert_requests(world, 5)
+    with pytest.raises(WorkIncomplete, match="rows in files: 12, not 7"):
         limits.insert_unnest(world, 7)

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from benchmarks import growth
-from benchmarks.arm import chosen
-from benchmarks.groups import is_shared
+from benchmarks.arm import select_arms
+from benchmarks.groups import is_balanced
 from benchmarks.meter import Measured
-from benchmarks.report import LATEST, keep, show
+from benchmarks.report import LATEST, save, show
 from benchmarks.rounds import Sample
-from benchmarks.summary import RATIOS, Finding, at_least, findings, lines
+from benchmarks.summary import TARGETS, TargetResult, at_least, check_targets, summarize
 
 
 def sample(arm: str, rate: float, number: int = 1, **figures: float) -> Sample:
@@ -21,7 +21,7 @@ def sample(arm: str, rate: float, number: int = 1, **figures: float) -> Sample:
 
 
 def test_a_line_is_the_median_of_its_rounds_with_their_spread() -> None:
-    (line,) = lines([sample("relay", rate, number) for number, rate in enumerate((100.0, 400.0, 200.0))])
+    (line,) = summarize([sample("relay", rate, number) for number, rate in enumerate((100.0, 400.0, 200.0))])
     assert line.median == pytest.approx(200)
     assert line.least == pytest.approx(100)
     assert line.greatest == pytest.approx(400)
@@ -33,8 +33,8 @@ def test_a_line_is_the_median_of_its_rounds_with_their_spread() -> None:
 
 def test_a_promise_is_judged_only_where_all_of_its_arms_were_measured() -> None:
     alone = [sample("relay", 700.0), sample("raw claim", 1000.0)]
-    assert findings(lines(alone)) == []
-    (found,) = findings(lines([*alone, sample("raw produce", 5000.0)]))
+    assert check_targets(summarize(alone)) == []
+    (found,) = check_targets(summarize([*alone, sample("raw produce", 5000.0)]))
     assert (found.measure, found.value, found.holds) == ("relay", 0.7, True)
 
 
@@ -44,30 +44,30 @@ def test_many_submissions_are_held_against_the_quicker_of_the_raw_inserts() -> N
         sample("raw insert (unnest)", 800.0),
         sample("raw insert (copy)", 1000.0),
     ]
-    (found,) = findings(lines(measured))
+    (found,) = check_targets(summarize(measured))
     assert (found.value, found.holds) == (0.65, False)
 
 
 def test_each_ratio_names_arms_that_exist() -> None:
-    names = {arm.name for arm in chosen()}
-    for ratio in RATIOS:
+    names = {arm.name for arm in select_arms()}
+    for ratio in TARGETS:
         assert {ratio.arm, *ratio.of} <= names
 
 
 def test_a_bench_of_one_name_takes_only_that() -> None:
-    assert [arm.name for arm in chosen("relay")] == ["relay"]
-    assert {arm.kind for arm in chosen("peer")} == {"peer"}
+    assert [arm.name for arm in select_arms("relay")] == ["relay"]
+    assert {arm.kind for arm in select_arms("peer")} == {"peer"}
     with pytest.raises(ValueError, match="no arm has 'nothing'"):
-        chosen("nothing")
+        select_arms("nothing")
 
 
 def test_every_arm_says_what_it_counts() -> None:
-    for arm in [*chosen(), *growth.points()]:
+    for arm in [*select_arms(), *growth.points()]:
         assert arm.counts.startswith("Counts "), arm.name
 
 
 def test_growth_is_judged_from_its_points() -> None:
-    found = growth.findings(
+    found = growth.check_targets(
         [
             sample("10,000 files", 1000.0, verify_seconds=6.0, verify_rss_mb=100.0),
             sample("100,000 files", 850.0, verify_seconds=61.0, verify_rss_mb=120.0),
@@ -79,7 +79,9 @@ def test_growth_is_judged_from_its_points() -> None:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_a_table_says_its_figures_whole_however_narrow_the_terminal(width: int) -> None:
-    found = lines([sample("10,000 files beside a million rows", 12_345.0, verify_seconds=92.4), sample("relay", 700.0)])
+    found = summarize(
+        [sample("10,000 files beside a million rows", 12_345.0, verify_seconds=92.4), sample("relay", 700.0)]
+    )
     console = Console(width=width, record=True, file=StringIO())
     show(console, found, [])
     text = console.export_text()
@@ -92,11 +94,11 @@ def test_a_table_says_its_figures_whole_however_narrow_the_terminal(width: int) 
 
 
 def test_what_a_run_did_not_measure_stays_on_record(tmp_path: Path) -> None:
-    keep(
+    save(
         tmp_path, "ratios", [sample("relay", 1.0)], [at_least("relay", "raw", 0.5, 0.6), at_least("sync", "raw", 1, 1)]
     )
-    keep(tmp_path, "ratios", [sample("relay", 2.0)], [at_least("relay", "raw", 0.7, 0.6)])
-    kept = msgspec.json.decode((tmp_path / LATEST).read_bytes(), type=list[Finding])
+    save(tmp_path, "ratios", [sample("relay", 2.0)], [at_least("relay", "raw", 0.7, 0.6)])
+    kept = msgspec.json.decode((tmp_path / LATEST).read_bytes(), type=list[TargetResult])
     assert [(one.measure, one.value, one.holds) for one in kept] == [("relay", 0.7, True), ("sync", 1, True)]
     assert "relay" in (tmp_path / "ratios.html").read_text()
     assert "| relay | raw | 0.7 | 0.6 | yes |" in (tmp_path / "ratios.md").read_text()
@@ -119,4 +121,4 @@ def test_what_a_run_did_not_measure_stays_on_record(tmp_path: Path) -> None:
 def test_a_group_is_whole_when_all_partitions_are_owned_once(
     owned: dict[str, list[int]], members: int, expected: bool
 ) -> None:
-    assert is_shared(owned, members, 3) is expected
+    assert is_balanced(owned, members, 3) is expected

@@ -5,11 +5,11 @@ import time
 import pytest
 
 from benchmarks.viewers import holds
-from benchmarks.work.viewers import Tally
+from benchmarks.work.viewers import LatencyCounts
 
 
 def test_an_answer_counts_from_the_moment_it_was_intended_for() -> None:
-    tally = Tally(period=0.5)
+    tally = LatencyCounts(period=0.5)
     now = time.perf_counter()
     for ago in (0.1, 0.2, 0.3, 0.6):
         tally.note(now - ago)

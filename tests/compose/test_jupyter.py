@@ -13,9 +13,9 @@ from tests.integration.processes import wait_until
 ANSWER_SECONDS = 120.0
 LOOK = (
     "from filemill.lab import attach, frames\n"
-    "with attach() as bench:\n"
-    "    bench.verdict().require()\n"
-    "    print((frames.files(bench.engine)['status'] == 'completed').sum())\n"
+    "with attach() as session:\n"
+    "    session.check_invariants().require()\n"
+    "    print((frames.files(session.engine)['status'] == 'completed').sum())\n"
 )
 
 

@@ -12,18 +12,18 @@ def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(harness: Pipelin
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
     given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
-    with attach(**given) as bench:
-        bench.load.closed_loop(in_flight=5, seconds=1)
-        bench.load.open_loop([LoadStep(0.5, 20), LoadStep(0.5, 40)])
-        bench.drain(20)
-        assert bench.load.unfinished() == 0
-        verdict = bench.check_invariants()
+    with attach(**given) as session:
+        session.load.closed_loop(in_flight=5, seconds=1)
+        session.load.open_loop([LoadStep(0.5, 20), LoadStep(0.5, 40)])
+        session.drain(20)
+        assert session.load.unfinished() == 0
+        verdict = session.check_invariants()
     assert verdict.ok, str(verdict)
-    assert verdict.report.completed == len(bench.load.submitted) >= 30 + 5
-    intended = [sent.intended for sent in bench.load.submitted[-30:]]
+    assert verdict.report.completed == len(session.load.submitted) >= 30 + 5
+    intended = [sent.intended for sent in session.load.submitted[-30:]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
     assert [round(gap, 3) for gap in gaps] == [0.05] * 10 + [0.025] * 19
-    assert all(sent.accepted >= sent.intended for sent in bench.load.submitted)
+    assert all(sent.accepted >= sent.intended for sent in session.load.submitted)
 
 
 def test_the_naive_consumer_is_evicted_from_a_job_that_is_longer_than_its_poll_interval(

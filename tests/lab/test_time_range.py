@@ -44,14 +44,14 @@ def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, t
         record(connection, "page", "fault", {"fault": "stopped", "target": "kafka", "seconds": 2.0, "key": "k"})
     end = datetime.now(UTC) + timedelta(seconds=1)
     given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
-    with attach(**given) as bench:
-        window = read_time_range(bench, begin, end)
-        nothing = read_time_range(bench, begin - timedelta(hours=2), begin - timedelta(hours=1))
-    assert sorted(window.executions["file_id"]) == sorted(ids)
-    assert sorted(window.files["id"]) == sorted(ids)
-    assert set(window.assignments["partition"]) == {0, 1, 2}  # taken before the window began
-    assert (window.faults["ended"] - window.faults["began"]).dt.total_seconds().tolist() == [2.0]
-    assert [shape.type for shape in window.throughput().layout.shapes].count("rect") == 1
+    with attach(**given) as session:
+        data = read_time_range(session, begin, end)
+        nothing = read_time_range(session, begin - timedelta(hours=2), begin - timedelta(hours=1))
+    assert sorted(data.executions["file_id"]) == sorted(ids)
+    assert sorted(data.files["id"]) == sorted(ids)
+    assert set(data.assignments["partition"]) == {0, 1, 2}  # taken before the window began
+    assert (data.faults["ended"] - window.faults["began"]).dt.total_seconds().tolist() == [2.0]
+    assert [shape.type for shape in data.throughput().layout.shapes].count("rect") == 1
     assert nothing.executions.empty
     assert len(nothing.latencies()) == 4
     for figure in (nothing.throughput(), nothing.timeline(), nothing.lag()):
@@ -61,7 +61,7 @@ def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, t
     assert not any("password" in name or "secret" in name or "key" in name for name in places)
     notebook = notebook_documents.time_range_notebook(begin, end, places)
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
-    source = tmp_path / "window.ipynb"
+    source = tmp_path / "data.ipynb"
     source.write_bytes(notebook_documents.encode(notebook))
     execute(source, tmp_path / "done.ipynb")
     assert "Results per second" in outputs(tmp_path / "done.ipynb")

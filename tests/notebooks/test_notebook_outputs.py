@@ -7,7 +7,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from filemill.lab.notebook_outputs import NOTEBOOK_MAX_BYTES, PICTURE, PLOTLY, code_hash, complaints, publish, read
+from filemill.lab.notebook_outputs import NOTEBOOK_MAX_BYTES, PICTURE, PLOTLY, code_hash, problems, publish, read
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 KEPT = "1  Every accepted request ends  kept"
@@ -30,7 +30,7 @@ def notebook(*more: nbformat.NotebookNode) -> nbformat.NotebookNode:
     cells = [
         nbformat.v4.new_markdown_cell("# What"),  # type: ignore[no-untyped-call]
         cell("draw()", 1, output(image_png=PNG, text_plain="A figure"), *more),
-        cell("verdicts(outcomes)", 2, output(text_plain=KEPT)),
+        cell("summarize_invariants(outcomes)", 2, output(text_plain=KEPT)),
     ]
     made: nbformat.NotebookNode = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     made.metadata["filemill"] = {"outputs_of": code_hash(made)}
@@ -45,7 +45,7 @@ def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
 def test_outputs_of_the_code_that_is_there_are_fit_and_words_may_change() -> None:
     made = notebook(stream("took 3 s at http://127.0.0.1:8501, 2026-11-23/24, and/or more; tokens: none"))
     made.cells[0].source = "# Other words"
-    assert complaints(made) == []
+    assert problems(made) == []
 
 
 @pytest.mark.parametrize(
@@ -60,23 +60,23 @@ def test_outputs_of_the_code_that_is_there_are_fit_and_words_may_change() -> Non
     ],
 )
 def test_what_tells_of_the_machine_or_opens_something_is_found(text: str, complaint: str) -> None:
-    assert complaint in complaints(notebook(stream(text)))
-    assert complaint in complaints(notebook(output(text_html=f"<td>{text}</td>", text_plain="a table")))
+    assert complaint in problems(notebook(stream(text)))
+    assert complaint in problems(notebook(output(text_html=f"<td>{text}</td>", text_plain="a table")))
 
 
 def test_other_code_another_order_an_error_a_warning_a_script_and_weight_are_found() -> None:
     other = notebook()
     other.cells[1].source = "draw(better=True)"
-    assert complaints(other) == ["its outputs are of other code: run it again"]
+    assert problems(other) == ["its outputs are of other code: run it again"]
     order = notebook()
     order.cells[1].execution_count = 3
-    assert complaints(order) == ["its cells were not run once each, in their order"]
+    assert problems(order) == ["its cells were not run once each, in their order"]
     error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])  # type: ignore[no-untyped-call]
-    assert complaints(notebook(error)) == ["a cell failed"]
-    assert complaints(notebook(stream("Warning", "stderr"))) == ["a cell complained (stderr)"]
+    assert problems(notebook(error)) == ["a cell failed"]
+    assert problems(notebook(stream("Warning", "stderr"))) == ["a cell complained (stderr)"]
     script = output(application_javascript="1", text_plain="a script")
-    assert complaints(notebook(script)) == ["an output is more than text and pictures: application/javascript"]
-    (heavy,) = complaints(notebook(stream("x" * NOTEBOOK_MAX_BYTES)))
+    assert problems(notebook(script)) == ["an output is more than text and pictures: application/javascript"]
+    (heavy,) = problems(notebook(stream("x" * NOTEBOOK_MAX_BYTES)))
     assert heavy.startswith("it has ")
 
 
@@ -84,14 +84,14 @@ def test_other_code_another_order_an_error_a_warning_a_script_and_weight_are_fou
 def test_a_verdict_that_does_not_hold_is_found(verdict: str) -> None:
     made = notebook()
     made.cells[-1].outputs = [output(text_plain=verdict)]
-    assert complaints(made) == ["it does not end with a verdict that holds"]
+    assert problems(made) == ["it does not end with a verdict that holds"]
 
 
 def test_a_notebook_without_outputs_is_found() -> None:
     made = notebook()
     for one in made.cells[1:]:
         one.outputs, one.execution_count = [], None
-    assert complaints(made) == [
+    assert problems(made) == [
         "its cells were not run once each, in their order",
         "it shows no figure",
         "it does not end with a verdict that holds",

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from filemill.lab.notebook_outputs import PLOTLY, code_hash, complaints, read
+from filemill.lab.notebook_outputs import PLOTLY, code_hash, problems, read
 from filemill.lab.notebooks import TAG, execute, short_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def test_a_notebook_is_thin_and_ends_with_its_verdict(path: Path) -> None:
     notebook = read(path)
     code = code_of(notebook)
     assert [TAG in cell.metadata.get("tags", []) for cell in code].count(True) == 1
-    assert code[-1].source.endswith("verdicts(outcomes)")
+    assert code[-1].source.endswith("summarize_invariants(outcomes)")
     assert sum(len(cell.source.splitlines()) for cell in code) <= 150
     assert short_parameters(notebook)
 
@@ -36,7 +36,7 @@ def test_a_notebook_is_thin_and_ends_with_its_verdict(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_has_the_outputs_of_a_full_run_of_its_own_code(path: Path) -> None:
     notebook = read(path)
-    assert complaints(notebook) == []
+    assert problems(notebook) == []
     told = "\n".join(str(output.get("data", {}).get("text/plain")) for output in code_of(notebook)[-2].outputs)
     assert "load average" in told, "it does not say under which conditions it was run"
 

@@ -5,16 +5,24 @@ from datetime import UTC, datetime
 import msgspec
 
 from filemill.domain.offsets import RecordedReset, StoredCommit, encode_metadata
-from filemill.verification.commits import Audit, audit
-from filemill.verification.topic_history import NEVER, Execution, History, Ownership, Place, Request, distinct
+from filemill.verification.commits import CommitAudit, audit
+from filemill.verification.topic_history import (
+    NEVER,
+    Execution,
+    OwnershipPeriod,
+    RecordPosition,
+    StoredRequest,
+    TopicHistory,
+    deduplicate,
+)
 
 
 def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> StoredCommit:
     return StoredCommit(0, offset, encode_metadata(worker, epoch, offset, list(beyond)), at)
 
 
-def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> Ownership:
-    return Ownership(at, worker, epoch, 0, until, said_at=at)
+def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> OwnershipPeriod:
+    return OwnershipPeriod(at, worker, epoch, 0, until, said_at=at)
 
 
 def execution(offset: int, at: float, worker: str = "a", began: float | None = None) -> Execution:
@@ -35,20 +43,20 @@ def execution(offset: int, at: float, worker: str = "a", began: float | None = N
 def look(
     commits: list[StoredCommit],
     finished: list[float],
-    owners: list[Ownership],
+    owners: list[OwnershipPeriod],
     executions: list[Execution] | None = None,
     resets: list[RecordedReset] | None = None,
-) -> Audit:
-    history = History(
-        requests=[Request(0, offset, offset + 1, 1, 0.0) for offset in range(len(finished))],
-        ended_otherwise={Place(0, 0, offset): at for offset, at in enumerate(finished) if at != NEVER},
+) -> CommitAudit:
+    history = TopicHistory(
+        requests=[StoredRequest(0, offset, offset + 1, 1, 0.0) for offset in range(len(finished))],
+        ended_without_result={RecordPosition(0, 0, offset): at for offset, at in enumerate(finished) if at != NEVER},
         executions=executions or [],
         resets=resets or [],
     )
     return audit(commits, {0: len(finished)}, history, owners)
 
 
-def found(result: Audit) -> set[str]:
+def found(result: CommitAudit) -> set[str]:
     return set(result.findings)
 
 
@@ -134,7 +142,7 @@ def test_an_announcement_that_comes_twice_is_one_execution() -> None:
     made = execution(0, 10)
     later = msgspec.structs.replace(made, at=40.0)
     other = msgspec.structs.replace(later, made_at=datetime.fromtimestamp(39, UTC))
-    assert distinct([made, later, other]) == [made, other]
+    assert deduplicate([made, later, other]) == [made, other]
 
 
 BY_A_PERSON = StoredCommit(0, 3, "", 20.1)
@@ -179,22 +187,22 @@ def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
     assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
 
 
-def requests(*offsets: int, first_id: int = 1, at: float = 5.0) -> list[Request]:
-    return [Request(0, offset, first_id + offset, 1, at) for offset in offsets]
+def requests(*offsets: int, first_id: int = 1, at: float = 5.0) -> list[StoredRequest]:
+    return [StoredRequest(0, offset, first_id + offset, 1, at) for offset in offsets]
 
 
-def ended(finished: dict[int, float], generation: int = 0) -> dict[Place, float]:
-    return {Place(generation, 0, offset): at for offset, at in finished.items()}
+def ended(finished: dict[int, float], generation: int = 0) -> dict[RecordPosition, float]:
+    return {RecordPosition(generation, 0, offset): at for offset, at in finished.items()}
 
 
 def test_an_offset_without_a_record_needs_no_result_and_the_records_around_it_do() -> None:
     """A transaction's marker at 1 and, as the last, at 3."""
     asked = requests(0, 2)
-    history = History(requests=asked, ended_otherwise=ended({0: 10, 2: 12}))
+    history = TopicHistory(requests=asked, ended_without_result=ended({0: 10, 2: 12}))
     assert audit([commit(2, 11), commit(4, 13)], {0: 4}, history, [owner(1)]).ok
     assert found(audit([commit(4, 11)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
     assert found(audit([commit(5, 13)], {0: 4}, history, [owner(1)])) == {"commit-beyond-end"}
-    unfinished = History(requests=asked, ended_otherwise=ended({0: 10}))
+    unfinished = TopicHistory(requests=asked, ended_without_result=ended({0: 10}))
     assert audit([commit(2, 11)], {0: 4}, unfinished, [owner(1)]).ok
     assert found(audit([commit(3, 20)], {0: 4}, unfinished, [owner(1)])) == {"commit-passed-unfinished"}
     claimed = audit([commit(0, 11, beyond=(2,))], {0: 4}, unfinished, [owner(1)])
@@ -202,7 +210,7 @@ def test_an_offset_without_a_record_needs_no_result_and_the_records_around_it_do
 
 
 def test_a_partition_may_begin_anywhere() -> None:
-    history = History(requests=requests(100, 101), ended_otherwise=ended({40: 10, 100: 12}))
+    history = TopicHistory(requests=requests(100, 101), ended_without_result=ended({40: 10, 100: 12}))
     assert audit([commit(41, 11), commit(101, 13)], {0: 102}, history, [owner(1)]).ok
     assert found(audit([commit(41, 9)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
     assert found(audit([commit(102, 13)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
@@ -210,7 +218,7 @@ def test_a_partition_may_begin_anywhere() -> None:
 
 def test_a_commit_may_pass_records_from_the_moment_of_their_removal_on_and_not_before() -> None:
     gone = ended({1: 20, 2: 20})
-    history = History(requests=requests(3), ended_otherwise=ended({0: 10, 3: 22}), removed=gone)
+    history = TopicHistory(requests=requests(3), ended_without_result=ended({0: 10, 3: 22}), removed=gone)
     assert audit([commit(1, 11), commit(3, 21), commit(4, 23)], {0: 4}, history, [owner(1)]).ok
     assert found(audit([commit(3, 19)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
     held = msgspec.structs.replace(history, ended_otherwise=ended({0: 10, 1: 30, 2: 12, 3: 22}))
@@ -218,8 +226,8 @@ def test_a_commit_may_pass_records_from_the_moment_of_their_removal_on_and_not_b
     assert found(audit([commit(2, 13)], {0: 4}, held, [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def recreated(executions: list[Execution], asked: list[Request]) -> History:
-    return History(recreations=[20.0], executions=executions, requests=asked)
+def recreated(executions: list[Execution], asked: list[StoredRequest]) -> TopicHistory:
+    return TopicHistory(recreations=[20.0], executions=executions, requests=asked)
 
 
 def test_commits_from_before_the_topic_was_recreated_are_about_the_old_one() -> None:
@@ -237,10 +245,10 @@ def test_commits_from_before_the_topic_was_recreated_are_about_the_old_one() -> 
 
 def test_a_result_that_comes_after_the_recreation_is_of_the_old_record_if_another_request_stands_at_its_place() -> None:
     late = recreated([execution(0, 25)], requests(0, first_id=11, at=21.0))
-    assert late.executed_places() == [Place(0, 0, 0)]
+    assert late.executed_positions() == [RecordPosition(0, 0, 0)]
     assert found(audit([commit(1, 26)], {0: 1}, late, [owner(1)])) == {"commit-passed-unfinished"}
     same = recreated([execution(0, 25)], requests(0, at=21.0))
-    assert same.executed_places() == [Place(1, 0, 0)]
+    assert same.executed_positions() == [RecordPosition(1, 0, 0)]
     assert audit([commit(1, 26)], {0: 1}, same, [owner(1)]).ok
 
 
@@ -256,7 +264,7 @@ def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> 
 
 
 def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
-    history = History(recreations=[20.0], ended_otherwise=ended({0: 10}), requests=requests(0, 1, at=21.0))
+    history = TopicHistory(recreations=[20.0], ended_without_result=ended({0: 10}), requests=requests(0, 1, at=21.0))
     assert found(audit([commit(1, 30)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
     reset = RecordedReset(0, 0, 2, 30.0)
     passed = msgspec.structs.replace(history, resets=[reset])
@@ -264,6 +272,6 @@ def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
 
 
 def test_results_that_were_on_a_topic_of_results_that_is_gone_are_not_missed() -> None:
-    history = History(requests=[*requests(0), *requests(1, at=25.0)], results_since=20.0)
+    history = TopicHistory(requests=[*requests(0), *requests(1, at=25.0)], results_since=20.0)
     assert audit([commit(1, 11)], {0: 2}, history, [owner(1)]).ok
     assert found(audit([commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}

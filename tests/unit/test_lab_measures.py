@@ -6,21 +6,21 @@ import pandas as pd
 import pytest
 
 from filemill.domain.offsets import RecordedReset
-from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.lab import frames, measures
-from filemill.lab.invariants import Observed, Verdict, judge
+from filemill.lab.invariants import InvariantReport, Observations, check_invariants
 from filemill.lab.measures import least_moves
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.report import Report
-from filemill.verification.topic_history import Execution, Heard, History, Request
+from filemill.verification.topic_history import Execution, StoredEvent, StoredRequest, TopicHistory
 
 
-def event(at: float, worker: str, kind: Kind, *partitions: int, vitals: Vitals | None = None) -> Heard:
+def event(at: float, worker: str, kind: EventKind, *partitions: int, vitals: Vitals | None = None) -> StoredEvent:
     moment = datetime.fromtimestamp(at, UTC)
     said = WorkerEvent(
         kind=kind, worker_id=worker, timestamp=moment, epoch=1, partitions=list(partitions), vitals=vitals
     )
-    return Heard(at, said)
+    return StoredEvent(at, said)
 
 
 def result(partition: int, offset: int, at: float, worker: str = "a") -> Execution:
@@ -39,17 +39,17 @@ def result(partition: int, offset: int, at: float, worker: str = "a") -> Executi
     )
 
 
-def killed_at_20() -> History:
+def killed_at_20() -> TopicHistory:
     """Worker a has partitions 0 and 1 from 1 on; it is killed at 20, b takes 1 at 26 and finishes something at 27."""
-    return History(
-        requests=[Request(1, offset, offset + 1, 1, 10.0 + offset) for offset in range(3)],
+    return TopicHistory(
+        requests=[StoredRequest(1, offset, offset + 1, 1, 10.0 + offset) for offset in range(3)],
         executions=[result(1, 0, 12), result(1, 1, 19), result(1, 1, 27, "b"), result(1, 2, 28, "b")],
         events=[
-            event(1, "a", Kind.ASSIGNED, 0, 1),
-            event(2, "b", Kind.ASSIGNED, 2),
-            event(18, "a", Kind.HEARTBEAT, vitals=Vitals(in_flight=40)),
-            event(19, "b", Kind.HEARTBEAT, vitals=Vitals(in_flight=2)),
-            event(26, "b", Kind.ASSIGNED, 0, 1),
+            event(1, "a", EventKind.ASSIGNED, 0, 1),
+            event(2, "b", EventKind.ASSIGNED, 2),
+            event(18, "a", EventKind.HEARTBEAT, vitals=Vitals(in_flight=40)),
+            event(19, "b", EventKind.HEARTBEAT, vitals=Vitals(in_flight=2)),
+            event(26, "b", EventKind.ASSIGNED, 0, 1),
         ],
     )
 
@@ -65,12 +65,12 @@ def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment
 
 def test_caught_up_counts_to_the_result_of_the_last_record_that_had_come_by_the_kill() -> None:
     history = killed_at_20()
-    (row,) = measures.caught_up(history, [KILL]).to_dict("records")
+    (row,) = measures.catch_up_times(history, [KILL]).to_dict("records")
     assert row == {"worker": "a", "caught_up_seconds": 8, "alone": True}
-    history.requests.append(Request(2, 0, 9, 1, 20.5))  # came after it
-    assert len(measures.caught_up(history, [KILL])) == 1
-    history.requests.append(Request(2, 1, 10, 1, 19.5))  # and one that never ended
-    assert measures.caught_up(history, [KILL]).empty
+    history.requests.append(StoredRequest(2, 0, 9, 1, 20.5))  # came after it
+    assert len(measures.catch_up_times(history, [KILL])) == 1
+    history.requests.append(StoredRequest(2, 1, 10, 1, 19.5))  # and one that never ended
+    assert measures.catch_up_times(history, [KILL]).empty
 
 
 def test_a_kill_is_alone_unless_another_fault_began_before_the_recovery() -> None:
@@ -145,12 +145,12 @@ def files(*moments: tuple[float, float]) -> pd.DataFrame:
 
 
 def test_repetitions_are_numbered_by_what_was_asked_for_in_turn() -> None:
-    assert measures.numbered(files(*[(1, 2)] * 5), 2)["repeat"].tolist() == [0, 0, 1, 1, 2]
+    assert measures.with_repetition(files(*[(1, 2)] * 5), 2)["repeat"].tolist() == [0, 0, 1, 1, 2]
 
 
 def test_the_rate_of_a_repetition_is_that_of_its_own_first_results() -> None:
     done = [result(0, offset, at) for offset, at in enumerate([10.0, 10.5, 11.0, 90.0, 90.25, 90.5])]
-    frame = frames.executions(History(executions=[*done, result(0, 2, 95.0)]))
+    frame = frames.executions(TopicHistory(executions=[*done, result(0, 2, 95.0)]))
     found = measures.rates(frame, 3)
     assert found["files_per_second"].tolist() == [2.0, 4.0]
 
@@ -177,13 +177,13 @@ def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_o
 
 def test_a_fault_is_over_when_all_that_was_asked_for_by_its_end_is_seen_to_have_ended() -> None:
     fault = JournalEntry(kind="fault", name="s3 killed", began=20.0, ended=23.0)
-    assert measures.settled_after(files((10, 11), (22, 26.5), (24, 40)), fault) == 3.5
-    assert measures.settled_after(files((10, 11), (24, 40)), fault) == 0
+    assert measures.seconds_to_catch_up(files((10, 11), (22, 26.5), (24, 40)), fault) == 3.5
+    assert measures.seconds_to_catch_up(files((10, 11), (24, 40)), fault) == 0
 
 
 def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
     history = killed_at_20()
-    waiting = [Request(0, offset, 9 + offset, 1, 12.0) for offset in range(2)]
+    waiting = [StoredRequest(0, offset, 9 + offset, 1, 12.0) for offset in range(2)]
     history.requests = waiting
     history.executions.append(result(0, 0, 13))
     assert {check.number for check in judged(history, until=90.0).checks if check.ok is False} == {"9"}
@@ -191,9 +191,9 @@ def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
     assert judged(history, until=90.0).ok
 
 
-def judged(history: History, *faults: JournalEntry, until: float = 30.0) -> Verdict:
-    return judge(
-        Observed(
+def judged(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) -> InvariantReport:
+    return check_invariants(
+        Observations(
             report=Report(),
             audit=None,
             history=history,
@@ -205,33 +205,33 @@ def judged(history: History, *faults: JournalEntry, until: float = 30.0) -> Verd
     )
 
 
-def stalls(verdict: Verdict) -> bool:
+def stalls(verdict: InvariantReport) -> bool:
     return {check.number: check.ok for check in verdict.checks}["9"] is False
 
 
 def test_lag_without_a_result_for_too_long_breaks_the_ninth_promise_unless_a_fault_covers_it() -> None:
-    history = History(requests=[Request(0, 0, 1, 1, 10.0)], executions=[result(0, 0, 18)])
+    history = TopicHistory(requests=[StoredRequest(0, 0, 1, 1, 10.0)], executions=[result(0, 0, 18)])
     assert stalls(judged(history))
     outage = JournalEntry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
     assert not stalls(judged(history, outage))
 
 
 def test_idleness_is_no_stall_and_a_record_that_never_ends_is_one() -> None:
-    done = [Request(0, 0, 1, 1, 10.0), Request(0, 1, 2, 1, 50.0)]
-    assert not stalls(judged(History(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
-    assert stalls(judged(History(requests=done, executions=[result(0, 0, 11)]), until=99))
+    done = [StoredRequest(0, 0, 1, 1, 10.0), StoredRequest(0, 1, 2, 1, 50.0)]
+    assert not stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
+    assert stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11)]), until=99))
 
 
 def test_an_open_breaker_excuses_a_stall() -> None:
-    history = History(
-        requests=[Request(0, 0, 1, 1, 10.0)],
+    history = TopicHistory(
+        requests=[StoredRequest(0, 0, 1, 1, 10.0)],
         executions=[result(0, 0, 18)],
-        events=[event(11, "a", Kind.BREAKER_OPENED), event(16, "a", Kind.BREAKER_CLOSED)],
+        events=[event(11, "a", EventKind.BREAKER_OPENED), event(16, "a", EventKind.BREAKER_CLOSED)],
     )
     assert not stalls(judged(history))
 
 
 def test_without_commits_to_look_at_a_verdict_says_so_and_is_not_broken() -> None:
-    verdict = judged(History())
+    verdict = judged(TopicHistory())
     assert verdict.ok
     assert [check.number for check in verdict.checks if check.ok is None] == ["4", "6", "7"]

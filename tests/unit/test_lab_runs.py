@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from filemill.lab.results import RUN, VERDICT
-from filemill.lab.runs import list_runs, read_course, read_journal
+from filemill.lab.runs import list_runs, read_journal, read_series
 from filemill.runtime.journal import Journal, read_entries
 from tests.runs import BEGAN, planted
 
@@ -15,11 +15,11 @@ from tests.runs import BEGAN, planted
 def test_a_whole_run_has_facts_verdict_figures_and_lines(tmp_path: Path) -> None:
     results = planted(tmp_path, "rates", files_per_second=120.0)
     (run,) = list_runs(tmp_path)
-    assert (run.title, run.troubles, run.measures["files_per_second"]) == ("rates", [], 120.0)
+    assert (run.title, run.problems, run.measures["files_per_second"]) == ("rates", [], 120.0)
     assert run.parameters == {"workers": 3}
-    assert run.verdict is not None
-    assert (run.verdict.ok, [check.number for check in run.verdict.checks]) == (True, ["1"])
-    course = read_course(results.folder)
+    assert run.invariants is not None
+    assert (run.invariants.ok, [check.number for check in run.invariants.checks]) == (True, ["1"])
+    course = read_series(results.folder)
     # Ten files a second for three seconds, each done a second after it was asked for.
     assert course.lines["Results per second"].seconds == pytest.approx([1, 2, 3])
     assert course.lines["Results per second"].values == [10, 10, 10]
@@ -43,16 +43,16 @@ def test_a_damaged_run_is_listed_as_one(body: bytes, tmp_path: Path) -> None:
     for part in (RUN, VERDICT, "summary.parquet", "executions.parquet"):
         (folder / part).write_bytes(body)
     (run,) = list_runs(tmp_path)
-    assert run.troubles == ["run.json cannot be read", "verdict.json cannot be read", "the summary cannot be read"]
-    assert (run.verdict, run.measures, run.parameters) == (None, {}, {})
-    assert set(read_course(folder).lines) == {"Not seen to have ended"}
+    assert run.problems == ["run.json cannot be read", "verdict.json cannot be read", "the summary cannot be read"]
+    assert (run.invariants, run.measures, run.parameters) == (None, {}, {})
+    assert set(read_series(folder).lines) == {"Not seen to have ended"}
 
 
 def test_a_run_that_has_only_begun_is_listed(tmp_path: Path) -> None:
     (tmp_path / "soak-consumer-7-20261122-120000-42").mkdir()
     (run,) = list_runs(tmp_path)
-    assert run.troubles == ["run.json is missing", "verdict.json is missing", "the summary is missing"]
-    assert read_course(tmp_path / run.name).lines == {}
+    assert run.problems == ["run.json is missing", "verdict.json is missing", "the summary is missing"]
+    assert read_series(tmp_path / run.name).lines == {}
     assert read_journal(tmp_path / run.name) == []
 
 
@@ -60,16 +60,16 @@ def test_frames_of_other_kinds_leave_their_line_out(tmp_path: Path) -> None:
     folder = planted(tmp_path, "odd").folder
     pd.DataFrame({"at": ["yesterday"], "again": [False], "worker": ["w"]}).to_parquet(folder / "executions.parquet")
     pd.DataFrame({"began": pd.to_datetime([], utc=True)}).to_parquet(folder / "faults.parquet")
-    course = read_course(folder)
+    course = read_series(folder)
     assert (set(course.lines), course.faults) == ({"Not seen to have ended"}, [])
 
 
 def test_a_run_that_changes_is_read_anew(tmp_path: Path) -> None:
     folder = planted(tmp_path, "goes on").folder
     (folder / VERDICT).unlink()
-    assert list_runs(tmp_path)[0].troubles == ["verdict.json is missing"]
+    assert list_runs(tmp_path)[0].problems == ["verdict.json is missing"]
     planted(tmp_path, "goes on", folder=folder)
-    assert list_runs(tmp_path)[0].troubles == []
+    assert list_runs(tmp_path)[0].problems == []
 
 
 def test_a_journal_is_read_as_far_as_it_was_written(tmp_path: Path) -> None:

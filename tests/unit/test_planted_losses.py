@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.lab.planted_losses import Losses
+from filemill.lab.planted_losses import PlantedLosses
 from filemill.verification.report import Report
 from filemill.verification.topic_history import Execution
 
@@ -14,29 +14,29 @@ def result(file_id: int, run: int = 1) -> Execution:
 def report(*ids: int, check: str = "request-gone") -> Report:
     made = Report()
     for file_id in ids:
-        made.found(check, f"{file_id} (partition 0, offset 7)")
+        made.add_finding(check, f"{file_id} (partition 0, offset 7)")
     return made
 
 
 def test_a_request_that_was_removed_is_lost_unless_a_worker_ended_that_run() -> None:
-    losses = Losses(requests={(1, 1), (2, 1), (3, 2)})
+    losses = PlantedLosses(requests={(1, 1), (2, 1), (3, 2)})
     assert losses.expected([result(2), result(3, run=1)]) == {1, 3}
     losses.executions = [result(1)]  # on a topic of results that is gone, and applied
     assert losses.expected([]) == {2, 3}
 
 
 def test_a_result_that_was_removed_unread_is_lost_unless_it_was_announced_again() -> None:
-    losses = Losses(results={(1, 1), (2, 1)}, executions=[result(1), result(2)])
+    losses = PlantedLosses(results={(1, 1), (2, 1)}, executions=[result(1), result(2)])
     assert losses.expected([result(2)]) == {1}
 
 
 def test_what_is_named_exactly_is_nothing_to_complain_of() -> None:
-    losses = Losses(requests={(1, 1), (2, 1)})
+    losses = PlantedLosses(requests={(1, 1), (2, 1)})
     both = report(1)
-    both.found("lost", "2 (partition 0, offset 8: committed, and without a result)")
-    losses.judge({1, 2}, {1, 2}, [1, 2], both)
-    assert (losses.complaints, losses.named) == ([], 2)
-    losses.mended()
+    both.add_finding("lost", "2 (partition 0, offset 8: committed, and without a result)")
+    losses.compare({1, 2}, {1, 2}, [1, 2], both)
+    assert (losses.problems, losses.reported) == ([], 2)
+    losses.clear()
     assert losses.files == set()
 
 
@@ -52,16 +52,16 @@ def test_what_is_named_exactly_is_nothing_to_complain_of() -> None:
     ],
 )
 def test_each_difference_is_a_complaint(left: set[int], gone: list[int], named: Report, words: str) -> None:
-    losses = Losses(requests={(1, 1), (2, 1)})
-    losses.judge({1, 2}, left, gone, named)
-    (complaint,) = losses.complaints
+    losses = PlantedLosses(requests={(1, 1), (2, 1)})
+    losses.compare({1, 2}, left, gone, named)
+    (complaint,) = losses.problems
     assert words in complaint
 
 
 def test_another_finding_and_a_fault_that_took_nothing_are_complaints() -> None:
-    losses = Losses(requests={(1, 1)})
-    losses.judge(set(), set(), [], report(1, check="object-missing"))
-    assert losses.complaints == [
+    losses = PlantedLosses(requests={(1, 1)})
+    losses.compare(set(), set(), [], report(1, check="object-missing"))
+    assert losses.problems == [
         "a fault that removes records took nothing away",
         "with planted losses verify finds also object-missing",
     ]

@@ -4,17 +4,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from filemill.lab.chaos import Planned
-from filemill.lab.invariants import Verdict
+from filemill.lab.chaos import ScheduledFault
+from filemill.lab.invariants import InvariantReport
 from filemill.lab.soak import SoakResult, _complaints
 from filemill.verification.report import Report
 
-PLANNED = [Planned(1.0, "kafka killed", 0), Planned(2.0, "s3 hanging", 1)]
+PLANNED = [ScheduledFault(1.0, "kafka killed", 0), ScheduledFault(2.0, "s3 hanging", 1)]
 
 
 def result(**given: object) -> SoakResult:
     values = {
-        "verdict": Verdict([], Report(), None, datetime.now(UTC)),
+        "invariants": InvariantReport([], Report(), None, datetime.now(UTC)),
         "accepted": 40_000,
         "accepted_per_second": 310.0,
         "drain_seconds": 5.0,
@@ -26,7 +26,7 @@ def result(**given: object) -> SoakResult:
         "detection_median": 6.0,
         "executed_again": 3,
         "rework_seconds": 2.0,
-        "complaints": [],
+        "problems": [],
         "folder": "results/one",
     }
     return SoakResult(**{**values, **given})  # type: ignore[arg-type]
@@ -49,5 +49,5 @@ def test_a_soak_that_proved_enough_has_nothing_to_complain_of() -> None:
 def test_proving_too_little_is_a_complaint(given: dict[str, object], drained: float | None, complaint: str) -> None:
     one = result(**given)
     assert list(_complaints(one, PLANNED, drained)) == [complaint]
-    one.complaints = [complaint]
+    one.problems = [complaint]
     assert not one.ok

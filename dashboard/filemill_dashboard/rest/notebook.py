@@ -25,8 +25,8 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
     def window(period: int) -> Response:
         end = _now(services)
-        connection = notebook_documents.connection_of(settings, embedded=services.stack() is not None)
-        notebook = notebook_documents.of_window(end - timedelta(seconds=period), end, connection)
+        connection = notebook_documents.connection_settings(settings, embedded=services.stack() is not None)
+        notebook = notebook_documents.time_range_notebook(end - timedelta(seconds=period), end, connection)
         return _answer(notebook_documents.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
 
     def run_of(name: str) -> Response:
@@ -37,7 +37,7 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
         found = next((run for run in list_runs(root) if run.name == name), None)
         if found is None:
             raise ApiError(404, "not_found", "there is no such run", "run")
-        notebook = notebook_documents.of_run(root / found.name, found.frames)
+        notebook = notebook_documents.run_notebook(root / found.name, found.frames)
         return _answer(notebook_documents.encode(notebook), f"{found.name}.ipynb")
 
     @app.get(
