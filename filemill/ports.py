@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from filemill.domain.files import Change
+from filemill.domain.files import StatusUpdate
 from filemill.domain.messages import Headers
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record, TopicIdentity
@@ -179,7 +179,7 @@ class StatusStore(Protocol):
 
     def apply(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected] = (),
         events: Sequence[HeardEvent] = (),

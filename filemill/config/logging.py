@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.config.settings import Settings
-from filemill.domain.origins import without_passwords
+from filemill.domain.origins import redact_passwords
 
 
 def configure(settings: Settings, role: str) -> None:
@@ -84,4 +84,4 @@ def _hide_passwords(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     """A client library's error may quote a URL whole."""
-    return {name: without_passwords(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: redact_passwords(value) if isinstance(value, str) else value for name, value in event.items()}

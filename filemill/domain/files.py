@@ -97,8 +97,8 @@ class NewFile(msgspec.Struct, frozen=True):
 
 def new_file(title: str, description: str = "") -> NewFile:
     """A checked request. Raises InvalidRequest naming the field that breaks a limit."""
-    request = within_limits(title, description)
-    if not shows_something(title):
+    request = check_limits(title, description)
+    if not has_visible_character(title):
         raise InvalidRequest(
             "title", "must have a visible character: blanks, format and combining characters alone show nothing"
         )
@@ -111,7 +111,7 @@ def search_text(title: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
 
 
-def shows_something(text: str) -> bool:
+def has_visible_character(text: str) -> bool:
     """Whether a text has a visible character."""
     return any(map(_is_visible, unicodedata.normalize("NFKC", text)))
 
@@ -121,7 +121,7 @@ def _is_visible(character: str) -> bool:
     return category[0] not in "ZM" and category not in ("Cc", "Cf") and character not in _BLANKS
 
 
-def within_limits(title: str, description: str) -> NewFile:
+def check_limits(title: str, description: str) -> NewFile:
     """A request that keeps the limits that every accepted one has kept. Raises InvalidRequest."""
     _refuse_surrogates("title", title)
     _refuse_surrogates("description", description)
@@ -146,7 +146,7 @@ def _refuse_surrogates(field: str, text: str) -> None:
         raise InvalidRequest(field, "must be valid Unicode: it contains a lone surrogate") from None
 
 
-def to_milliseconds(moment: datetime) -> datetime:
+def truncate_to_milliseconds(moment: datetime) -> datetime:
     """The moment in UTC, cut to whole milliseconds: done once, when a request is accepted."""
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
@@ -168,7 +168,7 @@ def object_key(file_id: int, requested_at: datetime) -> str:
     return f"file-{file_id}-{epoch_milliseconds(requested_at)}.txt"
 
 
-def file_id_of(key: str) -> int | None:
+def file_id_in_key(key: str) -> int | None:
     """The file that a key names, or None where it is not a key of ours."""
     match = _KEY.fullmatch(key)
     return int(match["id"]) if match and int(match["id"]) <= FILE_ID_MAX else None
@@ -179,11 +179,11 @@ def canonical_key(key: str) -> str:
     return re.sub("/+", "/", key.replace("\\", "/")).strip("/")
 
 
-class ForeignKey(ValueError):
+class InvalidObjectKey(ValueError):
     """A key that a file cannot have, whatever the other files have. The reason is a sentence."""
 
 
-def claim_key(file_id: int, key: str) -> str | None:
+def check_key_owner(file_id: int, key: str) -> str | None:
     """Check that a file may have this key.
 
     None: the key is kept for this file alone, by its form. Otherwise the key in its canonical form, which the file may
@@ -193,16 +193,16 @@ def claim_key(file_id: int, key: str) -> str | None:
         return None
     canonical = canonical_key(key)
     if not canonical or not {".", ".."}.isdisjoint(canonical.split("/")):
-        raise ForeignKey("s3Location is not a plain key")
+        raise InvalidObjectKey("s3Location is not a plain key")
     kept = _KEPT.match(canonical)
     if kept is None:
         return canonical
     if kept["id"] != str(file_id):
-        raise ForeignKey(f"s3Location is a key of file {kept['id'][:20]}")
+        raise InvalidObjectKey(f"s3Location is a key of file {kept['id'][:20]}")
     return None
 
 
-class Standing(msgspec.Struct, frozen=True):
+class CurrentState(msgspec.Struct, frozen=True):
     """Where a file stands: its run, its status in that run, and since when it is in that step (progress only)."""
 
     run: int
@@ -210,7 +210,7 @@ class Standing(msgspec.Struct, frozen=True):
     progress_at: datetime | None = None
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """What an event says of a file. `run` None means the row's current run (a sender who knows the seed only)."""
 
     file_id: int
@@ -230,33 +230,33 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-def supersedes(change: Change, standing: Standing) -> bool:
+def supersedes(update: StatusUpdate, current: CurrentState) -> bool:
     """Whether the change counts against what is known.
 
     Only the row's own run counts: an earlier one is over, and a later one is begun by a retry, in the row, before any
     record of it exists. Within the run the greater rank wins; of two terminal statuses the first; of two steps of
     progress the later by its own clock, or a redelivered `step 1` would hide that a new worker has begun again.
     """
-    if change.run is not None and change.run != standing.run:
+    if update.run is not None and update.run != current.run:
         return False
-    if change.status.rank != standing.status.rank:
-        return change.status.rank > standing.status.rank
-    if change.status is not Status.PROCESSING:
+    if update.status.rank != current.status.rank:
+        return update.status.rank > current.status.rank
+    if update.status is not Status.PROCESSING:
         return False
-    return standing.progress_at is None or change.at >= standing.progress_at
+    return current.progress_at is None or update.at >= current.progress_at
 
 
-def fold(changes: list[Change]) -> list[Change]:
+def coalesce(updates: list[StatusUpdate]) -> list[StatusUpdate]:
     """The one change per file and run that survives a batch, in the order of ids (so that row locks have an order).
 
     All runs are kept: which of them is the row's is known only to the row. Changes without a run come last and apart:
     they mean whichever run is the row's.
     """
-    survivors: dict[tuple[bool, int, int], Change] = {}
-    for change in changes:
+    survivors: dict[tuple[bool, int, int], StatusUpdate] = {}
+    for change in updates:
         run = change.run or 0
         key = (change.run is None, change.file_id, run)
         known = survivors.get(key)
-        if known is None or supersedes(change, Standing(run, known.status, known.at)):
+        if known is None or supersedes(change, CurrentState(run, known.status, known.at)):
             survivors[key] = change
     return [survivors[key] for key in sorted(survivors)]

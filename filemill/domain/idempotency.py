@@ -13,7 +13,7 @@ import msgspec
 from filemill.domain.files import InvalidRequest, NewFile
 
 HEADER = "Idempotency-Key"
-KEPT = timedelta(hours=24)
+KEY_RETENTION = timedelta(hours=24)
 KEY_MAX_CHARACTERS = 255
 # Printable ASCII without blanks at its ends, or such a text in quotation marks.
 KEY_PATTERN = r'^([!#-~]([ -~]{0,253}[!-~])?|"[!-~]([ -~]{0,253}[!-~])?")$'
@@ -28,7 +28,7 @@ class KeyReused(Exception):
         )
 
 
-def checked_key(text: str) -> str:
+def parse_key(text: str) -> str:
     """A key as it came, without the quotation marks of an HTTP structured string. Raises InvalidRequest."""
     key = text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
     if not key.strip():

@@ -2,14 +2,14 @@
 
 import hashlib
 
-from filemill.domain.files import ForeignKey, claim_key
+from filemill.domain.files import InvalidObjectKey, check_key_owner
 
 
-class Differs(Exception):
+class ObjectMismatch(Exception):
     """An object that is not what its row says. The text is a sentence for people."""
 
 
-class Expected:
+class ExpectedObject:
     """What a row says of its object. Of a foreign service's, `sha256` and `size` are None until they are known."""
 
     def __init__(self, file_id: int, key: str, sha256: str | None, size: int | None) -> None:
@@ -18,14 +18,16 @@ class Expected:
         self._sha256 = sha256
         self._name = f"the object {key} is not the one of file {file_id}"
         try:
-            claim_key(file_id, key)
-        except ForeignKey as error:  # a row of a version that took every key
-            raise Differs(f"{self._name}: {error}") from None
+            check_key_owner(file_id, key)
+        except InvalidObjectKey as error:  # a row of a version that took every key
+            raise ObjectMismatch(f"{self._name}: {error}") from None
 
     def check_size(self, size: int) -> None:
         """Raises Differs."""
         if self.size is not None and size != self.size:
-            raise Differs(f"{self._name}: it has {size:,} bytes, not {self.size:,}. `filemill verify` lists such files")
+            raise ObjectMismatch(
+                f"{self._name}: it has {size:,} bytes, not {self.size:,}. `filemill verify` lists such files"
+            )
 
     def check(self, body: bytes) -> None:
         """Check a whole object. Raises Differs."""
@@ -34,12 +36,12 @@ class Expected:
         digest.update(body)
         digest.finish()
 
-    def digest(self) -> "Digest":
+    def digest(self) -> "DigestCheck":
         """For an object that comes in parts."""
-        return Digest(self._sha256, self._name)
+        return DigestCheck(self._sha256, self._name)
 
 
-class Digest:
+class DigestCheck:
     """The hash of an object that comes in parts."""
 
     def __init__(self, expected: str | None, name: str) -> None:
@@ -55,7 +57,7 @@ class Digest:
     def finish(self) -> None:
         """All parts were added. Raises Differs."""
         if self._expected is not None and self._hash.hexdigest() != self._expected:
-            raise Differs(
+            raise ObjectMismatch(
                 f"{self._name}: its SHA-256 begins with {self._hash.hexdigest()[:12]}, not with {self._expected[:12]}."
                 " `filemill verify` lists such files"
             )

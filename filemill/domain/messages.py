@@ -13,12 +13,12 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.domain.files import FILE_ID_MAX, Change, FileId, InvalidRequest, Status, iso_milliseconds, within_limits
+from filemill.domain.files import FILE_ID_MAX, StatusUpdate, FileId, InvalidRequest, Status, check_limits, iso_milliseconds
 from filemill.errors import InvalidMessage
 
-PUBLISH_NUMBER = "filemill-publish-number"
-RUN = "filemill-run"
-TRACEPARENT = "traceparent"  # W3C Trace Context
+SEQUENCE_HEADER = "filemill-publish-number"
+RUN_HEADER = "filemill-run"
+TRACEPARENT_HEADER = "traceparent"  # W3C Trace Context
 
 # In the order of the record; a name may occur several times. None is a null value, which is not an empty one.
 Headers = list[tuple[str, bytes | None]]
@@ -27,7 +27,7 @@ _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
 # No processing takes longer; whoever claims it has a wrong clock.
 _LONGEST = timedelta(days=30)
-_GREATEST = {RUN: 2**31 - 1}
+_GREATEST = {RUN_HEADER: 2**31 - 1}
 
 
 # The ranges of the columns that these end in: a number beyond them would stop the whole batch at the database.
@@ -74,10 +74,10 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     stage_ms: StageTimes = {}
     error: str | None = None
 
-    def change(self, at: datetime | None = None) -> Change:
+    def status_update(self, at: datetime | None = None) -> StatusUpdate:
         """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
         at = at or self.timestamp
-        return Change(
+        return StatusUpdate(
             file_id=self.file_id,
             run=self.run,
             status=Status(self.status),
@@ -107,9 +107,9 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     steps: Int16
     timestamp: datetime
 
-    def change(self, at: datetime | None = None) -> Change:
+    def status_update(self, at: datetime | None = None) -> StatusUpdate:
         """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
-        return Change(
+        return StatusUpdate(
             file_id=self.file_id,
             run=self.run,
             status=Status.PROCESSING,
@@ -170,7 +170,7 @@ def decode_create(value: bytes | None) -> FileCreate:
     """Read a `file.create`, and hold it to the limits of a request. Raises InvalidMessage."""
     message = decode(value, FileCreate)
     try:
-        within_limits(message.title, message.description)
+        check_limits(message.title, message.description)
     except InvalidRequest as error:
         raise InvalidMessage(str(error)) from None
     return message
@@ -196,12 +196,12 @@ def file_id_in(value: bytes | None) -> int | None:
     return file_id if type(file_id) is int and 1 <= file_id <= FILE_ID_MAX else None
 
 
-def create_headers(publish_number: int, run: int, traceparent: str) -> Headers:
+def create_headers(sequence: int, run: int, traceparent: str) -> Headers:
     """The headers of a `file.create`."""
     return [
-        (PUBLISH_NUMBER, str(publish_number).encode()),
-        (RUN, str(run).encode()),
-        (TRACEPARENT, traceparent.encode()),
+        (SEQUENCE_HEADER, str(sequence).encode()),
+        (RUN_HEADER, str(run).encode()),
+        (TRACEPARENT_HEADER, traceparent.encode()),
     ]
 
 
@@ -213,14 +213,14 @@ def header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str
     return None
 
 
-def number_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> int | None:
+def int_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> int | None:
     """A header that is a positive whole number in its range, or None where it is absent or anything else."""
     text = header(headers, name) or ""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
     return number if 0 < number <= _GREATEST.get(name, FILE_ID_MAX) else None
 
 
-def dead_letter_place(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] | None:
+def dead_letter_origin(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] | None:
     """Partition and offset on `file.create` that a dead letter names as its own; None: it is somebody else's."""
     try:
         place = int(header(headers, "filemill-partition") or ""), int(header(headers, "filemill-offset") or "")

@@ -42,7 +42,7 @@ class Commit(msgspec.Struct, frozen=True):
     version: int
 
 
-class CommitSeen(msgspec.Struct, frozen=True):
+class StoredCommit(msgspec.Struct, frozen=True):
     """A commit as `__consumer_offsets` has it. `at` is the broker's moment of it, in seconds since the epoch."""
 
     partition: int
@@ -54,7 +54,7 @@ class CommitSeen(msgspec.Struct, frozen=True):
         return f"commit of {self.offset} on partition {self.partition} at {self.at:.3f} ({self.metadata[:120]})"
 
 
-class ResetSeen(msgspec.Struct, frozen=True):
+class RecordedReset(msgspec.Struct, frozen=True):
     """A person's move of a partition's offset that is on record. `at`: when it was recorded, just before."""
 
     partition: int
@@ -67,15 +67,15 @@ class ResetSeen(msgspec.Struct, frozen=True):
         return partition == self.partition and self.old <= offset < self.new
 
 
-class PartitionOffsets:
+class OffsetTracker:
     """The offsets of one partition during one assignment.
 
     `finished_before` are offsets that a predecessor had finished beyond its `committed` offset (-1: none).
     """
 
-    def __init__(self, finished_before: Iterable[int] = (), committed: int = -1) -> None:
+    def __init__(self, already_finished: Iterable[int] = (), committed: int = -1) -> None:
         self._committed = committed
-        self._finished_before = set(finished_before)
+        self._finished_before = set(already_finished)
         self._delivered: deque[int] = deque()  # from the lowest unfinished on, ascending
         self._finished: set[int] = set()  # those of `_delivered` that are finished
         self._next: int | None = None  # one past the last delivered
@@ -98,12 +98,12 @@ class PartitionOffsets:
         return self._delivered[0] if self._delivered else self._next
 
     @property
-    def uncommitted(self) -> bool:
+    def has_uncommitted(self) -> bool:
         """Whether something finished since the last acknowledged commit."""
         return self._version != self._acknowledged_version
 
     @property
-    def acknowledged_version(self) -> int:
+    def committed_version(self) -> int:
         """Grows with each commit that the broker took."""
         return self._acknowledged_version
 
@@ -111,7 +111,7 @@ class PartitionOffsets:
         """Whether an offset is at or below one delivered before, which `deliver` refuses."""
         return self._next is not None and offset < self._next
 
-    def deliver(self, offset: int) -> bool:
+    def track(self, offset: int) -> bool:
         """Note a record read from the partition; False where it is finished already and must not be done again.
 
         Offsets ascend, with gaps allowed. An offset at or below one delivered before is a repetition: ValueError.
@@ -128,7 +128,7 @@ class PartitionOffsets:
             return False
         return True
 
-    def reach(self, position: int) -> None:
+    def advance_to(self, position: int) -> None:
         """Note that the reader is at `position`, and that all records before it have been delivered.
 
         It is beyond the last of them where no record follows that one: a transaction's marker, or what was removed.
@@ -152,19 +152,19 @@ class PartitionOffsets:
         beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
         return sorted(beyond)
 
-    def commit(self, worker: str, epoch: int, *, again: bool = False) -> Commit | None:
+    def next_commit(self, worker: str, epoch: int, *, force: bool = False) -> Commit | None:
         """What to commit now, or None where nothing has finished since the last acknowledged commit.
 
         `again`: also where nothing has, as a question to the broker whether it still takes our commits. None then only
         where nothing was delivered.
         """
         position = self.position
-        if position is None or (self._version == self._acknowledged_version and not again):
+        if position is None or (self._version == self._acknowledged_version and not force):
             return None
         metadata = encode_metadata(worker, epoch, position, self.finished_beyond())
         return Commit(position, metadata, self._version)
 
-    def acknowledged(self, commit: Commit) -> None:
+    def on_committed(self, commit: Commit) -> None:
         """Note that the broker took a commit."""
         self._acknowledged_version = max(self._acknowledged_version, commit.version)
 

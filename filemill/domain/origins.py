@@ -74,7 +74,7 @@ def _authority(found: re.Match[str]) -> Authority | None:
     return Authority(host, port) if port is None or 0 < port < 65536 else None
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The entries of a setting that separates them by commas."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
@@ -87,6 +87,6 @@ def has_user_info(address: str) -> bool:
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/'\"]*@")
 
 
-def without_passwords(text: str) -> str:
+def redact_passwords(text: str) -> str:
     """A text for people, in which no URL has a password."""
     return _USER_INFO.sub("", text) if "@" in text else text

@@ -10,21 +10,21 @@ from collections.abc import Iterable
 import msgspec
 
 
-class Slot(msgspec.Struct, frozen=True):
+class Placement(msgspec.Struct, frozen=True):
     """A place in the rotation: the publish number, from 1, and its partition, from 0."""
 
-    number: int
+    sequence: int
     partition: int
 
 
-def slots(next_number: int, count: int, partitions: int) -> list[Slot]:
+def assign_partitions(next_sequence: int, count: int, partitions: int) -> list[Placement]:
     """The next `count` places, for a topic of `partitions` partitions."""
     if partitions < 1:
         raise ValueError(f"a topic has at least one partition, not {partitions}")
-    return [Slot(number, (number - 1) % partitions) for number in range(next_number, next_number + count)]
+    return [Placement(number, (number - 1) % partitions) for number in range(next_sequence, next_sequence + count)]
 
 
-def out_of_turn(published: Iterable[Slot], partitions: int) -> list[int]:
+def cycle_breaks(published: Iterable[Placement], partitions: int) -> list[int]:
     """The publish numbers that do not continue the cycle, for distinct numbers in ascending order.
 
     `partitions` is the topic's count now. It can only have grown, so a number that breaks the cycle of one count may
@@ -33,12 +33,12 @@ def out_of_turn(published: Iterable[Slot], partitions: int) -> list[int]:
     counts = set(range(1, partitions + 1))
     broken = []
     for slot in published:
-        fitting = {count for count in counts if (slot.number - 1) % count == slot.partition}
+        fitting = {count for count in counts if (slot.sequence - 1) % count == slot.partition}
         if not fitting:
             grown = range(min(counts) + 1, partitions + 1)
-            fitting = {count for count in grown if (slot.number - 1) % count == slot.partition}
+            fitting = {count for count in grown if (slot.sequence - 1) % count == slot.partition}
         if fitting:
             counts = fitting
         else:
-            broken.append(slot.number)
+            broken.append(slot.sequence)
     return broken

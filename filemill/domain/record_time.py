@@ -17,7 +17,7 @@ BEHIND_SECONDS = 1.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Dating:
+class RecordClock:
     """The database's moments of records, for one reader that has the database's clock from time to time. One thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,11 +28,11 @@ class Dating:
         self._behind_since: float | None = None
         self._last: tuple[int, datetime] = (0, _EPOCH)
 
-    def set(self, now: datetime, asked_at: float) -> None:
+    def synchronize(self, now: datetime, asked_at: float) -> None:
         """Take over the database's clock: it said `now` between `asked_at` and this moment."""
         self._base_ms = _milliseconds(now) - 1000 * (asked_at + self._clock()) / 2
 
-    def read(self, records: Sequence[Record], *, to_the_end: bool) -> None:
+    def observe(self, records: Sequence[Record], *, to_the_end: bool) -> None:
         """Note a batch that was just read; `to_the_end`: nothing was left to read. Its records may be dated then."""
         self._read_ms = round(self._base_ms + 1000 * self._clock())
         newest = max((record.timestamp_ms for record in records if record.by_broker), default=None)
@@ -50,7 +50,7 @@ class Dating:
         elif self._clock() - self._behind_since >= BEHIND_SECONDS:
             self._ahead_ms = ahead
 
-    def of(self, record: Record) -> datetime:
+    def time_of(self, record: Record) -> datetime:
         """The moment when the broker took the record; of one that its producer dated, when it was read."""
         moment = min(record.timestamp_ms - self._ahead_ms, self._read_ms) if record.by_broker else self._read_ms
         if moment != self._last[0]:

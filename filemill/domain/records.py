@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True):
     headers_error: str | None = None
     by_broker: bool = False  # whether the timestamp is the broker's: a producer may write any
 
-    def refuse_unreadable(self) -> None:
+    def require_readable_headers(self) -> None:
         """Raise InvalidMessage if the headers cannot be read."""
         if self.headers_error is not None:
             raise InvalidMessage(self.headers_error)
@@ -36,6 +36,6 @@ class TopicIdentity(msgspec.Struct, frozen=True):
     cluster_id: str
     partitions: int
 
-    def same(self, other: "TopicIdentity | None") -> bool:
+    def is_same_topic(self, other: "TopicIdentity | None") -> bool:
         """Whether the other is this very topic, whatever partitions were added."""
         return other is not None and (self.topic_id, self.cluster_id) == (other.topic_id, other.cluster_id)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 
-class Span(msgspec.Struct, frozen=True):
+class PartitionRange(msgspec.Struct, frozen=True):
     """A partition of the requests: where it begins and ends, and what the group has committed (None: nothing)."""
 
     partition: int
@@ -14,7 +14,7 @@ class Span(msgspec.Struct, frozen=True):
     committed: int | None
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class LossBounds(msgspec.Struct, frozen=True):
     """An unfinished request of `generation` is gone if its offset is below one of its partition's bounds.
 
     `removed`: retention took the record, and no worker has it. `passed`: the group has committed it, and every result
@@ -27,9 +27,9 @@ class Bounds(msgspec.Struct, frozen=True):
     ends: dict[int, int]
 
 
-def bounds(
-    generation: int, parts: Sequence[Span], owned: Collection[int], *, shares: bool, results_applied: bool
-) -> Bounds:
+def loss_bounds(
+    generation: int, parts: Sequence[PartitionRange], owned: Collection[int], *, share_group: bool, results_applied: bool
+) -> LossBounds:
     """The bounds of what is gone now.
 
     `owned` are the partitions of workers that have something in progress. They may have read a record before it was
@@ -38,11 +38,11 @@ def bounds(
     removed, passed = {}, {}
     for part in parts:
         begin, committed = part.begin, part.committed or 0
-        held = part.partition in owned and not shares
+        held = part.partition in owned and not share_group
         removed[part.partition] = min(begin, committed) if held else begin
-        if results_applied and not shares and committed <= part.end:
+        if results_applied and not share_group and committed <= part.end:
             passed[part.partition] = committed
-    return Bounds(generation, removed, passed, {part.partition: part.end for part in parts})
+    return LossBounds(generation, removed, passed, {part.partition: part.end for part in parts})
 
 
 def results_applied(ends: Mapping[int, int], positions: Mapping[int, int]) -> bool:

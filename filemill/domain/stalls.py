@@ -9,10 +9,10 @@ import enum
 
 import msgspec
 
-from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, Condition, Vitals
+from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, WorkerCondition, Vitals
 
 
-class Reason(enum.StrEnum):
+class StallReason(enum.StrEnum):
     """Why a committed offset does not move."""
 
     QUIET = "quiet"
@@ -23,17 +23,17 @@ class Reason(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-class Owner(msgspec.Struct, frozen=True, kw_only=True):
+class PartitionOwner(msgspec.Struct, frozen=True, kw_only=True):
     """The owner of a partition, by its last heartbeat. `condition` None: it never sent one."""
 
     worker_id: str
-    condition: Condition | None = None
-    heard_seconds_ago: float = 0.0
+    condition: WorkerCondition | None = None
+    silent_seconds: float = 0.0
     processing_seconds: float | None = None
     vitals: Vitals | None = None
 
 
-class Standstill(msgspec.Struct, frozen=True):
+class UnchangedOffset(msgspec.Struct, frozen=True):
     """A partition with lag. For `seconds` its committed offset and its owner have been the same, by the samples.
 
     `undisturbed_seconds`: since its owner last started, got partitions, was resumed, or closed a breaker.
@@ -54,26 +54,26 @@ class StalledPartition(msgspec.Struct, frozen=True):
     lag: int
     seconds: float
     owner: str
-    reason: Reason
+    reason: StallReason
     sentence: str
 
     @property
     def explained(self) -> bool:
         """Whether that breaks no promise."""
-        return self.reason in (Reason.QUIET, Reason.BREAKER)
+        return self.reason in (StallReason.QUIET, StallReason.BREAKER)
 
 
-def patience_seconds(processing_seconds: float, session_seconds: float) -> float:
+def stall_timeout_seconds(processing_seconds: float, session_seconds: float) -> float:
     """How long a committed offset may stand still while a partition has lag and an owner."""
     return processing_seconds + session_seconds + STUCK_MARGIN_SECONDS
 
 
-def judge(
-    still: Standstill, owner: Owner, *, processing_seconds: float, session_seconds: float
+def find_stall(
+    still: UnchangedOffset, owner: PartitionOwner, *, processing_seconds: float, session_seconds: float
 ) -> StalledPartition | None:
     """Whether the partition is stalled, and why. `processing_seconds` counts where the owner does not say its own."""
     own = processing_seconds if owner.processing_seconds is None else owner.processing_seconds
-    limit = patience_seconds(own, session_seconds)
+    limit = stall_timeout_seconds(own, session_seconds)
     if still.seconds <= limit:
         return None
     found = _reason(still, owner, limit)
@@ -87,30 +87,30 @@ def judge(
     )
 
 
-def _reason(still: Standstill, owner: Owner, limit: float) -> tuple[Reason, str] | None:
+def _reason(still: UnchangedOffset, owner: PartitionOwner, limit: float) -> tuple[StallReason, str] | None:
     name, vitals = f"its owner {owner.worker_id}", owner.vitals
     if owner.condition is None or vitals is None:
-        return Reason.UNKNOWN, f"{name} sends no heartbeats"
-    if owner.condition in (Condition.DEAD, Condition.STOPPED):
-        return Reason.SILENT, f"{name} has been silent for {owner.heard_seconds_ago:.0f} s"
+        return StallReason.UNKNOWN, f"{name} sends no heartbeats"
+    if owner.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED):
+        return StallReason.SILENT, f"{name} has been silent for {owner.silent_seconds:.0f} s"
     if vitals.quiet:
-        return Reason.QUIET, f"{name} is quiet; resume it with `filemill workers resume {owner.worker_id}`"
+        return StallReason.QUIET, f"{name} is quiet; resume it with `filemill workers resume {owner.worker_id}`"
     if vitals.breaker:
-        return Reason.BREAKER, f"{name} waits for a server ({vitals.breaker})"
+        return StallReason.BREAKER, f"{name} waits for a server ({vitals.breaker})"
     if still.undisturbed_seconds <= limit:
         return None  # what held it is over; it has not had its time yet
     return _stuck(still.partition, name, vitals, limit)
 
 
-def _stuck(partition: int, name: str, vitals: Vitals, limit: float) -> tuple[Reason, str] | None:
+def _stuck(partition: int, name: str, vitals: Vitals, limit: float) -> tuple[StallReason, str] | None:
     oldest = next((one for one in vitals.oldest_records if one.partition == partition), None)
     if oldest is None:
         if vitals.in_flight and vitals.busy_seconds <= limit:
             return None  # its records wait for a place that others of the same worker have
-        return Reason.UNKNOWN, f"{name} has none of its records in progress, for an unknown reason"
+        return StallReason.UNKNOWN, f"{name} has none of its records in progress, for an unknown reason"
     if oldest.uncommitted_seconds > STUCK_MARGIN_SECONDS:
         seconds = oldest.uncommitted_seconds
-        return Reason.COMMITS, f"{name} finishes records, but no commit was accepted for {seconds:.0f} s"
+        return StallReason.COMMITS, f"{name} finishes records, but no commit was accepted for {seconds:.0f} s"
     if oldest.offset is None or oldest.seconds <= limit:
         return None
-    return Reason.RECORD, f"{name} is stuck on record P{partition}·{oldest.offset} for {oldest.seconds:.0f} s"
+    return StallReason.RECORD, f"{name} is stuck on record P{partition}·{oldest.offset} for {oldest.seconds:.0f} s"

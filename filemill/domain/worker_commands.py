@@ -10,7 +10,7 @@ from filemill.domain.messages import Run
 from filemill.errors import InvalidMessage
 
 
-class Order(enum.StrEnum):
+class WorkerCommandKind(enum.StrEnum):
     """What to do."""
 
     CANCEL = "cancel"
@@ -18,19 +18,19 @@ class Order(enum.StrEnum):
     RESUME = "resume"
 
 
-class Command(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class WorkerCommand(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One command. `files` are [fileId, run] pairs (cancel); `worker_id` None is for every worker."""
 
-    order: Order
+    order: WorkerCommandKind
     timestamp: datetime
     worker_id: str | None = None
     files: list[tuple[FileId, Run]] = []
 
 
-_decoder = msgspec.json.Decoder(Command)
+_decoder = msgspec.json.Decoder(WorkerCommand)
 
 
-def decode_command(value: bytes | None) -> Command:
+def decode_command(value: bytes | None) -> WorkerCommand:
     """Read a record of `worker.commands`. Raises InvalidMessage."""
     try:
         command = _decoder.decode(value or b"")
@@ -41,7 +41,7 @@ def decode_command(value: bytes | None) -> Command:
     return command
 
 
-class Standing:
+class CommandState:
     """What the commands read so far amount to, for one worker.
 
     Cancellations count whenever they were given: their record may be read much later. Being quiet is a state of a
@@ -53,18 +53,18 @@ class Standing:
         self._cancelled: set[tuple[int, int]] = set()
         self.quiet = False
 
-    def take(self, command: Command, *, before_start: bool = False) -> list[tuple[int, int]]:
+    def apply(self, command: WorkerCommand, *, before_start: bool = False) -> list[tuple[int, int]]:
         """Follow a command, which may be one from before this worker's start; returns what it newly cancels."""
         if command.worker_id not in (None, self._worker_id):
             return []
-        if command.order is Order.CANCEL:
+        if command.order is WorkerCommandKind.CANCEL:
             new = [file_run for file_run in command.files if file_run not in self._cancelled]
             self._cancelled.update(new)
             return new
         if not before_start:
-            self.quiet = command.order is Order.QUIET
+            self.quiet = command.order is WorkerCommandKind.QUIET
         return []
 
-    def cancelled(self, file_id: int, run: int | None) -> bool:
+    def is_cancelled(self, file_id: int, run: int | None) -> bool:
         """Whether a run is not wanted any more; a record without a run is its file's first."""
         return (file_id, run or 1) in self._cancelled

@@ -21,12 +21,12 @@ DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 STUCK_MARGIN_SECONDS = 10.0
 
 # A worker's clock that is further off than this is worth a word. An event may take a moment to reach the broker.
-SKEW_NOTICED_SECONDS = 3.0
+SKEW_WARNING_SECONDS = 3.0
 
-Amount = Annotated[float, msgspec.Meta(ge=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Kind(enum.StrEnum):
+class EventKind(enum.StrEnum):
     """What an event is about."""
 
     STARTED = "started"
@@ -35,7 +35,7 @@ class Kind(enum.StrEnum):
     LOST = "lost"
     HEARTBEAT = "heartbeat"
     RETRYING = "retrying"
-    PARKED = "parked"
+    DEAD_LETTERED = "parked"
     CANCELLED = "cancelled"
     BREAKER_OPENED = "breaker-opened"
     BREAKER_CLOSED = "breaker-closed"
@@ -53,8 +53,8 @@ class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
     partition: Int32
     offset: Int64 | None = None
-    seconds: Amount = 0.0
-    uncommitted_seconds: Amount = 0.0
+    seconds: NonNegative = 0.0
+    uncommitted_seconds: NonNegative = 0.0
 
 
 class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -66,8 +66,8 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
     """
 
     in_flight: Int32 = 0
-    oldest_seconds: Amount = 0.0
-    busy_seconds: Amount = 0.0
+    oldest_seconds: NonNegative = 0.0
+    busy_seconds: NonNegative = 0.0
     headroom_seconds: float | None = None
     paused: bool = False
     retrying: Int32 = 0
@@ -75,8 +75,8 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
     breaker: str | None = None
     finished: Int64 = 0
     failed: Int64 = 0
-    finished_per_second: Amount = 0.0
-    cpu_seconds: Amount = 0.0
+    finished_per_second: NonNegative = 0.0
+    cpu_seconds: NonNegative = 0.0
     rss_bytes: Int64 = 0
     oldest_records: list[OldestRecord] = []
 
@@ -88,7 +88,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     the worker's clock was ahead of that (negative: behind); what a worker says of its skew itself is overwritten.
     """
 
-    kind: Kind
+    kind: EventKind
     worker_id: WorkerId
     timestamp: datetime
     protocol: str | None = None
@@ -100,7 +100,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     version: str | None = None
     pid: Int64 | None = None
     host: str | None = None
-    processing_seconds: Amount | None = None
+    processing_seconds: NonNegative | None = None
     vitals: Vitals | None = None
     file_id: FileId | None = None
     run: Run | None = None
@@ -109,7 +109,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     attempt: Int32 | None = None
     stage: str | None = None
     stage_ms: StageTimes = {}
-    delay_seconds: Amount | None = None
+    delay_seconds: NonNegative | None = None
     error: str | None = None
     trace: str | None = None
     skew_seconds: float | None = None
@@ -133,7 +133,7 @@ def decode_event(value: bytes | None) -> WorkerEvent:
     return event
 
 
-class Condition(enum.StrEnum):
+class WorkerCondition(enum.StrEnum):
     """What a worker is, as four things that call for four different acts, and two that call for none."""
 
     BUSY = "busy"
@@ -143,18 +143,18 @@ class Condition(enum.StrEnum):
     STOPPED = "stopped"
 
 
-def condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float) -> Condition:
+def worker_condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float) -> WorkerCondition:
     """What a worker is, by its last event, its latest vitals, and for how long nothing was heard of it.
 
     Dead: silent, and it did not say goodbye. Stuck: it speaks, holds records, and has finished none for longer than one
     takes. Busy: it holds records. Idle: it holds none.
     """
-    if last.kind is Kind.STOPPED:
-        return Condition.STOPPED
+    if last.kind is EventKind.STOPPED:
+        return WorkerCondition.STOPPED
     if silent_seconds > DEAD_AFTER_SECONDS:
-        return Condition.DEAD
+        return WorkerCondition.DEAD
     if vitals is None or not vitals.in_flight:
-        return Condition.IDLE
+        return WorkerCondition.IDLE
     if vitals.busy_seconds > processing_seconds + STUCK_MARGIN_SECONDS:
-        return Condition.STUCK
-    return Condition.BUSY
+        return WorkerCondition.STUCK
+    return WorkerCondition.BUSY

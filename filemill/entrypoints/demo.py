@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import Settings
 from filemill.domain.content import render
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.verification.report import Report
@@ -57,7 +57,7 @@ def wait_for_group(settings: Settings, seconds: float) -> None:
     try:
         while time.monotonic() < deadline:
             with contextlib.suppress(Unavailable), engine.connect() as connection:
-                said = connection.execute(sa.select(Worker.body["owned"]).where(Worker.kind != Kind.STOPPED)).scalars()
+                said = connection.execute(sa.select(Worker.body["owned"]).where(Worker.kind != EventKind.STOPPED)).scalars()
                 if wanted == {partition for owned in said for partition in owned or ()}:
                     return
             time.sleep(POLL_SECONDS * 5)

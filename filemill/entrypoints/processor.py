@@ -7,17 +7,17 @@ import random
 from collections.abc import Callable
 
 from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
-from filemill.adapters.kafka.group import GroupMember
-from filemill.adapters.kafka.reader import TopicReader
-from filemill.adapters.kafka.share import ShareMember
+from filemill.adapters.kafka.group import KafkaRecordSource
+from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.share import KafkaShareSource
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy
-from filemill.domain.worker_commands import Standing
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_commands import CommandState
+from filemill.domain.worker_events import EventKind
 from filemill.errors import NotFound
 from filemill.ports import ObjectStore
-from filemill_workers.file_processor.circuit import Gate
+from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.command_listener import CommandListener
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Workshop
@@ -55,10 +55,10 @@ class Processor:
     """The consumer's loop on the caller's thread, workshop and listener beside it."""
 
     def __init__(
-        self, settings: Settings, beat: Callable[[], None] = lambda: None, store: ObjectStore | None = None
+        self, settings: Settings, on_cycle: Callable[[], None] = lambda: None, store: ObjectStore | None = None
     ) -> None:
-        """`beat` is called at each turn of the consumer's loop; `store` stands in for S3, to measure without it."""
-        self._beat = beat
+        """`on_cycle` is called in each cycle of the consumer's loop; `store` replaces S3 in measurements."""
+        self._on_cycle = on_cycle
         self._settings = settings
         publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
         trusted_seconds = settings.session_timeout_ms / 1000 / 2
@@ -71,8 +71,8 @@ class Processor:
             settings.longest_job_seconds,
         )
         self._store = store or S3ObjectStore(settings)
-        self._standing = Standing(settings.worker_id)
-        self._gates = [Gate(server, self._tell, jitter) for server in ("S3", "Kafka")]
+        self._standing = CommandState(settings.worker_id)
+        self._gates = [CircuitBreaker(server, self._tell, jitter) for server in ("S3", "Kafka")]
         self._workshop = Workshop(
             publisher,
             lambda workshop: self._workplace(settings, workshop, jitter),
@@ -80,7 +80,7 @@ class Processor:
             trusted_seconds=trusted_seconds,
         )
         self._listener = CommandListener(
-            lambda: TopicReader(settings, [settings.topic_worker_commands], "commands"),
+            lambda: KafkaTopicReader(settings, [settings.topic_worker_commands], "commands"),
             self._standing,
             self._workshop.cancel,
             self._reporter,
@@ -128,9 +128,9 @@ class Processor:
     def _consume(self) -> None:
         topic = self._settings.topic_create
         if isinstance(self._loop, ShareProcessor):
-            self._loop.run(lambda: ShareMember(self._settings, topic))
+            self._loop.run(lambda: KafkaShareSource(self._settings, topic))
         else:
-            self._loop.run(lambda listener: GroupMember(self._settings, topic, listener))
+            self._loop.run(lambda listener: KafkaRecordSource(self._settings, topic, listener))
 
     def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
         to_s3, to_kafka = self._gates
@@ -153,9 +153,9 @@ class Processor:
             long_job_every=settings.long_job_every,
             long_job_seconds=settings.long_job_seconds,
             jitter=jitter,
-            to_store=to_s3.through,
-            to_broker=to_kafka.through,
-            cancelled=self._standing.cancelled,
+            to_store=to_s3.call,
+            to_broker=to_kafka.call,
+            cancelled=self._standing.is_cancelled,
             report=self._reporter,
         )
 
@@ -166,13 +166,13 @@ class Processor:
             with contextlib.suppress(NotFound):
                 await self._store.get(PROBE_KEY)
 
-        await self._gates[0].through(ask)
+        await self._gates[0].call(ask)
 
-    def _tell(self, kind: Kind, cause: str) -> None:
+    def _tell(self, kind: EventKind, cause: str) -> None:
         self._reporter.emit(kind, cause=cause)
 
     def _hold(self) -> str | None:
-        self._beat()
+        self._on_cycle()
         if self._standing.quiet:
             return QUIET
         return next((gate.reason for gate in self._gates if gate.reason), None)

@@ -6,18 +6,19 @@ cut to a bounded length; of the newest `KEPT_RECORDS` records. A record that can
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin, PartitionOffsets
-from filemill.adapters.kafka.reader import read_places, read_topic
+from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
+from filemill.adapters.kafka.reader import read_records_at, read_topic
+from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.config.settings import Settings
+from filemill.domain.dead_letters import DeadLetter, DeadLetterEntry, FileState, dead_letter_entry, dead_letters
 from filemill.domain.messages import header
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import Unavailable
-from filemill.services.dead_letters import DeadLetter, Entry, entry_of, judge
 
 # Of so many records, the newest, the index knows.
 KEPT_RECORDS = 20_000
@@ -47,6 +48,20 @@ class Content(msgspec.Struct, frozen=True):
     trace: str | None
 
 
+def current_dead_letters(entries: Collection[DeadLetterEntry], engine: sa.Engine) -> list[DeadLetter]:
+    """The dead letters of these entries, with the current state of their files; oldest first. Raises Unavailable."""
+    ids = sorted({entry.file_id for entry in entries if entry.file_id is not None})
+    files: dict[int, FileState] = {}
+    deleted: set[int] = set()
+    if ids:
+        named = sa.func.any(sa.bindparam("ids", ids))
+        with engine.connect() as connection:
+            rows = connection.execute(sa.select(File.id, File.status, File.run).where(File.id == named))
+            files = {row.id: FileState(row.status, row.run) for row in rows}
+            deleted = set(connection.execute(sa.select(Tombstone.file_id).where(Tombstone.file_id == named)).scalars())
+    return dead_letters(entries, files, deleted)
+
+
 class DeadLetterIndex:
     """Any thread may ask. One reads at a time, from where the last one stopped; who waits meanwhile shares the next."""
 
@@ -58,7 +73,7 @@ class DeadLetterIndex:
         self._begun = 0
         self._latest: Letters | Unavailable = Letters([])
         self._identity: TopicIdentity | None = None
-        self._entries: dict[tuple[int, int], Entry] = {}
+        self._entries: dict[tuple[int, int], DeadLetterEntry] = {}
         self._next: dict[tuple[str, int], int] = {}
         # Of each partition the time of its latest record that has a credible one.
         self._times: dict[int, int] = {}
@@ -92,9 +107,9 @@ class DeadLetterIndex:
         found = {place: known[key] for place, key in keys.items() if key in known}
         missing = {at: place for place, at in wanted.items() if place not in found}
         for record in self._read_places(admin, list(missing)):
-            entry = entry_of(record, 0)
+            entry = dead_letter_entry(record, 0)
             place = missing[record.partition, record.offset]
-            found[place] = known.get(entry.key) or judge([entry], self._engine)[0]
+            found[place] = known.get(entry.key) or current_dead_letters([entry], self._engine)[0]
         return found
 
     def contents(self, admin: KafkaAdmin, letters: Sequence[DeadLetter]) -> list[Content | None]:
@@ -112,7 +127,7 @@ class DeadLetterIndex:
             return iter(())
         spans = {part.partition: part for part in admin.offsets(None, self._topic)}
         there = [place for place in places if place[0] in spans and _holds(spans[place[0]], place[1])]
-        return read_places(self._settings, self._topic, there, "dlq")
+        return read_records_at(self._settings, self._topic, there, "dlq")
 
     def _try(self, admin: KafkaAdmin) -> Letters | Unavailable:
         try:
@@ -122,7 +137,7 @@ class DeadLetterIndex:
 
     def _read(self, admin: KafkaAdmin) -> Letters:
         identity = admin.identities([self._topic]).get(self._topic)
-        if identity is not None and not identity.same(self._identity):  # recreated: the same offsets are other records
+        if identity is not None and not identity.is_same_topic(self._identity):  # recreated: the same offsets are other records
             self._forget()
             self._identity = identity
         spans = admin.offsets(None, self._topic)
@@ -140,16 +155,16 @@ class DeadLetterIndex:
             self._next[place] = max(self._next[place], part.end or 0)
         there = [one for one in self._entries.values() if one.partition in begins]
         self._keep(one for one in there if one.offset >= begins[one.partition])
-        return Letters(judge(list(self._entries.values()), self._engine), self._truncated)
+        return Letters(current_dead_letters(list(self._entries.values()), self._engine), self._truncated)
 
     def _add(self, record: Record) -> None:
-        entry = entry_of(record, self._times.get(record.partition, 0))
+        entry = dead_letter_entry(record, self._times.get(record.partition, 0))
         self._times[record.partition] = entry.order_ms
         self._entries[entry.partition, entry.offset] = entry
         if len(self._entries) > KEPT_RECORDS + SLACK_RECORDS:
             self._keep(self._entries.values())
 
-    def _keep(self, entries: Iterable[Entry]) -> None:
+    def _keep(self, entries: Iterable[DeadLetterEntry]) -> None:
         """Hold these, the newest `KEPT_RECORDS` of them at most."""
         kept = list(entries)
         if len(kept) > KEPT_RECORDS:
@@ -188,7 +203,7 @@ def chunks(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
         yield chunk
 
 
-def _holds(part: PartitionOffsets, offset: int) -> bool:
+def _holds(part: LogOffsets, offset: int) -> bool:
     return (part.begin or 0) <= offset < (part.end or 0)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from filemill.domain.stalls import Owner, StalledPartition, Standstill, judge, patience_seconds
-from filemill.domain.worker_events import Condition
+from filemill.domain.stalls import PartitionOwner, StalledPartition, UnchangedOffset, find_stall, stall_timeout_seconds
+from filemill.domain.worker_events import WorkerCondition
 from filemill.queries.workers import WorkerQuery, WorkerView, list_workers
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def stalled_partitions(
     owners = {partition: member.client_id for member in group.members for partition in member.partitions}
     waiting = [part for part in lags.partitions if part.lag and part.partition in owners][:PARTITIONS_MAX]
     # In the usual case that is all: whatever waits has not waited for long.
-    least = patience_seconds(0, session_seconds)
+    least = stall_timeout_seconds(0, session_seconds)
     waiting = [part for part in waiting if part.behind_seconds is None or part.behind_seconds > least]
     if not waiting:
         return []
@@ -85,11 +85,11 @@ def stalled_partitions(
     longest = max(
         processing_seconds if owner.processing_seconds is None else owner.processing_seconds for owner in known.values()
     )
-    period = timedelta(seconds=patience_seconds(longest, session_seconds) + MARGIN_SECONDS)
+    period = timedelta(seconds=stall_timeout_seconds(longest, session_seconds) + MARGIN_SECONDS)
     found = []
     for still in _standstills(connection, group_id, group, lags, waiting, owners, period):
         owner = known[owners[still.partition]]
-        stalled = judge(still, owner, processing_seconds=processing_seconds, session_seconds=session_seconds)
+        stalled = find_stall(still, owner, processing_seconds=processing_seconds, session_seconds=session_seconds)
         if stalled is not None:
             found.append(stalled)
     return found
@@ -103,7 +103,7 @@ def _standstills(
     waiting: Sequence["PartitionLag"],
     owners: Mapping[int, str],
     period: timedelta,
-) -> list[Standstill]:
+) -> list[UnchangedOffset]:
     asked = {"group": group_id, "period": period}
     of_lag = {
         **asked,
@@ -123,7 +123,7 @@ def _standstills(
         owned = _owned_pattern(name, part.partition)
         since = connection.execute(_OWNED, {**asked, "latest": group.sampled_at, "owned": owned}).scalar_one()
         found.append(
-            Standstill(
+            UnchangedOffset(
                 part.partition,
                 part.committed_offset,
                 part.lag,
@@ -139,13 +139,13 @@ def _owned_pattern(client_id: str, partition: int) -> str:
     return msgspec.json.encode([{"clientId": client_id, "partitions": [partition]}]).decode()
 
 
-def _owner(worker_id: str, view: WorkerView | None) -> Owner:
+def _owner(worker_id: str, view: WorkerView | None) -> PartitionOwner:
     if view is None:
-        return Owner(worker_id=worker_id)
-    return Owner(
+        return PartitionOwner(worker_id=worker_id)
+    return PartitionOwner(
         worker_id=worker_id,
-        condition=Condition(view.condition),
-        heard_seconds_ago=view.heard_seconds_ago,
+        condition=WorkerCondition(view.condition),
+        silent_seconds=view.heard_seconds_ago,
         processing_seconds=view.processing_seconds,
         vitals=view.vitals,
     )

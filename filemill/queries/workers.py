@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from filemill.domain.worker_events import (
     DEAD_AFTER_SECONDS,
     STUCK_MARGIN_SECONDS,
-    Condition,
+    WorkerCondition,
     Vitals,
     WorkerEvent,
-    condition,
+    worker_condition,
 )
 
 # A worker that is gone is listed for this long.
@@ -32,7 +32,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    condition: Condition
+    condition: WorkerCondition
     heard_seconds_ago: float
     last_word: str
     started_at: datetime | None
@@ -110,10 +110,10 @@ def list_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) ->
     return [_view(row) for row in connection.execute(_WORKERS, {**_listed(query), **wanted})]
 
 
-def count_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> dict[Condition, int]:
+def count_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> dict[WorkerCondition, int]:
     """How many workers of each condition were heard of within a day, of those that `search` and `ids` name."""
-    found = {Condition(row.condition): row.workers for row in connection.execute(_COUNTS, _listed(query))}
-    return {condition: found.get(condition, 0) for condition in Condition}
+    found = {WorkerCondition(row.condition): row.workers for row in connection.execute(_COUNTS, _listed(query))}
+    return {condition: found.get(condition, 0) for condition in WorkerCondition}
 
 
 def _listed(query: WorkerQuery) -> dict[str, object]:
@@ -174,7 +174,7 @@ def _view(row: Sequence[Any]) -> WorkerView:
     vitals = msgspec.convert(vitals_body, Vitals) if vitals_body else None
     return WorkerView(
         id=worker_id,
-        condition=condition(last, vitals, last.processing_seconds or 0.0, silent),
+        condition=worker_condition(last, vitals, last.processing_seconds or 0.0, silent),
         heard_seconds_ago=silent,
         skew_seconds=last.skew_seconds,
         last_word=last.kind.value,

@@ -13,14 +13,17 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin, PartitionOffsets
+from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
 from filemill.adapters.kafka.reader import read_topic
-from filemill.adapters.postgres.operations import OFFSETS_RESET, record, refuse, unfinished_runs
+from filemill.adapters.postgres.audit import OFFSETS_RESET
+from filemill.services.audit import record, refuse
+from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.config.settings import Settings
 from filemill.domain.files import EPOCH, epoch_milliseconds
-from filemill.domain.messages import RUN, file_id_in, number_header
+from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.errors import Unavailable
-from filemill.services.operations import Operations, Outcome
+from filemill.services.operations import Operations
+from filemill.domain.file_actions import Outcome
 
 BATCH_FILES = 1000
 
@@ -101,7 +104,7 @@ class Done(msgspec.Struct, frozen=True):
     resubmitted: list[int]
 
 
-def new_offsets(target: Target, parts: Sequence[PartitionOffsets], at: Mapping[int, int]) -> dict[int, int]:
+def new_offsets(target: Target, parts: Sequence[LogOffsets], at: Mapping[int, int]) -> dict[int, int]:
     """Each partition's new offset, within what the partition holds. `at`: the offsets at the target's time. Pure."""
     found = {}
     for part in parts:
@@ -166,7 +169,7 @@ class OffsetReset:
             operation = record(connection, actor, OFFSETS_RESET, detail)
         try:
             if now.offsets:
-                self._admin.move_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
+                self._admin.alter_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
         except (ValueError, Unavailable) as error:
             self._each(cancelled, self._operations.retry, actor, progress)
             if isinstance(error, ValueError):
@@ -185,7 +188,7 @@ class OffsetReset:
         group = self._admin.describe_group(settings.kafka_group, settings.topic_create)
         return refusal(len(group.members))
 
-    def _parts(self) -> list[PartitionOffsets]:
+    def _parts(self) -> list[LogOffsets]:
         return self._admin.offsets(self._settings.offsets_group, self._settings.topic_create)
 
     def _topic_id(self) -> str:
@@ -195,7 +198,7 @@ class OffsetReset:
             raise Unavailable(f"Kafka has no topic {topic}: run `filemill topics create`")
         return found[topic].topic_id
 
-    def _judge(self, topic_id: str, parts: Sequence[PartitionOffsets], new: Mapping[int, int]) -> Plan:
+    def _judge(self, topic_id: str, parts: Sequence[LogOffsets], new: Mapping[int, int]) -> Plan:
         skipped = self._skipped({part.partition: (_current(part), new[part.partition]) for part in parts})
         moves = [
             Move(part.partition, _current(part), new[part.partition], skipped.get(part.partition, [])) for part in parts
@@ -208,11 +211,11 @@ class OffsetReset:
         if not ahead:
             return {}
         topic = self._settings.topic_create
-        wanted = [PartitionOffsets(partition, begin, end, None) for partition, (begin, end) in ahead.items()]
+        wanted = [LogOffsets(partition, begin, end, None) for partition, (begin, end) in ahead.items()]
         places = {(topic, partition): ahead.get(partition, span)[0] for partition, span in spans.items()}
         found: dict[int, list[int]] = {}
         for partition, asked in _batches(
-            (one.partition, file_id, number_header(one.headers, RUN))
+            (one.partition, file_id, int_header(one.headers, RUN_HEADER))
             for one in read_topic(self._settings, topic, wanted, "offsets", places)
             if (file_id := file_id_in(one.value)) is not None
         ):
@@ -258,7 +261,7 @@ def refusal(members: int) -> str | None:
     return f"Kafka refuses while the group has {who}: stop the processors first (Workers, scale to 0)"
 
 
-def _current(part: PartitionOffsets) -> int:
+def _current(part: LogOffsets) -> int:
     """Where the group would read on: what it has committed, as long as the topic still has it."""
     begin = part.begin or 0
     return begin if part.committed is None else max(begin, min(part.committed, part.end or 0))

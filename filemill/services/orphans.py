@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.operations import record
+from filemill.services.audit import record
 from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.adapters.s3.admin import boto_errors, list_objects
 from filemill.config.settings import Settings
-from filemill.domain.files import file_id_of
+from filemill.domain.files import file_id_in_key
 from filemill.ports import StoredObject
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ class Orphans:
         return Deletion(deleted, kept, dry_run)
 
     def _among(self, page: Sequence[StoredObject]) -> list[Orphan]:
-        ids = sorted({file_id for one in page if (file_id := file_id_of(one.key)) is not None})
+        ids = sorted({file_id for one in page if (file_id := file_id_in_key(one.key)) is not None})
         with self._engine.connect() as connection:
             owned = set(connection.execute(_OWNERS, {"ids": ids}).scalars())
-            suspects = [one for one in page if file_id_of(one.key) not in owned]
+            suspects = [one for one in page if file_id_in_key(one.key) not in owned]
             keys = [one.key for one in suspects]
             located = set(connection.execute(_LOCATIONS, {"keys": keys}).scalars()) if keys else set()
             newest = connection.execute(_NEWEST).scalar_one()
@@ -116,7 +116,7 @@ class Orphans:
 
 
 def _kind(key: str, newest: int) -> Kind:
-    file_id = file_id_of(key)
+    file_id = file_id_in_key(key)
     if file_id is None:
         return Kind.OTHER_KEY
     return Kind.ID_NOT_GIVEN if file_id > newest else Kind.UNKNOWN_ID

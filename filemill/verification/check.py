@@ -88,10 +88,10 @@ def _check_publications(engine: sa.Engine, settings: Settings, evidence: TopicIn
         report.add_finding("publish-number-twice", number)
     report.repeats = evidence.repeats()
     astray = _numbered_for_another_topic(engine, settings, evidence)
-    in_turn = (slot for slot in evidence.sequences() if slot.number not in astray)
+    in_turn = (slot for slot in evidence.sequences() if slot.sequence not in astray)
     for number in cycle_breaks(in_turn, evidence.partitions):
         report.add_finding("publish-out-of-turn", number)
-    absent = set(_gaps(slot.number for slot in evidence.sequences()))
+    absent = set(_gaps(slot.sequence for slot in evidence.sequences()))
     for number in sorted(absent - _not_to_be_seen_yet(engine, settings, evidence, absent)):
         report.add_finding("publish-number-missing", number)
 

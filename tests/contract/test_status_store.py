@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.domain.files import Change, Standing, Status, supersedes
+from filemill.domain.files import CurrentState, Status, StatusUpdate, supersedes
 from filemill.domain.records import TopicIdentity
-from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.errors import NotLeader, UnusableData
 from filemill.ports import Applied, HeardEvent, Rejected, StatusStore
 from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
@@ -26,8 +26,8 @@ def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Statu
     return lease, bench.store(lease)
 
 
-def _progress(file_id: int, seconds: float, *, run: int | None = 1, step: int = 0) -> Change:
-    return Change(
+def _progress(file_id: int, seconds: float, *, run: int | None = 1, step: int = 0) -> StatusUpdate:
+    return StatusUpdate(
         file_id=file_id,
         run=run,
         status=Status.PROCESSING,
@@ -41,8 +41,8 @@ def _progress(file_id: int, seconds: float, *, run: int | None = 1, step: int = 
     )
 
 
-def _completed(file_id: int, seconds: float = 60, *, run: int | None = 1, worker: str | None = "w") -> Change:
-    return Change(
+def _completed(file_id: int, seconds: float = 60, *, run: int | None = 1, worker: str | None = "w") -> StatusUpdate:
+    return StatusUpdate(
         file_id=file_id,
         run=run,
         status=Status.COMPLETED,
@@ -58,8 +58,8 @@ def _completed(file_id: int, seconds: float = 60, *, run: int | None = 1, worker
     )
 
 
-def _failed(file_id: int, seconds: float = 60, *, run: int | None = 1) -> Change:
-    return Change(file_id=file_id, run=run, status=Status.FAILED, at=T0 + timedelta(seconds=seconds), error="no")
+def _failed(file_id: int, seconds: float = 60, *, run: int | None = 1) -> StatusUpdate:
+    return StatusUpdate(file_id=file_id, run=run, status=Status.FAILED, at=T0 + timedelta(seconds=seconds), error="no")
 
 
 def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseBench) -> None:
@@ -174,7 +174,7 @@ def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseBench, toge
     first, second, third = bench.submit(["a", "b", "c"])
     _, store = _leader(bench)
 
-    def completed(file_id: int, key: str) -> Change:
+    def completed(file_id: int, key: str) -> StatusUpdate:
         return msgspec.structs.replace(_completed(file_id, run=None, worker=None), s3_location=key)
 
     own = completed(first, "made/1.txt")
@@ -250,7 +250,7 @@ def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(benc
     _, store = _leader(bench)
     for number, identity in enumerate((FIRST, SECOND), 1):
         store.positions({"file.created": identity, "worker.events": identity})
-        event = WorkerEvent(kind=Kind.STARTED, worker_id=f"w{number}", timestamp=T0)
+        event = WorkerEvent(kind=EventKind.STARTED, worker_id=f"w{number}", timestamp=T0)
         store.apply([], {}, [Rejected("file.created", 0, 0, f"reason {number}")], [HeardEvent(0, 0, event)])
         store.apply([], {}, [Rejected("file.created", 0, 0, "again")], [HeardEvent(0, 0, event)])
         assert bench.events() == {(0, 0): f"w{number}"}
@@ -274,8 +274,8 @@ def test_rejected_records_are_noted_once(bench: DatabaseBench) -> None:
 def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseBench) -> None:
     _, store = _leader(bench)
     said = [
-        HeardEvent(0, 3, WorkerEvent(kind=Kind.STARTED, worker_id="w1", timestamp=T0)),
-        HeardEvent(1, 3, WorkerEvent(kind=Kind.HEARTBEAT, worker_id="w2", timestamp=T0)),
+        HeardEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0)),
+        HeardEvent(1, 3, WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w2", timestamp=T0)),
     ]
     store.apply([], {("worker.events", 0): 4}, (), said)
     store.apply([], {}, (), said[:1])
@@ -294,7 +294,7 @@ def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseBench) -> 
             [_completed(file_id)],
             {("file.created", 0): 99},
             [Rejected("file.created", 0, 98, "never")],
-            [HeardEvent(0, 3, WorkerEvent(kind=Kind.STARTED, worker_id="w1", timestamp=T0))],
+            [HeardEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0))],
         )
     assert bench.row(file_id) == before
     assert successor.positions() == {("file.created", 0): 4}
@@ -316,7 +316,7 @@ def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: Postgre
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)
     store.apply([_progress(file_id, 1)], {})
-    store.apply([Change(file_id=file_id, run=1, status=Status.PENDING, at=T0 + timedelta(seconds=9))], {})
+    store.apply([StatusUpdate(file_id=file_id, run=1, status=Status.PENDING, at=T0 + timedelta(seconds=9))], {})
     assert postgres.row(file_id)["status"] == "processing"
 
 
@@ -326,12 +326,12 @@ _moments = st.integers(0, 6).map(lambda seconds: T0 + timedelta(seconds=seconds)
 
 
 @st.composite
-def _changes(draw: st.DrawFn) -> Change:
+def _changes(draw: st.DrawFn) -> StatusUpdate:
     """What an event can say: of three files and one that nobody knows, in three runs or none."""
     status = draw(st.sampled_from([Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED]))
     foreign = draw(st.booleans())
     ended = status is not Status.PROCESSING
-    return Change(
+    return StatusUpdate(
         file_id=draw(st.sampled_from([0, 0, 1, 2, UNKNOWN_ID])),
         run=draw(st.sampled_from([None, 1, 1, 2, 3])),
         status=status,
@@ -359,7 +359,7 @@ def real(request: pytest.FixtureRequest) -> PostgresBench:
 @given(batches=st.lists(st.lists(_changes(), max_size=8), max_size=5))
 @examples(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demands(
-    real: PostgresBench, batches: list[list[Change]]
+    real: PostgresBench, batches: list[list[StatusUpdate]]
 ) -> None:
     fake = MemoryBench()
     real_lease = real.lease("a", "sync")
@@ -370,7 +370,7 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
         (fake, _leader(fake)[1], fake.submit("abc")),
         (real, real.store(real_lease), real.submit("abc")),
     ]
-    expected = [Standing(1, Status.PENDING)] * 3
+    expected = [CurrentState(1, Status.PENDING)] * 3
     for number, batch in enumerate(batches):
         outcomes: list[tuple[int, list[bool], list[int], Any]] = []
         for bench, store, ids in stores:
@@ -393,26 +393,26 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
         expected = _retried(expected, [(bench, ids) for bench, _, ids in stores])
 
 
-def _retried(standings: list[Standing], benches: list[tuple[DatabaseBench, list[int]]]) -> list[Standing]:
+def _retried(standings: list[CurrentState], benches: list[tuple[DatabaseBench, list[int]]]) -> list[CurrentState]:
     """Begin a new run of all that can have one."""
     over = [place for place, standing in enumerate(standings) if standing.status in (Status.FAILED, Status.CANCELLED)]
     for bench, ids in benches:
         for place in over:
             bench.retry(ids[place])
     return [
-        Standing(standing.run + 1, Status.PENDING) if place in over else standing
+        CurrentState(standing.run + 1, Status.PENDING) if place in over else standing
         for place, standing in enumerate(standings)
     ]
 
 
-def _renamed(change: Change, ids: list[int]) -> Change:
+def _renamed(change: StatusUpdate, ids: list[int]) -> StatusUpdate:
     """The change with a file's true id, also in its key."""
     file_id = UNKNOWN_ID if change.file_id == UNKNOWN_ID else ids[change.file_id]
     key = change.s3_location and f"file-{file_id}-{change.s3_location}.txt"
     return msgspec.structs.replace(change, file_id=file_id, s3_location=key)
 
 
-def _by_the_rule(standings: list[Standing], batch: list[Change]) -> list[Standing]:
+def _by_the_rule(standings: list[CurrentState], batch: list[StatusUpdate]) -> list[CurrentState]:
     """One change after the other; those without a run last, since they mean the run that is then current."""
     after = list(standings)
     for change in sorted(batch, key=lambda change: change.run is None):
@@ -421,5 +421,5 @@ def _by_the_rule(standings: list[Standing], batch: list[Change]) -> list[Standin
         standing = after[change.file_id]
         if supersedes(change, standing):
             progress_at = change.at if change.status is Status.PROCESSING else standing.progress_at
-            after[change.file_id] = Standing(change.run or standing.run, change.status, progress_at)
+            after[change.file_id] = CurrentState(change.run or standing.run, change.status, progress_at)
     return after

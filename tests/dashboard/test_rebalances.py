@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from filemill.domain.worker_events import EventKind, WorkerEvent
-from filemill.queries.history import Act, Ownership, Told
-from filemill_dashboard.components.chart_marks import annotations_of, describe
+from filemill.queries.history import Act, Ownership, OwnershipEvent
+from filemill_dashboard.components.chart_annotations import annotations_of, describe
 from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -16,12 +16,12 @@ def at(seconds: float) -> datetime:
     return UNTIL - timedelta(seconds=100 - seconds)
 
 
-def said(worker: str, kind: EventKind, seconds: float, before: float | None = None, **fields: Any) -> Told:
+def said(worker: str, kind: EventKind, seconds: float, before: float | None = None, **fields: Any) -> OwnershipEvent:
     heard = None if before is None else at(before)
-    return Told(WorkerEvent(kind=kind, worker_id=worker, timestamp=at(seconds), **fields), heard)
+    return OwnershipEvent(WorkerEvent(kind=kind, worker_id=worker, timestamp=at(seconds), **fields), heard)
 
 
-def known(*told: Told, **heard: float) -> Ownership:
+def known(*told: OwnershipEvent, **heard: float) -> Ownership:
     return Ownership(at(0), UNTIL, list(told), {worker: at(seconds) for worker, seconds in heard.items()})
 
 
@@ -32,7 +32,7 @@ def spans(found: list[OwnershipPeriod]) -> list[tuple[int, str, float, float, st
             band.worker,
             (band.start - at(0)).total_seconds(),
             (band.end - at(0)).total_seconds(),
-            band.ended,
+            band.end_reason,
         )
         for band in found
     ]
@@ -53,7 +53,7 @@ def test_a_partition_that_is_handed_over_has_a_gap_and_a_pause() -> None:
         (1, "b", 42, 100, None),
     ]
     (move,) = ownership_changes(history, found)
-    assert (move.partition, move.previous_owner, move.worker, move.previous_end) == (1, "a", "b", "revoked")
+    assert (move.partition, move.previous_owner, move.worker, move.previous_end_reason) == (1, "a", "b", "revoked")
     assert (move.pause_seconds, move.epoch, move.cause) == (2.0, 2, "a member joined")
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.domain.record_time import Dating
+from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
 
 NOW = datetime(2026, 1, 4, 12, tzinfo=UTC)
@@ -17,8 +17,8 @@ class Scene:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.dating = Dating(lambda: self.seconds)
-        self.dating.set(NOW, 0.0)
+        self.dating = RecordClock(lambda: self.seconds)
+        self.dating.synchronize(NOW, 0.0)
 
     def read(self, *stamps: datetime, by_broker: bool = True, to_the_end: bool = True) -> list[datetime]:
         """The moments of a batch, in seconds after NOW."""
@@ -26,8 +26,8 @@ class Scene:
             Record("t", 0, offset, b"", [], epoch_milliseconds(stamp), by_broker=by_broker)
             for offset, stamp in enumerate(stamps)
         ]
-        self.dating.read(records, to_the_end=to_the_end)
-        return [self.dating.of(record) for record in records]
+        self.dating.observe(records, to_the_end=to_the_end)
+        return [self.dating.time_of(record) for record in records]
 
 
 def test_the_brokers_time_counts_where_the_clocks_agree() -> None:
@@ -70,5 +70,5 @@ def test_a_broker_that_is_behind_is_corrected_once_it_is_known_to_be_no_backlog(
 def test_the_database_clock_is_taken_in_the_middle_of_the_question() -> None:
     scene = Scene()
     scene.seconds = 4
-    scene.dating.set(NOW, 0.0)
+    scene.dating.synchronize(NOW, 0.0)
     assert scene.read(NOW + HOURS, by_broker=False) == [NOW + timedelta(seconds=2)]

@@ -10,22 +10,22 @@ from filemill.domain.files import (
     DESCRIPTION_MAX_BYTES,
     FILE_ID_MAX,
     TITLE_MAX_CHARACTERS,
-    Change,
-    ForeignKey,
+    CurrentState,
+    InvalidObjectKey,
     InvalidRequest,
-    Standing,
     Status,
-    claim_key,
+    StatusUpdate,
+    check_key_owner,
+    check_limits,
+    coalesce,
     epoch_milliseconds,
-    file_id_of,
-    fold,
+    file_id_in_key,
     iso_milliseconds,
     new_file,
     object_key,
     search_text,
     supersedes,
-    to_milliseconds,
-    within_limits,
+    truncate_to_milliseconds,
 )
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -113,12 +113,12 @@ def test_what_is_accepted_can_be_stored(title: str, description: str) -> None:
 
 
 def test_a_moment_is_cut_to_milliseconds_not_rounded() -> None:
-    assert to_milliseconds(datetime(2026, 1, 4, 12, 0, 0, 999_999, tzinfo=UTC)).microsecond == 999_000
+    assert truncate_to_milliseconds(datetime(2026, 1, 4, 12, 0, 0, 999_999, tzinfo=UTC)).microsecond == 999_000
 
 
 def test_a_moment_is_kept_in_utc() -> None:
     east = timezone(timedelta(hours=5, minutes=30))
-    moment = to_milliseconds(datetime(2026, 1, 4, 17, 30, tzinfo=east))
+    moment = truncate_to_milliseconds(datetime(2026, 1, 4, 17, 30, tzinfo=east))
     assert moment == T0
     assert moment.utcoffset() == timedelta(0)
 
@@ -140,7 +140,7 @@ def test_times_are_written_as_javascript_does(moment: datetime, milliseconds: in
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_milliseconds_lose_nothing_to_floats(moment: datetime) -> None:
-    cut = to_milliseconds(moment)
+    cut = truncate_to_milliseconds(moment)
     back = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=epoch_milliseconds(cut))
     assert back == cut
 
@@ -151,7 +151,7 @@ def test_the_key_is_the_seeds() -> None:
 
 @given(st.integers(1, FILE_ID_MAX), st.datetimes(timezones=st.just(UTC)))
 def test_every_key_of_ours_names_its_file(file_id: int, moment: datetime) -> None:
-    assert file_id_of(object_key(file_id, moment)) == file_id
+    assert file_id_in_key(object_key(file_id, moment)) == file_id
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_every_key_of_ours_names_its_file(file_id: int, moment: datetime) -> Non
     ],
 )
 def test_a_strangers_key_names_no_file(key: str) -> None:
-    assert file_id_of(key) is None
+    assert file_id_in_key(key) is None
 
 
 # --- which statement counts
 
 
-def _change(status: Status, run: int | None = 1, seconds: float = 0, file_id: int = 1) -> Change:
-    return Change(file_id=file_id, run=run, status=status, at=T0 + timedelta(seconds=seconds))
+def _change(status: Status, run: int | None = 1, seconds: float = 0, file_id: int = 1) -> StatusUpdate:
+    return StatusUpdate(file_id=file_id, run=run, status=status, at=T0 + timedelta(seconds=seconds))
 
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = Status
@@ -195,43 +195,43 @@ def test_the_states_are_ranked_pending_processing_terminal() -> None:
 @pytest.mark.parametrize("ended", [COMPLETED, FAILED, CANCELLED])
 @pytest.mark.parametrize("said", list(Status))
 def test_the_first_end_of_a_run_stands(ended: Status, said: Status) -> None:
-    assert not supersedes(_change(said, seconds=999), Standing(1, ended))
+    assert not supersedes(_change(said, seconds=999), CurrentState(1, ended))
 
 
 @pytest.mark.parametrize("said", list(Status))
 @pytest.mark.parametrize("standing", list(Status))
 def test_only_the_run_of_the_row_counts(said: Status, standing: Status) -> None:
     for ahead in (3, 2**31 - 1):
-        assert not supersedes(_change(said, run=ahead, seconds=1e6), Standing(2, standing))
-    assert not supersedes(_change(said, run=1, seconds=1e6), Standing(2, standing))
+        assert not supersedes(_change(said, run=ahead, seconds=1e6), CurrentState(2, standing))
+    assert not supersedes(_change(said, run=1, seconds=1e6), CurrentState(2, standing))
 
 
 @pytest.mark.parametrize("said", [PROCESSING, COMPLETED, FAILED, CANCELLED])
 def test_a_pending_file_may_become_anything(said: Status) -> None:
-    assert supersedes(_change(said), Standing(1, PENDING))
+    assert supersedes(_change(said), CurrentState(1, PENDING))
 
 
 @pytest.mark.parametrize("said", [COMPLETED, FAILED, CANCELLED])
 def test_an_end_counts_against_later_progress(said: Status) -> None:
-    assert supersedes(_change(said, seconds=-99), Standing(1, PROCESSING, T0))
+    assert supersedes(_change(said, seconds=-99), CurrentState(1, PROCESSING, T0))
 
 
 def test_nothing_goes_back_to_pending() -> None:
-    assert not supersedes(_change(PENDING, seconds=9), Standing(1, PENDING))
-    assert not supersedes(_change(PENDING, seconds=9), Standing(1, PROCESSING, T0))
+    assert not supersedes(_change(PENDING, seconds=9), CurrentState(1, PENDING))
+    assert not supersedes(_change(PENDING, seconds=9), CurrentState(1, PROCESSING, T0))
 
 
 @pytest.mark.parametrize(("seconds", "counts"), [(-0.001, False), (0, True), (0.001, True)])
 def test_of_two_steps_the_later_by_its_own_clock_counts(seconds: float, counts: bool) -> None:
-    assert supersedes(_change(PROCESSING, seconds=seconds), Standing(1, PROCESSING, T0)) == counts
-    assert supersedes(_change(PROCESSING, seconds=seconds), Standing(1, PROCESSING, None))
+    assert supersedes(_change(PROCESSING, seconds=seconds), CurrentState(1, PROCESSING, T0)) == counts
+    assert supersedes(_change(PROCESSING, seconds=seconds), CurrentState(1, PROCESSING, None))
 
 
 @pytest.mark.parametrize("standing", list(Status))
 def test_without_a_run_the_current_one_is_meant(standing: Status) -> None:
     for said in Status:
-        assert supersedes(_change(said, run=None), Standing(7, standing)) == supersedes(
-            _change(said, run=7), Standing(7, standing)
+        assert supersedes(_change(said, run=None), CurrentState(7, standing)) == supersedes(
+            _change(said, run=7), CurrentState(7, standing)
         )
 
 
@@ -248,31 +248,31 @@ _batches = st.lists(
 )
 
 
-def _one_by_one(changes: list[Change], standing: Standing) -> tuple[Standing, Change | None]:
+def _one_by_one(changes: list[StatusUpdate], standing: CurrentState) -> tuple[CurrentState, StatusUpdate | None]:
     last = None
     for change in changes:
         if supersedes(change, standing):
             progress_at = change.at if change.status is PROCESSING else None
-            standing, last = Standing(change.run or standing.run, change.status, progress_at), change
+            standing, last = CurrentState(change.run or standing.run, change.status, progress_at), change
     return standing, last
 
 
 @given(_batches, _statuses, st.integers(1, 3), st.integers(0, 5))
 def test_a_folded_batch_says_what_its_changes_say_one_by_one(
-    changes: list[Change], status: Status, run: int, seconds: int
+    changes: list[StatusUpdate], status: Status, run: int, seconds: int
 ) -> None:
-    folded = fold(changes)
+    folded = coalesce(changes)
     assert len({(change.file_id, change.run) for change in folded}) == len(folded)
     for file_id in (1, 2, 3):
-        standing = Standing(run, status, T0 + timedelta(seconds=seconds) if status is PROCESSING else None)
+        standing = CurrentState(run, status, T0 + timedelta(seconds=seconds) if status is PROCESSING else None)
         of_file = [change for change in changes if change.file_id == file_id]
         survivors = [change for change in folded if change.file_id == file_id]
         assert _one_by_one(survivors, standing) == _one_by_one(of_file, standing)
 
 
 @given(st.lists(st.builds(_change, _statuses, st.sampled_from([None, 1]), st.integers(0, 5), st.integers(1, 9))))
-def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: list[Change]) -> None:
-    order = [(change.run is None, change.file_id) for change in fold(changes)]
+def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: list[StatusUpdate]) -> None:
+    order = [(change.run is None, change.file_id) for change in coalesce(changes)]
     assert order == sorted(set(order))
 
 
@@ -283,7 +283,7 @@ def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: li
     "key", ["file-7-1.txt", "file-7-1767528000000.txt", "file-7-1.png", "file-7-1-a.txt", "/file-7-1.txt"]
 )
 def test_a_key_with_the_files_own_id_is_its_own(key: str) -> None:
-    assert claim_key(7, key) is None
+    assert check_key_owner(7, key) is None
 
 
 @pytest.mark.parametrize(
@@ -302,16 +302,16 @@ def test_a_key_with_the_files_own_id_is_its_own(key: str) -> None:
     ],
 )
 def test_a_key_that_is_kept_for_another_file_is_refused(key: str) -> None:
-    with pytest.raises(ForeignKey, match="a key of file"):
-        claim_key(7, key)
+    with pytest.raises(InvalidObjectKey, match="a key of file"):
+        check_key_owner(7, key)
 
 
 @pytest.mark.parametrize(
     "key", ["file-7-/../file-8-1.txt", "./file-8-1.txt", "a/../file-8-1.txt", "/", "//", ".", "a/.."]
 )
 def test_a_key_that_is_no_plain_path_is_refused(key: str) -> None:
-    with pytest.raises(ForeignKey, match="plain key"):
-        claim_key(7, key)
+    with pytest.raises(InvalidObjectKey, match="plain key"):
+        check_key_owner(7, key)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_key_that_is_no_plain_path_is_refused(key: str) -> None:
     [("foreign/7.txt", "foreign/7.txt"), ("a//b", "a/b"), ("/a\\b/", "a/b"), (" ", " "), ("file-7.txt", "file-7.txt")],
 )
 def test_any_other_key_is_for_whoever_has_it_first(key: str, canonical: str) -> None:
-    assert claim_key(7, key) == canonical
+    assert check_key_owner(7, key) == canonical
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_title_without_a_visible_character_is_refused_and_a_record_that_has_on
     with pytest.raises(InvalidRequest, match="title: must"):
         new_file(title * 2 + " ")
     if title.strip():  # it was accepted by an earlier version
-        assert within_limits(title, "").title == title
+        assert check_limits(title, "").title == title
 
 
 @pytest.mark.parametrize("title", [".", "a\u0301", "\u202ea", "👩\u200d💻", "क्षि", "‌x", "一"])

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from filemill.domain.retry import RetryPolicy
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.errors import Unavailable
 from filemill_workers.file_processor import circuit
-from filemill_workers.file_processor.circuit import Gate
+from filemill_workers.file_processor.circuit import CircuitBreaker
 
 THRESHOLD = 5
 
@@ -37,15 +37,15 @@ class Server:
 class Scene:
     def __init__(self) -> None:
         self.server = Server()
-        self.said: list[Kind] = []
-        self.gate = Gate("S3", lambda kind, _why: self.said.append(kind), random.Random(1))
+        self.said: list[EventKind] = []
+        self.gate = CircuitBreaker("S3", lambda kind, _why: self.said.append(kind), random.Random(1))
 
     async def open(self) -> None:
         """Have the breaker opened."""
         self.server.away = True
         for _ in range(THRESHOLD):
             with pytest.raises(Unavailable):
-                await self.gate.through(self.server.call)
+                await self.gate.call(self.server.call)
         self.server.calls = 0
         self.server.most_at_once = 0
 
@@ -66,7 +66,7 @@ async def _insist(scene: Scene) -> None:
     """A passage: comes back until it has got through."""
     while True:
         try:
-            await scene.gate.through(scene.server.call)
+            await scene.gate.call(scene.server.call)
         except Unavailable:
             await asyncio.sleep(0.001)
         else:
@@ -75,7 +75,7 @@ async def _insist(scene: Scene) -> None:
 
 def test_calls_pass_side_by_side_while_the_server_is_there() -> None:
     async def scenario(scene: Scene) -> None:
-        await asyncio.gather(*(scene.gate.through(scene.server.call) for _ in range(20)))
+        await asyncio.gather(*(scene.gate.call(scene.server.call) for _ in range(20)))
         assert scene.server.most_at_once == 20
         assert scene.said == []
         assert scene.gate.reason is None
@@ -86,7 +86,7 @@ def test_calls_pass_side_by_side_while_the_server_is_there() -> None:
 def test_some_failures_in_a_row_open_it_and_it_says_so_once() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.open()
-        assert scene.said == [Kind.BREAKER_OPENED]
+        assert scene.said == [EventKind.BREAKER_OPENED]
         assert scene.gate.reason == "S3: away"
 
     _play(scenario)
@@ -99,7 +99,7 @@ def test_the_failures_error_reaches_the_caller() -> None:
 
         for _ in range(THRESHOLD * 2):
             with pytest.raises(ValueError, match="own"):
-                await scene.gate.through(broken)
+                await scene.gate.call(broken)
         assert scene.said == [], "not the server's fault"
 
     _play(scenario)
@@ -114,7 +114,7 @@ def test_one_at_a_time_tries_while_it_is_open() -> None:
         assert scene.server.most_at_once == 1
         scene.server.away = False
         await asyncio.gather(*insistent)
-        assert scene.said == [Kind.BREAKER_OPENED, Kind.BREAKER_CLOSED]
+        assert scene.said == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED]
         assert scene.gate.reason is None
 
     _play(scenario)
@@ -126,7 +126,7 @@ def test_it_opens_again_for_the_next_outage() -> None:
             await scene.open()
             scene.server.away = False
             await _insist(scene)
-        assert scene.said == [Kind.BREAKER_OPENED, Kind.BREAKER_CLOSED] * 3
+        assert scene.said == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED] * 3
 
     _play(scenario)
 
@@ -134,7 +134,7 @@ def test_it_opens_again_for_the_next_outage() -> None:
 def test_a_prober_dropped_during_its_try_leaves_the_turn_to_another() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.open()
-        prober = asyncio.create_task(scene.gate.through(scene.server.call))
+        prober = asyncio.create_task(scene.gate.call(scene.server.call))
         while not scene.server.at_once:  # noqa: ASYNC110
             await asyncio.sleep(0)
         waiter = asyncio.create_task(_insist(scene))
@@ -149,9 +149,9 @@ def test_a_prober_dropped_during_its_try_leaves_the_turn_to_another() -> None:
 def test_a_prober_dropped_in_its_pause_leaves_the_turn_to_another() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.open()
-        prober = asyncio.create_task(scene.gate.through(scene.server.call))
+        prober = asyncio.create_task(scene.gate.call(scene.server.call))
         await asyncio.sleep(0)
-        waiter = asyncio.create_task(scene.gate.through(scene.server.call))
+        waiter = asyncio.create_task(scene.gate.call(scene.server.call))
         await asyncio.sleep(0)
         prober.cancel()
         scene.server.away = False

@@ -2,41 +2,41 @@
 
 import pytest
 
-from filemill.domain.request_losses import Span, bounds, results_applied
+from filemill.domain.request_losses import PartitionRange, loss_bounds, results_applied
 
 
 @pytest.mark.parametrize(
     ("span", "owned", "shares", "removed"),
     [
-        (Span(0, 5, 9, None), [], False, 5),
-        (Span(0, 5, 9, 3), [], False, 5),
-        (Span(0, 5, 9, 3), [0], False, 3),
-        (Span(0, 5, 9, 7), [0], False, 5),
-        (Span(0, 5, 9, None), [0], False, 0),
-        (Span(0, 5, 9, None), [0], True, 5),
-        (Span(0, 5, 9, 3), [1], False, 5),
+        (PartitionRange(0, 5, 9, None), [], False, 5),
+        (PartitionRange(0, 5, 9, 3), [], False, 5),
+        (PartitionRange(0, 5, 9, 3), [0], False, 3),
+        (PartitionRange(0, 5, 9, 7), [0], False, 5),
+        (PartitionRange(0, 5, 9, None), [0], False, 0),
+        (PartitionRange(0, 5, 9, None), [0], True, 5),
+        (PartitionRange(0, 5, 9, 3), [1], False, 5),
     ],
 )
 def test_a_worker_may_hold_what_was_removed_and_is_not_committed(
-    span: Span, owned: list[int], shares: bool, removed: int
+    span: PartitionRange, owned: list[int], shares: bool, removed: int
 ) -> None:
-    assert bounds(1, [span], owned, shares=shares, results_applied=False).removed == {0: removed}
+    assert loss_bounds(1, [span], owned, share_group=shares, results_applied=False).removed == {0: removed}
 
 
 @pytest.mark.parametrize(
     ("span", "shares", "applied", "passed"),
     [
-        (Span(0, 0, 9, 7), False, True, {0: 7}),
-        (Span(0, 0, 9, 7), False, False, {}),
-        (Span(0, 0, 9, 7), True, True, {}),
-        (Span(0, 0, 5, 7), False, True, {}),
-        (Span(0, 0, 9, None), False, True, {0: 0}),
+        (PartitionRange(0, 0, 9, 7), False, True, {0: 7}),
+        (PartitionRange(0, 0, 9, 7), False, False, {}),
+        (PartitionRange(0, 0, 9, 7), True, True, {}),
+        (PartitionRange(0, 0, 5, 7), False, True, {}),
+        (PartitionRange(0, 0, 9, None), False, True, {0: 0}),
     ],
 )
 def test_what_is_committed_is_gone_once_all_results_are_applied(
-    span: Span, shares: bool, applied: bool, passed: dict[int, int]
+    span: PartitionRange, shares: bool, applied: bool, passed: dict[int, int]
 ) -> None:
-    assert bounds(1, [span], [], shares=shares, results_applied=applied).passed == passed
+    assert loss_bounds(1, [span], [], share_group=shares, results_applied=applied).passed == passed
 
 
 def test_results_are_applied_when_the_sync_is_at_every_end() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from filemill.domain.files import FILE_ID_MAX, Status
 from filemill.domain.messages import (
-    PUBLISH_NUMBER,
-    RUN,
-    TRACEPARENT,
+    RUN_HEADER,
+    SEQUENCE_HEADER,
+    TRACEPARENT_HEADER,
     FileCreate,
     FileCreated,
     FileProgress,
@@ -23,12 +23,12 @@ from filemill.domain.messages import (
     encode,
     file_id_in,
     header,
+    int_header,
     new_traceparent,
-    number_header,
     valid_traceparent,
 )
-from filemill.domain.worker_commands import Command, Order, decode_command
-from filemill.domain.worker_events import Kind, WorkerEvent, decode_event
+from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind, decode_command
+from filemill.domain.worker_events import EventKind, WorkerEvent, decode_event
 from filemill.errors import InvalidMessage
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_progress_arrives_as_it_was_sent() -> None:
         file_id=1, run=2, worker_id="w", partition=0, offset=7, attempt=1, step=3, steps=6, timestamp=T0
     )
     assert decode(encode(message), FileProgress) == message
-    change = message.change()
+    change = message.status_update()
     assert (change.status, change.run, change.at, change.step) == (Status.PROCESSING, 2, T0, 3)
 
 
@@ -142,7 +142,7 @@ def test_a_strangers_request_is_read() -> None:
 
 def test_a_strangers_result_is_read_and_means_the_current_run() -> None:
     message = decode_created(_created())
-    change = message.change()
+    change = message.status_update()
     assert (change.file_id, change.run, change.status) == (42, None, Status.COMPLETED)
     assert (change.s3_location, change.sha256, change.worker_id) == ("file-42-1.txt", None, None)
     assert change.at == T0 + timedelta(minutes=1)
@@ -150,7 +150,7 @@ def test_a_strangers_result_is_read_and_means_the_current_run() -> None:
 
 @pytest.mark.parametrize("location", [None, "", "k"])
 def test_a_strangers_failure_needs_no_location(location: str | None) -> None:
-    assert decode_created(_created(status="failed", s3Location=location)).change().status is Status.FAILED
+    assert decode_created(_created(status="failed", s3Location=location)).status_update().status is Status.FAILED
     assert decode_created(_without(_created(status="failed"), "s3Location")).status == "failed"
 
 
@@ -333,7 +333,7 @@ def test_progress_that_the_row_could_not_hold_is_invalid() -> None:
 
 
 def test_a_long_error_is_cut_for_the_row() -> None:
-    change = decode_created(_created(status="failed", error="e" * 10_000)).change()
+    change = decode_created(_created(status="failed", error="e" * 10_000)).status_update()
     assert change.error is not None
     assert len(change.error) == 2000
 
@@ -347,7 +347,7 @@ def test_the_file_of_a_broken_request_is_found_where_it_can_be() -> None:
 
 def test_what_workers_say_is_read_and_bad_times_are_not() -> None:
     said = {"kind": "heartbeat", "workerId": "w", "timestamp": "2026-01-04T12:00:00Z", "unknown": [1]}
-    assert decode_event(_json(**said)) == WorkerEvent(kind=Kind.HEARTBEAT, worker_id="w", timestamp=T0)
+    assert decode_event(_json(**said)) == WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w", timestamp=T0)
     for timestamp in ("2026-01-04T12:00:00", "0001-01-01T00:00:00+14:00", 5):
         with pytest.raises(InvalidMessage):
             decode_event(_json(**{**said, "timestamp": timestamp}))
@@ -357,7 +357,7 @@ def test_what_workers_say_is_read_and_bad_times_are_not() -> None:
 
 def test_what_workers_are_told_is_read() -> None:
     told = _json(order="cancel", timestamp="2026-01-04T12:00:00Z", files=[[1, 1], [2, 3]])
-    assert decode_command(told) == Command(order=Order.CANCEL, timestamp=T0, files=[(1, 1), (2, 3)])
+    assert decode_command(told) == WorkerCommand(order=WorkerCommandKind.CANCEL, timestamp=T0, files=[(1, 1), (2, 3)])
     for files in ([[1]], [[0, 1]], [[1, 0]], [["1", 1]], [[1, RUN_MAX + 1]]):
         with pytest.raises(InvalidMessage):
             decode_command(_json(order="cancel", timestamp="2026-01-04T12:00:00Z", files=files))
@@ -369,9 +369,9 @@ def test_what_workers_are_told_is_read() -> None:
 def test_a_requests_headers_say_number_run_and_trace() -> None:
     trace = new_traceparent()
     headers = create_headers(17, 2, trace)
-    assert number_header(headers, PUBLISH_NUMBER) == 17
-    assert number_header(headers, RUN) == 2
-    assert header(headers, TRACEPARENT) == trace
+    assert int_header(headers, SEQUENCE_HEADER) == 17
+    assert int_header(headers, RUN_HEADER) == 2
+    assert header(headers, TRACEPARENT_HEADER) == trace
 
 
 def test_the_last_header_of_a_name_counts() -> None:
@@ -408,14 +408,14 @@ def test_a_header_that_is_not_utf8_is_still_text() -> None:
     ],
 )
 def test_a_header_that_is_no_positive_number_in_range_is_as_absent(raw: bytes) -> None:
-    assert number_header([("n", raw)], "n") is None
+    assert int_header([("n", raw)], "n") is None
 
 
 def test_a_number_header_has_the_range_of_its_column() -> None:
-    assert number_header([("n", str(FILE_ID_MAX).encode())], "n") == FILE_ID_MAX
-    assert number_header([("n", b"007")], "n") == 7
-    assert number_header([(RUN, str(RUN_MAX).encode())], RUN) == RUN_MAX
-    assert number_header([(RUN, str(RUN_MAX + 1).encode())], RUN) is None, "the sync would refuse the result"
+    assert int_header([("n", str(FILE_ID_MAX).encode())], "n") == FILE_ID_MAX
+    assert int_header([("n", b"007")], "n") == 7
+    assert int_header([(RUN_HEADER, str(RUN_MAX).encode())], RUN_HEADER) == RUN_MAX
+    assert int_header([(RUN_HEADER, str(RUN_MAX + 1).encode())], RUN_HEADER) is None, "the sync would refuse the result"
 
 
 def test_trace_contexts_are_fresh_and_valid() -> None:

@@ -13,16 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from filemill.domain.offsets import (
     Commit,
     CommitMetadata,
-    PartitionOffsets,
+    OffsetTracker,
     decode_metadata,
     encode_metadata,
 )
 
 
-def _delivered(*offsets: int) -> PartitionOffsets:
-    partition = PartitionOffsets()
+def _delivered(*offsets: int) -> OffsetTracker:
+    partition = OffsetTracker()
     for offset in offsets:
-        assert partition.deliver(offset)
+        assert partition.track(offset)
     return partition
 
 
@@ -30,16 +30,16 @@ def _delivered(*offsets: int) -> PartitionOffsets:
 
 
 def test_nothing_delivered_is_nothing_to_commit() -> None:
-    partition = PartitionOffsets()
+    partition = OffsetTracker()
     assert partition.position is None
-    assert partition.commit("w", 1) is None
+    assert partition.next_commit("w", 1) is None
 
 
 def test_delivery_alone_commits_nothing() -> None:
     partition = _delivered(5, 6)
     assert partition.position == 5
     assert partition.unfinished == 2
-    assert partition.commit("w", 1) is None
+    assert partition.next_commit("w", 1) is None
 
 
 def test_the_position_waits_for_the_slowest() -> None:
@@ -77,13 +77,13 @@ def test_an_offset_that_was_delivered_is_not_delivered_again() -> None:
     partition = _delivered(5, 9)
     for offset in (4, 5, 7, 9):
         with pytest.raises(ValueError, match="delivered already"):
-            partition.deliver(offset)
-    assert partition.deliver(10)
+            partition.track(offset)
+    assert partition.track(10)
 
 
 def test_what_a_predecessor_finished_is_not_done_again() -> None:
-    partition = PartitionOffsets([7, 9])
-    assert [partition.deliver(offset) for offset in (5, 6, 7, 8, 9)] == [True, True, False, True, False]
+    partition = OffsetTracker([7, 9])
+    assert [partition.track(offset) for offset in (5, 6, 7, 8, 9)] == [True, True, False, True, False]
     assert partition.unfinished == 3
     assert partition.finished_beyond() == [7, 9]
     for offset in (5, 6):
@@ -94,16 +94,16 @@ def test_what_a_predecessor_finished_is_not_done_again() -> None:
 
 
 def test_what_a_predecessor_finished_is_done_if_the_log_begins_below_its_commit() -> None:
-    partition = PartitionOffsets([7, 9], committed=5)
-    assert [partition.deliver(offset) for offset in range(10)] == [True] * 10
+    partition = OffsetTracker([7, 9], committed=5)
+    assert [partition.track(offset) for offset in range(10)] == [True] * 10
 
 
 def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
-    partition = PartitionOffsets([7, 900])
-    partition.deliver(5)
-    partition.deliver(6)
+    partition = OffsetTracker([7, 900])
+    partition.track(5)
+    partition.track(6)
     partition.finish(5)
-    commit = partition.commit("w", 2)
+    commit = partition.next_commit("w", 2)
     assert commit is not None
     assert decode_metadata(commit.metadata, commit.offset)[1] == [7, 900]
 
@@ -111,22 +111,22 @@ def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
 def test_a_commit_is_due_until_it_is_acknowledged() -> None:
     partition = _delivered(5, 6)
     partition.finish(5)
-    first = partition.commit("w", 1)
+    first = partition.next_commit("w", 1)
     assert first is not None
     assert first.offset == 6
-    assert partition.commit("w", 1) == first, "a failed commit is tried again"
-    partition.acknowledged(first)
-    assert partition.commit("w", 1) is None
+    assert partition.next_commit("w", 1) == first, "a failed commit is tried again"
+    partition.on_committed(first)
+    assert partition.next_commit("w", 1) is None
 
 
 def test_what_finishes_during_a_commit_is_due_after_it() -> None:
     partition = _delivered(5, 6, 7)
     partition.finish(5)
-    first = partition.commit("w", 1)
+    first = partition.next_commit("w", 1)
     assert first is not None
     partition.finish(7)
-    partition.acknowledged(first)
-    second = partition.commit("w", 1)
+    partition.on_committed(first)
+    second = partition.next_commit("w", 1)
     assert second is not None
     assert (second.offset, decode_metadata(second.metadata, 6)[1]) == (6, [7])
 
@@ -134,46 +134,46 @@ def test_what_finishes_during_a_commit_is_due_after_it() -> None:
 def test_a_late_acknowledgement_takes_nothing_back() -> None:
     partition = _delivered(5, 6)
     partition.finish(5)
-    first = partition.commit("w", 1)
+    first = partition.next_commit("w", 1)
     partition.finish(6)
-    second = partition.commit("w", 1)
+    second = partition.next_commit("w", 1)
     assert first is not None
     assert second is not None
-    partition.acknowledged(second)
-    partition.acknowledged(first)
-    assert partition.commit("w", 1) is None
+    partition.on_committed(second)
+    partition.on_committed(first)
+    assert partition.next_commit("w", 1) is None
 
 
 def test_a_finish_beyond_the_slowest_is_worth_a_commit() -> None:
     partition = _delivered(5, 6)
     partition.finish(6)
-    commit = partition.commit("w", 1)
+    commit = partition.next_commit("w", 1)
     assert commit is not None
     assert commit.offset == 5
 
 
 def test_a_transaction_marker_at_the_end_is_committed_once_all_before_it_is_finished() -> None:
     partition = _delivered(5, 6)
-    partition.reach(8)
+    partition.advance_to(8)
     assert partition.position == 5
     partition.finish(6)
     partition.finish(5)
-    commit = partition.commit("w", 1)
+    commit = partition.next_commit("w", 1)
     assert commit is not None
     assert commit.offset == 8
-    partition.acknowledged(commit)
-    partition.reach(8)
-    assert partition.commit("w", 1) is None
-    assert partition.deliver(8), "the next record is where the reader is"
+    partition.on_committed(commit)
+    partition.advance_to(8)
+    assert partition.next_commit("w", 1) is None
+    assert partition.track(8), "the next record is where the reader is"
 
 
 def test_a_marker_alone_after_the_commit_is_committed() -> None:
-    partition = PartitionOffsets([], committed=7)
-    partition.reach(7)
+    partition = OffsetTracker([], committed=7)
+    partition.advance_to(7)
     assert partition.position is None
-    assert partition.commit("w", 1) is None, "the broker has that"
-    partition.reach(8)
-    commit = partition.commit("w", 1)
+    assert partition.next_commit("w", 1) is None, "the broker has that"
+    partition.advance_to(8)
+    commit = partition.next_commit("w", 1)
     assert commit is not None
     assert commit.offset == 8
 
@@ -199,7 +199,7 @@ class Partition(RuleBasedStateMachine):
         position, metadata = self.broker
         _, finished = decode_metadata(metadata, position)
         assert set(finished) <= self.done
-        self.offsets = PartitionOffsets(finished, position)
+        self.offsets = OffsetTracker(finished, position)
         self.read_from = position
         self.open: list[int] = []
         self.in_commit: Commit | None = None
@@ -220,13 +220,13 @@ class Partition(RuleBasedStateMachine):
     @rule()
     def reach_the_end(self) -> None:
         self.read_from = self.log_end
-        self.offsets.reach(self.log_end)
+        self.offsets.advance_to(self.log_end)
 
     @rule(count=st.integers(1, 6))
     def read(self, count: int) -> None:
         for offset in [offset for offset in self.log if offset >= self.read_from][:count]:
             self.read_from = offset + 1
-            if self.offsets.deliver(offset):
+            if self.offsets.track(offset):
                 assert offset not in self.covered, "covered by an acknowledged commit, and done again"
                 self.open.append(offset)
 
@@ -239,7 +239,7 @@ class Partition(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        commit = self.offsets.commit("worker", self.epoch)
+        commit = self.offsets.next_commit("worker", self.epoch)
         if commit is not None:
             assert all(offset in self.done for offset in self.log if offset < commit.offset)
             self.in_commit = commit
@@ -249,7 +249,7 @@ class Partition(RuleBasedStateMachine):
     def the_broker_takes_it(self) -> None:
         assert self.in_commit is not None
         self.broker = (self.in_commit.offset, self.in_commit.metadata)
-        self.offsets.acknowledged(self.in_commit)
+        self.offsets.on_committed(self.in_commit)
         self.in_commit = None
 
     @precondition(lambda self: self.in_commit is not None)

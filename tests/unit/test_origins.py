@@ -12,7 +12,7 @@ from filemill.domain.origins import (
     parse_host,
     parse_ip,
     parse_origin,
-    without_passwords,
+    redact_passwords,
 )
 
 
@@ -74,7 +74,7 @@ def test_nothing_that_a_header_contains_raises(value: bytes) -> None:
     parse_ip(text)
     is_loopback_name(text)
     has_user_info(text)
-    without_passwords(text)
+    redact_passwords(text)
 
 
 def test_a_loopback_name_is_one_that_no_name_server_decides_about() -> None:
@@ -93,4 +93,4 @@ def test_a_loopback_name_is_one_that_no_name_server_decides_about() -> None:
     ],
 )
 def test_no_url_is_shown_with_its_password(text: str, shown: str) -> None:
-    assert without_passwords(text) == shown
+    assert redact_passwords(text) == shown

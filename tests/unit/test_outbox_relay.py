@@ -162,13 +162,13 @@ def test_a_refused_delivery_is_repeated_with_its_number_and_partition() -> None:
     world = World()
     world.submit(3)
     relay = world.relay()
-    world.broker.refuses = "Broker: Not enough in-sync replicas"
+    world.broker.reject_reason = "Broker: Not enough in-sync replicas"
     for _ in range(5):
         relay.step()
     assert world.places() == []
     assert "Not enough in-sync replicas" in relay.state
     world.submit(3)
-    world.broker.refuses = None
+    world.broker.reject_reason = None
     _until_idle(relay)
     assert world.places() == _in_turn(1, 6)
     assert relay.state == "active"
@@ -188,12 +188,12 @@ def test_while_the_broker_is_away_only_so_much_is_taken_in_hand(queue_records: i
     world.submit(100)
     relay = world.relay(queue_records=queue_records)
     relay.step()
-    world.broker.away = "away"
+    world.broker.outage = "away"
     for _ in range(50):
         relay.step()
     numbered = [row for row in world.database.outbox.values() if row.number is not None]
     assert len(numbered) <= BATCH * (outbox_relay.IN_FLIGHT_BATCHES + 1)
-    world.broker.away = None
+    world.broker.outage = None
     _until_idle(relay)
     assert world.places() == _in_turn(1, 100)
 
@@ -202,7 +202,7 @@ def test_nothing_is_numbered_before_the_partitions_are_known() -> None:
     world = World()
     world.submit(2)
     relay = world.relay()
-    world.broker.away = "Kafka is away"
+    world.broker.outage = "Kafka is away"
     with pytest.raises(Unavailable, match="Kafka is away"):
         relay.step()
     assert [row.number for row in world.database.outbox.values()] == [None, None]
@@ -287,14 +287,14 @@ def test_what_is_in_flight_is_not_repeated_when_the_lease_comes_back() -> None:
     relay = world.relay("a")
     relay.step()
     world.submit(3)
-    world.broker.away = "away"
+    world.broker.outage = "away"
     relay.step()
     world.now += LEASE_SECONDS
     other = MemoryLease(world.database, "relay", "b", LEASE_SECONDS)
     assert other.acquire()
     assert not relay.step()
     other.release()
-    world.broker.away = None
+    world.broker.outage = None
     _until_idle(relay)
     assert world.places() == _in_turn(1, 3)
 
@@ -305,7 +305,7 @@ def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_
     relay = world.relay()
     relay._lead()
     relay._produce_new()
-    world.database.away = "Postgres is away"
+    world.database.outage = "Postgres is away"
     relay._publisher.poll()
     with pytest.raises(Unavailable):
         relay._settle()
@@ -313,7 +313,7 @@ def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_
         world.now += seconds
         with pytest.raises(Unavailable):
             relay.step()
-    world.database.away = None
+    world.database.outage = None
     _until_idle(relay)
     assert world.places() == _in_turn(1, 3)
     assert world.database.outbox == {}
@@ -388,9 +388,9 @@ def test_leaving_while_postgres_is_away_is_quiet() -> None:
     relay = world.relay()
     relay._lead()
     relay._produce_new()
-    world.database.away = "Postgres is away"
+    world.database.outage = "Postgres is away"
     relay.close()
-    world.database.away = None
+    world.database.outage = None
     world.now += LEASE_SECONDS
     _until_idle(world.relay("b"))
     assert world.places() == [(1, 0), (1, 0)]
@@ -462,11 +462,11 @@ def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() ->
     relay = world.relay(beside=later)
     while not later.waiting:
         relay.step()
-    world.database.away = "Postgres is away"
+    world.database.outage = "Postgres is away"
     later.run()
     with pytest.raises(Unavailable):
         relay.step()
-    world.database.away = None
+    world.database.outage = None
     world.now += LEASE_SECONDS  # it looks for numbered rows again, as any new leader
     failures = 0
     for _ in range(20):
@@ -512,13 +512,13 @@ def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobo
     world = World()
     world.broker.recreate(TOPIC, 6)
     world.submit(6)
-    world.broker.refuses = "no leader"
+    world.broker.reject_reason = "no leader"
     relay = world.relay()
     for _ in range(3):
         relay.step()
     numbered = sorted(row.number for row in world.database.outbox.values() if row.number)
     assert numbered == [1, 2, 3, 4], "a batch was numbered for six partitions, and refused"
-    world.broker.refuses = None
+    world.broker.reject_reason = None
     world.broker.recreate(TOPIC, 3)
     world.submit(3)
     world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
@@ -549,9 +549,9 @@ def test_added_partitions_are_no_other_topic() -> None:
     world = World()
     world.submit(4)
     relay = world.relay()
-    world.broker.refuses = "no leader"
+    world.broker.reject_reason = "no leader"
     relay.step()
-    world.broker.refuses = None
+    world.broker.reject_reason = None
     world.broker.add_partitions(TOPIC, 5)
     world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
     _until_idle(relay)
@@ -577,11 +577,11 @@ def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monk
     )
     stop = threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,), daemon=True)
-    world.database.away = "Postgres is away"
+    world.database.outage = "Postgres is away"
     thread.start()
     try:
         _wait(lambda: "Postgres is away" in relay.state)
-        world.database.away = None
+        world.database.outage = None
         relay.wake()
         _wait(lambda: relay.state == "active")
         world.submit(5)
@@ -647,7 +647,7 @@ class Relays(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 9))
     def submit(self, count: int) -> None:
-        if self.world.database.away is None:
+        if self.world.database.outage is None:
             self.world.submit(count)
 
     @rule(number=st.integers(0, 1), steps=st.integers(1, 3))
@@ -675,15 +675,15 @@ class Relays(RuleBasedStateMachine):
 
     @rule(away=st.booleans())
     def kafka(self, away: bool) -> None:
-        self.world.broker.away = "Kafka is away" if away else None
+        self.world.broker.outage = "Kafka is away" if away else None
 
     @rule(refuses=st.booleans())
     def replicas(self, refuses: bool) -> None:
-        self.world.broker.refuses = "refused" if refuses else None
+        self.world.broker.reject_reason = "refused" if refuses else None
 
     @rule(away=st.booleans())
     def postgres(self, away: bool) -> None:
-        self.world.database.away = "Postgres is away" if away else None
+        self.world.database.outage = "Postgres is away" if away else None
 
     @rule()
     def an_answer_is_lost(self) -> None:
@@ -722,21 +722,21 @@ class Relays(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         _Unreliable.lose_next = False
-        self.world.database.away = self.world.broker.away = self.world.broker.refuses = None
+        self.world.database.outage = self.world.broker.outage = self.world.broker.reject_reason = None
         self.world.now += LEASE_SECONDS
         self.step(0, 1)
         _until_idle(self.relays[0])
         self.a_number_has_one_partition_and_one_file()
         self.what_left_the_outbox_is_on_kafka()
         assert self.world.database.outbox == {}
-        numbers = {slot.number for slot in self.world.slots()} | self.gone | set(self.world.database.abandoned)
+        numbers = {slot.sequence for slot in self.world.slots()} | self.gone | set(self.world.database.abandoned)
         assert numbers == set(range(1, self.world.database.next_number))
         # A relay that has not heard of the new topic yet may number a batch or two for the old one.
         stale = {
             number for number, row in self.world.database.publications.items()
             if row.claimed.generation < len(self.world.database.topics[TOPIC])
         } if self.world.database.topics else set()  # fmt: skip
-        slots = [slot for slot in self.world.slots() if slot.number not in stale | set(self.world.database.abandoned)]
+        slots = [slot for slot in self.world.slots() if slot.sequence not in stale | set(self.world.database.abandoned)]
         assert cycle_breaks(slots, self.world.broker.partitions(TOPIC)) == []
 
 

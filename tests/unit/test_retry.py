@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.domain.circuit_breaker import CircuitBreaker
-from filemill.domain.retry import Retry, Reject, RetryPolicy, backoff_seconds, decide
+from filemill.domain.circuit_breaker import BreakerState
+from filemill.domain.retry import Reject, Retry, RetryPolicy, backoff_seconds, decide
 from filemill.errors import PermanentError, Unavailable
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
@@ -68,34 +68,34 @@ def test_a_thousand_records_do_not_return_at_the_same_moment() -> None:
 
 
 def test_a_breaker_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
-    breaker = CircuitBreaker(POLICY, threshold=3)
-    assert [breaker.failed(f"away {number}") for number in range(5)] == [False, False, True, False, False]
+    breaker = BreakerState(POLICY, threshold=3)
+    assert [breaker.record_failure(f"away {number}") for number in range(5)] == [False, False, True, False, False]
     assert breaker.open
     assert breaker.reason == "away 4"
 
 
 def test_one_success_closes_a_breaker_and_says_so_once() -> None:
-    breaker = CircuitBreaker(POLICY, threshold=3)
+    breaker = BreakerState(POLICY, threshold=3)
     for _ in range(7):
-        breaker.failed("away")
-    assert breaker.succeeded()
-    assert not breaker.succeeded()
+        breaker.record_failure("away")
+    assert breaker.record_success()
+    assert not breaker.record_success()
     assert not breaker.open
     assert breaker.reason is None
-    assert [breaker.failed("away") for _ in range(3)] == [False, False, True]
+    assert [breaker.record_failure("away") for _ in range(3)] == [False, False, True]
 
 
 def test_failures_with_a_success_between_them_do_not_add_up() -> None:
-    breaker = CircuitBreaker(POLICY, threshold=3)
+    breaker = BreakerState(POLICY, threshold=3)
     for _ in range(10):
-        breaker.failed("away")
-        breaker.failed("away")
-        breaker.succeeded()
+        breaker.record_failure("away")
+        breaker.record_failure("away")
+        breaker.record_success()
     assert not breaker.open
 
 
 @given(st.integers(1, 10**5), st.integers(0, 2**32))
 def test_a_probe_waits_for_a_pause_but_not_for_ever(failures: int, seed: int) -> None:
-    breaker = CircuitBreaker(POLICY, threshold=3)
+    breaker = BreakerState(POLICY, threshold=3)
     breaker._failures = failures
-    assert POLICY.base_seconds <= breaker.delay(random.Random(seed)) <= POLICY.cap_seconds
+    assert POLICY.base_seconds <= breaker.probe_delay(random.Random(seed)) <= POLICY.cap_seconds

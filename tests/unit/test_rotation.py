@@ -4,46 +4,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.domain.partitioning import Slot, out_of_turn, slots
+from filemill.domain.partitioning import Placement, assign_partitions, cycle_breaks
 
 
-def _topic(*phases: tuple[int, int]) -> list[Slot]:
+def _topic(*phases: tuple[int, int]) -> list[Placement]:
     """Publications of `count` messages over `partitions` partitions each, one phase after the other."""
-    published: list[Slot] = []
+    published: list[Placement] = []
     for count, partitions in phases:
-        published += slots(len(published) + 1, count, partitions)
+        published += assign_partitions(len(published) + 1, count, partitions)
     return published
 
 
 def test_message_1_goes_to_partition_0_and_4_again() -> None:
-    assert [(slot.number, slot.partition) for slot in slots(1, 5, 3)] == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
+    assert [(slot.sequence, slot.partition) for slot in assign_partitions(1, 5, 3)] == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
 
 
 @given(st.integers(1, 10**9), st.integers(0, 20), st.integers(1, 12), st.integers(0, 20))
 def test_a_cut_between_two_claims_leaves_no_trace(first: int, count: int, partitions: int, more: int) -> None:
-    cut = slots(first, count, partitions) + slots(first + count, more, partitions)
-    assert cut == slots(first, count + more, partitions)
+    cut = assign_partitions(first, count, partitions) + assign_partitions(first + count, more, partitions)
+    assert cut == assign_partitions(first, count + more, partitions)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 12))
 def test_a_whole_turn_visits_every_partition_once(first: int, partitions: int) -> None:
-    assert sorted(slot.partition for slot in slots(first, partitions, partitions)) == list(range(partitions))
+    assert sorted(slot.partition for slot in assign_partitions(first, partitions, partitions)) == list(range(partitions))
 
 
 @pytest.mark.parametrize("partitions", [0, -1])
 def test_a_topic_without_partitions_is_refused(partitions: int) -> None:
     with pytest.raises(ValueError, match="at least one partition"):
-        slots(1, 1, partitions)
+        assign_partitions(1, 1, partitions)
 
 
 def test_nothing_published_is_in_turn() -> None:
-    assert out_of_turn([], 3) == []
-    assert slots(5, 0, 3) == []
+    assert cycle_breaks([], 3) == []
+    assert assign_partitions(5, 0, 3) == []
 
 
 @given(st.integers(0, 60), st.integers(1, 8))
 def test_an_undisturbed_topic_is_in_turn(count: int, partitions: int) -> None:
-    assert out_of_turn(_topic((count, partitions)), partitions) == []
+    assert cycle_breaks(_topic((count, partitions)), partitions) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=4), st.integers(1, 4))
@@ -52,7 +52,7 @@ def test_added_partitions_may_join_at_any_number(growth: list[tuple[int, int]], 
     for count, added in growth:
         partitions += added
         phases.append((count, partitions))
-    assert out_of_turn(_topic(*phases), partitions) == []
+    assert cycle_breaks(_topic(*phases), partitions) == []
 
 
 @given(st.integers(2, 8), st.integers(0, 50), st.data())
@@ -60,46 +60,46 @@ def test_every_misplacement_after_the_first_turn_is_named(partitions: int, place
     topic = _topic((partitions + 60, partitions))
     victim = topic[partitions + place]
     elsewhere = data.draw(st.sampled_from([number for number in range(partitions) if number != victim.partition]))
-    topic[partitions + place] = Slot(victim.number, elsewhere)
-    assert out_of_turn(topic, partitions) == [victim.number]
+    topic[partitions + place] = Placement(victim.sequence, elsewhere)
+    assert cycle_breaks(topic, partitions) == [victim.sequence]
 
 
 @given(st.integers(2, 8), st.integers(0, 40))
 def test_two_swapped_messages_are_both_named(partitions: int, place: int) -> None:
     topic = _topic((partitions + 60, partitions))
     first, second = topic[partitions + place], topic[partitions + place + 1]
-    topic[partitions + place] = Slot(first.number, second.partition)
-    topic[partitions + place + 1] = Slot(second.number, first.partition)
-    assert out_of_turn(topic, partitions) == [first.number, second.number]
+    topic[partitions + place] = Placement(first.sequence, second.partition)
+    topic[partitions + place + 1] = Placement(second.sequence, first.partition)
+    assert cycle_breaks(topic, partitions) == [first.sequence, second.sequence]
 
 
 def test_a_sticky_producer_is_caught() -> None:
     """What librdkafka does without an explicit partition: a batch to one, the next batch to another."""
-    topic = [Slot(number, (number - 1) // 10 % 3) for number in range(1, 31)]
-    assert len(out_of_turn(topic, 3)) > 10
+    topic = [Placement(number, (number - 1) // 10 % 3) for number in range(1, 31)]
+    assert len(cycle_breaks(topic, 3)) > 10
 
 
 def test_a_cycle_that_begins_again_after_a_restart_is_caught() -> None:
-    topic = [Slot(number, (number - 1) % 3) for number in range(1, 5)]
-    topic += [Slot(number, (number - 5) % 3) for number in range(5, 12)]
-    assert out_of_turn(topic, 3) == list(range(5, 12))
+    topic = [Placement(number, (number - 1) % 3) for number in range(1, 5)]
+    topic += [Placement(number, (number - 5) % 3) for number in range(5, 12)]
+    assert cycle_breaks(topic, 3) == list(range(5, 12))
 
 
 def test_a_cycle_that_never_takes_up_an_added_partition_is_still_a_cycle() -> None:
     """Whether the relay must have seen it by then is not in the numbers."""
-    assert out_of_turn(_topic((30, 3)), 5) == []
+    assert cycle_breaks(_topic((30, 3)), 5) == []
 
 
 def test_shrinking_back_is_caught() -> None:
     topic = _topic((30, 3), (30, 5))
-    topic += [Slot(number, (number - 1) % 3) for number in range(61, 80)]
-    assert out_of_turn(topic, 5)
+    topic += [Placement(number, (number - 1) % 3) for number in range(61, 80)]
+    assert cycle_breaks(topic, 5)
 
 
 def test_missing_numbers_do_not_break_the_turn() -> None:
-    topic = [slot for slot in _topic((60, 3)) if slot.number % 7]
-    assert out_of_turn(topic, 3) == []
+    topic = [slot for slot in _topic((60, 3)) if slot.sequence % 7]
+    assert cycle_breaks(topic, 3) == []
 
 
 def test_a_partition_that_the_topic_does_not_have_is_caught() -> None:
-    assert out_of_turn([*_topic((6, 3)), Slot(7, 9)], 3) == [7]
+    assert cycle_breaks([*_topic((6, 3)), Placement(7, 9)], 3) == [7]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from filemill.domain.offsets import PartitionOffsets
-from filemill.domain.stalls import Owner, Reason, StalledPartition, Standstill, judge
-from filemill.domain.worker_events import Condition, OldestRecord, Vitals
+from filemill.domain.offsets import OffsetTracker
+from filemill.domain.stalls import PartitionOwner, StalledPartition, StallReason, UnchangedOffset, find_stall
+from filemill.domain.worker_events import OldestRecord, Vitals, WorkerCondition
 from filemill_workers.file_processor.oldest_records import OldestRecords
 
 LONG = 100.0
@@ -17,36 +17,36 @@ def asked(
     *,
     seconds: float = LONG,
     undisturbed: float = float("inf"),
-    condition: Condition | None = Condition.BUSY,
+    condition: WorkerCondition | None = WorkerCondition.BUSY,
     processing: float | None = 20.0,
     **vitals: Any,
 ) -> StalledPartition | None:
     """Partition 2 with a lag of 5, at offset 7; its owner takes 20 s for a record, so that it has 36 s in all."""
     told = Vitals(**vitals) if condition is not None else None
-    owner = Owner(worker_id="w", condition=condition, heard_seconds_ago=9.0, processing_seconds=processing, vitals=told)
-    still = Standstill(2, 7, 5, seconds, undisturbed)
-    return judge(still, owner, processing_seconds=60.0, session_seconds=6.0)
+    owner = PartitionOwner(worker_id="w", condition=condition, silent_seconds=9.0, processing_seconds=processing, vitals=told)
+    still = UnchangedOffset(2, 7, 5, seconds, undisturbed)
+    return find_stall(still, owner, processing_seconds=60.0, session_seconds=6.0)
 
 
 @pytest.mark.parametrize(
     ("owner", "reason", "sentence"),
     [
-        ({"oldest_records": [STUCK_ON_7], "in_flight": 1}, Reason.RECORD, "stuck on record P2·7 for 100 s"),
-        ({"oldest_records": [OldestRecord(2, None, 0, 40)]}, Reason.COMMITS, "no commit was accepted for 40 s"),
-        ({"quiet": True}, Reason.QUIET, "resume it with `filemill workers resume w`"),
-        ({"breaker": "S3: refused"}, Reason.BREAKER, "waits for a server (S3: refused)"),
-        ({"condition": Condition.DEAD}, Reason.SILENT, "silent for 9 s"),
-        ({"condition": None}, Reason.UNKNOWN, "sends no heartbeats"),
-        ({}, Reason.UNKNOWN, "none of its records in progress"),
-        ({"in_flight": 3, "busy_seconds": LONG}, Reason.UNKNOWN, "none of its records in progress"),
+        ({"oldest_records": [STUCK_ON_7], "in_flight": 1}, StallReason.RECORD, "stuck on record P2·7 for 100 s"),
+        ({"oldest_records": [OldestRecord(2, None, 0, 40)]}, StallReason.COMMITS, "no commit was accepted for 40 s"),
+        ({"quiet": True}, StallReason.QUIET, "resume it with `filemill workers resume w`"),
+        ({"breaker": "S3: refused"}, StallReason.BREAKER, "waits for a server (S3: refused)"),
+        ({"condition": WorkerCondition.DEAD}, StallReason.SILENT, "silent for 9 s"),
+        ({"condition": None}, StallReason.UNKNOWN, "sends no heartbeats"),
+        ({}, StallReason.UNKNOWN, "none of its records in progress"),
+        ({"in_flight": 3, "busy_seconds": LONG}, StallReason.UNKNOWN, "none of its records in progress"),
     ],
 )
-def test_a_stalled_partition_has_its_reason(owner: dict[str, Any], reason: Reason, sentence: str) -> None:
+def test_a_stalled_partition_has_its_reason(owner: dict[str, Any], reason: StallReason, sentence: str) -> None:
     found = asked(**owner)
     assert found is not None
     assert (found.reason, found.partition, found.committed, found.lag) == (reason, 2, 7, 5)
     assert sentence in found.sentence
-    assert found.explained == (reason in (Reason.QUIET, Reason.BREAKER))
+    assert found.explained == (reason in (StallReason.QUIET, StallReason.BREAKER))
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_a_partition_that_has_time_left_is_not_stalled(owner: dict[str, Any]) ->
 
 def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -> None:
     now = 0.0
-    oldest, offsets = OldestRecords(lambda: now), PartitionOffsets()
+    oldest, offsets = OldestRecords(lambda: now), OffsetTracker()
     assert oldest.look({0: offsets}) == []
     for offset in range(3):
-        offsets.deliver(offset)
+        offsets.track(offset)
     assert oldest.look({0: offsets}) == [OldestRecord(0, 0, 0.0)]
     now = 8.0
     offsets.finish(1)
@@ -78,9 +78,9 @@ def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -
     now = 10.0
     offsets.finish(0)
     assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 0.0, 2.0)]
-    commit = offsets.commit("w", 1)
+    commit = offsets.next_commit("w", 1)
     assert commit is not None
-    offsets.acknowledged(commit)
+    offsets.on_committed(commit)
     now = 11.0
     assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 1.0)]
     assert oldest.look({}) == []
@@ -88,11 +88,11 @@ def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -
 
 def test_a_worker_tells_for_how_long_finished_records_wait_for_a_commit() -> None:
     now = 0.0
-    oldest, offsets = OldestRecords(lambda: now), PartitionOffsets()
-    offsets.deliver(0)
+    oldest, offsets = OldestRecords(lambda: now), OffsetTracker()
+    offsets.track(0)
     offsets.finish(0)
     assert oldest.look({3: offsets}) == [OldestRecord(3)]
     now = 30.0
-    offsets.deliver(1)
+    offsets.track(1)
     offsets.finish(1)
     assert oldest.look({3: offsets}) == [OldestRecord(3, None, 0.0, 30.0)]

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from filemill.domain.files import Change, Standing, Status, fold, supersedes
+from filemill.domain.files import CurrentState, Status, StatusUpdate, coalesce, supersedes
 
 T0 = datetime(2026, 1, 4, 12, tzinfo=UTC)
 ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
@@ -19,8 +19,8 @@ class Row(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.run = 1
-        self.said: list[Change] = []
-        self.standing = Standing(1, Status.PENDING)
+        self.said: list[StatusUpdate] = []
+        self.standing = CurrentState(1, Status.PENDING)
         self.seen = [self.standing]
         self.clock = T0
 
@@ -31,33 +31,33 @@ class Row(RuleBasedStateMachine):
     @rule(foreign=st.booleans())
     def a_worker_tells_progress(self, foreign: bool) -> None:
         run = None if foreign else self.run
-        self.said.append(Change(file_id=1, run=run, status=Status.PROCESSING, at=self._tick(), step=1, steps=6))
+        self.said.append(StatusUpdate(file_id=1, run=run, status=Status.PROCESSING, at=self._tick(), step=1, steps=6))
 
     @rule(end=st.sampled_from(ENDS), foreign=st.booleans())
     def a_run_ends(self, end: Status, foreign: bool) -> None:
         run = None if foreign else self.run
-        self.said.append(Change(file_id=1, run=run, status=end, at=self._tick()))
+        self.said.append(StatusUpdate(file_id=1, run=run, status=end, at=self._tick()))
 
     @rule(said=st.sampled_from([Status.PROCESSING, *ENDS]), run=st.sampled_from([2**31 - 1, 1000]))
     def somebody_forges_a_run(self, said: Status, run: int) -> None:
-        self.said.append(Change(file_id=1, run=run, status=said, at=self._tick()))
+        self.said.append(StatusUpdate(file_id=1, run=run, status=said, at=self._tick()))
 
     @precondition(lambda self: self.standing.status.terminal and self.run == self.standing.run)
     @rule()
     def somebody_tries_again(self) -> None:
         """The row itself begins the new run, in the transaction of the request."""
         self.run += 1
-        self.standing = Standing(self.run, Status.PENDING)
+        self.standing = CurrentState(self.run, Status.PENDING)
         self.seen.append(self.standing)
 
     @precondition(lambda self: self.said)
     @rule(data=st.data())
     def a_batch_arrives(self, data: st.DataObject) -> None:
         batch = data.draw(st.lists(st.sampled_from(self.said), min_size=1, max_size=6))
-        for change in fold(batch):
+        for change in coalesce(batch):
             if supersedes(change, self.standing):
                 progress_at = change.at if change.status is Status.PROCESSING else None
-                self.standing = Standing(change.run or self.standing.run, change.status, progress_at)
+                self.standing = CurrentState(change.run or self.standing.run, change.status, progress_at)
                 self.seen.append(self.standing)
 
     @invariant()

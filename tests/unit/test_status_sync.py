@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.database import MemoryDatabase
 from filemill.adapters.memory.lease import MemoryLease
 from filemill.adapters.memory.status_store import MemoryStatusStore
-from filemill.domain.files import Change, NewFile, Status, iso_milliseconds
+from filemill.domain.files import NewFile, Status, StatusUpdate, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import NotLeader, Unavailable, UnusableData
@@ -28,7 +28,7 @@ T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 3.0
 
 
-class MemoryReader(TopicReader):
+class MemoryReader(KafkaTopicReader):
     """Reads all partitions of the topics from the positions given."""
 
     def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class MemoryReader(TopicReader):
         self.at = {
             place: offset
             for place, offset in self.at.items()
-            if place[0] in found and self.known[place[0]].same(found[place[0]])
+            if place[0] in found and self.known[place[0]].is_same_topic(found[place[0]])
         }
         self.known |= found
         for topic in self._names:
@@ -207,7 +207,7 @@ def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(mon
         world.completed(file_id)
     apply = MemoryStatusStore.apply
 
-    def refuse(store: MemoryStatusStore, changes: Sequence[Change], *others: Any) -> Applied:
+    def refuse(store: MemoryStatusStore, changes: Sequence[StatusUpdate], *others: Any) -> Applied:
         if any(change.file_id == 2 for change in changes):
             raise UnusableData("no such value")
         return apply(store, changes, *others)
@@ -251,7 +251,7 @@ def test_while_postgres_is_away_what_was_read_is_kept_and_applied_once(monkeypat
 
     def read_and_lose_postgres(limit: int, seconds: float) -> list[Record]:
         records = read(limit, seconds)
-        world.database.away = "Postgres is away"
+        world.database.outage = "Postgres is away"
         return records
 
     monkeypatch.setattr(reader, "read", read_and_lose_postgres)
@@ -259,7 +259,7 @@ def test_while_postgres_is_away_what_was_read_is_kept_and_applied_once(monkeypat
         with pytest.raises(Unavailable):
             sync.step()
     monkeypatch.setattr(reader, "read", read)
-    world.database.away = None
+    world.database.outage = None
     world.completed(2)
     sync.step()
     sync.step()
@@ -406,13 +406,13 @@ def test_a_batch_is_bounded() -> None:
 def test_it_outlives_its_servers_and_leaves_in_order() -> None:
     world = World()
     sync = world.sync()
-    world.database.away = "Postgres is away"
+    world.database.outage = "Postgres is away"
     stop = threading.Event()
     thread = threading.Thread(target=sync.run, args=(stop,), daemon=True)
     thread.start()
     try:
         eventually(lambda: "away" in sync._state)
-        world.database.away = None
+        world.database.outage = None
         world.completed(1)
         eventually(lambda: world.statuses()[0] is Status.COMPLETED)
     finally:

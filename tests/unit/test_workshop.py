@@ -10,7 +10,7 @@ import pytest
 
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.messages import FileCreated, decode, header
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.errors import PermanentError, Unavailable
 from filemill_workers.file_processor import record_task
 from filemill_workers.file_processor.executor import Finished
@@ -136,7 +136,7 @@ def test_an_object_that_is_deleted_before_it_is_compared_is_written_by_the_next_
 def test_the_result_is_announced_after_the_object_and_finished_after_the_acknowledgement() -> None:
     with bench() as it:
         it.store.holding.add(KEY_1)
-        it.broker.away = "away"
+        it.broker.outage = "away"
         it.start(record(0))
         eventually(lambda: it.store.tries == [KEY_1])
         assert it.events() == []
@@ -144,19 +144,19 @@ def test_the_result_is_announced_after_the_object_and_finished_after_the_acknowl
         eventually(lambda: it.store.puts == [KEY_1])
         eventually(lambda: it.workshop._due == 1)
         assert it.nothing_finished(), "the broker has not acknowledged it"
-        it.broker.away = None
+        it.broker.outage = None
         assert it.finished(1) == [Finished(0, 1, 0)]
 
 
 def test_a_refused_acknowledgement_does_not_finish_a_record() -> None:
     with bench() as it:
-        it.broker.refuses = "Broker: Not enough in-sync replicas"
+        it.broker.reject_reason = "Broker: Not enough in-sync replicas"
         it.start(record(0))
-        eventually(lambda: it.broker.refused > 3)
+        eventually(lambda: it.broker.rejected > 3)
         assert it.nothing_finished()
         assert it.events() == []
         assert len(it.store.puts) == 1, "only the announcement is tried again"
-        it.broker.refuses = None
+        it.broker.reject_reason = None
         it.finished(1)
         assert it.results() == {1: "completed"}
         assert it.events()[0]["attempt"] == 1, "an outage is no attempt"
@@ -190,10 +190,10 @@ def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytes
 def test_progress_that_the_broker_does_not_take_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_task, "PROGRESS_LEAST_SECONDS", 0.0)
     with bench(processing_seconds=0.01, processing_steps=2) as it:
-        it.broker.refuses = "refused"
+        it.broker.reject_reason = "refused"
         it.start(record(0))
         eventually(lambda: it.store.puts)
-        it.broker.refuses = None
+        it.broker.reject_reason = None
         it.finished(1)
 
 
@@ -329,11 +329,11 @@ def test_one_bad_record_delays_nobody() -> None:
 
 def test_a_dead_letter_waits_for_the_broker_and_finishes_only_then() -> None:
     with bench() as it:
-        it.broker.refuses = "refused"
+        it.broker.reject_reason = "refused"
         it.start(record(0, value=request(1, title="")))
         eventually(lambda: it.workshop.in_progress({0: 1}) == 1)
         assert it.nothing_finished()
-        it.broker.refuses = None
+        it.broker.reject_reason = None
         it.finished(1)
         assert len(it.broker.records(TOPICS.dead_letters)) == 1
         assert it.results() == {1: "failed"}
@@ -466,12 +466,12 @@ def test_a_record_that_waits_for_its_turn_is_dropped_before_a_drain() -> None:
 
 def test_a_late_acknowledgement_of_an_abandoned_record_finishes_nothing() -> None:
     with bench() as it:
-        it.broker.away = "away"
+        it.broker.outage = "away"
         it.start(record(0))
         eventually(lambda: it.workshop._due == 1)
         it.workshop.abandon({0: 1})
         eventually(lambda: it.workshop.in_progress({0: 1}) == 0)
-        it.broker.away = None
+        it.broker.outage = None
         eventually(lambda: it.workshop._due == 0)
         assert it.nothing_finished()
 
@@ -577,15 +577,15 @@ def test_a_file_cancelled_while_it_waits_for_its_turn_is_finished_too() -> None:
 
 def test_an_outage_is_found_out_once_and_everybody_goes_on_after_it() -> None:
     with bench(gates=True) as it:
-        it.store.away = "S3 is away"
+        it.store.outage = "S3 is away"
         it.start(*(record(offset) for offset in range(200)))
         eventually(lambda: it.gates["S3"].reason)
         tries = len(it.store.tries)
         assert tries <= 200, "each had at most the one try that was under way"
-        it.store.away = None
+        it.store.outage = None
         assert len(it.finished(200)) == 200
         assert set(it.results().values()) == {"completed"}
-        assert [kind for kind, _ in it.said] == [Kind.BREAKER_OPENED, Kind.BREAKER_CLOSED]
+        assert [kind for kind, _ in it.said] == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED]
         assert it.gates["S3"].reason is None
 
 

@@ -11,15 +11,16 @@ from typing import Any
 
 import msgspec
 
-from filemill.adapters.memory.kafka import MemoryBroker, MemoryPublisher
-from filemill.adapters.memory.stores import MemoryObjectStore
-from filemill.domain.messages import RUN, TRACEPARENT, Headers
+from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.object_store import MemoryObjectStore
+from filemill.adapters.memory.publisher import MemoryPublisher
+from filemill.domain.messages import RUN_HEADER, TRACEPARENT_HEADER, Headers
 from filemill.domain.records import Record
 from filemill.domain.retry import RetryPolicy
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.errors import Unavailable
 from filemill.ports import PutMode
-from filemill_workers.file_processor.circuit import Gate
+from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.record_task import Topics, Workplace
 
@@ -41,9 +42,9 @@ def record(
     offset: int, *, partition: int = 0, file_id: int | None = None, value: bytes | None = None, run: bytes | None = b"1"
 ) -> Record:
     """A record of `file.create`; by default of the file `offset + 1`."""
-    headers: Headers = [(TRACEPARENT, TRACE.encode())]
+    headers: Headers = [(TRACEPARENT_HEADER, TRACE.encode())]
     if run is not None:
-        headers.append((RUN, run))
+        headers.append((RUN_HEADER, run))
     body = request(file_id or offset + 1) if value is None else value
     return Record(CREATE, partition, offset, body, headers, 0)
 
@@ -97,12 +98,13 @@ class Bench:
         )
         self.publisher: MemoryPublisher = options.get("publisher") or MemoryPublisher(self.broker)
         self.cancelled: set[tuple[int, int | None]] = set()
-        self.said: list[tuple[Kind, str]] = []
+        self.said: list[tuple[EventKind, str]] = []
         jitter = random.Random(1)
         self.gates = {
-            name: Gate(name, lambda kind, why: self.said.append((kind, why)), jitter) for name in ("S3", "Kafka")
+            name: CircuitBreaker(name, lambda kind, why: self.said.append((kind, why)), jitter)
+            for name in ("S3", "Kafka")
         }
-        ways: dict[str, Any] = {"to_store": self.gates["S3"].through, "to_broker": self.gates["Kafka"].through}
+        ways: dict[str, Any] = {"to_store": self.gates["S3"].call, "to_broker": self.gates["Kafka"].call}
         self.workshop: Workshop = options.get("workshop", Workshop)(
             self.publisher,
             lambda workshop: Workplace(

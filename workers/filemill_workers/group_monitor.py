@@ -21,8 +21,9 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, Member, PartitionOffsets, all_topics
-from filemill.adapters.postgres.request_losses import count_gone, find_bounds, store_loss
+from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, MemberDescription, LogOffsets, all_topics
+from filemill.adapters.postgres.request_losses import count_gone, store_loss
+from filemill.services.request_losses import find_bounds
 from filemill.adapters.postgres.tables import (
     GroupSample,
     IdempotencyKey,
@@ -34,8 +35,8 @@ from filemill.adapters.postgres.tables import (
 )
 from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
-from filemill.domain.idempotency import KEPT
-from filemill.domain.worker_events import DEAD_AFTER_SECONDS, Kind
+from filemill.domain.idempotency import KEY_RETENTION
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
 from filemill.errors import Unavailable
 from filemill.ports import Lease
 from filemill.queries.files import outbox_state
@@ -84,10 +85,11 @@ class GroupMonitor:
         self._trouble: list[str] = []
         self._lost = 0
 
-    def run(self, stop: threading.Event) -> None:
-        """Sample until told to stop; outlives servers that are away."""
+    def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
+        """Sample until `stop` is set; unreachable servers are retried. `on_cycle` is called in each cycle."""
         due = self._clock()
         while not stop.is_set():
+            on_cycle()
             try:
                 if self._lease.acquire():
                     self.sample()
@@ -160,16 +162,16 @@ class GroupMonitor:
 
         self._watch(offsets)
 
-    def _watch(self, offsets: Sequence[PartitionOffsets]) -> None:
+    def _watch(self, offsets: Sequence[LogOffsets]) -> None:
         """Say, once, that records are gone which were not processed; and count those requests soon."""
         trouble = [
-            f"partition {part.partition}: {part.removed} offsets were removed before they were committed"
+            f"partition {part.partition}: {part.removed_before_commit} offsets were removed before they were committed"
             for part in offsets
-            if part.removed
+            if part.removed_before_commit
         ] + [
             f"partition {part.partition}: {part.committed} is committed, and it ends at {part.end}"
             for part in offsets
-            if part.beyond
+            if part.committed_beyond_end
         ]
         if trouble and trouble != self._trouble:
             log.warning("Records are gone that were not processed", group=self._group, topic=self._topic, what=trouble)
@@ -200,12 +202,12 @@ class GroupMonitor:
             .where(
                 Worker.body["protocol"].astext == "share",
                 Worker.heard_at > lately,
-                Worker.kind != Kind.STOPPED,
+                Worker.kind != EventKind.STOPPED,
             )
             .order_by(Worker.worker_id)
         )
         with self._engine.connect() as connection:
-            members = [Member(name, name, "", []) for name in connection.execute(wanted).scalars()]
+            members = [MemberDescription(name, name, "", []) for name in connection.execute(wanted).scalars()]
         return GroupDescription("UNKNOWN", "share", None, members)
 
     def _keep_house(self) -> None:
@@ -223,7 +225,7 @@ class GroupMonitor:
                 (OutboxSample, OutboxSample.sampled_at, horizon),
                 (RejectedMessage, RejectedMessage.rejected_at, horizon),
                 (WorkerEventRow, WorkerEventRow.at, horizon),
-                (IdempotencyKey, IdempotencyKey.created_at, sa.func.now() - KEPT),
+                (IdempotencyKey, IdempotencyKey.created_at, sa.func.now() - KEY_RETENTION),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")
                 old = sa.select(row).where(moment < oldest).limit(DELETE_ROWS)

@@ -104,10 +104,11 @@ class OutboxRelay:
         """Look at the outbox now: call it after a commit."""
         self._wake.set()
 
-    def run(self, stop: threading.Event) -> None:
-        """Relay until told to stop (then `wake` it); outlives servers that are away."""
+    def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
+        """Relay until `stop` is set (then call `wake`); unreachable servers are retried. `on_cycle`: called each cycle."""
         idle, trouble = IDLE_SECONDS_LEAST, IDLE_SECONDS_LEAST
         while not stop.is_set():
+            on_cycle()
             try:
                 busy = self.step()
                 pause = 0.0 if busy else idle if self._leading else STANDBY_SECONDS
@@ -225,7 +226,7 @@ class OutboxRelay:
             identity = self._ask_identity()
             # Known to the producer too: it would refuse a partition that it has not heard of.
             self._partitions = self._publisher.partitions(self._topic) if identity is not None else 0
-            if identity is not None and not identity.same(self._identity):
+            if identity is not None and not identity.is_same_topic(self._identity):
                 self._generation = self._outbox.generation(self._topic, identity)
                 self._identity = identity
             self._partitions_at = now

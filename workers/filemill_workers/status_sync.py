@@ -19,10 +19,10 @@ from datetime import datetime
 import msgspec
 import structlog
 
-from filemill.adapters.kafka.reader import TopicReader
-from filemill.domain.files import Change
+from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.domain.files import StatusUpdate
 from filemill.domain.messages import FileProgress, decode, decode_created
-from filemill.domain.record_time import Dating
+from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
 from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
@@ -46,7 +46,7 @@ class StatusSync:
         self,
         store: StatusStore,
         lease: Lease,
-        reader: Callable[[], TopicReader],
+        reader: Callable[[], KafkaTopicReader],
         *,
         topic_created: str,
         topic_worker_events: str,
@@ -62,17 +62,18 @@ class StatusSync:
         self._batch = batch
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
-        self._dating = Dating(clock)
-        self._reader: TopicReader | None = None
+        self._dating = RecordClock(clock)
+        self._reader: KafkaTopicReader | None = None
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
         self._term: int | None = None  # the fencing number that it is active under
         self._state = ""
 
-    def run(self, stop: threading.Event) -> None:
-        """Sync until told to stop; outlives servers that are away."""
+    def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
+        """Sync until `stop` is set; unreachable servers are retried. `on_cycle` is called in each cycle."""
         try:
             while not stop.is_set():
+                on_cycle()
                 try:
                     if not self.step():
                         stop.wait(STANDBY_SECONDS)
@@ -102,7 +103,7 @@ class StatusSync:
         # Not over records that wait to be applied: their positions are of the topics that they were read from.
         if now - self._refreshed_at >= REFRESH_SECONDS and not self._unapplied:
             asked_at = self._clock()
-            self._dating.set(self._store.now(), asked_at)
+            self._dating.synchronize(self._store.now(), asked_at)
             topics = self._reader.identities()
             self._reader.refresh(self._store.positions(topics), topics)
             self._refreshed_at = now
@@ -110,7 +111,7 @@ class StatusSync:
         if not self._unapplied:
             try:
                 self._unapplied = self._gather(self._reader)
-                self._dating.read(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
+                self._dating.observe(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
             except Unavailable:
                 self._drop_reader()  # it is past what it had read by then: a new one begins where the rows are
                 raise
@@ -129,7 +130,7 @@ class StatusSync:
         except Unavailable as error:
             log.warning("Left without giving up the lease; it expires", error=str(error))
 
-    def _gather(self, reader: TopicReader) -> list[Record]:
+    def _gather(self, reader: KafkaTopicReader) -> list[Record]:
         records = reader.read(self._batch, IDLE_SECONDS)
         if not records:
             return records
@@ -169,14 +170,18 @@ class StatusSync:
         reading = _Reading()
         for record in records:
             try:
-                record.refuse_unreadable()
+                record.require_readable_headers()
                 if record.topic == self._topic_worker_events:
-                    event = _dated(decode_event(record.value), self._dating.of(record))
+                    event = _dated(decode_event(record.value), self._dating.time_of(record))
                     reading.events.append(HeardEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
-                    reading.changes.append((record, decode_created(record.value).change(self._dating.of(record))))
+                    reading.changes.append(
+                        (record, decode_created(record.value).status_update(self._dating.time_of(record)))
+                    )
                 else:
-                    reading.changes.append((record, decode(record.value, FileProgress).change(self._dating.of(record))))
+                    reading.changes.append(
+                        (record, decode(record.value, FileProgress).status_update(self._dating.time_of(record)))
+                    )
             except InvalidMessage as error:
                 reading.rejected.append(_rejected(record, str(error)))
             except Exception as error:  # whatever a record holds, the ones after it are read
@@ -207,7 +212,7 @@ class StatusSync:
 class _Reading(msgspec.Struct):
     """What a batch of records says."""
 
-    changes: list[tuple[Record, Change]] = []
+    changes: list[tuple[Record, StatusUpdate]] = []
     events: list[HeardEvent] = []
     rejected: list[Rejected] = []
 

@@ -1,113 +1,192 @@
-"""Who owned which partition when, put together from what workers said. Pure."""
+"""Who owned which partition when: from the workers' events, and for foreign members from the monitor's samples. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
-from filemill.queries.history import Ownership, Told
+from filemill.queries.history import SAMPLE_GAP, AssignmentSample, Ownership, OwnershipEvent
+
+
+class EndReason(StrEnum):
+    """Why a worker no longer owned a partition."""
+
+    REVOKED = "revoked"
+    LOST = "lost"
+    STOPPED = "stopped"
+    SILENT = "silent"
+    # Of a foreign member: it was not the owner in the next sample, or there is no next sample.
+    RELEASED = "released"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class OwnershipPeriod:
-    """A partition in one worker's hands. `ended` is how it ended: revoked, lost, stopped, silent; None: it goes on."""
+    """A worker owned a partition from `start` to `end`. `end_reason` None: it still does.
+
+    `sampled`: the owner sends no events; both times are those of samples, so each is late by at most their interval.
+    """
 
     partition: int
     worker: str
     start: datetime
     end: datetime
     epoch: int | None
-    ended: str | None
+    end_reason: EndReason | None
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
 class OwnershipChange:
-    """A partition that came to a worker: from whom, and how long nobody had it (None where that is not known)."""
+    """A worker became the owner of a partition.
+
+    `pause_seconds` is the time without an owner; None where there was no previous owner, or where a sample is not
+    exact enough to tell.
+    """
 
     at: datetime
     partition: int
     worker: str
     previous_owner: str | None
-    previous_end: str | None
+    previous_end_reason: EndReason | None
     pause_seconds: float | None
     epoch: int | None
     cause: str | None
 
 
 def ownership_periods(known: Ownership) -> list[OwnershipPeriod]:
-    """All bands of the period, by partition and time."""
-    hands = _Hands(known)
-    for told in known.told:
-        hands.follow(told)
-    hands.end()
-    return sorted(hands.finished, key=lambda band: (band.partition, band.start))
+    """All periods of ownership, by partition and time."""
+    tracker = _EventTracker(known)
+    for event in known.events:
+        tracker.apply(event)
+    tracker.finish()
+    foreign = _foreign_periods(known)
+    found = sorted([*tracker.finished, *foreign], key=lambda period: (period.partition, period.start))
+    return [_cut(period, following) for period, following in zip(found, [*found[1:], None], strict=True)]
 
 
-class _Hands:
-    """Who holds what, as one event after the other tells it."""
+class _EventTracker:
+    """The owners of each partition, followed event by event."""
 
     def __init__(self, known: Ownership) -> None:
         self.finished: list[OwnershipPeriod] = []
         self._known = known
-        self._held: dict[tuple[str, int], tuple[datetime, int | None]] = {}
+        self._open: dict[tuple[str, int], tuple[datetime, int | None]] = {}
 
-    def follow(self, told: Told) -> None:
-        """Take in an event."""
-        event = told.event
-        worker, at = event.worker_id, max(event.timestamp, self._known.since)
-        match event.kind:
-            case EventKind.STARTED:  # a new process: what the former one had, it lost when it was last heard of
-                self._close(worker, self._of(worker), told.heard_before or at, "silent")
+    def apply(self, event: OwnershipEvent) -> None:
+        """Apply the next event."""
+        body = event.event
+        worker, at = body.worker_id, max(body.timestamp, self._known.since)
+        match body.kind:
+            case EventKind.STARTED:  # a new process: the former one owned its partitions until its last event
+                self._close(worker, self._owned_by(worker), event.previous_event_at or at, EndReason.SILENT)
             case EventKind.STOPPED:
-                self._close(worker, self._of(worker), at, "stopped")
-            case EventKind.REVOKED | EventKind.LOST:
-                self._close(worker, self._of(worker) & set(event.partitions), at, event.kind.value)
+                self._close(worker, self._owned_by(worker), at, EndReason.STOPPED)
+            case EventKind.REVOKED:
+                self._close(worker, self._owned_by(worker) & set(body.partitions), at, EndReason.REVOKED)
+            case EventKind.LOST:
+                self._close(worker, self._owned_by(worker) & set(body.partitions), at, EndReason.LOST)
             case _:
-                new = event.partitions if event.kind is EventKind.ASSIGNED else []
-                for partition in {*event.owned, *new}:
-                    self._held.setdefault((worker, partition), (at, event.epoch))
+                new = body.partitions if body.kind is EventKind.ASSIGNED else []
+                for partition in {*body.owned, *new}:
+                    self._open.setdefault((worker, partition), (at, body.epoch))
 
-    def end(self) -> None:
-        """The end of the period: the silent had theirs until they were last heard of, the others have them still."""
+    def finish(self) -> None:
+        """Close what is open: a dead worker owned its partitions until it was last heard of, others still do."""
         until = self._known.until
-        for worker in {holder for holder, _ in self._held}:
-            heard = self._known.heard.get(worker, until)
-            dead = until - heard > timedelta(seconds=DEAD_AFTER_SECONDS)
-            self._close(worker, self._of(worker), heard if dead else until, "silent" if dead else None)
+        for worker in {owner for owner, _ in self._open}:
+            heard = self._known.last_heard.get(worker, until)
+            if until - heard > timedelta(seconds=DEAD_AFTER_SECONDS):
+                self._close(worker, self._owned_by(worker), heard, EndReason.SILENT)
+            else:
+                self._close(worker, self._owned_by(worker), until, None)
 
-    def _of(self, worker: str) -> set[int]:
-        return {partition for holder, partition in self._held if holder == worker}
+    def _owned_by(self, worker: str) -> set[int]:
+        return {partition for owner, partition in self._open if owner == worker}
 
-    def _close(self, worker: str, partitions: Iterable[int], at: datetime, how: str | None) -> None:
+    def _close(self, worker: str, partitions: Iterable[int], at: datetime, reason: EndReason | None) -> None:
         for partition in partitions:
-            start, epoch = self._held.pop((worker, partition))
-            self.finished.append(OwnershipPeriod(partition, worker, start, max(start, at), epoch, how))
+            start, epoch = self._open.pop((worker, partition))
+            self.finished.append(OwnershipPeriod(partition, worker, start, max(start, at), epoch, reason))
 
 
-def ownership_changes(known: Ownership, found: list[OwnershipPeriod]) -> list[OwnershipChange]:
-    """Each time that a partition came to a worker within the period, newest first."""
+def _foreign_periods(known: Ownership) -> Iterator[OwnershipPeriod]:
+    """The partitions of members that sent no event within the period."""
+    heard = {event.event.worker_id for event in known.events}
+    heard |= {worker for worker, at in known.last_heard.items() if at >= known.since}
+    # (member, partition): the name of the owner, the first and the latest sample in which it is the owner.
+    owned: dict[tuple[str, int], tuple[str, datetime, AssignmentSample]] = {}
+    for sample in known.samples:
+        now = {
+            (member.member_id, partition): member.client_id or member.member_id
+            for member in sample.members
+            if member.client_id not in heard
+            for partition in member.partitions
+        }
+        for key in [key for key, (_, _, latest) in owned.items() if key not in now or latest.next_at is None]:
+            yield _foreign_period(key[1], *owned.pop(key), known.until)
+        for key, name in now.items():
+            start = owned[key][1] if key in owned else sample.first_at
+            owned[key] = (name, start, sample)
+    for (_, partition), state in owned.items():
+        yield _foreign_period(partition, *state, known.until)
+
+
+def _foreign_period(
+    partition: int, name: str, start: datetime, latest: AssignmentSample, until: datetime
+) -> OwnershipPeriod:
+    if latest.next_at is not None:
+        end, reason = latest.next_at, EndReason.RELEASED
+    elif until - latest.last_at <= SAMPLE_GAP:
+        return OwnershipPeriod(partition, name, start, until, None, None, sampled=True)
+    else:
+        end, reason = latest.last_at, EndReason.UNKNOWN
+    return OwnershipPeriod(partition, name, start, end, None, reason, sampled=True)
+
+
+def _cut(period: OwnershipPeriod, following: OwnershipPeriod | None) -> OwnershipPeriod:
+    """A sample shows the end of a foreign member's ownership late: it ended before the next owner's began."""
+    if not period.sampled or following is None or following.partition != period.partition:
+        return period
+    if period.end <= following.start:
+        return period
+    return OwnershipPeriod(
+        period.partition,
+        period.worker,
+        period.start,
+        following.start,
+        None,
+        period.end_reason or EndReason.RELEASED,
+        sampled=True,
+    )
+
+
+def ownership_changes(known: Ownership, periods: Sequence[OwnershipPeriod]) -> list[OwnershipChange]:
+    """Each time that a worker became the owner of a partition within the period, newest first."""
     causes = {
-        (told.event.worker_id, partition, told.event.timestamp): told.event.cause
-        for told in known.told
-        if told.event.kind is EventKind.ASSIGNED
-        for partition in told.event.partitions
+        (event.event.worker_id, partition, event.event.timestamp): event.event.cause
+        for event in known.events
+        if event.event.kind is EventKind.ASSIGNED
+        for partition in event.event.partitions
     }
-    result = []
-    for place, band in enumerate(found):
-        former = found[place - 1] if place and found[place - 1].partition == band.partition else None
-        if former is None and band.start <= known.since:
+    changes = []
+    for period, before in zip(periods, [None, *periods[:-1]], strict=True):
+        previous = before if before is not None and before.partition == period.partition else None
+        if previous is None and period.start <= known.since:
             continue
-        pause = None if former is None else max(0.0, (band.start - former.end).total_seconds())
-        result.append(
+        exact = previous is not None and not previous.sampled and not period.sampled
+        pause = max(0.0, (period.start - previous.end).total_seconds()) if previous is not None and exact else None
+        changes.append(
             OwnershipChange(
-                band.start,
-                band.partition,
-                band.worker,
-                former.worker if former else None,
-                former.ended if former else None,
+                period.start,
+                period.partition,
+                period.worker,
+                previous.worker if previous else None,
+                previous.end_reason if previous else None,
                 pause,
-                band.epoch,
-                causes.get((band.worker, band.partition, band.start)),
+                period.epoch,
+                causes.get((period.worker, period.partition, period.start)),
             )
         )
-    return sorted(result, key=lambda move: (move.at, move.partition), reverse=True)
+    return sorted(changes, key=lambda change: (change.at, change.partition), reverse=True)

@@ -10,14 +10,14 @@ from confluent_kafka import Message
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import messages_to_end
 from filemill.config.settings import Settings
-from filemill.domain.offsets import CommitSeen
+from filemill.domain.offsets import StoredCommit
 
 OFFSETS_TOPIC = "__consumer_offsets"
 # Versions of the keys of that topic which are commits; others are group metadata.
 _COMMIT_KEY_VERSIONS = (0, 1)
 
 
-def read_commits(settings: Settings) -> list[CommitSeen]:
+def read_commits(settings: Settings) -> list[StoredCommit]:
     """Every commit of the group on `file.create`, in the order of their moments. Raises Unavailable."""
     spans = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
     starts = {part.partition: part.begin or 0 for part in spans}
@@ -27,14 +27,14 @@ def read_commits(settings: Settings) -> list[CommitSeen]:
     return sorted(found, key=lambda commit: commit.at)
 
 
-def _commit_in(message: Message, settings: Settings) -> CommitSeen | None:
+def _commit_in(message: Message, settings: Settings) -> StoredCommit | None:
     try:
         return _read_commit(_bytes(message.key()), message.value(), settings)
     except (struct.error, IndexError, UnicodeDecodeError):
         return None  # not what a broker writes: somebody else's record
 
 
-def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> CommitSeen | None:
+def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> StoredCommit | None:
     if key is None or value is None:
         return None
     read = _Reader(key)
@@ -49,7 +49,7 @@ def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> 
         read.number("i")  # the leader's epoch
     metadata = read.compact_text() if version >= 4 else read.text()
     # confluent-kafka sends the NUL at the end of C's string along.
-    return CommitSeen(partition, offset, metadata.rstrip("\0"), read.number("q") / 1000)
+    return StoredCommit(partition, offset, metadata.rstrip("\0"), read.number("q") / 1000)
 
 
 class _Reader:

@@ -17,16 +17,16 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka.admin import PartitionOffsets
+from filemill.adapters.kafka.admin import LogOffsets
 from filemill.adapters.kafka.client import (
     UnreadableHeaders,
     client_config,
     headers_of,
     kafka_errors,
     new_client,
-    refusal,
+    to_exception,
 )
-from filemill.adapters.kafka.errors import PASSING, meaning
+from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, classify
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import Record, TopicIdentity
@@ -42,15 +42,15 @@ FETCH_BACKOFF_MILLISECONDS = 5
 READ_RECORDS = 2000
 READ_SECONDS = 0.5
 # A reader that hears nothing for this long, neither a record nor an end, gives up with an error.
-SILENT_SECONDS = 20.0
+NO_DATA_TIMEOUT_SECONDS = 20.0
 # Records between two that are wanted are read through; over more of them it is quicker to seek.
-READ_THROUGH_RECORDS = 20
+MAX_SKIPPED_RECORDS = 20
 # After this long without anything it looks whether the topic still exists.
-DOUBT_SECONDS = 2.0
+EXISTENCE_CHECK_SECONDS = 2.0
 
 # What a client waits for is logged so often at most.
-TELL_SECONDS = 60.0
-_told_at: dict[tuple[str, int], float] = {}
+LOG_INTERVAL_SECONDS = 60.0
+_logged_at: dict[tuple[str, int], float] = {}
 
 # The last day of the year 9999: no calendar here goes on, and time zones need some hours before its end.
 LATEST_TIMESTAMP_MILLISECONDS = 253_402_214_400_000
@@ -70,32 +70,32 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
             return []
         rest = consumer.consume(limit - 1, timeout=0) if limit > 1 else []
     except KafkaException as raised:
-        raise gave_up(settings, raised.args[0]) from None
+        raise consumer_error(settings, raised.args[0]) from None
     records, trouble = [], None
     for message in [first, *rest]:
         error = message.error()
         if error is None:
             records.append(to_record(message))
-        elif error.fatal() or error.code() not in PASSING:
+        elif error.fatal() or error.code() not in RECOVERED_BY_CLIENT:
             trouble = error if trouble is None or error.fatal() else trouble
         elif error.code() != PARTITION_EOF:
-            _tell(settings, error)
+            _log_throttled(settings, error)
     if trouble is not None and (trouble.fatal() or not records):
-        raise gave_up(settings, trouble)
+        raise consumer_error(settings, trouble)
     return records
 
 
-def _tell(settings: Settings, error: KafkaError) -> None:
+def _log_throttled(settings: Settings, error: KafkaError) -> None:
     """Log what the client waits for, once a minute: it says so much more often."""
     key, now = (settings.kafka_broker, error.code()), time.monotonic()
-    if now - _told_at.get(key, float("-inf")) >= TELL_SECONDS:
-        _told_at[key] = now
-        log.warning("Kafka trouble", broker=settings.kafka_broker, error=error.str(), advice=meaning(error).advice)
+    if now - _logged_at.get(key, float("-inf")) >= LOG_INTERVAL_SECONDS:
+        _logged_at[key] = now
+        log.warning("Kafka trouble", broker=settings.kafka_broker, error=error.str(), advice=classify(error).advice)
 
 
-def gave_up(settings: Settings, trouble: KafkaError) -> Unavailable | KafkaException:
+def consumer_error(settings: Settings, trouble: KafkaError) -> Unavailable | KafkaException:
     """What an error of a client means: where it is fatal, usually that a new client may go on."""
-    away = refusal(settings, trouble)
+    away = to_exception(settings, trouble)
     if not (trouble.fatal() or trouble.code() == KafkaError._FATAL):
         return away
     # librdkafka wraps the broker's own error code into text once a client has given up.
@@ -147,7 +147,7 @@ def reader_config(settings: Settings, role: str, **properties: str | int) -> dic
     return client_config(settings, role, **{**alone, **properties})
 
 
-class TopicReader:
+class KafkaTopicReader:
     """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
 
     New partitions are taken up when `refresh` is called; a topic that is another one by then begins again.
@@ -175,7 +175,7 @@ class TopicReader:
         found = self.identities() if identities is None else identities
         existing = {(topic, number): one for topic, one in found.items() for number in range(one.partitions)}
         # A topic that is not there just now may be back: its partitions stay until another one has its name.
-        gone = [place for place, one in self._assigned.items() if not one.same(found.get(place[0], one))]
+        gone = [place for place, one in self._assigned.items() if not one.is_same_topic(found.get(place[0], one))]
         if gone:
             log.warning(
                 "Topics are others than before: they are read anew", topics=sorted({place[0] for place in gone})
@@ -213,7 +213,7 @@ class TopicReader:
 def read_topic(
     settings: Settings,
     topic: str,
-    spans: Sequence[PartitionOffsets],
+    spans: Sequence[LogOffsets],
     role: str,
     since: Mapping[tuple[str, int], int] | None = None,
 ) -> Iterator[Record]:
@@ -270,7 +270,7 @@ def messages_until(
         consumer.close()
 
 
-def read_places(settings: Settings, topic: str, places: Iterable[tuple[int, int]], role: str) -> Iterator[Record]:
+def read_records_at(settings: Settings, topic: str, places: Iterable[tuple[int, int]], role: str) -> Iterator[Record]:
     """The records at these places (partition and offset), those that are gone left out.
 
     They come partition by partition in the order of offsets, but where many records lie between. Raises
@@ -281,7 +281,7 @@ def read_places(settings: Settings, topic: str, places: Iterable[tuple[int, int]
     for partition, offset in sorted(wanted):
         of_partition = spans.setdefault(partition, [])
         start = offset
-        if of_partition and offset - of_partition[-1][2] < READ_THROUGH_RECORDS:
+        if of_partition and offset - of_partition[-1][2] < MAX_SKIPPED_RECORDS:
             _, start, _ = of_partition.pop()
         of_partition.append((partition, start, offset + 1))
     if not wanted:
@@ -322,9 +322,9 @@ def _until(
             if message.error() is not None or offset + 1 >= ends[partition]:
                 left.discard(partition)
         silence = time.monotonic() - heard_at
-        if silence > SILENT_SECONDS:
+        if silence > NO_DATA_TIMEOUT_SECONDS:
             raise Unavailable(f"Kafka stopped answering while {topic} was read")
-        if silence > DOUBT_SECONDS and not doubted:
+        if silence > EXISTENCE_CHECK_SECONDS and not doubted:
             doubted = True
             _check_existence(consumer, settings, topic, left)
 
@@ -335,13 +335,13 @@ def _batch(consumer: Consumer, settings: Settings) -> Iterator[Message]:
         first = consumer.poll(READ_SECONDS)
         messages = [] if first is None else [first, *consumer.consume(READ_RECORDS - 1, timeout=0)]
     except KafkaException as raised:
-        raise gave_up(settings, raised.args[0]) from None
+        raise consumer_error(settings, raised.args[0]) from None
     for message in messages:
         error = message.error()
         if error is None or error.code() == KafkaError._PARTITION_EOF:
             yield message
-        elif error.code() not in PASSING:
-            raise gave_up(settings, error)
+        elif error.code() not in RECOVERED_BY_CLIENT:
+            raise consumer_error(settings, error)
 
 
 def _check_existence(consumer: Consumer, settings: Settings, topic: str, partitions: set[int]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from filemill.domain.files import (
     NewFile,
     Status,
-    to_milliseconds,
+    truncate_to_milliseconds,
 )
 from filemill.domain.messages import new_traceparent
 from filemill.domain.records import TopicIdentity
@@ -74,7 +74,7 @@ class MemoryDatabase:
     ) -> None:
         self.clock = clock
         self.now = now
-        self.away: str | None = None
+        self.outage: str | None = None
         self.files: dict[int, MemoryFile] = {}
         self.outbox: dict[int, MemoryRequest] = {}
         self.next_number = 1
@@ -95,18 +95,18 @@ class MemoryDatabase:
     def transaction(self) -> Iterator[None]:
         """One at a time. The fakes raise, if they do, before they write: there is nothing to roll back."""
         with self._lock:
-            if self.away is not None:
-                raise Unavailable(self.away)
+            if self.outage is not None:
+                raise Unavailable(self.outage)
             yield
 
     def submit(self, files: Sequence[NewFile], requested_at: datetime | None = None) -> list[int]:
         """Accept requests, as `postgres_outbox.submit_many` does; returns their ids."""
         with self.transaction():
-            created_at = to_milliseconds(requested_at or datetime.now(UTC))
+            created_at = truncate_to_milliseconds(requested_at or datetime.now(UTC))
             rows = [MemoryFile(next(self._file_ids), file.title, file.description, created_at) for file in files]
             for row in rows:
                 self.files[row.id] = row
-                self.queue(row.id)
+                self.enqueue(row.id)
             return [row.id for row in rows]
 
     def retry(self, file_id: int) -> None:
@@ -123,17 +123,17 @@ class MemoryDatabase:
                 sha256=row.sha256,
                 size=row.size,
             )
-            self.queue(file_id, row.run + 1)
+            self.enqueue(file_id, row.run + 1)
 
     def generation(self, topic: str, identity: TopicIdentity) -> int:
         """The number of this topic among those of its name, from 1."""
         known = self.topics.setdefault(topic, [])
-        number = next((place for place, one in enumerate(known, 1) if one.same(identity)), None)
+        number = next((place for place, one in enumerate(known, 1) if one.is_same_topic(identity)), None)
         if number is None:
             known.append(identity)
         return number or len(known)
 
-    def queue(self, file_id: int, run: int = 1) -> None:
+    def enqueue(self, file_id: int, run: int = 1) -> None:
         """Put a file's run into the outbox."""
         place = next(self._outbox_ids)
         self.outbox[place] = MemoryRequest(place, file_id, run, new_traceparent())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from filemill.adapters.memory.database import MemoryDatabase, MemoryRequest
 from filemill.adapters.memory.lease import MemoryLease
-from filemill.domain.partitioning import slots
+from filemill.domain.partitioning import assign_partitions
 from filemill.domain.records import TopicIdentity
 from filemill.ports import Claimed, Published
 
@@ -42,10 +42,10 @@ class MemoryOutbox:
             if not waiting:
                 return []
             self._lease.fence()
-            places = slots(self._database.next_number, len(waiting), partitions)
+            places = assign_partitions(self._database.next_number, len(waiting), partitions)
             self._database.next_number += len(waiting)
             for row, place in zip(waiting, places, strict=True):
-                row.number, row.partition, row.generation = place.number, place.partition, generation
+                row.number, row.partition, row.generation = place.sequence, place.partition, generation
             return [self._claimed(row, row.number or 0) for row in waiting]
 
     def claimed(self, limit: int, after: int = 0) -> list[Claimed]:

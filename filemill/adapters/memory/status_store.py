@@ -6,13 +6,13 @@ from datetime import datetime
 from filemill.adapters.memory.database import MemoryDatabase, MemoryFile
 from filemill.adapters.memory.lease import MemoryLease
 from filemill.domain.files import (
-    Change,
-    ForeignKey,
-    Standing,
+    StatusUpdate,
+    InvalidObjectKey,
+    CurrentState,
     Status,
     canonical_key,
-    claim_key,
-    fold,
+    check_key_owner,
+    coalesce,
     supersedes,
 )
 from filemill.domain.records import TopicIdentity
@@ -53,7 +53,7 @@ class MemoryStatusStore:
 
     def apply(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected] = (),
         events: Sequence[HeardEvent] = (),
@@ -65,11 +65,11 @@ class MemoryStatusStore:
                 raise UnusableData("integer out of range")
             changed, unknown = 0, set()
             refused = self._refused(changes)
-            for change in fold([change for place, change in enumerate(changes) if place not in refused]):
+            for change in coalesce([change for place, change in enumerate(changes) if place not in refused]):
                 row = self._database.files.get(change.file_id)
                 if row is None:
                     unknown.add(change.file_id)
-                elif supersedes(change, Standing(row.run, row.status, row.progress_at)):
+                elif supersedes(change, CurrentState(row.run, row.status, row.progress_at)):
                     _change(row, change)
                     changed += 1
             self._database.positions.update(positions)
@@ -82,15 +82,15 @@ class MemoryStatusStore:
                     self._database.events[heard.partition, heard.offset] = heard.event
             return Applied(changed, sorted(unknown), refused)
 
-    def _refused(self, changes: Sequence[Change]) -> dict[int, str]:
+    def _refused(self, changes: Sequence[StatusUpdate]) -> dict[int, str]:
         """Changes that cannot be true, by their place."""
         refused: dict[int, str] = {}
         taken = {canonical_key(row.s3_location): row.id for row in self._database.files.values() if row.s3_location}
         for place, change in enumerate(changes):
             row = self._database.files.get(change.file_id)
             try:
-                key = claim_key(change.file_id, change.s3_location) if change.s3_location is not None else None
-            except ForeignKey as error:
+                key = check_key_owner(change.file_id, change.s3_location) if change.s3_location is not None else None
+            except InvalidObjectKey as error:
                 refused[place] = str(error)
                 continue
             if key is not None and taken.setdefault(key, change.file_id) != change.file_id:
@@ -106,7 +106,7 @@ class MemoryStatusStore:
         return known != generation
 
 
-def _change(row: MemoryFile, change: Change) -> None:
+def _change(row: MemoryFile, change: StatusUpdate) -> None:
     """What a statement says; what it does not say stays, save what only the end of a run can know."""
     row.status = change.status
     row.error = change.error

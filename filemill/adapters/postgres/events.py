@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.domain.worker_events import Kind, WorkerEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.ports import HeardEvent
 
 _STORE = sa.text("""
@@ -58,7 +58,7 @@ def store_events(connection: sa.Connection, events: Sequence[HeardEvent], genera
 def _hear(connection: sa.Connection, events: list[WorkerEvent]) -> None:
     events.sort(key=lambda event: event.timestamp)
     last = events[-1]
-    starts = [event.timestamp for event in events if event.kind is Kind.STARTED]
+    starts = [event.timestamp for event in events if event.kind is EventKind.STARTED]
     vitals = next((event.vitals for event in reversed(events) if event.vitals is not None), None)
     connection.execute(
         _HEARD,

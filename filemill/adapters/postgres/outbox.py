@@ -9,7 +9,7 @@ from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.topics import register
 from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
-from filemill.domain.partitioning import slots
+from filemill.domain.partitioning import assign_partitions
 from filemill.domain.records import TopicIdentity
 from filemill.ports import Claimed, Published
 
@@ -169,13 +169,13 @@ class PostgresOutbox:
             ids = list(connection.execute(_OLDEST, {"limit": limit}).scalars())
             if not ids:
                 return []
-            places = slots(next_number, len(ids), partitions)
+            places = assign_partitions(next_number, len(ids), partitions)
             connection.execute(_MOVE_COUNTER, {"count": len(ids)})
             rows = connection.execute(
                 _NUMBER,
                 {
                     "ids": ids,
-                    "numbers": [place.number for place in places],
+                    "numbers": [place.sequence for place in places],
                     "partitions": [place.partition for place in places],
                     "generation": generation,
                 },

@@ -1,4 +1,4 @@
-"""Requests whose records are gone from Kafka: found by where they were published, counted, and submitted again."""
+"""Requests whose records are gone from Kafka: found by where they were published, counted, and given a new run."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,17 +6,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, PartitionOffsets
-from filemill.adapters.postgres.operations import RUN_MAX, record
 from filemill.adapters.postgres.tables import RequestLoss, SyncPosition
-from filemill.adapters.postgres.topics import register
-from filemill.config.settings import Settings
+from filemill.domain.file_actions import RUN_MAX
 from filemill.domain.messages import new_traceparent
-from filemill.domain.request_losses import Bounds, Span, bounds, results_applied
+from filemill.domain.request_losses import LossBounds
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
-from filemill.errors import Unavailable
 
-RESUBMIT = "resubmit"
 # A worker's heartbeat, and the sync that stores its progress, may be late by this much.
 LATE_SECONDS = 30
 
@@ -84,65 +79,30 @@ def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[st
     return busy, idle
 
 
-def find_bounds(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> Bounds:
-    """What is gone as of now, asked of Kafka and PostgreSQL. Raises Unavailable."""
-    topic, shares = settings.topic_create, settings.offsets_group is None
-    parts = admin.offsets(settings.offsets_group, topic)
-    group = None if shares else admin.describe_group(settings.kafka_group, topic)
-    return bounds_of(settings, admin, engine, parts, group)
-
-
-def bounds_of(
-    settings: Settings,
-    admin: KafkaAdmin,
-    engine: sa.Engine,
-    parts: Sequence[PartitionOffsets],
-    group: GroupDescription | None,
-) -> Bounds:
-    """The same, of offsets and members that were just asked. In this order: what is committed has its result by now."""
-    watermarks = admin.high_watermarks(settings.topic_create)
-    topics = admin.identities([settings.topic_create, settings.topic_created])
-    if settings.topic_create not in topics:
-        raise Unavailable(f"Kafka has no topic {settings.topic_create}: run `filemill topics create`")
-    ends = {part.partition: part.end or 0 for part in admin.offsets(None, settings.topic_created)}
-    with engine.begin() as connection:
-        generations = register(connection, topics)
-        read = sa.select(SyncPosition.partition, SyncPosition.next_offset).where(
-            SyncPosition.topic == settings.topic_created,
-            SyncPosition.generation == generations.get(settings.topic_created, 0),
-        )
-        positions = {row.partition: row.next_offset for row in connection.execute(read)}
-        _, idle = busy_workers(connection)
-    members = [] if group is None else [member for member in group.members if member.client_id not in idle]
-    owned = {partition for member in members for partition in member.partitions}
-    return bounds(
-        generations[settings.topic_create],
-        [Span(part.partition, part.begin or 0, watermarks.get(part.partition, 0), part.committed) for part in parts],
-        owned,
-        shares=group is None,
-        results_applied=results_applied(ends, positions),
+def applied_positions(connection: sa.Connection, topic: str, generation: int) -> dict[int, int]:
+    """The next offset that the status sync reads, by partition, of a topic of `generation`."""
+    query = sa.select(SyncPosition.partition, SyncPosition.next_offset).where(
+        SyncPosition.topic == topic, SyncPosition.generation == generation
     )
+    return {row.partition: row.next_offset for row in connection.execute(query)}
 
 
 def gone_files(
-    connection: sa.Connection, known: Bounds, *, after: int = 0, limit: int = 1000, ids: Sequence[int] | None = None
+    connection: sa.Connection, known: LossBounds, *, after: int = 0, limit: int = 1000, ids: Sequence[int] | None = None
 ) -> list[int]:
     """The files beyond the id `after` that are gone, least id first; with `ids`, only of those."""
     return list(connection.execute(_PAGE, {**_parameters(known, ids, after), "limit": limit}).scalars())
 
 
-def count_gone(connection: sa.Connection, known: Bounds) -> int:
+def count_gone(connection: sa.Connection, known: LossBounds) -> int:
     """How many files are gone. It looks at each unfinished file."""
     return int(connection.execute(_COUNT, _parameters(known, None, 0)).scalar_one())
 
 
-def resubmit_gone(connection: sa.Connection, known: Bounds, ids: Sequence[int], *, actor: str) -> list[int]:
-    """Start a new run of those of the files that are gone; returns which they are. On record."""
+def resubmit_gone(connection: sa.Connection, known: LossBounds, ids: Sequence[int]) -> dict[int, int]:
+    """Start a new run of those of the files that are gone; returns their ids, with the new runs."""
     parameters = {**_parameters(known, ids, 0), "traceparent": new_traceparent(), "run_max": RUN_MAX}
-    rows = connection.execute(_RESUBMIT, parameters).all()
-    if rows:
-        record(connection, actor, RESUBMIT, {"files": [[row.id, row.run] for row in rows], "asked": len(ids)})
-    return [row.id for row in rows]
+    return {row.id: row.run for row in connection.execute(_RESUBMIT, parameters)}
 
 
 def store_loss(connection: sa.Connection, group: str, requests: int) -> None:
@@ -151,7 +111,7 @@ def store_loss(connection: sa.Connection, group: str, requests: int) -> None:
     connection.execute(sa.insert(RequestLoss).values(group_id=group, requests=requests, counted_at=sa.func.now()))
 
 
-def _parameters(known: Bounds, ids: Sequence[int] | None, after: int) -> dict[str, Any]:
+def _parameters(known: LossBounds, ids: Sequence[int] | None, after: int) -> dict[str, Any]:
     partitions = sorted(known.removed)
     return {
         "partitions": partitions,

@@ -13,7 +13,7 @@ from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
 from filemill.adapters.postgres.topics import register
-from filemill.domain.files import Change, ForeignKey, claim_key, fold
+from filemill.domain.files import StatusUpdate, InvalidObjectKey, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
 from filemill.ports import Applied, HeardEvent, Rejected
@@ -107,7 +107,7 @@ class PostgresStatusStore:
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
         """The next offset to read, by topic and partition, as far as it is of these topics."""
-        unknown = {topic: one for topic, one in (topics or {}).items() if not one.same(self._topics.get(topic))}
+        unknown = {topic: one for topic, one in (topics or {}).items() if not one.is_same_topic(self._topics.get(topic))}
         with self._engine.begin() as connection:
             if unknown:
                 self._generations |= register(connection, unknown)
@@ -121,7 +121,7 @@ class PostgresStatusStore:
 
     def apply(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected] = (),
         events: Sequence[HeardEvent] = (),
@@ -134,7 +134,7 @@ class PostgresStatusStore:
 
     def _apply(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[Rejected],
         events: Sequence[HeardEvent],
@@ -170,12 +170,12 @@ class PostgresStatusStore:
         return applied
 
 
-def apply_changes(connection: sa.Connection, changes: Sequence[Change]) -> Applied:
+def apply_changes(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> Applied:
     """Apply a batch in the caller's transaction; changes without a run go last: they mean the then current one."""
     refused = _refuse_keys(connection, changes)
     usable = [change for place, change in enumerate(changes) if place not in refused] if refused else list(changes)
     changed, unknown, ahead = 0, [], {}
-    for _, group in groupby(fold(usable), key=lambda change: change.run is None):
+    for _, group in groupby(coalesce(usable), key=lambda change: change.run is None):
         for file_id, run, was_changed, run_ahead in connection.execute(_APPLY, {"changes": _json(list(group))}):
             changed += was_changed
             if run is None:
@@ -202,7 +202,7 @@ def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[
     return holders
 
 
-def _refuse_keys(connection: sa.Connection, changes: Sequence[Change]) -> dict[int, str]:
+def _refuse_keys(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> dict[int, str]:
     """Why changes may not have the key that they name, by their place. Only foreign services' keys cost a query."""
     refused: dict[int, str] = {}
     foreign: list[tuple[int, int, str]] = []
@@ -210,8 +210,8 @@ def _refuse_keys(connection: sa.Connection, changes: Sequence[Change]) -> dict[i
         if change.s3_location is None:
             continue
         try:
-            canonical = claim_key(change.file_id, change.s3_location)
-        except ForeignKey as error:
+            canonical = check_key_owner(change.file_id, change.s3_location)
+        except InvalidObjectKey as error:
             refused[place] = str(error)
         else:
             if canonical is not None:
@@ -227,6 +227,6 @@ def _refuse_keys(connection: sa.Connection, changes: Sequence[Change]) -> dict[i
     return refused
 
 
-def _json(changes: list[Change]) -> str:
+def _json(changes: list[StatusUpdate]) -> str:
     """A batch as one parameter: fifteen arrays took Python longer than all else that it does for the batch."""
     return msgspec.json.encode(changes).decode()

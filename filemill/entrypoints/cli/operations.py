@@ -11,15 +11,16 @@ import typer
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
 from filemill.domain.files import Status
-from filemill.domain.worker_commands import Order
-from filemill.domain.worker_events import SKEW_NOTICED_SECONDS
+from filemill.domain.worker_commands import WorkerCommandKind
+from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import file_id_argument
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.queries import workers as postgres_reads_workers
 from filemill.queries.group import group_state, lags
 from filemill.queries.stalls import stalled_partitions
-from filemill.services.operations import Operations, Outcome, UnknownWorker
+from filemill.services.operations import Operations, UnknownWorker
+from filemill.domain.file_actions import Outcome
 
 BATCH = 1000
 
@@ -200,7 +201,7 @@ def clock(skew_seconds: float | None) -> str:
     """How far a worker's clock is from the database's, for people."""
     if skew_seconds is None:
         return "?"
-    if abs(skew_seconds) < SKEW_NOTICED_SECONDS:
+    if abs(skew_seconds) < SKEW_WARNING_SECONDS:
         return "right"
     return f"{abs(skew_seconds):,.0f} s {'ahead' if skew_seconds > 0 else 'behind'}"
 
@@ -210,17 +211,17 @@ Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; 
 
 def quiet(worker: Who = None) -> None:
     """Have workers take nothing new; what they hold they finish."""
-    _tell(Order.QUIET, worker)
+    _tell(WorkerCommandKind.QUIET, worker)
     say(f"{worker or 'All workers'}: told to be quiet")
 
 
 def resume(worker: Who = None) -> None:
     """Have quiet workers go on."""
-    _tell(Order.RESUME, worker)
+    _tell(WorkerCommandKind.RESUME, worker)
     say(f"{worker or 'All workers'}: told to go on")
 
 
-def _tell(order: Order, worker: str | None) -> None:
+def _tell(order: WorkerCommandKind, worker: str | None) -> None:
     try:
         operations(load()).order(order, worker, actor())
     except UnknownWorker as error:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from filemill.domain.origins import without_passwords
+from filemill.domain.origins import redact_passwords
 
 # Wide where nobody looks: a file or a pipe has no edge to cut cells at.
 PIPE_COLUMNS = 240
@@ -63,7 +63,7 @@ def say(sentence: str) -> None:
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Say what went wrong, and leave."""
-    errors.print(Text("Error: ", style="bold red") + Text(_lines(without_passwords(sentence))))
+    errors.print(Text("Error: ", style="bold red") + Text(_lines(redact_passwords(sentence))))
     raise SystemExit(code)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from filemill.domain.circuit_breaker import CircuitBreaker
+from filemill.domain.circuit_breaker import BreakerState
 from filemill.domain.retry import RetryPolicy
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_events import EventKind
 from filemill.errors import Unavailable
 
 log = structlog.get_logger("processor")
@@ -17,34 +17,34 @@ log = structlog.get_logger("processor")
 PROBE_POLICY = RetryPolicy(base_seconds=0.2, cap_seconds=2.0)
 
 
-class Gate:
+class CircuitBreaker:
     """Lets calls to one server through; while it is away, one at a time tries, and the others wait here.
 
     Used on the workshop's thread alone; `reason` may be read by any.
     """
 
-    def __init__(self, server: str, tell: Callable[[Kind, str], None], jitter: random.Random) -> None:
+    def __init__(self, server: str, tell: Callable[[EventKind, str], None], jitter: random.Random) -> None:
         self._server = server
         self._tell = tell
         self._jitter = jitter
-        self._breaker = CircuitBreaker(PROBE_POLICY)
+        self._breaker = BreakerState(PROBE_POLICY)
         self._closed = asyncio.Event()
         self._probing = False
         self.reason: str | None = None
 
-    async def through(self, call: Callable[[], Awaitable[None]]) -> None:
+    async def call(self, call: Callable[[], Awaitable[None]]) -> None:
         """Make the call, now or when the server is back. Raises what the call raises."""
         probing = await self._turn()
         try:
             await call()
         except Unavailable as error:
-            if self._breaker.failed(str(error)):
+            if self._breaker.record_failure(str(error)):
                 self._closed.clear()
-                self._say(Kind.BREAKER_OPENED, str(error))
+                self._say(EventKind.BREAKER_OPENED, str(error))
             raise
         else:
-            if self._breaker.succeeded():
-                self._say(Kind.BREAKER_CLOSED, None)
+            if self._breaker.record_success():
+                self._say(EventKind.BREAKER_CLOSED, None)
                 self._closed.set()
         finally:
             if probing:
@@ -59,7 +59,7 @@ class Gate:
                 continue
             self._probing = True
             try:
-                await asyncio.sleep(self._breaker.delay(self._jitter))
+                await asyncio.sleep(self._breaker.probe_delay(self._jitter))
             except BaseException:
                 self._pass_on()  # its record was let go
                 raise
@@ -72,7 +72,7 @@ class Gate:
             self._closed.set()
             self._closed.clear()
 
-    def _say(self, kind: Kind, reason: str | None) -> None:
+    def _say(self, kind: EventKind, reason: str | None) -> None:
         self.reason = f"{self._server}: {reason}" if reason else None
         log.warning("Breaker", server=self._server, state=kind.value, reason=reason)
         self._tell(kind, self.reason or self._server)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.domain.records import Record
-from filemill.domain.worker_commands import Command, Standing, decode_command
-from filemill.domain.worker_events import Kind
+from filemill.domain.worker_commands import WorkerCommand, CommandState, decode_command
+from filemill.domain.worker_events import EventKind
 from filemill.errors import InvalidMessage, Unavailable
 from filemill_workers.file_processor.reporter import Reporter
 
@@ -24,8 +24,8 @@ class CommandListener:
 
     def __init__(
         self,
-        reader: Callable[[], TopicReader],
-        standing: Standing,
+        reader: Callable[[], KafkaTopicReader],
+        standing: CommandState,
         on_cancel: Callable[[list[tuple[int, int]]], None],
         reporter: Reporter,
     ) -> None:
@@ -74,16 +74,16 @@ class CommandListener:
 
     def _take(self, record: Record, *, before_start: bool) -> None:
         try:
-            record.refuse_unreadable()
-            command: Command = decode_command(record.value)
+            record.require_readable_headers()
+            command: WorkerCommand = decode_command(record.value)
         except InvalidMessage as error:
             log.warning("Skipped a command", partition=record.partition, offset=record.offset, reason=str(error))
             return
         was_quiet = self._standing.quiet
-        cancelled = self._standing.take(command, before_start=before_start)
+        cancelled = self._standing.apply(command, before_start=before_start)
         if cancelled:
             self._on_cancel(cancelled)
         if self._standing.quiet != was_quiet:
-            kind = Kind.QUIETED if self._standing.quiet else Kind.RESUMED
+            kind = EventKind.QUIETED if self._standing.quiet else EventKind.RESUMED
             log.info("Told", order=command.order.value)
             self._reporter.emit(kind)

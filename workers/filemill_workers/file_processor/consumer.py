@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from filemill.domain.offsets import Commit, PartitionOffsets, decode_metadata
+from filemill.domain.offsets import Commit, OffsetTracker, decode_metadata
 from filemill.domain.records import Record
-from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
+from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
 from filemill.errors import MemberExpelled
 from filemill.ports import RebalanceListener, RecordSource
 from filemill_workers.file_processor.dispatcher import Intake, Load
@@ -85,7 +85,7 @@ class FileProcessor:
         self._stop = threading.Event()
         self._epoch = 0
         self._epochs: dict[int, int] = {}
-        self._offsets: dict[int, PartitionOffsets] = {}
+        self._offsets: dict[int, OffsetTracker] = {}
         self._oldest = OldestRecords()
         self._committing = False
         self._committed_at = 0.0
@@ -105,7 +105,7 @@ class FileProcessor:
         try:
             serve_until(self._stop, lambda: self._serve(join(self)))
         finally:
-            self._tell(Kind.STOPPED, owned=[])
+            self._tell(EventKind.STOPPED, owned=[])
 
     def _serve(self, source: RecordSource) -> None:
         """One membership, to its end."""
@@ -176,7 +176,7 @@ class FileProcessor:
         )
 
     def _tell(
-        self, kind: Kind, partitions: Sequence[int] = (), owned: list[int] | None = None, cause: str | None = None
+        self, kind: EventKind, partitions: Sequence[int] = (), owned: list[int] | None = None, cause: str | None = None
     ) -> None:
         if self._reporter is not None:
             self._reporter.emit(
@@ -193,15 +193,15 @@ class FileProcessor:
         """Begin a new epoch for each partition, with what a predecessor had finished beyond its commit."""
         self._begin_epoch(
             {
-                partition: PartitionOffsets(decode_metadata(metadata, offset)[1], offset)
+                partition: OffsetTracker(decode_metadata(metadata, offset)[1], offset)
                 for partition, (offset, metadata) in committed.items()
             }
         )
         self._intake.came(committed)
-        self._tell(Kind.ASSIGNED, list(committed))
+        self._tell(EventKind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
 
-    def _begin_epoch(self, offsets: Mapping[int, PartitionOffsets]) -> None:
+    def _begin_epoch(self, offsets: Mapping[int, OffsetTracker]) -> None:
         self._epoch += 1
         self._epochs.update(dict.fromkeys(offsets, self._epoch))
         self._offsets.update(offsets)
@@ -213,13 +213,13 @@ class FileProcessor:
             self._drain(leaving)
             self._commit_now(leaving)
         self._forget(leaving)
-        self._tell(Kind.REVOKED, partitions)
+        self._tell(EventKind.REVOKED, partitions)
         log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
         """They are another worker's already: drop the work, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
-        self._tell(Kind.LOST, partitions, cause=cause)
+        self._tell(EventKind.LOST, partitions, cause=cause)
         log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def _drain(self, leaving: dict[int, int]) -> None:
@@ -284,7 +284,7 @@ class FileProcessor:
             if self._offsets[record.partition].goes_back(record.offset):
                 self._restart(record)
                 fresh = [other for other in fresh if other.partition != record.partition]
-            if self._offsets[record.partition].deliver(record.offset):
+            if self._offsets[record.partition].track(record.offset):
                 fresh.append(record)
         return fresh
 
@@ -300,8 +300,8 @@ class FileProcessor:
         if position is not None and record.offset > position:
             raise MemberExpelled(f"partition {partition}: offset {record.offset} was delivered again")
         self._workshop.abandon({partition: self._epochs[partition]})
-        self._begin_epoch({partition: PartitionOffsets()})
-        self._tell(Kind.ASSIGNED, [partition])
+        self._begin_epoch({partition: OffsetTracker()})
+        self._tell(EventKind.ASSIGNED, [partition])
 
     @property
     def _in_flight(self) -> int:
@@ -336,7 +336,7 @@ class FileProcessor:
             if not offsets.span and not self._intake.waits(partition)
         ]
         for partition, position in source.positions(idle).items() if idle else ():
-            self._offsets[partition].reach(position)
+            self._offsets[partition].advance_to(position)
 
     def _commit_now(self, leaving: dict[int, int]) -> None:
         commits = self._due(leaving)
@@ -345,7 +345,7 @@ class FileProcessor:
 
     def _due(self, epochs: Mapping[int, int], *, again: bool = False) -> dict[int, Commit]:
         due = {
-            partition: self._offsets[partition].commit(self._worker_id, epoch, again=again)
+            partition: self._offsets[partition].next_commit(self._worker_id, epoch, force=again)
             for partition, epoch in epochs.items()
         }
         return {partition: commit for partition, commit in due.items() if commit is not None}
@@ -355,5 +355,5 @@ class FileProcessor:
             self._committing = False
         for partition, commit in taken.items():
             if self._epochs.get(partition) == epochs[partition]:
-                self._offsets[partition].acknowledged(commit)
+                self._offsets[partition].on_committed(commit)
                 log.debug("Committed offset", partition=partition, offset=commit.offset)

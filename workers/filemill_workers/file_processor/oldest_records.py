@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from filemill.domain.offsets import PartitionOffsets
+from filemill.domain.offsets import OffsetTracker
 from filemill.domain.worker_events import OldestRecord
 
 
@@ -25,7 +25,7 @@ class OldestRecords:
         self._clock = clock
         self._seen: dict[int, _Seen] = {}
 
-    def look(self, offsets: Mapping[int, PartitionOffsets]) -> list[OldestRecord]:
+    def look(self, offsets: Mapping[int, OffsetTracker]) -> list[OldestRecord]:
         """The oldest unfinished record of each partition that has one, or has records that wait for a commit."""
         now = self._clock()
         self._seen = {
@@ -42,11 +42,11 @@ class OldestRecords:
             if seen.offset is not None or seen.uncommitted_since is not None
         ]
 
-    def _next(self, before: _Seen | None, offsets: PartitionOffsets, now: float) -> _Seen:
+    def _next(self, before: _Seen | None, offsets: OffsetTracker, now: float) -> _Seen:
         offset = offsets.position if offsets.unfinished else None
-        acknowledged = offsets.acknowledged_version
+        acknowledged = offsets.committed_version
         uncommitted_since = None
-        if offsets.uncommitted:
+        if offsets.has_uncommitted:
             same = before is not None and before.acknowledged == acknowledged
             known = before.uncommitted_since if before is not None and same else None
             uncommitted_since = now if known is None else known

@@ -19,10 +19,10 @@ import structlog
 
 from filemill.domain import retry
 from filemill.domain.content import render, sha256_hex
-from filemill.domain.files import object_key, to_milliseconds
+from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import (
-    RUN,
-    TRACEPARENT,
+    RUN_HEADER,
+    TRACEPARENT_HEADER,
     FileCreate,
     FileCreated,
     FileProgress,
@@ -31,11 +31,11 @@ from filemill.domain.messages import (
     encode,
     file_id_in,
     header,
-    number_header,
+    int_header,
 )
 from filemill.domain.records import Record
-from filemill.domain.retry import Retry, Reject, RetryPolicy
-from filemill.domain.worker_events import Kind
+from filemill.domain.retry import Reject, Retry, RetryPolicy
+from filemill.domain.worker_events import EventKind
 from filemill.errors import AlreadyExists, InvalidMessage, PermanentError, Unavailable
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.reporter import Reporter
@@ -131,7 +131,7 @@ class Passage:
         self._going = False
         self._workplace = workplace
         self._file_id = file_id_in(record.value)
-        self._run = number_header(record.headers, RUN)
+        self._run = int_header(record.headers, RUN_HEADER)
         self._log = log.bind(partition=record.partition, offset=record.offset)
 
     @property
@@ -200,7 +200,7 @@ class Passage:
         )
         if self._workplace.report is not None:
             self._workplace.report.emit(
-                Kind.RETRYING, **self._place(), delay_seconds=round(seconds, 3), **_explain(error)
+                EventKind.RETRYING, **self._place(), delay_seconds=round(seconds, 3), **_explain(error)
             )
 
     async def _until_result(self) -> None:
@@ -271,8 +271,8 @@ class Passage:
 
     def _span(self) -> tuple[datetime, datetime]:
         """The end, which is now, and the begin: as far from it as the monotonic clock says, wherever the other went."""
-        ended = to_milliseconds(datetime.now(UTC))
-        return ended, to_milliseconds(ended - timedelta(seconds=time.monotonic() - self._begun))
+        ended = truncate_to_milliseconds(datetime.now(UTC))
+        return ended, truncate_to_milliseconds(ended - timedelta(seconds=time.monotonic() - self._begun))
 
     def _enter(self, stage: str) -> None:
         """The next stage of this attempt; the one before it is over."""
@@ -347,14 +347,14 @@ class Passage:
             attempt=self.attempt,
             step=step,
             steps=self._workplace.processing_steps,
-            timestamp=to_milliseconds(datetime.now(UTC)),
+            timestamp=truncate_to_milliseconds(datetime.now(UTC)),
         )
         self._workplace.mention(self._workplace.topics.progress, encode(event))
         self._log.debug("Progress", file=request.file_id, step=step, steps=self._workplace.processing_steps)
 
     async def _announce(self, event: FileCreated) -> None:
-        trace = header(self.record.headers, TRACEPARENT)
-        headers: Headers = [(TRACEPARENT, trace.encode())] if trace else []
+        trace = header(self.record.headers, TRACEPARENT_HEADER)
+        headers: Headers = [(TRACEPARENT_HEADER, trace.encode())] if trace else []
         await self._publish(self._workplace.topics.created, encode(event), headers)
 
     async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
@@ -372,7 +372,7 @@ class Passage:
         if self._workplace.report is not None and verdict.counted:
             # Outages are the breaker's to report, once, not each record's.
             self._workplace.report.emit(
-                Kind.RETRYING, **self._place(), delay_seconds=round(verdict.seconds, 3), **_explain(error)
+                EventKind.RETRYING, **self._place(), delay_seconds=round(verdict.seconds, 3), **_explain(error)
             )
         self.attempt += verdict.counted
         await self.pause(verdict.seconds)
@@ -394,7 +394,7 @@ class Passage:
         self._log.info("Cancelled", file=self._file_id, run=self._run)
         report = self._workplace.report
         if report is not None:
-            value = report.encode(Kind.CANCELLED, **self._place())
+            value = report.encode(EventKind.CANCELLED, **self._place())
             await self._persist(lambda: self._publish(self._workplace.topics.worker_events, value, []))
 
     async def _park(self, verdict: Reject, error: BaseException) -> None:
@@ -412,7 +412,7 @@ class Passage:
         await self._persist(park)
         if self._workplace.report is not None:
             self._workplace.report.failed()
-            self._workplace.report.emit(Kind.PARKED, **self._place(), cause=verdict.reason, **_explain(error))
+            self._workplace.report.emit(EventKind.DEAD_LETTERED, **self._place(), cause=verdict.reason, **_explain(error))
 
     async def _bury(self, verdict: Reject, error: BaseException) -> None:
         headers = self._dead_letter_headers(verdict, error)

@@ -12,8 +12,8 @@ import psutil
 import structlog
 
 from filemill import __version__
-from filemill.domain.files import to_milliseconds
-from filemill.domain.worker_events import Kind, Vitals, WorkerEvent
+from filemill.domain.files import truncate_to_milliseconds
+from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.errors import PermanentError, Unavailable
 from filemill.ports import Publisher
 
@@ -41,7 +41,7 @@ class Reporter:
 
     def started(self) -> None:
         """The first thing that a worker says."""
-        self.emit(Kind.STARTED, version=__version__, pid=os.getpid(), host=socket.gethostname())
+        self.emit(EventKind.STARTED, version=__version__, pid=os.getpid(), host=socket.gethostname())
 
     def finished(self, records: int) -> None:
         """Count records whose result is durable."""
@@ -66,7 +66,7 @@ class Reporter:
             finished, failed = self._finished, self._failed
         cpu = self._process.cpu_times()
         self.emit(
-            Kind.HEARTBEAT,
+            EventKind.HEARTBEAT,
             owned=owned,
             epoch=epoch,
             vitals=Vitals(
@@ -81,25 +81,25 @@ class Reporter:
             ),
         )
 
-    def emit(self, kind: Kind, **fields: Any) -> None:  # noqa: ANN401 - the fields of WorkerEvent
+    def emit(self, kind: EventKind, **fields: Any) -> None:  # noqa: ANN401 - the fields of WorkerEvent
         """Publish an event without waiting for it."""
         try:
             self._publisher.publish(self._topic, self._encode(kind, fields), key=self._worker_id)
         except (Unavailable, PermanentError) as error:
             log.debug("An event got lost", kind=kind.value, error=str(error))
 
-    def encode(self, kind: Kind, **fields: Any) -> bytes:  # noqa: ANN401 - the fields of WorkerEvent
+    def encode(self, kind: EventKind, **fields: Any) -> bytes:  # noqa: ANN401 - the fields of WorkerEvent
         """An event's value, for who publishes it with an acknowledgement."""
         return self._encode(kind, fields)
 
-    def _encode(self, kind: Kind, fields: dict[str, Any]) -> bytes:
+    def _encode(self, kind: EventKind, fields: dict[str, Any]) -> bytes:
         for name in ("error", "trace", "cause"):
             if fields.get(name):
                 fields[name] = _printable(fields[name])
         event = WorkerEvent(
             kind=kind,
             worker_id=self._worker_id,
-            timestamp=to_milliseconds(datetime.now(UTC)),
+            timestamp=truncate_to_milliseconds(datetime.now(UTC)),
             protocol=self._protocol,
             processing_seconds=self._processing_seconds,
             **fields,

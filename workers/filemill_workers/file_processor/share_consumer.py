@@ -18,7 +18,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.domain.records import Record
-from filemill.domain.worker_events import HEARTBEAT_SECONDS, Kind
+from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
 from filemill.ports import SharedSource
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.membership import QUIET, serve_until
@@ -74,7 +74,7 @@ class ShareProcessor:
             serve_until(self._stop, lambda: self._serve(join()))
         finally:
             if self._reporter is not None:
-                self._reporter.emit(Kind.STOPPED, epoch=self._batch)
+                self._reporter.emit(EventKind.STOPPED, epoch=self._batch)
 
     def _serve(self, source: SharedSource) -> None:
         self._unfinished.clear()
