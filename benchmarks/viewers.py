@@ -60,7 +60,7 @@ def refreshes(world: IsolatedPipeline) -> Line:
             list_files(connection, limit=50, excerpts=True)
             lag_history(connection, group, PERIOD)
             outbox_history(connection, PERIOD)
-            ownership(connection, PERIOD)
+            ownership(connection, group, PERIOD)
             operations(connection, PERIOD)
 
     line = _timed(refresh, REFRESHES, REFRESH_MOST_MS)

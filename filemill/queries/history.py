@@ -1,6 +1,7 @@
-"""What people and programs look at: who owned which partition when, and what people did, over a period.
+"""Who owned which partition when, and the operations on record, over a period.
 
-Owners are as the workers tell it themselves: polling the group would miss a short rebalance.
+Owners come from the workers' own events, because samples of the group miss a short rebalance. A member of the group
+that sends no events (a foreign consumer) is known from the group monitor's samples.
 """
 
 from datetime import datetime, timedelta
@@ -10,30 +11,48 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.worker_events import WorkerEvent
+from filemill.queries.group import GroupMember
 
 OPERATIONS_MAX = 200
-# The newest events that tell of owners: what is older is left out of the timeline.
-TOLD_MAX = 5000
+# The newest events about owners; older ones are left out of the timeline.
+OWNERSHIP_EVENTS_MAX = 5000
+# The newest changes of the members in the samples, likewise.
+ASSIGNMENT_CHANGES_MAX = 5000
+# Samples are missing where two that follow each other are further apart than this.
+SAMPLE_GAP = timedelta(seconds=10)
 DEPLOYED = "deployed"
 
 
-class Told(msgspec.Struct, frozen=True):
-    """An event of a worker, and when it was heard of before that (None: not within the period)."""
+class OwnershipEvent(msgspec.Struct, frozen=True):
+    """An event of a worker, and the time of its previous event (None: there is none within the period)."""
 
     event: WorkerEvent
-    heard_before: datetime | None
+    previous_event_at: datetime | None
+
+
+class AssignmentSample(msgspec.Struct, frozen=True):
+    """The members of the group in consecutive samples that agree, the first at `first_at`, the last at `last_at`.
+
+    `next_at` is the time of the next sample, in which the members differ. None: there is none, or samples are missing.
+    """
+
+    first_at: datetime
+    last_at: datetime
+    next_at: datetime | None
+    members: list[GroupMember]
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Events that tell of owners, oldest first; the first of each worker may be a heartbeat from before the period.
+    """Events about owners, oldest first; the first event of each worker may be a heartbeat from before the period.
 
-    `heard` is when each worker was last heard of.
+    `last_heard` is when each worker was last heard of. `samples` are those of the group, oldest first.
     """
 
     since: datetime
     until: datetime
-    told: list[Told]
-    heard: dict[str, datetime]
+    events: list[OwnershipEvent]
+    last_heard: dict[str, datetime]
+    samples: list[AssignmentSample] = []
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -46,7 +65,7 @@ class Act(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
-_TOLD = sa.text("""
+_OWNERSHIP_EVENTS = sa.text("""
     WITH heard AS (
         SELECT body, kind, at, worker_id, lag(at) OVER of_worker AS before
         FROM worker_events WHERE at > now() - CAST(:period AS interval)
@@ -66,18 +85,48 @@ _TOLD = sa.text("""
     ORDER BY at
 """)
 _HEARD = sa.text("SELECT worker_id, heard_at FROM workers")
+# Of consecutive samples that agree, the first; and the newest sample.
+_ASSIGNMENTS = sa.text("""
+    WITH compared AS (
+        SELECT sampled_at AS at, members, lag(sampled_at) OVER times AS previous_at,
+               lag(members) OVER times AS previous, lead(sampled_at) OVER times IS NULL AS newest
+        FROM group_samples WHERE group_id = :group AND sampled_at > now() - CAST(:period AS interval)
+        WINDOW times AS (ORDER BY sampled_at)
+    )
+    SELECT * FROM (
+        SELECT at, previous_at, members, newest,
+               previous_at IS NULL OR members <> previous OR at - previous_at > CAST(:gap AS interval) AS differs
+        FROM compared
+    ) AS marked
+    WHERE differs OR newest ORDER BY at DESC LIMIT :most
+""")
 _NOW = sa.select(sa.func.now())
 
 
-def ownership(connection: sa.Connection, period: timedelta) -> Ownership:
-    """What workers told of their partitions over the last `period`."""
+def ownership(connection: sa.Connection, group: str, period: timedelta) -> Ownership:
+    """Events and samples about the owners of partitions over the last `period`."""
     until = connection.execute(_NOW).scalar_one()
-    told = [
-        Told(msgspec.convert(body, WorkerEvent), before)
-        for body, before, _ in connection.execute(_TOLD, {"period": period, "most": TOLD_MAX})
+    events = [
+        OwnershipEvent(msgspec.convert(body, WorkerEvent), before)
+        for body, before, _ in connection.execute(_OWNERSHIP_EVENTS, {"period": period, "most": OWNERSHIP_EVENTS_MAX})
     ]
     heard = {row.worker_id: row.heard_at for row in connection.execute(_HEARD)}
-    return Ownership(until - period, until, told, heard)
+    return Ownership(until - period, until, events, heard, _assignment_samples(connection, group, period))
+
+
+def _assignment_samples(connection: sa.Connection, group: str, period: timedelta) -> list[AssignmentSample]:
+    wanted = {"group": group, "period": period, "gap": SAMPLE_GAP, "most": ASSIGNMENT_CHANGES_MAX}
+    rows = connection.execute(_ASSIGNMENTS, wanted).all()
+    found = []
+    # Newest first. `later` is the row after this one: its previous sample is the last that agrees with this one.
+    later = None
+    for row in rows:
+        if row.differs:
+            last_at = later.previous_at if later is not None and later.differs else later.at if later else row.at
+            next_at = later.at if later is not None and later.differs and later.at - last_at <= SAMPLE_GAP else None
+            found.append(AssignmentSample(row.at, last_at, next_at, msgspec.convert(row.members, list[GroupMember])))
+        later = row
+    return found[::-1]
 
 
 _ACTS = sa.text("""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
-from filemill.adapters.kafka.topic_browser import Look, browse
+from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters
@@ -153,9 +153,9 @@ def test_every_reader_reads_what_is_there_by_then(running: PipelineHarness) -> N
     with running.engine.connect() as connection:
         list_workers(connection)
         performance(connection, hour)
-        ownership(connection, hour)
+        ownership(connection, settings.group_id, hour)
     for kind in TOPICS:
         name = topic(settings, kind)
         spans = admin.offsets(None, name)
         for start in (0, None):
-            assert browse(settings, spans, Look(name, None, start, "", 1000)).records
+            assert browse(settings, spans, BrowseQuery(name, None, start, "", 1000)).records

@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.topic_browser import Look, View, browse
+from filemill.adapters.kafka.topic_browser import BrowseQuery, BrowseResult, browse
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.dead_letters import DeadLetter
 from filemill.domain.files import Status
 from filemill.domain.worker_events import WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
@@ -37,7 +38,6 @@ from filemill.queries.workers import (
 )
 from filemill.runtime.journal import JournalEntry
 from filemill.runtime.stack_state import StackState
-from filemill.services.dead_letters import DeadLetter
 from filemill.services.faults import EndNotes, journal_of
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.cache import Cached, CachedValue, K, T
@@ -154,12 +154,12 @@ class PageData:
         self._spoken = self._asked(worker_events)
         self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
         self._ledger: Cached[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
-        self._ownership = {period: self._asked(_over(ownership, period), _ttl(period)) for period in PERIODS}
+        self._ownership = {period: self._asked(self._ownership_over(period), _ttl(period)) for period in PERIODS}
         self._marks = {period: self._asked(_over(stack_operations, period), _ttl(period)) for period in PERIODS}
         self._acts: Cached[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
         self._topics: Cached[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
         self._version: Cached[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
-        self._browsed: Cached[Look, View] = Cached(
+        self._browsed: Cached[BrowseQuery, BrowseResult] = Cached(
             lambda look: browse(services.settings, services.kafka.offsets(None, look.topic), look),
             self._pool,
             ttl_seconds=TTL_SECONDS * 2,
@@ -253,7 +253,7 @@ class PageData:
         """The database's version."""
         return self._version.get("")
 
-    def browse(self, look: Look) -> CachedValue[View]:
+    def browse(self, look: BrowseQuery) -> CachedValue[BrowseResult]:
         """Some records of a topic."""
         return self._browsed.get(look)
 
@@ -357,6 +357,10 @@ class PageData:
                 excerpts=True,
                 oldest_first=query.oldest_first,
             )
+
+    def _ownership_over(self, period: int) -> Callable[[sa.Connection, str], Ownership]:
+        group = self.services.settings.group_id
+        return lambda connection, _key: ownership(connection, group, timedelta(seconds=period))
 
     def _outbox_over(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:
         interval = self.services.settings.monitor_interval_seconds

@@ -1,4 +1,4 @@
-"""Who owned which partition when: from the workers' events, and for foreign members from the monitor's samples. Pure."""
+"""Who owned which partition when: by the workers' events, and of foreign members by the monitor's samples. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -127,10 +127,16 @@ def _foreign_periods(known: Ownership) -> Iterator[OwnershipPeriod]:
         for key in [key for key, (_, _, latest) in owned.items() if key not in now or latest.next_at is None]:
             yield _foreign_period(key[1], *owned.pop(key), known.until)
         for key, name in now.items():
-            start = owned[key][1] if key in owned else sample.first_at
+            start = owned[key][1] if key in owned else _start(sample, known)
             owned[key] = (name, start, sample)
     for (_, partition), state in owned.items():
         yield _foreign_period(partition, *state, known.until)
+
+
+def _start(sample: AssignmentSample, known: Ownership) -> datetime:
+    """An owner in the first sample was the owner when the period began."""
+    is_first = sample is known.samples[0] and sample.first_at - known.since <= SAMPLE_GAP
+    return known.since if is_first else sample.first_at
 
 
 def _foreign_period(
