@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.config.settings import Settings
-from filemill.runtime.liveness import BeatingStop, Liveness
+from filemill.runtime.liveness import Liveness
 from filemill.runtime.signals import on_stop_signal
 
 log = structlog.get_logger("process")
@@ -20,14 +20,14 @@ def run_relay(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"relay {settings.worker_id}")
-    relay, stop = bootstrap.relay(settings, engine), BeatingStop(Liveness(settings.pulse_file, "relay"))
+    relay, stop = bootstrap.relay(settings, engine), threading.Event()
 
     def leave() -> None:
         stop.set()
         relay.wake()
 
     on_stop_signal(leave)
-    relay.run(stop)
+    relay.run(stop, Liveness(settings.pulse_file, "relay").touch)
 
 
 def run_sync(settings: Settings) -> None:
@@ -35,15 +35,10 @@ def run_sync(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"sync {settings.worker_id}")
-    stop, stop_beside = BeatingStop(Liveness(settings.pulse_file, "sync")), threading.Event()
-
-    def leave() -> None:
-        stop.set()
-        stop_beside.set()
-
-    on_stop_signal(leave)
-    bootstrap.run_beside(bootstrap.hash_filler(settings, engine), stop_beside)
-    bootstrap.sync(settings, engine).run(stop)
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    bootstrap.run_beside(bootstrap.hash_filler(settings, engine), stop)
+    bootstrap.sync(settings, engine).run(stop, Liveness(settings.pulse_file, "sync").touch)
 
 
 def run_monitor(settings: Settings) -> None:
@@ -51,17 +46,16 @@ def run_monitor(settings: Settings) -> None:
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"monitor {settings.worker_id}")
-    stop = BeatingStop(Liveness(settings.pulse_file, "monitor"))
+    stop = threading.Event()
     on_stop_signal(stop.set)
-    bootstrap.monitor(settings, engine).run(stop)
+    bootstrap.monitor(settings, engine).run(stop, Liveness(settings.pulse_file, "monitor").touch)
 
 
 def run_processor(settings: Settings) -> None:
     """A file processor. Raises Unavailable where its Kafka client gave up for good: start a new process."""
     from filemill.entrypoints.processor import Processor  # noqa: PLC0415
 
-    pulse = Liveness(settings.pulse_file, "processor")
-    processor = Processor(settings, pulse.touch)
+    processor = Processor(settings, on_cycle=Liveness(settings.pulse_file, "processor").touch)
     on_stop_signal(processor.stop)
     log.info(
         "File processor started",
@@ -79,8 +73,8 @@ def run_dashboard(settings: Settings) -> None:
     """The page, REST, and the relay that they host."""
     from filemill_dashboard.server import serve  # noqa: PLC0415 - Streamlit takes a second to import
 
-    pulse = Liveness(settings.pulse_file, "dashboard")
-    serve(settings, lambda url: pulse.set_url(f"{url}/healthz"))
+    liveness = Liveness(settings.pulse_file, "dashboard")
+    serve(settings, lambda url: liveness.set_url(f"{url}/healthz"))
 
 
 ROLES: dict[str, Callable[[Settings], None]] = {

@@ -1,25 +1,23 @@
-"""A sign of life for whoever watches from outside: a small file that says when a process's loop last came round.
+"""The liveness file: a small file in which a process notes the time of its last loop cycle.
 
-A process that runs is not yet one that works: a loop may hang, in a call that never returns. Docker's HEALTHCHECK asks
-`filemill.runtime.healthcheck`, which reads this file. It says nothing about the servers: a worker that waits for Kafka
-is healthy.
+A running process may still hang in a call that never returns. Docker's HEALTHCHECK runs `filemill.runtime.healthcheck`,
+which reads this file. The file says nothing about the servers: a worker that waits for Kafka is healthy.
 """
 
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
 import structlog
 
-log = structlog.get_logger("pulse")
+log = structlog.get_logger("liveness")
 
 TOUCH_SECONDS = 1.0
 
 
 class Liveness:
-    """Writes the file, at most once a second; none where `path` is None. For one thread."""
+    """Writes the liveness file of one process; writes nothing if `path` is None. For one thread."""
 
     def __init__(self, path: Path | None, role: str) -> None:
         self._path = path
@@ -27,36 +25,23 @@ class Liveness:
         self._touched_at = float("-inf")
 
     def touch(self) -> None:
-        """The loop came round."""
+        """Note that the loop has begun another cycle. Writes at most once a second."""
         if time.monotonic() - self._touched_at >= TOUCH_SECONDS:
             self._write({})
 
     def set_url(self, url: str) -> None:
-        """This process is best asked itself, at this URL."""
+        """Have health checks send a request to this URL, instead of comparing times."""
         self._write({"url": url})
 
-    def _write(self, more: dict[str, str]) -> None:
+    def _write(self, extra: dict[str, str]) -> None:
         self._touched_at = time.monotonic()
         if self._path is None:
             return
-        # The monotonic clock is the system's, one for all its processes, and nobody sets it.
-        said = json.dumps({"role": self._role, "pid": os.getpid(), "beat": self._touched_at, **more})
+        # The monotonic clock is common to all processes of the system, and is never adjusted.
+        content = {"role": self._role, "pid": os.getpid(), "touched_at": self._touched_at, **extra}
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            draft.write_text(said)
+            draft.write_text(json.dumps(content))
             draft.replace(self._path)
-        except OSError as error:  # a full disk is no reason to stop working
-            log.warning("No sign of life could be written", file=str(self._path), error=error.strerror)
-
-
-class BeatingStop(threading.Event):
-    """A stop that a loop asks for at each turn, and a pulse that beats with each question."""
-
-    def __init__(self, pulse: Liveness) -> None:
-        super().__init__()
-        self._pulse = pulse
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-        self._pulse.touch()
-        return super().is_set()
+        except OSError as error:  # a full disk must not stop the work
+            log.warning("Could not write the liveness file", file=str(self._path), error=error.strerror)

@@ -8,7 +8,7 @@ import httpx
 import psycopg
 import pytest
 
-from filemill_infra.compose import Container
+from filemill_infra.compose import ComposeError, Container
 from tests.compose.stack import SETTLE_SECONDS, Stack
 from tests.integration.processes import wait_until
 
@@ -160,11 +160,11 @@ def test_a_worker_whose_loop_hangs_is_unhealthy(stack: Stack) -> None:
     stack.compose.docker("exec", monitor.id, "python", "-m", "filemill.runtime.healthcheck", "/tmp/pulse")  # noqa: S108
     hung = (
         "import json; from pathlib import Path\n"
-        "from filemill import health\n"
-        "said = json.loads(Path('/tmp/pulse').read_text()); said['beat'] -= 1000\n"
-        "Path('/tmp/hung').write_text(json.dumps(said)); raise SystemExit(health.main(['/tmp/hung']))\n"
+        "from filemill.runtime import healthcheck\n"
+        "content = json.loads(Path('/tmp/pulse').read_text()); content['touched_at'] -= 1000\n"
+        "Path('/tmp/hung').write_text(json.dumps(content)); raise SystemExit(healthcheck.main(['/tmp/hung']))\n"
     )
-    with pytest.raises(Exception, match="exit code 1"):
+    with pytest.raises(ComposeError, match=r"exit code 1\n.*the last loop cycle began 1\d\d\d s ago"):
         stack.compose.docker("exec", monitor.id, "python", "-c", hung)
 
 

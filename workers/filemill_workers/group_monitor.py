@@ -21,9 +21,8 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, MemberDescription, LogOffsets, all_topics
+from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, LogOffsets, MemberDescription, all_topics
 from filemill.adapters.postgres.request_losses import count_gone, store_loss
-from filemill.services.request_losses import find_bounds
 from filemill.adapters.postgres.tables import (
     GroupSample,
     IdempotencyKey,
@@ -40,6 +39,7 @@ from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
 from filemill.errors import Unavailable
 from filemill.ports import Lease
 from filemill.queries.files import outbox_state
+from filemill.services.request_losses import find_bounds
 
 log = structlog.get_logger("monitor")
 

@@ -22,7 +22,7 @@ import structlog
 from filemill.domain.messages import FileCreate, create_headers, encode
 from filemill.domain.records import TopicIdentity
 from filemill.errors import NotLeader, Unavailable
-from filemill.ports import Claimed, Lease, Outbox, Published, Publisher, Receipt
+from filemill.ports import ClaimedRow, DeliveryReport, Lease, Outbox, PublishedRow, Publisher
 
 log = structlog.get_logger("relay")
 
@@ -85,12 +85,12 @@ class OutboxRelay:
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
         self._wake = threading.Event()
-        self._in_flight: dict[int, Claimed] = {}
+        self._in_flight: dict[int, ClaimedRow] = {}
         self._beside = beside
-        self._acknowledged: list[Published] = []
-        self._settling: list[Published] = []  # what `_settled` is about
+        self._acknowledged: list[PublishedRow] = []
+        self._settling: list[PublishedRow] = []  # what `_settled` is about
         self._settled: Future[None] | None = None
-        self._refused: list[Claimed] = []
+        self._refused: list[ClaimedRow] = []
         self._ask_identity = identity
         self._identity: TopicIdentity | None = None
         self._generation = 0
@@ -105,7 +105,10 @@ class OutboxRelay:
         self._wake.set()
 
     def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
-        """Relay until `stop` is set (then call `wake`); unreachable servers are retried. `on_cycle`: called each cycle."""
+        """Relay until `stop` is set (then call `wake`); unreachable servers are retried.
+
+        `on_cycle` is called in each cycle.
+        """
         idle, trouble = IDLE_SECONDS_LEAST, IDLE_SECONDS_LEAST
         while not stop.is_set():
             on_cycle()
@@ -171,11 +174,11 @@ class OutboxRelay:
 
     def _inherit(self) -> None:
         """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
-        known = {*self._in_flight, *(row.claimed.publish_number for row in (*self._acknowledged, *self._settling))}
+        known = {*self._in_flight, *(row.claimed.sequence for row in (*self._acknowledged, *self._settling))}
         last, self._refused = 0, []
-        while rows := self._outbox.claimed(self._batch, after=last):
-            last = rows[-1].publish_number
-            self._refused += [row for row in rows if row.publish_number not in known]
+        while rows := self._outbox.unpublished(self._batch, after=last):
+            last = rows[-1].sequence
+            self._refused += [row for row in rows if row.sequence not in known]
         if self._refused:
             log.info("Repeating requests that were numbered but not settled", requests=len(self._refused))
 
@@ -192,9 +195,9 @@ class OutboxRelay:
                 break
         return len(self._refused) < len(again)
 
-    def _give_up(self, gone: list[Claimed]) -> None:
+    def _give_up(self, gone: list[ClaimedRow]) -> None:
         """Have rows that were numbered for a topic which is gone numbered anew, for the one that has its name now."""
-        count = self._outbox.give_up(gone)
+        count = self._outbox.discard_sequences(gone)
         self._refused = [row for row in self._refused if row.generation == self._generation]
         self._claim_at = float("-inf")
         log.warning("The topic is another one: requests are numbered anew", topic=self._topic, requests=count)
@@ -227,36 +230,36 @@ class OutboxRelay:
             # Known to the producer too: it would refuse a partition that it has not heard of.
             self._partitions = self._publisher.partitions(self._topic) if identity is not None else 0
             if identity is not None and not identity.is_same_topic(self._identity):
-                self._generation = self._outbox.generation(self._topic, identity)
+                self._generation = self._outbox.topic_generation(self._topic, identity)
                 self._identity = identity
             self._partitions_at = now
         if not self._partitions:
             raise Unavailable(f"Kafka has no topic {self._topic}: run `filemill topics create`")
         return self._partitions
 
-    def _produce(self, row: Claimed) -> bool:
+    def _produce(self, row: ClaimedRow) -> bool:
         """Hand a row to the producer; False (and kept for later) where its queue is full."""
         message = FileCreate(row.file_id, row.title, row.description, row.requested_at)
-        self._in_flight[row.publish_number] = row
+        self._in_flight[row.sequence] = row
         try:
             self._publisher.publish(
                 self._topic,
                 encode(message),
                 lambda receipt: self._on_receipt(row, receipt),
                 partition=row.partition,
-                headers=create_headers(row.publish_number, row.run, row.traceparent),
+                headers=create_headers(row.sequence, row.run, row.traceparent),
             )
         except Unavailable as error:
-            del self._in_flight[row.publish_number]
+            del self._in_flight[row.sequence]
             self._refused.append(row)
             self._say(f"waiting: {error}")
             return False
         return True
 
-    def _on_receipt(self, row: Claimed, receipt: Receipt) -> None:
-        self._in_flight.pop(row.publish_number, None)
+    def _on_receipt(self, row: ClaimedRow, receipt: DeliveryReport) -> None:
+        self._in_flight.pop(row.sequence, None)
         if receipt.error is None:
-            self._acknowledged.append(Published(row, receipt.offset))
+            self._acknowledged.append(PublishedRow(row, receipt.offset))
             if self._leading:
                 self._say("active")
         else:
@@ -268,7 +271,7 @@ class OutboxRelay:
         if self._settled is None and len(self._acknowledged) >= least:
             batch = self._settling = self._acknowledged
             self._acknowledged = []
-            self._settled = self._beside(lambda: self._outbox.settle(batch))
+            self._settled = self._beside(lambda: self._outbox.mark_published(batch))
         if self._settled is None or not wait([self._settled], wait_seconds).done:
             return False
         try:

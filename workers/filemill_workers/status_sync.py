@@ -26,7 +26,7 @@ from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
 from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
-from filemill.ports import Applied, HeardEvent, Lease, Rejected, StatusStore
+from filemill.ports import ApplyResult, Lease, ReceivedEvent, RejectedRecord, StatusStore
 
 log = structlog.get_logger("sync")
 
@@ -173,7 +173,7 @@ class StatusSync:
                 record.require_readable_headers()
                 if record.topic == self._topic_worker_events:
                     event = _dated(decode_event(record.value), self._dating.time_of(record))
-                    reading.events.append(HeardEvent(record.partition, record.offset, event))
+                    reading.events.append(ReceivedEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
                     reading.changes.append(
                         (record, decode_created(record.value).status_update(self._dating.time_of(record)))
@@ -213,12 +213,12 @@ class _Reading(msgspec.Struct):
     """What a batch of records says."""
 
     changes: list[tuple[Record, StatusUpdate]] = []
-    events: list[HeardEvent] = []
-    rejected: list[Rejected] = []
+    events: list[ReceivedEvent] = []
+    rejected: list[RejectedRecord] = []
 
 
-def _rejected(record: Record, reason: str) -> Rejected:
-    return Rejected(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
+def _rejected(record: Record, reason: str) -> RejectedRecord:
+    return RejectedRecord(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
 
 
 def _dated(event: WorkerEvent, at: datetime) -> WorkerEvent:
@@ -227,13 +227,13 @@ def _dated(event: WorkerEvent, at: datetime) -> WorkerEvent:
     return msgspec.structs.replace(event, timestamp=at, skew_seconds=skew)
 
 
-def _untrue(reading: _Reading, applied: Applied) -> list[Rejected]:
+def _untrue(reading: _Reading, applied: ApplyResult) -> list[RejectedRecord]:
     """The changes that name an id that no row has, another file's object, or a run that was never begun."""
-    if not applied.unknown and not applied.refused:
+    if not applied.unknown_ids and not applied.rejected:
         return []
-    missing = set(applied.unknown)
+    missing = set(applied.unknown_ids)
     reasons = [
-        applied.refused.get(place, f"no file has the id {change.file_id}" if change.file_id in missing else None)
+        applied.rejected.get(place, f"no file has the id {change.file_id}" if change.file_id in missing else None)
         for place, (_, change) in enumerate(reading.changes)
     ]
     return [
