@@ -2,10 +2,10 @@
 
 import enum
 
-TEXT_CHARACTERS = 300
+MAX_TEXT_CHARACTERS = 300
 
 
-class Answer(enum.Enum):
+class ErrorCategory(enum.Enum):
     """What follows an error of a server.
 
     All but the last two are `Unavailable`: REST answers 503 with the sentence, the command ends with exit code 3,
@@ -13,14 +13,14 @@ class Answer(enum.Enum):
     500, a command shows a traceback.
     """
 
-    REPEAT = "the server undid all of it, and the same may succeed at once"
-    WAIT = "it passes by itself"
-    MEND = "somebody has to do something about the server or the settings"
-    MISSING = "the object that was asked for is not there"
+    RETRY = "the server undid all of it, and the same may succeed at once"
+    TRANSIENT = "it passes by itself"
+    ACTION_REQUIRED = "somebody has to do something about the server or the settings"
+    NOT_FOUND = "the object that was asked for is not there"
     BUG = "the error is in what was sent"
 
 
 def first_line(error: BaseException | None) -> str:
     """The first line of a driver's message, cut: the others can hold statements, values or a whole request."""
     text = str(error).strip()
-    return text.splitlines()[0][:TEXT_CHARACTERS] if text else type(error).__name__
+    return text.splitlines()[0][:MAX_TEXT_CHARACTERS] if text else type(error).__name__

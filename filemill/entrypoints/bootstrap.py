@@ -13,7 +13,7 @@ import uvloop
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
-from filemill.adapters.kafka.reader import TopicReader
+from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.adapters.postgres.connection import create_engine
 from filemill.adapters.postgres.lease import PostgresLease
@@ -55,7 +55,7 @@ def sync(settings: Settings, engine: sa.Engine) -> StatusSync:
     return StatusSync(
         PostgresStatusStore(engine, lease, settings.topic_worker_events),
         lease,
-        lambda: TopicReader(settings, topics, "status-sync"),
+        lambda: KafkaTopicReader(settings, topics, "status-sync"),
         topic_created=settings.topic_created,
         topic_worker_events=settings.topic_worker_events,
         batch=settings.sync_batch,

@@ -116,7 +116,7 @@ def _kafka(settings: Settings) -> Check:
     found = f"{settings.kafka_broker}, {f'without {missing}' if missing else 'all topics'}"
     if missing:
         return Check("Kafka", False, found, "`filemill topics create`")
-    if others := admin.topics_dated_by_producers():
+    if others := admin.topics_with_producer_timestamps():
         found = f"{found}; records are dated by their producers, whose clocks may be wrong: {', '.join(others)}"
         return Check("Kafka", None, found, "`filemill prepare` has the broker date them")
     return Check("Kafka", True, found)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from tests.contract.benches import DatabaseBench, MemoryBench, PostgresBench
+from tests.contract.harness import DatabaseBench, MemoryBench, PostgresBench
 from tests.servers import RunningServers, isolated_settings
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.errors import NotLeader, Unavailable
-from tests.contract.benches import LEASE_SECONDS, DatabaseBench, PostgresBench
+from tests.contract.harness import LEASE_SECONDS, DatabaseBench, PostgresBench
 
 DEADLINE_SECONDS = 10.0
 

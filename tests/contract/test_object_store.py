@@ -229,7 +229,7 @@ def settings_at() -> At:
 
 def test_the_fake_is_away_when_it_is_told_so() -> None:
     store = MemoryObjectStore()
-    store.away = "S3 is away"
+    store.outage = "S3 is away"
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
         with pytest.raises(Unavailable, match="S3 is away"):
             asyncio.run(act())

@@ -15,8 +15,8 @@ from filemill.domain.messages import valid_traceparent
 from filemill.domain.records import TopicIdentity
 from filemill.entrypoints import bootstrap
 from filemill.errors import NotLeader, Unavailable
-from filemill.ports import Claimed, Outbox, Published
-from tests.contract.benches import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
+from filemill.ports import ClaimedRow, Outbox, PublishedRow
+from tests.contract.harness import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
 
 
 def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Outbox]:
@@ -25,12 +25,12 @@ def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Outbo
     return lease, bench.outbox(lease)
 
 
-def _places(rows: list[Claimed]) -> list[tuple[int, int]]:
-    return [(row.publish_number, row.partition) for row in rows]
+def _places(rows: list[ClaimedRow]) -> list[tuple[int, int]]:
+    return [(row.sequence, row.partition) for row in rows]
 
 
-def _settled(rows: list[Claimed]) -> list[Published]:
-    return [Published(row, 100 + row.publish_number) for row in rows]
+def _settled(rows: list[ClaimedRow]) -> list[PublishedRow]:
+    return [PublishedRow(row, 100 + row.sequence) for row in rows]
 
 
 def test_numbers_are_gapless_in_the_order_of_acceptance_and_partitions_cycle(bench: DatabaseBench) -> None:
@@ -62,7 +62,7 @@ def test_claims_are_bounded_disjoint_and_go_on_where_the_last_ended(bench: Datab
 def test_the_cycle_goes_on_over_claims_settlements_and_a_new_holder(bench: DatabaseBench) -> None:
     bench.submit(["a", "b"])
     _, outbox = _leader(bench, "first")
-    outbox.settle(_settled(outbox.claim(10, 3)))
+    outbox.mark_published(_settled(outbox.claim(10, 3)))
     bench.let_it_expire()
     bench.submit(["c", "d"])
     _, successor = _leader(bench, "second")
@@ -82,36 +82,36 @@ def test_rows_that_were_numbered_keep_number_and_partition(bench: DatabaseBench)
     claimed = outbox.claim(10, 3)
     bench.let_it_expire()
     _, successor = _leader(bench, "second")
-    assert successor.claimed(10) == claimed
+    assert successor.unpublished(10) == claimed
     assert successor.claim(10, 7) == []
-    assert successor.claimed(10) == claimed
+    assert successor.unpublished(10) == claimed
 
 
 def test_unsettled_rows_come_in_pages_in_the_order_of_numbers(bench: DatabaseBench) -> None:
     bench.submit([str(number) for number in range(7)])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
-    outbox.settle(_settled(rows[1:3]))
+    outbox.mark_published(_settled(rows[1:3]))
     left = [rows[0], *rows[3:]]
-    assert outbox.claimed(2) == left[:2]
-    assert outbox.claimed(2, after=left[1].publish_number) == left[2:4]
-    assert outbox.claimed(100, after=left[1].publish_number) == left[2:]
-    assert outbox.claimed(100, after=7) == []
+    assert outbox.unpublished(2) == left[:2]
+    assert outbox.unpublished(2, after=left[1].sequence) == left[2:4]
+    assert outbox.unpublished(100, after=left[1].sequence) == left[2:]
+    assert outbox.unpublished(100, after=7) == []
 
 
 def test_rows_without_a_number_are_not_inherited(bench: DatabaseBench) -> None:
     bench.submit(["a", "b"])
     _, outbox = _leader(bench)
-    assert outbox.claimed(10) == []
+    assert outbox.unpublished(10) == []
     outbox.claim(1, 3)
-    assert [row.publish_number for row in outbox.claimed(10)] == [1]
+    assert [row.sequence for row in outbox.unpublished(10)] == [1]
 
 
 def test_settling_moves_a_request_from_the_outbox_to_the_publications(bench: DatabaseBench) -> None:
     ids = bench.submit(["a", "b", "c"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
-    outbox.settle(_settled(rows[:2]))
+    outbox.mark_published(_settled(rows[:2]))
     assert bench.waiting() == ids[2:]
     assert bench.publications() == {1: (ids[0], 0, 101), 2: (ids[1], 1, 102)}
 
@@ -120,8 +120,8 @@ def test_settling_twice_keeps_the_first_place(bench: DatabaseBench) -> None:
     (file_id,) = bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
-    outbox.settle([Published(rows[0], 5)])
-    outbox.settle([Published(rows[0], 9)])
+    outbox.mark_published([PublishedRow(rows[0], 5)])
+    outbox.mark_published([PublishedRow(rows[0], 9)])
     assert bench.publications() == {1: (file_id, 0, 5)}
     assert bench.waiting() == []
 
@@ -130,9 +130,9 @@ def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseBench) 
     bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
-    outbox.settle(_settled(rows))
+    outbox.mark_published(_settled(rows))
     newer = bench.submit(["b"])
-    outbox.settle(_settled(rows))
+    outbox.mark_published(_settled(rows))
     assert bench.waiting() == newer
 
 
@@ -140,34 +140,34 @@ def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(benc
     ids = bench.submit(["a", "b", "c"])
     _, outbox = _leader(bench)
     first, second = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 2)
-    assert outbox.generation("file.create", first) == 1
-    assert outbox.generation("file.create", msgspec.structs.replace(first, partitions=7)) == 1
+    assert outbox.topic_generation("file.create", first) == 1
+    assert outbox.topic_generation("file.create", msgspec.structs.replace(first, partitions=7)) == 1
     rows = outbox.claim(2, 3, 1)
-    outbox.settle(_settled(rows[:1]))
-    assert outbox.generation("file.create", second) == 2
-    assert outbox.give_up(rows) == 1, "what is settled keeps its number"
-    assert outbox.give_up(rows) == 0
+    outbox.mark_published(_settled(rows[:1]))
+    assert outbox.topic_generation("file.create", second) == 2
+    assert outbox.discard_sequences(rows) == 1, "what is settled keeps its number"
+    assert outbox.discard_sequences(rows) == 0
     assert bench.abandoned() == {2: ids[1]}
-    assert outbox.claimed(10) == []
+    assert outbox.unpublished(10) == []
     anew = outbox.claim(10, 2, 2)
-    assert [(row.publish_number, row.partition, row.file_id, row.generation) for row in anew] == [
+    assert [(row.sequence, row.partition, row.file_id, row.generation) for row in anew] == [
         (3, 0, ids[1], 2),
         (4, 1, ids[2], 2),
     ]
-    assert outbox.claimed(10) == anew
+    assert outbox.unpublished(10) == anew
 
 
 def test_a_settlement_under_a_number_that_was_given_up_settles_nothing(bench: DatabaseBench) -> None:
     (file_id,) = bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(1, 3)
-    outbox.give_up(rows)
-    outbox.settle(_settled(rows))
+    outbox.discard_sequences(rows)
+    outbox.mark_published(_settled(rows))
     assert bench.waiting() == [file_id]
     again = outbox.claim(1, 3, 2)
-    outbox.settle(_settled(rows))
+    outbox.mark_published(_settled(rows))
     assert bench.waiting() == [file_id]
-    outbox.settle(_settled(again))
+    outbox.mark_published(_settled(again))
     assert bench.publications() == {2: (file_id, 1, 102)}
 
 
@@ -178,14 +178,14 @@ def test_a_deposed_holder_gives_up_no_numbers(bench: DatabaseBench) -> None:
     bench.let_it_expire()
     _leader(bench, "second")
     with pytest.raises(NotLeader):
-        outbox.give_up(rows)
+        outbox.discard_sequences(rows)
     assert bench.abandoned() == {}
 
 
 def test_settling_nothing_is_harmless(bench: DatabaseBench) -> None:
     bench.submit(["a"])
     _, outbox = _leader(bench)
-    outbox.settle([])
+    outbox.mark_published([])
     assert len(bench.waiting()) == 1
 
 
@@ -196,9 +196,9 @@ def test_a_deposed_holder_may_settle_what_the_broker_acknowledged(bench: Databas
     rows = outbox.claim(10, 3)
     bench.let_it_expire()
     _, successor = _leader(bench, "second")
-    outbox.settle(_settled(rows))
-    assert successor.claimed(10) == []
-    successor.settle(_settled(rows))
+    outbox.mark_published(_settled(rows))
+    assert successor.unpublished(10) == []
+    successor.mark_published(_settled(rows))
     assert list(bench.publications()) == [1]
 
 
@@ -251,9 +251,9 @@ def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
         early = insert_request(slow, new_file("taken an id, not committed")).id
         with postgres.engine.begin() as quick:
             late = insert_request(quick, new_file("committed first")).id
-        assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(late, 1)]
+        assert [(row.file_id, row.sequence) for row in outbox.claim(10, 3)] == [(late, 1)]
     assert early < late
-    assert [(row.file_id, row.publish_number) for row in outbox.claim(10, 3)] == [(early, 2)]
+    assert [(row.file_id, row.sequence) for row in outbox.claim(10, 3)] == [(early, 2)]
 
 
 def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: PostgresBench) -> None:
@@ -283,7 +283,7 @@ def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> N
     assert all(abs(moment - datetime.now(UTC)) < timedelta(minutes=1) for moment in moments)
     _, outbox = _leader(postgres)
     claimed = outbox.claim(5000, 3)
-    assert [(row.file_id, row.publish_number) for row in claimed] == list(zip(ids, range(1, 2501), strict=True))
+    assert [(row.file_id, row.sequence) for row in claimed] == list(zip(ids, range(1, 2501), strict=True))
 
 
 def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:

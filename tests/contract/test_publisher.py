@@ -18,7 +18,7 @@ from filemill.config.settings import Settings
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
 from filemill.errors import PermanentError, Unavailable
-from filemill.ports import Publisher, Receipt
+from filemill.ports import DeliveryReport, Publisher
 
 DEADLINE_SECONDS = 20.0
 
@@ -99,7 +99,7 @@ def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
 
 
 def test_a_receipt_says_where_the_record_stands(broker: BrokerBench) -> None:
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     for partition in (2, 2, 0):
         broker.publisher.publish(broker.topic, b"x", receipts.append, partition=partition)
     _until(broker.publisher, lambda: len(receipts) == 3)
@@ -108,7 +108,7 @@ def test_a_receipt_says_where_the_record_stands(broker: BrokerBench) -> None:
 
 
 def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerBench) -> None:
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", receipts.append, partition=0)
     broker.publisher.partitions(broker.topic)
     assert receipts == []
@@ -119,7 +119,7 @@ def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerBench) ->
 
 def test_poll_says_whether_it_handed_anything_out(broker: BrokerBench) -> None:
     """How many is not comparable: librdkafka counts its events, and one carries many acknowledgements."""
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     assert broker.publisher.poll(0) == 0
     for _ in range(5):
         broker.publisher.publish(broker.topic, b"x", receipts.append, partition=1)
@@ -158,7 +158,7 @@ def test_value_and_headers_arrive_as_they_were(broker: BrokerBench) -> None:
 
 
 def test_one_key_goes_to_one_partition(broker: BrokerBench) -> None:
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     for _ in range(12):
         broker.publisher.publish(broker.topic, b"x", receipts.append, key="worker-1")
         broker.publisher.poll(0)
@@ -173,7 +173,7 @@ def test_the_number_of_partitions_is_the_brokers(broker: BrokerBench) -> None:
 
 
 def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerBench) -> None:
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", partition=0)
     broker.publisher.flush(DEADLINE_SECONDS)
     broker.add_partitions(5)
@@ -182,7 +182,7 @@ def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerBe
         assert time.monotonic() < deadline
     broker.publisher.publish(broker.topic, b"x", receipts.append, partition=4)
     _until(broker.publisher, lambda: receipts)
-    assert receipts == [Receipt(4, 0)]
+    assert receipts == [DeliveryReport(4, 0)]
 
 
 @pytest.mark.parametrize("knows_the_topic", [True, False])
@@ -190,7 +190,7 @@ def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
     broker: BrokerBench, knows_the_topic: bool
 ) -> None:
     """At once or by receipt: a client says it at once where it knows the topic already."""
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     refusals: list[str] = []
     if knows_the_topic:
         broker.publisher.partitions(broker.topic)
@@ -219,10 +219,10 @@ def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(cont
         }
     )
     fake = MemoryBroker({"t": 1})
-    fake.away = "away"
+    fake.outage = "away"
     publishers: list[Publisher] = [MemoryPublisher(fake, queue_records=5), KafkaPublisher(gone, "contract")]
     for publisher in publishers:
-        receipts: list[Receipt] = []
+        receipts: list[DeliveryReport] = []
         for _ in range(5):
             publisher.publish("t", b"x", receipts.append, partition=0)
         with pytest.raises(Unavailable):
@@ -238,10 +238,10 @@ def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(cont
 def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
-    receipts: list[Receipt] = []
-    broker.away = "away"
+    receipts: list[DeliveryReport] = []
+    broker.outage = "away"
     publisher.publish("t", b"1", receipts.append, partition=0)
-    broker.away = None
+    broker.outage = None
     publisher.publish("t", b"2", receipts.append, partition=0)
     assert publisher.flush(0) == 0
     assert [receipt.offset for receipt in receipts] == [0, 1]
@@ -251,9 +251,9 @@ def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
 def test_a_refusal_reaches_the_receipt_and_not_the_log() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
-    receipts: list[Receipt] = []
-    broker.refuses = "Broker: Not enough in-sync replicas"
+    receipts: list[DeliveryReport] = []
+    broker.reject_reason = "Broker: Not enough in-sync replicas"
     publisher.publish("t", b"1", receipts.append, partition=0)
     publisher.poll()
-    assert receipts == [Receipt(-1, -1, "Broker: Not enough in-sync replicas")]
+    assert receipts == [DeliveryReport(-1, -1, "Broker: Not enough in-sync replicas")]
     assert broker.records("t") == []

@@ -13,8 +13,8 @@ from filemill.domain.files import CurrentState, Status, StatusUpdate, supersedes
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.errors import NotLeader, UnusableData
-from filemill.ports import Applied, HeardEvent, Rejected, StatusStore
-from tests.contract.benches import DatabaseBench, FencedLease, MemoryBench, PostgresBench
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, StatusStore
+from tests.contract.harness import DatabaseBench, FencedLease, MemoryBench, PostgresBench
 
 UNKNOWN_ID = 2**62
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -65,10 +65,10 @@ def _failed(file_id: int, seconds: float = 60, *, run: int | None = 1) -> Status
 def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseBench) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
-    assert store.apply([_progress(file_id, 1, step=3)], {}) == Applied(1, [])
+    assert store.apply([_progress(file_id, 1, step=3)], {}) == ApplyResult(1, [])
     row = bench.row(file_id)
     assert (row["status"], row["step"], row["steps"], row["worker_id"]) == ("processing", 3, 6, "w")
-    assert store.apply([_completed(file_id)], {}) == Applied(1, [])
+    assert store.apply([_completed(file_id)], {}) == ApplyResult(1, [])
     row = bench.row(file_id)
     assert row["status"] == "completed"
     assert (row["s3_location"], row["sha256"], row["size"]) == (f"file-{file_id}-1.txt", "ab" * 32, 7)
@@ -84,7 +84,7 @@ def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: Dat
         store.apply([_completed(good), beyond], {("file.created", 0): 2})
     assert bench.row(good)["status"] == "pending"
     assert store.positions() == {}
-    assert store.apply([_completed(good)], {}) == Applied(1, [])
+    assert store.apply([_completed(good)], {}) == ApplyResult(1, [])
 
 
 def test_progress_after_the_end_changes_nothing(bench: DatabaseBench) -> None:
@@ -92,7 +92,7 @@ def test_progress_after_the_end_changes_nothing(bench: DatabaseBench) -> None:
     _, store = _leader(bench)
     store.apply([_completed(file_id)], {})
     before = bench.row(file_id)
-    assert store.apply([_progress(file_id, 99)], {}) == Applied(0, [])
+    assert store.apply([_progress(file_id, 99)], {}) == ApplyResult(0, [])
     assert bench.row(file_id) == before
 
 
@@ -115,7 +115,7 @@ def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench
     store.apply([_progress(file_id, 100, run=2)], {})
     row = bench.row(file_id)
     assert (row["run"], row["status"], row["error"], row["finished_at"]) == (2, "processing", None, None)
-    assert store.apply([_completed(file_id, run=1)], {}) == Applied(0, [])
+    assert store.apply([_completed(file_id, run=1)], {}) == ApplyResult(0, [])
     assert bench.row(file_id) == row
 
 
@@ -143,8 +143,8 @@ def test_a_run_that_was_never_begun_is_refused_and_hides_nothing(
     for batch in [[*forged, *honest]] if together else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
-            assert sorted(applied.refused) == [0, 1]
-            assert f"run {run} " in applied.refused[0]
+            assert sorted(applied.rejected) == [0, 1]
+            assert f"run {run} " in applied.rejected[0]
     rows = [bench.row(first), bench.row(second)]
     assert [(row["run"], row["status"], row["step"]) for row in rows] == [(1, "processing", 1), (1, "completed", None)]
 
@@ -161,8 +161,8 @@ def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseBenc
     for batch in [[*forged, *honest]] if together else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
-            assert sorted(applied.refused) == [0, 1, 2, 3]
-            assert f"file {victim}" in applied.refused[0]
+            assert sorted(applied.rejected) == [0, 1, 2, 3]
+            assert f"file {victim}" in applied.rejected[0]
     assert [bench.row(one)["s3_location"] for one in (victim, forger)] == [
         f"file-{victim}-1.txt",
         f"file-{forger}-1.txt",
@@ -180,11 +180,11 @@ def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseBench, toge
     own = completed(first, "made/1.txt")
     others = [completed(second, "made//1.txt"), completed(third, "made/3.txt")]
     if together:
-        assert list(store.apply([own, *others], {}).refused) == [1]
+        assert list(store.apply([own, *others], {}).rejected) == [1]
     else:
-        assert store.apply([own], {}).refused == {}
-        assert list(store.apply(others, {}).refused) == [0]
-        assert store.apply([own], {}).refused == {}, "told twice"
+        assert store.apply([own], {}).rejected == {}
+        assert list(store.apply(others, {}).rejected) == [0]
+        assert store.apply([own], {}).rejected == {}, "told twice"
     assert [bench.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
 
 
@@ -210,7 +210,7 @@ def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseBench) -> 
         ],
         {("file.created", 0): 4},
     )
-    assert applied == Applied(1, [UNKNOWN_ID, UNKNOWN_ID + 1])
+    assert applied == ApplyResult(1, [UNKNOWN_ID, UNKNOWN_ID + 1])
     assert bench.row(file_id)["status"] == "completed"
 
 
@@ -251,22 +251,22 @@ def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(benc
     for number, identity in enumerate((FIRST, SECOND), 1):
         store.positions({"file.created": identity, "worker.events": identity})
         event = WorkerEvent(kind=EventKind.STARTED, worker_id=f"w{number}", timestamp=T0)
-        store.apply([], {}, [Rejected("file.created", 0, 0, f"reason {number}")], [HeardEvent(0, 0, event)])
-        store.apply([], {}, [Rejected("file.created", 0, 0, "again")], [HeardEvent(0, 0, event)])
+        store.apply([], {}, [RejectedRecord("file.created", 0, 0, f"reason {number}")], [ReceivedEvent(0, 0, event)])
+        store.apply([], {}, [RejectedRecord("file.created", 0, 0, "again")], [ReceivedEvent(0, 0, event)])
         assert bench.events() == {(0, 0): f"w{number}"}
         assert bench.rejected() == {("file.created", 0, 0): f"reason {number}"}
 
 
 def test_an_empty_batch_moves_nothing(bench: DatabaseBench) -> None:
     _, store = _leader(bench)
-    assert store.apply([], {}) == Applied(0, [])
+    assert store.apply([], {}) == ApplyResult(0, [])
     assert store.positions() == {}
 
 
 def test_rejected_records_are_noted_once(bench: DatabaseBench) -> None:
     _, store = _leader(bench)
-    store.apply([], {("file.created", 1): 8}, [Rejected("file.created", 1, 7, "not JSON")])
-    store.apply([], {}, [Rejected("file.created", 1, 7, "again"), Rejected("file.created", 2, 7, "no id")])
+    store.apply([], {("file.created", 1): 8}, [RejectedRecord("file.created", 1, 7, "not JSON")])
+    store.apply([], {}, [RejectedRecord("file.created", 1, 7, "again"), RejectedRecord("file.created", 2, 7, "no id")])
     assert bench.rejected() == {("file.created", 1, 7): "not JSON", ("file.created", 2, 7): "no id"}
     assert store.positions() == {("file.created", 1): 8}
 
@@ -274,8 +274,8 @@ def test_rejected_records_are_noted_once(bench: DatabaseBench) -> None:
 def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseBench) -> None:
     _, store = _leader(bench)
     said = [
-        HeardEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0)),
-        HeardEvent(1, 3, WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w2", timestamp=T0)),
+        ReceivedEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0)),
+        ReceivedEvent(1, 3, WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w2", timestamp=T0)),
     ]
     store.apply([], {("worker.events", 0): 4}, (), said)
     store.apply([], {}, (), said[:1])
@@ -293,8 +293,8 @@ def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseBench) -> 
         sleeper.apply(
             [_completed(file_id)],
             {("file.created", 0): 99},
-            [Rejected("file.created", 0, 98, "never")],
-            [HeardEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0))],
+            [RejectedRecord("file.created", 0, 98, "never")],
+            [ReceivedEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0))],
         )
     assert bench.row(file_id) == before
     assert successor.positions() == {("file.created", 0): 4}
@@ -307,7 +307,7 @@ def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresB
     _, store = _leader(postgres)
     before = postgres.row(file_id)
     with pytest.raises(Exception, match="NUL"):
-        store.apply([_completed(file_id)], {("file.created", 0): 4}, [Rejected("file.created", 0, 3, "a\0b")])
+        store.apply([_completed(file_id)], {("file.created", 0): 4}, [RejectedRecord("file.created", 0, 3, "a\0b")])
     assert postgres.row(file_id) == before
     assert store.positions() == {}
 
@@ -379,8 +379,8 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
             rows = [bench.row(file_id) for file_id in ids]
             for row, file_id in zip(rows, ids, strict=True):
                 row["s3_location"] = row["s3_location"] and row["s3_location"].replace(f"file-{file_id}-", "own-")
-            unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown]
-            outcomes.append((applied.changed, unknown, sorted(applied.refused), rows))
+            unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown_ids]
+            outcomes.append((applied.changed, unknown, sorted(applied.rejected), rows))
         assert outcomes[0] == outcomes[1], "the fake and Postgres differ"
         before, expected = expected, _by_the_rule(expected, batch)
         for row, standing, former in zip(outcomes[1][3], expected, before, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from filemill.adapters.kafka.topic_browser import Browsed
+from filemill.adapters.kafka.topic_browser import BrowsedRecord
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill_dashboard.views.message_export import as_json_lines
@@ -106,7 +106,7 @@ def test_an_empty_topic_and_no_kafka(settings: Settings, open_page: OpenPage) ->
     [(None, None), (b'{"a": 1}', {"a": 1}), (b"\xff", "\\xff"), (b'"\\ud800"', "\ud800"), (b"1" * 400, int("1" * 400))],
 )
 def test_an_export_is_json_whatever_the_value(value: bytes | None, exported: object) -> None:
-    record = Browsed(0, 7, 12, None, value, [("h", "v")])
+    record = BrowsedRecord(0, 7, 12, None, value, [("h", "v")])
     (line,) = as_json_lines([record]).splitlines()
     document = json.loads(line)
     assert (document["offset"], document["value"]) == (7, exported)

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from filemill.adapters.kafka import reader
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import messages_to_end, read_topic
-from filemill.adapters.kafka.topic_browser import Look, browse
+from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.entrypoints import bootstrap
@@ -87,7 +87,7 @@ def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> No
     harness.verify()
     operations = Operations(settings, harness.engine, bootstrap.s3_client(settings))
     plan = OffsetReset(settings, harness.engine, admin, operations).plan(Target("latest"))
-    look = Look(settings.topic_create, None, None, "", 10)
+    look = BrowseQuery(settings.topic_create, None, None, "", 10)
     view = browse(settings, admin.offsets(None, settings.topic_create), look)
     assert time.monotonic() - began < AT_ONCE_SECONDS
     assert plan.skipped == [request.file_id for request in requests]

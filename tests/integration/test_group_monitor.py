@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.kafka.group import GroupMember
+from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.postgres.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
@@ -79,7 +79,7 @@ def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: 
         try:
             for _ in range(2):
                 named = [settings.model_copy(update={"worker_id": f"member-{number}"}) for number in range(3)]
-                members = [GroupMember(one, settings.topic_create, _Deaf()) for one in named]
+                members = [KafkaRecordSource(one, settings.topic_create, _Deaf()) for one in named]
                 for _ in range(40):
                     for member in members:
                         member.read(10, 0.02)

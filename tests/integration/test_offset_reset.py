@@ -66,7 +66,7 @@ def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, 
         reset.apply(plan, Target("latest"), "cancel", "test")
     admin = KafkaAdmin(harness.settings)
     with pytest.raises(ValueError, match="Kafka refuses"):
-        admin.move_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
+        admin.alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
     assert audited(harness) == []
 
 
@@ -134,7 +134,7 @@ def test_records_that_are_read_again_change_nothing_that_has_ended(harness: Pipe
 
 def test_a_skip_without_a_record_of_it_is_a_broken_promise(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
-    KafkaAdmin(harness.settings).move_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
+    KafkaAdmin(harness.settings).alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
     assert harness.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
 
 
@@ -174,7 +174,7 @@ def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
     def refuse(*_given: object) -> None:
         raise ValueError("Kafka refuses: somebody has just joined")
 
-    monkeypatch.setattr(KafkaAdmin, "move_offsets", refuse)
+    monkeypatch.setattr(KafkaAdmin, "alter_offsets", refuse)
     with pytest.raises(CannotReset, match="just joined"):
         reset.apply(plan, Target("latest"), "cancel", "test")
     assert harness.statuses(ids) == dict.fromkeys(ids, "pending")

@@ -12,7 +12,7 @@ import structlog.testing
 from pydantic import SecretStr
 
 from filemill.adapters.errors import ErrorCategory
-from filemill.adapters.postgres.connection import Undone, check_writable, in_transaction
+from filemill.adapters.postgres.connection import TransactionRolledBack, check_writable, in_transaction
 from filemill.adapters.postgres.errors import RULES, Drop, PostgresErrorRule
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.config.settings import Settings
@@ -58,7 +58,7 @@ def test_an_error_of_the_server_is_what_the_table_says(row: PostgresErrorRule, p
         assert isinstance(caught.value, sa.exc.DBAPIError)
     else:
         assert isinstance(caught.value, Unavailable)
-        assert isinstance(caught.value, Undone) == (row.category is ErrorCategory.RETRY)
+        assert isinstance(caught.value, TransactionRolledBack) == (row.category is ErrorCategory.RETRY)
         assert str(caught.value).startswith("PostgreSQL at postgresql://")
         assert f" {row.problem}: planted" in str(caught.value)
         assert row.advice in str(caught.value)

@@ -5,7 +5,7 @@ from confluent_kafka import Producer
 
 from filemill.adapters.kafka import topic_browser
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.kafka.topic_browser import Look, View, browse
+from filemill.adapters.kafka.topic_browser import BrowseQuery, BrowseResult, browse
 from filemill.config.settings import Settings
 from filemill.lab.raw_records import RawRecord, publish_raw
 from tests.integration import topics
@@ -14,12 +14,12 @@ T0 = 1_767_528_000_000
 LIMIT = 100
 
 
-def look(settings: Settings, start: int | None, text: str = "", limit: int = LIMIT) -> View:
+def look(settings: Settings, start: int | None, text: str = "", limit: int = LIMIT) -> BrowseResult:
     topic = settings.topic_created
-    return browse(settings, KafkaAdmin(settings).offsets(None, topic), Look(topic, None, start, text, limit))
+    return browse(settings, KafkaAdmin(settings).offsets(None, topic), BrowseQuery(topic, None, start, text, limit))
 
 
-def places(view: View) -> list[tuple[int, int]]:
+def places(view: BrowseResult) -> list[tuple[int, int]]:
     """Oldest first."""
     return [(record.partition, record.offset) for record in reversed(view.records)]
 
@@ -40,8 +40,8 @@ def test_partitions_are_merged_by_time_and_what_is_left_out_is_told(settings: Se
     first_left = [
         1 + max([offset for number, offset in shown if number == partition], default=-1) for partition in range(3)
     ]
-    assert view.left == dict(enumerate(first_left))
-    assert sum(view.left.values()) == LIMIT
+    assert view.next_offsets == dict(enumerate(first_left))
+    assert sum(view.next_offsets.values()) == LIMIT
 
 
 def test_all_is_shown_where_the_limit_allows_it_and_nothing_is_left(settings: Settings) -> None:
@@ -49,7 +49,7 @@ def test_all_is_shown_where_the_limit_allows_it_and_nothing_is_left(settings: Se
         publish_raw(settings, settings.topic_created, [RawRecord(b"x", partition=partition)] * 30)
     view = look(settings, 20)
     assert sorted(places(view)) == [(partition, offset) for partition in range(3) for offset in range(20, 30)]
-    assert view.left == {}
+    assert view.next_offsets == {}
 
 
 def test_a_filter_looks_on_until_it_has_found_enough(settings: Settings) -> None:
@@ -57,7 +57,7 @@ def test_a_filter_looks_on_until_it_has_found_enough(settings: Settings) -> None
     publish_raw(settings, settings.topic_created, [RawRecord(value) for value in values])
     view = look(settings, 0, "Needle", limit=4)
     assert places(view) == [(0, 0), (0, 100), (0, 200), (0, 300)]
-    assert (view.scanned, view.left) == (301, {0: 301})
+    assert (view.scanned, view.next_offsets) == (301, {0: 301})
 
 
 def test_large_records_are_bounded_by_their_bytes_from_a_start_and_from_the_end(
@@ -66,7 +66,7 @@ def test_large_records_are_bounded_by_their_bytes_from_a_start_and_from_the_end(
     monkeypatch.setattr(topic_browser, "HELD_BYTES", 3 * 250_000)
     publish_raw(settings, settings.topic_created, [RawRecord(b"x" * 100_000)] * 20)
     view = look(settings, 0)
-    assert (places(view), view.left) == ([(0, 0), (0, 1), (0, 2)], {0: 3})
+    assert (places(view), view.next_offsets) == ([(0, 0), (0, 1), (0, 2)], {0: 3})
     assert places(look(settings, None)) == [(0, 17), (0, 18), (0, 19)]
 
 
@@ -78,7 +78,7 @@ def test_a_marker_at_the_end_is_nothing_that_is_left_out(settings: Settings) -> 
     producer.commit_transaction(20)
     for start in (0, None):
         view = look(settings, start)
-        assert (places(view), view.left) == ([(0, 0)], {})
+        assert (places(view), view.next_offsets) == ([(0, 0)], {})
 
 
 def test_headers_are_all_there_in_their_order_and_null_is_not_empty(settings: Settings) -> None:
@@ -99,4 +99,4 @@ def test_a_timestamp_that_is_no_moment_is_shown_as_such(stamp: int, settings: Se
     found = {record.value: record for record in look(settings, None).records}
     assert found[b"x"].timestamp_ms is not None
     if b"odd" in found:  # a broker may refuse it
-        assert (found[b"odd"].timestamp_ms, found[b"odd"].odd_timestamp) == (None, stamp)
+        assert (found[b"odd"].timestamp_ms, found[b"odd"].invalid_timestamp) == (None, stamp)

@@ -27,12 +27,12 @@ def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(sett
     wait_until(lambda: later.topic_created in admin.topic_partitions(), 10, "the topic is there")
     admin.create_topics()
     wait_until(lambda: set(all_topics(later)) <= set(admin.topic_partitions()), 10, "the topics are there")
-    assert admin.topics_dated_by_producers() == [later.topic_created]
+    assert admin.topics_with_producer_timestamps() == [later.topic_created]
     check = _kafka(later)
     assert check.ok is None
     assert later.topic_created in check.found
     assert "filemill prepare" in check.remedy
 
     prepare(later)
-    wait_until(lambda: not admin.topics_dated_by_producers(), 10, "all are dated by the broker")
+    wait_until(lambda: not admin.topics_with_producer_timestamps(), 10, "all are dated by the broker")
     assert _kafka(later).ok

@@ -10,7 +10,7 @@ import pytest
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
-from filemill.adapters.kafka.topic_browser import Look, browse
+from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.messages import encode
 from filemill.lab.raw_records import RawRecord, publish_raw
@@ -153,6 +153,6 @@ def test_the_commands_survive_them(harness: PipelineHarness) -> None:
 def test_the_browser_shows_them_as_such(running: PipelineHarness) -> None:
     settings = running.settings
     spans = KafkaAdmin(settings).offsets(None, settings.topic_created)
-    view = browse(settings, spans, Look(settings.topic_created, 2, None, "unreadable", 10))
+    view = browse(settings, spans, BrowseQuery(settings.topic_created, 2, None, "unreadable", 10))
     (record,) = view.records
     assert (record.headers, record.headers_error, record.value) == ([], REASON, b"{}")

@@ -3,8 +3,8 @@
 import queue
 from collections.abc import Sequence
 
-from filemill.adapters.memory.broker import Committed, MemoryBroker
-from filemill.adapters.memory.record_source import MemorySource
+from filemill.adapters.memory.broker import MemoryBroker, RecordedCommit
+from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.domain.records import Record
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Finished, Workshop
@@ -50,7 +50,7 @@ class HandWorkshop(Workshop):
             self.finished.put(Finished(partition, number, offset))
 
 
-class SpySource(MemorySource):
+class SpySource(MemoryRecordSource):
     """Counts pauses and resumptions."""
 
     calls: list[tuple[str, list[int]]]
@@ -106,5 +106,5 @@ class Scene:
         """The offsets committed for a partition, in order."""
         return [each.commit.offset for each in self.broker.commits if each.partition == partition]
 
-    def last(self, partition: int = 0) -> Committed:
+    def last(self, partition: int = 0) -> RecordedCommit:
         return [each for each in self.broker.commits if each.partition == partition][-1]

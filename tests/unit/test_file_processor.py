@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from filemill.adapters.memory.broker import Committed
-from filemill.adapters.memory.record_source import MemorySource
+from filemill.adapters.memory.broker import RecordedCommit
+from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.config.settings import load
 from filemill.domain.messages import RUN_HEADER
 from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
@@ -49,7 +49,7 @@ def test_what_is_read_is_begun_and_not_committed(scene: Scene) -> None:
 
 def test_the_commit_passes_a_marker_only_when_all_before_it_is_finished(scene: Scene) -> None:
     scene.produce(2)
-    scene.broker.mark(CREATE, 0)
+    scene.broker.append_control_record(CREATE, 0)
     scene.turn(2)
     scene.workshop.finish(0, 1)
     scene.turn(2)
@@ -110,10 +110,10 @@ def test_a_refused_commit_is_tried_again(scene: Scene) -> None:
     scene.produce(2)
     scene.turn()
     scene.workshop.finish(0, 0)
-    scene.source.refuses_commits = True
+    scene.source.rejects_commits = True
     scene.turn(3)
     assert scene.offsets() == []
-    scene.source.refuses_commits = False
+    scene.source.rejects_commits = False
     scene.turn(3)
     assert scene.offsets() == [1]
 
@@ -285,7 +285,7 @@ def test_quiet_means_quiet_though_nothing_is_in_hand(scene: Scene) -> None:
 
 def test_a_successor_does_not_repeat_what_the_metadata_says_is_done(scene: Scene) -> None:
     metadata = encode_metadata("worker-0", 7, 2, [3, 5])
-    scene.broker.commits.append(Committed(1, Commit(2, metadata, 1), owned=True))
+    scene.broker.commits.append(RecordedCommit(1, Commit(2, metadata, 1), owned=True))
     scene.produce(7, partition=1)
     scene.source.assign([1])
     scene.turn(2)
@@ -297,7 +297,7 @@ def test_a_successor_does_not_repeat_what_the_metadata_says_is_done(scene: Scene
 
 @pytest.mark.parametrize("metadata", ["", "NO_METADATA", "{", '{"x":' + "[" * 1500 + "]" * 1500 + "}"])
 def test_foreign_metadata_is_no_obstacle(scene: Scene, metadata: str) -> None:
-    scene.broker.commits.append(Committed(1, Commit(2, metadata, 1), owned=True))
+    scene.broker.commits.append(RecordedCommit(1, Commit(2, metadata, 1), owned=True))
     scene.produce(4, partition=1)
     scene.source.assign([1])
     scene.turn(2)
@@ -420,8 +420,8 @@ def test_a_revocation_ends_as_soon_as_all_is_done() -> None:
 
 
 def test_revoking_what_is_not_owned_is_harmless(scene: Scene) -> None:
-    scene.processor.revoked([7])
-    scene.processor.lost([8])
+    scene.processor.on_revoked([7])
+    scene.processor.on_lost([8])
     scene.produce(1)
     scene.turn()
     assert scene.begun == [(0, 0)]
@@ -510,7 +510,7 @@ def test_leaving_drains_commits_and_leaves_the_group() -> None:
 def test_a_topic_is_worked_off_and_committed_to_its_end() -> None:
     with bench() as it:
         processor = FileProcessor(it.workshop, worker_id="worker-1", concurrency=20, drain_seconds=1)
-        source = MemorySource(it.broker, CREATE, processor)
+        source = MemoryRecordSource(it.broker, CREATE, processor)
         for number in range(300):
             it.broker.append(CREATE, number % 3, request(number + 1) if number % 50 else b"not json")
         source.assign([0, 1, 2])
@@ -541,7 +541,7 @@ def test_partitions_that_wander_between_two_workers_lose_and_repeat_nothing_that
         workers = []
         for it in (first, second):
             processor = FileProcessor(it.workshop, worker_id="w", concurrency=7, drain_seconds=1)
-            source = MemorySource(first.broker, CREATE, processor)
+            source = MemoryRecordSource(first.broker, CREATE, processor)
             thread = threading.Thread(target=processor.run, args=(lambda _, source=source: source,), daemon=True)
             thread.start()
             workers.append((processor, source, thread))
@@ -575,8 +575,8 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
             drain_seconds=0,
             hold=lambda: next((gate.reason for gate in it.gates.values() if gate.reason), None),
         )
-        source = MemorySource(it.broker, CREATE, processor)
-        it.store.away = "S3 is away"
+        source = MemoryRecordSource(it.broker, CREATE, processor)
+        it.store.outage = "S3 is away"
         for number in range(10):
             it.broker.append(CREATE, 0, request(number + 1), [(RUN_HEADER, b"1")])
         source.assign([0])
@@ -594,7 +594,7 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
             eventually(lambda: not it.workshop.in_progress({0: 1}))
             source.assign([1])
             eventually(lambda: source.owned[-1:] == [1])
-            it.store.away = None
+            it.store.outage = None
             it.broker.append(CREATE, 1, request(99))
             eventually(lambda: it.broker.committed(1)[0] == 1, "it is on hold for ever")
         finally:

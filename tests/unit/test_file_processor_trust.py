@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from filemill.adapters.memory.record_source import MemorySource
+from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record
 from filemill.domain.retry import RetryPolicy
@@ -42,7 +42,7 @@ def sleep(scene: Scene) -> int:
 
 
 def test_polls_alone_do_not_make_a_worker_that_was_stopped_trust_its_assignment(scene: Scene) -> None:
-    scene.source.refuses_commits = True
+    scene.source.rejects_commits = True
     before = sleep(scene)
     scene.turn(10)
     assert scene.workshop.trusts == before
@@ -58,7 +58,7 @@ def test_the_broker_is_asked_by_a_commit_though_nothing_is_finished_and_its_answ
 
 
 def test_what_is_lost_needs_no_answer(scene: Scene) -> None:
-    scene.source.refuses_commits = True
+    scene.source.rejects_commits = True
     before = sleep(scene)
     scene.turn()
     scene.source.lose([0])
@@ -68,7 +68,7 @@ def test_what_is_lost_needs_no_answer(scene: Scene) -> None:
 
 def test_an_answer_to_a_commit_from_before_the_sleep_proves_nothing(scene: Scene) -> None:
     answers: list[tuple[Mapping[int, Commit], Callable[[Mapping[int, Commit]], None]]] = []
-    scene.source.commit = lambda commits, on_done: answers.append((commits, on_done))  # type: ignore[method-assign]
+    scene.source.commit_async = lambda commits, on_done: answers.append((commits, on_done))  # type: ignore[method-assign]
     scene.workshop.finish(0, 0)
     scene.turn()
     before = sleep(scene)
@@ -98,7 +98,7 @@ def test_a_revocation_after_a_sleep_drains_nothing() -> None:
 # --- memberships
 
 
-class _Expelling(MemorySource):
+class _Expelling(MemoryRecordSource):
     """Says that it is over, when told to."""
 
     over: Exception | None = None
@@ -139,7 +139,7 @@ def test_a_membership_that_the_client_gave_up_is_followed_by_another_one_and_wha
 def test_where_nobody_may_join_the_worker_ends_with_the_reason() -> None:
     scene = Scene()
 
-    def join(listener: RebalanceListener) -> MemorySource:
+    def join(listener: RebalanceListener) -> MemoryRecordSource:
         raise Unavailable("another process is in the group under this one's name")
 
     with pytest.raises(Unavailable, match="under this one's name"):

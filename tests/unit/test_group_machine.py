@@ -53,7 +53,7 @@ class Group(RuleBasedStateMachine):
     def turn(self, worker: int) -> None:
         scene = self.scenes[worker]
         scene.turn()
-        scene.source.refuses_commits = False  # it has heard by now
+        scene.source.rejects_commits = False  # it has heard by now
 
     @rule(worker=_worker, data=st.data())
     def finish(self, worker: int, data: st.DataObject) -> None:
@@ -93,14 +93,14 @@ class Group(RuleBasedStateMachine):
         """The member is put out: it has lost all that it had, its commits are refused, and it hears of that later."""
         worker = self.owner[data.draw(st.sampled_from(sorted(self.owner)))]
         lost = sorted(partition for partition, owner in self.owner.items() if owner == worker)
-        self.scenes[worker].source.refuses_commits = True
+        self.scenes[worker].source.rejects_commits = True
         self.scenes[worker].source.lose(lost)
         for partition in lost:
             del self.owner[partition]
 
     @rule(worker=_worker)
     def refuse_commits_for_a_turn(self, worker: int) -> None:
-        self.scenes[worker].source.refuses_commits = True
+        self.scenes[worker].source.rejects_commits = True
 
     @rule(worker=_worker)
     def sleep(self, worker: int) -> None:
@@ -133,7 +133,7 @@ class Group(RuleBasedStateMachine):
             worker = self.owner.pop(partition)
             self.scenes[worker].source.revoke([partition])
         for scene in self.scenes:
-            scene.source.refuses_commits = False
+            scene.source.rejects_commits = False
             scene.turn()
         last = self.scenes[0]
         last.source.assign(list(range(PARTITIONS)))

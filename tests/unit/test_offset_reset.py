@@ -2,13 +2,13 @@
 
 import pytest
 
-from filemill.adapters.kafka.admin import PartitionOffsets
+from filemill.adapters.kafka.admin import LogOffsets
 from filemill.services.offset_reset import Move, Plan, Target, new_offsets, refusal
 
 PARTS = [
-    PartitionOffsets(0, begin=10, end=100, committed=40),
-    PartitionOffsets(1, begin=0, end=50, committed=None),
-    PartitionOffsets(2, begin=30, end=30, committed=5),  # all of it was removed by the retention meanwhile
+    LogOffsets(0, begin=10, end=100, committed=40),
+    LogOffsets(1, begin=0, end=50, committed=None),
+    LogOffsets(2, begin=30, end=30, committed=5),  # all of it was removed by the retention meanwhile
 ]
 
 

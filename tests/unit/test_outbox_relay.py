@@ -27,7 +27,7 @@ from filemill.domain.messages import (
 )
 from filemill.domain.partitioning import Placement, cycle_breaks
 from filemill.errors import Unavailable
-from filemill.ports import Claimed, Outbox, Published
+from filemill.ports import ClaimedRow, Outbox, PublishedRow
 from filemill_workers import outbox_relay
 from filemill_workers.outbox_relay import OutboxRelay
 
@@ -324,7 +324,7 @@ class _LostAnswer(MemoryOutbox):
 
     failures = 1
 
-    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
         rows = super().claim(limit, partitions, generation)
         if rows and self.failures:
             self.failures -= 1
@@ -348,11 +348,11 @@ class _BreaksInheriting(MemoryOutbox):
 
     calls = 0
 
-    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+    def claimed(self, limit: int, after: int = 0) -> list[ClaimedRow]:
         self.calls += 1
         if self.calls == 2:
             raise Unavailable("the connection broke")
-        return super().claimed(limit, after)
+        return super().unpublished(limit, after)
 
 
 def test_an_inheritance_that_breaks_off_is_taken_up_again() -> None:
@@ -537,7 +537,7 @@ def test_a_successor_numbers_anew_what_was_numbered_for_a_topic_that_is_gone() -
     outbox = MemoryOutbox(world.database, lease)
     identity = world.broker.identity(TOPIC)
     assert identity is not None
-    outbox.claim(5, 3, outbox.generation(TOPIC, identity))  # … and here it dies
+    outbox.claim(5, 3, outbox.topic_generation(TOPIC, identity))  # … and here it dies
     world.broker.recreate(TOPIC, 2)
     world.now += LEASE_SECONDS
     _until_idle(world.relay("b"))
@@ -611,18 +611,18 @@ class _Unreliable(MemoryOutbox):
 
     lose_next = False
 
-    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
         rows = super().claim(limit, partitions, generation)
         self._answer()
         return rows
 
-    def give_up(self, rows: Sequence[Claimed]) -> int:
-        count = super().give_up(rows)
+    def give_up(self, rows: Sequence[ClaimedRow]) -> int:
+        count = super().discard_sequences(rows)
         self._answer()
         return count
 
-    def settle(self, published: Sequence[Published]) -> None:
-        super().settle(published)
+    def settle(self, published: Sequence[PublishedRow]) -> None:
+        super().mark_published(published)
         self._answer()
 
     def _answer(self) -> None:

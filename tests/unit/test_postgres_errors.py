@@ -3,56 +3,56 @@
 import psycopg.errors
 import pytest
 
-from filemill.adapters.errors import Answer
-from filemill.adapters.postgres.errors import AWAY, ROWS, Drop, Row, meaning
+from filemill.adapters.errors import ErrorCategory
+from filemill.adapters.postgres.errors import RULES, UNREACHABLE, Drop, PostgresErrorRule, classify
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.state)
-def test_each_row_can_be_told_to_people(row: Row) -> None:
-    assert len(row.state) in (2, 5)
-    assert [other.state for other in ROWS].count(row.state) == 1
-    if row.answer is Answer.BUG:
+@pytest.mark.parametrize("row", RULES, ids=lambda row: row.state)
+def test_each_row_can_be_told_to_people(row: PostgresErrorRule) -> None:
+    assert len(row.sqlstate) in (2, 5)
+    assert [other.sqlstate for other in RULES].count(row.sqlstate) == 1
+    if row.category is ErrorCategory.BUG:
         assert (row.drop, row.problem, row.advice) == (Drop.NONE, "", "")
         return
     assert row.problem
     assert not row.problem.endswith(".")
-    assert bool(row.advice) >= (row.answer is Answer.MEND), "who has to act is told how"
+    assert bool(row.advice) >= (row.category is ErrorCategory.ACTION_REQUIRED), "who has to act is told how"
 
 
 @pytest.mark.parametrize(
     ("state", "answer"),
     [
-        ("08006", Answer.WAIT),
-        ("22003", Answer.BUG),
-        ("22P02", Answer.BUG),
-        ("23505", Answer.BUG),
-        ("25001", Answer.BUG),
-        ("25006", Answer.REPEAT),
-        ("25P02", Answer.BUG),
-        ("28P01", Answer.MEND),
-        ("3D000", Answer.MEND),
-        ("40001", Answer.REPEAT),
-        ("40P01", Answer.REPEAT),
-        ("40003", Answer.WAIT),
-        ("42501", Answer.MEND),
-        ("42601", Answer.BUG),
-        ("42703", Answer.MEND),
-        ("42P01", Answer.MEND),
-        ("53100", Answer.MEND),
-        ("53300", Answer.WAIT),
-        ("53400", Answer.WAIT),
-        ("55P03", Answer.WAIT),
-        ("57014", Answer.WAIT),
-        ("57P01", Answer.WAIT),
-        ("57P03", Answer.WAIT),
-        ("58030", Answer.MEND),
-        ("AX001", Answer.BUG),  # a class that the standard may come to define
-        ("ZZ123", Answer.MEND),  # a vendor's
-        ("99999", Answer.MEND),
+        ("08006", ErrorCategory.TRANSIENT),
+        ("22003", ErrorCategory.BUG),
+        ("22P02", ErrorCategory.BUG),
+        ("23505", ErrorCategory.BUG),
+        ("25001", ErrorCategory.BUG),
+        ("25006", ErrorCategory.RETRY),
+        ("25P02", ErrorCategory.BUG),
+        ("28P01", ErrorCategory.ACTION_REQUIRED),
+        ("3D000", ErrorCategory.ACTION_REQUIRED),
+        ("40001", ErrorCategory.RETRY),
+        ("40P01", ErrorCategory.RETRY),
+        ("40003", ErrorCategory.TRANSIENT),
+        ("42501", ErrorCategory.ACTION_REQUIRED),
+        ("42601", ErrorCategory.BUG),
+        ("42703", ErrorCategory.ACTION_REQUIRED),
+        ("42P01", ErrorCategory.ACTION_REQUIRED),
+        ("53100", ErrorCategory.ACTION_REQUIRED),
+        ("53300", ErrorCategory.TRANSIENT),
+        ("53400", ErrorCategory.TRANSIENT),
+        ("55P03", ErrorCategory.TRANSIENT),
+        ("57014", ErrorCategory.TRANSIENT),
+        ("57P01", ErrorCategory.TRANSIENT),
+        ("57P03", ErrorCategory.TRANSIENT),
+        ("58030", ErrorCategory.ACTION_REQUIRED),
+        ("AX001", ErrorCategory.BUG),  # a class that the standard may come to define
+        ("ZZ123", ErrorCategory.ACTION_REQUIRED),  # a vendor's
+        ("99999", ErrorCategory.ACTION_REQUIRED),
     ],
 )
-def test_what_follows_a_sqlstate(state: str, answer: Answer) -> None:
-    assert meaning(state, "planted").answer is answer
+def test_what_follows_a_sqlstate(state: str, answer: ErrorCategory) -> None:
+    assert classify(state, "planted").category is answer
 
 
 def test_every_error_that_psycopg_knows_is_somebodys() -> None:
@@ -60,7 +60,7 @@ def test_every_error_that_psycopg_knows_is_somebodys() -> None:
     states = [name for name in vars(psycopg.errors).values() if isinstance(name, type)]
     known = {cls.sqlstate for cls in states if issubclass(cls, psycopg.Error) and cls.sqlstate}
     assert len(known) > 200
-    bugs = {state[:2] for state in known if meaning(state, "").answer is Answer.BUG}
+    bugs = {state[:2] for state in known if classify(state, "").category is ErrorCategory.BUG}
     standard = {"02", "03", "09", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22", "23", "24", "25", "27", "2B"}
     assert bugs <= standard | {"2D", "2F", "34", "38", "39", "3B", "42", "44", "54", "P0"}, bugs
 
@@ -76,17 +76,17 @@ def test_every_error_that_psycopg_knows_is_somebodys() -> None:
         ("FATAL:  remaining connection slots are reserved for roles with", "has no connection left"),
         ("FATAL:  the database system is starting up", "takes no connections now: it starts, stops or recovers"),
         ("FATAL:  unsupported startup parameter: options", "does not understand this client"),
-        ("Connection refused\n\tIs the server running on that host?", AWAY.problem),
-        ("server closed the connection unexpectedly", AWAY.problem),
+        ("Connection refused\n\tIs the server running on that host?", UNREACHABLE.problem),
+        ("server closed the connection unexpectedly", UNREACHABLE.problem),
     ],
 )
 def test_a_refused_connection_is_known_by_its_words(text: str, problem: str) -> None:
     """The client library has no SQLSTATE of it; PgBouncer gives one that says nothing."""
-    assert meaning(None, text, connecting=True).problem == problem
-    if problem != AWAY.problem:
-        assert meaning("08P01", text, connecting=True).problem == problem
+    assert classify(None, text, connecting=True).problem == problem
+    if problem != UNREACHABLE.problem:
+        assert classify("08P01", text, connecting=True).problem == problem
 
 
 def test_no_bug_is_told_while_a_connection_is_made() -> None:
-    assert meaning("22023", "invalid value for parameter", connecting=True).answer is Answer.MEND
-    assert meaning("22023", "invalid value for parameter").answer is Answer.BUG
+    assert classify("22023", "invalid value for parameter", connecting=True).category is ErrorCategory.ACTION_REQUIRED
+    assert classify("22023", "invalid value for parameter").category is ErrorCategory.BUG

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.publisher import MemoryPublisher
-from filemill.adapters.memory.record_source import MemorySource
+from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.domain.records import Record
 from filemill.errors import Unavailable
 from filemill_workers.file_processor import consumer, share_consumer
@@ -57,7 +57,7 @@ def cancelled_and_unacknowledged() -> Iterator[Bench]:
     with bench(processing_seconds=60, report=report) as it:
         it.start(record(0))
         eventually(lambda: any(p.idle_until for group in it.workshop._passages.values() for p in group.values()))
-        it.broker.away = "away"
+        it.broker.outage = "away"
         it.workshop.cancel([(1, 1)])
         eventually(lambda: it.workshop._due == 1)
         yield it
@@ -67,7 +67,7 @@ def test_a_second_cancel_that_comes_before_the_first_is_acknowledged_changes_not
     with capture_logs() as logs, cancelled_and_unacknowledged() as it:
         it.workshop.cancel([(1, 1)])
         it.workshop.cancel([(1, 1)])
-        it.broker.away = None
+        it.broker.outage = None
         assert it.finished(1) == [Finished(0, 1, 0)]
         assert let_go(it) == [1], "it is reported once"
         assert not [line for line in logs if line["log_level"] == "error"]
@@ -79,11 +79,11 @@ def test_a_record_of_a_cancelled_file_that_is_read_again_is_not_interrupted_by_t
     report = Reporter(MemoryPublisher(broker), TOPICS.worker_events, "worker-1", "consumer", 0)
     with bench(report=report) as it:
         it.cancelled.add((1, 1))
-        it.broker.away = "away"
+        it.broker.outage = "away"
         it.start(record(0))
         eventually(lambda: it.workshop._due == 1)
         it.workshop.cancel([(1, 1)])
-        it.broker.away = None
+        it.broker.outage = None
         assert it.finished(1) == [Finished(0, 1, 0)]
 
 
@@ -91,7 +91,7 @@ def test_abandoning_a_cancelled_record_ends_it_without_a_word() -> None:
     with cancelled_and_unacknowledged() as it:
         it.workshop.abandon({0: 1})
         eventually(lambda: it.workshop.in_progress({0: 1}) == 0)
-        it.broker.away = None
+        it.broker.outage = None
         eventually(lambda: it.workshop._due == 0)
         assert it.nothing_finished()
 
@@ -330,7 +330,7 @@ class Interrupted(Workshop):
 
 
 class HandedOut:
-    """A member of a share group whose batches are the test's. (port: SharedSource)."""
+    """A member of a share group whose batches are the test's. (port: ShareSource)."""
 
     batch_seconds = 60.0
 
@@ -414,7 +414,7 @@ def test_whatever_happens_to_records_all_offsets_of_a_partition_are_committed(
         for file_id in range(1, FILES + 1):
             it.broker.append(CREATE, file_id % 2, request(file_id), [("filemill-run", b"1")])
         processor = FileProcessor(workshop, worker_id="worker-1", concurrency=4, drain_seconds=0.0)
-        source = MemorySource(it.broker, CREATE, processor)
+        source = MemoryRecordSource(it.broker, CREATE, processor)
 
         def lose(partition: int) -> None:
             source.lose([partition])

@@ -18,7 +18,7 @@ from filemill.domain.files import NewFile, Status, StatusUpdate, iso_millisecond
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import NotLeader, Unavailable, UnusableData
-from filemill.ports import Applied
+from filemill.ports import ApplyResult
 from filemill_workers import status_sync
 from filemill_workers.status_sync import StatusSync
 from tests.unit.workbench import eventually
@@ -207,7 +207,7 @@ def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(mon
         world.completed(file_id)
     apply = MemoryStatusStore.apply
 
-    def refuse(store: MemoryStatusStore, changes: Sequence[StatusUpdate], *others: Any) -> Applied:
+    def refuse(store: MemoryStatusStore, changes: Sequence[StatusUpdate], *others: Any) -> ApplyResult:
         if any(change.file_id == 2 for change in changes):
             raise UnusableData("no such value")
         return apply(store, changes, *others)
@@ -371,7 +371,7 @@ def test_positions_of_records_that_waited_for_postgres_are_of_the_topic_that_the
         world.completed(3)
     apply, calls = MemoryStatusStore.apply, []
 
-    def failing(self: MemoryStatusStore, *given: Any, **named: Any) -> Applied:
+    def failing(self: MemoryStatusStore, *given: Any, **named: Any) -> ApplyResult:
         calls.append(1)
         if len(calls) <= 4:
             raise Unavailable("Postgres is away")

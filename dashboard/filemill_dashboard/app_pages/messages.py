@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import streamlit as st
 
 from filemill.adapters.kafka.admin import all_topics
-from filemill.adapters.kafka.topic_browser import Browsed, Look, View
+from filemill.adapters.kafka.topic_browser import BrowsedRecord, BrowseQuery, BrowseResult
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
@@ -68,7 +68,7 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         _details(chosen)
 
 
-def _read_controls(data: PageData) -> Look | None:
+def _read_controls(data: PageData) -> BrowseQuery | None:
     """What the controls ask for; None, with the reason said, where it makes no sense."""
     names = all_topics(data.services.settings)
     known = {topic.name: topic.partitions or 0 for topic in data.topics().value or []}
@@ -87,7 +87,7 @@ def _read_controls(data: PageData) -> Look | None:
     except ValueError as error:
         show_notices("messages-trouble", [Notice("warn", "That is no place to start", str(error))])
         return None
-    return Look(topic, int(partition) if partition.isdigit() else None, where, text, LIMIT)
+    return BrowseQuery(topic, int(partition) if partition.isdigit() else None, where, text, LIMIT)
 
 
 def _start(start: str, given: str) -> int | datetime | None:
@@ -119,27 +119,27 @@ def _select(label: str, options: list[str], key: str, width: int) -> str:
     return chosen
 
 
-def _summary(view: View, look: Look) -> str:
-    total = sum((span.end or 0) - (span.begin or 0) for span in view.spans)
+def _summary(view: BrowseResult, look: BrowseQuery) -> str:
+    total = sum((span.end or 0) - (span.begin or 0) for span in view.partitions)
     matching = (
         f"{len(view.records):,} of {view.scanned:,} that were looked at" if look.text else f"{len(view.records):,}"
     )
-    shown = f"{matching} shown; the topic holds about {total:,} records in {len(view.spans)} partitions."
+    shown = f"{matching} shown; the topic holds about {total:,} records in {len(view.partitions)} partitions."
     return f"{shown} {_remaining(view)}".rstrip()
 
 
-def _remaining(view: View) -> str:
+def _remaining(view: BrowseResult) -> str:
     """Where the view ends although there is more."""
-    places = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.left.items())]
+    places = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.next_offsets.items())]
     more = f" and {len(places) - LEFT_MAX} more" if len(places) > LEFT_MAX else ""
     return f"Not shown: partition {', '.join(places[:LEFT_MAX])}{more}." if places else ""
 
 
-def _place(record: Browsed) -> str:
+def _place(record: BrowsedRecord) -> str:
     return f"{record.partition}:{record.offset}"
 
 
-def _row(record: Browsed) -> TableRow:
+def _row(record: BrowsedRecord) -> TableRow:
     cells = {
         "place": _place(record),
         "at": record.timestamp_ms,
@@ -151,7 +151,7 @@ def _row(record: Browsed) -> TableRow:
     return TableRow(_place(record), cells)
 
 
-def _details(record: Browsed) -> None:
+def _details(record: BrowsedRecord) -> None:
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
             size = f"{len(record.value or b''):,} bytes"
@@ -160,11 +160,11 @@ def _details(record: Browsed) -> None:
             facts("headers", _facts(record), title="Key and headers")
 
 
-def _facts(record: Browsed) -> list[Fact]:
+def _facts(record: BrowsedRecord) -> list[Fact]:
     """Key and headers, in the order of the record; a name that occurs several times is there several times."""
     lines = [Fact("Key", _text_or_null(record.key), mono=True)]
-    if record.odd_timestamp is not None:
-        lines.append(Fact("Timestamp", f"not a time: {record.odd_timestamp} ms", tone="warn"))
+    if record.invalid_timestamp is not None:
+        lines.append(Fact("Timestamp", f"not a time: {record.invalid_timestamp} ms", tone="warn"))
     if record.headers_error is not None:
         lines.append(Fact("Headers", record.headers_error, tone="bad"))
     return lines + [Fact(name, _text_or_null(value), mono=True) for name, value in record.headers]

@@ -46,7 +46,7 @@ def topics(services: Services) -> list[Topic]:
     """Our topics, their partitions, and who sets their records' timestamps. Raises Unavailable."""
     existing = services.kafka.topic_partitions()
     try:
-        by_producers: list[str] | None = services.kafka.topics_dated_by_producers()
+        by_producers: list[str] | None = services.kafka.topics_with_producer_timestamps()
     except Unavailable:  # a broker may let us see topics, and not their configuration
         by_producers = None
     return [

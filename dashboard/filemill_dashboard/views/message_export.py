@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from filemill.adapters.kafka.topic_browser import Browsed
+from filemill.adapters.kafka.topic_browser import BrowsedRecord
 
 
-def as_json_lines(records: Sequence[Browsed]) -> bytes:
+def as_json_lines(records: Sequence[BrowsedRecord]) -> bytes:
     """One document a record, in the order given."""
     return b"".join(_line(record) for record in records)
 
 
-def _line(record: Browsed) -> bytes:
+def _line(record: BrowsedRecord) -> bytes:
     value: object = None
     if record.value is not None:
         try:
@@ -30,8 +30,8 @@ def _line(record: Browsed) -> bytes:
     }
     if record.headers_error is not None:
         document["headersError"] = record.headers_error
-    if record.odd_timestamp is not None:
-        document["timestamp"] = record.odd_timestamp
+    if record.invalid_timestamp is not None:
+        document["timestamp"] = record.invalid_timestamp
     try:
         return msgspec.json.encode(document) + b"\n"
     except (ValueError, TypeError, OverflowError):  # a lone surrogate, a number beyond 64 bits

@@ -11,16 +11,16 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
+from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, to_exception
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import TopicIdentity
 
 # Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
-TIMESTAMP_TYPE, BY_BROKER = "message.timestamp.type", "LogAppendTime"
+TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
 _DAY_MILLISECONDS = 86_400_000
 # What the broker answers to a commit from outside while the group has members, by the group's protocol.
-_REFUSED = {
+_GROUP_HAS_MEMBERS = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -29,7 +29,7 @@ _REFUSED = {
 }
 
 
-class Member(msgspec.Struct, frozen=True, rename="camel"):
+class MemberDescription(msgspec.Struct, frozen=True, rename="camel"):
     """A member of a group and what it owns of the topic."""
 
     member_id: str
@@ -44,10 +44,10 @@ class GroupDescription(msgspec.Struct, frozen=True):
     state: str
     protocol: str | None
     assignor: str | None
-    members: list[Member]
+    members: list[MemberDescription]
 
 
-class PartitionOffsets(msgspec.Struct, frozen=True):
+class LogOffsets(msgspec.Struct, frozen=True):
     """Where a partition begins and ends, and what a group has committed. None: not known, or never committed.
 
     `committed_known`: whether the group was asked. Of a share group's offsets the client knows nothing.
@@ -68,15 +68,15 @@ class PartitionOffsets(msgspec.Struct, frozen=True):
         """
         if self.end is None or self.begin is None or not self.committed_known:
             return None
-        return self.end - (self.begin if self.committed is None or self.beyond else max(self.begin, self.committed))
+        return self.end - (self.begin if self.committed is None or self.committed_beyond_end else max(self.begin, self.committed))
 
     @property
-    def beyond(self) -> bool:
+    def committed_beyond_end(self) -> bool:
         """Whether the group has committed an offset that the partition does not have yet."""
         return None not in (self.committed, self.end) and (self.committed or 0) > (self.end or 0)
 
     @property
-    def removed(self) -> int:
+    def removed_before_commit(self) -> int:
         """Offsets that retention removed before the group had committed them."""
         if self.begin is None or self.committed is None:
             return 0
@@ -132,10 +132,10 @@ class KafkaAdmin:
                 created.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was quicker
-                    raise refusal(self._settings, error) from None
+                    raise to_exception(self._settings, error) from None
         return created
 
-    def topics_dated_by_producers(self) -> list[str]:
+    def topics_with_producer_timestamps(self) -> list[str]:
         """Those of our topics that exist and keep the timestamps of their producers. Raises Unavailable."""
         existing = self.topic_partitions()
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in all_topics(self._settings) if name in existing]
@@ -143,11 +143,11 @@ class KafkaAdmin:
             return []
         found = self._client.describe_configs(asked, request_timeout=self._timeout)
         with kafka_errors(self._settings):
-            return [asked.name for asked, future in found.items() if future.result()[TIMESTAMP_TYPE].value != BY_BROKER]
+            return [asked.name for asked, future in found.items() if future.result()[TIMESTAMP_TYPE].value != LOG_APPEND_TIME]
 
-    def date_by_broker(self, topics: Sequence[str]) -> None:
+    def use_broker_timestamps(self, topics: Sequence[str]) -> None:
         """Have the broker date the records of these topics from now on. Raises Unavailable."""
-        entry = ConfigEntry(TIMESTAMP_TYPE, BY_BROKER, incremental_operation=AlterConfigOpType.SET)
+        entry = ConfigEntry(TIMESTAMP_TYPE, LOG_APPEND_TIME, incremental_operation=AlterConfigOpType.SET)
         wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in topics]
         if wanted:
             with kafka_errors(self._settings):
@@ -157,7 +157,7 @@ class KafkaAdmin:
     def _new_topic(self, name: str) -> NewTopic:
         config = {
             "retention.ms": str(self._settings.topic_retention_days * _DAY_MILLISECONDS),
-            TIMESTAMP_TYPE: BY_BROKER,
+            TIMESTAMP_TYPE: LOG_APPEND_TIME,
         }
         if name == self._settings.topic_dead_letters:
             config["max.message.bytes"] = str(MESSAGE_MAX_BYTES)
@@ -192,7 +192,7 @@ class KafkaAdmin:
                 raise
         kind = getattr(found, "type", None)
         members = [
-            Member(
+            MemberDescription(
                 member.member_id,
                 member.client_id,
                 member.host.lstrip("/"),
@@ -207,7 +207,7 @@ class KafkaAdmin:
             found.state.name, protocol, found.partition_assignor or None, sorted(members, key=lambda m: m.client_id)
         )
 
-    def offsets(self, group: str | None, topic: str) -> list[PartitionOffsets]:
+    def offsets(self, group: str | None, topic: str) -> list[LogOffsets]:
         """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown.
 
         The end is that of what can be read: a transaction that is still open, and all after it, lies beyond it.
@@ -225,7 +225,7 @@ class KafkaAdmin:
             within = {number for number, offset in committed.items() if offset <= whole.get(number, 0)}
             ends |= {number: max(ends[number], committed[number]) for number in within & ends.keys()}
         return [
-            PartitionOffsets(
+            LogOffsets(
                 number, begins.get(number), ends.get(number), committed.get(number), committed_known=group is not None
             )
             for number in range(count)
@@ -247,7 +247,7 @@ class KafkaAdmin:
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
 
-    def move_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    def alter_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Commit these offsets in a group that has no members. Raises ValueError where the broker refuses.
 
         By a consumer that never joins, for the reason that `_committed` gives. What the commits before said of records
@@ -260,9 +260,9 @@ class KafkaAdmin:
         except KafkaException as error:
             troubles = [error.args[0]]
         for trouble in troubles:
-            if trouble.code() in _REFUSED:
+            if trouble.code() in _GROUP_HAS_MEMBERS:
                 raise ValueError(f"Kafka refuses to move the offsets of {group} while the group has members")
-            raise refusal(self._settings, trouble)
+            raise to_exception(self._settings, trouble)
 
     def _log_offsets(
         self, parts: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel | None = None
@@ -284,7 +284,7 @@ class KafkaAdmin:
             found = self._reader(group).committed(list(parts), timeout=self._timeout)
         for part in found:
             if part.error is not None:
-                raise refusal(self._settings, part.error)
+                raise to_exception(self._settings, part.error)
         return {part.partition: part.offset for part in found if part.offset >= 0}
 
     def _reader(self, group: str) -> Consumer:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from filemill.adapters.errors import Answer
-from filemill.adapters.kafka.errors import TOO_LARGE, meaning
+from filemill.adapters.errors import ErrorCategory
+from filemill.adapters.kafka.errors import TOO_LARGE, classify
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
 from filemill.errors import PermanentError, Unavailable
-from filemill.ports import Receipt
+from filemill.ports import DeliveryReport
 
 # New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000
@@ -60,7 +60,7 @@ def client_config(settings: Settings, role: str, **properties: Any) -> dict[str,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
         "allow.auto.create.topics": False,
-        "error_cb": _say_errors(settings, role),
+        "error_cb": _log_new_errors(settings, role),
         "logger": _client_logger,
         **properties,
         **settings.kafka_properties,
@@ -77,35 +77,35 @@ def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any
         raise InvalidSettings(f"kafka_properties: {error}") from None
 
 
-def _say_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
+def _log_new_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
     """Report a change in the broker's reachability once, not at each of the client's reconnections."""
     said: set[int] = set()
 
     def on_error(error: KafkaError) -> None:
         if error.code() not in said:
             said.add(error.code())
-            advice = meaning(error).advice
+            advice = classify(error).advice
             more = {"advice": advice} if advice else {}
             log.warning("Kafka trouble", role=role, broker=settings.kafka_broker, error=error.str(), **more)
 
     return on_error
 
 
-def refusal(settings: Settings, error: KafkaException | KafkaError) -> Unavailable | KafkaException:
+def to_exception(settings: Settings, error: KafkaException | KafkaError) -> Unavailable | KafkaException:
     """What to raise for an error, by `kafka_errors.ROWS`: a sentence of what the brokers do not do, or it is a bug."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
     if not isinstance(cause, KafkaError):
         return Unavailable(f"Kafka at {settings.kafka_broker} does not serve: {cause}")
-    row = meaning(cause)
-    if row.answer is Answer.BUG:
+    row = classify(cause)
+    if row.category is ErrorCategory.BUG:
         return error if isinstance(error, KafkaException) else KafkaException(error)
     problem = f"Kafka at {settings.kafka_broker} {row.problem}: {cause.name()}: {cause.str()}"
     return Unavailable(problem, row.advice, summary=row.problem)
 
 
-def _why(error: KafkaError) -> str:
+def _delivery_error(error: KafkaError) -> str:
     """Why the broker did not take a record, and what to do."""
-    row = meaning(error)
+    row = classify(error)
     return " ".join(part for part in (f"{error.str()}.", f"{row.advice}." if row.advice else "") if part).rstrip(".")
 
 
@@ -115,7 +115,7 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise refusal(settings, error) from None
+        raise to_exception(settings, error) from None
 
 
 class KafkaPublisher:
@@ -170,7 +170,7 @@ class KafkaPublisher:
         self,
         topic: str,
         value: bytes | None,
-        on_receipt: Callable[[Receipt], None] | None = None,
+        on_delivery: Callable[[DeliveryReport], None] | None = None,
         *,
         key: str | None = None,
         partition: int | None = None,
@@ -179,17 +179,17 @@ class KafkaPublisher:
         """Queue a record."""
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
-            assert on_receipt is not None
+            assert on_delivery is not None
             self._handed_out += 1
             if error is None:
-                on_receipt(Receipt(message.partition() or 0, message.offset() or 0))
+                on_delivery(DeliveryReport(message.partition() or 0, message.offset() or 0))
             else:
-                on_receipt(Receipt(-1, -1, error=_why(error), too_large=error.code() in TOO_LARGE))
+                on_delivery(DeliveryReport(-1, -1, error=_delivery_error(error), too_large=error.code() in TOO_LARGE))
 
         options: dict[str, Any] = {"partition": partition} if partition is not None else {}
         if headers:
             options["headers"] = headers
-        if on_receipt is not None:
+        if on_delivery is not None:
             options["on_delivery"] = on_delivery
         if self._broken:
             self._replace()
@@ -200,7 +200,7 @@ class KafkaPublisher:
         except KafkaException as error:
             if error.args[0].code() in TOO_LARGE:
                 raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
-            raise refusal(self._settings, error) from None
+            raise to_exception(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:
         """Hand out acknowledgements."""

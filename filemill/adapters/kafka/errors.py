@@ -9,27 +9,27 @@ from collections.abc import Iterator
 import msgspec
 from confluent_kafka import KafkaError
 
-from filemill.adapters.errors import Answer
+from filemill.adapters.errors import ErrorCategory
 
 
-class Row(msgspec.Struct, frozen=True):
+class KafkaErrorRule(msgspec.Struct, frozen=True):
     """What one code means.
 
     `problem` follows "Kafka at ADDRESS" in a sentence, `advice` is a sentence for whoever runs the brokers. `passes`:
     the client goes on by itself, so whoever reads with it does not give it up.
     """
 
-    code: int
+    number: int
     name: str
-    answer: Answer
+    category: ErrorCategory
     problem: str = ""
     advice: str = ""
-    passes: bool = False
+    client_recovers: bool = False
 
 
-def _rows(answer: Answer, problem: str, advice: str, *names: str, passes: bool = False) -> Iterator[Row]:
+def _rows(answer: ErrorCategory, problem: str, advice: str, *names: str, passes: bool = False) -> Iterator[KafkaErrorRule]:
     for name in names:
-        yield Row(getattr(KafkaError, name), name, answer, problem, advice, passes)
+        yield KafkaErrorRule(getattr(KafkaError, name), name, answer, problem, advice, passes)
 
 
 _ACL = "Grant it to this user (kafka-acls), or check the credentials in FILEMILL_KAFKA_PROPERTIES"
@@ -45,20 +45,20 @@ _MEMBER = "Check FILEMILL_KAFKA_GROUP and FILEMILL_GROUP_PROTOCOL: all members o
 _TOPIC_CONFIG = "Check the topic's configuration: cleanup.policy, message.timestamp.* and max.message.bytes"
 _CREATION = "Check FILEMILL_TOPIC_PARTITIONS and FILEMILL_TOPIC_REPLICATION_FACTOR, and the brokers' limits"
 
-ROWS: tuple[Row, ...] = (
+RULES: tuple[KafkaErrorRule, ...] = (
     # Not reached, or not now
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "is away",
         "",
         *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_FAIL", "_TIMED_OUT_QUEUE", "_UNKNOWN_BROKER"),
         *("_DESTROY_BROKER", "BROKER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "REQUEST_TIMED_OUT", "REBOOTSTRAP_REQUIRED"),
         passes=True,
     ),
-    *_rows(Answer.MEND, "has a name that cannot be resolved", "Check FILEMILL_KAFKA_BROKER", "_RESOLVE", passes=True),
-    *_rows(Answer.WAIT, "did not acknowledge in time", "", "_MSG_TIMED_OUT", passes=True),
+    *_rows(ErrorCategory.ACTION_REQUIRED, "has a name that cannot be resolved", "Check FILEMILL_KAFKA_BROKER", "_RESOLVE", passes=True),
+    *_rows(ErrorCategory.TRANSIENT, "did not acknowledge in time", "", "_MSG_TIMED_OUT", passes=True),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "is choosing leaders, or a broker has just gone",
         "",
         *("LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION", "REPLICA_NOT_AVAILABLE", "FENCED_LEADER_EPOCH"),
@@ -71,31 +71,31 @@ ROWS: tuple[Row, ...] = (
         passes=True,
     ),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "is loading or moving the group's coordinator",
         "",
         *("COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD", "_WAIT_CACHE"),
         *("UNSTABLE_OFFSET_COMMIT", "_IN_PROGRESS", "_PREV_IN_PROGRESS", "OPERATION_NOT_ATTEMPTED"),
         passes=True,
     ),
-    *_rows(Answer.WAIT, "limits what we may do at a time", "", "THROTTLING_QUOTA_EXCEEDED", passes=True),
-    *_rows(Answer.WAIT, "gets more than it takes: the client's queue is full", "", "_QUEUE_FULL"),
+    *_rows(ErrorCategory.TRANSIENT, "limits what we may do at a time", "", "THROTTLING_QUOTA_EXCEEDED", passes=True),
+    *_rows(ErrorCategory.TRANSIENT, "gets more than it takes: the client's queue is full", "", "_QUEUE_FULL"),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has too few replicas in sync",
         _BROKERS,
         *("NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "_ISR_INSUFF"),
         passes=True,
     ),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has trouble with its disk",
         _LOG,
         *("KAFKA_STORAGE_ERROR", "LOG_DIR_NOT_FOUND"),
         passes=True,
     ),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has trouble of its own",
         _LOG,
         *("UNKNOWN", "FEATURE_UPDATE_FAILED", "PRINCIPAL_DESERIALIZATION_FAILURE", "INVALID_UPDATE_VERSION"),
@@ -104,7 +104,7 @@ ROWS: tuple[Row, ...] = (
     ),
     # Who we are, and what we may
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "refuses our credentials",
         _CREDENTIALS,
         *("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE"),
@@ -113,9 +113,9 @@ ROWS: tuple[Row, ...] = (
         *("DELEGATION_TOKEN_REQUEST_NOT_ALLOWED", "DELEGATION_TOKEN_AUTHORIZATION_FAILED", "DELEGATION_TOKEN_EXPIRED"),
         passes=True,
     ),
-    *_rows(Answer.MEND, "cannot be spoken to by TLS", _TLS, "_SSL", passes=True),
+    *_rows(ErrorCategory.ACTION_REQUIRED, "cannot be spoken to by TLS", _TLS, "_SSL", passes=True),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "does not grant this user what is needed",
         _ACL,
         *("TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"),
@@ -124,38 +124,38 @@ ROWS: tuple[Row, ...] = (
     ),
     # Topics
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has no such topic or partition",
         _TOPICS,
         *("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID", "INCONSISTENT_TOPIC_ID"),
         passes=True,
     ),
-    *_rows(Answer.MEND, "refuses the topic's name", "Check the FILEMILL_TOPIC_* settings", "TOPIC_EXCEPTION"),
+    *_rows(ErrorCategory.ACTION_REQUIRED, "refuses the topic's name", "Check the FILEMILL_TOPIC_* settings", "TOPIC_EXCEPTION"),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "refuses to set up the topic so",
         _CREATION,
         *("INVALID_PARTITIONS", "INVALID_REPLICATION_FACTOR", "INVALID_REPLICA_ASSIGNMENT", "INVALID_CONFIG"),
         *("POLICY_VIOLATION", "TOPIC_ALREADY_EXISTS"),
     ),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "has other records than were expected: some were removed, or its log was cut",
         "",
         *("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET", "_LOG_TRUNCATION", "_NO_OFFSET"),
     ),
-    *_rows(Answer.WAIT, "has no more records", "", "_PARTITION_EOF", passes=True),
+    *_rows(ErrorCategory.TRANSIENT, "has no more records", "", "_PARTITION_EOF", passes=True),
     # Records
-    *_rows(Answer.BUG, "", "", "MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"),
+    *_rows(ErrorCategory.BUG, "", "", "MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "refuses the record for how its topic is set up",
         _TOPIC_CONFIG,
         *("INVALID_RECORD", "INVALID_TIMESTAMP", "UNSUPPORTED_FOR_MESSAGE_FORMAT", "UNSUPPORTED_COMPRESSION_TYPE"),
     ),
-    *_rows(Answer.WAIT, "refused another record of the same batch", "", "_INVALID_DIFFERENT_RECORD"),
+    *_rows(ErrorCategory.TRANSIENT, "refused another record of the same batch", "", "_INVALID_DIFFERENT_RECORD"),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "received or sent a damaged record",
         _LOG,
         "INVALID_MSG",
@@ -165,7 +165,7 @@ ROWS: tuple[Row, ...] = (
     ),
     # The client's own state: a new client, or a new membership, goes on
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "does not know this producer any more: a new one is made",
         "",
         *("OUT_OF_ORDER_SEQUENCE_NUMBER", "DUPLICATE_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID", "INVALID_PRODUCER_EPOCH"),
@@ -173,10 +173,10 @@ ROWS: tuple[Row, ...] = (
         *("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_DESTROY"),
     ),
     *_rows(
-        Answer.WAIT, "made the client give up: a new one is made", _LOG, "_FATAL", "_STATE", "_CRIT_SYS_RESOURCE", "_FS"
+        ErrorCategory.TRANSIENT, "made the client give up: a new one is made", _LOG, "_FATAL", "_STATE", "_CRIT_SYS_RESOURCE", "_FS"
     ),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "does not count this member in the group any more",
         "",
         *("UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"),
@@ -189,35 +189,35 @@ ROWS: tuple[Row, ...] = (
         ),
         *("_ASSIGN_PARTITIONS", "_REVOKE_PARTITIONS"),
     ),
-    *_rows(Answer.WAIT, "put this member out, for it did not poll in time", "", "_MAX_POLL_EXCEEDED", passes=True),
+    *_rows(ErrorCategory.TRANSIENT, "put this member out, for it did not poll in time", "", "_MAX_POLL_EXCEEDED", passes=True),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has another member of the group under this one's name",
         "Give each worker a FILEMILL_WORKER_ID of its own",
         *("FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID", "_FENCED"),
     ),
     # What the group is, and what the broker can
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "refuses this member of the group",
         _MEMBER,
         *("INCONSISTENT_GROUP_PROTOCOL", "INVALID_GROUP_ID", "INVALID_SESSION_TIMEOUT", "GROUP_MAX_SIZE_REACHED"),
         *("UNSUPPORTED_ASSIGNOR", "INVALID_REGULAR_EXPRESSION", "_UNKNOWN_PROTOCOL", "_UNKNOWN_GROUP"),
     ),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "has the group in another state than that needs",
         "Stop its members first, or check FILEMILL_KAFKA_GROUP",
         *("NON_EMPTY_GROUP", "GROUP_ID_NOT_FOUND", "GROUP_SUBSCRIBED_TO_TOPIC"),
     ),
     *_rows(
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         "is too old for what was asked",
         _VERSION,
         *("UNSUPPORTED_VERSION", "_UNSUPPORTED_FEATURE", "UNSUPPORTED_ENDPOINT_TYPE", "_NOT_CONFIGURED"),
     ),
     *_rows(
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         "did not take what the client reports of itself",
         "",
         *("UNKNOWN_SUBSCRIPTION_ID", "TELEMETRY_TOO_LARGE"),
@@ -225,7 +225,7 @@ ROWS: tuple[Row, ...] = (
     ),
     # What nothing here should ever ask
     *_rows(
-        Answer.BUG,
+        ErrorCategory.BUG,
         "",
         "",
         *("_INVALID_ARG", "_NOT_IMPLEMENTED", "_INVALID_TYPE", "_READ_ONLY", "_EXISTING_SUBSCRIPTION"),
@@ -237,17 +237,17 @@ ROWS: tuple[Row, ...] = (
         "STREAMS_TOPOLOGY_FENCED",
     ),
 )
-_BY_CODE = {row.code: row for row in ROWS}
+_BY_CODE = {row.number: row for row in RULES}
 
 # A client that meets one of these goes on by itself, and so does whoever reads with it.
-PASSING = frozenset(row.code for row in ROWS if row.passes)
+RECOVERED_BY_CLIENT = frozenset(row.number for row in RULES if row.client_recovers)
 # No broker will ever take a record of which it is said.
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 
-def meaning(error: KafkaError) -> Row:
+def classify(error: KafkaError) -> KafkaErrorRule:
     """The row of an error. A code that is not listed is the broker's trouble."""
     row = _BY_CODE.get(error.code())
     if row is not None:
         return row
-    return Row(error.code(), error.name(), Answer.MEND, "answers with an error that is not known here", _LOG)
+    return KafkaErrorRule(error.code(), error.name(), ErrorCategory.ACTION_REQUIRED, "answers with an error that is not known here", _LOG)

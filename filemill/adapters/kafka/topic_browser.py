@@ -12,19 +12,19 @@ from datetime import datetime
 import msgspec
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from filemill.adapters.kafka.admin import PartitionOffsets
+from filemill.adapters.kafka.admin import LogOffsets
 from filemill.adapters.kafka.client import UnreadableHeaders, headers_of, kafka_errors, new_client
 from filemill.adapters.kafka.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
 from filemill.config.settings import Settings
 
 # A filter looks at no more than this many records at a time, and no look holds more than these bytes.
-SCANNED_MAX = 5000
-HELD_BYTES = 32 * 1024 * 1024
+MAX_SCANNED_RECORDS = 5000
+MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 # A broker holds back the answer that a partition has nothing more: by default for half a second.
 CLIENT = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.wait.max.ms": 50}
 
 
-class Browsed(msgspec.Struct, frozen=True):
+class BrowsedRecord(msgspec.Struct, frozen=True):
     """A record as it is on the topic.
 
     Of key, value and a header's value, None is null, which is not empty. `timestamp_ms` is None where there is none, or
@@ -39,10 +39,10 @@ class Browsed(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: list[tuple[str, str | None]]
     headers_error: str | None = None
-    odd_timestamp: int | None = None
+    invalid_timestamp: int | None = None
 
 
-class Look(msgspec.Struct, frozen=True):
+class BrowseQuery(msgspec.Struct, frozen=True):
     """Where to look: `partition` None is all of them; `start` an offset, a moment, or None for the newest `limit`."""
 
     topic: str
@@ -52,33 +52,33 @@ class Look(msgspec.Struct, frozen=True):
     limit: int
 
 
-class View(msgspec.Struct, frozen=True):
+class BrowseResult(msgspec.Struct, frozen=True):
     """What was found, newest first, among `scanned` records; `spans` is where each partition begins and ends.
 
     `left`: from a start on, the offset in each partition from which nothing was looked at, though there is more.
     """
 
-    records: list[Browsed]
+    records: list[BrowsedRecord]
     scanned: int
-    spans: list[PartitionOffsets]
-    left: dict[int, int] = {}
+    partitions: list[LogOffsets]
+    next_offsets: dict[int, int] = {}
 
 
-def browse(settings: Settings, spans: Sequence[PartitionOffsets], look: Look) -> View:
+def browse(settings: Settings, spans: Sequence[LogOffsets], look: BrowseQuery) -> BrowseResult:
     """Read what `look` asks for. Raises Unavailable."""
     chosen = [span for span in spans if look.partition in (None, span.partition)]
-    most = max(1, SCANNED_MAX // max(1, len(chosen)))
+    most = max(1, MAX_SCANNED_RECORDS // max(1, len(chosen)))
     most = most if look.text else min(most, look.limit)
     starts = _starts(settings, chosen, look, most)
-    share = HELD_BYTES // max(1, len(chosen))
-    logs = [_Log(span.partition, starts[span.partition], span.end or 0, most, share) for span in chosen]
+    share = MAX_BUFFERED_BYTES // max(1, len(chosen))
+    logs = [_PartitionBuffer(span.partition, starts[span.partition], span.end or 0, most, share) for span in chosen]
     _read(settings, look.topic, logs, newest=look.start is None)
     wanted = look.text.lower()
     if look.start is None:
         records = [record for log in logs for record in log.records]
         found = [record for record in records if not wanted or wanted in _haystack(record)]
         found.sort(key=lambda record: (record.timestamp_ms or 0, record.offset, record.partition), reverse=True)
-        return View(found[: look.limit], len(records), list(spans))
+        return BrowseResult(found[: look.limit], len(records), list(spans))
     found, scanned = [], 0
     for record in _merged(logs):
         scanned += 1
@@ -87,10 +87,10 @@ def browse(settings: Settings, spans: Sequence[PartitionOffsets], look: Look) ->
         if len(found) == look.limit:
             break
     left = {log.partition: log.next for log in logs if log.next < log.end}
-    return View(found[::-1], scanned, list(spans), left)
+    return BrowseResult(found[::-1], scanned, list(spans), left)
 
 
-class _Log:
+class _PartitionBuffer:
     """What is held of one partition: `most` records, and no more than `most_bytes`, but one at least.
 
     `ended`: there are no more. `next` is the offset from which on nothing was looked at.
@@ -101,12 +101,12 @@ class _Log:
         self.start = self.next = start
         self.end = end
         self.ended = True
-        self.records: deque[Browsed] = deque()
+        self.records: deque[BrowsedRecord] = deque()
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
 
-    def add(self, record: Browsed) -> None:
+    def add(self, record: BrowsedRecord) -> None:
         """The next one."""
         self.records.append(record)
         self._bytes += _size(record)
@@ -122,7 +122,7 @@ class _Log:
             self._bytes -= _size(self.records.popleft())
 
 
-def _read(settings: Settings, topic: str, logs: Sequence[_Log], *, newest: bool) -> None:
+def _read(settings: Settings, topic: str, logs: Sequence[_PartitionBuffer], *, newest: bool) -> None:
     """To the ends, of which the newest are kept; or from the starts on, until each has enough."""
     by_partition = {log.partition: log for log in logs}
     starts = {log.partition: log.start for log in logs}
@@ -143,7 +143,7 @@ def _read(settings: Settings, topic: str, logs: Sequence[_Log], *, newest: bool)
             log.next = log.end
 
 
-def _merged(logs: Sequence[_Log]) -> Iterator[Browsed]:
+def _merged(logs: Sequence[_PartitionBuffer]) -> Iterator[BrowsedRecord]:
     """By timestamp, as far as all partitions are known: one that was not read to its end stops it where it was left.
 
     A record without a timestamp, or with an earlier one than a record before it, follows that record.
@@ -164,7 +164,7 @@ def _merged(logs: Sequence[_Log]) -> Iterator[Browsed]:
             return
 
 
-def _starts(settings: Settings, spans: Sequence[PartitionOffsets], look: Look, most: int) -> Mapping[int, int]:
+def _starts(settings: Settings, spans: Sequence[LogOffsets], look: BrowseQuery, most: int) -> Mapping[int, int]:
     """Where to begin in each partition."""
     begins = {span.partition: span.begin or 0 for span in spans}
     ends = {span.partition: span.end or 0 for span in spans}
@@ -181,13 +181,13 @@ def _starts(settings: Settings, spans: Sequence[PartitionOffsets], look: Look, m
     return {partition: max(begins[partition], end - most) for partition, end in ends.items()}
 
 
-def _record(message: Message) -> Browsed:
+def _record(message: Message) -> BrowsedRecord:
     try:
         headers, error = headers_of(message), None
     except UnreadableHeaders as unreadable:
         headers, error = [], str(unreadable)
     timestamp, stamp = timestamp_of(message), message.timestamp()[1]
-    return Browsed(
+    return BrowsedRecord(
         message.partition() or 0,
         message.offset() or 0,
         timestamp,
@@ -203,12 +203,12 @@ def _text(value: bytes | str | None) -> str | None:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
-def _size(record: Browsed) -> int:
+def _size(record: BrowsedRecord) -> int:
     """Roughly what it holds in memory."""
     headers = sum(len(name) + len(value or "") for name, value in record.headers)
     return len(record.key or "") + len(record.value or b"") + headers + 500
 
 
-def _haystack(record: Browsed) -> str:
+def _haystack(record: BrowsedRecord) -> str:
     headers = " ".join(f"{name}={value if value is not None else ''}" for name, value in record.headers)
     return f"{record.key or ''} {_text(record.value) or ''} {headers} {record.headers_error or ''}".lower()

@@ -15,7 +15,7 @@ from filemill.errors import Unavailable
 NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"
 
 
-class Committed(msgspec.Struct, frozen=True):
+class RecordedCommit(msgspec.Struct, frozen=True):
     """A commit that the broker took; `owned`: whether the member had the partition at that moment."""
 
     partition: int
@@ -31,11 +31,11 @@ class MemoryBroker:
     """
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
-        self.away: str | None = None
-        self.refuses: str | None = None
-        self.refused = 0
-        self.commits: list[Committed] = []
-        self.marks: set[tuple[str, int, int]] = set()
+        self.outage: str | None = None
+        self.reject_reason: str | None = None
+        self.rejected = 0
+        self.commits: list[RecordedCommit] = []
+        self.control_records: set[tuple[str, int, int]] = set()
         self.changed = threading.Condition()
         self._logs: dict[str, list[list[Record]]] = {}
         self._recreated: dict[str, int] = {}
@@ -55,8 +55,8 @@ class MemoryBroker:
 
     def identity(self, topic: str) -> TopicIdentity | None:
         """Which topic has this name now; None for no such topic."""
-        if self.away is not None:
-            raise Unavailable(self.away)
+        if self.outage is not None:
+            raise Unavailable(self.outage)
         count = self.partitions(topic)
         return TopicIdentity(f"{topic}-{self._recreated.get(topic, 0)}", "memory", count) if count else None
 
@@ -81,10 +81,10 @@ class MemoryBroker:
             self.changed.notify_all()
             return len(log) - 1
 
-    def mark(self, topic: str, partition: int) -> None:
+    def append_control_record(self, topic: str, partition: int) -> None:
         """Write what takes an offset and is no record, as the marker that ends a transaction."""
         offset = self.append(topic, partition, None)
-        self.marks.add((topic, partition, offset))
+        self.control_records.add((topic, partition, offset))
 
     def committed(self, partition: int) -> tuple[int, str]:
         """The group's offset and metadata, as an assignment tells them."""

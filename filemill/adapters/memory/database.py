@@ -18,7 +18,7 @@ from filemill.domain.messages import new_traceparent
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
 from filemill.errors import Unavailable
-from filemill.ports import Published
+from filemill.ports import PublishedRow
 
 
 class MemoryFile(msgspec.Struct):
@@ -78,7 +78,7 @@ class MemoryDatabase:
         self.files: dict[int, MemoryFile] = {}
         self.outbox: dict[int, MemoryRequest] = {}
         self.next_number = 1
-        self.publications: dict[int, Published] = {}  # by publish number
+        self.publications: dict[int, PublishedRow] = {}  # by publish number
         self.leases: dict[str, _Held] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.position_generations: dict[tuple[str, int], int] = {}

@@ -12,7 +12,7 @@ class MemoryObjectStore:
     """A bucket. (port: ObjectStore)."""
 
     def __init__(self) -> None:
-        self.away: str | None = None
+        self.outage: str | None = None
         self.objects: dict[str, bytes] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self.puts: list[str] = []  # the keys, in the order of the writes
@@ -41,5 +41,5 @@ class MemoryObjectStore:
             yield [StoredObject(key, len(self.objects[key])) for key in keys[start : start + LIST_PAGE]]
 
     def _answer(self) -> None:
-        if self.away is not None:
-            raise Unavailable(self.away)
+        if self.outage is not None:
+            raise Unavailable(self.outage)

@@ -6,7 +6,7 @@ from filemill.adapters.memory.database import MemoryDatabase, MemoryRequest
 from filemill.adapters.memory.lease import MemoryLease
 from filemill.domain.partitioning import assign_partitions
 from filemill.domain.records import TopicIdentity
-from filemill.ports import Claimed, Published
+from filemill.ports import ClaimedRow, PublishedRow
 
 
 class MemoryOutbox:
@@ -16,26 +16,26 @@ class MemoryOutbox:
         self._database = database
         self._lease = lease
 
-    def generation(self, topic: str, identity: TopicIdentity) -> int:
+    def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
         """The number of this topic among those of its name."""
         with self._database.transaction():
             return self._database.generation(topic, identity)
 
-    def give_up(self, rows: Sequence[Claimed]) -> int:
+    def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
         """Take their numbers away, on record."""
         with self._database.transaction():
             self._lease.fence()
             given = [
                 (row, kept)
                 for row in rows
-                if (kept := self._database.outbox.get(row.outbox_id)) and kept.number == row.publish_number
+                if (kept := self._database.outbox.get(row.outbox_id)) and kept.number == row.sequence
             ]
             for row, kept in given:
-                self._database.abandoned[row.publish_number] = row.file_id
+                self._database.abandoned[row.sequence] = row.file_id
                 kept.number = kept.partition = None
             return len(given)
 
-    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
         """Number the oldest rows."""
         with self._database.transaction():
             waiting = [row for row in self._database.outbox.values() if row.number is None][:limit]
@@ -48,25 +48,25 @@ class MemoryOutbox:
                 row.number, row.partition, row.generation = place.sequence, place.partition, generation
             return [self._claimed(row, row.number or 0) for row in waiting]
 
-    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+    def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
         """Rows numbered above `after` and not settled."""
         with self._database.transaction():
             rows = [self._claimed(row, row.number) for row in self._database.outbox.values() if row.number is not None]
-        rows.sort(key=lambda row: row.publish_number)
-        return [row for row in rows if row.publish_number > after][:limit]
+        rows.sort(key=lambda row: row.sequence)
+        return [row for row in rows if row.sequence > after][:limit]
 
-    def settle(self, published: Sequence[Published]) -> None:
+    def mark_published(self, published: Sequence[PublishedRow]) -> None:
         """Delete, and note the offset."""
         with self._database.transaction():
             for row in published:
                 kept = self._database.outbox.get(row.claimed.outbox_id)
-                if kept is not None and kept.number == row.claimed.publish_number:
+                if kept is not None and kept.number == row.claimed.sequence:
                     del self._database.outbox[row.claimed.outbox_id]
-                    self._database.publications.setdefault(row.claimed.publish_number, row)
+                    self._database.publications.setdefault(row.claimed.sequence, row)
 
-    def _claimed(self, row: MemoryRequest, number: int) -> Claimed:
+    def _claimed(self, row: MemoryRequest, number: int) -> ClaimedRow:
         file = self._database.files[row.file_id]
-        return Claimed(
+        return ClaimedRow(
             row.id,
             number,
             row.partition or 0,

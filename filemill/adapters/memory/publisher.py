@@ -12,7 +12,7 @@ import msgspec
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.domain.messages import Headers
 from filemill.errors import PermanentError, Unavailable
-from filemill.ports import Receipt
+from filemill.ports import DeliveryReport
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 
@@ -22,7 +22,7 @@ class _Queued(msgspec.Struct, frozen=True):
     partition: int
     value: bytes | None
     headers: Headers | None
-    on_receipt: Callable[[Receipt], None] | None
+    on_receipt: Callable[[DeliveryReport], None] | None
 
 
 class MemoryPublisher:
@@ -36,7 +36,7 @@ class MemoryPublisher:
         self._broker = broker
         self._queue_records = queue_records
         self._queue: deque[_Queued] = deque()
-        self._receipts: deque[tuple[Callable[[Receipt], None], Receipt]] = deque()
+        self._receipts: deque[tuple[Callable[[DeliveryReport], None], DeliveryReport]] = deque()
         self._turn = itertools.count()
         self._lock = threading.RLock()
 
@@ -44,7 +44,7 @@ class MemoryPublisher:
         self,
         topic: str,
         value: bytes | None,
-        on_receipt: Callable[[Receipt], None] | None = None,
+        on_delivery: Callable[[DeliveryReport], None] | None = None,
         *,
         key: str | None = None,
         partition: int | None = None,
@@ -59,7 +59,7 @@ class MemoryPublisher:
             choice = next(self._turn) if key is None else zlib.crc32(key.encode())
             partition = choice % max(1, self._broker.partitions(topic))
         with self._lock:
-            self._queue.append(_Queued(topic, partition, value, headers, on_receipt))
+            self._queue.append(_Queued(topic, partition, value, headers, on_delivery))
             self._send()
 
     def poll(self, seconds: float = 0) -> int:
@@ -81,23 +81,23 @@ class MemoryPublisher:
 
     def partitions(self, topic: str) -> int:
         """Ask the broker."""
-        if self._broker.away is not None:
-            raise Unavailable(self._broker.away)
+        if self._broker.outage is not None:
+            raise Unavailable(self._broker.outage)
         return self._broker.partitions(topic)
 
     def _send(self) -> None:
         with self._lock:
-            while self._queue and self._broker.away is None:
+            while self._queue and self._broker.outage is None:
                 queued = self._queue.popleft()
                 receipt = self._stored(queued)
                 if queued.on_receipt is not None:
                     self._receipts.append((queued.on_receipt, receipt))
 
-    def _stored(self, queued: _Queued) -> Receipt:
-        if self._broker.refuses is not None:
-            self._broker.refused += 1
-            return Receipt(-1, -1, error=self._broker.refuses)
+    def _stored(self, queued: _Queued) -> DeliveryReport:
+        if self._broker.reject_reason is not None:
+            self._broker.rejected += 1
+            return DeliveryReport(-1, -1, error=self._broker.reject_reason)
         if queued.partition >= self._broker.partitions(queued.topic):
-            return Receipt(-1, -1, error="Local: Unknown partition")
+            return DeliveryReport(-1, -1, error="Local: Unknown partition")
         offset = self._broker.append(queued.topic, queued.partition, queued.value, queued.headers)
-        return Receipt(queued.partition, offset)
+        return DeliveryReport(queued.partition, offset)

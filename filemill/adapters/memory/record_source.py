@@ -3,13 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from filemill.adapters.memory.broker import Committed, MemoryBroker
+from filemill.adapters.memory.broker import MemoryBroker, RecordedCommit
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record
 from filemill.ports import RebalanceListener
 
 
-class MemorySource:
+class MemoryRecordSource:
     """A member of a group on one topic, with an assignment on demand. (port: RecordSource).
 
     `assign`, `revoke` and `lose` may be called from any thread; the listener hears of them inside the next `read`.
@@ -17,7 +17,7 @@ class MemorySource:
     """
 
     def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
-        self.refuses_commits = False
+        self.rejects_commits = False
         self.paused: set[int] = set()
         self.closed = False
         self._broker = broker
@@ -57,7 +57,7 @@ class MemorySource:
             taken = self._broker.log(self._topic, partition)[position : position + limit - len(records)]
             self._positions[partition] += len(taken)
             self._begun.update({partition} if taken else ())
-            records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.marks]
+            records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.control_records]
         return records
 
     def pause(self, partitions: Sequence[int]) -> None:
@@ -72,12 +72,12 @@ class MemorySource:
         """The next offset of each."""
         return {partition: self._positions[partition] for partition in partitions if partition in self._begun}
 
-    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+    def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit; the answer comes inside a later `read`."""
         taken = self._take(commits)
         self._soon(lambda: on_done(taken))
 
-    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+    def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
         """Commit and wait."""
         del seconds
         return self._take(commits)
@@ -106,17 +106,17 @@ class MemorySource:
         committed = {partition: self._broker.committed(partition) for partition in partitions}
         self._positions |= {partition: max(0, offset) for partition, (offset, _) in committed.items()}
         self.paused -= set(partitions)
-        self._listener.assigned(committed)
+        self._listener.on_assigned(committed)
 
     def _revoke(self, partitions: Sequence[int]) -> None:
         leaving = [partition for partition in partitions if partition in self._positions]
         if leaving:
-            self._listener.revoked(leaving)
+            self._listener.on_revoked(leaving)
         self._forget(leaving)
 
     def _lose(self, partitions: Sequence[int]) -> None:
         self._forget(partitions)
-        self._listener.lost(partitions)
+        self._listener.on_lost(partitions)
 
     def _forget(self, partitions: Sequence[int]) -> None:
         self.paused -= set(partitions)
@@ -125,8 +125,8 @@ class MemorySource:
             self._begun.discard(partition)
 
     def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
-        if self.refuses_commits:
+        if self.rejects_commits:
             return {}
         for partition, commit in commits.items():
-            self._broker.commits.append(Committed(partition, commit, owned=partition in self._positions))
+            self._broker.commits.append(RecordedCommit(partition, commit, owned=partition in self._positions))
         return commits

@@ -6,10 +6,10 @@ from datetime import datetime
 from filemill.adapters.memory.database import MemoryDatabase, MemoryFile
 from filemill.adapters.memory.lease import MemoryLease
 from filemill.domain.files import (
-    StatusUpdate,
-    InvalidObjectKey,
     CurrentState,
+    InvalidObjectKey,
     Status,
+    StatusUpdate,
     canonical_key,
     check_key_owner,
     coalesce,
@@ -17,7 +17,7 @@ from filemill.domain.files import (
 )
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
-from filemill.ports import Applied, HeardEvent, Rejected
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord
 
 INT32_MAX = 2**31 - 1
 
@@ -55,9 +55,9 @@ class MemoryStatusStore:
         self,
         changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
-        rejected: Sequence[Rejected] = (),
-        events: Sequence[HeardEvent] = (),
-    ) -> Applied:
+        rejected: Sequence[RejectedRecord] = (),
+        events: Sequence[ReceivedEvent] = (),
+    ) -> ApplyResult:
         """Apply what supersedes, store events and move the positions."""
         with self._database.transaction():
             self._lease.fence()
@@ -80,7 +80,7 @@ class MemoryStatusStore:
             for heard in events:
                 if self._is_new(self._topic_worker_events, heard.partition, heard.offset):
                     self._database.events[heard.partition, heard.offset] = heard.event
-            return Applied(changed, sorted(unknown), refused)
+            return ApplyResult(changed, sorted(unknown), refused)
 
     def _refused(self, changes: Sequence[StatusUpdate]) -> dict[int, str]:
         """Changes that cannot be true, by their place."""

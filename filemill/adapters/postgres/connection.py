@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from filemill.adapters.client_environment import forget_libpq_variables
-from filemill.adapters.errors import TEXT_CHARACTERS, Answer, first_line
-from filemill.adapters.postgres.errors import Drop, Row, meaning
+from filemill.adapters.errors import MAX_TEXT_CHARACTERS, ErrorCategory, first_line
+from filemill.adapters.postgres.errors import Drop, PostgresErrorRule, classify
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
@@ -26,9 +26,9 @@ _LIMITS = {
 # The same for one transaction, in one round trip.
 _SET_LIMITS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items())
 # Statements that are logged at most, for each engine, because the server refuses them.
-TOLD_STATEMENTS = 100
+MAX_LOGGED_STATEMENTS = 100
 # How often a transaction is done at most where the server undoes it.
-TRANSACTION_TRIES = 3
+MAX_TRANSACTION_ATTEMPTS = 3
 
 # libpq takes a file that is not there for none, and an empty name for ~/.postgresql or ~/.pgpass.
 NO_FILE = "/dev/null/none"
@@ -41,7 +41,7 @@ log = structlog.get_logger("postgres")
 T = TypeVar("T")
 
 
-class Undone(Unavailable):
+class TransactionRolledBack(Unavailable):
     """The server undid a transaction, all of it; done again, on a new connection where need be, it may succeed."""
 
 
@@ -76,7 +76,7 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
 
     def tell_once(state: str, statement: str) -> None:
         """Somebody has to do something about it, and the statement helps; its parameters stay secret."""
-        if (state, statement) not in told and len(told) < TOLD_STATEMENTS:
+        if (state, statement) not in told and len(told) < MAX_LOGGED_STATEMENTS:
             told.add((state, statement))
             log.warning("PostgreSQL refused a statement", sqlstate=state, statement=_one_line(statement))
 
@@ -88,15 +88,15 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
             return
         found = context.original_exception
         row = _row(context)
-        if row.answer is Answer.BUG:
+        if row.category is ErrorCategory.BUG:
             return
         if row.drop is not Drop.NONE:
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = row.drop is Drop.ALL
         if context.statement is not None and not row.transient:
             tell_once(_state(found) or "", context.statement)
-        kind = Undone if row.answer is Answer.REPEAT else Unavailable
-        problem = f"PostgreSQL at {settings.database_url} {row.problem}: {_said(found)}"
+        kind = TransactionRolledBack if row.category is ErrorCategory.RETRY else Unavailable
+        problem = f"PostgreSQL at {settings.database_url} {row.problem}: {_server_message(found)}"
         raise kind(problem, row.advice, summary=row.problem) from None
 
     return engine
@@ -138,12 +138,12 @@ def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 
     `work` may be called several times, so it must change nothing but the database.
     """
-    for tries in range(1, TRANSACTION_TRIES + 1):
+    for tries in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
         try:
             with engine.begin() as connection:
                 return work(connection)
-        except Undone:
-            if tries == TRANSACTION_TRIES:
+        except TransactionRolledBack:
+            if tries == MAX_TRANSACTION_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
 
@@ -153,27 +153,27 @@ def check_writable(connection: sa.Connection) -> None:
     connection.execute(_WRITE_NOTHING)
 
 
-def _row(context: sa.engine.ExceptionContext) -> Row:
+def _row(context: sa.engine.ExceptionContext) -> PostgresErrorRule:
     error = context.original_exception
     state = _state(error)
     if state is not None or context.connection is None:
-        return meaning(state, _said(error), connecting=context.connection is None)
+        return classify(state, _server_message(error), connecting=context.connection is None)
     gone = context.is_disconnect or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return meaning(None, _said(error)) if gone else Row("", Answer.BUG)
+    return classify(None, _server_message(error)) if gone else PostgresErrorRule("", ErrorCategory.BUG)
 
 
 def _state(error: BaseException | None) -> str | None:
     return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
-def _said(error: BaseException | None) -> str:
+def _server_message(error: BaseException | None) -> str:
     """The server's own words, without its detail and its context, which can hold values."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return first_line(error) if primary is None else primary.strip()[:TEXT_CHARACTERS]
+    return first_line(error) if primary is None else primary.strip()[:MAX_TEXT_CHARACTERS]
 
 
 def _one_line(statement: str) -> str:
-    return " ".join(statement.split())[:TEXT_CHARACTERS]
+    return " ".join(statement.split())[:MAX_TEXT_CHARACTERS]
 
 
 class _Pool(sa.QueuePool):

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from filemill.adapters.errors import Answer
+from filemill.adapters.errors import ErrorCategory
 
 
 class Drop(enum.Enum):
@@ -20,14 +20,14 @@ class Drop(enum.Enum):
     ALL = "all that there were at that moment"
 
 
-class Row(msgspec.Struct, frozen=True):
+class PostgresErrorRule(msgspec.Struct, frozen=True):
     """What one SQLSTATE, or one class of them, means.
 
     `problem` follows "PostgreSQL at ADDRESS" in a sentence, `advice` is a sentence for whoever runs the server.
     """
 
-    state: str
-    answer: Answer
+    sqlstate: str
+    category: ErrorCategory
     drop: Drop = Drop.NONE
     problem: str = ""
     advice: str = ""
@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def transient(self) -> bool:
         """Whether it passes by itself."""
-        return self.answer in (Answer.REPEAT, Answer.WAIT)
+        return self.category in (ErrorCategory.RETRY, ErrorCategory.TRANSIENT)
 
 
 _POOLER = (
@@ -46,76 +46,76 @@ _CREDENTIALS = "Check FILEMILL_DATABASE_USER and FILEMILL_DATABASE_PASSWORD, and
 _SCHEMA = "Run `filemill migrate`; if `filemill doctor` finds the schema in order, this is a bug"
 _LOG = "PostgreSQL's log says more"
 
-ROWS: tuple[Row, ...] = (
-    Row("08", Answer.WAIT, Drop.ALL, "lost the connection"),
-    Row("08P01", Answer.MEND, Drop.ALL, "does not understand this client", _POOLER),
+RULES: tuple[PostgresErrorRule, ...] = (
+    PostgresErrorRule("08", ErrorCategory.TRANSIENT, Drop.ALL, "lost the connection"),
+    PostgresErrorRule("08P01", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not understand this client", _POOLER),
     # "cached plan must not change result type": a migration ran under a session with prepared statements.
-    Row("0A", Answer.MEND, Drop.ALL, "does not support what was asked", "filemill needs PostgreSQL 14 or newer"),
-    Row("25", Answer.BUG),
-    Row(
+    PostgresErrorRule("0A", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not support what was asked", "filemill needs PostgreSQL 14 or newer"),
+    PostgresErrorRule("25", ErrorCategory.BUG),
+    PostgresErrorRule(
         "25006",
-        Answer.REPEAT,
+        ErrorCategory.RETRY,
         Drop.ALL,
         "is read-only",
         "Make it writable (it is a standby, or default_transaction_read_only is on), or have FILEMILL_DATABASE_HOST "
         "name the primary",
     ),
-    Row("25P03", Answer.WAIT, Drop.ONE, "ended a transaction that was idle for too long"),
-    Row("25P04", Answer.WAIT, Drop.ONE, "ended a transaction that took too long"),
-    Row("26", Answer.MEND, Drop.ALL, "does not know a statement that was prepared", _POOLER),
-    Row("28", Answer.MEND, Drop.NONE, "refuses this user", _CREDENTIALS),
-    Row("3D", Answer.MEND, Drop.NONE, "has no such database", "Create it, or check FILEMILL_DATABASE_NAME"),
-    Row("3F", Answer.MEND, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    Row("40", Answer.WAIT, Drop.NONE, "rolled a transaction back"),
-    Row("40001", Answer.REPEAT, Drop.NONE, "rolled a transaction back for a concurrent one"),
-    Row("40003", Answer.WAIT, Drop.ALL, "does not know whether a statement was completed"),
-    Row("40P01", Answer.REPEAT, Drop.NONE, "rolled a transaction back to end a deadlock"),
-    Row("42", Answer.BUG),
-    Row(
+    PostgresErrorRule("25P03", ErrorCategory.TRANSIENT, Drop.ONE, "ended a transaction that was idle for too long"),
+    PostgresErrorRule("25P04", ErrorCategory.TRANSIENT, Drop.ONE, "ended a transaction that took too long"),
+    PostgresErrorRule("26", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not know a statement that was prepared", _POOLER),
+    PostgresErrorRule("28", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "refuses this user", _CREDENTIALS),
+    PostgresErrorRule("3D", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has no such database", "Create it, or check FILEMILL_DATABASE_NAME"),
+    PostgresErrorRule("3F", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    PostgresErrorRule("40", ErrorCategory.TRANSIENT, Drop.NONE, "rolled a transaction back"),
+    PostgresErrorRule("40001", ErrorCategory.RETRY, Drop.NONE, "rolled a transaction back for a concurrent one"),
+    PostgresErrorRule("40003", ErrorCategory.TRANSIENT, Drop.ALL, "does not know whether a statement was completed"),
+    PostgresErrorRule("40P01", ErrorCategory.RETRY, Drop.NONE, "rolled a transaction back to end a deadlock"),
+    PostgresErrorRule("42", ErrorCategory.BUG),
+    PostgresErrorRule(
         "42501",
-        Answer.MEND,
+        ErrorCategory.ACTION_REQUIRED,
         Drop.NONE,
         "does not grant this user what is needed",
         "Grant it, or check FILEMILL_DATABASE_USER",
     ),
-    Row("42703", Answer.MEND, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    Row("42704", Answer.MEND, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    Row("42883", Answer.MEND, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    Row("42P01", Answer.MEND, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    Row("42P05", Answer.MEND, Drop.ALL, "has a statement of another client prepared under the same name", _POOLER),
-    Row("53", Answer.WAIT, Drop.NONE, "lacks resources", _LOG),
-    Row("53100", Answer.MEND, Drop.NONE, "has a full disk", "Free some space on its disk"),
-    Row("53200", Answer.WAIT, Drop.ONE, "is out of memory", _LOG),
-    Row(
+    PostgresErrorRule("42703", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    PostgresErrorRule("42704", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    PostgresErrorRule("42883", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    PostgresErrorRule("42P01", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    PostgresErrorRule("42P05", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has a statement of another client prepared under the same name", _POOLER),
+    PostgresErrorRule("53", ErrorCategory.TRANSIENT, Drop.NONE, "lacks resources", _LOG),
+    PostgresErrorRule("53100", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has a full disk", "Free some space on its disk"),
+    PostgresErrorRule("53200", ErrorCategory.TRANSIENT, Drop.ONE, "is out of memory", _LOG),
+    PostgresErrorRule(
         "53300",
-        Answer.WAIT,
+        ErrorCategory.TRANSIENT,
         Drop.NONE,
         "has no connection left",
         "Raise its max_connections, or lower FILEMILL_DATABASE_POOL_SIZE",
     ),
     # It "is not accepting commands", so that no transaction id is given twice.
-    Row("54000", Answer.MEND, Drop.NONE, "does not accept commands that write", _LOG),
-    Row("55", Answer.WAIT, Drop.NONE, "cannot do it in the state that it is in", _LOG),
-    Row("57", Answer.WAIT, Drop.ALL, "was interrupted"),
-    Row("57014", Answer.WAIT, Drop.NONE, "took too long, or was told to cancel a statement"),
-    Row("57P01", Answer.WAIT, Drop.ALL, "is being shut down, or ended the connection"),
-    Row("57P02", Answer.WAIT, Drop.ALL, "restarts after a crash of one of its processes"),
-    Row("57P03", Answer.WAIT, Drop.ALL, "takes no connections now: it starts, stops or recovers"),
-    Row("57P04", Answer.MEND, Drop.ALL, "dropped the database", "Create it, or check FILEMILL_DATABASE_NAME"),
-    Row("57P05", Answer.WAIT, Drop.ONE, "ended a session that was idle for too long"),
-    Row("58", Answer.MEND, Drop.ALL, "has trouble with its system", _LOG),
-    Row("72", Answer.WAIT, Drop.NONE, "has forgotten a snapshot that is too old"),
-    Row("F0", Answer.MEND, Drop.NONE, "has an error in its configuration", _LOG),
-    Row("HV", Answer.MEND, Drop.NONE, "has trouble with a foreign table", _LOG),
-    Row("P0", Answer.BUG),
-    Row("XX", Answer.MEND, Drop.ALL, "has an internal error", _LOG),
-    Row("XX001", Answer.MEND, Drop.ALL, "found corrupted data", _LOG),
-    Row("XX002", Answer.MEND, Drop.ALL, "found a corrupted index", _LOG),
+    PostgresErrorRule("54000", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "does not accept commands that write", _LOG),
+    PostgresErrorRule("55", ErrorCategory.TRANSIENT, Drop.NONE, "cannot do it in the state that it is in", _LOG),
+    PostgresErrorRule("57", ErrorCategory.TRANSIENT, Drop.ALL, "was interrupted"),
+    PostgresErrorRule("57014", ErrorCategory.TRANSIENT, Drop.NONE, "took too long, or was told to cancel a statement"),
+    PostgresErrorRule("57P01", ErrorCategory.TRANSIENT, Drop.ALL, "is being shut down, or ended the connection"),
+    PostgresErrorRule("57P02", ErrorCategory.TRANSIENT, Drop.ALL, "restarts after a crash of one of its processes"),
+    PostgresErrorRule("57P03", ErrorCategory.TRANSIENT, Drop.ALL, "takes no connections now: it starts, stops or recovers"),
+    PostgresErrorRule("57P04", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "dropped the database", "Create it, or check FILEMILL_DATABASE_NAME"),
+    PostgresErrorRule("57P05", ErrorCategory.TRANSIENT, Drop.ONE, "ended a session that was idle for too long"),
+    PostgresErrorRule("58", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has trouble with its system", _LOG),
+    PostgresErrorRule("72", ErrorCategory.TRANSIENT, Drop.NONE, "has forgotten a snapshot that is too old"),
+    PostgresErrorRule("F0", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has an error in its configuration", _LOG),
+    PostgresErrorRule("HV", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has trouble with a foreign table", _LOG),
+    PostgresErrorRule("P0", ErrorCategory.BUG),
+    PostgresErrorRule("XX", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has an internal error", _LOG),
+    PostgresErrorRule("XX001", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "found corrupted data", _LOG),
+    PostgresErrorRule("XX002", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "found a corrupted index", _LOG),
 )
-AWAY = Row("", Answer.WAIT, Drop.ALL, "is away")
-_SERVERS_OWN = Row("", Answer.MEND, Drop.ALL, "reports an error of its own", _LOG)
-_BUG = Row("", Answer.BUG)
-_BY_STATE = {row.state: row for row in ROWS}
+UNREACHABLE = PostgresErrorRule("", ErrorCategory.TRANSIENT, Drop.ALL, "is away")
+_SERVER_ERROR = PostgresErrorRule("", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "reports an error of its own", _LOG)
+_BUG = PostgresErrorRule("", ErrorCategory.BUG)
+_BY_STATE = {row.sqlstate: row for row in RULES}
 # The standard's classes begin with 0 to 4 or A to H; all others are the server's.
 _STANDARD = frozenset("01234ABCDEFGH")
 
@@ -133,7 +133,7 @@ _PHRASES = tuple(
 )
 
 
-def meaning(state: str | None, text: str, *, connecting: bool = False) -> Row:
+def classify(state: str | None, text: str, *, connecting: bool = False) -> PostgresErrorRule:
     """The row of an error with this SQLSTATE, or with none and this text.
 
     `connecting`: it came while a connection was made, so that it is the server's or the settings' in any case.
@@ -143,8 +143,8 @@ def meaning(state: str | None, text: str, *, connecting: bool = False) -> Row:
             if pattern.search(text):
                 return _BY_STATE[known]
     if state is None:
-        return AWAY
+        return UNREACHABLE
     row = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
     if row is None:
-        row = _BUG if state[:1] in _STANDARD else _SERVERS_OWN
-    return _SERVERS_OWN if connecting and row.answer is Answer.BUG else row
+        row = _BUG if state[:1] in _STANDARD else _SERVER_ERROR
+    return _SERVER_ERROR if connecting and row.category is ErrorCategory.BUG else row

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.connection import Undone
+from filemill.adapters.postgres.connection import TransactionRolledBack
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile, Status
 from filemill.domain.idempotency import KEY_RETENTION, KeyReused, fingerprint, key_hash
@@ -42,7 +42,7 @@ def claim_key(connection: sa.Connection, key: str, files: Sequence[NewFile]) -> 
         return None
     row = connection.execute(_KNOWN, wanted).one_or_none()
     if row is None:  # it expired and was deleted in between
-        raise Undone("an idempotency key expired while it was looked up")
+        raise TransactionRolledBack("an idempotency key expired while it was looked up")
     known = KnownRequest(*row)
     if known.fingerprint != wanted["fingerprint"]:
         raise KeyReused

@@ -15,8 +15,8 @@ from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigValueStore, ConstantProvider
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from filemill.adapters.errors import Answer
-from filemill.adapters.s3.errors import Row, meaning, no_answer, unavailable
+from filemill.adapters.errors import ErrorCategory
+from filemill.adapters.s3.errors import S3ErrorRule, classify, unavailable, unreachable
 from filemill.config.settings import Settings
 from filemill.errors import NotFound
 from filemill.ports import StoredObject
@@ -127,28 +127,28 @@ def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
     except ClientError as error:
         code = _code(error)
         row = _row(error, code)
-        if wanted and (row.answer is Answer.MISSING or code in _REFUSED_KEYS):
+        if wanted and (row.category is ErrorCategory.NOT_FOUND or code in _REFUSED_KEYS):
             raise NotFound(wanted) from None
-        if row.answer is Answer.BUG:
+        if row.category is ErrorCategory.BUG:
             raise
-        row = meaning("NoSuchBucket") if row.answer is Answer.MISSING else row
+        row = classify("NoSuchBucket") if row.category is ErrorCategory.NOT_FOUND else row
         raise unavailable(settings, row, code) from None
     except ParamValidationError:
         if wanted:
             raise NotFound(wanted) from None
         raise
     except BotoCoreError as error:
-        raise no_answer(settings, error) from None
+        raise unreachable(settings, error) from None
 
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _row(error: ClientError, code: str) -> Row:
+def _row(error: ClientError, code: str) -> S3ErrorRule:
     about: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode")
-    return meaning(code, status, skew_seconds=_skew_seconds(about.get("HTTPHeaders", {})))
+    return classify(code, status, skew_seconds=_skew_seconds(about.get("HTTPHeaders", {})))
 
 
 def _skew_seconds(headers: Mapping[str, str]) -> float:

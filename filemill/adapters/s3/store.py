@@ -13,8 +13,8 @@ from obstore import exceptions
 from obstore.store import S3Store
 
 from filemill.adapters.client_environment import without_s3_variables
-from filemill.adapters.errors import Answer
-from filemill.adapters.s3.errors import AWAY, meaning, meaning_of_text, no_answer, unavailable
+from filemill.adapters.errors import ErrorCategory
+from filemill.adapters.s3.errors import UNREACHABLE, classify, classify_text, unavailable, unreachable
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
 from filemill.errors import AlreadyExists, NotFound
@@ -55,7 +55,7 @@ class S3ObjectStore:
                 try:
                     await self._put(key, body, metadata, "create")
                 except exceptions.BaseError as error:
-                    code, _ = meaning_of_text(str(error))
+                    code, _ = classify_text(str(error))
                     if code in EXISTS:
                         raise AlreadyExists(key) from None
                     if code not in UNCONDITIONAL:
@@ -121,15 +121,15 @@ class S3ObjectStore:
         except NEVER_SENT:
             raise
         except (exceptions.BaseError, OSError) as error:
-            code, row = meaning_of_text(str(error))
-            if row is AWAY:
-                raise no_answer(self._settings, error) from None
-            if row.answer is Answer.MISSING:
+            code, row = classify_text(str(error))
+            if row is UNREACHABLE:
+                raise unreachable(self._settings, error) from None
+            if row.category is ErrorCategory.NOT_FOUND:
                 # A PUT is answered so when the bucket is missing: that is the service's state, not the object's.
                 if key:
                     raise NotFound(key) from None
-                row = meaning("NoSuchBucket")
-            if row.answer is Answer.BUG:
+                row = classify("NoSuchBucket")
+            if row.category is ErrorCategory.BUG:
                 raise
             raise unavailable(self._settings, row, code) from None
 

@@ -7,7 +7,7 @@ import structlog
 
 from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.domain.records import Record
-from filemill.domain.worker_commands import WorkerCommand, CommandState, decode_command
+from filemill.domain.worker_commands import CommandState, WorkerCommand, decode_command
 from filemill.domain.worker_events import EventKind
 from filemill.errors import InvalidMessage, Unavailable
 from filemill_workers.file_processor.reporter import Reporter

@@ -45,7 +45,7 @@ def group_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-class GroupMember:
+class KafkaRecordSource:
     """A consumer of one topic in the processors' group. (port: RecordSource).
 
     All calls, and the listener's, happen on one thread.
@@ -99,7 +99,7 @@ class GroupMember:
         found = self._consumer.position(self._named(partitions))
         return {part.partition: part.offset for part in found if part.error is None and part.offset >= 0}
 
-    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+    def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit without waiting. One call at a time: until `on_done`, another is an error of the caller."""
         assert self._committing is None, "a commit is under way"
         self._committing, self._on_done = dict(commits), on_done
@@ -109,7 +109,7 @@ class GroupMember:
             log.warning("Commit refused", error=str(error))
             self._finish_commit({})
 
-    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+    def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
         """Commit and wait. librdkafka bounds the wait itself, by its socket timeout."""
         del seconds
         try:
@@ -135,7 +135,7 @@ class GroupMember:
         else:
             consumer.incremental_assign(known)
         consumer.resume(known)
-        self._listener.assigned(
+        self._listener.on_assigned(
             {
                 part.partition: (part.offset if part.error is None else OFFSET_INVALID, part.metadata or "")
                 for part in known
@@ -143,10 +143,10 @@ class GroupMember:
         )
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._listener.revoked([part.partition for part in partitions])
+        self._listener.on_revoked([part.partition for part in partitions])
 
     def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._listener.lost([part.partition for part in partitions])
+        self._listener.on_lost([part.partition for part in partitions])
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if self._committing is None:

@@ -10,8 +10,8 @@ from filemill.adapters.memory.database import MemoryDatabase
 from filemill.adapters.memory.lease import MemoryLease
 from filemill.adapters.memory.outbox import MemoryOutbox
 from filemill.adapters.memory.status_store import MemoryStatusStore
+from filemill.adapters.postgres.file_actions import retry_files
 from filemill.adapters.postgres.lease import PostgresLease
-from filemill.adapters.postgres.operations import retry_files
 from filemill.adapters.postgres.outbox import PostgresOutbox, insert_many
 from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.adapters.postgres.tables import File

@@ -12,8 +12,8 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourceType
 
 from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
-from filemill.adapters.kafka.errors import PASSING
-from filemill.adapters.kafka.reader import gave_up, to_record
+from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT
+from filemill.adapters.kafka.reader import consumer_error, to_record
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.config.validators import SHARE_MARGIN_SECONDS
 from filemill.domain.records import Record
@@ -33,7 +33,7 @@ BATCH_SPARE_SECONDS = 5.0
 DELIVERY_LIMIT = 10
 
 
-class ShareTerms(msgspec.Struct, frozen=True):
+class ShareGroupConfig(msgspec.Struct, frozen=True):
     """What the broker grants a share group: how long a record is locked, and how often it is handed out at most.
 
     `by_default`: nobody has set the lock's length for this group.
@@ -41,10 +41,10 @@ class ShareTerms(msgspec.Struct, frozen=True):
 
     lock_seconds: float
     delivery_limit: int
-    by_default: bool
+    lock_is_default: bool
 
 
-def agree(settings: Settings) -> ShareTerms:
+def configure_group(settings: Settings) -> ShareGroupConfig:
     """Set the group up before its first member joins, as far as the broker lets us, and say what then holds.
 
     By the broker's defaults a share group starts at the end of the topic, and locks a record for 30 s, which is less
@@ -52,14 +52,14 @@ def agree(settings: Settings) -> ShareTerms:
     """
     admin = new_client(AdminClient, client_config(settings, "admin"))
     needed = settings.longest_job_seconds + SHARE_MARGIN_SECONDS
-    current = _terms(settings, admin)
+    current = _read_config(settings, admin)
     _set(settings, admin, RESET, "earliest")
     if current.delivery_limit < DELIVERY_LIMIT:
         _set(settings, admin, DELIVERIES, str(DELIVERY_LIMIT))
     # One that was set is never shortened: another worker of the group may have longer work.
-    if current.by_default or current.lock_seconds < needed:
+    if current.lock_is_default or current.lock_seconds < needed:
         _set(settings, admin, LOCK, str(int(max(needed, LEAST_LOCK_SECONDS) * 1000)))
-    terms = _terms(settings, admin)
+    terms = _read_config(settings, admin)
     if terms.lock_seconds < needed:
         raise InvalidSettings(
             f"group_protocol=share: the group {settings.group_id} locks a record for {terms.lock_seconds:g} s, less "
@@ -82,7 +82,7 @@ def _set(settings: Settings, admin: AdminClient, name: str, value: str) -> bool:
     return True
 
 
-def _terms(settings: Settings, admin: AdminClient) -> ShareTerms:
+def _read_config(settings: Settings, admin: AdminClient) -> ShareGroupConfig:
     resource = ConfigResource(ResourceType.GROUP, settings.group_id)
     with kafka_errors(settings):
         (future,) = admin.describe_configs([resource], request_timeout=settings.server_timeout_seconds).values()
@@ -91,16 +91,16 @@ def _terms(settings: Settings, admin: AdminClient) -> ShareTerms:
         raise InvalidSettings(
             f"group_protocol=share: Kafka at {settings.kafka_broker} knows no share groups (4.2 or newer has them)"
         )
-    return ShareTerms(int(found[LOCK].value) / 1000, int(found[DELIVERIES].value), found[LOCK].is_default)
+    return ShareGroupConfig(int(found[LOCK].value) / 1000, int(found[DELIVERIES].value), found[LOCK].is_default)
 
 
-class ShareMember:
-    """A consumer of one topic in the processors' share group. (port: SharedSource). One thread."""
+class KafkaShareSource:
+    """A consumer of one topic in the processors' share group. (port: ShareSource). One thread."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
         """Join. Raises InvalidSettings, and MemberExpelled where Kafka is away: it may be back soon."""
         try:
-            terms = agree(settings)
+            terms = configure_group(settings)
         except Unavailable as error:
             raise MemberExpelled(str(error)) from None
         self._delivery_limit = terms.delivery_limit
@@ -128,15 +128,15 @@ class ShareMember:
         try:
             messages = list(self._consumer.poll(seconds))
         except KafkaException as raised:
-            raise gave_up(self._settings, raised.args[0]) from None
+            raise consumer_error(self._settings, raised.args[0]) from None
         records = []
         for message in messages:
             error = message.error()
             if error is None:
                 left = self._delivery_limit - (message.delivery_count() or 1)
                 records.append(msgspec.structs.replace(to_record(message), deliveries_left=left))
-            elif error.fatal() or error.code() not in PASSING:
-                raise gave_up(self._settings, error)
+            elif error.fatal() or error.code() not in RECOVERED_BY_CLIENT:
+                raise consumer_error(self._settings, error)
         return records
 
     def accept(self, partition: int, offset: int) -> None:
@@ -147,12 +147,12 @@ class ShareMember:
         """Somebody else may have it now."""
         self._acknowledge(partition, offset, AcknowledgeType.RELEASE)
 
-    def commit(self) -> None:
+    def commit_async(self) -> None:
         """Send what was accepted and released, without waiting."""
         with kafka_errors(self._settings):
             self._consumer.commit_async()
 
-    def commit_now(self, seconds: float) -> None:
+    def commit_sync(self, seconds: float) -> None:
         """Send it, and wait."""
         try:
             answers = self._consumer.commit_sync(seconds)
