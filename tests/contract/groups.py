@@ -14,9 +14,9 @@ from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from filemill.adapters.kafka.record_source import KafkaRecordSource
 
 from filemill.adapters.kafka.client import client_config
+from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.config.settings import Settings
@@ -81,19 +81,19 @@ class Member:
         """The partitions of each call of one kind."""
         return [partitions for name, told, partitions in self._log if (name, told) == (self.name, kind)]
 
-    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+    def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         self._note("assigned", committed)
         assert not self.owned & committed.keys(), "assigned what it owns already"
         self.owned |= committed.keys()
         self.committed |= committed
 
-    def revoked(self, partitions: Sequence[int]) -> None:
+    def on_revoked(self, partitions: Sequence[int]) -> None:
         self.before_revoke(partitions)
         self._note("revoked", partitions)
         assert self.owned >= set(partitions), "revoked what it does not own"
         self.owned -= set(partitions)
 
-    def lost(self, partitions: Sequence[int]) -> None:
+    def on_lost(self, partitions: Sequence[int]) -> None:
         self._note("lost", partitions)
         assert self.owned >= set(partitions), "lost what it does not own"
         self.owned -= set(partitions)
@@ -224,8 +224,8 @@ class _MemoryMember(Member):
         super().__init__(name, log)
         self._group = group
 
-    def revoked(self, partitions: Sequence[int]) -> None:
-        super().revoked(partitions)
+    def on_revoked(self, partitions: Sequence[int]) -> None:
+        super().on_revoked(partitions)
         self._group.given_back(self.name, partitions)
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ def test_one_commit_may_follow_another(group: GroupHarness, member: Member) -> N
         assert group.committed(0) == (offset, "")
 
 
-def test_commit_now_returns_what_the_broker_stored(group: GroupHarness, member: Member) -> None:
+def test_commit_sync_returns_what_the_broker_stored(group: GroupHarness, member: Member) -> None:
     commits = {0: commit(0, "a"), 2: commit(0, "b")}
     assert member.source.commit_sync(commits, 10) == commits
     assert [group.committed(partition) for partition in range(PARTITIONS)] == [(0, "a"), (NO_OFFSET, ""), (0, "b")]

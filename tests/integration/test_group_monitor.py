@@ -22,13 +22,13 @@ from tests.servers import RunningServers, isolated_settings
 class _Deaf:
     """A listener to whom assignments mean nothing."""
 
-    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+    def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         pass
 
-    def revoked(self, partitions: Sequence[int]) -> None:
+    def on_revoked(self, partitions: Sequence[int]) -> None:
         pass
 
-    def lost(self, partitions: Sequence[int]) -> None:
+    def on_lost(self, partitions: Sequence[int]) -> None:
         pass
 
 

@@ -68,7 +68,9 @@ class LogOffsets(msgspec.Struct, frozen=True):
         """
         if self.end is None or self.begin is None or not self.committed_known:
             return None
-        return self.end - (self.begin if self.committed is None or self.committed_beyond_end else max(self.begin, self.committed))
+        return self.end - (
+            self.begin if self.committed is None or self.committed_beyond_end else max(self.begin, self.committed)
+        )
 
     @property
     def committed_beyond_end(self) -> bool:
@@ -143,7 +145,11 @@ class KafkaAdmin:
             return []
         found = self._client.describe_configs(asked, request_timeout=self._timeout)
         with kafka_errors(self._settings):
-            return [asked.name for asked, future in found.items() if future.result()[TIMESTAMP_TYPE].value != LOG_APPEND_TIME]
+            return [
+                asked.name
+                for asked, future in found.items()
+                if future.result()[TIMESTAMP_TYPE].value != LOG_APPEND_TIME
+            ]
 
     def use_broker_timestamps(self, topics: Sequence[str]) -> None:
         """Have the broker date the records of these topics from now on. Raises Unavailable."""

@@ -27,7 +27,9 @@ class KafkaErrorRule(msgspec.Struct, frozen=True):
     client_recovers: bool = False
 
 
-def _rows(answer: ErrorCategory, problem: str, advice: str, *names: str, passes: bool = False) -> Iterator[KafkaErrorRule]:
+def _rows(
+    answer: ErrorCategory, problem: str, advice: str, *names: str, passes: bool = False
+) -> Iterator[KafkaErrorRule]:
     for name in names:
         yield KafkaErrorRule(getattr(KafkaError, name), name, answer, problem, advice, passes)
 
@@ -55,7 +57,13 @@ RULES: tuple[KafkaErrorRule, ...] = (
         *("_DESTROY_BROKER", "BROKER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "REQUEST_TIMED_OUT", "REBOOTSTRAP_REQUIRED"),
         passes=True,
     ),
-    *_rows(ErrorCategory.ACTION_REQUIRED, "has a name that cannot be resolved", "Check FILEMILL_KAFKA_BROKER", "_RESOLVE", passes=True),
+    *_rows(
+        ErrorCategory.ACTION_REQUIRED,
+        "has a name that cannot be resolved",
+        "Check FILEMILL_KAFKA_BROKER",
+        "_RESOLVE",
+        passes=True,
+    ),
     *_rows(ErrorCategory.TRANSIENT, "did not acknowledge in time", "", "_MSG_TIMED_OUT", passes=True),
     *_rows(
         ErrorCategory.TRANSIENT,
@@ -130,7 +138,12 @@ RULES: tuple[KafkaErrorRule, ...] = (
         *("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID", "INCONSISTENT_TOPIC_ID"),
         passes=True,
     ),
-    *_rows(ErrorCategory.ACTION_REQUIRED, "refuses the topic's name", "Check the FILEMILL_TOPIC_* settings", "TOPIC_EXCEPTION"),
+    *_rows(
+        ErrorCategory.ACTION_REQUIRED,
+        "refuses the topic's name",
+        "Check the FILEMILL_TOPIC_* settings",
+        "TOPIC_EXCEPTION",
+    ),
     *_rows(
         ErrorCategory.ACTION_REQUIRED,
         "refuses to set up the topic so",
@@ -173,7 +186,13 @@ RULES: tuple[KafkaErrorRule, ...] = (
         *("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_DESTROY"),
     ),
     *_rows(
-        ErrorCategory.TRANSIENT, "made the client give up: a new one is made", _LOG, "_FATAL", "_STATE", "_CRIT_SYS_RESOURCE", "_FS"
+        ErrorCategory.TRANSIENT,
+        "made the client give up: a new one is made",
+        _LOG,
+        "_FATAL",
+        "_STATE",
+        "_CRIT_SYS_RESOURCE",
+        "_FS",
     ),
     *_rows(
         ErrorCategory.TRANSIENT,
@@ -189,7 +208,13 @@ RULES: tuple[KafkaErrorRule, ...] = (
         ),
         *("_ASSIGN_PARTITIONS", "_REVOKE_PARTITIONS"),
     ),
-    *_rows(ErrorCategory.TRANSIENT, "put this member out, for it did not poll in time", "", "_MAX_POLL_EXCEEDED", passes=True),
+    *_rows(
+        ErrorCategory.TRANSIENT,
+        "put this member out, for it did not poll in time",
+        "",
+        "_MAX_POLL_EXCEEDED",
+        passes=True,
+    ),
     *_rows(
         ErrorCategory.ACTION_REQUIRED,
         "has another member of the group under this one's name",
@@ -250,4 +275,6 @@ def classify(error: KafkaError) -> KafkaErrorRule:
     row = _BY_CODE.get(error.code())
     if row is not None:
         return row
-    return KafkaErrorRule(error.code(), error.name(), ErrorCategory.ACTION_REQUIRED, "answers with an error that is not known here", _LOG)
+    return KafkaErrorRule(
+        error.code(), error.name(), ErrorCategory.ACTION_REQUIRED, "answers with an error that is not known here", _LOG
+    )

@@ -50,7 +50,13 @@ RULES: tuple[PostgresErrorRule, ...] = (
     PostgresErrorRule("08", ErrorCategory.TRANSIENT, Drop.ALL, "lost the connection"),
     PostgresErrorRule("08P01", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not understand this client", _POOLER),
     # "cached plan must not change result type": a migration ran under a session with prepared statements.
-    PostgresErrorRule("0A", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not support what was asked", "filemill needs PostgreSQL 14 or newer"),
+    PostgresErrorRule(
+        "0A",
+        ErrorCategory.ACTION_REQUIRED,
+        Drop.ALL,
+        "does not support what was asked",
+        "filemill needs PostgreSQL 14 or newer",
+    ),
     PostgresErrorRule("25", ErrorCategory.BUG),
     PostgresErrorRule(
         "25006",
@@ -62,9 +68,17 @@ RULES: tuple[PostgresErrorRule, ...] = (
     ),
     PostgresErrorRule("25P03", ErrorCategory.TRANSIENT, Drop.ONE, "ended a transaction that was idle for too long"),
     PostgresErrorRule("25P04", ErrorCategory.TRANSIENT, Drop.ONE, "ended a transaction that took too long"),
-    PostgresErrorRule("26", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not know a statement that was prepared", _POOLER),
+    PostgresErrorRule(
+        "26", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "does not know a statement that was prepared", _POOLER
+    ),
     PostgresErrorRule("28", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "refuses this user", _CREDENTIALS),
-    PostgresErrorRule("3D", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has no such database", "Create it, or check FILEMILL_DATABASE_NAME"),
+    PostgresErrorRule(
+        "3D",
+        ErrorCategory.ACTION_REQUIRED,
+        Drop.NONE,
+        "has no such database",
+        "Create it, or check FILEMILL_DATABASE_NAME",
+    ),
     PostgresErrorRule("3F", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
     PostgresErrorRule("40", ErrorCategory.TRANSIENT, Drop.NONE, "rolled a transaction back"),
     PostgresErrorRule("40001", ErrorCategory.RETRY, Drop.NONE, "rolled a transaction back for a concurrent one"),
@@ -82,9 +96,17 @@ RULES: tuple[PostgresErrorRule, ...] = (
     PostgresErrorRule("42704", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
     PostgresErrorRule("42883", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
     PostgresErrorRule("42P01", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    PostgresErrorRule("42P05", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has a statement of another client prepared under the same name", _POOLER),
+    PostgresErrorRule(
+        "42P05",
+        ErrorCategory.ACTION_REQUIRED,
+        Drop.ALL,
+        "has a statement of another client prepared under the same name",
+        _POOLER,
+    ),
     PostgresErrorRule("53", ErrorCategory.TRANSIENT, Drop.NONE, "lacks resources", _LOG),
-    PostgresErrorRule("53100", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has a full disk", "Free some space on its disk"),
+    PostgresErrorRule(
+        "53100", ErrorCategory.ACTION_REQUIRED, Drop.NONE, "has a full disk", "Free some space on its disk"
+    ),
     PostgresErrorRule("53200", ErrorCategory.TRANSIENT, Drop.ONE, "is out of memory", _LOG),
     PostgresErrorRule(
         "53300",
@@ -100,8 +122,16 @@ RULES: tuple[PostgresErrorRule, ...] = (
     PostgresErrorRule("57014", ErrorCategory.TRANSIENT, Drop.NONE, "took too long, or was told to cancel a statement"),
     PostgresErrorRule("57P01", ErrorCategory.TRANSIENT, Drop.ALL, "is being shut down, or ended the connection"),
     PostgresErrorRule("57P02", ErrorCategory.TRANSIENT, Drop.ALL, "restarts after a crash of one of its processes"),
-    PostgresErrorRule("57P03", ErrorCategory.TRANSIENT, Drop.ALL, "takes no connections now: it starts, stops or recovers"),
-    PostgresErrorRule("57P04", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "dropped the database", "Create it, or check FILEMILL_DATABASE_NAME"),
+    PostgresErrorRule(
+        "57P03", ErrorCategory.TRANSIENT, Drop.ALL, "takes no connections now: it starts, stops or recovers"
+    ),
+    PostgresErrorRule(
+        "57P04",
+        ErrorCategory.ACTION_REQUIRED,
+        Drop.ALL,
+        "dropped the database",
+        "Create it, or check FILEMILL_DATABASE_NAME",
+    ),
     PostgresErrorRule("57P05", ErrorCategory.TRANSIENT, Drop.ONE, "ended a session that was idle for too long"),
     PostgresErrorRule("58", ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has trouble with its system", _LOG),
     PostgresErrorRule("72", ErrorCategory.TRANSIENT, Drop.NONE, "has forgotten a snapshot that is too old"),

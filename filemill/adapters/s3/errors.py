@@ -39,8 +39,12 @@ RULES: tuple[S3ErrorRule, ...] = (
     # Who we are
     S3ErrorRule("AccessDenied", 403, ErrorCategory.ACTION_REQUIRED, "does not grant this key what is needed", _POLICY),
     S3ErrorRule("AccountProblem", 403, ErrorCategory.ACTION_REQUIRED, "has trouble with the key's account", _KEYS),
-    S3ErrorRule("AllAccessDisabled", 403, ErrorCategory.ACTION_REQUIRED, "has disabled all access to the bucket", _POLICY),
-    S3ErrorRule("ExpiredToken", 400, ErrorCategory.ACTION_REQUIRED, "says that the temporary credentials have expired", _TOKEN),
+    S3ErrorRule(
+        "AllAccessDisabled", 403, ErrorCategory.ACTION_REQUIRED, "has disabled all access to the bucket", _POLICY
+    ),
+    S3ErrorRule(
+        "ExpiredToken", 400, ErrorCategory.ACTION_REQUIRED, "says that the temporary credentials have expired", _TOKEN
+    ),
     S3ErrorRule("InvalidAccessKeyId", 403, ErrorCategory.ACTION_REQUIRED, "does not know the access key", _TOKEN),
     S3ErrorRule("InvalidSecurity", 403, ErrorCategory.ACTION_REQUIRED, "refuses our credentials", _KEYS),
     S3ErrorRule("InvalidToken", 400, ErrorCategory.ACTION_REQUIRED, "does not know the session token", _TOKEN),
@@ -52,12 +56,24 @@ RULES: tuple[S3ErrorRule, ...] = (
     S3ErrorRule("RequestTimeTooSkewed", 403, ErrorCategory.ACTION_REQUIRED, "finds our clock wrong", _CLOCK),
     # Where
     S3ErrorRule("AuthorizationHeaderMalformed", 400, ErrorCategory.ACTION_REQUIRED, "expects another region", _REGION),
-    S3ErrorRule("IllegalLocationConstraintException", 400, ErrorCategory.ACTION_REQUIRED, "expects another region", _REGION),
-    S3ErrorRule("InvalidBucketName", 400, ErrorCategory.ACTION_REQUIRED, "refuses the bucket's name", "Check FILEMILL_S3_BUCKET"),
-    S3ErrorRule("MethodNotAllowed", 405, ErrorCategory.ACTION_REQUIRED, "does not allow it; it may be no S3 service", _ENDPOINT),
+    S3ErrorRule(
+        "IllegalLocationConstraintException", 400, ErrorCategory.ACTION_REQUIRED, "expects another region", _REGION
+    ),
+    S3ErrorRule(
+        "InvalidBucketName", 400, ErrorCategory.ACTION_REQUIRED, "refuses the bucket's name", "Check FILEMILL_S3_BUCKET"
+    ),
+    S3ErrorRule(
+        "MethodNotAllowed", 405, ErrorCategory.ACTION_REQUIRED, "does not allow it; it may be no S3 service", _ENDPOINT
+    ),
     S3ErrorRule("NoSuchBucket", 404, ErrorCategory.ACTION_REQUIRED, "has no such bucket", _BUCKET),
     S3ErrorRule("NotImplemented", 501, ErrorCategory.ACTION_REQUIRED, "does not know how to do that", _ENDPOINT),
-    S3ErrorRule("PermanentRedirect", 301, ErrorCategory.ACTION_REQUIRED, "refers to another address, for another region", _REGION),
+    S3ErrorRule(
+        "PermanentRedirect",
+        301,
+        ErrorCategory.ACTION_REQUIRED,
+        "refers to another address, for another region",
+        _REGION,
+    ),
     S3ErrorRule("Redirect", 307, ErrorCategory.ACTION_REQUIRED, "refers to another address", _REGION),
     S3ErrorRule("TemporaryRedirect", 307, ErrorCategory.TRANSIENT, "refers to another address for now", _REGION),
     # How much, and when it can
@@ -66,7 +82,9 @@ RULES: tuple[S3ErrorRule, ...] = (
     S3ErrorRule("ConditionalRequestConflict", 409, ErrorCategory.TRANSIENT, "is doing something else with the object"),
     S3ErrorRule("IncompleteBody", 400, ErrorCategory.TRANSIENT, "received less than was sent"),
     S3ErrorRule("InternalError", 500, ErrorCategory.TRANSIENT, "has an internal error"),
-    S3ErrorRule("InvalidObjectState", 403, ErrorCategory.ACTION_REQUIRED, "has the object in an archive", "Restore it there"),
+    S3ErrorRule(
+        "InvalidObjectState", 403, ErrorCategory.ACTION_REQUIRED, "has the object in an archive", "Restore it there"
+    ),
     S3ErrorRule("OperationAborted", 409, ErrorCategory.TRANSIENT, "is doing something else with the bucket"),
     S3ErrorRule("QuotaExceeded", 403, ErrorCategory.ACTION_REQUIRED, "has no room left for us", _ROOM),
     S3ErrorRule("RequestTimeout", 400, ErrorCategory.TRANSIENT, "waited too long for what was sent"),
@@ -75,7 +93,9 @@ RULES: tuple[S3ErrorRule, ...] = (
     S3ErrorRule("ThrottlingException", 400, ErrorCategory.TRANSIENT, "has too much to do"),
     S3ErrorRule("TooManyRequests", 429, ErrorCategory.TRANSIENT, "has too much to do"),
     S3ErrorRule("XAmzContentSHA256Mismatch", 400, ErrorCategory.TRANSIENT, "received something else than was sent"),
-    S3ErrorRule("XMinioAdminBucketQuotaExceeded", 400, ErrorCategory.ACTION_REQUIRED, "has no room left in the bucket", _ROOM),
+    S3ErrorRule(
+        "XMinioAdminBucketQuotaExceeded", 400, ErrorCategory.ACTION_REQUIRED, "has no room left in the bucket", _ROOM
+    ),
     S3ErrorRule("XMinioStorageFull", 507, ErrorCategory.ACTION_REQUIRED, "has no room left", _ROOM),
     # What
     S3ErrorRule("KeyTooLongError", 400, ErrorCategory.NOT_FOUND),
@@ -99,9 +119,13 @@ RULES: tuple[S3ErrorRule, ...] = (
     S3ErrorRule("308", 308, ErrorCategory.ACTION_REQUIRED, "refers to another address", _ENDPOINT),
     S3ErrorRule("400", 400, ErrorCategory.ACTION_REQUIRED, "refuses the request", _TOKEN),
     S3ErrorRule("401", 401, ErrorCategory.ACTION_REQUIRED, "refuses our credentials", _KEYS),
-    S3ErrorRule("403", 403, ErrorCategory.ACTION_REQUIRED, "refuses our credentials", f"{_KEYS}, and what they are granted"),
+    S3ErrorRule(
+        "403", 403, ErrorCategory.ACTION_REQUIRED, "refuses our credentials", f"{_KEYS}, and what they are granted"
+    ),
     S3ErrorRule("404", 404, ErrorCategory.NOT_FOUND),
-    S3ErrorRule("407", 407, ErrorCategory.ACTION_REQUIRED, "is behind a proxy that refuses us", "Check FILEMILL_S3_PROXY"),
+    S3ErrorRule(
+        "407", 407, ErrorCategory.ACTION_REQUIRED, "is behind a proxy that refuses us", "Check FILEMILL_S3_PROXY"
+    ),
     S3ErrorRule("408", 408, ErrorCategory.TRANSIENT, "waited too long for what was sent"),
     S3ErrorRule("409", 409, ErrorCategory.TRANSIENT, "is doing something else there"),
     S3ErrorRule("412", 412, ErrorCategory.BUG),

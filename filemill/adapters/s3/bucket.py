@@ -1,0 +1,34 @@
+"""The bucket of the settings, for everything that is not on the hot path: read, delete, list."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from filemill.adapters.s3.admin import boto_errors, list_objects
+from filemill.config.settings import Settings
+from filemill.ports import StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class Bucket:
+    """Any thread. Each method raises Unavailable."""
+
+    def __init__(self, settings: Settings, client: "S3Client") -> None:
+        self._settings = settings
+        self._client = client
+
+    def read(self, key: str, at_most: int | None = None) -> bytes:
+        """An object's bytes, the first `at_most` of them. Raises NotFound, also if the service refuses the key."""
+        with boto_errors(self._settings, key):
+            answer = self._client.get_object(Bucket=self._settings.s3_bucket, Key=key)
+            return answer["Body"].read(at_most)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; an absent one is no error. Raises NotFound if the service refuses the key."""
+        with boto_errors(self._settings, key):
+            self._client.delete_object(Bucket=self._settings.s3_bucket, Key=key)
+
+    def list(self) -> Iterator[list[StoredObject]]:
+        """All objects in pages, ordered by their keys' bytes."""
+        return list_objects(self._settings)
