@@ -16,7 +16,7 @@ from filemill.domain.records import Record, TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class DeliveryReport(msgspec.Struct, frozen=True):
     """Where the broker put a record; or, with `error`, why it did not. `too_large`: and never will."""
 
     partition: int
@@ -32,7 +32,7 @@ class Publisher(Protocol):
         self,
         topic: str,
         value: bytes | None,
-        on_receipt: Callable[[Receipt], None] | None = None,
+        on_delivery: Callable[[DeliveryReport], None] | None = None,
         *,
         key: str | None = None,
         partition: int | None = None,
@@ -93,11 +93,11 @@ class Lease(Protocol):
         """Give it up, so that a standby need not wait for its expiry. Harmless where it is not ours."""
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class ClaimedRow(msgspec.Struct, frozen=True):
     """An outbox row with its publish number and partition, both durable by now, and what its message needs."""
 
     outbox_id: int
-    publish_number: int
+    sequence: int
     partition: int
     file_id: int
     run: int
@@ -108,47 +108,47 @@ class Claimed(msgspec.Struct, frozen=True):
     generation: int = 1  # of the topic that number and partition were given for
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishedRow(msgspec.Struct, frozen=True):
     """An outbox row that the broker acknowledged."""
 
-    claimed: Claimed
+    claimed: ClaimedRow
     offset: int
 
 
 class Outbox(Protocol):
     """Accepted requests that are not on Kafka yet. Each call is one transaction, fenced by the relay's lease."""
 
-    def generation(self, topic: str, identity: TopicIdentity) -> int:
+    def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
         """The number under which this topic is known; a topic of that name which is new gets the next one."""
 
-    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
         """Number the oldest unnumbered rows and return them. Raises NotLeader."""
 
-    def give_up(self, rows: Sequence[Claimed]) -> int:
+    def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
         """Take their numbers from rows that were numbered for a topic which is gone: `claim` gives them new ones.
 
         The numbers are on record, and nobody gets them again. Returns how many there were. Raises NotLeader.
         """
 
-    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+    def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
         """Rows numbered above `after` and not settled, by a predecessor for instance, in the order of numbers."""
 
-    def settle(self, published: Sequence[Published]) -> None:
+    def mark_published(self, published: Sequence[PublishedRow]) -> None:
         """Delete what the broker has, and note where it put it. A row settled already is passed over."""
 
 
-class Applied(msgspec.Struct, frozen=True):
+class ApplyResult(msgspec.Struct, frozen=True):
     """What became of a batch of changes: how many rows changed, and which ids no row has.
 
     `refused`: why a change cannot be true, by its place in the batch. Such a one changed nothing.
     """
 
     changed: int
-    unknown: list[int]
-    refused: dict[int, str] = {}
+    unknown_ids: list[int]
+    rejected: dict[int, str] = {}
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class RejectedRecord(msgspec.Struct, frozen=True):
     """A record that could not be read or used, and why."""
 
     topic: str
@@ -157,7 +157,7 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
-class HeardEvent(msgspec.Struct, frozen=True):
+class ReceivedEvent(msgspec.Struct, frozen=True):
     """An event of `worker.events`, and its place there."""
 
     partition: int
@@ -181,9 +181,9 @@ class StatusStore(Protocol):
         self,
         changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
-        rejected: Sequence[Rejected] = (),
-        events: Sequence[HeardEvent] = (),
-    ) -> Applied:
+        rejected: Sequence[RejectedRecord] = (),
+        events: Sequence[ReceivedEvent] = (),
+    ) -> ApplyResult:
         """Apply changes that supersede, store what workers said, and move the positions, all or nothing.
 
         A change that names another file's object, or a run that the row has not begun, is refused and holds up nobody.
@@ -194,13 +194,13 @@ class StatusStore(Protocol):
 class RebalanceListener(Protocol):
     """Told of assignments, on the thread that reads, inside `read` or `close`."""
 
-    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+    def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         """Partitions came; for each that has a commit, its offset and metadata (no entry: -1001 and '')."""
 
-    def revoked(self, partitions: Sequence[int]) -> None:
+    def on_revoked(self, partitions: Sequence[int]) -> None:
         """Partitions are about to go: what is committed before this returns still counts."""
 
-    def lost(self, partitions: Sequence[int]) -> None:
+    def on_lost(self, partitions: Sequence[int]) -> None:
         """Partitions are gone: commit nothing."""
 
 
@@ -219,17 +219,17 @@ class RecordSource(Protocol):
     def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Of these partitions the offset to read next, also where no record is there; absent where nothing was read."""
 
-    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+    def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         """Commit without waiting; `on_done` gets those that the broker took, inside a later `read`."""
 
-    def commit_now(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
+    def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
         """Commit and wait; returns those that the broker took."""
 
     def close(self) -> None:
         """Leave the group: `revoked` is called for what is assigned."""
 
 
-class SharedSource(Protocol):
+class ShareSource(Protocol):
     """A member of a share group, on one topic: records one by one, no partition is anybody's."""
 
     @property
@@ -245,10 +245,10 @@ class SharedSource(Protocol):
     def release(self, partition: int, offset: int) -> None:
         """Somebody else may have it now."""
 
-    def commit(self) -> None:
+    def commit_async(self) -> None:
         """Send what was accepted and released, without waiting."""
 
-    def commit_now(self, seconds: float) -> None:
+    def commit_sync(self, seconds: float) -> None:
         """Send it, and wait."""
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.events import store_events
-from filemill.services.audit import record
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import (
     File,
@@ -27,7 +26,8 @@ from filemill.adapters.postgres.topics import register
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, WorkerEvent
-from filemill.ports import HeardEvent
+from filemill.ports import ReceivedEvent
+from filemill.services.audit import record
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.jobs import JobView
 from tests.dashboard.conftest import OpenPage, Page, closed_port
@@ -269,7 +269,7 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
         WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
     ]
     with engine.begin() as connection:
-        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
         record(connection, "page", "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
     row, first = page.shown("grid", "moves")["rows"]
@@ -290,7 +290,7 @@ def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page
         for ago, worker, version in starts
     ]
     with engine.begin() as connection:
-        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
     page = open_page(settings, "pipeline", period="5 min")
     (mark,) = page.shown("chart", "lag")["marks"]
     assert mark["text"] == "filemill 2&lt;b&gt; deployed · b"
@@ -394,7 +394,7 @@ def test_of_thousands_of_owners_the_timeline_names_a_few_and_counts_the_others(
         for number in range(3000)
     ]
     with engine.begin() as connection:
-        store_events(connection, [HeardEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
     traces = open_page(settings, "pipeline", period="5 min").shown("chart", "rebalances")["figure"]["data"]
     names = [trace["name"] for trace in traces]
     assert (len(names), names[-1]) == (21, "2,980 others")

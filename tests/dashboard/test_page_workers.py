@@ -16,7 +16,7 @@ from filemill.adapters.postgres.tables import File, Worker
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
-from filemill.ports import HeardEvent
+from filemill.ports import ReceivedEvent
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
@@ -37,7 +37,7 @@ def say(engine: sa.Engine, worker: str, kind: EventKind, *, ago: float = HEARD, 
     at = datetime.now(UTC) - timedelta(seconds=ago)
     event = WorkerEvent(kind=kind, worker_id=worker, timestamp=at, processing_seconds=6, **fields)
     with engine.begin() as connection:
-        store_events(connection, [HeardEvent(0, next(_offsets), event)])
+        store_events(connection, [ReceivedEvent(0, next(_offsets), event)])
 
 
 def beat(engine: sa.Engine, worker: str, *, ago: float = HEARD, owned: list[int] | None = None, **vitals: Any) -> None:

@@ -8,7 +8,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher, client_config
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
-from filemill.ports import Receipt
+from filemill.ports import DeliveryReport
 
 
 def test_more_replicas_than_brokers_are_refused_with_the_setting(settings: Settings) -> None:
@@ -23,7 +23,7 @@ def test_a_record_that_its_topic_cannot_take_says_what_to_check(settings: Settin
     topic = f"{settings.topic_progress}-compacted"
     admin = AdminClient(client_config(settings, "test"))
     admin.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})])[topic].result(20)
-    receipts: list[Receipt] = []
+    receipts: list[DeliveryReport] = []
     publisher = KafkaPublisher(settings, "test")
     publisher.publish(topic, b"without a key", receipts.append)
     assert publisher.flush(20) == 0

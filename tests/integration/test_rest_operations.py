@@ -12,7 +12,7 @@ from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
-from filemill.ports import HeardEvent
+from filemill.ports import ReceivedEvent
 from filemill.queries.group import Lags, PartitionLag, overview
 from filemill.services.audit import record
 from tests.integration import topics
@@ -215,7 +215,7 @@ def test_workers_come_in_pages(rest: Rest, engine: sa.Engine) -> None:
     for number, name in enumerate(names):
         event = WorkerEvent(kind=EventKind.HEARTBEAT, worker_id=name, timestamp=datetime.now(UTC), vitals=Vitals())
         with engine.begin() as connection:
-            store_events(connection, [HeardEvent(0, number, event)])
+            store_events(connection, [ReceivedEvent(0, number, event)])
     seen: list[str] = []
     page = {"next_cursor": ""}
     while page["next_cursor"] is not None:

@@ -21,7 +21,7 @@ from filemill.config.settings import as_environment
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
-from filemill.ports import HeardEvent, PutMode
+from filemill.ports import ReceivedEvent, PutMode
 from filemill.queries.group import overview
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.harness import PipelineHarness
@@ -40,7 +40,7 @@ def tell(connection: sa.Connection, kind: EventKind = EventKind.HEARTBEAT, *, ag
         vitals=msgspec.convert(vitals, Vitals) if kind is EventKind.HEARTBEAT else None,
     )
     place = connection.execute(sa.text("SELECT count(*) FROM worker_events")).scalar_one()
-    store_events(connection, [HeardEvent(0, place, event)])
+    store_events(connection, [ReceivedEvent(0, place, event)])
 
 
 def stalled(connection: sa.Connection) -> dict[int, str]:

@@ -55,7 +55,7 @@ def no_resume() -> None:
 
 def commit_after_revoke() -> None:
     """What was revoked is committed once more, a little later, when it is somebody else's."""
-    revoked = FileProcessor.revoked
+    revoked = FileProcessor.on_revoked
 
     def wrong(self: FileProcessor, partitions: Sequence[int]) -> None:
         late = {}
@@ -70,11 +70,11 @@ def commit_after_revoke() -> None:
 
         def commit() -> None:
             time.sleep(LATE_SECONDS)
-            source.commit_now(late, 5)
+            source.commit_sync(late, 5)
 
         threading.Thread(target=commit, daemon=True).start()
 
-    FileProcessor.revoked = wrong  # type: ignore[method-assign]
+    FileProcessor.on_revoked = wrong  # type: ignore[method-assign]
 
 
 def clock_in_the_key() -> None:

@@ -354,10 +354,10 @@ class HandedOut:
     def release(self, partition: int, offset: int) -> None:
         self.left.append(self.batch.pop((partition, offset)))
 
-    def commit(self) -> None:
+    def commit_async(self) -> None:
         """Nothing to send."""
 
-    def commit_now(self, seconds: float) -> None:
+    def commit_sync(self, seconds: float) -> None:
         """Nothing to send."""
 
     def close(self) -> None:

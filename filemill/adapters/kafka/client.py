@@ -178,7 +178,7 @@ class KafkaPublisher:
     ) -> None:
         """Queue a record."""
 
-        def on_delivery(error: KafkaError | None, message: Message) -> None:
+        def on_client_delivery(error: KafkaError | None, message: Message) -> None:
             assert on_delivery is not None
             self._handed_out += 1
             if error is None:
@@ -190,7 +190,7 @@ class KafkaPublisher:
         if headers:
             options["headers"] = headers
         if on_delivery is not None:
-            options["on_delivery"] = on_delivery
+            options["on_delivery"] = on_client_delivery
         if self._broken:
             self._replace()
         try:

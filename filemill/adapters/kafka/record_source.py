@@ -150,7 +150,7 @@ class KafkaRecordSource:
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if self._committing is None:
-            return  # the answer to a commit_now: its caller has it
+            return  # the answer to a commit_sync: its caller has it
         if error is not None:
             log.warning("Commit failed", error=error.str())
             self._finish_commit({})

@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.worker_events import EventKind, WorkerEvent
-from filemill.ports import HeardEvent
+from filemill.ports import ReceivedEvent
 
 _STORE = sa.text("""
     INSERT INTO worker_events (partition, "offset", worker_id, kind, at, file_id, body, generation)
@@ -31,7 +31,7 @@ _HEARD = sa.text("""
 """)
 
 
-def store_events(connection: sa.Connection, events: Sequence[HeardEvent], generation: int = 1) -> None:
+def store_events(connection: sa.Connection, events: Sequence[ReceivedEvent], generation: int = 1) -> None:
     """Store events in the caller's transaction, and what they make of their workers.
 
     `generation`: of the topic that they were read from.

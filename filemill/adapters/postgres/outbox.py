@@ -11,7 +11,7 @@ from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import assign_partitions
 from filemill.domain.records import TopicIdentity
-from filemill.ports import Claimed, Published
+from filemill.ports import ClaimedRow, PublishedRow
 
 # The moment of a request is the database's: the clocks of those who accept may differ.
 # One statement for thousands: each file's row, and the outbox row that the relay will publish.
@@ -145,20 +145,20 @@ class PostgresOutbox:
         self._lease = lease
         self._busy = False  # the last claim was full: there is probably more, without asking
 
-    def generation(self, topic: str, identity: TopicIdentity) -> int:
+    def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
         """The number of this topic among those of its name."""
         with self._engine.begin() as connection:
             return register(connection, {topic: identity})[topic]
 
-    def give_up(self, rows: Sequence[Claimed]) -> int:
+    def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
         """Take their numbers away, on record."""
-        parameters = {"ids": [row.outbox_id for row in rows], "numbers": [row.publish_number for row in rows]}
+        parameters = {"ids": [row.outbox_id for row in rows], "numbers": [row.sequence for row in rows]}
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             self._busy = True
             return connection.execute(_GIVE_UP, parameters).rowcount
 
-    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[Claimed]:
+    def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
         """Number the oldest rows. Numbers and counter change together, so that a crash leaves no gap."""
         with self._engine.begin() as connection:
             if not self._busy and not connection.execute(_WAITING).scalar_one():
@@ -180,22 +180,22 @@ class PostgresOutbox:
                     "generation": generation,
                 },
             )
-            claimed = [Claimed(*row) for row in rows]
+            claimed = [ClaimedRow(*row) for row in rows]
         self._busy = len(claimed) == limit
-        return sorted(claimed, key=lambda row: row.publish_number)
+        return sorted(claimed, key=lambda row: row.sequence)
 
-    def claimed(self, limit: int, after: int = 0) -> list[Claimed]:
+    def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
         """Rows numbered above `after` and not settled."""
         with self._engine.connect() as connection:
-            return [Claimed(*row) for row in connection.execute(_CLAIMED, {"limit": limit, "after": after})]
+            return [ClaimedRow(*row) for row in connection.execute(_CLAIMED, {"limit": limit, "after": after})]
 
-    def settle(self, published: Sequence[Published]) -> None:
+    def mark_published(self, published: Sequence[PublishedRow]) -> None:
         """Delete, and note the offset, in one statement: a request is in the outbox or in publications, never both."""
         if not published:
             return
         parameters = {
             "ids": [row.claimed.outbox_id for row in published],
-            "numbers": [row.claimed.publish_number for row in published],
+            "numbers": [row.claimed.sequence for row in published],
             "offsets": [row.offset for row in published],
         }
         with self._engine.begin() as connection:

@@ -13,10 +13,10 @@ from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
 from filemill.adapters.postgres.topics import register
-from filemill.domain.files import StatusUpdate, InvalidObjectKey, check_key_owner, coalesce
+from filemill.domain.files import InvalidObjectKey, StatusUpdate, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
-from filemill.ports import Applied, HeardEvent, Rejected
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord
 
 # The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so
 # that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own
@@ -123,9 +123,9 @@ class PostgresStatusStore:
         self,
         changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
-        rejected: Sequence[Rejected] = (),
-        events: Sequence[HeardEvent] = (),
-    ) -> Applied:
+        rejected: Sequence[RejectedRecord] = (),
+        events: Sequence[ReceivedEvent] = (),
+    ) -> ApplyResult:
         """Apply what supersedes, store events and move the positions, in one transaction."""
         try:
             return self._apply(changes, positions, rejected, events)
@@ -136,9 +136,9 @@ class PostgresStatusStore:
         self,
         changes: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
-        rejected: Sequence[Rejected],
-        events: Sequence[HeardEvent],
-    ) -> Applied:
+        rejected: Sequence[RejectedRecord],
+        events: Sequence[ReceivedEvent],
+    ) -> ApplyResult:
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             applied = apply_changes(connection, changes)
@@ -170,7 +170,7 @@ class PostgresStatusStore:
         return applied
 
 
-def apply_changes(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> Applied:
+def apply_changes(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> ApplyResult:
     """Apply a batch in the caller's transaction; changes without a run go last: they mean the then current one."""
     refused = _refuse_keys(connection, changes)
     usable = [change for place, change in enumerate(changes) if place not in refused] if refused else list(changes)
@@ -191,7 +191,7 @@ def apply_changes(connection: sa.Connection, changes: Sequence[StatusUpdate]) ->
     if unknown:
         deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
         unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
-    return Applied(changed, unknown, refused)
+    return ApplyResult(changed, unknown, refused)
 
 
 def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[str, set[int]]:

@@ -115,7 +115,7 @@ class FileProcessor:
                 self._turn(source)
         except MemberExpelled as error:
             if self._epochs:
-                self.lost(sorted(self._epochs), cause=str(error))
+                self.on_lost(sorted(self._epochs), cause=str(error))
             raise
         finally:
             # Leaving revokes what is assigned: that drains and commits.
@@ -189,7 +189,7 @@ class FileProcessor:
 
     # --- assignments, inside `read` and `close`
 
-    def assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
+    def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         """Begin a new epoch for each partition, with what a predecessor had finished beyond its commit."""
         self._begin_epoch(
             {
@@ -206,7 +206,7 @@ class FileProcessor:
         self._epochs.update(dict.fromkeys(offsets, self._epoch))
         self._offsets.update(offsets)
 
-    def revoked(self, partitions: Sequence[int]) -> None:
+    def on_revoked(self, partitions: Sequence[int]) -> None:
         """Finish what can be finished soon, commit, forget."""
         leaving = {number: self._epochs[number] for number in partitions if number in self._epochs}
         if leaving:
@@ -216,7 +216,7 @@ class FileProcessor:
         self._tell(EventKind.REVOKED, partitions)
         log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
-    def lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
+    def on_lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
         """They are another worker's already: drop the work, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
         self._tell(EventKind.LOST, partitions, cause=cause)
@@ -326,7 +326,7 @@ class FileProcessor:
                 if asked and all(partition in taken or partition not in self._epochs for partition in epochs):
                     self._trust()
 
-            source.commit(commits, on_done)
+            source.commit_async(commits, on_done)
 
     def _reach(self, source: RecordSource) -> None:
         """Where all that was read is finished, the position is what may be committed: beyond a transaction's marker."""
@@ -341,7 +341,7 @@ class FileProcessor:
     def _commit_now(self, leaving: dict[int, int]) -> None:
         commits = self._due(leaving)
         if commits and self._source is not None:
-            self._acknowledged(self._source.commit_now(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
+            self._acknowledged(self._source.commit_sync(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
 
     def _due(self, epochs: Mapping[int, int], *, again: bool = False) -> dict[int, Commit]:
         due = {

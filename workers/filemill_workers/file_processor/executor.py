@@ -20,7 +20,7 @@ import uvloop
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
 from filemill.errors import PermanentError, Unavailable
-from filemill.ports import Publisher, Receipt
+from filemill.ports import DeliveryReport, Publisher
 from filemill_workers.file_processor.record_task import Passage, Workplace
 
 log = structlog.get_logger("processor")
@@ -131,9 +131,9 @@ class Workshop:
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         """Publish and wait for the acknowledgement. Raises Unavailable, PermanentError."""
-        receipt: asyncio.Future[Receipt] = self._loop.create_future()
+        receipt: asyncio.Future[DeliveryReport] = self._loop.create_future()
 
-        def on_receipt(answer: Receipt) -> None:
+        def on_receipt(answer: DeliveryReport) -> None:
             self._due -= 1
             if not receipt.done():  # its passage may have been dropped
                 receipt.set_result(answer)

@@ -19,7 +19,7 @@ import structlog
 
 from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
-from filemill.ports import SharedSource
+from filemill.ports import ShareSource
 from filemill_workers.file_processor.executor import Finished, Workshop
 from filemill_workers.file_processor.membership import QUIET, serve_until
 from filemill_workers.file_processor.reporter import Reporter
@@ -66,7 +66,7 @@ class ShareProcessor:
         """Leave after this round; from any thread."""
         self._stop.set()
 
-    def run(self, join: Callable[[], SharedSource]) -> None:
+    def run(self, join: Callable[[], ShareSource]) -> None:
         """Consume until stopped, then drain, acknowledge and leave. Raises Unavailable where nobody may join."""
         if self._reporter is not None:
             self._reporter.started()
@@ -76,7 +76,7 @@ class ShareProcessor:
             if self._reporter is not None:
                 self._reporter.emit(EventKind.STOPPED, epoch=self._batch)
 
-    def _serve(self, source: SharedSource) -> None:
+    def _serve(self, source: ShareSource) -> None:
         self._unfinished.clear()
         self._turned_at = time.monotonic()
         try:
@@ -87,7 +87,7 @@ class ShareProcessor:
             self._workshop.abandon(self._epochs())
             source.close()
 
-    def _turn(self, source: SharedSource) -> None:
+    def _turn(self, source: ShareSource) -> None:
         now = time.monotonic()
         if now - self._turned_at > self._trusted_seconds:
             # Stopped for longer than its session, maybe: others have these records by now.
@@ -114,16 +114,16 @@ class ShareProcessor:
             self._workshop.trust()
             self._workshop.start(records, self._epochs())
 
-    def _work(self, source: SharedSource, now: float) -> None:
+    def _work(self, source: ShareSource, now: float) -> None:
         self._collect(source, STEP_SECONDS)
         if now - self._began > source.batch_seconds:
             self._give_back(source, "the time of its batch is over")
         if self._accepted and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
             self._accepted = 0
-            source.commit()
+            source.commit_async()
 
-    def _collect(self, source: SharedSource, seconds: float) -> None:
+    def _collect(self, source: ShareSource, seconds: float) -> None:
         """Take what is finished from the queue; wait `seconds` for the first."""
         try:
             self._finish(source, self._workshop.finished.get(timeout=seconds))
@@ -132,7 +132,7 @@ class ShareProcessor:
         except queue.Empty:
             return
 
-    def _finish(self, source: SharedSource, finished: Finished) -> None:
+    def _finish(self, source: ShareSource, finished: Finished) -> None:
         place = finished.partition, finished.offset
         if finished.epoch != self._batch or place not in self._unfinished:
             return
@@ -142,7 +142,7 @@ class ShareProcessor:
         if self._reporter is not None:
             self._reporter.finished(1)
 
-    def _drain(self, source: SharedSource) -> None:
+    def _drain(self, source: ShareSource) -> None:
         """Wait for what is nearly done, for a bounded time; give the rest back."""
         deadline = time.monotonic() + self._drain_seconds
         self._workshop.abandon(self._epochs(), idle_longer_than=self._drain_seconds)
@@ -150,9 +150,9 @@ class ShareProcessor:
             self._workshop.trust()
             self._collect(source, min(left, STEP_SECONDS))
         self._give_back(source, "this worker leaves")
-        source.commit_now(FINAL_COMMIT_SECONDS)
+        source.commit_sync(FINAL_COMMIT_SECONDS)
 
-    def _give_back(self, source: SharedSource, why: str) -> None:
+    def _give_back(self, source: ShareSource, why: str) -> None:
         self._workshop.abandon(self._epochs())
         self._collect(source, 0.001)
         if self._unfinished:
@@ -165,7 +165,7 @@ class ShareProcessor:
     def _epochs(self) -> dict[int, int]:
         return {partition: self._batch for partition, _ in self._unfinished}
 
-    def _beat(self, source: SharedSource, now: float) -> None:
+    def _beat(self, source: ShareSource, now: float) -> None:
         self._beat_at = now
         if self._reporter is None:
             return
