@@ -293,8 +293,8 @@ def test_what_was_closed_is_logged_with_its_numbers_and_not_each_time() -> None:
         for _ in range(200):
             stack.enter_context(server.connect(b"G"))
         wait_until(lambda: logs, PATIENCE_SECONDS, "a line")
-    assert logs[0]["event"].startswith("Connections were closed")
-    assert logs[0]["closed_for_others"] > 100
+    assert logs[0]["event"].startswith("Closed connections")
+    assert logs[0]["evicted"] > 100
     assert len(logs) == 1
 
 
@@ -313,7 +313,7 @@ def test_the_limit_of_open_files_is_raised_and_bounds_the_connections() -> None:
 
 
 def test_an_ipv6_network_counts_as_one_address() -> None:
-    group = connections._group_of
-    assert group("2001:db8::1") == group("2001:db8::ffff:1") != group("2001:db8:0:1::1")
-    assert group("127.0.0.1") == "127.0.0.1"
-    assert group("fe80::1%lo") == group("fe80::2%lo")
+    key = connections._client_key
+    assert key("2001:db8::1") == key("2001:db8::ffff:1") != key("2001:db8:0:1::1")
+    assert key("127.0.0.1") == "127.0.0.1"
+    assert key("fe80::1%lo") == key("fe80::2%lo")

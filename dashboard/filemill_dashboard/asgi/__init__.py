@@ -1,1 +1,1 @@
-"""What is in front of REST and the pages: HTTP, the checks of Host and Origin, headers, trusted proxies."""
+"""ASGI middleware and protocols in front of REST and the pages: limits, checks of Host and Origin, headers, proxies."""

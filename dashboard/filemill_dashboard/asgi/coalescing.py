@@ -1,7 +1,8 @@
-"""A crowd of programs that polls the same: its question goes to the database once for all of them.
+"""Request coalescing (single flight): identical GET requests that are waiting at the same time share one response.
 
-Nobody gets an answer that is older than the request: whoever comes while one is read waits for the next one. Beyond two
-who ask at once there is a pause between readings, so that a thousand cost the database what two do.
+Requests that arrive during a read share the next one, so no response predates its request. If a response was shared,
+the next read of the same path and query begins at least `MIN_INTERVAL_SECONDS` after it: a thousand clients that poll
+cost the database as much as two.
 """
 
 import asyncio
@@ -11,28 +12,27 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What programs poll; the answer depends on path and query alone.
+# What programs poll. The response depends on path and query alone.
 COALESCED_PATHS = {"/api/files", "/api/pipeline", "/api/workers", "/api/dead-letters"}
-# From the begin of a reading that was shared to that of the next: the longest that a crowd waits beside the reading.
 MIN_INTERVAL_SECONDS = 0.04
 
-Answer = list[Message]
-Question = tuple[str, bytes]
+Messages = list[Message]
+Key = tuple[str, bytes]
 
 
 @dataclass
-class _Line:
-    """Who waits for the next reading."""
+class _Waiters:
+    """The requests of one key that wait for the next read."""
 
-    waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
+    futures: list[asyncio.Future[Messages]] = field(default_factory=list)
 
 
 class CoalescingMiddleware:
-    """Middleware: one reading for all who ask the same at the same time."""
+    """Middleware: one call of the app for all identical requests that wait at the same time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._lines: dict[Question, _Line] = {}
+        self._waiters: dict[Key, _Waiters] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,53 +40,53 @@ class CoalescingMiddleware:
         if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] not in COALESCED_PATHS:
             await self._app(scope, receive, send)
             return
-        for message in await self._next(scope):
+        for message in await self._join(scope):
             await send(message)
 
-    def _next(self, scope: Scope) -> asyncio.Future[Answer]:
+    def _join(self, scope: Scope) -> asyncio.Future[Messages]:
         loop = asyncio.get_running_loop()
-        question = (scope["path"], scope.get("query_string", b""))
-        line = self._lines.get(question)
-        if line is None:
-            line = self._lines[question] = _Line()
-            task = loop.create_task(self._serve(question, line, scope))
-            self._tasks.add(task)  # the loop itself would let go of it
+        key = (scope["path"], scope.get("query_string", b""))
+        waiters = self._waiters.get(key)
+        if waiters is None:
+            waiters = self._waiters[key] = _Waiters()
+            task = loop.create_task(self._serve(key, waiters, scope))
+            self._tasks.add(task)  # the loop itself keeps only a weak reference
             task.add_done_callback(self._tasks.discard)
-        line.waiting.append(loop.create_future())
-        return line.waiting[-1]
+        waiters.futures.append(loop.create_future())
+        return waiters.futures[-1]
 
-    async def _serve(self, question: Question, line: _Line, scope: MutableMapping[str, Any]) -> None:
-        """Read as long as anybody waits. The readers' own connections may go: this one goes on for the others."""
+    async def _serve(self, key: Key, waiters: _Waiters, scope: MutableMapping[str, Any]) -> None:
+        """Call the app until nobody waits. A client that disconnects does not cancel the call for the others."""
         loop = asyncio.get_running_loop()
         try:
-            while line.waiting:
-                asking, line.waiting = line.waiting, []
-                began = loop.time()
-                await self._read(dict(scope), asking)
-                if len(asking) > 1:
-                    await asyncio.sleep(began + MIN_INTERVAL_SECONDS - loop.time())
+            while waiters.futures:
+                served, waiters.futures = waiters.futures, []
+                started = loop.time()
+                await self._call(dict(scope), served)
+                if len(served) > 1:
+                    await asyncio.sleep(started + MIN_INTERVAL_SECONDS - loop.time())
         finally:
-            del self._lines[question]
-            for one in line.waiting:
-                one.cancel()
+            del self._waiters[key]
+            for future in waiters.futures:
+                future.cancel()
 
-    async def _read(self, scope: Scope, asking: list[asyncio.Future[Answer]]) -> None:
-        answer: Answer = []
+    async def _call(self, scope: Scope, served: list[asyncio.Future[Messages]]) -> None:
+        messages: Messages = []
 
-        async def keep(message: Message) -> None:
-            answer.append(message)
+        async def collect(message: Message) -> None:
+            messages.append(message)
 
-        reading = asyncio.ensure_future(self._app(scope, _nothing_more, keep))
-        await asyncio.wait([reading])
-        bug = reading.exception()
-        for one in asking:
-            if one.done():
-                continue  # gone meanwhile
+        call = asyncio.ensure_future(self._app(scope, _receive_empty_body, collect))
+        await asyncio.wait([call])
+        bug = call.exception()
+        for future in served:
+            if future.done():
+                continue  # the client has disconnected
             if bug is None:
-                one.set_result(answer)
+                future.set_result(messages)
             else:
-                one.set_exception(bug)
+                future.set_exception(bug)
 
 
-async def _nothing_more() -> Message:
+async def _receive_empty_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}

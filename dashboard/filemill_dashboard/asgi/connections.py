@@ -1,11 +1,11 @@
-"""Connections to the page's port: bounded in number, and in the time that a client may take for its part.
+"""Limits on the connections to the page's port: their number, and the time that a client may take.
 
-A client that opens a connection owes a request. One that sends it a byte at a time, or not at all, costs as much as one
-that works: with enough of them nobody else gets in. Three bounds keep the page and its health checks reachable:
+A client that sends its request a byte at a time, or not at all, uses as much as any other client. Enough of them would
+block everybody else. Three limits keep the page and its health checks reachable:
 
-- time: for the headers, for the body, for a WebSocket's first message, for taking an answer;
-- number, in all and for each address: where it is reached, those that have waited longest for their client are closed;
-- a reserve: where there is nothing to close, a few more connections are accepted for health checks alone.
+- time: for the headers, for the body, for a WebSocket's first message, for reading a response;
+- number, in total and per address: at the limit, the connections that have waited longest for their client are closed;
+- a reserve: if no connection can be closed, a few more are accepted for health checks only.
 """
 
 import resource
@@ -22,20 +22,20 @@ from filemill.domain.origins import parse_ip
 from filemill_dashboard.asgi.proxies import TrustedProxies
 
 HEADERS_SECONDS = 10.0
-# A body has this long, and a second more for each so many bytes of it.
+# The time for a body: this, plus one second for each BODY_BYTES_PER_SECOND received.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 4096
 FIRST_MESSAGE_SECONDS = 10.0
-# An answer that a client does not take.
+# A response that the client does not read.
 STALLED_SECONDS = 60.0
 
-# Connections beyond the bounds that are accepted for health checks.
+# Connections beyond the limits, accepted for health checks.
 RESERVE = 32
-# Files that this process needs beside connections: its clients of three servers, and what it reads.
+# Open files that this process needs besides connections: its clients of three servers, and the files that it reads.
 FILES_FOR_OTHERS = 256
 FILES_WANTED = 65_536
 CONNECTIONS_MIN = 64
-# Room is made for more than one at a time: looking for those that have waited longest means looking at all.
+# Several at once, because finding the longest waiting ones means looking at all connections.
 CLOSED_AT_ONCE = 16
 REPORT_SECONDS = 10.0
 SWEEP_LATE_SECONDS = 3.0
@@ -44,21 +44,21 @@ log = structlog.get_logger("connections")
 
 
 class Connection(Protocol):
-    """What a bound is applied to."""
+    """A connection as the limits need it."""
 
     @property
     def peer(self) -> str:
         """The address at the other end."""
 
     @property
-    def waits_since(self) -> float | None:
-        """Since when the client owes something; None while we do."""
+    def waiting_since(self) -> float | None:
+        """Since when the server waits for the client; None while the client waits for the server."""
 
     def is_overdue(self, now: float) -> bool:
         """Whether the client has taken too long."""
 
     def time_out(self) -> None:
-        """Close it with an answer, if one can be given."""
+        """Close it, with an error response if one can still be sent."""
 
     def drop(self) -> None:
         """Close it at once."""
@@ -66,19 +66,19 @@ class Connection(Protocol):
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Connections that are accepted, in all and of one address."""
+    """How many connections are accepted, in total and from one address."""
 
     total: int
     per_address: int
 
 
 class Connections:
-    """The connections that are open. For the event loop's thread."""
+    """The open connections. Only for the event loop's thread."""
 
-    def __init__(self, bounds: ConnectionLimits, proxies: TrustedProxies) -> None:
-        self._bounds = bounds
+    def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies) -> None:
+        self._limits = limits
         self._proxies = proxies
-        self._groups: dict[str, set[Connection]] = {}
+        self._by_client: dict[str, set[Connection]] = {}
         self._count = 0
         self._closed: Counter[str] = Counter()
         self._reported_at = self._swept_at = float("-inf")
@@ -87,59 +87,59 @@ class Connections:
         return self._count
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection in. False where there is no room, and it may only ask whether we live."""
+        """Register a new connection. False: the limit is reached, and it may only send health checks."""
         peer = connection.peer
-        group = self._groups.setdefault(_group_of(peer), set())
-        full = len(group) >= self._bounds.per_address and peer not in self._proxies
+        group = self._by_client.setdefault(_client_key(peer), set())
+        full = len(group) >= self._limits.per_address and peer not in self._proxies
         if full:
-            self._make_room(group)
-            full = len(group) >= self._bounds.per_address
-        elif self._count >= self._bounds.total:
-            self._make_room(one for each in self._groups.values() for one in each)
-        full = full or self._count >= self._bounds.total
+            self._evict(group)
+            full = len(group) >= self._limits.per_address
+        elif self._count >= self._limits.total:
+            self._evict(one for each in self._by_client.values() for one in each)
+        full = full or self._count >= self._limits.total
         self.add(connection)
         if full:
-            self._closed["turned away"] += 1
-            if self._count > self._bounds.total + RESERVE or len(group) > self._bounds.per_address + RESERVE:
+            self._closed["rejected"] += 1
+            if self._count > self._limits.total + RESERVE or len(group) > self._limits.per_address + RESERVE:
                 self._drop(connection)
         return not full
 
     def add(self, connection: Connection) -> None:
-        """Count a connection in, whatever the bounds say: one that becomes a WebSocket was admitted already."""
-        self._groups.setdefault(_group_of(connection.peer), set()).add(connection)
+        """Register a connection without checking the limits: a WebSocket was admitted as an HTTP connection."""
+        self._by_client.setdefault(_client_key(connection.peer), set()).add(connection)
         self._count += 1
 
     def release(self, connection: Connection) -> None:
-        """Count a connection out; may be repeated."""
-        key = _group_of(connection.peer)
-        group = self._groups.get(key)
+        """Remove a connection; may be repeated."""
+        key = _client_key(connection.peer)
+        group = self._by_client.get(key)
         if group is None or connection not in group:
             return
         group.remove(connection)
         self._count -= 1
         if not group:
-            del self._groups[key]
+            del self._by_client[key]
 
     def sweep(self, now: float) -> None:
-        """Close what has taken too long. Called once a second: a late call means that we were slow, not the clients."""
+        """Close overdue connections. Called once a second; if the call is late, the server was slow, not the clients."""
         late, self._swept_at = now - self._swept_at > SWEEP_LATE_SECONDS, now
         if late:
             return
-        overdue = [one for group in self._groups.values() for one in group if one.is_overdue(now)]
+        overdue = [one for group in self._by_client.values() for one in group if one.is_overdue(now)]
         for connection in overdue:
             connection.time_out()
-        self._closed["timed out"] += len(overdue)
+        self._closed["timed_out"] += len(overdue)
         if self._closed.total() and now - self._reported_at >= REPORT_SECONDS:
-            counts = {reason.replace(" ", "_"): number for reason, number in self._closed.items() if number}
-            log.warning("Connections were closed: slow clients, or too many of them", open=self._count, **counts)
+            counts = {reason: number for reason, number in self._closed.items() if number}
+            log.warning("Closed connections of slow clients or beyond the limits", open=self._count, **counts)
             self._closed.clear()
             self._reported_at = now
 
-    def _make_room(self, connections: Iterable[Connection]) -> None:
-        waiting = [(since, one) for one in connections if (since := one.waits_since) is not None]
+    def _evict(self, connections: Iterable[Connection]) -> None:
+        waiting = [(since, one) for one in connections if (since := one.waiting_since) is not None]
         for _, connection in nsmallest(CLOSED_AT_ONCE, waiting, key=lambda pair: pair[0]):
             self._drop(connection)
-            self._closed["closed for others"] += 1
+            self._closed["evicted"] += 1
 
     def _drop(self, connection: Connection) -> None:
         self.release(connection)
@@ -147,7 +147,7 @@ class Connections:
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
-    """What the settings and this process's limit of open files allow; raises that limit as far as it may."""
+    """The limits that the settings and the limit of open files allow; raises the soft limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -158,8 +158,8 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     return ConnectionLimits(total, min(settings.connections_per_address, max(1, total * 3 // 4)))
 
 
-def _group_of(peer: str) -> str:
-    """Whom a connection is counted for. One machine has 2^64 IPv6 addresses."""
+def _client_key(peer: str) -> str:
+    """The key that connections are counted by: an IPv4 address or an IPv6 /64, since one host has a whole /64."""
     if ":" not in peer:
         return peer
     address = parse_ip(peer.partition("%")[0])

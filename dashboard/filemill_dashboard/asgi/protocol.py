@@ -1,7 +1,7 @@
-"""uvicorn's HTTP and WebSocket protocols, with the bounds of `filemill_dashboard.asgi.connections`.
+"""uvicorn's HTTP and WebSocket protocols, with the limits of `filemill_dashboard.asgi.connections`.
 
-uvicorn closes a connection that is kept alive and idle. It has no time-out for headers and bodies and no bound for the
-size of headers. A request here costs two readings of the clock more; time-outs are looked for once a second.
+uvicorn itself closes idle keep-alive connections. It has no timeout for headers and bodies, and no limit for the size
+of headers. The limits cost two clock readings per request; timeouts are checked once a second.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from filemill_dashboard.asgi.connections import (
 )
 
 HEADERS_MAX_BYTES = 64 * 1024
-# What a browser tells Streamlit is a few kilobytes.
+# A browser sends Streamlit a few kilobytes.
 MESSAGE_MAX_BYTES = 1024 * 1024
 HEALTH_PATHS = (b"/healthz", b"/readyz")
 CLOCK_TICKS = 10  # of a tenth of a second each
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's configuration, and the connections that its protocols share."""
+    """uvicorn's configuration with the connections that its protocols share."""
 
     def __init__(self, app: Any, connections: Connections, **given: Any) -> None:  # noqa: ANN401
         super().__init__(
@@ -40,7 +40,7 @@ class BoundedConfig(uvicorn.Config):
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's server, which looks for time-outs once a second."""
+    """uvicorn's server; checks timeouts once a second."""
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
@@ -50,7 +50,7 @@ class BoundedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     """Ends the parsing of a request."""
 
 
@@ -69,14 +69,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._registry = config.open_connections
         self._since = 0.0
         self._stalled_since = 0.0
-        # The client owes the headers, then the body; then we owe an answer.
-        self._awaits_headers = True
-        self._awaits_body = False
-        self._answering = False
-        self._only_health = False
-        self._refusal = 0
+        # The server waits for headers, then for the body; then the client waits for the response.
+        self._awaiting_headers = True
+        self._awaiting_body = False
+        self._responding = False
+        self._health_checks_only = False
+        self._rejected_with = 0
         self._received = 0
-        # Bytes since the last one that the parser handed on.
+        # Bytes received since the parser last completed headers or a part of a body.
         self._unparsed = 0
 
     @property
@@ -85,27 +85,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     @property
-    def waits_since(self) -> float | None:
-        """Since when the client owes something."""
-        return self._since if self._awaits_headers or self._awaits_body or self.flow.write_paused else None
+    def waiting_since(self) -> float | None:
+        """Since when the server waits for the client."""
+        return self._since if self._awaiting_headers or self._awaiting_body or self.flow.write_paused else None
 
     def is_overdue(self, now: float) -> bool:
         """Whether the client has taken too long."""
         waited = now - self._since
-        if self._awaits_headers:
+        if self._awaiting_headers:
             return waited > HEADERS_SECONDS
         if self.flow.write_paused:
             return now - self._stalled_since > STALLED_SECONDS
-        if self._awaits_body and not self.flow.read_paused:
+        if self._awaiting_body and not self.flow.read_paused:
             return waited > BODY_SECONDS + self._received / BODY_BYTES_PER_SECOND
         return False
 
     def time_out(self) -> None:
-        """Close it: silently where nothing was sent, as a browser opens connections in advance."""
+        """Close it; without a response if nothing was sent, because browsers open connections in advance."""
         if self.flow.write_paused:
             self.transport.abort()
-        elif self._unparsed or not self._awaits_headers:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        elif self._unparsed or not self._awaiting_headers:
+            self._reject(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.transport.close()
 
@@ -114,92 +114,92 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """A client connected."""
         super().connection_made(transport)
         self._since = self.loop.time()
-        self._only_health = not self._registry.admit(self)
+        self._health_checks_only = not self._registry.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
+        """It was closed."""
         self._registry.release(self)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client takes less than we send."""
+        """The client reads less than we send."""
         self._stalled_since = self.loop.time()
         super().pause_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes are here."""
-        if self._refusal:
+        """Bytes were received."""
+        if self._rejected_with:
             return
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > HEADERS_MAX_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self._reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The parser has all headers of a request."""
+        """The parser has read all headers of a request."""
         if self._unparsed > HEADERS_MAX_BYTES:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > HEADERS_MAX_BYTES:
-                self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                raise _Refused
-        if self._only_health and self.url.partition(b"?")[0] not in HEALTH_PATHS:
-            self._refusal = HTTPStatus.SERVICE_UNAVAILABLE
-            raise _Refused
+                self._rejected_with = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                raise _Rejected
+        if self._health_checks_only and self.url.partition(b"?")[0] not in HEALTH_PATHS:
+            self._rejected_with = HTTPStatus.SERVICE_UNAVAILABLE
+            raise _Rejected
         self._unparsed = self._received = 0
         self._since = self.loop.time()
-        self._awaits_headers, self._awaits_body, self._answering = False, True, True
+        self._awaiting_headers, self._awaiting_body, self._responding = False, True, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """The parser has a part of a body."""
+        """The parser has read a part of a body."""
         self._unparsed = 0
         self._received += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The parser has all of a request."""
+        """The parser has read a whole request."""
         self._unparsed = 0
-        self._awaits_body = False
-        if not self._answering:
+        self._awaiting_body = False
+        if not self._responding:
             self._await_next()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is written; the next request may have been read already."""
+        """A response was sent; the next request may already be here."""
         super().on_response_complete()
-        self._answering = not self.cycle.response_complete
-        if not self._answering and not self._awaits_body:
+        self._responding = not self.cycle.response_complete
+        if not self._responding and not self._awaiting_body:
             self._await_next()
 
     def handle_websocket_upgrade(self) -> None:
-        """The other protocol goes on."""
+        """The WebSocket protocol takes over."""
         self._registry.release(self)
         super().handle_websocket_upgrade()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - it says `Invalid HTTP request received.`
-        """Called where parsing has ended with an error, or by `_Refused`."""
-        status, self._refusal = self._refusal or HTTPStatus.BAD_REQUEST, 0
-        self._refuse(HTTPStatus(status))
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - always `Invalid HTTP request received.`
+        """Called after a parser error, also one raised as `_Rejected`."""
+        status, self._rejected_with = self._rejected_with or HTTPStatus.BAD_REQUEST, 0
+        self._reject(HTTPStatus(status))
 
     def _await_next(self) -> None:
-        self._awaits_headers = True
+        self._awaiting_headers = True
         self._since = self.loop.time()
 
-    def _refuse(self, status: HTTPStatus) -> None:
-        """Close it, with this answer where none has begun."""
-        if self._refusal or self.transport.is_closing():
+    def _reject(self, status: HTTPStatus) -> None:
+        """Close it, with this status unless a response has started."""
+        if self._rejected_with or self.transport.is_closing():
             return
-        self._refusal = status
-        if not self._answering or not self.cycle.response_started:
-            self.transport.write(_answer(status))
+        self._rejected_with = status
+        if not self._responding or not self.cycle.response_started:
+            self.transport.write(_plain_response(status))
         self.transport.close()
 
 
 class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
-    """One WebSocket. uvicorn asks it for a sign of life by itself; it must also say something at its start."""
+    """One WebSocket. uvicorn pings it; besides, the client must send a first message in time."""
 
     def __init__(
         self,
@@ -219,12 +219,12 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         return self.client[0] if self.client else ""
 
     @property
-    def waits_since(self) -> float | None:
-        """Since when it is open without having said anything."""
+    def waiting_since(self) -> float | None:
+        """Since when it is open without a message from the client; None after the first one."""
         return self._since
 
     def is_overdue(self, now: float) -> bool:
-        """Whether it has been silent for too long."""
+        """Whether the first message is overdue."""
         return self._since is not None and now - self._since > FIRST_MESSAGE_SECONDS
 
     def time_out(self) -> None:
@@ -236,23 +236,23 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The HTTP connection asks to be a WebSocket."""
+        """The HTTP connection was upgraded."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self._registry.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
+        """It was closed."""
         self._registry.release(self)
         super().connection_lost(exc)
 
     def send_receive_event_to_app(self) -> None:
-        """A whole message is here."""
+        """A whole message was received."""
         self._since = None
         super().send_receive_event_to_app()
 
 
-def _answer(status: HTTPStatus) -> bytes:
+def _plain_response(status: HTTPStatus) -> bytes:
     text = f"{status.value} {status.phrase}\n"
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",

@@ -1,7 +1,6 @@
-"""Reverse proxies: whose word counts for the address of a client and for the scheme that it used.
+"""Trusted reverse proxies: the client's address and scheme from X-Forwarded-For and X-Forwarded-Proto.
 
-Only a proxy that `FILEMILL_TRUSTED_PROXIES` names is believed, and of its headers only X-Forwarded-For and
-X-Forwarded-Proto are read. From anybody else these headers mean nothing.
+The headers of other senders than `FILEMILL_TRUSTED_PROXIES` are ignored.
 """
 
 import ipaddress
@@ -12,7 +11,7 @@ from starlette.types import Scope
 
 from filemill.domain.origins import is_loopback_name, parse_host, parse_ip
 
-# What tells that a request came through a proxy, whether it is trusted or not.
+# Each of these shows that a request came through a proxy, trusted or not.
 FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
@@ -22,7 +21,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """The addresses and networks whose headers are believed; with none, a scope stays as it is."""
+    """The addresses and networks of trusted proxies; without any, no scope is changed."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: list[Network] = [ipaddress.ip_network(network) for network in networks]
@@ -34,7 +33,7 @@ class TrustedProxies:
         )
 
     def apply(self, scope: Scope) -> None:
-        """Put the client's own address and scheme into the scope, where a trusted proxy tells them."""
+        """Put the client's address and scheme into the scope if the request came from a trusted proxy."""
         client = scope.get("client")
         if not self._networks or not client or client[0] not in self:
             return
@@ -52,7 +51,7 @@ class TrustedProxies:
             scope["scheme"] = secure if schemes == [b"https"] else plain
 
     def _client_of(self, hops: list[str]) -> str | None:
-        """The last address that is not a trusted proxy's: what stands before it is only claimed."""
+        """The last address that is not a trusted proxy's. A client can forge the addresses before it."""
         nearest = None
         for hop in reversed(hops):
             address = parse_ip(hop.strip())
@@ -65,7 +64,7 @@ class TrustedProxies:
 
 
 def is_direct_from_this_machine(request: Request) -> bool:
-    """Whether a program of this machine asks by itself: what it may see, it can find out anyway."""
+    """Whether a program on this machine sent the request, without a proxy in between."""
     client, host = request.client, parse_host(request.headers.get("host", ""))
     return (
         client is not None

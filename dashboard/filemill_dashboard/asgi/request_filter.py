@@ -1,14 +1,14 @@
-"""The gate in front of everything that the page's port serves: REST, assets, health checks, pages and WebSockets.
+"""The request filter in front of REST, assets, health checks, pages and WebSockets.
 
-It refuses what only a foreign web page in somebody's browser would send:
+It rejects requests that a browser sends on behalf of a foreign web page:
 
-- A Host that is not ours. A DNS name that its owner points at this machine (DNS rebinding) makes his page same-origin
-  with ours, but its Host header still has his name.
-- An Origin that is not exactly ours, for a WebSocket or a method that changes something. Each port of 127.0.0.1 is an
-  origin of its own.
-- What a browser itself marks as coming from another site (Fetch Metadata), but for links that are followed to us.
+- A Host that is not ours. With DNS rebinding, an attacker points a DNS name at this machine, so that the attacker's
+  page is same-origin with ours. Its Host header still has the attacker's name.
+- An Origin that is not exactly ours, for a WebSocket or a method that changes something. Each port of 127.0.0.1 is a
+  separate origin.
+- A request that the browser marks as cross-site (Fetch Metadata), except navigation to a page.
 
-Programs send no Origin and no Fetch Metadata, and are not affected.
+Programs send no Origin and no Fetch Metadata, so they are not affected.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.rest.errors import error_response
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# `same-site` is another port or subdomain: on loopback, any other program's page.
+# `same-site` is another port or subdomain. On loopback, that may be any other program.
 FOREIGN_SITES = frozenset({"cross-site", "same-site"})
-SHOWN_LENGTH = 100
+QUOTED_LENGTH = 100
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a request is not served."""
+    """Why a request is rejected: the HTTP status and the error of its body."""
 
     status: int
     code: str
@@ -46,7 +46,7 @@ class Rejection:
 
 
 class RequestFilter:
-    """Middleware: hands on what may be served, and answers the rest itself."""
+    """Middleware: passes allowed requests on and responds to all others with an error."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -54,21 +54,21 @@ class RequestFilter:
         public = parse_origin(settings.public_url) if settings.public_url else None
         names = {settings.host.lower(), *settings.allowed_host_names, *([public.host] if public else [])}
         self._public = public
-        self._judge_host = lru_cache(maxsize=256)(lambda host, local: _judge_host(host, local, frozenset(names)))
+        self._check_host = lru_cache(maxsize=256)(lambda host, local: _check_host(host, local, frozenset(names)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve or refuse one request or WebSocket."""
+        """Serve or reject one request or WebSocket."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         self._proxies.apply(scope)
-        refusal = self._examine(scope)
-        if refusal is None:
+        rejection = self._check(scope)
+        if rejection is None:
             await self._app(scope, receive, send)
         else:
-            await _answer(refusal, scope, receive, send)
+            await _respond(rejection, scope, receive, send)
 
-    def _examine(self, scope: Scope) -> Rejection | None:
+    def _check(self, scope: Scope) -> Rejection | None:
         hosts: list[bytes] = []
         origins: list[bytes] = []
         fetch: dict[bytes, list[str]] = {}
@@ -80,45 +80,45 @@ class RequestFilter:
             elif name.startswith(b"sec-fetch-"):
                 fetch.setdefault(name[10:], []).append(value.decode("latin-1").strip().lower())
         if not hosts and scope.get("http_version") == "1.0" and not origins:
-            return None  # a simple health check; no browser speaks HTTP/1.0
+            return None  # a simple health check; no browser uses HTTP/1.0
         if len(hosts) != 1:
             return Rejection(400, "bad_host", "a request must have exactly one Host header")
         local = scope["server"][0] if scope.get("server") else ""
-        host = self._judge_host(hosts[0][: 4 * SHOWN_LENGTH], local)
+        host = self._check_host(hosts[0][: 4 * QUOTED_LENGTH], local)
         if isinstance(host, Rejection):
             return host
         if any(site in FOREIGN_SITES for site in fetch.get(b"site", ())) and not _is_navigation(scope, fetch):
-            return Rejection(403, "cross_site", "requests from pages of other sites are refused")
+            return Rejection(403, "cross_site", "requests from pages of other sites are rejected")
         if origins and (scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS):
-            return self._judge_origin(origins, host, scope)
+            return self._check_origin(origins, host, scope)
         return None
 
-    def _judge_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> Rejection | None:
+    def _check_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> Rejection | None:
         origin = parse_origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
-        if origin is None or origin not in self._ours(host, scope["scheme"]):
+        if origin is None or origin not in self._own_origins(host, scope["scheme"]):
             return Rejection(
                 403,
                 "cross_origin",
-                f"requests from pages of {_shown(b', '.join(origins))} are refused. If a reverse proxy is in front, it "
+                f"requests from pages of {_quoted(b', '.join(origins))} are rejected. A reverse proxy in front "
                 "must pass the Host header, and FILEMILL_PUBLIC_URL must be the URL that browsers use",
             )
         if scope["type"] == "websocket":
             _align_host(scope, origin)
         return None
 
-    def _ours(self, host: Authority, scheme: str) -> set[Origin]:
-        """The origins that a page of ours has when its requests come with this Host."""
+    def _own_origins(self, host: Authority, scheme: str) -> set[Origin]:
+        """The origins that our pages have if their requests carry this Host."""
         scheme = "https" if scheme in {"https", "wss"} else "http"
-        ours = {Origin(scheme, host.host, host.port or DEFAULT_PORTS[scheme])}
-        if host.port == DEFAULT_PORTS["https"]:  # a proxy that ends TLS, and says so by the port alone
-            ours.add(Origin("https", host.host, host.port))
+        own = {Origin(scheme, host.host, host.port or DEFAULT_PORTS[scheme])}
+        if host.port == DEFAULT_PORTS["https"]:  # a proxy that terminates TLS and shows it by the port alone
+            own.add(Origin("https", host.host, host.port))
         if self._public is not None:
-            ours.add(self._public)
-        return ours
+            own.add(self._public)
+        return own
 
 
-def _judge_host(header: bytes, local: str, names: frozenset[str]) -> Authority | Rejection:
-    """What the Host header names, where that is this server. An address counts where the connection came in on it."""
+def _check_host(header: bytes, local: str, names: frozenset[str]) -> Authority | Rejection:
+    """The parsed Host if it names this server. An IP address is accepted if the connection came in on it."""
     host = parse_host(header.decode("latin-1"))
     if host is not None:
         address = parse_ip(host.host)
@@ -127,13 +127,13 @@ def _judge_host(header: bytes, local: str, names: frozenset[str]) -> Authority |
     return Rejection(
         421,
         "host_not_allowed",
-        f"this server is not known as {_shown(header)}. To serve that name, set FILEMILL_PUBLIC_URL or add it "
+        f"this server is not known as {_quoted(header)}. To serve that name, set FILEMILL_PUBLIC_URL or add it "
         "to FILEMILL_ALLOWED_HOSTS",
     )
 
 
 def _is_navigation(scope: Scope, fetch: dict[bytes, list[str]]) -> bool:
-    """Whether somebody follows a link to us in a tab, which other sites may do. A frame is none."""
+    """Whether the user opened a link in a tab, which is allowed from other sites. A frame is not."""
     return (
         scope["type"] == "http"
         and scope["method"] in {"GET", "HEAD"}
@@ -143,9 +143,9 @@ def _is_navigation(scope: Scope, fetch: dict[bytes, list[str]]) -> bool:
 
 
 def _align_host(scope: Scope, origin: Origin) -> None:
-    """Give Streamlit a Host that is the origin's as text: that is how it compares them.
+    """Make Host and Origin equal as text, because Streamlit compares them so.
 
-    Where they differ it would look up this machine's address on the internet, on the event loop, for up to 2 s.
+    If they differ, Streamlit looks up this machine's address on the internet, on the event loop, for up to 2 s.
     """
     name = f"[{origin.host}]" if ":" in origin.host else origin.host
     written = name if origin.port == DEFAULT_PORTS[origin.scheme] else f"{name}:{origin.port}"
@@ -153,20 +153,20 @@ def _align_host(scope: Scope, origin: Origin) -> None:
     scope["headers"] = [(key, replaced.get(key, value)) for key, value in scope["headers"]]
 
 
-def _shown(header: bytes) -> str:
-    """A header's value for people: bounded, and nothing in it that a terminal would obey."""
+def _quoted(header: bytes) -> str:
+    """A header's value for a message: cut, and without terminal escapes."""
     text = header.decode("latin-1")
-    return ascii(text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…")
+    return ascii(text if len(text) <= QUOTED_LENGTH else f"{text[:QUOTED_LENGTH]}…")
 
 
-async def _answer(refusal: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
+async def _respond(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
     wants_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
     response: Response = (
-        PlainTextResponse(f"{refusal.message}\n", refusal.status)
+        PlainTextResponse(f"{rejection.message}\n", rejection.status)
         if wants_page
-        else error_response(refusal.status, refusal.code, refusal.message)
+        else error_response(rejection.status, rejection.code, rejection.message)
     )
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return
-    await response(scope, receive, send)  # Starlette sends it as `websocket.http.response.*` where that is needed
+    await response(scope, receive, send)  # Starlette sends it as `websocket.http.response.*` if needed

@@ -1,4 +1,4 @@
-"""Headers of every answer: what a browser may do with it, and which pages may have it."""
+"""Security headers of every response: what a browser may do with it, and which pages may read it."""
 
 import base64
 import hashlib
@@ -19,14 +19,14 @@ from secure import (
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-# Answers about data: neither a browser nor a proxy may keep them.
-_NOT_KEPT = ("/api", "/healthz", "/readyz")
+# Responses with data: neither a browser nor a proxy may store them.
+_NO_STORE_PATHS = ("/api", "/healthz", "/readyz")
 
 Header = tuple[bytes, bytes]
 
 
 class ResponseHeaders:
-    """Middleware: adds the headers to each answer, in place of those of the same name."""
+    """Middleware: adds the headers to each response and replaces those of the same name."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,12 +39,12 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        ours = self._data if scope["path"].startswith(_NOT_KEPT) else self._pages
+        added = self._data if scope["path"].startswith(_NO_STORE_PATHS) else self._pages
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [header for header in message.get("headers", ()) if header[0] not in self._names]
-                message["headers"] = [*own, *ours]
+                kept = [header for header in message.get("headers", ()) if header[0] not in self._names]
+                message["headers"] = [*kept, *added]
             await send(message)
 
         await self._app(scope, receive, with_headers)
@@ -67,12 +67,12 @@ def _secure(policy: ContentSecurityPolicy) -> Secure:
 
 
 def _policy_of_data() -> ContentSecurityPolicy:
-    """An answer that is opened in a tab of its own loads nothing."""
+    """A response that is opened in a tab loads nothing."""
     return ContentSecurityPolicy().default_src("'none'").frame_ancestors("'none'")
 
 
 def _policy_of_pages() -> ContentSecurityPolicy:
-    """What Streamlit needs: styles that scripts write, components whose scripts are blobs, pictures as data."""
+    """What Streamlit needs: inline styles, component scripts as blobs, pictures as data URLs."""
     return (
         ContentSecurityPolicy()
         .default_src("'self'")
@@ -91,7 +91,7 @@ def _policy_of_pages() -> ContentSecurityPolicy:
 
 
 def _hashes_of_inline_scripts() -> list[str]:
-    """Of the scripts that are written into Streamlit's own page, whichever version is installed."""
+    """The hashes of the inline scripts in the page of the installed Streamlit."""
     page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
     digests = [hashlib.sha256(script.encode()).digest() for script in _INLINE_SCRIPT.findall(page)]
     return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

@@ -1,8 +1,8 @@
-"""Plotly's own script, from the Python package, for the charts.
+"""Plotly's own script from the Python package, for the charts.
 
-Streamlit has one too, and `st.plotly_chart` puts a new chart into the page whenever its data changes (1.67: the
-element's identity is a hash of its figure), which costs a redraw from nothing every two seconds. Ours is kept and told
-what is new (`Plotly.react`).
+Streamlit also has one, but `st.plotly_chart` replaces the chart whenever its data changes (1.67: the element's identity
+is a hash of its figure), which redraws it from nothing every two seconds. Our charts stay and are updated in place
+(`Plotly.react`).
 """
 
 import gzip
@@ -16,22 +16,22 @@ from starlette.responses import Response
 from filemill_dashboard.rest.errors import error_response
 
 PLOTLY_PATH = f"/assets/plotly-{get_plotlyjs_version()}.js"
-# Its version is in its name, so a browser need never ask again.
-_FOR_EVER = "public, max-age=31536000, immutable"
+# The version is part of the path, so a browser never has to ask again.
+_CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 
 def add_scripts(app: FastAPI) -> None:
-    """Serve it."""
+    """Add the endpoint."""
 
     @app.get("/assets/{name}", include_in_schema=False)
     async def script(name: str, request: Request) -> Response:
         if f"/assets/{name}" != PLOTLY_PATH:
             return error_response(404, "not_found", f"there is nothing at /assets/{name}")
-        headers = {"Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
+        headers = {"Cache-Control": _CACHE_FOREVER, "Vary": "Accept-Encoding"}
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(_plain(), headers=headers, media_type="text/javascript")
-        packed = await to_thread.run_sync(_packed)
-        return Response(packed, headers={**headers, "Content-Encoding": "gzip"}, media_type="text/javascript")
+        compressed = await to_thread.run_sync(_compressed)
+        return Response(compressed, headers={**headers, "Content-Encoding": "gzip"}, media_type="text/javascript")
 
 
 def _plain() -> bytes:
@@ -39,6 +39,6 @@ def _plain() -> bytes:
 
 
 @cache
-def _packed() -> bytes:
-    """A third of its size; packed once, at the first request."""
+def _compressed() -> bytes:
+    """A third of the size; compressed once, at the first request."""
     return gzip.compress(_plain(), 6)

@@ -1,1 +1,1 @@
-"""REST: one module a group of routes; `app.py` puts them together."""
+"""The REST API: one module per group of routes. `app.py` builds the application."""

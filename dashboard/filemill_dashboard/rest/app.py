@@ -32,7 +32,7 @@ from filemill_dashboard.rest.errors import (
     json_response,
 )
 from filemill_dashboard.rest.export import add_export
-from filemill_dashboard.rest.methods import prefer_written_paths
+from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
 from filemill_dashboard.rest.operations import add_operations
@@ -77,7 +77,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     _add_health(app, check_servers)
     add_scripts(app)
     complete_document(app)
-    prefer_written_paths(app)
+    prefer_literal_paths(app)
     app.add_middleware(InternalErrorMiddleware)
     return app
 

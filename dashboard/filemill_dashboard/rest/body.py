@@ -1,4 +1,4 @@
-"""Reading bodies: by hand, since each way to be wrong has an answer of its own."""
+"""Request bodies, read by hand because each kind of error has its own code."""
 
 import json
 from typing import Any, TypeVar
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 JSON_TYPE = "application/json"
 BODY_MAX_BYTES = 1024 * 1024
-# A client that sends a little too much is heard out, so that it reads the answer instead of a broken connection.
-HEARD_OUT_BYTES = 8 * BODY_MAX_BYTES
+# Of a body that is too large, this much is read and discarded, so that the client can read the response.
+DISCARD_MAX_BYTES = 8 * BODY_MAX_BYTES
 
 
 async def read_new_file(request: Request) -> NewFile:
-    """The request in the body. Raises Refused or InvalidRequest."""
+    """The new file that the body describes. Raises ApiError or InvalidRequest."""
     document = await read_json(request)
     if not isinstance(document, dict):
         raise ApiError(422, "invalid", "the body must be a JSON object with a title", "title")
@@ -33,38 +33,42 @@ async def read_new_file(request: Request) -> NewFile:
 
 
 async def read_json(request: Request) -> Any:  # noqa: ANN401 - any document
-    """The body as JSON. Raises Refused, also for a body that does not say that it is JSON: a form needs no leave."""
+    """The body as JSON. Raises ApiError.
+
+    The Content-Type must be JSON: a foreign page can send other types without a preflight request.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON_TYPE:
         raise ApiError(415, "unsupported_media_type", f"the body must be {JSON_TYPE}: send it with that Content-Type")
     text = _decode(await _read(request))
     try:
-        return json.loads(text, parse_float=_number, parse_constant=_no_number)
+        return json.loads(text, parse_float=_parse_number, parse_constant=_reject_constant)
     except RecursionError:
         raise ApiError(400, "bad_json", "the body is nested too deeply") from None
     except ValueError as error:
         raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from None
 
 
-def _number(text: str) -> int | float:
-    """JSON has but numbers, and for JSON Schema 2.0 is the integer 2; its digits are read, so nothing is rounded."""
+def _parse_number(text: str) -> int | float:
+    """JSON has one type of number, and for JSON Schema 2.0 is the integer 2. The digits are kept exactly."""
     whole, _, fraction = text.partition(".")
     return float(text) if fraction.strip("0") or not fraction else int(whole)
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 async def read_record(request: Request, kind: type[T]) -> T:
-    """The body as a record; what it lacks has its default. Raises Refused naming what is wrong."""
+    """The body as a record; missing fields have their defaults. Raises ApiError that names the wrong field."""
     document = await read_json(request)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        said = str(error)
-        field = said.rpartition("`$.")[2].split("`")[0].split("[")[0] if "`$." in said else None
-        raise ApiError(422, "invalid", f"the body: {said}", field) from None
+        message = str(error)
+        # msgspec has the path of the wrong field only in its message: "… - at `$.limit`".
+        field = message.rpartition("`$.")[2].split("`")[0].split("[")[0] if "`$." in message else None
+        raise ApiError(422, "invalid", f"the body: {message}", field) from None
 
 
 async def _read(request: Request) -> bytes:
@@ -74,7 +78,7 @@ async def _read(request: Request) -> bytes:
         received += len(chunk)
         if received <= BODY_MAX_BYTES:
             body += chunk
-        elif received > HEARD_OUT_BYTES:
+        elif received > DISCARD_MAX_BYTES:
             break
     if received > BODY_MAX_BYTES:
         raise ApiError(413, "too_large", f"the body has more than {BODY_MAX_BYTES} bytes")

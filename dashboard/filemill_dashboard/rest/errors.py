@@ -1,4 +1,4 @@
-"""What REST answers when it cannot do as asked: one shape, the field named, no traces.
+"""Error responses of the REST API. All have one shape, name the wrong field, and contain no stack trace.
 
 {"error": {"code": "invalid", "message": "title: must not be blank", "field": "title"}}
 """
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import InvalidRequest
 from filemill.domain.idempotency import HEADER, KeyReused
-from filemill.domain.origins import redact_passwords
+from filemill.domain.origins import without_passwords
 from filemill.errors import Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
 
@@ -28,7 +28,7 @@ log = structlog.get_logger("rest")
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """`code` is for programs, `message` for people, `field` the part of the request that is wrong, if it is one."""
+    """`code` is for programs, `message` for people. `field` is the wrong part of the request, if there is one."""
 
     code: str
     message: str
@@ -36,13 +36,13 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of every answer from 400 on."""
+    """The body of every response with a status of 400 or above."""
 
     error: ErrorDetail
 
 
 class ApiError(Exception):
-    """A request that gets `status` and this error."""
+    """Ends a request with `status` and an error body of `code`, `message` and `field`."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -51,25 +51,25 @@ class ApiError(Exception):
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:  # noqa: ANN401
-    """Anything that msgspec can write."""
+    """A response with any value that msgspec can encode."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def error_response(status: int, code: str, message: str, field: str | None = None) -> Response:
-    """An error. What may pass says when to try again."""
+    """A response with an error body; with a Retry-After header if the status is 503."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return json_response(ErrorBody(ErrorDetail(code, redact_passwords(message), field)), status, headers)
+    return json_response(ErrorBody(ErrorDetail(code, without_passwords(message), field)), status, headers)
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-async def _on_refused(_request: Request, error: Exception) -> Response:
+async def _on_api_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_response(error.status, error.detail.code, error.detail.message, error.detail.field)
 
 
-async def _on_invalid(_request: Request, error: Exception) -> Response:
+async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequest)
     return error_response(422, "invalid", str(error), error.field)
 
@@ -96,18 +96,18 @@ async def _on_unavailable(_request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
-    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not possible at {path}"}
+    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not allowed at {path}"}
     code = _CODES.get(error.status_code, "refused")
-    answer = error_response(error.status_code, code, messages.get(error.status_code, str(error.detail)))
-    answer.headers.update(error.headers or {})
+    response = error_response(error.status_code, code, messages.get(error.status_code, str(error.detail)))
+    response.headers.update(error.headers or {})
     if error.status_code == 405:
-        answer.headers["Allow"] = ", ".join(allowed_methods(request.app, path))
-    return answer
+        response.headers["Allow"] = ", ".join(allowed_methods(request.app, path))
+    return response
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    ApiError: _on_refused,
-    InvalidRequest: _on_invalid,
+    ApiError: _on_api_error,
+    InvalidRequest: _on_invalid_request,
     KeyReused: _on_key_reused,
     InvalidCursor: _on_invalid_cursor,
     RequestValidationError: _on_invalid_parameter,
@@ -117,13 +117,13 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have `app` answer all these in one shape."""
+    """Add a handler for each of these exceptions, so that all responses have one shape."""
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
 
 class InternalErrorMiddleware:
-    """Middleware: a bug is logged, and answered with 500 and nothing of its trace."""
+    """Middleware: logs any other exception and responds with 500, without its trace."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -132,18 +132,19 @@ class InternalErrorMiddleware:
         """Serve one request."""
         started = False
 
-        async def watched(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_and_note)
         except ClientDisconnect:
-            return  # nobody is there to be answered
-        except Exception:  # its reason goes to the log, whatever it is
+            return  # no client is left to respond to
+        except Exception:
             if not started:
-                log.exception("A request failed", method=scope.get("method"), path=scope.get("path"))
-                await error_response(500, "internal", "this is a bug: the log says more")(scope, receive, send)
+                log.exception("Request failed", method=scope.get("method"), path=scope.get("path"))
+                response = error_response(500, "internal", "internal error: see the dashboard's log")
+                await response(scope, receive, send)
                 return
             raise

@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
+from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
+from filemill.domain.file_actions import Action
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, chunks
@@ -17,8 +19,6 @@ from filemill.queries.files import get_file
 from filemill.queries.group import overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.services import dead_letters
-from filemill.services.dead_letters import DeadLetter, LetterFacts
-from filemill.domain.file_actions import Action
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
@@ -165,7 +165,7 @@ def _add_letters(app: FastAPI, services: Services, threads: RequestThreads) -> N
             contents = index.contents(services.kafka, page)
             items = [_letter(*one) for one in zip(page, contents, strict=True)]
             more = DEAD_LETTERS.encode(*page[-1].order) if len(newest) > len(page) else None
-            return DeadLetterList(items, dead_letters.histogram(found), len(found), more, known.truncated)
+            return DeadLetterList(items, reason_counts(found), len(found), more, known.truncated)
 
         return json_response(await threads.run(work, patience))
 
@@ -198,7 +198,7 @@ def _add_letters(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
 
 def _letter(letter: DeadLetter, content: Content | None) -> DeadLetterItem:
-    facts = {name: getattr(letter, name) for name in LetterFacts.__struct_fields__}
+    facts = {name: getattr(letter, name) for name in DeadLetterFacts.__struct_fields__}
     value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
     return DeadLetterItem(
         **facts, place=letter.place, value=value, trace=content.trace if content is not None else None
@@ -230,7 +230,7 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
         def work() -> None:
             try:
-                services.operations.order(order, worker_id, actor_of(request))
+                services.operations.command_workers(order, worker_id, actor_of(request))
             except UnknownWorker as error:
                 raise ApiError(404, "not_found", str(error), "id") from None
 

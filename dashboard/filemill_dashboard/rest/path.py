@@ -1,4 +1,4 @@
-"""The parts of REST's paths that are more than text."""
+"""Path parameters of the REST API that need more than a type."""
 
 from typing import Annotated
 
@@ -11,8 +11,8 @@ from filemill_dashboard.rest.errors import ApiError
 _QUOTED_CHARACTERS = 60
 
 
-def _read_file_id(text: object) -> int:
-    """A number that no file can have names what is not there: 404. What is no number is a mistake: 422."""
+def _parse_file_id(text: object) -> int:
+    """Parse a file id. A number that no file can have is 404; anything that is not a number is 422."""
     try:
         return parse_file_id(str(text))
     except FileIdOutOfRange:
@@ -23,6 +23,6 @@ def _read_file_id(text: object) -> int:
 
 FileIdPath = Annotated[
     int,
-    BeforeValidator(_read_file_id),
+    BeforeValidator(_parse_file_id),
     Path(alias="id", ge=1, le=FILE_ID_MAX, description="The file's id, in the digits 0 to 9."),
 ]

@@ -5,13 +5,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from filemill.domain.file_actions import Refused
+from filemill.domain.dead_letters import DeadLetterFacts
+from filemill.domain.file_actions import Refused, Selection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.queries.dead_letters import PLACE
 from filemill.queries.workers import WorkerView
-from filemill.services.dead_letters import LetterFacts
 from filemill.services.offset_reset import Move, Target, Unfinished
-from filemill.domain.file_actions import Selection
 
 IDS_MAX = 1000
 DEAD_LETTERS_DEFAULT = 100
@@ -51,7 +50,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     more: bool
 
 
-class DeadLetterItem(LetterFacts, frozen=True, kw_only=True):
+class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
     """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped; None: the record is gone."""
 
     place: str

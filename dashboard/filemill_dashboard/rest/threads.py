@@ -1,4 +1,4 @@
-"""Where REST's blocking work runs: threads of their own number, and no longer than a client should have to wait."""
+"""Threads for REST's blocking work: a limited number of them, and a timeout for each request."""
 
 import contextlib
 import threading
@@ -13,27 +13,27 @@ from filemill.errors import Unavailable
 
 T = TypeVar("T")
 
-# Connections that REST leaves to the relay and to the pages.
+# Database connections that REST leaves to the relay and to the pages.
 CONNECTIONS_FOR_OTHERS = 2
 
 
 class RequestThreads:
-    """Runs work that asks the database, at most so much of it at once."""
+    """Runs work that uses the database, on at most as many threads as there are connections for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._limiter = anyio.CapacityLimiter(max(1, settings.database_pool_size - CONNECTIONS_FOR_OTHERS))
         self.timeout_seconds = settings.server_timeout_seconds
         self._url = settings.database_url
 
-    async def run(self, work: Callable[[], T], patience: float | None = None) -> T:
-        """Run `work` on a thread. Raises Unavailable where it is not done within `patience` seconds."""
-        with self.timeout(patience):
+    async def run(self, work: Callable[[], T], timeout_seconds: float | None = None) -> T:
+        """Run `work` on a thread. Raises Unavailable after the timeout; the thread is then abandoned."""
+        with self.timeout(timeout_seconds):
             return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
 
     @contextlib.contextmanager
-    def timeout(self, patience: float | None = None) -> Iterator[None]:
-        """Give what is awaited in the context so many seconds. Raises Unavailable where it takes longer."""
-        seconds = patience or self.timeout_seconds
+    def timeout(self, timeout_seconds: float | None = None) -> Iterator[None]:
+        """Limit the time of what is awaited in this context. Raises Unavailable after the timeout."""
+        seconds = timeout_seconds or self.timeout_seconds
         try:
             with anyio.fail_after(seconds):
                 yield
@@ -43,9 +43,9 @@ class RequestThreads:
 
 @contextlib.contextmanager
 def client_waits() -> Iterator[Callable[[], bool]]:
-    """Whether the sender still waits: a thread that was abandoned must not do what was answered 503."""
-    over = threading.Event()
+    """Yields a function: whether the client still waits. An abandoned thread must not do what was answered 503."""
+    ended = threading.Event()
     try:
-        yield lambda: not over.is_set()
+        yield lambda: not ended.is_set()
     finally:
-        over.set()
+        ended.set()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import zip_longest
 
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
 from filemill.queries.history import SAMPLE_GAP, AssignmentSample, Ownership, OwnershipEvent
@@ -63,7 +64,7 @@ def ownership_periods(known: Ownership) -> list[OwnershipPeriod]:
     tracker.finish()
     foreign = _foreign_periods(known)
     found = sorted([*tracker.finished, *foreign], key=lambda period: (period.partition, period.start))
-    return [_cut(period, following) for period, following in zip(found, [*found[1:], None], strict=True)]
+    return [_cut(period, following) for period, following in zip_longest(found, found[1:])]
 
 
 class _EventTracker:
@@ -177,7 +178,7 @@ def ownership_changes(known: Ownership, periods: Sequence[OwnershipPeriod]) -> l
         for partition in event.event.partitions
     }
     changes = []
-    for period, before in zip(periods, [None, *periods[:-1]], strict=True):
+    for period, before in zip(periods, [None, *periods], strict=False):
         previous = before if before is not None and before.partition == period.partition else None
         if previous is None and period.start <= known.since:
             continue
