@@ -1,7 +1,7 @@
 """Every setting, in one place. No other module reads the environment.
 
-A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_BROKER`, and the seed's own names such as
-`KAFKA_BROKER`); the embedded stack that runs under the home folder; the default.
+A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_BROKER`, or the name in the reference
+design, such as `KAFKA_BROKER`); a secret's file; the embedded stack that runs under the home folder; the default.
 """
 
 import ipaddress
@@ -11,9 +11,11 @@ import socket
 from pathlib import Path
 from typing import Any, Literal
 
+from platformdirs import user_data_path
 from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from filemill.config.validators import VALIDATORS
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
@@ -29,7 +31,7 @@ _SERVER_SETTINGS = ("database_host", "database_port", "database_user", "database
 _STACK_ROLE_PREFIXES = ("database_owner_", "database_reader_")
 
 
-# Settings that may come from a file, as containers get their secrets: `<name>_file` is its path.
+# Secrets that can be read from a file, as is usual in containers: the setting `<name>_file` is its path.
 SECRETS_IN_FILES = (
     "database_password",
     "database_owner_password",
@@ -42,33 +44,40 @@ SECRET_MAX_BYTES = 4096
 
 
 class UnreadableSecret(ValueError):
-    """A secret's file that cannot be used; the text says why."""
+    """A secret's file cannot be used; the text gives the reason."""
 
 
 class InvalidSettings(Exception):
-    """Settings that cannot be used; the text names each, where it came from, and what it must be. No secret in it."""
+    """Invalid settings. The text names each one and what is required; it contains no secret.
+
+    `codes` are the kinds of errors: pydantic's, those of `filemill.config.validators`, unknown_setting,
+    unreadable_secret.
+    """
+
+    def __init__(self, message: str, *codes: str) -> None:
+        super().__init__(message)
+        self.codes = codes
 
 
 def default_home() -> Path:
-    """Where an embedded stack keeps its data: `.filemill` of a checkout, else the user's data folder."""
+    """The embedded stack's data folder: FILEMILL_HOME, `.filemill` in a checkout, or the user's data folder."""
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file():
         return checkout / ".filemill"
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser().absolute() / "filemill"
+    return user_data_path("filemill", appauthor=False).absolute()
 
 
 def _setting(default: Any, *reference_names: str, description: str, **constraints: Any) -> Any:  # noqa: ANN401
-    """A field that the seed's environment names reach too. `populate_by_name` keeps its own name."""
+    """A field that can also be set by the environment variables of the reference design."""
     names: list[JsonValue] = [*reference_names]
     return Field(default=default, description=description, json_schema_extra={"reference_names": names}, **constraints)
 
 
 class _ReferenceNames(PydanticBaseSettingsSource):
-    """The environment under the seed's names, which carry no prefix."""
+    """The environment variables of the reference design, which have no prefix."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         extra = field.json_schema_extra
@@ -85,7 +94,7 @@ class _ReferenceNames(PydanticBaseSettingsSource):
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Secrets that a file holds: `<name>_file` names it, for a `<name>` that nothing else gives."""
+    """Reads a secret from the file that `<name>_file` names, if no other source sets it."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         return None, field_name, False
@@ -98,7 +107,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 
 def _read_secret(path: Path) -> str:
-    """The content of a secret's file, without the spaces and line ends around it. Raises UnreadableSecret."""
+    """Read a secret's file; white space at both ends is removed. Raises UnreadableSecret."""
     try:
         with path.open("rb") as file:
             content = file.read(SECRET_MAX_BYTES + 1)
@@ -106,12 +115,12 @@ def _read_secret(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableSecret(f"the secret's file {path} cannot be read: {error}") from None
     if not text or len(content) > SECRET_MAX_BYTES:
-        raise UnreadableSecret(f"the secret's file {path} must hold 1 to {SECRET_MAX_BYTES} bytes")
+        raise UnreadableSecret(f"the secret's file {path} must contain 1 to {SECRET_MAX_BYTES} bytes")
     return text
 
 
 class _RunningStack(PydanticBaseSettingsSource):
-    """The servers of the embedded stack that runs under the home folder, if one does."""
+    """The servers of the embedded stack that runs under the home folder, if there is one."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         return None, field_name, False
@@ -121,7 +130,7 @@ class _RunningStack(PydanticBaseSettingsSource):
         stack = running_stack(Path(home))
         if stack is None:
             return {}
-        # Whoever names another server, or another role, has given up the stack's own roles with it.
+        # The stack's roles belong to its own server: they are ignored if another server or role is configured.
         given = {name: self.current_state[name] for name in _SERVER_SETTINGS if name in self.current_state}
         own_server = all(_plain(value) == str(stack.settings.get(name)) for name, value in given.items())
         return {
@@ -136,8 +145,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
-    home: Path = _setting(None, description="Folder of the embedded stack: data, logs, state", validate_default=True)
-    worker_id: str = _setting("", description="Name of this process; default: host name and pid")
+    home: Path = _setting(None, description="Folder of the embedded stack: data, logs and state", validate_default=True)
+    worker_id: str = _setting("", description="Name of this process; default: host name and process id")
 
     kafka_broker: str = _setting(
         "127.0.0.1:29092", "KAFKA_BROKER", description="host:port, several separated by commas"
@@ -150,38 +159,44 @@ class Settings(BaseSettings):
     kafka_group: str = _setting("file-service-group", description="Consumer group of the file processors")
     group_protocol: GroupProtocol = _setting(
         "consumer",
-        description="How work is shared out: classic-eager, classic-cooperative, consumer (KIP-848), share (KIP-932, "
-        "experimental; in a group of its own)",
+        description="Group protocol: classic-eager, classic-cooperative, consumer (KIP-848) or share (KIP-932, "
+        "experimental, uses a separate group)",
     )
     static_membership: bool = _setting(
-        False, description="Keep the partitions over a restart; worker_id becomes the group instance id"
+        False, description="Keep the partitions during a restart; worker_id becomes the group instance id"
     )
-    session_timeout_ms: int = _setting(6000, description="Classic protocols: a silent member is out after this", gt=0)
+    session_timeout_ms: int = _setting(
+        6000, description="Classic protocols: a member without heartbeats is removed after this time", gt=0
+    )
     heartbeat_interval_ms: int = _setting(1000, description="Classic protocols: time between heartbeats", gt=0)
-    max_poll_interval_ms: int = _setting(300_000, description="A member that does not poll for this long is out", gt=0)
+    max_poll_interval_ms: int = _setting(
+        300_000, description="A member that does not poll for this time is removed", gt=0
+    )
 
     topic_create: str = _setting("file.create", description="Requests")
     topic_created: str = _setting("file.created", description="Results")
     topic_progress: str = _setting("file.progress", description="Steps of processing")
     topic_dead_letters: str = _setting("file.create.dlq", description="Requests that could not be processed")
-    topic_worker_events: str = _setting("worker.events", description="What workers say of themselves")
-    topic_worker_commands: str = _setting("worker.commands", description="What workers are told")
-    topic_partitions: int = _setting(3, description="Partitions of a topic that is created", ge=1, le=1000)
-    topic_replication_factor: int = _setting(1, description="Replicas of a topic that is created", ge=1)
-    topic_retention_days: int = _setting(7, description="Days that a topic keeps its records", ge=1)
+    topic_worker_events: str = _setting(
+        "worker.events", description="Events of workers: started, assigned, heartbeat and others"
+    )
+    topic_worker_commands: str = _setting("worker.commands", description="Commands to workers")
+    topic_partitions: int = _setting(3, description="Partitions of a new topic", ge=1, le=1000)
+    topic_replication_factor: int = _setting(1, description="Replication factor of a new topic", ge=1)
+    topic_retention_days: int = _setting(7, description="Retention of a new topic, in days", ge=1)
 
     database_host: str = _setting("127.0.0.1", "DATABASE_HOST", description="PostgreSQL's host")
     database_port: int = _setting(5432, "DATABASE_PORT", description="PostgreSQL's port", ge=1, le=65535)
     database_user: str = _setting("fileuser", "DATABASE_USER", description="PostgreSQL's user")
     database_password: SecretStr = _setting(SecretStr("filepass"), "DATABASE_PASSWORD", description="Its password")
     database_owner_user: str = _setting(
-        "", description="Role that owns the schema; migrate and prepare connect as it. Default: database_user"
+        "", description="Role that owns the schema, used by migrate and prepare; default: database_user"
     )
     database_owner_password: SecretStr = _setting(SecretStr(""), description="Its password")
-    database_reader_user: str = _setting("", description="Role that may only read, if there is one")
+    database_reader_user: str = _setting("", description="Read-only role, optional")
     database_reader_password: SecretStr = _setting(SecretStr(""), description="Its password")
     database_superuser_user: str = _setting(
-        "", description="Superuser; if it is set, prepare makes the database and its roles as this one"
+        "", description="Superuser; if it is set, prepare connects as it and creates the database and its roles"
     )
     database_superuser_password: SecretStr = _setting(SecretStr(""), description="Its password")
     database_password_file: Path | None = _setting(None, description="File with database_password")
@@ -190,17 +205,17 @@ class Settings(BaseSettings):
     database_superuser_password_file: Path | None = _setting(None, description="File with database_superuser_password")
     database_name: str = _setting("filedb", "DATABASE_NAME", description="The database")
     database_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = _setting(
-        "prefer", description="Whether the connection to PostgreSQL is encrypted, and whom it trusts; as libpq has it"
+        "prefer", description="Encryption and verification of the connection to PostgreSQL, as in libpq"
     )
     database_ca_bundle: Path | None = _setting(
-        None, description="Certificates (PEM) that vouch for PostgreSQL; default with verify-full: the system's"
+        None, description="CA certificates (PEM) for PostgreSQL; default with verify-full: the system's"
     )
     database_pooler: Literal["none", "transaction"] = _setting(
         "none",
-        description="transaction: a pooler such as PgBouncer stands before PostgreSQL and hands out a session for a "
-        "transaction at a time, so nothing is prepared, and limits are set in each transaction",
+        description="transaction: connections go through a pooler such as PgBouncer in transaction mode: statements "
+        "are not prepared, and time-outs are set in each transaction",
     )
-    database_pool_size: int = _setting(10, description="Connections that one process keeps at most", ge=1)
+    database_pool_size: int = _setting(10, description="Maximum number of connections of one process", ge=1)
 
     s3_endpoint: str = _setting("http://127.0.0.1:4566", "S3_ENDPOINT", description="URL of the S3 service")
     s3_region: str = _setting("us-east-1", "S3_REGION", "AWS_REGION", description="Region")
@@ -213,47 +228,51 @@ class Settings(BaseSettings):
         SecretStr(""), description="Session token of temporary S3 credentials (AWS_SESSION_TOKEN is not read)"
     )
     s3_ca_bundle: Path | None = _setting(
-        None, description="Certificates (PEM) that vouch for the S3 service, beside the well-known ones"
+        None, description="CA certificates (PEM) for the S3 service, in addition to the well-known ones"
     )
     s3_proxy: str = _setting(
         "", description="URL of the HTTP proxy to the S3 service (HTTP_PROXY is not read)", repr=False
     )
 
     processing_seconds: float = _setting(60.0, description="Simulated work per file", ge=0, le=86_400)
-    processing_steps: int = _setting(6, description="Steps that it is split into", ge=1, le=1000)
-    long_job_every: int = _setting(
-        0, description="Every so many-th file, by its number, is a long job; 0: none is", ge=0
-    )
+    processing_steps: int = _setting(6, description="Number of steps of the simulated work", ge=1, le=1000)
+    long_job_every: int = _setting(0, description="Make every Nth file a long job; 0 disables", ge=0)
     long_job_seconds: float = _setting(60.0, description="Simulated work of a long job", ge=0, le=86_400)
-    concurrency: int = _setting(1000, description="Records that one processor holds at most", ge=1, le=100_000)
-    partition_concurrency: int = _setting(
-        0, description="Records that one processor holds of one partition at most; 0: as many as concurrency", ge=0
+    concurrency: int = _setting(
+        1000, description="Maximum number of records in progress in one processor", ge=1, le=100_000
     )
-    ordering: Ordering = _setting("unordered", description="unordered, or one record at a time per partition")
-    max_attempts: int = _setting(5, description="Tries before a record becomes a dead letter", ge=1)
-    drain_seconds: float = _setting(5.0, description="Time to finish what is in hand when partitions are taken", ge=0)
-    store_concurrency: int = _setting(128, description="Uploads in flight per processor", ge=1, le=1000)
+    partition_concurrency: int = _setting(
+        0, description="Maximum number of records in progress from one partition; 0: same as concurrency", ge=0
+    )
+    ordering: Ordering = _setting(
+        "unordered", description="unordered, or partition: one record at a time per partition"
+    )
+    max_attempts: int = _setting(5, description="Attempts before a record is dead-lettered", ge=1)
+    drain_seconds: float = _setting(
+        5.0, description="Time to finish records in progress when partitions are revoked", ge=0
+    )
+    store_concurrency: int = _setting(128, description="Concurrent uploads per processor", ge=1, le=1000)
 
-    relay_batch: int = _setting(500, description="Outbox rows that the relay claims at a time", ge=1, le=10_000)
-    sync_batch: int = _setting(1000, description="Events that the sync applies at a time", ge=1, le=10_000)
-    lease_seconds: float = _setting(3.0, description="A holder that is silent for this long is replaced", gt=0)
-    monitor_interval_seconds: float = _setting(2.0, description="Time between two samples of the group", gt=0)
-    monitor_retention_hours: float = _setting(24.0, description="Hours that samples are kept", gt=0)
+    relay_batch: int = _setting(500, description="Outbox rows that the relay claims at once", ge=1, le=10_000)
+    sync_batch: int = _setting(1000, description="Events that the sync applies at once", ge=1, le=10_000)
+    lease_seconds: float = _setting(
+        3.0, description="A lease expires if its holder does not renew it for this time", gt=0
+    )
+    monitor_interval_seconds: float = _setting(2.0, description="Interval between samples of the group", gt=0)
+    monitor_retention_hours: float = _setting(24.0, description="Retention of samples, in hours", gt=0)
 
     lab_stack: Literal["embedded", "compose"] = _setting(
-        "embedded", description="What the lab's own stacks are made of: processes, or containers"
+        "embedded", description="Stacks that the lab starts: processes (embedded) or containers (compose)"
     )
-    results: Path = _setting(
-        Path("results"), description="Folder of the lab's runs, as the page Experiments lists them"
-    )
-    pulse_file: Path | None = _setting(None, description="Where this process notes that it works, for health checks")
+    results: Path = _setting(Path("results"), description="Folder of the lab's runs, which the page Experiments lists")
+    pulse_file: Path | None = _setting(None, description="Liveness file of this process, for health checks")
     host: str = _setting("127.0.0.1", description="Address that the page listens on")
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
     public_url: str = _setting("", description="URL of the page in browsers behind a proxy: https://files.example")
     allowed_hosts: str = _setting(
         "",
-        description="More host names that the page is reached under, separated by commas. Loopback names, the host of "
-        "public_url and the address that a connection came in on are always allowed",
+        description="Additional host names of the page, separated by commas. Loopback names, the host of public_url "
+        "and the local address of a connection are always allowed",
     )
     trusted_proxies: str = _setting(
         "",
@@ -261,14 +280,16 @@ class Settings(BaseSettings):
         "separated by commas",
     )
     connections_max: int = _setting(
-        4096, description="Connections that the page's port holds at most; fewer where open files are limited", ge=1
+        4096, description="Maximum number of connections to the page's port; less if open files are limited", ge=1
     )
     connections_per_address: int = _setting(
-        2048, description="Of these, connections from one address; trusted proxies have no such bound", ge=1
+        2048, description="Maximum number of connections from one address; does not apply to trusted proxies", ge=1
     )
-    server_timeout_seconds: float = _setting(5.0, description="Patience with a server that does not answer", gt=0)
-    log_format: Literal["console", "json"] = _setting("console", description="Form of the log lines")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", description="Least level logged")
+    server_timeout_seconds: float = _setting(5.0, description="Time-out of requests to servers", gt=0)
+    log_format: Literal["console", "json"] = _setting("console", description="Format of log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", description="Minimum level that is logged"
+    )
 
     @field_validator("home", mode="before")
     @classmethod
@@ -307,9 +328,9 @@ class Settings(BaseSettings):
     @field_validator("s3_endpoint", "kafka_broker", "database_host", "public_url", mode="after")
     @classmethod
     def _no_user_info(cls, value: str) -> str:
-        """An address is shown on pages and in logs."""
+        """Addresses are shown on pages and in logs."""
         if any(has_user_info(address) for address in value.split(",")):
-            raise ValueError("must not contain a user name or a password: they have settings of their own")
+            raise ValueError("must not contain a user name or a password: use their own settings")
         return value
 
     @field_validator("public_url", mode="after")
@@ -341,9 +362,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Settings":
-        for refusal in VALIDATORS:
-            if (sentence := refusal(self)) is not None:
-                raise ValueError(sentence)
+        for validator in VALIDATORS:
+            validator(self)
         return self
 
     @classmethod
@@ -355,7 +375,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, the seed's names, files of secrets, the running stack."""
+        """Arguments, environment, reference design's variables, secrets' files, the running stack."""
         return (
             init_settings,
             env_settings,
@@ -366,21 +386,21 @@ class Settings(BaseSettings):
 
     @property
     def group_id(self) -> str:
-        """The group that the processors join. A share group has one of its own: Kafka ties an id to a type for good."""
+        """The group that the processors join. Kafka fixes the type of a group id, so share groups have their own id."""
         return f"{self.kafka_group}-share" if self.group_protocol == "share" else self.kafka_group
 
     @property
     def offsets_group(self) -> str | None:
-        """The group whose committed offsets can be asked for; None under a share group, which has none of that kind."""
+        """The group with committed offsets; None with a share group, which has none."""
         return None if self.group_protocol == "share" else self.kafka_group
 
     @property
     def longest_job_seconds(self) -> float:
-        """The simulated work of the file that takes longest."""
+        """Simulated work of the longest job."""
         return max(self.processing_seconds, self.long_job_seconds) if self.long_job_every else self.processing_seconds
 
     def as_owner(self) -> "Settings":
-        """The same settings as the role that owns the schema."""
+        """These settings, with the role that owns the schema as the database user."""
         if not self.database_owner_user:
             return self
         update = {"database_user": self.database_owner_user, "database_password": self.database_owner_password}
@@ -388,7 +408,7 @@ class Settings(BaseSettings):
 
     @property
     def allowed_host_names(self) -> list[str]:
-        """The names of allowed_hosts, as a Host header is compared with them."""
+        """The host names of allowed_hosts, normalized for comparison with a Host header."""
         return [host.host for name in split_list(self.allowed_hosts) if (host := parse_host(name))]
 
     @property
@@ -407,23 +427,21 @@ def _plain(value: object) -> str:
 
 
 def load(**given: Any) -> Settings:  # noqa: ANN401
-    """The settings in force; `given` (None left out) comes first. Raises InvalidSettings."""
+    """Load the settings. `given` values take precedence; None means not given. Raises InvalidSettings."""
     if unknown := sorted(given.keys() - Settings.model_fields.keys()):
-        raise InvalidSettings(f"there is no setting {', '.join(unknown)}")
+        raise InvalidSettings(f"there is no setting {', '.join(unknown)}", "unknown_setting")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise InvalidSettings(_explain(error)) from None
+        raise InvalidSettings(_explain(error), *(str(problem["type"]) for problem in error.errors())) from None
     except UnreadableSecret as error:
-        raise InvalidSettings(str(error)) from None
-    except Exception as error:
-        if type(error).__name__ == "SettingsError":  # a JSON value that is not JSON
-            raise InvalidSettings(f"{error}: kafka_properties must be a JSON object") from None
-        raise
+        raise InvalidSettings(str(error), "unreadable_secret") from None
+    except SettingsError as error:  # invalid JSON
+        raise InvalidSettings(f"{error}: kafka_properties must be a JSON object", "json_invalid") from None
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """What was set, as FILEMILL_ variables for a process to be started: all but the name; secrets in plain."""
+    """The settings that were set, as FILEMILL_ variables for a child process: without worker_id, secrets in plain."""
     found = {}
     for name in settings.model_fields_set - {"worker_id"}:
         value = getattr(settings, name)

@@ -25,10 +25,9 @@ from filemill.lab.s3_proxy import FaultMode
 from filemill.lab.session import wait_until
 from filemill.lab.stack import CLOCK_SKEWED, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
-from filemill.runtime.fault import Fault, process_suspended, server_killed, server_suspended
+from filemill.runtime.fault import Fault, FaultCode, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import JournalEntry
-from filemill.services.offset_reset import OffsetReset, Target, Unfinished
-from filemill.services.operations import Operations
+from filemill.services.offset_reset import Target, Unfinished
 from filemill.verification.topic_history import RecordPosition
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
@@ -51,7 +50,7 @@ def kill_worker(lab: Lab, pick: int = 0, role: str = PROCESSOR, *, replace: bool
         if replace:
             lab.scale(lab.replicas[role], role)
 
-    return Fault(name=f"{role} killed", target=target, begin=begin)
+    return Fault(name=f"{role} killed", code=FaultCode.of_kill(role), target=target, begin=begin)
 
 
 def kill_before_put(lab: Lab, pick: int = 0) -> Fault:
@@ -66,6 +65,7 @@ def kill_before_put(lab: Lab, pick: int = 0) -> Fault:
 
     return Fault(
         name="processor killed before the PUT",
+        code=killed.code,
         target=killed.target,
         begin=begin,
         undo=lambda: lab.proxy.set_fault(None),
@@ -83,13 +83,21 @@ def kill_between_put_and_event(lab: Lab, pick: int = 0) -> Fault:
         entry.detail = {"killed_at": time.time()}
         killed.begin(entry)
 
-    return Fault(name="processor killed between PUT and event", target=killed.target, begin=begin, undo=kafka.resume)
+    return Fault(
+        name="processor killed between PUT and event",
+        code=killed.code,
+        target=killed.target,
+        begin=begin,
+        undo=kafka.resume,
+    )
 
 
 def kill_between_event_and_commit(lab: Lab, pick: int = 0) -> Fault:
     """SIGKILL at any moment: commits come every 0.2 s, so some results are always announced and not committed."""
     killed = kill_worker(lab, pick)
-    return Fault(name="processor killed between event and commit", target=killed.target, begin=killed.begin)
+    return Fault(
+        name="processor killed between event and commit", code=killed.code, target=killed.target, begin=killed.begin
+    )
 
 
 def kills_in_a_row(lab: Lab, count: int, pause_seconds: float = 0.2) -> Fault:
@@ -156,8 +164,8 @@ def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fa
 
     def begin(entry: JournalEntry) -> None:
         lab.scale(0)
-        operations = Operations(lab.settings, lab.engine, bootstrap.s3_client(lab.settings))
-        reset = OffsetReset(lab.settings, lab.engine, lab.admin(), operations)
+        operations = bootstrap.operations(lab.settings, lab.engine)
+        reset = bootstrap.offset_reset(lab.settings, lab.engine, admin=lab.admin(), operations=operations)
         wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members")
         plan = reset.plan(target)
         done = reset.apply(plan, target, then, "lab")

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from filemill.domain.topic_records import RequestRecord
 from filemill.domain.worker_events import EventKind
 from filemill.lab.frames import moments
+from filemill.runtime.fault import FaultCode
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.topic_history import (
     NEVER,
     Execution,
     OwnershipPeriod,
     RecordPosition,
-    StoredRequest,
     TopicHistory,
 )
 
@@ -241,7 +242,7 @@ def kills(faults: Iterable[JournalEntry]) -> list[tuple[str, float]]:
     for entry in faults:
         if "kills" in entry.detail:
             found += [(str(worker), float(at)) for worker, at in entry.detail["kills"]]
-        elif entry.name.startswith("processor killed"):
+        elif entry.code == FaultCode.PROCESSOR_KILLED:
             found.append((entry.target, float(entry.detail.get("killed_at", entry.began))))
     return found
 
@@ -266,9 +267,9 @@ def repetitions(history: TopicHistory) -> dict[str, float]:
     for execution, place in zip(history.executions, history.executed_positions(), strict=True):
         if place in seen:
             count += 1
-            if execution.started_at is not None and execution.made_at is not None:
+            if execution.started_at is not None and execution.published_at is not None:
                 # Both by the worker's own clock.
-                rework += max(0.0, (execution.made_at - execution.started_at).total_seconds())
+                rework += max(0.0, (execution.published_at - execution.started_at).total_seconds())
         seen.add(place)
     return {"executions": len(history.executions), "executed_again": count, "rework_seconds": round(rework, 3)}
 
@@ -311,8 +312,8 @@ def _by_partition(executions: Iterable[Execution]) -> dict[int, list[Execution]]
     return groups
 
 
-def _group(requests: Iterable["StoredRequest"]) -> dict[int, list["StoredRequest"]]:
-    groups: dict[int, list[StoredRequest]] = {}
+def _group(requests: Iterable["RequestRecord"]) -> dict[int, list["RequestRecord"]]:
+    groups: dict[int, list[RequestRecord]] = {}
     for request in requests:
         groups.setdefault(request.partition, []).append(request)
     return groups

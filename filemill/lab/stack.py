@@ -36,7 +36,6 @@ from filemill.lab.s3_proxy import S3Proxy
 from filemill.lab.session import SESSION_SECONDS, SHARE, PipelineSession, wait_until
 from filemill.runtime.fault import Fault
 from filemill.runtime.journal import FAULT, Journal, JournalEntry
-from filemill.services.setup import prepare
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.ports import LOOPBACK
 from filemill_infra.embedded.processes.workers import WorkerSpec
@@ -151,7 +150,7 @@ class Lab(PipelineSession):
 
     def inject(self, fault: Fault) -> JournalEntry:
         """Let a fault begin, last and be undone, on record in the journal."""
-        with self.journal.record_interval(FAULT, fault.name, fault.target) as entry:
+        with self.journal.record_interval(FAULT, fault.name, fault.target, fault.code) as entry:
             fault.run(entry)
         return entry
 
@@ -176,7 +175,7 @@ class Lab(PipelineSession):
                 "worker_id": f"lab-{os.getpid()}",
             }
         )
-        prepare(settings, patience_seconds=PREPARE_SECONDS)
+        bootstrap.prepare(settings, timeout_seconds=PREPARE_SECONDS)
         engine = bootstrap.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
         status_regressions.install_trigger(engine)

@@ -1,33 +1,51 @@
-"""What a fault is: something that begins, lasts, and is undone whatever happens meanwhile. Those that need no lab."""
+"""Faults that need no lab: a fault begins, lasts for some seconds, and is always undone."""
 
 import signal
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from filemill.runtime.journal import JournalEntry
 
-# A broker that recovers from a kill on a busy machine has been seen to take more than a minute.
+# A broker that recovered from a kill on a busy machine has taken more than a minute.
 SERVER_START_SECONDS = 180.0
 
 
-def _nothing() -> None:
+class FaultCode(StrEnum):
+    """The kind of a fault, for programs; the lab's other faults are OTHER."""
+
+    SERVER_KILLED = "server-killed"
+    SERVER_SUSPENDED = "server-suspended"
+    PROCESSOR_KILLED = "processor-killed"
+    WORKER_KILLED = "worker-killed"
+    WORKER_SUSPENDED = "worker-suspended"
+    OTHER = "other"
+
+    @classmethod
+    def of_kill(cls, role: str) -> "FaultCode":
+        """The code for a kill of a worker with this role."""
+        return cls.PROCESSOR_KILLED if role == "processor" else cls.WORKER_KILLED
+
+
+def _do_nothing() -> None:
     pass
 
 
 class Fault(msgspec.Struct, kw_only=True):
-    """A fault, ready to be injected. `begin` may put what it learns into the entry's `detail`."""
+    """A fault that can be injected. `begin` may add findings to the entry's `detail`."""
 
     name: str
     begin: Callable[[JournalEntry], None]
-    undo: Callable[[], None] = _nothing
+    code: FaultCode = FaultCode.OTHER
+    undo: Callable[[], None] = _do_nothing
     seconds: float = 0.0
     target: str = ""
 
     def run(self, entry: JournalEntry, sleep: Callable[[float], object] = time.sleep) -> None:
-        """Begin, let it last for its seconds (`sleep` may be cut short), undo."""
+        """Begin the fault, wait for its duration with `sleep`, which may return earlier, and undo it."""
         try:
             self.begin(entry)
             sleep(self.seconds)
@@ -36,29 +54,30 @@ class Fault(msgspec.Struct, kw_only=True):
 
 
 class FaultableServer(Protocol):
-    """A server that faults can break: an embedded `Server` or a `filemill.lab.compose_stack.ComposedServer`."""
+    """A server that faults can affect: an embedded `Server`, or a server of the lab's composed stack."""
 
     @property
     def name(self) -> str:
-        """Kafka, postgres or s3."""
+        """The name: kafka, postgres or s3."""
 
     def kill(self) -> None:
-        """SIGKILL; it stays down."""
+        """Send SIGKILL; the server stays down."""
 
     def suspend(self) -> None:
-        """Freeze it."""
+        """Suspend all its processes."""
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume after `suspend`."""
 
     def start(self, seconds: float) -> None:
         """Start it again."""
 
 
 def server_killed(server: FaultableServer, seconds: float) -> Fault:
-    """SIGKILL of a server, down for a while, then started again."""
+    """SIGKILL of a server, which is started again after `seconds`."""
     return Fault(
         name=f"{server.name} killed",
+        code=FaultCode.SERVER_KILLED,
         target=server.name,
         seconds=seconds,
         begin=lambda _entry: server.kill(),
@@ -67,9 +86,10 @@ def server_killed(server: FaultableServer, seconds: float) -> Fault:
 
 
 def server_suspended(server: FaultableServer, seconds: float) -> Fault:
-    """SIGSTOP of a server: connections stay open and nothing answers."""
+    """SIGSTOP of a server: connections stay open and requests get no answer."""
     return Fault(
         name=f"{server.name} stopped (SIGSTOP)",
+        code=FaultCode.SERVER_SUSPENDED,
         target=server.name,
         seconds=seconds,
         begin=lambda _entry: server.suspend(),
@@ -78,9 +98,10 @@ def server_suspended(server: FaultableServer, seconds: float) -> Fault:
 
 
 def process_suspended(role: str, target: str, send: Callable[[int], None], seconds: float) -> Fault:
-    """SIGSTOP of a worker, and SIGCONT after a while: a zombie, if that is longer than its session or lease."""
+    """SIGSTOP of a worker, then SIGCONT: it may outlast the worker's session or lease."""
     return Fault(
         name=f"{role} stopped (SIGSTOP)",
+        code=FaultCode.WORKER_SUSPENDED,
         target=target,
         seconds=seconds,
         begin=lambda _entry: send(signal.SIGSTOP),

@@ -1,4 +1,4 @@
-"""What a run did to the system, and when: JSON lines, each written as it happens, so that a crash keeps them."""
+"""The journal of a run: its actions and faults as JSON lines, each written at once, so that a crash loses none."""
 
 import contextlib
 import itertools
@@ -13,32 +13,37 @@ from typing import Any
 import msgspec
 
 FAULT = "fault"
-# A journal that is longer than this was not written by a run.
+# Lines beyond these are not read: no run writes as many.
 LINES_MAX = 100_000
 
 
 class JournalEntry(msgspec.Struct, kw_only=True):
-    """One act. Moments in seconds since the epoch; `ended` None while it lasts, the same as `began` for a point."""
+    """An action or a fault. Times are seconds since the epoch.
+
+    `ended` is None while it lasts, and equals `began` for an event without duration. `code` is a fault's kind
+    (`filemill.runtime.fault.FaultCode`); entries of older versions have none.
+    """
 
     kind: str
     name: str
     began: float
     ended: float | None = None
     target: str = ""
+    code: str = ""
     detail: dict[str, Any] = {}
 
 
 class Journal:
-    """The entries of one run; safe to use from several threads."""
+    """The journal of one run. Safe to use from several threads."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Without a path it is kept in memory alone."""
+        """Without a path, the entries are only kept in memory."""
         self.path = path
         self.entries: list[JournalEntry] = []
         self._lock = threading.Lock()
 
     def record_event(self, kind: str, name: str, **detail: object) -> JournalEntry:
-        """Write down something that happens at a moment."""
+        """Record an event without duration."""
         now = time.time()
         entry = JournalEntry(kind=kind, name=name, began=now, ended=now, detail=detail)
         with self._lock:
@@ -47,9 +52,11 @@ class Journal:
         return entry
 
     @contextmanager
-    def record_interval(self, kind: str, name: str, target: str = "", **detail: object) -> Iterator[JournalEntry]:
-        """Write down something with a beginning and an end. What it learns on the way it puts into `detail`."""
-        entry = JournalEntry(kind=kind, name=name, began=time.time(), target=target, detail=detail)
+    def record_interval(
+        self, kind: str, name: str, target: str = "", code: str = "", **detail: object
+    ) -> Iterator[JournalEntry]:
+        """Record the begin and the end of a block, which may add findings to the entry's `detail`."""
+        entry = JournalEntry(kind=kind, name=name, began=time.time(), target=target, code=code, detail=detail)
         with self._lock:
             self.entries.append(entry)
         self._write("begin", entry)
@@ -63,7 +70,7 @@ class Journal:
             self._write("end", entry)
 
     def faults(self) -> list[JournalEntry]:
-        """The faults, in their order."""
+        """The faults, in order."""
         with self._lock:
             return [entry for entry in self.entries if entry.kind == FAULT]
 
@@ -80,10 +87,9 @@ class _Line(JournalEntry, kw_only=True):
 
 
 def read_entries(path: Path) -> list[JournalEntry]:
-    """What a journal's file holds, by its moments; what lasts still, or was cut off, has no `ended`.
+    """Read a journal's file, in order of time. Entries that are still active, or were interrupted, have no `ended`.
 
-    A missing file is an empty journal; a line that cannot be read, as the last one of a process that was killed, is
-    left out.
+    A missing file is an empty journal. Lines that cannot be decoded are left out, such as an incomplete last line.
     """
     entries: dict[tuple[str, str, str, float], JournalEntry] = {}
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:

@@ -1,10 +1,11 @@
-"""Orders for a running embedded stack, from another process of the same user: scale, stop, kill workers; faults.
+"""Commands to a running embedded stack, from another process of the same user: scale, stop and kill workers; faults.
 
 The supervisor listens on a socket in a folder that only its user can enter (`filemill_infra.embedded.control`). Its
-address is in the state file. One line of JSON each way.
+path is in the state file. A command and its response are one line of JSON each.
 """
 
 import socket
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import StackState
 
-# A worker that is stopped may drain for seconds.
+# Stopping a worker may take seconds, because it drains.
 TIMEOUT_SECONDS = 15.0
 RESPONSE_MAX_BYTES = 64 * 1024
 FAULT_SECONDS_MAX = 600.0
@@ -20,11 +21,22 @@ FAULT_SECONDS_MAX = 600.0
 FaultKind = Literal["killed", "stopped"]
 
 
-class SupervisorCommand(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What to do: scale a `role` to `count`; stop `worker` for good; kill it, after which it is started again; a fault.
+class Rejection(StrEnum):
+    """Why the supervisor rejects a command."""
 
-    A fault is done to `target`, a server or a worker: `killed`, down for `seconds`, or `stopped` (SIGSTOP) for as long.
-    The answer comes when it has begun. `key` is the name that it has in the journal.
+    MALFORMED = "malformed"
+    UNKNOWN_TARGET = "unknown-target"
+    INVALID_VALUE = "invalid-value"
+    NOT_ALLOWED = "not-allowed"
+    FAULT_ACTIVE = "fault-active"
+    FAILED = "failed"
+
+
+class SupervisorCommand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Scale a `role` to `count`; stop `worker` for good; kill it, after which it is restarted; inject a fault.
+
+    A fault has a `target`, a server or a worker, which is `killed` and stays down for `seconds`, or is `stopped`
+    (SIGSTOP) for `seconds`. The response comes when the fault has begun. `key` is the fault's name in the journal.
     """
 
     action: Literal["scale", "stop", "kill", "fault"]
@@ -38,20 +50,25 @@ class SupervisorCommand(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SupervisorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of it: the ids of the workers of a role that was scaled; or why it was refused."""
+    """The worker ids of the role that was scaled; or why the command was rejected: a code and a sentence."""
 
     workers: list[str] = []
     error: str | None = None
+    code: Rejection | None = None
 
 
 class CommandRejected(ValueError):
-    """The supervisor would not do it; the text says why."""
+    """The supervisor rejected a command; `code` and the text give the reason."""
+
+    def __init__(self, message: str, code: Rejection = Rejection.NOT_ALLOWED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
-    """Have the supervisor do something, and wait for it. Raises OrderRefused; Unavailable where it is gone."""
+    """Send a command and wait for the response. Raises CommandRejected; Unavailable if there is no supervisor."""
     if stack.control is None:
-        raise Unavailable("the stack takes no orders: it was started by an older version")
+        raise Unavailable("the stack has no control socket: it was started by an older version")
     try:
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(TIMEOUT_SECONDS)
@@ -59,9 +76,9 @@ def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
             channel.sendall(msgspec.json.encode(command) + b"\n")
             with channel.makefile("rb") as lines:
                 line = lines.readline(RESPONSE_MAX_BYTES)
-        answer = msgspec.json.decode(line, type=SupervisorResponse)
+        response = msgspec.json.decode(line, type=SupervisorResponse)
     except (OSError, msgspec.DecodeError) as error:
         raise Unavailable(f"the stack's supervisor does not answer: {error}") from None
-    if answer.error is not None:
-        raise CommandRejected(answer.error)
-    return answer
+    if response.error is not None:
+        raise CommandRejected(response.error, response.code or Rejection.FAILED)
+    return response

@@ -1,4 +1,4 @@
-"""Orders for a running stack, over its socket."""
+"""The control socket of a running stack."""
 
 import socket
 import stat
@@ -9,32 +9,32 @@ import pytest
 
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
-from filemill.runtime.supervisor_client import CommandRejected, FaultKind, SupervisorCommand, send
+from filemill.runtime.supervisor_client import CommandRejected, FaultKind, Rejection, SupervisorCommand, send
 from filemill_infra.embedded.control import ControlServer
 
 
 class Recorder:
-    """In place of the supervisor: notes what it is told."""
+    """Replaces the supervisor and records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def scale(self, role: str, count: int) -> list[str]:
         if role != "processor":
             raise ValueError(f"There is no role {role!r}")
-        self.told.append(("scale", role, count))
+        self.calls.append(("scale", role, count))
         return [f"processor-{number}" for number in range(1, count + 1)]
 
     def stop_worker(self, worker_id: str) -> None:
-        if worker_id == "nobody":
-            raise KeyError("There is no worker 'nobody'")
-        self.told.append(("stop", worker_id))
+        if worker_id == "unknown":
+            raise KeyError("There is no worker 'unknown'")
+        self.calls.append(("stop", worker_id))
 
     def kill_worker(self, worker_id: str) -> None:
-        self.told.append(("kill", worker_id))
+        self.calls.append(("kill", worker_id))
 
     def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
-        self.told.append((kind, target, seconds, key))
+        self.calls.append((kind, target, seconds, key))
 
 
 @pytest.fixture
@@ -62,40 +62,43 @@ def stack(control: ControlServer) -> StackState:
     )
 
 
-def test_orders_are_done_and_answered(control: ControlServer, recorder: Recorder) -> None:
-    assert send(stack(control), SupervisorCommand("scale", role="processor", count=2)).workers == [
-        "processor-1",
-        "processor-2",
-    ]
+def test_commands_are_executed_and_answered(control: ControlServer, recorder: Recorder) -> None:
+    response = send(stack(control), SupervisorCommand("scale", role="processor", count=2))
+    assert response.workers == ["processor-1", "processor-2"]
     send(stack(control), SupervisorCommand("stop", worker="processor-1"))
     send(stack(control), SupervisorCommand("kill", worker="processor-2"))
     send(stack(control), SupervisorCommand("fault", fault="stopped", target="kafka", seconds=2.5, key="k"))
-    orders = [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
-    assert recorder.told == [*orders, ("stopped", "kafka", 2.5, "k")]
+    calls = [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
+    assert recorder.calls == [*calls, ("stopped", "kafka", 2.5, "k")]
 
 
 @pytest.mark.parametrize(
-    "order", [SupervisorCommand("scale", role="pirate", count=1), SupervisorCommand("stop", worker="nobody")], ids=str
+    ("command", "code"),
+    [
+        (SupervisorCommand("scale", role="unknown", count=1), Rejection.INVALID_VALUE),
+        (SupervisorCommand("stop", worker="unknown"), Rejection.UNKNOWN_TARGET),
+    ],
 )
-def test_an_order_that_cannot_be_followed_is_refused_with_its_reason(
-    order: SupervisorCommand, control: ControlServer
+def test_an_impossible_command_is_rejected_with_a_code_and_a_reason(
+    command: SupervisorCommand, code: Rejection, control: ControlServer
 ) -> None:
-    with pytest.raises(CommandRejected, match="There is no"):
-        send(stack(control), order)
+    with pytest.raises(CommandRejected, match="There is no") as caught:
+        send(stack(control), command)
+    assert caught.value.code is code
 
 
-@pytest.mark.parametrize("line", [b"", b"\n", b"nonsense\n", b'{"do": "burn"}\n', b"[" * 4000 + b"\n"])
-def test_what_is_no_order_does_nothing(line: bytes, control: ControlServer, recorder: Recorder) -> None:
+@pytest.mark.parametrize("line", [b"", b"\n", b"nonsense\n", b'{"action": "burn"}\n', b"[" * 4000 + b"\n"])
+def test_a_malformed_command_does_nothing(line: bytes, control: ControlServer, recorder: Recorder) -> None:
     assert control.address is not None
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(control.address)
         channel.sendall(line)
         channel.shutdown(socket.SHUT_WR)
-        assert b'"error"' in channel.makefile("rb").readline()
-    assert recorder.told == []
+        assert b'"code":"malformed"' in channel.makefile("rb").readline()
+    assert recorder.calls == []
 
 
-def test_nobody_else_can_enter_and_nothing_is_left(control: ControlServer) -> None:
+def test_the_socket_is_private_and_removed_at_the_end(control: ControlServer) -> None:
     assert control.address is not None
     folder = Path(control.address).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -104,5 +107,5 @@ def test_nobody_else_can_enter_and_nothing_is_left(control: ControlServer) -> No
     assert not folder.exists()
     with pytest.raises(Unavailable):
         send(before, SupervisorCommand("kill", worker="x"))
-    with pytest.raises(Unavailable, match="takes no orders"):
+    with pytest.raises(Unavailable, match="no control socket"):
         send(stack(control), SupervisorCommand("kill", worker="x"))

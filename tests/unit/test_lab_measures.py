@@ -12,7 +12,7 @@ from filemill.lab.invariants import InvariantReport, Observations, check_invaria
 from filemill.lab.measures import least_moves
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.report import Report
-from filemill.verification.topic_history import Execution, StoredEvent, StoredRequest, TopicHistory
+from filemill.verification.topic_history import Execution, RequestRecord, StoredEvent, TopicHistory
 
 
 def event(at: float, worker: str, kind: EventKind, *partitions: int, vitals: Vitals | None = None) -> StoredEvent:
@@ -33,7 +33,7 @@ def result(partition: int, offset: int, at: float, worker: str = "a") -> Executi
         status="completed",
         attempt=1,
         started_at=datetime.fromtimestamp(at - 0.5 + 3600, UTC),  # the worker's clock is ahead
-        made_at=datetime.fromtimestamp(at + 3600, UTC),
+        published_at=datetime.fromtimestamp(at + 3600, UTC),
         upload_ms=1.0,
         at=at,
     )
@@ -42,7 +42,7 @@ def result(partition: int, offset: int, at: float, worker: str = "a") -> Executi
 def killed_at_20() -> TopicHistory:
     """Worker a has partitions 0 and 1 from 1 on; it is killed at 20, b takes 1 at 26 and finishes something at 27."""
     return TopicHistory(
-        requests=[StoredRequest(1, offset, offset + 1, 1, 10.0 + offset) for offset in range(3)],
+        requests=[RequestRecord(offset + 1, 1, None, 1, offset, 10.0 + offset) for offset in range(3)],
         executions=[result(1, 0, 12), result(1, 1, 19), result(1, 1, 27, "b"), result(1, 2, 28, "b")],
         events=[
             event(1, "a", EventKind.ASSIGNED, 0, 1),
@@ -54,7 +54,7 @@ def killed_at_20() -> TopicHistory:
     )
 
 
-KILL = JournalEntry(kind="fault", name="processor killed", target="a", began=20.0, ended=20.0)
+KILL = JournalEntry(kind="fault", name="processor killed", code="processor-killed", target="a", began=20.0, ended=20.0)
 
 
 def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment() -> None:
@@ -67,9 +67,9 @@ def test_caught_up_counts_to_the_result_of_the_last_record_that_had_come_by_the_
     history = killed_at_20()
     (row,) = measures.catch_up_times(history, [KILL]).to_dict("records")
     assert row == {"worker": "a", "caught_up_seconds": 8, "alone": True}
-    history.requests.append(StoredRequest(2, 0, 9, 1, 20.5))  # came after it
+    history.requests.append(RequestRecord(9, 1, None, 2, 0, 20.5))  # came after it
     assert len(measures.catch_up_times(history, [KILL])) == 1
-    history.requests.append(StoredRequest(2, 1, 10, 1, 19.5))  # and one that never ended
+    history.requests.append(RequestRecord(10, 1, None, 2, 1, 19.5))  # and one that never ended
     assert measures.catch_up_times(history, [KILL]).empty
 
 
@@ -183,7 +183,7 @@ def test_a_fault_is_over_when_all_that_was_asked_for_by_its_end_is_seen_to_have_
 
 def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
     history = killed_at_20()
-    waiting = [StoredRequest(0, offset, 9 + offset, 1, 12.0) for offset in range(2)]
+    waiting = [RequestRecord(9 + offset, 1, None, 0, offset, 12.0) for offset in range(2)]
     history.requests = waiting
     history.executions.append(result(0, 0, 13))
     assert {check.number for check in judged(history, until=90.0).checks if check.ok is False} == {"9"}
@@ -210,21 +210,21 @@ def stalls(verdict: InvariantReport) -> bool:
 
 
 def test_lag_without_a_result_for_too_long_breaks_the_ninth_promise_unless_a_fault_covers_it() -> None:
-    history = TopicHistory(requests=[StoredRequest(0, 0, 1, 1, 10.0)], executions=[result(0, 0, 18)])
+    history = TopicHistory(requests=[RequestRecord(1, 1, None, 0, 0, 10.0)], executions=[result(0, 0, 18)])
     assert stalls(judged(history))
     outage = JournalEntry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
     assert not stalls(judged(history, outage))
 
 
 def test_idleness_is_no_stall_and_a_record_that_never_ends_is_one() -> None:
-    done = [StoredRequest(0, 0, 1, 1, 10.0), StoredRequest(0, 1, 2, 1, 50.0)]
+    done = [RequestRecord(1, 1, None, 0, 0, 10.0), RequestRecord(2, 1, None, 0, 1, 50.0)]
     assert not stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
     assert stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11)]), until=99))
 
 
 def test_an_open_breaker_excuses_a_stall() -> None:
     history = TopicHistory(
-        requests=[StoredRequest(0, 0, 1, 1, 10.0)],
+        requests=[RequestRecord(1, 1, None, 0, 0, 10.0)],
         executions=[result(0, 0, 18)],
         events=[event(11, "a", EventKind.BREAKER_OPENED), event(16, "a", EventKind.BREAKER_CLOSED)],
     )

@@ -1,7 +1,7 @@
-"""The supervisor's ear: a Unix socket on which other processes of this user may direct workers and inject faults.
+"""The control socket of a supervisor: other processes of this user scale, stop and kill workers and inject faults.
 
-It lies in a folder of mode 0700, so the file system decides who may connect. `filemill.runtime.supervisor_client` is
-the client.
+The Unix socket is in a folder of mode 0700, so the file system decides who may connect. The client is
+`filemill.runtime.supervisor_client`.
 """
 
 import contextlib
@@ -15,26 +15,32 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.runtime.supervisor_client import FaultKind, SupervisorCommand, SupervisorResponse
+from filemill.runtime.supervisor_client import (
+    CommandRejected,
+    FaultKind,
+    Rejection,
+    SupervisorCommand,
+    SupervisorResponse,
+)
 
-LINE_MAX_BYTES = 4096
+COMMAND_MAX_BYTES = 4096
 READ_SECONDS = 5.0
 
 
 class SupervisorControls(Protocol):
-    """The part of the supervisor that takes orders."""
+    """The part of the supervisor that commands can call."""
 
     def scale(self, role: str, count: int) -> list[str]:
-        """Have `count` workers of `role`."""
+        """Run `count` workers of `role`; returns their ids. Raises ValueError."""
 
     def stop_worker(self, worker_id: str) -> None:
-        """Stop one for good."""
+        """Stop a worker for good. Raises KeyError."""
 
     def kill_worker(self, worker_id: str) -> None:
-        """Kill one; it is started again."""
+        """Kill a worker, which is then restarted. Raises KeyError."""
 
     def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
-        """Begin a fault; it is undone by itself."""
+        """Begin a fault, which ends by itself. Raises KeyError, CommandRejected."""
 
 
 class ControlServer:
@@ -47,17 +53,17 @@ class ControlServer:
 
     @property
     def address(self) -> str | None:
-        """Where it listens; None before and after."""
+        """The socket's path; None if it does not listen."""
         return str(self._folder / "control") if self._folder is not None else None
 
     def open(self) -> None:
-        """Listen. In a temporary folder, since a socket's path may have 107 bytes only and a home's can be longer."""
+        """Listen in a new temporary folder: a socket's path has at most 107 bytes, and a home's may be longer."""
         self._folder = Path(tempfile.mkdtemp(prefix="filemill-"))
         self._server = _Server(str(self._folder / "control"), _handler(self.execute))
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="control", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -67,23 +73,37 @@ class ControlServer:
             self._folder = None
 
     def execute(self, line: bytes) -> SupervisorResponse:
-        """Do as a line says. Never raises."""
+        """Execute the command in a line of JSON. Never raises."""
         try:
-            order = msgspec.json.decode(line, type=SupervisorCommand)
-            match order.action:
-                case "scale":
-                    return SupervisorResponse(self._supervisor.scale(order.role, order.count))
-                case "stop":
-                    self._supervisor.stop_worker(order.worker)
-                case "kill":
-                    self._supervisor.kill_worker(order.worker)
-                case "fault":
-                    self._supervisor.inject_fault(order.fault, order.target, order.seconds, order.key)
-        except KeyError as error:
-            return SupervisorResponse(error=str(error.args[0]))
-        except (ValueError, OSError, RecursionError) as error:  # a line that is no order is a ValueError, too
-            return SupervisorResponse(error=str(error))
-        return SupervisorResponse()
+            return SupervisorResponse(self._call(msgspec.json.decode(line, type=SupervisorCommand)))
+        except (ValueError, KeyError, OSError, RecursionError) as error:
+            message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+            return SupervisorResponse(error=message, code=_code(error))
+
+    def _call(self, command: SupervisorCommand) -> list[str]:
+        match command.action:
+            case "scale":
+                return self._supervisor.scale(command.role, command.count)
+            case "stop":
+                self._supervisor.stop_worker(command.worker)
+            case "kill":
+                self._supervisor.kill_worker(command.worker)
+            case "fault":
+                self._supervisor.inject_fault(command.fault, command.target, command.seconds, command.key)
+        return []
+
+
+def _code(error: Exception) -> Rejection:
+    match error:
+        case CommandRejected():
+            return error.code
+        case KeyError():
+            return Rejection.UNKNOWN_TARGET
+        case msgspec.DecodeError() | RecursionError():
+            return Rejection.MALFORMED
+        case ValueError():
+            return Rejection.INVALID_VALUE
+    return Rejection.FAILED
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -96,8 +116,8 @@ def _handler(execute: Callable[[bytes], SupervisorResponse]) -> type[socketserve
         timeout = READ_SECONDS
 
         def handle(self) -> None:
-            with contextlib.suppress(OSError):  # who asks may hang up, or never say anything
-                answer = execute(self.rfile.readline(LINE_MAX_BYTES))
-                self.wfile.write(msgspec.json.encode(answer) + b"\n")
+            with contextlib.suppress(OSError):  # a client may disconnect, or send nothing
+                response = execute(self.rfile.readline(COMMAND_MAX_BYTES))
+                self.wfile.write(msgspec.json.encode(response) + b"\n")
 
     return Handler

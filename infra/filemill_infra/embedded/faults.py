@@ -1,7 +1,7 @@
-"""Faults on purpose in a running stack: begun by an order, undone when their time is over or the stack stops.
+"""Fault injection in a running stack: a command begins a fault, which ends by itself or when the stack stops.
 
-They run here, in the supervisor, and not in the page that asks for them: a page is a worker of the stack, and may be
-the very one that does not live to undo it.
+Faults run in the supervisor, not in the page that requests them: the page is a worker of the stack, and could end
+before it has undone the fault.
 """
 
 import threading
@@ -10,36 +10,36 @@ from typing import Protocol
 
 import structlog
 
-from filemill.runtime.fault import Fault, FaultableServer, process_suspended, server_killed, server_suspended
+from filemill.runtime.fault import Fault, FaultableServer, FaultCode, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import FAULT, Journal
 from filemill.runtime.stack_state import StackState
-from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, FaultKind
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected, FaultKind, Rejection
 
-# How long an order waits for its fault to have begun.
+# How long a command waits until its fault has begun.
 BEGIN_SECONDS = 10.0
 
 log = structlog.get_logger("stack")
 
 
 class FaultableStack(Protocol):
-    """The part of the supervisor that faults are done to."""
+    """The part of the supervisor that faults need."""
 
     @property
     def state(self) -> StackState:
-        """What runs."""
+        """The servers and workers."""
 
     def server(self, name: str) -> FaultableServer:
-        """One of the servers. Raises KeyError."""
+        """A server by name. Raises KeyError."""
 
     def kill_worker(self, worker_id: str, number: int = ..., *, restart: bool = ...) -> None:
         """Send a worker a signal. Raises KeyError."""
 
 
 class FaultInjector:
-    """The faults of one stack: at most one at a time on each target. Safe to use from several threads."""
+    """The faults of one stack, at most one at a time per target. Safe to use from several threads."""
 
     def __init__(self, stack: FaultableStack, journal: Path, stopped: threading.Event) -> None:
-        """`ended` cuts all of them short."""
+        """When `stopped` is set, all faults end."""
         self._stack = stack
         self._journal = Journal(journal)
         self._stopped = stopped
@@ -47,13 +47,15 @@ class FaultInjector:
         self._active: set[str] = set()
 
     def begin(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
-        """Begin one, and return once it has. Raises KeyError, ValueError."""
+        """Begin a fault and return when it has begun. Raises KeyError, CommandRejected."""
         if not 0 < seconds <= FAULT_SECONDS_MAX:
-            raise ValueError(f"A fault may last for up to {FAULT_SECONDS_MAX:g} s, not for {seconds:g}")
+            raise CommandRejected(
+                f"A fault may last up to {FAULT_SECONDS_MAX:g} s, not {seconds:g}", Rejection.INVALID_VALUE
+            )
         fault = self._make(kind, target, seconds)
         with self._lock:
             if target in self._active:
-                raise ValueError(f"{target} has a fault already: wait until it is over")
+                raise CommandRejected(f"A fault is still active on {target}", Rejection.FAULT_ACTIVE)
             self._active.add(target)
         begun = threading.Event()
         threading.Thread(target=self._run, args=(fault, key, begun), name=f"fault-{target}", daemon=True).start()
@@ -68,25 +70,30 @@ class FaultInjector:
         if worker is None:
             raise KeyError(f"There is no server or worker {target!r}")
         if worker.role == "dashboard":
-            raise ValueError("The page does not break itself: it would not be there to show what follows")
+            raise CommandRejected(
+                "Faults on the dashboard are not allowed: it shows their effect", Rejection.NOT_ALLOWED
+            )
         if kind == "killed":
             return Fault(
-                name=f"{worker.role} killed", target=target, begin=lambda _entry: self._stack.kill_worker(target)
+                name=f"{worker.role} killed",
+                code=FaultCode.of_kill(worker.role),
+                target=target,
+                begin=lambda _entry: self._stack.kill_worker(target),
             )
         return process_suspended(worker.role, target, lambda number: self._stack.kill_worker(target, number), seconds)
 
     def _run(self, fault: Fault, key: str, begun: threading.Event) -> None:
-        def last(seconds: float) -> None:
+        def wait(seconds: float) -> None:
             begun.set()
             self._stopped.wait(seconds)
 
         try:
             with self._journal.record_interval(
-                FAULT, fault.name, fault.target, key=key, seconds=fault.seconds
+                FAULT, fault.name, fault.target, fault.code, key=key, seconds=fault.seconds
             ) as entry:
-                fault.run(entry, last)
-        except Exception as error:  # noqa: BLE001 - it is in the journal; a server that did not come back is tried again
-            log.warning("A fault could not be done or undone", fault=fault.name, error=str(error))
+                fault.run(entry, wait)
+        except Exception as error:  # noqa: BLE001 - the journal has it; the supervisor restarts a server that is down
+            log.warning("A fault could not be injected or undone", fault=fault.name, error=str(error))
         finally:
             begun.set()
             with self._lock:
