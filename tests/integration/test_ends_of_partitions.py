@@ -15,8 +15,7 @@ from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.entrypoints import bootstrap
-from filemill.services.offset_reset import OffsetReset, Target
-from filemill.services.operations import Operations
+from filemill.services.offset_reset import Target
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
@@ -85,8 +84,8 @@ def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> No
         publish_in_a_transaction(settings, topic, 0, [encode(one) for one in requests])
     began = time.monotonic()
     harness.verify()
-    operations = Operations(settings, harness.engine, bootstrap.s3_client(settings))
-    plan = OffsetReset(settings, harness.engine, admin, operations).plan(Target("latest"))
+    operations = bootstrap.operations(settings, harness.engine)
+    plan = bootstrap.offset_reset(settings, harness.engine, admin=admin, operations=operations).plan(Target("latest"))
     look = BrowseQuery(settings.topic_create, None, None, "", 10)
     view = browse(settings, admin.offsets(None, settings.topic_create), look)
     assert time.monotonic() - began < AT_ONCE_SECONDS
@@ -148,5 +147,5 @@ def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(
     with closing(messages_to_end(settings, topic, {0: 0}, {0: 12}, "test", **few)) as found:
         assert next(found).offset() == 0
         topics.delete_topic(settings, topic)
-        with pytest.raises(Exception, match="was deleted or recreated while it was read"):
+        with pytest.raises(Exception, match="was deleted or recreated during the read"):
             list(found)

@@ -1,4 +1,4 @@
-"""Kafka's administration: topics, and what the broker says of a consumer group."""
+"""Administration of Kafka: topics, consumer groups and their offsets."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import TopicIdentity
 
-# Records are dated by the broker: a producer's clock may be wrong, or lie, and would also decide on retention.
+# The broker sets the timestamps: a producer's may be wrong or forged, and retention depends on them.
 TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
 _DAY_MILLISECONDS = 86_400_000
-# What the broker answers to a commit from outside while the group has members, by the group's protocol.
+# The broker's errors for a commit from outside while the group has members, by the group's protocol.
 _GROUP_HAS_MEMBERS = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
@@ -30,7 +30,7 @@ _GROUP_HAS_MEMBERS = {
 
 
 class MemberDescription(msgspec.Struct, frozen=True, rename="camel"):
-    """A member of a group and what it owns of the topic."""
+    """A member of a group and the partitions of one topic that it owns."""
 
     member_id: str
     client_id: str
@@ -39,7 +39,7 @@ class MemberDescription(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class GroupDescription(msgspec.Struct, frozen=True):
-    """A group as the broker sees it. `protocol` is classic, consumer, or None where it is unknown."""
+    """A group as the broker describes it. `protocol` is classic, consumer, or None if unknown."""
 
     state: str
     protocol: str | None
@@ -48,9 +48,9 @@ class GroupDescription(msgspec.Struct, frozen=True):
 
 
 class LogOffsets(msgspec.Struct, frozen=True):
-    """Where a partition begins and ends, and what a group has committed. None: not known, or never committed.
+    """Begin, end and committed offset of one partition. None: unknown, or never committed.
 
-    `committed_known`: whether the group was asked. Of a share group's offsets the client knows nothing.
+    `committed_known`: whether a group was asked. The client cannot ask for a share group's offsets.
     """
 
     partition: int
@@ -61,10 +61,10 @@ class LogOffsets(msgspec.Struct, frozen=True):
 
     @property
     def lag(self) -> int | None:
-        """Offsets from the next record to read to the end; 0 for an emptied partition.
+        """The number of offsets from the next record to the end; 0 for an empty partition, None if unknown.
 
-        What retention removed before it was committed is no lag: nobody can read it any more. With nothing committed,
-        or something beyond the end (the topic was recreated, say), the group reads from the beginning.
+        Records that retention removed before they were committed do not count: they cannot be read any more. Without
+        a commit, or with one beyond the end (the topic was recreated), the group reads from the beginning.
         """
         if self.end is None or self.begin is None or not self.committed_known:
             return None
@@ -74,12 +74,12 @@ class LogOffsets(msgspec.Struct, frozen=True):
 
     @property
     def committed_beyond_end(self) -> bool:
-        """Whether the group has committed an offset that the partition does not have yet."""
+        """Whether the committed offset lies beyond the end of the partition."""
         return None not in (self.committed, self.end) and (self.committed or 0) > (self.end or 0)
 
     @property
     def removed_before_commit(self) -> int:
-        """Offsets that retention removed before the group had committed them."""
+        """The number of offsets that retention removed before the group committed them."""
         if self.begin is None or self.committed is None:
             return 0
         return max(0, self.begin - self.committed)
@@ -98,7 +98,7 @@ def all_topics(settings: Settings) -> list[str]:
 
 
 class KafkaAdmin:
-    """Questions to, and orders for, the cluster. Raises Unavailable where it is away."""
+    """Reads and changes topics, groups and offsets. Every method raises Unavailable if Kafka does not serve it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -106,22 +106,22 @@ class KafkaAdmin:
         self._client = new_client(AdminClient, client_config(settings, "admin"))
         self._readers: dict[str, Consumer] = {}
         self._identities = TopicIdentities(settings, "admin")
-        # The consumers' own, or an offset could be an end that none of them ever reaches.
+        # The same as the consumers', or an end could be an offset that no consumer reaches.
         uncommitted = settings.kafka_properties.get("isolation.level") == "read_uncommitted"
         self._isolation = IsolationLevel.READ_UNCOMMITTED if uncommitted else IsolationLevel.READ_COMMITTED
 
     def topic_partitions(self) -> dict[str, int]:
-        """Each topic of the cluster and how many partitions it has."""
+        """The number of partitions of each topic of the cluster."""
         with kafka_errors(self._settings):
             topics = self._client.list_topics(timeout=self._timeout).topics
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
     def identities(self, topics: Collection[str]) -> dict[str, TopicIdentity]:
-        """Which topics have these names now: a name that was given to another topic has another identity."""
+        """The identities of the topics that exist: a recreated topic has another identity."""
         return self._identities(topics)
 
     def create_topics(self) -> list[str]:
-        """Create those of our topics that are missing; returns their names."""
+        """Create the missing topics of the pipeline; returns their names."""
         existing = self.topic_partitions()
         missing = [name for name in all_topics(self._settings) if name not in existing]
         if not missing:
@@ -133,12 +133,12 @@ class KafkaAdmin:
                 future.result()
                 created.append(name)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was quicker
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process created it
                     raise to_exception(self._settings, error) from None
         return created
 
     def topics_with_producer_timestamps(self) -> list[str]:
-        """Those of our topics that exist and keep the timestamps of their producers. Raises Unavailable."""
+        """The existing topics of the pipeline that keep the producers' timestamps."""
         existing = self.topic_partitions()
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in all_topics(self._settings) if name in existing]
         if not asked:
@@ -152,7 +152,7 @@ class KafkaAdmin:
             ]
 
     def use_broker_timestamps(self, topics: Sequence[str]) -> None:
-        """Have the broker date the records of these topics from now on. Raises Unavailable."""
+        """Set these topics to timestamps of the broker, for records from now on."""
         entry = ConfigEntry(TIMESTAMP_TYPE, LOG_APPEND_TIME, incremental_operation=AlterConfigOpType.SET)
         wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in topics]
         if wanted:
@@ -175,7 +175,7 @@ class KafkaAdmin:
         )
 
     def add_partitions(self, topic: str, total: int) -> None:
-        """Raise a topic's partitions to `total`. Raises ValueError where that is not more than it has."""
+        """Raise the number of a topic's partitions. Raises ValueError if `total` is not more than it has."""
         existing = self.topic_partitions().get(topic)
         if existing is None:
             raise ValueError(f"there is no topic {topic!r}")
@@ -187,7 +187,7 @@ class KafkaAdmin:
             ].result()
 
     def describe_group(self, group: str, topic: str) -> GroupDescription:
-        """State, members and assignment of a group. One that does not exist is `DEAD` without members."""
+        """State, members and assignment of a group. A group that does not exist is `DEAD` without members."""
         future = self._client.describe_consumer_groups([group], request_timeout=self._timeout)[group]
         try:
             found: Any = future.result()
@@ -214,9 +214,9 @@ class KafkaAdmin:
         )
 
     def offsets(self, group: str | None, topic: str) -> list[LogOffsets]:
-        """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown.
+        """Begin, end and committed offset of each partition of a topic; without a group, no committed offsets.
 
-        The end is that of what can be read: a transaction that is still open, and all after it, lies beyond it.
+        The end is the end of the readable records: an open transaction and everything after it lie beyond.
         """
         count = self.topic_partitions().get(topic, 0)
         parts = [TopicPartition(topic, number) for number in range(count)]
@@ -226,7 +226,7 @@ class KafkaAdmin:
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         committed = self._committed(group, parts) if group is not None else {}
         if any(offset > ends.get(number, offset) for number, offset in committed.items()):
-            # Somebody who reads open transactions may be beyond what others can read, and has no lag.
+            # A group that reads uncommitted records may be beyond that end; it has no lag.
             whole = self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
             within = {number for number, offset in committed.items() if offset <= whole.get(number, 0)}
             ends |= {number: max(ends[number], committed[number]) for number in within & ends.keys()}
@@ -238,14 +238,14 @@ class KafkaAdmin:
         ]
 
     def high_watermarks(self, topic: str) -> dict[int, int]:
-        """The offset after the last record of each partition, those of open transactions included."""
+        """The offset after the last record of each partition, including records of open transactions."""
         parts = [TopicPartition(topic, number) for number in range(self.topic_partitions().get(topic, 0))]
         if not parts:
             return {}
         return self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
 
     def offsets_at(self, topic: str, milliseconds: int) -> dict[int, int]:
-        """Of each partition the first offset whose record is not older than a moment (since 1970), or its end."""
+        """The first offset of each partition with a timestamp of at least `milliseconds` since 1970, or its end."""
         parts = [TopicPartition(topic, number) for number in range(self.topic_partitions().get(topic, 0))]
         if not parts:
             return {}
@@ -254,21 +254,21 @@ class KafkaAdmin:
         return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
 
     def alter_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        """Commit these offsets in a group that has no members. Raises ValueError where the broker refuses.
+        """Commit these offsets in a group without members. Raises ValueError if the group has members.
 
-        By a consumer that never joins, for the reason that `_committed` gives. What the commits before said of records
-        finished beyond them is gone.
+        By a consumer that never joins, for the reason given in `_committed`. The metadata of the previous commits,
+        which lists records finished beyond the offset, is lost.
         """
         parts = [TopicPartition(topic, number, offset) for number, offset in sorted(offsets.items())]
         try:
             taken = self._reader(group).commit(offsets=parts, asynchronous=False)
-            troubles = [part.error for part in taken if part.error is not None]
+            errors = [part.error for part in taken if part.error is not None]
         except KafkaException as error:
-            troubles = [error.args[0]]
-        for trouble in troubles:
-            if trouble.code() in _GROUP_HAS_MEMBERS:
-                raise ValueError(f"Kafka refuses to move the offsets of {group} while the group has members")
-            raise to_exception(self._settings, trouble)
+            errors = [error.args[0]]
+        for found in errors:
+            if found.code() in _GROUP_HAS_MEMBERS:
+                raise ValueError(f"Kafka does not change the offsets of {group} while the group has members")
+            raise to_exception(self._settings, found)
 
     def _log_offsets(
         self, parts: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel | None = None
@@ -280,11 +280,11 @@ class KafkaAdmin:
             return {part.partition: future.result().offset for part, future in asked.items()}
 
     def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
-        """The group's commits, asked by a consumer that never joins.
+        """The group's committed offsets, read by a consumer that never joins.
 
-        Not by `AdminClient.list_consumer_group_offsets`: with confluent-kafka 2.16 an answer that carries a group's
-        error (as one does in a rebalance) ends the process, because librdkafka looks for a consumer that an admin
-        client has not (SIGSEGV in rd_kafka_cgrp_op, below rd_kafka_ListConsumerGroupOffsetsResponse_parse).
+        `AdminClient.list_consumer_group_offsets` is not used: with confluent-kafka 2.16 a response with an error of
+        the group, as during a rebalance, crashes the process. librdkafka then uses a consumer that an admin client
+        does not have (SIGSEGV in rd_kafka_cgrp_op, below rd_kafka_ListConsumerGroupOffsetsResponse_parse).
         """
         with kafka_errors(self._settings):
             found = self._reader(group).committed(list(parts), timeout=self._timeout)

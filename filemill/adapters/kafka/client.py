@@ -1,4 +1,4 @@
-"""Kafka: what all clients share, and the publisher."""
+"""Kafka: the configuration and errors that all clients share, and the publisher."""
 
 import contextlib
 import logging
@@ -11,22 +11,22 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from filemill.adapters.errors import ErrorCategory
-from filemill.adapters.kafka.errors import TOO_LARGE, classify
+from filemill.adapters.kafka.errors import TOO_LARGE, KafkaErrorCode, classify
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
 from filemill.errors import PermanentError, Unavailable
 from filemill.ports import DeliveryReport
 
-# New partitions are seen by producers and members within this time (librdkafka's default is five minutes).
+# Producers and members discover new partitions within this time (librdkafka's default is five minutes).
 METADATA_REFRESH_MILLISECONDS = 3000
-# Whoever hands over a batch at a time waits for no more than the batch.
+# A caller that publishes batch by batch waits no longer than this for a batch to be sent.
 LINGER_MILLISECONDS = 5
-# An unacknowledged record is given back to its sender after this; the sender decides, not the client's queue.
+# After this time an unacknowledged record fails, and its sender decides whether to retry.
 DELIVERY_TIMEOUT_MILLISECONDS = 30_000
-# A dead letter is the original, which may have the broker's megabyte, and headers; its topic is set up for as much.
+# A dead letter is the original record, up to the broker's limit of 1 MB, with more headers. Its topic allows this.
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 
-# Of a header's name that cannot be read, in the sentence that says so.
+# So many bytes of an unreadable header name are quoted.
 _SHOWN_NAME_BYTES = 100
 
 log = structlog.get_logger("kafka")
@@ -34,17 +34,18 @@ log = structlog.get_logger("kafka")
 Client = TypeVar("Client")
 
 
+# librdkafka reports it in its log only, without a code.
 OFFSET_RESET = "offset reset (at offset"
 
 
 class _ClientLog(logging.Handler):
-    """librdkafka's own lines, in our form. Most repeat what an error already said, so they count as debug."""
+    """Logs librdkafka's own lines. Most repeat a reported error, so their level is debug."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        # Nothing else says that a consumer goes on elsewhere, because the offset that it wanted is gone.
-        tell = log.warning if OFFSET_RESET in message else log.debug
-        tell("librdkafka", message=message)
+        # The only sign that a consumer continues elsewhere, because its offset does not exist any more.
+        write = log.warning if OFFSET_RESET in message else log.debug
+        write("librdkafka", message=message)
 
 
 _client_logger = logging.Logger("librdkafka")  # noqa: LOG001 - not in the tree: it must not reach the root's handlers
@@ -52,7 +53,7 @@ _client_logger.addHandler(_ClientLog())
 
 
 def client_config(settings: Settings, role: str, **properties: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Librdkafka's properties for one client; the user's own (`kafka_properties`) come last and win."""
+    """Librdkafka's properties for one client. The user's own (`kafka_properties`) override them."""
     return {
         "bootstrap.servers": settings.kafka_broker,
         "client.id": settings.worker_id,
@@ -68,7 +69,7 @@ def client_config(settings: Settings, role: str, **properties: Any) -> dict[str,
 
 
 def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
-    """Make a client of confluent_kafka's. Raises InvalidSettings for properties that librdkafka refuses."""
+    """Make a client of confluent_kafka. Raises InvalidSettings if librdkafka rejects a property."""
     try:
         return client(config)
     except KafkaException as error:
@@ -78,40 +79,42 @@ def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any
 
 
 def _log_new_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
-    """Report a change in the broker's reachability once, not at each of the client's reconnections."""
-    said: set[int] = set()
+    """Log each kind of error once, not at every reconnection of the client."""
+    logged: set[int] = set()
 
     def on_error(error: KafkaError) -> None:
-        if error.code() not in said:
-            said.add(error.code())
-            advice = classify(error).advice
-            more = {"advice": advice} if advice else {}
-            log.warning("Kafka trouble", role=role, broker=settings.kafka_broker, error=error.str(), **more)
+        if error.code() not in logged:
+            logged.add(error.code())
+            rule = classify(error)
+            more = {"advice": rule.advice} if rule.advice else {}
+            log.warning(
+                "Kafka error", role=role, broker=settings.kafka_broker, code=rule.code, error=error.str(), **more
+            )
 
     return on_error
 
 
 def to_exception(settings: Settings, error: KafkaException | KafkaError) -> Unavailable | KafkaException:
-    """What to raise for an error, by `kafka_errors.ROWS`: a sentence of what the brokers do not do, or it is a bug."""
+    """The exception to raise for an error, by its rule: Unavailable, or the client's own exception for a bug."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
     if not isinstance(cause, KafkaError):
-        return Unavailable(f"Kafka at {settings.kafka_broker} does not serve: {cause}")
-    row = classify(cause)
-    if row.category is ErrorCategory.BUG:
+        return Unavailable(f"Kafka at {settings.kafka_broker} failed: {cause}", code=KafkaErrorCode.UNKNOWN)
+    rule = classify(cause)
+    if rule.category is ErrorCategory.BUG:
         return error if isinstance(error, KafkaException) else KafkaException(error)
-    problem = f"Kafka at {settings.kafka_broker} {row.problem}: {cause.name()}: {cause.str()}"
-    return Unavailable(problem, row.advice, summary=row.problem)
+    problem = f"Kafka at {settings.kafka_broker} {rule.problem}: {cause.name()}: {cause.str()}"
+    return Unavailable(problem, rule.advice, summary=rule.problem, code=rule.code)
 
 
 def _delivery_error(error: KafkaError) -> str:
-    """Why the broker did not take a record, and what to do."""
-    row = classify(error)
-    return " ".join(part for part in (f"{error.str()}.", f"{row.advice}." if row.advice else "") if part).rstrip(".")
+    """Why the broker did not store a record, and what to do about it."""
+    advice = classify(error).advice
+    return f"{error.str()}. {advice}" if advice else error.str()
 
 
 @contextlib.contextmanager
 def kafka_errors(settings: Settings) -> Iterator[None]:
-    """Turn a broker that is away into Unavailable."""
+    """Translate the client's exceptions, by the rules of their errors."""
     try:
         yield
     except KafkaException as error:
@@ -121,12 +124,12 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
 class KafkaPublisher:
     """An idempotent producer with acks=all. (port: Publisher).
 
-    librdkafka gives an idempotent producer up for good where the broker has lost its sequence (its log was cut, say).
-    Then the queued records are handed back as refused, and the next ones go through a new producer.
+    An idempotent producer fails for good when the broker has lost its sequence, for example because the log was
+    truncated. Then the queued records fail, and a new producer sends the next ones.
     """
 
     def __init__(self, settings: Settings, role: str, *, linger_milliseconds: int = LINGER_MILLISECONDS) -> None:
-        """`linger_milliseconds`: how long a record waits for others, to travel with them in one request."""
+        """`linger_milliseconds`: how long a record waits for others, to be sent with them in one request."""
         self._settings = settings
         self._role = role
         self._linger_milliseconds = linger_milliseconds
@@ -148,20 +151,20 @@ class KafkaPublisher:
                 "message.max.bytes": MESSAGE_MAX_BYTES,
             },
         )
-        say = config["error_cb"]
+        log_error = config["error_cb"]
 
         def on_error(error: KafkaError) -> None:
             self._broken = self._broken or error.fatal()
-            say(error)
+            log_error(error)
 
         return new_client(Producer, {**config, "error_cb": on_error})
 
     def _replace(self) -> None:
-        """Put a new producer in the place of one that gave up. Any thread; what was queued is handed back in `poll`."""
+        """Replace a producer that failed for good. Any thread. Its queued records fail, which `poll` reports."""
         with self._lock:
             if not self._broken:
-                return  # another thread was quicker
-            log.error("The producer gave up; it is replaced", role=self._role)
+                return  # another thread has replaced it
+            log.error("Replacing a producer after a fatal error", role=self._role)
             self._producer.purge()
             self._retired.append(self._producer)
             self._producer, self._broken = self._new_producer(), False
@@ -196,7 +199,8 @@ class KafkaPublisher:
         try:
             self._producer.produce(topic, value, key=key, **options)
         except BufferError:
-            raise Unavailable(f"Kafka at {self._settings.kafka_broker}: the producer's queue is full") from None
+            problem = f"Kafka at {self._settings.kafka_broker}: the producer's queue is full"
+            raise Unavailable(problem, code=KafkaErrorCode.QUEUE_FULL) from None
         except KafkaException as error:
             if error.args[0].code() in TOO_LARGE:
                 raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
@@ -217,7 +221,7 @@ class KafkaPublisher:
         return self._producer.flush(seconds)
 
     def partitions(self, topic: str) -> int:
-        """Ask the broker. This also refreshes the client's own view: without it a produce to a new partition fails."""
+        """Ask the broker. This also refreshes the client's metadata; without it a publish to a new partition fails."""
         with kafka_errors(self._settings):
             metadata = self._producer.list_topics(topic, timeout=self._settings.server_timeout_seconds)
         found = metadata.topics.get(topic)
@@ -225,7 +229,7 @@ class KafkaPublisher:
 
 
 class UnreadableHeaders(ValueError):
-    """A record's headers cannot be read: the text says why."""
+    """A record's headers cannot be read. The text says why."""
 
 
 # `message.headers()` must not be written: see `headers_of`.
@@ -235,10 +239,10 @@ _call_headers: Callable[[Message], Headers | None] = operator.methodcaller("head
 def headers_of(message: Message) -> Headers:
     """A message's headers in their order. Raises UnreadableHeaders if a name is not UTF-8.
 
-    The only place that may ask a message for them. For such a name the client returns a list with a null pointer in it
-    and leaves an exception set (docs/confluent-kafka-headers.md). A call through `methodcaller` is checked by the
-    interpreter, which raises SystemError and drops the list; `message.headers()` in code that runs often is not
-    checked, and the list ends the process. The message itself keeps the list, so it is replaced.
+    No other code may call `message.headers()`. For such a name the client returns a list that contains a null pointer,
+    and leaves an exception set (docs/confluent-kafka-headers.md). The interpreter checks a call through `methodcaller`:
+    it raises SystemError and drops the list. It does not check a specialized `message.headers()`, and then the list
+    crashes the process. The message keeps the list, so it is replaced.
     """
     try:
         return _call_headers(message) or []

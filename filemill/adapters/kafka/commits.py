@@ -1,6 +1,6 @@
-"""Every commit that a group ever made, from `__consumer_offsets`: the group's present offset shows only the last.
+"""Every commit of a group, read from `__consumer_offsets`. The group's offsets show only the last commit.
 
-The broker compacts that topic, but never its active segment (100 MB by default): within that, no commit is missing.
+The broker compacts that topic, but not its active segment (100 MB by default): no commit in that segment is missing.
 """
 
 import struct
@@ -13,12 +13,12 @@ from filemill.config.settings import Settings
 from filemill.domain.offsets import StoredCommit
 
 OFFSETS_TOPIC = "__consumer_offsets"
-# Versions of the keys of that topic which are commits; others are group metadata.
+# The key versions of commits; other keys are group metadata.
 _COMMIT_KEY_VERSIONS = (0, 1)
 
 
 def read_commits(settings: Settings) -> list[StoredCommit]:
-    """Every commit of the group on `file.create`, in the order of their moments. Raises Unavailable."""
+    """Every commit of the group on `file.create`, in the order of their timestamps. Raises Unavailable."""
     spans = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
     starts = {part.partition: part.begin or 0 for part in spans}
     ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
@@ -31,7 +31,7 @@ def _commit_in(message: Message, settings: Settings) -> StoredCommit | None:
     try:
         return _read_commit(_bytes(message.key()), message.value(), settings)
     except (struct.error, IndexError, UnicodeDecodeError):
-        return None  # not what a broker writes: somebody else's record
+        return None  # not written by a broker
 
 
 def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> StoredCommit | None:
@@ -48,12 +48,12 @@ def _read_commit(key: bytes | None, value: bytes | None, settings: Settings) -> 
     if version >= 3:
         read.number("i")  # the leader's epoch
     metadata = read.compact_text() if version >= 4 else read.text()
-    # confluent-kafka sends the NUL at the end of C's string along.
+    # confluent-kafka includes the NUL at the end of the C string.
     return StoredCommit(partition, offset, metadata.rstrip("\0"), read.number("q") / 1000)
 
 
 class _Reader:
-    """Reads Kafka's primitive types, one after the other."""
+    """Reads values of Kafka's primitive types in sequence."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -68,7 +68,7 @@ class _Reader:
         return self._take(self.number("h"))
 
     def compact_text(self) -> str:
-        """Its length, plus one, is a variable-length number: seven bits a byte, the lowest first."""
+        """Its length plus one is an unsigned varint: seven bits a byte, the lowest first."""
         length = shift = 0
         while True:
             byte = self.number("B")

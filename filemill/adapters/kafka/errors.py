@@ -1,10 +1,11 @@
-"""What an error of Kafka means, by its code: the broker's (positive) and librdkafka's own (negative).
+"""What each error code of Kafka means: the broker's codes (positive) and librdkafka's own (negative).
 
-Which of the broker's pass by themselves is Kafka's own rule (Protocol guide, "Error codes", retriable), and librdkafka
-tries most of those again before anybody hears of them.
+Which of the broker's errors are transient follows Kafka's protocol guide ("Error codes", column "Retriable").
+librdkafka retries most of those before it reports them.
 """
 
 from collections.abc import Iterator
+from enum import StrEnum
 
 import msgspec
 from confluent_kafka import KafkaError
@@ -12,191 +13,289 @@ from confluent_kafka import KafkaError
 from filemill.adapters.errors import ErrorCategory
 
 
-class KafkaErrorRule(msgspec.Struct, frozen=True):
-    """What one code means.
+class KafkaErrorCode(StrEnum):
+    """The machine-readable code of an `Unavailable` that Kafka caused."""
 
-    `problem` follows "Kafka at ADDRESS" in a sentence, `advice` is a sentence for whoever runs the brokers. `passes`:
-    the client goes on by itself, so whoever reads with it does not give it up.
+    UNREACHABLE = "kafka-unreachable"
+    NAME_NOT_RESOLVED = "kafka-name-not-resolved"
+    NOT_ACKNOWLEDGED = "kafka-not-acknowledged"
+    LEADER_ELECTION = "kafka-leader-election"
+    COORDINATOR_LOADING = "kafka-coordinator-loading"
+    QUOTA_EXCEEDED = "kafka-quota-exceeded"
+    QUEUE_FULL = "kafka-queue-full"
+    TOO_FEW_REPLICAS = "kafka-too-few-replicas"
+    STORAGE = "kafka-storage"
+    INTERNAL = "kafka-internal"
+    AUTHENTICATION = "kafka-authentication"
+    TLS = "kafka-tls"
+    AUTHORIZATION = "kafka-authorization"
+    UNKNOWN_TOPIC = "kafka-unknown-topic"
+    INVALID_TOPIC_NAME = "kafka-invalid-topic-name"
+    INVALID_TOPIC_CONFIG = "kafka-invalid-topic-config"
+    OFFSET_OUT_OF_RANGE = "kafka-offset-out-of-range"
+    END_OF_PARTITION = "kafka-end-of-partition"
+    INVALID_RECORD = "kafka-invalid-record"
+    BATCH_REJECTED = "kafka-batch-rejected"
+    CORRUPT_RECORD = "kafka-corrupt-record"
+    PRODUCER_FENCED = "kafka-producer-fenced"
+    CLIENT_FAILED = "kafka-client-failed"
+    MEMBER_EXPELLED = "kafka-member-expelled"
+    POLL_TIMEOUT = "kafka-poll-timeout"
+    INSTANCE_FENCED = "kafka-instance-fenced"
+    MEMBER_REJECTED = "kafka-member-rejected"
+    GROUP_STATE = "kafka-group-state"
+    UNSUPPORTED_VERSION = "kafka-unsupported-version"
+    TELEMETRY = "kafka-telemetry"
+    BUG = "kafka-bug"
+    UNKNOWN = "kafka-unknown-error"
+
+
+class KafkaErrorRule(msgspec.Struct, frozen=True):
+    """What one of Kafka's error numbers means.
+
+    `problem` follows "Kafka at ADDRESS" in a sentence, `advice` is a sentence for whoever runs the brokers.
+    `client_recovers`: the client goes on by itself, so its user keeps it.
     """
 
     number: int
     name: str
+    code: KafkaErrorCode
     category: ErrorCategory
     problem: str = ""
     advice: str = ""
     client_recovers: bool = False
 
 
-def _rows(
-    answer: ErrorCategory, problem: str, advice: str, *names: str, passes: bool = False
+def _rules(
+    code: KafkaErrorCode,
+    category: ErrorCategory,
+    problem: str,
+    advice: str,
+    *names: str,
+    client_recovers: bool = False,
 ) -> Iterator[KafkaErrorRule]:
     for name in names:
-        yield KafkaErrorRule(getattr(KafkaError, name), name, answer, problem, advice, passes)
+        yield KafkaErrorRule(getattr(KafkaError, name), name, code, category, problem, advice, client_recovers)
 
 
 _ACL = "Grant it to this user (kafka-acls), or check the credentials in FILEMILL_KAFKA_PROPERTIES"
 _CREDENTIALS = "Check security.protocol and the sasl.* properties in FILEMILL_KAFKA_PROPERTIES"
 _TLS = "Check security.protocol and the ssl.* properties in FILEMILL_KAFKA_PROPERTIES"
 _TOPICS = "Run `filemill topics create`, or check the FILEMILL_TOPIC_* settings"
-_BROKERS = "Start the brokers that are missing"
+_BROKERS = "Start the missing brokers"
 _LOG = "The brokers' logs say more"
 _VERSION = (
-    "filemill needs Kafka 3.9, and 4.2 for share groups; FILEMILL_GROUP_PROTOCOL=classic-cooperative needs the least"
+    "filemill needs Kafka 3.9, and 4.2 for share groups; FILEMILL_GROUP_PROTOCOL=classic-cooperative needs the oldest"
 )
 _MEMBER = "Check FILEMILL_KAFKA_GROUP and FILEMILL_GROUP_PROTOCOL: all members of a group use the same"
 _TOPIC_CONFIG = "Check the topic's configuration: cleanup.policy, message.timestamp.* and max.message.bytes"
 _CREATION = "Check FILEMILL_TOPIC_PARTITIONS and FILEMILL_TOPIC_REPLICATION_FACTOR, and the brokers' limits"
 
 RULES: tuple[KafkaErrorRule, ...] = (
-    # Not reached, or not now
-    *_rows(
+    # Unreachable, or temporarily not ready
+    *_rules(
+        KafkaErrorCode.UNREACHABLE,
         ErrorCategory.TRANSIENT,
-        "is away",
+        "is unreachable",
         "",
         *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_FAIL", "_TIMED_OUT_QUEUE", "_UNKNOWN_BROKER"),
         *("_DESTROY_BROKER", "BROKER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "REQUEST_TIMED_OUT", "REBOOTSTRAP_REQUIRED"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.NAME_NOT_RESOLVED,
         ErrorCategory.ACTION_REQUIRED,
         "has a name that cannot be resolved",
         "Check FILEMILL_KAFKA_BROKER",
         "_RESOLVE",
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(ErrorCategory.TRANSIENT, "did not acknowledge in time", "", "_MSG_TIMED_OUT", passes=True),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.NOT_ACKNOWLEDGED,
         ErrorCategory.TRANSIENT,
-        "is choosing leaders, or a broker has just gone",
+        "did not acknowledge in time",
+        "",
+        "_MSG_TIMED_OUT",
+        client_recovers=True,
+    ),
+    *_rules(
+        KafkaErrorCode.LEADER_ELECTION,
+        ErrorCategory.TRANSIENT,
+        "is electing leaders, or a broker has just stopped",
         "",
         *("LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION", "REPLICA_NOT_AVAILABLE", "FENCED_LEADER_EPOCH"),
         *("UNKNOWN_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE", "PREFERRED_LEADER_NOT_AVAILABLE", "LISTENER_NOT_FOUND"),
         *("ELIGIBLE_LEADERS_NOT_AVAILABLE", "NOT_CONTROLLER", "STALE_CTRL_EPOCH", "STALE_BROKER_EPOCH"),
         *("FETCH_SESSION_ID_NOT_FOUND", "INVALID_FETCH_SESSION_EPOCH", "REASSIGNMENT_IN_PROGRESS"),
         *("UNKNOWN_CONTROLLER_ID", "INVALID_REGISTRATION", "MISMATCHED_ENDPOINT_TYPE", "_NODE_UPDATE", "_RETRY"),
-        # _NOENT: an admin request found no leader of its partitions, as while all brokers restart.
+        # _NOENT: an admin request found no leader of its partitions, for example while all brokers restart.
         *("_OUTDATED", "_PARTIAL", "_INTR", "_NOENT"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.COORDINATOR_LOADING,
         ErrorCategory.TRANSIENT,
         "is loading or moving the group's coordinator",
         "",
         *("COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD", "_WAIT_CACHE"),
         *("UNSTABLE_OFFSET_COMMIT", "_IN_PROGRESS", "_PREV_IN_PROGRESS", "OPERATION_NOT_ATTEMPTED"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(ErrorCategory.TRANSIENT, "limits what we may do at a time", "", "THROTTLING_QUOTA_EXCEEDED", passes=True),
-    *_rows(ErrorCategory.TRANSIENT, "gets more than it takes: the client's queue is full", "", "_QUEUE_FULL"),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.QUOTA_EXCEEDED,
+        ErrorCategory.TRANSIENT,
+        "throttles this client by a quota",
+        "",
+        "THROTTLING_QUOTA_EXCEEDED",
+        client_recovers=True,
+    ),
+    *_rules(
+        KafkaErrorCode.QUEUE_FULL,
+        ErrorCategory.TRANSIENT,
+        "accepts records too slowly: the client's queue is full",
+        "",
+        "_QUEUE_FULL",
+    ),
+    *_rules(
+        KafkaErrorCode.TOO_FEW_REPLICAS,
         ErrorCategory.ACTION_REQUIRED,
         "has too few replicas in sync",
         _BROKERS,
         *("NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "_ISR_INSUFF"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.STORAGE,
         ErrorCategory.ACTION_REQUIRED,
-        "has trouble with its disk",
+        "reports a disk error",
         _LOG,
         *("KAFKA_STORAGE_ERROR", "LOG_DIR_NOT_FOUND"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.INTERNAL,
         ErrorCategory.ACTION_REQUIRED,
-        "has trouble of its own",
+        "reports an internal error",
         _LOG,
         *("UNKNOWN", "FEATURE_UPDATE_FAILED", "PRINCIPAL_DESERIALIZATION_FAILURE", "INVALID_UPDATE_VERSION"),
         *("INCONSISTENT_VOTER_SET", "INVALID_VOTER_KEY", "DUPLICATE_VOTER", "VOTER_NOT_FOUND"),
         *("TOPIC_DELETION_DISABLED", "ELECTION_NOT_NEEDED", "NO_REASSIGNMENT_IN_PROGRESS", "SECURITY_DISABLED"),
     ),
-    # Who we are, and what we may
-    *_rows(
+    # Authentication and authorization
+    *_rules(
+        KafkaErrorCode.AUTHENTICATION,
         ErrorCategory.ACTION_REQUIRED,
-        "refuses our credentials",
+        "rejects our credentials",
         _CREDENTIALS,
         *("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE"),
         *("UNACCEPTABLE_CREDENTIAL", "INVALID_PRINCIPAL_TYPE"),
         *("DELEGATION_TOKEN_AUTH_DISABLED", "DELEGATION_TOKEN_NOT_FOUND", "DELEGATION_TOKEN_OWNER_MISMATCH"),
         *("DELEGATION_TOKEN_REQUEST_NOT_ALLOWED", "DELEGATION_TOKEN_AUTHORIZATION_FAILED", "DELEGATION_TOKEN_EXPIRED"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(ErrorCategory.ACTION_REQUIRED, "cannot be spoken to by TLS", _TLS, "_SSL", passes=True),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.TLS, ErrorCategory.ACTION_REQUIRED, "fails the TLS handshake", _TLS, "_SSL", client_recovers=True
+    ),
+    *_rules(
+        KafkaErrorCode.AUTHORIZATION,
         ErrorCategory.ACTION_REQUIRED,
-        "does not grant this user what is needed",
+        "does not grant this user the required rights",
         _ACL,
         *("TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"),
         "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
-        passes=True,
+        client_recovers=True,
     ),
     # Topics
-    *_rows(
+    *_rules(
+        KafkaErrorCode.UNKNOWN_TOPIC,
         ErrorCategory.ACTION_REQUIRED,
         "has no such topic or partition",
         _TOPICS,
         *("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID", "INCONSISTENT_TOPIC_ID"),
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.INVALID_TOPIC_NAME,
         ErrorCategory.ACTION_REQUIRED,
-        "refuses the topic's name",
+        "rejects the topic's name",
         "Check the FILEMILL_TOPIC_* settings",
         "TOPIC_EXCEPTION",
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.INVALID_TOPIC_CONFIG,
         ErrorCategory.ACTION_REQUIRED,
-        "refuses to set up the topic so",
+        "rejects the topic's configuration",
         _CREATION,
         *("INVALID_PARTITIONS", "INVALID_REPLICATION_FACTOR", "INVALID_REPLICA_ASSIGNMENT", "INVALID_CONFIG"),
         *("POLICY_VIOLATION", "TOPIC_ALREADY_EXISTS"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.OFFSET_OUT_OF_RANGE,
         ErrorCategory.TRANSIENT,
-        "has other records than were expected: some were removed, or its log was cut",
+        "does not have the requested offset: records were removed, or the log was truncated",
         "",
         *("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET", "_LOG_TRUNCATION", "_NO_OFFSET"),
     ),
-    *_rows(ErrorCategory.TRANSIENT, "has no more records", "", "_PARTITION_EOF", passes=True),
+    *_rules(
+        KafkaErrorCode.END_OF_PARTITION,
+        ErrorCategory.TRANSIENT,
+        "has no more records",
+        "",
+        "_PARTITION_EOF",
+        client_recovers=True,
+    ),
     # Records
-    *_rows(ErrorCategory.BUG, "", "", "MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.BUG, ErrorCategory.BUG, "", "", "MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"
+    ),
+    *_rules(
+        KafkaErrorCode.INVALID_RECORD,
         ErrorCategory.ACTION_REQUIRED,
-        "refuses the record for how its topic is set up",
+        "rejects the record because of the topic's configuration",
         _TOPIC_CONFIG,
         *("INVALID_RECORD", "INVALID_TIMESTAMP", "UNSUPPORTED_FOR_MESSAGE_FORMAT", "UNSUPPORTED_COMPRESSION_TYPE"),
     ),
-    *_rows(ErrorCategory.TRANSIENT, "refused another record of the same batch", "", "_INVALID_DIFFERENT_RECORD"),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.BATCH_REJECTED,
         ErrorCategory.TRANSIENT,
-        "received or sent a damaged record",
+        "rejected another record of the same batch",
+        "",
+        "_INVALID_DIFFERENT_RECORD",
+    ),
+    *_rules(
+        KafkaErrorCode.CORRUPT_RECORD,
+        ErrorCategory.TRANSIENT,
+        "received or sent a corrupt record",
         _LOG,
         "INVALID_MSG",
         "_BAD_MSG",
         "_BAD_COMPRESSION",
         "_UNDERFLOW",
     ),
-    # The client's own state: a new client, or a new membership, goes on
-    *_rows(
+    # The client's own state: a new client or a new membership recovers
+    *_rules(
+        KafkaErrorCode.PRODUCER_FENCED,
         ErrorCategory.TRANSIENT,
-        "does not know this producer any more: a new one is made",
+        "no longer knows this producer, which is replaced",
         "",
         *("OUT_OF_ORDER_SEQUENCE_NUMBER", "DUPLICATE_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID", "INVALID_PRODUCER_EPOCH"),
         *("PRODUCER_FENCED", "INVALID_PRODUCER_ID_MAPPING", "_GAPLESS_GUARANTEE", "_INCONSISTENT"),
         *("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_DESTROY"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.CLIENT_FAILED,
         ErrorCategory.TRANSIENT,
-        "made the client give up: a new one is made",
+        "caused a fatal error in the client, which is replaced",
         _LOG,
         "_FATAL",
         "_STATE",
         "_CRIT_SYS_RESOURCE",
         "_FS",
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.MEMBER_EXPELLED,
         ErrorCategory.TRANSIENT,
-        "does not count this member in the group any more",
+        "no longer has this member in the group",
         "",
         *("UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"),
         *("FENCED_MEMBER_EPOCH", "MEMBER_ID_REQUIRED", "_ASSIGNMENT_LOST", "INVALID_RECORD_STATE"),
@@ -208,48 +307,55 @@ RULES: tuple[KafkaErrorRule, ...] = (
         ),
         *("_ASSIGN_PARTITIONS", "_REVOKE_PARTITIONS"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.POLL_TIMEOUT,
         ErrorCategory.TRANSIENT,
-        "put this member out, for it did not poll in time",
+        "expelled this member because it did not poll in time",
         "",
         "_MAX_POLL_EXCEEDED",
-        passes=True,
+        client_recovers=True,
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.INSTANCE_FENCED,
         ErrorCategory.ACTION_REQUIRED,
-        "has another member of the group under this one's name",
+        "has another member with the same name in the group",
         "Give each worker a FILEMILL_WORKER_ID of its own",
         *("FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID", "_FENCED"),
     ),
-    # What the group is, and what the broker can
-    *_rows(
+    # The group's configuration and the broker's version
+    *_rules(
+        KafkaErrorCode.MEMBER_REJECTED,
         ErrorCategory.ACTION_REQUIRED,
-        "refuses this member of the group",
+        "rejects this member of the group",
         _MEMBER,
         *("INCONSISTENT_GROUP_PROTOCOL", "INVALID_GROUP_ID", "INVALID_SESSION_TIMEOUT", "GROUP_MAX_SIZE_REACHED"),
         *("UNSUPPORTED_ASSIGNOR", "INVALID_REGULAR_EXPRESSION", "_UNKNOWN_PROTOCOL", "_UNKNOWN_GROUP"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.GROUP_STATE,
         ErrorCategory.ACTION_REQUIRED,
-        "has the group in another state than that needs",
+        "has the group in a state that does not allow the request",
         "Stop its members first, or check FILEMILL_KAFKA_GROUP",
         *("NON_EMPTY_GROUP", "GROUP_ID_NOT_FOUND", "GROUP_SUBSCRIBED_TO_TOPIC"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.UNSUPPORTED_VERSION,
         ErrorCategory.ACTION_REQUIRED,
-        "is too old for what was asked",
+        "is too old for the request",
         _VERSION,
         *("UNSUPPORTED_VERSION", "_UNSUPPORTED_FEATURE", "UNSUPPORTED_ENDPOINT_TYPE", "_NOT_CONFIGURED"),
     ),
-    *_rows(
+    *_rules(
+        KafkaErrorCode.TELEMETRY,
         ErrorCategory.TRANSIENT,
-        "did not take what the client reports of itself",
+        "did not accept the client's telemetry",
         "",
         *("UNKNOWN_SUBSCRIPTION_ID", "TELEMETRY_TOO_LARGE"),
-        passes=True,
+        client_recovers=True,
     ),
-    # What nothing here should ever ask
-    *_rows(
+    # Requests that filemill never sends
+    *_rules(
+        KafkaErrorCode.BUG,
         ErrorCategory.BUG,
         "",
         "",
@@ -262,19 +368,24 @@ RULES: tuple[KafkaErrorRule, ...] = (
         "STREAMS_TOPOLOGY_FENCED",
     ),
 )
-_BY_CODE = {row.number: row for row in RULES}
+_BY_NUMBER = {rule.number: rule for rule in RULES}
 
-# A client that meets one of these goes on by itself, and so does whoever reads with it.
-RECOVERED_BY_CLIENT = frozenset(row.number for row in RULES if row.client_recovers)
-# No broker will ever take a record of which it is said.
+# The client recovers from these by itself, so its user keeps it.
+RECOVERED_BY_CLIENT = frozenset(rule.number for rule in RULES if rule.client_recovers)
+# The broker never accepts a record that causes one of these.
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 
 def classify(error: KafkaError) -> KafkaErrorRule:
-    """The row of an error. A code that is not listed is the broker's trouble."""
-    row = _BY_CODE.get(error.code())
-    if row is not None:
-        return row
+    """The rule of an error. An error number without a rule counts as a broker's internal error."""
+    rule = _BY_NUMBER.get(error.code())
+    if rule is not None:
+        return rule
     return KafkaErrorRule(
-        error.code(), error.name(), ErrorCategory.ACTION_REQUIRED, "answers with an error that is not known here", _LOG
+        error.code(),
+        error.name(),
+        KafkaErrorCode.UNKNOWN,
+        ErrorCategory.ACTION_REQUIRED,
+        "reports an unknown error",
+        _LOG,
     )

@@ -1,4 +1,4 @@
-"""Reading topics: records from a consumer, all partitions without a group, a whole topic to its end."""
+"""Reading topics: records of a consumer, all partitions without a group, or a topic up to its end."""
 
 import itertools
 import time
@@ -26,7 +26,7 @@ from filemill.adapters.kafka.client import (
     new_client,
     to_exception,
 )
-from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, classify
+from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, KafkaErrorCode, classify
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import Record, TopicIdentity
@@ -34,35 +34,36 @@ from filemill.errors import MemberExpelled, Unavailable
 
 log = structlog.get_logger("kafka")
 
-# Who reads a whole topic has so much of it fetched ahead. By default 64 MB: memory would grow with the topic.
+# So much is prefetched of a topic that is read to its end. The default is 64 MB: memory would grow with the topic.
 QUEUE_KILOBYTES = 2048
-# Where enough is fetched ahead of a partition, it is looked at again after this. By default it is left alone for a
-# second, however soon all of that is taken: a processor on a quick S3 stood still for half of its time.
+# A partition whose queue is full is fetched again after this time. With the default of one second, a processor with a
+# fast S3 was idle for half of the time.
 FETCH_BACKOFF_MILLISECONDS = 5
 READ_RECORDS = 2000
 READ_SECONDS = 0.5
-# A reader that hears nothing for this long, neither a record nor an end, gives up with an error.
+# A reader that receives nothing for this long, neither a record nor an end, raises Unavailable.
 NO_DATA_TIMEOUT_SECONDS = 20.0
-# Records between two that are wanted are read through; over more of them it is quicker to seek.
+# Up to so many records between two requested ones are read and dropped; beyond that a seek is faster.
 MAX_SKIPPED_RECORDS = 20
-# After this long without anything it looks whether the topic still exists.
+# After this long without data the reader checks that the topic still exists.
 EXISTENCE_CHECK_SECONDS = 2.0
 
-# What a client waits for is logged so often at most.
+# An error that the client recovers from is logged once in this time.
 LOG_INTERVAL_SECONDS = 60.0
 _logged_at: dict[tuple[str, int], float] = {}
 
-# The last day of the year 9999: no calendar here goes on, and time zones need some hours before its end.
+# The last day of the year 9999, the end of Python's calendar; time zones need some hours before it.
 LATEST_TIMESTAMP_MILLISECONDS = 253_402_214_400_000
 
 PARTITION_EOF = KafkaError._PARTITION_EOF
+_FENCED_TEXT = "fenced by other consumer"
 
 
 def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: float) -> list[Record]:
-    """Up to `limit` records: wait for a first, then take what the client has fetched, without waiting to fill up.
+    """Up to `limit` records: waits for the first, then takes what the client has prefetched.
 
-    Raises Unavailable for what the client cannot mend by itself; records that came with it come first. Where a
-    new client could go on, it is MemberExpelled.
+    Raises Unavailable for an error that the client does not recover from, unless records came with it: these are
+    returned first. Raises MemberExpelled if a new client could continue.
     """
     try:
         first = consumer.poll(seconds)
@@ -71,42 +72,46 @@ def read_records(consumer: Consumer, settings: Settings, limit: int, seconds: fl
         rest = consumer.consume(limit - 1, timeout=0) if limit > 1 else []
     except KafkaException as raised:
         raise consumer_error(settings, raised.args[0]) from None
-    records, trouble = [], None
+    records, failure = [], None
     for message in [first, *rest]:
         error = message.error()
         if error is None:
             records.append(to_record(message))
         elif error.fatal() or error.code() not in RECOVERED_BY_CLIENT:
-            trouble = error if trouble is None or error.fatal() else trouble
+            failure = error if failure is None or error.fatal() else failure
         elif error.code() != PARTITION_EOF:
             _log_throttled(settings, error)
-    if trouble is not None and (trouble.fatal() or not records):
-        raise consumer_error(settings, trouble)
+    if failure is not None and (failure.fatal() or not records):
+        raise consumer_error(settings, failure)
     return records
 
 
 def _log_throttled(settings: Settings, error: KafkaError) -> None:
-    """Log what the client waits for, once a minute: it says so much more often."""
+    """Log an error that the client recovers from, once a minute: the client reports it much more often."""
     key, now = (settings.kafka_broker, error.code()), time.monotonic()
     if now - _logged_at.get(key, float("-inf")) >= LOG_INTERVAL_SECONDS:
         _logged_at[key] = now
-        log.warning("Kafka trouble", broker=settings.kafka_broker, error=error.str(), advice=classify(error).advice)
+        rule = classify(error)
+        log.warning("Kafka error", broker=settings.kafka_broker, code=rule.code, error=error.str(), advice=rule.advice)
 
 
-def consumer_error(settings: Settings, trouble: KafkaError) -> Unavailable | KafkaException:
-    """What an error of a client means: where it is fatal, usually that a new client may go on."""
-    away = to_exception(settings, trouble)
-    if not (trouble.fatal() or trouble.code() == KafkaError._FATAL):
-        return away
-    # librdkafka wraps the broker's own error code into text once a client has given up.
-    if trouble.code() == KafkaError.FENCED_INSTANCE_ID or "fenced by other consumer" in trouble.str():
-        # To join again would put the other one out, which would join again.
-        return Unavailable(f"another process is in the group under this one's name, {settings.worker_id!r}")
-    return MemberExpelled(str(away))
+def consumer_error(settings: Settings, error: KafkaError) -> Unavailable | KafkaException:
+    """The exception for a consumer's error. After a fatal one a new client may usually continue: MemberExpelled."""
+    unavailable = to_exception(settings, error)
+    if not (error.fatal() or error.code() == KafkaError._FATAL):
+        return unavailable
+    # After a fatal error librdkafka reports the broker's error code only inside the text.
+    if error.code() == KafkaError.FENCED_INSTANCE_ID or _FENCED_TEXT in error.str():
+        # Joining again would expel the other member, which would join again.
+        return Unavailable(
+            f"another process is in the group under the name of this one, {settings.worker_id!r}",
+            code=KafkaErrorCode.INSTANCE_FENCED,
+        )
+    return MemberExpelled(str(unavailable))
 
 
 def to_record(message: Message) -> Record:
-    """A message that is no error, as the rest of the system knows it. Raises nothing, whatever the record holds."""
+    """Convert a message that is not an error. Raises nothing, whatever the record contains."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
@@ -128,18 +133,18 @@ def to_record(message: Message) -> Record:
 
 
 def timestamp_of(message: Message) -> int | None:
-    """Milliseconds since 1970; None if the message has no timestamp, or one that is no moment.
+    """Milliseconds since 1970; None if the message has no timestamp, or one outside the years 1970 to 9999.
 
-    A producer may write any 64-bit number, and many topics take it: seconds, microseconds, a negative one.
+    A producer may write any 64-bit number: seconds, microseconds, a negative one. Many topics accept it.
     """
     kind, stamp = message.timestamp()
     return stamp if kind != TIMESTAMP_NOT_AVAILABLE and 0 <= stamp <= LATEST_TIMESTAMP_MILLISECONDS else None
 
 
 def reader_config(settings: Settings, role: str, **properties: str | int) -> dict[str, Any]:
-    """The properties of a consumer that reads partitions without being in a group; `properties` win."""
+    """The properties of a consumer that reads partitions outside of a group; `properties` override them."""
     alone = {
-        "group.id": f"filemill-{role}",  # librdkafka wants one; nothing is ever committed under it
+        "group.id": f"filemill-{role}",  # librdkafka requires one; nothing is committed under it
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
@@ -148,13 +153,13 @@ def reader_config(settings: Settings, role: str, **properties: str | int) -> dic
 
 
 class KafkaTopicReader:
-    """Reads all partitions of some topics from positions that its caller keeps; in no group's assignment.
+    """Reads all partitions of some topics from positions that its caller keeps, outside of any group.
 
-    New partitions are taken up when `refresh` is called; a topic that is another one by then begins again.
+    `refresh` adds new partitions, and reads a recreated topic from its beginning. (port: TopicReader).
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str], role: str, **properties: str | int) -> None:
-        """`properties` are the client's, beside those that every reader has."""
+        """`properties` are additional ones of the client."""
         self._settings = settings
         self._topics = topics
         self._assigned: dict[tuple[str, int], TopicIdentity] = {}
@@ -162,38 +167,37 @@ class KafkaTopicReader:
         self._consumer = new_client(Consumer, reader_config(settings, role, **properties))
 
     def identities(self) -> dict[str, TopicIdentity]:
-        """Which topics have the names now; those that do not exist are absent. Raises Unavailable."""
+        """The identities of the topics; one that does not exist is absent. Raises Unavailable."""
         return self._identities(self._topics)
 
     def refresh(
         self, positions: Mapping[tuple[str, int], int], identities: Mapping[str, TopicIdentity] | None = None
     ) -> None:
-        """Read all partitions that exist: known ones go on, new ones begin at their position, or at the beginning.
+        """Read all partitions that exist: known ones continue, new ones begin at their position or at the beginning.
 
-        `positions` are of the topics with these `identities`; without them the broker is asked.
+        `positions` belong to the topics with these `identities`; without identities the broker is asked. Raises
+        Unavailable.
         """
         found = self.identities() if identities is None else identities
         existing = {(topic, number): one for topic, one in found.items() for number in range(one.partitions)}
-        # A topic that is not there just now may be back: its partitions stay until another one has its name.
-        gone = [place for place, one in self._assigned.items() if not one.is_same_topic(found.get(place[0], one))]
+        # A topic that is missing now may come back: its partitions stay until another topic has its name.
+        gone = [key for key, one in self._assigned.items() if not one.is_same_topic(found.get(key[0], one))]
         if gone:
-            log.warning(
-                "Topics are others than before: they are read anew", topics=sorted({place[0] for place in gone})
-            )
-            self._consumer.incremental_unassign([TopicPartition(*place) for place in gone])
-            for place in gone:
-                del self._assigned[place]
+            log.warning("Topics were recreated: reading from their beginning", topics=sorted({key[0] for key in gone}))
+            self._consumer.incremental_unassign([TopicPartition(*key) for key in gone])
+            for key in gone:
+                del self._assigned[key]
         new = sorted(existing.keys() - self._assigned.keys())
         if new:
-            # The consumer learns the leaders now; otherwise it finds out a second later that it does not know them.
+            # Fetches the partitions' leaders now; otherwise the consumer starts to look for them a second later.
             with kafka_errors(self._settings):
                 self._consumer.list_topics(timeout=self._settings.server_timeout_seconds)
-            parts = [TopicPartition(*place, positions.get(place, OFFSET_BEGINNING)) for place in new]
+            parts = [TopicPartition(*key, positions.get(key, OFFSET_BEGINNING)) for key in new]
             self._consumer.incremental_assign(parts)
-            self._assigned |= {place: existing[place] for place in new}
+            self._assigned |= {key: existing[key] for key in new}
 
     def ends(self) -> dict[tuple[str, int], int]:
-        """The end of each partition that `refresh` has taken up, asked of the broker. Raises Unavailable."""
+        """The end offset of each partition that is read, asked of the broker. Raises Unavailable."""
         timeout = self._settings.server_timeout_seconds
         with kafka_errors(self._settings):
             return {
@@ -202,29 +206,31 @@ class KafkaTopicReader:
             }
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        """Up to `limit` records; waits `seconds` at most for the first."""
+        """Up to `limit` records; waits at most `seconds` for the first. Raises Unavailable."""
         return read_records(self._consumer, self._settings, limit, seconds)
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         self._consumer.close()
 
 
 def read_topic(
     settings: Settings,
     topic: str,
-    spans: Sequence[LogOffsets],
+    partitions: Sequence[LogOffsets],
     role: str,
     since: Mapping[tuple[str, int], int] | None = None,
 ) -> Iterator[Record]:
-    """A topic to the ends given, partition by partition in order, from its beginning or from the offsets of `since`.
+    """The records up to the end offsets in `partitions`, from the beginnings or from the offsets of `since`.
 
-    Raises Unavailable.
+    Each partition's records come in the order of their offsets. Raises Unavailable.
     """
-    starts = {part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in spans}
-    ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
-    ahead = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
-    yield from map(to_record, messages_to_end(settings, topic, starts, ends, role, **ahead))
+    starts = {
+        part.partition: max(part.begin or 0, (since or {}).get((topic, part.partition), 0)) for part in partitions
+    }
+    ends = {part.partition: part.end for part in partitions if part.end and part.end > starts[part.partition]}
+    prefetch = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
+    yield from map(to_record, messages_to_end(settings, topic, starts, ends, role, **prefetch))
 
 
 def messages_to_end(
@@ -235,12 +241,12 @@ def messages_to_end(
     role: str,
     **properties: str | int,
 ) -> Generator[Message]:
-    """The messages of some partitions from `starts` up to `ends`, each partition's in order: the one way to the end.
+    """The messages of some partitions from `starts` up to `ends`, each partition's in the order of its offsets.
 
-    The last offset before an end may hold no record: a transaction's marker, or what compaction or retention removed,
-    perhaps while it is read. So a partition ends at its last record, or where the broker says that no record follows.
-    Readers see committed transactions only (librdkafka's default): an open one ends the partition at its beginning.
-    Raises Unavailable.
+    The last offset before an end may have no record: it may be a transaction's control record, or a record that
+    compaction or retention removed, perhaps during the read. So a partition ends at its last record, or where the
+    broker reports its end. Readers see committed transactions only (librdkafka's default): a partition ends where an
+    open transaction begins. Raises Unavailable.
     """
     return messages_until(settings, topic, starts, ends, role, _never, **properties)
 
@@ -258,62 +264,62 @@ def messages_until(
     enough: Callable[[Message], bool],
     **properties: str | int,
 ) -> Generator[Message]:
-    """As `messages_to_end`; `enough` is asked after each message, and by True ends the reading of its partition."""
+    """Like `messages_to_end`; `enough` is called with each message, and True ends the reading of its partition."""
     if not ends:
         return
     consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **properties}))
     try:
         with kafka_errors(settings):
             consumer.assign([TopicPartition(topic, number, starts.get(number, 0)) for number in sorted(ends)])
-        yield from _until(consumer, settings, topic, ends, enough)
+        yield from _read_until(consumer, settings, topic, ends, enough)
     finally:
         consumer.close()
 
 
 def read_records_at(settings: Settings, topic: str, places: Iterable[tuple[int, int]], role: str) -> Iterator[Record]:
-    """The records at these places (partition and offset), those that are gone left out.
+    """The records at these places (partition and offset) that still exist.
 
-    They come partition by partition in the order of offsets, but where many records lie between. Raises
-    Unavailable.
+    A partition's records come in the order of their offsets. Distant places of a partition are read in several passes
+    over all partitions. Raises Unavailable.
     """
     wanted = set(places)
-    spans: dict[int, list[tuple[int, int, int]]] = {}
+    ranges: dict[int, list[tuple[int, int, int]]] = {}  # partition, start and end offset, by partition
     for partition, offset in sorted(wanted):
-        of_partition = spans.setdefault(partition, [])
+        of_partition = ranges.setdefault(partition, [])
         start = offset
         if of_partition and offset - of_partition[-1][2] < MAX_SKIPPED_RECORDS:
             _, start, _ = of_partition.pop()
         of_partition.append((partition, start, offset + 1))
     if not wanted:
         return
-    ahead = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
-    consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **ahead}))
+    prefetch = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS}
+    consumer = new_client(Consumer, reader_config(settings, role, **{"enable.partition.eof": True, **prefetch}))
     try:
-        for turn in itertools.zip_longest(*spans.values()):
-            parts = [part for part in turn if part is not None]
+        for ranges_of_pass in itertools.zip_longest(*ranges.values()):
+            parts = [part for part in ranges_of_pass if part is not None]
             with kafka_errors(settings):
                 consumer.assign([TopicPartition(topic, number, start) for number, start, _ in parts])
-            for message in _until(consumer, settings, topic, {number: end for number, _, end in parts}, _never):
+            for message in _read_until(consumer, settings, topic, {number: end for number, _, end in parts}, _never):
                 if (message.partition(), message.offset()) in wanted:
                     yield to_record(message)
     finally:
         consumer.close()
 
 
-def _until(
+def _read_until(
     consumer: Consumer,
     settings: Settings,
     topic: str,
     ends: Mapping[int, int],
     enough: Callable[[Message], bool],
 ) -> Iterator[Message]:
-    left, heard_at, doubted = set(ends), time.monotonic(), False
+    left, received_at, checked = set(ends), time.monotonic(), False
     while left:
-        for message in _batch(consumer, settings):
+        for message in _fetch(consumer, settings):
             partition, offset = message.partition(), message.offset()
             if partition not in left or offset is None:
-                continue  # an error of no partition, or what was fetched beyond a partition's end
-            heard_at = time.monotonic()
+                continue  # an error without a partition, or a message beyond the end
+            received_at = time.monotonic()
             if message.error() is None and offset < ends[partition]:
                 yield message
                 if enough(message):
@@ -321,16 +327,16 @@ def _until(
                     consumer.pause([TopicPartition(topic, partition)])
             if message.error() is not None or offset + 1 >= ends[partition]:
                 left.discard(partition)
-        silence = time.monotonic() - heard_at
+        silence = time.monotonic() - received_at
         if silence > NO_DATA_TIMEOUT_SECONDS:
-            raise Unavailable(f"Kafka stopped answering while {topic} was read")
-        if silence > EXISTENCE_CHECK_SECONDS and not doubted:
-            doubted = True
+            raise Unavailable(f"Kafka stopped responding during a read of {topic}", code=KafkaErrorCode.UNREACHABLE)
+        if silence > EXISTENCE_CHECK_SECONDS and not checked:
+            checked = True
             _check_existence(consumer, settings, topic, left)
 
 
-def _batch(consumer: Consumer, settings: Settings) -> Iterator[Message]:
-    """What the client has fetched, records and ends of partitions; waits for the first."""
+def _fetch(consumer: Consumer, settings: Settings) -> Iterator[Message]:
+    """The messages that the client has prefetched, and the ends of partitions; waits for the first."""
     try:
         first = consumer.poll(READ_SECONDS)
         messages = [] if first is None else [first, *consumer.consume(READ_RECORDS - 1, timeout=0)]
@@ -348,4 +354,5 @@ def _check_existence(consumer: Consumer, settings: Settings, topic: str, partiti
     with kafka_errors(settings):
         found = consumer.list_topics(topic, timeout=settings.server_timeout_seconds).topics.get(topic)
     if found is None or found.error is not None or partitions - set(found.partitions):
-        raise Unavailable(f"{topic} was deleted or recreated while it was read: try again")
+        problem = f"{topic} was deleted or recreated during the read"
+        raise Unavailable(problem, "Retry", code=KafkaErrorCode.UNKNOWN_TOPIC)

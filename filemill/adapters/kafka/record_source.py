@@ -1,4 +1,4 @@
-"""A member of a consumer group."""
+"""A record source of Kafka: a member of a consumer group."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,16 +22,16 @@ from filemill.ports import RebalanceListener
 log = structlog.get_logger("kafka")
 
 FETCHED_AHEAD_RECORDS = 1000
-FETCH_BYTES = 256 * 1024  # of a partition at once; a larger record comes alone
+FETCH_BYTES = 256 * 1024  # per partition and request; a larger record comes alone
 
 
 def group_config(settings: Settings) -> dict[str, Any]:
-    """The properties that make up a group protocol.
+    """The client properties of a group protocol.
 
-    Session and heartbeat times are the broker's under `consumer` (the client refuses them); the embedded and composed
-    brokers are set to the same values, or a comparison of protocols would compare defaults.
+    Under `consumer` the broker sets session and heartbeat times, and the client rejects them. The embedded and
+    composed brokers have the same values, so that protocols are compared, not defaults.
     """
-    # The name that the broker knows a static member by: one that is back within its session gets its partitions again.
+    # A static member that comes back within its session gets its partitions again.
     static = {"group.instance.id": settings.worker_id} if settings.static_membership else {}
     if settings.group_protocol == "consumer":
         return {"group.protocol": "consumer", "group.remote.assignor": "uniform", **static}
@@ -46,9 +46,9 @@ def group_config(settings: Settings) -> dict[str, Any]:
 
 
 class KafkaRecordSource:
-    """A consumer of one topic in the processors' group. (port: RecordSource).
+    """A member of the processors' group that reads one topic. (port: RecordSource).
 
-    All calls, and the listener's, happen on one thread.
+    All calls, including those of the listener, happen on one thread.
     """
 
     def __init__(self, settings: Settings, topic: str, listener: RebalanceListener) -> None:
@@ -69,10 +69,10 @@ class KafkaRecordSource:
                     "group.id": settings.group_id,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
-                    # `latest` would skip data where an offset is gone.
+                    # `latest` would skip records if the committed offset does not exist any more.
                     "auto.offset.reset": "earliest",
                     "max.poll.interval.ms": settings.max_poll_interval_ms,
-                    # What it fetches ahead is dropped at a pause: no more of it than a fetch or two.
+                    # A pause drops the prefetched records, so their number is kept small.
                     "queued.min.messages": FETCHED_AHEAD_RECORDS,
                     "fetch.queue.backoff.ms": FETCH_BACKOFF_MILLISECONDS,
                     "max.partition.fetch.bytes": FETCH_BYTES,
@@ -83,39 +83,39 @@ class KafkaRecordSource:
         self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        """Wait for a first record, then take what the client has fetched already, without waiting to fill up."""
+        """Wait for a first record, then take what the client has prefetched."""
         return read_records(self._consumer, self._settings, limit, seconds)
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Read no more of these."""
+        """Stop reading these partitions."""
         self._consumer.pause(self._named(partitions))
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Read them again."""
+        """Read these partitions again."""
         self._consumer.resume(self._named(partitions))
 
     def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """The next offsets, transaction markers passed over. The client's own knowledge: the broker is not asked."""
+        """The next offsets, after control records of transactions. The client knows them without asking the broker."""
         found = self._consumer.position(self._named(partitions))
         return {part.partition: part.offset for part in found if part.error is None and part.offset >= 0}
 
     def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
-        """Commit without waiting. One call at a time: until `on_done`, another is an error of the caller."""
-        assert self._committing is None, "a commit is under way"
+        """Commit without waiting. The caller must wait for `on_done` before the next call."""
+        assert self._committing is None, "a commit is in progress"
         self._committing, self._on_done = dict(commits), on_done
         try:
             self._consumer.commit(offsets=self._offsets(commits), asynchronous=True)
         except KafkaException as error:
-            log.warning("Commit refused", error=str(error))
+            log.warning("Commit failed", error=str(error))
             self._finish_commit({})
 
     def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
-        """Commit and wait. librdkafka bounds the wait itself, by its socket timeout."""
+        """Commit and wait. librdkafka limits the wait by its socket timeout."""
         del seconds
         try:
             taken = self._consumer.commit(offsets=self._offsets(commits), asynchronous=False)
         except KafkaException as error:
-            log.warning("Commit refused", partitions=sorted(commits), error=str(error))
+            log.warning("Commit failed", partitions=sorted(commits), error=str(error))
             return {}
         return {part.partition: commits[part.partition] for part in taken if part.error is None}
 
@@ -127,7 +127,7 @@ class KafkaRecordSource:
         try:
             known = consumer.committed(partitions, timeout=self._settings.server_timeout_seconds)
         except KafkaException as error:
-            # Without their metadata some finished work is done again; nothing is lost.
+            # Without the metadata some finished records are reprocessed; nothing is lost.
             log.warning("Committed offsets unknown", error=str(error))
             known = [TopicPartition(part.topic, part.partition, OFFSET_INVALID) for part in partitions]
         if self._eager:
@@ -150,7 +150,7 @@ class KafkaRecordSource:
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if self._committing is None:
-            return  # the answer to a commit_sync: its caller has it
+            return  # the result of a commit_sync, which its caller has
         if error is not None:
             log.warning("Commit failed", error=error.str())
             self._finish_commit({})

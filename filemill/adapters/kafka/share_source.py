@@ -1,7 +1,7 @@
-"""A member of a share group (KIP-932): records are handed out one by one, locked for a time, and counted.
+"""A share source of Kafka: a member of a share group (KIP-932).
 
-Experimental, as it is in the client. There is no assignment and no offset of ours: the broker keeps the state of each
-record, and hands an unacknowledged one out again, a limited number of times.
+Experimental, as in the client. There are no assignments and no committed offsets. The broker keeps the state of each
+record: it delivers and locks records one by one, and delivers an unacknowledged record again, up to a limit.
 """
 
 import msgspec
@@ -24,19 +24,19 @@ log = structlog.get_logger("kafka")
 LOCK = "share.record.lock.duration.ms"
 DELIVERIES = "share.delivery.count.limit"
 RESET = "share.auto.offset.reset"
-# A lock is no longer than the job needs: a worker that hangs with its connection open keeps its records until it ends
-# (one that is gone gives them back at once). Less than this no broker grants, by its own default.
-LEAST_LOCK_SECONDS = 15.0
-# A batch is given back so long before its locks run out.
+# A lock lasts no longer than the job needs, because a worker that hangs with an open connection keeps its records until
+# the lock expires. The default of a broker allows no shorter lock than this.
+MIN_LOCK_SECONDS = 15.0
+# A batch is released so long before its locks expire.
 BATCH_SPARE_SECONDS = 5.0
-# The most that a broker allows by its own default. Each kill of an innocent record's worker costs it one.
+# The maximum that the default of a broker allows. Each crash of a worker costs its records one delivery.
 DELIVERY_LIMIT = 10
 
 
 class ShareGroupConfig(msgspec.Struct, frozen=True):
-    """What the broker grants a share group: how long a record is locked, and how often it is handed out at most.
+    """The broker's settings of a share group: the lock's duration and the maximum number of deliveries.
 
-    `by_default`: nobody has set the lock's length for this group.
+    `lock_is_default`: the duration is the broker's default, not set for this group.
     """
 
     lock_seconds: float
@@ -45,10 +45,10 @@ class ShareGroupConfig(msgspec.Struct, frozen=True):
 
 
 def configure_group(settings: Settings) -> ShareGroupConfig:
-    """Set the group up before its first member joins, as far as the broker lets us, and say what then holds.
+    """Configure the group before its first member joins, as far as the broker permits; returns what then holds.
 
-    By the broker's defaults a share group starts at the end of the topic, and locks a record for 30 s, which is less
-    than the one-minute job. Raises InvalidSettings where a lock is shorter than the job, Unavailable.
+    By default a share group starts at the end of the topic and locks a record for 30 s, less than the one-minute job.
+    Raises InvalidSettings if the lock is shorter than the job, or Unavailable.
     """
     admin = new_client(AdminClient, client_config(settings, "admin"))
     needed = settings.longest_job_seconds + SHARE_MARGIN_SECONDS
@@ -56,18 +56,18 @@ def configure_group(settings: Settings) -> ShareGroupConfig:
     _set(settings, admin, RESET, "earliest")
     if current.delivery_limit < DELIVERY_LIMIT:
         _set(settings, admin, DELIVERIES, str(DELIVERY_LIMIT))
-    # One that was set is never shortened: another worker of the group may have longer work.
+    # A duration that was set is never shortened: another worker of the group may have longer jobs.
     if current.lock_is_default or current.lock_seconds < needed:
-        _set(settings, admin, LOCK, str(int(max(needed, LEAST_LOCK_SECONDS) * 1000)))
-    terms = _read_config(settings, admin)
-    if terms.lock_seconds < needed:
+        _set(settings, admin, LOCK, str(int(max(needed, MIN_LOCK_SECONDS) * 1000)))
+    config = _read_config(settings, admin)
+    if config.lock_seconds < needed:
         raise InvalidSettings(
-            f"group_protocol=share: the group {settings.group_id} locks a record for {terms.lock_seconds:g} s, less "
-            f"than the longest job ({settings.longest_job_seconds:g} s) and {SHARE_MARGIN_SECONDS:g} s to spare. "
+            f"group_protocol=share: the group {settings.group_id} locks a record for {config.lock_seconds:g} s, less "
+            f"than the longest job ({settings.longest_job_seconds:g} s) and a margin of {SHARE_MARGIN_SECONDS:g} s. "
             f"Raise the broker's group.share.max.record.lock.duration.ms to {needed * 1000:.0f} or more, lower "
             "processing_seconds, or choose another group_protocol"
         )
-    return terms
+    return config
 
 
 def _set(settings: Settings, admin: AdminClient, name: str, value: str) -> bool:
@@ -77,7 +77,7 @@ def _set(settings: Settings, admin: AdminClient, name: str, value: str) -> bool:
         for future in admin.incremental_alter_configs([resource]).values():
             future.result()
     except KafkaException as error:
-        log.warning("Kafka did not take a setting of the share group", name=name, value=value, error=str(error))
+        log.warning("Kafka rejected a setting of the share group", name=name, value=value, error=str(error))
         return False
     return True
 
@@ -89,25 +89,25 @@ def _read_config(settings: Settings, admin: AdminClient) -> ShareGroupConfig:
         found = future.result()
     if LOCK not in found:
         raise InvalidSettings(
-            f"group_protocol=share: Kafka at {settings.kafka_broker} knows no share groups (4.2 or newer has them)"
+            f"group_protocol=share: Kafka at {settings.kafka_broker} does not support share groups, which need 4.2"
         )
     return ShareGroupConfig(int(found[LOCK].value) / 1000, int(found[DELIVERIES].value), found[LOCK].is_default)
 
 
 class KafkaShareSource:
-    """A consumer of one topic in the processors' share group. (port: ShareSource). One thread."""
+    """A member of the processors' share group that reads one topic. (port: ShareSource). One thread."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        """Join. Raises InvalidSettings, and MemberExpelled where Kafka is away: it may be back soon."""
+        """Join. Raises InvalidSettings, or MemberExpelled if Kafka is unavailable, so that the caller joins again."""
         try:
-            terms = configure_group(settings)
+            config = configure_group(settings)
         except Unavailable as error:
             raise MemberExpelled(str(error)) from None
-        self._delivery_limit = terms.delivery_limit
-        self.batch_seconds = min(terms.lock_seconds, settings.max_poll_interval_ms / 1000) - BATCH_SPARE_SECONDS
+        self._delivery_limit = config.delivery_limit
+        self.batch_seconds = min(config.lock_seconds, settings.max_poll_interval_ms / 1000) - BATCH_SPARE_SECONDS
         self._settings = settings
         self._topic = topic
-        config = client_config(
+        properties = client_config(
             settings,
             "processor",
             **{
@@ -117,14 +117,14 @@ class KafkaShareSource:
                 "max.poll.interval.ms": settings.max_poll_interval_ms,
             },
         )
-        del config["allow.auto.create.topics"]  # a share consumer refuses to hear of it, and creates none
-        self._consumer = new_client(ShareConsumer, config)
+        del properties["allow.auto.create.topics"]  # a share consumer rejects it, and creates no topics
+        self._consumer = new_client(ShareConsumer, properties)
         self._consumer.set_acknowledgement_commit_callback(self._acknowledged)
         self._consumer.subscribe([topic])
-        log.info("Joined", group=settings.group_id, lock_seconds=terms.lock_seconds, deliveries=terms.delivery_limit)
+        log.info("Joined", group=settings.group_id, lock_seconds=config.lock_seconds, deliveries=config.delivery_limit)
 
     def read(self, seconds: float) -> list[Record]:
-        """The next batch. All of the last one must be accepted or released by now."""
+        """The next batch. All records of the previous one must be accepted or released before."""
         try:
             messages = list(self._consumer.poll(seconds))
         except KafkaException as raised:
@@ -140,28 +140,28 @@ class KafkaShareSource:
         return records
 
     def accept(self, partition: int, offset: int) -> None:
-        """Its effects are durable: never again."""
+        """Acknowledge a record: its effects are durable."""
         self._acknowledge(partition, offset, AcknowledgeType.ACCEPT)
 
     def release(self, partition: int, offset: int) -> None:
-        """Somebody else may have it now."""
+        """Make a record available again, also to other members."""
         self._acknowledge(partition, offset, AcknowledgeType.RELEASE)
 
     def commit_async(self) -> None:
-        """Send what was accepted and released, without waiting."""
+        """Send the acknowledgements without waiting."""
         with kafka_errors(self._settings):
             self._consumer.commit_async()
 
     def commit_sync(self, seconds: float) -> None:
-        """Send it, and wait."""
+        """Send the acknowledgements and wait at most `seconds` for the broker's response."""
         try:
-            answers = self._consumer.commit_sync(seconds)
+            results = self._consumer.commit_sync(seconds)
         except KafkaException as error:
-            log.warning("Acknowledgements refused", error=str(error))
+            log.warning("Acknowledgements failed", error=str(error))
             return
-        for part, refusal in answers.items():
-            if refusal is not None:
-                log.warning("Acknowledgements refused", partition=part.partition, error=str(refusal))
+        for part, error in results.items():
+            if error is not None:
+                log.warning("Acknowledgements failed", partition=part.partition, error=str(error))
 
     def close(self) -> None:
         """Leave the group."""
@@ -171,12 +171,12 @@ class KafkaShareSource:
         try:
             self._consumer.acknowledge_offset(self._topic, partition, offset, how)
         except IllegalStateException as error:
-            # Its lock ran out, or the client was put out of the group: it is handed out again.
-            log.warning("A record is not ours any more", partition=partition, offset=offset, error=str(error))
+            # Its lock expired, or the group expelled the client: the record is delivered again.
+            log.warning("Lost the lock of a record", partition=partition, offset=offset, error=str(error))
 
     def _acknowledged(self, offsets: dict[TopicPartition, set[int]], error: KafkaException | None) -> None:
         for part, numbers in offsets.items():
             if error is not None:
-                log.warning("Acknowledgements refused", partition=part.partition, count=len(numbers), error=str(error))
+                log.warning("Acknowledgements failed", partition=part.partition, count=len(numbers), error=str(error))
             else:
                 log.debug("Acknowledged", partition=part.partition, offsets=sorted(numbers))

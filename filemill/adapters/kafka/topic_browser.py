@@ -1,6 +1,6 @@
-"""Looking into a topic: some records from an offset, a moment or the end, in no group.
+"""Browsing a topic without a group: some records from an offset, from a timestamp, or the newest.
 
-Records of several partitions are merged by their timestamps; the order within a partition is kept.
+Records of several partitions are merged by timestamp; the order within a partition is kept.
 """
 
 import contextlib
@@ -17,19 +17,18 @@ from filemill.adapters.kafka.client import UnreadableHeaders, headers_of, kafka_
 from filemill.adapters.kafka.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
 from filemill.config.settings import Settings
 
-# A filter looks at no more than this many records at a time, and no look holds more than these bytes.
+# A query scans at most this many records and buffers at most this many bytes.
 MAX_SCANNED_RECORDS = 5000
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
-# A broker holds back the answer that a partition has nothing more: by default for half a second.
+# The broker delays an empty response by this time; the default is half a second.
 CLIENT = {"queued.max.messages.kbytes": QUEUE_KILOBYTES, "fetch.wait.max.ms": 50}
 
 
 class BrowsedRecord(msgspec.Struct, frozen=True):
-    """A record as it is on the topic.
+    """A record of the topic, unparsed.
 
-    Of key, value and a header's value, None is null, which is not empty. `timestamp_ms` is None where there is none, or
-    where `odd_timestamp` has one that is no moment of the years 1970 to 9999. `headers_error`: why the headers cannot
-    be read.
+    None in key, value or a header's value means null, not empty. `timestamp_ms` is None if the record has none;
+    `invalid_timestamp` has one outside the years 1970 to 9999. `headers_error`: why the headers cannot be read.
     """
 
     partition: int
@@ -43,7 +42,10 @@ class BrowsedRecord(msgspec.Struct, frozen=True):
 
 
 class BrowseQuery(msgspec.Struct, frozen=True):
-    """Where to look: `partition` None is all of them; `start` an offset, a moment, or None for the newest `limit`."""
+    """What to read. `partition`: None for all. `start`: an offset, a time, or None for the newest records.
+
+    `text`: only records that contain it, in any case; empty for all. `limit`: at most so many records.
+    """
 
     topic: str
     partition: int | None
@@ -53,9 +55,9 @@ class BrowseQuery(msgspec.Struct, frozen=True):
 
 
 class BrowseResult(msgspec.Struct, frozen=True):
-    """What was found, newest first, among `scanned` records; `spans` is where each partition begins and ends.
+    """The matching records, newest first, of `scanned` ones; `partitions` has the begin and end of each partition.
 
-    `left`: from a start on, the offset in each partition from which nothing was looked at, though there is more.
+    `next_offsets`: with a `start`, the next offset of each partition that has more records to scan.
     """
 
     records: list[BrowsedRecord]
@@ -64,36 +66,36 @@ class BrowseResult(msgspec.Struct, frozen=True):
     next_offsets: dict[int, int] = {}
 
 
-def browse(settings: Settings, spans: Sequence[LogOffsets], look: BrowseQuery) -> BrowseResult:
-    """Read what `look` asks for. Raises Unavailable."""
-    chosen = [span for span in spans if look.partition in (None, span.partition)]
+def browse(settings: Settings, partitions: Sequence[LogOffsets], query: BrowseQuery) -> BrowseResult:
+    """Run a query; `partitions` are the offsets of the topic. Raises Unavailable."""
+    chosen = [part for part in partitions if query.partition in (None, part.partition)]
     most = max(1, MAX_SCANNED_RECORDS // max(1, len(chosen)))
-    most = most if look.text else min(most, look.limit)
-    starts = _starts(settings, chosen, look, most)
+    most = most if query.text else min(most, query.limit)
+    starts = _starts(settings, chosen, query, most)
     share = MAX_BUFFERED_BYTES // max(1, len(chosen))
-    logs = [_PartitionBuffer(span.partition, starts[span.partition], span.end or 0, most, share) for span in chosen]
-    _read(settings, look.topic, logs, newest=look.start is None)
-    wanted = look.text.lower()
-    if look.start is None:
-        records = [record for log in logs for record in log.records]
-        found = [record for record in records if not wanted or wanted in _haystack(record)]
+    buffers = [_PartitionBuffer(part.partition, starts[part.partition], part.end or 0, most, share) for part in chosen]
+    _fill(settings, query.topic, buffers, newest=query.start is None)
+    text = query.text.lower()
+    if query.start is None:
+        records = [record for buffer in buffers for record in buffer.records]
+        found = [record for record in records if not text or text in _searchable_text(record)]
         found.sort(key=lambda record: (record.timestamp_ms or 0, record.offset, record.partition), reverse=True)
-        return BrowseResult(found[: look.limit], len(records), list(spans))
+        return BrowseResult(found[: query.limit], len(records), list(partitions))
     found, scanned = [], 0
-    for record in _merged(logs):
+    for record in _merged(buffers):
         scanned += 1
-        if not wanted or wanted in _haystack(record):
+        if not text or text in _searchable_text(record):
             found.append(record)
-        if len(found) == look.limit:
+        if len(found) == query.limit:
             break
-    left = {log.partition: log.next for log in logs if log.next < log.end}
-    return BrowseResult(found[::-1], scanned, list(spans), left)
+    next_offsets = {buffer.partition: buffer.next for buffer in buffers if buffer.next < buffer.end}
+    return BrowseResult(found[::-1], scanned, list(partitions), next_offsets)
 
 
 class _PartitionBuffer:
-    """What is held of one partition: `most` records, and no more than `most_bytes`, but one at least.
+    """Buffers records of one partition: at most `most` and `most_bytes`, but at least one record.
 
-    `ended`: there are no more. `next` is the offset from which on nothing was looked at.
+    `ended`: the partition has no more records. `next` is the next offset to scan.
     """
 
     def __init__(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> None:
@@ -107,77 +109,77 @@ class _PartitionBuffer:
         self._bytes = 0
 
     def add(self, record: BrowsedRecord) -> None:
-        """The next one."""
+        """Append a record."""
         self.records.append(record)
         self._bytes += _size(record)
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another one."""
+        """Whether there is no room for another record."""
         return len(self.records) >= self._most or self._bytes >= self._most_bytes
 
     def make_room(self) -> None:
-        """Drop the oldest."""
+        """Drop the oldest records."""
         while self.full:
             self._bytes -= _size(self.records.popleft())
 
 
-def _read(settings: Settings, topic: str, logs: Sequence[_PartitionBuffer], *, newest: bool) -> None:
-    """To the ends, of which the newest are kept; or from the starts on, until each has enough."""
-    by_partition = {log.partition: log for log in logs}
-    starts = {log.partition: log.start for log in logs}
-    ends = {log.partition: log.end for log in logs if log.start < log.end}
+def _fill(settings: Settings, topic: str, buffers: Sequence[_PartitionBuffer], *, newest: bool) -> None:
+    """Read up to the ends and keep the newest records; or read from the starts until each buffer is full."""
+    by_partition = {buffer.partition: buffer for buffer in buffers}
+    starts = {buffer.partition: buffer.start for buffer in buffers}
+    ends = {buffer.partition: buffer.end for buffer in buffers if buffer.start < buffer.end}
 
     def enough(message: Message) -> bool:
-        log = by_partition[message.partition() or 0]
-        log.ended = newest or not log.full or (message.offset() or 0) + 1 >= log.end
-        return not log.ended
+        buffer = by_partition[message.partition() or 0]
+        buffer.ended = newest or not buffer.full or (message.offset() or 0) + 1 >= buffer.end
+        return not buffer.ended
 
     for message in messages_until(settings, topic, starts, ends, "browser", enough, **CLIENT):
-        log = by_partition[message.partition() or 0]
+        buffer = by_partition[message.partition() or 0]
         if newest:
-            log.make_room()
-        log.add(_record(message))
-    for log in logs:
-        if not log.records:
-            log.next = log.end
+            buffer.make_room()
+        buffer.add(_record(message))
+    for buffer in buffers:
+        if not buffer.records:
+            buffer.next = buffer.end
 
 
-def _merged(logs: Sequence[_PartitionBuffer]) -> Iterator[BrowsedRecord]:
-    """By timestamp, as far as all partitions are known: one that was not read to its end stops it where it was left.
+def _merged(buffers: Sequence[_PartitionBuffer]) -> Iterator[BrowsedRecord]:
+    """Merge by timestamp, up to the last buffered record of a partition that was not read to its end.
 
-    A record without a timestamp, or with an earlier one than a record before it, follows that record.
+    A record without a timestamp, or with an earlier one than its predecessor, follows its predecessor.
     """
-    turns = [(log.records[0].timestamp_ms or 0, number) for number, log in enumerate(logs) if log.records]
-    heapq.heapify(turns)
-    while turns:
-        moment, number = heapq.heappop(turns)
-        log = logs[number]
-        record = log.records.popleft()
-        log.next = record.offset + 1
-        if log.ended and not log.records:
-            log.next = log.end
+    heads = [(buffer.records[0].timestamp_ms or 0, number) for number, buffer in enumerate(buffers) if buffer.records]
+    heapq.heapify(heads)
+    while heads:
+        timestamp, number = heapq.heappop(heads)
+        buffer = buffers[number]
+        record = buffer.records.popleft()
+        buffer.next = record.offset + 1
+        if buffer.ended and not buffer.records:
+            buffer.next = buffer.end
         yield record
-        if log.records:
-            heapq.heappush(turns, (max(moment, log.records[0].timestamp_ms or 0), number))
-        elif not log.ended:
+        if buffer.records:
+            heapq.heappush(heads, (max(timestamp, buffer.records[0].timestamp_ms or 0), number))
+        elif not buffer.ended:
             return
 
 
-def _starts(settings: Settings, spans: Sequence[LogOffsets], look: BrowseQuery, most: int) -> Mapping[int, int]:
-    """Where to begin in each partition."""
-    begins = {span.partition: span.begin or 0 for span in spans}
-    ends = {span.partition: span.end or 0 for span in spans}
-    if isinstance(look.start, datetime):
-        moment = max(0, int(look.start.timestamp() * 1000))
-        parts = [TopicPartition(look.topic, span.partition, moment) for span in spans]
+def _starts(settings: Settings, partitions: Sequence[LogOffsets], query: BrowseQuery, most: int) -> Mapping[int, int]:
+    """The first offset to read, by partition."""
+    begins = {part.partition: part.begin or 0 for part in partitions}
+    ends = {part.partition: part.end or 0 for part in partitions}
+    if isinstance(query.start, datetime):
+        timestamp = max(0, int(query.start.timestamp() * 1000))
+        parts = [TopicPartition(query.topic, part.partition, timestamp) for part in partitions]
         consumer = new_client(Consumer, reader_config(settings, "browser"))
         with contextlib.closing(consumer), kafka_errors(settings):
             timeout = settings.server_timeout_seconds
             found = consumer.offsets_for_times(parts, timeout=timeout) if parts else []
         return {part.partition: part.offset if part.offset >= 0 else ends[part.partition] for part in found}
-    if look.start is not None:
-        return {partition: max(begin, look.start) for partition, begin in begins.items()}
+    if query.start is not None:
+        return {partition: max(begin, query.start) for partition, begin in begins.items()}
     return {partition: max(begins[partition], end - most) for partition, end in ends.items()}
 
 
@@ -186,7 +188,7 @@ def _record(message: Message) -> BrowsedRecord:
         headers, error = headers_of(message), None
     except UnreadableHeaders as unreadable:
         headers, error = [], str(unreadable)
-    timestamp, stamp = timestamp_of(message), message.timestamp()[1]
+    timestamp, raw_timestamp = timestamp_of(message), message.timestamp()[1]
     return BrowsedRecord(
         message.partition() or 0,
         message.offset() or 0,
@@ -195,7 +197,7 @@ def _record(message: Message) -> BrowsedRecord:
         message.value(),
         [(name, _text(value)) for name, value in headers],
         error,
-        stamp if timestamp is None and stamp not in (-1, 0) else None,
+        raw_timestamp if timestamp is None and raw_timestamp not in (-1, 0) else None,
     )
 
 
@@ -204,11 +206,11 @@ def _text(value: bytes | str | None) -> str | None:
 
 
 def _size(record: BrowsedRecord) -> int:
-    """Roughly what it holds in memory."""
+    """Its approximate size in memory, in bytes."""
     headers = sum(len(name) + len(value or "") for name, value in record.headers)
     return len(record.key or "") + len(record.value or b"") + headers + 500
 
 
-def _haystack(record: BrowsedRecord) -> str:
+def _searchable_text(record: BrowsedRecord) -> str:
     headers = " ".join(f"{name}={value if value is not None else ''}" for name, value in record.headers)
     return f"{record.key or ''} {_text(record.value) or ''} {headers} {record.headers_error or ''}".lower()

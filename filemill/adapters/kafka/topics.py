@@ -1,4 +1,4 @@
-"""Which topic it is: a name may be given to another topic, an id never is."""
+"""Identities of topics: a name may be reused for another topic, an id is not."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,7 +12,7 @@ from filemill.domain.records import TopicIdentity
 
 
 class TopicIdentities:
-    """Asks the broker. One connection, made at the first question. Any thread."""
+    """Asks the broker for the identities of topics, over one connection that the first call opens. Any thread."""
 
     def __init__(self, settings: Settings, role: str) -> None:
         self._settings = settings
@@ -20,13 +20,13 @@ class TopicIdentities:
         self._client: AdminClient | None = None
 
     def __call__(self, topics: Collection[str]) -> dict[str, TopicIdentity]:
-        """The topics that exist. Raises Unavailable."""
+        """The identities of those of the topics that exist. Raises Unavailable."""
         if self._client is None:
             self._client = new_client(AdminClient, client_config(self._settings, self._role))
         timeout = self._settings.server_timeout_seconds
         found = {}
         with kafka_errors(self._settings):
-            # A broker that answers under the same address may be another cluster's.
+            # A broker at the same address may belong to another cluster.
             metadata: Any = self._client.list_topics(timeout=timeout)
             cluster_id = metadata.cluster_id or ""
             asked = self._client.describe_topics(TopicCollection(sorted(topics)), request_timeout=timeout)

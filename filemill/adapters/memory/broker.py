@@ -12,11 +12,11 @@ from filemill.domain.offsets import Commit
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import Unavailable
 
-NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"
+NO_OFFSET = -1001  # Kafka's value for "nothing committed"
 
 
 class RecordedCommit(msgspec.Struct, frozen=True):
-    """A commit that the broker took; `owned`: whether the member had the partition at that moment."""
+    """A commit that the broker stored. `owned`: whether the member owned the partition at that time."""
 
     partition: int
     commit: Commit
@@ -24,10 +24,10 @@ class RecordedCommit(msgspec.Struct, frozen=True):
 
 
 class MemoryBroker:
-    """Topics and one group's commits. Any thread.
+    """Topics and the commits of one group. Any thread.
 
-    `away`: a sentence; until it is None again publishers keep their records queued and questions raise Unavailable.
-    `refuses`: a sentence; records are refused with it, and counted. Neither is the fault of a record.
+    While `outage` has a text, publishers keep their records queued, and other calls raise Unavailable with that text.
+    While `reject_reason` has a text, records are rejected with it and counted in `rejected`.
     """
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
@@ -48,20 +48,20 @@ class MemoryBroker:
         logs.extend([] for _ in range(total - len(logs)))
 
     def recreate(self, topic: str, total: int) -> None:
-        """Delete the topic and create another one of its name."""
+        """Delete the topic and create another one with its name."""
         with self.changed:
             self._logs[topic] = [[] for _ in range(total)]
             self._recreated[topic] = self._recreated.get(topic, 0) + 1
 
     def identity(self, topic: str) -> TopicIdentity | None:
-        """Which topic has this name now; None for no such topic."""
+        """The identity of the topic; None if it does not exist."""
         if self.outage is not None:
             raise Unavailable(self.outage)
         count = self.partitions(topic)
         return TopicIdentity(f"{topic}-{self._recreated.get(topic, 0)}", "memory", count) if count else None
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has; 0 for no such topic."""
+        """The number of partitions; 0 if the topic does not exist."""
         return len(self._logs.get(topic, ()))
 
     def log(self, topic: str, partition: int) -> list[Record]:
@@ -76,18 +76,18 @@ class MemoryBroker:
         """Write a record; returns its offset."""
         with self.changed:
             log = self._logs[topic][partition]
-            stamp = int(time.time() * 1000)
-            log.append(Record(topic, partition, len(log), value, list(headers or []), stamp, by_broker=True))
+            timestamp = int(time.time() * 1000)
+            log.append(Record(topic, partition, len(log), value, list(headers or []), timestamp, by_broker=True))
             self.changed.notify_all()
             return len(log) - 1
 
     def append_control_record(self, topic: str, partition: int) -> None:
-        """Write what takes an offset and is no record, as the marker that ends a transaction."""
+        """Write a control record, as the end of a transaction does: it has an offset, and is not read."""
         offset = self.append(topic, partition, None)
         self.control_records.add((topic, partition, offset))
 
     def committed(self, partition: int) -> tuple[int, str]:
-        """The group's offset and metadata, as an assignment tells them."""
+        """The group's committed offset and metadata; NO_OFFSET and an empty text without a commit."""
         for each in reversed(self.commits):
             if each.partition == partition:
                 return each.commit.offset, each.commit.metadata

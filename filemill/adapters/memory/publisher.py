@@ -1,4 +1,4 @@
-"""Fake of the port Publisher."""
+"""In-memory Publisher, for tests."""
 
 import itertools
 import threading
@@ -15,6 +15,7 @@ from filemill.errors import PermanentError, Unavailable
 from filemill.ports import DeliveryReport
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
+QUEUE_FULL = "memory-queue-full"
 
 
 class _Queued(msgspec.Struct, frozen=True):
@@ -22,22 +23,22 @@ class _Queued(msgspec.Struct, frozen=True):
     partition: int
     value: bytes | None
     headers: Headers | None
-    on_receipt: Callable[[DeliveryReport], None] | None
+    on_delivery: Callable[[DeliveryReport], None] | None
 
 
 class MemoryPublisher:
     """A producer. (port: Publisher). Any thread.
 
-    A record stands in the log at once, while the broker is there; its receipt waits for `poll`: to drop the publisher
-    between the two is a crash between the two.
+    A record is stored at once unless the broker has an outage; its delivery report waits for `poll`. A test that drops
+    the publisher before `poll` simulates a crash between the two.
     """
 
     def __init__(self, broker: MemoryBroker, queue_records: int = 100_000) -> None:
         self._broker = broker
         self._queue_records = queue_records
         self._queue: deque[_Queued] = deque()
-        self._receipts: deque[tuple[Callable[[DeliveryReport], None], DeliveryReport]] = deque()
-        self._turn = itertools.count()
+        self._reports: deque[tuple[Callable[[DeliveryReport], None], DeliveryReport]] = deque()
+        self._round_robin = itertools.count()
         self._lock = threading.RLock()
 
     def publish(
@@ -50,32 +51,32 @@ class MemoryPublisher:
         partition: int | None = None,
         headers: Headers | None = None,
     ) -> None:
-        """Queue a record, and send it if the broker is there."""
+        """Queue a record, and send it unless the broker has an outage."""
         if len(value or b"") > MESSAGE_MAX_BYTES:
             raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka")
-        if len(self._queue) + len(self._receipts) >= self._queue_records:
-            raise Unavailable("the producer's queue is full")
+        if len(self._queue) + len(self._reports) >= self._queue_records:
+            raise Unavailable("the producer's queue is full", code=QUEUE_FULL)
         if partition is None:
-            choice = next(self._turn) if key is None else zlib.crc32(key.encode())
+            choice = next(self._round_robin) if key is None else zlib.crc32(key.encode())
             partition = choice % max(1, self._broker.partitions(topic))
         with self._lock:
             self._queue.append(_Queued(topic, partition, value, headers, on_delivery))
             self._send()
 
     def poll(self, seconds: float = 0) -> int:
-        """Hand out acknowledgements; waits the whole time where there are none."""
+        """Deliver reports; without any, waits the whole time."""
         self._send()
-        if not self._receipts and seconds:
+        if not self._reports and seconds:
             time.sleep(seconds)
             self._send()
-        due = len(self._receipts)
+        due = len(self._reports)
         for _ in range(due):
-            on_receipt, receipt = self._receipts.popleft()
-            on_receipt(receipt)
+            on_delivery, report = self._reports.popleft()
+            on_delivery(report)
         return due
 
     def flush(self, seconds: float) -> int:
-        """Send what can be sent, and hand out what there is."""
+        """Send the queued records and deliver the reports; returns the number of records still queued."""
         self.poll(seconds if self._queue else 0)
         return len(self._queue)
 
@@ -89,11 +90,11 @@ class MemoryPublisher:
         with self._lock:
             while self._queue and self._broker.outage is None:
                 queued = self._queue.popleft()
-                receipt = self._stored(queued)
-                if queued.on_receipt is not None:
-                    self._receipts.append((queued.on_receipt, receipt))
+                report = self._store(queued)
+                if queued.on_delivery is not None:
+                    self._reports.append((queued.on_delivery, report))
 
-    def _stored(self, queued: _Queued) -> DeliveryReport:
+    def _store(self, queued: _Queued) -> DeliveryReport:
         if self._broker.reject_reason is not None:
             self._broker.rejected += 1
             return DeliveryReport(-1, -1, error=self._broker.reject_reason)

@@ -1,4 +1,4 @@
-"""Fake of the port RecordSource: a member of a consumer group whose assignment the test decides."""
+"""In-memory RecordSource: a member of a consumer group whose assignment the test decides."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,10 @@ from filemill.ports import RebalanceListener
 
 
 class MemoryRecordSource:
-    """A member of a group on one topic, with an assignment on demand. (port: RecordSource).
+    """A member of a group that reads one topic. (port: RecordSource).
 
-    `assign`, `revoke` and `lose` may be called from any thread; the listener hears of them inside the next `read`.
-    `refuses_commits` has every commit refused.
+    `assign`, `revoke` and `lose` may be called from any thread; the listener is called inside the next `read`. While
+    `rejects_commits` is set, every commit fails.
     """
 
     def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
@@ -23,79 +23,79 @@ class MemoryRecordSource:
         self._broker = broker
         self._topic = topic
         self._listener = listener
-        self._positions: dict[int, int] = {}  # of what is assigned
-        self._begun: set[int] = set()  # those of which anything was read
-        self._todo: deque[Callable[[], None]] = deque()
+        self._positions: dict[int, int] = {}  # of the assigned partitions
+        self._read_from: set[int] = set()  # those of which something was read
+        self._pending: deque[Callable[[], None]] = deque()
 
     @property
     def owned(self) -> list[int]:
-        """The partitions assigned."""
+        """The assigned partitions."""
         return sorted(self._positions)
 
     def assign(self, partitions: Sequence[int]) -> None:
-        """Give it these as well."""
-        self._soon(lambda: self._assign(partitions))
+        """Assign these partitions in addition."""
+        self._enqueue(lambda: self._assign(partitions))
 
     def revoke(self, partitions: Sequence[int]) -> None:
-        """Take these away in good order."""
-        self._soon(lambda: self._revoke(partitions))
+        """Revoke these partitions."""
+        self._enqueue(lambda: self._revoke(partitions))
 
     def lose(self, partitions: Sequence[int]) -> None:
-        """Take these away without warning."""
-        self._soon(lambda: self._lose(partitions))
+        """Lose these partitions, as an expelled member does."""
+        self._enqueue(lambda: self._lose(partitions))
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        """Do what is due, then read."""
+        """Process the pending assignments and commit results, then read."""
         with self._broker.changed:
-            if not self._todo and not self._readable():
+            if not self._pending and not self._readable():
                 self._broker.changed.wait(seconds)
-        while self._todo:
-            self._todo.popleft()()
+        while self._pending:
+            self._pending.popleft()()
         records: list[Record] = []
         for partition in self._readable():
             position = self._positions[partition]
             taken = self._broker.log(self._topic, partition)[position : position + limit - len(records)]
             self._positions[partition] += len(taken)
-            self._begun.update({partition} if taken else ())
+            self._read_from.update({partition} if taken else ())
             records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.control_records]
         return records
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Read no more of these."""
+        """Stop reading these partitions."""
         self.paused |= set(partitions)
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Read them again."""
+        """Read these partitions again."""
         self.paused -= set(partitions)
 
     def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """The next offset of each."""
-        return {partition: self._positions[partition] for partition in partitions if partition in self._begun}
+        """The next offset of each partition of which something was read."""
+        return {partition: self._positions[partition] for partition in partitions if partition in self._read_from}
 
     def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
-        """Commit; the answer comes inside a later `read`."""
-        taken = self._take(commits)
-        self._soon(lambda: on_done(taken))
+        """Commit; `on_done` is called inside a later `read`."""
+        stored = self._store(commits)
+        self._enqueue(lambda: on_done(stored))
 
     def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
         """Commit and wait."""
         del seconds
-        return self._take(commits)
+        return self._store(commits)
 
     def close(self) -> None:
         """Leave the group."""
         self._revoke(self.owned)
         self.closed = True
 
-    def _soon(self, act: Callable[[], None]) -> None:
+    def _enqueue(self, call: Callable[[], None]) -> None:
         with self._broker.changed:
-            self._todo.append(act)
+            self._pending.append(call)
             self._broker.changed.notify_all()
 
     def _readable(self) -> list[int]:
         for partition, position in self._positions.items():
             if position > len(self._broker.log(self._topic, partition)):
-                self._positions[partition] = 0  # as `auto.offset.reset` does it
+                self._positions[partition] = 0  # as with auto.offset.reset=earliest
         return [
             partition
             for partition, position in sorted(self._positions.items())
@@ -122,9 +122,9 @@ class MemoryRecordSource:
         self.paused -= set(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
-            self._begun.discard(partition)
+            self._read_from.discard(partition)
 
-    def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
+    def _store(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:
         if self.rejects_commits:
             return {}
         for partition, commit in commits.items():

@@ -1,4 +1,4 @@
-"""Fake of the port ShareSource: a share group that hands out records one by one, and its members."""
+"""In-memory ShareSource: a share group that delivers and locks records one by one, and its members."""
 
 import itertools
 from collections.abc import Iterator, Sequence
