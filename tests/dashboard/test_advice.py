@@ -1,4 +1,4 @@
-"""What the Pipeline page advises."""
+"""The advice on the Pipeline page."""
 
 from datetime import UTC, datetime
 
@@ -26,57 +26,57 @@ def lags(count: int, lag: int = 0) -> Lags:
     return Lags(NOW, 1.0, [PartitionLag(partition, 0, 10, 10 - lag, lag) for partition in range(count)])
 
 
-def said(*args: object, outbox: OutboxState = EMPTY, leases: dict[str, LeaseState] = HELD) -> list[str]:
+def advice_texts(*args: object, outbox: OutboxState = EMPTY, leases: dict[str, LeaseState] = HELD) -> list[str]:
     state, parts = args
     found = advise(state, parts, outbox, leases, interval_seconds=2)  # type: ignore[arg-type]
     return [f"{advice.tone}: {advice.what}. {advice.text}" for advice in found]
 
 
 def test_a_healthy_group_needs_no_advice() -> None:
-    assert said(group([0], [1], [2]), lags(3)) == []
+    assert advice_texts(group([0], [1], [2]), lags(3)) == []
 
 
 def test_more_workers_than_partitions_leaves_one_idle() -> None:
-    assert said(group([0], [1], [2], []), lags(3)) == [
-        "none: 4 workers, 3 partitions: one idle. 6 partitions would give 2/2/1/1."
+    assert advice_texts(group([0], [1], [2], []), lags(3)) == [
+        "none: 4 workers, 3 partitions: one idle. 6 partitions would be distributed 2/2/1/1."
     ]
 
 
 def test_a_partition_without_an_owner_is_flagged() -> None:
-    (advice,) = said(group([0], [2]), lags(3))
+    (advice,) = advice_texts(group([0], [2]), lags(3))
     assert advice.startswith("bad: Partition 1 without an owner.")
 
 
-def test_during_a_rebalance_it_is_only_a_warning() -> None:
-    (advice,) = said(group([0], [2], state="PREPARING_REBALANCING"), lags(3))
+def test_a_partition_without_an_owner_during_a_rebalance_is_a_warning() -> None:
+    (advice,) = advice_texts(group([0], [2], state="PREPARING_REBALANCING"), lags(3))
     assert advice.startswith("warn: Partition 1 without an owner. The group is rebalancing")
 
 
-def test_nobody_works() -> None:
-    assert said(group(state="EMPTY"), lags(3, lag=4)) == [
-        "bad: No file processor runs. 12 records wait. Start one: `filemill run processor`."
+def test_a_group_without_members_needs_a_processor() -> None:
+    assert advice_texts(group(state="EMPTY"), lags(3, lag=4)) == [
+        "bad: No file processor is running. 12 records are waiting. Start one: `filemill run processor`."
     ]
 
 
-def test_a_silent_monitor_is_said_and_nothing_concluded_from_its_old_samples() -> None:
-    (advice,) = said(group(age=300), lags(3))
+def test_a_silent_monitor_is_reported_and_its_old_samples_are_not_used() -> None:
+    (advice,) = advice_texts(group(age=300), lags(3))
     assert advice.startswith("warn: The group monitor has been silent for 5 min.")
-    (advice,) = said(None, None)
+    (advice,) = advice_texts(None, None)
     assert advice.startswith("warn: The group monitor has not reported yet.")
 
 
-def test_what_waits_in_the_outbox_is_said_with_its_age() -> None:
-    (advice,) = said(group([0, 1, 2]), lags(3), outbox=OutboxState(1234, 42.0))
-    assert advice.startswith("warn: 1,234 accepted requests wait in the outbox. The oldest since 42 s.")
+def test_requests_that_wait_in_the_outbox_are_reported_with_their_age() -> None:
+    (advice,) = advice_texts(group([0, 1, 2]), lags(3), outbox=OutboxState(1234, 42.0))
+    assert advice.startswith("warn: 1,234 accepted requests wait in the outbox. The oldest waits for 42 s.")
     assert "No relay" not in advice
     leases = {**HELD, "relay": LeaseState("relay", "gone", held=False)}
-    (advice,) = said(group([0, 1, 2]), lags(3), outbox=OutboxState(1, 42.0), leases=leases)
+    (advice,) = advice_texts(group([0, 1, 2]), lags(3), outbox=OutboxState(1, 42.0), leases=leases)
     assert "No relay is active" in advice
 
 
-def test_without_a_sync_no_status_changes() -> None:
+def test_a_missing_status_sync_is_reported() -> None:
     leases = {name: lease for name, lease in HELD.items() if name != "sync"}
-    (advice,) = said(group([0, 1, 2]), lags(3), leases=leases)
+    (advice,) = advice_texts(group([0, 1, 2]), lags(3), leases=leases)
     assert advice.startswith("warn: No status sync is active.")
 
 
@@ -97,12 +97,12 @@ def test_the_trend_of_the_lag(
     assert trend(lag, Flow(produced, committed, 60)) == expected
 
 
-def test_shares_are_as_even_as_can_be() -> None:
+def test_partitions_are_distributed_evenly() -> None:
     assert even_shares(4, 6) == [2, 2, 1, 1]
     assert even_shares(3, 3) == [1, 1, 1]
 
 
-def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() -> None:
+def test_stalled_partitions_are_named_with_the_reason_and_the_remedy() -> None:
     def stalled(partition: int, reason: StallReason) -> StalledPartition:
         owner = f"w{partition}"
         return StalledPartition(partition, 7, 5, 60.0 + partition, owner, reason, f"partition {partition}: why")
@@ -116,8 +116,8 @@ def test_partitions_that_do_not_move_are_named_with_the_reason_and_what_to_do() 
         interval_seconds=2,
     )
     assert [(one.tone, one.what) for one in found] == [
-        ("bad", "Partition 1 does not move"),
-        ("warn", "Partitions 0, 2 do not move"),
+        ("bad", "Partition 1 does not progress"),
+        ("warn", "Partitions 0, 2 do not progress"),
     ]
     assert "Restart the worker" in found[0].text
-    assert found[1].text == "Partition 2: why. The same holds for w0."
+    assert found[1].text == "Partition 2: why. The same applies to w0."

@@ -1,4 +1,4 @@
-"""A file's story: the way it took, and why it waits."""
+"""A file's timeline and state diagram, and why it waits."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +37,7 @@ def file_row(status: Status, **given: Any) -> FileRow:
     return FileRow(**{**blank, **values, "status": status, **given})
 
 
-def story(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileStory:
+def story_of(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileStory:
     return FileStory(as_of=NOW, file=file_row(status, **(given or {})), **parts)
 
 
@@ -66,13 +66,19 @@ ON_KAFKA = [Published(1, 5, 2, 50, ago(59))]
 @pytest.mark.parametrize(
     ("parts", "view", "workers", "tone", "what"),
     [
-        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}), [], "none", "in the outbox: it is not on Kafka"),
-        ({"waiting": Waiting(1, ago(30), None, 3)}, overview({}), [], "warn", "in the outbox"),
+        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}), [], "none", "In the outbox, not published yet"),
+        ({"waiting": Waiting(1, ago(30), None, 3)}, overview({}), [], "warn", "In the outbox"),
         ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}, relay=False), [], "bad", "no relay is active"),
-        ({}, overview({}), [], "none", "Where it is on Kafka is not known"),
-        ({"publications": ON_KAFKA}, None, [], "none", "It is on Kafka at partition 2, offset 50"),
-        ({"publications": ON_KAFKA}, overview({"w": [0, 1]}), [], "bad", "Nobody reads partition 2"),
-        ({"publications": ON_KAFKA}, overview({"w": [2]}), [], "none", "It waits its turn on partition 2, offset 50"),
+        ({}, overview({}), [], "none", "Its position on Kafka is unknown"),
+        ({"publications": ON_KAFKA}, None, [], "none", "Published at partition 2, offset 50"),
+        ({"publications": ON_KAFKA}, overview({"w": [0, 1]}), [], "bad", "Partition 2 has no owner"),
+        (
+            {"publications": ON_KAFKA},
+            overview({"w": [2]}),
+            [],
+            "none",
+            "Waiting in the backlog at partition 2, offset 50",
+        ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
@@ -85,28 +91,28 @@ ON_KAFKA = [Published(1, 5, 2, 50, ago(59))]
             overview({"w": [2]}),
             [worker("w", WorkerCondition.IDLE, quiet=True)],
             "warn",
-            "w was told to be quiet",
+            "w is quiet",
         ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
-            [worker("w", WorkerCondition.BUSY, breaker="S3 is away")],
+            [worker("w", WorkerCondition.BUSY, breaker="S3 unreachable")],
             "warn",
-            "w pauses: S3 is away",
+            "w is paused: S3 unreachable",
         ),
         (
             {"publications": ON_KAFKA},
             overview({"w": [2]}),
             [worker("w", WorkerCondition.BUSY, paused=True)],
             "none",
-            "w holds as many records as it may",
+            "w is at its limit of unfinished records",
         ),
     ],
 )
 def test_why_a_pending_file_waits(
     parts: dict[str, Any], view: Overview | None, workers: list[WorkerView], tone: str, what: str
 ) -> None:
-    reason = why_waiting(story(Status.PENDING, **parts), view, workers)
+    reason = why_waiting(story_of(Status.PENDING, **parts), view, workers)
     assert reason is not None
     assert (reason.tone, what in reason.what) == (tone, True), reason
 
@@ -144,37 +150,39 @@ def with_lags(view: Overview, *, begin: int, committed: int | None, generation: 
         (None, [], False),
     ],
 )
-def test_a_file_whose_record_is_gone_does_not_wait_its_turn(
+def test_a_file_whose_record_was_removed_from_kafka_is_not_in_the_backlog(
     view: Overview | None, workers: list[WorkerView], gone: bool
 ) -> None:
-    told = story(Status.PENDING, publications=ON_KAFKA)
-    assert is_record_gone(told, view, workers) is gone
-    reason = why_waiting(told, view, workers)
+    found = story_of(Status.PENDING, publications=ON_KAFKA)
+    assert is_record_gone(found, view, workers) is gone
+    reason = why_waiting(found, view, workers)
     assert reason is not None
-    assert ("gone from Kafka" in reason.what) is gone
-    assert not is_record_gone(story(Status.CANCELLED, publications=ON_KAFKA), view, workers)
-    assert not is_record_gone(story(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, [])
+    assert ("removed from Kafka" in reason.what) is gone
+    assert not is_record_gone(story_of(Status.CANCELLED, publications=ON_KAFKA), view, workers)
+    assert not is_record_gone(
+        story_of(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, []
+    )
 
 
-def test_a_worker_that_has_it_in_progress_finishes_it_though_the_record_is_gone() -> None:
-    told = story(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
+def test_a_record_in_progress_is_not_lost_although_kafka_removed_it() -> None:
+    found = story_of(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
     view = with_lags(overview({}), begin=0, committed=0, generation=2)
-    assert not is_record_gone(told, view, [worker("w", WorkerCondition.BUSY, in_flight=1)])
-    assert is_record_gone(told, view, [worker("w", WorkerCondition.DEAD, in_flight=1)])
+    assert not is_record_gone(found, view, [worker("w", WorkerCondition.BUSY, in_flight=1)])
+    assert is_record_gone(found, view, [worker("w", WorkerCondition.DEAD, in_flight=1)])
 
 
-def test_the_records_before_it_are_counted() -> None:
-    reason = why_waiting(story(Status.PENDING, publications=ON_KAFKA), overview({"w": [2]}), [])
+def test_the_uncommitted_records_before_it_are_counted() -> None:
+    reason = why_waiting(story_of(Status.PENDING, publications=ON_KAFKA), overview({"w": [2]}), [])
     assert reason is not None
-    assert reason.text == "w reads there. 10 records before it are not committed yet."
+    assert reason.text == "w reads this partition. 10 records before it are not committed yet."
 
 
-def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
+def test_a_retry_shows_the_error_and_the_time_of_the_next_attempt() -> None:
     event = WorkerEvent(
         kind=EventKind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5,
         error="503",
     )  # fmt: skip
-    reason = why_waiting(story(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
+    reason = why_waiting(story_of(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
     assert reason is not None
     assert (reason.tone, reason.what) == ("warn", "Attempt 2 failed at upload: 503")
     assert reason.text == "The next attempt is in 4.0 s."
@@ -184,43 +192,43 @@ def test_a_retry_says_what_failed_and_when_the_next_attempt_is() -> None:
     ("condition", "tone", "what"),
     [
         (WorkerCondition.BUSY, "none", "In progress: step 2 of 6"),
-        (WorkerCondition.DEAD, "bad", "w, which had it, is dead"),
-        (WorkerCondition.STOPPED, "warn", "w, which had it, has stopped"),
+        (WorkerCondition.DEAD, "bad", "Its worker w is dead"),
+        (WorkerCondition.STOPPED, "warn", "Its worker w has stopped"),
         (WorkerCondition.STUCK, "bad", "w is stuck"),
     ],
 )
 def test_a_file_in_progress_depends_on_its_worker(condition: WorkerCondition, tone: str, what: str) -> None:
     given = {"worker_id": "w", "step": 2, "steps": 6, "partition": 2}
-    reason = why_waiting(story(Status.PROCESSING, given), None, [worker("w", condition)])
+    reason = why_waiting(story_of(Status.PROCESSING, given), None, [worker("w", condition)])
     assert reason is not None
     assert (reason.tone, reason.what) == (tone, what)
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED])
-def test_what_has_ended_waits_for_nothing(status: Status) -> None:
-    assert why_waiting(story(status), None, []) is None
+def test_a_file_in_a_terminal_status_does_not_wait(status: Status) -> None:
+    assert why_waiting(story_of(status), None, []) is None
 
 
-def test_the_timeline_tells_both_runs_in_order() -> None:
-    parked = WorkerEvent(
+def test_the_timeline_shows_both_runs_in_order() -> None:
+    dead_lettered = WorkerEvent(
         kind=EventKind.DEAD_LETTERED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no",
         trace="Trace …",
     )  # fmt: skip
-    told = story(
+    found = story_of(
         Status.COMPLETED,
         {"run": 2, "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34), "worker_id": "w", "size": 9},
         publications=[*ON_KAFKA, Published(2, 6, 0, 51, ago(39))],
-        events=[parked],
+        events=[dead_lettered],
         operations=[Done(ago(50), "cli:ana", "retry", 2)],
     )
-    steps = timeline(told)
+    steps = timeline(found)
     assert [step.what for step in steps] == [
         "Accepted",
-        "On Kafka",
-        "Given up at upload: a dead letter",
-        "Retried: a new run",
-        "On Kafka",  # recorded after the worker had it, and told before
-        "Taken by a worker",
+        "Published",
+        "Dead-lettered at upload",
+        "Retried as a new run",
+        "Published",  # stored after the worker started it, and shown before
+        "Started by a worker",
         "Uploaded",
         "Recorded",
     ]
@@ -228,28 +236,28 @@ def test_the_timeline_tells_both_runs_in_order() -> None:
     assert steps[3].detail == "run 2 · by cli:ana"
 
 
-def test_the_machine_marks_the_way_of_the_current_run() -> None:
-    told = story(
+def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:
+    found = story_of(
         Status.FAILED,
         {"run": 2, "finished_at": ago(35), "started_at": ago(36), "worker_id": "w"},
         publications=[Published(2, 6, 0, 51, ago(39))],
         operations=[Done(ago(50), "page", "retry", 2)],
     )
-    drawn = state_diagram(told)
-    assert drawn is not None
-    assert [node.after_seconds for node in drawn.path] == [None, 11.0, 3.0]
-    assert [(node.name, node.current, node.after_seconds) for node in drawn.ends] == [
+    diagram = state_diagram(found)
+    assert diagram is not None
+    assert [node.after_seconds for node in diagram.path] == [None, 11.0, 3.0]
+    assert [(node.name, node.current, node.after_seconds) for node in diagram.ends] == [
         ("Completed", False, None),
         ("Failed", True, 1.0),
         ("Cancelled", False, None),
     ]
-    assert drawn.run == 2
+    assert diagram.run == 2
 
 
-def test_a_file_that_waits_in_the_outbox_is_at_the_machines_beginning() -> None:
-    drawn = state_diagram(story(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
-    assert drawn is not None
-    assert [node.current for node in drawn.path] == [True, False, False]
-    drawn = state_diagram(story(Status.PENDING, publications=ON_KAFKA))
-    assert drawn is not None
-    assert [node.current for node in drawn.path] == [False, True, False]
+def test_a_file_in_the_outbox_is_in_the_first_state() -> None:
+    diagram = state_diagram(story_of(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
+    assert diagram is not None
+    assert [node.current for node in diagram.path] == [True, False, False]
+    diagram = state_diagram(story_of(Status.PENDING, publications=ON_KAFKA))
+    assert diagram is not None
+    assert [node.current for node in diagram.path] == [False, True, False]

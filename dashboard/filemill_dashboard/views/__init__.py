@@ -1,1 +1,1 @@
-"""What the pages derive from what was read. Pure."""
+"""What the pages compute from the data that was read. Pure functions."""

@@ -1,4 +1,4 @@
-"""A file's story, from what is stored of it: the way it took, step by step. Pure."""
+"""The timeline and the state diagram of one file, from its row, its events and the audit record. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """Something that happened. `tone` colours its dot; `detail` is small print, `trace` unfolds.
+    """One event of the timeline. `tone` is the colour of its dot, `trace` is collapsed at first.
 
-    `order` is its place in the story where that is not `at`: clocks of several processes may contradict the order.
+    `order` is its place in the timeline if that is not `at`: the clocks of several processes may contradict the order.
     """
 
     at: datetime
@@ -30,7 +30,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True)
 class StateNode:
-    """A state of the machine: reached at `at`, `after_seconds` after the one before, or not (both None)."""
+    """A state: reached at `at`, `after_seconds` after the one before. Both are None if it was not reached."""
 
     name: str
     note: str = ""
@@ -42,7 +42,7 @@ class StateNode:
 
 @dataclass(frozen=True)
 class StateDiagram:
-    """The current run's way through the states, and how many runs there were."""
+    """The current run's path through the states, the possible final states, and the number of the run."""
 
     path: list[StateNode]
     ends: list[StateNode]
@@ -50,11 +50,11 @@ class StateDiagram:
 
 
 def timeline(story: FileStory) -> list[TimelineEntry]:
-    """All that happened, oldest first."""
+    """All events of the file, oldest first."""
     file = story.file
     if file is None:
         return []
-    steps = [TimelineEntry(file.created_at, "Accepted", "the row and its outbox row, in one transaction", "busy")]
+    steps = [TimelineEntry(file.created_at, "Accepted", "row and outbox row committed in one transaction", "busy")]
     steps += [_publication(published, file) for published in story.publications]
     steps += [_event(event) for event in story.events]
     steps += [
@@ -62,25 +62,25 @@ def timeline(story: FileStory) -> list[TimelineEntry]:
         for done in story.operations
     ]
     steps += _current(
-        file, cancel_told=any(done.action == "cancel" and done.run == file.run for done in story.operations)
+        file, cancel_recorded=any(done.action == "cancel" and done.run == file.run for done in story.operations)
     )
     return sorted(steps, key=lambda step: step.order or step.at)
 
 
 _DONE = {
-    "retry": "Retried: a new run",
-    "resubmit": "Submitted again, because its record was gone: a new run",
+    "retry": "Retried as a new run",
+    "resubmit": "Resubmitted as a new run, because its record was lost",
     "cancel": "Cancelled",
-    "dlq.replay": "Replayed from the dead letters: a new run",
+    "dlq.replay": "Replayed from the dead letters as a new run",
 }
 
 
 def _publication(published: Published, file: FileRow) -> TimelineEntry:
-    """The broker's acknowledgement is recorded a moment after; a worker may have the record by then."""
-    where = f"partition {published.partition}, offset {published.offset} · publish number {published.publish_number}"
-    taken = file.started_at if published.run == file.run else None
-    order = min(published.published_at, taken) if taken is not None else None
-    return TimelineEntry(published.published_at, "On Kafka", f"{where} · run {published.run}", "busy", order=order)
+    """The acknowledgement of the broker is stored later than a worker may have started the record."""
+    where = f"partition {published.partition}, offset {published.offset} · sequence number {published.publish_number}"
+    started_at = file.started_at if published.run == file.run else None
+    order = min(published.published_at, started_at) if started_at is not None else None
+    return TimelineEntry(published.published_at, "Published", f"{where} · run {published.run}", "busy", order=order)
 
 
 def _event(event: WorkerEvent) -> TimelineEntry:
@@ -88,29 +88,31 @@ def _event(event: WorkerEvent) -> TimelineEntry:
     by = f"attempt {event.attempt} · {event.worker_id}" if event.attempt else event.worker_id
     match event.kind:
         case EventKind.RETRYING:
-            delay = f", again in {format_duration(event.delay_seconds)}" if event.delay_seconds is not None else ""
+            delay = (
+                f", next attempt in {format_duration(event.delay_seconds)}" if event.delay_seconds is not None else ""
+            )
             what = f"Attempt {event.attempt or '?'} failed{stage}{delay}"
             return TimelineEntry(
                 event.timestamp, what, f"{event.worker_id} · {event.error or 'no reason'}", "warn", event.trace or ""
             )
         case EventKind.DEAD_LETTERED:
-            what = f"Given up{stage}: a dead letter"
+            what = f"Dead-lettered{stage}"
             return TimelineEntry(
                 event.timestamp, what, f"{by} · {event.error or 'no reason'}", "bad", event.trace or ""
             )
         case EventKind.CANCELLED:
-            return TimelineEntry(event.timestamp, "Let go by its worker", by)
+            return TimelineEntry(event.timestamp, "Stopped by its worker", by)
         case _:
             return TimelineEntry(event.timestamp, event.kind.value.capitalize(), by)
 
 
-def _current(file: FileRow, *, cancel_told: bool) -> list[TimelineEntry]:
+def _current(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]:
     steps = []
     if file.started_at is not None:
         place = f" · partition {file.partition}, offset {file.offset}" if file.partition is not None else ""
         attempt = f" · attempt {file.attempt}" if file.attempt else ""
         steps.append(
-            TimelineEntry(file.started_at, "Taken by a worker", f"{file.worker_id or '?'}{place}{attempt}", "busy")
+            TimelineEntry(file.started_at, "Started by a worker", f"{file.worker_id or '?'}{place}{attempt}", "busy")
         )
     if file.status is Status.PROCESSING and file.steps:
         steps.append(
@@ -121,37 +123,37 @@ def _current(file: FileRow, *, cancel_told: bool) -> list[TimelineEntry]:
         by = file.worker_id or "a foreign service"
         steps.append(TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good"))
         order = max(file.updated_at, file.finished_at)
-        steps.append(
-            TimelineEntry(file.updated_at, "Recorded", "the status sync has put it into the row", "good", order=order)
-        )
+        steps.append(TimelineEntry(file.updated_at, "Recorded", "the status sync updated the row", "good", order=order))
     elif file.finished_at is not None and file.status is Status.FAILED:
         steps.append(TimelineEntry(file.finished_at, "Failed", file.error or "no reason given", "bad"))
-    elif file.finished_at is not None and not cancel_told:
+    elif file.finished_at is not None and not cancel_recorded:
         steps.append(TimelineEntry(file.finished_at, "Cancelled", f"run {file.run}"))
     return steps
 
 
 def state_diagram(story: FileStory) -> StateDiagram | None:
-    """The states, with the current run's way through them."""
+    """The state diagram with the path of the current run; None if there is no such file."""
     file = story.file
     if file is None:
         return None
     published = next((one for one in reversed(story.publications) if one.run == file.run), None)
-    began = next(
+    restarted_at = next(
         (done.at for done in reversed(story.operations) if done.run == file.run and done.action != "cancel"), None
     )
-    accepted_at = file.created_at if file.run == 1 else began
-    place = f"P{published.partition} · {published.offset}" if published else ""
-    taken = f"{file.worker_id or '?'}" if file.started_at or file.status is Status.PROCESSING else ""
+    accepted_at = file.created_at if file.run == 1 else restarted_at
+    position = f"P{published.partition} · {published.offset}" if published else ""
+    worker = f"{file.worker_id or '?'}" if file.started_at or file.status is Status.PROCESSING else ""
     started_at = file.started_at or (file.updated_at if file.status is Status.PROCESSING else None)
-    waits_outbox = story.waiting is not None and not file.status.terminal
+    in_outbox = story.waiting is not None and not file.status.terminal
+    on_kafka = file.status is Status.PENDING and not in_outbox
+    processing = file.status is Status.PROCESSING
     moments = [accepted_at, published.published_at if published else None, started_at, file.finished_at]
-    way = [
-        StateNode("Accepted", f"run {file.run}" if file.run > 1 else "", accepted_at, None, current=waits_outbox, tone="wait"),
-        StateNode("On Kafka", place, moments[1], _after(moments, 1), tone="wait",
-             current=file.status is Status.PENDING and not waits_outbox),
-        StateNode("Processing", taken, moments[2], _after(moments, 2), current=file.status is Status.PROCESSING, tone="busy"),
-    ]  # fmt: skip
+    note = f"run {file.run}" if file.run > 1 else ""
+    path = [
+        StateNode("Accepted", note, accepted_at, None, current=in_outbox, tone="wait"),
+        StateNode("On Kafka", position, moments[1], _after(moments, 1), current=on_kafka, tone="wait"),
+        StateNode("Processing", worker, moments[2], _after(moments, 2), current=processing, tone="busy"),
+    ]
     ends = [
         StateNode(
             status.value.capitalize(),
@@ -163,11 +165,11 @@ def state_diagram(story: FileStory) -> StateDiagram | None:
         )
         for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
     ]
-    return StateDiagram(way, ends, file.run)
+    return StateDiagram(path, ends, file.run)
 
 
 def _after(moments: Sequence[datetime | None], place: int) -> float | None:
-    """Seconds since the last known moment before; None where one is unknown, or the clocks disagree on the order."""
+    """Seconds since the last known moment before; 0 if the clocks contradict the order, None if one is unknown."""
     moment = moments[place]
     before = next((earlier for earlier in reversed(moments[:place]) if earlier is not None), None)
     if moment is None or before is None:

@@ -1,4 +1,4 @@
-"""Records as JSON lines: JSON values as such, others as text."""
+"""Kafka records as JSON lines: JSON values as JSON, other values as text. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from filemill.adapters.kafka.topic_browser import BrowsedRecord
 
 
 def as_json_lines(records: Sequence[BrowsedRecord]) -> bytes:
-    """One document a record, in the order given."""
+    """One JSON document per record, in the given order."""
     return b"".join(_line(record) for record in records)
 
 

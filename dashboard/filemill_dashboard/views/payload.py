@@ -1,13 +1,13 @@
-"""A record's value as people read it. Pure."""
+"""A record's value as text for a page. Pure."""
 
 import json
 
-# A page shows this much of one value; an export has all of it.
+# A page shows at most this much of one value; an export has all of it.
 SHOWN_CHARACTERS = 20_000
 
 
 def pretty(value: bytes | None) -> str:
-    """JSON indented, with its characters as they are; anything else as text, what is not UTF-8 in it escaped."""
+    """JSON indented; anything else as text, with bytes that are not UTF-8 escaped. Long values are cut."""
     if value is None:
         return "(null: a tombstone)"
     if not value:
@@ -16,14 +16,14 @@ def pretty(value: bytes | None) -> str:
         text = json.dumps(json.loads(value), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         text = value.decode(errors="backslashreplace")
-    # A lone surrogate, which JSON can spell, has no UTF-8 to be sent to a browser in.
+    # JSON can contain a lone surrogate, which cannot be encoded in UTF-8 for the browser.
     text = text.encode(errors="backslashreplace").decode()
-    left = len(text) - SHOWN_CHARACTERS
-    return text if left <= 0 else f"{text[:SHOWN_CHARACTERS]}\n… and {left:,} characters more"
+    left_out = len(text) - SHOWN_CHARACTERS
+    return text if left_out <= 0 else f"{text[:SHOWN_CHARACTERS]}\n… and {left_out:,} more characters"
 
 
 def one_line(value: bytes | None, characters: int = 160) -> str:
-    """The beginning of a value, without line breaks."""
+    """The first characters of a value, without line breaks."""
     if value is None:
         return "(null)"
     return " ".join(value[: characters * 4].decode(errors="backslashreplace").split())[:characters]

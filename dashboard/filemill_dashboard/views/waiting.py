@@ -1,4 +1,4 @@
-"""Why is this waiting? One answer for a file that has not ended. Pure."""
+"""Why a file is not finished: the one reason that applies now. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import format_duration
 
-# A request is through the outbox within milliseconds; one that waits for this long waits for something.
+# A request leaves the outbox within milliseconds. If it waits for this long, something holds it up.
 OUTBOX_SECONDS = 5.0
-# An event's clock is the worker's, the row's is the database's: they may differ by this much.
+# An event has the worker's clock, a row the database's: they may differ by this much.
 SKEW = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
 class WaitingReason:
-    """Why a file is not finished yet: `tone` none where all goes its way, warn or bad where somebody should look."""
+    """Why a file is not finished: `tone` is none if all is normal, warn or bad if somebody should look at it."""
 
     tone: str
     what: str
@@ -29,79 +29,78 @@ class WaitingReason:
 
 
 def why_waiting(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> WaitingReason | None:
-    """The one thing that a file waits for now; None where it does not wait."""
+    """What a file waits for now; None if it does not wait."""
     file = story.file
     if file is None or file.status.terminal:
         return None
     if story.waiting is not None:
         return _in_outbox(story, story.waiting, overview)
-    first = _gone(story, file) if is_record_gone(story, overview, workers) else _retrying(story, file)
+    first = _record_gone(story, file) if is_record_gone(story, overview, workers) else _retrying(story, file)
     if first is not None:
         return first
     if file.status is Status.PROCESSING:
         return _in_progress(file, {worker.id: worker for worker in workers})
-    place = _place(story)
-    if place is None:
+    position = _position(story)
+    if position is None:
         return WaitingReason(
-            "none", "Where it is on Kafka is not known", "Somebody else published it, or it is about to be."
+            "none", "Its position on Kafka is unknown", "Another program published it, or the relay is about to."
         )
-    return _in_backlog(place, overview, {worker.id: worker for worker in workers})
+    return _in_backlog(position, overview, {worker.id: worker for worker in workers})
 
 
 def is_record_gone(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
-    """Whether the record of a file that has not ended is gone from Kafka, by the monitor's last sample."""
-    file, place = story.file, _place(story)
-    if file is None or file.status.terminal or story.waiting is not None or place is None:
+    """Whether the record of an unfinished file was removed from Kafka, by the monitor's last sample."""
+    file, position = story.file, _position(story)
+    if file is None or file.status.terminal or story.waiting is not None or position is None:
         return False
     if overview is None or overview.lags is None or overview.group is None:
         return False
     known = {worker.id: worker for worker in workers}
     if file.status is Status.PROCESSING and _may_hold(known.get(file.worker_id or "")):
         return False
-    if place.generation != overview.lags.generation:
+    if position.generation != overview.lags.generation:
         return True
     shares = overview.group.protocol == "share"
-    holders = [one for one in overview.group.members if _may_hold(known.get(one.client_id), stranger=True)]
+    holders = [one for one in overview.group.members if _may_hold(known.get(one.client_id), if_unknown=True)]
     spans = [
         PartitionRange(part.partition, part.begin_offset or 0, part.end_offset or 0, part.committed_offset)
         for part in overview.lags.partitions
     ]
     owned = {partition for one in holders for partition in one.partitions}
     found = loss_bounds(overview.lags.generation, spans, owned, share_group=shares, results_applied=False)
-    return place.offset < found.removed.get(place.partition, 0)
+    return position.offset < found.removed.get(position.partition, 0)
 
 
-def _may_hold(worker: WorkerView | None, *, stranger: bool = False) -> bool:
-    """Whether a worker may have a record that it has not finished. `stranger`: whether one that we do not know may."""
+def _may_hold(worker: WorkerView | None, *, if_unknown: bool = False) -> bool:
+    """Whether a worker may have an unfinished record. `if_unknown` is the result for a worker without events."""
     if worker is None or worker.vitals is None:
-        return stranger
+        return if_unknown
     if worker.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED):
         return False
     return worker.vitals.in_flight > 0 or worker.vitals.quiet or worker.vitals.breaker is not None
 
 
-def _place(story: FileStory) -> Published | None:
+def _position(story: FileStory) -> Published | None:
     run = story.file.run if story.file is not None else None
     return next((one for one in reversed(story.publications) if one.run == run), None)
 
 
-def _gone(story: FileStory, file: FileRow) -> WaitingReason:
-    place = _place(story)
-    where = f"It was at partition {place.partition}, offset {place.offset}. " if place is not None else ""
-    text = f"{where}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
-    return WaitingReason("bad", "Its record is gone from Kafka: no worker will process it", text)
+def _record_gone(story: FileStory, file: FileRow) -> WaitingReason:
+    position = _position(story)
+    former = f"It was at partition {position.partition}, offset {position.offset}. " if position is not None else ""
+    text = f"{former}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
+    return WaitingReason("bad", "Its record was removed from Kafka, so no worker will process it", text)
 
 
 def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) -> WaitingReason:
     seconds = (story.as_of - waiting.accepted_at).total_seconds()
-    since = f"For {format_duration(seconds)}; {waiting.ahead:,} {'request is' if waiting.ahead == 1 else 'requests are'} before it."
+    ahead = "1 request is" if waiting.ahead == 1 else f"{waiting.ahead:,} requests are"
+    since = f"For {format_duration(seconds)}; {ahead} before it."
     relay = overview.leases.get("relay") if overview else None
     if relay is not None and not relay.held:
-        return WaitingReason(
-            "bad", "It waits in the outbox, and no relay is active", f"{since} Start `filemill run relay`."
-        )
+        return WaitingReason("bad", "In the outbox, and no relay is active", f"{since} Start `filemill run relay`.")
     tone = "warn" if seconds > OUTBOX_SECONDS else "none"
-    return WaitingReason(tone, "It waits in the outbox: it is not on Kafka yet", since)
+    return WaitingReason(tone, "In the outbox, not published yet", since)
 
 
 def _retrying(story: FileStory, file: FileRow) -> WaitingReason | None:
@@ -113,60 +112,67 @@ def _retrying(story: FileStory, file: FileRow) -> WaitingReason | None:
     left = (last.timestamp + timedelta(seconds=last.delay_seconds or 0.0) - story.as_of).total_seconds()
     what = f"Attempt {last.attempt or '?'} failed at {last.stage or '?'}: {last.error or 'no reason given'}"
     return WaitingReason(
-        "warn", what, f"The next attempt is in {format_duration(left)}." if left > 0 else "It is being tried again."
+        "warn", what, f"The next attempt is in {format_duration(left)}." if left > 0 else "The next attempt is due."
     )
 
 
-def _in_backlog(place: Published, overview: Overview | None, workers: dict[str, WorkerView]) -> WaitingReason:
-    where = f"partition {place.partition}, offset {place.offset}"
+def _in_backlog(position: Published, overview: Overview | None, workers: dict[str, WorkerView]) -> WaitingReason:
+    where = f"partition {position.partition}, offset {position.offset}"
     if overview is None or overview.group is None or overview.lags is None:
-        text = "The group monitor has not reported: who reads there is not known."
-        return WaitingReason("none", f"It is on Kafka at {where}", text)
-    owner = next((one for one in overview.group.members if place.partition in one.partitions), None)
+        text = "The group monitor has not reported, so the owner of the partition is unknown."
+        return WaitingReason("none", f"Published at {where}", text)
+    owner = next((one for one in overview.group.members if position.partition in one.partitions), None)
     if owner is None:
-        text = f"Its record is at offset {place.offset} there. Start a file processor, or wait for the rebalance."
-        return WaitingReason("bad", f"Nobody reads partition {place.partition}", text)
-    lag = next((part for part in overview.lags.partitions if part.partition == place.partition), None)
+        text = f"Its record is at offset {position.offset}. Start a file processor, or wait for the rebalance."
+        return WaitingReason("bad", f"Partition {position.partition} has no owner", text)
+    lag = next((part for part in overview.lags.partitions if part.partition == position.partition), None)
     committed = lag.committed_offset if lag else None
-    ahead = None if committed is None else max(0, place.offset - committed)
+    ahead = None if committed is None else max(0, position.offset - committed)
     before = "" if ahead is None else f" {ahead:,} records before it are not committed yet."
     worker = workers.get(owner.client_id)
-    hindrance = _hindrance(worker, place.partition, before) if worker is not None else None
-    return hindrance or WaitingReason(
-        "none", f"It waits its turn on {where}", f"{owner.client_id} reads there.{before}"
+    obstacle = _obstacle(worker, position.partition, before) if worker is not None else None
+    return obstacle or WaitingReason(
+        "none", f"Waiting in the backlog at {where}", f"{owner.client_id} reads this partition.{before}"
     )
 
 
-def _hindrance(worker: WorkerView, partition: int, before: str) -> WaitingReason | None:
-    """What keeps the owner of a partition from reading on."""
+def _obstacle(worker: WorkerView, partition: int, before: str) -> WaitingReason | None:
+    """What keeps the owner of a partition from reading it."""
     vitals = worker.vitals
     if worker.condition is WorkerCondition.DEAD:
-        text = f"For {format_duration(worker.heard_seconds_ago)}. The group gives the partition to another one soon."
+        text = (
+            f"For {format_duration(worker.heard_seconds_ago)}. The group will assign the partition to another worker."
+        )
         return WaitingReason("bad", f"{worker.id} owns partition {partition} and is silent", text)
     if vitals is None:
         return None
     if vitals.quiet:
-        text = f"It owns partition {partition} and takes nothing new. Have it go on, on the page Workers."
-        return WaitingReason("warn", f"{worker.id} was told to be quiet", text)
+        text = f"It owns partition {partition} and takes no new records. Resume it on the Workers page."
+        return WaitingReason("warn", f"{worker.id} is quiet", text)
     if vitals.breaker:
-        return WaitingReason("warn", f"{worker.id} pauses: {vitals.breaker}", "It goes on by itself when that is over.")
+        return WaitingReason(
+            "warn", f"{worker.id} is paused: {vitals.breaker}", "It continues when the server is reachable again."
+        )
     if vitals.paused:
-        text = f"It owns partition {partition} and reads on as it finishes.{before}"
-        return WaitingReason("none", f"{worker.id} holds as many records as it may", text)
+        text = f"It owns partition {partition} and reads more when it has finished some.{before}"
+        return WaitingReason("none", f"{worker.id} is at its limit of unfinished records", text)
     return None
 
 
 def _in_progress(file: FileRow, workers: dict[str, WorkerView]) -> WaitingReason:
-    step = f"step {file.step or 0} of {file.steps}" if file.steps else "begun"
+    step = f"step {file.step or 0} of {file.steps}" if file.steps else "started"
     worker = workers.get(file.worker_id or "")
     if worker is None:
         return WaitingReason("none", f"In progress: {step}", f"By {file.worker_id or 'an unknown worker'}.")
     if worker.condition is WorkerCondition.DEAD:
-        text = f"Silent for {format_duration(worker.heard_seconds_ago)}. The next owner of partition {file.partition} does it anew."
-        return WaitingReason("bad", f"{worker.id}, which had it, is dead", text)
+        silence = format_duration(worker.heard_seconds_ago)
+        text = f"Silent for {silence}. The next owner of partition {file.partition} reprocesses it."
+        return WaitingReason("bad", f"Its worker {worker.id} is dead", text)
     if worker.condition is WorkerCondition.STOPPED:
-        return WaitingReason("warn", f"{worker.id}, which had it, has stopped", "Another worker does it anew.")
+        return WaitingReason("warn", f"Its worker {worker.id} has stopped", "Another worker reprocesses it.")
     if worker.condition is WorkerCondition.STUCK:
         busy = format_duration(worker.vitals.busy_seconds) if worker.vitals else "long"
-        return WaitingReason("bad", f"{worker.id} is stuck", f"It speaks, but has finished nothing for {busy}.")
-    return WaitingReason("none", f"In progress: {step}", f"{worker.id} is at it.")
+        return WaitingReason(
+            "bad", f"{worker.id} is stuck", f"It sends heartbeats but has finished nothing for {busy}."
+        )
+    return WaitingReason("none", f"In progress: {step}", f"{worker.id} processes it.")
