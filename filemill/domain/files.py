@@ -29,7 +29,7 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _FILE_ID_DIGITS = len(str(FILE_ID_MAX))
 _KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
 # What every key that is kept for one file begins with, whatever follows: another extension, the number of an attempt.
-_KEPT = re.compile(r"file-(?P<id>[0-9]+)-")
+_RESERVED = re.compile(r"file-(?P<id>[0-9]+)-")
 
 
 class Status(enum.StrEnum):
@@ -123,8 +123,8 @@ def _is_visible(character: str) -> bool:
 
 def check_limits(title: str, description: str) -> NewFile:
     """A request that keeps the limits that every accepted one has kept. Raises InvalidRequest."""
-    _refuse_surrogates("title", title)
-    _refuse_surrogates("description", description)
+    _reject_surrogates("title", title)
+    _reject_surrogates("description", description)
     if not title.strip():
         raise InvalidRequest("title", "must not be blank")
     if len(title) > TITLE_MAX_CHARACTERS:
@@ -139,7 +139,7 @@ def check_limits(title: str, description: str) -> NewFile:
     return NewFile(title, description)
 
 
-def _refuse_surrogates(field: str, text: str) -> None:
+def _reject_surrogates(field: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -194,7 +194,7 @@ def check_key_owner(file_id: int, key: str) -> str | None:
     canonical = canonical_key(key)
     if not canonical or not {".", ".."}.isdisjoint(canonical.split("/")):
         raise InvalidObjectKey("s3Location is not a plain key")
-    kept = _KEPT.match(canonical)
+    kept = _RESERVED.match(canonical)
     if kept is None:
         return canonical
     if kept["id"] != str(file_id):

@@ -13,7 +13,15 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.domain.files import FILE_ID_MAX, StatusUpdate, FileId, InvalidRequest, Status, check_limits, iso_milliseconds
+from filemill.domain.files import (
+    FILE_ID_MAX,
+    FileId,
+    InvalidRequest,
+    Status,
+    StatusUpdate,
+    check_limits,
+    iso_milliseconds,
+)
 from filemill.errors import InvalidMessage
 
 SEQUENCE_HEADER = "filemill-publish-number"
@@ -26,8 +34,8 @@ Headers = list[tuple[str, bytes | None]]
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
 # No processing takes longer; whoever claims it has a wrong clock.
-_LONGEST = timedelta(days=30)
-_GREATEST = {RUN_HEADER: 2**31 - 1}
+_LONGEST_PROCESSING = timedelta(days=30)
+_HEADER_MAXIMUM = {RUN_HEADER: 2**31 - 1}
 
 
 # The ranges of the columns that these end in: a number beyond them would stop the whole batch at the database.
@@ -89,7 +97,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
             partition=self.partition,
             offset=self.offset,
             attempt=self.attempt,
-            started_at=_began(at, self.started_at, self.timestamp),
+            started_at=_start_time(at, self.started_at, self.timestamp),
             error=self.error[:_ERROR_MAX_CHARACTERS] if self.error else None,
         )
 
@@ -123,11 +131,11 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
         )
 
 
-def _began(ended: datetime, claimed_begin: datetime | None, claimed_end: datetime) -> datetime | None:
+def _start_time(ended: datetime, claimed_begin: datetime | None, claimed_end: datetime) -> datetime | None:
     """When something began that ended at `ended`: only its length is the producer's to say, by one clock."""
     if claimed_begin is None:
         return None
-    return ended - min(max(claimed_end - claimed_begin, timedelta(0)), _LONGEST)
+    return ended - min(max(claimed_end - claimed_begin, timedelta(0)), _LONGEST_PROCESSING)
 
 
 _T = TypeVar("_T", FileCreate, FileCreated, FileProgress)
@@ -162,7 +170,7 @@ def decode(value: bytes | None, kind: type[_T]) -> _T:
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     assert isinstance(message, kind)
     if b"\\u" in value:  # JSON has no other way to write them
-        _refuse_unstorable(message)
+        _reject_unstorable(message)
     return _in_utc(message)
 
 
@@ -217,7 +225,7 @@ def int_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) ->
     """A header that is a positive whole number in its range, or None where it is absent or anything else."""
     text = header(headers, name) or ""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
-    return number if 0 < number <= _GREATEST.get(name, FILE_ID_MAX) else None
+    return number if 0 < number <= _HEADER_MAXIMUM.get(name, FILE_ID_MAX) else None
 
 
 def dead_letter_origin(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] | None:
@@ -240,7 +248,7 @@ def valid_traceparent(text: str | None) -> str | None:
     return text if text and _TRACEPARENT.fullmatch(text) else None
 
 
-def _refuse_unstorable(message: FileCreate | FileCreated | FileProgress) -> None:
+def _reject_unstorable(message: FileCreate | FileCreated | FileProgress) -> None:
     for name in message.__struct_fields__:
         text = getattr(message, name)
         if isinstance(text, str) and not _storable(text):

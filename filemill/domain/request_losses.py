@@ -28,7 +28,12 @@ class LossBounds(msgspec.Struct, frozen=True):
 
 
 def loss_bounds(
-    generation: int, parts: Sequence[PartitionRange], owned: Collection[int], *, share_group: bool, results_applied: bool
+    generation: int,
+    parts: Sequence[PartitionRange],
+    owned: Collection[int],
+    *,
+    share_group: bool,
+    results_applied: bool,
 ) -> LossBounds:
     """The bounds of what is gone now.
 

@@ -9,7 +9,7 @@ import enum
 
 import msgspec
 
-from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, WorkerCondition, Vitals
+from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, Vitals, WorkerCondition
 
 
 class StallReason(enum.StrEnum):
@@ -76,7 +76,7 @@ def find_stall(
     limit = stall_timeout_seconds(own, session_seconds)
     if still.seconds <= limit:
         return None
-    found = _reason(still, owner, limit)
+    found = _stall_reason(still, owner, limit)
     if found is None:
         return None
     reason, why = found
@@ -87,7 +87,7 @@ def find_stall(
     )
 
 
-def _reason(still: UnchangedOffset, owner: PartitionOwner, limit: float) -> tuple[StallReason, str] | None:
+def _stall_reason(still: UnchangedOffset, owner: PartitionOwner, limit: float) -> tuple[StallReason, str] | None:
     name, vitals = f"its owner {owner.worker_id}", owner.vitals
     if owner.condition is None or vitals is None:
         return StallReason.UNKNOWN, f"{name} sends no heartbeats"
@@ -99,10 +99,10 @@ def _reason(still: UnchangedOffset, owner: PartitionOwner, limit: float) -> tupl
         return StallReason.BREAKER, f"{name} waits for a server ({vitals.breaker})"
     if still.undisturbed_seconds <= limit:
         return None  # what held it is over; it has not had its time yet
-    return _stuck(still.partition, name, vitals, limit)
+    return _stuck_reason(still.partition, name, vitals, limit)
 
 
-def _stuck(partition: int, name: str, vitals: Vitals, limit: float) -> tuple[StallReason, str] | None:
+def _stuck_reason(partition: int, name: str, vitals: Vitals, limit: float) -> tuple[StallReason, str] | None:
     oldest = next((one for one in vitals.oldest_records if one.partition == partition), None)
     if oldest is None:
         if vitals.in_flight and vitals.busy_seconds <= limit:

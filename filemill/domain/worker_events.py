@@ -143,7 +143,9 @@ class WorkerCondition(enum.StrEnum):
     STOPPED = "stopped"
 
 
-def worker_condition(last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float) -> WorkerCondition:
+def worker_condition(
+    last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float
+) -> WorkerCondition:
     """What a worker is, by its last event, its latest vitals, and for how long nothing was heard of it.
 
     Dead: silent, and it did not say goodbye. Stuck: it speaks, holds records, and has finished none for longer than one

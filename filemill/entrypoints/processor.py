@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 
 from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
-from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.kafka.share_source import KafkaShareSource
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
@@ -20,9 +20,9 @@ from filemill.ports import ObjectStore
 from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.command_listener import CommandListener
 from filemill_workers.file_processor.consumer import FileProcessor
-from filemill_workers.file_processor.executor import Workshop
+from filemill_workers.file_processor.executor import Executor
 from filemill_workers.file_processor.membership import QUIET
-from filemill_workers.file_processor.record_task import Topics, Workplace
+from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
 from filemill_workers.file_processor.reporter import Reporter
 from filemill_workers.file_processor.share_consumer import ShareProcessor
 
@@ -30,12 +30,12 @@ from filemill_workers.file_processor.share_consumer import ShareProcessor
 FLUSH_SECONDS = 5.0
 # Python looks for cycles at each 700 objects that are new; a processor makes thousands in a moment, nearly all without
 # any, and the search took a fifth of its CPU.
-COLLECT_OBJECTS = 50_000
+GC_THRESHOLD_OBJECTS = 50_000
 # Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
 # those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
-RESULTS_LINGER_MILLISECONDS = 25
+RESULT_LINGER_MILLISECONDS = 25
 # Where fewer may be in progress, nothing comes that a result could travel with: its partition waits for it.
-LEAST_TO_LINGER = 100
+MIN_RECORDS_TO_LINGER = 100
 # No file has this name.
 PROBE_KEY = "filemill-probe"
 
@@ -47,8 +47,8 @@ def linger_milliseconds(settings: Settings) -> int:
     """
     of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
     most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
-    few = most < LEAST_TO_LINGER or settings.group_protocol == "share"
-    return LINGER_MILLISECONDS if few else RESULTS_LINGER_MILLISECONDS
+    few = most < MIN_RECORDS_TO_LINGER or settings.group_protocol == "share"
+    return LINGER_MILLISECONDS if few else RESULT_LINGER_MILLISECONDS
 
 
 class Processor:
@@ -71,18 +71,18 @@ class Processor:
             settings.longest_job_seconds,
         )
         self._store = store or S3ObjectStore(settings)
-        self._standing = CommandState(settings.worker_id)
-        self._gates = [CircuitBreaker(server, self._tell, jitter) for server in ("S3", "Kafka")]
-        self._workshop = Workshop(
+        self._commands = CommandState(settings.worker_id)
+        self._breakers = [CircuitBreaker(server, self._emit, jitter) for server in ("S3", "Kafka")]
+        self._executor = Executor(
             publisher,
-            lambda workshop: self._workplace(settings, workshop, jitter),
+            lambda workshop: self._context(settings, workshop, jitter),
             one_at_a_time=settings.ordering == "partition",
-            trusted_seconds=trusted_seconds,
+            membership_ttl_seconds=trusted_seconds,
         )
         self._listener = CommandListener(
             lambda: KafkaTopicReader(settings, [settings.topic_worker_commands], "commands"),
-            self._standing,
-            self._workshop.cancel,
+            self._commands,
+            self._executor.cancel,
             self._reporter,
         )
         self._loop = self._new_loop(settings, trusted_seconds)
@@ -94,35 +94,35 @@ class Processor:
 
     def run(self) -> None:
         """Process until stopped. Raises Unavailable where the Kafka client gave up for good."""
-        gc.set_threshold(COLLECT_OBJECTS)
+        gc.set_threshold(GC_THRESHOLD_OBJECTS)
         self._listener.start()
         try:
             self._consume()
         finally:
             self._listener.close()
-            self._workshop.shut()
+            self._executor.close()
             self._publisher.flush(FLUSH_SECONDS)
 
     def _new_loop(self, settings: Settings, trusted_seconds: float) -> FileProcessor | ShareProcessor:
         if settings.group_protocol == "share":
             return ShareProcessor(
-                self._workshop,
+                self._executor,
                 drain_seconds=settings.drain_seconds,
                 reporter=self._reporter,
-                hold=self._hold,
-                probe=lambda: self._workshop.aside(self._probe),
-                trusted_seconds=trusted_seconds,
+                backpressure_reason=self._backpressure_reason,
+                probe=lambda: self._executor.run_probe(self._probe),
+                membership_ttl_seconds=trusted_seconds,
             )
         return FileProcessor(
-            self._workshop,
+            self._executor,
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
             partition_concurrency=settings.partition_concurrency or None,
             drain_seconds=settings.drain_seconds,
             reporter=self._reporter,
-            hold=self._hold,
+            backpressure_reason=self._backpressure_reason,
             max_poll_seconds=settings.max_poll_interval_ms / 1000,
-            trusted_seconds=trusted_seconds,
+            membership_ttl_seconds=trusted_seconds,
         )
 
     def _consume(self) -> None:
@@ -132,31 +132,31 @@ class Processor:
         else:
             self._loop.run(lambda listener: KafkaRecordSource(self._settings, topic, listener))
 
-    def _workplace(self, settings: Settings, workshop: Workshop, jitter: random.Random) -> Workplace:
-        to_s3, to_kafka = self._gates
-        return Workplace(
+    def _context(self, settings: Settings, workshop: Executor, jitter: random.Random) -> ProcessingContext:
+        to_s3, to_kafka = self._breakers
+        return ProcessingContext(
             worker_id=settings.worker_id,
             store=self._store,
             publish=workshop.publish,
-            mention=workshop.mention,
-            awake=workshop.awake,
-            uploads=asyncio.Semaphore(settings.store_concurrency),
-            topics=Topics(
+            publish_nowait=workshop.publish_nowait,
+            wait_for_membership=workshop.wait_for_membership,
+            upload_slots=asyncio.Semaphore(settings.store_concurrency),
+            topics=OutputTopics(
                 settings.topic_created,
                 settings.topic_progress,
                 settings.topic_dead_letters,
                 settings.topic_worker_events,
             ),
-            policy=RetryPolicy(max_attempts=settings.max_attempts),
+            retry_policy=RetryPolicy(max_attempts=settings.max_attempts),
             processing_seconds=settings.processing_seconds,
             processing_steps=settings.processing_steps,
             long_job_every=settings.long_job_every,
             long_job_seconds=settings.long_job_seconds,
             jitter=jitter,
-            to_store=to_s3.call,
-            to_broker=to_kafka.call,
-            cancelled=self._standing.is_cancelled,
-            report=self._reporter,
+            call_store=to_s3.call,
+            call_broker=to_kafka.call,
+            is_cancelled=self._commands.is_cancelled,
+            reporter=self._reporter,
         )
 
     async def _probe(self) -> None:
@@ -166,13 +166,13 @@ class Processor:
             with contextlib.suppress(NotFound):
                 await self._store.get(PROBE_KEY)
 
-        await self._gates[0].call(ask)
+        await self._breakers[0].call(ask)
 
-    def _tell(self, kind: EventKind, cause: str) -> None:
+    def _emit(self, kind: EventKind, cause: str) -> None:
         self._reporter.emit(kind, cause=cause)
 
-    def _hold(self) -> str | None:
+    def _backpressure_reason(self) -> str | None:
         self._on_cycle()
-        if self._standing.quiet:
+        if self._commands.quiet:
             return QUIET
-        return next((gate.reason for gate in self._gates if gate.reason), None)
+        return next((gate.reason for gate in self._breakers if gate.reason), None)

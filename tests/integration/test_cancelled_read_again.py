@@ -7,9 +7,8 @@ import pytest
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
-from filemill.services.offset_reset import OffsetReset, Target
-from filemill.services.operations import Operations
-from filemill_workers.file_processor.executor import Workshop
+from filemill.services.offset_reset import Target
+from filemill_workers.file_processor.executor import Executor
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
@@ -23,7 +22,7 @@ class CommandsFirst(Processor):
     file_id = 0
 
     def _consume(self) -> None:
-        wait_until(lambda: self._standing.is_cancelled(self.file_id, 1), 30, "the command was read")
+        wait_until(lambda: self._commands.is_cancelled(self.file_id, 1), 30, "the command was read")
         super()._consume()
 
 
@@ -40,29 +39,29 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     (member,) = harness.start("processor", processing_seconds=FOR_EVER)
     (file_id,) = ids = harness.submit(1)
     harness.wait_for(ids, "processing")
-    operations = Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
+    operations = bootstrap.operations(harness.settings, harness.engine)
     assert operations.cancel(ids, "test").done == ids
     harness.wait_for(ids, "cancelled")
     wait_until(lambda: committed(harness) == 1, 30, "the cancelled record is committed")
     member.kill()
-    reset = OffsetReset(harness.settings, harness.engine, KafkaAdmin(harness.settings), operations)
+    reset = bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
     wait_until(lambda: reset.why_not() is None, 30, "the group has no members", every=0.3)
     reset.apply(reset.plan(Target("earliest")), Target("earliest"), "cancel", "test")
     assert committed(harness) == 0
     more = harness.submit(5)
 
     # The command reaches the record's task in the worst moment: it waits for the acknowledgement of "cancelled".
-    cancel, came = Workshop.cancel, threading.Event()
+    cancel, came = Executor.cancel, threading.Event()
 
-    def late(workshop: Workshop, files: list[tuple[int, int]]) -> None:
+    def late(workshop: Executor, files: list[tuple[int, int]]) -> None:
         def when_it_waits() -> None:
-            wait_until(lambda: workshop._due > 0, 30, "the record is reported as cancelled", every=0.001)
+            wait_until(lambda: workshop._pending_deliveries > 0, 30, "the record is reported as cancelled", every=0.001)
             cancel(workshop, files)
             came.set()
 
         threading.Thread(target=when_it_waits).start()
 
-    monkeypatch.setattr(Workshop, "cancel", late)
+    monkeypatch.setattr(Executor, "cancel", late)
     properties = {**harness.settings.kafka_properties, "linger.ms": LINGER_MILLISECONDS}
     processor = CommandsFirst(harness.settings.model_copy(update={"kafka_properties": properties}))
     processor.file_id = file_id

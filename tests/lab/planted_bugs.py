@@ -17,7 +17,7 @@ from filemill.domain.offsets import Commit, OffsetTracker, encode_metadata
 from filemill.entrypoints import cli
 from filemill_workers.file_processor import dispatcher
 from filemill_workers.file_processor.consumer import FileProcessor
-from filemill_workers.file_processor.dispatcher import Intake
+from filemill_workers.file_processor.dispatcher import Dispatcher
 
 LATE_SECONDS = 2.0
 
@@ -37,20 +37,20 @@ def early_commit() -> None:
 def no_resume() -> None:
     """What is paused when a processor is assigned partitions is taken for running from then on, and never resumed."""
     # Six wait at most, so that a few records are enough for a pause.
-    dispatcher.QUEUED_RECORDS = dispatcher.LEAST_QUEUED_RECORDS = 6
-    came, decide = Intake.came, Intake.decide
+    dispatcher.QUEUED_RECORDS = dispatcher.MIN_QUEUED_RECORDS = 6
+    came, decide = Dispatcher.on_assigned, Dispatcher.flow_control
     forgotten: set[int] = set()
 
-    def wrong_came(self: Intake, partitions: Collection[int]) -> None:
+    def wrong_came(self: Dispatcher, partitions: Collection[int]) -> None:
         forgotten.update(self._paused)
         came(self, partitions)
 
-    def wrong_decide(self: Intake, *, held: bool) -> tuple[list[int], list[int]]:
+    def wrong_decide(self: Dispatcher, *, held: bool) -> tuple[list[int], list[int]]:
         pause, resume = decide(self, held=held)
         return pause, [partition for partition in resume if partition not in forgotten]
 
-    Intake.came = wrong_came  # type: ignore[method-assign]
-    Intake.decide = wrong_decide  # type: ignore[method-assign]
+    Dispatcher.on_assigned = wrong_came  # type: ignore[method-assign]
+    Dispatcher.flow_control = wrong_decide  # type: ignore[method-assign]
 
 
 def commit_after_revoke() -> None:

@@ -7,11 +7,11 @@ from filemill.adapters.memory.broker import MemoryBroker, RecordedCommit
 from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.domain.records import Record
 from filemill_workers.file_processor.consumer import FileProcessor
-from filemill_workers.file_processor.executor import Finished, Workshop
+from filemill_workers.file_processor.executor import Executor, FinishedRecord
 from tests.unit.workbench import CREATE, request
 
 
-class HandWorkshop(Workshop):
+class HandWorkshop(Executor):
     """Does nothing by itself: the test says what is finished."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class HandWorkshop(Workshop):
         self.abandoned: list[tuple[dict[int, int], float | None]] = []
         self.trusts = 0
 
-    def trust(self) -> None:
+    def confirm_membership(self) -> None:
         self.trusts += 1
 
     def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
@@ -47,7 +47,7 @@ class HandWorkshop(Workshop):
         for offset in offsets:
             number = epoch or max(e for p, e, o in self.begun if (p, o) == (partition, offset))
             self.working.get((partition, number), set()).discard(offset)
-            self.finished.put(Finished(partition, number, offset))
+            self.finished.put(FinishedRecord(partition, number, offset))
 
 
 class SpySource(MemoryRecordSource):
@@ -83,7 +83,7 @@ class Scene:
             worker_id=name,
             concurrency=concurrency,
             drain_seconds=drain_seconds,
-            hold=lambda: self.held,
+            backpressure_reason=lambda: self.held,
         )
         self.source = SpySource(self.broker, CREATE, self.processor)
         self.source.calls = []
@@ -95,7 +95,7 @@ class Scene:
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
-            self.processor._turn(self.source)
+            self.processor.step(self.source)
 
     @property
     def begun(self) -> list[tuple[int, int]]:

@@ -123,7 +123,7 @@ class _SlowCommits(SpySource):
 
     answers: list[tuple[Mapping[int, Commit], Callable[[Mapping[int, Commit]], None]]]
 
-    def commit(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
+    def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
         self.answers.append((dict(commits), on_done))
 
 
@@ -160,7 +160,7 @@ def test_commits_wait_for_their_interval(scene: Scene, monkeypatch: pytest.Monke
 def short_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten records wait at most, in all and of each partition; five are read at a time."""
     monkeypatch.setattr(dispatcher, "QUEUED_RECORDS", 10)
-    monkeypatch.setattr(dispatcher, "LEAST_QUEUED_RECORDS", 10)
+    monkeypatch.setattr(dispatcher, "MIN_QUEUED_RECORDS", 10)
     monkeypatch.setattr(consumer, "READ_RECORDS", 5)
 
 
@@ -428,7 +428,7 @@ def test_revoking_what_is_not_owned_is_harmless(scene: Scene) -> None:
 
 
 def test_records_read_before_a_revocation_of_the_same_poll_are_not_begun(scene: Scene) -> None:
-    scene.processor._intake.take([Record(CREATE, 2, 0, request(1), [], 0)])
+    scene.processor._dispatcher.enqueue([Record(CREATE, 2, 0, request(1), [], 0)])
     scene.turn()
     assert scene.begun == []
 
@@ -456,7 +456,7 @@ def test_what_waits_of_the_former_log_is_not_begun(scene: Scene) -> None:
     scene.produce(3)
     scene.turn()
     again = [Record(CREATE, 0, offset, request(1), [], 0) for offset in range(2)]
-    scene.processor._intake.take([Record(CREATE, 0, 3, request(1), [], 0), *again])
+    scene.processor._dispatcher.enqueue([Record(CREATE, 0, 3, request(1), [], 0), *again])
     scene.turn()
     assert scene.workshop.begun[-2:] == [(0, 2, 0), (0, 2, 1)]
     assert (0, 3) not in scene.begun
@@ -465,7 +465,7 @@ def test_what_waits_of_the_former_log_is_not_begun(scene: Scene) -> None:
 def test_a_member_joins_again_if_offsets_go_back_above_unfinished_records(scene: Scene) -> None:
     scene.produce(3)
     scene.turn()
-    scene.processor._intake.take([Record(CREATE, 0, 1, request(1), [], 0)])  # 0 is in progress
+    scene.processor._dispatcher.enqueue([Record(CREATE, 0, 1, request(1), [], 0)])  # 0 is in progress
     with pytest.raises(MemberExpelled, match="partition 0: offset 1 was delivered again"):
         scene.turn()
 
@@ -528,10 +528,10 @@ def test_partitions_that_wander_between_two_workers_lose_and_repeat_nothing_that
     with bench() as first, bench() as second:
         second.broker, second.store = first.broker, first.store
         second.publisher._broker = first.broker
-        second.workshop._workplace = first.workshop._workplace.__class__(
+        second.workshop._context = first.workshop._context.__class__(
             **{
-                name: getattr(second.workshop._workplace, name)
-                for name in second.workshop._workplace.__struct_fields__
+                name: getattr(second.workshop._context, name)
+                for name in second.workshop._context.__struct_fields__
                 if name != "store"
             },
             store=first.store,
@@ -573,7 +573,7 @@ def test_a_worker_that_has_nothing_left_when_an_outage_ends_goes_on_after_it(how
             worker_id="worker-1",
             concurrency=20,
             drain_seconds=0,
-            hold=lambda: next((gate.reason for gate in it.gates.values() if gate.reason), None),
+            backpressure_reason=lambda: next((gate.reason for gate in it.gates.values() if gate.reason), None),
         )
         source = MemoryRecordSource(it.broker, CREATE, processor)
         it.store.outage = "S3 is away"

@@ -37,7 +37,7 @@ def scene() -> Scene:
 
 def sleep(scene: Scene) -> int:
     """The process was stopped for longer than it may be trusted; returns how often it was trusted so far."""
-    scene.processor._trusted_at -= scene.processor._trusted_seconds + 1
+    scene.processor._membership_confirmed_at -= scene.processor._membership_ttl_seconds + 1
     return scene.workshop.trusts
 
 

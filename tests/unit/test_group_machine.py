@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.domain.offsets import decode_metadata
 from filemill_workers.file_processor import consumer
-from filemill_workers.file_processor.executor import Finished
+from filemill_workers.file_processor.executor import FinishedRecord
 from tests.unit.scene import Scene
 from tests.unit.workbench import CREATE, request
 
@@ -71,7 +71,7 @@ class Group(RuleBasedStateMachine):
         if begun:
             partition, epoch, offset = data.draw(st.sampled_from(begun))
             self.done.add((partition, offset))
-            self.scenes[worker].workshop.finished.put(Finished(partition, epoch, offset))
+            self.scenes[worker].workshop.finished.put(FinishedRecord(partition, epoch, offset))
 
     @rule(partition=_partition, worker=_worker)
     def assign(self, partition: int, worker: int) -> None:
@@ -105,7 +105,7 @@ class Group(RuleBasedStateMachine):
     @rule(worker=_worker)
     def sleep(self, worker: int) -> None:
         processor = self.scenes[worker].processor
-        processor._trusted_at -= processor._trusted_seconds + 1
+        processor._membership_confirmed_at -= processor._membership_ttl_seconds + 1
 
     # --- what holds
 

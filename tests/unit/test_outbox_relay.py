@@ -50,7 +50,7 @@ class World:
         *,
         queue_records: int = 1000,
         outbox: Callable[[MemoryDatabase, MemoryLease], Outbox] = MemoryOutbox,
-        beside: outbox_relay.Beside = outbox_relay.at_once,
+        beside: outbox_relay.Submit = outbox_relay.run_inline,
     ) -> OutboxRelay:
         lease = MemoryLease(self.database, "relay", holder, LEASE_SECONDS)
         return OutboxRelay(
@@ -62,7 +62,7 @@ class World:
             batch=BATCH,
             lease_seconds=LEASE_SECONDS,
             clock=lambda: self.now,
-            beside=beside,
+            submit=beside,
         )
 
     def submit(self, count: int) -> list[int]:
@@ -308,7 +308,7 @@ def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_
     world.database.outage = "Postgres is away"
     relay._publisher.poll()
     with pytest.raises(Unavailable):
-        relay._settle()
+        relay._mark_published()
     for seconds in (0, LEASE_SECONDS):
         world.now += seconds
         with pytest.raises(Unavailable):
@@ -348,7 +348,7 @@ class _BreaksInheriting(MemoryOutbox):
 
     calls = 0
 
-    def claimed(self, limit: int, after: int = 0) -> list[ClaimedRow]:
+    def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
         self.calls += 1
         if self.calls == 2:
             raise Unavailable("the connection broke")
@@ -504,7 +504,7 @@ def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
     world.now += LEASE_SECONDS
     _until_idle(world.relay("b"))
     first._publisher.poll()
-    first._settle()
+    first._mark_published()
     assert len(world.database.publications) == 1
 
 
@@ -560,7 +560,7 @@ def test_added_partitions_are_no_other_topic() -> None:
 
 
 def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("IDLE_SECONDS_LEAST", "IDLE_SECONDS_MOST", "TROUBLE_SECONDS_MOST"):
+    for name in ("IDLE_MIN_SECONDS", "IDLE_MAX_SECONDS", "BACKOFF_MAX_SECONDS"):
         monkeypatch.setattr(outbox_relay, name, 60.0)  # by itself it would come too late
     world = World()
     world.database.clock = time.monotonic
@@ -616,12 +616,12 @@ class _Unreliable(MemoryOutbox):
         self._answer()
         return rows
 
-    def give_up(self, rows: Sequence[ClaimedRow]) -> int:
+    def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
         count = super().discard_sequences(rows)
         self._answer()
         return count
 
-    def settle(self, published: Sequence[PublishedRow]) -> None:
+    def mark_published(self, published: Sequence[PublishedRow]) -> None:
         super().mark_published(published)
         self._answer()
 

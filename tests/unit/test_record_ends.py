@@ -20,8 +20,8 @@ from filemill.domain.records import Record
 from filemill.errors import Unavailable
 from filemill_workers.file_processor import consumer, share_consumer
 from filemill_workers.file_processor.consumer import FileProcessor
-from filemill_workers.file_processor.executor import Finished, Workshop, _Turn
-from filemill_workers.file_processor.record_task import Passage
+from filemill_workers.file_processor.executor import Executor, FinishedRecord, _Sequence
+from filemill_workers.file_processor.record_task import RecordTask
 from filemill_workers.file_processor.reporter import Reporter
 from filemill_workers.file_processor.share_consumer import ShareProcessor
 from tests.unit.workbench import CREATE, TOPICS, Bench, bench, eventually, record, request
@@ -56,10 +56,10 @@ def cancelled_and_unacknowledged() -> Iterator[Bench]:
     report = Reporter(MemoryPublisher(broker), TOPICS.worker_events, "worker-1", "consumer", 0)
     with bench(processing_seconds=60, report=report) as it:
         it.start(record(0))
-        eventually(lambda: any(p.idle_until for group in it.workshop._passages.values() for p in group.values()))
+        eventually(lambda: any(p.idle_until for group in it.workshop._tasks.values() for p in group.values()))
         it.broker.outage = "away"
         it.workshop.cancel([(1, 1)])
-        eventually(lambda: it.workshop._due == 1)
+        eventually(lambda: it.workshop._pending_deliveries == 1)
         yield it
 
 
@@ -68,7 +68,7 @@ def test_a_second_cancel_that_comes_before_the_first_is_acknowledged_changes_not
         it.workshop.cancel([(1, 1)])
         it.workshop.cancel([(1, 1)])
         it.broker.outage = None
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert let_go(it) == [1], "it is reported once"
         assert not [line for line in logs if line["log_level"] == "error"]
 
@@ -81,10 +81,10 @@ def test_a_record_of_a_cancelled_file_that_is_read_again_is_not_interrupted_by_t
         it.cancelled.add((1, 1))
         it.broker.outage = "away"
         it.start(record(0))
-        eventually(lambda: it.workshop._due == 1)
+        eventually(lambda: it.workshop._pending_deliveries == 1)
         it.workshop.cancel([(1, 1)])
         it.broker.outage = None
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
 
 
 def test_abandoning_a_cancelled_record_ends_it_without_a_word() -> None:
@@ -92,14 +92,14 @@ def test_abandoning_a_cancelled_record_ends_it_without_a_word() -> None:
         it.workshop.abandon({0: 1})
         eventually(lambda: it.workshop.in_progress({0: 1}) == 0)
         it.broker.outage = None
-        eventually(lambda: it.workshop._due == 0)
+        eventually(lambda: it.workshop._pending_deliveries == 0)
         assert it.nothing_finished()
 
 
 def test_a_record_that_is_cancelled_and_abandoned_at_once_is_abandoned() -> None:
     with bench(processing_seconds=60) as it:
         it.start(record(0))
-        eventually(lambda: any(p.idle_until for group in it.workshop._passages.values() for p in group.values()))
+        eventually(lambda: any(p.idle_until for group in it.workshop._tasks.values() for p in group.values()))
         gate = threading.Event()
         it.workshop._loop.call_soon_threadsafe(gate.wait)
         it.workshop.cancel([(1, 1)])
@@ -116,7 +116,7 @@ def interrupt(it: Bench) -> None:
     """Cancel the tasks without being abandoned or cancelled: what a bug would do."""
 
     def all_of_them() -> None:
-        for group in it.workshop._passages.values():
+        for group in it.workshop._tasks.values():
             for task in group:
                 task.cancel()
 
@@ -131,7 +131,7 @@ def test_a_record_whose_task_is_cancelled_by_nobody_is_processed_again_and_that_
         interrupt(it)
         eventually(lambda: len(it.store.tries) == 2)
         it.store.holding.clear()
-        assert it.finished(1) == [Finished(2, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(2, 1, 0)]
         assert it.results() == {1: "completed"}
         (line,) = [line for line in logs if line["event"] == BUG]
         assert (line["log_level"], line["partition"], line["offset"], line["stage"]) == ("error", 2, 0, "upload")
@@ -142,19 +142,19 @@ def test_a_store_that_raises_what_is_no_exception_holds_up_one_record_and_for_a_
     with capture_logs() as logs, bench() as it:
         it.store.failing[KEY_1] = error
         it.start(record(0), record(1))
-        assert it.finished(1) == [Finished(0, 1, 1)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 1)]
         eventually(lambda: len(it.store.tries) > 4)
         it.store.failing.clear()
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert it.results() == {1: "completed", 2: "completed"}
         assert len([line for line in logs if line["event"] == BUG]) >= 3
 
 
 def test_a_record_that_breaks_again_and_again_is_tried_at_a_bounded_speed() -> None:
     with bench() as it:
-        passage = Passage(record(0), it.workshop._workplace)
-        assert all(passage.rerun() >= it.workshop._workplace.policy.base_seconds for _ in range(100))
-        assert passage.rerun() <= it.workshop._workplace.policy.cap_seconds
+        passage = RecordTask(record(0), it.workshop._context)
+        assert all(passage.record_rerun() >= it.workshop._context.retry_policy.base_seconds for _ in range(100))
+        assert passage.record_rerun() <= it.workshop._context.retry_policy.cap_seconds
 
 
 def test_a_rerun_is_reported_with_the_records_place_and_the_error() -> None:
@@ -172,17 +172,17 @@ def test_a_rerun_is_reported_with_the_records_place_and_the_error() -> None:
 
 def test_a_failure_while_the_record_is_dead_lettered_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = iter([True, True])
-    headers = Passage._dead_letter_headers
+    headers = RecordTask._dead_letter_headers
 
-    def breaks(passage: Passage, *given: Any) -> Any:
+    def breaks(passage: RecordTask, *given: Any) -> Any:
         if next(broken, False):
             raise ValueError("a bug in what describes a dead letter")
         return headers(passage, *given)
 
-    monkeypatch.setattr(Passage, "_dead_letter_headers", breaks)
+    monkeypatch.setattr(RecordTask, "_dead_letter_headers", breaks)
     with bench() as it:
         it.start(record(0, value=b"not json"))
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert len(it.broker.records(TOPICS.dead_letters)) == 1
 
 
@@ -223,12 +223,12 @@ def test_an_error_in_a_receipts_callback_does_not_stop_the_collection_of_the_oth
 
         it.publisher.poll = breaks  # type: ignore[method-assign]
         it.start(record(0))
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
 
 
 def test_a_workshop_whose_thread_has_ended_says_so_instead_of_waiting_for_ever() -> None:
     it = Bench()
-    it.workshop.shut()
+    it.workshop.close()
     with pytest.raises(RuntimeError, match="has ended"):
         it.workshop.vitals()
 
@@ -263,7 +263,7 @@ class _Hooked:
                 )
 
 
-class Interrupted(Workshop):
+class Interrupted(Executor):
     """Does to records what the plan says: at the n-th suspension of a record, counted over all that is run of it."""
 
     plan: dict[tuple[int, int], str]
@@ -276,20 +276,20 @@ class Interrupted(Workshop):
         self.ended: set[tuple[int, int, int]] = set()  # finished, by partition, epoch and offset
         self.over: set[tuple[int, int]] = set()  # abandoned epochs
         self.wrong: list[str] = []
-        self._inner: dict[Passage, Coroutine[Any, Any, None]] = {}
+        self._inner: dict[RecordTask, Coroutine[Any, Any, None]] = {}
 
-    def _spawn(self, run: Coroutine[Any, Any, None], passage: Passage, *rest: Any) -> None:
+    def _spawn(self, run: Coroutine[Any, Any, None], passage: RecordTask, *rest: Any) -> None:
         async def hooked() -> None:
             await _Hooked(run, functools.partial(self._suspended, passage))
 
         self._inner[passage] = run
         super()._spawn(hooked(), passage, *rest)
 
-    def _ended(self, passage: Passage, *rest: Any) -> None:
+    def _on_task_done(self, passage: RecordTask, *rest: Any) -> None:
         self._inner.pop(passage).close()  # a task that was cancelled at once never began it
-        super()._ended(passage, *rest)
+        super()._on_task_done(passage, *rest)
 
-    async def _run(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None) -> None:
+    async def _run(self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None) -> None:
         await super()._run(passage, epoch, turn)
         place = (*epoch, passage.record.offset)
         if place in self.ended:
@@ -303,7 +303,7 @@ class Interrupted(Workshop):
         if idle_longer_than is None:
             self.over |= epochs
 
-    def _suspended(self, passage: Passage) -> BaseException | None:
+    def _suspended(self, passage: RecordTask) -> BaseException | None:
         file_id = passage.file_run[0] or 0
         self.suspensions[file_id] = count = self.suspensions.get(file_id, 0) + 1
         act = self.plan.pop((file_id, count), None)
@@ -374,8 +374,8 @@ often = settings(max_examples=120, deadline=None, suppress_health_check=[HealthC
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(consumer, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(consumer, "GATHER_SECONDS", 0.0)
-    monkeypatch.setattr(share_consumer, "STEP_SECONDS", 0.001)
+    monkeypatch.setattr(consumer, "BATCHING_SECONDS", 0.0)
+    monkeypatch.setattr(share_consumer, "WAIT_SECONDS", 0.001)
 
 
 @contextmanager
@@ -439,16 +439,16 @@ def test_whatever_happens_to_records_a_share_groups_member_accepts_each_once(pla
         def hold() -> None:
             return None
 
-        processor = ShareProcessor(workshop, drain_seconds=0.0, hold=hold)
-        turn = processor._turn
+        processor = ShareProcessor(workshop, drain_seconds=0.0, backpressure_reason=hold)
+        turn = processor.step
 
         def turn_or_sleep(given: HandedOut) -> None:
             if asleep.is_set():
                 asleep.clear()
-                processor._turned_at = float("-inf")  # as if the process had been stopped for an hour
+                processor._stepped_at = float("-inf")  # as if the process had been stopped for an hour
             turn(given)
 
-        processor._turn = turn_or_sleep  # type: ignore[method-assign,assignment]
+        processor.step = turn_or_sleep  # type: ignore[method-assign,assignment]
         with running(processor, lambda: source):
             eventually(lambda: len(source.accepted) == FILES, f"{source.left} {source.batch} {workshop.plan}")
         assert len(set(source.accepted)) == FILES

@@ -16,7 +16,13 @@ def _topic(*phases: tuple[int, int]) -> list[Placement]:
 
 
 def test_message_1_goes_to_partition_0_and_4_again() -> None:
-    assert [(slot.sequence, slot.partition) for slot in assign_partitions(1, 5, 3)] == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
+    assert [(slot.sequence, slot.partition) for slot in assign_partitions(1, 5, 3)] == [
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 0),
+        (5, 1),
+    ]
 
 
 @given(st.integers(1, 10**9), st.integers(0, 20), st.integers(1, 12), st.integers(0, 20))
@@ -27,7 +33,9 @@ def test_a_cut_between_two_claims_leaves_no_trace(first: int, count: int, partit
 
 @given(st.integers(1, 10**9), st.integers(1, 12))
 def test_a_whole_turn_visits_every_partition_once(first: int, partitions: int) -> None:
-    assert sorted(slot.partition for slot in assign_partitions(first, partitions, partitions)) == list(range(partitions))
+    assert sorted(slot.partition for slot in assign_partitions(first, partitions, partitions)) == list(
+        range(partitions)
+    )
 
 
 @pytest.mark.parametrize("partitions", [0, -1])

@@ -7,7 +7,7 @@ import pytest
 from filemill.domain.offsets import OffsetTracker
 from filemill.domain.stalls import PartitionOwner, StalledPartition, StallReason, UnchangedOffset, find_stall
 from filemill.domain.worker_events import OldestRecord, Vitals, WorkerCondition
-from filemill_workers.file_processor.oldest_records import OldestRecords
+from filemill_workers.file_processor.oldest_records import OldestRecordTracker
 
 LONG = 100.0
 STUCK_ON_7 = OldestRecord(2, 7, LONG)
@@ -23,7 +23,9 @@ def asked(
 ) -> StalledPartition | None:
     """Partition 2 with a lag of 5, at offset 7; its owner takes 20 s for a record, so that it has 36 s in all."""
     told = Vitals(**vitals) if condition is not None else None
-    owner = PartitionOwner(worker_id="w", condition=condition, silent_seconds=9.0, processing_seconds=processing, vitals=told)
+    owner = PartitionOwner(
+        worker_id="w", condition=condition, silent_seconds=9.0, processing_seconds=processing, vitals=told
+    )
     still = UnchangedOffset(2, 7, 5, seconds, undisturbed)
     return find_stall(still, owner, processing_seconds=60.0, session_seconds=6.0)
 
@@ -67,32 +69,32 @@ def test_a_partition_that_has_time_left_is_not_stalled(owner: dict[str, Any]) ->
 
 def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -> None:
     now = 0.0
-    oldest, offsets = OldestRecords(lambda: now), OffsetTracker()
-    assert oldest.look({0: offsets}) == []
+    oldest, offsets = OldestRecordTracker(lambda: now), OffsetTracker()
+    assert oldest.sample({0: offsets}) == []
     for offset in range(3):
         offsets.track(offset)
-    assert oldest.look({0: offsets}) == [OldestRecord(0, 0, 0.0)]
+    assert oldest.sample({0: offsets}) == [OldestRecord(0, 0, 0.0)]
     now = 8.0
     offsets.finish(1)
-    assert oldest.look({0: offsets}) == [OldestRecord(0, 0, 8.0)]
+    assert oldest.sample({0: offsets}) == [OldestRecord(0, 0, 8.0)]
     now = 10.0
     offsets.finish(0)
-    assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 0.0, 2.0)]
+    assert oldest.sample({0: offsets}) == [OldestRecord(0, 2, 0.0, 2.0)]
     commit = offsets.next_commit("w", 1)
     assert commit is not None
     offsets.on_committed(commit)
     now = 11.0
-    assert oldest.look({0: offsets}) == [OldestRecord(0, 2, 1.0)]
-    assert oldest.look({}) == []
+    assert oldest.sample({0: offsets}) == [OldestRecord(0, 2, 1.0)]
+    assert oldest.sample({}) == []
 
 
 def test_a_worker_tells_for_how_long_finished_records_wait_for_a_commit() -> None:
     now = 0.0
-    oldest, offsets = OldestRecords(lambda: now), OffsetTracker()
+    oldest, offsets = OldestRecordTracker(lambda: now), OffsetTracker()
     offsets.track(0)
     offsets.finish(0)
-    assert oldest.look({3: offsets}) == [OldestRecord(3)]
+    assert oldest.sample({3: offsets}) == [OldestRecord(3)]
     now = 30.0
     offsets.track(1)
     offsets.finish(1)
-    assert oldest.look({3: offsets}) == [OldestRecord(3, None, 0.0, 30.0)]
+    assert oldest.sample({3: offsets}) == [OldestRecord(3, None, 0.0, 30.0)]

@@ -118,7 +118,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_sync, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(status_sync, "BATCHING_SECONDS", 0.0)
 
 
 def test_events_reach_the_rows_and_the_positions() -> None:
@@ -288,7 +288,7 @@ def test_one_that_overslept_is_refused_and_its_successor_reads_the_same_again() 
     with pytest.raises(NotLeader):
         sleeper.step()
     assert world.database.positions == before
-    sleeper._stand_down()
+    sleeper._become_standby()
     assert world.readers[0].closed
     assert not sleeper.step()
 
@@ -302,7 +302,7 @@ def test_what_a_deposed_one_had_read_does_not_move_the_positions_back() -> None:
     successor.step()
     with pytest.raises(NotLeader):
         sleeper.step()
-    sleeper._stand_down()  # as `run` does
+    sleeper._become_standby()  # as `run` does
     world.completed(2)
     successor.step()
     successor.close()

@@ -13,7 +13,7 @@ from filemill.domain.messages import FileCreated, decode, header
 from filemill.domain.worker_events import EventKind
 from filemill.errors import PermanentError, Unavailable
 from filemill_workers.file_processor import record_task
-from filemill_workers.file_processor.executor import Finished
+from filemill_workers.file_processor.executor import FinishedRecord
 from tests.unit.workbench import CREATE, TOPICS, TRACE, bench, eventually, record, request
 
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
@@ -26,7 +26,7 @@ KEY_1 = "file-1-1767528000000.txt"
 def test_a_record_becomes_an_object_and_an_event() -> None:
     with bench() as it:
         it.start(record(0, partition=2))
-        assert it.finished(1) == [Finished(2, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(2, 1, 0)]
         body = render("File 1", "d", REQUESTED_AT)
         assert it.store.objects == {KEY_1: body}
         assert it.store.metadata[KEY_1]["sha256"] == sha256_hex(body)
@@ -117,7 +117,7 @@ def test_a_record_that_finds_the_object_of_its_own_lost_answer_is_completed() ->
     with bench() as it:
         it.store.losing_answers = True
         it.start(record(0))
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert it.store.tries == [KEY_1, KEY_1]
         assert it.results() == {1: "completed"}
         assert it.events(TOPICS.dead_letters) == []
@@ -142,10 +142,10 @@ def test_the_result_is_announced_after_the_object_and_finished_after_the_acknowl
         assert it.events() == []
         it.store.holding.clear()
         eventually(lambda: it.store.puts == [KEY_1])
-        eventually(lambda: it.workshop._due == 1)
+        eventually(lambda: it.workshop._pending_deliveries == 1)
         assert it.nothing_finished(), "the broker has not acknowledged it"
         it.broker.outage = None
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
 
 
 def test_a_refused_acknowledgement_does_not_finish_a_record() -> None:
@@ -173,7 +173,7 @@ def test_a_thousand_records_wait_out_their_time_together() -> None:
 
 
 def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_task, "PROGRESS_LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(record_task, "PROGRESS_INTERVAL_SECONDS", 0.05)
     with bench(processing_seconds=0.3, processing_steps=30) as it:
         began = time.monotonic()
         it.start(record(0, partition=1))
@@ -188,7 +188,7 @@ def test_progress_is_told_at_most_once_a_second_with_its_step(monkeypatch: pytes
 
 
 def test_progress_that_the_broker_does_not_take_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_task, "PROGRESS_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(record_task, "PROGRESS_INTERVAL_SECONDS", 0.0)
     with bench(processing_seconds=0.01, processing_steps=2) as it:
         it.broker.reject_reason = "refused"
         it.start(record(0))
@@ -420,7 +420,7 @@ def test_what_is_abandoned_has_no_effect_afterwards() -> None:
         eventually(lambda: it.workshop.in_progress({0: 1, 1: 1}) == 2)
         it.workshop.abandon({0: 1})
         eventually(lambda: it.workshop.in_progress({0: 1}) == 0)
-        assert it.finished(1) == [Finished(1, 1, 5)]
+        assert it.finished(1) == [FinishedRecord(1, 1, 5)]
         assert it.results() == {6: "completed"}
         assert list(it.store.objects) == ["file-6-1767528000000.txt"]
 
@@ -430,7 +430,7 @@ def test_abandoning_an_epoch_leaves_the_next_one_of_the_partition_alone() -> Non
         it.start(record(0), epoch=1)
         it.start(record(0), epoch=2)
         it.workshop.abandon({0: 1})
-        assert it.finished(1) == [Finished(0, 2, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 2, 0)]
         assert it.nothing_finished()
 
 
@@ -438,7 +438,7 @@ def test_only_what_would_wait_too_long_is_dropped_before_a_drain() -> None:
     with bench(processing_seconds=30, processing_steps=1) as slow:
         slow.start(record(0))
         eventually(lambda: slow.workshop.in_progress({0: 1}) == 1)
-        eventually(lambda: any(p.idle_until for group in slow.workshop._passages.values() for p in group.values()))
+        eventually(lambda: any(p.idle_until for group in slow.workshop._tasks.values() for p in group.values()))
         slow.workshop.abandon({0: 1}, idle_longer_than=60)
         assert slow.workshop.in_progress({0: 1}) == 1
         slow.workshop.abandon({0: 1}, idle_longer_than=5)
@@ -449,7 +449,7 @@ def test_only_what_would_wait_too_long_is_dropped_before_a_drain() -> None:
         eventually(lambda: busy.store.tries)
         busy.workshop.abandon({0: 1}, idle_longer_than=0)
         busy.store.holding.clear()
-        assert busy.finished(1) == [Finished(0, 1, 0)], "an upload under way is worth a moment"
+        assert busy.finished(1) == [FinishedRecord(0, 1, 0)], "an upload under way is worth a moment"
 
 
 def test_a_record_that_waits_for_its_turn_is_dropped_before_a_drain() -> None:
@@ -460,7 +460,7 @@ def test_a_record_that_waits_for_its_turn_is_dropped_before_a_drain() -> None:
         it.workshop.abandon({0: 1}, idle_longer_than=5)
         eventually(lambda: it.workshop.in_progress({0: 1}) == 1)
         it.store.holding.clear()
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert list(it.store.objects) == [KEY_1]
 
 
@@ -468,11 +468,11 @@ def test_a_late_acknowledgement_of_an_abandoned_record_finishes_nothing() -> Non
     with bench() as it:
         it.broker.outage = "away"
         it.start(record(0))
-        eventually(lambda: it.workshop._due == 1)
+        eventually(lambda: it.workshop._pending_deliveries == 1)
         it.workshop.abandon({0: 1})
         eventually(lambda: it.workshop.in_progress({0: 1}) == 0)
         it.broker.outage = None
-        eventually(lambda: it.workshop._due == 0)
+        eventually(lambda: it.workshop._pending_deliveries == 0)
         assert it.nothing_finished()
 
 
@@ -488,7 +488,7 @@ def test_shutting_drops_everything() -> None:
 
 
 def test_a_worker_that_was_not_polled_lately_begins_no_effect() -> None:
-    with bench(trusted_seconds=0.05) as it:
+    with bench(membership_ttl_seconds=0.05) as it:
         time.sleep(0.06)  # what passes while a process is stopped
         it.start(record(0), record(1, value=b"not json"))
         eventually(lambda: it.workshop.in_progress({0: 1}) == 2)
@@ -497,19 +497,19 @@ def test_a_worker_that_was_not_polled_lately_begins_no_effect() -> None:
         assert it.broker.records(TOPICS.dead_letters) == []
 
         def both_finish() -> bool:
-            it.workshop.trust()
+            it.workshop.confirm_membership()
             return it.workshop.finished.qsize() == 2
 
         eventually(both_finish)
 
 
 def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_trusted() -> None:
-    with bench(uploads=1, trusted_seconds=0.2) as it:
+    with bench(uploads=1, membership_ttl_seconds=0.2) as it:
         it.store.holding.add(KEY_1)
         it.start(record(0), record(1))
 
         def is_uploading() -> bool:
-            it.workshop.trust()
+            it.workshop.confirm_membership()
             return it.store.tries == [KEY_1]
 
         eventually(is_uploading)
@@ -518,7 +518,7 @@ def test_uploads_that_waited_for_their_turn_ask_again_whether_the_worker_may_be_
         it.finished(1)
         time.sleep(0.1)
         assert it.store.tries == [KEY_1]
-        it.workshop.trust()
+        it.workshop.confirm_membership()
         it.finished(1)
 
 
@@ -537,9 +537,9 @@ def test_a_file_cancelled_before_its_record_is_read_is_let_go() -> None:
 def test_a_file_cancelled_while_it_waits_is_let_go_and_its_offset_finished() -> None:
     with bench(processing_seconds=60) as it:
         it.start(record(0))
-        eventually(lambda: any(p.idle_until for group in it.workshop._passages.values() for p in group.values()))
+        eventually(lambda: any(p.idle_until for group in it.workshop._tasks.values() for p in group.values()))
         it.workshop.cancel([(1, 1)])
-        assert it.finished(1) == [Finished(0, 1, 0)]
+        assert it.finished(1) == [FinishedRecord(0, 1, 0)]
         assert it.store.objects == {}
         assert it.events() == []
 

@@ -21,11 +21,11 @@ from filemill.domain.worker_events import EventKind
 from filemill.errors import Unavailable
 from filemill.ports import PutMode
 from filemill_workers.file_processor.circuit import CircuitBreaker
-from filemill_workers.file_processor.executor import Finished, Workshop
-from filemill_workers.file_processor.record_task import Topics, Workplace
+from filemill_workers.file_processor.executor import Executor, FinishedRecord
+from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
 
 CREATE = "file.create"
-TOPICS = Topics("file.created", "file.progress", "file.create.dlq", "worker.events")
+TOPICS = OutputTopics("file.created", "file.progress", "file.create.dlq", "worker.events")
 DEADLINE_SECONDS = 20.0
 # Quick enough that an outage of some milliseconds is met by many tries.
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.001, cap_seconds=0.004)
@@ -91,7 +91,7 @@ class Bench:
     """A workshop, its fakes, and what came of the records."""
 
     def __init__(self, **given: Any) -> None:
-        options = {"one_at_a_time": False, "trusted_seconds": 1e9, "uploads": 64, "gates": False, **given}
+        options = {"one_at_a_time": False, "membership_ttl_seconds": 1e9, "uploads": 64, "gates": False, **given}
         self.store = HeldStore()
         self.broker = MemoryBroker(
             dict.fromkeys([CREATE, TOPICS.created, TOPICS.progress, TOPICS.dead_letters, TOPICS.worker_events], 3)
@@ -104,35 +104,35 @@ class Bench:
             name: CircuitBreaker(name, lambda kind, why: self.said.append((kind, why)), jitter)
             for name in ("S3", "Kafka")
         }
-        ways: dict[str, Any] = {"to_store": self.gates["S3"].call, "to_broker": self.gates["Kafka"].call}
-        self.workshop: Workshop = options.get("workshop", Workshop)(
+        ways: dict[str, Any] = {"call_store": self.gates["S3"].call, "call_broker": self.gates["Kafka"].call}
+        self.workshop: Executor = options.get("workshop", Executor)(
             self.publisher,
-            lambda workshop: Workplace(
+            lambda workshop: ProcessingContext(
                 worker_id="worker-1",
                 store=self.store,
                 publish=workshop.publish,
-                mention=workshop.mention,
-                awake=workshop.awake,
-                uploads=asyncio.Semaphore(options["uploads"]),
+                publish_nowait=workshop.publish_nowait,
+                wait_for_membership=workshop.wait_for_membership,
+                upload_slots=asyncio.Semaphore(options["uploads"]),
                 topics=TOPICS,
-                policy=options.get("policy", POLICY),
+                retry_policy=options.get("policy", POLICY),
                 processing_seconds=options.get("processing_seconds", 0),
                 processing_steps=options.get("processing_steps", 6),
                 long_job_every=options.get("long_job_every", 0),
                 long_job_seconds=options.get("long_job_seconds", 0),
                 jitter=jitter,
-                cancelled=lambda file_id, run: (file_id, run) in self.cancelled,
-                report=options.get("report"),
+                is_cancelled=lambda file_id, run: (file_id, run) in self.cancelled,
+                reporter=options.get("report"),
                 **(ways if options["gates"] else {}),
             ),
             one_at_a_time=options["one_at_a_time"],
-            trusted_seconds=options["trusted_seconds"],
+            membership_ttl_seconds=options["membership_ttl_seconds"],
         )
 
     def start(self, *records: Record, epoch: int = 1) -> None:
         self.workshop.start(records, {each.partition: epoch for each in records})
 
-    def finished(self, count: int, seconds: float = DEADLINE_SECONDS) -> list[Finished]:
+    def finished(self, count: int, seconds: float = DEADLINE_SECONDS) -> list[FinishedRecord]:
         """The next so many, in the order in which they finished."""
         deadline = time.monotonic() + seconds
         return [self.workshop.finished.get(timeout=max(0.001, deadline - time.monotonic())) for _ in range(count)]
@@ -158,4 +158,4 @@ def bench(**given: Any) -> Iterator[Bench]:
     try:
         yield made
     finally:
-        made.workshop.shut()
+        made.workshop.close()

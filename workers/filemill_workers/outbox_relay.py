@@ -27,10 +27,10 @@ from filemill.ports import ClaimedRow, DeliveryReport, Lease, Outbox, PublishedR
 log = structlog.get_logger("relay")
 
 # How long an idle relay sleeps. One in the process that accepts requests is woken; one elsewhere finds them by asking.
-IDLE_SECONDS_LEAST = 0.01
-IDLE_SECONDS_MOST = 0.2
+IDLE_MIN_SECONDS = 0.01
+IDLE_MAX_SECONDS = 0.2
 STANDBY_SECONDS = 0.5
-TROUBLE_SECONDS_MOST = 2.0
+BACKOFF_MAX_SECONDS = 2.0
 PARTITIONS_REFRESH_SECONDS = 3.0
 FLUSH_SECONDS = 2.0
 POLL_SECONDS = 0.002
@@ -42,10 +42,10 @@ IN_FLIGHT_BATCHES = 4
 
 
 # Runs a call, now or beside, and gives its future.
-Beside = Callable[[Callable[[], None]], Future[None]]
+Submit = Callable[[Callable[[], None]], Future[None]]
 
 
-def at_once(call: Callable[[], None]) -> Future[None]:
+def run_inline(call: Callable[[], None]) -> Future[None]:
     """Run a call on the caller's thread."""
     done: Future[None] = Future()
     try:
@@ -71,7 +71,7 @@ class OutboxRelay:
         batch: int,
         lease_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        beside: Beside = at_once,
+        submit: Submit = run_inline,
     ) -> None:
         """`identity` asks the broker which topic has the name now; None for none. Raises Unavailable.
 
@@ -86,11 +86,11 @@ class OutboxRelay:
         self._clock = clock
         self._wake = threading.Event()
         self._in_flight: dict[int, ClaimedRow] = {}
-        self._beside = beside
+        self._submit = submit
         self._acknowledged: list[PublishedRow] = []
-        self._settling: list[PublishedRow] = []  # what `_settled` is about
-        self._settled: Future[None] | None = None
-        self._refused: list[ClaimedRow] = []
+        self._publishing: list[PublishedRow] = []  # what `_settled` is about
+        self._publish_future: Future[None] | None = None
+        self._unsent: list[ClaimedRow] = []
         self._ask_identity = identity
         self._identity: TopicIdentity | None = None
         self._generation = 0
@@ -109,20 +109,20 @@ class OutboxRelay:
 
         `on_cycle` is called in each cycle.
         """
-        idle, trouble = IDLE_SECONDS_LEAST, IDLE_SECONDS_LEAST
+        idle, trouble = IDLE_MIN_SECONDS, IDLE_MIN_SECONDS
         while not stop.is_set():
             on_cycle()
             try:
                 busy = self.step()
                 pause = 0.0 if busy else idle if self._leading else STANDBY_SECONDS
-                idle = IDLE_SECONDS_LEAST if busy else min(IDLE_SECONDS_MOST, idle * 1.5)
-                trouble = IDLE_SECONDS_LEAST
+                idle = IDLE_MIN_SECONDS if busy else min(IDLE_MAX_SECONDS, idle * 1.5)
+                trouble = IDLE_MIN_SECONDS
             except Unavailable as error:
-                self._say(f"waiting: {error}")
-                pause = trouble = min(TROUBLE_SECONDS_MOST, trouble * 2)
+                self._set_state(f"waiting: {error}")
+                pause = trouble = min(BACKOFF_MAX_SECONDS, trouble * 2)
             # Its place in the wait, not before the step: a wake between the two must not be forgotten.
             if pause and self._wake.wait(pause):
-                idle, self._claim_at = IDLE_SECONDS_LEAST, float("-inf")
+                idle, self._claim_at = IDLE_MIN_SECONDS, float("-inf")
             self._wake.clear()
         self.close()
 
@@ -131,22 +131,22 @@ class OutboxRelay:
         try:
             if not self._lead():
                 return False
-            moved = self._produce_refused() or self._produce_new()
+            moved = self._produce_unsent() or self._produce_new()
         except NotLeader as error:
-            self._stand_down(str(error))
+            self._become_standby(str(error))
             return False
         self._publisher.poll(0 if moved else POLL_SECONDS if self._in_flight else 0)
         # A transaction has its price: while there is more to produce, they are settled a batch at a time.
         wait_seconds = 0 if moved or self._in_flight else POLL_SECONDS
-        settled = self._settle(wait_seconds, least=self._batch if moved else 1)
-        return settled or moved or bool(self._in_flight or self._settling)
+        settled = self._mark_published(wait_seconds, least=self._batch if moved else 1)
+        return settled or moved or bool(self._in_flight or self._publishing)
 
     def close(self) -> None:
         """Settle what is acknowledged and give up the lease; what is not settled, the successor repeats."""
         self._publisher.flush(FLUSH_SECONDS)
         try:
-            while self._acknowledged or self._settling:
-                self._settle(wait_seconds=FLUSH_SECONDS)
+            while self._acknowledged or self._publishing:
+                self._mark_published(wait_seconds=FLUSH_SECONDS)
             self._lease.release()
         except Unavailable as error:
             log.warning("Left without settling; a successor will repeat some requests", error=str(error))
@@ -156,59 +156,59 @@ class OutboxRelay:
         if self._leading and now - self._renewed_at < self._renew_seconds:
             return True
         if not self._lease.acquire():
-            self._stand_down("another relay is active")
+            self._become_standby("another relay is active")
             return False
         self._renewed_at = now
         # A leader that slept may find the lease free again: another one led, numbered requests and died meanwhile.
         self._leading = self._leading and self._lease.fencing == self._term
         if not self._leading:
-            self._inherit()  # before it counts as leading: it is tried again where Postgres goes away in its middle
+            self._recover()  # before it counts as leading: it is tried again where Postgres goes away in its middle
             self._leading, self._term = True, self._lease.fencing
-            self._say("active")
+            self._set_state("active")
         return True
 
-    def _stand_down(self, reason: str) -> None:
+    def _become_standby(self, reason: str) -> None:
         self._leading = False
-        self._refused.clear()  # they are numbered: whoever leads next finds them
-        self._say("standby", reason=reason)
+        self._unsent.clear()  # they are numbered: whoever leads next finds them
+        self._set_state("standby", reason=reason)
 
-    def _inherit(self) -> None:
+    def _recover(self) -> None:
         """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
-        known = {*self._in_flight, *(row.claimed.sequence for row in (*self._acknowledged, *self._settling))}
-        last, self._refused = 0, []
+        known = {*self._in_flight, *(row.claimed.sequence for row in (*self._acknowledged, *self._publishing))}
+        last, self._unsent = 0, []
         while rows := self._outbox.unpublished(self._batch, after=last):
             last = rows[-1].sequence
-            self._refused += [row for row in rows if row.sequence not in known]
-        if self._refused:
-            log.info("Repeating requests that were numbered but not settled", requests=len(self._refused))
+            self._unsent += [row for row in rows if row.sequence not in known]
+        if self._unsent:
+            log.info("Repeating requests that were numbered but not settled", requests=len(self._unsent))
 
-    def _produce_refused(self) -> bool:
-        if not self._refused:
+    def _produce_unsent(self) -> bool:
+        if not self._unsent:
             return False
-        self._count_partitions()
-        if gone := [row for row in self._refused if row.generation != self._generation]:
-            self._give_up(gone)
-        again, self._refused = self._refused, []
+        self._refresh_partitions()
+        if gone := [row for row in self._unsent if row.generation != self._generation]:
+            self._discard_sequences(gone)
+        again, self._unsent = self._unsent, []
         for place, row in enumerate(again):
             if not self._produce(row):
-                self._refused += again[place + 1 :]
+                self._unsent += again[place + 1 :]
                 break
-        return len(self._refused) < len(again)
+        return len(self._unsent) < len(again)
 
-    def _give_up(self, gone: list[ClaimedRow]) -> None:
+    def _discard_sequences(self, gone: list[ClaimedRow]) -> None:
         """Have rows that were numbered for a topic which is gone numbered anew, for the one that has its name now."""
         count = self._outbox.discard_sequences(gone)
-        self._refused = [row for row in self._refused if row.generation == self._generation]
+        self._unsent = [row for row in self._unsent if row.generation == self._generation]
         self._claim_at = float("-inf")
         log.warning("The topic is another one: requests are numbered anew", topic=self._topic, requests=count)
 
     def _produce_new(self) -> bool:
-        unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._settling)
-        if self._refused or unsettled >= self._batch * IN_FLIGHT_BATCHES:
+        unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._publishing)
+        if self._unsent or unsettled >= self._batch * IN_FLIGHT_BATCHES:
             return False
         if unsettled and self._clock() < self._claim_at:
             return False
-        partitions = self._count_partitions()
+        partitions = self._refresh_partitions()
         try:
             rows = self._outbox.claim(self._batch, partitions, self._generation)
         except Unavailable:
@@ -219,11 +219,11 @@ class OutboxRelay:
         self._renewed_at = self._clock() if rows else self._renewed_at  # a claim proves, and renews, the lease
         for place, row in enumerate(rows):
             if not self._produce(row):
-                self._refused += rows[place + 1 :]
+                self._unsent += rows[place + 1 :]
                 break
         return bool(rows)
 
-    def _count_partitions(self) -> int:
+    def _refresh_partitions(self) -> int:
         now = self._clock()
         if now - self._partitions_at >= PARTITIONS_REFRESH_SECONDS or not self._partitions:
             identity = self._ask_identity()
@@ -245,46 +245,46 @@ class OutboxRelay:
             self._publisher.publish(
                 self._topic,
                 encode(message),
-                lambda receipt: self._on_receipt(row, receipt),
+                lambda receipt: self._on_delivery(row, receipt),
                 partition=row.partition,
                 headers=create_headers(row.sequence, row.run, row.traceparent),
             )
         except Unavailable as error:
             del self._in_flight[row.sequence]
-            self._refused.append(row)
-            self._say(f"waiting: {error}")
+            self._unsent.append(row)
+            self._set_state(f"waiting: {error}")
             return False
         return True
 
-    def _on_receipt(self, row: ClaimedRow, receipt: DeliveryReport) -> None:
+    def _on_delivery(self, row: ClaimedRow, receipt: DeliveryReport) -> None:
         self._in_flight.pop(row.sequence, None)
         if receipt.error is None:
             self._acknowledged.append(PublishedRow(row, receipt.offset))
             if self._leading:
-                self._say("active")
+                self._set_state("active")
         else:
-            self._refused.append(row)
-            self._say(f"waiting: Kafka did not take a request: {receipt.error}")
+            self._unsent.append(row)
+            self._set_state(f"waiting: Kafka did not take a request: {receipt.error}")
 
-    def _settle(self, wait_seconds: float = 0, least: int = 1) -> bool:
+    def _mark_published(self, wait_seconds: float = 0, least: int = 1) -> bool:
         """Have what is acknowledged settled, if it is `least` requests; whether some was, within `wait_seconds`."""
-        if self._settled is None and len(self._acknowledged) >= least:
-            batch = self._settling = self._acknowledged
+        if self._publish_future is None and len(self._acknowledged) >= least:
+            batch = self._publishing = self._acknowledged
             self._acknowledged = []
-            self._settled = self._beside(lambda: self._outbox.mark_published(batch))
-        if self._settled is None or not wait([self._settled], wait_seconds).done:
+            self._publish_future = self._submit(lambda: self._outbox.mark_published(batch))
+        if self._publish_future is None or not wait([self._publish_future], wait_seconds).done:
             return False
         try:
-            self._settled.result()
+            self._publish_future.result()
         except Unavailable:
-            self._acknowledged[:0] = self._settling
-            self._settled, self._settling = None, []
+            self._acknowledged[:0] = self._publishing
+            self._publish_future, self._publishing = None, []
             raise
-        log.debug("Produced to Kafka", topic=self._topic, messages=len(self._settling))
-        self._settled, self._settling = None, []
+        log.debug("Produced to Kafka", topic=self._topic, messages=len(self._publishing))
+        self._publish_future, self._publishing = None, []
         return True
 
-    def _say(self, state: str, **details: str) -> None:
+    def _set_state(self, state: str, **details: str) -> None:
         """Log a change of state, once."""
         if state != self.state:
             self.state = state

@@ -33,9 +33,9 @@ log = structlog.get_logger("sync")
 STANDBY_SECONDS = 0.5
 IDLE_SECONDS = 0.1
 # Events that come within this time of each other go into one transaction.
-GATHER_SECONDS = 0.05
+BATCHING_SECONDS = 0.05
 REFRESH_SECONDS = 3.0
-TROUBLE_SECONDS = 0.5
+BACKOFF_SECONDS = 0.5
 REASON_MAX_CHARACTERS = 600
 
 
@@ -62,7 +62,7 @@ class StatusSync:
         self._batch = batch
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
-        self._dating = RecordClock(clock)
+        self._record_clock = RecordClock(clock)
         self._reader: KafkaTopicReader | None = None
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
@@ -78,10 +78,10 @@ class StatusSync:
                     if not self.step():
                         stop.wait(STANDBY_SECONDS)
                 except NotLeader:
-                    self._stand_down()
+                    self._become_standby()
                 except Unavailable as error:
-                    self._say(f"waiting: {error}")
-                    stop.wait(TROUBLE_SECONDS)
+                    self._set_state(f"waiting: {error}")
+                    stop.wait(BACKOFF_SECONDS)
         finally:
             self.close()
 
@@ -90,28 +90,28 @@ class StatusSync:
         now = self._clock()
         if now - self._renewed_at >= self._renew_seconds:
             if not self._lease.acquire():
-                self._stand_down()
+                self._become_standby()
                 return False
             if self._lease.fencing != self._term:
-                self._forget()  # another one may have gone further while this one slept
+                self._reset()  # another one may have gone further while this one slept
                 self._term = self._lease.fencing
             self._renewed_at = now
         if self._reader is None:
             self._reader = self._new_reader()
             self._refreshed_at = float("-inf")
-            self._say("active")
+            self._set_state("active")
         # Not over records that wait to be applied: their positions are of the topics that they were read from.
         if now - self._refreshed_at >= REFRESH_SECONDS and not self._unapplied:
             asked_at = self._clock()
-            self._dating.synchronize(self._store.now(), asked_at)
+            self._record_clock.synchronize(self._store.now(), asked_at)
             topics = self._reader.identities()
             self._reader.refresh(self._store.positions(topics), topics)
             self._refreshed_at = now
         # What was read stays until it is applied: Postgres may be away for as long as it likes.
         if not self._unapplied:
             try:
-                self._unapplied = self._gather(self._reader)
-                self._dating.observe(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
+                self._unapplied = self._read_batch(self._reader)
+                self._record_clock.observe(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
             except Unavailable:
                 self._drop_reader()  # it is past what it had read by then: a new one begins where the rows are
                 raise
@@ -119,7 +119,7 @@ class StatusSync:
             self._apply(self._unapplied)
             self._unapplied = []
             self._renewed_at = now
-            self._say("active")
+            self._set_state("active")
         return True
 
     def close(self) -> None:
@@ -130,11 +130,11 @@ class StatusSync:
         except Unavailable as error:
             log.warning("Left without giving up the lease; it expires", error=str(error))
 
-    def _gather(self, reader: KafkaTopicReader) -> list[Record]:
+    def _read_batch(self, reader: KafkaTopicReader) -> list[Record]:
         records = reader.read(self._batch, IDLE_SECONDS)
         if not records:
             return records
-        deadline = self._clock() + GATHER_SECONDS
+        deadline = self._clock() + BATCHING_SECONDS
         while len(records) < self._batch and (left := deadline - self._clock()) > 0:
             records += reader.read(self._batch - len(records), left)
         return records
@@ -154,11 +154,11 @@ class StatusSync:
                 self._apply([record])
 
     def _apply_whole(self, records: Sequence[Record]) -> None:
-        reading = self._interpret(records)
+        reading = self._decode(records)
         positions = {(record.topic, record.partition): record.offset + 1 for record in records}
-        changes = [change for _, change in reading.changes]
+        changes = [change for _, change in reading.updates]
         applied = self._store.apply(changes, positions, reading.rejected, reading.events)
-        untrue = _untrue(reading, applied)
+        untrue = _inapplicable(reading, applied)
         if untrue:
             self._store.apply((), {}, untrue)
         if rejected := [*reading.rejected, *untrue]:
@@ -166,21 +166,21 @@ class StatusSync:
         statuses = Counter(str(change.status) for change in changes)
         log.debug("Updated files", changed=applied.changed, **statuses)
 
-    def _interpret(self, records: Sequence[Record]) -> "_Reading":
-        reading = _Reading()
+    def _decode(self, records: Sequence[Record]) -> "_DecodedBatch":
+        reading = _DecodedBatch()
         for record in records:
             try:
                 record.require_readable_headers()
                 if record.topic == self._topic_worker_events:
-                    event = _dated(decode_event(record.value), self._dating.time_of(record))
+                    event = _with_store_time(decode_event(record.value), self._record_clock.time_of(record))
                     reading.events.append(ReceivedEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
-                    reading.changes.append(
-                        (record, decode_created(record.value).status_update(self._dating.time_of(record)))
+                    reading.updates.append(
+                        (record, decode_created(record.value).status_update(self._record_clock.time_of(record)))
                     )
                 else:
-                    reading.changes.append(
-                        (record, decode(record.value, FileProgress).status_update(self._dating.time_of(record)))
+                    reading.updates.append(
+                        (record, decode(record.value, FileProgress).status_update(self._record_clock.time_of(record)))
                     )
             except InvalidMessage as error:
                 reading.rejected.append(_rejected(record, str(error)))
@@ -189,12 +189,12 @@ class StatusSync:
                 reading.rejected.append(_rejected(record, f"{type(error).__name__}: {error}"))
         return reading
 
-    def _stand_down(self) -> None:
-        self._forget()
+    def _become_standby(self) -> None:
+        self._reset()
         self._renewed_at = float("-inf")
-        self._say("standby")
+        self._set_state("standby")
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._drop_reader()
         self._unapplied = []
 
@@ -203,16 +203,16 @@ class StatusSync:
             self._reader.close()
             self._reader = None
 
-    def _say(self, state: str) -> None:
+    def _set_state(self, state: str) -> None:
         if state != self._state:
             self._state = state
             log.info("Sync", state=state)
 
 
-class _Reading(msgspec.Struct):
+class _DecodedBatch(msgspec.Struct):
     """What a batch of records says."""
 
-    changes: list[tuple[Record, StatusUpdate]] = []
+    updates: list[tuple[Record, StatusUpdate]] = []
     events: list[ReceivedEvent] = []
     rejected: list[RejectedRecord] = []
 
@@ -221,23 +221,23 @@ def _rejected(record: Record, reason: str) -> RejectedRecord:
     return RejectedRecord(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
 
 
-def _dated(event: WorkerEvent, at: datetime) -> WorkerEvent:
+def _with_store_time(event: WorkerEvent, at: datetime) -> WorkerEvent:
     """The event by the store's clock; how far its sender's is from that."""
     skew = round((event.timestamp - at).total_seconds(), 3)
     return msgspec.structs.replace(event, timestamp=at, skew_seconds=skew)
 
 
-def _untrue(reading: _Reading, applied: ApplyResult) -> list[RejectedRecord]:
+def _inapplicable(reading: _DecodedBatch, applied: ApplyResult) -> list[RejectedRecord]:
     """The changes that name an id that no row has, another file's object, or a run that was never begun."""
     if not applied.unknown_ids and not applied.rejected:
         return []
     missing = set(applied.unknown_ids)
     reasons = [
         applied.rejected.get(place, f"no file has the id {change.file_id}" if change.file_id in missing else None)
-        for place, (_, change) in enumerate(reading.changes)
+        for place, (_, change) in enumerate(reading.updates)
     ]
     return [
         _rejected(record, reason)
-        for (record, _), reason in zip(reading.changes, reasons, strict=True)
+        for (record, _), reason in zip(reading.updates, reasons, strict=True)
         if reason is not None
     ]

@@ -25,12 +25,12 @@ class CommandListener:
     def __init__(
         self,
         reader: Callable[[], KafkaTopicReader],
-        standing: CommandState,
+        commands: CommandState,
         on_cancel: Callable[[list[tuple[int, int]]], None],
         reporter: Reporter,
     ) -> None:
         self._new_reader = reader
-        self._standing = standing
+        self._commands = commands
         self._on_cancel = on_cancel
         self._reporter = reporter
         self._stop = threading.Event()
@@ -58,32 +58,32 @@ class CommandListener:
                     rounds += 1
                     for record in reader.read(READ_RECORDS, READ_SECONDS):
                         before = record.offset < (former or {}).get((record.topic, record.partition), 0)
-                        self._take_safely(record, before_start=before)
+                        self._apply_safely(record, before_start=before)
                 except Unavailable as error:
                     log.debug("Commands cannot be read for now", error=str(error))
                     self._stop.wait(REFRESH_SECONDS)
         finally:
             reader.close()
 
-    def _take_safely(self, record: Record, *, before_start: bool) -> None:
+    def _apply_safely(self, record: Record, *, before_start: bool) -> None:
         """No command ends the thread: the next ones would be ignored, unsaid."""
         try:
-            self._take(record, before_start=before_start)
+            self._apply(record, before_start=before_start)
         except Exception:
             log.exception("A command could not be followed", partition=record.partition, offset=record.offset)
 
-    def _take(self, record: Record, *, before_start: bool) -> None:
+    def _apply(self, record: Record, *, before_start: bool) -> None:
         try:
             record.require_readable_headers()
             command: WorkerCommand = decode_command(record.value)
         except InvalidMessage as error:
             log.warning("Skipped a command", partition=record.partition, offset=record.offset, reason=str(error))
             return
-        was_quiet = self._standing.quiet
-        cancelled = self._standing.apply(command, before_start=before_start)
+        was_quiet = self._commands.quiet
+        cancelled = self._commands.apply(command, before_start=before_start)
         if cancelled:
             self._on_cancel(cancelled)
-        if self._standing.quiet != was_quiet:
-            kind = EventKind.QUIETED if self._standing.quiet else EventKind.RESUMED
+        if self._commands.quiet != was_quiet:
+            kind = EventKind.QUIETED if self._commands.quiet else EventKind.RESUMED
             log.info("Told", order=command.order.value)
             self._reporter.emit(kind)

@@ -25,20 +25,20 @@ from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
 from filemill.errors import MemberExpelled
 from filemill.ports import RebalanceListener, RecordSource
-from filemill_workers.file_processor.dispatcher import Intake, Load
-from filemill_workers.file_processor.executor import Finished, Workshop
-from filemill_workers.file_processor.membership import QUIET, serve_until
-from filemill_workers.file_processor.oldest_records import OldestRecords
+from filemill_workers.file_processor.dispatcher import Dispatcher, PartitionUsage
+from filemill_workers.file_processor.executor import Executor, FinishedRecord
+from filemill_workers.file_processor.membership import QUIET, run_memberships
+from filemill_workers.file_processor.oldest_records import OldestRecordTracker
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
 
 POLL_SECONDS = 0.05
 # Where one record is finished, others are soon: a turn for each would cost more than the records.
-GATHER_SECONDS = 0.002
+BATCHING_SECONDS = 0.002
 # With so many in progress nobody waits for the next turn, and fewer turns leave more of Python to the workshop.
-MANY_RECORDS = 100
-GATHER_OF_MANY_SECONDS = 0.01
+BUSY_RECORDS = 100
+BATCHING_SECONDS_BUSY = 0.01
 READ_RECORDS = 500
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
@@ -55,38 +55,38 @@ class FileProcessor:
 
     def __init__(
         self,
-        workshop: Workshop,
+        executor: Executor,
         *,
         worker_id: str,
         concurrency: int,
         drain_seconds: float,
         partition_concurrency: int | None = None,
         reporter: Reporter | None = None,
-        hold: Callable[[], str | None] = lambda: None,
+        backpressure_reason: Callable[[], str | None] = lambda: None,
         max_poll_seconds: float = 300.0,
-        trusted_seconds: float = 3.0,
+        membership_ttl_seconds: float = 3.0,
     ) -> None:
         """`hold` gives a reason to take nothing new for now: quiet, or the breaker of a server that is away.
 
         `trusted_seconds`: after so long without a poll the assignment is not believed until the broker has spoken.
         """
         self._reporter = reporter
-        self._hold = hold
+        self._backpressure_reason = backpressure_reason
         self._max_poll_seconds = max_poll_seconds
-        self._polled_at = self._beat_at = time.monotonic()
-        self._trusted_seconds = trusted_seconds
-        self._trusted_at = time.monotonic()
-        self._doubtful = False
-        self._workshop = workshop
+        self._polled_at = self._heartbeat_at = time.monotonic()
+        self._membership_ttl_seconds = membership_ttl_seconds
+        self._membership_confirmed_at = time.monotonic()
+        self._membership_uncertain = False
+        self._executor = executor
         self._worker_id = worker_id
-        self._intake = Intake(concurrency, partition_concurrency or concurrency)
+        self._dispatcher = Dispatcher(concurrency, partition_concurrency or concurrency)
         self._drain_seconds = drain_seconds
         self._source: RecordSource | None = None
         self._stop = threading.Event()
         self._epoch = 0
         self._epochs: dict[int, int] = {}
         self._offsets: dict[int, OffsetTracker] = {}
-        self._oldest = OldestRecords()
+        self._oldest = OldestRecordTracker()
         self._committing = False
         self._committed_at = 0.0
 
@@ -101,18 +101,18 @@ class FileProcessor:
         join.
         """
         if self._reporter is not None:
-            self._reporter.started()
+            self._reporter.emit_started()
         try:
-            serve_until(self._stop, lambda: self._serve(join(self)))
+            run_memberships(self._stop, lambda: self._serve(join(self)))
         finally:
-            self._tell(EventKind.STOPPED, owned=[])
+            self._emit(EventKind.STOPPED, owned=[])
 
     def _serve(self, source: RecordSource) -> None:
         """One membership, to its end."""
         self._source = source
         try:
             while not self._stop.is_set():
-                self._turn(source)
+                self.step(source)
         except MemberExpelled as error:
             if self._epochs:
                 self.on_lost(sorted(self._epochs), cause=str(error))
@@ -122,60 +122,60 @@ class FileProcessor:
             source.close()
             self._committing = False
 
-    def _turn(self, source: RecordSource) -> None:
+    def step(self, source: RecordSource) -> None:
         # Where something waits for a place, it waits for what is finished, not for what might be read.
-        waiting = self._intake.waiting
+        waiting = self._dispatcher.queued
         records = source.read(READ_RECORDS, 0 if waiting else POLL_SECONDS)
         now = time.monotonic()
         headroom = self._max_poll_seconds - (now - self._polled_at)
         self._polled_at = now
-        self._judge()
-        self._intake.take(records)
+        self._check_membership()
+        self._dispatcher.enqueue(records)
         self._collect(POLL_SECONDS if waiting else 0)
-        self._begin(source)
+        self._dispatch(source)
         if now - self._committed_at >= COMMIT_SECONDS and not self._committing:
-            self._commit(source)
-        if now - self._beat_at >= HEARTBEAT_SECONDS:
-            self._beat(headroom)
+            self._commit_async(source)
+        if now - self._heartbeat_at >= HEARTBEAT_SECONDS:
+            self._heartbeat(headroom)
 
-    def _judge(self) -> None:
+    def _check_membership(self) -> None:
         """Whether the assignment may be believed.
 
         This process may have been stopped for longer than its session. A poll that returns then proves nothing: what
         it gives was fetched before, and that the partitions are lost comes some polls later. An answer of the broker to
         a commit does prove it, for it refuses those of a member that it has put out.
         """
-        if time.monotonic() - self._trusted_at > self._trusted_seconds:
-            self._doubtful = True
-        if self._doubtful and any(offsets.position is not None for offsets in self._offsets.values()):
+        if time.monotonic() - self._membership_confirmed_at > self._membership_ttl_seconds:
+            self._membership_uncertain = True
+        if self._membership_uncertain and any(offsets.position is not None for offsets in self._offsets.values()):
             return
-        self._trust()
+        self._confirm_membership()
 
-    def _trust(self) -> None:
-        self._doubtful = False
-        self._trusted_at = time.monotonic()
-        self._workshop.trust()
+    def _confirm_membership(self) -> None:
+        self._membership_uncertain = False
+        self._membership_confirmed_at = time.monotonic()
+        self._executor.confirm_membership()
 
-    def _beat(self, headroom: float) -> None:
-        self._beat_at = self._polled_at
+    def _heartbeat(self, headroom: float) -> None:
+        self._heartbeat_at = self._polled_at
         if self._reporter is None:
             return
-        oldest, retrying = self._workshop.vitals()
-        reason = self._hold()
+        oldest, retrying = self._executor.vitals()
+        reason = self._backpressure_reason()
         self._reporter.heartbeat(
             in_flight=self._in_flight,
             owned=sorted(self._epochs),
             epoch=self._epoch,
             oldest_seconds=round(oldest, 3),
             headroom_seconds=round(headroom, 1),
-            paused=self._intake.paused,
+            paused=self._dispatcher.paused,
             retrying=retrying,
             quiet=reason == QUIET,
             breaker=None if reason == QUIET else reason,
-            oldest_records=self._oldest.look(self._offsets),
+            oldest_records=self._oldest.sample(self._offsets),
         )
 
-    def _tell(
+    def _emit(
         self, kind: EventKind, partitions: Sequence[int] = (), owned: list[int] | None = None, cause: str | None = None
     ) -> None:
         if self._reporter is not None:
@@ -197,8 +197,8 @@ class FileProcessor:
                 for partition, (offset, metadata) in committed.items()
             }
         )
-        self._intake.came(committed)
-        self._tell(EventKind.ASSIGNED, list(committed))
+        self._dispatcher.on_assigned(committed)
+        self._emit(EventKind.ASSIGNED, list(committed))
         log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
 
     def _begin_epoch(self, offsets: Mapping[int, OffsetTracker]) -> None:
@@ -211,33 +211,36 @@ class FileProcessor:
         leaving = {number: self._epochs[number] for number in partitions if number in self._epochs}
         if leaving:
             self._drain(leaving)
-            self._commit_now(leaving)
+            self._commit_sync(leaving)
         self._forget(leaving)
-        self._tell(EventKind.REVOKED, partitions)
+        self._emit(EventKind.REVOKED, partitions)
         log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def on_lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
         """They are another worker's already: drop the work, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
-        self._tell(EventKind.LOST, partitions, cause=cause)
+        self._emit(EventKind.LOST, partitions, cause=cause)
         log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def _drain(self, leaving: dict[int, int]) -> None:
         """Wait for what is nearly done, for a bounded time; the rest is another worker's to do again."""
-        if self._doubtful or time.monotonic() - self._trusted_at > self._trusted_seconds:
+        if (
+            self._membership_uncertain
+            or time.monotonic() - self._membership_confirmed_at > self._membership_ttl_seconds
+        ):
             return  # asleep for so long that they may be another's already
         deadline = time.monotonic() + self._drain_seconds
-        self._workshop.abandon(leaving, idle_longer_than=self._drain_seconds)
-        while self._workshop.in_progress(leaving) and (left := deadline - time.monotonic()) > 0:
+        self._executor.abandon(leaving, idle_longer_than=self._drain_seconds)
+        while self._executor.in_progress(leaving) and (left := deadline - time.monotonic()) > 0:
             # In its callback this worker owns the partitions still, though it is not polling.
-            self._trust()
+            self._confirm_membership()
             self._collect(min(left, DRAIN_STEP_SECONDS))
-        self._workshop.abandon(leaving)
+        self._executor.abandon(leaving)
         self._collect()
 
     def _forget(self, leaving: dict[int, int]) -> None:
-        self._workshop.abandon(leaving)
-        self._intake.went(leaving)
+        self._executor.abandon(leaving)
+        self._dispatcher.on_revoked(leaving)
         for partition in leaving:
             del self._epochs[partition]
             del self._offsets[partition]
@@ -248,47 +251,47 @@ class FileProcessor:
         """Take what is finished from the queue; wait `seconds` for the first."""
         try:
             if seconds:
-                self._finish(self._workshop.finished.get(timeout=seconds))
-                time.sleep(GATHER_SECONDS if self._in_flight < MANY_RECORDS else GATHER_OF_MANY_SECONDS)
+                self._finish_record(self._executor.finished.get(timeout=seconds))
+                time.sleep(BATCHING_SECONDS if self._in_flight < BUSY_RECORDS else BATCHING_SECONDS_BUSY)
             while True:
-                self._finish(self._workshop.finished.get_nowait())
+                self._finish_record(self._executor.finished.get_nowait())
         except queue.Empty:
             return
 
-    def _finish(self, finished: Finished) -> None:
+    def _finish_record(self, finished: FinishedRecord) -> None:
         if self._epochs.get(finished.partition) != finished.epoch:
             return
         self._offsets[finished.partition].finish(finished.offset)
         if self._reporter is not None:
-            self._reporter.finished(1)
+            self._reporter.count_finished(1)
 
-    def _begin(self, source: RecordSource) -> None:
-        reason = self._hold()
+    def _dispatch(self, source: RecordSource) -> None:
+        reason = self._backpressure_reason()
         # Only what is in progress finds out that a server is back: with nothing in progress, some is taken in to try.
         held = reason is not None and (reason == QUIET or self._in_flight > 0)
         # What was fetched before this process was stopped may be another's by now.
-        begun = self._intake.begin(self._loads(), held=held or self._doubtful)
-        fresh = self._deliver(begun)
+        begun = self._dispatcher.dispatch(self._partition_usage(), held=held or self._membership_uncertain)
+        fresh = self._track(begun)
         if fresh:
-            self._workshop.start(fresh, self._epochs)
-        pause, resume = self._intake.decide(held=held)
+            self._executor.start(fresh, self._epochs)
+        pause, resume = self._dispatcher.flow_control(held=held)
         if pause:
             source.pause(pause)
         if resume:
             source.resume(resume)
 
-    def _deliver(self, begun: Sequence[Record]) -> list[Record]:
+    def _track(self, begun: Sequence[Record]) -> list[Record]:
         """Note the records as delivered, and return those that are not finished already."""
         fresh: list[Record] = []
         for record in begun:
             if self._offsets[record.partition].goes_back(record.offset):
-                self._restart(record)
+                self._restart_partition(record)
                 fresh = [other for other in fresh if other.partition != record.partition]
             if self._offsets[record.partition].track(record.offset):
                 fresh.append(record)
         return fresh
 
-    def _restart(self, record: Record) -> None:
+    def _restart_partition(self, record: Record) -> None:
         """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
 
         The client resets its position by itself when the offset that it wants does not exist. What is in progress
@@ -299,58 +302,60 @@ class FileProcessor:
         log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
         if position is not None and record.offset > position:
             raise MemberExpelled(f"partition {partition}: offset {record.offset} was delivered again")
-        self._workshop.abandon({partition: self._epochs[partition]})
+        self._executor.abandon({partition: self._epochs[partition]})
         self._begin_epoch({partition: OffsetTracker()})
-        self._tell(EventKind.ASSIGNED, [partition])
+        self._emit(EventKind.ASSIGNED, [partition])
 
     @property
     def _in_flight(self) -> int:
         return sum(offsets.unfinished for offsets in self._offsets.values())
 
-    def _loads(self) -> dict[int, Load]:
-        return {partition: Load(offsets.unfinished, offsets.span) for partition, offsets in self._offsets.items()}
+    def _partition_usage(self) -> dict[int, PartitionUsage]:
+        return {
+            partition: PartitionUsage(offsets.unfinished, offsets.span) for partition, offsets in self._offsets.items()
+        }
 
     # --- commits
 
-    def _commit(self, source: RecordSource) -> None:
+    def _commit_async(self, source: RecordSource) -> None:
         self._committed_at = time.monotonic()
-        self._reach(source)
-        commits = self._due(self._epochs, again=self._doubtful)
+        self._advance_positions(source)
+        commits = self._commits_due(self._epochs, force=self._membership_uncertain)
         if commits:
             self._committing = True
             epochs = {partition: self._epochs[partition] for partition in commits}
-            asked = self._doubtful
+            asked = self._membership_uncertain
 
             def on_done(taken: Mapping[int, Commit]) -> None:
-                self._acknowledged(taken, epochs)
+                self._on_committed(taken, epochs)
                 if asked and all(partition in taken or partition not in self._epochs for partition in epochs):
-                    self._trust()
+                    self._confirm_membership()
 
             source.commit_async(commits, on_done)
 
-    def _reach(self, source: RecordSource) -> None:
+    def _advance_positions(self, source: RecordSource) -> None:
         """Where all that was read is finished, the position is what may be committed: beyond a transaction's marker."""
         idle = [
             partition
             for partition, offsets in self._offsets.items()
-            if not offsets.span and not self._intake.waits(partition)
+            if not offsets.span and not self._dispatcher.has_queued(partition)
         ]
         for partition, position in source.positions(idle).items() if idle else ():
             self._offsets[partition].advance_to(position)
 
-    def _commit_now(self, leaving: dict[int, int]) -> None:
-        commits = self._due(leaving)
+    def _commit_sync(self, leaving: dict[int, int]) -> None:
+        commits = self._commits_due(leaving)
         if commits and self._source is not None:
-            self._acknowledged(self._source.commit_sync(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
+            self._on_committed(self._source.commit_sync(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
 
-    def _due(self, epochs: Mapping[int, int], *, again: bool = False) -> dict[int, Commit]:
+    def _commits_due(self, epochs: Mapping[int, int], *, force: bool = False) -> dict[int, Commit]:
         due = {
-            partition: self._offsets[partition].next_commit(self._worker_id, epoch, force=again)
+            partition: self._offsets[partition].next_commit(self._worker_id, epoch, force=force)
             for partition, epoch in epochs.items()
         }
         return {partition: commit for partition, commit in due.items() if commit is not None}
 
-    def _acknowledged(self, taken: Mapping[int, Commit], epochs: Mapping[int, int], *, final: bool = False) -> None:
+    def _on_committed(self, taken: Mapping[int, Commit], epochs: Mapping[int, int], *, final: bool = False) -> None:
         if not final:
             self._committing = False
         for partition, commit in taken.items():

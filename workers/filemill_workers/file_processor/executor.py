@@ -21,16 +21,16 @@ from filemill.domain.messages import Headers
 from filemill.domain.records import Record
 from filemill.errors import PermanentError, Unavailable
 from filemill.ports import DeliveryReport, Publisher
-from filemill_workers.file_processor.record_task import Passage, Workplace
+from filemill_workers.file_processor.record_task import ProcessingContext, RecordTask
 
 log = structlog.get_logger("processor")
 
 # How often acknowledgements are collected while any are due. Shorter costs idle turns, longer holds up commits.
 ACKNOWLEDGEMENT_SECONDS = 0.005
-AWAKE_SECONDS = 0.05
+MEMBERSHIP_CHECK_SECONDS = 0.05
 
 
-class Finished(msgspec.Struct, frozen=True):
+class FinishedRecord(msgspec.Struct, frozen=True):
     """A record whose effects are durable."""
 
     partition: int
@@ -38,46 +38,46 @@ class Finished(msgspec.Struct, frozen=True):
     offset: int
 
 
-class _Turn(NamedTuple):
+class _Sequence(NamedTuple):
     """Where a record stands in its partition's order: the end of the one before it, and its own."""
 
     before: asyncio.Future[None] | None
     over: asyncio.Future[None]
 
 
-class Workshop:
+class Executor:
     """Runs passages. `start`, `abandon` and `shut` are called by the consumer's thread."""
 
     def __init__(
         self,
         publisher: Publisher,
-        workplace: Callable[["Workshop"], Workplace],
+        context: Callable[["Executor"], ProcessingContext],
         *,
         one_at_a_time: bool,
-        trusted_seconds: float,
+        membership_ttl_seconds: float,
     ) -> None:
-        self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self.finished: queue.SimpleQueue[FinishedRecord] = queue.SimpleQueue()
         self._publisher = publisher
         self._one_at_a_time = one_at_a_time
-        self._trusted_seconds = trusted_seconds
-        self._trusted_at = time.monotonic()
+        self._membership_ttl_seconds = membership_ttl_seconds
+        self._membership_confirmed_at = time.monotonic()
         # It is woken by each upload's end, from another thread: uvloop does that for less (docs/performance.md).
         self._loop = uvloop.new_event_loop()
-        self._passages: dict[tuple[int, int], dict[asyncio.Task[None], Passage]] = {}
+        self._tasks: dict[tuple[int, int], dict[asyncio.Task[None], RecordTask]] = {}
         # One at a time: what the next record of an epoch waits for, the end of the one before it.
         self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
-        self._beside: asyncio.Task[None] | None = None
-        self._due = 0  # acknowledgements that somebody waits for
-        self._collecting = False
-        self._workplace = workplace(self)
-        self._thread = threading.Thread(target=self._work, name="workshop", daemon=True)
+        self._probe: asyncio.Task[None] | None = None
+        self._pending_deliveries = 0  # acknowledgements that somebody waits for
+        self._polling = False
+        self._context = context(self)
+        self._thread = threading.Thread(target=self._run_loop, name="workshop", daemon=True)
         self._thread.start()
 
     # --- called by the consumer's thread
 
-    def trust(self) -> None:
+    def confirm_membership(self) -> None:
         """The consumer's assignment may be believed, from now until some time without such a word."""
-        self._trusted_at = time.monotonic()
+        self._membership_confirmed_at = time.monotonic()
 
     def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
         """Begin these records, each in its partition's epoch."""
@@ -103,9 +103,9 @@ class Workshop:
         """Let go, in order, of what is in progress of these files and runs."""
         self._loop.call_soon_threadsafe(self._cancel, set(files))
 
-    def aside(self, call: Callable[[], Awaitable[None]]) -> None:
+    def run_probe(self, call: Callable[[], Awaitable[None]]) -> None:
         """Run something beside the passages, one at a time; where one still runs, or fails, nothing happens."""
-        self._loop.call_soon_threadsafe(self._aside, call)
+        self._loop.call_soon_threadsafe(self._run_probe, call)
 
     def vitals(self) -> tuple[float, int]:
         """The age in seconds of the oldest passage, and how many wait for another try.
@@ -114,15 +114,15 @@ class Workshop:
         """
         if not self._thread.is_alive():
             raise RuntimeError("the thread that processes records has ended")
-        passages = [passage for group in list(self._passages.values()) for passage in list(group.values())]
-        oldest = min((passage.began for passage in passages), default=time.monotonic())
+        passages = [passage for group in list(self._tasks.values()) for passage in list(group.values())]
+        oldest = min((passage.created_at for passage in passages), default=time.monotonic())
         return time.monotonic() - oldest, sum(passage.retrying for passage in passages)
 
     def in_progress(self, epochs: dict[int, int]) -> int:
         """How many passages of these epochs are not over."""
-        return sum(len(self._passages.get(epoch, ())) for epoch in epochs.items())
+        return sum(len(self._tasks.get(epoch, ())) for epoch in epochs.items())
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Drop everything and end the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -134,22 +134,22 @@ class Workshop:
         receipt: asyncio.Future[DeliveryReport] = self._loop.create_future()
 
         def on_receipt(answer: DeliveryReport) -> None:
-            self._due -= 1
+            self._pending_deliveries -= 1
             if not receipt.done():  # its passage may have been dropped
                 receipt.set_result(answer)
 
         self._publisher.publish(topic, value, on_receipt, headers=headers)
-        self._due += 1
-        if not self._collecting:
-            self._collecting = True
-            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+        self._pending_deliveries += 1
+        if not self._polling:
+            self._polling = True
+            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._poll_publisher)
         answer = await receipt
         if answer.too_large:
             raise PermanentError(f"a record of {len(value or b'')} bytes is too large for {topic}")
         if answer.error is not None:
             raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
 
-    def mention(self, topic: str, value: bytes) -> None:
+    def publish_nowait(self, topic: str, value: bytes) -> None:
         """Publish without waiting: for what may get lost, as progress may."""
         try:
             self._publisher.publish(topic, value)
@@ -157,96 +157,100 @@ class Workshop:
             log.debug("Progress dropped", topic=topic)
         self._publisher.poll(0)
 
-    async def awake(self) -> None:
+    async def wait_for_membership(self) -> None:
         """Wait until the assignment may be believed.
 
         A process that was stopped for longer than its session wakes with timers that are due and partitions that are
         somebody else's by now. It must begin nothing before its consumer has heard of that from the broker.
         """
-        while time.monotonic() - self._trusted_at > self._trusted_seconds:  # noqa: ASYNC110 - another thread polls
-            await asyncio.sleep(AWAKE_SECONDS)
+        while time.monotonic() - self._membership_confirmed_at > self._membership_ttl_seconds:  # noqa: ASYNC110 - another thread polls
+            await asyncio.sleep(MEMBERSHIP_CHECK_SECONDS)
 
     # --- inside
 
-    def _work(self) -> None:
+    def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
         finally:
-            self._abandon(set(self._passages), None)
+            self._abandon(set(self._tasks), None)
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._loop.close()
 
-    def _collect(self) -> None:
+    def _poll_publisher(self) -> None:
         try:
             self._publisher.poll(0)
         finally:
-            self._collecting = self._due > 0
-            if self._collecting:
-                self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._collect)
+            self._polling = self._pending_deliveries > 0
+            if self._polling:
+                self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._poll_publisher)
 
     def _start(self, records: list[Record], epochs: dict[int, int]) -> None:
         for record in records:
             epoch = (record.partition, epochs[record.partition])
-            passage = Passage(record, self._workplace)
+            passage = RecordTask(record, self._context)
             turn = None
             if self._one_at_a_time:
-                turn = _Turn(self._last.get(epoch), self._loop.create_future())
+                turn = _Sequence(self._last.get(epoch), self._loop.create_future())
                 self._last[epoch] = turn.over
                 if turn.before is not None:
                     passage.idle_until = float("inf")
             self._spawn(self._run(passage, epoch, turn), passage, epoch, turn)
 
     def _spawn(
-        self, run: Coroutine[Any, Any, None], passage: Passage, epoch: tuple[int, int], turn: _Turn | None
+        self, run: Coroutine[Any, Any, None], passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None
     ) -> None:
         task = self._loop.create_task(run)
-        self._passages.setdefault(epoch, {})[task] = passage
-        task.add_done_callback(functools.partial(self._ended, passage, epoch, turn))
+        self._tasks.setdefault(epoch, {})[task] = passage
+        task.add_done_callback(functools.partial(self._on_task_done, passage, epoch, turn))
 
-    async def _run(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None) -> None:
+    async def _run(self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None) -> None:
         if turn is not None and turn.before is not None:
             passage.idle_until = float("inf")
             await asyncio.wait([turn.before])
             passage.idle_until = None
-        await passage.go()
+        await passage.run()
         passage.finished = True
-        self.finished.put(Finished(epoch[0], epoch[1], passage.record.offset))
+        self.finished.put(FinishedRecord(epoch[0], epoch[1], passage.record.offset))
 
-    async def _run_again(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, seconds: float) -> None:
-        await passage.pause(seconds)
+    async def _run_again(
+        self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None, seconds: float
+    ) -> None:
+        await passage.wait(seconds)
         await self._run(passage, epoch, turn)
 
-    def _ended(self, passage: Passage, epoch: tuple[int, int], turn: _Turn | None, task: asyncio.Task[None]) -> None:
+    def _on_task_done(
+        self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None, task: asyncio.Task[None]
+    ) -> None:
         """A record's task is over, however it ended: the record is finished, abandoned, or run again."""
-        passages = self._passages.get(epoch, {})
+        passages = self._tasks.get(epoch, {})
         passages.pop(task, None)
         error = asyncio.CancelledError("its task was cancelled") if task.cancelled() else task.exception()
         if not passage.finished and not passage.abandoned:
-            seconds = passage.rerun()
+            seconds = passage.record_rerun()
             self._spawn(self._run_again(passage, epoch, turn, seconds), passage, epoch, turn)
             passage.report_rerun(error or RuntimeError("its task returned early"), seconds)
             return
         if not passages:
-            self._passages.pop(epoch, None)
+            self._tasks.pop(epoch, None)
         if turn is not None:
             turn.over.set_result(None)
             if self._last.get(epoch) is turn.over:
                 del self._last[epoch]
 
-    def _aside(self, call: Callable[[], Awaitable[None]]) -> None:
+    def _run_probe(self, call: Callable[[], Awaitable[None]]) -> None:
         async def quietly() -> None:
             with contextlib.suppress(Unavailable):
                 await call()
 
-        if self._beside is None or self._beside.done():
-            self._beside = self._loop.create_task(quietly())
+        if self._probe is None or self._probe.done():
+            self._probe = self._loop.create_task(quietly())
 
     def _cancel(self, files: set[tuple[int, int]]) -> None:
-        for group in self._passages.values():
+        for group in self._tasks.values():
             for task, passage in group.items():
                 if passage.file_run in files and passage.cancel():
                     task.cancel()
@@ -254,7 +258,7 @@ class Workshop:
     def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None) -> None:
         latest = self._loop.time() + (idle_longer_than or 0)
         for epoch in epochs:
-            for task, passage in self._passages.get(epoch, {}).items():
+            for task, passage in self._tasks.get(epoch, {}).items():
                 idle_until = passage.idle_until
                 if idle_longer_than is None or (idle_until is not None and idle_until > latest):
                     passage.abandoned = True

@@ -18,7 +18,7 @@ log = structlog.get_logger("processor")
 REJOIN_POLICY = retry.RetryPolicy(base_seconds=0.5, cap_seconds=2.0)
 
 
-def serve_until(stop: threading.Event, membership: Callable[[], None]) -> None:
+def run_memberships(stop: threading.Event, membership: Callable[[], None]) -> None:
     """Run `membership` until `stop`; where the client gave up (MemberExpelled), pause and run another one.
 
     That is the fate of a static member whose former self is not out of the group yet. Raises what else ends one.

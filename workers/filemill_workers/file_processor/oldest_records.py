@@ -9,7 +9,7 @@ from filemill.domain.offsets import OffsetTracker
 from filemill.domain.worker_events import OldestRecord
 
 
-class _Seen(msgspec.Struct):
+class _PartitionSample(msgspec.Struct):
     """What a partition was at, and since when."""
 
     offset: int | None
@@ -18,14 +18,14 @@ class _Seen(msgspec.Struct):
     uncommitted_since: float | None
 
 
-class OldestRecords:
+class OldestRecordTracker:
     """Looks at all partitions now and then, as often as a heartbeat is sent, and costs nothing in between."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, _PartitionSample] = {}
 
-    def look(self, offsets: Mapping[int, OffsetTracker]) -> list[OldestRecord]:
+    def sample(self, offsets: Mapping[int, OffsetTracker]) -> list[OldestRecord]:
         """The oldest unfinished record of each partition that has one, or has records that wait for a commit."""
         now = self._clock()
         self._seen = {
@@ -42,7 +42,7 @@ class OldestRecords:
             if seen.offset is not None or seen.uncommitted_since is not None
         ]
 
-    def _next(self, before: _Seen | None, offsets: OffsetTracker, now: float) -> _Seen:
+    def _next(self, before: _PartitionSample | None, offsets: OffsetTracker, now: float) -> _PartitionSample:
         offset = offsets.position if offsets.unfinished else None
         acknowledged = offsets.committed_version
         uncommitted_since = None
@@ -51,4 +51,4 @@ class OldestRecords:
             known = before.uncommitted_since if before is not None and same else None
             uncommitted_since = now if known is None else known
         since = before.since if before is not None and before.offset == offset else now
-        return _Seen(offset, since, acknowledged, uncommitted_since)
+        return _PartitionSample(offset, since, acknowledged, uncommitted_since)

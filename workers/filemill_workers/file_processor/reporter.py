@@ -39,17 +39,17 @@ class Reporter:
         self._last_count = 0
         self._last_at = self._progress_at = time.monotonic()
 
-    def started(self) -> None:
+    def emit_started(self) -> None:
         """The first thing that a worker says."""
         self.emit(EventKind.STARTED, version=__version__, pid=os.getpid(), host=socket.gethostname())
 
-    def finished(self, records: int) -> None:
+    def count_finished(self, records: int) -> None:
         """Count records whose result is durable."""
         with self._lock:
             self._finished += records
             self._progress_at = time.monotonic()
 
-    def failed(self) -> None:
+    def count_failed(self) -> None:
         """Count a record that went to the dead letters."""
         with self._lock:
             self._failed += 1

@@ -20,14 +20,14 @@ import structlog
 from filemill.domain.records import Record
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
 from filemill.ports import ShareSource
-from filemill_workers.file_processor.executor import Finished, Workshop
-from filemill_workers.file_processor.membership import QUIET, serve_until
+from filemill_workers.file_processor.executor import Executor, FinishedRecord
+from filemill_workers.file_processor.membership import QUIET, run_memberships
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
 
 POLL_SECONDS = 0.2
-STEP_SECONDS = 0.05
+WAIT_SECONDS = 0.05
 COMMIT_SECONDS = 0.2
 FINAL_COMMIT_SECONDS = 5.0
 
@@ -37,30 +37,30 @@ class ShareProcessor:
 
     def __init__(
         self,
-        workshop: Workshop,
+        executor: Executor,
         *,
         drain_seconds: float,
         reporter: Reporter | None = None,
-        hold: Callable[[], str | None] = lambda: None,
+        backpressure_reason: Callable[[], str | None] = lambda: None,
         probe: Callable[[], None] = lambda: None,
-        trusted_seconds: float = 3.0,
+        membership_ttl_seconds: float = 3.0,
     ) -> None:
         """`hold` gives a reason to take nothing new for now; `probe` finds out whether a server is back.
 
         `trusted_seconds`: a worker that made no turn for so long was asleep, and gives back what it holds.
         """
-        self._workshop = workshop
+        self._executor = executor
         self._drain_seconds = drain_seconds
         self._reporter = reporter
-        self._hold = hold
+        self._backpressure_reason = backpressure_reason
         self._probe = probe
-        self._trusted_seconds = trusted_seconds
+        self._membership_ttl_seconds = membership_ttl_seconds
         self._stop = threading.Event()
         self._batch = 0
         self._unfinished: set[tuple[int, int]] = set()
         self._accepted = 0
-        self._began = self._turned_at = time.monotonic()
-        self._committed_at = self._beat_at = 0.0
+        self._batch_started_at = self._stepped_at = time.monotonic()
+        self._committed_at = self._heartbeat_at = 0.0
 
     def stop(self) -> None:
         """Leave after this round; from any thread."""
@@ -69,55 +69,55 @@ class ShareProcessor:
     def run(self, join: Callable[[], ShareSource]) -> None:
         """Consume until stopped, then drain, acknowledge and leave. Raises Unavailable where nobody may join."""
         if self._reporter is not None:
-            self._reporter.started()
+            self._reporter.emit_started()
         try:
-            serve_until(self._stop, lambda: self._serve(join()))
+            run_memberships(self._stop, lambda: self._serve(join()))
         finally:
             if self._reporter is not None:
                 self._reporter.emit(EventKind.STOPPED, epoch=self._batch)
 
     def _serve(self, source: ShareSource) -> None:
         self._unfinished.clear()
-        self._turned_at = time.monotonic()
+        self._stepped_at = time.monotonic()
         try:
             while not self._stop.is_set():
-                self._turn(source)
+                self.step(source)
             self._drain(source)
         finally:
-            self._workshop.abandon(self._epochs())
+            self._executor.abandon(self._epochs())
             source.close()
 
-    def _turn(self, source: ShareSource) -> None:
+    def step(self, source: ShareSource) -> None:
         now = time.monotonic()
-        if now - self._turned_at > self._trusted_seconds:
+        if now - self._stepped_at > self._membership_ttl_seconds:
             # Stopped for longer than its session, maybe: others have these records by now.
-            self._give_back(source, "this worker was asleep")
-        self._turned_at = now
-        self._workshop.trust()
+            self._release_batch(source, "this worker was asleep")
+        self._stepped_at = now
+        self._executor.confirm_membership()
         if self._unfinished:
-            self._work(source, now)
-        elif (reason := self._hold()) is not None:
+            self._process_batch(source, now)
+        elif (reason := self._backpressure_reason()) is not None:
             # Nothing is taken in to try: being handed out once more would cost a record one of its deliveries.
             if reason != QUIET:
                 self._probe()
-            self._stop.wait(STEP_SECONDS)
+            self._stop.wait(WAIT_SECONDS)
         else:
-            self._begin(source.read(POLL_SECONDS))
-        if now - self._beat_at >= HEARTBEAT_SECONDS:
-            self._beat(source, now)
+            self._start_batch(source.read(POLL_SECONDS))
+        if now - self._heartbeat_at >= HEARTBEAT_SECONDS:
+            self._heartbeat(source, now)
 
-    def _begin(self, records: list[Record]) -> None:
-        self._began = self._turned_at = time.monotonic()
+    def _start_batch(self, records: list[Record]) -> None:
+        self._batch_started_at = self._stepped_at = time.monotonic()
         if records:
             self._batch += 1
             self._unfinished = {(record.partition, record.offset) for record in records}
-            self._workshop.trust()
-            self._workshop.start(records, self._epochs())
+            self._executor.confirm_membership()
+            self._executor.start(records, self._epochs())
 
-    def _work(self, source: ShareSource, now: float) -> None:
-        self._collect(source, STEP_SECONDS)
-        if now - self._began > source.batch_seconds:
-            self._give_back(source, "the time of its batch is over")
+    def _process_batch(self, source: ShareSource, now: float) -> None:
+        self._collect(source, WAIT_SECONDS)
+        if now - self._batch_started_at > source.batch_seconds:
+            self._release_batch(source, "the time of its batch is over")
         if self._accepted and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
             self._accepted = 0
@@ -126,13 +126,13 @@ class ShareProcessor:
     def _collect(self, source: ShareSource, seconds: float) -> None:
         """Take what is finished from the queue; wait `seconds` for the first."""
         try:
-            self._finish(source, self._workshop.finished.get(timeout=seconds))
+            self._finish_record(source, self._executor.finished.get(timeout=seconds))
             while True:
-                self._finish(source, self._workshop.finished.get_nowait())
+                self._finish_record(source, self._executor.finished.get_nowait())
         except queue.Empty:
             return
 
-    def _finish(self, source: ShareSource, finished: Finished) -> None:
+    def _finish_record(self, source: ShareSource, finished: FinishedRecord) -> None:
         place = finished.partition, finished.offset
         if finished.epoch != self._batch or place not in self._unfinished:
             return
@@ -140,23 +140,23 @@ class ShareProcessor:
         source.accept(*place)
         self._accepted += 1
         if self._reporter is not None:
-            self._reporter.finished(1)
+            self._reporter.count_finished(1)
 
     def _drain(self, source: ShareSource) -> None:
         """Wait for what is nearly done, for a bounded time; give the rest back."""
         deadline = time.monotonic() + self._drain_seconds
-        self._workshop.abandon(self._epochs(), idle_longer_than=self._drain_seconds)
-        while self._workshop.in_progress(self._epochs()) and (left := deadline - time.monotonic()) > 0:
-            self._workshop.trust()
-            self._collect(source, min(left, STEP_SECONDS))
-        self._give_back(source, "this worker leaves")
+        self._executor.abandon(self._epochs(), idle_longer_than=self._drain_seconds)
+        while self._executor.in_progress(self._epochs()) and (left := deadline - time.monotonic()) > 0:
+            self._executor.confirm_membership()
+            self._collect(source, min(left, WAIT_SECONDS))
+        self._release_batch(source, "this worker leaves")
         source.commit_sync(FINAL_COMMIT_SECONDS)
 
-    def _give_back(self, source: ShareSource, why: str) -> None:
-        self._workshop.abandon(self._epochs())
+    def _release_batch(self, source: ShareSource, reason: str) -> None:
+        self._executor.abandon(self._epochs())
         self._collect(source, 0.001)
         if self._unfinished:
-            log.warning("Released records", count=len(self._unfinished), reason=why)
+            log.warning("Released records", count=len(self._unfinished), reason=reason)
         for place in sorted(self._unfinished):
             source.release(*place)
         self._unfinished.clear()
@@ -165,18 +165,18 @@ class ShareProcessor:
     def _epochs(self) -> dict[int, int]:
         return {partition: self._batch for partition, _ in self._unfinished}
 
-    def _beat(self, source: ShareSource, now: float) -> None:
-        self._beat_at = now
+    def _heartbeat(self, source: ShareSource, now: float) -> None:
+        self._heartbeat_at = now
         if self._reporter is None:
             return
-        oldest, retrying = self._workshop.vitals()
-        reason = self._hold()
+        oldest, retrying = self._executor.vitals()
+        reason = self._backpressure_reason()
         self._reporter.heartbeat(
             in_flight=len(self._unfinished),
             owned=[],
             epoch=self._batch,
             oldest_seconds=round(oldest, 3),
-            headroom_seconds=round(source.batch_seconds - (now - self._began if self._unfinished else 0), 1),
+            headroom_seconds=round(source.batch_seconds - (now - self._batch_started_at if self._unfinished else 0), 1),
             paused=bool(self._unfinished),
             retrying=retrying,
             quiet=reason == QUIET,
