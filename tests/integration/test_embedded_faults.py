@@ -87,8 +87,6 @@ def test_a_stopped_worker_is_resumed_and_a_killed_one_restarted(supervisor: Supe
     (pid,) = (worker.process.pid for worker in supervisor.state.workers if worker.id == "processor-1")
     command = SupervisorCommand("fault", fault="stopped", target="processor-1", seconds=FAULT_SECONDS, key="d")
     execute(supervisor, command)
-        supervisor, SupervisorCommand("fault", fault="stopped", target="processor-1", seconds=FAULT_SECONDS, key="d")
-    )
     wait_until(lambda: status(pid) == psutil.STATUS_STOPPED, TIMEOUT_SECONDS, "it is suspended")
     wait_for_end(supervisor, "d")
     wait_until(lambda: status(pid) != psutil.STATUS_STOPPED, TIMEOUT_SECONDS, "it is resumed")
