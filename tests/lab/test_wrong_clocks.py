@@ -79,7 +79,7 @@ def test_files_workers_and_samples_are_dated_by_the_database(
     harness: PipelineHarness, clock: FakeClock, tmp_path: Path
 ) -> None:
     began = now(harness)
-    harness.run_in_threads("sync")  # it has no use for a time of day: tests/unit/test_dating.py
+    harness.run_in_threads("sync")  # it has no use for a time of day: tests/unit/test_record_time.py
     harness.start("processor")
     for role in ("relay", "monitor"):
         start(harness, clock, role)

@@ -12,8 +12,8 @@ from filemill.domain.retry import RetryPolicy
 from filemill.errors import MemberExpelled, Unavailable
 from filemill.ports import RebalanceListener
 from filemill_workers.file_processor import consumer, membership
-from tests.unit.scene import Scene
-from tests.unit.workbench import CREATE, eventually
+from tests.unit.consumer_harness import Scene
+from tests.unit.executor_harness import CREATE, eventually
 
 LONG_AGO = -1.0
 

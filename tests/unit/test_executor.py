@@ -14,7 +14,7 @@ from filemill.domain.worker_events import EventKind
 from filemill.errors import PermanentError, Unavailable
 from filemill_workers.file_processor import record_task
 from filemill_workers.file_processor.executor import FinishedRecord
-from tests.unit.workbench import CREATE, TOPICS, TRACE, bench, eventually, record, request
+from tests.unit.executor_harness import CREATE, TOPICS, TRACE, bench, eventually, record, request
 
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 KEY_1 = "file-1-1767528000000.txt"

@@ -12,8 +12,8 @@ from filemill.adapters.memory.broker import MemoryBroker
 from filemill.domain.offsets import decode_metadata
 from filemill_workers.file_processor import consumer
 from filemill_workers.file_processor.executor import FinishedRecord
-from tests.unit.scene import Scene
-from tests.unit.workbench import CREATE, request
+from tests.unit.consumer_harness import Scene
+from tests.unit.executor_harness import CREATE, request
 
 PARTITIONS = 3
 _partition = st.integers(0, PARTITIONS - 1)

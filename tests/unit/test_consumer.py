@@ -18,8 +18,8 @@ from filemill.errors import MemberExpelled
 from filemill_workers.file_processor import consumer, dispatcher
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.membership import QUIET
-from tests.unit.scene import Scene, SpySource
-from tests.unit.workbench import CREATE, TOPICS, bench, eventually, request
+from tests.unit.consumer_harness import Scene, SpySource
+from tests.unit.executor_harness import CREATE, TOPICS, bench, eventually, request
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.domain.records import Record
 from filemill_workers.file_processor.consumer import FileProcessor
 from filemill_workers.file_processor.executor import Executor, FinishedRecord
-from tests.unit.workbench import CREATE, request
+from tests.unit.executor_harness import CREATE, request
 
 
 class HandWorkshop(Executor):

@@ -24,7 +24,7 @@ from filemill_workers.file_processor.executor import Executor, FinishedRecord, _
 from filemill_workers.file_processor.record_task import RecordTask
 from filemill_workers.file_processor.reporter import Reporter
 from filemill_workers.file_processor.share_consumer import ShareProcessor
-from tests.unit.workbench import CREATE, TOPICS, Bench, bench, eventually, record, request
+from tests.unit.executor_harness import CREATE, TOPICS, Bench, bench, eventually, record, request
 
 KEY_1 = "file-1-1767528000000.txt"
 BUG = "Processing of a record ended without a result. This is a bug. The record is processed again"
