@@ -20,7 +20,6 @@ from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.s3.admin import s3_client
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
-from filemill.services.setup import prepare
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 
@@ -145,7 +144,7 @@ def isolated_pipeline(servers: Supervisor, **given: object) -> Iterator[Isolated
     )
     with _maintenance(servers) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
-    prepare(settings, patience_seconds=PREPARE_SECONDS)
+    bootstrap.prepare(settings, timeout_seconds=PREPARE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
         world = IsolatedPipeline(servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder))
         try:

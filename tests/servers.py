@@ -9,8 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from filemill.config.settings import Settings, load
+from filemill.entrypoints import bootstrap
 from filemill.lab.database import connected, superuser
-from filemill.services.setup import prepare
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
@@ -66,7 +66,7 @@ def isolated_settings(servers: RunningServers, **given: object) -> Settings:
     }
     settings = load(**values)
     _create_database(settings, str(servers.state.settings["database_name"]))
-    prepare(settings, patience_seconds=20)
+    bootstrap.prepare(settings, timeout_seconds=20)
     return settings
 
 

@@ -1,10 +1,12 @@
-"""Wired once: which adapter stands behind which port, for each process that has a database.
+"""Wiring: which adapter stands behind which port, for each process that has a database. Adapters are built here only.
 
-A file processor has none: `filemill.entrypoints.processor` puts it together.
+A file processor has no database: `filemill.entrypoints.processor` wires it.
 """
 
 import asyncio
+import functools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -17,23 +19,113 @@ from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.adapters.postgres.connection import create_engine
 from filemill.adapters.postgres.lease import PostgresLease
+from filemill.adapters.postgres.monitor_store import MonitorStore
 from filemill.adapters.postgres.outbox import PostgresOutbox
 from filemill.adapters.postgres.status import PostgresStatusStore
 from filemill.adapters.s3.admin import s3_client
+from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
+from filemill.queries.dead_letters import DeadLetterIndex
+from filemill.services import setup
 from filemill.services.foreign_results import HashFiller
+from filemill.services.offset_reset import OffsetReset
+from filemill.services.operations import Operations
+from filemill.services.orphans import Orphans
+from filemill.services.request_losses import find_bounds
 from filemill.verification.check import verify as check
 from filemill.verification.report import Report
 from filemill_workers.group_monitor import GroupMonitor
 from filemill_workers.outbox_relay import OutboxRelay
 from filemill_workers.status_sync import StatusSync
 
-__all__ = ["create_engine", "hash_filler", "monitor", "relay", "s3_client", "sync", "verify"]
+__all__ = [
+    "bucket",
+    "create_engine",
+    "dead_letter_index",
+    "hash_filler",
+    "kafka_admin",
+    "monitor",
+    "offset_reset",
+    "operations",
+    "orphans",
+    "prepare",
+    "relay",
+    "s3_client",
+    "sync",
+    "verify",
+]
+
+
+def kafka_admin(settings: Settings) -> KafkaAdmin:
+    """Kafka's administration. The client connects at once."""
+    return KafkaAdmin(settings)
+
+
+def bucket(settings: Settings) -> Bucket:
+    """The bucket, for everything that is not on the hot path."""
+    return Bucket(settings, s3_client(settings))
+
+
+def _no_relay() -> None:
+    """No relay runs in this process: it finds new rows by polling."""
+
+
+def operations(
+    settings: Settings,
+    engine: sa.Engine,
+    *,
+    kafka: Callable[[], KafkaAdmin] | None = None,
+    wake_relay: Callable[[], None] = _no_relay,
+) -> Operations:
+    """What people do to files and workers. Kafka clients are created at their first use."""
+    return Operations(
+        settings,
+        engine,
+        bucket(settings),
+        kafka=kafka or functools.cache(lambda: KafkaAdmin(settings)),
+        publisher=functools.cache(lambda: KafkaPublisher(settings, "operations")),
+        wake_relay=wake_relay,
+    )
+
+
+def offset_reset(
+    settings: Settings,
+    engine: sa.Engine,
+    *,
+    admin: KafkaAdmin | None = None,
+    operations: Operations | None = None,
+) -> OffsetReset:
+    """Resets of the group's offsets."""
+    kafka = admin or KafkaAdmin(settings)
+    return OffsetReset(settings, engine, kafka, operations or _operations(settings, engine, kafka=lambda: kafka))
+
+
+_operations = operations  # `offset_reset` has a parameter of this name
+
+
+def dead_letter_index(settings: Settings, engine: sa.Engine) -> DeadLetterIndex:
+    """The index of the dead letters."""
+    return DeadLetterIndex(settings, engine)
+
+
+def orphans(settings: Settings, engine: sa.Engine) -> Orphans:
+    """Lists and deletes objects without an owner."""
+    return Orphans(engine, bucket(settings))
+
+
+def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
+    """Prepare the servers, see `filemill.services.setup`. Raises Unavailable."""
+    engine = create_engine(settings, "setup")
+    try:
+        kafka = functools.cache(lambda: KafkaAdmin(settings))
+        setup.prepare(settings, engine, kafka, timeout_seconds=timeout_seconds)
+    finally:
+        engine.dispose()
 
 
 def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
-    """An outbox relay, for a thread of its own. Its publisher is its own too."""
+    """An outbox relay with a publisher of its own; runs on one thread."""
     lease = PostgresLease(engine, "relay", settings.worker_id, settings.lease_seconds)
     topic, identities = settings.topic_create, TopicIdentities(settings, "relay")
     return OutboxRelay(
@@ -44,7 +136,7 @@ def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
         identity=lambda: identities([topic]).get(topic),
         batch=settings.relay_batch,
         lease_seconds=settings.lease_seconds,
-        beside=ThreadPoolExecutor(1, thread_name_prefix="settle").submit,
+        submit=ThreadPoolExecutor(1, thread_name_prefix="settle").submit,
     )
 
 
@@ -64,31 +156,32 @@ def sync(settings: Settings, engine: sa.Engine) -> StatusSync:
 
 
 def hash_filler(settings: Settings, engine: sa.Engine) -> HashFiller:
-    """What completes the rows of foreign file services; it runs beside the sync."""
-    return HashFiller(engine, s3_client(settings), settings.s3_bucket)
+    """Fills in hashes of foreign results; runs beside the sync."""
+    return HashFiller(engine, bucket(settings))
 
 
 def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
     """A group monitor."""
-    # A sampler that is late by an interval is not gone: it gets longer than one round and its patience with Kafka.
+    # A monitor that is late by one interval keeps its lease: it lasts one round and a timeout of Kafka longer.
     seconds = settings.lease_seconds + settings.monitor_interval_seconds + settings.server_timeout_seconds
+    admin = KafkaAdmin(settings)
     return GroupMonitor(
-        engine,
-        KafkaAdmin(settings),
+        MonitorStore(engine, settings.group_id, timedelta(hours=settings.monitor_retention_hours)),
+        admin,
         PostgresLease(engine, "monitor", settings.worker_id, seconds),
         settings=settings,
         interval_seconds=settings.monitor_interval_seconds,
-        retention=timedelta(hours=settings.monitor_retention_hours),
+        find_bounds=lambda: find_bounds(settings, admin, engine),
     )
 
 
 def verify(settings: Settings, engine: sa.Engine) -> Report:
-    """All checks of `filemill verify`, to their end. Raises Unavailable."""
+    """Run all checks of `filemill verify`. Raises Unavailable."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
 
 
-def run_beside(target: "HashFiller", stop: threading.Event) -> threading.Thread:
+def run_beside(target: HashFiller, stop: threading.Event) -> threading.Thread:
     """Run something on a daemon thread."""
     thread = threading.Thread(target=target.run, args=(stop,), name=type(target).__name__, daemon=True)
     thread.start()

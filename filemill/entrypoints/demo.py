@@ -8,14 +8,12 @@ from datetime import datetime
 
 import httpx
 import msgspec
-import sqlalchemy as sa
 
-from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import Settings
 from filemill.domain.content import render
-from filemill.domain.worker_events import EventKind
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
+from filemill.queries.workers import owned_partitions
 from filemill.verification.report import Report
 
 FILES = 12
@@ -44,26 +42,28 @@ class DemoResult(msgspec.Struct, kw_only=True):
 
 
 def wait_for_group(settings: Settings, seconds: float) -> None:
-    """Wait until the processors own all partitions. Raises Unavailable where they do not in time.
+    """Wait until the processors own all partitions. Raises Unavailable if they do not in time.
 
-    By what they say, not by the broker's word: librdkafka's admin client can hang a process that asked it for a group
-    without a coordinator, as there is none at first.
+    The workers' events tell it, not the broker: librdkafka's admin client can hang the process if it asks about a group
+    without a coordinator, and a new group has none.
     """
     if settings.group_protocol == "share":
-        return  # it assigns nothing that one could wait for
+        return  # a share group assigns no partitions
     wanted = set(range(settings.topic_partitions))
     engine = bootstrap.create_engine(settings, "demo")
     deadline = time.monotonic() + seconds
     try:
         while time.monotonic() < deadline:
             with contextlib.suppress(Unavailable), engine.connect() as connection:
-                said = connection.execute(sa.select(Worker.body["owned"]).where(Worker.kind != EventKind.STOPPED)).scalars()
-                if wanted == {partition for owned in said for partition in owned or ()}:
+                if owned_partitions(connection) == wanted:
                     return
             time.sleep(POLL_SECONDS * 5)
     finally:
         engine.dispose()
-    raise Unavailable(f"no processor took the partitions of {settings.topic_create} within {seconds:.0f} s")
+    raise Unavailable(
+        f"the partitions of {settings.topic_create} were not assigned within {seconds:.0f} s",
+        code="partitions-not-assigned",
+    )
 
 
 def run_through(page: str, settings: Settings, say: Callable[[str], None]) -> DemoResult:
@@ -93,7 +93,7 @@ def run_through(page: str, settings: Settings, say: Callable[[str], None]) -> De
         say(f"{result.identical} downloaded and compared")
     report = _verify(settings)
     result.verified, result.lost = report.ok, report.lost
-    result.findings = [f"{finding.meaning}: {finding.examples}" for finding in report.findings.values()]
+    result.findings = [f"{finding.title}: {finding.examples}" for finding in report.findings.values()]
     return result
 
 

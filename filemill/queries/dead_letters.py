@@ -4,7 +4,6 @@ A topic of gigabytes passes through in batches of a few megabytes. Of each recor
 cut to a bounded length; of the newest `KEPT_RECORDS` records. A record that cannot be read is an entry that says so.
 """
 
-import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -15,16 +14,20 @@ from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
 from filemill.adapters.kafka.reader import read_records_at, read_topic
 from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.config.settings import Settings
-from filemill.domain.dead_letters import DeadLetter, DeadLetterEntry, FileState, dead_letter_entry, dead_letters
+from filemill.domain.dead_letters import (
+    DeadLetter,
+    DeadLetterEntry,
+    FileState,
+    dead_letter_entry,
+    dead_letters,
+    parse_place,
+)
 from filemill.domain.messages import header
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import Unavailable
 
 # Of so many records, the newest, the index knows.
 KEPT_RECORDS = 20_000
-# A place as text.
-PLACE = "[0-9]{1,9}:[0-9]{1,18}"
-_PLACE = re.compile(PLACE)
 # While it is read the index may have so many more, so that it need not be cut for each record.
 SLACK_RECORDS = 5_000
 # Payloads and headers that are in memory at once, for a list or a command.
@@ -137,7 +140,9 @@ class DeadLetterIndex:
 
     def _read(self, admin: KafkaAdmin) -> Letters:
         identity = admin.identities([self._topic]).get(self._topic)
-        if identity is not None and not identity.is_same_topic(self._identity):  # recreated: the same offsets are other records
+        if identity is not None and not identity.is_same_topic(
+            self._identity
+        ):  # recreated: the same offsets are other records
             self._forget()
             self._identity = identity
         spans = admin.offsets(None, self._topic)
@@ -179,14 +184,6 @@ class DeadLetterIndex:
 def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[DeadLetter]:
     """The dead letters, oldest first, read once. Raises Unavailable."""
     return DeadLetterIndex(settings, engine).read(admin).items
-
-
-def parse_place(text: str) -> tuple[int, int] | None:
-    """Partition and offset of `partition:offset`; None for another text."""
-    if _PLACE.fullmatch(text) is None:
-        return None
-    partition, offset = text.split(":")
-    return int(partition), int(offset)
 
 
 def chunks(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:

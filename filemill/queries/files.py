@@ -178,6 +178,21 @@ def matching_ids(
     return list(connection.execute(query).scalars())
 
 
+def ids_with_status(connection: sa.Connection, status: Status) -> list[int]:
+    """Ids of all files that have the status, ascending."""
+    return list(connection.execute(sa.select(File.id).where(File.status == status.value).order_by(File.id)).scalars())
+
+
+def count_statuses_of(connection: sa.Connection, ids: Sequence[int]) -> dict[Status, int]:
+    """How many of these files (ascending ids) have each status; statuses without a file are left out."""
+    query = (
+        sa.select(File.status, sa.func.count().label("files"))
+        .where(File.id.between(ids[0], ids[-1]), File.id == sa.func.any(sa.bindparam("ids", list(ids))))
+        .group_by(File.status)
+    )
+    return {Status(row.status): row.files for row in connection.execute(query)}
+
+
 def newest_id(connection: sa.Connection) -> int:
     """The greatest id of a file; 0 where there is none."""
     return connection.execute(sa.select(sa.func.max(File.id))).scalar_one() or 0

@@ -19,7 +19,7 @@ BINS = 60
 IDS_MAX = 20
 
 
-class Cut(msgspec.Struct, frozen=True):
+class Percentiles(msgspec.Struct, frozen=True):
     """Percentiles in seconds; None where there is nothing to take them of."""
 
     p50: float | None
@@ -36,9 +36,9 @@ class Share(msgspec.Struct, frozen=True):
     key: str | int | datetime | None
     completed: int
     failed: int
-    wait: Cut
-    processing: Cut
-    whole: Cut
+    wait: Percentiles
+    processing: Percentiles
+    whole: Percentiles
 
     @property
     def ended(self) -> int:
@@ -157,16 +157,16 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
         found[kind].append(Share(key, row[4], row[5], _cut(row[6]), _cut(row[7]), _cut(row[8])))
         if kind == _TOTAL and row[4] + row[5] >= FILES_MAX:
             since = row[9]
-    nothing = Share(None, 0, 0, *(Cut(None, None, None) for _ in range(3)))
+    nothing = Share(None, 0, 0, *(Percentiles(None, None, None) for _ in range(3)))
     failures = connection.execute(_UPLOADS, {"since": since}).scalar_one()
     total = found[_TOTAL][0] if found[_TOTAL] else nothing
     seconds = width.total_seconds()
     return Performance(as_of, since, seconds, total, found[_BIN], found[_WORKER], found[_PARTITION], failures)
 
 
-def _cut(values: Sequence[Any] | None) -> Cut:
+def _cut(values: Sequence[Any] | None) -> Percentiles:
     return (
-        Cut(None, None, None) if values is None else Cut(*(None if value is None else float(value) for value in values))
+        Percentiles(None, None, None) if values is None else Percentiles(*(None if value is None else float(value) for value in values))
     )
 
 

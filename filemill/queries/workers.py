@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from filemill.domain.worker_events import (
     DEAD_AFTER_SECONDS,
     STUCK_MARGIN_SECONDS,
-    WorkerCondition,
     Vitals,
+    WorkerCondition,
     WorkerEvent,
     worker_condition,
 )
@@ -130,6 +130,13 @@ def knows_worker(connection: sa.Connection, worker_id: str) -> bool:
     """Whether a worker of this name has ever reported itself."""
     known = sa.text("SELECT EXISTS (SELECT FROM workers WHERE worker_id = :worker)")
     return bool(connection.execute(known, {"worker": worker_id}).scalar_one())
+
+
+def owned_partitions(connection: sa.Connection) -> set[int]:
+    """The partitions that running workers reported as theirs in their latest events."""
+    owned = sa.text("SELECT body -> 'owned' FROM workers WHERE kind <> 'stopped'")
+    reported = connection.execute(owned).scalars()
+    return {partition for partitions in reported for partition in partitions or ()}
 
 
 class FileInHand(msgspec.Struct, frozen=True):

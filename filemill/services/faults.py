@@ -1,9 +1,11 @@
-"""Faults that a page injects into the embedded stack it belongs to: what can be broken, how, and what became of it.
+"""Injecting faults into the embedded stack that a page belongs to.
 
-The stack's supervisor does and undoes them, and journals them; the audit has who asked, and their end once it is known.
+The stack's supervisor injects and ends them, and writes them to its journal. The audit record has who asked, and their
+end once it is known.
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,113 +13,127 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.operations import record, tell_refused
-from filemill.adapters.postgres.tables import Operation
+from filemill.adapters.postgres.audit import FAULT, complete_fault
 from filemill.errors import Unavailable
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
-from filemill.runtime.supervisor_client import FaultKind, CommandRejected, SupervisorCommand, send
+from filemill.runtime.supervisor_client import CommandRejected, FaultKind, Rejection, SupervisorCommand, send
+from filemill.services.audit import log_refusal, record
 
-FAULT = "fault"
 SHOWN = 50
 _SERVERS = {"kafka": "Kafka", "postgres": "PostgreSQL", "s3": "S3"}
-_DOES = {
-    "killed": "SIGKILL, as a power cut would; started again when the time is over",
-    "stopped": "SIGSTOP: connections stay open and nothing answers; goes on when the time is over",
+_EFFECTS: dict[FaultKind, str] = {
+    "killed": "SIGKILL, like a power failure; restarted when the time is over",
+    "stopped": "SIGSTOP: connections stay open but nothing answers; SIGCONT when the time is over",
 }
-_WORKER_KILLED = "SIGKILL amid its work; started again at once"
-_ELSEWHERE = "This page belongs to no embedded stack: break it where it was started"
+_WORKER_KILLED = "SIGKILL while it works; restarted at once"
+
+
+_REASONS = {
+    Rejection.NOT_ALLOWED: "This page does not belong to an embedded stack: inject the fault where the servers run",
+    Rejection.FAULT_ACTIVE: "A fault is still active on this target",
+}
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A fault that could be injected. `why_not` says why it cannot be now."""
+class FaultOption:
+    """A fault that a page offers. `refusal`: why it cannot be injected now; None: it can."""
 
     kind: FaultKind
     target: str
     label: str
-    does: str
-    lasts: bool
-    why_not: str = ""
+    effect: str
+    has_duration: bool
+    refusal: Rejection | None = None
 
     @property
     def key(self) -> str:
         """Its name in a URL or a table."""
         return f"{self.kind}:{self.target}"
 
+    @property
+    def reason(self) -> str:
+        """The refusal as a sentence; empty if there is none."""
+        return "" if self.refusal is None else _REASONS[self.refusal]
 
-def offers(stack: StackState | None, faults: list[JournalEntry]) -> list[Offer]:
-    """All that a page can do to a stack: the servers, then the workers but the page itself."""
-    busy = {entry.target for entry in faults if entry.ended is None}
-    found = []
-    for name, label in _SERVERS.items():
-        for kind, does in _DOES.items():
-            why_not = _ELSEWHERE if stack is None else "A fault of it lasts still" if name in busy else ""
-            found.append(Offer(_kind(kind), name, label, does, lasts=True, why_not=why_not))
+
+def fault_options(stack: StackState | None, entries: list[JournalEntry]) -> list[FaultOption]:
+    """All faults that a page offers: those of the servers, then those of the workers without the page itself."""
+    active = {entry.target for entry in entries if entry.ended is None}
+
+    def refusal(target: str) -> Rejection | None:
+        if stack is None:
+            return Rejection.NOT_ALLOWED
+        return Rejection.FAULT_ACTIVE if target in active else None
+
+    found = [
+        FaultOption(kind, name, label, effect, has_duration=True, refusal=refusal(name))
+        for name, label in _SERVERS.items()
+        for kind, effect in _EFFECTS.items()
+    ]
     for worker in stack.workers if stack is not None else ():
         if worker.role == "dashboard":
             continue
-        why_not = "A fault of it lasts still" if worker.id in busy else ""
-        found.append(Offer("killed", worker.id, worker.id, _WORKER_KILLED, lasts=False, why_not=why_not))
-        found.append(Offer("stopped", worker.id, worker.id, _DOES["stopped"], lasts=True, why_not=why_not))
+        name, why = worker.id, refusal(worker.id)
+        found.append(FaultOption("killed", name, name, _WORKER_KILLED, has_duration=False, refusal=why))
+        found.append(FaultOption("stopped", name, name, _EFFECTS["stopped"], has_duration=True, refusal=why))
     return found
 
 
-def inject(engine: sa.Engine, stack: StackState, offer: Offer, seconds: float, actor: str) -> None:
-    """Put it on record, then have the supervisor do it. Raises OrderRefused; Unavailable: nothing was done.
+def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: float, actor: str) -> None:
+    """Record the fault, then send it to the supervisor. Raises CommandRejected, Unavailable: it was not injected.
 
-    On record first: with PostgreSQL killed it would be too late. What cannot be done goes to the log only.
+    The record comes first: after PostgreSQL was killed nothing could be recorded. A refusal before that is only logged.
     """
-    now = {one.key: one for one in offers(stack, journal_of(stack))}
-    why_not = now[offer.key].why_not if offer.key in now else f"{offer.target} is no part of this stack"
-    if why_not:
-        tell_refused(actor, FAULT, why_not, target=offer.target)
-        raise CommandRejected(why_not)
+    now = {one.key: one for one in fault_options(stack, journal_of(stack))}
+    if option.key not in now:
+        _refuse(actor, option, Rejection.UNKNOWN_TARGET, f"{option.target} is not part of this stack")
+    elif (refusal := now[option.key].refusal) is not None:
+        _refuse(actor, option, refusal, now[option.key].reason)
     key = uuid.uuid4().hex[:12]
-    detail = {"fault": offer.kind, "target": offer.target, "seconds": seconds if offer.lasts else 0, "key": key}
+    duration = seconds if option.has_duration else 0
+    detail = {"fault": option.kind, "target": option.target, "seconds": duration, "key": key}
     with engine.begin() as connection:
         record(connection, actor, FAULT, detail)
-    order = SupervisorCommand("fault", fault=offer.kind, target=offer.target, seconds=seconds, key=key)
+    command = SupervisorCommand("fault", fault=option.kind, target=option.target, seconds=seconds, key=key)
     try:
-        send(stack, order)
-    except (CommandRejected, Unavailable) as refused:
-        complete(engine, key, {"refused": str(refused)})
+        send(stack, command)
+    except (CommandRejected, Unavailable) as error:
+        _complete(engine, key, {"refused": str(error)})
         raise
 
 
-def complete(engine: sa.Engine, key: str, more: dict[str, Any]) -> None:
-    """Add to a fault's record, once. Raises Unavailable."""
-    detail = Operation.detail
-    ours = sa.and_(Operation.action == FAULT, detail["key"].astext == key, ~detail.has_key("ended"))
+def _refuse(actor: str, option: FaultOption, code: Rejection, reason: str) -> None:
+    log_refusal(actor, FAULT, reason, target=option.target)
+    raise CommandRejected(reason, code)
+
+
+def _complete(engine: sa.Engine, key: str, more: Mapping[str, Any]) -> None:
     with engine.begin() as connection:
-        connection.execute(sa.update(Operation).where(ours).values(detail=detail.concat(more)))
+        complete_fault(connection, key, more)
 
 
 def journal_of(stack: StackState) -> list[JournalEntry]:
-    """The faults of the stack's home, the last ones, newest first."""
+    """The latest faults of the stack's home, newest first."""
     return read_entries(Path(stack.home) / FAULTS_FILE)[-SHOWN:][::-1]
 
 
 def as_json_lines(entries: list[JournalEntry]) -> bytes:
-    """A journal to take along, oldest first: one document an entry."""
+    """A journal as JSON lines for a download, oldest first. `entries`: newest first."""
     return b"".join(msgspec.json.encode(entry) + b"\n" for entry in reversed(entries))
 
 
-class EndNotes:
-    """Puts the ends of faults on record as the journal tells them. Not for several threads."""
+class FaultEndRecorder:
+    """Adds the ends of faults, which the journal tells, to their audit records. One thread."""
 
     def __init__(self) -> None:
-        self._noted: set[str] = set()
+        self._recorded: set[str] = set()
 
-    def note(self, engine: sa.Engine, entries: list[JournalEntry]) -> None:
-        """Note those that are new. Raises Unavailable; the next call goes on."""
+    def record(self, engine: sa.Engine, entries: list[JournalEntry]) -> None:
+        """Record the ends that are new. Raises Unavailable; the next call continues."""
         for entry in entries:
             key = str(entry.detail.get("key", ""))
-            if key and entry.ended is not None and key not in self._noted:
+            if key and entry.ended is not None and key not in self._recorded:
                 error = {"error": entry.detail["error"]} if "error" in entry.detail else {}
-                complete(engine, key, {"ended": entry.ended, **error})
-                self._noted.add(key)
-
-
-def _kind(name: str) -> FaultKind:
-    return "killed" if name == "killed" else "stopped"
+                _complete(engine, key, {"ended": entry.ended, **error})
+                self._recorded.add(key)

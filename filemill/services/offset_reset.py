@@ -1,11 +1,12 @@
-"""Moving the group's committed offsets, with nothing lost: what it would skip and repeat is known before it is done.
+"""Resetting the committed offsets of the processors' group without losing a request.
 
-Records between the committed offset and one further on would never be read. Those among them whose files have not
-ended are cancelled first, and then, if that is wanted, resubmitted: each in a new run, at the topic's end. Records
-between an earlier offset and the committed one are read again; a file that has ended keeps its status. Its object is
-written again only if it is missing, with the same bytes.
+A preview shows what a reset would skip and reprocess. Moving an offset forward skips records. Skipped requests that are
+unfinished are cancelled first, and on demand resubmitted in a new run, at the end of the topic. Moving an offset back
+reprocesses records. A file in a final status keeps it; its object is written again, with the same bytes, only if it is
+missing.
 """
 
+import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,30 +17,42 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
 from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.audit import OFFSETS_RESET
-from filemill.services.audit import record, refuse
 from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.config.settings import Settings
+from filemill.domain.file_actions import Outcome
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.errors import Unavailable
+from filemill.services.audit import record, record_refusal
 from filemill.services.operations import Operations
-from filemill.domain.file_actions import Outcome
 
 BATCH_FILES = 1000
 
 Unfinished = Literal["cancel", "resubmit"]
 
 
+class ResetRefusal(enum.StrEnum):
+    """Why offsets cannot be reset now."""
+
+    GROUP_HAS_MEMBERS = "group-has-members"
+    SHARE_GROUP = "share-group"
+    TOPIC_RECREATED = "topic-recreated"
+
+
 class CannotReset(Exception):
-    """The offsets cannot be moved now; the text says why and what to do."""
+    """The offsets cannot be reset now. The text says why and what to do; `code` says why, for programs."""
+
+    def __init__(self, reason: str, code: ResetRefusal) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class InvalidTarget(ValueError):
-    """A target that names no place in a topic."""
+    """A target that no offset can be found for."""
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to: the beginning, the end, the first record from `at` on, or `by` records on (negative: back)."""
+    """The new position: the beginning, the end, the first record from `at` on, or `by` records on (negative: back)."""
 
     to: Literal["earliest", "latest", "time", "shift"]
     at: datetime | None = None
@@ -52,7 +65,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """One partition: from its current offset to a new one. `skipped` are files that have not ended, by their ids."""
+    """One partition: current and new offset. `skipped`: ids of the unfinished files whose records would be skipped."""
 
     partition: int
     current: int
@@ -61,24 +74,25 @@ class Move(msgspec.Struct, frozen=True):
 
     @property
     def difference(self) -> int:
-        """Records that are passed over, or, negative, read again."""
+        """Records that are skipped, or, if negative, reprocessed."""
         return self.new - self.current
 
     @property
     def repeated(self) -> int:
-        """Records that are read again."""
+        """Records that are reprocessed."""
         return max(0, -self.difference)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a reset would do. `why_not`: why it cannot be done now, None where it can.
+    """What a reset would do. `why_not` and `code` say why it cannot be done now; None: it can.
 
-    `topic_id`: the topic that the offsets are of; one that is created under the same name has another.
+    `topic_id` identifies the topic; a recreated topic has another id.
     """
 
     moves: list[Move]
     why_not: str | None
     topic_id: str = ""
+    code: ResetRefusal | None = None
 
     @property
     def offsets(self) -> dict[int, int]:
@@ -87,17 +101,17 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def skipped(self) -> list[int]:
-        """All files that it would skip."""
+        """All unfinished files that would be skipped."""
         return sorted({file_id for move in self.moves for file_id in move.skipped})
 
     @property
     def repeated(self) -> int:
-        """All records that it would have read again."""
+        """All records that would be reprocessed."""
         return sum(move.repeated for move in self.moves)
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What was done: the new offsets, and the files that were cancelled and, of those, resubmitted."""
+    """The new offsets, the files that were cancelled, and those of them that were resubmitted."""
 
     offsets: dict[int, int]
     cancelled: list[int]
@@ -105,7 +119,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def new_offsets(target: Target, parts: Sequence[LogOffsets], at: Mapping[int, int]) -> dict[int, int]:
-    """Each partition's new offset, within what the partition holds. `at`: the offsets at the target's time. Pure."""
+    """Each partition's new offset, limited to its records. `at`: the offsets at the target's time. Pure."""
     found = {}
     for part in parts:
         begin, end = part.begin or 0, part.end or 0
@@ -120,7 +134,7 @@ def new_offsets(target: Target, parts: Sequence[LogOffsets], at: Mapping[int, in
 
 
 class OffsetReset:
-    """Plans and does it, for the processors' group and the topic of requests."""
+    """Plans and applies a reset, for the processors' group and the topic of requests."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, admin: KafkaAdmin, operations: Operations) -> None:
         self._settings = settings
@@ -129,7 +143,7 @@ class OffsetReset:
         self._operations = operations
 
     def plan(self, target: Target) -> Plan:
-        """What it would do. Reads the records that would be skipped. Raises Unavailable, InvalidTarget."""
+        """Plan a reset; reads the records that would be skipped. Raises Unavailable, InvalidTarget."""
         moment = _milliseconds(target)
         topic_id = self._topic_id()
         parts = self._parts()
@@ -144,18 +158,19 @@ class OffsetReset:
         actor: str,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> Done:
-        """Move the offsets to those of the plan; what they skip by now is looked up afresh.
+        """Reset the offsets to those of the plan. The skipped files are determined again.
 
-        `progress` hears of each batch of files that was dealt with. Raises CannotReset; Unavailable. Then the
-        offsets may stand where they stood, and no request is lost: what had been cancelled for it is resubmitted.
+        `progress` is called with the size of each batch of files that was cancelled or resubmitted. Raises CannotReset,
+        Unavailable. Then the offsets may be unchanged; what had been cancelled is resubmitted, so no request is lost.
         """
         topic_id = self._topic_id()
         if topic_id != plan.topic_id:
             topic = self._settings.topic_create
-            raise CannotReset(f"{topic} was deleted and created again since the preview: preview the reset again")
+            reason = f"{topic} was deleted and created again since the preview: preview the reset again"
+            raise CannotReset(reason, ResetRefusal.TOPIC_RECREATED)
         now = self._judge(topic_id, self._parts(), {move.partition: move.new for move in plan.moves})
-        if now.why_not is not None:
-            raise CannotReset(now.why_not)
+        if now.code is not None:
+            raise CannotReset(now.why_not or now.code, now.code)
         cancelled = self._each(now.skipped, self._operations.cancel, actor, progress)
         detail = {
             "group": self._settings.kafka_group,
@@ -174,19 +189,21 @@ class OffsetReset:
             self._each(cancelled, self._operations.retry, actor, progress)
             if isinstance(error, ValueError):
                 with self._engine.begin() as connection:
-                    refuse(connection, operation, str(error))
-                raise CannotReset(str(error)) from None
+                    record_refusal(connection, operation, str(error))
+                raise CannotReset(str(error), ResetRefusal.GROUP_HAS_MEMBERS) from None
             raise
         again = self._each(cancelled, self._operations.retry, actor, progress) if unfinished == "resubmit" else []
         return Done(now.offsets, cancelled, again)
 
-    def why_not(self) -> str | None:
-        """Why the broker would refuse now; None where it would not. Raises Unavailable."""
+    def refusal(self) -> tuple[ResetRefusal, str] | None:
+        """Why the broker would refuse now; None: it would not. Raises Unavailable."""
         settings = self._settings
         if settings.offsets_group is None:
-            return "A share group has no offsets of this kind: the broker keeps what each record's state is"
+            reason = "A share group has no committed offsets: the broker keeps the state of each record"
+            return ResetRefusal.SHARE_GROUP, reason
         group = self._admin.describe_group(settings.kafka_group, settings.topic_create)
-        return refusal(len(group.members))
+        members = members_refusal(len(group.members))
+        return None if members is None else (ResetRefusal.GROUP_HAS_MEMBERS, members)
 
     def _parts(self) -> list[LogOffsets]:
         return self._admin.offsets(self._settings.offsets_group, self._settings.topic_create)
@@ -195,7 +212,7 @@ class OffsetReset:
         topic = self._settings.topic_create
         found = self._admin.identities([topic])
         if topic not in found:
-            raise Unavailable(f"Kafka has no topic {topic}: run `filemill topics create`")
+            raise Unavailable(f"Kafka has no topic {topic}: run `filemill topics create`", code="kafka-topic-missing")
         return found[topic].topic_id
 
     def _judge(self, topic_id: str, parts: Sequence[LogOffsets], new: Mapping[int, int]) -> Plan:
@@ -203,16 +220,17 @@ class OffsetReset:
         moves = [
             Move(part.partition, _current(part), new[part.partition], skipped.get(part.partition, [])) for part in parts
         ]
-        return Plan(moves, self.why_not(), topic_id)
+        code, why_not = self.refusal() or (None, None)
+        return Plan(moves, why_not, topic_id, code)
 
-    def _skipped(self, spans: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
-        """The unfinished files whose records lie in these spans, by what the records say: a foreign one's, too."""
-        ahead = {partition: span for partition, span in spans.items() if span[1] > span[0]}
+    def _skipped(self, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
+        """The unfinished files with records in these ranges, by partition; records of other producers count too."""
+        ahead = {partition: span for partition, span in ranges.items() if span[1] > span[0]}
         if not ahead:
             return {}
         topic = self._settings.topic_create
         wanted = [LogOffsets(partition, begin, end, None) for partition, (begin, end) in ahead.items()]
-        places = {(topic, partition): ahead.get(partition, span)[0] for partition, span in spans.items()}
+        places = {(topic, partition): ahead.get(partition, span)[0] for partition, span in ranges.items()}
         found: dict[int, list[int]] = {}
         for partition, asked in _batches(
             (one.partition, file_id, int_header(one.headers, RUN_HEADER))
@@ -239,11 +257,11 @@ class OffsetReset:
 
 
 def _milliseconds(target: Target) -> int | None:
-    """The time of a target, since 1970; None where it is no time. Kafka reads -1 as *latest* and -2 as *earliest*."""
+    """The time of a target, in ms since 1970; None: it has no time. Kafka reads -1 as *latest* and -2 as *earliest*."""
     if target.to != "time":
         return None
     if target.at is None:
-        raise InvalidTarget("at: say which time, as 2026-11-22T12:00:00Z")
+        raise InvalidTarget("at: give a time, such as 2026-11-22T12:00:00Z")
     try:
         moment = target.at.astimezone(UTC)
     except OverflowError:
@@ -253,16 +271,16 @@ def _milliseconds(target: Target) -> int | None:
     return epoch_milliseconds(moment)
 
 
-def refusal(members: int) -> str | None:
-    """Why a group with so many members keeps its offsets; None for an empty one. Pure."""
+def members_refusal(members: int) -> str | None:
+    """Why offsets of a group with so many members cannot be reset; None for an empty group. Pure."""
     if not members:
         return None
-    who = "a member" if members == 1 else f"{members} members"
-    return f"Kafka refuses while the group has {who}: stop the processors first (Workers, scale to 0)"
+    count = "a member" if members == 1 else f"{members} members"
+    return f"Kafka refuses while the group has {count}: stop the processors first (Workers, scale to 0)"
 
 
 def _current(part: LogOffsets) -> int:
-    """Where the group would read on: what it has committed, as long as the topic still has it."""
+    """The offset at which the group would continue: the committed one, limited to the records that exist."""
     begin = part.begin or 0
     return begin if part.committed is None else max(begin, min(part.committed, part.end or 0))
 
@@ -270,7 +288,7 @@ def _current(part: LogOffsets) -> int:
 def _batches(
     found: Iterator[tuple[int, int, int | None]],
 ) -> Iterator[tuple[int, list[tuple[int, int | None]]]]:
-    """In batches of one partition each."""
+    """(partition, file, run) in batches, each of one partition."""
     held: dict[int, list[tuple[int, int | None]]] = {}
     for partition, file_id, run in found:
         batch = held.setdefault(partition, [])

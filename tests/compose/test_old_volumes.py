@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
+from filemill.adapters.postgres.roles import create_roles
 from filemill.config.connection_environment import settings_from
 from filemill.config.settings import load
 from filemill.lab.database import connected
-from filemill.services.setup import make_roles
 from filemill_infra.compose import Compose, ComposeError
 from tests.compose.stack import SETTLE_SECONDS, own_settings
 from tests.containers import images
@@ -30,7 +30,7 @@ def test_an_old_volume_keeps_its_files_and_loses_its_published_password(image: s
         compose.up("postgres", timeout=SETTLE_SECONDS * 2)
         said = json.loads(compose.run("run", "--rm", "--no-TTY", "env", "--json", "--admin"))
         settings = load(**settings_from(said))
-        make_roles(settings)
+        create_roles(settings)
 
         with connected(settings) as connection:
             superusers = connection.scalars(sa.text("SELECT rolname FROM pg_roles WHERE rolsuper")).all()

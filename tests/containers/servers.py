@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from filemill.config.settings import load
-from filemill.services.setup import prepare
+from filemill.entrypoints import bootstrap
 from filemill_infra.compose import Compose
 from filemill_infra.compose_secrets import VOLUMES, draw
 from filemill_infra.embedded.credentials import Credentials, credentials_of
@@ -113,7 +113,7 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
             "database_superuser_user": SUPERUSER,
             "database_superuser_password": drawn.database_superuser_password,
         }
-        prepare(load(home=home, **settings, **superuser), patience_seconds=READY_SECONDS)
+        bootstrap.prepare(load(home=home, **settings, **superuser), timeout_seconds=READY_SECONDS)
         yield ContainerServers(home, settings, guard, servers)
 
 

@@ -172,7 +172,7 @@ class PostgresBench:
 
     def retry(self, file_id: int) -> None:
         with self.engine.begin() as connection:
-            assert retry_files(connection, [file_id], actor="test") == [file_id]
+            assert list(retry_files(connection, [file_id])) == [file_id]
 
     def row(self, file_id: int) -> dict[str, Any]:
         query = sa.select(File.__table__).where(File.id == file_id)

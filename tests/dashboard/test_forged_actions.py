@@ -7,10 +7,10 @@ import pytest
 
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand, SupervisorResponse
-from filemill_dashboard.components import bars, file_table, grid, tiles_filter
+from filemill.services import stack_workers
+from filemill_dashboard.components import bars, file_table, grid
+from filemill_dashboard.components.filter_tiles import Tile
 from filemill_dashboard.components.grid import Column, RowAction, TableRow
-from filemill_dashboard.components.tiles_filter import Tile
-from filemill_dashboard.state import worker_control
 
 PROCESS = ProcessRef(pid=1, created=0.0)
 
@@ -21,7 +21,7 @@ class Browser:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.callbacks: dict[str, Any] = {}
         self._state: dict[str, SimpleNamespace] = {}
-        for module in (grid, tiles_filter, bars, file_table):
+        for module in (grid, filter_tiles, bars, file_table):
             monkeypatch.setattr(module, "component", lambda _name: self._mount)
             monkeypatch.setattr(module, "st", SimpleNamespace(session_state=self._state))
 
@@ -80,7 +80,7 @@ def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) ->
 
 def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
     heard: list[str] = []
-    tiles_filter.filter_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=heard.append)
+    filter_tiles.filter_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=heard.append)
     bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
     for value in ("x", ["a"], {"a": 1}, 7):
         browser.send("tiles", "status", value)
@@ -125,12 +125,12 @@ def test_a_page_may_stop_kill_and_scale_file_processors_only(
         given.append(order)
         return SupervisorResponse()
 
-    monkeypatch.setattr(worker_control, "send", give)
+    monkeypatch.setattr(stack_workers, "send", give)
     with pytest.raises(CommandRejected):
-        worker_control.send_supervisor_command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+        stack_workers.send_supervisor_command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
     assert given == []
 
 
 def test_a_processor_of_the_stack_may_be_stopped() -> None:
-    worker_control.check_allowed(stack(), SupervisorCommand("stop", worker="processor-1"))
-    worker_control.check_allowed(stack(), SupervisorCommand("scale", role="processor", count=3))
+    stack_workers.check_allowed(stack(), SupervisorCommand("stop", worker="processor-1"))
+    stack_workers.check_allowed(stack(), SupervisorCommand("scale", role="processor", count=3))

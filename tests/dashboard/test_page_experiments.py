@@ -15,7 +15,7 @@ from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, S
 from filemill.runtime.supervisor_client import SupervisorCommand
 from filemill.services import faults
 from filemill.services.audit import record
-from filemill_dashboard.components.chart_marks import annotations_of
+from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.state import data as data_module
 from filemill_infra.embedded.control import ControlServer
 from tests.dashboard.conftest import OpenPage, Page, closed_port
@@ -179,7 +179,7 @@ def test_elsewhere_each_fault_says_why_it_cannot_be_injected(
 def press(page: Page, key: str, row: str) -> None:
     """What the browser sends when the button of a row is pressed."""
     stack = data_module.current().stack()
-    offer = next(one for one in faults.offers(stack, []) if one.key == row)
+    offer = next(one for one in faults.fault_options(stack, []) if one.key == row)
     page.app.session_state["fault_wanted"] = offer
     assert key == "offers"
     page.run()
@@ -234,9 +234,9 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
         assert {row["key"]: row["acts"][0]["why_not"] for row in rows(page, "offers")}["killed:s3"] != ""
     stack = data_module.current().stack()
     assert stack is not None
-    notes = faults.EndNotes()
+    recorder = faults.FaultEndRecorder()
     for _ in range(2):
-        notes.note(engine, faults.journal_of(stack))
+        recorder.record(engine, faults.journal_of(stack))
     with engine.connect() as connection:
         act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
     (mark,) = annotations_of([act])

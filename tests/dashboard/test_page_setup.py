@@ -4,9 +4,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill.services.audit import record
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
+from filemill.services.audit import record
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.topics import recreate_topic
 

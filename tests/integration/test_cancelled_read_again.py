@@ -45,7 +45,7 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     wait_until(lambda: committed(harness) == 1, 30, "the cancelled record is committed")
     member.kill()
     reset = bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
-    wait_until(lambda: reset.why_not() is None, 30, "the group has no members", every=0.3)
+    wait_until(lambda: reset.refusal() is None, 30, "the group has no members", every=0.3)
     reset.apply(reset.plan(Target("earliest")), Target("earliest"), "cancel", "test")
     assert committed(harness) == 0
     more = harness.submit(5)

@@ -7,7 +7,6 @@ from pydantic import SecretStr
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
-from filemill.services.setup import prepare
 from filemill_infra.embedded.credentials import credentials_of
 from filemill_infra.superuser import SUPERUSER
 from tests.servers import superuser
@@ -35,7 +34,7 @@ def fresh(settings: Settings) -> Settings:
 
 def test_prepare_makes_the_database_and_its_roles_and_each_may_do_its_part(fresh: Settings) -> None:
     for _ in range(2):
-        prepare(fresh, patience_seconds=20)
+        bootstrap.prepare(fresh, timeout_seconds=20)
     reader = fresh.model_copy(
         update={"database_user": fresh.database_reader_user, "database_password": fresh.database_reader_password}
     )
@@ -60,7 +59,7 @@ def test_prepare_makes_the_database_and_its_roles_and_each_may_do_its_part(fresh
 def test_a_superusers_wrong_password_is_a_sentence_without_the_password(fresh: Settings) -> None:
     wrong = fresh.model_copy(update={"database_superuser_password": SecretStr("wrong-password")})
     with pytest.raises(Unavailable, match="roles were not made") as caught:
-        prepare(wrong)
+        bootstrap.prepare(wrong)
     assert "wrong-password" not in str(caught.value)
 
 

@@ -34,7 +34,7 @@ def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def operations(harness: PipelineHarness) -> Operations:
-    return Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
+    return bootstrap.operations(harness.settings, harness.engine)
 
 
 def forge(harness: PipelineHarness, **fields: object) -> None:

@@ -49,7 +49,7 @@ def remove_all(harness: PipelineHarness, topic: str) -> None:
 
 
 def operations(harness: PipelineHarness) -> Operations:
-    return Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
+    return bootstrap.operations(harness.settings, harness.engine)
 
 
 def seen(report: Report) -> dict[str, list[int]]:

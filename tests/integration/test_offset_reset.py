@@ -17,7 +17,6 @@ from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
 from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
-from filemill.services.operations import Operations
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
@@ -29,15 +28,15 @@ EMPTY_SECONDS = 30.0
 
 
 def mover(harness: PipelineHarness) -> OffsetReset:
-    operations = Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
-    return OffsetReset(harness.settings, harness.engine, KafkaAdmin(harness.settings), operations)
+    operations = bootstrap.operations(harness.settings, harness.engine)
+    return bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
 
 
 def stop(harness: PipelineHarness, member: Process) -> None:
     """End a processor amid its work, and wait until the broker takes it for gone."""
     member.kill()
     reset = mover(harness)
-    wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
+    wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
 
 def committed(harness: PipelineHarness) -> list[int | None]:
@@ -118,7 +117,7 @@ def test_records_that_are_read_again_change_nothing_that_has_ended(harness: Pipe
     before = {file_id: harness.file(file_id) for file_id in ids}
     member.terminate(20)
     reset = mover(harness)
-    wait_until(lambda: reset.why_not() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
+    wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
     plan = reset.plan(Target("shift", by=-2))
     assert [move.difference for move in plan.moves] == [-2, -2, -2]

@@ -27,7 +27,7 @@ WORK_SECONDS = 3.0
 
 @pytest.fixture
 def operations(harness: PipelineHarness) -> Operations:
-    return Operations(harness.settings, harness.engine, bootstrap.s3_client(harness.settings))
+    return bootstrap.operations(harness.settings, harness.engine)
 
 
 def poison(harness: PipelineHarness, file_id: int) -> None:
@@ -178,7 +178,7 @@ def test_a_file_that_keeps_failing_is_not_replayed_for_ever(harness: PipelineHar
 
 def test_a_worker_that_nobody_knows_cannot_be_told_anything(harness: PipelineHarness, operations: Operations) -> None:
     with pytest.raises(UnknownWorker, match="there is no worker named nobody"):
-        operations.order(WorkerCommandKind.QUIET, "nobody", "test")
+        operations.command_workers(WorkerCommandKind.QUIET, "nobody", "test")
     for act in ("quiet", "resume"):
         told = subprocess.run(
             [sys.executable, "-m", "filemill", "workers", act, "nobody"],
@@ -197,7 +197,7 @@ def test_a_quiet_worker_takes_nothing_until_it_may_go_on(harness: PipelineHarnes
     harness.run_in_threads("relay", "sync")
     (processor,) = harness.start("processor")
     harness.wait_for(harness.submit(2))
-    operations.order(WorkerCommandKind.QUIET, None, "test")
+    operations.command_workers(WorkerCommandKind.QUIET, None, "test")
     wait_until(lambda: processor.has_logged("Told", order="quiet"), 10, "the worker was told")
     wait_until(lambda: "quieted" in kinds(harness), 10, "the worker says so")
 
@@ -219,6 +219,6 @@ def test_a_quiet_worker_takes_nothing_until_it_may_go_on(harness: PipelineHarnes
 
     wait_until(two_heartbeats_later, 15, "two more heartbeats")
     assert set(harness.statuses(ids).values()) == {"pending"}
-    operations.order(WorkerCommandKind.RESUME, None, "test")
+    operations.command_workers(WorkerCommandKind.RESUME, None, "test")
     harness.wait_for(ids)
     harness.assert_clean()

@@ -15,7 +15,7 @@ from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.entrypoints import bootstrap
 from filemill.queries.group import overview
-from filemill.services.orphans import Kind, Orphan, Orphans
+from filemill.services.orphans import OrphanKind, Orphan
 from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
@@ -93,15 +93,15 @@ def test_only_what_nobody_owns_is_an_orphan_and_only_keys_of_ours_are_deleted(
     for key in [*owned, orphan, beyond, "elsewhere/b"]:
         put(settings, key)
 
-    orphans = Orphans(settings, engine, bootstrap.s3_client(settings))
+    orphans = bootstrap.orphans(settings, engine)
     assert {one.key: one.kind for one in orphans.find()} == {
-        orphan: Kind.UNKNOWN_ID,
-        beyond: Kind.ID_NOT_GIVEN,
-        "elsewhere/b": Kind.OTHER_KEY,
+        orphan: OrphanKind.UNKNOWN_ID,
+        beyond: OrphanKind.ID_NOT_GIVEN,
+        "elsewhere/b": OrphanKind.OTHER_KEY,
     }
     listed = json.loads(run(settings, "list", "--json").stdout)
     assert {one["key"]: one["kind"] for one in listed}[orphan] == "unknown id"
-    assert orphans.delete("test", dry_run=True).deleted == [Orphan(orphan, 1, Kind.UNKNOWN_ID)]
+    assert orphans.delete("test", dry_run=True).deleted == [Orphan(orphan, 1, OrphanKind.UNKNOWN_ID)]
     assert orphan in keys(settings)
     result = orphans.delete("test", dry_run=False, ids_not_given=True)
     assert {one.key for one in result.deleted} == {orphan, beyond}

@@ -12,7 +12,6 @@ import pytest
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.queries.files import outbox_state
-from filemill.services.operations import Operations
 from tests.integration.audit import audit_commits
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
@@ -141,7 +140,7 @@ def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(
     try:
         ids = at_rest.submit(12)
         wait_until(lambda: len(open_breakers(at_rest)) == 2, 20, "both breakers are open")
-        operations = Operations(at_rest.settings, at_rest.engine, bootstrap.s3_client(at_rest.settings))
+        operations = bootstrap.operations(at_rest.settings, at_rest.engine)
         assert operations.cancel(ids, "test").done == ids
         wait_until(lambda: sum(len(one.lines("Cancelled")) for one in processors(at_rest)) == 12, 20, "all are let go")
     finally:

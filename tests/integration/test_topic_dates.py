@@ -6,8 +6,8 @@ from confluent_kafka.cimpl import NewTopic
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.kafka.client import client_config
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 from filemill.entrypoints.doctor import _kafka
-from filemill.services.setup import prepare
 from tests.integration.processes import wait_until
 
 
@@ -33,6 +33,6 @@ def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(sett
     assert later.topic_created in check.found
     assert "filemill prepare" in check.remedy
 
-    prepare(later)
+    bootstrap.prepare(later)
     wait_until(lambda: not admin.topics_with_producer_timestamps(), 10, "all are dated by the broker")
     assert _kafka(later).ok

@@ -7,11 +7,9 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 
-from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka.admin import all_topics
 from filemill.entrypoints import bootstrap
-from filemill.services import setup
-from filemill.services.offset_reset import OffsetReset, Target
-from filemill.services.operations import Operations
+from filemill.services.offset_reset import Target
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
@@ -56,9 +54,7 @@ def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(ha
     report = harness.verify()
     assert {check: finding.count for check, finding in report.findings.items()} == {"object-missing": 5}
     _stop(processor)
-    reset = OffsetReset(
-        harness.settings, harness.engine, KafkaAdmin(harness.settings), Operations(harness.settings, harness.engine, s3)
-    )
+    reset = bootstrap.offset_reset(harness.settings, harness.engine)
     target = Target("earliest")
     reset.apply(reset.plan(target), target, "resubmit", "test")
     harness.start("processor")
@@ -100,13 +96,13 @@ def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_
     _stop(relay, sync)
     for topic in all_topics(settings):
         topics.delete_topic(settings, topic)
-    setup.prepare(settings)
+    bootstrap.prepare(settings)
     harness.start("relay", "sync", "processor")
     new = harness.submit(4)
     harness.wait_for(new, "completed", PATIENCE_SECONDS)
     assert set(harness.statuses(done).values()) == {"completed"}
     assert {check: finding.count for check, finding in harness.verify().findings.items()} == {"request-gone": 3}
-    operations = Operations(settings, harness.engine, bootstrap.s3_client(settings))
+    operations = bootstrap.operations(settings, harness.engine)
     assert operations.resubmit(operations.gone(), "test") == lost
     harness.wait_for(lost, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
@@ -121,7 +117,7 @@ def test_requests_wait_in_the_outbox_while_their_topic_is_deleted(harness: Pipel
     topics.delete_topic(settings, settings.topic_create)
     waiting = harness.submit(4)
     wait_until(lambda: harness.outbox_depth() == 4, PATIENCE_SECONDS, "they wait")
-    setup.prepare(settings)
+    bootstrap.prepare(settings)
     harness.start("processor")
     harness.wait_for(waiting, "completed", PATIENCE_SECONDS)
     assert all(member.alive for member in (relay, sync))
@@ -172,4 +168,4 @@ def test_a_database_of_yesterday_hears_what_became_of_its_requests_and_its_lost_
     harness.wait_for([*known, *waiting], "completed", PATIENCE_SECONDS)
     report = harness.verify()
     assert {check: finding.count for check, finding in report.findings.items()} == {"orphan-object": 2}
-    assert any("publish numbers that nobody has given yet" in note for note in report.notes)
+    assert any("sequence numbers that no relay has assigned" in note for note in report.notes)

@@ -11,7 +11,7 @@ import pytest
 
 from filemill.config.settings import Settings
 from filemill.entrypoints import doctor
-from filemill.entrypoints.doctor import Check, examine
+from filemill.entrypoints.doctor import DoctorCheck, examine
 from filemill.runtime.stack_state import ProcessRef, StackState, write_state
 
 UNREACHABLE = {
@@ -42,14 +42,14 @@ def _nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _servers_are_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    def well(name: str) -> Callable[[Settings], Check]:
-        return lambda _settings: Check(name, True, "well")
+    def well(name: str) -> Callable[[Settings], DoctorCheck]:
+        return lambda _settings: DoctorCheck(name, True, "well")
 
     for name in ("postgres", "kafka", "s3"):
         monkeypatch.setattr(doctor, f"_{name}", well(name))
 
 
-def _found() -> dict[str, Check]:
+def _found() -> dict[str, DoctorCheck]:
     return {check.name: check for check in examine()}
 
 

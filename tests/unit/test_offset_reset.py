@@ -3,7 +3,7 @@
 import pytest
 
 from filemill.adapters.kafka.admin import LogOffsets
-from filemill.services.offset_reset import Move, Plan, Target, new_offsets, refusal
+from filemill.services.offset_reset import Move, Plan, Target, members_refusal, new_offsets
 
 PARTS = [
     LogOffsets(0, begin=10, end=100, committed=40),
@@ -36,5 +36,5 @@ def test_a_plan_sums_up_its_moves() -> None:
 
 @pytest.mark.parametrize(("members", "said"), [(1, "has a member:"), (3, "has 3 members:")])
 def test_a_group_with_members_keeps_its_offsets(members: int, said: str) -> None:
-    assert said in (refusal(members) or "")
-    assert refusal(0) is None
+    assert said in (members_refusal(members) or "")
+    assert members_refusal(0) is None

@@ -1,4 +1,4 @@
-"""Dead letters: why, where from, what was in them, and once more."""
+"""Dead letters: their reasons, their contents, and their replay."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from filemill.domain.dead_letters import DeadLetter, histogram, likeness
+from filemill.domain.dead_letters import DeadLetter, reason_counts, reason_fingerprint
 from filemill.queries.dead_letters import KEPT_RECORDS, Content
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bars import bars
@@ -14,7 +14,7 @@ from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
-from filemill_dashboard.components.redrive_dialog import open_replay_dialog, replay_dialog
+from filemill_dashboard.components.replay_dialog import open_replay_dialog, replay_dialog
 from filemill_dashboard.components.view_url import select_option, update_view
 from filemill_dashboard.state import data as data_module
 from filemill_dashboard.state.cache import CachedValue
@@ -22,17 +22,17 @@ from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.payload import pretty
 
 SHOWN = 100
-VIEWS = ["Still broken", "All"]
+VIEWS = ["Unresolved", "All"]
 COLUMNS = [
-    Column("place", "Place", "mono", 92, title="partition:offset in the topic of dead letters"),
-    Column("age", "Died", "ago", 104),
+    Column("place", "Position", "mono", 92, title="partition:offset in the dead-letter topic"),
+    Column("age", "Age", "ago", 104),
     Column("file", "File", "text", 86, hide_below=800),
     Column("reason", "Reason"),
-    Column("count", "Times", "number", 62, title="How often the record was read and came here", hide_below=800),
+    Column("count", "Count", "number", 62, title="How often the record was dead-lettered", hide_below=800),
     Column("run", "Run", "number", 56, hide_below=800),
     Column("attempts", "Attempts", "text", 78, hide_below=900),
     Column("worker", "Worker", "text", 126, hide_below=1000),
-    Column("standing", "Now", "badge", 150),
+    Column("state", "State", "badge", 150),
 ]
 
 
@@ -40,84 +40,89 @@ def _dead_letters(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     reading = data.dead_letters()
     reason = st.query_params.get("reason", "")
     with st.container(
-        key="letter-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+        key="dead-letter-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
     ):
-        st.html('<div class="section">Why requests died</div>', width="content")
-        view = select_option("Which", VIEWS, VIEWS[0], "view")
+        page_shell.section_heading("Reasons")
+        view = select_option("Show", VIEWS, VIEWS[0], "view")
     if reading.value is None:
-        what = "Kafka has not answered yet" if reading.error is None else "The dead letters cannot be read now"
-        show_notices("letters-trouble", [Notice("warn", what, reading.error or "They appear as soon as it does.")])
+        title = "Waiting for Kafka" if reading.error is None else "The dead letters cannot be read"
+        show_notices(
+            "dead-letters-notice",
+            [Notice("warn", title, reading.error or "The dead letters appear when Kafka responds.")],
+        )
         return
     error = reading.error
-    old = [Notice("warn", "The dead letters are not of now", error)] if error else []
-    show_notices("letters-trouble", old)
+    warning = [Notice("warn", "Showing stale data", error)] if error else []
+    show_notices("dead-letters-notice", warning)
     within = [letter for letter in reading.value.items if view == "All" or letter.still_broken]
-    empty = "Nothing is broken: every request that died was tried again since, or none ever did."
+    empty = "No unresolved dead letters."
     bars(
         "reasons",
-        histogram(within),
+        reason_counts(within),
         reason,
         label="Reasons",
         empty=empty,
         on_choice=lambda name: update_view(reason=name),
     )
-    found = [letter for letter in within if not reason or likeness(letter.reason) == reason]
-    _replay_bar(found, truncated=reading.value.truncated)
-    # Letters are dated by a server: their age is by a server's clock too, where it is known.
+    letters = [letter for letter in within if not reason or reason_fingerprint(letter.reason) == reason]
+    _replay_bar(letters, truncated=reading.value.truncated)
+    # The timestamps are a server's, so the age is computed by a server's clock, if it is known.
     now = snapshot.value.overview.as_of if snapshot.value else datetime.now(UTC)
-    _table(found, now, old=error is not None)
-    chosen = next((letter for letter in found if letter.place == st.query_params.get("place")), None)
-    if chosen is not None:
-        _details(data, chosen)
-    if st.session_state.pop("opening", False):
-        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
+    _table(letters, now, stale=error is not None)
+    selected = next((letter for letter in letters if letter.place == st.query_params.get("place")), None)
+    if selected is not None:
+        _details(data, selected)
+    if st.session_state.pop("open_dialog", False):
+        st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
 
-def _replay_bar(found: Sequence[DeadLetter], *, truncated: bool) -> None:
-    can = [letter for letter in found if letter.refusal is None]
-    with st.container(key="redrive", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        shown = f", the newest {SHOWN} are below" if len(found) > SHOWN else ""
-        text = f"{len(found):,} dead letters match; {len(can):,} of them can be sent through once more{shown}."
-        older = f" Only the newest {KEPT_RECORDS:,} records of the topic are listed." if truncated else ""
-        st.caption((text if found else "No dead letter matches.") + older)
+def _replay_bar(letters: Sequence[DeadLetter], *, truncated: bool) -> None:
+    replayable = [letter for letter in letters if letter.refusal is None]
+    with st.container(
+        key="replay-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+    ):
+        shown = f"; the newest {SHOWN} are listed" if len(letters) > SHOWN else ""
+        text = f"{len(letters):,} dead letters match, {len(replayable):,} can be replayed{shown}."
+        older = f" Only the newest {KEPT_RECORDS:,} records of the topic are read." if truncated else ""
+        st.caption((text if letters else "No dead letters match.") + older)
         st.button(
-            f"Replay {len(can):,} …",
-            key="redrive-all",
+            f"Replay {len(replayable):,} …",
+            key="replay-all",
             type="primary",
-            disabled=not can,
-            help=None if can else "None of them can: their files were tried again, deleted, or never ours",
+            disabled=not replayable,
+            help=None if replayable else "None can be replayed: the files were retried or deleted, or are unknown",
             on_click=open_replay_dialog,
-            args=(list(found),),
+            args=(list(letters),),
         )
 
 
-def _table(found: Sequence[DeadLetter], now: datetime, *, old: bool) -> None:
-    newest = list(found)[::-1][:SHOWN]
+def _table(letters: Sequence[DeadLetter], now: datetime, *, stale: bool) -> None:
+    newest = list(letters)[::-1][:SHOWN]
     by_place = {letter.place: letter for letter in newest}
     data_grid(
         "letters",
         COLUMNS,
         [_row(letter, None if letter.at is None else max(0.0, (now - letter.at).total_seconds())) for letter in newest],
         label="Dead letters",
-        empty=("No dead letters here", "Requests that no attempt could process appear here, with the reason."),
-        stale=old,
+        empty=("No dead letters", "Requests that cannot be processed appear here with the reason."),
+        stale=stale,
         selected=st.query_params.get("place"),
         on_open=lambda place: update_view(place="" if st.query_params.get("place") == place else place),
-        on_action=lambda place, act: _on_action(by_place[place], act),
+        on_action=lambda place, action: _on_action(by_place[place], action),
     )
 
 
-def _on_action(letter: DeadLetter, act: str) -> None:
-    if act == "replay":
+def _on_action(letter: DeadLetter, action: str) -> None:
+    if action == "replay":
         open_replay_dialog([letter])
     else:
         page_shell.navigate_to("file", id=str(letter.file_id or ""))
 
 
 def _row(letter: DeadLetter, age: float | None) -> TableRow:
-    standing = ("can be replayed", "bad") if letter.refusal is None else ("not replayable", "none")
+    state = ("replayable", "bad") if letter.refusal is None else ("not replayable", "none")
     if not letter.still_broken:
-        standing = ("tried again since", "good")
+        state = ("retried", "good")
     return TableRow(
         letter.place,
         {
@@ -129,34 +134,34 @@ def _row(letter: DeadLetter, age: float | None) -> TableRow:
             "run": letter.run,
             "attempts": letter.attempts,
             "worker": letter.worker,
-            "standing": standing,
+            "state": state,
         },
         actions=[
-            RowAction("file", "File", "" if letter.file_id is not None else "It names no file"),
+            RowAction("file", "File", "" if letter.file_id is not None else "The record has no valid file ID"),
             RowAction("replay", "Replay", letter.refusal or ""),
         ],
         titles={
-            "standing": letter.refusal or "its file has failed, and nothing was tried since",
+            "state": letter.refusal or "The file failed and was not retried",
             "age": letter.problem or "",
             "count": _occurrences(letter),
         },
     )
 
 
-def _header_facts(content: Content | None, taken: Set[str]) -> list[Fact]:
-    """All headers in their order; lines are told apart by their names, so that a second of a name gets a number."""
-    seen = Counter(taken)
-    found = []
+def _header_facts(content: Content | None, used_names: Set[str]) -> list[Fact]:
+    """Return all headers in order. A repeated name gets a number, because the names of facts are unique."""
+    seen = Counter(used_names)
+    lines = []
     for name, value in content.headers if content is not None else []:
         seen[name] += 1
         if name != "filemill-trace":
             label = name if seen[name] == 1 else f"{name} ({seen[name]})"
-            found.append(Fact(label, "(null)" if value is None else value, mono=True))
-    return found
+            lines.append(Fact(label, "(null)" if value is None else value, mono=True))
+    return lines
 
 
 def _occurrences(letter: DeadLetter) -> str:
-    """How often the record came here, and when first."""
+    """Return how often the record was dead-lettered, and when first."""
     since = "" if letter.first_at is None else f", first at {letter.first_at:%Y-%m-%d %H:%M:%S} UTC"
     return "once" if letter.count == 1 else f"{letter.count:,} times{since}"
 
@@ -164,20 +169,22 @@ def _occurrences(letter: DeadLetter) -> str:
 def _details(data: PageData, letter: DeadLetter) -> None:
     reading = data.dead_letter_content(letter)
     content = reading.value
-    gone = reading.error or "The record is gone: retention removed it." if content is None else ""
+    missing = reading.error or "The record was removed by retention." if content is None else ""
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
             payload = None if content is None else pretty(content.value)
-            preview("payload", payload, title=f"Payload of {letter.place}", note=f"{letter.size:,} bytes", message=gone)
+            preview(
+                "payload", payload, title=f"Payload of {letter.place}", note=f"{letter.size:,} bytes", message=missing
+            )
             trace = content.trace if content is not None else None
-            preview("trace", trace, title="Trace", message=gone or "No trace: the worker gave none.")
+            preview("trace", trace, title="Stack trace", message=missing or "No stack trace was recorded.")
         with st.container(key="right"):
             lines = [
                 Fact("Reason", letter.reason, tone="bad"),
                 Fact("File", f"#{letter.file_id}" if letter.file_id is not None else None),
-                Fact("From", letter.source, mono=True),
-                Fact("Seen", _occurrences(letter)),
-                Fact("Now", letter.refusal or "can be replayed"),
+                Fact("Source", letter.source, mono=True),
+                Fact("Count", _occurrences(letter)),
+                Fact("State", letter.refusal or "replayable"),
             ]
             if letter.problem is not None:
                 lines.insert(1, Fact("Unreadable", letter.problem, tone="warn"))
@@ -185,5 +192,5 @@ def _details(data: PageData, letter: DeadLetter) -> None:
             facts("headers", lines, title="Headers")
 
 
-page_shell.render_page(_dead_letters)
+page_shell.render_page("Dead letters", _dead_letters)
 replay_dialog(data_module.current())

@@ -1,11 +1,11 @@
-"""Experiments: the lab's runs with their verdicts, one laid over another; and faults for the stack that runs."""
+"""Experiments: the lab's runs with their verdicts, compared with each other; and faults for the running stack."""
 
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.lab.runs import RecordedRun
 from filemill.runtime.journal import JournalEntry
-from filemill.services.faults import as_json_lines, offers
+from filemill.services.faults import as_json_lines, fault_options
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.fault_dialog import OUTCOME, fault_dialog, open_fault_dialog
@@ -21,63 +21,65 @@ from filemill_dashboard.state.page_data import PageData, Snapshot
 PARTS = ["Runs", "Faults"]
 TEXT_MAX = 300
 NDJSON = "application/x-ndjson"
-# The measures of a run that its row shows, where it has them.
+# The measures that the row of a run shows.
 SHOWN = {
     "files": ("Files", "number", 78),
     "files_per_second": ("Files /s", "rate", 78),
     "end_to_end_p99": ("p99", "seconds", 74),
     "recovery_median": ("Recovery", "seconds", 84),
-    "executed_again": ("Again", "number", 66),
+    "executed_again": ("Reprocessed", "number", 96),
 }
 ALIASES = {"files": "accepted", "files_per_second": "accepted_per_second"}
 JOURNAL = [
-    Column("at", "When", "moment", 190),
-    Column("what", "What"),
-    Column("target", "On what", "text", 170),
-    Column("lasted", "Lasted", "seconds", 90),
-    Column("more", "Learned", hide_below=760),
+    Column("at", "Time", "moment", 190),
+    Column("event", "Event"),
+    Column("target", "Target", "text", 170),
+    Column("duration", "Duration", "seconds", 90),
+    Column("details", "Details", hide_below=760),
 ]
 
 
 def _experiments(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
-    if select_option("Part", PARTS, PARTS[0], "part") == PARTS[0]:
+    if select_option("View", PARTS, PARTS[0], "part") == PARTS[0]:
         _runs(data)
     else:
         _faults(data)
-    if st.session_state.pop("opening", False):
-        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
+    if st.session_state.pop("open_dialog", False):
+        st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
 
 def _runs(data: PageData) -> None:
     reading = data.lab.runs()
-    runs, old = reading.value or [], reading.error is not None
+    runs, stale = reading.value or [], reading.error is not None
     by_name = {run.name: run for run in runs}
-    chosen, other = (by_name.get(st.query_params.get(name, "")) for name in ("run", "with"))
-    trouble = [Notice("warn", "The runs cannot be read now", reading.error)] if reading.error else []
-    show_notices("runs-trouble", trouble)
+    selected, other = (by_name.get(st.query_params.get(name, "")) for name in ("run", "with"))
+    notices = [Notice("warn", "The runs cannot be read", reading.error)] if reading.error else []
+    show_notices("runs-notice", notices)
     data_grid(
         "runs",
         _columns(),
-        [_row(run, chosen, other) for run in runs],
+        [_row(run, selected, other) for run in runs],
         label="Runs of the lab",
         empty=_empty(data, reading),
-        stale=old,
-        on_open=lambda name: update_view(run="" if chosen is not None and chosen.name == name else name),
-        on_action=lambda name, _act: update_view(**{"with": "" if other is not None and other.name == name else name}),
+        stale=stale,
+        on_open=lambda name: update_view(run="" if selected is not None and selected.name == name else name),
+        on_action=lambda name, _action: update_view(
+            **{"with": "" if other is not None and other.name == name else name}
+        ),
     )
-    if chosen is None and st.query_params.get("run") and reading.value is not None:
-        text = "It may have been removed, or lie in another folder (FILEMILL_RESULTS)."
-        show_notices("no-run", [Notice("warn", "There is no such run any more", text)])
+    if selected is None and st.query_params.get("run") and reading.value is not None:
+        text = "It may have been removed, or be in another folder (FILEMILL_RESULTS)."
+        show_notices("no-run", [Notice("warn", "Run not found", text)])
         return
     show_notices("no-run", [])
-    if chosen is not None:
-        _selected_run(data, chosen, None if other is chosen else other)
+    if selected is not None:
+        _selected_run(data, selected, None if other is selected else other)
 
 
 def _columns() -> list[Column]:
     return [
         Column("run", "Run"),
-        Column("began", "Began", "moment", 190, hide_below=760),
+        Column("began", "Started", "moment", 190, hide_below=760),
         Column("verdict", "Verdict", "badge", 118),
         *(
             Column(key, label, kind, width, hide_below=900)  # type: ignore[arg-type]
@@ -87,12 +89,14 @@ def _columns() -> list[Column]:
     ]
 
 
-def _row(run: RecordedRun, chosen: RecordedRun | None, other: RecordedRun | None) -> TableRow:
-    trouble = "; ".join(run.problems)
-    told = ", ".join(f"{name} {value}" for name, value in run.parameters.items() if value not in ({}, [], None, ""))
-    why_not = "" if chosen is not None else "Choose a run first: this one is laid over it"
-    why_not = "It is the one that is chosen" if run is chosen else why_not
-    why_not = why_not or ("" if run.frames or run.measures else "It has kept no figures")
+def _row(run: RecordedRun, selected: RecordedRun | None, other: RecordedRun | None) -> TableRow:
+    problems = "; ".join(run.problems)
+    parameters = ", ".join(
+        f"{name} {value}" for name, value in run.parameters.items() if value not in ({}, [], None, "")
+    )
+    reason = "" if selected is not None else "Select a run first, then overlay this one"
+    reason = "This run is selected" if run is selected else reason
+    reason = reason or ("" if run.frames or run.measures else "This run has no recorded data")
     return TableRow(
         run.name,
         {
@@ -100,53 +104,58 @@ def _row(run: RecordedRun, chosen: RecordedRun | None, other: RecordedRun | None
             "began": epoch_milliseconds(run.began) if run.began else None,
             "verdict": _verdict(run),
             **{key: run.measures.get(key, run.measures.get(ALIASES.get(key, key))) for key in SHOWN},
-            "parameters": told or None,
+            "parameters": parameters or None,
         },
-        actions=[RowAction("overlay", "Remove" if run is other else "Overlay", why_not)],
+        actions=[RowAction("overlay", "Remove" if run is other else "Overlay", reason)],
         tone="bad" if run.invariants is not None and not run.invariants.ok else "warn" if run.problems else None,
-        titles={"verdict": trouble, "parameters": told, "run": f"{run.name}: {trouble}" if trouble else run.name},
+        titles={
+            "verdict": problems,
+            "parameters": parameters,
+            "run": f"{run.name}: {problems}" if problems else run.name,
+        },
     )
 
 
 def _verdict(run: RecordedRun) -> tuple[str, str]:
     if run.invariants is not None:
-        return ("kept", "good") if run.invariants.ok else ("BROKEN", "bad")
+        return ("passed", "good") if run.invariants.ok else ("failed", "bad")
     return ("unfinished", "warn") if run.facts else ("unreadable", "none")
 
 
 def _empty(data: PageData, reading: CachedValue[list[RecordedRun]]) -> tuple[str, str]:
     if reading.value is None:
-        return "Not read yet", reading.error or f"The runs are in {data.lab.folder}."
-    todo = f"`make soak MINUTES=1` leaves one; they are looked for in {data.lab.folder} (FILEMILL_RESULTS)."
-    return "The lab has no runs yet", todo
+        return "No data yet", reading.error or f"The runs are read from {data.lab.folder}."
+    hint = f"`make soak MINUTES=1` creates one in {data.lab.folder} (FILEMILL_RESULTS)."
+    return "No lab runs yet", hint
 
 
 def _selected_run(data: PageData, run: RecordedRun, other: RecordedRun | None) -> None:
     both = [run] if other is None else [run, other]
     if run.problems:
-        text = f"{'; '.join(run.problems)}. It goes on still, or it was cut off; what there is of it is below."
-        show_notices("run-troubles", [Notice("warn", "This run is not whole", f"{text[0].upper()}{text[1:]}")])
+        problems = "; ".join(run.problems)
+        text = f"{problems}. This run is still in progress or was interrupted. Partial results are shown below."
+        show_notices("run-notice", [Notice("warn", "Incomplete run", f"{text[0].upper()}{text[1:]}")])
     else:
-        show_notices("run-troubles", [])
+        show_notices("run-notice", [])
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-                st.html('<div class="section">Over time</div>', width="content")
+                page_shell.section_heading("Over time")
                 series = select_option("Series", SERIES, SERIES[0], "series")
             courses = [(one.name, data.lab.course(one)) for one in both]
-            old = any(reading.error is not None for _, reading in courses)
-            course_chart([(name, reading.value) for name, reading in courses], series, stale=old)
-            st.html('<div class="section">Verdict</div>')
+            stale = any(reading.error is not None for _, reading in courses)
+            course_chart([(name, reading.value) for name, reading in courses], series, stale=stale)
+            page_shell.section_heading("Verdict")
             _invariants(run)
             _journal(data, run)
         with st.container(key="right"):
-            st.html('<div class="section">Figures</div>')
+            page_shell.section_heading("Measures")
             _measures(run, other)
             lines = [Fact(name, _text(value)) for name, value in run.parameters.items()]
             facts("parameters", lines or [Fact("Parameters", None)], title="Parameters")
             parts = [_named(run.facts.get(part)) for part in ("machine", "servers", "versions")]
             machine = [Fact(name.replace("_", " "), _text(value)) for part in parts for name, value in part]
-            facts("machine", machine or [Fact("Machine", None)], title="On what")
+            facts("machine", machine or [Fact("Machine", None)], title="Environment")
 
 
 def _text(value: object) -> str:
@@ -167,8 +176,8 @@ def _measures(run: RecordedRun, other: RecordedRun | None) -> None:
         change = f"{100 * (b / a - 1):+.1f} %" if a and b is not None else None
         cells = {"name": name.replace("_", " "), "a": _number(a), "b": _number(b), "change": change}
         rows.append(TableRow(name, cells))
-    empty = ("No figures were kept", "A run keeps them at its end.")
-    data_grid("measures", columns, rows, label="Figures", empty=empty)
+    empty = ("No measures recorded", "A run records its measures at its end.")
+    data_grid("measures", columns, rows, label="Measures", empty=empty)
 
 
 def _number(value: float | None) -> str | None:
@@ -176,12 +185,12 @@ def _number(value: float | None) -> str | None:
 
 
 def _invariants(run: RecordedRun) -> None:
-    words = {True: ("kept", "good"), False: ("BROKEN", "bad"), None: ("not observed", "none")}
+    words = {True: ("holds", "good"), False: ("violated", "bad"), None: ("not observed", "none")}
     data_grid(
-        "promises",
+        "invariants",
         [
-            Column("number", "", "mono", 30),
-            Column("promise", "Promise"),
+            Column("number", "#", "mono", 30),
+            Column("invariant", "Invariant"),
             Column("verdict", "Verdict", "badge", 124),
             Column("evidence", "Evidence", hide_below=560),
         ],
@@ -190,7 +199,7 @@ def _invariants(run: RecordedRun) -> None:
                 check.number,
                 {
                     "number": check.number,
-                    "promise": check.title,
+                    "invariant": check.title,
                     "verdict": words[check.ok],
                     "evidence": check.evidence,
                 },
@@ -199,8 +208,8 @@ def _invariants(run: RecordedRun) -> None:
             )
             for check in (run.invariants.checks if run.invariants else [])
         ],
-        label="Promises",
-        empty=("No verdict yet", "It is given when the run is over; one that was cut off gets none."),
+        label="Invariants",
+        empty=("No verdict yet", "The verdict is recorded at the end of a run; an interrupted run has none."),
     )
 
 
@@ -208,12 +217,12 @@ def _journal(data: PageData, run: RecordedRun) -> None:
     reading = data.lab.journal(run)
     entries = reading.value or []
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.html('<div class="section">Journal</div>', width="content")
-        with st.container(key="run-take", horizontal=True, vertical_alignment="center", width="content"):
+        page_shell.section_heading("Journal")
+        with st.container(key="run-toolbar", horizontal=True, vertical_alignment="center", width="content"):
             if run.frames:
                 notebook_link(run=run.name)
             _download(entries[::-1], f"{run.name}.jsonl", "run-journal-download")
-    _journal_grid("run-journal", entries[:200], "Nothing was done to it", "A run without faults has an empty journal.")
+    _journal_grid("run-journal", entries[:200], "No events", "A run without faults has an empty journal.")
 
 
 def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
@@ -225,11 +234,11 @@ def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
         on_click="ignore",
         disabled=not newest_first,
         key=key,
-        help="JSON lines, an entry each" if newest_first else "There is nothing in it",
+        help="JSON lines, one entry per line" if newest_first else "The journal is empty",
     )
 
 
-def _journal_grid(key: str, entries: list[JournalEntry], empty: str, todo: str) -> None:
+def _journal_grid(key: str, entries: list[JournalEntry], empty: str, hint: str) -> None:
     data_grid(
         key,
         JOURNAL,
@@ -238,17 +247,17 @@ def _journal_grid(key: str, entries: list[JournalEntry], empty: str, todo: str) 
                 f"{entry.began}-{entry.name}-{entry.target}",
                 {
                     "at": int(1000 * entry.began),
-                    "what": entry.name if entry.ended is not None else f"{entry.name}: lasts still",
+                    "event": entry.name if entry.ended is not None else f"{entry.name} (active)",
                     "target": entry.target or None,
-                    "lasted": None if entry.ended is None else entry.ended - entry.began,
-                    "more": str(entry.detail.get("error") or _details(entry))[:TEXT_MAX] or None,
+                    "duration": None if entry.ended is None else entry.ended - entry.began,
+                    "details": str(entry.detail.get("error") or _details(entry))[:TEXT_MAX] or None,
                 },
                 tone="bad" if "error" in entry.detail else "warn" if entry.ended is None else None,
             )
             for entry in entries
         ],
         label="Journal",
-        empty=(empty, todo),
+        empty=(empty, hint),
     )
 
 
@@ -259,42 +268,42 @@ def _details(entry: JournalEntry) -> str:
 def _faults(data: PageData) -> None:
     stack, reading = data.stack(), data.faults()
     entries = reading.value or []
-    found = {offer.key: offer for offer in offers(stack, entries)}
+    by_key = {option.key: option for option in fault_options(stack, entries)}
     show_inline_notice("fault-outcome", st.session_state.get(OUTCOME))
     data_grid(
         "offers",
         [
-            Column("target", "What", "text", 150),
+            Column("target", "Target", "text", 150),
             Column("kind", "Fault", "badge", 110),
-            Column("does", "What it does"),
+            Column("effect", "Effect"),
         ],
         [
             TableRow(
                 key,
                 {
-                    "target": offer.label,
-                    "kind": (offer.kind, "bad" if offer.kind == "killed" else "warn"),
-                    "does": offer.does,
+                    "target": option.label,
+                    "kind": (option.kind, "bad" if option.kind == "killed" else "warn"),
+                    "effect": option.effect,
                 },
-                actions=[RowAction("inject", "Inject …", offer.why_not, danger=True)],
+                actions=[RowAction("inject", "Inject …", option.reason, danger=True)],
             )
-            for key, offer in found.items()
+            for key, option in by_key.items()
         ],
         label="Faults",
-        empty=("Nothing can be broken", "Start a stack: `filemill up`."),
-        on_action=lambda key, _act: open_fault_dialog(found[key]),
+        empty=("No targets", "Start a stack: `filemill up`."),
+        on_action=lambda key, _action: open_fault_dialog(by_key[key]),
     )
     if stack is None:
-        text = "Faults are for the embedded stack that a page belongs to (`filemill up`), and for the lab's own stacks."
-        show_notices("no-stack", [Notice("none", "Nothing can be broken from here", text)])
+        text = "Faults can be injected into the embedded stack of a page (`filemill up`) and into the lab's stacks."
+        show_notices("no-stack", [Notice("none", "Faults cannot be injected from this page", text)])
     else:
         show_notices("no-stack", [])
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.html('<div class="section">Faults so far</div>', width="content")
-        with st.container(key="faults-take", width="content"):
+        page_shell.section_heading("Fault journal")
+        with st.container(key="faults-toolbar", width="content"):
             _download(entries, "faults.jsonl", "fault-journal-download")
-    _journal_grid("fault-journal", entries, "No fault was injected yet", "Each is here, and a bar on every chart.")
+    _journal_grid("fault-journal", entries, "No faults injected yet", "Each fault appears here and on every chart.")
 
 
-page_shell.render_page(_experiments)
+page_shell.render_page("Experiments", _experiments)
 fault_dialog(data_module.current())

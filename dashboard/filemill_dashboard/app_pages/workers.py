@@ -1,4 +1,4 @@
-"""Workers: who is busy, idle, stuck or dead; what each does now; quiet, stop, kill, scale."""
+"""Workers: their states and current files; and the commands quiet, stop, kill and scale."""
 
 from dataclasses import replace
 
@@ -11,28 +11,23 @@ from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
 from filemill.services.operations import UnknownWorker
+from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.filter_tiles import Tile, filter_tiles
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_inline_notice
-from filemill_dashboard.components.tiles_filter import Tile, filter_tiles
-from filemill_dashboard.components.timeline import timeline_of
+from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
-from filemill_dashboard.state.worker_control import (
-    PROCESSORS_MAX,
-    processors,
-    send_supervisor_command,
-    send_worker_command,
-)
 from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
 
 ACTOR = "page"
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
-# So many chips fit into the column.
+# The number of chips that fit into the column.
 CHIPS_SHOWN = 3
 NAME_CHARACTERS = 200
 TONES = {
@@ -43,21 +38,21 @@ TONES = {
     WorkerCondition.STOPPED: "none",
 }
 MEANINGS = {
-    WorkerCondition.BUSY: "holds records",
-    WorkerCondition.IDLE: "holds none",
-    WorkerCondition.STUCK: "speaks, holds records, and finishes none",
-    WorkerCondition.DEAD: "silent for three heartbeats, without a goodbye",
-    WorkerCondition.STOPPED: "said goodbye",
+    WorkerCondition.BUSY: "processes records",
+    WorkerCondition.IDLE: "has no records",
+    WorkerCondition.STUCK: "sends heartbeats and holds records, but finishes none",
+    WorkerCondition.DEAD: "missed three heartbeats and did not report a stop",
+    WorkerCondition.STOPPED: "reported its stop",
 }
-# The name takes what is left: 150 pixels or more. The details of a chosen worker say what a narrow table leaves out.
+# The name takes the remaining width, at least 150 pixels. The details of a worker show what a narrow table hides.
 COLUMNS = [
     Column("id", "Worker"),
     Column("state", "State", "badge", 112),
-    Column("heard", "Heard", "ago", 92, title="Its last heartbeat or other word"),
+    Column("last_event", "Last event", "ago", 92, title="Last heartbeat or other event"),
     Column("owned", "Partitions", "chips", 132, hide_below=880),
-    Column("in_flight", "In flight", "number", 84, title="Records that it holds"),
-    Column("oldest", "Oldest", "seconds", 82, hide_below=960, title="Age of the record that it holds longest"),
-    Column("headroom", "Headroom", "seconds", 96, 1360, "What is left until the group evicts it for not polling"),
+    Column("in_flight", "In flight", "number", 84, title="Records that it is processing"),
+    Column("oldest", "Oldest", "seconds", 82, hide_below=960, title="Age of its oldest record in flight"),
+    Column("headroom", "Headroom", "seconds", 96, 1360, "Time until the group evicts it for not polling"),
     Column("rate", "Files /s", "rate", 80, hide_below=720),
     Column("finished", "Finished", "number", 90, hide_below=1260),
     Column("failed", "Failed", "number", 70, hide_below=1260),
@@ -77,20 +72,22 @@ CLOCK = Column(
 
 def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     stack = data.stack()
-    wanted = st.query_params.get("state", "")
+    state_filter = st.query_params.get("state", "")
     page = max(1, int(text) if (text := st.query_params.get("page", "")).isdecimal() and len(text) < 9 else 1)
     text = st.query_params.get("find", "")[:NAME_CHARACTERS]
-    query = WorkerQuery(wanted, text, offset=PAGE_WORKERS * (page - 1), limit=PAGE_WORKERS)
+    query = WorkerQuery(state_filter, text, offset=PAGE_WORKERS * (page - 1), limit=PAGE_WORKERS)
     reading = data.workers(query)
     workers = reading.value.items if reading.value is not None else []
     counts = reading.value.counts if reading.value is not None else None
-    old, since = reading.error is not None, reading.age_seconds or 0.0
-    matching = 0 if counts is None else sum(count for state, count in counts.items() if wanted in ("", state.value))
+    stale, age_seconds = reading.error is not None, reading.age_seconds or 0.0
+    matching = (
+        0 if counts is None else sum(count for state, count in counts.items() if state_filter in ("", state.value))
+    )
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):
-            _tiles(counts, wanted, old=old)
+            _tiles(counts, state_filter, stale=stale)
         if page > 1 or matching > PAGE_WORKERS or text:
-            search_box("Find a worker", "Find by name", "find", live="500ms", width=220)
+            search_box("Search workers", "Search by name", "find", live="500ms", width=220)
         if stack is not None:
             _scale(data, stack)
     show_inline_notice("worker-outcome", st.session_state.get("worker_outcome"))
@@ -98,26 +95,26 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     data_grid(
         "workers",
         _columns(workers),
-        [_row(worker, since, worker.id in known, stack is not None) for worker in workers],
+        [_row(worker, age_seconds, worker.id in known, stack is not None) for worker in workers],
         label="Workers",
-        empty=_empty(reading, wanted, embedded=stack is not None),
-        stale=old,
+        empty=_empty(reading, state_filter, embedded=stack is not None),
+        stale=stale,
         selected=st.query_params.get("worker"),
         on_open=lambda worker_id: update_view(worker="" if st.query_params.get("worker") == worker_id else worker_id),
-        on_action=lambda worker_id, act: _on_action(data, worker_id, act),
+        on_action=lambda worker_id, action: _on_action(data, worker_id, action),
     )
     _pages(page, matching)
     name = st.query_params.get("worker", "")
-    chosen = next((worker for worker in workers if worker.id == name), None)
-    if chosen is None and 0 < len(name) <= NAME_CHARACTERS:  # on another page of the list
-        found = data.workers(WorkerQuery(ids=(name,))).value
-        chosen = next(iter(found.items), None) if found is not None else None
-    if chosen is not None:
-        _details(data, chosen)
+    selected = next((worker for worker in workers if worker.id == name), None)
+    if selected is None and 0 < len(name) <= NAME_CHARACTERS:  # on another page of the list
+        listed = data.workers(WorkerQuery(ids=(name,))).value
+        selected = next(iter(listed.items), None) if listed is not None else None
+    if selected is not None:
+        _details(data, selected)
 
 
 def _pages(page: int, matching: int) -> None:
-    """Where the page is in the list, and the way to its neighbours; nothing where there is one only."""
+    """Draw the position in the list and links to the neighbouring pages, if there are several."""
     if page == 1 and matching <= PAGE_WORKERS:
         return
     first, last = PAGE_WORKERS * (page - 1) + 1, min(PAGE_WORKERS * page, matching)
@@ -129,7 +126,7 @@ def _pages(page: int, matching: int) -> None:
             )
 
 
-def _tiles(counts: dict[WorkerCondition, int] | None, wanted: str, *, old: bool) -> None:
+def _tiles(counts: dict[WorkerCondition, int] | None, selected: str, *, stale: bool) -> None:
     tiles = [Tile("", "All workers", None if counts is None else sum(counts.values()), "none")]
     tiles += [
         Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
@@ -138,26 +135,26 @@ def _tiles(counts: dict[WorkerCondition, int] | None, wanted: str, *, old: bool)
     filter_tiles(
         "states",
         tiles,
-        wanted,
+        selected,
         label="Filter by state",
-        stale=old,
+        stale=stale,
         on_choice=lambda state: update_view(state=state, page=""),
     )
 
 
 def _scale(data: PageData, stack: StackState) -> None:
     now = len(processors(stack))
-    with st.popover(f"Scale: {now}", key="scale-menu", help="How many file processors this stack runs"):
-        wanted = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
-        order = SupervisorCommand("scale", role="processor", count=int(wanted or 0))
+    with st.popover(f"Scale: {now}", key="scale-menu", help="Number of file processors of this stack"):
+        count = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
+        command = SupervisorCommand("scale", role="processor", count=int(count or 0))
         st.button(
-            f"Have {wanted} instead of {now}" if wanted != now else f"{now} run already",
+            f"Scale from {now} to {count}" if count != now else f"Already {now}",
             key="scale-go",
             type="primary",
             width="stretch",
-            disabled=wanted == now,
+            disabled=count == now,
             on_click=_send_supervisor_command,
-            args=(data, order, f"{wanted} file processors from now on"),
+            args=(data, command, f"Scaled to {count} file processors"),
         )
         for verb in (WorkerCommandKind.QUIET, WorkerCommandKind.RESUME):
             st.button(
@@ -172,21 +169,21 @@ def _scale(data: PageData, stack: StackState) -> None:
 _VERBS = {WorkerCommandKind.QUIET: "Quiet", WorkerCommandKind.RESUME: "Resume"}
 
 
-def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> TableRow:
+def _row(worker: WorkerView, age_seconds: float, ours: bool, embedded: bool) -> TableRow:
     vitals = worker.vitals
     gone = worker.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
     breaker = vitals.breaker if vitals is not None and not gone else None
     quiet = vitals is not None and vitals.quiet and not gone
-    note = " · quiet" if quiet else " · pauses" if breaker else ""
-    why_not = "It is gone" if gone else ""
-    why_no_signal = "" if ours else "This stack did not start it" if embedded else "Stop it where it was started"
+    note = " · quiet" if quiet else " · paused" if breaker else ""
+    command_reason = "The worker has stopped" if gone else ""
+    signal_reason = "" if ours else "Not started by this stack" if embedded else "Stop it where it was started"
     live = None if gone else vitals
     return TableRow(
         worker.id,
         {
             "id": worker.id,
             "state": (worker.condition.value + note, TONES[worker.condition]),
-            "heard": worker.heard_seconds_ago + since,
+            "last_event": worker.heard_seconds_ago + age_seconds,
             "clock": _clock(worker),
             "owned": _partitions(worker.owned, CHIPS_SHOWN) if not gone else [],
             "in_flight": live.in_flight if live else None,
@@ -200,9 +197,9 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> TableR
             "starts": worker.starts,
         },
         actions=[
-            RowAction("resume", "Resume", why_not) if quiet else RowAction("quiet", "Quiet", why_not),
-            RowAction("stop", "Stop", why_no_signal),
-            RowAction("kill", "Kill", why_no_signal, danger=True),
+            RowAction("resume", "Resume", command_reason) if quiet else RowAction("quiet", "Quiet", command_reason),
+            RowAction("stop", "Stop", signal_reason),
+            RowAction("kill", "Kill", signal_reason, danger=True),
         ],
         tone="bad"
         if worker.condition is WorkerCondition.DEAD
@@ -214,7 +211,7 @@ def _row(worker: WorkerView, since: float, ours: bool, embedded: bool) -> TableR
 
 
 def _columns(workers: list[WorkerView]) -> list[Column]:
-    """With one for the clocks where one is wrong."""
+    """Return the columns, with one for clocks if a clock is wrong."""
     if not any(_is_off(worker) for worker in workers):
         return COLUMNS
     others = [replace(one, hide_below=one.hide_below and one.hide_below + CLOCK_PIXELS) for one in COLUMNS]
@@ -222,7 +219,7 @@ def _columns(workers: list[WorkerView]) -> list[Column]:
 
 
 def _clock(worker: WorkerView) -> str | None:
-    """How far a worker's clock is off; None where that is not known."""
+    """Return how far a worker's clock is off, or None if unknown."""
     skew = worker.skew_seconds
     if skew is None or not _is_off(worker):
         return None if skew is None else "correct"
@@ -234,73 +231,71 @@ def _is_off(worker: WorkerView) -> bool:
 
 
 def _partitions(owned: list[int], shown: int = PARTITIONS_SHOWN) -> list[str]:
-    """The first of them; where some are left out, the last of `shown` says how many."""
+    """Return the first partitions. If some are left out, the last item is their number."""
     names = [f"P{partition}" for partition in owned]
     return names if len(names) <= shown else [*names[: shown - 1], f"+{len(names) - shown + 1:,}"]
 
 
-def _empty(reading: CachedValue[WorkerPage], wanted: str, *, embedded: bool) -> tuple[str, str]:
+def _empty(reading: CachedValue[WorkerPage], state_filter: str, *, embedded: bool) -> tuple[str, str]:
     if reading.value is None:
-        return "Not known yet", "Workers report over Kafka, and the status sync stores it."
-    if wanted:
-        return f"No worker is {wanted}", "Lift the filter to see the others."
-    how = "Choose how many above." if embedded else "Start one: `filemill run processor`."
-    return "No worker was heard of within a day", how
+        return "No data yet", "Workers report over Kafka, and the status sync stores their events."
+    if state_filter:
+        return f"No {state_filter} workers", "Remove the filter to see all workers."
+    hint = "Scale the file processors above." if embedded else "Start one: `filemill run processor`."
+    return "No workers in the last 24 hours", hint
 
 
-def _on_action(data: PageData, worker_id: str, act: str) -> None:
-    match act:
+def _on_action(data: PageData, worker_id: str, action: str) -> None:
+    match action:
         case "quiet" | "resume":
-            _send_command(data, WorkerCommandKind(act), worker_id)
+            _send_command(data, WorkerCommandKind(action), worker_id)
         case "stop":
-            _send_supervisor_command(
-                data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped for good"
-            )
+            _send_supervisor_command(data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped")
         case "kill":
             _send_supervisor_command(
-                data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed; it is started again"
+                data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed and will be restarted"
             )
 
 
-def _send_command(data: PageData, order: WorkerCommandKind, worker_id: str | None) -> None:
-    said = {WorkerCommandKind.QUIET: "told to take nothing new", WorkerCommandKind.RESUME: "told to go on"}[order]
+def _send_command(data: PageData, command: WorkerCommandKind, worker_id: str | None) -> None:
+    message = {WorkerCommandKind.QUIET: "quiet requested", WorkerCommandKind.RESUME: "resume requested"}[command]
     try:
-        send_worker_command(data, order, worker_id, ACTOR)
-        _set_outcome("good", f"{worker_id or 'All workers'}: {said}")
+        data.services.operations.command_workers(command, worker_id, ACTOR)
+        _set_outcome("good", f"{worker_id or 'All workers'}: {message}")
     except (Unavailable, UnknownWorker) as error:
-        _set_outcome("bad", "Not told", str(error))
+        _set_outcome("bad", "Command not sent", str(error))
 
 
-def _send_supervisor_command(data: PageData, order: SupervisorCommand, said: str) -> None:
+def _send_supervisor_command(data: PageData, command: SupervisorCommand, message: str) -> None:
     stack = data.stack()
     if stack is None:
-        _set_outcome("bad", "Not done", "The stack does not run any more.")
+        _set_outcome("bad", "Command not executed", "The stack is no longer running.")
         return
     try:
-        send_supervisor_command(data, stack, order, ACTOR)
-        _set_outcome("good", said)
+        send_supervisor_command(data.services.engine, stack, command, ACTOR)
+        _set_outcome("good", message)
     except (Unavailable, CommandRejected) as error:
-        _set_outcome("bad", "Not done", str(error))
+        _set_outcome("bad", "Command not executed", str(error))
 
 
-def _set_outcome(tone: str, what: str, text: str = "") -> None:
-    st.session_state["worker_outcome"] = Notice(tone, what, text)
+def _set_outcome(tone: str, title: str, text: str = "") -> None:
+    st.session_state["worker_outcome"] = Notice(tone, title, text)
 
 
 def _details(data: PageData, worker: WorkerView) -> None:
     files, events = data.worker_files(worker.id), data.worker_events(worker.id)
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            st.html('<div class="section">What the chosen worker has in hand</div>')
+            page_shell.section_heading("Files in progress")
             data_grid(
-                "in-hand",
+                "in-progress",
                 [
                     Column("id", "File", "text", 90),
                     Column("title", "Title"),
                     Column("partition", "Partition", "number", 84),
                     Column("step", "Step", "text", 84),
                     Column("attempt", "Attempt", "number", 78),
-                    Column("seconds", "For", "seconds", 84),
+                    Column("seconds", "Duration", "seconds", 84),
                 ],
                 [
                     TableRow(
@@ -309,7 +304,7 @@ def _details(data: PageData, worker: WorkerView) -> None:
                             "id": f"#{file.id}",
                             "title": file.title,
                             "partition": file.partition,
-                            "step": f"{file.step or 0} of {file.steps}" if file.steps else "begun",
+                            "step": f"{file.step or 0} of {file.steps}" if file.steps else "started",
                             "attempt": file.attempt,
                             "seconds": file.seconds,
                         },
@@ -317,18 +312,18 @@ def _details(data: PageData, worker: WorkerView) -> None:
                     for file in files.value or []
                 ],
                 label="Files in progress",
-                empty=(f"{worker.id} has no file in progress", "What takes less than a second is not reported."),
+                empty=(f"{worker.id} has no file in progress", "Files that take less than a second are not reported."),
                 stale=files.error is not None,
                 on_open=lambda file_id: page_shell.navigate_to("file", id=file_id),
             )
         with st.container(key="right"):
-            facts("vitals", _vitals(worker), title="How it fares")
+            facts("vitals", _vitals(worker), title="Status")
             steps = [_step(event) for event in reversed(events.value or [])][-30:]
-            timeline_of("said", steps[::-1], title="What it said", empty="Nothing but heartbeats within a day.")
+            event_timeline("events", steps[::-1], title="Events", empty="Only heartbeats in the last 24 hours.")
 
 
 def _vitals(worker: WorkerView) -> list[Fact]:
-    """What a narrow table leaves out."""
+    """Return the values that a narrow table hides."""
     vitals = worker.vitals if worker.condition not in (WorkerCondition.DEAD, WorkerCondition.STOPPED) else None
     owned = ", ".join(_partitions(worker.owned)) or "none"
     finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
@@ -366,8 +361,8 @@ def _step(event: WorkerEvent) -> TimelineEntry:
     about = [f"file #{event.file_id}" if event.file_id else "", parts, event.cause or "", event.error or ""]
     epoch = f"epoch {event.epoch}" if event.epoch is not None else ""
     detail = " · ".join(part for part in (*about, epoch) if part)
-    what = event.kind.value.replace("-", " ").capitalize()
-    return TimelineEntry(event.timestamp, what, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
+    title = event.kind.value.replace("-", " ").capitalize()
+    return TimelineEntry(event.timestamp, title, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
 
 
-page_shell.render_page(_workers)
+page_shell.render_page("Workers", _workers)

@@ -1,10 +1,11 @@
-"""More partitions for the topic of requests: what it would give, and what cannot be taken back."""
+"""The menu that adds partitions to the request topic. It previews the assignment and warns that this is permanent."""
 
 import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
-from filemill.services.audit import record
+from filemill.services.partitions import CannotAddPartitions
+from filemill.services.partitions import add_partitions as add_topic_partitions
 from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.views.advice import even_shares
@@ -15,41 +16,46 @@ _OUTCOME = "partitions_outcome"
 
 
 def add_partitions(data: PageData, overview: Overview | None) -> None:
-    """Draw the menu; it says why where it cannot be used now."""
+    """Draw the menu. If it is disabled, its tooltip gives the reason."""
     lags = overview.lags if overview else None
     group = overview.group if overview else None
     now = len(lags.partitions) if lags else 0
-    why_not = "" if 0 < now < PARTITIONS_MAX else "How many there are is not known" if not now else "There are plenty"
-    with st.popover("Add partitions", disabled=bool(why_not), help=why_not or None, key="partitions-menu"):
+    disabled_reason = (
+        ""
+        if 0 < now < PARTITIONS_MAX
+        else "The number of partitions is not known"
+        if not now
+        else f"The maximum is {PARTITIONS_MAX}"
+    )
+    with st.popover(
+        "Add partitions", disabled=bool(disabled_reason), help=disabled_reason or None, key="partitions-menu"
+    ):
         topic = data.services.settings.topic_create
-        least = min(now + 1, PARTITIONS_MAX)
-        proposed = min(max(least, 2 * now), PARTITIONS_MAX)
-        label = f"Partitions of {topic}, {now} now"
-        total = st.number_input(label, least, PARTITIONS_MAX, proposed, key="partitions")
+        minimum = min(now + 1, PARTITIONS_MAX)
+        proposed = min(max(minimum, 2 * now), PARTITIONS_MAX)
+        label = f"Partitions of {topic} (currently {now})"
+        total = st.number_input(label, minimum, PARTITIONS_MAX, proposed, key="partitions")
         members = len(group.members) if group else 0
         if members and total:
-            st.caption(
-                f"{members} workers would have {'/'.join(str(one) for one in even_shares(members, int(total)))}."
-            )
-        st.caption("What is on the topic stays where it is. Kafka cannot take partitions away again.")
+            shares = "/".join(map(str, even_shares(members, int(total))))
+            st.caption(f"Partitions per worker: {shares} for {members} workers.")
+        st.caption("Existing records stay in their partitions. Kafka cannot reduce the number of partitions.")
         st.button(
-            f"Have {total} partitions",
+            f"Increase to {total} partitions",
             key="partitions-go",
             type="primary",
             width="stretch",
-            disabled=bool(why_not),
+            disabled=bool(disabled_reason),
             on_click=_add,
-            args=(data, topic, now, int(total or 0)),
+            args=(data, topic, int(total or 0)),
         )
         show_inline_notice("partitions-outcome", st.session_state.get(_OUTCOME))
 
 
-def _add(data: PageData, topic: str, before: int, total: int) -> None:
+def _add(data: PageData, topic: str, total: int) -> None:
     try:
-        data.services.kafka.add_partitions(topic, total)
-        with data.services.engine.begin() as connection:
-            record(connection, ACTOR, "topic.partitions", {"topic": topic, "before": before, "count": total})
-    except (Unavailable, ValueError) as error:
-        st.session_state[_OUTCOME] = Notice("bad", "Not done", str(error))
+        add_topic_partitions(data.services.engine, data.services.kafka, topic, total, ACTOR)
+    except (Unavailable, CannotAddPartitions) as error:
+        st.session_state[_OUTCOME] = Notice("bad", "Partitions not added", str(error))
     else:
-        st.session_state[_OUTCOME] = Notice("good", f"{topic} has {total} partitions now")
+        st.session_state[_OUTCOME] = Notice("good", f"{topic} now has {total} partitions")

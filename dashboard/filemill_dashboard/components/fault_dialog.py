@@ -1,4 +1,4 @@
-"""The dialog that breaks a part of the stack: what, for how long, and that one means it."""
+"""The dialog that confirms a fault: its target and its duration."""
 
 from typing import Any
 
@@ -6,65 +6,65 @@ import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected
-from filemill.services.faults import Offer, inject
+from filemill.services.faults import FaultOption, inject
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
 SECONDS_DEFAULT = 10
-_WANTED = "fault_wanted"
+_REQUESTED = "fault_requested"
 OUTCOME = "fault_outcome"
 
 
-def open_fault_dialog(offer: Offer) -> None:
-    """Ask for the dialog (`opening`), which a run of the whole page opens. For callbacks."""
-    st.session_state.update({_WANTED: offer, "opening": True})
+def open_fault_dialog(option: FaultOption) -> None:
+    """Request the dialog; the next run of the whole page opens it. For use in callbacks."""
+    st.session_state.update({_REQUESTED: option, "open_dialog": True})
 
 
 def fault_dialog(data: PageData) -> None:
-    """Open the dialog, where it was asked for."""
-    offer: Offer | None = st.session_state.get(_WANTED)
-    if offer is None:
+    """Open the dialog if it was requested."""
+    option: FaultOption | None = st.session_state.get(_REQUESTED)
+    if option is None:
         return
 
     def close() -> None:
-        st.session_state.pop(_WANTED, None)
+        st.session_state.pop(_REQUESTED, None)
 
     def body() -> None:
-        st.write(f"{offer.does[0].upper()}{offer.does[1:]}. Nothing that was accepted is lost by it; it waits.")
+        st.write(f"{option.effect[0].upper()}{option.effect[1:]}. Accepted requests are not lost; they wait.")
         seconds: Any = SECONDS_DEFAULT
-        if offer.lasts:
+        if option.has_duration:
             seconds = st.number_input("Seconds", 1, int(FAULT_SECONDS_MAX), SECONDS_DEFAULT, key="fault-seconds")
-        said = st.container()
+        notice_area = st.container()
         problem = None
         with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Leave it alone", key="fault-leave"):
+            if st.button("Cancel", key="fault-cancel"):
                 close()
                 st.rerun()
-            if st.button(_label(offer, seconds), key="fault-go", type="primary"):
-                problem = _inject(data, offer, float(seconds or SECONDS_DEFAULT))
+            if st.button(_label(option, seconds), key="fault-go", type="primary"):
+                problem = _inject(data, option, float(seconds or SECONDS_DEFAULT))
                 if problem is None:
-                    done = Notice("good", f"{offer.target}: {offer.kind}", "The charts show its bar.")
+                    done = Notice("good", f"{option.target}: {option.kind}", "The fault is marked on all charts.")
                     st.session_state[OUTCOME] = done
                     close()
                     st.rerun()
-        with said:
-            show_notices("fault-refused", [Notice("bad", "Not done", problem)] if problem else [])
+        with notice_area:
+            show_notices("fault-refused", [Notice("bad", "Fault not injected", problem)] if problem else [])
 
-    st.dialog(f"Break {offer.label}?", on_dismiss=close)(body)()
-
-
-def _label(offer: Offer, seconds: Any) -> str:  # noqa: ANN401 - a number input's value
-    verb = "Kill" if offer.kind == "killed" else "Stop"
-    return f"{verb} {offer.label} for {seconds} s" if offer.lasts else f"{verb} {offer.label}"
+    st.dialog(f"Inject a fault into {option.label}?", on_dismiss=close)(body)()
 
 
-def _inject(data: PageData, offer: Offer, seconds: float) -> str | None:
+def _label(option: FaultOption, seconds: Any) -> str:  # noqa: ANN401 - a number input's value
+    verb = "Kill" if option.kind == "killed" else "Stop"
+    return f"{verb} {option.label} for {seconds} s" if option.has_duration else f"{verb} {option.label}"
+
+
+def _inject(data: PageData, option: FaultOption, seconds: float) -> str | None:
     stack = data.stack()
     if stack is None:
-        return "The stack does not run any more."
+        return "The stack is no longer running."
     try:
-        inject(data.services.engine, stack, offer, seconds, ACTOR)
+        inject(data.services.engine, stack, option, seconds, ACTOR)
     except (CommandRejected, Unavailable) as error:
         return str(error)
     data.invalidate()

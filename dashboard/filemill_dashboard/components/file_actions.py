@@ -1,4 +1,4 @@
-"""Retry, cancel, delete: one file's buttons. One that cannot be pressed now says why."""
+"""The buttons Retry, Cancel and Delete of one file. The tooltip of a disabled button gives the reason."""
 
 import streamlit as st
 
@@ -14,51 +14,53 @@ _OUTCOME = "file_outcome"
 
 
 def last_outcome(file_id: int) -> Notice | None:
-    """What came of this viewer's last act on the file."""
+    """Return the outcome of this viewer's last action on the file."""
     known: tuple[int, Notice] | None = st.session_state.get(_OUTCOME)
     return known[1] if known is not None and known[0] == file_id else None
 
 
 def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
-    """Draw them. `gone`: its record is gone from Kafka, so that it can be retried though it has not ended."""
-    with st.container(key="acts", horizontal=True, width="content", gap="small"):
+    """Draw the buttons. `gone`: its record is no longer on Kafka, so an unfinished file can be retried."""
+    with st.container(key="file-actions", horizontal=True, width="content", gap="small"):
         for action, label in ((Action.RETRY, "Retry"), (Action.CANCEL, "Cancel")):
-            why_not = "" if gone and action is Action.RETRY else _disabled_reason(action, file.status)
+            disabled_reason = "" if gone and action is Action.RETRY else _disabled_reason(action, file.status)
             st.button(
                 label,
-                key=f"act-{action}",
-                disabled=bool(why_not),
-                help=why_not or _EFFECTS[action],
+                key=f"action-{action}",
+                disabled=bool(disabled_reason),
+                help=disabled_reason or _EFFECTS[action],
                 on_click=_act,
                 args=(data, action, file.id),
             )
-        why_not = _disabled_reason(Action.DELETE, file.status)
-        with st.popover("Delete", disabled=bool(why_not), help=why_not or None):
-            st.caption("The row and its object go for good; a tombstone stays, which the ledger counts.")
+        disabled_reason = _disabled_reason(Action.DELETE, file.status)
+        with st.popover("Delete", disabled=bool(disabled_reason), help=disabled_reason or None):
+            st.caption(
+                "The row and its object are deleted permanently. A tombstone stays and is counted in the ledger."
+            )
             st.button(
                 f"Delete file #{file.id}",
-                key="act-delete",
+                key="action-delete",
                 type="primary",
                 on_click=_act,
                 args=(data, Action.DELETE, file.id),
-                disabled=bool(why_not),
+                disabled=bool(disabled_reason),
             )
 
 
-_EFFECTS = {Action.RETRY: "A new run, from the start", Action.CANCEL: "End it; a worker that has it lets it go"}
+_EFFECTS = {Action.RETRY: "Start a new run", Action.CANCEL: "Cancel the file; a worker that processes it stops"}
 
 
 def _disabled_reason(action: Action, status: Status) -> str:
     if status in action.statuses:
         return ""
     verbs = {Action.RETRY: "retried", Action.CANCEL: "cancelled", Action.DELETE: "deleted"}
-    can = " or ".join(wanted.value for wanted in action.statuses)
-    return f"It is {status}: only a file that is {can} can be {verbs[action]}."
+    allowed = " or ".join(status.value for status in action.statuses)
+    return f"Status {status}: only {allowed} files can be {verbs[action]}."
 
 
 def _act(data: PageData, action: Action, file_id: int) -> None:
     try:
-        result = data.services.apply(action, [file_id], ACTOR)
+        result = data.services.operations.apply(action, [file_id], ACTOR)
     except Unavailable as error:
         notice = Notice("bad", f"Not {action.done}", f"{error}")
     else:

@@ -1,4 +1,4 @@
-"""The dialog that moves the group's offsets: where to, what that skips and repeats, and what becomes of the skipped."""
+"""The dialog that resets the group's offsets. It previews which records are skipped and which are reprocessed."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,14 +7,14 @@ import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
-from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, refusal
+from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, members_refusal
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
-_WANTED = "offsets_wanted"
+_REQUESTED = "offsets_requested"
 TARGETS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
 UNFINISHED_ACTIONS: dict[str, Unfinished] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
 SHIFT_MAX = 10_000_000
@@ -23,51 +23,51 @@ PREVIEW = [
     Column("current", "Current", "number"),
     Column("new", "New", "number"),
     Column("difference", "Difference", "mono", 100),
-    Column("skipped", "Unfinished, skipped", "number", 140, title="Files that have not ended and would not be read"),
-    Column("repeated", "Read again", "number", 92),
+    Column("skipped", "Skipped, unfinished", "number", 140, title="Unfinished files whose records would be skipped"),
+    Column("repeated", "Reprocessed", "number", 92),
 ]
 
 
 def reset_button(data: PageData, overview: Overview | None) -> None:
-    """Draw the button; it says why where it cannot be used now."""
+    """Draw the button. If it is disabled, its tooltip gives the reason."""
     st.button(
         "Reset offsets …",
         key="offsets-open",
-        disabled=bool(why_not := _disabled_reason(data, overview)),
-        help=why_not or "Have the group read from elsewhere; what that would skip is counted first",
+        disabled=bool(reason := _disabled_reason(data, overview)),
+        help=reason or "Reset the consumer group's offsets; a preview shows what would be skipped",
         on_click=open_offset_dialog,
     )
 
 
 def open_offset_dialog() -> None:
-    """Ask for the dialog (`opening`), which a run of the whole page opens. For callbacks."""
-    st.session_state.update({_WANTED: {}, "opening": True})
+    """Request the dialog; the next run of the whole page opens it. For use in callbacks."""
+    st.session_state.update({_REQUESTED: {}, "open_dialog": True})
 
 
 def offset_dialog(data: PageData) -> None:
-    """Open the dialog, where it was asked for."""
-    state: dict[str, Any] | None = st.session_state.get(_WANTED)
+    """Open the dialog if it was requested."""
+    state: dict[str, Any] | None = st.session_state.get(_REQUESTED)
     if state is None:
         return
 
     def close() -> None:
-        st.session_state.pop(_WANTED, None)
+        st.session_state.pop(_REQUESTED, None)
 
     def body() -> None:
         target, problem = _target()
         if target != state.get("target"):
-            state.clear()  # a preview of something else
+            state.clear()  # the preview was for another target
         if st.button("Preview", key="offsets-preview", disabled=target is None) and target is not None:
             found, problem = _plan(data, target)
             state.update(target=target, plan=found)
-        said = st.container()
+        notice_area = st.container()
         plan: Plan | None = state.get("plan")
         then: Unfinished = "resubmit"
         if plan is not None:
             then = _preview(plan)
             problem = problem or plan.why_not
         with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Leave them", key="offsets-leave"):
+            if st.button("Cancel", key="offsets-cancel"):
                 close()
                 st.rerun()
             can = plan is not None and plan.why_not is None and bool(plan.offsets)
@@ -77,34 +77,34 @@ def offset_dialog(data: PageData) -> None:
                 if problem is None:
                     close()
                     st.rerun()
-        with said:
-            show_notices("offsets-problem", [Notice("warn", "Not now", problem)] if problem else [])
+        with notice_area:
+            show_notices("offsets-problem", [Notice("warn", "Offsets not reset", problem)] if problem else [])
 
-    st.dialog("Reset the group's offsets", on_dismiss=close, width="large")(body)()
+    st.dialog("Reset consumer group offsets", on_dismiss=close, width="large")(body)()
 
 
 def _disabled_reason(data: PageData, overview: Overview | None) -> str | None:
     if data.services.settings.offsets_group is None:
-        return "A share group has no offsets of this kind"
+        return "A share group has no committed offsets"
     group = overview.group if overview else None
-    return "Who is in the group is not known" if group is None else refusal(len(group.members))
+    return "The members of the group are not known" if group is None else members_refusal(len(group.members))
 
 
 def _target() -> tuple[Target | None, str | None]:
-    """What the controls ask for; or None and what is wrong with it."""
-    way = st.segmented_control("Where to", list(TARGETS), default="Earliest", required=True, key="offsets-way")
-    if way == "Shift":
-        by = st.number_input("Records, negative: back", -SHIFT_MAX, SHIFT_MAX, -100, key="offsets-by")
+    """Return the target that the controls select, or None and the reason why the input is invalid."""
+    kind = st.segmented_control("Reset to", list(TARGETS), default="Earliest", required=True, key="offsets-target")
+    if kind == "Shift":
+        by = st.number_input("Shift by records (negative: backwards)", -SHIFT_MAX, SHIFT_MAX, -100, key="offsets-by")
         return Target("shift", by=int(by or 0)), None
-    if way == "Time":
+    if kind == "Time":
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-        said = st.text_input("Time (UTC)", f"{an_hour_ago:%Y-%m-%d %H:%M}", key="offsets-at")
+        text = st.text_input("Time (UTC)", f"{an_hour_ago:%Y-%m-%d %H:%M}", key="offsets-at")
         try:
-            moment = datetime.fromisoformat(str(said).strip())
+            moment = datetime.fromisoformat(str(text).strip())
             return Target("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC)), None
         except ValueError:
-            return None, "That is no time: write it as 2026-11-22 12:00"
-    return Target("latest" if way == "Latest" else "earliest"), None
+            return None, "Invalid time. Use the format 2026-11-22 12:00"
+    return Target("latest" if kind == "Latest" else "earliest"), None
 
 
 def _plan(data: PageData, target: Target) -> tuple[Plan | None, str | None]:
@@ -115,7 +115,7 @@ def _plan(data: PageData, target: Target) -> tuple[Plan | None, str | None]:
 
 
 def _preview(plan: Plan) -> Unfinished:
-    """Draw what it would do; what is to become of the skipped."""
+    """Draw the preview. Return the action for unfinished files that would be skipped."""
     data_grid(
         "offsets-preview-table",
         PREVIEW,
@@ -134,44 +134,43 @@ def _preview(plan: Plan) -> Unfinished:
             )
             for move in plan.moves
         ],
-        label="What a reset would do",
-        empty=("The topic has no partitions", "Is it there? See the page Set-up."),
+        label="Preview of the reset",
+        empty=("The topic has no partitions", "Check that the topic exists, on the Set-up page."),
     )
     if plan.repeated:
-        st.caption("What is read again is made again, with the same bytes; a file that has ended keeps its status.")
+        st.caption("Reprocessed records produce the same objects. A finished file keeps its status.")
     if not plan.skipped:
         return "resubmit"
-    label = f"{len(plan.skipped):,} requests that have not ended would be skipped"
-    chosen = st.radio(label, list(UNFINISHED_ACTIONS), key="offsets-then", horizontal=True)
-    return UNFINISHED_ACTIONS[chosen or "Resubmit them"]
+    label = f"{len(plan.skipped):,} unfinished requests would be skipped"
+    selected = st.radio(label, list(UNFINISHED_ACTIONS), key="offsets-then", horizontal=True)
+    return UNFINISHED_ACTIONS[selected or "Resubmit them"]
 
 
 def _label(plan: Plan | None, then: Unfinished) -> str:
     if plan is None:
-        return "Preview it first"
+        return "Preview first"
     if not plan.offsets:
-        return "Nothing would move"
+        return "No offset changes"
     count = len(plan.offsets)
-    moves = f"Move {count} partition{'s' if count > 1 else ''}"
+    moves = f"Reset {count} partition{'s' if count > 1 else ''}"
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 
 def _start(data: PageData, plan: Plan, target: Target, then: Unfinished) -> str | None:
-    """Have a job do it; what is wrong, if it cannot begin."""
+    """Start a job that resets the offsets. Return the reason if it cannot start."""
 
     def work(job: Job) -> None:
         def count(files: int) -> None:
-            job.done += files  # and not `advance`: stopped between cancelling and resubmitting, some would stay behind
+            job.done += files  # not `advance`: a stop between cancel and resubmit would leave some files cancelled
 
         try:
             data.services.offset_reset.apply(plan, target, then, ACTOR, count)
         except CannotReset as refused:
             job.error = str(refused)
-        data.services.wake_relay()
 
     steps = len(plan.skipped) * (2 if then == "resubmit" else 1)
     try:
-        data.jobs.start(f"Offsets to {target}", steps or None, work)
+        data.jobs.start(f"Reset offsets to {target}", steps or None, work)
     except JobRunning as busy:
         return str(busy)
     return None

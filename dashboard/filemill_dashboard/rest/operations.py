@@ -11,14 +11,14 @@ from starlette.responses import Response
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
-from filemill.domain.file_actions import Action
+from filemill.domain.file_actions import Action, RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, chunks
 from filemill.queries.files import get_file
 from filemill.queries.group import overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.services import dead_letters
+from filemill.services.dead_letters import Replay
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
@@ -64,9 +64,9 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
             def work() -> FileRow | None:
                 if not wanted():
                     raise Unavailable("too late: the sender was answered already")
-                outcome = services.apply(action, [file_id], actor_of(request))
+                outcome = services.operations.apply(action, [file_id], actor_of(request))
                 for refused in outcome.refused:
-                    code, status = ("not_found", 404) if "no such" in refused.reason else ("not_possible", 409)
+                    code, status = ("not_found", 404) if refused.code is RefusalCode.NOT_FOUND else ("not_possible", 409)
                     raise ApiError(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
                 with services.reading() as connection:
                     return get_file(connection, file_id)
@@ -106,15 +106,14 @@ def _add_many_files(app: FastAPI, services: Services, threads: RequestThreads) -
             if which.lost:
                 gone = services.operations.gone(limit=which.limit + 1)
                 done = services.operations.resubmit(gone[: which.limit], actor_of(request))
-                services.wake_relay()
                 return BulkResult(done, [], more=len(gone) > which.limit)
             if not which.all:
-                outcome = services.apply(action, which.ids, actor_of(request))
+                outcome = services.operations.apply(action, which.ids, actor_of(request))
                 return BulkResult(outcome.done, outcome.refused, more=False)
             operations, selection = services.operations, which.selection
             upto = operations.newest()
             ids = operations.pick(action, selection, after=0, upto=upto, limit=which.limit + 1)
-            outcome = services.apply(action, ids[: which.limit], actor_of(request))
+            outcome = services.operations.apply(action, ids[: which.limit], actor_of(request))
             return BulkResult(outcome.done, outcome.refused, more=len(ids) > which.limit)
 
         return json_response(await threads.run(work))
@@ -178,21 +177,18 @@ def _add_letters(app: FastAPI, services: Services, threads: RequestThreads) -> N
     async def replay(request: Request) -> Response:
         order = await read_record(request, ReplayRequest)
 
-        def work() -> dead_letters.Replay:
+        def work() -> Replay:
             found = index.find(services.kafka, order.places)
             missing = next((place for place in order.places if place not in found), None)
             if missing is not None:
                 raise ApiError(404, "not_found", f"there is no dead letter {missing}", "places")
-            result = dead_letters.replay(
-                services.engine,
+            return services.replay(
                 list({letter.key: letter for letter in found.values()}.values()),
-                actor=actor_of(request),
+                actor_of(request),
                 rate=float(DEAD_LETTERS_MAX),
                 dry_run=order.dry_run,
                 max_runs=order.max_runs,
             )
-            services.wake_relay()
-            return result
 
         return json_response(await threads.run(work, patience))
 

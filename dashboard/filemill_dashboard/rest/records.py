@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from filemill.domain.dead_letters import DeadLetterFacts
+from filemill.domain.dead_letters import PLACE, DeadLetterFacts
 from filemill.domain.file_actions import Refused, Selection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
-from filemill.queries.dead_letters import PLACE
 from filemill.queries.workers import WorkerView
 from filemill.services.offset_reset import Move, Target, Unfinished
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from filemill.domain.files import new_file
 from filemill.domain.file_actions import Action, Selection
+from filemill.domain.files import new_file
 from filemill_dashboard.state.jobs import Job
 from filemill_dashboard.state.services import Services
 
@@ -39,7 +39,7 @@ def apply_to_all(
             if not ids:
                 place.end = True
                 return
-            outcome = services.apply(action, ids, actor)
+            outcome = services.operations.apply(action, ids, actor)
             place.after = ids[-1]
             job.advance(len(outcome.done), len(outcome.refused))
 
@@ -61,7 +61,6 @@ def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
                 place.end = True
                 return
             done = services.operations.resubmit(ids, actor)
-            services.wake_relay()
             place.after = ids[-1]
             job.advance(len(done), len(ids) - len(done))
 

@@ -38,7 +38,7 @@ from filemill.queries.workers import (
 )
 from filemill.runtime.journal import JournalEntry
 from filemill.runtime.stack_state import StackState
-from filemill.services.faults import EndNotes, journal_of
+from filemill.services.faults import FaultEndRecorder, journal_of
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.cache import Cached, CachedValue, K, T
 from filemill_dashboard.state.downloads import ObjectPreview, read_preview
@@ -305,11 +305,11 @@ class PageData:
 
         And put on record how the faults ended that a page has injected.
         """
-        notes = EndNotes()
+        recorder = FaultEndRecorder()
         while not stop.wait(BACKGROUND_SECONDS):
             self.snapshot()
             with contextlib.suppress(Unavailable):  # the next round goes on
-                notes.note(self.services.engine, self.faults().value or [])
+                recorder.record(self.services.engine, self.faults().value or [])
 
     def close(self) -> None:
         """Read no more; what is under way is not waited for."""

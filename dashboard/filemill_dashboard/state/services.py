@@ -5,7 +5,7 @@
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config import settings as settings_module
 from filemill.config.settings import Settings
+from filemill.domain.dead_letters import DeadLetter
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
+from filemill.services.dead_letters import Replay, replay
 from filemill.services.offset_reset import OffsetReset
-from filemill.services.operations import Action, Operations, Outcome
+from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 
 PROBE_SECONDS = 2.0
+
+
+def _ignore(_done: int) -> None:
+    """No progress is wanted."""
 
 
 class Relay(Protocol):
@@ -62,28 +68,54 @@ class Services:
 
     @cached_property
     def kafka(self) -> KafkaAdmin:
-        """Questions to the broker; made at first use, since the client connects by itself from then on."""
-        return KafkaAdmin(self.settings)
+        """Kafka's administration; created at first use, because the client connects at once."""
+        return bootstrap.kafka_admin(self.settings)
 
     @cached_property
     def submissions(self) -> Submissions:
         """Accepts requests, and wakes the relay of this process."""
-        return Submissions(self._engine, self.wake_relay)
+        return Submissions(self._engine, self._wake_relay)
 
     @cached_property
     def operations(self) -> Operations:
         """What people do to files and workers."""
-        return Operations(self.settings, self._engine, self.objects)
+        return bootstrap.operations(
+            self.settings, self._engine, kafka=lambda: self.kafka, wake_relay=self._wake_relay
+        )
 
     @cached_property
     def offset_reset(self) -> OffsetReset:
         """Moving the group's offsets."""
-        return OffsetReset(self.settings, self._engine, self.kafka, self.operations)
+        return bootstrap.offset_reset(
+            self.settings, self._engine, admin=self.kafka, operations=self.operations
+        )
 
     @cached_property
     def dead_letters(self) -> DeadLetterIndex:
-        """The dead letters, read once for all who look at them."""
-        return DeadLetterIndex(self.settings, self._engine)
+        """The dead letters, read once for all callers."""
+        return bootstrap.dead_letter_index(self.settings, self._engine)
+
+    def replay(
+        self,
+        letters: Sequence[DeadLetter],
+        actor: str,
+        *,
+        rate: float,
+        max_runs: int,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = _ignore,
+    ) -> Replay:
+        """Replay dead letters, see `filemill.services.dead_letters.replay`. Raises Unavailable."""
+        return replay(
+            self._engine,
+            letters,
+            actor=actor,
+            rate=rate,
+            dry_run=dry_run,
+            max_runs=max_runs,
+            progress=progress,
+            wake_relay=self._wake_relay,
+        )
 
     @property
     def relay_state(self) -> str | None:
@@ -107,15 +139,8 @@ class Services:
         with self._engine.connect() as connection:
             yield connection
 
-    def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
-        """Retry, cancel or delete files. Raises Unavailable."""
-        outcome = self.operations.apply(action, ids, actor)
-        if action is Action.RETRY:
-            self.wake_relay()
-        return outcome
-
-    def wake_relay(self) -> None:
-        """Have the relay in this process, if there is one, look at the outbox now."""
+    def _wake_relay(self) -> None:
+        """Wake the relay of this process, if it has one: there are new rows in the outbox."""
         if self._relay is not None:
             self._relay.wake()
 

@@ -110,7 +110,9 @@ def _own_keys(connection: sa.Connection, keys: Mapping[int, str | None]) -> dict
         try:
             canonical = check_key_owner(file_id, key) if key is not None else None
         except InvalidObjectKey as error:
-            log.warning("Kept the object of a deleted file: the key belongs to another file", file=file_id, reason=str(error))
+            log.warning(
+                "Kept the object of a deleted file: the key belongs to another file", file=file_id, reason=str(error)
+            )
             own[file_id] = None
         else:
             if canonical is not None:
@@ -118,7 +120,9 @@ def _own_keys(connection: sa.Connection, keys: Mapping[int, str | None]) -> dict
     holders = foreign_key_holders(connection, sorted(set(foreign.values()))) if foreign else {}
     for file_id, canonical in foreign.items():
         if others := holders.get(canonical):
-            log.warning("Kept the object of a deleted file: another file has the same key", file=file_id, other=min(others))
+            log.warning(
+                "Kept the object of a deleted file: another file has the same key", file=file_id, other=min(others)
+            )
             own[file_id] = None
     return own
 

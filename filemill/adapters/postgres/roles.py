@@ -11,6 +11,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from filemill.adapters.postgres.connection import libpq_parameters
+from filemill.config.settings import Settings
+from filemill.errors import Unavailable
+
 # A failed statement is logged with its text, which holds a password's verifier.
 _QUIET = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
 
@@ -95,3 +99,23 @@ def _arrange_database(connection: psycopg.Connection[tuple[Any, ...]], roles: Ro
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     for login in (roles.application, roles.reader):
         connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(login.user)))
+
+
+def create_roles(settings: Settings) -> None:
+    """Create the database and its roles, as the superuser that the settings name. Raises Unavailable."""
+    superuser = {"user": settings.database_superuser_user, "password": settings.database_superuser_password}
+    as_superuser = settings.model_copy(update={f"database_{name}": value for name, value in superuser.items()})
+    server = {name: value for name, value in libpq_parameters(as_superuser).items() if name != "dbname"}
+    roles = Roles(
+        database=settings.database_name,
+        owner=Login(settings.database_owner_user, settings.database_owner_password.get_secret_value()),
+        application=Login(settings.database_user, settings.database_password.get_secret_value()),
+        reader=Login(settings.database_reader_user, settings.database_reader_password.get_secret_value()),
+    )
+    try:
+        arrange_roles(server, roles)
+    except psycopg.Error as error:
+        raise Unavailable(
+            f"PostgreSQL at {as_superuser.database_url}: the roles were not created: {error}",
+            code="postgres-roles-not-created",
+        ) from None

@@ -5,13 +5,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.postgres.migrate import migrate_schema
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli.arguments import Home, actor
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_table, say
 from filemill.entrypoints.doctor import examine
-from filemill.services import setup
+from filemill.services import partitions
+from filemill.services.partitions import CannotAddPartitions
 from filemill.verification.report import Report
 
 
@@ -28,25 +30,26 @@ def register(app: typer.Typer) -> None:
     app.add_typer(topics, name="topics")
 
 
-def migrate() -> None:
+def migrate(home: Home = None) -> None:
     """Bring the database's schema up to date. Safe to run from many processes at once."""
-    settings = load()
+    settings = load(home=home)
     before, after = migrate_schema(settings)
     say(f"{settings.database_url}: {before or 'empty'} → {after}" if before != after else f"already at {after}")
 
 
 def prepare(
     patience: Annotated[float, typer.Option(help="Seconds to wait for servers that are still starting.", min=0)] = 60,
+    home: Home = None,
 ) -> None:
-    """Migrate, create the topics and the bucket: all that the servers need. May be repeated."""
-    setup.prepare(load(), patience_seconds=patience)
+    """Prepare the servers: migrate the schema, create topics and bucket. Can be repeated."""
+    bootstrap.prepare(load(home=home), timeout_seconds=patience)
     say("Schema, topics and bucket are ready.")
 
 
-def list_topics(*, as_json: AsJson = False) -> None:
-    """The pipeline's topics and their partitions."""
-    settings = load()
-    existing = KafkaAdmin(settings).topic_partitions()
+def list_topics(home: Home = None, *, as_json: AsJson = False) -> None:
+    """List the pipeline's topics and their partitions."""
+    settings = load(home=home)
+    existing = bootstrap.kafka_admin(settings).topic_partitions()
     found = {name: existing.get(name) for name in all_topics(settings)}
     if as_json:
         print_json(found)
@@ -54,9 +57,9 @@ def list_topics(*, as_json: AsJson = False) -> None:
         print_table(["topic", "partitions"], [[name, count or "missing"] for name, count in found.items()])
 
 
-def create_topics(*, as_json: AsJson = False) -> None:
-    """Create the topics that are missing."""
-    created = KafkaAdmin(load()).create_topics()
+def create_topics(home: Home = None, *, as_json: AsJson = False) -> None:
+    """Create missing topics."""
+    created = bootstrap.kafka_admin(load(home=home)).create_topics()
     if as_json:
         print_json({"created": created})
     else:
@@ -64,26 +67,28 @@ def create_topics(*, as_json: AsJson = False) -> None:
 
 
 def add_partitions(
-    total: Annotated[int, typer.Argument(help="How many the topic shall have.", min=1)],
+    total: Annotated[int, typer.Argument(help="New number of partitions.", min=1)],
     topic: Annotated[str | None, typer.Option(help="Default: file.create.")] = None,
+    home: Home = None,
 ) -> None:
-    """Raise a topic's partitions. Kafka cannot take any away again."""
-    settings = load()
+    """Increase a topic's partitions. Kafka cannot remove any."""
+    settings = load(home=home)
     name = topic or settings.topic_create
     try:
-        KafkaAdmin(settings).add_partitions(name, total)
-    except ValueError as error:
+        engine = bootstrap.create_engine(settings, "topics")
+        partitions.add_partitions(engine, bootstrap.kafka_admin(settings), name, total, actor())
+    except CannotAddPartitions as error:
         fail(str(error), 2)
     say(f"{name} has {total} partitions.")
 
 
-def verify(*, as_json: AsJson = False) -> None:
+def verify(home: Home = None, *, as_json: AsJson = False) -> None:
     """Check the pipeline's promises against the servers themselves. Exit code 1 where one is broken.
 
     Every object is downloaded, hashed and rendered afresh; the bucket is listed; the topics and the dead letters are
     read. Takes a while on a large table.
     """
-    settings = load()
+    settings = load(home=home)
     engine = bootstrap.create_engine(settings, "verify")
     report = bootstrap.verify(settings, engine)
     if as_json:
@@ -117,13 +122,13 @@ def _print_report(report: Report) -> None:
         say(f"Note: {note}.")
     for finding in report.findings.values():
         more = " …" if finding.count > len(finding.examples) else ""
-        say(f"BROKEN {finding.meaning}: {finding.count} ({', '.join(finding.examples)}{more})")
+        say(f"BROKEN {finding.title}: {finding.count} ({', '.join(finding.examples)}{more})")
     say(f"{'Every promise held' if report.ok else 'Promises were broken'}; {report.seconds:.1f} s.")
 
 
-def doctor(*, as_json: AsJson = False) -> None:
+def doctor(home: Home = None, *, as_json: AsJson = False) -> None:
     """Say what is missing, and what to do about it. Exit code 1 where something is."""
-    checks = examine()
+    checks = examine(home)
     if as_json:
         print_json(checks)
     else:

@@ -1,9 +1,21 @@
-"""Arguments that are more than text or numbers: read strictly, refused with a sentence (exit code 2)."""
+"""Arguments and options that several commands share. Invalid ones end the command with a sentence (exit code 2)."""
+
+import getpass
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from filemill.config.settings import default_home
+from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import InvalidRequest, parse_file_id
-from filemill.queries.dead_letters import parse_place
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        help="Home folder of the embedded stack to use: its data, logs and addresses.", show_default=str(default_home())
+    ),
+]
 
 
 def file_id_argument(text: str) -> int:
@@ -15,7 +27,15 @@ def file_id_argument(text: str) -> int:
 
 
 def place_argument(text: str) -> str:
-    """A dead letter's place, for `typer.Argument(parser=…)`."""
+    """A dead letter's position, for `typer.Argument(parser=…)`."""
     if parse_place(text) is None:
-        raise typer.BadParameter(f"{text!r}: a place is partition:offset, as 0:12")
+        raise typer.BadParameter(f"{text!r}: a position is partition:offset, such as 0:12")
     return text
+
+
+def actor() -> str:
+    """The principal of this command, for the audit record."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return "cli"

@@ -1,47 +1,46 @@
 """`filemill dlq list | show | replay`."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import load
+from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import place_argument
-from filemill.entrypoints.cli.operations import actor
+from filemill.entrypoints.cli.arguments import Home, actor, place_argument
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
-from filemill.queries.dead_letters import KEPT_RECORDS, DeadLetterIndex, chunks
+from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
-from filemill.services.dead_letters import DeadLetter, LetterFacts
 
-StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only failures that nothing was tried for since.")]
-Reason = Annotated[str | None, typer.Option(help="Only those whose reason contains this.")]
+StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only files that failed and were not retried since.")]
+Reason = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     dlq = typer.Typer(help="Dead letters: requests that could not be processed.", no_args_is_help=True)
-    dlq.command("list")(list_letters)
+    dlq.command("list")(list_dead_letters)
     dlq.command("show")(show)
     dlq.command("replay")(replay)
     app.add_typer(dlq, name="dlq")
 
 
 class _Topic:
-    """The topic of dead letters, as this command reads it."""
+    """The topic of dead letters, for one command."""
 
-    def __init__(self) -> None:
-        self.settings = load()
-        self.admin = KafkaAdmin(self.settings)
-        self.engine = bootstrap.create_engine(self.settings, "dlq")
-        self.index = DeadLetterIndex(self.settings, self.engine)
+    def __init__(self, home: Path | None) -> None:
+        settings = load(home=home)
+        self.admin = bootstrap.kafka_admin(settings)
+        self.engine = bootstrap.create_engine(settings, "dlq")
+        self.index = bootstrap.dead_letter_index(settings, self.engine)
 
     def matching(self, reason: str | None, *, still_broken: bool) -> list[DeadLetter]:
         """The dead letters whose reason contains this, oldest first."""
         found = self.index.read(self.admin)
         if found.truncated:
-            say(f"Only the newest {KEPT_RECORDS:,} records of the topic are looked at.")
+            say(f"Only the newest {KEPT_RECORDS:,} records of the topic are listed.")
         return [
             letter
             for letter in found.items
@@ -49,7 +48,7 @@ class _Topic:
         ]
 
     def at(self, places: Sequence[str]) -> list[DeadLetter]:
-        """The dead letters at these places; ends the command where there is none."""
+        """The dead letters at these positions; ends the command if one does not exist."""
         found = self.index.find(self.admin, places)
         missing = next((place for place in places if place not in found), None)
         if missing is not None:
@@ -57,12 +56,14 @@ class _Topic:
         return list({letter.key: letter for letter in found.values()}.values())
 
 
-def list_letters(*, still_broken: StillBroken = False, reason: Reason = None, as_json: AsJson = False) -> None:
-    """List dead letters, oldest first, and how often each reason comes."""
-    topic = _Topic()
+def list_dead_letters(
+    home: Home = None, *, still_broken: StillBroken = False, reason: Reason = None, as_json: AsJson = False
+) -> None:
+    """List dead letters, oldest first, and count their reasons."""
+    topic = _Topic(home)
     letters = topic.matching(reason, still_broken=still_broken)
     if as_json:
-        print_json_list({"reasons": dead_letters.histogram(letters)}, "letters", _documents(topic, letters))
+        print_json_list({"reasons": reason_counts(letters)}, "letters", _documents(topic, letters))
         return
     print_table(
         ["place", "at", "times", "file", "run", "attempts", "still broken", "reason"],
@@ -80,7 +81,7 @@ def list_letters(*, still_broken: StillBroken = False, reason: Reason = None, as
             for letter in letters
         ],
     )
-    for text, count in dead_letters.histogram(letters).items():
+    for text, count in reason_counts(letters).items():
         say(f"{count:6}  {text}")
 
 
@@ -92,15 +93,16 @@ SHOWN = (
 
 def show(
     place: Annotated[str, typer.Argument(parser=place_argument, help="partition:offset, as `list` prints it.")],
+    home: Home = None,
 ) -> None:
-    """Show one dead letter whole: why, where from, payload, trace."""
-    topic = _Topic()
+    """Show one dead letter: reason, source, payload, stack trace."""
+    topic = _Topic(home)
     letters = topic.at([place])
     (content,) = topic.index.contents(topic.admin, letters)
     for name in SHOWN:
         console.print(f"{name.replace('_', ' '):13} {plain(getattr(letters[0], name))}", markup=False)
     if content is None:
-        fail(f"the record of {place} is gone: retention removed it", 1)
+        fail(f"the record {place} no longer exists: retention removed it", 1)
     value = b"(null)" if content.value is None else content.value or b"(empty)"
     console.print(plain(value.decode(errors="backslashreplace")), markup=False)
     if content.trace:
@@ -110,22 +112,25 @@ def show(
 def replay(
     places: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PLACE]...", parser=place_argument, help="Which ones.", show_default=False),
+        typer.Argument(
+            metavar="[PLACE]...", parser=place_argument, help="Positions, as `list` prints them.", show_default=False
+        ),
     ] = None,
     reason: Reason = None,
-    rate: Annotated[float, typer.Option(help="Files a second, at most.", min=0.1)] = 50,
+    rate: Annotated[float, typer.Option(help="Maximum files per second.", min=0.1)] = 50,
     max_runs: Annotated[int, typer.Option(help="Refuse files that have failed this many runs.", min=1)] = (
         dead_letters.MAX_RUNS
     ),
+    home: Home = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="All that are still broken.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All files that are still broken.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters through once more, each as a new run of its file. Interrupted, it can be run again."""
+    """Replay dead letters, each as a new run of its file. After an interruption, run the command again."""
     if bool(places) == every:
-        fail("name dead letters by their places, or all that are still broken by --all", 2)
-    topic = _Topic()
+        fail("give either positions or --all", 2)
+    topic = _Topic(home)
     chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
     result = dead_letters.replay(topic.engine, chosen, actor=actor(), rate=rate, dry_run=dry_run, max_runs=max_runs)
     if as_json:
@@ -133,7 +138,7 @@ def replay(
     else:
         for text, count in result.reasons.items():
             say(f"{count:6}  {text}")
-        say(f"{len(result.files)} files {'would be' if dry_run else 'were'} sent through again")
+        say(f"{len(result.files)} files {'would be' if dry_run else 'were'} replayed")
         for where, why in result.refused.items():
             say(f"{where} refused: {why}")
     if result.refused and places:
@@ -141,10 +146,12 @@ def replay(
 
 
 def _documents(topic: _Topic, letters: Sequence[DeadLetter]) -> Iterator[dict[str, object]]:
-    """For --json: with the payload as text, and what else the index leaves out; a few at a time in memory."""
+    """For --json: with payload, headers and stack trace, which the index does not keep; a few at a time in memory."""
     for chunk in chunks(letters):
         for letter, content in zip(chunk, topic.index.contents(topic.admin, chunk), strict=True):
-            fields = {name: getattr(letter, name) for name in (*LetterFacts.__struct_fields__, "partition", "offset")}
+            fields = {
+                name: getattr(letter, name) for name in (*DeadLetterFacts.__struct_fields__, "partition", "offset")
+            }
             value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
             headers, trace = ([], None) if content is None else (content.headers, content.trace)
             yield {**fields, "place": letter.place, "value": value, "headers": headers, "trace": trace}

@@ -1,34 +1,34 @@
 """`filemill offsets preview | reset`."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.operations import actor, operations
+from filemill.entrypoints.cli.arguments import Home, actor
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.services.offset_reset import CannotReset, InvalidTarget, OffsetReset, Plan, Target, Unfinished
 
 To = Annotated[
-    str | None, typer.Option(help="earliest, latest, or a time (UTC) as 2026-11-22T12:00.", show_default=False)
+    str | None, typer.Option(help="earliest, latest, or a time (UTC) such as 2026-11-22T12:00.", show_default=False)
 ]
 By = Annotated[int | None, typer.Option("--by", help="Or so many records on; negative: back.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    offsets = typer.Typer(help="Where the processors' group reads on.", no_args_is_help=True)
+    offsets = typer.Typer(help="Committed offsets of the processors' group.", no_args_is_help=True)
     offsets.command("preview")(preview)
     offsets.command("reset")(reset)
     app.add_typer(offsets, name="offsets")
 
 
-def preview(to: To = None, by: By = None, *, as_json: AsJson = False) -> None:
-    """What a reset would skip and have done again. Changes nothing."""
-    plan = _plan(_reset(), _target(to, by))
+def preview(to: To = None, by: By = None, home: Home = None, *, as_json: AsJson = False) -> None:
+    """Show what a reset would skip and reprocess. Changes nothing."""
+    plan = _plan(_offset_reset(home), _target(to, by))
     if as_json:
         print_json(plan)
     else:
@@ -38,53 +38,52 @@ def preview(to: To = None, by: By = None, *, as_json: AsJson = False) -> None:
 def reset(
     to: To = None,
     by: By = None,
+    home: Home = None,
     *,
     cancel: Annotated[
-        bool, typer.Option("--cancel", help="Cancel the unfinished requests that it skips; else: resubmit them.")
+        bool, typer.Option("--cancel", help="Cancel the unfinished requests that are skipped; default: resubmit them.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have the group read from elsewhere. It must have no members: stop the processors first."""
+    """Reset the group's committed offsets. The group must have no members: stop the processors first."""
     target = _target(to, by)
-    mover = _reset()
-    plan = _plan(mover, target)
+    offset_reset = _offset_reset(home)
+    plan = _plan(offset_reset, target)
     if not as_json:
         _print(plan)
     if plan.why_not is not None:
         fail(plan.why_not, 1)
     then: Unfinished = "cancel" if cancel else "resubmit"
-    asked = f"Move {_partitions(len(plan.offsets))} and {then} {len(plan.skipped)} unfinished requests?"
-    if not yes and not typer.confirm(asked):
+    question = f"Move {_partitions(len(plan.offsets))} and {then} {len(plan.skipped)} unfinished requests?"
+    if not yes and not typer.confirm(question):
         raise typer.Exit(1)
     try:
-        done = mover.apply(plan, target, then, actor())
+        result = offset_reset.apply(plan, target, then, actor())
     except CannotReset as error:
         fail(str(error), 1)
     if as_json:
-        print_json(done)
+        print_json(result)
     else:
-        said = f"{len(done.cancelled)} cancelled, of which {len(done.resubmitted)} were resubmitted"
-        say(f"{_partitions(len(done.offsets))} moved; {said}")
+        files = f"{len(result.cancelled)} requests cancelled, {len(result.resubmitted)} of them resubmitted"
+        say(f"{_partitions(len(result.offsets))} moved; {files}")
 
 
-def _reset() -> OffsetReset:
-    settings = load()
-    return OffsetReset(
-        settings, bootstrap.create_engine(settings, "offsets"), KafkaAdmin(settings), operations(settings)
-    )
+def _offset_reset(home: Path | None) -> OffsetReset:
+    settings = load(home=home)
+    return bootstrap.offset_reset(settings, bootstrap.create_engine(settings, "offsets"))
 
 
-def _plan(mover: OffsetReset, target: Target) -> Plan:
+def _plan(offset_reset: OffsetReset, target: Target) -> Plan:
     try:
-        return mover.plan(target)
+        return offset_reset.plan(target)
     except InvalidTarget as error:
         fail(str(error), 2)
 
 
 def _target(to: str | None, by: int | None) -> Target:
     if (to is None) == (by is None):
-        fail("say where to: --to earliest, --to latest, --to TIME, or --by RECORDS", 2)
+        fail("give one of --to earliest, --to latest, --to TIME and --by RECORDS", 2)
     if by is not None:
         return Target("shift", by=by)
     if to == "earliest":
@@ -104,7 +103,7 @@ def _partitions(count: int) -> str:
 
 def _print(plan: Plan) -> None:
     print_table(
-        ["partition", "current", "new", "difference", "unfinished, skipped", "read again"],
+        ["partition", "current", "new", "difference", "skipped, unfinished", "reprocessed"],
         [
             [move.partition, move.current, move.new, f"{move.difference:+d}", len(move.skipped), move.repeated]
             for move in plan.moves

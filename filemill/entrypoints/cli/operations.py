@@ -1,32 +1,31 @@
 """`filemill retry | cancel | delete | workers`."""
 
-import getpass
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import sqlalchemy as sa
 import typer
 
-from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
+from filemill.domain.file_actions import Outcome
 from filemill.domain.files import Status
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import file_id_argument
+from filemill.entrypoints.cli.arguments import Home, actor, file_id_argument
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.queries import workers as postgres_reads_workers
+from filemill.queries import workers as worker_queries
+from filemill.queries.files import ids_with_status
 from filemill.queries.group import group_state, lags
 from filemill.queries.stalls import stalled_partitions
 from filemill.services.operations import Operations, UnknownWorker
-from filemill.domain.file_actions import Outcome
 
 BATCH = 1000
 
 Ids = Annotated[
     list[int] | None,
-    typer.Argument(metavar="[ID]...", parser=file_id_argument, help="Which files.", show_default=False),
+    typer.Argument(metavar="[ID]...", parser=file_id_argument, help="Ids of files.", show_default=False),
 ]
 All = Annotated[Status | None, typer.Option("--all", metavar="STATUS", help="All files that have this status.")]
 
@@ -43,39 +42,31 @@ def register(app: typer.Typer) -> None:
     app.add_typer(workers, name="workers")
 
 
-def actor() -> str:
-    """Who asks, for the audit."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
-        return "cli"
-
-
-def operations(settings: Settings) -> Operations:
-    """Operations on the servers that the settings name."""
-    return Operations(settings, bootstrap.create_engine(settings, "operations"), bootstrap.s3_client(settings))
+def _operations(settings: Settings) -> Operations:
+    return bootstrap.operations(settings, bootstrap.create_engine(settings, "operations"))
 
 
 def retry(
     ids: Ids = None,
     every: All = None,
+    home: Home = None,
     *,
     lost: Annotated[
         bool, typer.Option("--lost", help="All unfinished files whose records are gone from Kafka.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Process failed or cancelled files again, each in a new run; also those whose requests are gone from Kafka."""
-    settings = load()
+    """Process failed or cancelled files again, each in a new run; also files whose records are gone from Kafka."""
+    settings = load(home=home)
     if lost:
-        _retry_lost(operations(settings), named=bool(ids or every), as_json=as_json)
+        _retry_lost(_operations(settings), named=bool(ids or every), as_json=as_json)
         return
-    _apply(settings, ids, every, operations(settings).retry, "retried", as_json=as_json)
+    _apply(settings, ids, every, _operations(settings).retry, "retried", as_json=as_json)
 
 
 def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
     if named:
-        fail("name files by their ids or by --all, or all that are lost by --lost", 2)
+        fail("give ids, or --all STATUS, or --lost", 2)
     done: list[int] = []
     after = 0
     while ids := operations.gone(after=after, limit=BATCH):
@@ -87,26 +78,27 @@ def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
         say(f"{len(done)} retried")
 
 
-def cancel(ids: Ids = None, every: All = None, *, as_json: AsJson = False) -> None:
-    """Cancel files that wait or are in progress."""
-    settings = load()
-    _apply(settings, ids, every, operations(settings).cancel, "cancelled", as_json=as_json)
+def cancel(ids: Ids = None, every: All = None, home: Home = None, *, as_json: AsJson = False) -> None:
+    """Cancel files that are pending or processing."""
+    settings = load(home=home)
+    _apply(settings, ids, every, _operations(settings).cancel, "cancelled", as_json=as_json)
 
 
 def delete(
     ids: Ids = None,
     every: All = None,
+    home: Home = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete files that have ended, and their objects."""
+    """Delete files that are completed, failed or cancelled, and their objects."""
     if not yes and not typer.confirm(
         f"Delete {f'all {every} files' if every else f'{len(ids or [])} files'} for good?"
     ):
         raise typer.Exit(1)
-    settings = load()
-    _apply(settings, ids, every, operations(settings).delete, "deleted", as_json=as_json)
+    settings = load(home=home)
+    _apply(settings, ids, every, _operations(settings).delete, "deleted", as_json=as_json)
 
 
 def _apply(
@@ -119,8 +111,8 @@ def _apply(
     as_json: bool,
 ) -> None:
     if bool(ids) == (every is not None):
-        fail("name files by their ids, or all of a status by --all", 2)
-    wanted = list(ids or []) or _with_status(settings, every)
+        fail("give either ids or --all STATUS", 2)
+    wanted = list(ids or []) if every is None else _with_status(settings, every)
     done, refused = [], []
     for start in range(0, len(wanted), BATCH):
         outcome = act(wanted[start : start + BATCH], actor())
@@ -138,19 +130,19 @@ def _apply(
         raise typer.Exit(1)
 
 
-def _with_status(settings: Settings, status: Status | None) -> list[int]:
+def _with_status(settings: Settings, status: Status) -> list[int]:
     engine = bootstrap.create_engine(settings, "operations")
     with engine.connect() as connection:
-        return list(connection.execute(sa.select(File.id).where(File.status == status).order_by(File.id)).scalars())
+        return ids_with_status(connection, status)
 
 
-def list_workers(*, as_json: AsJson = False) -> None:
-    """What each worker is and does: busy, idle, stuck, dead or stopped."""
-    settings = load()
+def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
+    """List workers and their state: busy, idle, stuck, dead or stopped."""
+    settings = load(home=home)
     engine = bootstrap.create_engine(settings, "workers")
     with engine.connect() as connection:
-        views = postgres_reads_workers.list_workers(connection)
-        total = sum(postgres_reads_workers.count_workers(connection).values())
+        views = worker_queries.list_workers(connection)
+        total = sum(worker_queries.count_workers(connection).values())
         stalled = stalled_partitions(
             connection,
             group_state(connection, settings.group_id),
@@ -168,7 +160,7 @@ def list_workers(*, as_json: AsJson = False) -> None:
         )
         return
     print_table(
-        ["worker", "is", "heard", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
+        ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
         [
             [
                 view.id,
@@ -192,37 +184,39 @@ def list_workers(*, as_json: AsJson = False) -> None:
         ],
     )
     if total > len(views):
-        say(f"… and {total - len(views):,} more, those that are gone last")
+        say(f"… and {total - len(views):,} more; dead and stopped workers come last")
     for one in stalled:
         say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
 
 
 def clock(skew_seconds: float | None) -> str:
-    """How far a worker's clock is from the database's, for people."""
+    """How far a worker's clock differs from the database's, for people."""
     if skew_seconds is None:
         return "?"
     if abs(skew_seconds) < SKEW_WARNING_SECONDS:
-        return "right"
+        return "in sync"
     return f"{abs(skew_seconds):,.0f} s {'ahead' if skew_seconds > 0 else 'behind'}"
 
 
-Who = Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Which one; default: all.", show_default=False)]
+WorkerName = Annotated[
+    str | None, typer.Argument(metavar="[WORKER]", help="The worker's name; default: all.", show_default=False)
+]
 
 
-def quiet(worker: Who = None) -> None:
-    """Have workers take nothing new; what they hold they finish."""
-    _tell(WorkerCommandKind.QUIET, worker)
-    say(f"{worker or 'All workers'}: told to be quiet")
+def quiet(worker: WorkerName = None, home: Home = None) -> None:
+    """Stop workers from starting new records. They finish those in progress."""
+    _command(WorkerCommandKind.QUIET, worker, home)
+    say(f"{worker or 'All workers'}: quiet command sent")
 
 
-def resume(worker: Who = None) -> None:
-    """Have quiet workers go on."""
-    _tell(WorkerCommandKind.RESUME, worker)
-    say(f"{worker or 'All workers'}: told to go on")
+def resume(worker: WorkerName = None, home: Home = None) -> None:
+    """Resume quiet workers."""
+    _command(WorkerCommandKind.RESUME, worker, home)
+    say(f"{worker or 'All workers'}: resume command sent")
 
 
-def _tell(order: WorkerCommandKind, worker: str | None) -> None:
+def _command(kind: WorkerCommandKind, worker: str | None, home: Path | None) -> None:
     try:
-        operations(load()).order(order, worker, actor())
+        _operations(load(home=home)).command_workers(kind, worker, actor())
     except UnknownWorker as error:
         fail(str(error), 1)

@@ -1,32 +1,33 @@
 """`filemill orphans`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.operations import actor
+from filemill.entrypoints.cli.arguments import Home, actor
 from filemill.entrypoints.cli.output import AsJson, print_json, print_table, say
-from filemill.services.orphans import Kind, Orphans
+from filemill.services.orphans import OrphanKind, Orphans
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    orphans = typer.Typer(help="Objects in the bucket that no file owns.", no_args_is_help=True)
+    orphans = typer.Typer(help="Objects in the bucket without an owner.", no_args_is_help=True)
     orphans.command("list")(list_orphans)
     orphans.command("delete")(delete)
     app.add_typer(orphans, name="orphans")
 
 
-def _orphans() -> Orphans:
-    settings = load()
-    return Orphans(settings, bootstrap.create_engine(settings, "orphans"), bootstrap.s3_client(settings))
+def _orphans(home: Path | None) -> Orphans:
+    settings = load(home=home)
+    return bootstrap.orphans(settings, bootstrap.create_engine(settings, "orphans"))
 
 
-def list_orphans(*, as_json: AsJson = False) -> None:
-    """List objects that no row and no tombstone owns."""
-    found = list(_orphans().find())
+def list_orphans(home: Home = None, *, as_json: AsJson = False) -> None:
+    """List objects that belong to no row and no tombstone."""
+    found = list(_orphans(home).find())
     if as_json:
         print_json(found)
         return
@@ -35,25 +36,26 @@ def list_orphans(*, as_json: AsJson = False) -> None:
 
 
 def delete(
+    home: Home = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete them; else only say how many.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete them; default: only print how many.")] = False,
     ids_not_given: Annotated[
         bool,
         typer.Option(
             "--ids-not-given",
-            help="Also objects of ids beyond the newest. Do not use this if the database was restored from a backup.",
+            help="Also objects of ids greater than the newest. Not if the database was restored from a backup.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete objects of file ids that no row and no tombstone has."""
-    result = _orphans().delete(actor(), dry_run=not yes, ids_not_given=ids_not_given)
+    """Delete objects whose file id belongs to no row and no tombstone."""
+    result = _orphans(home).delete(actor(), dry_run=not yes, ids_not_given=ids_not_given)
     if as_json:
         print_json(result)
         return
     say(f"{len(result.deleted)} objects {'deleted' if yes else 'would be deleted; repeat with --yes'}")
-    not_given = sum(one.kind is Kind.ID_NOT_GIVEN for one in result.kept)
+    not_given = sum(one.kind is OrphanKind.ID_NOT_GIVEN for one in result.kept)
     if not_given:
-        say(f"{not_given} kept: their ids are beyond the newest (--ids-not-given deletes them)")
+        say(f"{not_given} kept: their ids are greater than the newest (--ids-not-given deletes them)")
     if others := len(result.kept) - not_given:
         say(f"{others} kept: their keys are not filemill's")

@@ -7,6 +7,7 @@ import typer
 
 from filemill.config import logging, settings
 from filemill.entrypoints import roles
+from filemill.entrypoints.cli.arguments import Home
 
 PROTOCOLS = "Group protocol: " + ", ".join(get_args(settings.GroupProtocol))
 
@@ -33,9 +34,10 @@ def run(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (dashboard).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (dashboard).", min=0, max=65535)] = None,
+    home: Home = None,
 ) -> None:
     """Run one process until it is told to stop (SIGTERM, Ctrl-C). Settings come from the environment."""
-    in_force = settings.load(
+    settings_in_force = settings.load(
         worker_id=worker_id,
         processing_seconds=processing_seconds,
         concurrency=concurrency,
@@ -43,6 +45,7 @@ def run(
         group_protocol=protocol,
         host=host,
         port=port,
+        home=home,
     )
-    logging.configure(in_force, str(role))
-    roles.ROLES[str(role)](in_force)
+    logging.configure(settings_in_force, str(role))
+    roles.ROLES[str(role)](settings_in_force)

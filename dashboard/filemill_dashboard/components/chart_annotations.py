@@ -1,0 +1,59 @@
+"""Operations, faults and deployments as annotations on charts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from filemill.adapters.postgres.audit import FAULT
+from filemill.domain.files import epoch_milliseconds
+from filemill.queries.history import DEPLOYED, Act
+from filemill_dashboard.components.chart import Annotation
+
+
+def annotations_of(operations: Sequence[Act]) -> list[Annotation]:
+    """Return an annotation per operation; a fault is a bar. Refused operations are left out."""
+    return [_annotation(operation) for operation in operations if "refused" not in operation.detail]
+
+
+def _annotation(operation: Act) -> Annotation:
+    began = epoch_milliseconds(operation.at)
+    ended, seconds = operation.detail.get("ended"), operation.detail.get("seconds")
+    if operation.action != FAULT or not isinstance(seconds, int | float) or seconds <= 0:
+        return Annotation(began, describe(operation))
+    # The planned end, until the actual end is recorded.
+    until = 1000 * ended if isinstance(ended, int | float) else began + 1000 * seconds
+    return Annotation(began, describe(operation), max(float(began), until))
+
+
+def describe(operation: Act) -> str:
+    """Return a short summary of an operation and its actor."""
+    return f"{_summary(operation.action, operation.detail)} · {operation.actor}"
+
+
+def _summary(action: str, detail: dict[str, Any]) -> str:
+    summary = action
+    match action:
+        case _ if action == DEPLOYED:
+            summary = f"filemill {detail.get('version')} deployed"
+        case "stack.scale":
+            summary = f"{detail.get('count')} × {detail.get('role')}"
+        case "stack.kill" | "stack.stop":
+            summary = f"{action.removeprefix('stack.')} {detail.get('worker')}"
+        case "fault":
+            duration = f" for {detail['seconds']:g} s" if detail.get("seconds") else ""
+            refused = f", refused: {detail['refused']}" if "refused" in detail else ""
+            summary = f"{detail.get('target')} {detail.get('fault')}{duration}{refused}"
+        case "offsets.reset":
+            done = {"cancel": "cancelled", "resubmit": "resubmitted"}.get(str(detail.get("then")), "changed")
+            summary = (
+                f"offsets of {detail.get('group')} to {detail.get('to')}; {detail.get('unfinished', 0)} files {done}"
+            )
+        case "topic.partitions":
+            summary = f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions"
+        case "quiet" | "resume":
+            summary = f"{action} {detail.get('worker') or 'all workers'}"
+        case "retry" | "resubmit" | "cancel" | "delete" | "dlq.replay":
+            files = detail.get("files")
+            requested = f"{detail.get('asked', '?')} files requested"
+            count = f"{len(files):,} files" if isinstance(files, list) else requested
+            summary = f"{'replay' if action == 'dlq.replay' else action}: {count}"
+    return summary

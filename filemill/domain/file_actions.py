@@ -1,0 +1,92 @@
+"""What a user can do to many files at once: retry, cancel, delete; and why a file is refused."""
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from filemill.domain.files import Status
+
+# The greatest run of a file: the column is an integer of 32 bits.
+RUN_MAX = 2**31 - 1
+
+
+class Action(enum.StrEnum):
+    """An action on files."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+    DELETE = "delete"
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses in which a file allows the action."""
+        return _STATUSES[self]
+
+    @property
+    def done(self) -> str:
+        """The past participle, for messages: 3 files cancelled."""
+        return _DONE[self]
+
+
+_STATUSES = {
+    Action.RETRY: (Status.FAILED, Status.CANCELLED),
+    Action.CANCEL: (Status.PENDING, Status.PROCESSING),
+    Action.DELETE: (Status.COMPLETED, Status.FAILED, Status.CANCELLED),
+}
+_DONE = {Action.RETRY: "retried", Action.CANCEL: "cancelled", Action.DELETE: "deleted"}
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """All files that match a filter: a status (None: any) and a search in the title."""
+
+    status: Status | None = None
+    search: str = ""
+
+    def eligible(self, action: Action) -> tuple[Status, ...]:
+        """The statuses of the selected files that allow the action."""
+        return tuple(status for status in action.statuses if self.status in (None, status))
+
+
+class RefusalCode(enum.StrEnum):
+    """Why an action was refused for a file."""
+
+    NOT_FOUND = "not-found"
+    WRONG_STATUS = "wrong-status"
+    BEING_PUBLISHED = "being-published"
+    LAST_RUN = "last-run"
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A file for which an action was refused: `reason` for people, `code` for programs."""
+
+    file_id: int
+    reason: str
+    code: RefusalCode
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The files to which an action was done, and those for which it was refused."""
+
+    done: list[int]
+    refused: list[Refused]
+
+
+def refusals(action: Action, ids: Sequence[int], rows: Mapping[int, tuple[Status, int]]) -> list[Refused]:
+    """Why the action was not done to these files. `rows`: status and run of each that exists."""
+    return [_refusal(action, file_id, rows.get(file_id)) for file_id in ids]
+
+
+def _refusal(action: Action, file_id: int, row: tuple[Status, int] | None) -> Refused:
+    if row is None:
+        return Refused(file_id, "there is no such file", RefusalCode.NOT_FOUND)
+    status, run = row
+    if action is Action.RETRY and run >= RUN_MAX and status in action.statuses:
+        return Refused(file_id, "it has no further run: submit a new request", RefusalCode.LAST_RUN)
+    if action is not Action.CANCEL and not status.terminal:
+        reason = f"it is {status}: only a file in a final status can be {action.done}"
+        return Refused(file_id, reason, RefusalCode.WRONG_STATUS)
+    if action is Action.DELETE:
+        reason = "its request is being published to Kafka: try again in a moment"
+        return Refused(file_id, reason, RefusalCode.BEING_PUBLISHED)
+    return Refused(file_id, f"it is {status}", RefusalCode.WRONG_STATUS)
