@@ -46,9 +46,9 @@ class Page:
                     return data
         raise AssertionError(f"the page shows no {name} {key!r}")
 
-    def notices(self, key: str = "troubles") -> list[dict[str, str]]:
+    def notices(self, key: str = "banners") -> list[dict[str, str]]:
         """The banners under `key`."""
-        found: list[dict[str, str]] = self.shown("notice", key)["notices"]
+        found: list[dict[str, str]] = self.shown("notices", key)["notices"]
         return found
 
     def rows(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.errors import Unavailable
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.jobs import Job, JobRunning, Jobs, JobView
 from tests.dashboard.conftest import OpenPage
 from tests.integration.rest import Rest, serving
@@ -95,7 +95,7 @@ def test_the_form_asks_for_many_files_which_are_numbered(
     page.app.number_input(key="new_count").set_value(1203)
     page.press("Create file")
     page.run()
-    assert wait_for(data_module.current().jobs).done == 1203
+    assert wait_for(page_data.current().jobs).done == 1203
     assert page.run().shown("job_progress", "job")["name"] == "Create 1,203 files"
     assert page.app.number_input(key="new_count").value == 1
     with engine.connect() as connection:
@@ -117,7 +117,7 @@ def test_all_that_match_are_counted_asked_about_and_done(
     late = accept(engine, "Report that came later")
     go.click()
     page.run()
-    view = wait_for(data_module.current().jobs)
+    view = wait_for(page_data.current().jobs)
     assert (view.done, view.refused, view.error) == (2, 0, None)
     assert statuses(engine) == {
         ids[0]: "cancelled", ids[1]: "completed", ids[2]: "pending", ids[3]: "cancelled", late[0]: "pending",

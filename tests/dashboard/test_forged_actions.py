@@ -8,7 +8,7 @@ import pytest
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand, SupervisorResponse
 from filemill.services import stack_workers
-from filemill_dashboard.components import bars, file_table, grid
+from filemill_dashboard.components import bars, file_table, filter_tiles, grid
 from filemill_dashboard.components.filter_tiles import Tile
 from filemill_dashboard.components.grid import Column, RowAction, TableRow
 
@@ -30,7 +30,7 @@ class Browser:
         self.callbacks[key] = callbacks
 
     def send(self, key: str, trigger: str, value: object) -> None:
-        triggers = ("open", "act", "status", "choice", "page", "sort")
+        triggers = ("open", "action", "choice", "page", "sort")
         self._state[key] = SimpleNamespace(**{name: value if name == trigger else None for name in triggers})
         self.callbacks[key][f"on_{trigger}_change"]()
 
@@ -41,11 +41,11 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
 
 
 FORGED = [
-    {"row": "monitor-1", "act": "stop"},
-    {"row": "w1", "act": "stop"},
-    {"row": "w1", "act": "explode"},
+    {"row": "monitor-1", "action": "stop"},
+    {"row": "w1", "action": "stop"},
+    {"row": "w1", "action": "explode"},
     {"row": "w1"},
-    {"row": ["w1"], "act": {"quiet": 1}},
+    {"row": ["w1"], "action": {"quiet": 1}},
     {},
     "w1",
     17,
@@ -69,11 +69,11 @@ def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) ->
         on_action=lambda row, act: heard.append((row, act)),
     )
     for value in FORGED:
-        browser.send("workers", "act", value)
+        browser.send("workers", "action", value)
     for opened in ("w2", ["w1"], 1):
         browser.send("workers", "open", opened)
     assert heard == []
-    browser.send("workers", "act", {"row": "w1", "act": "quiet"})
+    browser.send("workers", "action", {"row": "w1", "action": "quiet"})
     browser.send("workers", "open", "w1")
     assert heard == [("w1", "quiet"), "w1"]
 
@@ -83,10 +83,10 @@ def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
     filter_tiles.filter_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=heard.append)
     bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
     for value in ("x", ["a"], {"a": 1}, 7):
-        browser.send("tiles", "status", value)
+        browser.send("tiles", "choice", value)
         browser.send("bars", "choice", value)
     assert heard == []
-    browser.send("tiles", "status", "a")
+    browser.send("tiles", "choice", "a")
     browser.send("bars", "choice", "b")
     browser.send("bars", "choice", "")
     assert heard == ["a", "b", ""]

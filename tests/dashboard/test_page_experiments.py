@@ -16,7 +16,7 @@ from filemill.runtime.supervisor_client import SupervisorCommand
 from filemill.services import faults
 from filemill.services.audit import record
 from filemill_dashboard.components.chart_annotations import annotations_of
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_infra.embedded.control import ControlServer
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.runs import planted
@@ -40,9 +40,9 @@ def rows(page: Page, key: str) -> list[dict[str, Any]]:
 def test_without_runs_it_says_how_to_get_one(settings: Settings, results: Path, open_page: OpenPage) -> None:
     page = open_page(settings, "experiments")
     empty = page.shown("grid", "runs")["empty"]
-    assert empty["what"] == "The lab has no runs yet"
-    assert "make soak" in empty["todo"]
-    assert str(results) in empty["todo"]
+    assert empty["title"] == "The lab has no runs yet"
+    assert "make soak" in empty["hint"]
+    assert str(results) in empty["hint"]
 
 
 def test_runs_are_listed_with_verdict_figures_and_what_is_wrong(
@@ -57,7 +57,7 @@ def test_runs_are_listed_with_verdict_figures_and_what_is_wrong(
     assert found["good"]["cells"]["files_per_second"] == 50.0
     assert found["good"]["cells"]["parameters"] == "workers 3"
     assert found["soak"]["titles"]["verdict"] == "run.json is missing; verdict.json is missing; the summary is missing"
-    assert found["good"]["acts"][0]["why_not"].startswith("Choose a run first")
+    assert found["good"]["actions"][0]["disabled_reason"].startswith("Choose a run first")
 
 
 def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, results: Path, open_page: OpenPage) -> None:
@@ -70,12 +70,12 @@ def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, resul
         f"B · {second.folder.name}",
     ]
     assert chart["figure"]["data"][0]["y"] == [10, 10, 10]
-    assert [(mark["at_ms"], mark["until_ms"]) for mark in chart["marks"]] == [(1.0, 2.5)]
+    assert [(mark["at_ms"], mark["until_ms"]) for mark in chart["annotations"]] == [(1.0, 2.5)]
     measures = {row["cells"]["name"]: row["cells"] for row in rows(page, "measures")}
     assert measures["files per second"] == {"name": "files per second", "a": "10", "b": "20", "change": "+100.0 %"}
     assert measures["only here"]["a"] is None
-    assert [row["cells"]["verdict"][0] for row in rows(page, "promises")] == ["kept"]
-    assert [row["cells"]["what"] for row in rows(page, "run-journal")] == ["kafka killed"]
+    assert [row["cells"]["verdict"][0] for row in rows(page, "invariants")] == ["kept"]
+    assert [row["cells"]["event"] for row in rows(page, "run-journal")] == ["kafka killed"]
 
 
 def test_a_run_alone_in_the_url_and_a_series(settings: Settings, results: Path, open_page: OpenPage) -> None:
@@ -91,7 +91,7 @@ def test_a_run_that_is_not_there_is_a_sentence(
 ) -> None:
     planted(results, "one")
     page = open_page(settings, "experiments", run=name, **{"with": name})
-    assert page.notices("no-run")[0]["what"] == "There is no such run any more"
+    assert page.notices("no-run")[0]["title"] == "There is no such run any more"
 
 
 def test_a_damaged_run_is_shown_as_far_as_it_goes(settings: Settings, results: Path, open_page: OpenPage) -> None:
@@ -99,9 +99,9 @@ def test_a_damaged_run_is_shown_as_far_as_it_goes(settings: Settings, results: P
     for part in folder.iterdir():
         part.write_bytes(b"\x00garbage")
     page = open_page(settings, "experiments", run=folder.name)
-    assert page.notices("run-troubles")[0]["what"] == "This run is not whole"
+    assert page.notices("run-notice")[0]["title"] == "This run is not whole"
     assert page.shown("chart", "course")["message"] == "no frame of this kind was kept"
-    assert page.shown("grid", "promises")["empty"]["what"] == "No verdict yet"
+    assert page.shown("grid", "invariants")["empty"]["title"] == "No verdict yet"
 
 
 def test_hostile_parameters_are_only_text(settings: Settings, results: Path, open_page: OpenPage) -> None:
@@ -173,12 +173,12 @@ def test_elsewhere_each_fault_says_why_it_cannot_be_injected(
     assert [row["key"] for row in offered] == [
         f"{kind}:{server}" for server in ("kafka", "postgres", "s3") for kind in ("killed", "stopped")
     ]
-    assert all("no embedded stack" in row["acts"][0]["why_not"] for row in offered)
+    assert all("no embedded stack" in row["actions"][0]["disabled_reason"] for row in offered)
 
 
 def press(page: Page, key: str, row: str) -> None:
     """What the browser sends when the button of a row is pressed."""
-    stack = data_module.current().stack()
+    stack = page_data.current().stack()
     offer = next(one for one in faults.fault_options(stack, []) if one.key == row)
     page.app.session_state["fault_wanted"] = offer
     assert key == "offers"
@@ -191,7 +191,7 @@ def test_a_fault_is_confirmed_done_and_on_record(
     page = open_page(settings, "experiments", part="Faults")
     offered = {row["key"]: row for row in rows(page, "offers")}
     assert "killed:dashboard-1" not in offered
-    assert {row["acts"][0]["why_not"] for row in offered.values()} == {""}
+    assert {row["actions"][0]["disabled_reason"] for row in offered.values()} == {""}
     press(page, "offers", "stopped:kafka")
     page.app.number_input(key="fault-seconds").set_value(7)
     page.run()
@@ -230,9 +230,9 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     with journal.record_interval("fault", "s3 killed", "s3", key="k", seconds=60.0):
         page = open_page(settings, "experiments", part="Faults")
         (entry,) = rows(page, "fault-journal")
-        assert entry["cells"]["what"] == "s3 killed: lasts still"
-        assert {row["key"]: row["acts"][0]["why_not"] for row in rows(page, "offers")}["killed:s3"] != ""
-    stack = data_module.current().stack()
+        assert entry["cells"]["event"] == "s3 killed: lasts still"
+        assert {row["key"]: row["actions"][0]["disabled_reason"] for row in rows(page, "offers")}["killed:s3"] != ""
+    stack = page_data.current().stack()
     assert stack is not None
     recorder = faults.FaultEndRecorder()
     for _ in range(2):
@@ -244,7 +244,7 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     assert mark.until_ms == 1000 * act.detail["ended"]
     assert mark.until_ms < mark.at_ms + 30_000
     page = open_page(settings, "pipeline")
-    assert page.shown("chart", "lag")["marks"][0]["text"] == "s3 killed for 60 s · page"
+    assert page.shown("chart", "lag")["annotations"][0]["text"] == "s3 killed for 60 s · page"
 
 
 def test_with_every_server_away_the_page_stands(settings: Settings, results: Path, open_page: OpenPage) -> None:

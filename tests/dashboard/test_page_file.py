@@ -26,11 +26,11 @@ def change(engine: sa.Engine, file_id: int, **values: object) -> None:
 
 
 def disabled(page: Page) -> dict[str, Any]:
-    return {name: page.app.button(key=f"act-{name}").disabled for name in ("retry", "cancel", "delete")}
+    return {name: page.app.button(key=f"action-{name}").disabled for name in ("retry", "cancel", "delete")}
 
 
 def press(page: Page, name: str) -> dict[str, str]:
-    page.app.button(key=f"act-{name}").click()
+    page.app.button(key=f"action-{name}").click()
     (notice,) = page.run().notices("file-outcome")
     return notice
 
@@ -53,10 +53,10 @@ def test_a_completed_file_shows_its_way_and_its_content(
         worker_id="w-1",
     )
     page = open_page(settings, "file", id=str(file_id))
-    assert page.shown("file_head", "head")["title"] == "<b>title</b>"
-    assert page.shown("file_head", "head")["download"] == f"/api/files/{file_id}/download"
-    assert [node["here"] for node in page.shown("state_diagram", "machine")["ends"]] == [True, False, False]
-    assert [step["what"] for step in page.shown("timeline", "timeline")["steps"]] == [
+    assert page.shown("file_header", "head")["title"] == "<b>title</b>"
+    assert page.shown("file_header", "head")["download"] == f"/api/files/{file_id}/download"
+    assert [node["current"] for node in page.shown("state_diagram", "state-diagram")["ends"]] == [True, False, False]
+    assert [step["title"] for step in page.shown("timeline", "timeline")["steps"]] == [
         "Accepted",
         "Taken by a worker",
         "Uploaded",
@@ -72,24 +72,24 @@ def test_a_waiting_file_says_why_and_can_be_cancelled_and_retried(
 ) -> None:
     file_id = accept(engine)
     page = open_page(settings, "file", id=str(file_id))
-    assert page.notices("why")[0]["what"] == "It waits in the outbox: it is not on Kafka yet"
+    assert page.notices("why")[0]["title"] == "It waits in the outbox: it is not on Kafka yet"
     assert "there is no content yet" in page.shown("preview", "preview")["message"]
     assert disabled(page) == {"retry": True, "cancel": False, "delete": True}
 
-    assert press(page, "cancel")["what"] == "Cancelled"
+    assert press(page, "cancel")["title"] == "Cancelled"
     assert page.notices("why") == []
-    assert press(page, "retry")["what"] == "Retried"
-    assert page.shown("state_diagram", "machine")["again"] == "run 2"
-    assert "Retried: a new run" in [step["what"] for step in page.shown("timeline", "timeline")["steps"]]
+    assert press(page, "retry")["title"] == "Retried"
+    assert page.shown("state_diagram", "state-diagram")["retry_label"] == "run 2"
+    assert "Retried: a new run" in [step["title"] for step in page.shown("timeline", "timeline")["steps"]]
 
 
 def test_a_deleted_file_says_when(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     file_id = accept(engine)
     change(engine, file_id, status="failed", error="no luck")
     page = open_page(settings, "file", id=str(file_id))
-    page.app.button(key="act-delete").click()
+    page.app.button(key="action-delete").click()
     (notice,) = page.run().notices("none")
-    assert notice["what"] == f"There is no file #{file_id}"
+    assert notice["title"] == f"There is no file #{file_id}"
     assert notice["text"].startswith("It was deleted at ")
     with engine.connect() as connection:
         assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
@@ -98,10 +98,10 @@ def test_a_deleted_file_says_when(settings: Settings, engine: sa.Engine, open_pa
 @pytest.mark.parametrize("wanted", ["", "x", "-1", "99", "9" * 30])
 def test_a_file_that_is_not_there(wanted: str, settings: Settings, open_page: OpenPage) -> None:
     (notice,) = open_page(settings, "file", id=wanted).notices("none")
-    assert notice["what"] in {"No file is named", "There is no file #99"}
+    assert notice["title"] in {"No file is named", "There is no file #99"}
 
 
 def test_without_postgres_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "file", id="1")
-    assert page.notices("none")[0]["what"] == "Nothing is known of file #1 yet"
-    assert page.notices()[0]["what"] == "PostgreSQL is unreachable"
+    assert page.notices("none")[0]["title"] == "Nothing is known of file #1 yet"
+    assert page.notices()[0]["title"] == "PostgreSQL is unreachable"

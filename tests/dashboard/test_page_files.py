@@ -51,10 +51,10 @@ def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) 
     page = open_page(settings)
     assert page.rows() == []
     empty = page.shown("file_table", "files")["empty"]
-    assert empty["what"] == "No files yet"
-    assert "press Create file" in empty["todo"]
+    assert empty["title"] == "No files yet"
+    assert "press Create file" in empty["hint"]
     assert page.notices() == []
-    assert {tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]} == {0}
+    assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {0}
 
 
 def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
@@ -64,7 +64,7 @@ def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: 
     (outcome,) = page.notices("outcome")
     (row,) = page.rows()
     assert outcome["tone"] == "good"
-    assert outcome["what"] == f"File #{row['id']} accepted"
+    assert outcome["title"] == f"File #{row['id']} accepted"
     assert outcome["text"] == "Quarterly report"
     assert (row["title"], row["status"], row["fresh"]) == ("Quarterly report", "pending", True)
     assert page.app.text_input(key="new_title").value == ""
@@ -92,7 +92,7 @@ def test_the_form_names_the_field_that_is_wrong_and_keeps_what_was_typed(
     page = open_page(settings)
     create(page, title, description)
     (outcome,) = page.notices("outcome")
-    assert (outcome["tone"], outcome["what"]) == ("bad", said)
+    assert (outcome["tone"], outcome["title"]) == ("bad", said)
     assert page.app.text_input(key="new_title").value == title
     assert page.rows() == []
 
@@ -126,7 +126,7 @@ def test_progress_worker_reason_and_download_are_shown(
     assert (rows[busy]["step"], rows[busy]["steps"]) == (3, 6)
     assert rows[busy]["note"] == "3 of 6 · w-2 · attempt 2"
     assert [rows[number]["download"] for number in (failed, busy, gone, waits)] == [None] * 4
-    tiles = {tile["status"]: tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]}
+    tiles = {tile["value"]: tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]}
     assert tiles == {"": 5, "pending": 1, "processing": 1, "completed": 1, "failed": 1, "cancelled": 1}
 
 
@@ -174,22 +174,22 @@ def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open
 
 def test_details_of_a_file_that_is_not_there(settings: Settings, open_page: OpenPage) -> None:
     (notice,) = open_page(settings, file="12345").notices("details-none")
-    assert notice["what"] == "There is no file #12345"
+    assert notice["title"] == "There is no file #12345"
 
 
 def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
     away = settings.model_copy(update={"database_port": closed_port()})
     page = open_page(away)
     (notice,) = page.notices()
-    assert notice["what"] == "PostgreSQL is unreachable"
+    assert notice["title"] == "PostgreSQL is unreachable"
     assert f":{away.database_port}/" in notice["text"]
     assert "check FILEMILL_DATABASE_HOST" in notice["text"]
-    assert page.shown("file_table", "files")["empty"]["what"] == "No data yet"
-    assert {tile["count"] for tile in page.shown("tiles", "tiles")["tiles"]} == {None}
+    assert page.shown("file_table", "files")["empty"]["title"] == "No data yet"
+    assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {None}
 
     create(page, "cannot be accepted now")
     (outcome,) = page.notices("outcome")
-    assert outcome["what"] == "No answer from the database"
+    assert outcome["title"] == "No answer from the database"
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
 
 
@@ -242,6 +242,6 @@ def test_without_kafka_or_s3_requests_are_still_accepted(
     assert [row["title"] for row in page.rows()] == ["accepted all the same"]
     page.until_noticed()
     (notice,) = page.notices()
-    assert notice["what"] == f"{label} is unreachable"
+    assert notice["title"] == f"{label} is unreachable"
     assert where in notice["text"]
     assert "Requests are still accepted" in notice["text"]

@@ -10,7 +10,7 @@ from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.views.payload import one_line, pretty
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.dashboard.test_bulk import wait_for
@@ -63,17 +63,17 @@ def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
     ids = die(settings, engine, "one", "two")
     topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
     page = open_page(settings, "letters")
-    page.app.button(key="redrive-all").click()
+    page.app.button(key="replay-all").click()
     page.run()
-    go = page.app.button(key="redrive-go")
+    go = page.app.button(key="replay-go")
     assert go.label == "Replay 2 files"
-    refused = page.shown("bars", "redrive-refused")["items"]
+    refused = page.shown("bars", "replay-refused")["items"]
     assert refused == [{"name": "it names no file", "count": 1}]
     with engine.connect() as connection:
         assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # that was a dry run
     go.click()
     page.run()
-    view = wait_for(data_module.current().jobs)
+    view = wait_for(page_data.current().jobs)
     assert (view.done, view.refused, view.error) == (2, 1, None)
     with engine.connect() as connection:
         found: Any = connection.execute(sa.select(File.id, File.status, File.run).order_by(File.id)).all()
@@ -87,10 +87,10 @@ def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> Non
     page = open_page(settings, "letters")
     assert places(page) == []
     assert "Nothing is broken" in page.shown("bars", "reasons")["empty"]
-    assert page.app.button(key="redrive-all").disabled
+    assert page.app.button(key="replay-all").disabled
     nowhere = f"127.0.0.1:{closed_port()}"
     away = open_page(settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters")
-    assert away.notices("letters-trouble")[0]["tone"] == "warn"
+    assert away.notices("dead-letters-notice")[0]["tone"] == "warn"
 
 
 @pytest.mark.parametrize(

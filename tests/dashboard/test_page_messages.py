@@ -55,8 +55,8 @@ def test_a_moment_is_a_place_to_start(ago_minutes: int, count: int, filled: Sett
 @pytest.mark.parametrize(("start", "given"), [("From offset", "x"), ("From offset", "-1"), ("From time", "soon")])
 def test_a_place_that_is_none_is_told(start: str, given: str, settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "messages", start=start, **{"from": given})
-    (notice,) = page.notices("messages-trouble")
-    assert notice["what"] == "That is no place to start"
+    (notice,) = page.notices("messages-notice")
+    assert notice["title"] == "That is no place to start"
     assert given in notice["text"]
 
 
@@ -95,10 +95,10 @@ def test_what_is_not_shown_is_told_by_partition(settings: Settings, open_page: O
 
 def test_an_empty_topic_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "messages")
-    assert page.shown("grid", "messages")["empty"]["what"] == "No record here"
+    assert page.shown("grid", "messages")["empty"]["title"] == "No record here"
     nowhere = {"kafka_broker": f"127.0.0.1:{closed_port()}", "server_timeout_seconds": 1.0}
     away = open_page(settings.model_copy(update=nowhere), "messages")
-    assert away.notices("messages-trouble")[0]["tone"] == "warn"
+    assert away.notices("messages-notice")[0]["tone"] == "warn"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def ended(
 
 
 def metrics(page: Page) -> dict[str, str | None]:
-    return {number["name"]: number["value"] for number in page.shown("figures", "metrics")["numbers"]}
+    return {number["name"]: number["value"] for number in page.shown("metrics", "metrics")["metrics"]}
 
 
 def test_figures_are_those_of_the_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
@@ -88,7 +88,7 @@ def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: 
     with engine.connect() as connection:
         found = ledger(connection)
     assert (found.accepted, found.deleted, found.in_outbox, found.clean) == (6, 1, 2, True)
-    assert open_page(settings, "performance").notices("ledger-says")[0]["what"] == "Every id adds up"
+    assert open_page(settings, "performance").notices("ledger-notices")[0]["title"] == "Every id adds up"
 
     long_ago = sa.func.now() - timedelta(hours=2)
     (lost,) = ended(engine, 1, status="pending", finished_at=None, updated_at=long_ago)
@@ -98,7 +98,7 @@ def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: 
         found = ledger(connection)
     # The two that waited have lost their outbox rows with these, but a moment ago only.
     assert (found.lost, found.stale, found.unfounded) == ([lost], [stale], [unfounded])
-    said = open_page(settings, "performance").notices("ledger-says")
+    said = open_page(settings, "performance").notices("ledger-notices")
     assert [notice["text"].split(".")[0] for notice in said] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
 
 

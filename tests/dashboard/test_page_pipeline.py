@@ -28,7 +28,7 @@ from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.ports import ReceivedEvent
 from filemill.services.audit import record
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.jobs import JobView
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
@@ -66,7 +66,7 @@ def sample(
 
 
 def stages(page: Page) -> dict[str, Any]:
-    found = {stage["name"]: stage for stage in page.shown("strip", "strip")["stages"]}
+    found = {stage["name"]: stage for stage in page.shown("flow_strip", "strip")["stages"]}
     return {**found, **{end["name"]: end for end in found["Ends"]["ends"]}}
 
 
@@ -81,8 +81,8 @@ def test_before_anything_is_known_unknown_is_not_zero(settings: Settings, open_p
     assert stages(page)["Backlog"]["value"] is None
     assert facts(page, "group")["Total lag"] is None
     assert page.shown("chart", "lag")["message"] == "no samples in this period"
-    assert page.shown("matrix", "assignment")["none"] == "Not known yet: no sample of the group."
-    advice = [notice["what"] for notice in page.notices("advice")]
+    assert page.shown("assignment", "assignment")["empty"] == "Not known yet: no sample of the group."
+    advice = [notice["title"] for notice in page.notices("advice")]
     assert "The group monitor has not reported yet" in advice
     assert "No status sync is active" in advice
 
@@ -101,27 +101,27 @@ def test_the_strip_shows_where_requests_are(settings: Settings, engine: sa.Engin
     assert [shown[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")] == [6, 1, 12, 1]
     assert [shown[name]["value"] for name in ("Completed", "Failed")] == [2, 1]
     assert (shown["Outbox"]["note"], shown["Outbox"]["tone"]) == ("oldest 2 min", "warn")
-    assert shown["Backlog"]["lanes"] == [
+    assert shown["Backlog"]["partitions"] == [
         {"partition": 0, "lag": 5},
         {"partition": 1, "lag": 0},
         {"partition": 2, "lag": 7},
     ]
     assert shown["Completed"]["note"] == "rate not known yet"
     (advice,) = page.notices("advice")
-    assert advice["what"] == "1 accepted request waits in the outbox"
+    assert advice["title"] == "1 accepted request waits in the outbox"
 
 
 def test_owners_idle_members_and_orphans(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [0, 0, 0], [[0], [2], [], []])
     page = open_page(settings, "pipeline")
-    matrix = page.shown("matrix", "assignment")
+    matrix = page.shown("assignment", "assignment")
     assert matrix["partitions"] == [
         {"partition": 0, "owned": True},
         {"partition": 1, "owned": False},
         {"partition": 2, "owned": True},
     ]
     assert [member["partitions"] for member in matrix["members"]] == [[0], [2], [], []]
-    advice = [notice["what"] for notice in page.notices("advice")]
+    advice = [notice["title"] for notice in page.notices("advice")]
     assert advice == ["Partition 1 without an owner", "4 workers, 3 partitions: 2 idle"]
     assert facts(page, "group")["State"] == "stable"
     assert facts(page, "group")["Protocol"] == "consumer"
@@ -144,7 +144,7 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
     with engine.begin() as connection:
         register(connection, KafkaAdmin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
-    told = [notice["what"] for key in ("losses", "advice") for notice in page.notices(key)]
+    told = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
     assert "One request was removed from Kafka before being processed" in told
     assert f"The topic {settings.topic_create} was deleted and created again" in told
     page.app.button(key="resubmit-gone").click()
@@ -156,7 +156,7 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
         return [tuple(row) for row in found] == [(file_id, 2)]
 
     wait_until(again, 20.0, "the request is in the outbox again, as run 2")
-    jobs = data_module.current().jobs
+    jobs = page_data.current().jobs
     wait_until(lambda: (view := jobs.view()) is None or not view.running, 20.0, "the job has ended")
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.E
     sample(engine, settings, [5, None, 7], [[0, 1, 2]])
     page = open_page(settings, "pipeline")
     assert stages(page)["Backlog"]["value"] is None
-    assert stages(page)["Backlog"]["lanes"][1] == {"partition": 1, "lag": None}
+    assert stages(page)["Backlog"]["partitions"][1] == {"partition": 1, "lag": None}
 
 
 def test_lag_is_told_in_seconds_with_where_it_goes(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
@@ -181,7 +181,7 @@ def test_lag_is_told_in_seconds_with_where_it_goes(settings: Settings, engine: s
 def test_a_silent_monitor_is_told(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [1], [[0]], ago=300)
     page = open_page(settings, "pipeline")
-    assert page.notices("advice")[0]["what"] == "The group monitor has been silent for 5 min"
+    assert page.notices("advice")[0]["title"] == "The group monitor has been silent for 5 min"
     assert (facts(page, "group")["Sampled"] or "").startswith("30")
 
 
@@ -201,7 +201,7 @@ def test_the_period_is_in_the_url(
 def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "pipeline")
     (notice,) = page.notices()
-    assert notice["what"] == "PostgreSQL is unreachable"
+    assert notice["title"] == "PostgreSQL is unreachable"
     assert {stages(page)[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")} == {None}
     assert page.notices("advice") == []
     assert page.shown("chart", "lag")["message"] == "not known yet"
@@ -226,7 +226,7 @@ def test_a_server_that_is_away_or_not_set_up_has_one_banner(
     page = open_page(settings.model_copy(update={**values, "server_timeout_seconds": 1.0}), "pipeline")
     page.until_noticed()
     (notice,) = page.notices()
-    assert notice["what"] == what
+    assert notice["title"] == what
     assert stages(page)["Backlog"]["value"] == 1
 
 
@@ -239,7 +239,7 @@ def test_partitions_are_added_and_it_is_on_record(settings: Settings, engine: sa
     page.run()
     page.app.button(key="partitions-go").click()
     page.run()
-    assert page.notices("partitions-outcome")[0]["what"].endswith("has 5 partitions now")
+    assert page.notices("partitions-outcome")[0]["title"].endswith("has 5 partitions now")
     assert KafkaAdmin(settings).topic_partitions()[settings.topic_create] == 5
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.action, Operation.detail)).all()
@@ -273,13 +273,13 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
         record(connection, "page", "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
     row, first = page.shown("grid", "moves")["rows"]
-    assert first["cells"]["way"] == "nobody → a"
-    assert (row["cells"]["partition"], row["cells"]["way"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
+    assert first["cells"]["path"] == "nobody → a"
+    assert (row["cells"]["partition"], row["cells"]["path"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
     assert row["cells"]["pause"] == pytest.approx(3.0, abs=0.01)
     chart = page.shown("chart", "rebalances")
     assert [trace["name"] for trace in chart["figure"]["data"]] == ["a", "b"]
-    assert [mark["text"] for mark in chart["marks"]] == ["kill a · page"]
-    assert page.shown("chart", "lag")["marks"] == chart["marks"]
+    assert [mark["text"] for mark in chart["annotations"]] == ["kill a · page"]
+    assert page.shown("chart", "lag")["annotations"] == chart["annotations"]
 
 
 def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
@@ -292,7 +292,7 @@ def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page
     with engine.begin() as connection:
         store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
     page = open_page(settings, "pipeline", period="5 min")
-    (mark,) = page.shown("chart", "lag")["marks"]
+    (mark,) = page.shown("chart", "lag")["annotations"]
     assert mark["text"] == "filemill 2&lt;b&gt; deployed · b"
     assert mark["at_ms"] == pytest.approx(1000 * (now.timestamp() - 60), abs=2)
 
@@ -308,14 +308,14 @@ def test_the_outbox_over_time(settings: Settings, engine: sa.Engine, open_page: 
     oldest, rows = chart["figure"]["data"]
     assert oldest["y"] == [0, None, 12.5, None, 0.2]
     assert rows["y"] == [0, None, 70, None, 3]
-    (mark,) = chart["marks"]
+    (mark,) = chart["annotations"]
     assert mark["until_ms"] - mark["at_ms"] == 20_000
 
 
 def until_done(page: Page) -> JobView:
     """Wait for the job that the page began."""
     deadline = time.monotonic() + 30
-    while (view := data_module.current().jobs.view()) is None or view.running:
+    while (view := page_data.current().jobs.view()) is None or view.running:
         assert time.monotonic() < deadline
         page.run()
     return view
@@ -334,7 +334,7 @@ def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine
     page.app.button(key="offsets-open").click()
     page.run()
     assert page.app.button(key="offsets-go").disabled
-    page.app.segmented_control(key="offsets-way").set_value("Latest")
+    page.app.segmented_control(key="offsets-target").set_value("Latest")
     page.run()
     page.app.button(key="offsets-preview").click()
     page.run()
@@ -375,7 +375,7 @@ def test_what_is_no_time_is_told(said: str, settings: Settings, engine: sa.Engin
     page = open_page(settings, "pipeline")
     page.app.button(key="offsets-open").click()
     page.run()
-    page.app.segmented_control(key="offsets-way").set_value("Time")
+    page.app.segmented_control(key="offsets-target").set_value("Time")
     page.run()
     page.app.text_input(key="offsets-at").set_value(said)
     page.run()

@@ -24,7 +24,7 @@ def test_servers_topics_and_processes(settings: Settings, open_page: OpenPage) -
         "s3": "well",
     }
     assert servers["postgres"]["version"].startswith("18")
-    assert page.notices("missing")[0]["what"] == "Nothing is missing"
+    assert page.notices("missing")[0]["title"] == "Nothing is missing"
     assert rows(page, "topics")[settings.topic_create]["partitions"] == 3
     assert {"kafka", "postgres", "s3"} <= set(rows(page, "processes"))
 
@@ -37,13 +37,13 @@ def test_topics_dated_by_producers_are_named(settings: Settings, open_page: Open
     assert dated.pop(settings.topic_progress) == "producers"
     assert set(dated.values()) == {"broker"}
     (notice,) = page.notices("dates")
-    assert notice["what"] == f"Producers set the timestamps of {settings.topic_progress}"
+    assert notice["title"] == f"Producers set the timestamps of {settings.topic_progress}"
 
 
 def test_a_step_that_is_missing_is_named_with_what_to_do(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"s3_bucket": "no-such-bucket"}), "setup")
     page.until_noticed()
-    assert [notice["what"] for notice in page.notices("missing")] == ["S3 has no bucket no-such-bucket"]
+    assert [notice["title"] for notice in page.notices("missing")] == ["S3 has no bucket no-such-bucket"]
 
 
 def test_settings_in_force_hide_secrets(settings: Settings, open_page: OpenPage) -> None:
@@ -60,7 +60,7 @@ def test_settings_in_force_hide_secrets(settings: Settings, open_page: OpenPage)
 
 def test_what_people_did_is_on_record(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     page = open_page(settings, "setup", show="Activity")
-    assert page.shown("grid", "acts")["empty"]["what"] == "Nobody did anything within a day"
+    assert page.shown("grid", "acts")["empty"]["title"] == "Nobody did anything within a day"
     with engine.begin() as connection:
         record(connection, "cli:<b>ana</b>", "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
         record(connection, "page", "stack.scale", {"role": "processor", "count": 4})

@@ -70,13 +70,13 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     busy = found["busy"]["cells"]
     assert (busy["owned"], busy["in_flight"], busy["headroom"], busy["memory"]) == (["P0", "P2"], 3, 299, 1000)
     assert found["dead"]["cells"]["memory"] is None  # what it was is not what it is
-    assert {act["name"] for act in found["quiet"]["acts"]} == {"resume", "stop", "kill"}
-    assert {act["name"]: act["why_not"] for act in found["busy"]["acts"]} == {
+    assert {act["name"] for act in found["quiet"]["actions"]} == {"resume", "stop", "kill"}
+    assert {act["name"]: act["disabled_reason"] for act in found["busy"]["actions"]} == {
         "quiet": "",
         "stop": "Stop it where it was started",
         "kill": "Stop it where it was started",
     }
-    tiles = {tile["label"]: tile["count"] for tile in page.shown("tiles", "states")["tiles"]}
+    tiles = {tile["label"]: tile["count"] for tile in page.shown("filter_tiles", "states")["tiles"]}
     assert tiles == {"All workers": 6, "Busy": 1, "Idle": 2, "Stuck": 1, "Dead": 1, "Stopped": 1}
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
 
@@ -95,7 +95,7 @@ def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_cou
     page = open_page(settings, "workers")
     found = list(rows(page))
     assert (found[0], len(found)) == ("z-alive", PAGE_WORKERS)
-    tiles = {tile["label"]: tile["count"] for tile in page.shown("tiles", "states")["tiles"]}
+    tiles = {tile["label"]: tile["count"] for tile in page.shown("filter_tiles", "states")["tiles"]}
     assert (tiles["All workers"], tiles["Dead"], tiles["Busy"]) == (5001, 5000, 1)
     assert any(caption.value == "1 to 50 of 5,001 workers" for caption in page.app.caption)
     last = rows(open_page(settings, "workers", page="101"))
@@ -150,23 +150,23 @@ def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
         values = {"status": "processing", "worker_id": "w", "step": 2, "steps": 6, "kafka_partition": 1}
         connection.execute(sa.update(File).where(File.id == file_id).values(**values))
     page = open_page(settings, "workers", worker="w")
-    (row,) = page.shown("grid", "in-hand")["rows"]
+    (row,) = page.shown("grid", "in-progress")["rows"]
     assert (row["cells"]["title"], row["cells"]["step"]) == ("<b>in hand</b>", "2 of 6")
     vitals = {fact["name"]: fact["value"] for fact in page.shown("facts", "vitals")["facts"]}
     assert (vitals["Partitions"], vitals["CPU"]) == ("P1", None)
-    (step,) = page.shown("timeline", "said")["steps"]
-    assert (step["what"], step["detail"]) == ("Assigned", "P1 · epoch 4")
+    (step,) = page.shown("timeline", "events")["steps"]
+    assert (step["title"], step["detail"]) == ("Assigned", "P1 · epoch 4")
 
 
 def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "workers")
     assert page.shown("grid", "workers")["empty"] == {
         "what": "No worker was heard of within a day",
-        "todo": "Start one: `filemill run processor`.",
+        "hint": "Start one: `filemill run processor`.",
     }
     away = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
-    assert away.shown("grid", "workers")["empty"]["what"] == "Not known yet"
-    assert {tile["count"] for tile in away.shown("tiles", "states")["tiles"]} == {None}
+    assert away.shown("grid", "workers")["empty"]["title"] == "Not known yet"
+    assert {tile["count"] for tile in away.shown("filter_tiles", "states")["tiles"]} == {None}
 
 
 def test_a_clock_that_is_off_is_shown_and_distorts_nothing(

@@ -1,1 +1,1 @@
-"""The pages: scripts that Streamlit runs, top to bottom, for each viewer."""
+"""The pages: scripts that Streamlit runs from top to bottom for each viewer."""

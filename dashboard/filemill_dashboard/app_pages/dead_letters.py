@@ -16,7 +16,7 @@ from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.replay_dialog import open_replay_dialog, replay_dialog
 from filemill_dashboard.components.view_url import select_option, update_view
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.payload import pretty
@@ -193,4 +193,4 @@ def _details(data: PageData, letter: DeadLetter) -> None:
 
 
 page_shell.render_page("Dead letters", _dead_letters)
-replay_dialog(data_module.current())
+replay_dialog(page_data.current())

@@ -14,7 +14,7 @@ from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.run_chart import SERIES, course_chart
 from filemill_dashboard.components.view_url import select_option, update_view
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 
@@ -306,4 +306,4 @@ def _faults(data: PageData) -> None:
 
 
 page_shell.render_page("Experiments", _experiments)
-fault_dialog(data_module.current())
+fault_dialog(page_data.current())

@@ -1,4 +1,4 @@
-"""One file: the way it took, what happened and when, why it waits, what is in it."""
+"""One file: its state diagram, its timeline, why it is waiting, and its content."""
 
 import streamlit as st
 
@@ -11,11 +11,11 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import facts
 from filemill_dashboard.components.file_actions import file_actions, last_outcome
 from filemill_dashboard.components.file_details import file_facts
-from filemill_dashboard.components.file_head import file_header
+from filemill_dashboard.components.file_header import file_header
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
-from filemill_dashboard.components.state_diagram import draw_machine
-from filemill_dashboard.components.timeline import timeline_of
+from filemill_dashboard.components.state_diagram import draw_state_diagram
+from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.file_timeline import state_diagram, timeline
@@ -32,56 +32,56 @@ def _file_id() -> int | None:
 def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     file_id = _file_id()
     if file_id is None:
-        show_notices("none", [Notice("warn", "No file is named", "Choose one on the page Files.")])
+        show_notices("none", [Notice("warn", "No file selected", "Select a file on the Files page.")])
         return
     reading = data.file_timeline(file_id)
-    story, old = reading.value, reading.error is not None
+    story, stale = reading.value, reading.error is not None
     if story is None:
-        show_notices("none", [Notice("none", f"Nothing is known of file #{file_id} yet", reading.error or "")])
+        show_notices("none", [Notice("none", f"File #{file_id}: no data yet", reading.error or "")])
         return
     if story.file is None:
-        when = f"It was deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
-        show_notices("none", [Notice("warn", f"There is no file #{file_id}", when)])
+        when = f"Deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
+        show_notices("none", [Notice("warn", f"File #{file_id} does not exist", when)])
         return
-    drawn = state_diagram(story)
+    diagram = state_diagram(story)
     overview = snapshot.value.overview if snapshot.value else None
     workers = _workers_of(data, story, overview)
     with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
-        file_header(story.file, stale=old)
+        file_header(story.file, stale=stale)
         file_actions(data, story.file, gone=is_record_gone(story, overview, workers))
     show_inline_notice("file-outcome", last_outcome(file_id))
-    if drawn is not None:
-        draw_machine("machine", drawn, stale=old)
+    if diagram is not None:
+        draw_state_diagram("state-diagram", diagram, stale=stale)
     reason = why_waiting(story, overview, workers)
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            timeline_of("timeline", timeline(story), title="What happened", stale=old)
+            event_timeline("timeline", timeline(story), title="Timeline", stale=stale)
             _preview(data, story.file)
         with st.container(key="right"):
-            facts("details", file_facts(story.file), title="What is known", stale=old)
+            facts("details", file_facts(story.file), title="Details", stale=stale)
 
 
 def _preview(data: PageData, file: FileRow) -> None:
     if file.status is not Status.COMPLETED or file.s3_location is None:
-        preview("preview", None, title="Content", message=f"The file is {file.status}: there is no content yet.")
+        preview("preview", None, title="Content", message=f"Status {file.status}: no content yet.")
         return
     reading = data.object_preview(file.id, file.s3_location)
     if reading.value is not None and reading.value.differs is not None:
-        message = f"Not shown: {reading.value.differs}."
+        message = f"Content not shown: {reading.value.differs}."
         preview("preview", None, title="Content", message=message)
     elif reading.value is not None:
         size = f"{reading.value.size:,} bytes"
-        note = size if reading.value.whole else f"the first 4,096 of {size}"
+        note = size if reading.value.whole else f"first 4,096 of {size}"
         preview("preview", reading.value.text, title="Content", note=note)
     elif reading.error is not None:
-        preview("preview", None, title="Content", message=f"Not to be had now: {reading.error}.")
+        preview("preview", None, title="Content", message=f"Content unavailable: {reading.error}.")
     else:
-        preview("preview", None, title="Content", message="The object is not in the bucket: somebody has removed it.")
+        preview("preview", None, title="Content", message="The object does not exist in the bucket. It was removed.")
 
 
 def _workers_of(data: PageData, story: FileStory, overview: Overview | None) -> list[WorkerView]:
-    """The workers that may have to do with the file: the one that has it, and the members of the group."""
+    """Return the workers that may concern the file: its own worker and the members of the group."""
     members = overview.group.members if overview is not None and overview.group is not None else []
     ids = {member.client_id for member in members} | {story.file.worker_id if story.file is not None else None}
     named = tuple(sorted(worker_id for worker_id in ids if worker_id))
@@ -89,4 +89,4 @@ def _workers_of(data: PageData, story: FileStory, overview: Overview | None) -> 
     return page.items if page is not None else []
 
 
-page_shell.render_page(_file)
+page_shell.render_page("File", _file)

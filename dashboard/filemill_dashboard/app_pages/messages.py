@@ -1,4 +1,4 @@
-"""Messages: look into a topic by its end, an offset or a moment; filter; see one whole; export."""
+"""Messages: browse a topic from its end, an offset or a time; filter, inspect and export records."""
 
 from datetime import UTC, datetime
 
@@ -18,11 +18,11 @@ from filemill_dashboard.views.message_export import as_json_lines
 from filemill_dashboard.views.payload import one_line, pretty
 
 LIMIT = 100
-# So many partitions are named that hold more than is shown.
-LEFT_MAX = 6
+# The maximum number of partitions named in the summary as having more records.
+REMAINING_MAX = 6
 STARTS = ["Newest", "From offset", "From time"]
 COLUMNS = [
-    Column("place", "Place", "mono", 104, title="partition:offset"),
+    Column("place", "Position", "mono", 104, title="partition:offset"),
     Column("at", "Time", "moment", 178),
     Column("key", "Key", "text", 110, hide_below=900),
     Column("value", "Value"),
@@ -36,12 +36,12 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     if look is None:
         return
     reading = data.browse(look)
-    view, old = reading.value, reading.error is not None
+    view, stale = reading.value, reading.error is not None
     if view is None:
-        what = "Reading …" if reading.error is None else "The topic cannot be read now"
-        show_notices("messages-trouble", [Notice("warn", what, reading.error or "")])
+        title = "Reading …" if reading.error is None else "The topic cannot be read"
+        show_notices("messages-notice", [Notice("warn", title, reading.error or "")])
         return
-    show_notices("messages-trouble", [Notice("warn", "This is not of now", reading.error)] if reading.error else [])
+    show_notices("messages-notice", [Notice("warn", "Showing stale data", reading.error)] if reading.error else [])
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.caption(_summary(view, look))
         st.download_button(
@@ -57,19 +57,19 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         COLUMNS,
         [_row(record) for record in view.records],
         label="Messages",
-        empty=("No record here", "Choose another start, another partition, or lift the filter."),
-        stale=old,
+        empty=("No records", "Change the start or the partition, or remove the filter."),
+        stale=stale,
         selected=st.query_params.get("place"),
         on_open=lambda place: update_view(place="" if st.query_params.get("place") == place else place),
     )
-    wanted = st.query_params.get("place")
-    chosen = next((record for record in view.records if _place(record) == wanted), None)
-    if chosen is not None:
-        _details(chosen)
+    selected_place = st.query_params.get("place")
+    selected = next((record for record in view.records if _place(record) == selected_place), None)
+    if selected is not None:
+        _details(selected)
 
 
 def _read_controls(data: PageData) -> BrowseQuery | None:
-    """What the controls ask for; None, with the reason said, where it makes no sense."""
+    """Draw the controls and return their selection; None, with a notice, if the input is invalid."""
     names = all_topics(data.services.settings)
     known = {topic.name: topic.partitions or 0 for topic in data.topics().value or []}
     with st.container(key="topic-bar", horizontal=True, vertical_alignment="bottom"):
@@ -79,24 +79,24 @@ def _read_controls(data: PageData) -> BrowseQuery | None:
         start = select_option("Start", STARTS, STARTS[0], "start")
         given = ""
         if start != STARTS[0]:
-            what = "Offset" if start == STARTS[1] else "Time, as 2026-11-22 12:00 (UTC)"
-            given = search_box(what, what, "from", live="500ms", width=230)
+            label = "Offset" if start == STARTS[1] else "Time (UTC), for example 2026-11-22 12:00"
+            given = search_box(label, label, "from", live="500ms", width=230)
         text = search_box("Filter", "Filter by text in key, value, headers", "text", live="500ms", width=280)
     try:
         where = _start(start, given)
     except ValueError as error:
-        show_notices("messages-trouble", [Notice("warn", "That is no place to start", str(error))])
+        show_notices("messages-notice", [Notice("warn", "Invalid start", str(error))])
         return None
     return BrowseQuery(topic, int(partition) if partition.isdigit() else None, where, text, LIMIT)
 
 
 def _start(start: str, given: str) -> int | datetime | None:
-    """Raises ValueError saying what is wrong."""
+    """Return the offset, the time, or None for the newest. Raises ValueError with the reason."""
     if start == STARTS[0]:
         return None
     if start == STARTS[1]:
         if not given.isascii() or not (given or "0").isdigit() or len(given) > 18:
-            raise ValueError(f"An offset is a whole number, not {given!r}.")
+            raise ValueError(f"An offset must be a whole number, not {given!r}.")
         return int(given or "0")
     if not given:
         return datetime.now(UTC).replace(second=0, microsecond=0, minute=0)
@@ -105,34 +105,32 @@ def _start(start: str, given: str) -> int | datetime | None:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return moment if moment.timestamp() > 0 else datetime.fromtimestamp(0, UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"A time looks like 2026-11-22 12:00, not {given!r}.") from None
+        raise ValueError(f"A time must have the format 2026-11-22 12:00, not {given!r}.") from None
 
 
 def _select(label: str, options: list[str], key: str, width: int) -> str:
-    """A choice of many, in the URL."""
-    wanted = st.query_params.get(key, "")
-    place = options.index(wanted) if wanted in options else 0
-    chosen: str = st.selectbox(label, options, place, key=f"select-{key}", label_visibility="collapsed", width=width)
-    said = "" if chosen == options[0] else chosen
-    if wanted != said:
-        update_view(**{key: said, "place": ""})
-    return chosen
+    """Draw a select box whose value is stored in the URL."""
+    current = st.query_params.get(key, "")
+    index = options.index(current) if current in options else 0
+    selected: str = st.selectbox(label, options, index, key=f"select-{key}", label_visibility="collapsed", width=width)
+    in_url = "" if selected == options[0] else selected
+    if current != in_url:
+        update_view(**{key: in_url, "place": ""})
+    return selected
 
 
 def _summary(view: BrowseResult, look: BrowseQuery) -> str:
     total = sum((span.end or 0) - (span.begin or 0) for span in view.partitions)
-    matching = (
-        f"{len(view.records):,} of {view.scanned:,} that were looked at" if look.text else f"{len(view.records):,}"
-    )
-    shown = f"{matching} shown; the topic holds about {total:,} records in {len(view.partitions)} partitions."
+    matching = f"{len(view.records):,} of {view.scanned:,} scanned" if look.text else f"{len(view.records):,}"
+    shown = f"Showing {matching}. The topic has about {total:,} records in {len(view.partitions)} partitions."
     return f"{shown} {_remaining(view)}".rstrip()
 
 
 def _remaining(view: BrowseResult) -> str:
-    """Where the view ends although there is more."""
-    places = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.next_offsets.items())]
-    more = f" and {len(places) - LEFT_MAX} more" if len(places) > LEFT_MAX else ""
-    return f"Not shown: partition {', '.join(places[:LEFT_MAX])}{more}." if places else ""
+    """Return the positions after which more records exist."""
+    positions = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.next_offsets.items())]
+    more = f" and {len(positions) - REMAINING_MAX} more" if len(positions) > REMAINING_MAX else ""
+    return f"Not shown: partition {', '.join(positions[:REMAINING_MAX])}{more}." if positions else ""
 
 
 def _place(record: BrowsedRecord) -> str:
@@ -161,7 +159,7 @@ def _details(record: BrowsedRecord) -> None:
 
 
 def _facts(record: BrowsedRecord) -> list[Fact]:
-    """Key and headers, in the order of the record; a name that occurs several times is there several times."""
+    """Return the key and the headers in order. A repeated name is listed each time."""
     lines = [Fact("Key", _text_or_null(record.key), mono=True)]
     if record.invalid_timestamp is not None:
         lines.append(Fact("Timestamp", f"not a time: {record.invalid_timestamp} ms", tone="warn"))
@@ -171,8 +169,8 @@ def _facts(record: BrowsedRecord) -> list[Fact]:
 
 
 def _text_or_null(text: str | None) -> str:
-    """A null and an empty value told apart."""
+    """Distinguish a null value from an empty one."""
     return "(null)" if text is None else text or "(empty)"
 
 
-page_shell.render_page(_messages)
+page_shell.render_page("Messages", _messages)

@@ -1,14 +1,14 @@
-"""Performance: how many files ended, how long they took, by time, worker and partition; and the ledger."""
+"""Performance: throughput and latency over time, by worker and by partition; and the ledger."""
 
 import streamlit as st
 
 from filemill.domain.files import Status
-from filemill.queries.performance import FILES_MAX, Ledger, Performance, Share
+from filemill.queries.performance import FILES_MAX, Ledger, Percentiles, Performance, Share
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.chart_marks import annotations_of
+from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.figures import Metric, metrics
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
+from filemill_dashboard.components.metrics import Metric, metrics
 from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.performance_charts import Stage, finished_chart, latency_chart, percentiles_of
@@ -18,65 +18,86 @@ from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.durations import format_duration
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
-ALARMING_ERROR_RATE = 0.05
+ERROR_RATE_ALARM = 0.05
 STAGES: dict[str, Stage] = {"End to end": "whole", "Waiting": "wait", "Processing": "processing"}
 
 
 def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.html('<div class="section">How files fared</div>', width="content")
+        page_shell.section_heading("Throughput and latency")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
             period = PERIODS[select_option("Period", list(PERIODS), "15 min", "period")]
             notebook_link(period=period)
     reading = data.performance(period)
-    found, old = reading.value, reading.error is not None
+    performance, stale = reading.value, reading.error is not None
     marks = annotations_of(data.chart_operations(period))
-    metrics("metrics", _metrics(found), stale=old)
+    metrics("metrics", _metrics(performance), stale=stale)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="half-a"):
-            st.html('<div class="section">Files that ended</div>')
-            finished_chart(found, period, marks, stale=old)
+            page_shell.section_heading("Finished files")
+            finished_chart(performance, period, marks, stale=stale)
         with st.container(key="half-b"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-                st.html('<div class="section">How long they took</div>', width="content")
+                page_shell.section_heading("Latency")
                 stage = STAGES[select_option("Stage", list(STAGES), "End to end", "stage")]
-            latency_chart(found, stage, period, marks, stale=old)
+            latency_chart(performance, stage, period, marks, stale=stale)
     with st.container(key="columns-2", horizontal=True, gap="medium"):
         with st.container(key="left"):
-            _shares("by-worker", "Worker", found.workers if found else [], stage, old=old)
-            _shares("by-partition", "Partition", found.partitions if found else [], stage, old=old)
+            _shares("by-worker", "Worker", performance.workers if performance else [], stage, stale=stale)
+            _shares("by-partition", "Partition", performance.partitions if performance else [], stage, stale=stale)
         with st.container(key="right"):
             ledger = data.ledger()
-            _ledger(ledger.value, old=ledger.error is not None)
+            _ledger(ledger.value, stale=ledger.error is not None)
 
 
-def _metrics(found: Performance | None) -> list[Metric]:
-    if found is None:
+def _metrics(performance: Performance | None) -> list[Metric]:
+    if performance is None:
         names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance"]
         return [Metric(name, None) for name in names]
-    whole, wait, balance = found.total.whole, found.total.wait, found.balance
+    whole, wait, balance = performance.total.whole, performance.total.wait, performance.balance
     most = (
-        f"the newest {FILES_MAX:,}, {format_duration(found.seconds)}"
-        if found.total.ended >= FILES_MAX
-        else format_duration(found.seconds)
+        f"the newest {FILES_MAX:,}, {format_duration(performance.seconds)}"
+        if performance.total.ended >= FILES_MAX
+        else format_duration(performance.seconds)
     )
-    failed = f"{found.total.failed:,} of {found.total.ended:,} failed"
+    failed = f"{performance.total.failed:,} of {performance.total.ended:,} failed"
+    total = performance.total
     return [
-        Metric("Throughput", _rate(found.per_second), f"{found.total.ended:,} files in {most}", "Completed or failed"),
-        Metric("Error rate", _percent(found.error_rate), failed, tone=_alarm(found.error_rate)),
-        Metric("Upload success", _percent(found.upload_success), f"{found.upload_failures:,} tries failed",
-               "Uploads that succeeded, of all that were tried"),
-        Metric("End to end, p95", _seconds(whole.p95), f"p50 {format_duration(whole.p50)} · p99 {format_duration(whole.p99)}",
-               "From accepted to the worker's result; first runs only"),
-        Metric("Waiting, p95", _seconds(wait.p95), f"p50 {format_duration(wait.p50)} · p99 {format_duration(wait.p99)}",
-               "From accepted to begun by a worker; first runs only"),
-        Metric("Partition balance", None if balance is None else f"{balance:.2f}", "1.00 is even",
-               "The busiest partition's files over the mean"),
-    ]  # fmt: skip
+        Metric("Throughput", _rate(performance.per_second), f"{total.ended:,} files in {most}", "Completed or failed"),
+        Metric("Error rate", _percent(performance.error_rate), failed, tone=_alarm(performance.error_rate)),
+        Metric(
+            "Upload success",
+            _percent(performance.upload_success),
+            f"{performance.upload_failures:,} attempts failed",
+            "Successful uploads as a share of all attempts",
+        ),
+        Metric(
+            "End to end, p95",
+            _seconds(whole.p95),
+            _other_percentiles(whole),
+            "From acceptance to the result of the worker; first runs only",
+        ),
+        Metric(
+            "Waiting, p95",
+            _seconds(wait.p95),
+            _other_percentiles(wait),
+            "From acceptance to the start of processing; first runs only",
+        ),
+        Metric(
+            "Partition balance",
+            None if balance is None else f"{balance:.2f}",
+            "1.00 is even",
+            "Files of the busiest partition divided by the mean",
+        ),
+    ]
+
+
+def _other_percentiles(percentiles: Percentiles) -> str:
+    return f"p50 {format_duration(percentiles.p50)} · p99 {format_duration(percentiles.p99)}"
 
 
 def _alarm(error_rate: float | None) -> str | None:
-    return "bad" if error_rate is not None and error_rate > ALARMING_ERROR_RATE else None
+    return "bad" if error_rate is not None and error_rate > ERROR_RATE_ALARM else None
 
 
 def _rate(value: float | None) -> str | None:
@@ -91,12 +112,12 @@ def _seconds(value: float | None) -> str | None:
     return None if value is None else format_duration(value)
 
 
-def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool) -> None:
+def _shares(key: str, grouping: str, shares: list[Share], stage: Stage, *, stale: bool) -> None:
     ended = sum(share.ended for share in shares)
     data_grid(
         key,
         [
-            Column("key", what),
+            Column("key", grouping),
             Column("files", "Files", "number", 80),
             Column("share", "Share", "percent", 70),
             Column("failed", "Failed", "number", 74),
@@ -108,7 +129,7 @@ def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool
             TableRow(
                 str(share.key),
                 {
-                    "key": _name(what, share),
+                    "key": _name(grouping, share),
                     "files": share.ended,
                     "share": share.ended / ended if ended else None,
                     "failed": share.failed,
@@ -119,39 +140,41 @@ def _shares(key: str, what: str, shares: list[Share], stage: Stage, *, old: bool
             )
             for share in shares
         ],
-        label=f"By {what.lower()}",
-        empty=(f"By {what.lower()}: nothing ended in this period", "Choose a longer one, or create a file."),
-        stale=old,
+        label=f"By {grouping.lower()}",
+        empty=(f"By {grouping.lower()}: no file finished in this period", "Select a longer period, or create a file."),
+        stale=stale,
     )
 
 
-def _name(what: str, share: Share) -> str:
+def _name(grouping: str, share: Share) -> str:
     if share.key is None:
-        return "a foreign service" if what == "Worker" else "unknown"
-    return str(share.key) if what == "Worker" else f"P{share.key}"
+        return "foreign service" if grouping == "Worker" else "unknown"
+    return str(share.key) if grouping == "Worker" else f"P{share.key}"
 
 
-def _ledger(ledger: Ledger | None, *, old: bool) -> None:
-    st.html('<div class="section">The ledger</div>')
+def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
+    page_shell.section_heading("Ledger")
     if ledger is None:
-        facts("ledger", [Fact("Accepted", None)], stale=old)
+        facts("ledger", [Fact("Accepted", None)], stale=stale)
         return
     lines = [Fact("Accepted", f"{ledger.accepted:,}", tone="good" if ledger.clean else "bad")]
     lines += [Fact(f"= {status.value}", f"{ledger.counts[status]:,}") for status in Status]
     lines.append(Fact("= deleted", f"{ledger.deleted:,}"))
-    lines.append(Fact("of them in the outbox", f"{ledger.in_outbox:,}"))
-    facts("ledger", lines, stale=old)
+    lines.append(Fact("of which in the outbox", f"{ledger.in_outbox:,}"))
+    facts("ledger", lines, stale=stale)
     notices = [
-        Notice("bad", f"{len(ids)} {what}", f"{', '.join(f'#{number}' for number in ids)}. {text}")
-        for ids, what, text in (
-            (ledger.lost, "wait, but neither the outbox nor Kafka has them", "Cancel and retry them."),
-            (ledger.unfounded, "completed without an object", "`filemill verify` says more."),
-            (ledger.stale, "in progress for an hour without a word", "Look for them on the page Workers."),
+        Notice("bad", f"{len(ids)} {title}", f"{', '.join(f'#{number}' for number in ids)}. {text}")
+        for ids, title, text in (
+            (ledger.lost, "waiting, but neither in the outbox nor on Kafka", "Cancel and retry them."),
+            (ledger.unfounded, "completed without an object", "Run `filemill verify` for details."),
+            (ledger.stale, "in progress for an hour without an event", "Check the Workers page."),
         )
         if ids
     ]
-    fine = Notice("good", "Every id adds up", "By the rows alone; `filemill verify` asks Kafka and S3, too.")
-    show_notices("ledger-says", notices or [fine])
+    balanced = Notice(
+        "good", "The ledger balances", "Checked by database rows only; `filemill verify` also checks Kafka and S3."
+    )
+    show_notices("ledger-notices", notices or [balanced])
 
 
-page_shell.render_page(_performance)
+page_shell.render_page("Performance", _performance)

@@ -1,4 +1,4 @@
-"""Pipeline: where requests are, who works on them, what is in the way."""
+"""Pipeline: the stages with their counts, the consumer group, and what blocks requests."""
 
 import streamlit as st
 
@@ -7,7 +7,7 @@ from filemill.queries.group import LeaseState, Overview
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.add_partitions import add_partitions
 from filemill_dashboard.components.assignment import assignment
-from filemill_dashboard.components.chart_marks import annotations_of
+from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.flow_strip import flow_strip
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
@@ -19,7 +19,7 @@ from filemill_dashboard.components.outbox_chart import outbox_chart
 from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
 from filemill_dashboard.components.view_url import select_option
-from filemill_dashboard.state import data as data_module
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.advice import Advice, advise, lag_age, lost_requests, recreated_topics, trend
@@ -29,50 +29,50 @@ PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_4
 PERIOD_DEFAULT = "15 min"
 MOVES_SHOWN = 12
 MOVES = [
-    Column("at", "Changed hands", "moment", 178),
+    Column("at", "Time", "moment", 178),
     Column("partition", "Partition", "mono", 82),
-    Column("way", "From → to"),
-    Column("how", "Ended as", "text", 90),
+    Column("owners", "From → to"),
+    Column("reason", "Reason", "text", 90),
     Column("epoch", "Epoch", "number", 66, hide_below=640),
-    Column("pause", "Pause", "seconds", 84, title="How long nobody had it"),
+    Column("pause", "Pause", "seconds", 84, title="Time without an owner"),
 ]
 ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
 
 
 def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
-    snapshot, old = reading.value, reading.error is not None
+    snapshot, stale = reading.value, reading.error is not None
     overview = snapshot.overview if snapshot else None
-    flow_strip(snapshot, stale=old)
-    lost = overview.lost_requests if overview and not old else None
+    flow_strip(snapshot, stale=stale)
+    lost = overview.lost_requests if overview and not stale else None
     show_notices("losses", [_notice(one) for one in lost_requests(lost)])
     if lost:
         resubmit_button(data, lost)
-    show_notices("advice", _advice(data, overview) if overview and not old else [])
+    show_notices("advice", _advice(data, overview) if overview and not stale else [])
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview)
             _rebalances(data)
             _outbox(data, overview)
-            facts("roles", _role_facts(data, overview), title="Who is active", stale=old)
+            facts("roles", _role_facts(data, overview), title="Active roles", stale=stale)
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-                st.html('<div class="section">Assignment</div>', width="content")
-                with st.container(key="group-acts", horizontal=True, width="content", gap="small"):
+                page_shell.section_heading("Assignment")
+                with st.container(key="group-actions", horizontal=True, width="content", gap="small"):
                     add_partitions(data, overview)
                     reset_button(data, overview)
-            assignment(overview.group if overview else None, overview.lags if overview else None, stale=old)
-            facts("group", _group_facts(data, overview, reading), title="Consumer group", stale=old)
-    if st.session_state.pop("opening", False):
-        st.rerun(scope="app")  # a dialog opened by a fragment would close with its next refresh
+            assignment(overview.group if overview else None, overview.lags if overview else None, stale=stale)
+            facts("group", _group_facts(data, overview, reading), title="Consumer group", stale=stale)
+    if st.session_state.pop("open_dialog", False):
+        st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
 
 def _lag(data: PageData, overview: Overview | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.html('<div class="section">Lag per partition</div>', width="content")
+        page_shell.section_heading("Lag per partition")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
-            chosen = select_option("Period", list(PERIODS), PERIOD_DEFAULT, "period")
-            notebook_link(period=PERIODS[chosen])
-    period = PERIODS[chosen]
+            selected = select_option("Period", list(PERIODS), PERIOD_DEFAULT, "period")
+            notebook_link(period=PERIODS[selected])
+    period = PERIODS[selected]
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
     lag_chart(
@@ -84,7 +84,7 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
     reading = data.outbox_history(period)
     as_of = overview.as_of if overview else None
-    st.html('<div class="section">Outbox</div>')
+    page_shell.section_heading("Outbox")
     outbox_chart(
         reading.value, period, as_of, annotations_of(data.chart_operations(period)), stale=reading.error is not None
     )
@@ -93,36 +93,36 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
 def _rebalances(data: PageData) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
     reading = data.ownership(period)
-    known, old = reading.value, reading.error is not None
-    found = ownership_periods(known) if known else []
-    st.html('<div class="section">Owners over time</div>')
-    rebalance_chart(known, found, period, annotations_of(data.chart_operations(period)), stale=old)
-    moved = ownership_changes(known, found) if known else []
+    ownership, stale = reading.value, reading.error is not None
+    periods = ownership_periods(ownership) if ownership else []
+    page_shell.section_heading("Partition owners")
+    rebalance_chart(ownership, periods, period, annotations_of(data.chart_operations(period)), stale=stale)
+    changes = ownership_changes(ownership, periods) if ownership else []
     data_grid(
         "moves",
         MOVES,
         [
             TableRow(
-                f"{move.partition}-{epoch_milliseconds(move.at)}-{move.worker}",
+                f"{change.partition}-{epoch_milliseconds(change.at)}-{change.worker}",
                 {
-                    "at": epoch_milliseconds(move.at),
-                    "partition": f"P{move.partition}",
-                    "way": f"{move.previous_owner or 'nobody'} → {move.worker}",
-                    "how": move.previous_end or "",
-                    "epoch": move.epoch,
-                    "pause": move.pause_seconds,
+                    "at": epoch_milliseconds(change.at),
+                    "partition": f"P{change.partition}",
+                    "owners": f"{change.previous_owner or 'none'} → {change.worker}",
+                    "reason": change.previous_end_reason or "",
+                    "epoch": change.epoch,
+                    "pause": change.pause_seconds,
                 },
             )
-            for move in moved[:MOVES_SHOWN]
+            for change in changes[:MOVES_SHOWN]
         ],
-        label="Partitions that changed hands",
-        empty=("No partition changed hands in this period", "A worker that starts, stops or dies moves some."),
-        stale=old,
+        label="Partition reassignments",
+        empty=("No reassignments in this period", "Partitions are reassigned when a worker starts, stops or fails."),
+        stale=stale,
     )
 
 
 def _advice(data: PageData, overview: Overview) -> list[Notice]:
-    found = advise(
+    advice = advise(
         overview.group,
         overview.lags,
         overview.outbox,
@@ -131,7 +131,7 @@ def _advice(data: PageData, overview: Overview) -> list[Notice]:
         unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
     )
-    return [_notice(one) for one in [*recreated_topics(overview.recreated_topics), *found]]
+    return [_notice(one) for one in [*recreated_topics(overview.recreated_topics), *advice]]
 
 
 def _notice(advice: Advice) -> Notice:
@@ -166,9 +166,9 @@ def _role_facts(data: PageData, overview: Overview | None) -> list[Fact]:
 
 def _role(label: str, lease: LeaseState | None) -> Fact:
     if lease is None or not lease.held:
-        return Fact(label, "nobody" if lease is None else f"nobody (last: {lease.holder})", tone="warn")
+        return Fact(label, "none" if lease is None else f"none (last: {lease.holder})", tone="warn")
     return Fact(label, lease.holder, tone="good")
 
 
-page_shell.render_page(_pipeline)
-offset_dialog(data_module.current())
+page_shell.render_page("Pipeline", _pipeline)
+offset_dialog(page_data.current())

@@ -1,11 +1,11 @@
-"""Set-up: is each part there, which step is missing, what is in force, and who did what."""
+"""Set-up: server health, missing steps, effective settings, and recent operations."""
 
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
 from filemill.runtime.stack_state import StackState
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.chart_marks import describe
+from filemill_dashboard.components.chart_annotations import describe
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
@@ -17,7 +17,9 @@ from filemill_dashboard.state.setup_facts import own_versions, settings_in_force
 
 TOPICS = [
     Column("name", "Topic", "mono"),
-    Column("dated_by", "Timestamps by", "text", 112, title="Who sets the time of a record: the broker or its producer"),
+    Column(
+        "dated_by", "Timestamps by", "text", 112, title="Who sets the timestamp of a record: the broker or the producer"
+    ),
     Column("partitions", "Partitions", "number", 92),
 ]
 VIEWS = ["Health", "Settings", "Activity"]
@@ -42,7 +44,9 @@ def _health(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         with st.container(key="half-b"):
             _roles(data, snapshot)
             facts(
-                "versions", [Fact(name, version, mono=True) for name, version in own_versions().items()], title="Here"
+                "versions",
+                [Fact(name, version, mono=True) for name, version in own_versions().items()],
+                title="Versions",
             )
     _processes(stack)
 
@@ -55,7 +59,7 @@ def _servers(data: PageData, stack: StackState | None) -> None:
     rows = []
     for name, reading in data.health().items():
         health = reading.value
-        state = ("asking …", "none") if health is None else ("well", "good") if health.ok else ("away", "bad")
+        state = ("checking …", "none") if health is None else ("ok", "good") if health.ok else ("unavailable", "bad")
         cells = {
             "name": LABELS[name],
             "state": state,
@@ -69,20 +73,20 @@ def _servers(data: PageData, stack: StackState | None) -> None:
         Column("state", "State", "badge", 92),
         Column("version", "Version", "mono", 84),
         Column("address", "Address", "mono"),
-        Column("took", "Answer in", "seconds", 88),
+        Column("took", "Latency", "seconds", 88),
     ]
-    st.html('<div class="section">Servers</div>')
+    page_shell.section_heading("Servers")
     data_grid("servers", columns, rows, label="Servers", empty=("None", ""))
     known = [reading.value for reading in data.health().values() if reading.value is not None]
     missing = [one for one in known if not one.ok]
     steps = [Notice("warn", f"{LABELS[one.server]} {one.problem}", one.advice or "") for one in missing]
-    fine = Notice("good", "Nothing is missing", "Servers, schema, topics and bucket are there.")
-    show_notices("missing", steps or ([fine] if len(known) == len(LABELS) else []))
+    complete = Notice("good", "Set-up complete", "Servers, schema, topics and bucket are ready.")
+    show_notices("missing", steps or ([complete] if len(known) == len(LABELS) else []))
 
 
 def _topics(data: PageData) -> None:
     reading = data.topics()
-    st.html('<div class="section">Topics</div>')
+    page_shell.section_heading("Topics")
     data_grid(
         "topics",
         TOPICS,
@@ -91,14 +95,16 @@ def _topics(data: PageData) -> None:
             for topic in reading.value or []
         ],
         label="Topics",
-        empty=("Not known yet", reading.error or "Kafka has not answered."),
+        empty=("No data yet", reading.error or "Waiting for Kafka."),
         stale=reading.error is not None,
         on_open=lambda topic: page_shell.navigate_to("messages", topic=topic),
     )
     odd = [topic.name for topic in reading.value or [] if topic.dated_by == "producers"]
-    what = f"Producers set the timestamps of {', '.join(odd)}"
-    todo = "A producer with a wrong clock distorts times. Run `filemill prepare`: the broker then sets the timestamps."
-    show_notices("dates", [Notice("warn", what, todo)] if odd else [])
+    title = f"Producers set the timestamps of {', '.join(odd)}"
+    hint = (
+        "A producer with a wrong clock distorts times. Run `filemill prepare` so that the broker sets the timestamps."
+    )
+    show_notices("dates", [Notice("warn", title, hint)] if odd else [])
 
 
 def _roles(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
@@ -108,20 +114,20 @@ def _roles(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     for name, label in names.items():
         lease = leases.get(name)
         held = lease is not None and lease.held
-        lines.append(Fact(label, lease.holder if lease and held else "nobody", tone="good" if held else "warn"))
+        lines.append(Fact(label, lease.holder if lease and held else "none", tone="good" if held else "warn"))
     lines.append(Fact("Relay in this process", data.services.relay_state or "none"))
-    facts("leases", lines if snapshot.value else [Fact(label, None) for label in names.values()], title="Who is active")
+    facts("leases", lines if snapshot.value else [Fact(label, None) for label in names.values()], title="Active roles")
 
 
 def _processes(stack: StackState | None) -> None:
     if stack is None:
         return
-    st.html('<div class="section">Processes of the embedded stack</div>')
+    page_shell.section_heading("Processes of the embedded stack")
     rows = [_process(server.name, server.process.pid, None, server.log) for server in stack.servers]
     rows += [_process(worker.id, worker.process.pid, worker.restarts, worker.log) for worker in stack.workers]
     columns = [
         Column("name", "Process", "text", 150),
-        Column("pid", "Pid", "text", 90),
+        Column("pid", "PID", "text", 90),
         Column("restarts", "Restarts", "number", 84),
         Column("log", "Log", "mono"),
     ]
@@ -135,9 +141,9 @@ def _process(name: str, pid: int, restarts: int | None, log: str) -> TableRow:
 def _settings(data: PageData) -> None:
     columns = [
         Column("name", "Setting", "mono", 300),
-        Column("value", "In force", "mono"),
-        Column("given", "", "badge", 96),
-        Column("meaning", "Meaning", hide_below=900),
+        Column("value", "Value", "mono"),
+        Column("source", "Source", "badge", 96),
+        Column("meaning", "Description", hide_below=900),
     ]
     rows = [
         TableRow(
@@ -145,7 +151,7 @@ def _settings(data: PageData) -> None:
             {
                 "name": one.name,
                 "value": one.value,
-                "given": ("given", "busy") if one.given else ("default", "none"),
+                "source": ("set", "busy") if one.given else ("default", "none"),
                 "meaning": one.meaning,
             },
         )
@@ -159,29 +165,29 @@ def _activity(data: PageData) -> None:
     data_grid(
         "acts",
         [
-            Column("at", "When", "moment", 190),
-            Column("actor", "Who", "text", 170),
-            Column("action", "Did", "mono", 130),
-            Column("detail", "What"),
+            Column("at", "Time", "moment", 190),
+            Column("actor", "Actor", "text", 170),
+            Column("action", "Action", "mono", 130),
+            Column("detail", "Details"),
         ],
         [
             TableRow(
-                str(act.id),
+                str(operation.id),
                 {
-                    "at": epoch_milliseconds(act.at),
-                    "actor": act.actor,
-                    "action": act.action,
-                    "detail": describe(act).removesuffix(f" · {act.actor}"),
+                    "at": epoch_milliseconds(operation.at),
+                    "actor": operation.actor,
+                    "action": operation.action,
+                    "detail": describe(operation).removesuffix(f" · {operation.actor}"),
                 },
             )
-            for act in reading.value or []
+            for operation in reading.value or []
         ],
-        label="What people did within a day",
-        empty=("Nobody did anything within a day", "Retries, cancellations, replays, orders to workers appear here.")
+        label="Operations in the last 24 hours",
+        empty=("No operations in the last 24 hours", "Retries, cancellations, replays and worker commands appear here.")
         if reading.value is not None
-        else ("Not known yet", "The database has not answered."),
+        else ("No data yet", "Waiting for the database."),
         stale=reading.error is not None,
     )
 
 
-page_shell.render_page(_setup)
+page_shell.render_page("Set-up", _setup)

@@ -1,1 +1,1 @@
-"""The parts that pages are made of. What they show is set as text, never as markup: titles are hostile."""
+"""The components of the pages. They show all values as text, never as markup, because titles are untrusted."""

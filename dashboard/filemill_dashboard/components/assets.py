@@ -1,7 +1,7 @@
-"""Components of our own: a script and a style sheet beside each Python module.
+"""Custom components: each has a script and a style sheet beside its Python module.
 
-Streamlit keeps such a component mounted from one refresh to the next and hands it new data, so nothing flickers, and
-the script sets values as text nodes, so no title can become markup. `base.js` and `base.css` go in front of each.
+Streamlit keeps a component mounted between refreshes and passes it new data, so nothing flickers. The script sets
+values as text nodes, so no title can become markup. `base.js` and `base.css` are prepended to each.
 """
 
 from collections.abc import Collection
@@ -18,15 +18,18 @@ _HERE = Path(__file__).parent
 
 
 class Component(Protocol):
-    """Mounts a component: `data` goes to its script, and `on_NAME_change` is called for its trigger NAME."""
+    """Mounts a component. Its script gets `data`; `on_NAME_change` is called when its trigger NAME fires."""
 
     def __call__(self, *, key: str, data: dict[str, Any], **callbacks: Any) -> Any:  # noqa: ANN401
-        """Mount, or hand new data to what is mounted under `key`."""
+        """Mount the component, or update the one that is mounted under `key`."""
 
 
 @cache
 def component(name: str, *, isolated: bool = True) -> Component:
-    """The component of `NAME.js` and `NAME.css`; `isolated` False is for a library that styles the document itself."""
+    """Return the component of `NAME.js` and `NAME.css`.
+
+    `isolated=False` is for a library that adds styles to the document itself.
+    """
     mount: Component = st.components.v2.component(
         f"filemill.{name}",
         html='<div class="root"></div>',
@@ -38,13 +41,13 @@ def component(name: str, *, isolated: bool = True) -> Component:
 
 
 def only_drawn(component: str, sent: object, drawn: Collection[str]) -> str | None:
-    """What a browser sent, if the component was last drawn with it; None for anything else.
+    """Return the value that a browser sent, or None if the component was not last drawn with it.
 
-    A script can send any message to its page's session, not only what the drawn buttons send.
+    A script can send any message to the session of its page, not only those of the drawn buttons.
     """
     if isinstance(sent, str) and sent in drawn:
         return sent
-    log.debug("Dropped what was not drawn", component=component)
+    log.debug("Ignored a message for an element that was not drawn", component=component)
     return None
 
 

@@ -1,11 +1,11 @@
-"""Who owns which partition."""
+"""The assignment matrix: members of the consumer group and their partitions."""
 
 from filemill.queries.group import GroupState, Lags
 from filemill_dashboard.components.assets import component
 
 
 def assignment(group: GroupState | None, lags: Lags | None, *, stale: bool) -> None:
-    """Draw the matrix of members and partitions."""
+    """Draw the matrix."""
     owned = {partition for member in group.members for partition in member.partitions} if group else set()
     known = {part.partition for part in lags.partitions} if lags else set()
     members = (
@@ -16,13 +16,13 @@ def assignment(group: GroupState | None, lags: Lags | None, *, stale: bool) -> N
         if group
         else []
     )
-    none = "The group has no members and no known partitions." if group else "Not known yet: no sample of the group."
-    component("matrix")(
+    empty = "The group has no members and no known partitions." if group else "No sample of the group yet."
+    component("assignment")(
         key="assignment",
         data={
             "partitions": [{"partition": part, "owned": part in owned} for part in sorted(known | owned)],
             "members": members,
-            "none": none,
-            "old": stale,
+            "empty": empty,
+            "stale": stale,
         },
     )

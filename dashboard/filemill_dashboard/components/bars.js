@@ -1,16 +1,16 @@
-// How often what comes; a press filters by it, a second one lifts the filter.
+// A count per name, as bars. Clicking a bar filters by its name; clicking again removes the filter.
 export default function ({ data, parentElement, setTriggerValue }) {
-  const state = instance(parentElement, (root) => {
+  const state = mountedState(parentElement, (root) => {
     const list = el("div", { class: "bars", role: "group" });
-    const none = el("div", { class: "none" });
-    root.append(list, none);
-    return { list, none };
+    const empty = el("div", { class: "empty" });
+    root.append(list, empty);
+    return { list, empty };
   });
   setAttribute(state.list, "aria-label", data.label);
   setAttribute(state.list, "class", `bars tone-${data.tone}`);
-  setText(state.none, data.empty);
-  state.none.hidden = data.items.length > 0;
-  const most = Math.max(1, ...data.items.map((item) => item.count));
+  setText(state.empty, data.empty);
+  state.empty.hidden = data.items.length > 0;
+  const largest = Math.max(1, ...data.items.map((item) => item.count));
   reconcile(
     state.list,
     data.items,
@@ -24,13 +24,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
         el("span", { class: "count" }),
       ),
     (node, item) => {
-      const chosen = item.name === data.selected;
-      setAttribute(node, "aria-pressed", String(chosen));
+      const selected = item.name === data.selected;
+      setAttribute(node, "aria-pressed", String(selected));
       setAttribute(node, "title", item.name);
-      node.children[0].style.width = `${(100 * item.count) / most}%`;
+      node.children[0].style.width = `${(100 * item.count) / largest}%`;
       setText(node.children[1], item.name);
       setText(node.children[2], count(item.count));
-      node.onclick = () => setTriggerValue("choice", chosen ? "" : item.name);
+      node.onclick = () => setTriggerValue("choice", selected ? "" : item.name);
     },
   );
 }

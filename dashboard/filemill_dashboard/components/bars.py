@@ -1,4 +1,4 @@
-"""How often what comes: a bar each, which filters when it is pressed."""
+"""A bar per name with its count. Clicking a bar filters by its name."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,7 +17,7 @@ def bars(
     tone: str = "bad",
     on_choice: Callable[[str], None],
 ) -> None:
-    """Draw them in the order given; `on_choice` gets a name, or "" for all."""
+    """Draw the bars in the order given. `on_choice` gets a name, or "" to remove the filter."""
 
     def choose() -> None:
         sent = st.session_state[key].choice

@@ -1,4 +1,4 @@
-// Shared by all components. Everything from outside becomes a text node or an attribute value; nothing is parsed.
+// Shared by all components. All external text becomes a text node or an attribute value; none is parsed as markup.
 
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -9,22 +9,22 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Touching only what changed keeps focus, selection and hover through a refresh.
+// Changing only what differs keeps focus, selection and hover through a refresh.
 function setText(node, text) {
-  const wanted = text === null || text === undefined ? "" : String(text);
-  if (node.textContent !== wanted) node.textContent = wanted;
+  const value = text === null || text === undefined ? "" : String(text);
+  if (node.textContent !== value) node.textContent = value;
 }
 
-// A sentence in which commands are between backticks.
+// Text in which commands are enclosed in backticks.
 function setSentence(node, text) {
   if (node.sentence === text) return;
   node.sentence = text;
   const parts = String(text ?? "").split("`");
   if (parts.length % 2 === 0)
-    setText(node, text); // a backtick that stands alone
+    setText(node, text); // an unmatched backtick
   else
     node.replaceChildren(
-      ...parts.map((part, place) => (place % 2 ? el("code", {}, part) : part)).filter((part) => part !== ""),
+      ...parts.map((part, index) => (index % 2 ? el("code", {}, part) : part)).filter((part) => part !== ""),
     );
 }
 
@@ -33,32 +33,32 @@ function setAttribute(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-// Make `parent`'s children those of `items`, in order, reusing the node of each key.
+// Make the children of `parent` match `items`, in order, and reuse the node of each key.
 function reconcile(parent, items, keyOf, create, update) {
-  const known = new Map([...parent.children].map((node) => [node.dataset.key, node]));
-  items.forEach((item, place) => {
-    const key = String(keyOf(item, place));
-    let node = known.get(key);
-    if (node) known.delete(key);
+  const existing = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  items.forEach((item, index) => {
+    const key = String(keyOf(item, index));
+    let node = existing.get(key);
+    if (node) existing.delete(key);
     else {
       node = create(item);
       node.dataset.key = key;
     }
-    if (parent.children[place] !== node) parent.insertBefore(node, parent.children[place] ?? null);
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
     update(node, item);
   });
-  for (const node of known.values()) node.remove();
+  for (const node of existing.values()) node.remove();
 }
 
-// What lives as long as the component is mounted: made once, found again at each refresh.
-function instance(parentElement, make) {
+// The state of a mounted component: created once, returned at each refresh.
+function mountedState(parentElement, create) {
   const root = parentElement.querySelector(".root");
-  root.state ??= make(root);
+  root.state ??= create(root);
   return root.state;
 }
 
-// Ages grow between refreshes, by the viewer's clock's steps, not by its time of day.
-function ticking(state, milliseconds, tick) {
+// Ages grow between refreshes. They use elapsed time, not the viewer's time of day, which may be wrong.
+function startTicking(state, milliseconds, tick) {
   state.tick = tick;
   state.timer ??= setInterval(() => state.tick(), milliseconds);
   tick();
@@ -80,11 +80,11 @@ function rate(value) {
   return value >= 100 ? numbers.format(Math.round(value)) : value >= 10 ? value.toFixed(0) : value.toFixed(1);
 }
 
-// Fine below ten seconds, coarse above: nobody needs the minutes of a day.
-function duration(seconds, fine = true) {
+// Precise below ten seconds, coarse above.
+function duration(seconds, precise = true) {
   if (seconds === null || seconds === undefined) return UNKNOWN;
-  if (fine && seconds < 1) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 120) return `${fine && seconds < 10 ? seconds.toFixed(1) : Math.floor(seconds)} s`;
+  if (precise && seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 120) return `${precise && seconds < 10 ? seconds.toFixed(1) : Math.floor(seconds)} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86400)} d`;
@@ -101,7 +101,7 @@ function bytes(value) {
   return value < 1048576 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1048576).toFixed(1)} MiB`;
 }
 
-// A moment (milliseconds since 1970) in the viewer's zone; with its day where that is not today.
+// A moment (milliseconds since 1970) in the viewer's time zone, with its date unless that is today.
 function clock(milliseconds) {
   const moment = new Date(milliseconds);
   const pad = (value, digits = 2) => String(value).padStart(digits, "0");

@@ -1,11 +1,11 @@
-"""What can be done to all files that the list matches: a menu, and a dialog that counts and asks before it starts."""
+"""Bulk actions on all matching files: a menu, and a dialog that shows the count and asks for confirmation."""
 
 from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
 
-from filemill.domain.file_actions import Action, Selection
+from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.errors import Unavailable
 from filemill.queries.files import COUNT_MAX
 from filemill_dashboard.components.links import links
@@ -15,19 +15,19 @@ from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
-_WANTED = "bulk_wanted"
+_REQUESTED = "bulk_requested"
 _STATE = "bulk_state"
 _EFFECTS = {
-    Action.RETRY: "Each gets a new run, from the start.",
-    Action.CANCEL: "Those that a worker has are let go by it. A result that comes first stands.",
-    Action.DELETE: "Rows and objects go for good; tombstones stay, which the ledger counts.",
+    FileAction.RETRY: "Each file gets a new run from the start.",
+    FileAction.CANCEL: "Workers stop processing these files. If a result arrives first, it is kept.",
+    FileAction.DELETE: "Rows and objects are deleted permanently. Tombstones stay and are counted in the ledger.",
 }
 
 
-def bulk_menu(selection: Selection) -> None:
-    """Draw the menu. What is chosen asks for the dialog (`opening`), which a run of the whole page opens."""
+def bulk_menu(selection: FileSelection) -> None:
+    """Draw the menu. A selected action requests the dialog; the next run of the whole page opens it."""
     with st.popover("All matching", width="content", key="bulk-menu"):
-        for action in Action:
+        for action in FileAction:
             st.button(
                 f"{action.value.capitalize()} all matching …",
                 key=f"bulk-{action}",
@@ -48,40 +48,40 @@ def bulk_menu(selection: Selection) -> None:
         )
 
 
-def _open_dialog(action: Action, selection: Selection) -> None:
-    st.session_state.update({_WANTED: (action, selection), _STATE: {}, "opening": True})
+def _open_dialog(action: FileAction, selection: FileSelection) -> None:
+    st.session_state.update({_REQUESTED: (action, selection), _STATE: {}, "open_dialog": True})
 
 
 def bulk_dialog(data: PageData) -> None:
-    """Open the dialog, where it was asked for."""
-    wanted: tuple[Action, Selection] | None = st.session_state.get(_WANTED)
-    if wanted is None:
+    """Open the dialog if it was requested."""
+    requested: tuple[FileAction, FileSelection] | None = st.session_state.get(_REQUESTED)
+    if requested is None:
         return
-    action, selection = wanted
+    action, selection = requested
     state: dict[str, Any] = st.session_state[_STATE]
 
     def close() -> None:
-        st.session_state.pop(_WANTED, None)
+        st.session_state.pop(_REQUESTED, None)
 
     def body() -> None:
         if "count" not in state:
             try:
-                state["upto"] = data.services.operations.newest()
+                state["up_to"] = data.services.operations.newest()
                 state["count"] = data.services.operations.count(action, selection)
             except Unavailable as error:
-                show_notices("bulk-trouble", [Notice("bad", "The files cannot be counted", str(error))])
+                show_notices("bulk-error", [Notice("bad", "Counting the files failed", str(error))])
                 return
-        many = _count_text(state["count"])
-        st.write(f"**{many} files** match that can be {action.done}.")
+        count = _count_text(state["count"])
+        st.write(f"**{count} files** match and can be {action.done}.")
         st.caption(_filter(selection))
         st.caption(_EFFECTS[action])
 
-        show_notices("bulk-busy", [Notice("warn", "Not now", state["busy"])] if "busy" in state else [])
+        show_notices("bulk-busy", [Notice("warn", "Another job is running", state["busy"])] if "busy" in state else [])
         with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Leave them", key="bulk-leave"):
+            if st.button("Cancel", key="bulk-cancel"):
                 close()
                 st.rerun()
-            label = f"{action.value.capitalize()} {many} files"
+            label = f"{action.value.capitalize()} {count} files"
             if st.button(label, key="bulk-go", type="primary", disabled=not state["count"]):
                 _start(data, action, selection, state, label)
                 if "busy" not in state:
@@ -92,10 +92,10 @@ def bulk_dialog(data: PageData) -> None:
     st.dialog(f"{action.value.capitalize()} all matching files", on_dismiss=close)(body)()
 
 
-def _start(data: PageData, action: Action, selection: Selection, state: dict[str, Any], label: str) -> None:
+def _start(data: PageData, action: FileAction, selection: FileSelection, state: dict[str, Any], label: str) -> None:
     total = state["count"] if state["count"] < COUNT_MAX else None
     try:
-        data.jobs.start(label, total, apply_to_all(data.services, action, selection, state["upto"], ACTOR))
+        data.jobs.start(label, total, apply_to_all(data.services, action, selection, state["up_to"], ACTOR))
     except JobRunning as busy:
         state["busy"] = str(busy)
 
@@ -104,6 +104,6 @@ def _count_text(count: int) -> str:
     return f"more than {COUNT_MAX - 1:,}" if count >= COUNT_MAX else f"{count:,}"
 
 
-def _filter(selection: Selection) -> str:
+def _filter(selection: FileSelection) -> str:
     parts = [f"status {selection.status}"] if selection.status else ["any status"]
-    return f"Filter: {', '.join(parts)}" + (", and the search of the list." if selection.search else ".")
+    return f"Filter: {', '.join(parts)}" + (", and the current search." if selection.search else ".")

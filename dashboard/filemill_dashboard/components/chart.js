@@ -1,12 +1,12 @@
-// A plotly figure that stays, and is told what is new. Times are milliseconds since 1970, shown in the viewer's zone.
+// A plotly figure that stays mounted and is updated. Times are milliseconds since 1970, shown in the viewer's time zone.
 const TIMEOUT_MS = 30000;
 
-// One script for all charts of the page.
+// All charts of the page share one script.
 function load(source) {
   window.filemillPlotly ??= new Promise((resolve, reject) => {
     const script = el("script", { src: source, async: "" });
     script.onload = () => resolve(window.Plotly);
-    script.onerror = () => reject(new Error("the chart's script did not load"));
+    script.onerror = () => reject(new Error("The chart library did not load"));
     setTimeout(script.onerror, TIMEOUT_MS);
     document.head.append(script);
   });
@@ -14,22 +14,23 @@ function load(source) {
 }
 
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
+  const state = mountedState(parentElement, (root) => {
     const plot = el("div", { class: "plot" });
     const message = el("div", { class: "message" });
     const chart = el("div", { class: "chart" }, plot, message);
     root.append(chart);
     return { chart, plot, message };
   });
-  setAttribute(state.chart, "class", data.old ? "chart old" : "chart");
+  setAttribute(state.chart, "class", data.stale ? "chart stale" : "chart");
   state.chart.style.height = `${data.height}px`;
   setAttribute(state.chart, "role", "img");
   setAttribute(state.chart, "aria-label", data.alt);
   setText(state.message, data.message);
   load(data.script).then(
-    (plotly) => draw(plotly, state, data.figure, data.marks ?? [], data.elapsed ? (seconds) => seconds : local),
+    (plotly) =>
+      draw(plotly, state, data.figure, data.annotations ?? [], data.elapsed ? (seconds) => seconds : toLocalTime),
     (error) => {
-      window.filemillPlotly = undefined; // the next refresh tries again
+      window.filemillPlotly = undefined; // the next refresh retries
       setText(state.message, error.message);
     },
   );
@@ -39,8 +40,8 @@ export default function ({ data, parentElement }) {
   };
 }
 
-// `place` turns a moment into what plotly calls it on this axis.
-function draw(plotly, state, figure, marks, place) {
+// `toAxis` converts a moment to a value of the x axis.
+function draw(plotly, state, figure, annotations, toAxis) {
   const style = getComputedStyle(state.chart);
   const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
   const axis = {
@@ -51,7 +52,7 @@ function draw(plotly, state, figure, marks, place) {
     fixedrange: true,
     automargin: true,
   };
-  const { xaxis, yaxis, yaxis3, ...rest } = figure.layout; // yaxis2 is the marks'
+  const { xaxis, yaxis, yaxis3, ...rest } = figure.layout; // yaxis2 belongs to the annotations
   const layout = {
     autosize: true,
     margin: { l: 40, r: 6, t: 30, b: 0 },
@@ -72,36 +73,36 @@ function draw(plotly, state, figure, marks, place) {
     ...rest,
     xaxis: {
       ...axis,
-      type: place === local ? "date" : "linear",
+      type: toAxis === toLocalTime ? "date" : "linear",
       showgrid: false,
       ...xaxis,
-      range: xaxis.range.map(place),
+      range: xaxis.range.map(toAxis),
     },
     yaxis: { ...axis, ...yaxis },
   };
   if (yaxis3) layout.yaxis3 = { ...axis, overlaying: "y", side: "right", showgrid: false, ...yaxis3 };
-  const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(place) }));
+  const traces = figure.data.map((trace) => ({ ...trace, x: trace.x.map(toAxis) }));
   const line = { color: colour("violet-color"), width: 1.2, dash: "dot" };
-  layout.shapes = marks.map((mark) => ({
+  layout.shapes = annotations.map((annotation) => ({
     xref: "x",
     yref: "paper",
-    x0: place(mark.at_ms),
-    x1: place(mark.until_ms ?? mark.at_ms),
+    x0: toAxis(annotation.at_ms),
+    x1: toAxis(annotation.until_ms ?? annotation.at_ms),
     y0: 0,
     y1: 1,
-    ...(mark.until_ms === null
+    ...(annotation.until_ms === null
       ? { type: "line", line }
       : { type: "rect", line: { width: 0 }, fillcolor: colour("violet-color"), opacity: 0.16 }),
   }));
-  if (marks.length) {
+  if (annotations.length) {
     layout.yaxis2 = { overlaying: "y", range: [0, 1], visible: false, fixedrange: true };
     traces.push({
       type: "scatter",
       mode: "markers",
       yaxis: "y2",
-      x: marks.map((mark) => place(mark.at_ms)),
-      y: marks.map(() => 1),
-      text: marks.map((mark) => mark.text),
+      x: annotations.map((annotation) => toAxis(annotation.at_ms)),
+      y: annotations.map(() => 1),
+      text: annotations.map((annotation) => annotation.text),
       hovertemplate: "%{text}<extra></extra>",
       showlegend: false,
       cliponaxis: false,
@@ -109,17 +110,17 @@ function draw(plotly, state, figure, marks, place) {
     });
   }
   plotly.react(state.plot, traces, layout, { displayModeBar: false, responsive: false });
-  state.observer ??= watch(plotly, state);
+  state.observer ??= resizeWith(plotly, state);
 }
 
-function watch(plotly, state) {
+function resizeWith(plotly, state) {
   const observer = new ResizeObserver(() => state.plot.data && plotly.Plots.resize(state.plot));
   observer.observe(state.chart);
   return observer;
 }
 
-// Plotly knows no zones: it shows a moment's text as it is.
-function local(milliseconds) {
+// Plotly has no time zones: it shows the text of a moment unchanged.
+function toLocalTime(milliseconds) {
   if (milliseconds === null) return null;
   const moment = new Date(milliseconds);
   return new Date(milliseconds - moment.getTimezoneOffset() * 60000).toISOString().slice(0, -1);

@@ -1,4 +1,4 @@
-"""A plotly figure in the colours of the theme, kept from one refresh to the next."""
+"""A plotly figure in the colours of the theme. It stays mounted between refreshes."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -7,15 +7,15 @@ from filemill.lab.plotly_text import plain_figure
 from filemill_dashboard.asgi.scripts import PLOTLY_PATH
 from filemill_dashboard.components.assets import component
 
-# For charts that stand above each other, so that a moment is at one place in all: room for labels on both sides.
+# Equal margins for charts that stand above each other, so that their time axes line up.
 ALIGNED = {"l": 40, "r": 40, "t": 30, "b": 0}
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """Something that somebody did: a line through the chart, which says what when it is pointed at.
+    """An event on a chart: a vertical line whose text is shown on hover. With `until_ms`, it is a bar.
 
-    What lasted, as a fault does, has an end too and is a bar.
+    Times are milliseconds since 1970, or seconds in an `elapsed` figure.
     """
 
     at_ms: float
@@ -25,9 +25,9 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Figure:
-    """What plotly is to draw: traces and layout, with times as milliseconds since 1970, or `elapsed`: seconds.
+    """Traces and layout for plotly. Times are milliseconds since 1970, or seconds if `elapsed`.
 
-    Fonts, colours, grid and legend are the theme's unless the layout says otherwise; `xaxis.range` must be there.
+    Fonts, colours, grid and legend come from the theme unless the layout sets them. `xaxis.range` is required.
     """
 
     layout: dict[str, Any]
@@ -37,20 +37,20 @@ class Figure:
 
 
 def chart(key: str, figure: Figure, *, height: int, alt: str, message: str = "", stale: bool = False) -> None:
-    """Draw it, `height` pixels high from the start; `message` stands in its middle; an `old` one is paler.
+    """Draw the figure, `height` pixels high. `message` is shown in its centre; a `stale` chart is dimmed.
 
-    All texts are shown as they are: what looks like markup in them is none.
+    All texts are shown unchanged, without markup.
     """
     component("chart", isolated=False)(
         key=key,
         data={
             "figure": plain_figure({"data": figure.traces, "layout": figure.layout}),
-            "marks": plain_figure([asdict(mark) for mark in figure.annotations]),
+            "annotations": plain_figure([asdict(annotation) for annotation in figure.annotations]),
             "elapsed": figure.elapsed,
             "height": height,
             "alt": alt,
             "message": message,
-            "old": stale,
+            "stale": stale,
             "script": PLOTLY_PATH,
         },
     )

@@ -1,19 +1,19 @@
-// Names and values, one below the other; perhaps something to download at the end.
+// Names and values, one below the other, with an optional download link at the end.
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
-    const title = el("h3", { class: "title" });
+  const state = mountedState(parentElement, (root) => {
+    const title = el("h2", { class: "title" });
     const list = el("dl", { class: "facts" });
     const action = el("a", { class: "action", download: "" });
     root.append(title, list, action);
     return { title, list, action };
   });
   setText(state.title, data.title);
-  setAttribute(state.list, "class", data.old ? "facts old" : "facts");
+  setAttribute(state.list, "class", data.stale ? "facts stale" : "facts");
   state.title.hidden = !data.title;
   reconcile(
     state.list,
     data.facts,
-    (_fact, place) => place, // a name may occur several times
+    (_fact, index) => index, // a name may occur several times
     () =>
       el(
         "div",

@@ -1,4 +1,4 @@
-"""Names and values, one below the other."""
+"""A list of names and values."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ from filemill_dashboard.components.assets import component
 
 @dataclass(frozen=True)
 class Fact:
-    """One line. A value of None is shown as unknown; `tone` puts a coloured dot before it."""
+    """One line. A value of None is shown as unknown; `tone` adds a coloured dot before it."""
 
     name: str
     value: str | None
@@ -16,6 +16,6 @@ class Fact:
 
 
 def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None, stale: bool = False) -> None:
-    """Draw them, under a title, with a download at the end; `old` ones are paler."""
-    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "old": stale}
+    """Draw the list below its title, with a download link at the end. A `stale` list is dimmed."""
+    data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "stale": stale}
     component("facts")(key=key, data=data)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.domain.file_actions import Action
+from filemill.domain.file_actions import FileAction
 from filemill.domain.files import Status
 from filemill.errors import Unavailable
 from filemill_dashboard.components.notices import Notice
@@ -22,8 +22,8 @@ def last_outcome(file_id: int) -> Notice | None:
 def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
     """Draw the buttons. `gone`: its record is no longer on Kafka, so an unfinished file can be retried."""
     with st.container(key="file-actions", horizontal=True, width="content", gap="small"):
-        for action, label in ((Action.RETRY, "Retry"), (Action.CANCEL, "Cancel")):
-            disabled_reason = "" if gone and action is Action.RETRY else _disabled_reason(action, file.status)
+        for action, label in ((FileAction.RETRY, "Retry"), (FileAction.CANCEL, "Cancel")):
+            disabled_reason = "" if gone and action is FileAction.RETRY else _disabled_reason(action, file.status)
             st.button(
                 label,
                 key=f"action-{action}",
@@ -32,7 +32,7 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 on_click=_act,
                 args=(data, action, file.id),
             )
-        disabled_reason = _disabled_reason(Action.DELETE, file.status)
+        disabled_reason = _disabled_reason(FileAction.DELETE, file.status)
         with st.popover("Delete", disabled=bool(disabled_reason), help=disabled_reason or None):
             st.caption(
                 "The row and its object are deleted permanently. A tombstone stays and is counted in the ledger."
@@ -42,23 +42,23 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 key="action-delete",
                 type="primary",
                 on_click=_act,
-                args=(data, Action.DELETE, file.id),
+                args=(data, FileAction.DELETE, file.id),
                 disabled=bool(disabled_reason),
             )
 
 
-_EFFECTS = {Action.RETRY: "Start a new run", Action.CANCEL: "Cancel the file; a worker that processes it stops"}
+_EFFECTS = {FileAction.RETRY: "Start a new run", FileAction.CANCEL: "Cancel the file; a worker that processes it stops"}
 
 
-def _disabled_reason(action: Action, status: Status) -> str:
+def _disabled_reason(action: FileAction, status: Status) -> str:
     if status in action.statuses:
         return ""
-    verbs = {Action.RETRY: "retried", Action.CANCEL: "cancelled", Action.DELETE: "deleted"}
+    verbs = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction.DELETE: "deleted"}
     allowed = " or ".join(status.value for status in action.statuses)
     return f"Status {status}: only {allowed} files can be {verbs[action]}."
 
 
-def _act(data: PageData, action: Action, file_id: int) -> None:
+def _act(data: PageData, action: FileAction, file_id: int) -> None:
     try:
         result = data.services.operations.apply(action, [file_id], ACTOR)
     except Unavailable as error:

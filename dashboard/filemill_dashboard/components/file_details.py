@@ -1,4 +1,4 @@
-"""One file with all that is known of it, in a drawer beside the list."""
+"""The details of one file, in a drawer beside the list."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -25,20 +25,20 @@ def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> 
     def refreshed() -> None:
         reading = data.file(file_id)
         if reading.error is not None:
-            show_notices("details-trouble", [Notice("bad", "PostgreSQL does not answer", reading.error)])
+            show_notices("details-error", [Notice("bad", "PostgreSQL is unreachable", reading.error)])
         if reading.value is not None:
-            page_shell.page_link("file", "The whole story: timeline, attempts, content", id=str(file_id))
+            page_shell.page_link("file", "Open file: timeline, attempts, content", id=str(file_id))
             facts("details", file_facts(reading.value), download=download_path(reading.value))
         elif reading.error is None:
-            show_notices("details-none", [Notice("warn", f"There is no file #{file_id}")])
+            show_notices("details-none", [Notice("warn", f"File #{file_id} does not exist")])
 
     st.dialog(f"File #{file_id}", width=WIDTH_PIXELS, position="right", on_dismiss=on_close)(refreshed)()
 
 
 def file_facts(row: FileRow) -> list[Fact]:
-    """What the row says."""
+    """Return the values of the row."""
     steps = f" · step {row.step or 0} of {row.steps}" if row.steps and not row.status.terminal else ""
-    place = f"{row.partition} / {row.offset}" if row.partition is not None else None
+    position = f"{row.partition} / {row.offset}" if row.partition is not None else None
     return [
         Fact("Title", row.title),
         Fact("Status", f"{row.status}{steps}", tone=TONES[row.status]),
@@ -47,9 +47,9 @@ def file_facts(row: FileRow) -> list[Fact]:
         Fact("Requested", _moment(row.created_at), mono=True),
         Fact("Started", _moment(row.started_at), mono=True),
         Fact("Finished", _moment(row.finished_at), mono=True),
-        Fact("Took", None if (took := took_seconds(row)) is None else f"{took:,.3f} s"),
+        Fact("Duration", None if (took := took_seconds(row)) is None else f"{took:,.3f} s"),
         Fact("Worker", row.worker_id, mono=True),
-        Fact("Partition / offset", place, mono=True),
+        Fact("Partition / offset", position, mono=True),
         Fact("Run / attempt", f"{row.run} / {row.attempt if row.attempt is not None else '–'}", mono=True),
         Fact("S3 key", row.s3_location, mono=True),
         Fact("SHA-256", row.sha256, mono=True),

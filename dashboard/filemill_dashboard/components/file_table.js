@@ -1,24 +1,24 @@
-// The list of files: badges, progress, downloads; a click on a row opens its details.
+// The list of files. Clicking a row opens the details of its file.
 const COLUMNS = [
   ["id", "ID"],
   ["title", "Title"],
   ["status", "Status"],
   ["progress", "Progress"],
   ["age", "Requested"],
-  ["took", "Took"],
+  ["took", "Duration"],
   ["size", "Size"],
-  ["actions", ""],
+  ["actions", "Actions"],
 ];
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const state = instance(parentElement, make);
+  const state = mountedState(parentElement, make);
   state.open = (id) => setTriggerValue("open", id);
-  setAttribute(state.frame, "class", data.old ? "frame old" : "frame");
+  setAttribute(state.frame, "class", data.stale ? "frame stale" : "frame");
   state.table.hidden = data.rows.length === 0;
   state.empty.hidden = !data.empty;
-  setText(state.what, data.empty?.what);
-  setText(state.todo, data.empty?.todo);
-  state.received = performance.now();
+  setText(state.title, data.empty?.title);
+  setText(state.hint, data.empty?.hint);
+  state.receivedAt = performance.now();
   reconcile(
     state.body,
     data.rows,
@@ -28,22 +28,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
   );
   setText(state.range, data.range);
   const labels = data.oldest_first ? ["Oldest", "‹ Older", "Newer ›"] : ["Newest", "‹ Newer", "Older ›"];
-  [data.previous === null ? null : "", data.previous, data.next].forEach((cursor, place) => {
-    setText(state.pages[place], labels[place]);
-    state.pages[place].disabled = cursor === null;
-    state.pages[place].onclick = () => setTriggerValue("page", cursor);
+  [data.previous === null ? null : "", data.previous, data.next].forEach((cursor, index) => {
+    setText(state.pages[index], labels[index]);
+    state.pages[index].disabled = cursor === null;
+    state.pages[index].onclick = () => setTriggerValue("page", cursor);
   });
   setText(state.sort, data.oldest_first ? "Requested ↑" : "Requested ↓");
   setAttribute(
     state.sort,
     "title",
-    data.oldest_first ? "oldest first: show the newest first" : "newest first: show the oldest first",
+    data.oldest_first
+      ? "Oldest first. Click to show the newest first"
+      : "Newest first. Click to show the oldest first",
   );
   setAttribute(state.sort.parentNode, "aria-sort", data.oldest_first ? "ascending" : "descending");
   state.sort.onclick = () => setTriggerValue("sort", true);
-  return ticking(state, 1000, () => {
-    const since = (performance.now() - state.received) / 1000;
-    for (const node of state.body.children) setText(node.cells[4], ago(node.row.age + since));
+  return startTicking(state, 1000, () => {
+    const elapsed = (performance.now() - state.receivedAt) / 1000;
+    for (const node of state.body.children) setText(node.cells[4], ago(node.row.age + elapsed));
   });
 }
 
@@ -56,14 +58,14 @@ function make(root) {
   );
   const body = el("tbody");
   const table = el("table", { "aria-label": "Files" }, el("thead", {}, head), body);
-  const what = el("div", { class: "what" });
-  const todo = el("div", { class: "todo" });
-  const empty = el("div", { class: "empty", role: "status" }, what, todo);
+  const title = el("div", { class: "empty-title" });
+  const hint = el("div", { class: "empty-hint" });
+  const empty = el("div", { class: "empty", role: "status" }, title, hint);
   const frame = el("div", {}, table, empty);
   const range = el("span", { class: "range" });
   const pages = [0, 1, 2].map(() => el("button", { class: "page", type: "button" }));
   root.append(frame, el("nav", { class: "foot", "aria-label": "Pages" }, range, ...pages));
-  return { frame, table, body, empty, what, todo, range, pages, sort };
+  return { frame, table, body, empty, title, hint, range, pages, sort };
 }
 
 function makeRow(state) {
@@ -84,7 +86,7 @@ function makeRow(state) {
 
 function updateRow(node, row) {
   node.row = row;
-  setAttribute(node, "class", row.fresh ? "fresh" : null);
+  setAttribute(node, "class", row.highlighted ? "highlighted" : null);
   const [id, title, status, progress, , took, size, actions] = node.cells;
   setText(id, row.id);
   setText(title.firstChild, row.title);
@@ -105,7 +107,7 @@ function updateRow(node, row) {
   }
   const note = progress.querySelector(".note");
   setText(note, row.note);
-  setAttribute(note, "class", row.bad ? "note bad" : "note");
+  setAttribute(note, "class", row.failed ? "note failed" : "note");
   setAttribute(progress, "title", row.note);
   setText(took, row.took === null ? "" : duration(row.took));
   setText(size, row.size === null ? "" : bytes(row.size));
@@ -123,5 +125,5 @@ function updateRow(node, row) {
         : el("span"),
     );
   }
-  setAttribute(actions, "title", row.download ? null : row.why);
+  setAttribute(actions, "title", row.download ? null : row.download_hint);
 }

@@ -1,4 +1,4 @@
-"""The pipeline from left to right: accepted, outbox, backlog, in progress, done."""
+"""The stages of the pipeline from left to right: accepted, outbox, backlog, in progress, completed or failed."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from filemill.domain.files import Status
 from filemill.queries.group import Overview
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.page_data import Snapshot
-from filemill_dashboard.views.advice import STUCK_SECONDS, lag_age, trend
+from filemill_dashboard.views.advice import OUTBOX_DELAY_SECONDS, lag_age, trend
 
-# More bars than this could not be told apart.
-LANES_MAX = 48
+# More bars than this cannot be told apart.
+PARTITIONS_MAX = 48
 
 
 def flow_strip(snapshot: Snapshot | None, *, stale: bool) -> None:
-    """Draw it; without a snapshot, all is unknown."""
-    component("strip")(key="strip", data={"stages": _stages(snapshot), "old": stale})
+    """Draw the stages. Without a snapshot, all values are unknown."""
+    component("flow_strip")(key="strip", data={"stages": _stages(snapshot), "stale": stale})
 
 
 def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "name": "Outbox",
             "value": outbox.depth if outbox else None,
             "note": "" if outbox is None else "empty" if age is None else f"oldest {_age(age)}",
-            "tone": "warn" if age is not None and age > STUCK_SECONDS else None,
+            "tone": "warn" if age is not None and age > OUTBOX_DELAY_SECONDS else None,
             "title": "Accepted requests that are not on Kafka yet",
         },
         {
@@ -42,9 +42,9 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "value": lags.total if lags else None,
             "note": _per_second(overview.flow.committed if overview else None),
             "more": _outlook(overview),
-            "title": "Records on Kafka that are not committed yet, those in progress among them; commits per second; "
-            "how long the oldest has waited, and when all are done at this rate",
-            "lanes": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:LANES_MAX]]
+            "title": "Records on Kafka that are not committed yet, including those in progress; commits per second; "
+            "the age of the oldest record, and the time to catch up at this rate",
+            "partitions": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:PARTITIONS_MAX]]
             if lags
             else [],
         },
@@ -54,7 +54,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "note": f"{counts[Status.PENDING]:,} pending" if counts else "",
         },
         {
-            "name": "Ends",
+            "name": "Finished",
             "ends": [
                 {
                     "name": "Completed",
@@ -74,7 +74,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
 
 
 def _outlook(overview: Overview | None) -> str:
-    """How far behind, and where that is going."""
+    """The age of the lag and its trend."""
     lags = overview.lags if overview else None
     if overview is None or lags is None or not lags.total:
         return ""
@@ -84,7 +84,7 @@ def _outlook(overview: Overview | None) -> str:
 
 def _per_second(rate: float | None) -> str:
     if rate is None:
-        return "rate not known yet"
+        return "rate unknown"
     return (
         f"{rate:,.0f} /s" if rate >= 10 else f"{rate:.1f} /s" if rate >= 0.1 or rate == 0 else f"{rate * 60:.1f} /min"
     )

@@ -1,23 +1,25 @@
-// A table of anything. Columns say how their cells look; ages grow between refreshes.
-const RIGHT = new Set(["number", "bytes", "seconds", "rate", "percent"]);
-// What Streamlit needs to draw the details of a row below.
+// A data table. Each column defines how its cells are shown. Ages grow between refreshes.
+const RIGHT_ALIGNED = new Set(["number", "bytes", "seconds", "rate", "percent"]);
+// Time that Streamlit needs to draw the details of a row below the table.
 const DETAILS_MILLISECONDS = 300;
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const state = instance(parentElement, make);
+  const state = mountedState(parentElement, make);
   state.send = setTriggerValue;
-  state.received = performance.now();
-  setAttribute(state.frame, "class", data.old ? "frame old" : "frame");
+  state.receivedAt = performance.now();
+  setAttribute(state.frame, "class", data.stale ? "frame stale" : "frame");
   setAttribute(state.table, "aria-label", data.label);
   state.table.hidden = Boolean(data.empty);
   state.empty.hidden = !data.empty;
-  setText(state.what, data.empty?.what);
-  setSentence(state.todo, data.empty?.todo);
-  state.chosen = data.chosen;
-  state.all = data.acts ? [...data.columns, { key: "acts", label: "", kind: "acts", hide_below: 0 }] : data.columns;
-  state.fit = () => {
+  setText(state.title, data.empty?.title);
+  setSentence(state.hint, data.empty?.hint);
+  state.selected = data.selected;
+  state.columns = data.actions
+    ? [...data.columns, { key: "actions", label: "Actions", kind: "actions", hide_below: 0 }]
+    : data.columns;
+  state.layOut = () => {
     const width = state.frame.clientWidth || 4000;
-    const columns = state.all.filter((column) => column.hide_below <= width);
+    const columns = state.columns.filter((column) => column.hide_below <= width);
     reconcile(
       state.head,
       columns,
@@ -26,8 +28,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
       (node, column) => {
         setText(node, column.label);
         setAttribute(node, "title", column.title || null);
-        setAttribute(node, "class", RIGHT.has(column.kind) ? "right" : column.kind === "acts" ? "acts" : null);
-        const needed = column.kind === "acts" ? Math.max(...data.rows.map((row) => row.acts.reduce(room, 16))) : 0;
+        setAttribute(
+          node,
+          "class",
+          RIGHT_ALIGNED.has(column.kind) ? "right" : column.kind === "actions" ? "actions" : null,
+        );
+        const needed =
+          column.kind === "actions" ? Math.max(...data.rows.map((row) => row.actions.reduce(addButtonWidth, 16))) : 0;
         const width = column.width ?? needed;
         node.style.width = width ? `${width}px` : "";
       },
@@ -40,20 +47,21 @@ export default function ({ data, parentElement, setTriggerValue }) {
       (node, row) => updateRow(node, row, columns, data.opens, state),
     );
   };
-  state.fit();
-  if (data.chosen && data.chosen === state.opened) {
+  state.layOut();
+  if (data.selected && data.selected === state.opened) {
     state.opened = null;
     setTimeout(showDetails, DETAILS_MILLISECONDS);
   }
   if (!state.observer) {
-    state.observer = new ResizeObserver(() => state.fit());
+    state.observer = new ResizeObserver(() => state.layOut());
     state.observer.observe(state.frame);
   }
-  const stop = ticking(state, 1000, () => {
-    const since = (performance.now() - state.received) / 1000;
+  const stop = startTicking(state, 1000, () => {
+    const elapsed = (performance.now() - state.receivedAt) / 1000;
     for (const row of state.body.children) {
       for (const cell of row.children)
-        if (cell.grows !== undefined) setText(cell.firstChild, cell.grows === null ? UNKNOWN : ago(cell.grows + since));
+        if (cell.ageSeconds !== undefined)
+          setText(cell.firstChild, cell.ageSeconds === null ? UNKNOWN : ago(cell.ageSeconds + elapsed));
     }
   });
   return () => {
@@ -63,10 +71,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   };
 }
 
-// The details of the row just opened may be drawn below the window.
+// The details of the opened row may be drawn below the visible area.
 function showDetails() {
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  document.querySelector(".st-key-columns")?.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  document
+    .querySelector(".st-key-columns")
+    ?.scrollIntoView({ block: "nearest", behavior: reducedMotion ? "auto" : "smooth" });
 }
 
 function open(state, key) {
@@ -74,20 +84,20 @@ function open(state, key) {
   state.send("open", key);
 }
 
-// What a row's buttons need in pixels: its letters, its padding, the gap to the next.
-function room(pixels, act) {
-  return pixels + Math.max(62, 30 + 7.2 * act.label.length);
+// Adds the width of a button in pixels: its text, its padding, and the gap to the next button.
+function addButtonWidth(pixels, action) {
+  return pixels + Math.max(62, 30 + 7.2 * action.label.length);
 }
 
 function make(root) {
   const head = el("tr");
   const body = el("tbody");
   const table = el("table", {}, el("thead", {}, head), body);
-  const [what, todo] = [el("div", { class: "what" }), el("div", { class: "todo" })];
-  const empty = el("div", { class: "empty", role: "status" }, what, todo);
+  const [title, hint] = [el("div", { class: "empty-title" }), el("div", { class: "empty-hint" })];
+  const empty = el("div", { class: "empty", role: "status" }, title, hint);
   const frame = el("div", {}, table, empty);
   root.append(frame);
-  return { head, body, table, frame, empty, what, todo };
+  return { head, body, table, frame, empty, title, hint };
 }
 
 function makeRow(state) {
@@ -101,21 +111,22 @@ function makeRow(state) {
 function updateRow(node, row, columns, opens, state) {
   node.row = row;
   node.opens = opens;
-  const chosen = opens && row.key === state.chosen;
-  setAttribute(node, "aria-current", chosen ? "true" : null);
+  const selected = opens && row.key === state.selected;
+  setAttribute(node, "aria-current", selected ? "true" : null);
   setAttribute(
     node,
     "class",
-    [opens ? "opens" : "", chosen ? "chosen" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() || null,
+    [opens ? "opens" : "", selected ? "selected" : "", row.tone ? `tone-${row.tone} toned` : ""].join(" ").trim() ||
+      null,
   );
   reconcile(
     node,
     columns,
     (column) => column.key,
-    (column) => el("td", {}, column.kind === "acts" ? el("span", { class: "buttons" }) : el("span")),
+    (column) => el("td", {}, column.kind === "actions" ? el("span", { class: "buttons" }) : el("span")),
     (cell, column) =>
-      column.kind === "acts"
-        ? updateActs(cell, row, state)
+      column.kind === "actions"
+        ? updateActions(cell, row, state)
         : updateCell(cell, row, column, columns[0] === column && opens, state),
   );
 }
@@ -125,10 +136,10 @@ function updateCell(cell, row, column, isOpener, state) {
   setAttribute(
     cell,
     "class",
-    [`k-${column.kind}`, RIGHT.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim(),
+    [`k-${column.kind}`, RIGHT_ALIGNED.has(column.kind) ? "right" : "", isOpener ? "first" : ""].join(" ").trim(),
   );
   setAttribute(cell, "title", row.titles[column.key] ?? (typeof value === "string" ? value : null));
-  cell.grows = column.kind === "ago" ? (value ?? null) : undefined;
+  cell.ageSeconds = column.kind === "ago" ? (value ?? null) : undefined;
   const inner = cell.firstChild;
   if (column.kind === "badge") {
     setAttribute(inner, "class", `badge tone-${value?.[1] ?? "none"}`);
@@ -147,31 +158,31 @@ function updateCell(cell, row, column, isOpener, state) {
     if (inner.firstElementChild?.tagName !== "BUTTON")
       inner.replaceChildren(el("button", { class: "open", type: "button", dir: "auto" }));
     inner.firstChild.onclick = () => open(state, row.key);
-    setText(inner.firstChild, shown(column.kind, value));
+    setText(inner.firstChild, formatted(column.kind, value));
   } else {
     setAttribute(inner, "dir", column.kind === "text" ? "auto" : null);
-    if (column.kind !== "ago") setText(inner, shown(column.kind, value));
+    if (column.kind !== "ago") setText(inner, formatted(column.kind, value));
   }
 }
 
-function updateActs(cell, row, state) {
-  setAttribute(cell, "class", "acts");
+function updateActions(cell, row, state) {
+  setAttribute(cell, "class", "actions");
   reconcile(
     cell.firstChild,
-    row.acts,
-    (act) => act.name,
+    row.actions,
+    (action) => action.name,
     () => el("button", { type: "button" }),
-    (node, act) => {
-      setText(node, act.label);
-      setAttribute(node, "class", act.danger ? "act danger" : "act");
-      setAttribute(node, "aria-disabled", act.why_not ? "true" : null);
-      setAttribute(node, "title", act.why_not || null);
-      node.onclick = () => !act.why_not && state.send("act", { row: row.key, act: act.name });
+    (node, action) => {
+      setText(node, action.label);
+      setAttribute(node, "class", action.danger ? "action danger" : "action");
+      setAttribute(node, "aria-disabled", action.disabled_reason ? "true" : null);
+      setAttribute(node, "title", action.disabled_reason || null);
+      node.onclick = () => !action.disabled_reason && state.send("action", { row: row.key, action: action.name });
     },
   );
 }
 
-function shown(kind, value) {
+function formatted(kind, value) {
   if (value === null || value === undefined) return UNKNOWN;
   switch (kind) {
     case "number":

@@ -1,4 +1,4 @@
-"""A table of anything: columns that say how their cells look, rows that may be opened or acted on."""
+"""A data table. Columns define how their cells are shown; rows can be opened and can have action buttons."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,10 @@ CellKind = Literal["text", "mono", "number", "badge", "bytes", "seconds", "ago",
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `width` in pixels, None takes what is left; below `hide_below` pixels of the table it is left out."""
+    """A column. `width` is in pixels; None takes the remaining width.
+
+    The column is hidden if the table is narrower than `hide_below` pixels.
+    """
 
     key: str
     label: str
@@ -25,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True)
 class RowAction:
-    """A button of a row. With `why_not` it cannot be pressed, and says why."""
+    """A button of a row. `disabled_reason` disables it and is its tooltip."""
 
     name: str
     label: str
@@ -35,9 +38,9 @@ class RowAction:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: `cells` by the columns' keys.
+    """A row: its cells by the keys of the columns.
 
-    None is unknown; a badge is (text, tone); `ago` and `seconds` are seconds, `moment` is milliseconds since 1970.
+    None is unknown; a badge is (text, tone); `ago` and `seconds` are in seconds; `moment` is milliseconds since 1970.
     """
 
     key: str
@@ -59,24 +62,24 @@ def data_grid(
     on_open: Callable[[str], None] | None = None,
     on_action: Callable[[str, str], None] | None = None,
 ) -> None:
-    """Draw it; without rows, `empty` says what is the case and what to do. `on_act` gets the row and the act.
+    """Draw the table. Without rows, `empty` is shown: a title and a hint. `on_action` gets the row and the action.
 
-    `chosen` is the row whose details the page shows below in `columns`: opening a row scrolls to them.
+    `selected` is the row whose details the page shows below the table; opening a row scrolls to them.
 
-    Both hear only of rows that were drawn, and of buttons that could be pressed there.
+    The callbacks are called only for rows that were drawn and for buttons that were enabled.
     """
-    drawn = {row.key: [one.name for one in row.actions if not one.disabled_reason] for row in rows}
+    drawn = {row.key: [action.name for action in row.actions if not action.disabled_reason] for row in rows}
 
-    def act() -> None:
+    def dispatch() -> None:
         state = st.session_state[key]
         if state.open is not None and on_open is not None:
             row = only_drawn(key, state.open, drawn)
             if row is not None:
                 on_open(row)
-        elif state.act is not None and on_action is not None:
-            sent = state.act if isinstance(state.act, Mapping) else {}
+        elif state.action is not None and on_action is not None:
+            sent = state.action if isinstance(state.action, Mapping) else {}
             row = only_drawn(key, sent.get("row"), drawn)
-            name = only_drawn(key, sent.get("act"), drawn[row]) if row is not None else None
+            name = only_drawn(key, sent.get("action"), drawn[row]) if row is not None else None
             if row is not None and name is not None:
                 on_action(row, name)
 
@@ -88,19 +91,19 @@ def data_grid(
                 {
                     "key": row.key,
                     "cells": row.cells,
-                    "acts": [asdict(one) for one in row.actions],
+                    "actions": [asdict(action) for action in row.actions],
                     "tone": row.tone,
                     "titles": row.titles,
                 }
                 for row in rows
             ],
-            "acts": any(row.actions for row in rows),
+            "actions": any(row.actions for row in rows),
             "label": label,
-            "empty": {"what": empty[0], "todo": empty[1]} if not rows else None,
+            "empty": {"title": empty[0], "hint": empty[1]} if not rows else None,
             "opens": on_open is not None,
-            "old": stale,
-            "chosen": selected,
+            "stale": stale,
+            "selected": selected,
         },
-        on_open_change=act,
-        on_act_change=act,
+        on_open_change=dispatch,
+        on_action_change=dispatch,
     )

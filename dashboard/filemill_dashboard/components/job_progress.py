@@ -1,4 +1,4 @@
-"""The job that this process does, for every viewer to see and to stop."""
+"""The background job of this process. Every viewer sees it and can stop it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from filemill_dashboard.state.jobs import Jobs, JobView
 
 
 def show_job(jobs: Jobs) -> None:
-    """Draw it, where there is one."""
+    """Draw the job, if there is one."""
     view = jobs.view()
     component("job_progress")(key="job", data=_data(view), on_stop_change=jobs.stop)
 
@@ -17,8 +17,14 @@ def _data(view: JobView | None) -> dict[str, Any]:
         return {"name": None}
     tone = "busy" if view.running else "warn" if view.error or view.refused else "good"
     of = f" of {view.total:,}" if view.total is not None else ""
-    said = f"{view.done:,}{of}"
-    said += f", {view.refused:,} left alone" if view.refused else ""
-    said += f" · {view.error}" if view.error else "" if view.running else f" · done in {view.seconds:.1f} s"
-    share = 1.0 if not view.running and not view.error else view.done / view.total if view.total else 0.0
-    return {"name": view.name, "said": said, "share": min(1.0, share), "running": view.running, "tone": tone}
+    summary = f"{view.done:,}{of}"
+    summary += f", {view.refused:,} skipped" if view.refused else ""
+    summary += f" · {view.error}" if view.error else "" if view.running else f" · done in {view.seconds:.1f} s"
+    fraction = 1.0 if not view.running and not view.error else view.done / view.total if view.total else 0.0
+    return {
+        "name": view.name,
+        "summary": summary,
+        "fraction": min(1.0, fraction),
+        "running": view.running,
+        "tone": tone,
+    }

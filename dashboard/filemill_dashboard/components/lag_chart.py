@@ -10,9 +10,9 @@ from filemill.queries.group import LagHistory
 from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 
 HEIGHT_PIXELS = 310
-# Beyond this many lines none can be told from another: the rest are drawn as one.
+# More lines than this cannot be told apart: the rest are drawn as one sum.
 LINES_MAX = 10
-LEAST_TOP = 5.0
+TOP_MIN = 5.0
 
 
 def lag_chart(
@@ -23,16 +23,16 @@ def lag_chart(
     *,
     stale: bool,
 ) -> None:
-    """Draw it over the whole period, so that a time without samples shows as one."""
+    """Draw the whole period, so that a time without samples is visible as a gap."""
     figure = figure_of(history, timedelta(seconds=period_seconds), as_of or datetime.now(UTC))
-    message = "" if figure.traces else "no samples in this period" if history is not None else "not known yet"
-    alt = "Lag per partition over the chosen period"
-    figure = replace(figure, marks=list(annotations))
+    message = "" if figure.traces else "no samples in this period" if history is not None else "no data yet"
+    alt = "Lag per partition over the selected period"
+    figure = replace(figure, annotations=list(annotations))
     chart("lag", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)
 
 
 def figure_of(history: LagHistory | None, period: timedelta, until: datetime) -> Figure:
-    """A line per partition."""
+    """Return a figure with a line per partition."""
     series = _series(history) if history else {}
     moments = [epoch_milliseconds(moment) for moment in history.moments] if history else []
     traces: list[dict[str, Any]] = [
@@ -58,7 +58,7 @@ def figure_of(history: LagHistory | None, period: timedelta, until: datetime) ->
 
 
 def _series(history: LagHistory) -> dict[str, list[int | None]]:
-    """A line per partition; with very many, the greatest of now and the sum of the others."""
+    """Return a line per partition. Above LINES_MAX: those with the greatest current lag, and the sum of the others."""
     lags = history.lags
     if len(lags) <= LINES_MAX:
         return {f"P{partition}": line for partition, line in lags.items()}
@@ -72,6 +72,6 @@ def _series(history: LagHistory) -> dict[str, list[int | None]]:
 
 
 def _top(series: dict[str, list[int | None]]) -> float:
-    """A little above the greatest lag, and never so low that the axis would count in fractions of a record."""
+    """Return the top of the axis: above the greatest lag and at least TOP_MIN, to avoid fractions of records."""
     peak = max((lag for lags in series.values() for lag in lags if lag is not None), default=0)
-    return max(LEAST_TOP, peak * 1.06)
+    return max(TOP_MIN, peak * 1.06)

@@ -1,6 +1,6 @@
-// Links to downloads, one below the other, or as buttons side by side.
+// Download links, one below the other, or as buttons side by side.
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
+  const state = mountedState(parentElement, (root) => {
     const list = el("div", { class: "links" });
     root.append(list);
     return { list };

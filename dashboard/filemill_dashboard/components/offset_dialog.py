@@ -7,7 +7,7 @@ import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
-from filemill.services.offset_reset import CannotReset, InvalidTarget, Plan, Target, Unfinished, members_refusal
+from filemill.services.offset_reset import CannotReset, InvalidTarget, ResetPlan, ResetTarget, Unfinished, members_refusal
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
@@ -61,7 +61,7 @@ def offset_dialog(data: PageData) -> None:
             found, problem = _plan(data, target)
             state.update(target=target, plan=found)
         notice_area = st.container()
-        plan: Plan | None = state.get("plan")
+        plan: ResetPlan | None = state.get("plan")
         then: Unfinished = "resubmit"
         if plan is not None:
             then = _preview(plan)
@@ -90,31 +90,31 @@ def _disabled_reason(data: PageData, overview: Overview | None) -> str | None:
     return "The members of the group are not known" if group is None else members_refusal(len(group.members))
 
 
-def _target() -> tuple[Target | None, str | None]:
+def _target() -> tuple[ResetTarget | None, str | None]:
     """Return the target that the controls select, or None and the reason why the input is invalid."""
     kind = st.segmented_control("Reset to", list(TARGETS), default="Earliest", required=True, key="offsets-target")
     if kind == "Shift":
         by = st.number_input("Shift by records (negative: backwards)", -SHIFT_MAX, SHIFT_MAX, -100, key="offsets-by")
-        return Target("shift", by=int(by or 0)), None
+        return ResetTarget("shift", by=int(by or 0)), None
     if kind == "Time":
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
         text = st.text_input("Time (UTC)", f"{an_hour_ago:%Y-%m-%d %H:%M}", key="offsets-at")
         try:
             moment = datetime.fromisoformat(str(text).strip())
-            return Target("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC)), None
+            return ResetTarget("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC)), None
         except ValueError:
             return None, "Invalid time. Use the format 2026-11-22 12:00"
-    return Target("latest" if kind == "Latest" else "earliest"), None
+    return ResetTarget("latest" if kind == "Latest" else "earliest"), None
 
 
-def _plan(data: PageData, target: Target) -> tuple[Plan | None, str | None]:
+def _plan(data: PageData, target: ResetTarget) -> tuple[ResetPlan | None, str | None]:
     try:
         return data.services.offset_reset.plan(target), None
     except (Unavailable, InvalidTarget) as error:
         return None, str(error)
 
 
-def _preview(plan: Plan) -> Unfinished:
+def _preview(plan: ResetPlan) -> Unfinished:
     """Draw the preview. Return the action for unfinished files that would be skipped."""
     data_grid(
         "offsets-preview-table",
@@ -146,7 +146,7 @@ def _preview(plan: Plan) -> Unfinished:
     return UNFINISHED_ACTIONS[selected or "Resubmit them"]
 
 
-def _label(plan: Plan | None, then: Unfinished) -> str:
+def _label(plan: ResetPlan | None, then: Unfinished) -> str:
     if plan is None:
         return "Preview first"
     if not plan.offsets:
@@ -156,7 +156,7 @@ def _label(plan: Plan | None, then: Unfinished) -> str:
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 
-def _start(data: PageData, plan: Plan, target: Target, then: Unfinished) -> str | None:
+def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: Unfinished) -> str | None:
     """Start a job that resets the offsets. Return the reason if it cannot start."""
 
     def work(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The outbox over time: how long the oldest request has waited, and how many wait."""
+"""The outbox over time: the age of its oldest request and the number of waiting requests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,9 +8,9 @@ from filemill.queries.outbox import OutboxHistory
 from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 
 HEIGHT_PIXELS = 190
-# The axes never count in fractions of what a healthy outbox has.
-LEAST_SECONDS = 1.0
-LEAST_ROWS = 10
+# Minimum ranges of the axes, so that a healthy outbox is not drawn in fractions.
+SECONDS_MIN = 1.0
+ROWS_MIN = 10
 
 
 def outbox_chart(
@@ -21,7 +21,7 @@ def outbox_chart(
     *,
     stale: bool,
 ) -> None:
-    """Draw it over the whole period."""
+    """Draw the whole period."""
     until = as_of or datetime.now(UTC)
     known = history is not None and bool(history.moments)
     traces = []
@@ -33,8 +33,8 @@ def outbox_chart(
             "connectgaps": False,
             "line": {"width": 1.6},
         }
-        age = {"name": "Oldest waits (left)", "y": history.ages, "hovertemplate": "%{y:.1f} s"}
-        rows = {"name": "Requests that wait (right)", "y": history.depths, "yaxis": "y3", "hovertemplate": "%{y:,}"}
+        age = {"name": "Age of oldest (left)", "y": history.ages, "hovertemplate": "%{y:.1f} s"}
+        rows = {"name": "Waiting requests (right)", "y": history.depths, "yaxis": "y3", "hovertemplate": "%{y:,}"}
         traces = [{**shared, **age}, {**shared, **rows, "line": {"width": 1.6, "dash": "dot"}}]
     ages = [age for age in history.ages if age is not None] if history else []
     depths = [depth for depth in history.depths if depth is not None] if history else []
@@ -42,14 +42,14 @@ def outbox_chart(
     layout = {
         "xaxis": {"range": [epoch_milliseconds(until - timedelta(seconds=period_seconds)), epoch_milliseconds(until)]},
         "yaxis": {
-            "range": [0, 1.06 * max(ages, default=0) + LEAST_SECONDS],
+            "range": [0, 1.06 * max(ages, default=0) + SECONDS_MIN],
             "nticks": 4,
             "ticksuffix": " s",
             "showticklabels": known,
         },
         "yaxis3": {
             "range": [0, 1.06 * top],
-            "tickmode": "array",  # by itself plotly puts them beside the other axis's, at fractions of a request
+            "tickmode": "array",  # plotly would align them with the other axis, at fractions of a request
             "tickvals": [0, top // 2, top],
             "tickformat": ",d",
             "showticklabels": known,
@@ -57,15 +57,15 @@ def outbox_chart(
         "margin": ALIGNED,
         "uirevision": "outbox",
     }
-    message = "" if known else "not known yet" if history is None else "no samples in this period"
-    alt = "Age of the oldest request in the outbox, and how many wait"
+    message = "" if known else "no data yet" if history is None else "no samples in this period"
+    alt = "Age of the oldest request in the outbox, and number of waiting requests"
     figure = Figure(layout, traces, list(annotations))
     chart("outbox", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)
 
 
 def _round(rows: int) -> int:
-    """The next round number that can be halved."""
-    size = LEAST_ROWS
+    """Return the next round number that can be halved."""
+    size = ROWS_MIN
     while True:
         for times in (1, 2, 4, 6, 8):
             if times * size >= rows:

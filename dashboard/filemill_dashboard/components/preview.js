@@ -1,7 +1,7 @@
-// Text from outside, as it is.
+// External text, shown unchanged.
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
-    const title = el("h3", { class: "title" });
+  const state = mountedState(parentElement, (root) => {
+    const title = el("h2", { class: "title" });
     const note = el("span", { class: "note" });
     const text = el("pre", { class: "text", dir: "auto", tabindex: "0" });
     const message = el("div", { class: "message" });

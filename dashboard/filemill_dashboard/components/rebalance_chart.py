@@ -1,4 +1,4 @@
-"""The rebalance timeline: a band per partition, in its owner's colour; gaps are time without an owner."""
+"""The rebalance timeline: a band per partition in the colour of its owner. Gaps are times without an owner."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, cha
 from filemill_dashboard.views.rebalances import OwnershipPeriod
 
 PARTITION_PIXELS = 26
-# More labels than these overlap in the highest chart.
+# More labels than this overlap in the highest chart.
 LABELS_MAX = 20
 AROUND_PIXELS = 62
 HEIGHT_MAX_PIXELS = 420
-# Workers with a colour and a name of their own: those with the most bands.
+# Workers with their own colour and legend entry: those with the most bands.
 WORKERS_MAX = 20
 NAME_CHARACTERS = 40
-# Bands of all others together: the latest.
+# Bands of all other workers together: the latest.
 OTHERS_MAX = 500
 
 
@@ -27,7 +27,7 @@ def rebalance_chart(
     *,
     stale: bool,
 ) -> None:
-    """Draw it."""
+    """Draw the timeline."""
     partitions = sorted({band.partition for band in bands})
     height = min(HEIGHT_MAX_PIXELS, AROUND_PIXELS + PARTITION_PIXELS * max(3, len(partitions)))
     until = epoch_milliseconds(ownership.until) if ownership else 1000 * period_seconds
@@ -54,10 +54,8 @@ def rebalance_chart(
     if others:
         latest = sorted(others, key=lambda band: band.start)[-OTHERS_MAX:]
         traces.append(_trace(f"{len(often) - WORKERS_MAX:,} others", latest, width))
-    message = (
-        "" if bands else "not known yet" if ownership is None else "no worker has told of partitions in this period"
-    )
-    alt = "Who owned which partition when"
+    message = "" if bands else "no data yet" if ownership is None else "no worker reported partitions in this period"
+    alt = "Partition owners over time"
     chart("rebalances", Figure(layout, traces, annotations), height=height, alt=alt, message=message, stale=stale)
 
 
@@ -70,11 +68,11 @@ def _trace(worker: str, bands: list[OwnershipPeriod], width: int) -> dict[str, A
     y: list[int | None] = []
     text: list[str] = []
     for band in bands:
-        said = f"epoch {band.epoch}" if band.epoch is not None else ""
-        ended = f", ended: {band.ended}" if band.ended else ""
+        epoch = f"epoch {band.epoch}" if band.epoch is not None else ""
+        ended = f", ended: {band.end_reason}" if band.end_reason else ""
         x += [epoch_milliseconds(band.start), epoch_milliseconds(band.end), None]
         y += [band.partition, band.partition, None]
-        text += [f"{said}{ended}"] * 3
+        text += [f"{epoch}{ended}"] * 3
     return {
         "type": "scatter",
         "mode": "lines",

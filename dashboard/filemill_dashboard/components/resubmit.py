@@ -1,4 +1,4 @@
-"""The button that submits again what is gone from Kafka."""
+"""The button that resubmits requests whose records are no longer on Kafka."""
 
 import streamlit as st
 
@@ -10,13 +10,13 @@ ACTOR = "page"
 
 
 def resubmit_button(data: PageData, requests: int) -> None:
-    """Draw it. `requests`: how many were gone when last counted; what is gone by then is looked up afresh."""
+    """Draw the button. `requests` is the last known count; the job determines the current requests itself."""
 
     def start() -> None:
         try:
-            data.jobs.start("Resubmit requests that are gone", requests, resubmit_all(data.services, ACTOR))
+            data.jobs.start("Resubmit lost requests", requests, resubmit_all(data.services, ACTOR))
         except JobRunning as busy:
             st.toast(str(busy))
 
     label = f"Resubmit {requests:,} request{'' if requests == 1 else 's'}"
-    st.button(label, key="resubmit-gone", on_click=start, help="Each gets a new run, which goes through the outbox")
+    st.button(label, key="resubmit-gone", on_click=start, help="Each request gets a new run through the outbox")

@@ -1,4 +1,4 @@
-"""How runs of the lab went over time, one laid over the other, each from its own beginning."""
+"""Lab runs over time, one overlaid on the other, each relative to its own start."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ SERIES = ["Results per second", "Not seen to have ended"]
 
 
 def course_chart(runs: Sequence[tuple[str, RunSeries | None]], series: str, *, stale: bool) -> None:
-    """Draw `series` of each run; the faults are those of the first."""
+    """Draw `series` of each run, with the faults of the first run."""
     traces: list[dict[str, Any]] = []
-    for place, (name, course) in enumerate(runs):
+    for index, (name, course) in enumerate(runs):
         line = course.lines.get(series) if course is not None else None
         if line is not None:
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "lines",
-                    "name": f"{'AB'[place]} · {name}",
+                    "name": f"{'AB'[index]} · {name}",
                     "x": line.seconds,
                     "y": line.values,
-                    "line": {"width": 1.6, "dash": "solid" if place == 0 else "dot"},
+                    "line": {"width": 1.6, "dash": "solid" if index == 0 else "dot"},
                     "hovertemplate": "%{y:,.6~g}",
                 }
             )
@@ -36,9 +36,9 @@ def course_chart(runs: Sequence[tuple[str, RunSeries | None]], series: str, *, s
         "uirevision": f"{series}-{'-'.join(name for name, _ in runs)}",
     }
     if any(course is None for _, course in runs):
-        message = "" if traces else "not read yet"
+        message = "" if traces else "no data yet"
     else:
-        message = "" if traces else "no frame of this kind was kept"
+        message = "" if traces else "this series was not recorded"
     alt = f"{series} of {' and '.join(name for name, _ in runs) or 'no run'}"
     figure = Figure(layout, traces, marks, elapsed=True)
     chart("course", figure, height=HEIGHT_PIXELS, alt=alt, message=message, stale=stale)

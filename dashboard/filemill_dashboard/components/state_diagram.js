@@ -1,49 +1,49 @@
-// The states from left to right: those passed are filled in, the present one stands out, the others are faint.
+// The states of a file from left to right. Reached states have a solid border, and the current state is highlighted.
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
-    const way = el("div", { class: "way" });
+  const state = mountedState(parentElement, (root) => {
+    const path = el("div", { class: "path" });
     const loop = el("div", { class: "loop" }, el("span"));
-    const machine = el("div", { class: "machine", role: "img" }, way, loop);
-    root.append(machine);
-    return { machine, way, loop };
+    const diagram = el("div", { class: "diagram", role: "img" }, path, loop);
+    root.append(diagram);
+    return { diagram, path, loop };
   });
-  setAttribute(state.machine, "class", data.old ? "machine old" : "machine");
+  setAttribute(state.diagram, "class", data.stale ? "diagram stale" : "diagram");
   setAttribute(
-    state.machine,
+    state.diagram,
     "aria-label",
-    [...data.way, ...data.ends]
+    [...data.path, ...data.ends]
       .filter((node) => node.reached)
       .map((node) => node.name)
       .join(", then "),
   );
   const end = data.ends.find((node) => node.reached);
-  const parts = data.way.flatMap((node, place) =>
-    place ? [{ name: `to ${node.name}`, after: node.after, reached: node.reached }, node] : [node],
+  const parts = data.path.flatMap((node, index) =>
+    index ? [{ name: `to ${node.name}`, isEdge: true, after: node.after, reached: node.reached }, node] : [node],
   );
   parts.push(
-    { name: "to the end", after: end?.after ?? null, reached: Boolean(end) },
+    { name: "to the end", isEdge: true, after: end?.after ?? null, reached: Boolean(end) },
     { name: "ends", ends: data.ends },
   );
   reconcile(
-    state.way,
+    state.path,
     parts,
     (part) => part.name,
     (part) =>
       part.ends
         ? el("div", { class: "ends" })
-        : part.name.startsWith("to ")
+        : part.isEdge
           ? el("div", { class: "edge" }, el("span"), el("i"))
           : makeNode(),
     (node, part) => {
-      if (part.ends) reconcile(node, part.ends, (one) => one.name, makeNode, updateNode);
-      else if (part.name.startsWith("to ")) {
+      if (part.ends) reconcile(node, part.ends, (node) => node.name, makeNode, updateNode);
+      else if (part.isEdge) {
         setAttribute(node, "class", part.reached ? "edge reached" : "edge");
         setText(node.firstChild, part.after === null ? "" : duration(part.after));
       } else updateNode(node, part);
     },
   );
-  setAttribute(state.loop, "class", data.ran ? "loop ran" : "loop");
-  setText(state.loop.firstChild, data.again);
+  setAttribute(state.loop, "class", data.retried ? "loop retried" : "loop");
+  setText(state.loop.firstChild, data.retry_label);
 }
 
 function makeNode() {
@@ -57,7 +57,7 @@ function makeNode() {
 }
 
 function updateNode(node, part) {
-  setAttribute(node, "class", `node tone-${part.tone}${part.here ? " here" : part.reached ? " reached" : ""}`);
+  setAttribute(node, "class", `node tone-${part.tone}${part.current ? " current" : part.reached ? " reached" : ""}`);
   const [name, at, note] = node.children;
   setText(name.lastChild, part.name);
   setText(at, part.at === null ? "" : clock(part.at));

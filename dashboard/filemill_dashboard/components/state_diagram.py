@@ -1,18 +1,18 @@
-"""The states of a file, and the way that it took through them."""
+"""The state diagram of a file, with the path that it took."""
 
 from filemill.domain.files import epoch_milliseconds
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.views.file_timeline import StateDiagram, StateNode
 
 
-def draw_machine(key: str, machine: StateDiagram, *, stale: bool) -> None:
-    """Draw it from left to right; the state that the file is in stands out."""
+def draw_state_diagram(key: str, diagram: StateDiagram, *, stale: bool) -> None:
+    """Draw the diagram from left to right. The current state is highlighted."""
     data = {
-        "way": [_node(node) for node in machine.path],
-        "ends": [_node(node) for node in machine.ends],
-        "again": f"run {machine.run}" if machine.run > 1 else "retry: a new run",
-        "ran": machine.run > 1,
-        "old": stale,
+        "path": [_node(node) for node in diagram.path],
+        "ends": [_node(node) for node in diagram.ends],
+        "retry_label": f"run {diagram.run}" if diagram.run > 1 else "retry: a new run",
+        "retried": diagram.run > 1,
+        "stale": stale,
     }
     component("state_diagram")(key=key, data=data)
 
@@ -23,7 +23,7 @@ def _node(node: StateNode) -> dict[str, object]:
         "note": node.note,
         "at": None if node.at is None else epoch_milliseconds(node.at),
         "after": node.after_seconds,
-        "here": node.current,
+        "current": node.current,
         "reached": node.at is not None or node.current,
         "tone": node.tone,
     }

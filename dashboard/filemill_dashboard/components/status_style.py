@@ -1,4 +1,4 @@
-"""How statuses look, and the style of what is Streamlit's own."""
+"""The tones of statuses, and the style sheet for Streamlit's own widgets."""
 
 from pathlib import Path
 
@@ -18,5 +18,5 @@ _STYLE = Path(__file__).with_name("page.css")
 
 
 def apply() -> None:
-    """Bring in the style sheet of the page around the components."""
+    """Apply the style sheet of the page around the components."""
     st.html(_STYLE)

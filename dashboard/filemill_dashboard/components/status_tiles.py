@@ -1,17 +1,17 @@
-"""Files per status, as tiles to filter by."""
+"""Tiles with the number of files per status."""
 
 from collections.abc import Callable
 
 from filemill.domain.files import Status
 from filemill.queries.files import Counts
+from filemill_dashboard.components.filter_tiles import Tile, filter_tiles
 from filemill_dashboard.components.status_style import TONES
-from filemill_dashboard.components.tiles_filter import Tile, filter_tiles
 
 
 def status_tiles(
     counts: Counts | None, selected: Status | None, *, stale: bool, on_choice: Callable[[str], None]
 ) -> None:
-    """Draw them; `on_choice` gets a status, or "" for all."""
+    """Draw the tiles. `on_choice` gets a status, or "" for all."""
     tiles = [Tile("", "All files", counts.total if counts else None, "none")]
     tiles += [
         Tile(status.value, status.value.capitalize(), counts.by_status[status] if counts else None, TONES[status])

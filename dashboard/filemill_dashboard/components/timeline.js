@@ -1,9 +1,9 @@
-// What happened, one below the other; a failure's trace unfolds.
+// Events, one below the other. The stack trace of a failure can be expanded.
 export default function ({ data, parentElement }) {
-  const state = instance(parentElement, (root) => {
-    const title = el("h3", { class: "title" });
+  const state = mountedState(parentElement, (root) => {
+    const title = el("h2", { class: "title" });
     const list = el("ol", { class: "steps" });
-    const empty = el("div", { class: "none" });
+    const empty = el("div", { class: "empty" });
     root.append(title, list, empty);
     return { title, list, empty };
   });
@@ -11,7 +11,7 @@ export default function ({ data, parentElement }) {
   state.title.hidden = !data.title;
   setText(state.empty, data.empty);
   state.empty.hidden = data.steps.length > 0;
-  setAttribute(state.list, "class", data.old ? "steps old" : "steps");
+  setAttribute(state.list, "class", data.stale ? "steps stale" : "steps");
   reconcile(
     state.list,
     data.steps,
@@ -24,23 +24,23 @@ export default function ({ data, parentElement }) {
         el(
           "div",
           { class: "body" },
-          el("div", { class: "what" }),
+          el("div", { class: "event" }),
           el("div", { class: "detail", dir: "auto" }),
-          el("details", {}, el("summary", {}, "Trace"), el("pre")),
+          el("details", {}, el("summary", {}, "Stack trace"), el("pre")),
         ),
-        el("div", { class: "when" }, el("div", { class: "at" }), el("div", { class: "since" })),
+        el("div", { class: "when" }, el("div", { class: "at" }), el("div", { class: "since-previous" })),
       ),
     (node, step) => {
       setAttribute(node, "class", `tone-${step.tone}`);
       const [, body, when] = node.children;
-      const [what, detail, trace] = body.children;
-      setText(what, step.what);
+      const [event, detail, trace] = body.children;
+      setText(event, step.title);
       setText(detail, step.detail);
       detail.hidden = !step.detail;
       trace.hidden = !step.trace;
       setText(trace.lastChild, step.trace);
       setText(when.firstChild, clock(step.at));
-      setText(when.lastChild, step.since === null ? "" : `+ ${duration(step.since)}`);
+      setText(when.lastChild, step.since_previous === null ? "" : `+ ${duration(step.since_previous)}`);
     },
   );
 }

@@ -1,4 +1,4 @@
-"""What happened, one below the other."""
+"""A timeline of events."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,28 @@ from filemill_dashboard.components.assets import component
 from filemill_dashboard.views.file_timeline import TimelineEntry
 
 
-def timeline_of(key: str, steps: Sequence[TimelineEntry], *, title: str, empty: str = "", stale: bool = False) -> None:
-    """Draw them, oldest first, with the time between each and the one before."""
+def event_timeline(
+    key: str, steps: Sequence[TimelineEntry], *, title: str, empty: str = "", stale: bool = False
+) -> None:
+    """Draw the events, oldest first, each with the time since the previous one."""
     moments = [epoch_milliseconds(step.at) for step in steps]
     data = {
         "title": title,
         "empty": empty,
-        "old": stale,
+        "stale": stale,
         "steps": [
             {
-                "key": f"{moment}-{place}",
+                "key": f"{moment}-{index}",
                 "at": moment,
-                "since": None if place == 0 or moment < moments[place - 1] else (moment - moments[place - 1]) / 1000,
-                "what": step.what,
+                "since_previous": None
+                if index == 0 or moment < moments[index - 1]
+                else (moment - moments[index - 1]) / 1000,
+                "title": step.what,
                 "detail": step.detail,
                 "tone": step.tone,
                 "trace": step.trace,
             }
-            for place, (moment, step) in enumerate(zip(moments, steps, strict=True))
+            for index, (moment, step) in enumerate(zip(moments, steps, strict=True))
         ],
     }
     component("timeline")(key=key, data=data)

@@ -1,38 +1,42 @@
-// Is each server well, and how old is what the page shows? The age grows until new data arrives, so a page whose
-// server died says so by itself.
-const LATE_SECONDS = 10;
-// A refresh that was asked for and never came, as through a connection that broke, is asked for again after so many periods.
-const PATIENCE_PERIODS = 2;
-const PATIENCE_LEAST_MS = 4000;
+// The health of each server and the age of the data. The age grows until new data arrives, so a page without a
+// connection shows it.
+const STALE_SECONDS = 10;
+// A refresh that does not arrive, for example after a lost connection, is requested again after this many periods.
+const TIMEOUT_PERIODS = 2;
+const TIMEOUT_MIN_MS = 4000;
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const state = instance(parentElement, (root) => {
+  const state = mountedState(parentElement, (root) => {
     const servers = el("span", { class: "servers" });
-    const asof = el("span", { class: "asof", role: "timer" });
-    root.append(el("div", { class: "status" }, servers, asof));
-    return { servers, asof };
+    const age = el("span", { class: "age", role: "timer" });
+    root.append(el("div", { class: "status" }, servers, age));
+    return { servers, age };
   });
   const now = performance.now();
-  if (state.turn !== data.turn) {
-    state.turn = data.turn;
-    state.received = now;
-    state.asked = null;
+  if (state.refreshId !== data.refresh_id) {
+    state.refreshId = data.refresh_id;
+    state.receivedAt = now;
+    state.requestedAt = null;
   }
-  state.every = data.every ? 1000 * data.every : null;
-  state.refresh = () => {
-    if (!state.every || document.hidden) return;
+  state.intervalMs = data.interval_seconds ? 1000 * data.interval_seconds : null;
+  state.requestRefresh = () => {
+    if (!state.intervalMs || document.hidden) return;
     const moment = performance.now();
-    const waiting =
-      state.asked !== null && moment - state.asked < Math.max(PATIENCE_LEAST_MS, PATIENCE_PERIODS * state.every);
-    // At a fixed rate: what a refresh takes is part of its period.
-    if (waiting || moment - (state.due ?? state.received) < state.every - 20) return;
-    state.due = state.due !== undefined && moment - state.due < 2 * state.every ? state.due + state.every : moment;
-    state.asked = moment;
-    setTriggerValue("tick", moment);
+    const pending =
+      state.requestedAt !== null &&
+      moment - state.requestedAt < Math.max(TIMEOUT_MIN_MS, TIMEOUT_PERIODS * state.intervalMs);
+    // At a fixed rate: the duration of a refresh is part of its period.
+    if (pending || moment - (state.dueAt ?? state.receivedAt) < state.intervalMs - 20) return;
+    state.dueAt =
+      state.dueAt !== undefined && moment - state.dueAt < 2 * state.intervalMs
+        ? state.dueAt + state.intervalMs
+        : moment;
+    state.requestedAt = moment;
+    setTriggerValue("refresh", moment);
   };
-  if (!state.listens) {
-    state.listens = () => state.refresh();
-    document.addEventListener("visibilitychange", state.listens);
+  if (!state.onVisibilityChange) {
+    state.onVisibilityChange = () => state.requestRefresh();
+    document.addEventListener("visibilitychange", state.onVisibilityChange);
   }
   reconcile(
     state.servers,
@@ -42,27 +46,30 @@ export default function ({ data, parentElement, setTriggerValue }) {
     (node, server) => {
       setAttribute(node, "class", `server tone-${server.tone}`);
       setAttribute(node, "title", server.detail);
+      setAttribute(node, "role", "img"); // an element without a role must not have a label
       setAttribute(node, "aria-label", `${server.name}: ${server.detail}`);
       setText(node.lastChild, server.name);
     },
   );
-  const stop = ticking(state, 200, () => {
-    state.refresh();
+  const stop = startTicking(state, 200, () => {
+    state.requestRefresh();
     if (data.age === null) {
-      setText(state.asof, "no data yet");
+      setText(state.age, "no data yet");
       return;
     }
-    const seconds = data.age + (performance.now() - state.received) / 1000;
-    setText(state.asof, `as of ${seconds < 60 ? `${seconds.toFixed(1)} s` : duration(seconds, false)} ago`);
+    const seconds = data.age + (performance.now() - state.receivedAt) / 1000;
+    setText(state.age, `updated ${seconds < 60 ? `${seconds.toFixed(1)} s` : duration(seconds, false)} ago`);
     setAttribute(
-      state.asof,
+      state.age,
       "class",
-      seconds > Math.max(LATE_SECONDS, 3 * (data.every ?? 0)) && data.every ? "asof late" : "asof",
+      seconds > Math.max(STALE_SECONDS, 3 * (data.interval_seconds ?? 0)) && data.interval_seconds
+        ? "age stale"
+        : "age",
     );
   });
   return () => {
     stop();
-    document.removeEventListener("visibilitychange", state.listens);
-    state.listens = null;
+    document.removeEventListener("visibilitychange", state.onVisibilityChange);
+    state.onVisibilityChange = null;
   };
 }

@@ -1,7 +1,6 @@
-"""A view is its URL: filters, periods and the like are there, so that it can be shared and survives a reload.
+"""Controls whose values are stored in the URL, so that a view can be shared and survives a reload.
 
-By hand and not with Streamlit's own `bind`: a change of `st.query_params` in the same run takes a bound parameter out
-of the URL again.
+Streamlit's own `bind` is not used: a change of `st.query_params` in the same run removes a bound parameter.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import streamlit as st
 
 
 def update_view(**changes: str) -> None:
-    """Change the view; "" takes a part away. What is not said stays, but for the place in the list."""
+    """Set parameters of the URL; "" removes one. The others stay, except for the cursor of the list."""
     for name, value in {"cursor": "", **changes}.items():
         _set_parameter(name, value)
 
@@ -23,12 +22,12 @@ def _set_parameter(name: str, value: str) -> None:
 
 
 def select_option(label: str, options: Sequence[str], default: str, key: str) -> str:
-    """One of a few, side by side; the URL has it unless it is the default, and the viewer's next page too."""
+    """Draw a segmented control. Its value is stored in the URL unless it is the default, and kept on the next page."""
     if key not in st.session_state:
-        wanted = st.query_params.get(key, default)
-        st.session_state[key] = wanted if wanted in options else default
+        initial = st.query_params.get(key, default)
+        st.session_state[key] = initial if initial in options else default
 
-    chosen: str = (
+    selected: str = (
         st.segmented_control(
             label,
             options,
@@ -40,14 +39,14 @@ def select_option(label: str, options: Sequence[str], default: str, key: str) ->
         )
         or default
     )
-    said = "" if chosen == default else chosen
-    if st.query_params.get(key, "") != said:  # also after a change of page, which begins with an empty URL
-        _set_parameter(key, said)
-    return chosen
+    in_url = "" if selected == default else selected
+    if st.query_params.get(key, "") != in_url:  # also after a change of page, which starts with an empty URL
+        _set_parameter(key, in_url)
+    return selected
 
 
 def search_box(label: str, placeholder: str, key: str, *, live: str, width: int) -> str:
-    """A search box, what it says in the URL. It is sent while one types, after a pause of `live`."""
+    """Draw a search box whose text is stored in the URL. It is applied while typing, after a pause of `live`."""
     if key not in st.session_state:
         st.session_state[key] = st.query_params.get(key, "")
     st.text_input(

@@ -1,4 +1,4 @@
-"""Counts to filter by: one tile a value."""
+"""Tiles with counts. Clicking a tile filters by its value."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from filemill_dashboard.components.assets import component, only_drawn
 
 @dataclass(frozen=True)
 class Tile:
-    """A value ("" for all), what it is called, how often it comes (None: unknown), and its tone."""
+    """A value ("" for all), its label, its count (None if unknown) and its tone."""
 
     value: str
     label: str
@@ -21,25 +21,25 @@ class Tile:
 def filter_tiles(
     key: str, tiles: Sequence[Tile], selected: str, *, label: str, stale: bool, on_choice: Callable[[str], None]
 ) -> None:
-    """Draw them; `on_choice` gets a value, or "" for all."""
+    """Draw the tiles. `on_choice` gets a value, or "" for all."""
 
     def choose() -> None:
-        sent = st.session_state[key].status
+        sent = st.session_state[key].choice
         if sent is None:
             return
         choice = only_drawn(key, sent, {"", *(tile.value for tile in tiles)})
         if choice is not None:
             on_choice(choice)
 
-    component("tiles")(
+    component("filter_tiles")(
         key=key,
         data={
             "tiles": [
-                {"status": tile.value, "label": tile.label, "count": tile.count, "tone": tile.tone} for tile in tiles
+                {"value": tile.value, "label": tile.label, "count": tile.count, "tone": tile.tone} for tile in tiles
             ],
             "selected": selected,
             "label": label,
-            "old": stale,
+            "stale": stale,
         },
-        on_status_change=choose,
+        on_choice_change=choose,
     )

@@ -1,4 +1,4 @@
-"""A few figures side by side, each with what it means."""
+"""Metrics side by side."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from filemill_dashboard.components.assets import component
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. A value of None is unknown; `note` is below it, `title` explains it, `tone` colours it."""
+    """One metric. A value of None is unknown; `note` is shown below it and `title` is its tooltip."""
 
     name: str
     value: str | None
@@ -18,5 +18,5 @@ class Metric:
 
 
 def metrics(key: str, items: Sequence[Metric], *, stale: bool) -> None:
-    """Draw them."""
-    component("figures")(key=key, data={"numbers": [asdict(number) for number in items], "old": stale})
+    """Draw the metrics."""
+    component("metrics")(key=key, data={"metrics": [asdict(item) for item in items], "stale": stale})

@@ -1,16 +1,16 @@
-// Counts per status; a click filters by it, a second one lifts the filter.
+// A count per value. Clicking a tile filters by its value; clicking again removes the filter.
 export default function ({ data, parentElement, setTriggerValue }) {
-  const state = instance(parentElement, (root) => {
+  const state = mountedState(parentElement, (root) => {
     const tiles = el("div", { class: "tiles", role: "group" });
     root.append(tiles);
     return { tiles };
   });
-  setAttribute(state.tiles, "class", data.old ? "tiles old" : "tiles");
+  setAttribute(state.tiles, "class", data.stale ? "tiles stale" : "tiles");
   setAttribute(state.tiles, "aria-label", data.label);
   reconcile(
     state.tiles,
     data.tiles,
-    (tile) => tile.status,
+    (tile) => tile.value,
     () =>
       el(
         "button",
@@ -20,11 +20,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
       ),
     (node, tile) => {
       setAttribute(node, "class", `tile tone-${tile.tone}`);
-      setAttribute(node, "aria-pressed", String(tile.status === data.selected));
-      node.querySelector(".dot").hidden = tile.status === "";
+      setAttribute(node, "aria-pressed", String(tile.value === data.selected));
+      node.querySelector(".dot").hidden = tile.value === "";
       setText(node.querySelector(".name"), tile.label);
       setText(node.querySelector(".value"), count(tile.count));
-      node.onclick = () => setTriggerValue("status", tile.status === data.selected ? "" : tile.status);
+      node.onclick = () => setTriggerValue("choice", tile.value === data.selected ? "" : tile.value);
     },
   );
 }

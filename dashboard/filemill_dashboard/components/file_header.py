@@ -1,4 +1,4 @@
-"""A file's title and status, at the head of its page."""
+"""The header of a file's page: its title and status."""
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill_dashboard.components.assets import component
@@ -7,7 +7,7 @@ from filemill_dashboard.components.status_style import TONES
 
 
 def file_header(file: FileRow, *, stale: bool) -> None:
-    """Draw them."""
+    """Draw the header."""
     data = {
         "id": file.id,
         "title": file.title,
@@ -15,6 +15,6 @@ def file_header(file: FileRow, *, stale: bool) -> None:
         "status": file.status.value,
         "tone": TONES[file.status],
         "download": download_path(file),
-        "old": stale,
+        "stale": stale,
     }
-    component("file_head")(key="head", data=data)
+    component("file_header")(key="head", data=data)

@@ -1,0 +1,92 @@
+// The stages of the pipeline from left to right. An unknown value is a dash, never zero.
+// Above this number of partitions, the bars stand side by side and their values are in the tooltips.
+const LABELLED_BARS_MAX = 3;
+
+export default function ({ data, parentElement }) {
+  const state = mountedState(parentElement, (root) => {
+    const strip = el("div", { class: "strip" });
+    root.append(strip);
+    return { strip };
+  });
+  setAttribute(state.strip, "class", data.stale ? "strip stale" : "strip");
+  const parts = data.stages.flatMap((stage, index) =>
+    index ? [{ name: `arrow-${index}`, arrow: true }, stage] : [stage],
+  );
+  reconcile(state.strip, parts, (part) => part.name, makePart, updatePart);
+}
+
+function makePart(part) {
+  if (part.arrow) return el("span", { class: "arrow", "aria-hidden": "true" }, "→");
+  if (part.ends) return el("div", { class: "ends" });
+  return makeStage();
+}
+
+function makeStage() {
+  return el(
+    "div",
+    {},
+    el("div", { class: "label" }),
+    el("div", { class: "value" }),
+    el("div", { class: "note" }),
+    el("div", { class: "partitions" }),
+    el("div", { class: "note more" }),
+  );
+}
+
+function updatePart(node, stage) {
+  if (stage.arrow) return;
+  if (stage.ends) {
+    reconcile(node, stage.ends, (end) => end.name, makeEnd, updateEnd);
+    return;
+  }
+  setAttribute(node, "class", `stage${stage.partitions ? " wide" : ""}${stage.tone ? ` hot tone-${stage.tone}` : ""}`);
+  setAttribute(node, "title", stage.title);
+  const [label, value, note, partitions, more] = node.children;
+  setText(label, stage.name);
+  setText(value, count(stage.value));
+  setText(note, stage.note);
+  setText(more, stage.more);
+  more.hidden = !stage.partitions;
+  partitions.hidden = !stage.partitions;
+  setAttribute(
+    partitions,
+    "class",
+    (stage.partitions ?? []).length > LABELLED_BARS_MAX ? "partitions many" : "partitions",
+  );
+  const largest = Math.max(1, ...(stage.partitions ?? []).map((partition) => partition.lag ?? 0));
+  reconcile(
+    partitions,
+    stage.partitions ?? [],
+    (partition) => partition.partition,
+    () =>
+      el(
+        "div",
+        { class: "partition" },
+        el("span"),
+        el("span", { class: "track" }, el("div", { class: "fill" })),
+        el("span"),
+      ),
+    (bar, partition) => {
+      setText(bar.children[0], `P${partition.partition}`);
+      setAttribute(bar, "title", `partition ${partition.partition}: ${count(partition.lag)}`);
+      bar.querySelector(".fill").style.setProperty("--part", `${(100 * (partition.lag ?? 0)) / largest}%`);
+      setText(bar.children[2], count(partition.lag));
+    },
+  );
+}
+
+function makeEnd() {
+  return el(
+    "div",
+    {},
+    el("div", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })),
+    el("div", { class: "row" }, el("span", { class: "value" }), el("span", { class: "note" })),
+  );
+}
+
+function updateEnd(node, end) {
+  setAttribute(node, "class", `stage tone-${end.tone}`);
+  setText(node.querySelector(".name"), end.name);
+  setText(node.querySelector(".value"), count(end.value));
+  setText(node.querySelector(".note"), end.note);
+}
