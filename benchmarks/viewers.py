@@ -26,7 +26,7 @@ from filemill.entrypoints.cli.output import print_table, say
 from filemill.lab.results import machine
 from filemill.queries.files import list_files
 from filemill.queries.group import lag_history, overview
-from filemill.queries.history import operations, ownership
+from filemill.queries.history import audit_entries, ownership
 from filemill.queries.outbox import outbox_history
 from filemill.queries.performance import ledger, performance
 
@@ -61,7 +61,7 @@ def refreshes(world: IsolatedPipeline) -> Line:
             lag_history(connection, group, PERIOD)
             outbox_history(connection, PERIOD)
             ownership(connection, group, PERIOD)
-            operations(connection, PERIOD)
+            audit_entries(connection, PERIOD)
 
     line = _timed(refresh, REFRESHES, REFRESH_MOST_MS)
 

@@ -11,7 +11,7 @@ from filemill.domain.files import Status
 RUN_MAX = 2**31 - 1
 
 
-class Action(enum.StrEnum):
+class FileAction(enum.StrEnum):
     """An action on files."""
 
     RETRY = "retry"
@@ -30,20 +30,20 @@ class Action(enum.StrEnum):
 
 
 _STATUSES = {
-    Action.RETRY: (Status.FAILED, Status.CANCELLED),
-    Action.CANCEL: (Status.PENDING, Status.PROCESSING),
-    Action.DELETE: (Status.COMPLETED, Status.FAILED, Status.CANCELLED),
+    FileAction.RETRY: (Status.FAILED, Status.CANCELLED),
+    FileAction.CANCEL: (Status.PENDING, Status.PROCESSING),
+    FileAction.DELETE: (Status.COMPLETED, Status.FAILED, Status.CANCELLED),
 }
-_DONE = {Action.RETRY: "retried", Action.CANCEL: "cancelled", Action.DELETE: "deleted"}
+_DONE = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction.DELETE: "deleted"}
 
 
-class Selection(msgspec.Struct, frozen=True):
+class FileSelection(msgspec.Struct, frozen=True):
     """All files that match a filter: a status (None: any) and a search in the title."""
 
     status: Status | None = None
     search: str = ""
 
-    def eligible(self, action: Action) -> tuple[Status, ...]:
+    def eligible(self, action: FileAction) -> tuple[Status, ...]:
         """The statuses of the selected files that allow the action."""
         return tuple(status for status in action.statuses if self.status in (None, status))
 
@@ -57,7 +57,7 @@ class RefusalCode(enum.StrEnum):
     LAST_RUN = "last-run"
 
 
-class Refused(msgspec.Struct, frozen=True):
+class FileRefusal(msgspec.Struct, frozen=True):
     """A file for which an action was refused: `reason` for people, `code` for programs."""
 
     file_id: int
@@ -65,28 +65,28 @@ class Refused(msgspec.Struct, frozen=True):
     code: RefusalCode
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ActionResult(msgspec.Struct, frozen=True):
     """The files to which an action was done, and those for which it was refused."""
 
     done: list[int]
-    refused: list[Refused]
+    refused: list[FileRefusal]
 
 
-def refusals(action: Action, ids: Sequence[int], rows: Mapping[int, tuple[Status, int]]) -> list[Refused]:
+def refusals(action: FileAction, ids: Sequence[int], rows: Mapping[int, tuple[Status, int]]) -> list[FileRefusal]:
     """Why the action was not done to these files. `rows`: status and run of each that exists."""
     return [_refusal(action, file_id, rows.get(file_id)) for file_id in ids]
 
 
-def _refusal(action: Action, file_id: int, row: tuple[Status, int] | None) -> Refused:
+def _refusal(action: FileAction, file_id: int, row: tuple[Status, int] | None) -> FileRefusal:
     if row is None:
-        return Refused(file_id, "there is no such file", RefusalCode.NOT_FOUND)
+        return FileRefusal(file_id, "there is no such file", RefusalCode.NOT_FOUND)
     status, run = row
-    if action is Action.RETRY and run >= RUN_MAX and status in action.statuses:
-        return Refused(file_id, "it has no further run: submit a new request", RefusalCode.LAST_RUN)
-    if action is not Action.CANCEL and not status.terminal:
+    if action is FileAction.RETRY and run >= RUN_MAX and status in action.statuses:
+        return FileRefusal(file_id, "it has no further run: submit a new request", RefusalCode.LAST_RUN)
+    if action is not FileAction.CANCEL and not status.terminal:
         reason = f"it is {status}: only a file in a final status can be {action.done}"
-        return Refused(file_id, reason, RefusalCode.WRONG_STATUS)
-    if action is Action.DELETE:
+        return FileRefusal(file_id, reason, RefusalCode.WRONG_STATUS)
+    if action is FileAction.DELETE:
         reason = "its request is being published to Kafka: try again in a moment"
-        return Refused(file_id, reason, RefusalCode.BEING_PUBLISHED)
-    return Refused(file_id, f"it is {status}", RefusalCode.WRONG_STATUS)
+        return FileRefusal(file_id, reason, RefusalCode.BEING_PUBLISHED)
+    return FileRefusal(file_id, f"it is {status}", RefusalCode.WRONG_STATUS)

@@ -27,7 +27,7 @@ from filemill.lab.stack import CLOCK_SKEWED, PROCESSOR, Lab
 from filemill.lab.topics import delete_records, recreate_topic
 from filemill.runtime.fault import Fault, FaultCode, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import JournalEntry
-from filemill.services.offset_reset import Target, Unfinished
+from filemill.services.offset_reset import ResetTarget, UnfinishedPolicy
 from filemill.verification.topic_history import RecordPosition
 
 # How long the way on is blocked before a kill, so that records gather at that stage.
@@ -158,7 +158,7 @@ def add_partitions(lab: Lab, total: int) -> Fault:
     return Fault(name="partitions added", target=f"to {total}", begin=lambda _entry: lab.add_partitions(total))
 
 
-def reset_offsets(lab: Lab, target: Target, then: Unfinished = "resubmit") -> Fault:
+def reset_offsets(lab: Lab, target: ResetTarget, then: UnfinishedPolicy = "resubmit") -> Fault:
     """The processors stop, the group's offsets are moved as the page moves them, the processors start again."""
     count = lab.replicas[PROCESSOR]
 

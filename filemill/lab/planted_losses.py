@@ -1,27 +1,27 @@
-"""Losses that a fault plants: what it takes away, and what has to be named as lost afterwards, that and nothing else.
+"""Losses that faults plant: what they removed, and what must be reported as lost afterwards.
 
-What is expected comes from the topics as they were read before and after; what is named comes from `verify` and from
-the use case behind `filemill retry --lost`.
+The expected losses come from the topics, read before and after the fault. The reported losses come from `verify` and
+from the use case of `filemill retry --lost`. Both must be equal.
 """
 
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.kafka.reader import read_topic
-from filemill.config.settings import Settings
 from filemill.services.operations import Operations
-from filemill.verification.report import LOST, Report
-from filemill.verification.topic_history import Execution, RecordPosition, execution_in
+from filemill.verification.findings import LOST_CODES
+from filemill.verification.report import Report
+from filemill.verification.topic_history import Execution, RecordPosition, execution_of
+from filemill.verification.topics import TopicScanner
 
 PAGE = 1000
 
-Run = tuple[int, int]
+# A file id and a run.
+FileRun = tuple[int, int]
 
 
 class StoredResult(msgspec.Struct, frozen=True):
-    """An execution as the results tell it, and where on their topic."""
+    """An execution that a result reports, with the result's own partition and offset."""
 
     partition: int
     offset: int
@@ -29,16 +29,17 @@ class StoredResult(msgspec.Struct, frozen=True):
 
 
 class PlantedLosses(msgspec.Struct):
-    """What the faults of one lab have taken away. Runs are (file, run)."""
+    """What the faults of one lab have removed."""
 
-    # Unfinished runs whose requests were removed; a worker that had read one still ends it.
-    requests: set[Run] = set()
+    # Unfinished runs whose requests were removed. A worker that has read one still ends it.
+    requests: set[FileRun] = set()
     # Unfinished runs whose results were removed before the sync had read them.
-    results: set[Run] = set()
-    # All that topics of results told that are gone.
+    results: set[FileRun] = set()
+    # The executions that results on deleted topics reported.
     executions: list[Execution] = []
-    # The places of removed requests, and when they were removed.
+    # When requests were removed.
     removed: dict[RecordPosition, float] = {}
+    # The number of losses that `verify` reported.
     reported: int = 0
     problems: list[str] = []
 
@@ -48,56 +49,50 @@ class PlantedLosses(msgspec.Struct):
         return {file_id for file_id, _ in self.requests | self.results}
 
     def expected(self, present: Iterable[Execution]) -> set[int]:
-        """The files that are lost, by the results that are on their topic now."""
+        """The files that are lost, given the executions on the present topic of results."""
         ended = {(one.file_id, one.run) for one in present}
-        ever = ended | {(one.file_id, one.run) for one in self.executions}
-        return {file_id for file_id, _ in (self.requests - ever) | (self.results - ended)}
+        ever_ended = ended | {(one.file_id, one.run) for one in self.executions}
+        return {file_id for file_id, _ in (self.requests - ever_ended) | (self.results - ended)}
 
-    def compare(self, expected: set[int], left: set[int], gone: Sequence[int], report: Report) -> None:
-        """Compare what is lost with what did not end and with what is named, and keep the differences."""
-        named = {int(one.split()[0]) for check in LOST & report.findings.keys() for one in _examples(report, check)}
+    def compare(self, expected: set[int], unfinished: set[int], retryable: Sequence[int], report: Report) -> None:
+        """Compare the expected losses with the unfinished files and both reports; add differences to `problems`."""
+        named = {file_id for code in LOST_CODES & report.findings.keys() for file_id in report.findings[code].file_ids}
         self.reported += report.lost
-        found = [f"{_some(left - expected)} did not end, and no fault had taken them"] if left - expected else []
+        found = []
+        if unfinished - expected:
+            found.append(f"{_some(unfinished - expected)} did not end, although no fault removed them")
         if not expected:
-            found.append("a fault that removes records took nothing away")
+            found.append("a fault that removes records removed none")
         if report.lost != len(expected) or not named <= expected:
-            found.append(f"verify names {report.lost} as lost, such as {_some(named - expected)}, not {len(expected)}")
-        if set(gone) != expected:
-            missing, beyond = expected - set(gone), set(gone) - expected
-            found.append(f"of the lost, {_some(missing)} are not found by retry --lost; {_some(beyond)} are not lost")
-        if others := sorted(report.findings.keys() - LOST):
-            found.append(f"with planted losses verify finds also {', '.join(others)}")
+            extra = _some(named - expected)
+            found.append(f"verify reports {report.lost} lost files, not {len(expected)}; not expected: {extra}")
+        if set(retryable) != expected:
+            missing, extra = _some(expected - set(retryable)), _some(set(retryable) - expected)
+            found.append(f"retry --lost misses {missing} and includes {extra} by mistake")
+        if others := sorted(report.findings.keys() - LOST_CODES):
+            found.append(f"verify reports other findings than the planted losses: {', '.join(others)}")
         self.problems = [*self.problems, *found]
 
     def clear(self) -> None:
-        """All that was lost has been submitted again."""
+        """Forget the losses, after all were resubmitted."""
         self.requests, self.results = set(), set()
 
 
-def read_results(settings: Settings, admin: KafkaAdmin, since: dict[int, int]) -> list[StoredResult]:
-    """What the topic of results tells from these offsets on, which are moved to the ends. Raises Unavailable."""
-    topic = settings.topic_created
-    parts = admin.offsets(None, topic)
-    places = {(topic, partition): offset for partition, offset in since.items()}
-    found = [
+def read_results(scanner: TopicScanner) -> list[StoredResult]:
+    """The executions on the topic of results that the scanner has not read yet. Raises Unavailable."""
+    return [
         StoredResult(record.partition, record.offset, execution)
-        for record in read_topic(settings, topic, parts, "lab", places)
-        if (execution := execution_in(record)) is not None
+        for record in scanner.results()
+        if (execution := execution_of(record)) is not None
     ]
-    since.update({part.partition: part.end or 0 for part in parts})
-    return found
 
 
 def all_lost(operations: Operations) -> list[int]:
-    """Every file that `filemill retry --lost` would submit again. Raises Unavailable."""
+    """Every file that `filemill retry --lost` would resubmit. Raises Unavailable."""
     found: list[int] = []
-    while page := operations.gone(after=found[-1] if found else 0, limit=PAGE):
+    while page := operations.gone_requests(after=found[-1] if found else 0, limit=PAGE):
         found += page
     return found
-
-
-def _examples(report: Report, check: str) -> list[str]:
-    return report.findings[check].examples
 
 
 def _some(ids: set[int]) -> str:

@@ -36,14 +36,14 @@ CHUNK_BYTES = 1024 * 1024
 WAIT_SECONDS = 30.0
 
 
-class Letters(msgspec.Struct, frozen=True):
+class DeadLetterSnapshot(msgspec.Struct, frozen=True):
     """The dead letters, oldest first; `truncated`: there are older records that the index does not hold."""
 
     items: list[DeadLetter]
     truncated: bool = False
 
 
-class Content(msgspec.Struct, frozen=True):
+class DeadLetterContent(msgspec.Struct, frozen=True):
     """What the index leaves out of a record. A header without a value is None, which is not empty."""
 
     value: bytes | None
@@ -74,7 +74,7 @@ class DeadLetterIndex:
         self._engine = engine
         self._lock = threading.Lock()
         self._begun = 0
-        self._latest: Letters | Unavailable = Letters([])
+        self._latest: DeadLetterSnapshot | Unavailable = DeadLetterSnapshot([])
         self._identity: TopicIdentity | None = None
         self._entries: dict[tuple[int, int], DeadLetterEntry] = {}
         self._next: dict[tuple[str, int], int] = {}
@@ -82,7 +82,7 @@ class DeadLetterIndex:
         self._times: dict[int, int] = {}
         self._truncated = False
 
-    def read(self, admin: KafkaAdmin) -> Letters:
+    def read(self, admin: KafkaAdmin) -> DeadLetterSnapshot:
         """All that is known by now, judged by how the files stand now. Raises Unavailable."""
         before = self._begun
         if not self._lock.acquire(timeout=WAIT_SECONDS):
@@ -115,13 +115,13 @@ class DeadLetterIndex:
             found[place] = known.get(entry.key) or current_dead_letters([entry], self._engine)[0]
         return found
 
-    def contents(self, admin: KafkaAdmin, letters: Sequence[DeadLetter]) -> list[Content | None]:
+    def contents(self, admin: KafkaAdmin, letters: Sequence[DeadLetter]) -> list[DeadLetterContent | None]:
         """The contents of some letters (see `chunks`), each of its latest record; None where that is gone."""
         places = [letter.latest for letter in letters]
         found = {(record.partition, record.offset): _content(record) for record in self._read_places(admin, places)}
         return [found.get(place) for place in places]
 
-    def content(self, admin: KafkaAdmin, place: tuple[int, int]) -> Content | None:
+    def content(self, admin: KafkaAdmin, place: tuple[int, int]) -> DeadLetterContent | None:
         """The content of the record at a place; None where it is gone. Raises Unavailable."""
         return next((_content(record) for record in self._read_places(admin, [place])), None)
 
@@ -132,13 +132,13 @@ class DeadLetterIndex:
         there = [place for place in places if place[0] in spans and _holds(spans[place[0]], place[1])]
         return read_records_at(self._settings, self._topic, there, "dlq")
 
-    def _try(self, admin: KafkaAdmin) -> Letters | Unavailable:
+    def _try(self, admin: KafkaAdmin) -> DeadLetterSnapshot | Unavailable:
         try:
             return self._read(admin)
         except Unavailable as error:
             return error
 
-    def _read(self, admin: KafkaAdmin) -> Letters:
+    def _read(self, admin: KafkaAdmin) -> DeadLetterSnapshot:
         identity = admin.identities([self._topic]).get(self._topic)
         if identity is not None and not identity.is_same_topic(
             self._identity
@@ -160,7 +160,7 @@ class DeadLetterIndex:
             self._next[place] = max(self._next[place], part.end or 0)
         there = [one for one in self._entries.values() if one.partition in begins]
         self._keep(one for one in there if one.offset >= begins[one.partition])
-        return Letters(current_dead_letters(list(self._entries.values()), self._engine), self._truncated)
+        return DeadLetterSnapshot(current_dead_letters(list(self._entries.values()), self._engine), self._truncated)
 
     def _add(self, record: Record) -> None:
         entry = dead_letter_entry(record, self._times.get(record.partition, 0))
@@ -204,9 +204,9 @@ def _holds(part: LogOffsets, offset: int) -> bool:
     return (part.begin or 0) <= offset < (part.end or 0)
 
 
-def _content(record: Record) -> Content:
+def _content(record: Record) -> DeadLetterContent:
     headers = [(name, _text(value)) for name, value in record.headers or []]
-    return Content(record.value, headers, header(record.headers, "filemill-trace"))
+    return DeadLetterContent(record.value, headers, header(record.headers, "filemill-trace"))
 
 
 def _text(value: bytes | None) -> str | None:

@@ -16,7 +16,7 @@ from filemill.queries.files import get_file
 EVENTS_MAX = 200
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class WaitingRequest(msgspec.Struct, frozen=True):
     """A request in the outbox: not on Kafka yet; `publish_number` once the relay has claimed it."""
 
     run: int
@@ -25,7 +25,7 @@ class Waiting(msgspec.Struct, frozen=True):
     ahead: int
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishedRequest(msgspec.Struct, frozen=True):
     """Where on `file.create` a run's request stands."""
 
     run: int
@@ -36,7 +36,7 @@ class Published(msgspec.Struct, frozen=True):
     generation: int = 1  # of the topic
 
 
-class Done(msgspec.Struct, frozen=True):
+class FileOperation(msgspec.Struct, frozen=True):
     """What somebody did to the file."""
 
     at: datetime
@@ -45,16 +45,16 @@ class Done(msgspec.Struct, frozen=True):
     run: int
 
 
-class FileStory(msgspec.Struct, frozen=True, kw_only=True):
+class FileTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """A file and what happened to it; `deleted_at` is all there is of one that was deleted."""
 
     as_of: datetime
     file: FileRow | None
     deleted_at: datetime | None = None
-    waiting: Waiting | None = None
-    publications: list[Published] = []
+    waiting: WaitingRequest | None = None
+    publications: list[PublishedRequest] = []
     events: list[WorkerEvent] = []
-    operations: list[Done] = []
+    operations: list[FileOperation] = []
 
 
 _OUTBOX = sa.text("""
@@ -78,20 +78,20 @@ _DELETED = sa.text("SELECT deleted_at FROM tombstones WHERE file_id = :file")
 _NOW = sa.select(sa.func.clock_timestamp())
 
 
-def file_story(connection: sa.Connection, file_id: int) -> FileStory:
+def file_timeline(connection: sa.Connection, file_id: int) -> FileTimeline:
     """All that is known of a file. A few milliseconds."""
     as_of = connection.execute(_NOW).scalar_one()
     file = get_file(connection, file_id)
     if file is None:
         deleted_at = connection.execute(_DELETED, {"file": file_id}).scalar_one_or_none()
-        return FileStory(as_of=as_of, file=None, deleted_at=deleted_at)
+        return FileTimeline(as_of=as_of, file=None, deleted_at=deleted_at)
     asked: dict[str, Any] = {"file": file_id, "limit": EVENTS_MAX}
     waiting = connection.execute(_OUTBOX, {"file": file_id}).one_or_none()
-    return FileStory(
+    return FileTimeline(
         as_of=as_of,
         file=file,
-        waiting=None if waiting is None else Waiting(*waiting),
-        publications=[Published(*row) for row in connection.execute(_PUBLICATIONS, asked)][::-1],
+        waiting=None if waiting is None else WaitingRequest(*waiting),
+        publications=[PublishedRequest(*row) for row in connection.execute(_PUBLICATIONS, asked)][::-1],
         events=[msgspec.convert(body, WorkerEvent) for body in connection.execute(_EVENTS, asked).scalars()][::-1],
-        operations=[Done(*row) for row in connection.execute(_OPERATIONS, asked)][::-1],
+        operations=[FileOperation(*row) for row in connection.execute(_OPERATIONS, asked)][::-1],
     )

@@ -42,7 +42,7 @@ class AssignmentSample(msgspec.Struct, frozen=True):
     members: list[GroupMember]
 
 
-class Ownership(msgspec.Struct, frozen=True):
+class OwnershipHistory(msgspec.Struct, frozen=True):
     """Events about owners, oldest first; the first event of each worker may be a heartbeat from before the period.
 
     `last_heard` is when each worker was last heard of. `samples` are those of the group, oldest first.
@@ -55,7 +55,7 @@ class Ownership(msgspec.Struct, frozen=True):
     samples: list[AssignmentSample] = []
 
 
-class Act(msgspec.Struct, frozen=True):
+class AuditEntry(msgspec.Struct, frozen=True):
     """What somebody did, for the record."""
 
     id: int
@@ -103,7 +103,7 @@ _ASSIGNMENTS = sa.text("""
 _NOW = sa.select(sa.func.now())
 
 
-def ownership(connection: sa.Connection, group: str, period: timedelta) -> Ownership:
+def ownership(connection: sa.Connection, group: str, period: timedelta) -> OwnershipHistory:
     """Events and samples about the owners of partitions over the last `period`."""
     until = connection.execute(_NOW).scalar_one()
     events = [
@@ -111,7 +111,7 @@ def ownership(connection: sa.Connection, group: str, period: timedelta) -> Owner
         for body, before, _ in connection.execute(_OWNERSHIP_EVENTS, {"period": period, "most": OWNERSHIP_EVENTS_MAX})
     ]
     heard = {row.worker_id: row.heard_at for row in connection.execute(_HEARD)}
-    return Ownership(until - period, until, events, heard, _assignment_samples(connection, group, period))
+    return OwnershipHistory(until - period, until, events, heard, _assignment_samples(connection, group, period))
 
 
 def _assignment_samples(connection: sa.Connection, group: str, period: timedelta) -> list[AssignmentSample]:
@@ -152,20 +152,20 @@ _DEPLOYMENTS = sa.text("""
 """)
 
 
-def operations(connection: sa.Connection, period: timedelta) -> list[Act]:
+def audit_entries(connection: sa.Connection, period: timedelta) -> list[AuditEntry]:
     """What people did, newest first; long lists of files left out."""
-    return [Act(*row) for row in connection.execute(_ACTS, {"period": period, "most": OPERATIONS_MAX})]
+    return [AuditEntry(*row) for row in connection.execute(_ACTS, {"period": period, "most": OPERATIONS_MAX})]
 
 
-def stack_operations(connection: sa.Connection, period: timedelta) -> list[Act]:
+def stack_audit_entries(connection: sa.Connection, period: timedelta) -> list[AuditEntry]:
     """What people did to workers, topics and the group, but not to files: what marks a chart. Newest first.
 
     A deployment is the start of a worker in another version; its `id` is the event's offset.
     """
     given = {"period": period, "most": OPERATIONS_MAX}
-    acts = [Act(*row) for row in connection.execute(_STACK_ACTS, given)]
+    acts = [AuditEntry(*row) for row in connection.execute(_STACK_ACTS, given)]
     acts += [
-        Act(offset, at, worker, DEPLOYED, {"version": version})
+        AuditEntry(offset, at, worker, DEPLOYED, {"version": version})
         for offset, at, worker, version in connection.execute(_DEPLOYMENTS, given)
     ]
     return sorted(acts, key=lambda act: act.at, reverse=True)

@@ -27,7 +27,7 @@ class Percentiles(msgspec.Struct, frozen=True):
     p99: float | None
 
 
-class Share(msgspec.Struct, frozen=True):
+class PerformanceRow(msgspec.Struct, frozen=True):
     """Files that ended, of a bin, a worker or a partition (`key`): how many, how they ended, how long they took.
 
     `wait`: accepted → begun by a worker; `processing`: → its result; `whole`: all of it.
@@ -55,10 +55,10 @@ class Performance(msgspec.Struct, frozen=True):
     as_of: datetime
     since: datetime
     bin_seconds: float
-    total: Share
-    bins: list[Share]
-    workers: list[Share]
-    partitions: list[Share]
+    total: PerformanceRow
+    bins: list[PerformanceRow]
+    workers: list[PerformanceRow]
+    partitions: list[PerformanceRow]
     upload_failures: int
 
     @property
@@ -149,15 +149,15 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
     """How files fared over the last `period`."""
     as_of = connection.execute(_NOW).scalar_one()
     width = period / BINS
-    found: dict[int, list[Share]] = {_BIN: [], _WORKER: [], _PARTITION: [], _TOTAL: []}
+    found: dict[int, list[PerformanceRow]] = {_BIN: [], _WORKER: [], _PARTITION: [], _TOTAL: []}
     since = as_of - period
     for row in connection.execute(_SHARES, {"bin": width, "period": period, "most": FILES_MAX}):
         kind = row[0]
         key = {_BIN: row[1], _WORKER: row[2], _PARTITION: row[3], _TOTAL: None}[kind]
-        found[kind].append(Share(key, row[4], row[5], _cut(row[6]), _cut(row[7]), _cut(row[8])))
+        found[kind].append(PerformanceRow(key, row[4], row[5], _cut(row[6]), _cut(row[7]), _cut(row[8])))
         if kind == _TOTAL and row[4] + row[5] >= FILES_MAX:
             since = row[9]
-    nothing = Share(None, 0, 0, *(Percentiles(None, None, None) for _ in range(3)))
+    nothing = PerformanceRow(None, 0, 0, *(Percentiles(None, None, None) for _ in range(3)))
     failures = connection.execute(_UPLOADS, {"since": since}).scalar_one()
     total = found[_TOTAL][0] if found[_TOTAL] else nothing
     seconds = width.total_seconds()
@@ -166,7 +166,9 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
 
 def _cut(values: Sequence[Any] | None) -> Percentiles:
     return (
-        Percentiles(None, None, None) if values is None else Percentiles(*(None if value is None else float(value) for value in values))
+        Percentiles(None, None, None)
+        if values is None
+        else Percentiles(*(None if value is None else float(value) for value in values))
     )
 
 

@@ -139,7 +139,7 @@ def owned_partitions(connection: sa.Connection) -> set[int]:
     return {partition for partitions in reported for partition in partitions or ()}
 
 
-class FileInHand(msgspec.Struct, frozen=True):
+class FileInProgress(msgspec.Struct, frozen=True):
     """A file that a worker has in progress, since `seconds` ago."""
 
     id: int
@@ -162,9 +162,9 @@ _EVENTS = sa.text("""
 """)
 
 
-def worker_files(connection: sa.Connection, worker_id: str) -> list[FileInHand]:
+def worker_files(connection: sa.Connection, worker_id: str) -> list[FileInProgress]:
     """What a worker has in progress, oldest first, as far as its progress has been recorded; at most 50."""
-    return [FileInHand(*row) for row in connection.execute(_IN_HAND, {"worker": worker_id})]
+    return [FileInProgress(*row) for row in connection.execute(_IN_HAND, {"worker": worker_id})]
 
 
 def worker_events(connection: sa.Connection, worker_id: str) -> list[WorkerEvent]:

@@ -19,7 +19,7 @@ from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.audit import OFFSETS_RESET
 from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.config.settings import Settings
-from filemill.domain.file_actions import Outcome
+from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.errors import Unavailable
@@ -28,7 +28,7 @@ from filemill.services.operations import Operations
 
 BATCH_FILES = 1000
 
-Unfinished = Literal["cancel", "resubmit"]
+UnfinishedPolicy = Literal["cancel", "resubmit"]
 
 
 class ResetRefusal(enum.StrEnum):
@@ -51,7 +51,7 @@ class InvalidTarget(ValueError):
     """A target that no offset can be found for."""
 
 
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResetTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The new position: the beginning, the end, the first record from `at` on, or `by` records on (negative: back)."""
 
     to: Literal["earliest", "latest", "time", "shift"]
@@ -64,7 +64,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.by:+d} records" if self.to == "shift" else self.to
 
 
-class Move(msgspec.Struct, frozen=True):
+class PartitionReset(msgspec.Struct, frozen=True):
     """One partition: current and new offset. `skipped`: ids of the unfinished files whose records would be skipped."""
 
     partition: int
@@ -83,13 +83,13 @@ class Move(msgspec.Struct, frozen=True):
         return max(0, -self.difference)
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ResetPlan(msgspec.Struct, frozen=True):
     """What a reset would do. `why_not` and `code` say why it cannot be done now; None: it can.
 
     `topic_id` identifies the topic; a recreated topic has another id.
     """
 
-    moves: list[Move]
+    moves: list[PartitionReset]
     why_not: str | None
     topic_id: str = ""
     code: ResetRefusal | None = None
@@ -110,7 +110,7 @@ class Plan(msgspec.Struct, frozen=True):
         return sum(move.repeated for move in self.moves)
 
 
-class Done(msgspec.Struct, frozen=True):
+class ResetResult(msgspec.Struct, frozen=True):
     """The new offsets, the files that were cancelled, and those of them that were resubmitted."""
 
     offsets: dict[int, int]
@@ -118,7 +118,7 @@ class Done(msgspec.Struct, frozen=True):
     resubmitted: list[int]
 
 
-def new_offsets(target: Target, parts: Sequence[LogOffsets], at: Mapping[int, int]) -> dict[int, int]:
+def new_offsets(target: ResetTarget, parts: Sequence[LogOffsets], at: Mapping[int, int]) -> dict[int, int]:
     """Each partition's new offset, limited to its records. `at`: the offsets at the target's time. Pure."""
     found = {}
     for part in parts:
@@ -142,7 +142,7 @@ class OffsetReset:
         self._admin = admin
         self._operations = operations
 
-    def plan(self, target: Target) -> Plan:
+    def plan(self, target: ResetTarget) -> ResetPlan:
         """Plan a reset; reads the records that would be skipped. Raises Unavailable, InvalidTarget."""
         moment = _milliseconds(target)
         topic_id = self._topic_id()
@@ -152,12 +152,12 @@ class OffsetReset:
 
     def apply(
         self,
-        plan: Plan,
-        target: Target,
-        unfinished: Unfinished,
+        plan: ResetPlan,
+        target: ResetTarget,
+        unfinished: UnfinishedPolicy,
         actor: str,
         progress: Callable[[int], None] = lambda _count: None,
-    ) -> Done:
+    ) -> ResetResult:
         """Reset the offsets to those of the plan. The skipped files are determined again.
 
         `progress` is called with the size of each batch of files that was cancelled or resubmitted. Raises CannotReset,
@@ -193,7 +193,7 @@ class OffsetReset:
                 raise CannotReset(str(error), ResetRefusal.GROUP_HAS_MEMBERS) from None
             raise
         again = self._each(cancelled, self._operations.retry, actor, progress) if unfinished == "resubmit" else []
-        return Done(now.offsets, cancelled, again)
+        return ResetResult(now.offsets, cancelled, again)
 
     def refusal(self) -> tuple[ResetRefusal, str] | None:
         """Why the broker would refuse now; None: it would not. Raises Unavailable."""
@@ -215,13 +215,14 @@ class OffsetReset:
             raise Unavailable(f"Kafka has no topic {topic}: run `filemill topics create`", code="kafka-topic-missing")
         return found[topic].topic_id
 
-    def _judge(self, topic_id: str, parts: Sequence[LogOffsets], new: Mapping[int, int]) -> Plan:
+    def _judge(self, topic_id: str, parts: Sequence[LogOffsets], new: Mapping[int, int]) -> ResetPlan:
         skipped = self._skipped({part.partition: (_current(part), new[part.partition]) for part in parts})
         moves = [
-            Move(part.partition, _current(part), new[part.partition], skipped.get(part.partition, [])) for part in parts
+            PartitionReset(part.partition, _current(part), new[part.partition], skipped.get(part.partition, []))
+            for part in parts
         ]
         code, why_not = self.refusal() or (None, None)
-        return Plan(moves, why_not, topic_id, code)
+        return ResetPlan(moves, why_not, topic_id, code)
 
     def _skipped(self, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[int]]:
         """The unfinished files with records in these ranges, by partition; records of other producers count too."""
@@ -244,7 +245,7 @@ class OffsetReset:
     def _each(
         self,
         ids: Sequence[int],
-        act: Callable[[Sequence[int], str], Outcome],
+        act: Callable[[Sequence[int], str], ActionResult],
         actor: str,
         progress: Callable[[int], None],
     ) -> list[int]:
@@ -256,7 +257,7 @@ class OffsetReset:
         return done
 
 
-def _milliseconds(target: Target) -> int | None:
+def _milliseconds(target: ResetTarget) -> int | None:
     """The time of a target, in ms since 1970; None: it has no time. Kafka reads -1 as *latest* and -2 as *earliest*."""
     if target.to != "time":
         return None

@@ -20,7 +20,7 @@ from filemill.adapters.postgres.file_actions import (
 from filemill.adapters.postgres.request_losses import gone_files, resubmit_gone
 from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
-from filemill.domain.file_actions import Action, Outcome, Refused, Selection, refusals
+from filemill.domain.file_actions import ActionResult, FileAction, FileRefusal, FileSelection, refusals
 from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind
 from filemill.errors import NotFound, Unavailable
@@ -70,23 +70,23 @@ class Operations:
         self._publisher = publisher
         self._wake_relay = wake_relay
 
-    def retry(self, ids: Sequence[int], actor: str) -> Outcome:
+    def retry(self, ids: Sequence[int], actor: str) -> ActionResult:
         """Start a new run of files that failed or were cancelled, or whose records are gone from Kafka.
 
         Raises Unavailable; then nothing was done.
         """
 
-        def retry(connection: sa.Connection) -> Outcome:
+        def retry(connection: sa.Connection) -> ActionResult:
             runs = retry_files(connection, ids)
-            record_files(connection, actor, Action.RETRY.value, _pairs(runs), len(ids))
-            return Outcome(list(runs), _refusals(connection, Action.RETRY, ids, list(runs)))
+            record_files(connection, actor, FileAction.RETRY.value, _pairs(runs), len(ids))
+            return ActionResult(list(runs), _refusals(connection, FileAction.RETRY, ids, list(runs)))
 
         outcome = in_transaction(self._engine, retry)
         self._wake_relay()
         unfinished = self._unfinished([one.file_id for one in outcome.refused])
         resubmitted = self.resubmit(unfinished, actor) if unfinished else []
         refused = [one for one in outcome.refused if one.file_id not in set(resubmitted)]
-        return Outcome(sorted([*outcome.done, *resubmitted]), refused)
+        return ActionResult(sorted([*outcome.done, *resubmitted]), refused)
 
     def resubmit(self, ids: Sequence[int], actor: str) -> list[int]:
         """Start a new run of those of the files whose records are gone from Kafka; returns which they are.
@@ -109,59 +109,61 @@ class Operations:
         self._wake_relay()
         return done
 
-    def gone(self, *, after: int = 0, limit: int = 1000) -> list[int]:
+    def gone_requests(self, *, after: int = 0, limit: int = 1000) -> list[int]:
         """Files with an id greater than `after` whose records are gone from Kafka. Raises Unavailable."""
         bounds = find_bounds(self._settings, self._kafka(), self._engine)
         with self._engine.connect() as connection:
             return gone_files(connection, bounds, after=after, limit=limit)
 
-    def cancel(self, ids: Sequence[int], actor: str) -> Outcome:
+    def cancel(self, ids: Sequence[int], actor: str) -> ActionResult:
         """Cancel files that are pending or processing: first in their rows, then by a command to the workers.
 
         A file in a final status is refused. If Kafka is unreachable, the workers are not told: a worker may still write
         the object, and the row stays cancelled.
         """
 
-        def cancel(connection: sa.Connection) -> tuple[list[CancelledRun], Outcome]:
+        def cancel(connection: sa.Connection) -> tuple[list[CancelledRun], ActionResult]:
             cancelled = cancel_files(connection, ids)
             runs = {one.file_id: one.run for one in cancelled}
-            record_files(connection, actor, Action.CANCEL.value, _pairs(runs), len(ids))
-            return cancelled, Outcome(list(runs), _refusals(connection, Action.CANCEL, ids, list(runs)))
+            record_files(connection, actor, FileAction.CANCEL.value, _pairs(runs), len(ids))
+            return cancelled, ActionResult(list(runs), _refusals(connection, FileAction.CANCEL, ids, list(runs)))
 
         cancelled, outcome = in_transaction(self._engine, cancel)
         self._send_cancelled([one for one in cancelled if one.published])
         return outcome
 
-    def delete(self, ids: Sequence[int], actor: str) -> Outcome:
+    def delete(self, ids: Sequence[int], actor: str) -> ActionResult:
         """Delete files in a final status, and their objects. Tombstones stay for the ledger."""
 
-        def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[Refused]]:
+        def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[FileRefusal]]:
             keys = delete_files(connection, ids)
-            record_files(connection, actor, Action.DELETE.value, sorted(keys), len(ids))
-            return keys, _refusals(connection, Action.DELETE, ids, list(keys))
+            record_files(connection, actor, FileAction.DELETE.value, sorted(keys), len(ids))
+            return keys, _refusals(connection, FileAction.DELETE, ids, list(keys))
 
         keys, refused = in_transaction(self._engine, delete)
         for key in keys.values():
             if key is not None:
                 self._delete_object(key)
-        return Outcome(sorted(keys), refused)
+        return ActionResult(sorted(keys), refused)
 
-    def apply(self, action: Action, ids: Sequence[int], actor: str) -> Outcome:
+    def apply(self, action: FileAction, ids: Sequence[int], actor: str) -> ActionResult:
         """Do the action to these files. Raises Unavailable."""
-        method = {Action.RETRY: self.retry, Action.CANCEL: self.cancel, Action.DELETE: self.delete}[action]
+        method = {FileAction.RETRY: self.retry, FileAction.CANCEL: self.cancel, FileAction.DELETE: self.delete}[action]
         return method(ids, actor)
 
-    def count(self, action: Action, selection: Selection) -> int:
+    def count(self, action: FileAction, selection: FileSelection) -> int:
         """How many files of the selection allow the action; `COUNT_MAX` stands for that many or more."""
         with self._engine.connect() as connection:
             return count_matching(connection, selection.eligible(action), selection.search)
 
-    def newest(self) -> int:
+    def newest_id(self) -> int:
         """The greatest id of a file. Files with a greater one are not part of a selection that is made now."""
         with self._engine.connect() as connection:
             return newest_id(connection)
 
-    def pick(self, action: Action, selection: Selection, *, after: int, upto: int, limit: int) -> list[int]:
+    def matching_ids(
+        self, action: FileAction, selection: FileSelection, *, after: int, upto: int, limit: int
+    ) -> list[int]:
         """The next files of a selection that allow the action: ids greater than `after`, up to `upto`, ascending."""
         with self._engine.connect() as connection:
             statuses = selection.eligible(action)
@@ -209,7 +211,9 @@ class Operations:
             log.warning("Could not delete the object of a deleted file", key=key, error=str(error))
 
 
-def _refusals(connection: sa.Connection, action: Action, ids: Sequence[int], done: Sequence[int]) -> list[Refused]:
+def _refusals(
+    connection: sa.Connection, action: FileAction, ids: Sequence[int], done: Sequence[int]
+) -> list[FileRefusal]:
     rest = sorted(set(ids) - set(done))
     return refusals(action, rest, statuses_and_runs(connection, rest))
 

@@ -53,7 +53,7 @@ class Submissions:
 
         def insert(connection: sa.Connection) -> list[FileRow]:
             rows = insert_requests(connection, files, traceparents)
-            _check(still_wanted)
+            _check_wanted(still_wanted)
             return rows
 
         rows = in_transaction(self._engine, insert)
@@ -75,7 +75,7 @@ class Submissions:
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
             else:
                 row = row_as_accepted(known, file)
-            _check(still_wanted)
+            _check_wanted(still_wanted)
             return row, known is not None
 
         result = in_transaction(self._engine, insert)
@@ -104,6 +104,6 @@ class Submissions:
         return ids
 
 
-def _check(still_wanted: Callable[[], bool]) -> None:
+def _check_wanted(still_wanted: Callable[[], bool]) -> None:
     if not still_wanted():
         raise SubmissionAbandoned("the sender has been answered already")

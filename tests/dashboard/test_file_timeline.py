@@ -9,7 +9,7 @@ import pytest
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
-from filemill.queries.file_timeline import Done, FileStory, Published, Waiting
+from filemill.queries.file_timeline import FileOperation, FileTimeline, PublishedRequest, WaitingRequest
 from filemill.queries.files import Counts, OutboxState
 from filemill.queries.group import (
     Flow,
@@ -37,8 +37,8 @@ def file_row(status: Status, **given: Any) -> FileRow:
     return FileRow(**{**blank, **values, "status": status, **given})
 
 
-def story_of(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileStory:
-    return FileStory(as_of=NOW, file=file_row(status, **(given or {})), **parts)
+def story_of(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileTimeline:
+    return FileTimeline(as_of=NOW, file=file_row(status, **(given or {})), **parts)
 
 
 def overview(owners: dict[str, list[int]], *, relay: bool = True) -> Overview:
@@ -60,15 +60,15 @@ def worker(name: str, condition: WorkerCondition, **vitals: Any) -> WorkerView:
     return WorkerView(**{**blank, **values, "vitals": Vitals(**vitals)})
 
 
-ON_KAFKA = [Published(1, 5, 2, 50, ago(59))]
+ON_KAFKA = [PublishedRequest(1, 5, 2, 50, ago(59))]
 
 
 @pytest.mark.parametrize(
     ("parts", "view", "workers", "tone", "what"),
     [
-        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}), [], "none", "In the outbox, not published yet"),
-        ({"waiting": Waiting(1, ago(30), None, 3)}, overview({}), [], "warn", "In the outbox"),
-        ({"waiting": Waiting(1, ago(1), None, 3)}, overview({}, relay=False), [], "bad", "no relay is active"),
+        ({"waiting": WaitingRequest(1, ago(1), None, 3)}, overview({}), [], "none", "In the outbox, not published yet"),
+        ({"waiting": WaitingRequest(1, ago(30), None, 3)}, overview({}), [], "warn", "In the outbox"),
+        ({"waiting": WaitingRequest(1, ago(1), None, 3)}, overview({}, relay=False), [], "bad", "no relay is active"),
         ({}, overview({}), [], "none", "Its position on Kafka is unknown"),
         ({"publications": ON_KAFKA}, None, [], "none", "Published at partition 2, offset 50"),
         ({"publications": ON_KAFKA}, overview({"w": [0, 1]}), [], "bad", "Partition 2 has no owner"),
@@ -160,7 +160,7 @@ def test_a_file_whose_record_was_removed_from_kafka_is_not_in_the_backlog(
     assert ("removed from Kafka" in reason.what) is gone
     assert not is_record_gone(story_of(Status.CANCELLED, publications=ON_KAFKA), view, workers)
     assert not is_record_gone(
-        story_of(Status.PENDING, publications=ON_KAFKA, waiting=Waiting(1, ago(1), 5, 0)), view, []
+        story_of(Status.PENDING, publications=ON_KAFKA, waiting=WaitingRequest(1, ago(1), 5, 0)), view, []
     )
 
 
@@ -217,9 +217,9 @@ def test_the_timeline_shows_both_runs_in_order() -> None:
     found = story_of(
         Status.COMPLETED,
         {"run": 2, "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34), "worker_id": "w", "size": 9},
-        publications=[*ON_KAFKA, Published(2, 6, 0, 51, ago(39))],
+        publications=[*ON_KAFKA, PublishedRequest(2, 6, 0, 51, ago(39))],
         events=[dead_lettered],
-        operations=[Done(ago(50), "cli:ana", "retry", 2)],
+        operations=[FileOperation(ago(50), "cli:ana", "retry", 2)],
     )
     steps = timeline(found)
     assert [step.what for step in steps] == [
@@ -240,8 +240,8 @@ def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:
     found = story_of(
         Status.FAILED,
         {"run": 2, "finished_at": ago(35), "started_at": ago(36), "worker_id": "w"},
-        publications=[Published(2, 6, 0, 51, ago(39))],
-        operations=[Done(ago(50), "page", "retry", 2)],
+        publications=[PublishedRequest(2, 6, 0, 51, ago(39))],
+        operations=[FileOperation(ago(50), "page", "retry", 2)],
     )
     diagram = state_diagram(found)
     assert diagram is not None
@@ -255,7 +255,7 @@ def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:
 
 
 def test_a_file_in_the_outbox_is_in_the_first_state() -> None:
-    diagram = state_diagram(story_of(Status.PENDING, waiting=Waiting(1, ago(1), None, 0)))
+    diagram = state_diagram(story_of(Status.PENDING, waiting=WaitingRequest(1, ago(1), None, 0)))
     assert diagram is not None
     assert [node.current for node in diagram.path] == [True, False, False]
     diagram = state_diagram(story_of(Status.PENDING, publications=ON_KAFKA))

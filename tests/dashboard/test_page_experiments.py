@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
-from filemill.queries.history import Act
+from filemill.queries.history import AuditEntry
 from filemill.runtime.journal import Journal
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import SupervisorCommand
@@ -216,7 +216,7 @@ def test_a_fault_that_the_supervisor_refuses_is_told_and_no_bar(
     page.run()
     assert page.notices("fault-refused")[0]["text"] == "kafka has a fault already"
     with engine.connect() as connection:
-        act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+        act = AuditEntry(*connection.execute(sa.select(*Operation.__table__.columns)).one())
     assert act.detail["refused"] == "kafka has a fault already"
     assert annotations_of([act]) == []
 
@@ -238,7 +238,7 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     for _ in range(2):
         recorder.record(engine, faults.journal_of(stack))
     with engine.connect() as connection:
-        act = Act(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+        act = AuditEntry(*connection.execute(sa.select(*Operation.__table__.columns)).one())
     (mark,) = annotations_of([act])
     assert mark.until_ms is not None
     assert mark.until_ms == 1000 * act.detail["ended"]

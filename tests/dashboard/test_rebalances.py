@@ -5,7 +5,7 @@ from typing import Any
 
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.group import GroupMember
-from filemill.queries.history import Act, AssignmentSample, Ownership, OwnershipEvent
+from filemill.queries.history import AuditEntry, AssignmentSample, OwnershipHistory, OwnershipEvent
 from filemill_dashboard.components.chart_annotations import annotations_of, describe
 from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
 
@@ -28,9 +28,9 @@ def sample(first: float, last: float, following: float | None, **owned: list[int
     return AssignmentSample(at(first), at(last), None if following is None else at(following), members)
 
 
-def known(*events: OwnershipEvent, samples: tuple[AssignmentSample, ...] = (), **last_heard: float) -> Ownership:
+def known(*events: OwnershipEvent, samples: tuple[AssignmentSample, ...] = (), **last_heard: float) -> OwnershipHistory:
     heard = {worker: at(seconds) for worker, seconds in last_heard.items()}
-    return Ownership(at(0), UNTIL, list(events), heard, list(samples))
+    return OwnershipHistory(at(0), UNTIL, list(events), heard, list(samples))
 
 
 def in_seconds(found: list[OwnershipPeriod]) -> list[tuple[int, str, float, float, str | None]]:
@@ -155,8 +155,8 @@ def test_samples_say_nothing_about_workers_that_send_events() -> None:
 
 
 def test_a_mark_names_the_operation_and_who_did_it() -> None:
-    def act(action: str, **detail: Any) -> Act:
-        return Act(1, UNTIL, "page", action, detail)
+    def act(action: str, **detail: Any) -> AuditEntry:
+        return AuditEntry(1, UNTIL, "page", action, detail)
 
     assert describe(act("stack.scale", role="processor", count=4)) == "4 × processor · page"
     assert describe(act("stack.kill", worker="w-1")) == "kill w-1 · page"

@@ -7,7 +7,7 @@ import pytest
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
-from filemill.services.offset_reset import Target
+from filemill.services.offset_reset import ResetTarget
 from filemill_workers.file_processor.executor import Executor
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
@@ -46,7 +46,7 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     member.kill()
     reset = bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
     wait_until(lambda: reset.refusal() is None, 30, "the group has no members", every=0.3)
-    reset.apply(reset.plan(Target("earliest")), Target("earliest"), "cancel", "test")
+    reset.apply(reset.plan(ResetTarget("earliest")), ResetTarget("earliest"), "cancel", "test")
     assert committed(harness) == 0
     more = harness.submit(5)
 

@@ -18,7 +18,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries import dead_letters
-from filemill.queries.dead_letters import DeadLetterIndex, Letters
+from filemill.queries.dead_letters import DeadLetterIndex, DeadLetterSnapshot
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.rest import Rest
@@ -176,10 +176,10 @@ def test_who_asks_at_the_same_time_shares_a_reading(
 ) -> None:
     index, admin = DeadLetterIndex(settings, engine), KafkaAdmin(settings)
     topics.publish(settings, settings.topic_dead_letters, [b"x"] * 3, partition=0)
-    readings: list[Letters] = []
+    readings: list[DeadLetterSnapshot] = []
     read = index._read
 
-    def counted(admin: KafkaAdmin) -> Letters:
+    def counted(admin: KafkaAdmin) -> DeadLetterSnapshot:
         readings.append(read(admin))
         return readings[-1]
 

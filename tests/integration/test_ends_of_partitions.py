@@ -15,7 +15,7 @@ from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings
 from filemill.domain.messages import encode
 from filemill.entrypoints import bootstrap
-from filemill.services.offset_reset import Target
+from filemill.services.offset_reset import ResetTarget
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
@@ -85,7 +85,9 @@ def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> No
     began = time.monotonic()
     harness.verify()
     operations = bootstrap.operations(settings, harness.engine)
-    plan = bootstrap.offset_reset(settings, harness.engine, admin=admin, operations=operations).plan(Target("latest"))
+    plan = bootstrap.offset_reset(settings, harness.engine, admin=admin, operations=operations).plan(
+        ResetTarget("latest")
+    )
     look = BrowseQuery(settings.topic_create, None, None, "", 10)
     view = browse(settings, admin.offsets(None, settings.topic_create), look)
     assert time.monotonic() - began < AT_ONCE_SECONDS

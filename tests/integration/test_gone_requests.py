@@ -84,9 +84,9 @@ def test_requests_that_retention_removed_are_named_and_can_be_submitted_again(ha
     outcome = operations(harness).retry([gone[0], kept[0]], "test")
     assert outcome.done == [gone[0]]
     assert [one.file_id for one in outcome.refused] == [kept[0]]
-    assert operations(harness).gone() == gone[1:]
+    assert operations(harness).gone_requests() == gone[1:]
     assert operations(harness).resubmit(gone[1:], "test") == gone[1:]
-    assert operations(harness).gone() == []
+    assert operations(harness).gone_requests() == []
     harness.start("processor", "sync")
     harness.wait_for([*gone, *kept], "completed", PATIENCE_SECONDS)
     assert {harness.file(file_id).run for file_id in gone} == {2}
@@ -138,7 +138,7 @@ def test_requests_of_a_topic_that_was_recreated_are_named_exactly(harness: Pipel
     assert seen(harness.verify()) == {"request-gone": gone}
     wait_until(lambda: shown(harness).lost_requests == 7, PATIENCE_SECONDS, "the monitor has counted them")
     assert [one.topic for one in shown(harness).recreated_topics] == [harness.settings.topic_create]
-    assert operations(harness).resubmit(operations(harness).gone(), "test") == gone
+    assert operations(harness).resubmit(operations(harness).gone_requests(), "test") == gone
     harness.wait_for(gone, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 
@@ -160,7 +160,7 @@ def test_results_of_a_topic_that_was_recreated_before_they_were_read_are_lost_an
             sa.text("UPDATE files SET updated_at = now() - interval '1 minute' WHERE status = 'pending'")
         )
     assert processor.alive
-    assert operations(harness).gone() == gone
+    assert operations(harness).gone_requests() == gone
     assert operations(harness).retry(gone, "test").done == gone
     harness.wait_for(gone, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
@@ -192,7 +192,7 @@ def test_a_topic_that_has_less_than_it_had_is_noticed(harness: PipelineHarness) 
 def test_a_request_that_waits_is_not_submitted_again(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     waiting = published(harness, 3)
-    assert operations(harness).gone() == []
+    assert operations(harness).gone_requests() == []
     assert operations(harness).retry(waiting, "test").done == []
     harness.assert_clean()
 

@@ -16,7 +16,7 @@ from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
-from filemill.services.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
+from filemill.services.offset_reset import CannotReset, OffsetReset, ResetPlan, ResetTarget, UnfinishedPolicy
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
@@ -57,12 +57,12 @@ def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, 
     harness.start("processor", group_protocol=protocol, processing_seconds=FOR_EVER)
     harness.wait_for(harness.submit(3), "processing")
     reset = mover(harness)
-    plan = reset.plan(Target("latest"))
+    plan = reset.plan(ResetTarget("latest"))
     assert plan.why_not == (
         "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
     )
     with pytest.raises(CannotReset, match="has a member"):
-        reset.apply(plan, Target("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     admin = KafkaAdmin(harness.settings)
     with pytest.raises(ValueError, match="Kafka refuses"):
         admin.alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
@@ -72,7 +72,7 @@ def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(("then", "status"), [("resubmit", "completed"), ("cancel", "cancelled")])
 def test_what_a_reset_skips_is_resubmitted_or_cancelled(
-    then: Unfinished, status: str, harness: PipelineHarness
+    then: UnfinishedPolicy, status: str, harness: PipelineHarness
 ) -> None:
     harness.run_in_threads("relay", "sync")
     done = harness.submit(6)
@@ -85,7 +85,7 @@ def test_what_a_reset_skips_is_resubmitted_or_cancelled(
     stop(harness, slow)
     foreign = harness.publish_requests(1, 2)  # no publication, no header: only the record says whose it is
 
-    reset, target = mover(harness), Target("latest")
+    reset, target = mover(harness), ResetTarget("latest")
     plan = reset.plan(target)
     assert plan.why_not is None
     assert plan.skipped == sorted([*begun, *foreign])
@@ -119,10 +119,10 @@ def test_records_that_are_read_again_change_nothing_that_has_ended(harness: Pipe
     reset = mover(harness)
     wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
-    plan = reset.plan(Target("shift", by=-2))
+    plan = reset.plan(ResetTarget("shift", by=-2))
     assert [move.difference for move in plan.moves] == [-2, -2, -2]
     assert (plan.repeated, plan.skipped) == (6, [])
-    reset.apply(plan, Target("shift", by=-2), "cancel", "test")
+    reset.apply(plan, ResetTarget("shift", by=-2), "cancel", "test")
     harness.start("processor")
     wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were done again")
     after = {file_id: harness.file(file_id) for file_id in ids}
@@ -145,22 +145,22 @@ def test_a_time_is_the_first_record_from_then_on(harness: PipelineHarness) -> No
     moment = datetime.now(UTC)
     time.sleep(0.01)
     harness.publish_requests(0, 1)
-    plan = mover(harness).plan(Target("time", at=moment))
+    plan = mover(harness).plan(ResetTarget("time", at=moment))
     assert [(move.current, move.new, len(move.skipped)) for move in plan.moves] == [(0, 2, 2)] * 3
 
 
 def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
     reset = mover(harness)
-    plan = reset.plan(Target("latest"))
+    plan = reset.plan(ResetTarget("latest"))
     topics.recreate_topic(harness.settings, harness.settings.topic_create)
     waiting = harness.publish_requests(0, 2)
     with pytest.raises(CannotReset, match="was deleted and created again since the preview: preview the reset again"):
-        reset.apply(plan, Target("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     assert committed(harness) == [None] * 3
     assert set(harness.statuses(waiting).values()) == {"pending"}
     assert audited(harness) == []
-    assert reset.apply(reset.plan(Target("latest")), Target("latest"), "cancel", "test").cancelled == waiting
+    assert reset.apply(reset.plan(ResetTarget("latest")), ResetTarget("latest"), "cancel", "test").cancelled == waiting
 
 
 def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
@@ -168,14 +168,14 @@ def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
 ) -> None:
     ids = harness.publish_requests(0, 3)
     reset = mover(harness)
-    plan: Plan = reset.plan(Target("latest"))
+    plan: ResetPlan = reset.plan(ResetTarget("latest"))
 
     def refuse(*_given: object) -> None:
         raise ValueError("Kafka refuses: somebody has just joined")
 
     monkeypatch.setattr(KafkaAdmin, "alter_offsets", refuse)
     with pytest.raises(CannotReset, match="just joined"):
-        reset.apply(plan, Target("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     assert harness.statuses(ids) == dict.fromkeys(ids, "pending")
     assert {harness.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
     (detail,) = audited(harness)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from confluent_kafka import Consumer
 
 from filemill.config.settings import Settings
-from filemill.queries.history import Ownership, ownership
+from filemill.queries.history import OwnershipHistory, ownership
 from filemill_dashboard.views.rebalances import OwnershipChange, ownership_changes, ownership_periods
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
@@ -41,7 +41,7 @@ def plain_consumer(settings: Settings) -> Iterator[None]:
         thread.join(WAIT_SECONDS)
 
 
-def read_ownership(harness: PipelineHarness) -> Ownership:
+def read_ownership(harness: PipelineHarness) -> OwnershipHistory:
     with harness.engine.connect() as connection:
         return ownership(connection, harness.settings.group_id, PERIOD)
 

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from filemill.adapters.kafka.admin import all_topics
 from filemill.entrypoints import bootstrap
-from filemill.services.offset_reset import Target
+from filemill.services.offset_reset import ResetTarget
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
@@ -55,7 +55,7 @@ def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(ha
     assert {check: finding.count for check, finding in report.findings.items()} == {"object-missing": 5}
     _stop(processor)
     reset = bootstrap.offset_reset(harness.settings, harness.engine)
-    target = Target("earliest")
+    target = ResetTarget("earliest")
     reset.apply(reset.plan(target), target, "resubmit", "test")
     harness.start("processor")
     wait_until(lambda: harness.verify().objects == 5, PATIENCE_SECONDS, "all objects are there again", every=1.0)
@@ -103,7 +103,7 @@ def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_
     assert set(harness.statuses(done).values()) == {"completed"}
     assert {check: finding.count for check, finding in harness.verify().findings.items()} == {"request-gone": 3}
     operations = bootstrap.operations(settings, harness.engine)
-    assert operations.resubmit(operations.gone(), "test") == lost
+    assert operations.resubmit(operations.gone_requests(), "test") == lost
     harness.wait_for(lost, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 

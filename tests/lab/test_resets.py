@@ -7,7 +7,7 @@ import pytest
 from filemill.lab import StackParameters, faults, measures
 from filemill.lab.session import wait_until
 from filemill.lab.stack import Lab
-from filemill.services.offset_reset import Target
+from filemill.services.offset_reset import ResetTarget
 
 PARTITIONS = 3
 IN_FLIGHT = 40
@@ -21,10 +21,10 @@ def test_resets_on_record_break_no_promise_and_are_counted() -> None:
         lab.load.start(lambda load: load.closed_loop(IN_FLIGHT, 120))
         wait_until(lambda: lab.load.unfinished() >= IN_FLIGHT * 0.8, 30, "the pipeline is at work")
         time.sleep(3)  # something has been committed by then
-        forward = lab.inject(faults.reset_offsets(lab, Target("latest")))
+        forward = lab.inject(faults.reset_offsets(lab, ResetTarget("latest")))
         lab.wait_for_group()
         time.sleep(3)
-        back = lab.inject(faults.reset_offsets(lab, Target("shift", by=-BACK)))
+        back = lab.inject(faults.reset_offsets(lab, ResetTarget("shift", by=-BACK)))
         lab.wait_for_group()
         lab.load.stop()
         lab.drain()

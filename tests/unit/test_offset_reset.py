@@ -3,7 +3,7 @@
 import pytest
 
 from filemill.adapters.kafka.admin import LogOffsets
-from filemill.services.offset_reset import Move, Plan, Target, members_refusal, new_offsets
+from filemill.services.offset_reset import PartitionReset, ResetPlan, ResetTarget, members_refusal, new_offsets
 
 PARTS = [
     LogOffsets(0, begin=10, end=100, committed=40),
@@ -15,21 +15,23 @@ PARTS = [
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (Target("earliest"), {0: 10, 1: 0, 2: 30}),
-        (Target("latest"), {0: 100, 1: 50, 2: 30}),
-        (Target("time"), {0: 60, 1: 50, 2: 30}),
-        (Target("shift", by=7), {0: 47, 1: 7, 2: 30}),
-        (Target("shift", by=-35), {0: 10, 1: 0, 2: 30}),
-        (Target("shift", by=10**12), {0: 100, 1: 50, 2: 30}),
+        (ResetTarget("earliest"), {0: 10, 1: 0, 2: 30}),
+        (ResetTarget("latest"), {0: 100, 1: 50, 2: 30}),
+        (ResetTarget("time"), {0: 60, 1: 50, 2: 30}),
+        (ResetTarget("shift", by=7), {0: 47, 1: 7, 2: 30}),
+        (ResetTarget("shift", by=-35), {0: 10, 1: 0, 2: 30}),
+        (ResetTarget("shift", by=10**12), {0: 100, 1: 50, 2: 30}),
     ],
     ids=str,
 )
-def test_a_target_stays_within_what_a_partition_holds(target: Target, expected: dict[int, int]) -> None:
+def test_a_target_stays_within_what_a_partition_holds(target: ResetTarget, expected: dict[int, int]) -> None:
     assert new_offsets(target, PARTS, {0: 60, 1: 50}) == expected
 
 
 def test_a_plan_sums_up_its_moves() -> None:
-    plan = Plan([Move(0, 40, 45, [7, 9]), Move(1, 20, 5, []), Move(2, 3, 3, [])], None)
+    plan = ResetPlan(
+        [PartitionReset(0, 40, 45, [7, 9]), PartitionReset(1, 20, 5, []), PartitionReset(2, 3, 3, [])], None
+    )
     assert plan.offsets == {0: 45, 1: 5}
     assert (plan.skipped, plan.repeated) == ([7, 9], 15)
 

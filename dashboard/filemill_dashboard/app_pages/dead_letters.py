@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import streamlit as st
 
 from filemill.domain.dead_letters import DeadLetter, reason_counts, reason_fingerprint
-from filemill.queries.dead_letters import KEPT_RECORDS, Content
+from filemill.queries.dead_letters import KEPT_RECORDS, DeadLetterContent
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bars import bars
 from filemill_dashboard.components.facts import Fact, facts
@@ -148,7 +148,7 @@ def _row(letter: DeadLetter, age: float | None) -> TableRow:
     )
 
 
-def _header_facts(content: Content | None, used_names: Set[str]) -> list[Fact]:
+def _header_facts(content: DeadLetterContent | None, used_names: Set[str]) -> list[Fact]:
     """Return all headers in order. A repeated name gets a number, because the names of facts are unique."""
     seen = Counter(used_names)
     lines = []

@@ -3,8 +3,9 @@
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.domain.files import InvalidRequest, Status, parse_file_id
-from filemill.queries.file_timeline import FileStory
+from filemill.errors import InvalidRequest
+from filemill.domain.files import Status, parse_file_id
+from filemill.queries.file_timeline import FileTimeline
 from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill_dashboard.components import page_shell
@@ -80,7 +81,7 @@ def _preview(data: PageData, file: FileRow) -> None:
         preview("preview", None, title="Content", message="The object does not exist in the bucket. It was removed.")
 
 
-def _workers_of(data: PageData, story: FileStory, overview: Overview | None) -> list[WorkerView]:
+def _workers_of(data: PageData, story: FileTimeline, overview: Overview | None) -> list[WorkerView]:
     """Return the workers that may concern the file: its own worker and the members of the group."""
     members = overview.group.members if overview is not None and overview.group is not None else []
     ids = {member.client_id for member in members} | {story.file.worker_id if story.file is not None else None}

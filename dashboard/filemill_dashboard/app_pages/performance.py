@@ -3,7 +3,7 @@
 import streamlit as st
 
 from filemill.domain.files import Status
-from filemill.queries.performance import FILES_MAX, Ledger, Percentiles, Performance, Share
+from filemill.queries.performance import FILES_MAX, Ledger, Percentiles, Performance, PerformanceRow
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
@@ -112,7 +112,7 @@ def _seconds(value: float | None) -> str | None:
     return None if value is None else format_duration(value)
 
 
-def _shares(key: str, grouping: str, shares: list[Share], stage: Stage, *, stale: bool) -> None:
+def _shares(key: str, grouping: str, shares: list[PerformanceRow], stage: Stage, *, stale: bool) -> None:
     ended = sum(share.ended for share in shares)
     data_grid(
         key,
@@ -146,7 +146,7 @@ def _shares(key: str, grouping: str, shares: list[Share], stage: Stage, *, stale
     )
 
 
-def _name(grouping: str, share: Share) -> str:
+def _name(grouping: str, share: PerformanceRow) -> str:
     if share.key is None:
         return "foreign service" if grouping == "Worker" else "unknown"
     return str(share.key) if grouping == "Worker" else f"P{share.key}"

@@ -66,7 +66,7 @@ def bulk_dialog(data: PageData) -> None:
     def body() -> None:
         if "count" not in state:
             try:
-                state["up_to"] = data.services.operations.newest()
+                state["up_to"] = data.services.operations.newest_id()
                 state["count"] = data.services.operations.count(action, selection)
             except Unavailable as error:
                 show_notices("bulk-error", [Notice("bad", "Counting the files failed", str(error))])

@@ -5,16 +5,16 @@ from typing import Any
 
 from filemill.adapters.postgres.audit import FAULT
 from filemill.domain.files import epoch_milliseconds
-from filemill.queries.history import DEPLOYED, Act
+from filemill.queries.history import DEPLOYED, AuditEntry
 from filemill_dashboard.components.chart import Annotation
 
 
-def annotations_of(operations: Sequence[Act]) -> list[Annotation]:
+def annotations_of(operations: Sequence[AuditEntry]) -> list[Annotation]:
     """Return an annotation per operation; a fault is a bar. Refused operations are left out."""
     return [_annotation(operation) for operation in operations if "refused" not in operation.detail]
 
 
-def _annotation(operation: Act) -> Annotation:
+def _annotation(operation: AuditEntry) -> Annotation:
     began = epoch_milliseconds(operation.at)
     ended, seconds = operation.detail.get("ended"), operation.detail.get("seconds")
     if operation.action != FAULT or not isinstance(seconds, int | float) or seconds <= 0:
@@ -24,7 +24,7 @@ def _annotation(operation: Act) -> Annotation:
     return Annotation(began, describe(operation), max(float(began), until))
 
 
-def describe(operation: Act) -> str:
+def describe(operation: AuditEntry) -> str:
     """Return a short summary of an operation and its actor."""
     return f"{_summary(operation.action, operation.detail)} · {operation.actor}"
 

@@ -7,7 +7,14 @@ import streamlit as st
 
 from filemill.errors import Unavailable
 from filemill.queries.group import Overview
-from filemill.services.offset_reset import CannotReset, InvalidTarget, ResetPlan, ResetTarget, Unfinished, members_refusal
+from filemill.services.offset_reset import (
+    CannotReset,
+    InvalidTarget,
+    ResetPlan,
+    ResetTarget,
+    UnfinishedPolicy,
+    members_refusal,
+)
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
@@ -16,7 +23,7 @@ from filemill_dashboard.state.page_data import PageData
 ACTOR = "page"
 _REQUESTED = "offsets_requested"
 TARGETS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
-UNFINISHED_ACTIONS: dict[str, Unfinished] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
+UNFINISHED_ACTIONS: dict[str, UnfinishedPolicy] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
 SHIFT_MAX = 10_000_000
 PREVIEW = [
     Column("partition", "Partition", "mono", 82),
@@ -62,7 +69,7 @@ def offset_dialog(data: PageData) -> None:
             state.update(target=target, plan=found)
         notice_area = st.container()
         plan: ResetPlan | None = state.get("plan")
-        then: Unfinished = "resubmit"
+        then: UnfinishedPolicy = "resubmit"
         if plan is not None:
             then = _preview(plan)
             problem = problem or plan.why_not
@@ -114,7 +121,7 @@ def _plan(data: PageData, target: ResetTarget) -> tuple[ResetPlan | None, str | 
         return None, str(error)
 
 
-def _preview(plan: ResetPlan) -> Unfinished:
+def _preview(plan: ResetPlan) -> UnfinishedPolicy:
     """Draw the preview. Return the action for unfinished files that would be skipped."""
     data_grid(
         "offsets-preview-table",
@@ -146,7 +153,7 @@ def _preview(plan: ResetPlan) -> Unfinished:
     return UNFINISHED_ACTIONS[selected or "Resubmit them"]
 
 
-def _label(plan: ResetPlan | None, then: Unfinished) -> str:
+def _label(plan: ResetPlan | None, then: UnfinishedPolicy) -> str:
     if plan is None:
         return "Preview first"
     if not plan.offsets:
@@ -156,7 +163,7 @@ def _label(plan: ResetPlan | None, then: Unfinished) -> str:
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 
-def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: Unfinished) -> str | None:
+def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: UnfinishedPolicy) -> str | None:
     """Start a job that resets the offsets. Return the reason if it cannot start."""
 
     def work(job: Job) -> None:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.queries.performance import Percentiles, Performance, Share
+from filemill.queries.performance import Percentiles, Performance, PerformanceRow
 from filemill_dashboard.components.chart import Annotation, Figure, chart
 
 HEIGHT_PIXELS = 250
@@ -42,12 +42,12 @@ def latency_chart(
     chart("times", figure, height=HEIGHT_PIXELS, alt="Latency of files", message=_message(performance), stale=stale)
 
 
-def percentiles_of(share: Share, stage: Stage) -> Percentiles:
+def percentiles_of(share: PerformanceRow, stage: Stage) -> Percentiles:
     """Return the percentiles of a stage."""
     return {"wait": share.wait, "processing": share.processing, "whole": share.whole}[stage]
 
 
-def _rate(share: Share, name: str, performance: Performance | None) -> float | None:
+def _rate(share: PerformanceRow, name: str, performance: Performance | None) -> float | None:
     return None if performance is None else getattr(share, name) / performance.bin_seconds
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.queries.history import Ownership
+from filemill.queries.history import OwnershipHistory
 from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
 from filemill_dashboard.views.rebalances import OwnershipPeriod
 
@@ -20,7 +20,7 @@ OTHERS_MAX = 500
 
 
 def rebalance_chart(
-    ownership: Ownership | None,
+    ownership: OwnershipHistory | None,
     bands: list[OwnershipPeriod],
     period_seconds: int,
     annotations: list[Annotation],

@@ -1,6 +1,6 @@
-"""REST: retry, cancel, delete; dead letters; workers; the pipeline at a glance.
+"""REST: retry, cancel and delete files; dead letters; workers; the state of the pipeline.
 
-What changes something is on record in `operations` with the caller's address.
+Each change is recorded in `operations` with the address of the client.
 """
 
 from typing import Annotated
@@ -16,7 +16,7 @@ from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import Content, chunks
 from filemill.queries.files import get_file
-from filemill.queries.group import overview
+from filemill.queries.group import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.services.dead_letters import Replay
 from filemill.services.operations import UnknownWorker
@@ -38,116 +38,118 @@ from filemill_dashboard.rest.schema import body_of, optional, responses
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
 from filemill_dashboard.state.services import Services
 
-# Members of the group and partitions of a topic in one answer.
+# Members of the group, and partitions of a topic, in one response.
 PIPELINE_MAX = 1000
-# A whole topic is read: longer than for an answer of the database alone.
-LETTERS_PATIENCE = 3
+# Times the server timeout: a whole topic is read, which takes longer than a database query.
+DEAD_LETTERS_TIMEOUT_FACTOR = 3
 
 
 def add_operations(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     """Add the endpoints."""
-    _add_files(app, services, threads)
-    _add_many_files(app, services, threads)
-    _add_letters(app, services, threads)
+    _add_file_actions(app, services, threads)
+    _add_bulk_actions(app, services, threads)
+    _add_dead_letters(app, services, threads)
     _add_workers(app, services, threads)
+    _add_pipeline(app, services, threads)
 
 
 def actor_of(request: Request) -> str:
-    """Who asks, for the record: the address that the gate found."""
+    """The actor for the audit record: the client's address, as the request filter determined it."""
     return f"rest:{request.client.host}" if request.client else "rest"
 
 
-def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    async def act(action: Action, file_id: int, request: Request) -> FileRow | None:
-        with client_waits() as wanted:
+def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
+    async def apply(action: Action, file_id: int, request: Request) -> FileRow | None:
+        with client_waits() as still_wanted:
 
             def work() -> FileRow | None:
-                if not wanted():
-                    raise Unavailable("too late: the sender was answered already")
+                if not still_wanted():
+                    raise Unavailable("too late: the client was answered already")
                 outcome = services.operations.apply(action, [file_id], actor_of(request))
                 for refused in outcome.refused:
-                    code, status = ("not_found", 404) if refused.code is RefusalCode.NOT_FOUND else ("not_possible", 409)
+                    not_found = refused.code is RefusalCode.NOT_FOUND
+                    status, code = (404, "not_found") if not_found else (409, "not_possible")
                     raise ApiError(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
                 with services.reading() as connection:
                     return get_file(connection, file_id)
 
             return await threads.run(work)
 
-    @app.post("/api/files/{id}/retry", responses=responses(200, "FileRow", 403, 404, 409, 503), summary="A new run")
-    async def retry(file_id: FileIdPath, request: Request) -> Response:
-        return json_response(await act(Action.RETRY, file_id, request))
+    file_responses = responses(200, FileRow, 403, 404, 409, 503)
 
-    @app.post(
-        "/api/files/{id}/cancel", responses=responses(200, "FileRow", 403, 404, 409, 503), summary="End it unfinished"
-    )
+    @app.post("/api/files/{id}/retry", responses=file_responses, summary="Retry a file as a new run")
+    async def retry(file_id: FileIdPath, request: Request) -> Response:
+        return json_response(await apply(Action.RETRY, file_id, request))
+
+    @app.post("/api/files/{id}/cancel", responses=file_responses, summary="Cancel an unfinished file")
     async def cancel(file_id: FileIdPath, request: Request) -> Response:
-        return json_response(await act(Action.CANCEL, file_id, request))
+        return json_response(await apply(Action.CANCEL, file_id, request))
 
     @app.delete(
         "/api/files/{id}",
         status_code=204,
-        responses=responses(204, "", 403, 404, 409, 503),
-        summary="Delete a file that has ended, and its object",
+        responses=responses(204, None, 403, 404, 409, 503),
+        summary="Delete a finished file and its object",
     )
     async def delete(file_id: FileIdPath, request: Request) -> Response:
-        await act(Action.DELETE, file_id, request)
+        await apply(Action.DELETE, file_id, request)
         return Response(status_code=204)
 
 
-def _add_many_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    async def many(action: Action, request: Request) -> Response:
-        which = await read_record(request, RetrySelector)
-        if bool(which.ids) + which.all + which.lost != 1:
-            raise ApiError(422, "invalid", 'name files by "ids", or say "all": true with a status or a search', "ids")
-        if which.lost and action is not Action.RETRY:
-            raise ApiError(422, "invalid", "lost: only for a retry", "lost")
+def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
+    async def apply(action: Action, request: Request) -> Response:
+        selector = await read_record(request, RetrySelector)
+        if bool(selector.ids) + selector.all + selector.lost != 1:
+            raise ApiError(422, "invalid", 'give either "ids", or "all": true with a status or a search', "ids")
+        if selector.lost and action is not Action.RETRY:
+            raise ApiError(422, "invalid", "lost: only allowed for retry", "lost")
 
         def work() -> BulkResult:
-            if which.lost:
-                gone = services.operations.gone(limit=which.limit + 1)
-                done = services.operations.resubmit(gone[: which.limit], actor_of(request))
-                return BulkResult(done, [], more=len(gone) > which.limit)
-            if not which.all:
-                outcome = services.operations.apply(action, which.ids, actor_of(request))
-                return BulkResult(outcome.done, outcome.refused, more=False)
-            operations, selection = services.operations, which.selection
+            operations, actor, limit = services.operations, actor_of(request), selector.limit
+            if selector.lost:
+                gone = operations.gone(limit=limit + 1)
+                return BulkResult(operations.resubmit(gone[:limit], actor), [], more=len(gone) > limit)
+            if not selector.all:
+                return BulkResult.of(operations.apply(action, selector.ids, actor), more=False)
             upto = operations.newest()
-            ids = operations.pick(action, selection, after=0, upto=upto, limit=which.limit + 1)
-            outcome = services.operations.apply(action, ids[: which.limit], actor_of(request))
-            return BulkResult(outcome.done, outcome.refused, more=len(ids) > which.limit)
+            ids = operations.pick(action, selector.selection, after=0, upto=upto, limit=limit + 1)
+            return BulkResult.of(operations.apply(action, ids[:limit], actor), more=len(ids) > limit)
 
         return json_response(await threads.run(work))
 
-    told = responses(200, "Bulk", 400, 403, 413, 422, 503)
+    bulk_responses = responses(200, BulkResult, 400, 403, 413, 422, 503)
+    retry_body, body = body_of(RetrySelector), body_of(FileSelector)
 
-    @app.post("/api/files/retry", responses=told, openapi_extra=body_of(RetrySelector), summary="A new run, for many")
+    @app.post("/api/files/retry", responses=bulk_responses, openapi_extra=retry_body, summary="Retry many files")
     async def retry(request: Request) -> Response:
-        return await many(Action.RETRY, request)
+        return await apply(Action.RETRY, request)
 
-    @app.post("/api/files/cancel", responses=told, openapi_extra=body_of(FileSelector), summary="End many unfinished")
+    @app.post("/api/files/cancel", responses=bulk_responses, openapi_extra=body, summary="Cancel many unfinished files")
     async def cancel(request: Request) -> Response:
-        return await many(Action.CANCEL, request)
+        return await apply(Action.CANCEL, request)
 
-    @app.post(
-        "/api/files/delete", responses=told, openapi_extra=body_of(FileSelector), summary="Delete many that have ended"
-    )
+    @app.post("/api/files/delete", responses=bulk_responses, openapi_extra=body, summary="Delete many finished files")
     async def delete(request: Request) -> Response:
-        return await many(Action.DELETE, request)
+        return await apply(Action.DELETE, request)
 
 
-def _add_letters(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    patience = LETTERS_PATIENCE * threads.timeout_seconds
+def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads) -> None:
+    timeout_seconds = DEAD_LETTERS_TIMEOUT_FACTOR * threads.timeout_seconds
     index = services.dead_letters
 
-    @app.get("/api/dead-letters", responses=responses(200, "LetterList", 422, 503), summary="Requests that failed")
+    @app.get("/api/dead-letters", responses=responses(200, DeadLetterList, 422, 503), summary="List dead letters")
     async def letters(
         *,
-        still_broken: Annotated[bool, Query(description="Only failures that nothing was tried for since.")] = False,
-        reason: Annotated[str, Query(description="Only those whose reason contains this.")] = "",
-        limit: Annotated[int, Query(ge=1, le=DEAD_LETTERS_MAX, description="At most so many.")] = DEAD_LETTERS_DEFAULT,
+        still_broken: Annotated[bool, Query(description="Only dead letters of files not retried since.")] = False,
+        reason: Annotated[str, Query(description="Only dead letters whose reason contains this text.")] = "",
+        limit: Annotated[int, Query(ge=1, le=DEAD_LETTERS_MAX, description="Maximum number of items.")] = (
+            DEAD_LETTERS_DEFAULT
+        ),
         cursor: Annotated[
             str,
-            Query(description="`next_cursor` of the page before.", json_schema_extra=optional(DEAD_LETTERS.pattern)),
+            Query(
+                description="`next_cursor` of the previous page.", json_schema_extra=optional(DEAD_LETTERS.pattern)
+            ),
         ] = "",
     ) -> Response:
         below = tuple(DEAD_LETTERS.decode(cursor)) if cursor else None
@@ -162,53 +164,52 @@ def _add_letters(app: FastAPI, services: Services, threads: RequestThreads) -> N
             newest = [letter for letter in reversed(found) if below is None or letter.order < below]
             page = next(chunks(newest[:limit]), [])
             contents = index.contents(services.kafka, page)
-            items = [_letter(*one) for one in zip(page, contents, strict=True)]
-            more = DEAD_LETTERS.encode(*page[-1].order) if len(newest) > len(page) else None
-            return DeadLetterList(items, reason_counts(found), len(found), more, known.truncated)
+            items = [_dead_letter_item(*one) for one in zip(page, contents, strict=True)]
+            next_cursor = DEAD_LETTERS.encode(*page[-1].order) if len(newest) > len(page) else None
+            return DeadLetterList(items, reason_counts(found), len(found), next_cursor, known.truncated)
 
-        return json_response(await threads.run(work, patience))
+        return json_response(await threads.run(work, timeout_seconds))
 
     @app.post(
         "/api/dead-letters/replay",
-        responses=responses(200, "Replay", 400, 403, 404, 413, 422, 503),
+        responses=responses(200, Replay, 400, 403, 404, 413, 422, 503),
         openapi_extra=body_of(ReplayRequest),
-        summary="Send requests through once more",
+        summary="Replay dead letters as new runs",
     )
     async def replay(request: Request) -> Response:
-        order = await read_record(request, ReplayRequest)
+        wanted = await read_record(request, ReplayRequest)
 
         def work() -> Replay:
-            found = index.find(services.kafka, order.places)
-            missing = next((place for place in order.places if place not in found), None)
+            found = index.find(services.kafka, wanted.places)
+            missing = next((place for place in wanted.places if place not in found), None)
             if missing is not None:
                 raise ApiError(404, "not_found", f"there is no dead letter {missing}", "places")
             return services.replay(
                 list({letter.key: letter for letter in found.values()}.values()),
                 actor_of(request),
                 rate=float(DEAD_LETTERS_MAX),
-                dry_run=order.dry_run,
-                max_runs=order.max_runs,
+                dry_run=wanted.dry_run,
+                max_runs=wanted.max_runs,
             )
 
-        return json_response(await threads.run(work, patience))
+        return json_response(await threads.run(work, timeout_seconds))
 
 
-def _letter(letter: DeadLetter, content: Content | None) -> DeadLetterItem:
+def _dead_letter_item(letter: DeadLetter, content: Content | None) -> DeadLetterItem:
     facts = {name: getattr(letter, name) for name in DeadLetterFacts.__struct_fields__}
     value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
-    return DeadLetterItem(
-        **facts, place=letter.place, value=value, trace=content.trace if content is not None else None
-    )
+    trace = content.trace if content is not None else None
+    return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace)
 
 
 def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    @app.get("/api/workers", responses=responses(200, "WorkerList", 422, 503), summary="The file processors")
+    @app.get("/api/workers", responses=responses(200, WorkerList, 422, 503), summary="List file processors")
     async def workers(
         *,
-        limit: Annotated[int, Query(ge=1, le=WORKERS_MAX, description="At most so many.")] = WORKERS_MAX,
+        limit: Annotated[int, Query(ge=1, le=WORKERS_MAX, description="Maximum number of items.")] = WORKERS_MAX,
         cursor: Annotated[
             str,
-            Query(description="`next_cursor` of the page before.", json_schema_extra=optional(WORKERS.pattern)),
+            Query(description="`next_cursor` of the previous page.", json_schema_extra=optional(WORKERS.pattern)),
         ] = "",
     ) -> Response:
         offset = WORKERS.decode(cursor)[0] if cursor else 0
@@ -222,37 +223,42 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
         return json_response(await threads.run(work))
 
-    async def tell(order: WorkerCommandKind, worker_id: str, request: Request) -> Response:
+    async def send(command: WorkerCommandKind, worker_id: str, request: Request) -> Response:
 
         def work() -> None:
             try:
-                services.operations.command_workers(order, worker_id, actor_of(request))
+                services.operations.command_workers(command, worker_id, actor_of(request))
             except UnknownWorker as error:
                 raise ApiError(404, "not_found", str(error), "id") from None
 
         await threads.run(work, 2 * threads.timeout_seconds)
         return Response(status_code=204)
 
-    told = responses(204, "", 403, 404, 503)
-    Worker = Annotated[str, Path(alias="id", max_length=200)]  # noqa: N806 - a type
+    command_responses = responses(204, None, 403, 404, 503)
+    WorkerId = Annotated[str, Path(alias="id", max_length=200)]  # noqa: N806 - a type
 
-    @app.post("/api/workers/{id}/quiet", status_code=204, responses=told, summary="Have it take nothing new")
-    async def quiet(worker_id: Worker, request: Request) -> Response:
-        return await tell(WorkerCommandKind.QUIET, worker_id, request)
+    @app.post("/api/workers/{id}/quiet", status_code=204, responses=command_responses, summary="Quiet a worker")
+    async def quiet(worker_id: WorkerId, request: Request) -> Response:
+        """A quiet worker finishes its records and takes no new ones."""
+        return await send(WorkerCommandKind.QUIET, worker_id, request)
 
-    @app.post("/api/workers/{id}/resume", status_code=204, responses=told, summary="Have it go on")
-    async def resume(worker_id: Worker, request: Request) -> Response:
-        return await tell(WorkerCommandKind.RESUME, worker_id, request)
+    @app.post("/api/workers/{id}/resume", status_code=204, responses=command_responses, summary="Resume a worker")
+    async def resume(worker_id: WorkerId, request: Request) -> Response:
+        return await send(WorkerCommandKind.RESUME, worker_id, request)
 
+
+def _add_pipeline(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     @app.get(
-        "/api/pipeline", responses=responses(200, "Overview", 422, 503), summary="Counts, outbox, group, lag, leases"
+        "/api/pipeline",
+        responses=responses(200, Overview, 422, 503),
+        summary="State of the pipeline: counts, outbox, group, lag, leases",
     )
     async def pipeline(
         limit: Annotated[
-            int, Query(ge=1, le=PIPELINE_MAX, description="At most so many members, and so many partitions.")
+            int, Query(ge=1, le=PIPELINE_MAX, description="Maximum number of members, and of partitions.")
         ] = PIPELINE_MAX,
     ) -> Response:
-        def work() -> object:
+        def work() -> Overview:
             with services.reading() as connection:
                 settings = services.settings
                 return overview(

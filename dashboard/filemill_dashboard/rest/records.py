@@ -1,4 +1,7 @@
-"""What REST's operations are asked with, and what they answer."""
+"""The records of REST's request and response bodies.
+
+Their fields are the API's contract. `schema.py` has the names under which the OpenAPI document publishes them.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -6,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from filemill.domain.dead_letters import PLACE, DeadLetterFacts
-from filemill.domain.file_actions import Refused, Selection
+from filemill.domain.file_actions import Outcome, Selection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.queries.workers import WorkerView
 from filemill.services.offset_reset import Move, Target, Unfinished
@@ -14,43 +17,69 @@ from filemill.services.offset_reset import Move, Target, Unfinished
 IDS_MAX = 1000
 DEAD_LETTERS_DEFAULT = 100
 DEAD_LETTERS_MAX = 500
-RATE_MAX = 1000.0
 
-Place = Annotated[str, msgspec.Meta(pattern=f"^{PLACE}$")]
-Some = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
+Position = Annotated[str, msgspec.Meta(pattern=f"^{PLACE}$")]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
 class FileSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which files: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
+    """The files to act on: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
 
     ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
     all: bool = False
     status: Status | None = None
     search: Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARACTERS)] = ""
-    limit: Some = IDS_MAX
+    limit: Limit = IDS_MAX
 
     @property
     def selection(self) -> Selection:
-        """All that match."""
+        """The filter of `all`."""
         return Selection(self.status, self.search)
 
 
 class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):
-    """As `Which`, or `lost`: those that have not ended, and whose records are gone from Kafka."""
+    """The files to retry: `ids`, `all` that match, or `lost`: unfinished files whose records are gone from Kafka."""
 
     lost: bool = False
 
 
+class RefusedFile(msgspec.Struct, frozen=True):
+    """A file for which the action was refused, and why."""
+
+    file_id: int
+    reason: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A file for which the action was refused, and the reason."""
+
+    file_id: int
+    reason: str
+
+
 class BulkResult(msgspec.Struct, frozen=True):
-    """What was done to which files; `more`: others match still, so ask again."""
+    """The files to which the action was done, and those for which it was refused.
+
+    `more`: further files match; send the request again.
+    """
 
     done: list[int]
-    refused: list[Refused]
+    refused: list[RefusedFile]
     more: bool
+
+    @classmethod
+    def of(cls, result: ActionResult, *, more: bool) -> "BulkResult":
+        """The response for the result of an action."""
+        return cls(result.done, [Refused(one.file_id, one.reason) for one in result.refused], more)
+
+    @classmethod
+    def of(cls, outcome: Outcome, *, more: bool) -> "BulkResult":
+        """The result of an action."""
+        return cls(outcome.done, [RefusedFile(one.file_id, one.reason) for one in outcome.refused], more)
 
 
 class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
-    """A dead letter; `value` is its payload as text, what is not UTF-8 in it escaped; None: the record is gone."""
+    """A dead letter. `value` is its payload as text, with bytes that are not UTF-8 escaped; null: the record is gone."""
 
     place: str
     value: str | None
@@ -58,10 +87,10 @@ class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
 
 
 class DeadLetterList(msgspec.Struct, frozen=True):
-    """The newest dead letters first, and how often each reason comes among all that match; numbers in it are left out.
+    """Dead letters, the newest first. `reasons` counts all that match by reason, with numbers in the reason left out.
 
-    `total` counts all that match. `items` has `limit` of them at most, or as many as have a megabyte together;
-    `next_cursor` leads to older ones. `truncated`: the topic has older records than those that are looked at.
+    `total` counts all that match. `items` has at most `limit` of them, and at most one megabyte. `next_cursor` leads to
+    older ones. `truncated`: the topic has older records that were not read.
     """
 
     items: list[DeadLetterItem]
@@ -72,15 +101,15 @@ class DeadLetterList(msgspec.Struct, frozen=True):
 
 
 class ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead letters to send through again: `places` as `partition:offset`. `dry_run` only says what would be."""
+    """The dead letters to replay: `places` as `partition:offset`. With `dry_run`, nothing is changed."""
 
-    places: Annotated[list[Place], msgspec.Meta(min_length=1, max_length=DEAD_LETTERS_MAX)]
+    places: Annotated[list[Position], msgspec.Meta(min_length=1, max_length=DEAD_LETTERS_MAX)]
     dry_run: bool = False
     max_runs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
 
 class WorkerList(msgspec.Struct, frozen=True):
-    """Workers heard of within a day: those that run first, then by id. `total` counts all of them."""
+    """Workers that sent an event in the last 24 hours: running ones first, then by id. `total` counts all of them."""
 
     items: list[WorkerView]
     total: int
@@ -88,9 +117,9 @@ class WorkerList(msgspec.Struct, frozen=True):
 
 
 class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to move the offsets, as `offset_reset.Target`, and what becomes of unfinished requests that this skips.
+    """Where to reset the offsets to, and what to do with unfinished requests that this skips.
 
-    `dry_run`, which is the default, only says what would be.
+    `at` belongs to `time`, `by` to `shift`. With `dry_run`, which is the default, nothing is changed.
     """
 
     to: Literal["earliest", "latest", "time", "shift"]
@@ -101,15 +130,15 @@ class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     @property
     def target(self) -> Target:
-        """Where to. A moment without a zone is UTC."""
+        """The target of the reset. A time without a zone is UTC."""
         at = self.at if self.at is None or self.at.tzinfo else self.at.replace(tzinfo=UTC)
         return Target(self.to, at, self.by)
 
 
 class PartitionMove(msgspec.Struct, frozen=True):
-    """One partition: from its current offset to a new one, over `skipped_count` files that have not ended.
+    """The reset of one partition from its current offset to a new one, which skips `skipped_count` unfinished files.
 
-    `skipped` are the ids of the first 1,000 of them.
+    `skipped` has the ids of the first 1,000 of them.
     """
 
     partition: int
@@ -120,12 +149,12 @@ class PartitionMove(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, move: Move) -> "PartitionMove":
-        """The move, as it is sent."""
+        """The record of a move."""
         return cls(move.partition, move.current, move.new, move.skipped[:IDS_MAX], len(move.skipped))
 
 
 class OffsetResetResult(msgspec.Struct, frozen=True):
-    """What was done, or with `dry_run` would be; `why_not` says why it could not be done now."""
+    """What the reset did, or with `dry_run` would do. `why_not` says why it is not possible now; null: it is."""
 
     dry_run: bool
     moves: list[PartitionMove]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from filemill.domain.file_actions import Action, Selection
+from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import new_file
 from filemill_dashboard.state.jobs import Job
 from filemill_dashboard.state.services import Services
@@ -27,7 +27,7 @@ def create_many(services: Services, title: str, description: str, count: int) ->
 
 
 def apply_to_all(
-    services: Services, action: Action, selection: Selection, upto: int, actor: str
+    services: Services, action: FileAction, selection: FileSelection, upto: int, actor: str
 ) -> Callable[[Job], None]:
     """The work of doing `action` to all files up to the id `upto` that match."""
 
@@ -35,7 +35,7 @@ def apply_to_all(
         place = _Place()
 
         def batch() -> None:
-            ids = services.operations.pick(action, selection, after=place.after, upto=upto, limit=BATCH_FILES)
+            ids = services.operations.matching_ids(action, selection, after=place.after, upto=upto, limit=BATCH_FILES)
             if not ids:
                 place.end = True
                 return
@@ -56,7 +56,7 @@ def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
         place = _Place()
 
         def batch() -> None:
-            ids = services.operations.gone(after=place.after, limit=BATCH_FILES)
+            ids = services.operations.gone_requests(after=place.after, limit=BATCH_FILES)
             if not ids:
                 place.end = True
                 return

@@ -20,15 +20,15 @@ from filemill.domain.dead_letters import DeadLetter
 from filemill.domain.files import Status
 from filemill.domain.worker_events import WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
-from filemill.queries.dead_letters import Content, Letters
-from filemill.queries.file_timeline import FileStory, file_story
+from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
+from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import LIMIT_DEFAULT, FilePage, get_file, list_files
 from filemill.queries.group import LagHistory, Overview, lag_history, overview
-from filemill.queries.history import Act, Ownership, operations, ownership, stack_operations
+from filemill.queries.history import AuditEntry, OwnershipHistory, audit_entries, ownership, stack_audit_entries
 from filemill.queries.outbox import OutboxHistory, outbox_history
 from filemill.queries.performance import Ledger, Performance, ledger, performance
 from filemill.queries.workers import (
-    FileInHand,
+    FileInProgress,
     WorkerQuery,
     WorkerView,
     count_workers,
@@ -148,15 +148,15 @@ class PageData:
         self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
         self._files = self._shared(self._read_files, TTL_SECONDS)
         self._file = self._asked(get_file)
-        self._story = self._asked(file_story)
+        self._story = self._asked(file_timeline)
         self._workers: Cached[WorkerQuery, WorkerPage] = self._asked(_worker_page)
         self._hands = self._asked(worker_files)
         self._spoken = self._asked(worker_events)
         self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
         self._ledger: Cached[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
         self._ownership = {period: self._asked(self._ownership_over(period), _ttl(period)) for period in PERIODS}
-        self._marks = {period: self._asked(_over(stack_operations, period), _ttl(period)) for period in PERIODS}
-        self._acts: Cached[str, list[Act]] = self._asked(_over(operations, PERIODS[-1]))
+        self._marks = {period: self._asked(_over(stack_audit_entries, period), _ttl(period)) for period in PERIODS}
+        self._acts: Cached[str, list[AuditEntry]] = self._asked(_over(audit_entries, PERIODS[-1]))
         self._topics: Cached[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
         self._version: Cached[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
         self._browsed: Cached[BrowseQuery, BrowseResult] = Cached(
@@ -166,11 +166,11 @@ class PageData:
             wait_seconds=LETTERS_PATIENCE_SECONDS,
             max_keys=16,
         )
-        self._letters: Cached[str, Letters] = self._shared(
+        self._letters: Cached[str, DeadLetterSnapshot] = self._shared(
             lambda _key: services.dead_letters.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
         )
         # A few payloads, each of which may have two megabytes.
-        self._letter_contents: Cached[tuple[int, int], Content | None] = Cached(
+        self._letter_contents: Cached[tuple[int, int], DeadLetterContent | None] = Cached(
             lambda place: services.dead_letters.content(services.kafka, place),
             self._pool,
             ttl_seconds=OBJECT_TTL_SECONDS,
@@ -209,7 +209,7 @@ class PageData:
         """One file, whole; the value is None where there is none of that id."""
         return self._file.get(file_id)
 
-    def file_timeline(self, file_id: int) -> CachedValue[FileStory]:
+    def file_timeline(self, file_id: int) -> CachedValue[FileTimeline]:
         """All that is known of one file."""
         return self._story.get(file_id)
 
@@ -217,7 +217,7 @@ class PageData:
         """Some of the file processors, as they report themselves, and how many there are."""
         return self._workers.get(query)
 
-    def worker_files(self, worker_id: str) -> CachedValue[list[FileInHand]]:
+    def worker_files(self, worker_id: str) -> CachedValue[list[FileInProgress]]:
         """What a worker has in progress."""
         return self._hands.get(worker_id)
 
@@ -233,15 +233,15 @@ class PageData:
         """What was accepted, and where it is."""
         return self._ledger.get("")
 
-    def ownership(self, period_seconds: int) -> CachedValue[Ownership]:
+    def ownership(self, period_seconds: int) -> CachedValue[OwnershipHistory]:
         """What workers told of their partitions."""
         return self._ownership[period_seconds].get("")
 
-    def chart_operations(self, period_seconds: int) -> list[Act]:
+    def chart_operations(self, period_seconds: int) -> list[AuditEntry]:
         """What people did to workers, topics and the group: the marks of a chart."""
         return self._marks[period_seconds].get("").value or []
 
-    def operations(self) -> CachedValue[list[Act]]:
+    def operations(self) -> CachedValue[list[AuditEntry]]:
         """What people did within a day, newest first."""
         return self._acts.get("")
 
@@ -257,11 +257,11 @@ class PageData:
         """Some records of a topic."""
         return self._browsed.get(look)
 
-    def dead_letters(self) -> CachedValue[Letters]:
+    def dead_letters(self) -> CachedValue[DeadLetterSnapshot]:
         """The dead letters, oldest first."""
         return self._letters.get("")
 
-    def dead_letter_content(self, letter: DeadLetter) -> CachedValue[Content | None]:
+    def dead_letter_content(self, letter: DeadLetter) -> CachedValue[DeadLetterContent | None]:
         """A dead letter's payload, headers and trace; the value is None where the record is gone."""
         return self._letter_contents.get(letter.latest)
 
@@ -358,7 +358,7 @@ class PageData:
                 oldest_first=query.oldest_first,
             )
 
-    def _ownership_over(self, period: int) -> Callable[[sa.Connection, str], Ownership]:
+    def _ownership_over(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:
         group = self.services.settings.group_id
         return lambda connection, _key: ownership(connection, group, timedelta(seconds=period))
 

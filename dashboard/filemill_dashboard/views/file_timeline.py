@@ -7,7 +7,7 @@ from datetime import datetime
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, WorkerEvent
-from filemill.queries.file_timeline import FileStory, Published
+from filemill.queries.file_timeline import FileTimeline, PublishedRequest
 from filemill_dashboard.views.durations import format_duration
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}
@@ -49,7 +49,7 @@ class StateDiagram:
     run: int
 
 
-def timeline(story: FileStory) -> list[TimelineEntry]:
+def timeline(story: FileTimeline) -> list[TimelineEntry]:
     """All events of the file, oldest first."""
     file = story.file
     if file is None:
@@ -75,7 +75,7 @@ _DONE = {
 }
 
 
-def _publication(published: Published, file: FileRow) -> TimelineEntry:
+def _publication(published: PublishedRequest, file: FileRow) -> TimelineEntry:
     """The acknowledgement of the broker is stored later than a worker may have started the record."""
     where = f"partition {published.partition}, offset {published.offset} · sequence number {published.publish_number}"
     started_at = file.started_at if published.run == file.run else None
@@ -131,7 +131,7 @@ def _current(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]:
     return steps
 
 
-def state_diagram(story: FileStory) -> StateDiagram | None:
+def state_diagram(story: FileTimeline) -> StateDiagram | None:
     """The state diagram with the path of the current run; None if there is no such file."""
     file = story.file
     if file is None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import zip_longest
 
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
-from filemill.queries.history import SAMPLE_GAP, AssignmentSample, Ownership, OwnershipEvent
+from filemill.queries.history import SAMPLE_GAP, AssignmentSample, OwnershipHistory, OwnershipEvent
 
 
 class EndReason(StrEnum):
@@ -56,7 +56,7 @@ class OwnershipChange:
     cause: str | None
 
 
-def ownership_periods(known: Ownership) -> list[OwnershipPeriod]:
+def ownership_periods(known: OwnershipHistory) -> list[OwnershipPeriod]:
     """All periods of ownership, by partition and time."""
     tracker = _EventTracker(known)
     for event in known.events:
@@ -70,7 +70,7 @@ def ownership_periods(known: Ownership) -> list[OwnershipPeriod]:
 class _EventTracker:
     """The owners of each partition, followed event by event."""
 
-    def __init__(self, known: Ownership) -> None:
+    def __init__(self, known: OwnershipHistory) -> None:
         self.finished: list[OwnershipPeriod] = []
         self._known = known
         self._open: dict[tuple[str, int], tuple[datetime, int | None]] = {}
@@ -112,7 +112,7 @@ class _EventTracker:
             self.finished.append(OwnershipPeriod(partition, worker, start, max(start, at), epoch, reason))
 
 
-def _foreign_periods(known: Ownership) -> Iterator[OwnershipPeriod]:
+def _foreign_periods(known: OwnershipHistory) -> Iterator[OwnershipPeriod]:
     """The partitions of members that sent no event within the period."""
     heard = {event.event.worker_id for event in known.events}
     heard |= {worker for worker, at in known.last_heard.items() if at >= known.since}
@@ -134,7 +134,7 @@ def _foreign_periods(known: Ownership) -> Iterator[OwnershipPeriod]:
         yield _foreign_period(partition, *state, known.until)
 
 
-def _start(sample: AssignmentSample, known: Ownership) -> datetime:
+def _start(sample: AssignmentSample, known: OwnershipHistory) -> datetime:
     """An owner in the first sample was the owner when the period began."""
     is_first = sample is known.samples[0] and sample.first_at - known.since <= SAMPLE_GAP
     return known.since if is_first else sample.first_at
@@ -169,7 +169,7 @@ def _cut(period: OwnershipPeriod, following: OwnershipPeriod | None) -> Ownershi
     )
 
 
-def ownership_changes(known: Ownership, periods: Sequence[OwnershipPeriod]) -> list[OwnershipChange]:
+def ownership_changes(known: OwnershipHistory, periods: Sequence[OwnershipPeriod]) -> list[OwnershipChange]:
     """Each time that a worker became the owner of a partition within the period, newest first."""
     causes = {
         (event.event.worker_id, partition, event.event.timestamp): event.event.cause

@@ -8,7 +8,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.request_losses import PartitionRange, loss_bounds
 from filemill.domain.worker_events import EventKind, WorkerCondition, WorkerEvent
-from filemill.queries.file_timeline import FileStory, Published, Waiting
+from filemill.queries.file_timeline import FileTimeline, PublishedRequest, WaitingRequest
 from filemill.queries.group import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import format_duration
@@ -28,7 +28,7 @@ class WaitingReason:
     text: str = ""
 
 
-def why_waiting(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> WaitingReason | None:
+def why_waiting(story: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> WaitingReason | None:
     """What a file waits for now; None if it does not wait."""
     file = story.file
     if file is None or file.status.terminal:
@@ -48,7 +48,7 @@ def why_waiting(story: FileStory, overview: Overview | None, workers: Sequence[W
     return _in_backlog(position, overview, {worker.id: worker for worker in workers})
 
 
-def is_record_gone(story: FileStory, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
+def is_record_gone(story: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
     """Whether the record of an unfinished file was removed from Kafka, by the monitor's last sample."""
     file, position = story.file, _position(story)
     if file is None or file.status.terminal or story.waiting is not None or position is None:
@@ -80,19 +80,19 @@ def _may_hold(worker: WorkerView | None, *, if_unknown: bool = False) -> bool:
     return worker.vitals.in_flight > 0 or worker.vitals.quiet or worker.vitals.breaker is not None
 
 
-def _position(story: FileStory) -> Published | None:
+def _position(story: FileTimeline) -> PublishedRequest | None:
     run = story.file.run if story.file is not None else None
     return next((one for one in reversed(story.publications) if one.run == run), None)
 
 
-def _record_gone(story: FileStory, file: FileRow) -> WaitingReason:
+def _record_gone(story: FileTimeline, file: FileRow) -> WaitingReason:
     position = _position(story)
     former = f"It was at partition {position.partition}, offset {position.offset}. " if position is not None else ""
     text = f"{former}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
     return WaitingReason("bad", "Its record was removed from Kafka, so no worker will process it", text)
 
 
-def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) -> WaitingReason:
+def _in_outbox(story: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
     seconds = (story.as_of - waiting.accepted_at).total_seconds()
     ahead = "1 request is" if waiting.ahead == 1 else f"{waiting.ahead:,} requests are"
     since = f"For {format_duration(seconds)}; {ahead} before it."
@@ -103,7 +103,7 @@ def _in_outbox(story: FileStory, waiting: Waiting, overview: Overview | None) ->
     return WaitingReason(tone, "In the outbox, not published yet", since)
 
 
-def _retrying(story: FileStory, file: FileRow) -> WaitingReason | None:
+def _retrying(story: FileTimeline, file: FileRow) -> WaitingReason | None:
     last: WorkerEvent | None = story.events[-1] if story.events else None
     if last is None or last.kind is not EventKind.RETRYING or (last.run or 1) != file.run:
         return None
@@ -116,7 +116,7 @@ def _retrying(story: FileStory, file: FileRow) -> WaitingReason | None:
     )
 
 
-def _in_backlog(position: Published, overview: Overview | None, workers: dict[str, WorkerView]) -> WaitingReason:
+def _in_backlog(position: PublishedRequest, overview: Overview | None, workers: dict[str, WorkerView]) -> WaitingReason:
     where = f"partition {position.partition}, offset {position.offset}"
     if overview is None or overview.group is None or overview.lags is None:
         text = "The group monitor has not reported, so the owner of the partition is unknown."

@@ -10,7 +10,14 @@ from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, actor
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.services.offset_reset import CannotReset, InvalidTarget, OffsetReset, Plan, Target, Unfinished
+from filemill.services.offset_reset import (
+    CannotReset,
+    InvalidTarget,
+    OffsetReset,
+    ResetPlan,
+    ResetTarget,
+    UnfinishedPolicy,
+)
 
 To = Annotated[
     str | None, typer.Option(help="earliest, latest, or a time (UTC) such as 2026-11-22T12:00.", show_default=False)
@@ -54,7 +61,7 @@ def reset(
         _print(plan)
     if plan.why_not is not None:
         fail(plan.why_not, 1)
-    then: Unfinished = "cancel" if cancel else "resubmit"
+    then: UnfinishedPolicy = "cancel" if cancel else "resubmit"
     question = f"Move {_partitions(len(plan.offsets))} and {then} {len(plan.skipped)} unfinished requests?"
     if not yes and not typer.confirm(question):
         raise typer.Exit(1)
@@ -74,34 +81,34 @@ def _offset_reset(home: Path | None) -> OffsetReset:
     return bootstrap.offset_reset(settings, bootstrap.create_engine(settings, "offsets"))
 
 
-def _plan(offset_reset: OffsetReset, target: Target) -> Plan:
+def _plan(offset_reset: OffsetReset, target: ResetTarget) -> ResetPlan:
     try:
         return offset_reset.plan(target)
     except InvalidTarget as error:
         fail(str(error), 2)
 
 
-def _target(to: str | None, by: int | None) -> Target:
+def _target(to: str | None, by: int | None) -> ResetTarget:
     if (to is None) == (by is None):
         fail("give one of --to earliest, --to latest, --to TIME and --by RECORDS", 2)
     if by is not None:
-        return Target("shift", by=by)
+        return ResetTarget("shift", by=by)
     if to == "earliest":
-        return Target("earliest")
+        return ResetTarget("earliest")
     if to == "latest":
-        return Target("latest")
+        return ResetTarget("latest")
     try:
         moment = datetime.fromisoformat(to or "")
     except ValueError:
         fail(f"{to!r} is neither earliest, latest nor a time such as 2026-11-22T12:00", 2)
-    return Target("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return ResetTarget("time", at=moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _partitions(count: int) -> str:
     return "1 partition" if count == 1 else f"{count} partitions"
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: ResetPlan) -> None:
     print_table(
         ["partition", "current", "new", "difference", "skipped, unfinished", "reprocessed"],
         [

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from filemill.config.settings import Settings, load
-from filemill.domain.file_actions import Outcome
+from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import Status
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS
@@ -69,7 +69,7 @@ def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
         fail("give ids, or --all STATUS, or --lost", 2)
     done: list[int] = []
     after = 0
-    while ids := operations.gone(after=after, limit=BATCH):
+    while ids := operations.gone_requests(after=after, limit=BATCH):
         done += operations.resubmit(ids, actor())
         after = ids[-1]
     if as_json:
@@ -105,7 +105,7 @@ def _apply(
     settings: Settings,
     ids: Sequence[int] | None,
     every: Status | None,
-    act: Callable[[Sequence[int], str], Outcome],
+    act: Callable[[Sequence[int], str], ActionResult],
     verb: str,
     *,
     as_json: bool,
