@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from filemill.domain.dead_letters import PLACE, DeadLetterFacts
-from filemill.domain.file_actions import Outcome, Selection
+from filemill.domain.file_actions import ActionResult, FileSelection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
 from filemill.queries.workers import WorkerView
-from filemill.services.offset_reset import Move, Target, Unfinished
+from filemill.services.offset_reset import PartitionReset, ResetTarget, UnfinishedPolicy
 
 IDS_MAX = 1000
 DEAD_LETTERS_DEFAULT = 100
@@ -32,9 +32,9 @@ class FileSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = IDS_MAX
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> FileSelection:
         """The filter of `all`."""
-        return Selection(self.status, self.search)
+        return FileSelection(self.status, self.search)
 
 
 class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):
@@ -45,13 +45,6 @@ class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):
 
 class RefusedFile(msgspec.Struct, frozen=True):
     """A file for which the action was refused, and why."""
-
-    file_id: int
-    reason: str
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """A file for which the action was refused, and the reason."""
 
     file_id: int
     reason: str
@@ -68,12 +61,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     more: bool
 
     @classmethod
-    def of(cls, result: ActionResult, *, more: bool) -> "BulkResult":
-        """The response for the result of an action."""
-        return cls(result.done, [Refused(one.file_id, one.reason) for one in result.refused], more)
-
-    @classmethod
-    def of(cls, outcome: Outcome, *, more: bool) -> "BulkResult":
+    def of(cls, outcome: ActionResult, *, more: bool) -> "BulkResult":
         """The result of an action."""
         return cls(outcome.done, [RefusedFile(one.file_id, one.reason) for one in outcome.refused], more)
 
@@ -125,14 +113,14 @@ class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     to: Literal["earliest", "latest", "time", "shift"]
     at: datetime | None = None
     by: Annotated[int, msgspec.Meta(ge=-FILE_ID_MAX, le=FILE_ID_MAX)] = 0
-    unfinished: Unfinished = "resubmit"
+    unfinished: UnfinishedPolicy = "resubmit"
     dry_run: bool = True
 
     @property
-    def target(self) -> Target:
+    def target(self) -> ResetTarget:
         """The target of the reset. A time without a zone is UTC."""
         at = self.at if self.at is None or self.at.tzinfo else self.at.replace(tzinfo=UTC)
-        return Target(self.to, at, self.by)
+        return ResetTarget(self.to, at, self.by)
 
 
 class PartitionMove(msgspec.Struct, frozen=True):
@@ -148,7 +136,7 @@ class PartitionMove(msgspec.Struct, frozen=True):
     skipped_count: int
 
     @classmethod
-    def of(cls, move: Move) -> "PartitionMove":
+    def of(cls, move: PartitionReset) -> "PartitionMove":
         """The record of a move."""
         return cls(move.partition, move.current, move.new, move.skipped[:IDS_MAX], len(move.skipped))
 
