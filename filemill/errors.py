@@ -1,8 +1,12 @@
-"""Errors that several parts of filemill raise or handle. Imports nothing of filemill."""
+"""Errors that several parts of filemill raise or handle. Imports nothing of filemill.
 
+Each error has a `code`, for programs. Its text is for people: no decision depends on it.
+"""
+
+import enum
 from typing import ClassVar
 
-# A reason may quote the record; longer ones are cut.
+# A reason may quote the record. Longer ones are cut.
 _REASON_MAX_CHARACTERS = 500
 
 
@@ -32,32 +36,73 @@ class MemberExpelled(Unavailable):
     default_code = "member-expelled"
 
 
-class PermanentError(Exception):
-    """A record that no number of attempts can turn into a file. `code`: the kind of fault, for programs."""
+class DeadLetterCode(enum.StrEnum):
+    """Why a record became a dead letter. The header `filemill-code` contains it."""
 
-    def __init__(self, reason: str, code: str | None = None) -> None:
+    INVALID_MESSAGE = "invalid_message"
+    HEADERS_UNREADABLE = "headers_unreadable"
+    OBJECT_EXISTS = "object_exists"
+    RECORD_TOO_LARGE = "record_too_large"
+    DELIVERY_LIMIT = "delivery_limit"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+
+
+class PermanentError(Exception):
+    """A record cannot be processed, however often it is retried."""
+
+    def __init__(self, reason: str, code: DeadLetterCode) -> None:
         super().__init__(reason)
         self.code = code
 
 
 class NotFound(Exception):
-    """An object that is not there."""
+    """The object does not exist."""
+
+    code: ClassVar[str] = "not-found"
 
 
 class AlreadyExists(Exception):
-    """An object that is there already."""
+    """An object with this key exists already."""
+
+    code: ClassVar[str] = "already-exists"
 
 
 class NotLeader(Exception):
-    """The lease is somebody else's now: stop at once, nothing of this step was written."""
+    """Another process holds the lease. Nothing of this step was written; the caller must stop at once."""
+
+    code: ClassVar[str] = "not-leader"
 
 
 class UnusableData(Exception):
-    """The database refuses a value of a batch: a record's fault, not the server's. Nothing of the batch is written."""
+    """The database refuses a value of a batch. The record is the cause, not the server. Nothing was written."""
+
+    code: ClassVar[str] = "unusable-data"
 
 
 class InvalidMessage(ValueError):
-    """A record's value that is not what its topic carries. The reason may quote the value, so it has a limit."""
+    """The value or the headers of a record do not have the format of its topic.
+
+    The reason may quote the value, so its length is limited.
+    """
+
+    code: ClassVar[str] = "invalid-message"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason if len(reason) <= _REASON_MAX_CHARACTERS else f"{reason[:_REASON_MAX_CHARACTERS]} …")
+
+
+class InvalidRequest(ValueError):
+    """A request breaks a limit. `field` names the part of the request, `reason` is the rest of the sentence."""
+
+    code: ClassVar[str] = "invalid-request"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class FileIdOutOfRange(InvalidRequest):
+    """A whole number that cannot be the id of a file."""
+
+    code = "file-id-out-of-range"

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import msgspec
 
+from filemill.errors import FileIdOutOfRange, InvalidRequest
+
 TITLE_MAX_CHARACTERS = 255
 DESCRIPTION_MAX_BYTES = 64 * 1024
 
@@ -60,19 +62,6 @@ _RANKS = {
     Status.FAILED: TERMINAL_RANK,
     Status.CANCELLED: TERMINAL_RANK,
 }
-
-
-class InvalidRequest(ValueError):
-    """A request that breaks a limit; `field` names the part of it, `reason` is a sentence for its sender."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class FileIdOutOfRange(InvalidRequest):
-    """A whole number that no file can have as its id."""
 
 
 def parse_file_id(text: str) -> int:

@@ -7,10 +7,12 @@ both get the same answer. A key is kept for 24 hours.
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import ClassVar
 
 import msgspec
 
-from filemill.domain.files import InvalidRequest, NewFile
+from filemill.domain.files import NewFile
+from filemill.errors import InvalidRequest
 
 HEADER = "Idempotency-Key"
 KEY_RETENTION = timedelta(hours=24)
@@ -20,7 +22,9 @@ KEY_PATTERN = r'^([!#-~]([ -~]{0,253}[!-~])?|"[!-~]([ -~]{0,253}[!-~])?")$'
 
 
 class KeyReused(Exception):
-    """The key came with another request before."""
+    """The key was used for another request before."""
+
+    code: ClassVar[str] = "idempotency-key-reused"
 
     def __init__(self) -> None:
         super().__init__(

@@ -13,16 +13,8 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from filemill.domain.files import (
-    FILE_ID_MAX,
-    FileId,
-    InvalidRequest,
-    Status,
-    StatusUpdate,
-    check_limits,
-    iso_milliseconds,
-)
-from filemill.errors import InvalidMessage
+from filemill.domain.files import FILE_ID_MAX, FileId, Status, StatusUpdate, check_limits, iso_milliseconds
+from filemill.errors import InvalidMessage, InvalidRequest
 
 SEQUENCE_HEADER = "filemill-publish-number"
 RUN_HEADER = "filemill-run"

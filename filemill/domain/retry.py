@@ -10,7 +10,7 @@ import random
 
 import msgspec
 
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +29,10 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """Give the record up: dead letter, status failed, with this reason."""
+    """The record becomes a dead letter, and its file fails with this reason."""
 
     reason: str
+    code: DeadLetterCode
 
 
 def decide(
@@ -43,11 +44,12 @@ def decide(
     (outages included): the delay grows by it.
     """
     if isinstance(error, PermanentError):
-        return Reject(reason=str(error))
+        return Reject(str(error), error.code)
     if isinstance(error, Unavailable):
         return Retry(backoff_seconds(policy, failures, jitter), counted=False)
     if attempt >= policy.max_attempts:
-        return Reject(reason=f"{type(error).__name__}: {error} (after {attempt} attempts)")
+        reason = f"{type(error).__name__}: {error} (after {attempt} attempts)"
+        return Reject(reason, DeadLetterCode.ATTEMPTS_EXHAUSTED)
     return Retry(backoff_seconds(policy, failures, jitter), counted=True)
 
 

@@ -17,14 +17,8 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.file_rows import COLUMNS, FIELDS, FileRow, file_row
 from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
-from filemill.domain.files import (
-    FILE_ID_MAX,
-    TITLE_MAX_CHARACTERS,
-    FileIdOutOfRange,
-    Status,
-    parse_file_id,
-    search_text,
-)
+from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status, parse_file_id, search_text
+from filemill.errors import FileIdOutOfRange
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200

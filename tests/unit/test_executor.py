@@ -11,7 +11,7 @@ import pytest
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.messages import FileCreated, decode, header
 from filemill.domain.worker_events import EventKind
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 from filemill_workers.file_processor import record_task
 from filemill_workers.file_processor.executor import FinishedRecord
 from tests.unit.executor_harness import CREATE, TOPICS, TRACE, bench, eventually, record, request
@@ -364,7 +364,7 @@ def test_a_long_trace_is_cut() -> None:
 def test_a_poison_of_the_publisher_is_no_outage() -> None:
     """Too large for Kafka is for ever: it must not be retried as if the broker were away."""
     with bench() as it:
-        it.store.failing[KEY_1] = PermanentError("too large")
+        it.store.failing[KEY_1] = PermanentError("too large", DeadLetterCode.RECORD_TOO_LARGE)
         it.start(record(0))
         it.finished(1)
         assert it.store.tries == [KEY_1]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
-from filemill.domain.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
+from filemill.domain.files import FILE_ID_MAX, parse_file_id
+from filemill.errors import FileIdOutOfRange, InvalidRequest
 
 
 @given(st.integers(1, FILE_ID_MAX), st.integers(0, 30))

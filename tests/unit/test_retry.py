@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from filemill.domain.circuit_breaker import BreakerState
 from filemill.domain.retry import Reject, Retry, RetryPolicy, backoff_seconds, decide
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
 
@@ -28,7 +28,7 @@ def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: in
 
 
 def test_poison_is_parked_at_once() -> None:
-    assert decide(POLICY, PermanentError("not a FileCreate"), 1, 1, random.Random(1)) == Reject("not a FileCreate")
+    assert decide(POLICY, PermanentError("x", DeadLetterCode.INVALID_MESSAGE), 1, 1, random.Random(1)) == Reject("x", DeadLetterCode.INVALID_MESSAGE)
 
 
 def test_other_errors_have_their_attempts_and_no_more() -> None:

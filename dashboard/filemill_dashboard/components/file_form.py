@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from filemill.domain.files import InvalidRequest, new_file
+from filemill.errors import InvalidRequest
+from filemill.domain.files import new_file
 from filemill.domain.idempotency import KeyReused
 from filemill.errors import Unavailable
 from filemill_dashboard.components.notices import Notice, show_inline_notice

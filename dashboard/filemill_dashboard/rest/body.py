@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import Request
 
-from filemill.domain.files import InvalidRequest, NewFile, new_file
+from filemill.domain.files import NewFile, new_file
+from filemill.errors import InvalidRequest
 from filemill_dashboard.rest.errors import ApiError
 
 T = TypeVar("T")

@@ -16,10 +16,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from filemill.domain.cursors import InvalidCursor
-from filemill.domain.files import InvalidRequest
 from filemill.domain.idempotency import HEADER, KeyReused
-from filemill.domain.origins import without_passwords
-from filemill.errors import Unavailable
+from filemill.domain.origins import redact_passwords
+from filemill.errors import InvalidRequest, Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
 
 RETRY_AFTER_SECONDS = 2
@@ -58,7 +57,7 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 def error_response(status: int, code: str, message: str, field: str | None = None) -> Response:
     """A response with an error body; with a Retry-After header if the status is 503."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return json_response(ErrorBody(ErrorDetail(code, without_passwords(message), field)), status, headers)
+    return json_response(ErrorBody(ErrorDetail(code, redact_passwords(message), field)), status, headers)
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BeforeValidator
 
-from filemill.domain.files import FILE_ID_MAX, FileIdOutOfRange, InvalidRequest, parse_file_id
+from filemill.domain.files import FILE_ID_MAX, parse_file_id
+from filemill.errors import FileIdOutOfRange, InvalidRequest
 from filemill_dashboard.rest.errors import ApiError
 
 _QUOTED_CHARACTERS = 60

@@ -14,7 +14,7 @@ from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.kafka.errors import TOO_LARGE, KafkaErrorCode, classify
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.messages import Headers
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 from filemill.ports import DeliveryReport
 
 # Producers and members discover new partitions within this time (librdkafka's default is five minutes).
@@ -203,7 +203,9 @@ class KafkaPublisher:
             raise Unavailable(problem, code=KafkaErrorCode.QUEUE_FULL) from None
         except KafkaException as error:
             if error.args[0].code() in TOO_LARGE:
-                raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka") from None
+                raise PermanentError(
+                    f"a record of {len(value or b'')} bytes is too large for Kafka", DeadLetterCode.RECORD_TOO_LARGE
+                ) from None
             raise to_exception(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.domain.messages import Headers
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 from filemill.ports import DeliveryReport
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
@@ -53,7 +53,9 @@ class MemoryPublisher:
     ) -> None:
         """Queue a record, and send it unless the broker has an outage."""
         if len(value or b"") > MESSAGE_MAX_BYTES:
-            raise PermanentError(f"a record of {len(value or b'')} bytes is too large for Kafka")
+            raise PermanentError(
+                f"a record of {len(value or b'')} bytes is too large for Kafka", DeadLetterCode.RECORD_TOO_LARGE
+            )
         if len(self._queue) + len(self._reports) >= self._queue_records:
             raise Unavailable("the producer's queue is full", code=QUEUE_FULL)
         if partition is None:

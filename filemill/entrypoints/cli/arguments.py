@@ -8,7 +8,8 @@ import typer
 
 from filemill.config.settings import default_home
 from filemill.domain.dead_letters import parse_place
-from filemill.domain.files import InvalidRequest, parse_file_id
+from filemill.domain.files import parse_file_id
+from filemill.errors import InvalidRequest
 
 Home = Annotated[
     Path | None,

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
-from filemill.domain.files import InvalidRequest, NewFile, Status, new_file
+from filemill.domain.files import NewFile, Status, new_file
 from filemill.domain.idempotency import KeyReused, parse_key
 from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, file_id_argument
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
-from filemill.errors import NotFound, Unavailable
+from filemill.errors import InvalidRequest, NotFound, Unavailable
 from filemill.queries.files import count_statuses_of, get_file, list_files
 from filemill.services.submissions import Submissions
 

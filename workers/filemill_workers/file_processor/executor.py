@@ -19,7 +19,7 @@ import uvloop
 
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 from filemill.ports import DeliveryReport, Publisher
 from filemill_workers.file_processor.record_task import ProcessingContext, RecordTask
 
@@ -145,7 +145,9 @@ class Executor:
             self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._poll_publisher)
         answer = await receipt
         if answer.too_large:
-            raise PermanentError(f"a record of {len(value or b'')} bytes is too large for {topic}")
+            raise PermanentError(
+                f"a record of {len(value or b'')} bytes is too large for {topic}", DeadLetterCode.RECORD_TOO_LARGE
+            )
         if answer.error is not None:
             raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
 

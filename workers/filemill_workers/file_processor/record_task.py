@@ -36,7 +36,7 @@ from filemill.domain.messages import (
 from filemill.domain.records import Record
 from filemill.domain.retry import Reject, Retry, RetryPolicy
 from filemill.domain.worker_events import EventKind
-from filemill.errors import AlreadyExists, InvalidMessage, PermanentError, Unavailable
+from filemill.errors import AlreadyExists, DeadLetterCode, InvalidMessage, PermanentError, Unavailable
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.reporter import Reporter
 
@@ -46,10 +46,6 @@ log = structlog.get_logger("processor")
 PROGRESS_INTERVAL_SECONDS = 1.0
 # Headers of a dead letter: well below the broker's megabyte, long enough to find the line.
 TRACE_MAX_CHARACTERS = 8000
-# The code of a dead letter whose original has headers that cannot be read.
-HEADERS_UNREADABLE = "headers_unreadable"
-# The code of a dead letter whose key has an object with other bytes.
-OBJECT_EXISTS = "object_exists"
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
@@ -225,11 +221,11 @@ class RecordTask:
         self.stage = "read"
         self._reject_last_delivery()
         if self.record.headers_error is not None:
-            raise PermanentError(self.record.headers_error, HEADERS_UNREADABLE)
+            raise PermanentError(self.record.headers_error, DeadLetterCode.HEADERS_UNREADABLE)
         try:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
-            raise PermanentError(str(error)) from error
+            raise PermanentError(str(error), DeadLetterCode.INVALID_MESSAGE) from error
         if not self._work_done:  # not again because S3 was away at its end
             self._begin_stage("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
@@ -287,7 +283,11 @@ class RecordTask:
         """One before the last: if this worker dies while it buries the record, another one still gets it."""
         left = self.record.deliveries_left
         if left is not None and left <= 1:
-            raise PermanentError("handed out again and again without a result; the share group would drop it soon")
+            raise PermanentError(
+                "the record was delivered repeatedly without a result; the share group would drop it after one more"
+                " delivery",
+                DeadLetterCode.DELIVERY_LIMIT,
+            )
 
     async def _upload(self, key: str, body: bytes, sha256: str) -> float:
         """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""
@@ -314,7 +314,7 @@ class RecordTask:
                 raise PermanentError(
                     f"Another object has the key {key}. It was kept, and nothing was written. If it is not the right"
                     " one, delete it and retry the file",
-                    OBJECT_EXISTS,
+                    DeadLetterCode.OBJECT_EXISTS,
                 ) from None
 
     async def _simulate_work(self, request: FileCreate) -> None:
@@ -467,9 +467,8 @@ class RecordTask:
             "filemill-worker": self._context.worker_id,
             "filemill-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "filemill-trace": _error_fields(error)["trace"],
+            "filemill-code": verdict.code,
         }
-        if isinstance(error, PermanentError) and error.code is not None:
-            facts["filemill-code"] = error.code
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
 
 
