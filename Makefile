@@ -1,102 +1,109 @@
-# Needs python3 (3.11 or newer), make and a package registry; everything else it installs into .venv.
+# Needs python3 (3.11 or newer), make and a package registry. Everything else is installed into .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := infra/requirements
-# Stamps: what is installed is newer than what asks for it.
+# Time stamps of installations, compared with those of the requirements.
 MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 BENCHED := $(VENV)/.bench
-# The linter and formatter of the dashboard's scripts and style sheets: from npm, by the Node.js that pip installs.
+# The linter and formatter for the dashboard's scripts and style sheets, from npm; pip installs Node.js.
 BIOME := $(VENV)/biome
 BIOME_RUN := cd dashboard && PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIOME))/node_modules/.bin/biome
-# Tests wait more than they work: two processes of them, each with servers of its own (ARGS="-n 0": one).
+# Tests mostly wait, so two processes run them, each with its own servers (ARGS="-n 0" for one).
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# The soak: how long, which schedule, which group protocol.
+# Options of the soak test: duration, seed of the schedule, group protocol.
 MINUTES ?= 10
 SEED ?= 7
 PROTOCOL ?= consumer
-# Options of the command behind a target: make up ARGS="--workers 4 --processing-seconds 5"
+# Options of a target's command: make up ARGS="--workers 4 --processing-seconds 5"
 ARGS ?=
-# make bench BENCH=relay: only what has this in its name; BENCH="relay;sync": this or that
+# make bench BENCH=relay: only benchmarks with this in their names; BENCH="relay;sync": either
 BENCH ?=
 # make compose-scale N=6; make compose-rebuild SERVICE=processor
 N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-all test-containers soak lab notebooks notebooks-full bench bench-growth bench-viewers pictures format \
+.PHONY: help setup up down demo check test test-rest test-all test-slow test-containers soak lab notebooks notebooks-full bench bench-growth bench-viewers pictures format \
 	lock clean compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(RUN) ## Install what is needed to run, into .venv
+setup: $(RUN) ## Install the runtime requirements into .venv
 
-up: $(RUN) ## Start everything and open the page at http://127.0.0.1:8501; Ctrl-C stops it (ARGS="--workers 4")
+up: $(RUN) ## Start a stack with its page at http://127.0.0.1:8501; Ctrl-C stops it (ARGS="--workers 4")
 	@$(BIN)/filemill up $(ARGS)
 
-down: $(RUN) ## Stop a stack that runs in another terminal
+down: $(RUN) ## Stop the stack from another terminal
 	@$(BIN)/filemill down $(ARGS)
 
-demo: $(RUN) ## Try it all in a throw-away home: 12 files, downloaded, compared, verified
+demo: $(RUN) ## Create 12 files in a temporary stack, download and verify them
 	@$(BIN)/filemill demo $(ARGS)
 
-check: $(DEV) $(BENCHED) $(BIOME)/.made ## What CI checks first: ruff, Biome, mypy --strict
+check: $(DEV) $(BENCHED) $(BIOME)/.made ## Run the checks: ruff, import-linter, Biome, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIOME_RUN) check --error-on-warnings
 	$(BIN)/mypy
 
-test: $(DEV) $(BENCHED) ## Run the tests, on real servers that they start themselves (ARGS="-k relay")
+test: $(DEV) $(BENCHED) ## Run the fast tests: unit, contract, core integration, dashboard, acceptance (ARGS="-k relay")
+	$(PYTEST) -m "not full and not slow" $(ARGS)
+
+test-rest: $(DEV) $(BENCHED) ## Run the tests that `make test` leaves out, but for the slow ones
+	$(PYTEST) -m "full and not slow" $(ARGS)
+
+test-all: $(DEV) $(BENCHED) ## Run all tests but the slow ones: about half an hour
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(DEV) $(BENCHED) ## Run the tests that take long, too
-	$(PYTEST) $(ARGS)
+test-slow: $(DEV) $(BENCHED) ## Run the slow tests: they take minutes each, and some need a quiet machine
+	$(PYTEST) -m slow $(ARGS)
 
 test-containers: $(DEV) ## Run the integration and contract tests on servers in containers (Docker)
 	FILEMILL_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" tests/contract tests/integration $(ARGS)
 
-compose-up: ## Start everything in containers, with Docker alone; the page is at http://localhost:8501
+compose-up: ## Start a stack in containers, with its page at http://localhost:8501; needs only Docker
 	docker compose up --detach --build --wait $(ARGS)
 
-compose-down: ## Stop and remove the containers; the data stays (ARGS=--volumes removes it too)
+compose-down: ## Stop and remove the containers, but not the data (ARGS=--volumes removes it too)
 	docker compose down $(ARGS)
 
-compose-scale: ## Have N processors in containers (N=6)
+compose-scale: ## Scale the processors in containers to N (N=6)
 	docker compose up --detach --no-deps --no-recreate --scale processor=$(N) processor
 
-compose-logs: ## Show what the containers say (ARGS="--follow processor")
+compose-logs: ## Show the containers' logs (ARGS="--follow processor")
 	docker compose logs $(ARGS)
 
-compose-rebuild: ## Rebuild and replace one service after a change of the code (SERVICE=processor)
+compose-rebuild: ## Rebuild and replace a service after a code change (SERVICE=processor)
 	docker compose up --detach --build --no-deps $(SERVICE)
 
-soak: $(DEV) ## A seeded storm of all faults under load, then a verdict (MINUTES=10 SEED=7 PROTOCOL=consumer)
+soak: $(DEV) ## Run a chaos schedule of all faults under load, then verify (MINUTES=10 SEED=7 PROTOCOL=consumer)
 	$(BIN)/python -m filemill.lab soak --minutes $(MINUTES) --seed $(SEED) --protocol $(PROTOCOL) $(ARGS)
 
 lab: $(DEV) ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
 
-notebooks: $(DEV) ## Run all notebooks at small parameters, to their verdicts
+notebooks: $(DEV) ## Run all notebooks with small parameters and check their invariants
 	$(BIN)/python -m filemill.lab notebooks $(ARGS)
 
-notebooks-full: $(DEV) ## Run all notebooks at full parameters and keep their outputs in them: an hour, and a Chromium
+notebooks-full: $(DEV) ## Run all notebooks with full parameters and save their outputs: one hour, needs Chromium
 	$(BIN)/python -m filemill.lab notebooks --full $(ARGS)
 	$(BIN)/python -m filemill.lab publish
 
-pictures: $(DEV) ## Take the pictures of all pages from a running stack (URL=http://127.0.0.1:8501)
+pictures: $(DEV) ## Take screenshots of all pages of a running stack (URL=http://127.0.0.1:8501)
 	$(BIN)/python -m tests.browser.take_pictures $(or $(URL),http://127.0.0.1:8501)
 
-bench: $(BENCHED) ## Measure it beside raw limits and peers, interleaved: a quarter of an hour (BENCH=relay for one)
+bench: $(BENCHED) ## Compare with raw limits and peers, interleaved: a quarter of an hour (BENCH=relay for one)
 	$(BIN)/python -m benchmarks ratios $(if $(BENCH),--only "$(BENCH)") $(ARGS)
 
-bench-growth: $(BENCHED) ## More files, rows, partitions, workers; long jobs, latency, verify: an hour (BENCH=rows)
+bench-growth: $(BENCHED) ## Measure growth of files, rows, partitions and workers, and latency: one hour (BENCH=rows)
 	$(BIN)/python -m benchmarks growth $(if $(BENCH),--only "$(BENCH)") $(ARGS)
 
-bench-viewers: $(BENCHED) ## Open pages, 1,000 pollers, any page of a million rows: ten minutes (ARGS="--rows 10000")
+bench-viewers: $(BENCHED) ## Measure open pages, 1,000 pollers and a million rows: ten minutes (ARGS="--rows 10000")
 	$(BIN)/python -m benchmarks.viewers $(ARGS)
 
 format: $(DEV) $(BIOME)/.made ## Format the code
@@ -119,15 +126,15 @@ lock: $(DEV) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--group bench --constraints $(REQUIREMENTS)/dev.txt --quiet --output-file $(REQUIREMENTS)/bench.txt
 
-clean: ## Remove .venv and caches; the data in .filemill stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove .venv and caches, but not the data in .filemill
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "filemill needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 			"Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || { \
-		echo "python3 could not make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }
+		echo "python3 could not create a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }
 	@touch $@
 
 $(RUN): $(MADE) $(REQUIREMENTS)/run.txt pyproject.toml
@@ -137,12 +144,12 @@ $(RUN): $(MADE) $(REQUIREMENTS)/run.txt pyproject.toml
 	@touch $@
 
 $(DEV): $(RUN) $(REQUIREMENTS)/dev.txt
-	@echo "Installing what tests and checks need (a minute or two, once) ..."
+	@echo "Installing the requirements of tests and checks (a minute or two, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/dev.txt
 	@touch $@
 
 $(BENCHED): $(DEV) $(REQUIREMENTS)/bench.txt
-	@echo "Installing the peers that are measured beside it ..."
+	@echo "Installing the peers of the benchmarks ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/bench.txt
 	@touch $@
 
