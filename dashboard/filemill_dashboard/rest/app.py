@@ -1,7 +1,7 @@
-"""REST: asking for files, listing and downloading them, `/healthz`, `/readyz`; `api_operations` has the rest.
+"""The REST application: create, list, show and download files; `/healthz` and `/readyz`. Other modules add the rest.
 
-Handlers do their blocking work on threads of their own number, so that neither page loads nor a database that hangs
-take their place. A request that Postgres has not answered within the server timeout is answered 503.
+Blocking work runs on a limited number of threads that pages do not use. If PostgreSQL does not answer within the server
+timeout, the response is 503.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
 from filemill_dashboard.rest.operations import add_operations
 from filemill_dashboard.rest.path import FileIdPath
-from filemill_dashboard.rest.schema import BODY, complete_document, optional, responses, with_response_header
+from filemill_dashboard.rest.schema import NEW_FILE_BODY, complete_document, optional, responses, with_response_header
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import open_download
 from filemill_dashboard.state.health import ServerHealth, failing
@@ -49,20 +49,20 @@ IdempotencyKey = Annotated[
         alias=HEADER,
         max_length=KEY_MAX_CHARACTERS + 2,
         pattern=KEY_PATTERN,
-        description="A text of your choice, new for each request. A request that is sent again with the same key "
-        "within 24 hours is accepted once, and gets the same answer.",
+        description="Any text, unique to this request. If it is repeated with the same key within 24 hours, it is "
+        "accepted only once and gets the same response.",
     ),
 ]
 REPLAYED = "Idempotency-Replayed"
-MAYBE_ACCEPTED = f"The request may have been accepted. With an {HEADER} it can be sent again safely, with the same key"
+MAYBE_ACCEPTED = f"The request may have been accepted. Use an {HEADER} header to retry safely, with the same key"
 
 
 def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> FastAPI:
-    """The ASGI app of all paths that are not pages. `check_servers` may block for the server timeout."""
+    """The ASGI app for all paths that are not pages. `check_servers` may block for the server timeout."""
     app = FastAPI(
         title="filemill",
         version=filemill.__version__,
-        summary="Ask for files, watch them being made, download them.",
+        summary="Create files, follow their processing, download them.",
         openapi_url="/api/openapi.json",
         docs_url=None,  # these pages load their scripts from a CDN
         redoc_url=None,
@@ -90,17 +90,17 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
             raise ApiError(404, "not_found", f"there is no file {file_id}", "id")
         return row
 
-    acceptance = SubmissionBatcher(services, threads)
+    batcher = SubmissionBatcher(services, threads)
 
     @app.get(
         "/api/files",
         responses=responses(200, "FileList", 422, 503),
-        summary="List files, newest first unless told otherwise",
+        summary="List files, newest first by default",
     )
     async def files(
         *,
-        status: Annotated[Status | None, Query(description="Only files of this status.")] = None,
-        search: Annotated[str, Query(description="A part of the title, or `#` and an id.")] = "",
+        status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
+        search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
         cursor: Annotated[
             str,
@@ -108,7 +108,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
                 description="`next_cursor` or `previous_cursor` of a page.", json_schema_extra=optional(FILES_CURSOR)
             ),
         ] = "",
-        sort: Annotated[Literal["newest", "oldest"], Query(description="What comes first.")] = "newest",
+        sort: Annotated[Literal["newest", "oldest"], Query(description="Order of the files.")] = "newest",
     ) -> Response:
         def work() -> dict[str, object]:
             with services.reading() as connection:
@@ -123,13 +123,13 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         "/api/files",
         status_code=201,
         responses=with_response_header(
-            responses(201, "FileRow", 400, 403, 409, 413, 422, 503),
+            responses(201, FileRow, 400, 403, 409, 413, 422, 503),
             201,
             REPLAYED,
-            "`true`: it was accepted before, with the same key; the answer is the one of then.",
+            "`true`: the request was accepted before with the same key; this is the same response.",
         ),
-        openapi_extra={"requestBody": BODY},
-        summary="Ask for a file",
+        openapi_extra={"requestBody": NEW_FILE_BODY},
+        summary="Create a file",
     )
     async def create(request: Request, key: IdempotencyKey = None) -> Response:
         file = await read_new_file(request)
@@ -137,15 +137,15 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         replayed = False
         try:
             if key is None:
-                row = await acceptance.submit(file, traceparent)
+                row = await batcher.submit(file, traceparent)
             else:
-                row, replayed = await acceptance.submit_once(file, parse_key(key), traceparent)
+                row, replayed = await batcher.submit_once(file, parse_key(key), traceparent)
         except Unavailable as error:
             raise Unavailable(f"{str(error).rstrip('.')}. {MAYBE_ACCEPTED}") from error
         headers = {"Location": f"/api/files/{row.id}"}
         return json_response(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
 
-    @app.get("/api/files/{id}", responses=responses(200, "FileRow", 404, 422, 503), summary="One file")
+    @app.get("/api/files/{id}", responses=responses(200, FileRow, 404, 422, 503), summary="Get a file")
     async def one(file_id: FileIdPath) -> Response:
         return json_response(await threads.run(lambda: find(file_id)))
 
@@ -153,13 +153,13 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         "/api/files/{id}/download",
         responses=responses(200, "text/plain", 404, 409, 422, 502, 503),
         response_class=StreamingResponse,
-        summary="A completed file's content",
+        summary="Download the content of a completed file",
     )
     async def download(file_id: FileIdPath) -> Response:
         row = await threads.run(lambda: find(file_id))
         if row.status is not Status.COMPLETED or row.s3_location is None:
-            why = f": {row.error}" if row.error else ""
-            raise ApiError(409, "not_completed", f"file {file_id} is {row.status}, not completed{why}")
+            reason = f": {row.error}" if row.error else ""
+            raise ApiError(409, "not_completed", f"file {file_id} is {row.status}, not completed{reason}")
         key = row.s3_location
         try:
             with anyio.fail_after(2 * threads.timeout_seconds):
@@ -179,26 +179,31 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
     async def index() -> Response:
         return json_response({"name": "filemill", "version": filemill.__version__, "openapi": "/api/openapi.json"})
 
-    @app.get("/healthz", summary="This process is alive")
+    @app.get("/healthz", summary="Liveness of this process")
     @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return json_response({"status": "ok", "version": filemill.__version__})
 
-    @app.get("/readyz", responses={503: {"description": "A server is away or not set up"}}, summary="All servers are")
+    @app.get(
+        "/readyz",
+        responses={503: {"description": "A server is unreachable or not set up"}},
+        summary="Readiness of all servers",
+    )
     async def readyz(request: Request) -> Response:
         health = await to_thread.run_sync(check_servers, abandon_on_cancel=True)
-        missing = failing(health)
-        told = is_direct_from_this_machine(request)
+        failed = failing(health)
+        with_details = is_direct_from_this_machine(request)
         body: dict[str, Any] = {
-            "status": "unavailable" if missing else "ok",
+            "status": "unavailable" if failed else "ok",
             "version": filemill.__version__,
             "servers": {
-                server.server: server if told else {"server": server.server, "ok": server.ok} for server in health
+                server.server: server if with_details else {"server": server.server, "ok": server.ok}
+                for server in health
             },
         }
-        if not missing:
+        if not failed:
             return json_response(body)
-        said = "; ".join(f"{server.server}: {server.problem if told else 'not ok'}" for server in missing)
-        answer = error_response(503, "unavailable", said)
-        body["error"] = {"code": "unavailable", "message": said, "field": None}
-        return json_response(body, 503, {"Retry-After": answer.headers["Retry-After"]})
+        message = "; ".join(f"{server.server}: {server.problem if with_details else 'not ok'}" for server in failed)
+        response = error_response(503, "unavailable", message)
+        body["error"] = {"code": "unavailable", "message": message, "field": None}
+        return json_response(body, 503, {"Retry-After": response.headers["Retry-After"]})

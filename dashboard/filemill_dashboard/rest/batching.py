@@ -1,7 +1,7 @@
-"""Requests that come while others are being accepted are accepted in the next transaction, all in one.
+"""Batching of submissions: requests that arrive during a transaction are accepted together in the next one.
 
-A request alone waits for nobody. At hundreds a second, with a transaction each, they would wait for each other, for
-threads and for commits.
+A single request does not wait. At hundreds of requests per second, one transaction each would make them wait for each
+other's threads and commits.
 """
 
 import asyncio
@@ -16,88 +16,88 @@ from filemill.services.submissions import SubmissionAbandoned
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
 from filemill_dashboard.state.services import Services
 
-# Requests in one transaction; the others have the next.
+# Requests per transaction; further ones go into the next.
 BATCH_MAX = 500
 
 
-class _Asking(msgspec.Struct, frozen=True, eq=False):
-    """A request, and what its sender waits for."""
+class _PendingSubmission(msgspec.Struct, frozen=True, eq=False):
+    """A request, and the future that its client waits for."""
 
     file: NewFile
     traceparent: str | None
     row: asyncio.Future[FileRow]
 
     @property
-    def waits(self) -> bool:
-        """Whether the sender has no answer yet: who waited too long had one."""
+    def waiting(self) -> bool:
+        """Whether the client still waits: after its timeout it was answered 503."""
         return not self.row.done()
 
-    def answer(self, answer: FileRow | Exception) -> None:
-        """Have the sender answered, if it still waits."""
-        if not self.waits:
+    def resolve(self, result: FileRow | Exception) -> None:
+        """Give the client the row or the error, if it still waits."""
+        if not self.waiting:
             return
-        if isinstance(answer, Exception):
-            self.row.set_exception(answer)
+        if isinstance(result, Exception):
+            self.row.set_exception(result)
         else:
-            self.row.set_result(answer)
+            self.row.set_result(result)
 
 
 class SubmissionBatcher:
-    """Accepts requests for one event loop."""
+    """Accepts requests in batches. For one event loop."""
 
     def __init__(self, services: Services, threads: RequestThreads) -> None:
         self._services = services
         self._threads = threads
-        self._waiting: list[_Asking] = []
-        self._at_work: asyncio.Task[None] | None = None
+        self._pending: list[_PendingSubmission] = []
+        self._task: asyncio.Task[None] | None = None
 
     async def submit(self, file: NewFile, traceparent: str | None) -> FileRow:
         """Accept a request; returns its row. Raises Unavailable: then it is not accepted later either."""
         loop = asyncio.get_running_loop()
-        asking = _Asking(file, traceparent, loop.create_future())
-        self._waiting.append(asking)
-        if self._at_work is None:
-            self._at_work = loop.create_task(self._work())
+        submission = _PendingSubmission(file, traceparent, loop.create_future())
+        self._pending.append(submission)
+        if self._task is None:
+            self._task = loop.create_task(self._submit_pending())
         with self._threads.timeout():
-            return await asking.row
+            return await submission.row
 
     async def submit_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
-        """Accept a request that has a key, in a transaction of its own; returns its row, and whether it was known.
+        """Accept a request with an idempotency key in its own transaction; returns its row, and whether it was known.
 
-        Raises idempotency.KeyReused; Unavailable, and then it may have been accepted.
+        Raises KeyReused; Unavailable, and then it may have been accepted.
         """
-        with client_waits() as wanted:
+        with client_waits() as still_wanted:
             return await self._threads.run(
-                lambda: self._services.submissions.submit_once(file, key, traceparent, wanted)
+                lambda: self._services.submissions.submit_once(file, key, traceparent, still_wanted)
             )
 
-    async def _work(self) -> None:
+    async def _submit_pending(self) -> None:
         try:
-            while self._waiting:
-                together, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-                await self._accept(together)
+            while self._pending:
+                batch, self._pending = self._pending[:BATCH_MAX], self._pending[BATCH_MAX:]
+                await self._submit_batch(batch)
         finally:
-            self._at_work = None
+            self._task = None
 
-    async def _accept(self, together: Sequence[_Asking]) -> None:
-        asking = [one for one in together if one.waits]
-        if not asking:
+    async def _submit_batch(self, batch: Sequence[_PendingSubmission]) -> None:
+        waiting = [one for one in batch if one.waiting]
+        if not waiting:
             return
         try:
-            rows = await self._threads.run(lambda: self._accepted(asking))
+            rows = await self._threads.run(lambda: self._insert(waiting))
         except SubmissionAbandoned:
-            await self._accept(asking)
-        except Exception as error:  # noqa: BLE001 - it is raised to the senders
-            if isinstance(error, Unavailable) or len(asking) == 1:
-                for one in asking:
-                    one.answer(error)
+            await self._submit_batch(waiting)
+        except Exception as error:  # noqa: BLE001 - the clients get it
+            if isinstance(error, Unavailable) or len(waiting) == 1:
+                for one in waiting:
+                    one.resolve(error)
                 return
-            for one in asking:  # whatever is wrong with one of them is not the others' affair
-                await self._accept([one])
+            for one in waiting:  # one of them is at fault; the others are accepted
+                await self._submit_batch([one])
         else:
-            for one, row in zip(asking, rows, strict=True):
-                one.answer(row)
+            for one, row in zip(waiting, rows, strict=True):
+                one.resolve(row)
 
-    def _accepted(self, asking: Sequence[_Asking]) -> list[FileRow]:
-        files, traceparents = [one.file for one in asking], [one.traceparent for one in asking]
-        return self._services.submissions.submit_batch(files, traceparents, lambda: all(one.waits for one in asking))
+    def _insert(self, batch: Sequence[_PendingSubmission]) -> list[FileRow]:
+        files, traceparents = [one.file for one in batch], [one.traceparent for one in batch]
+        return self._services.submissions.submit_batch(files, traceparents, lambda: all(one.waiting for one in batch))

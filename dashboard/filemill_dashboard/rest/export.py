@@ -1,4 +1,4 @@
-"""REST: all files that match, as CSV or JSON, however many: read page by page, sent as they are read."""
+"""REST: export all matching files as CSV or JSON lines. They are read page by page and streamed."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from filemill_dashboard.rest.schema import responses
 from filemill_dashboard.state.services import Services
 
 COLUMNS = FileRow.__struct_fields__
-# A spreadsheet takes a cell that begins with one of these for a formula.
+# A spreadsheet treats a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -27,16 +27,16 @@ def add_export(app: FastAPI, services: Services) -> None:
         "/api/files/export",
         responses=responses(200, "text/csv application/x-ndjson", 422, 503),
         response_class=StreamingResponse,
-        summary="All that match, newest first: CSV, or one JSON document a line",
+        summary="Export matching files, newest first, as CSV or JSON lines",
     )
     def export(
         *,
         form: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
-        status: Annotated[Status | None, Query(description="Only files of this status.")] = None,
-        search: Annotated[str, Query(description="A part of the title, or `#` and an id.")] = "",
+        status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
+        search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
     ) -> StreamingResponse:
         pages = _pages(services, status, search)
-        first = next(pages)  # before the answer begins: a database that is away is still a 503
+        first = next(pages)  # before the response starts, so that an unreachable database is a 503
         lines = _csv(first, pages) if form == "csv" else _ndjson(first, pages)
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
         headers = {
@@ -64,7 +64,7 @@ def _ndjson(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[byt
 
 
 def _csv(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[bytes]:
-    yield b"\xef\xbb\xbf"  # spreadsheets read UTF-8 where they are told so
+    yield b"\xef\xbb\xbf"  # a byte order mark: spreadsheets need it to read UTF-8
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -81,7 +81,7 @@ def _all(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[list[F
 
 
 def cell(value: object) -> object:
-    """A value as a spreadsheet should take it: text that looks like a formula gets a quote before it (OWASP)."""
+    """A value for a spreadsheet: text that looks like a formula gets a leading quote (OWASP)."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value

@@ -1,4 +1,4 @@
-"""REST: what the page shows, as a notebook to go on with."""
+"""REST: Jupyter notebooks on a period or on a lab run, with the data that the pages show."""
 
 import contextlib
 from datetime import UTC, datetime, timedelta
@@ -32,11 +32,11 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
     def run_of(name: str) -> Response:
         from filemill.lab.runs import list_runs  # noqa: PLC0415 - with pandas, whose import takes most of a second
 
-        # By its name among those that are there: a path from outside is never followed.
+        # Compared with the names of existing runs: a path from outside is never opened.
         root = settings.results.absolute()
         found = next((run for run in list_runs(root) if run.name == name), None)
         if found is None:
-            raise ApiError(404, "not_found", "there is no such run", "run")
+            raise ApiError(404, "not_found", f"there is no run {name}", "run")
         notebook = notebook_documents.run_notebook(root / found.name, found.frames)
         return _answer(notebook_documents.encode(notebook), f"{found.name}.ipynb")
 
@@ -44,18 +44,20 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
         "/api/notebook",
         responses=responses(200, "application/x-ipynb+json", 404, 422, 503),
         response_class=Response,
-        summary="A notebook on the last so many seconds, or on a run of the lab",
+        summary="Notebook on the last seconds, or on a run of the lab",
     )
     async def notebook(
         *,
         period: Annotated[int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Seconds up to now.")] = 900,
-        run: Annotated[str, Query(max_length=255, description="A run's folder, as Experiments lists it.")] = "",
+        run: Annotated[
+            str, Query(max_length=255, description="Folder of a run, as the Experiments page lists it.")
+        ] = "",
     ) -> Response:
         return await threads.run(lambda: run_of(run) if run else window(period))
 
 
 def _now(services: Services) -> datetime:
-    """By the database, as everything that the notebook reads; by this process where the database is away."""
+    """The time of the database, which the notebook reads; that of this process if the database is unreachable."""
     with contextlib.suppress(Unavailable), services.reading() as connection:
         moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         return moment

@@ -1,4 +1,4 @@
-"""REST: moving the group's offsets, after a look at what that would skip and repeat."""
+"""REST: reset the offsets of the processors' consumer group, with a dry run that shows what is skipped and repeated."""
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
@@ -12,8 +12,8 @@ from filemill_dashboard.rest.schema import body_of, responses
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.services import Services
 
-# Records that would be skipped are read: longer than for an answer of the database alone.
-PATIENCE = 6
+# Times the server timeout: the skipped records are read, which takes longer than a database query.
+TIMEOUT_FACTOR = 6
 
 
 def add_offsets(app: FastAPI, services: Services, threads: RequestThreads) -> None:
@@ -21,26 +21,25 @@ def add_offsets(app: FastAPI, services: Services, threads: RequestThreads) -> No
 
     @app.post(
         "/api/offsets/reset",
-        responses=responses(200, "OffsetsMoved", 400, 403, 409, 413, 422, 503),
+        responses=responses(200, OffsetResetResult, 400, 403, 409, 413, 422, 503),
         openapi_extra=body_of(OffsetResetRequest),
-        summary="Have the processors' group read from elsewhere",
+        summary="Reset consumer group offsets",
     )
     async def reset(request: Request) -> Response:
-        order = await read_record(request, OffsetResetRequest)
+        wanted = await read_record(request, OffsetResetRequest)
 
         def work() -> OffsetResetResult:
-            mover = services.offset_reset
+            offset_reset = services.offset_reset
             try:
-                plan = mover.plan(order.target)
+                plan = offset_reset.plan(wanted.target)
                 moves = [PartitionMove.of(move) for move in plan.moves]
-                if order.dry_run:
+                if wanted.dry_run:
                     return OffsetResetResult(True, moves, plan.why_not, 0, 0)
-                done = mover.apply(plan, order.target, order.unfinished, actor_of(request))
+                done = offset_reset.apply(plan, wanted.target, wanted.unfinished, actor_of(request))
             except InvalidTarget as error:
                 raise ApiError(422, "invalid", str(error), "at") from None
             except CannotReset as error:
                 raise ApiError(409, "not_possible", str(error)) from None
-            services.wake_relay()
             return OffsetResetResult(False, moves, None, len(done.cancelled), len(done.resubmitted))
 
-        return json_response(await threads.run(work, PATIENCE * threads.timeout_seconds))
+        return json_response(await threads.run(work, TIMEOUT_FACTOR * threads.timeout_seconds))

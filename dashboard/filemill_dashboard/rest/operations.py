@@ -11,10 +11,10 @@ from starlette.responses import Response
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
-from filemill.domain.file_actions import Action, RefusalCode
+from filemill.domain.file_actions import FileAction, RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Unavailable
-from filemill.queries.dead_letters import Content, chunks
+from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.group import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
@@ -59,7 +59,7 @@ def actor_of(request: Request) -> str:
 
 
 def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    async def apply(action: Action, file_id: int, request: Request) -> FileRow | None:
+    async def apply(action: FileAction, file_id: int, request: Request) -> FileRow | None:
         with client_waits() as still_wanted:
 
             def work() -> FileRow | None:
@@ -79,11 +79,11 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
 
     @app.post("/api/files/{id}/retry", responses=file_responses, summary="Retry a file as a new run")
     async def retry(file_id: FileIdPath, request: Request) -> Response:
-        return json_response(await apply(Action.RETRY, file_id, request))
+        return json_response(await apply(FileAction.RETRY, file_id, request))
 
     @app.post("/api/files/{id}/cancel", responses=file_responses, summary="Cancel an unfinished file")
     async def cancel(file_id: FileIdPath, request: Request) -> Response:
-        return json_response(await apply(Action.CANCEL, file_id, request))
+        return json_response(await apply(FileAction.CANCEL, file_id, request))
 
     @app.delete(
         "/api/files/{id}",
@@ -92,27 +92,27 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
         summary="Delete a finished file and its object",
     )
     async def delete(file_id: FileIdPath, request: Request) -> Response:
-        await apply(Action.DELETE, file_id, request)
+        await apply(FileAction.DELETE, file_id, request)
         return Response(status_code=204)
 
 
 def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    async def apply(action: Action, request: Request) -> Response:
+    async def apply(action: FileAction, request: Request) -> Response:
         selector = await read_record(request, RetrySelector)
         if bool(selector.ids) + selector.all + selector.lost != 1:
             raise ApiError(422, "invalid", 'give either "ids", or "all": true with a status or a search', "ids")
-        if selector.lost and action is not Action.RETRY:
+        if selector.lost and action is not FileAction.RETRY:
             raise ApiError(422, "invalid", "lost: only allowed for retry", "lost")
 
         def work() -> BulkResult:
             operations, actor, limit = services.operations, actor_of(request), selector.limit
             if selector.lost:
-                gone = operations.gone(limit=limit + 1)
+                gone = operations.gone_requests(limit=limit + 1)
                 return BulkResult(operations.resubmit(gone[:limit], actor), [], more=len(gone) > limit)
             if not selector.all:
                 return BulkResult.of(operations.apply(action, selector.ids, actor), more=False)
-            upto = operations.newest()
-            ids = operations.pick(action, selector.selection, after=0, upto=upto, limit=limit + 1)
+            upto = operations.newest_id()
+            ids = operations.matching_ids(action, selector.selection, after=0, upto=upto, limit=limit + 1)
             return BulkResult.of(operations.apply(action, ids[:limit], actor), more=len(ids) > limit)
 
         return json_response(await threads.run(work))
@@ -122,15 +122,15 @@ def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads)
 
     @app.post("/api/files/retry", responses=bulk_responses, openapi_extra=retry_body, summary="Retry many files")
     async def retry(request: Request) -> Response:
-        return await apply(Action.RETRY, request)
+        return await apply(FileAction.RETRY, request)
 
     @app.post("/api/files/cancel", responses=bulk_responses, openapi_extra=body, summary="Cancel many unfinished files")
     async def cancel(request: Request) -> Response:
-        return await apply(Action.CANCEL, request)
+        return await apply(FileAction.CANCEL, request)
 
     @app.post("/api/files/delete", responses=bulk_responses, openapi_extra=body, summary="Delete many finished files")
     async def delete(request: Request) -> Response:
-        return await apply(Action.DELETE, request)
+        return await apply(FileAction.DELETE, request)
 
 
 def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads) -> None:
@@ -147,9 +147,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
         ),
         cursor: Annotated[
             str,
-            Query(
-                description="`next_cursor` of the previous page.", json_schema_extra=optional(DEAD_LETTERS.pattern)
-            ),
+            Query(description="`next_cursor` of the previous page.", json_schema_extra=optional(DEAD_LETTERS.pattern)),
         ] = "",
     ) -> Response:
         below = tuple(DEAD_LETTERS.decode(cursor)) if cursor else None
@@ -195,7 +193,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
         return json_response(await threads.run(work, timeout_seconds))
 
 
-def _dead_letter_item(letter: DeadLetter, content: Content | None) -> DeadLetterItem:
+def _dead_letter_item(letter: DeadLetter, content: DeadLetterContent | None) -> DeadLetterItem:
     facts = {name: getattr(letter, name) for name in DeadLetterFacts.__struct_fields__}
     value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
     trace = content.trace if content is not None else None

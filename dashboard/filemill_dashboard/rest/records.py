@@ -61,13 +61,13 @@ class BulkResult(msgspec.Struct, frozen=True):
     more: bool
 
     @classmethod
-    def of(cls, outcome: ActionResult, *, more: bool) -> "BulkResult":
+    def of(cls, result: ActionResult, *, more: bool) -> "BulkResult":
         """The result of an action."""
-        return cls(outcome.done, [RefusedFile(one.file_id, one.reason) for one in outcome.refused], more)
+        return cls(result.done, [RefusedFile(one.file_id, one.reason) for one in result.refused], more)
 
 
 class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
-    """A dead letter. `value` is its payload as text, with bytes that are not UTF-8 escaped; null: the record is gone."""
+    """A dead letter. `value` is its payload as text; bytes that are not UTF-8 are escaped. Null: the record is gone."""
 
     place: str
     value: str | None

@@ -1,5 +1,6 @@
-"""REST's OpenAPI document: the schemas are those of the records that are sent."""
+"""REST's OpenAPI document. Its schemas are generated from the records that are sent and received."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -22,40 +23,69 @@ from filemill_dashboard.rest.records import (
     WorkerList,
 )
 
+_RECORDS: list[type] = [
+    FileRow,
+    ErrorBody,
+    Overview,
+    FileSelector,
+    RetrySelector,
+    BulkResult,
+    DeadLetterList,
+    ReplayRequest,
+    Replay,
+    WorkerList,
+    OffsetResetRequest,
+    OffsetResetResult,
+]
+# The names under which the document publishes these classes. They are part of the API, so they stay when a class is
+# renamed.
+_PUBLISHED_NAMES = {
+    "BulkResult": "Bulk",
+    "DeadLetterItem": "Letter",
+    "DeadLetterList": "LetterList",
+    "FileSelector": "Which",
+    "OffsetResetRequest": "OffsetOrder",
+    "OffsetResetResult": "OffsetsMoved",
+    "RefusedFile": "Refused",
+    "ReplayRequest": "ReplayOrder",
+    "RetrySelector": "WhichToRetry",
+    "StallReason": "Reason",
+    "WorkerCondition": "Condition",
+}
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {
-    400: "The body is not JSON in UTF-8, or there is not exactly one Host",
+    400: "The body is not JSON in UTF-8, or there is not exactly one Host header",
     403: "Sent by a page of another site",
-    404: "There is no such thing",
-    409: "Not possible in the state that it is in",
+    404: "Not found",
+    409: "Conflict with the current state",
     413: "The body is larger than 1 MiB",
-    415: "The body is not announced as `application/json`",
-    421: "The Host is not one under which this server is known",
-    422: "A field breaks a limit: `error.field` names it",
-    500: "A bug: the log says more",
-    502: "The object in the bucket is not the one that was made",
-    503: "A server is away: try again after `Retry-After` seconds",
+    415: "The Content-Type of the body is not `application/json`",
+    421: "The Host header is not a name of this server",
+    422: "A field is invalid: `error.field` names it",
+    500: "Internal error: see the log of the dashboard",
+    502: "The object in the bucket is not the one that was written for this file",
+    503: "A server is unreachable: retry after `Retry-After` seconds",
 }
-# What each operation may answer: the gate in front of all of them, and a bug.
-ANYWHERE = (400, 403, 421, 500)
+# Each operation may respond with these: the request filter in front of it, and internal errors.
+_COMMON_STATUSES = (400, 403, 421, 500)
 _FILE_LIST = {
     "type": "object",
     "required": ["items", "next_cursor", "previous_cursor"],
     "properties": {
         "items": {"type": "array", "items": {"$ref": _REF.format(name="FileRow")}},
-        "next_cursor": {"type": ["string", "null"], "description": "Of the page that follows"},
-        "previous_cursor": {"type": ["string", "null"], "description": "Of the page before"},
+        "next_cursor": {"type": ["string", "null"], "description": "Cursor of the next page"},
+        "previous_cursor": {"type": ["string", "null"], "description": "Cursor of the previous page"},
     },
 }
 _CONTROLS = r"\u0000-\u001f\u007f-\u009f"
-# All assigned characters are in these.
+# All assigned characters are in these ranges.
 _PLANES = (range(0xD800), range(0xE000, 0x33480), range(0xE0000, 0xE0200))
 
 
 def _title_pattern() -> str:
-    r"""No control character, and one that shows something: the rule of `filemill.domain.files.new_file` for ECMA-262.
+    r"""No control character and at least one visible one: the rule of `filemill.domain.files.new_file` for ECMA-262.
 
-    With ranges, where `\p{Z}` would be short: many readers of OpenAPI documents have no Unicode properties.
+    It has ranges instead of `\p{Z}`, because many readers of OpenAPI documents do not know Unicode properties.
     """
     ranges: list[list[int]] = []
     for code in (code for plane in _PLANES for code in plane if not has_visible_character(chr(code))):
@@ -63,21 +93,21 @@ def _title_pattern() -> str:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    hidden = "".join(f"{_escaped(first)}-{_escaped(last)}" for first, last in ranges)
-    return f"^[^{_CONTROLS}]*[^{hidden}][^{_CONTROLS}]*$"
+    invisible = "".join(f"{_escaped(first)}-{_escaped(last)}" for first, last in ranges)
+    return f"^[^{_CONTROLS}]*[^{invisible}][^{_CONTROLS}]*$"
 
 
 def _escaped(code: int) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else chr(code)
 
 
-# Times that no time zone moves out of the years 1970 to 9999; the use case takes those at the edges, too.
+# Times that stay within the years 1970 to 9999 in every time zone. The use case also accepts the times at the edges.
 _YEAR = "(197[1-9]|19[89][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])"
 _TIME = {
     "format": "date-time",
     "pattern": f"^{_YEAR}-[01][0-9]-[0-3][0-9]T[0-2][0-9](:[0-5][0-9]){{2}}(\\.[0-9]+)?(Z|[+-][0-2][0-9]:[0-5][0-9])$",
 }
-BODY: dict[str, Any] = {
+NEW_FILE_BODY: dict[str, Any] = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": _REF.format(name="NewFile")}}},
 }
@@ -85,7 +115,7 @@ BODY: dict[str, Any] = {
 
 @cache
 def _new_file() -> dict[str, Any]:
-    """What a request for a file is. Made when it is first asked for: the pattern takes a fraction of a second."""
+    """The schema of a new file. Built at first use, because its pattern takes a fraction of a second."""
     title = {
         "type": "string",
         "minLength": 1,
@@ -107,103 +137,119 @@ def _new_file() -> dict[str, Any]:
     }
 
 
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=_PUBLISHED_NAMES.get(name, name))}
+
+
 def body_of(record: type) -> dict[str, Any]:
-    """For `openapi_extra`: a body that is this record."""
-    schema = {"$ref": _REF.format(name=record.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """For `openapi_extra`: a request body with this record."""
+    content = {"application/json": {"schema": _reference(record.__name__)}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def optional(pattern: str) -> dict[str, Any]:
-    """The schema of a parameter's text: none, or one of this form."""
+    """The schema of a text parameter that is empty or has this pattern."""
     return {"pattern": f"^({pattern})?$"}
 
 
-def responses(success: int, content: str, *errors: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of an endpoint. `content` is a record's name, or the types of what is sent as it is; "": no body."""
+Responses = dict[int | str, dict[str, Any]]
+
+
+def responses(success: int, content: type | str | None, *errors: int) -> Responses:
+    """The responses of an endpoint, as FastAPI takes them.
+
+    `content` is the record of the body, the name of a schema, or the media types of a raw body, separated by spaces;
+    None: no body.
+    """
     types: dict[str, Any] = {}
-    if "/" in content:
+    if isinstance(content, str) and "/" in content:
         types = {
             media_type: {"schema": {"type": "object" if media_type.endswith("+json") else "string"}}
             for media_type in content.split()
         }
-    elif content:
-        types = {"application/json": {"schema": {"$ref": _REF.format(name=content)}}}
-    if 413 in errors:  # there is a body, so it may also be of a wrong type
+    elif content is not None:
+        name = content if isinstance(content, str) else content.__name__
+        types = {"application/json": {"schema": _reference(name)}}
+    if 413 in errors:  # an endpoint with a body may also get one of a wrong type
         errors = (*errors, 415)
-    return {success: {"description": "Done", "content": types}, **_errors(*errors)}
+    return {success: {"description": "Success", "content": types}, **_error_responses(*errors)}
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    wrong = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorBody")}}}
-    return {str(status): {"description": _MEANINGS[status], "content": wrong} for status in statuses}
+def _error_responses(*statuses: int) -> Responses:
+    content = {"application/json": {"schema": _reference(ErrorBody.__name__)}}
+    return {str(status): {"description": _MEANINGS[status], "content": content} for status in statuses}
 
 
-def with_response_header(
-    told: dict[int | str, dict[str, Any]], status: int, name: str, description: str
-) -> dict[int | str, dict[str, Any]]:
-    """The answers of an endpoint, one of which may have this header."""
+def with_response_header(declared: Responses, status: int, name: str, description: str) -> Responses:
+    """The same responses, with a header in the one of this status."""
     header = {"description": description, "schema": {"type": "string"}}
-    return {**told, status: {**told[status], "headers": {name: header}}}
+    return {**declared, status: {**declared[status], "headers": {name: header}}}
 
 
-# What the types of these records do not say: which fields belong together.
-_WHICH: list[dict[str, Any]] = [
+# What the types of these records cannot express: which fields belong together.
+_SELECTOR_VARIANTS: list[dict[str, Any]] = [
     {"required": ["ids"], "properties": {"ids": {"minItems": 1}, "all": {"const": False}}},
     {"required": ["all"], "properties": {"ids": {"maxItems": 0}, "all": {"const": True}}},
 ]
-_WHICH_TO_RETRY: list[dict[str, Any]] = [
-    *({**kind, "properties": {**kind["properties"], "lost": {"const": False}}} for kind in _WHICH),
+_RETRY_VARIANTS: list[dict[str, Any]] = [
+    *({**kind, "properties": {**kind["properties"], "lost": {"const": False}}} for kind in _SELECTOR_VARIANTS),
     {
         "required": ["lost"],
         "properties": {"ids": {"maxItems": 0}, "all": {"const": False}, "lost": {"const": True}},
     },
 ]
-_OFFSET_ORDER: list[dict[str, Any]] = [
+_RESET_VARIANTS: list[dict[str, Any]] = [
     {"required": ["at"], "properties": {"to": {"const": "time"}, "at": {"type": "string", **_TIME}}},
     {"properties": {"to": {"enum": ["earliest", "latest", "shift"]}, "at": {"type": ["string", "null"], **_TIME}}},
 ]
+_VARIANTS: dict[type, list[dict[str, Any]]] = {
+    FileSelector: _SELECTOR_VARIANTS,
+    RetrySelector: _RETRY_VARIANTS,
+    OffsetResetRequest: _RESET_VARIANTS,
+}
 
 
-def _alternatives(schema: dict[str, Any], *kinds: dict[str, Any]) -> dict[str, Any]:
-    """The schema, where one of the kinds holds: each with all its fields, so that a reader need not combine them."""
+def _one_of(schema: Mapping[str, Any], variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """The schema as alternatives, each with all its fields, so that a reader need not combine them."""
     found = []
-    for kind in kinds:
+    for variant in variants:
         properties = dict(schema["properties"])
-        for name, more in kind["properties"].items():
+        for name, more in variant["properties"].items():
             properties[name] = more if more.keys() & {"const", "enum", "type"} else {**properties[name], **more}
-        required = [*schema.get("required", []), *kind.get("required", [])]
+        required = [*schema.get("required", []), *variant.get("required", [])]
         found.append({**schema, "properties": properties, "required": required})
     return {"title": schema["title"], "description": schema.get("description", ""), "oneOf": found}
 
 
+def _published_schemas() -> dict[str, Any]:
+    """The schemas of all records under their published names."""
+    _, components = msgspec.json.schema_components(_RECORDS, ref_template=_REF)
+    for record, variants in _VARIANTS.items():
+        components[record.__name__] = _one_of(components[record.__name__], variants)
+    schemas = {_PUBLISHED_NAMES.get(name, name): _with_published_names(schema) for name, schema in components.items()}
+    return {**schemas, "FileList": _FILE_LIST, "NewFile": _new_file()}
+
+
+def _with_published_names(node: Any) -> Any:  # noqa: ANN401 - any part of a schema
+    if isinstance(node, list):
+        return [_with_published_names(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if isinstance(node.get("$ref"), str):
+        return _reference(node["$ref"].rpartition("/")[2])
+    return {key: _with_published_names(value) for key, value in node.items()}
+
+
 def complete_document(app: FastAPI) -> None:
-    """Add the records' schemas to the document that FastAPI generates."""
+    """Add the records' schemas and the common responses to the document that FastAPI generates."""
     generate = app.openapi
-    records = [
-        FileRow,
-        ErrorBody,
-        Overview,
-        FileSelector,
-        RetrySelector,
-        BulkResult,
-        DeadLetterList,
-        ReplayRequest,
-        Replay,
-        WorkerList,
-    ]
-    records += [OffsetResetRequest, OffsetResetResult]
-    _, components = msgspec.json.schema_components(records, ref_template=_REF)
 
     def openapi() -> dict[str, Any]:
         document = generate()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update({**components, "FileList": _FILE_LIST, "NewFile": _new_file()})
-        schemas["Which"] = _alternatives(schemas["Which"], *_WHICH)
-        schemas["WhichToRetry"] = _alternatives(schemas["WhichToRetry"], *_WHICH_TO_RETRY)
-        schemas["OffsetOrder"] = _alternatives(schemas["OffsetOrder"], *_OFFSET_ORDER)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(_published_schemas())
         for operations in document["paths"].values():
             for operation in operations.values():
-                operation["responses"] = {**_errors(*ANYWHERE), **operation["responses"]}
+                operation["responses"] = {**_error_responses(*_COMMON_STATUSES), **operation["responses"]}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
