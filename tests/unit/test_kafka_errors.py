@@ -1,45 +1,53 @@
-"""What a code of Kafka's means: all that the client knows are in the table, and each leads to what it says."""
+"""The rules of Kafka's errors: every code of the client has one, and it is applied."""
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.kafka.client import kafka_errors, to_exception
-from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, RULES, TOO_LARGE, KafkaErrorRule, classify
+from filemill.adapters.kafka.errors import (
+    RECOVERED_BY_CLIENT,
+    RULES,
+    TOO_LARGE,
+    KafkaErrorCode,
+    KafkaErrorRule,
+    classify,
+)
 from filemill.adapters.kafka.reader import read_records
 from filemill.config.settings import load
 from filemill.errors import MemberExpelled, Unavailable
 
-# Codes of no error.
-NONE = {"NO_ERROR"}
+# Not errors.
+NO_ERROR = {"NO_ERROR"}
 
 
-def test_every_code_that_the_client_knows_is_in_the_table_once() -> None:
+def test_every_error_code_of_the_client_has_one_rule() -> None:
     names = {name for name, value in vars(KafkaError).items() if name.lstrip("_").isupper() and isinstance(value, int)}
     assert len(names) > 180
-    assert sorted(names - NONE) == sorted(row.name for row in RULES)
-    assert len({row.number for row in RULES}) == len(RULES)
+    assert sorted(names - NO_ERROR) == sorted(rule.name for rule in RULES)
+    assert len({rule.number for rule in RULES}) == len(RULES)
 
 
-@pytest.mark.parametrize("row", RULES, ids=lambda row: row.name)
-def test_an_error_is_raised_as_the_table_says(row: KafkaErrorRule) -> None:
-    error = KafkaError(row.number)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_an_error_is_raised_according_to_its_rule(rule: KafkaErrorRule) -> None:
+    error = KafkaError(rule.number)
     with pytest.raises((Unavailable, KafkaException)) as caught, kafka_errors(load()):
         raise KafkaException(error)
-    if row.category is ErrorCategory.BUG:
+    if rule.category is ErrorCategory.BUG:
         assert isinstance(caught.value, KafkaException)
         assert isinstance(to_exception(load(), error), KafkaException)
-        assert not row.client_recovers
+        assert not rule.client_recovers
         return
     assert isinstance(caught.value, Unavailable)
-    assert str(caught.value).startswith(f"Kafka at {load().kafka_broker} {row.problem}: ")
+    assert str(caught.value).startswith(f"Kafka at {load().kafka_broker} {rule.problem}: ")
     assert error.str() in str(caught.value)
-    assert caught.value.advice == row.advice
-    assert bool(row.advice) >= (row.category is ErrorCategory.ACTION_REQUIRED)
+    assert caught.value.advice == rule.advice
+    assert caught.value.code == rule.code
+    assert bool(rule.advice) >= (rule.category is ErrorCategory.ACTION_REQUIRED)
 
 
 class _Consumer:
-    """Hands out one message, an error."""
+    """Returns one message, an error."""
 
     def __init__(self, error: KafkaError) -> None:
         self._error: KafkaError | None = error
@@ -55,30 +63,31 @@ class _Consumer:
         return self._error
 
 
-def read_meeting(error: KafkaError) -> object:
+def read_with_error(error: KafkaError) -> object:
     consumer: Consumer = _Consumer(error)  # type: ignore[assignment]
     return read_records(consumer, load(), 10, 0)
 
 
-@pytest.mark.parametrize("row", RULES, ids=lambda row: row.name)
-def test_a_reader_goes_on_where_its_client_does(row: KafkaErrorRule) -> None:
-    if row.client_recovers:
-        assert read_meeting(KafkaError(row.number)) == []
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_reader_continues_if_the_client_recovers(rule: KafkaErrorRule) -> None:
+    if rule.client_recovers:
+        assert read_with_error(KafkaError(rule.number)) == []
     else:
         with pytest.raises((Unavailable, KafkaException)):
-            read_meeting(KafkaError(row.number))
+            read_with_error(KafkaError(rule.number))
 
 
-def test_a_client_that_gave_up_is_replaced_but_not_against_one_of_the_same_name() -> None:
+def test_a_failed_client_is_replaced_unless_another_has_its_name() -> None:
     with pytest.raises(MemberExpelled):
-        read_meeting(KafkaError(KafkaError._FATAL, "gave up", fatal=True))
+        read_with_error(KafkaError(KafkaError._FATAL, "gave up", fatal=True))
     with pytest.raises(Unavailable, match="under the name of this one") as caught:
-        read_meeting(KafkaError(KafkaError.FENCED_INSTANCE_ID, "fenced", fatal=True))
+        read_with_error(KafkaError(KafkaError.FENCED_INSTANCE_ID, "fenced", fatal=True))
     assert not isinstance(caught.value, MemberExpelled)
+    assert caught.value.code == KafkaErrorCode.INSTANCE_FENCED
 
 
 @pytest.mark.parametrize(
-    ("code", "answer", "passes"),
+    ("code", "category", "client_recovers"),
     [
         (KafkaError._TRANSPORT, ErrorCategory.TRANSIENT, True),
         (KafkaError._MAX_POLL_EXCEEDED, ErrorCategory.TRANSIENT, True),
@@ -95,15 +104,15 @@ def test_a_client_that_gave_up_is_replaced_but_not_against_one_of_the_same_name(
         (KafkaError._INVALID_ARG, ErrorCategory.BUG, False),
     ],
 )
-def test_what_follows_a_code(code: int, answer: ErrorCategory, passes: bool) -> None:
-    row = classify(KafkaError(code))
-    assert (row.category, row.client_recovers) == (answer, passes)
+def test_rules_of_some_errors(code: int, category: ErrorCategory, client_recovers: bool) -> None:
+    rule = classify(KafkaError(code))
+    assert (rule.category, rule.client_recovers) == (category, client_recovers)
 
 
-def test_a_code_of_a_newer_broker_is_its_trouble() -> None:
+def test_an_unknown_code_needs_action() -> None:
     assert classify(KafkaError(999)).category is ErrorCategory.ACTION_REQUIRED
     assert 999 not in RECOVERED_BY_CLIENT
 
 
-def test_what_no_broker_will_take_is_the_records_own_fault() -> None:
+def test_a_record_that_is_too_large_is_a_bug() -> None:
     assert {classify(KafkaError(code)).category for code in TOO_LARGE} == {ErrorCategory.BUG}

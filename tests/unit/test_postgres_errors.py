@@ -1,26 +1,26 @@
-"""What a SQLSTATE means: each row of the table says enough, and what is not listed falls to the right side."""
+"""The rules of PostgreSQL's errors: each is complete, and an unlisted SQLSTATE falls back to the right one."""
 
 import psycopg.errors
 import pytest
 
 from filemill.adapters.errors import ErrorCategory
-from filemill.adapters.postgres.errors import RULES, UNREACHABLE, Drop, PostgresErrorRule, classify
+from filemill.adapters.postgres.errors import RULES, Drop, PostgresErrorCode, PostgresErrorRule, classify
 
 
-@pytest.mark.parametrize("row", RULES, ids=lambda row: row.state)
-def test_each_row_can_be_told_to_people(row: PostgresErrorRule) -> None:
-    assert len(row.sqlstate) in (2, 5)
-    assert [other.sqlstate for other in RULES].count(row.sqlstate) == 1
-    if row.category is ErrorCategory.BUG:
-        assert (row.drop, row.problem, row.advice) == (Drop.NONE, "", "")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.sqlstate)
+def test_each_rule_is_complete(rule: PostgresErrorRule) -> None:
+    assert len(rule.sqlstate) in (2, 5)
+    assert [other.sqlstate for other in RULES].count(rule.sqlstate) == 1
+    if rule.category is ErrorCategory.BUG:
+        assert (rule.drop, rule.problem, rule.advice) == (Drop.NONE, "", "")
         return
-    assert row.problem
-    assert not row.problem.endswith(".")
-    assert bool(row.advice) >= (row.category is ErrorCategory.ACTION_REQUIRED), "who has to act is told how"
+    assert rule.problem
+    assert not rule.problem.endswith(".")
+    assert bool(rule.advice) >= (rule.category is ErrorCategory.ACTION_REQUIRED), "a required action is described"
 
 
 @pytest.mark.parametrize(
-    ("state", "answer"),
+    ("state", "category"),
     [
         ("08006", ErrorCategory.TRANSIENT),
         ("22003", ErrorCategory.BUG),
@@ -46,17 +46,16 @@ def test_each_row_can_be_told_to_people(row: PostgresErrorRule) -> None:
         ("57P01", ErrorCategory.TRANSIENT),
         ("57P03", ErrorCategory.TRANSIENT),
         ("58030", ErrorCategory.ACTION_REQUIRED),
-        ("AX001", ErrorCategory.BUG),  # a class that the standard may come to define
+        ("AX001", ErrorCategory.BUG),  # a class that the standard may define
         ("ZZ123", ErrorCategory.ACTION_REQUIRED),  # a vendor's
         ("99999", ErrorCategory.ACTION_REQUIRED),
     ],
 )
-def test_what_follows_a_sqlstate(state: str, answer: ErrorCategory) -> None:
-    assert classify(state, "planted").category is answer
+def test_rules_of_some_sqlstates(state: str, category: ErrorCategory) -> None:
+    assert classify(state, "planted").category is category
 
 
-def test_every_error_that_psycopg_knows_is_somebodys() -> None:
-    """The server's are told as such; what remains as a bug are the classes of what was sent."""
+def test_only_errors_of_the_statement_are_bugs() -> None:
     states = [name for name in vars(psycopg.errors).values() if isinstance(name, type)]
     known = {cls.sqlstate for cls in states if issubclass(cls, psycopg.Error) and cls.sqlstate}
     assert len(known) > 200
@@ -66,27 +65,30 @@ def test_every_error_that_psycopg_knows_is_somebodys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "code"),
     [
-        ('connection failed: FATAL:  password authentication failed for user "x"', "refuses this user"),
-        ('FATAL:  no pg_hba.conf entry for host "::1", user "x", database "y", no encryption', "refuses this user"),
-        ('FATAL:  role "x" does not exist', "refuses this user"),
-        ('FATAL:  database "x" does not exist', "has no such database"),
-        ("FATAL:  sorry, too many clients already", "has no connection left"),
-        ("FATAL:  remaining connection slots are reserved for roles with", "has no connection left"),
-        ("FATAL:  the database system is starting up", "takes no connections now: it starts, stops or recovers"),
-        ("FATAL:  unsupported startup parameter: options", "does not understand this client"),
-        ("Connection refused\n\tIs the server running on that host?", UNREACHABLE.problem),
-        ("server closed the connection unexpectedly", UNREACHABLE.problem),
+        ('connection failed: FATAL:  password authentication failed for user "x"', PostgresErrorCode.AUTHENTICATION),
+        (
+            'FATAL:  no pg_hba.conf entry for host "::1", user "x", database "y", no encryption',
+            PostgresErrorCode.AUTHENTICATION,
+        ),
+        ('FATAL:  role "x" does not exist', PostgresErrorCode.AUTHENTICATION),
+        ('FATAL:  database "x" does not exist', PostgresErrorCode.UNKNOWN_DATABASE),
+        ("FATAL:  sorry, too many clients already", PostgresErrorCode.TOO_MANY_CONNECTIONS),
+        ("FATAL:  remaining connection slots are reserved for roles with", PostgresErrorCode.TOO_MANY_CONNECTIONS),
+        ("FATAL:  the database system is starting up", PostgresErrorCode.NOT_ACCEPTING),
+        ("FATAL:  unsupported startup parameter: options", PostgresErrorCode.PROTOCOL_VIOLATION),
+        ("Connection refused\n\tIs the server running on that host?", PostgresErrorCode.UNREACHABLE),
+        ("server closed the connection unexpectedly", PostgresErrorCode.UNREACHABLE),
     ],
 )
-def test_a_refused_connection_is_known_by_its_words(text: str, problem: str) -> None:
-    """The client library has no SQLSTATE of it; PgBouncer gives one that says nothing."""
-    assert classify(None, text, connecting=True).problem == problem
-    if problem != UNREACHABLE.problem:
-        assert classify("08P01", text, connecting=True).problem == problem
+def test_a_rejected_connection_is_classified_by_its_text(text: str, code: PostgresErrorCode) -> None:
+    """Libpq exposes no SQLSTATE of it, and PgBouncer's is always the same."""
+    assert classify(None, text, connecting=True).code == code
+    if code != PostgresErrorCode.UNREACHABLE:
+        assert classify("08P01", text, connecting=True).code == code
 
 
-def test_no_bug_is_told_while_a_connection_is_made() -> None:
+def test_an_error_while_connecting_is_no_bug() -> None:
     assert classify("22023", "invalid value for parameter", connecting=True).category is ErrorCategory.ACTION_REQUIRED
     assert classify("22023", "invalid value for parameter").category is ErrorCategory.BUG

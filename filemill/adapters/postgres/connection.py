@@ -1,4 +1,4 @@
-"""PostgreSQL: the engine, and what its errors mean to everybody who uses it."""
+"""PostgreSQL: the engine and the translation of its errors."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from filemill.adapters.client_environment import forget_libpq_variables
 from filemill.adapters.errors import MAX_TEXT_CHARACTERS, ErrorCategory, first_line
-from filemill.adapters.postgres.errors import Drop, PostgresErrorRule, classify
+from filemill.adapters.postgres.errors import BUG, Drop, PostgresErrorCode, PostgresErrorRule, classify
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
-# A holder that is stopped inside a transaction must not keep its row locks: a take-over waits for them.
+# A lease holder that is suspended inside a transaction must not keep its row locks: a take-over waits for them.
 IDLE_IN_TRANSACTION_MILLISECONDS = 2000
 STATEMENT_MILLISECONDS = 30_000
 _LIMITS = {
@@ -23,17 +23,17 @@ _LIMITS = {
     "statement_timeout": STATEMENT_MILLISECONDS,
     "timezone": "UTC",
 }
-# The same for one transaction, in one round trip.
+# The same limits for one transaction, in one round trip.
 _SET_LIMITS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items())
-# Statements that are logged at most, for each engine, because the server refuses them.
+# At most so many rejected statements are logged for each engine.
 MAX_LOGGED_STATEMENTS = 100
-# How often a transaction is done at most where the server undoes it.
+# A transaction that the server rolls back is attempted at most so often.
 MAX_TRANSACTION_ATTEMPTS = 3
 
-# libpq takes a file that is not there for none, and an empty name for ~/.postgresql or ~/.pgpass.
+# libpq ignores a file that does not exist, but reads ~/.postgresql or ~/.pgpass for an empty name.
 NO_FILE = "/dev/null/none"
 
-# It locks no row, for there is none to lock; a server that is read-only, or grants no UPDATE, refuses it all the same.
+# Locks no row, because none matches; a server that is read-only or does not grant UPDATE rejects it nevertheless.
 _WRITE_NOTHING = sa.text("SELECT FROM leases WHERE false FOR UPDATE")
 
 log = structlog.get_logger("postgres")
@@ -42,11 +42,11 @@ T = TypeVar("T")
 
 
 class TransactionRolledBack(Unavailable):
-    """The server undid a transaction, all of it; done again, on a new connection where need be, it may succeed."""
+    """The server rolled a transaction back completely. A retry, on a new connection if necessary, may succeed."""
 
 
 def create_engine(settings: Settings, application: str) -> sa.Engine:
-    """A pool of connections; opens none by itself. `application` is what pg_stat_activity shows."""
+    """A pool of connections; opens none yet. `application` is the name shown in pg_stat_activity."""
     forget_libpq_variables()
     timeout = settings.server_timeout_seconds
     engine = sa.create_engine(
@@ -56,12 +56,12 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         max_overflow=0,
         pool_timeout=timeout,
         pool_pre_ping=True,
-        hide_parameters=True,  # titles, descriptions and what else there is in a row belong in no log
+        hide_parameters=True,  # titles, descriptions and other values must not be logged
         connect_args={
             **libpq_parameters(settings),
             "application_name": application[:63],
-            "connect_timeout": max(2, math.ceil(timeout)),  # libpq takes 1 for 2
-            # A server that is cut off, not closed, is noticed within these bounds instead of the kernel's hours.
+            "connect_timeout": max(2, math.ceil(timeout)),  # libpq treats 1 as 2
+            # Detects a cut connection within seconds; the kernel's defaults take hours.
             "keepalives_idle": 2,
             "keepalives_interval": 1,
             "keepalives_count": 2,
@@ -72,38 +72,38 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
 
     if settings.database_pooler == "transaction":
         sa.event.listen(engine, "begin", _set_limits)
-    told: set[tuple[str, str]] = set()
+    logged: set[tuple[str, str]] = set()
 
-    def tell_once(state: str, statement: str) -> None:
-        """Somebody has to do something about it, and the statement helps; its parameters stay secret."""
-        if (state, statement) not in told and len(told) < MAX_LOGGED_STATEMENTS:
-            told.add((state, statement))
-            log.warning("PostgreSQL refused a statement", sqlstate=state, statement=_one_line(statement))
+    def log_once(sqlstate: str, statement: str) -> None:
+        """Log a rejected statement that somebody has to act on, without its parameters."""
+        if (sqlstate, statement) not in logged and len(logged) < MAX_LOGGED_STATEMENTS:
+            logged.add((sqlstate, statement))
+            log.warning("PostgreSQL rejected a statement", sqlstate=sqlstate, statement=_one_line(statement))
 
     @sa.event.listens_for(engine, "handle_error")
     def translate(context: sa.engine.ExceptionContext) -> None:
-        """Every user of the engine meets one error for what is the server's, by `postgres_errors`."""
+        """Raise Unavailable for an error of the server, by its rule."""
         if context.is_pre_ping:
-            context.is_disconnect = True  # whatever ails a connection of the pool: it is replaced
+            context.is_disconnect = True  # a pooled connection that fails its ping is replaced
             return
-        found = context.original_exception
-        row = _row(context)
-        if row.category is ErrorCategory.BUG:
+        error = context.original_exception
+        rule = _rule_of(context)
+        if rule.category is ErrorCategory.BUG:
             return
-        if row.drop is not Drop.NONE:
+        if rule.drop is not Drop.NONE:
             context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = row.drop is Drop.ALL
-        if context.statement is not None and not row.transient:
-            tell_once(_state(found) or "", context.statement)
-        kind = TransactionRolledBack if row.category is ErrorCategory.RETRY else Unavailable
-        problem = f"PostgreSQL at {settings.database_url} {row.problem}: {_server_message(found)}"
-        raise kind(problem, row.advice, summary=row.problem) from None
+            context.invalidate_pool_on_disconnect = rule.drop is Drop.ALL
+        if context.statement is not None and not rule.transient:
+            log_once(_sqlstate(error) or "", context.statement)
+        kind = TransactionRolledBack if rule.category is ErrorCategory.RETRY else Unavailable
+        problem = f"PostgreSQL at {settings.database_url} {rule.problem}: {_server_message(error)}"
+        raise kind(problem, rule.advice, summary=rule.problem, code=rule.code) from None
 
     return engine
 
 
 def libpq_parameters(settings: Settings) -> dict[str, str | int]:
-    """Where PostgreSQL is, and how to connect; with it nothing is taken from the user's home folder."""
+    """The parameters of a connection. They are complete: libpq reads nothing from the user's home folder."""
     bundle = settings.database_ca_bundle
     by_the_system = bundle is None and settings.database_sslmode == "verify-full"
     return {
@@ -123,7 +123,7 @@ def libpq_parameters(settings: Settings) -> dict[str, str | int]:
 
 
 def session_parameters(settings: Settings) -> dict[str, object]:
-    """How a session is set up at its start. Behind a pooler it is not ours: nothing is set, nothing is prepared."""
+    """The session's options. Behind a pooler sessions are shared: no options and no prepared statements."""
     if settings.database_pooler == "transaction":
         return {"prepare_threshold": None}
     return {"options": " ".join(f"-c {name}={value}" for name, value in _LIMITS.items())}
@@ -134,40 +134,40 @@ def _set_limits(connection: sa.Connection) -> None:
 
 
 def in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Do `work` in a transaction and commit it; once more where the server undid all of it. Raises Unavailable.
+    """Run `work` in a transaction and commit it; retry if the server rolled it back. Raises Unavailable.
 
-    `work` may be called several times, so it must change nothing but the database.
+    `work` may be called several times, so it must change only the database.
     """
-    for tries in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
+    for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
         try:
             with engine.begin() as connection:
                 return work(connection)
         except TransactionRolledBack:
-            if tries == MAX_TRANSACTION_ATTEMPTS:
+            if attempt == MAX_TRANSACTION_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
 
 
 def check_writable(connection: sa.Connection) -> None:
-    """Raises Unavailable where this user cannot change rows now, for one where the server is read-only."""
+    """Raises Unavailable if this user cannot change rows now, for example because the server is read-only."""
     connection.execute(_WRITE_NOTHING)
 
 
-def _row(context: sa.engine.ExceptionContext) -> PostgresErrorRule:
+def _rule_of(context: sa.engine.ExceptionContext) -> PostgresErrorRule:
     error = context.original_exception
-    state = _state(error)
-    if state is not None or context.connection is None:
-        return classify(state, _server_message(error), connecting=context.connection is None)
-    gone = context.is_disconnect or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return classify(None, _server_message(error)) if gone else PostgresErrorRule("", ErrorCategory.BUG)
+    sqlstate = _sqlstate(error)
+    if sqlstate is not None or context.connection is None:
+        return classify(sqlstate, _server_message(error), connecting=context.connection is None)
+    disconnected = context.is_disconnect or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return classify(None, _server_message(error)) if disconnected else BUG
 
 
-def _state(error: BaseException | None) -> str | None:
+def _sqlstate(error: BaseException | None) -> str | None:
     return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
 def _server_message(error: BaseException | None) -> str:
-    """The server's own words, without its detail and its context, which can hold values."""
+    """The server's primary message, without detail and context, which can contain values."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return first_line(error) if primary is None else primary.strip()[:MAX_TEXT_CHARACTERS]
 
@@ -177,10 +177,11 @@ def _one_line(statement: str) -> str:
 
 
 class _Pool(sa.QueuePool):
-    """SQLAlchemy's pool, where having no connection left is Unavailable too: workers outlive that like the rest."""
+    """SQLAlchemy's pool; raises Unavailable if it has no free connection, so that workers retry."""
 
     def _do_get(self) -> sa.pool.ConnectionPoolEntry:
         try:
             return super()._do_get()
         except PoolTimeoutError:
-            raise Unavailable(f"PostgreSQL: all {self.size()} connections of this process are busy") from None
+            problem = f"PostgreSQL: all {self.size()} connections of this process are in use"
+            raise Unavailable(problem, code=PostgresErrorCode.POOL_EXHAUSTED) from None

@@ -1,4 +1,4 @@
-"""S3 by boto3, for everything but the hot path: buckets, downloads, what people do by hand."""
+"""S3 through boto3, for everything except the hot path: buckets, downloads, manual operations."""
 
 import contextlib
 import functools
@@ -24,19 +24,19 @@ from filemill.ports import StoredObject
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# What a service says of a key that it does not take, as a foreign file service may have chosen one.
-_REFUSED_KEYS = {"InvalidArgument", "InvalidRequest", "InvalidURI"}
-_MADE_ALREADY = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+# The errors for a key that the service rejects; a foreign file service may have chosen such a key.
+_REJECTED_KEY = {"InvalidArgument", "InvalidRequest", "InvalidURI"}
+_BUCKET_EXISTS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
-_making = threading.Lock()  # a session makes one client at a time
+_creating = threading.Lock()  # a session creates one client at a time
 
 
 def s3_client(settings: Settings, session: boto3.Session | None = None) -> "S3Client":
-    """A boto3 client that tries twice, and gives up within the server timeout; made of the settings alone."""
+    """A boto3 client that tries twice within the server timeout. It reads no configuration but the settings."""
     attempts = 2
     timeout = settings.server_timeout_seconds / attempts
     proxy = settings.s3_proxy
-    with _making:
+    with _creating:
         client: S3Client = (session or _session()).client(
             "s3",
             endpoint_url=settings.s3_endpoint,
@@ -53,17 +53,17 @@ def s3_client(settings: Settings, session: boto3.Session | None = None) -> "S3Cl
                 proxies={"http": proxy, "https": proxy} if proxy else {},
             ),
         )
-    client.meta.events.register("before-parameter-build.s3", _stay_here)
+    client.meta.events.register("before-parameter-build.s3", _follow_no_redirect)
     return client
 
 
-def _stay_here(context: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore's
-    """Follow no redirection to another region: at an endpoint that was given, botocore comes back to it for ever."""
+def _follow_no_redirect(context: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Follow no redirect to another region: with a fixed endpoint botocore would repeat it forever."""
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def isolated_core() -> botocore.session.Session:
-    """The core of a session that reads neither AWS_* nor ~/.aws: what they could set has its default."""
+    """A botocore session that reads neither AWS_* nor ~/.aws: everything that they could set has its default."""
     core = botocore.session.Session()
     fixed = {name: ConstantProvider(default) for name, (_, _, default, _) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()}
     nothing = {name: ConstantProvider(os.devnull) for name in ("config_file", "credentials_file")}
@@ -77,20 +77,20 @@ def _session() -> boto3.Session:
 
 
 def create_bucket(settings: Settings) -> bool:
-    """Create the bucket where it is missing; whether it was. Raises Unavailable."""
+    """Create the bucket unless it exists; returns whether it was created. Raises Unavailable."""
     client = s3_client(settings)
     with boto_errors(settings):
         try:
             client.create_bucket(Bucket=settings.s3_bucket)
         except ClientError as error:
-            if _code(error) not in _MADE_ALREADY:
+            if _code(error) not in _BUCKET_EXISTS:
                 raise
             return False
     return True
 
 
 def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
-    """Whether the bucket is there. Raises Unavailable."""
+    """Whether the bucket exists. Raises Unavailable."""
     try:
         with boto_errors(settings, settings.s3_bucket):
             (client or s3_client(settings)).head_bucket(Bucket=settings.s3_bucket)
@@ -100,9 +100,9 @@ def bucket_exists(settings: Settings, client: "S3Client | None" = None) -> bool:
 
 
 def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
-    """All objects of the bucket, in pages, by their keys' bytes. Raises Unavailable."""
+    """All objects of the bucket in pages, ordered by their keys' bytes. Raises Unavailable."""
     core = isolated_core()
-    # Nobody reads the times, and botocore takes 0.1 ms for each.
+    # The timestamps are not used, and botocore needs 0.1 ms to parse one.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     with boto_errors(settings):
         client = s3_client(settings, boto3.Session(botocore_session=core))
@@ -111,28 +111,28 @@ def list_objects(settings: Settings) -> Iterator[list[StoredObject]]:
 
 
 def read_object(settings: Settings, key: str) -> bytes:
-    """An object's bytes. Raises NotFound, also for a key that the service refuses; Unavailable."""
+    """An object's bytes. Raises NotFound, also if the service rejects the key, and Unavailable."""
     with boto_errors(settings, key):
         return s3_client(settings).get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
 
 
 @contextlib.contextmanager
 def boto_errors(settings: Settings, wanted: str = "") -> Iterator[None]:
-    """Turn boto3's errors into Unavailable, by `s3_errors.ROWS`.
+    """Translate boto3's errors, by their rules.
 
-    `wanted` is the key that is read or asked for, if one is: where it is not there, NotFound is raised.
+    `wanted` is the key of the requested object, if there is one: NotFound is raised if it does not exist.
     """
     try:
         yield
     except ClientError as error:
         code = _code(error)
-        row = _row(error, code)
-        if wanted and (row.category is ErrorCategory.NOT_FOUND or code in _REFUSED_KEYS):
+        rule = _rule_of(error, code)
+        if wanted and (rule.category is ErrorCategory.NOT_FOUND or code in _REJECTED_KEY):
             raise NotFound(wanted) from None
-        if row.category is ErrorCategory.BUG:
+        if rule.category is ErrorCategory.BUG:
             raise
-        row = classify("NoSuchBucket") if row.category is ErrorCategory.NOT_FOUND else row
-        raise unavailable(settings, row, code) from None
+        rule = classify("NoSuchBucket") if rule.category is ErrorCategory.NOT_FOUND else rule
+        raise unavailable(settings, rule, code) from None
     except ParamValidationError:
         if wanted:
             raise NotFound(wanted) from None
@@ -145,14 +145,14 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _row(error: ClientError, code: str) -> S3ErrorRule:
+def _rule_of(error: ClientError, code: str) -> S3ErrorRule:
     about: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode")
     return classify(code, status, skew_seconds=_skew_seconds(about.get("HTTPHeaders", {})))
 
 
 def _skew_seconds(headers: Mapping[str, str]) -> float:
-    """How far the service's clock is ahead of ours, by its answer; 0 where it does not say."""
+    """How far the service's clock is ahead of ours, by the response; 0 without a date in it."""
     try:
         return (parsedate_to_datetime(headers["date"]) - datetime.now(UTC)).total_seconds()
     except (KeyError, ValueError, TypeError):

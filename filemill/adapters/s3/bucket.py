@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Bucket:
-    """Any thread. Each method raises Unavailable."""
+    """Reads, deletes and lists objects. Any thread. Each method raises Unavailable."""
 
     def __init__(self, settings: Settings, client: "S3Client") -> None:
         self._settings = settings

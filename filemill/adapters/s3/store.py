@@ -1,4 +1,4 @@
-"""S3 by obstore, where files are made and checked (docs/decisions/0021-two-s3-clients.md)."""
+"""S3 through obstore, for creating and verifying files (docs/decisions/0021-two-s3-clients.md)."""
 
 import asyncio
 import contextlib
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("s3")
 
-# Up to here an object is read in one call of obstore's; a longer one takes a second, from its beginning.
+# Up to this size one call of obstore reads an object; a larger one needs a second call from its beginning.
 AT_ONCE_BYTES = 256 * 1024
-# What obstore says of an empty object, and of a server that answers with the whole. Taken for one by mistake, a failure
-# costs a second try.
+# obstore's texts, which have no codes, for an empty object and for a server that ignores ranges. If another failure
+# matches, it costs a second request.
 NO_RANGE = ("416", "non-partial response", "Wanted range")
-# Errors of obstore's that come before anything is sent.
+# Errors of obstore before anything is sent.
 NEVER_SENT = (exceptions.InvalidPathError, exceptions.NotSupportedError, exceptions.UnknownConfigurationKeyError)
-# Answers to a PUT with `If-None-Match: *`: the object exists; and of a service that does not know that condition.
+# Responses to a PUT with `If-None-Match: *`: the object exists; and from a service without conditional writes.
 EXISTS = ("PreconditionFailed", "412", "NotModified", "304")
 UNCONDITIONAL = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400")
 
 
 class S3ObjectStore:
-    """One bucket by obstore. (port: ObjectStore)."""
+    """One bucket. (port: ObjectStore)."""
 
     def __init__(self, settings: Settings) -> None:
-        # One thread of obstore's beside Python's, not one per core: they would wait for each other and for Python. The
-        # environment is the only way to tell it, before its first call.
+        # One thread of obstore, not one per core: more would wait for each other and for Python. The environment is the
+        # only way to set it, before the first call.
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
         self._store = open_store(settings)
-        self._conditional = True  # until a PUT succeeds only without a condition
+        self._conditional = True  # until the service rejects the condition
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
-        """Write an object whole; in the mode "create" with `If-None-Match: *`, where the service knows that."""
+        """Write an object completely; in the mode "create" with `If-None-Match: *`, if the service supports it."""
         with self._errors(""):
             if mode == "create" and self._conditional:
                 try:
@@ -68,12 +68,12 @@ class S3ObjectStore:
                 await self._put(key, body, metadata, "overwrite")
 
     async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode) -> None:
-        # Small enough to go in one request, and so to appear whole or not at all.
+        # Small enough for one request, so the object appears completely or not at all.
         attributes = {"Content-Type": CONTENT_TYPE, **metadata}
         await obstore.put_async(self._store, key, body, attributes=attributes, mode=mode, use_multipart=False)
 
     def _note_unconditional(self, code: str) -> None:
-        if self._conditional:  # others may have found it out at the same time
+        if self._conditional:  # concurrent PUTs may come here, too
             self._conditional = False
             log.warning(
                 "S3 does not support If-None-Match: an existing object is overwritten",
@@ -82,7 +82,7 @@ class S3ObjectStore:
             )
 
     async def get(self, key: str) -> bytes:
-        """An object's bytes. By boto3 where obstore cannot name the key, as one of a foreign service's may be."""
+        """An object's bytes. Through boto3 if obstore cannot express the key, for example a foreign service's."""
         if key == key.strip("/"):
             with self._errors(key), contextlib.suppress(ValueError):
                 head = await self._head(key)
@@ -90,24 +90,24 @@ class S3ObjectStore:
                     return head
                 answer = await obstore.get_async(self._store, key)
                 return bytes(await answer.bytes_async())
-        from filemill.adapters.s3.admin import read_object  # noqa: PLC0415 - a worker does without boto3
+        from filemill.adapters.s3.admin import read_object  # noqa: PLC0415 - a worker does not load boto3
 
         return await asyncio.to_thread(read_object, self._settings, key)
 
     async def _head(self, key: str) -> bytes | None:
-        """Its first bytes; None where it has none, or its server knows no ranges.
+        """The first bytes; None if the object is empty or the server does not support ranges.
 
-        Quicker than `get_async`, which needs a call for the body.
+        Faster than `get_async`, which needs another call for the body.
         """
         try:
             return bytes(await obstore.get_range_async(self._store, key, start=0, length=AT_ONCE_BYTES))
         except exceptions.GenericError as error:
-            if not any(sign in str(error) for sign in NO_RANGE):
+            if not any(text in str(error) for text in NO_RANGE):
                 raise
             return None
 
     async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
-        """All objects, a page at a time. By boto3: obstore gives up at a key like `a//b` or one with a line break."""
+        """All objects, page by page. Through boto3: obstore fails at a key like `a//b` or one with a line break."""
         from filemill.adapters.s3.admin import list_objects  # noqa: PLC0415
 
         pages = list_objects(self._settings)
@@ -121,21 +121,21 @@ class S3ObjectStore:
         except NEVER_SENT:
             raise
         except (exceptions.BaseError, OSError) as error:
-            code, row = classify_text(str(error))
-            if row is UNREACHABLE:
+            s3_code, rule = classify_text(str(error))
+            if rule is UNREACHABLE:
                 raise unreachable(self._settings, error) from None
-            if row.category is ErrorCategory.NOT_FOUND:
-                # A PUT is answered so when the bucket is missing: that is the service's state, not the object's.
+            if rule.category is ErrorCategory.NOT_FOUND:
+                # The response to a PUT means that the bucket is missing.
                 if key:
                     raise NotFound(key) from None
-                row = classify("NoSuchBucket")
-            if row.category is ErrorCategory.BUG:
+                rule = classify("NoSuchBucket")
+            if rule.category is ErrorCategory.BUG:
                 raise
-            raise unavailable(self._settings, row, code) from None
+            raise unavailable(self._settings, rule, s3_code) from None
 
 
 def open_store(settings: Settings) -> S3Store:
-    """Obstore's client of the bucket, made of the settings alone."""
+    """Obstore's client of the bucket. It reads no configuration but the settings."""
     timeout = timedelta(seconds=settings.server_timeout_seconds)
     options: ClientConfig = {
         "allow_http": settings.s3_endpoint.startswith("http://"),
@@ -152,7 +152,7 @@ def open_store(settings: Settings) -> S3Store:
     }
     if token := settings.s3_session_token.get_secret_value():
         credentials["session_token"] = token
-    # Without TLS nobody needs certificates, and a broken SSL_CERT_FILE must not matter.
+    # Without TLS a broken SSL_CERT_FILE must not matter.
     with without_s3_variables(certificates=bool(options["allow_http"])):
         return S3Store(
             settings.s3_bucket,
@@ -161,6 +161,6 @@ def open_store(settings: Settings) -> S3Store:
             config=credentials,
             virtual_hosted_style_request=False,
             client_options=options,
-            # Whether and when to try again is the caller's rule (filemill.domain.retry), not the client's.
+            # The caller decides about retries (filemill.domain.retry).
             retry_config={"max_retries": 0, "retry_timeout": timeout},
         )
