@@ -1,6 +1,16 @@
-"""What the rules need of the world, as protocols.
+"""Ports: what the use cases and the workers need of Kafka, Postgres and S3, as protocols.
 
-`filemill.adapters` has the real ones and the fakes beside them; `tests/contract` holds both to the same behaviour.
+`filemill.adapters` contains the real implementations and in-memory ones. `tests/contract` runs the same tests on both.
+
+Three offsets of a partition must not be confused:
+
+- The position of a reader is the offset of the next record that it will read. `RecordSource.positions` returns it for a
+  member of a group. A `TopicReader` is in no group: its caller stores the positions.
+- The committed offset is the group's, stored by the broker. A new owner of the partition begins to read there. All
+  records below it are finished. `RecordSource.commit_async` and `commit_sync` store it.
+- A record is finished once all its effects are durable. Records finish in any order, so finished offsets may lie above
+  the committed offset. `OffsetTracker` derives the committed offset from them, and the metadata of a commit lists those
+  above it. In a share group there is no committed offset: each record is acknowledged by itself.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,9 +25,15 @@ from filemill.domain.offsets import Commit
 from filemill.domain.records import Record, TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
 
+# Returns a time in seconds that never goes back. `time.monotonic` is the real one.
+Clock = Callable[[], float]
+
 
 class DeliveryReport(msgspec.Struct, frozen=True):
-    """Where the broker put a record; or, with `error`, why it did not. `too_large`: and never will."""
+    """Partition and offset of a record that the broker stored, or the error.
+
+    `too_large`: the broker will never store this record.
+    """
 
     partition: int
     offset: int
@@ -26,7 +42,7 @@ class DeliveryReport(msgspec.Struct, frozen=True):
 
 
 class Publisher(Protocol):
-    """Writes records. Acknowledgements are handed out inside `poll`, on the thread that calls it."""
+    """Writes records. `poll` calls the delivery callbacks, on its caller's thread."""
 
     def publish(
         self,
@@ -40,21 +56,21 @@ class Publisher(Protocol):
     ) -> None:
         """Queue a record.
 
-        Raises Unavailable where the queue is full (poll, then try again), PermanentError where it is too large.
+        Raises Unavailable if the queue is full (poll, then retry), PermanentError if the record is too large.
         """
 
     def poll(self, seconds: float = 0) -> int:
-        """Wait up to `seconds` for acknowledgements and hand them out; returns how many there were."""
+        """Wait up to `seconds` for delivery reports and call their callbacks; returns their number."""
 
     def flush(self, seconds: float) -> int:
-        """Wait until nothing is queued, `seconds` at most; returns how many records are left."""
+        """Wait up to `seconds` until the queue is empty; returns how many records are left."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has, asked of the broker. Raises Unavailable; 0 for no such topic."""
+        """The number of partitions, asked of the broker; 0 if the topic does not exist. Raises Unavailable."""
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """An entry of a listing."""
+    """One object of a listing; `size` in bytes."""
 
     key: str
     size: int
@@ -64,37 +80,40 @@ PutMode = Literal["create", "overwrite"]
 
 
 class ObjectStore(Protocol):
-    """One bucket. Raises Unavailable where the service is away or refuses us."""
+    """One bucket. Raises Unavailable if the service is unreachable or refuses the credentials."""
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
-        """Write an object whole. If there is one already, "create" raises Exists and keeps it.
+        """Write an object. In the mode "create", raises AlreadyExists if the key exists and keeps that object.
 
-        A service that knows no conditional writes overwrites it in either mode.
+        A service without conditional writes overwrites it in either mode.
         """
 
     async def get(self, key: str) -> bytes:
         """An object's bytes. Raises NotFound."""
 
     def list(self) -> AsyncIterator[Sequence[StoredObject]]:
-        """All objects, in pages, in the order of their keys' UTF-8 bytes."""
+        """All objects, in pages, ordered by the UTF-8 bytes of their keys."""
 
 
 class Lease(Protocol):
-    """The right to be the active one of several. Fenced: each take-over has a greater number."""
+    """A lease makes one of several processes the leader. Each new holder gets a greater fencing token."""
 
     @property
     def fencing(self) -> int | None:
-        """The number of our holding. One that changed over `acquire` says that the lease was not ours in between."""
+        """The token of the current holding. If `acquire` changes it, another process may have led in between."""
 
     def acquire(self) -> bool:
-        """Take the lease if it is free or expired, or renew it where it is ours; whether it is ours now."""
+        """Take the lease if it is free or expired, or renew it; returns whether this process holds it."""
 
     def release(self) -> None:
-        """Give it up, so that a standby need not wait for its expiry. Harmless where it is not ours."""
+        """Release the lease, so that a standby does not wait for its expiry. No effect without the lease."""
 
 
 class ClaimedRow(msgspec.Struct, frozen=True):
-    """An outbox row with its publish number and partition, both durable by now, and what its message needs."""
+    """An outbox row whose sequence number and partition are stored, with the content of its message.
+
+    `generation`: the generation of the topic that number and partition belong to.
+    """
 
     outbox_id: int
     sequence: int
@@ -105,11 +124,11 @@ class ClaimedRow(msgspec.Struct, frozen=True):
     description: str
     requested_at: datetime
     traceparent: str
-    generation: int = 1  # of the topic that number and partition were given for
+    generation: int = 1
 
 
 class PublishedRow(msgspec.Struct, frozen=True):
-    """An outbox row that the broker acknowledged."""
+    """An outbox row whose record the broker stored at `offset`."""
 
     claimed: ClaimedRow
     offset: int
@@ -119,28 +138,29 @@ class Outbox(Protocol):
     """Accepted requests that are not on Kafka yet. Each call is one transaction, fenced by the relay's lease."""
 
     def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
-        """The number under which this topic is known; a topic of that name which is new gets the next one."""
+        """The generation of this topic. A topic that was recreated under the same name gets the next one."""
 
     def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
-        """Number the oldest unnumbered rows and return them. Raises NotLeader."""
+        """Assign sequence numbers and partitions to the oldest rows without one; returns them. Raises NotLeader."""
 
     def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
-        """Take their numbers from rows that were numbered for a topic which is gone: `claim` gives them new ones.
+        """Remove the sequence numbers of rows whose topic was deleted, so that `claim` assigns new ones.
 
-        The numbers are on record, and nobody gets them again. Returns how many there were. Raises NotLeader.
+        The discarded numbers are recorded and never used again. Returns how many rows had theirs removed. Raises
+        NotLeader.
         """
 
     def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
-        """Rows numbered above `after` and not settled, by a predecessor for instance, in the order of numbers."""
+        """Rows with a sequence number above `after` that are not marked as published, in the order of numbers."""
 
     def mark_published(self, published: Sequence[PublishedRow]) -> None:
-        """Delete what the broker has, and note where it put it. A row settled already is passed over."""
+        """Delete these rows and record where their records are. A row that is already marked is skipped."""
 
 
 class ApplyResult(msgspec.Struct, frozen=True):
-    """What became of a batch of changes: how many rows changed, and which ids no row has.
+    """The result of a batch of updates: the number of changed rows, and the ids that no row has.
 
-    `refused`: why a change cannot be true, by its place in the batch. Such a one changed nothing.
+    `rejected`: why an update cannot be correct, by its index in the batch. It changed nothing.
     """
 
     changed: int
@@ -149,7 +169,7 @@ class ApplyResult(msgspec.Struct, frozen=True):
 
 
 class RejectedRecord(msgspec.Struct, frozen=True):
-    """A record that could not be read or used, and why."""
+    """A record that could not be decoded or applied, and why."""
 
     topic: str
     partition: int
@@ -158,7 +178,7 @@ class RejectedRecord(msgspec.Struct, frozen=True):
 
 
 class ReceivedEvent(msgspec.Struct, frozen=True):
-    """An event of `worker.events`, and its place there."""
+    """An event of `worker.events`, with its partition and offset."""
 
     partition: int
     offset: int
@@ -166,90 +186,118 @@ class ReceivedEvent(msgspec.Struct, frozen=True):
 
 
 class StatusStore(Protocol):
-    """The rows' statuses, and how far the events have been read: both change in one transaction."""
+    """The statuses of the files and the positions of the status sync. One transaction changes both."""
 
     def now(self) -> datetime:
-        """The store's clock: all moments in it are by that one."""
+        """The store's clock. All times in the store are by this clock."""
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition, as far as it is of these very topics.
+        """The next offset to read, by topic and partition; positions of a topic that was recreated are left out.
 
-        What is applied from now on is stored as of them. A topic that is not given stays what it was.
+        Later calls of `apply` store their positions for these topics. Topics that are not given are not affected.
         """
 
     def apply(
         self,
-        changes: Sequence[StatusUpdate],
+        updates: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[RejectedRecord] = (),
         events: Sequence[ReceivedEvent] = (),
     ) -> ApplyResult:
-        """Apply changes that supersede, store what workers said, and move the positions, all or nothing.
+        """Apply the updates that supersede, store events and rejected records, and advance the positions, atomically.
 
-        A change that names another file's object, or a run that the row has not begun, is refused and holds up nobody.
+        An update that names another file's object, or a run that has not begun, is rejected; the others are applied.
         Raises NotLeader or UnusableData, and then nothing is written.
         """
 
 
+class TopicReader(Protocol):
+    """Reads all partitions of some topics, outside of any group. Its caller keeps the positions. One thread."""
+
+    def identities(self) -> dict[str, TopicIdentity]:
+        """The identities of the topics; one that does not exist is absent. Raises Unavailable."""
+
+    def refresh(
+        self, positions: Mapping[tuple[str, int], int], identities: Mapping[str, TopicIdentity] | None = None
+    ) -> None:
+        """Read all partitions that exist: known ones continue, new ones begin at their position or at the beginning.
+
+        `positions` belong to the topics with these `identities`; without identities the broker is asked. A topic that
+        was recreated is read from its beginning. Raises Unavailable.
+        """
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """The end offset of each partition that is read, asked of the broker. Raises Unavailable."""
+
+    def read(self, limit: int, seconds: float) -> list[Record]:
+        """Up to `limit` records; waits at most `seconds` for the first. Raises Unavailable."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
 class RebalanceListener(Protocol):
-    """Told of assignments, on the thread that reads, inside `read` or `close`."""
+    """Receives the changes of a member's assignment, on the thread that reads, inside `read` or `close`."""
 
     def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
-        """Partitions came; for each that has a commit, its offset and metadata (no entry: -1001 and '')."""
+        """Partitions were assigned, with their committed offset and metadata; -1001 and '' if there is none."""
 
     def on_revoked(self, partitions: Sequence[int]) -> None:
-        """Partitions are about to go: what is committed before this returns still counts."""
+        """Partitions are about to be revoked. Commits still succeed until this returns."""
 
     def on_lost(self, partitions: Sequence[int]) -> None:
-        """Partitions are gone: commit nothing."""
+        """Partitions were lost: another member may own them. Commit nothing."""
 
 
 class RecordSource(Protocol):
-    """A member of a consumer group, on one topic."""
+    """A member of a consumer group on one topic. One thread."""
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        """Up to `limit` records; waits `seconds` at most for the first. Must be called often: it keeps us a member."""
+        """Up to `limit` records; waits at most `seconds` for the first. Call it often: it keeps the membership.
+
+        Raises Unavailable; MemberExpelled if a new member may continue.
+        """
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Read no more of these for now."""
+        """Stop reading these partitions."""
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Read them again."""
+        """Read these partitions again."""
 
     def positions(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Of these partitions the offset to read next, also where no record is there; absent where nothing was read."""
+        """The next offset to read of these partitions, whether a record is there or not; none before the first read."""
 
     def commit_async(self, commits: Mapping[int, Commit], on_done: Callable[[Mapping[int, Commit]], None]) -> None:
-        """Commit without waiting; `on_done` gets those that the broker took, inside a later `read`."""
+        """Commit without waiting. A later `read` calls `on_done` with the commits that the broker accepted."""
 
     def commit_sync(self, commits: Mapping[int, Commit], seconds: float) -> Mapping[int, Commit]:
-        """Commit and wait; returns those that the broker took."""
+        """Commit and wait up to `seconds`; returns the commits that the broker accepted."""
 
     def close(self) -> None:
-        """Leave the group: `revoked` is called for what is assigned."""
+        """Leave the group. Calls `on_revoked` for the assigned partitions."""
 
 
 class ShareSource(Protocol):
-    """A member of a share group, on one topic: records one by one, no partition is anybody's."""
+    """A member of a share group on one topic: it gets single records, not partitions. One thread."""
 
     @property
     def batch_seconds(self) -> float:
-        """How long a batch may be held: then its locks run out, or the member is put out for not polling."""
+        """How long a batch may be held. After that its locks expire, or the member is expelled for not polling."""
 
     def read(self, seconds: float) -> list[Record]:
-        """The next batch; waits `seconds` at most. All of the last one must be accepted or released by now."""
+        """The next batch; waits at most `seconds`. All records of the last batch must be acknowledged before."""
 
     def accept(self, partition: int, offset: int) -> None:
-        """Its effects are durable: never again."""
+        """Acknowledge a record whose effects are durable: it is not delivered again."""
 
     def release(self, partition: int, offset: int) -> None:
-        """Somebody else may have it now."""
+        """Return a record to the group: any member may get it."""
 
     def commit_async(self) -> None:
-        """Send what was accepted and released, without waiting."""
+        """Send the acknowledgements without waiting."""
 
     def commit_sync(self, seconds: float) -> None:
-        """Send it, and wait."""
+        """Send the acknowledgements and wait up to `seconds`."""
 
     def close(self) -> None:
         """Leave the group."""

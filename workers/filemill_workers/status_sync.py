@@ -19,14 +19,13 @@ from datetime import datetime
 import msgspec
 import structlog
 
-from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.domain.files import StatusUpdate
 from filemill.domain.messages import FileProgress, decode, decode_created
 from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
 from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
-from filemill.ports import ApplyResult, Lease, ReceivedEvent, RejectedRecord, StatusStore
+from filemill.ports import ApplyResult, Lease, ReceivedEvent, RejectedRecord, StatusStore, TopicReader
 
 log = structlog.get_logger("sync")
 
@@ -46,7 +45,7 @@ class StatusSync:
         self,
         store: StatusStore,
         lease: Lease,
-        reader: Callable[[], KafkaTopicReader],
+        reader: Callable[[], TopicReader],
         *,
         topic_created: str,
         topic_worker_events: str,
@@ -63,7 +62,7 @@ class StatusSync:
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
         self._record_clock = RecordClock(clock)
-        self._reader: KafkaTopicReader | None = None
+        self._reader: TopicReader | None = None
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
         self._term: int | None = None  # the fencing number that it is active under
@@ -130,7 +129,7 @@ class StatusSync:
         except Unavailable as error:
             log.warning("Left without giving up the lease; it expires", error=str(error))
 
-    def _read_batch(self, reader: KafkaTopicReader) -> list[Record]:
+    def _read_batch(self, reader: TopicReader) -> list[Record]:
         records = reader.read(self._batch, IDLE_SECONDS)
         if not records:
             return records

@@ -53,7 +53,7 @@ class MemoryStatusStore:
 
     def apply(
         self,
-        changes: Sequence[StatusUpdate],
+        updates: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[RejectedRecord] = (),
         events: Sequence[ReceivedEvent] = (),
@@ -61,11 +61,11 @@ class MemoryStatusStore:
         """Apply what supersedes, store events and move the positions."""
         with self._database.transaction():
             self._lease.fence()
-            if any((change.attempt or 0) > INT32_MAX for change in changes):
+            if any((change.attempt or 0) > INT32_MAX for change in updates):
                 raise UnusableData("integer out of range")
             changed, unknown = 0, set()
-            refused = self._refused(changes)
-            for change in coalesce([change for place, change in enumerate(changes) if place not in refused]):
+            refused = self._refused(updates)
+            for change in coalesce([change for place, change in enumerate(updates) if place not in refused]):
                 row = self._database.files.get(change.file_id)
                 if row is None:
                     unknown.add(change.file_id)

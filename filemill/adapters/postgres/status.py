@@ -107,7 +107,9 @@ class PostgresStatusStore:
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
         """The next offset to read, by topic and partition, as far as it is of these topics."""
-        unknown = {topic: one for topic, one in (topics or {}).items() if not one.is_same_topic(self._topics.get(topic))}
+        unknown = {
+            topic: one for topic, one in (topics or {}).items() if not one.is_same_topic(self._topics.get(topic))
+        }
         with self._engine.begin() as connection:
             if unknown:
                 self._generations |= register(connection, unknown)
@@ -121,14 +123,14 @@ class PostgresStatusStore:
 
     def apply(
         self,
-        changes: Sequence[StatusUpdate],
+        updates: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[RejectedRecord] = (),
         events: Sequence[ReceivedEvent] = (),
     ) -> ApplyResult:
         """Apply what supersedes, store events and move the positions, in one transaction."""
         try:
-            return self._apply(changes, positions, rejected, events)
+            return self._apply(updates, positions, rejected, events)
         except (DataError, IntegrityError) as error:
             raise UnusableData(first_line(error.orig)) from None
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
-from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.domain.records import Record
 from filemill.domain.worker_commands import CommandState, WorkerCommand, decode_command
 from filemill.domain.worker_events import EventKind
 from filemill.errors import InvalidMessage, Unavailable
+from filemill.ports import TopicReader
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
@@ -24,7 +24,7 @@ class CommandListener:
 
     def __init__(
         self,
-        reader: Callable[[], KafkaTopicReader],
+        reader: Callable[[], TopicReader],
         commands: CommandState,
         on_cancel: Callable[[list[tuple[int, int]]], None],
         reporter: Reporter,
