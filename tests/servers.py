@@ -8,9 +8,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.lab import connect
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
-from filemill.lab.database import connected, superuser
+from filemill.lab.database import superuser
 from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
@@ -76,5 +77,5 @@ def watch(servers: RunningServers, pid: int) -> None:
 
 
 def _create_database(settings: Settings, existing: str) -> None:
-    with connected(settings.as_owner().model_copy(update={"database_name": existing})) as connection:
+    with connect(settings.as_owner().model_copy(update={"database_name": existing})) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))

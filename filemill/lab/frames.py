@@ -1,4 +1,4 @@
-"""What a run left, as tidy data frames: one row a record, an execution, an event, a file. Times are UTC timestamps."""
+"""The records of a run as tidy data frames: one row per request, execution, event, file or fault. Times are UTC."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +8,15 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.tables import File
+from filemill.domain.worker_events import EventKind
 from filemill.lab.load import SubmittedRequest
+from filemill.queries.verification import file_timings
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.topic_history import TopicHistory
 
 PAGE_ROWS = 5000
+# Events after which a worker owns no partition.
+ENDS = (EventKind.STOPPED, EventKind.LOST)
 
 
 def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
@@ -22,7 +25,7 @@ def moments(seconds: "pd.Series[float]") -> "pd.Series[pd.Timestamp]":
 
 
 def requests(history: TopicHistory) -> pd.DataFrame:
-    """A row a record of `file.create`: when it came, when its first result did, how many results it had."""
+    """One row per record of `file.create`: its arrival, its first result, and its number of executions."""
     finished = history.finished()
     counts = Counter(history.executed_positions())
     rows = [
@@ -30,7 +33,7 @@ def requests(history: TopicHistory) -> pd.DataFrame:
             request.partition,
             request.offset,
             request.file_id,
-            request.run,
+            request.run or 1,
             request.at,
             finished.get(history.position_of(request)),
             counts[history.position_of(request)],
@@ -46,7 +49,7 @@ def requests(history: TopicHistory) -> pd.DataFrame:
 
 
 def executions(history: TopicHistory) -> pd.DataFrame:
-    """A row a result on `file.created`, repetitions included: `again` says which are."""
+    """One row per result on `file.created`; `again` is true for repeated executions of a record."""
     rows = [
         (
             execution.partition,
@@ -70,25 +73,25 @@ def executions(history: TopicHistory) -> pd.DataFrame:
 
 
 def events(history: TopicHistory) -> pd.DataFrame:
-    """A row an event of `worker.events`; a heartbeat's vitals are columns of it."""
+    """One row per event of `worker.events`. The vitals of heartbeats are columns."""
     rows = []
-    for heard in history.events:
-        said, vitals = heard.event, heard.event.vitals
+    for stored in history.events:
+        event, vitals = stored.event, stored.event.vitals
         rows.append(
             {
-                "at": heard.at,
-                "worker": said.worker_id,
-                "kind": said.kind.value,
-                "protocol": said.protocol,
-                "epoch": said.epoch,
-                "partitions": list(said.partitions),
-                "owned": list(said.owned),
+                "at": stored.at,
+                "worker": event.worker_id,
+                "kind": event.kind.value,
+                "protocol": event.protocol,
+                "epoch": event.epoch,
+                "partitions": list(event.partitions),
+                "owned": list(event.owned),
                 "in_flight": vitals.in_flight if vitals else None,
                 "finished": vitals.finished if vitals else None,
                 "cpu_seconds": vitals.cpu_seconds if vitals else None,
                 "rss_bytes": vitals.rss_bytes if vitals else None,
                 "headroom_seconds": vitals.headroom_seconds if vitals else None,
-                "cause": said.cause,
+                "cause": event.cause,
             }
         )
     frame = pd.DataFrame(rows)
@@ -98,9 +101,9 @@ def events(history: TopicHistory) -> pd.DataFrame:
 
 
 def assignments(history: TopicHistory, until: float, kills: Sequence[tuple[str, float]] = ()) -> pd.DataFrame:
-    """A row for each time that a partition was a worker's: a band of the timeline. What has not ended ends `until`.
+    """One row per period in which a worker owned a partition. Periods without an end last until `until`.
 
-    `kills`: who was killed, and when. A dead worker never says so, and its partitions are nobody's from then on.
+    `kills`: workers that were killed, and when. A killed worker reports no end of its periods.
     """
     owned = history.ownerships()
     killed = dict(kills)
@@ -109,9 +112,11 @@ def assignments(history: TopicHistory, until: float, kills: Sequence[tuple[str, 
         follower = next((other.at for other in owned[index + 1 :] if other.partition == one.partition), until)
         stopped = next(
             (
-                heard.at
-                for heard in history.events
-                if heard.event.worker_id == one.worker and heard.at > one.at and heard.event.kind in ("stopped", "lost")
+                stored.at
+                for stored in history.events
+                if stored.event.worker_id == one.worker
+                and stored.at > one.at
+                and stored.event.kind in ("stopped", "lost")
             ),
             until,
         )
@@ -131,45 +136,30 @@ def assignments(history: TopicHistory, until: float, kills: Sequence[tuple[str, 
 
 
 def files(
-    engine: sa.Engine, sent: Sequence[SubmittedRequest] = (), within: tuple[datetime, datetime] | None = None
+    engine: sa.Engine, submitted: Sequence[SubmittedRequest] = (), within: tuple[datetime, datetime] | None = None
 ) -> pd.DataFrame:
-    """A row a file, with the moment for which its request was intended where the lab made it.
+    """One row per file. `intended_at` is the moment for which the lab intended the request, else its creation.
 
-    `within` leaves out those that were asked for after it, or did not change in it or since.
+    `within` leaves out files that were created after the time range, or not changed since it began.
     """
-    columns = sa.select(
-        File.id,
-        File.status,
-        File.run,
-        File.created_at,
-        File.started_at,
-        File.finished_at,
-        File.updated_at,
-        File.worker_id,
-        File.kafka_partition,
-        File.kafka_offset,
-        File.attempt,
-    )
-    if within is not None:
-        columns = columns.where(File.updated_at >= within[0], File.created_at < within[1])
+    columns: list[str] = []
     rows: list[Any] = []
     while True:
-        page = columns.where(File.id > (rows[-1][0] if rows else 0)).order_by(File.id).limit(PAGE_ROWS)
-        with engine.connect() as connection:  # nothing but the reading inside: idle transactions are ended after 2 s
-            found = connection.execute(page).all()
-        rows += found
-        if len(found) < PAGE_ROWS:
+        with engine.connect() as connection:  # only to read a page: idle transactions are ended after 2 s
+            columns, page = file_timings(connection, rows[-1][0] if rows else 0, PAGE_ROWS, within)
+        rows += page
+        if len(page) < PAGE_ROWS:
             break
-    frame = pd.DataFrame(rows, columns=[column.name for column in columns.selected_columns])
+    frame = pd.DataFrame(rows, columns=columns)
     for column in ("created_at", "started_at", "finished_at", "updated_at"):
         frame[column] = pd.to_datetime(frame[column], utc=True)
-    intended = pd.Series({one.file_id: one.intended for one in sent}, dtype=float)
+    intended = pd.Series({one.file_id: one.intended for one in submitted}, dtype=float)
     frame["intended_at"] = moments(frame["id"].map(intended)).fillna(frame["created_at"])
     return frame
 
 
 def faults(entries: Sequence[JournalEntry]) -> pd.DataFrame:
-    """A row a fault."""
+    """One row per fault."""
     rows = [(entry.name, entry.target, entry.began, entry.ended) for entry in entries]
     frame = pd.DataFrame(rows, columns=["fault", "target", "began", "ended"])
     for column in ("began", "ended"):

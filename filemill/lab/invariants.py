@@ -1,4 +1,4 @@
-"""The invariants, each with its evidence: what a run has to show before its figures may be believed."""
+"""Checks the invariants of a run. Figures are valid only if the run violated none of them."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -8,41 +8,42 @@ import msgspec
 
 from filemill.domain.worker_events import EventKind
 from filemill.runtime.journal import JournalEntry
-from filemill.verification import commits as commit_audit
-from filemill.verification import report as verify_report
 from filemill.verification.commits import CommitAudit
-from filemill.verification.report import Finding, Report
+from filemill.verification.findings import Finding, FindingCode, Invariant, new_finding
+from filemill.verification.report import Report
 from filemill.verification.topic_history import NEVER, TopicHistory
 
-TITLES = {
-    "1": "Every accepted request ends, each in one row",
-    "2": "Completed means: the object exists and is what was asked for",
-    "3": "No object without a request",
-    "4": "No commit passes an unfinished record",
-    "5": "Within a run a status never moves back",
-    "6": "Nobody commits for a partition that is another's",
-    "7": "Nothing is executed again that a commit covered",
-    "8": "Publish numbers are durable and cycle through the partitions",
-    "9": "While there is lag, something finishes",
+# The words of a table, by the result of a check.
+RESULT_WORDS = {True: "kept", False: "BROKEN", None: "not observed"}
+# A worker that sent an event within this time before the end of the run is alive.
+ALIVE_SECONDS = 6.0
+# The audit of commits checks these. A share group makes no commits, so they cannot be observed there.
+_AUDITED = {
+    Invariant.COMMITS_COVER_FINISHED,
+    Invariant.ONLY_OWNERS_COMMIT,
+    Invariant.NO_COVERED_REPROCESSING,
 }
 
 
 class InvariantViolation(AssertionError):
-    """A verdict that is not well."""
+    """A run violated an invariant."""
 
 
 class InvariantCheck(msgspec.Struct, frozen=True):
-    """One invariant. `ok` None: it could not be observed here, and `evidence` says why."""
+    """The check of one invariant. `ok` is None if the run could not observe it; `evidence` says why."""
 
     number: str
     title: str
     ok: bool | None
     evidence: str
     examples: list[str] = []
+    # The invariant's code, and the codes of its findings. Empty in files of earlier versions.
+    invariant: str = ""
+    codes: list[str] = []
 
 
 class InvariantReport(msgspec.Struct, frozen=True):
-    """All checks of one run."""
+    """The checks of one run."""
 
     checks: list[InvariantCheck]
     report: Report
@@ -51,120 +52,125 @@ class InvariantReport(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether no promise was seen broken."""
+        """Whether no invariant was violated."""
         return all(check.ok is not False for check in self.checks)
 
     def require(self) -> "InvariantReport":
-        """Itself, where it is well. Raises InvariantViolation."""
+        """Return itself if no invariant was violated. Raises InvariantViolation."""
         if not self.ok:
             raise InvariantViolation(str(self))
         return self
 
     def rows(self) -> list[dict[str, object]]:
-        """For a table."""
-        words = {True: "kept", False: "BROKEN", None: "not observed"}
+        """The checks as the rows of a table."""
         return [
-            {"invariant": check.number, "promise": check.title, "verdict": words[check.ok], "evidence": check.evidence}
+            {
+                "number": check.number,
+                "invariant": check.title,
+                "result": RESULT_WORDS[check.ok],
+                "evidence": check.evidence,
+            }
             for check in self.checks
         ]
 
     def __str__(self) -> str:
-        lines = [f"{row['invariant']}  {row['verdict']:12}  {row['promise']}: {row['evidence']}" for row in self.rows()]
+        lines = [f"{row['number']}  {row['result']:12}  {row['invariant']}: {row['evidence']}" for row in self.rows()]
         lines += [f"   e.g. {example}" for check in self.checks if check.ok is False for example in check.examples[:3]]
         return "\n".join(lines)
 
 
 class Observations(msgspec.Struct, kw_only=True):
-    """What a verdict is made of. `patience_seconds`: how long nothing may finish while there is lag."""
+    """What a run observed. `stall_seconds`: the longest time without a result that is allowed while there is lag."""
 
     report: Report
     audit: CommitAudit | None
     history: TopicHistory
-    backward_moves: list[str] | None
+    # Statuses that moved backwards, in words; None if the database has no trigger for it.
+    status_regressions: list[str] | None
     faults: Sequence[JournalEntry]
-    patience_seconds: float
+    stall_seconds: float
     until: float
-    # What was not as it should be about losses that faults had planted, and how many of them were named.
-    losses: Sequence[str] = ()
-    planted: int = 0
+    # Differences between the losses that faults planted and those that were reported; the number of reported ones.
+    loss_problems: Sequence[str] = ()
+    reported_losses: int = 0
 
 
 def check_invariants(seen: Observations) -> InvariantReport:
-    """Give the verdict. Pure, but for the moment that is on it."""
-    findings = _by_invariant(seen)
-    report, audited = seen.report, seen.audit
-    commits = f"{audited.commits} commits" if audited else "a share group: offsets are the broker's"
-    if audited and audited.resets:
-        commits += f", {audited.resets} of them resets on record"
-    planted = f"; {seen.planted} planted losses were named and submitted again" if seen.planted else ""
-    counts = {
-        "1": f"{report.submitted} accepted, {report.completed} completed, {report.failed} failed, "
-        f"{report.cancelled} cancelled, {report.in_flight} not ended{planted}",
-        "2": f"{report.completed} objects rendered afresh and compared",
-        "3": f"{report.objects} objects, {report.superseded} superseded",
-        "4": commits,
-        "5": "every change of a row" if seen.backward_moves is not None else "the rows as they are now",
-        "6": commits,
-        "7": f"{audited.executed_again} of {audited.executions} executions were repetitions" if audited else commits,
-        "8": f"{len(seen.history.requests)} records, {report.repeats} repeated",
-        "9": f"at most {_longest_stall(seen)[0]:.1f} s without a result on a partition with lag, outside of faults",
-    }
+    """Check every invariant. Pure, except for the time of the report."""
+    findings = _findings_by_invariant(seen)
+    evidence = _evidence(seen)
     checks = []
-    for number, title in TITLES.items():
-        hits = findings.get(number, [])
-        unseen = audited is None and number in ("4", "6", "7") and not hits
-        ok = None if unseen else not hits
-        told = "; ".join(f"{hit.count} × {hit.meaning.partition(': ')[2]}" for hit in hits)
-        evidence = f"{told} ({counts[number]})" if told else counts[number]
+    for invariant in Invariant:
+        found = findings.get(invariant, [])
+        unobserved = seen.audit is None and invariant in _AUDITED and not found
+        told = "; ".join(f"{finding.count} × {finding.meaning}" for finding in found)
         checks.append(
-            InvariantCheck(number, title, ok, evidence, [example for hit in hits for example in hit.examples])
+            InvariantCheck(
+                number=invariant.number,
+                title=invariant.statement,
+                ok=None if unobserved else not found,
+                evidence=f"{told} ({evidence[invariant]})" if told else evidence[invariant],
+                examples=[example for finding in found for example in finding.examples],
+                invariant=invariant,
+                codes=[finding.check for finding in found],
+            )
         )
-    return InvariantReport(checks, report, audited, datetime.fromtimestamp(time.time(), UTC))
+    return InvariantReport(checks, seen.report, seen.audit, datetime.fromtimestamp(time.time(), UTC))
 
 
-def _by_invariant(seen: Observations) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    meanings = {**verify_report.CHECKS, **commit_audit.CHECKS}
-    for finding in [*seen.report.findings.values(), *(seen.audit.findings.values() if seen.audit else ())]:
-        found.setdefault(meanings[finding.check].partition(":")[0], []).append(finding)
-    for number, check in (
-        ("1", _not_ended(seen)),
-        ("1", _mistaken(seen)),
-        ("5", _moved_back(seen)),
-        ("9", _stalled(seen)),
-    ):
-        if check is not None:
-            found.setdefault(number, []).append(check)
+def _evidence(seen: Observations) -> dict[Invariant, str]:
+    """How much was checked, in words."""
+    report, audited = seen.report, seen.audit
+    commits = f"{audited.commits} commits" if audited else "a share group makes no commits"
+    if audited and audited.resets:
+        commits += f", {audited.resets} of them recorded resets"
+    planted = f"; {seen.reported_losses} planted losses were reported and resubmitted" if seen.reported_losses else ""
+    return {
+        Invariant.REQUESTS_END: f"{report.submitted} accepted, {report.completed} completed, {report.failed} failed, "
+        f"{report.cancelled} cancelled, {report.in_flight} not ended{planted}",
+        Invariant.OBJECTS_MATCH: f"{report.completed} objects compared with a new render",
+        Invariant.NO_ORPHAN_OBJECTS: f"{report.objects} objects, {report.superseded} superseded",
+        Invariant.COMMITS_COVER_FINISHED: commits,
+        Invariant.STATUS_NEVER_REGRESSES: "the current rows" if seen.status_regressions is None else "each row change",
+        Invariant.ONLY_OWNERS_COMMIT: commits,
+        Invariant.NO_COVERED_REPROCESSING: f"{audited.executed_again} of {audited.executions} executions were repeated"
+        if audited
+        else commits,
+        Invariant.SEQUENCES_CYCLE: f"{len(seen.history.requests)} records, {report.repeats} repeated",
+        Invariant.PARTITIONS_PROGRESS: f"at most {_longest_stall(seen)[0]:.1f} s without a result on a partition with "
+        "lag, outside of faults",
+    }
+
+
+def _findings_by_invariant(seen: Observations) -> dict[Invariant, list[Finding]]:
+    audited = seen.audit.findings.values() if seen.audit else ()
+    found: dict[Invariant, list[Finding]] = {}
+    for finding in [*seen.report.findings.values(), *audited, *_run_findings(seen)]:
+        found.setdefault(finding.invariant, []).append(finding)
     return found
 
 
-def _not_ended(seen: Observations) -> Finding | None:
-    if not seen.report.in_flight:
-        return None
-    return Finding("not-ended", "1: accepted and not ended when the run was over", seen.report.in_flight)
-
-
-def _mistaken(seen: Observations) -> Finding | None:
-    if not seen.losses:
-        return None
-    return Finding("losses", "1: planted losses that are not what is named", len(seen.losses), list(seen.losses))
-
-
-def _moved_back(seen: Observations) -> Finding | None:
-    moves = seen.backward_moves or []
-    return Finding("moved-back", "5: a status moved back", len(moves), moves[:20]) if moves else None
-
-
-def _stalled(seen: Observations) -> Finding | None:
+def _run_findings(seen: Observations) -> Iterable[Finding]:
+    """Findings that need to know the load and the faults of the run."""
+    if seen.report.in_flight:
+        finding = new_finding(FindingCode.NOT_ENDED)
+        finding.count = seen.report.in_flight
+        yield finding
+    if seen.loss_problems:
+        yield new_finding(FindingCode.LOSSES_MISREPORTED, seen.loss_problems)
+    if seen.status_regressions:
+        yield new_finding(FindingCode.STATUS_REGRESSED, seen.status_regressions)
     seconds, partition, at = _longest_stall(seen)
-    if seconds <= seen.patience_seconds:
-        return None
-    example = f"partition {partition}: nothing for {seconds:.1f} s until {datetime.fromtimestamp(at, UTC):%H:%M:%S}"
-    return Finding("stalled", f"9: lag, and no result within {seen.patience_seconds:g} s", 1, [example])
+    if seconds > seen.stall_seconds:
+        example = f"partition {partition}: nothing for {seconds:.1f} s until {datetime.fromtimestamp(at, UTC):%H:%M:%S}"
+        yield new_finding(FindingCode.NO_PROGRESS, [example])
 
 
 def _longest_stall(seen: Observations) -> tuple[float, int, float]:
-    """The longest time, free of faults and of open breakers, in which a partition with lag had no result."""
+    """The longest time without a result on a partition with lag: seconds, partition, and its end.
+
+    Time during faults and open circuit breakers does not count.
+    """
     finished = seen.history.finished()
     excused = sorted([*_fault_windows(seen.faults), *_breaker_windows(seen.history, seen.until)])
     worst = (0.0, 0, 0.0)
@@ -175,13 +181,13 @@ def _longest_stall(seen: Observations) -> tuple[float, int, float]:
             if request.partition == partition
         ]
         for begin, end in _gaps(spans, seen.until):
-            for free in _longest_free(begin, end, excused):
-                worst = max(worst, (free, partition, end))
+            for seconds in _uncovered(begin, end, excused):
+                worst = max(worst, (seconds, partition, end))
     return worst
 
 
 def _gaps(spans: list[tuple[float, float]], until: float) -> Iterable[tuple[float, float]]:
-    """The times without a result while a record waited for one. `spans`: from arrival to result, by arrival."""
+    """The times without a result while a record waited. `spans`: arrival and result of each record, by arrival."""
     results = sorted(end for _, end in spans if end <= until)
     begin = spans[0][0] if spans else until
     arrivals = sorted(arrival for arrival, _ in spans)
@@ -189,16 +195,16 @@ def _gaps(spans: list[tuple[float, float]], until: float) -> Iterable[tuple[floa
     for done, end in enumerate([*results, until]):
         while arrived < len(arrivals) and arrivals[arrived] <= begin:
             arrived += 1
-        if arrived > done:  # something waited from the last result on
+        if arrived > done:  # a record has waited since the last result
             yield begin, end
         elif arrived < len(arrivals) and arrivals[arrived] < end:
             yield arrivals[arrived], end
         begin = end
 
 
-def _longest_free(begin: float, end: float, excused: list[tuple[float, float]]) -> Iterable[float]:
-    """The pieces of a time that no window covers."""
-    for window_begin, window_end in excused:
+def _uncovered(begin: float, end: float, windows: list[tuple[float, float]]) -> Iterable[float]:
+    """The lengths of the parts of a time that no window covers."""
+    for window_begin, window_end in windows:
         if window_end <= begin or window_begin >= end:
             continue
         if window_begin > begin:
@@ -214,14 +220,14 @@ def _fault_windows(faults: Iterable[JournalEntry]) -> list[tuple[float, float]]:
 
 def _breaker_windows(history: TopicHistory, until: float) -> list[tuple[float, float]]:
     opened: dict[str, float] = {}
-    windows = []
-    for heard in history.events:
-        kind, worker = heard.event.kind, heard.event.worker_id
+    windows: list[tuple[float, float]] = []
+    for stored in history.events:
+        kind, worker = stored.event.kind, stored.event.worker_id
         if kind is EventKind.BREAKER_OPENED:
-            opened.setdefault(worker, heard.at)
+            opened.setdefault(worker, stored.at)
         elif kind in (EventKind.BREAKER_CLOSED, EventKind.STARTED, EventKind.STOPPED) and worker in opened:
-            windows.append((opened.pop(worker), heard.at))
-    # A killed worker never says that its breaker has closed; its successor's heartbeats tell nothing of it either.
-    alive = {heard.event.worker_id for heard in history.events if heard.at > until - 6.0}
+            windows.append((opened.pop(worker), stored.at))
+    # A killed worker never reports that its breaker has closed.
+    alive = {stored.event.worker_id for stored in history.events if stored.at > until - ALIVE_SECONDS}
     windows += [(at, until) for worker, at in opened.items() if worker in alive]
     return windows

@@ -1,38 +1,39 @@
-"""Load: who asks for files, how fast, and when each was meant to be asked for.
+"""Load generation: open loop, closed loop, and a backlog.
 
-A generator that waits for the system measures its own patience ("coordinated omission", G. Tene): in the open loop each
-request has an intended moment, and its latency counts from there, however late it could be submitted.
+In the open loop each request has an intended moment, and its latency counts from that moment, however late it was
+submitted. A generator that waits for the system would not measure the wait ("coordinated omission", G. Tene).
 """
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 import sqlalchemy as sa
 
-from filemill.domain.files import NewFile, Status
+from filemill.domain.files import NewFile
 from filemill.errors import Unavailable
+from filemill.queries.verification import count_unfinished
 from filemill.services.submissions import Submissions
 
 TICK_SECONDS = 0.02
-# Requests of one transaction at most: after an outage the overdue ones come in pieces.
+# The most requests of one transaction: after an outage, overdue requests are submitted in batches.
 BATCH = 500
 RETRY_SECONDS = 0.2
-DESCRIPTION = "Asked for by the lab."
+DESCRIPTION = "Requested by the lab."
 
 
 class LoadStep(msgspec.Struct, frozen=True):
-    """A part of a schedule: so many requests a second, for so long."""
+    """A part of a schedule: `rate` requests per second for `seconds`."""
 
     seconds: float
     rate: float
 
 
 class SubmittedRequest(msgspec.Struct, frozen=True):
-    """A request that was accepted. Moments in seconds since the epoch."""
+    """An accepted request. Moments are seconds since the epoch."""
 
     file_id: int
     intended: float
@@ -40,25 +41,25 @@ class SubmittedRequest(msgspec.Struct, frozen=True):
 
 
 class LoadGenerator:
-    """Submits to one database, as the page and REST do: a row and its outbox row in one transaction."""
+    """Submits requests to one database by the same use case as the page and REST."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self.submitted: list[SubmittedRequest] = []
-        self.refused = 0  # transactions that failed, as they do while Postgres is away
+        self.refused = 0  # failed transactions, as while Postgres is unreachable
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def backlog(self, count: int) -> list[int]:
-        """Submit so many at once; returns their ids. Raises what the database raises."""
+        """Submit `count` requests as fast as possible; returns their ids. Raises what the database raises."""
         ids: list[int] = []
         for begin in range(0, count, BATCH):
             ids += self._submit([time.time()] * min(BATCH, count - begin))
         return ids
 
     def open_loop(self, schedule: Sequence[LoadStep]) -> None:
-        """Submit by the clock, whatever becomes of it; returns when the schedule is over or `stop` was called."""
+        """Submit by the clock, independent of progress; returns at the end of the schedule or after `stop`."""
         began, due_at = time.monotonic(), 0.0
         epoch = time.time() - began
         overdue: list[float] = []
@@ -74,17 +75,17 @@ class LoadGenerator:
             due_at += step.seconds
 
     def closed_loop(self, in_flight: int, seconds: float) -> None:
-        """Keep so many unfinished requests, for so long: as many users who each wait for an answer."""
+        """Keep `in_flight` requests unfinished for `seconds`, like users who each wait for their file."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop.is_set():
-            with contextlib.suppress(sa.exc.SQLAlchemyError, Unavailable):  # nobody can ask while Postgres is away
+            with contextlib.suppress(sa.exc.SQLAlchemyError, Unavailable):  # Postgres is unreachable
                 room = in_flight - self.unfinished()
                 if room > 0:
                     self._try([time.time()] * room)
             self._stop.wait(TICK_SECONDS)
 
     def start(self, run: Callable[["LoadGenerator"], None]) -> None:
-        """Run a load beside the caller: `load.start(lambda load: load.open_loop([LoadStep(60, 100)]))`."""
+        """Run a load on a thread: `load.start(lambda load: load.open_loop([LoadStep(60, 100)]))`."""
         assert self._thread is None, "a load is running"
         self._stop.clear()
         self._failure = None
@@ -92,14 +93,14 @@ class LoadGenerator:
         def guarded() -> None:
             try:
                 run(self)
-            except BaseException as error:  # noqa: BLE001 - told to who waits for the load
+            except BaseException as error:  # noqa: BLE001 - raised by `wait`
                 self._failure = error
 
         self._thread = threading.Thread(target=guarded, name="load", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the load that runs beside has ended by itself. Raises what ended it."""
+        """Wait until the load on the thread has ended. Raises its exception, if any."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -107,16 +108,16 @@ class LoadGenerator:
             raise self._failure
 
     def stop(self) -> None:
-        """End the load that runs beside. Raises what ended it before."""
+        """Stop the load on the thread. Raises its exception, if any."""
         self._stop.set()
         self.wait()
 
     def unfinished(self) -> int:
-        """Requests of this load that have not ended, by the rows."""
+        """The number of unfinished requests of this load. Raises Unavailable."""
         return unfinished(self._engine, self.submitted[0].file_id) if self.submitted else 0
 
     def _try(self, intended: list[float]) -> list[float]:
-        """Submit what can be submitted; returns what could not."""
+        """Submit one batch; returns the requests that were not submitted."""
         batch, rest = intended[:BATCH], intended[BATCH:]
         if not batch:
             return rest
@@ -134,17 +135,16 @@ class LoadGenerator:
         ids = Submissions(self._engine).submit_many(files)
         accepted = time.time()
         self.submitted.extend(
-            SubmittedRequest(file_id, meant, accepted) for file_id, meant in zip(ids, intended, strict=True)
+            SubmittedRequest(file_id, moment, accepted) for file_id, moment in zip(ids, intended, strict=True)
         )
         return ids
 
 
-def unfinished(engine: sa.Engine, since_id: int = 0, until: float = math.inf) -> int:
-    """Requests that have not ended, from an id on, of those that were accepted until a moment (seconds, the epoch)."""
-    ended = ", ".join(f"'{status}'" for status in Status if status.terminal)
-    query = sa.text(
-        "SELECT count(*) FROM files WHERE id >= :since AND created_at <= to_timestamp(CAST(:until AS float8)) "  # noqa: S608
-        f"AND status NOT IN ({ended})"
-    )
+def unfinished(engine: sa.Engine, since_id: int = 0, until: float | None = None) -> int:
+    """The number of unfinished requests with ids from `since_id` on, accepted until a moment (seconds since the epoch).
+
+    Raises Unavailable.
+    """
+    accepted_until = None if until is None else datetime.fromtimestamp(until, UTC)
     with engine.connect() as connection:
-        return int(connection.execute(query, {"since": since_id, "until": until}).scalar_one())
+        return count_unfinished(connection, since_id, accepted_until)

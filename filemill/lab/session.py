@@ -1,4 +1,7 @@
-"""A pipeline that one may load, watch and judge, wherever it runs; `filemill.lab.Lab` is one that may be broken too."""
+"""A session with a running pipeline: load, wait, read its history, check its invariants.
+
+`PipelineSession` works with any pipeline. `filemill.lab.Lab` starts its own, which faults may break.
+"""
 
 import contextlib
 import time
@@ -12,31 +15,34 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.request_losses import LATE_SECONDS
-from filemill.adapters.postgres.tables import File
 from filemill.adapters.postgres.topics import recreated_at
 from filemill.config.settings import Settings, load
-from filemill.domain.files import Status
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.lab import status_regressions
 from filemill.lab.invariants import InvariantReport, Observations, check_invariants
 from filemill.lab.load import LoadGenerator, unfinished
 from filemill.lab.planted_losses import PlantedLosses, all_lost, read_results
+from filemill.queries.verification import unfinished_ids
 from filemill.runtime.journal import Journal
 from filemill.verification.commits import CommitAudit, audit
 from filemill.verification.report import Report
 from filemill.verification.topic_history import TopicHistory, deduplicate, read_history
+from filemill.verification.topics import TopicScanner
 
 POLL_SECONDS = 0.05
+# A large bucket on a busy machine answers slowly: one late answer must not fail the verification.
 VERIFY_TIMEOUT_SECONDS = 60.0
 # The session timeout of the group, equal under each protocol (filemill_infra.embedded.servers.kafka_config).
 SESSION_SECONDS = 6.0
-# Its offsets are the broker's business: there are no commits to audit.
+# Added to processing time and session: how long a partition with lag may have no result.
+STALL_MARGIN_SECONDS = 10.0
+# The protocol of share groups, which commit no offsets.
 SHARE = "share"
 
 
 class PipelineSession:
-    """Load, observation and verdict for one pipeline."""
+    """Load, observation and invariants of one pipeline."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, journal: Journal | None = None) -> None:
         self.settings = settings
@@ -46,56 +52,57 @@ class PipelineSession:
         self.losses = PlantedLosses()
 
     def admin(self) -> KafkaAdmin:
-        """A client for a few questions; not kept, for one that outlives a broker's outage can end the process.
+        """A new Kafka client for a few calls. Do not keep it across an outage of the broker.
 
-        (librdkafka 2.16: an assertion in rd_kafka_enq_once_del_source_return, seconds after a stopped broker went on.)
+        In librdkafka 2.16 an assertion in rd_kafka_enq_once_del_source_return ends the process seconds after a broker
+        resumes.
         """
-        return KafkaAdmin(self.settings)
+        return bootstrap.kafka_admin(self.settings)
 
     def drain(self, seconds: float = 60.0) -> float:
-        """Wait until every accepted request has ended; returns how long it took. Raises TimeoutError."""
+        """Wait until every accepted request has ended; returns the seconds it took. Raises TimeoutError."""
         began = time.monotonic()
         left: int | None = None
 
-        def at_rest() -> bool:
+        def all_ended() -> bool:
             nonlocal left
             with contextlib.suppress(Unavailable):
                 left = unfinished(self.engine)
             return left == 0
 
-        wait_until(at_rest, seconds, lambda: f"all requests have ended ({left} have not)")
+        wait_until(all_ended, seconds, lambda: f"all requests have ended ({left} have not)")
         return time.monotonic() - began
 
     def drain_planted_losses(self, seconds: float = 60.0) -> float:
-        """Drain; see that planted losses are named, they alone; submit them again, and drain. Returns the first's time.
+        """Drain, check that exactly the planted losses are reported, resubmit them, and drain again.
 
-        What is not as it should be is in `losses.complaints`, and so in the verdict. Raises TimeoutError.
+        Returns the seconds of the first drain. Differences are in `losses.problems`, and so in the invariants. Raises
+        TimeoutError.
         """
         losses = self.losses
         if not losses.files:
             return self.drain(seconds)
         began = time.monotonic()
-        wait_until(lambda: self._left() <= losses.files, seconds, "all has ended but what was planted as lost")
+        wait_until(lambda: self._unfinished() <= losses.files, seconds, "all requests but planted losses have ended")
         took = time.monotonic() - began
-        wait_until(self._nothing_to_read, seconds, "the group has read and committed all")
-        expected = losses.expected(one.execution for one in read_results(self.settings, self.admin(), {}))
-        with contextlib.suppress(TimeoutError):  # then it is a complaint
-            wait_until(lambda: self._left() == expected, SESSION_SECONDS, "the sync has applied all")
+        wait_until(self._nothing_to_read, seconds, "the group has read and committed all records")
+        present = read_results(TopicScanner(self.settings, self.admin(), "lab"))
+        expected = losses.expected(one.execution for one in present)
+        with contextlib.suppress(TimeoutError):  # `compare` reports the difference
+            wait_until(lambda: self._unfinished() == expected, SESSION_SECONDS, "the sync has applied all results")
         operations = bootstrap.operations(self.settings, self.engine)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: set(all_lost(operations)) == expected, 2 * LATE_SECONDS, "they are found", every=1.0)
-        gone = all_lost(operations)
-        losses.compare(expected, self._left(), gone, self.verify())
-        operations.resubmit(gone, "lab")
+            wait_until(lambda: set(all_lost(operations)) == expected, 2 * LATE_SECONDS, "losses are found", every=1.0)
+        lost = all_lost(operations)
+        losses.compare(expected, self._unfinished(), lost, self.verify())
+        operations.resubmit(lost, "lab")
         losses.clear()
         self.drain(seconds)
         return took
 
-    def _left(self) -> set[int]:
-        """Files that have not ended."""
-        ended = [status for status in Status if status.terminal]
+    def _unfinished(self) -> set[int]:
         with self.engine.connect() as connection:
-            return set(connection.execute(sa.select(File.id).where(File.status.not_in(ended))).scalars())
+            return unfinished_ids(connection)
 
     def _nothing_to_read(self) -> bool:
         group, topic = self.settings.offsets_group, self.settings.topic_create
@@ -112,10 +119,10 @@ class PipelineSession:
                 return unfinished(self.engine, until=moment) == 0
             return False
 
-        wait_until(done, seconds, "what had been accepted has ended")
+        wait_until(done, seconds, "the requests accepted by then have ended")
 
     def history(self, since: datetime | None = None) -> TopicHistory:
-        """What the topics tell, record by record; of requests and results from `since` on. Raises Unavailable."""
+        """The contents of the topics; with `since`, without older requests and results. Raises Unavailable."""
         settings = self.settings
         with self.engine.connect() as connection:
             recreations = recreated_at(connection, settings.topic_create)
@@ -123,51 +130,50 @@ class PipelineSession:
         history = read_history(settings, self.admin(), since, recreations)
         history.results_since = results_since
         with self.engine.connect() as connection:
-            history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
-        if since is None and self.losses.executions:  # all that the topics that are gone had told
-            told = sorted([*self.losses.executions, *history.executions], key=lambda execution: execution.at)
-            history.executions, history.results_since = deduplicate(told), 0.0
+            history.resets = offset_resets(connection, settings.kafka_group, settings.topic_create)
+        if since is None and self.losses.executions:  # results on topics that a fault deleted
+            known = sorted([*self.losses.executions, *history.executions], key=lambda execution: execution.at)
+            history.executions, history.results_since = deduplicate(known), 0.0
         history.removed = self.losses.removed
         return history
 
     def audit(self, history: TopicHistory) -> CommitAudit:
-        """Every commit and every execution of the history."""
+        """Audit every commit and every execution of the history. Raises Unavailable."""
         parts = self.admin().offsets(None, self.settings.topic_create)
         ends = {part.partition: part.end or 0 for part in parts}
         return audit(read_commits(self.settings), ends, history, history.ownerships())
 
     def check_invariants(self, history: TopicHistory | None = None) -> InvariantReport:
-        """The invariants, each with its evidence. Raises Unavailable where a server is away."""
+        """Check all invariants. Raises Unavailable."""
         history = history or self.history()
-        with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs a loop of asyncio already
+        with ThreadPoolExecutor(1) as pool:  # the thread of a notebook already runs an event loop
             report = pool.submit(self.verify).result()
         return check_invariants(
             Observations(
                 report=report,
                 audit=None if self.settings.group_protocol == SHARE else self.audit(history),
                 history=history,
-                backward_moves=status_regressions.status_regressions(self.engine),
+                status_regressions=status_regressions.status_regressions(self.engine),
                 faults=self.journal.faults(),
-                patience_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + 10.0,
+                stall_seconds=self.settings.longest_job_seconds + SESSION_SECONDS + STALL_MARGIN_SECONDS,
                 until=time.time(),
-                losses=self.losses.problems,
-                planted=self.losses.reported,
+                loss_problems=self.losses.problems,
+                reported_losses=self.losses.reported,
             )
         )
 
     def verify(self) -> Report:
-        """What `verify` finds. Not on a thread that runs a loop of asyncio. Raises Unavailable."""
-        # Hundreds of thousands of objects from a busy machine: one late answer must not cost the verdict.
+        """Run `verify`. Not on a thread with an event loop. Raises Unavailable."""
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
         return bootstrap.verify(patient, self.engine)
 
 
 @contextlib.contextmanager
 def attach(**given: object) -> Iterator[PipelineSession]:
-    """The pipeline that the settings in force lead to: the stack that runs, or servers named in the environment.
+    """A session with the pipeline of the current settings. `given` are settings that take precedence.
 
-    `given` are fields of the settings that come first. Nothing of it is changed: nobody watches for statuses that move
-    back, and moments are of the clocks of who wrote them.
+    It changes nothing there: no trigger records statuses that move backwards, and timestamps are by their writers'
+    clocks.
     """
     settings = load(**given)
     engine = bootstrap.create_engine(settings, "lab")
@@ -180,7 +186,7 @@ def attach(**given: object) -> Iterator[PipelineSession]:
 def wait_until(
     condition: Callable[[], bool], seconds: float, what: Callable[[], str] | str, every: float = POLL_SECONDS
 ) -> None:
-    """Ask until it is so. Raises TimeoutError, saying what is not."""
+    """Poll until a condition holds. Raises TimeoutError with `what` does not hold."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

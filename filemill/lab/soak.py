@@ -1,7 +1,7 @@
-"""The soak: a seeded storm of all faults under load, then the ledger, the audit and a verdict.
+"""The soak test: all faults by a seeded schedule under load, then a check of all invariants.
 
-It fails for a broken promise, and also for having proved too little: a listed fault that is missing or hit an idle
-pipeline, a rate or a number of records in flight below what is asked.
+It fails if an invariant was violated. It also fails if it proved too little: a scheduled fault is missing or hit an
+idle pipeline, or the request rate or the number of records in flight was too low.
 """
 
 import contextlib
@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import sqlalchemy as sa
 
-from filemill.adapters.postgres.tables import Worker
 from filemill.errors import Unavailable
 from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
@@ -24,11 +22,12 @@ from filemill.lab.load import LoadStep
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import RESULTS, Results
 from filemill.lab.stack import Lab
+from filemill.queries.verification import worker_vitals
 from filemill.verification.topic_history import TopicHistory
 
 LEAST_RATE = 300.0
 LEAST_IN_FLIGHT = 50
-# Above what is asked: what an outage of Postgres delays at the end is not caught up with any more.
+# Above LEAST_RATE, because requests that an outage delays at the end of the load are not submitted.
 RATE = 330.0
 WARM_SECONDS = 4.0
 AT_WORK_SECONDS = 30.0
@@ -38,7 +37,7 @@ FRESH_SECONDS = 5.0
 
 
 class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a soak is asked to do."""
+    """The parameters of a soak test."""
 
     minutes: float = 10.0
     seed: int = 7
@@ -50,7 +49,7 @@ class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SoakResult(msgspec.Struct, kw_only=True):
-    """What came of it. Rates per second, times in seconds."""
+    """The result of a soak test. Rates are per second, times in seconds."""
 
     invariants: InvariantReport
     accepted: int
@@ -69,20 +68,20 @@ class SoakResult(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether every promise was kept, and enough was proved."""
+        """Whether no invariant was violated and enough was proved."""
         return self.invariants.ok and not self.problems
 
 
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
-    """Run one. Raises RuntimeError where the machine lacks what a listed fault needs."""
+    """Run a soak test. Raises RuntimeError if the machine lacks what a fault needs."""
     without = set(parameters.without)
     if chaos.CLOCK in without and chaos.SKEW in chaos.unavailable_faults() - without:
-        say(f"{chaos.SKEW} is left out: {REMEDY}")
+        say(f"{chaos.SKEW} is skipped: {REMEDY}")
         without.add(chaos.SKEW)
     lacking = chaos.unavailable_faults() - without
     if lacking:
-        raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or name it as one to do without")
-    pace = chaos.Durations(parameters.minutes)
+        raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or skip it with --without")
+    durations = chaos.Durations(parameters.minutes)
     planned = chaos.schedule(parameters.seed, parameters.minutes, frozenset(without))
     stack = StackParameters(
         workers=parameters.workers,
@@ -96,10 +95,10 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
     with Lab(stack, journal=results.journal()) as lab:
         results.save_servers(lab.servers())
         began = time.time()
-        # Longer than the storm can take: it is stopped when that is over.
+        # Longer than the schedule can take: the load is stopped after it.
         lab.load.start(lambda load: load.open_loop([LoadStep(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
         time.sleep(WARM_SECONDS)
-        chaos.run_schedule(lab, planned, pace, lambda: _wait_at_work(lab), say)
+        chaos.run_schedule(lab, planned, durations, lambda: _wait_at_work(lab), say)
         time.sleep(max(0.0, began + parameters.minutes * 60 - time.time()))
         lab.load.stop()
         load_seconds = time.time() - began
@@ -107,33 +106,32 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
         drained: float | None = None
         with contextlib.suppress(TimeoutError):
             drained = lab.drain_planted_losses(DRAIN_SECONDS)
-        say("Reading it all back")
+        say("Reading topics and rows")
         history = lab.history()
         try:
-            _keep(lab, results, history)
-        except Unavailable as error:  # figures are worth less than the verdict
-            say(f"Not all frames could be kept: {error}")
-        verdict = lab.check_invariants(history)
-        return _conclude(lab, results, planned, history, verdict, load_seconds, drained)
+            _save(lab, results, history)
+        except Unavailable as error:  # the invariants matter more than the figures
+            say(f"Some frames were not saved: {error}")
+        invariants = lab.check_invariants(history)
+        return _conclude(lab, results, planned, history, invariants, load_seconds, drained)
 
 
 def _wait_at_work(lab: Lab) -> None:
-    """Until the processors hold records, by heartbeats since the last fault; one on an idle pipeline proves nothing."""
+    """Wait until the processors hold records: a fault on an idle pipeline proves nothing."""
     since = max((entry.ended or 0.0 for entry in lab.journal.faults()), default=0.0)
     deadline = time.monotonic() + AT_WORK_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(Unavailable):
-            if _held(lab, since) >= LEAST_IN_FLIGHT:
+            if _records_in_progress(lab, since) >= LEAST_IN_FLIGHT:
                 return
         time.sleep(POLL_SECONDS)
 
 
-def _held(lab: Lab, since: float) -> int:
-    """Records that the processors hold, by heartbeats since then and not old, as the sync has stored them."""
+def _records_in_progress(lab: Lab, since: float) -> int:
+    """The number of records that the processors hold, by their heartbeats since a moment."""
     fresh = datetime.fromtimestamp(max(since, time.time() - FRESH_SECONDS), UTC)
-    heard = sa.select(Worker.vitals).where(Worker.heard_at > fresh, Worker.worker_id.in_(lab.workers()))
     with lab.engine.connect() as connection:
-        return sum((vitals or {}).get("inFlight", 0) for vitals in connection.execute(heard).scalars())
+        return sum(vitals.get("inFlight", 0) for vitals in worker_vitals(connection, lab.workers(), fresh))
 
 
 def _conclude(
@@ -141,7 +139,7 @@ def _conclude(
     results: Results,
     planned: list[chaos.ScheduledFault],
     history: TopicHistory,
-    verdict: InvariantReport,
+    invariants: InvariantReport,
     load_seconds: float,
     drained: float | None,
 ) -> SoakResult:
@@ -153,7 +151,7 @@ def _conclude(
     recovered = measures.recovery(history, entries)
     again = measures.repetitions(history)
     result = SoakResult(
-        invariants=verdict,
+        invariants=invariants,
         accepted=len(lab.load.submitted),
         accepted_per_second=round(len(lab.load.submitted) / load_seconds, 1),
         drain_seconds=round(drained, 1) if drained is not None else float("inf"),
@@ -168,29 +166,29 @@ def _conclude(
         problems=[],
         folder=str(results.folder),
     )
-    result.problems = list(_complaints(result, planned, drained))
+    result.problems = list(_problems(result, planned, drained))
     results.save_frame("recovery", recovered)
-    results.save_invariants(verdict)
+    results.save_invariants(invariants)
     (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     results.save_summary(_numbers(result))
     return result
 
 
-def _complaints(result: SoakResult, planned: list[chaos.ScheduledFault], drained: float | None) -> list[str]:
+def _problems(result: SoakResult, planned: list[chaos.ScheduledFault], drained: float | None) -> list[str]:
     absent = sorted({one.name for one in planned} - result.in_flight.keys())
-    found = [f"{name} was planned and did not happen" for name in absent]
+    found = [f"{name} was scheduled but not injected" for name in absent]
     found += [f"{name} hit an idle pipeline" for name, counts in result.in_flight.items() if not all(counts)]
     if result.in_flight_median < LEAST_IN_FLIGHT:
         found.append(f"the median of records in flight at a fault was {result.in_flight_median:g}")
     if result.accepted_per_second < LEAST_RATE:
-        found.append(f"{result.accepted_per_second:g} requests a second were accepted")
+        found.append(f"{result.accepted_per_second:g} requests per second were accepted")
     if drained is None:
         found.append(f"the backlog did not drain within {DRAIN_SECONDS:g} s")
     return found
 
 
-def _keep(lab: Lab, results: Results, history: TopicHistory) -> None:
-    """What happened, as frames and figures: before the verdict, which takes minutes and needs the servers."""
+def _save(lab: Lab, results: Results, history: TopicHistory) -> None:
+    """Save frames and figures before the check of the invariants, which takes minutes and needs the servers."""
     faults = frames.faults(lab.journal.faults())
     executions = frames.executions(history)
     files = frames.files(lab.engine, lab.load.submitted)

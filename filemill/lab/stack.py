@@ -17,14 +17,10 @@ import tempfile
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import sqlalchemy as sa
-
-from filemill.adapters.postgres.tables import Worker
 from filemill.config.settings import load as load_settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
@@ -34,6 +30,7 @@ from filemill.lab.compose_stack import ComposeStack
 from filemill.lab.parameters import StackParameters
 from filemill.lab.s3_proxy import S3Proxy
 from filemill.lab.session import SESSION_SECONDS, SHARE, PipelineSession, wait_until
+from filemill.queries.verification import owned_partitions
 from filemill.runtime.fault import Fault
 from filemill.runtime.journal import FAULT, Journal, JournalEntry
 from filemill_infra.embedded.home import remove_home
@@ -133,10 +130,8 @@ class Lab(PipelineSession):
         living = self.workers()
         if not living:
             return True
-        fresh = sa.func.now() - timedelta(seconds=SESSION_SECONDS)
-        said = sa.select(Worker.body["owned"]).where(Worker.worker_id.in_(living), Worker.heard_at > fresh)
         with contextlib.suppress(Unavailable), self.engine.connect() as connection:
-            owned = [numbers or [] for numbers in connection.execute(said).scalars()]
+            owned = owned_partitions(connection, living, SESSION_SECONDS)
             if self.parameters.protocol == SHARE:
                 return bool(owned)
             shared = sum(map(bool, owned)) >= min(self.replicas[PROCESSOR], self.partitions)

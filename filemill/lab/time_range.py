@@ -1,4 +1,4 @@
-"""A window of a pipeline that runs, as frames and figures: what the page's charts show, to go on with in a notebook.
+"""A time range of a running pipeline as data frames and figures, as the page's charts show it.
 
 with attach() as session:
     data = read_time_range(session, "2026-11-22T12:00Z", "2026-11-22T12:15Z")
@@ -10,22 +10,21 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import plotly.graph_objects as go
-import sqlalchemy as sa
 
-from filemill.adapters.postgres.tables import LagSample, Operation
 from filemill.lab import figures, frames, measures
 from filemill.lab.session import PipelineSession
+from filemill.queries.verification import lag_samples, operations_between
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX
 
-FAULT_LONGEST = timedelta(seconds=FAULT_SECONDS_MAX)
+FAULT_MAX = timedelta(seconds=FAULT_SECONDS_MAX)
 
 
 @dataclass(frozen=True)
 class TimeRangeData:
-    """What happened in it; each frame is tidy, its moments are UTC timestamps.
+    """Tidy data frames of a time range. Moments are UTC timestamps.
 
-    executions: a row a result; files: a row a file that was on its way; assignments: a row a band of the timeline;
-    lags: a row a sample of a partition; acts: a row an act of a person, with `ended` where it lasted.
+    executions: one row per result; files: per file in progress; assignments: per period of ownership; lags: per sample
+    of a partition; operations: per operation of a person, with its end.
     """
 
     begin: datetime
@@ -60,10 +59,10 @@ class TimeRangeData:
 
 
 def read_time_range(session: PipelineSession, begin: str | datetime, end: str | datetime) -> TimeRangeData:
-    """Read it: topics, rows, samples. Moments without a zone are UTC. Raises Unavailable, ValueError."""
+    """Read topics, rows and samples. Times without a zone are UTC. Raises Unavailable, ValueError."""
     since, until = _moment(begin), _moment(end)
     if since >= until:
-        raise ValueError(f"the window ends, {until}, before it begins, {since}")
+        raise ValueError(f"the time range ends at {until}, before it begins at {since}")
     history = session.history(since)
     executions = frames.executions(history)
     inside = executions["at"].between(pd.Timestamp(since), pd.Timestamp(until))
@@ -74,7 +73,7 @@ def read_time_range(session: PipelineSession, begin: str | datetime, end: str | 
         files=frames.files(session.engine, within=(since, until)),
         assignments=_clip(frames.assignments(history, until.timestamp()), since, until),
         lags=_lags(session, since, until),
-        operations=_acts(session, since, until),
+        operations=_operations(session, since, until),
     )
 
 
@@ -86,27 +85,16 @@ def _clip(bands: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame
 
 
 def _lags(session: PipelineSession, since: datetime, until: datetime) -> pd.DataFrame:
-    wanted = (
-        sa.select(LagSample.sampled_at, LagSample.partition, LagSample.lag)
-        .where(LagSample.group_id == session.settings.group_id, LagSample.sampled_at.between(since, until))
-        .order_by(LagSample.sampled_at, LagSample.partition)
-    )
     with session.engine.connect() as connection:
-        rows = [tuple(row) for row in connection.execute(wanted)]
+        rows = lag_samples(connection, session.settings.group_id, since, until)
     frame = pd.DataFrame(rows, columns=["at", "partition", "lag"])
     return frame.assign(at=pd.to_datetime(frame["at"], utc=True), lag=frame["lag"].astype("float"))
 
 
-def _acts(session: PipelineSession, since: datetime, until: datetime) -> pd.DataFrame:
-    """With the faults that had begun before and last into it."""
-    earlier = sa.and_(Operation.action == "fault", Operation.at > since - FAULT_LONGEST)
-    wanted = (
-        sa.select(Operation.at, Operation.actor, Operation.action, Operation.detail)
-        .where(sa.or_(Operation.at >= since, earlier), Operation.at < until)
-        .order_by(Operation.at)
-    )
+def _operations(session: PipelineSession, since: datetime, until: datetime) -> pd.DataFrame:
+    """Includes faults that began earlier and were active in the time range."""
     with session.engine.connect() as connection:
-        found = connection.execute(wanted).all()
+        found = operations_between(connection, since, until, since - FAULT_MAX)
     rows = []
     for at, actor, action, detail in found:
         ended = detail.get("ended")

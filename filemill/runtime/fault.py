@@ -15,13 +15,29 @@ SERVER_START_SECONDS = 180.0
 
 
 class FaultCode(StrEnum):
-    """The kind of a fault, for programs; the lab's other faults are OTHER."""
+    """The kind of a fault, for programs."""
 
     SERVER_KILLED = "server-killed"
     SERVER_SUSPENDED = "server-suspended"
     PROCESSOR_KILLED = "processor-killed"
     WORKER_KILLED = "worker-killed"
     WORKER_SUSPENDED = "worker-suspended"
+    # Only the lab injects these.
+    PROCESSORS_KILLED = "processors-killed"
+    PROCESSOR_TERMINATED = "processor-terminated"
+    PROCESSOR_REJOINED = "processor-rejoined"
+    SCALED = "scaled"
+    PARTITIONS_ADDED = "partitions-added"
+    OFFSETS_RESET = "offsets-reset"
+    S3_ERRORS = "s3-errors"
+    S3_SLOW = "s3-slow"
+    POISON_MESSAGE = "poison-message"
+    BAD_HEADER = "bad-header"
+    RECORDS_DELETED = "records-deleted"
+    TOPIC_RECREATED = "topic-recreated"
+    DATABASE_READ_ONLY = "database-read-only"
+    CLOCK_SKEWED = "clock-skewed"
+    CLOCK_JUMPED = "clock-jumped"
     OTHER = "other"
 
     @classmethod

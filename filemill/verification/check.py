@@ -1,4 +1,4 @@
-"""The verification, in order: topics, rows, bucket, publish numbers, commits."""
+"""Runs the verification: topics, rows, bucket, sequence numbers, commits, progress."""
 
 import contextlib
 import time
@@ -9,151 +9,140 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.file_actions import unfinished_runs
-from filemill.adapters.postgres.tables import (
-    AbandonedNumber,
-    OutboxRow,
-    Publication,
-    PublishCounter,
-    Tombstone,
-)
 from filemill.adapters.postgres.topics import generations
+from filemill.adapters.sqlite.topic_index import TopicIndex
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import cycle_breaks
+from filemill.domain.topic_records import RequestRecord
 from filemill.ports import ObjectStore
 from filemill.queries.group import group_state, lags
 from filemill.queries.stalls import stalled_partitions
+from filemill.queries.verification import (
+    count_deleted,
+    next_sequence,
+    sequences_of_other_generations,
+    unpublished_sequences,
+)
 from filemill.verification.bucket import check_bucket
+from filemill.verification.findings import FindingCode
 from filemill.verification.report import Report
 from filemill.verification.rows import check_ends, check_rows
-from filemill.verification.topic_index import RequestRecord, TopicIndex, catch_up, gather
+from filemill.verification.topics import TopicSnapshot
 
 
 async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> Report:
-    """Check the invariants that hold at rest, and on a pipeline that works those that hold always.
+    """Check the invariants against the servers; a pipeline at rest is checked completely.
 
-    It trusts nothing that it can look at: objects are downloaded and rendered afresh, the bucket is listed, the topics
-    are read from their beginnings. Raises Unavailable where a server is away: then nothing is known.
+    Objects are downloaded and compared with a new render, the bucket is listed, and the topics are read from their
+    beginnings. Raises Unavailable if a server is unreachable.
     """
     began = time.monotonic()
     report = Report()
-    with contextlib.closing(TopicIndex()) as evidence:
-        _tell_topics_apart(settings, engine, admin, evidence, report)
-        gather(settings, admin, evidence)
-        for topic in sorted(evidence.truncated):
-            if evidence.generations[topic] == 1:
-                report.add_note(f"{topic} has lost its beginning to retention: checks that need it were left out")
-        suspects = await check_rows(engine, store, settings, admin, evidence, report)
+    with contextlib.closing(TopicIndex()) as index:
+        snapshot = TopicSnapshot(settings, admin, _generations(settings, engine, admin, report), index)
+        snapshot.read()
+        for topic in sorted(snapshot.coverage.truncated):
+            if snapshot.generations[topic] == 1:
+                report.add_note(f"{topic} has lost records from its beginning: checks that need them were skipped")
+        suspects = await check_rows(engine, store, settings, admin, snapshot, report)
         if suspects:
-            catch_up(settings, admin, evidence)  # on a pipeline that works, most ended after the topics were read
-            check_ends(suspects, settings, evidence, report)
-        report.dead_letters = evidence.dead_letters()
-        report.dead_letters_distinct = evidence.distinct_dead_letters()
-        report.duplicate_results = evidence.duplicate_results()
-        report.unreadable_events = evidence.unreadable_events
-        for topic, count in sorted(evidence.unreadable_headers.items()):
-            report.add_note(f"{topic} has {count} records whose headers cannot be read")
+            snapshot.read_results()  # on a busy pipeline most of them ended after the topics were read
+            check_ends(suspects, settings, snapshot, report)
+        report.dead_letters = index.dead_letters()
+        report.dead_letters_distinct = index.distinct_dead_letters()
+        report.duplicate_results = index.duplicate_results()
+        report.unreadable_events = snapshot.coverage.unreadable_events
+        for topic, count in sorted(snapshot.coverage.unreadable_headers.items()):
+            report.add_note(f"{topic} has {count} records with unreadable headers")
         await check_bucket(engine, store, report)
         with engine.connect() as connection:
-            report.deleted = connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
-        _check_publications(engine, settings, evidence, report)
-        _check_commits(engine, settings, evidence, report)
+            report.deleted = count_deleted(connection)
+        _check_sequences(engine, settings, snapshot, report)
+        _check_commits(engine, settings, snapshot, report)
         _check_stalls(engine, settings, report)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
 
-def _tell_topics_apart(
-    settings: Settings, engine: sa.Engine, admin: KafkaAdmin, evidence: TopicIndex, report: Report
-) -> None:
-    """Which of the topics that had a name is read. One that was recreated has not what was on the one before."""
+def _generations(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, report: Report) -> dict[str, int]:
+    """The number of the present topic of each name. A recreated topic lacks the records of the earlier ones."""
     names = all_topics(settings)
     with engine.connect() as connection:
         found = generations(connection, admin.identities(names))
-    evidence.generations = {topic: found.get(topic, 0) for topic in names}
-    for topic, generation in sorted(evidence.generations.items()):
+    numbers = {topic: found.get(topic, 0) for topic in names}
+    for topic, generation in sorted(numbers.items()):
         if generation != 1:
-            evidence.truncated.add(topic)
             what = "was deleted and created again" if topic in found else "does not exist"
-            report.add_note(f"{topic} {what}: checks of what was on it before were left out")
+            report.add_note(f"{topic} {what}: checks of its earlier records were skipped")
+    return numbers
 
 
-def _check_publications(engine: sa.Engine, settings: Settings, evidence: TopicIndex, report: Report) -> None:
-    with engine.connect() as connection:  # after the topics were read: what is on them has been counted
-        next_number = connection.execute(sa.select(PublishCounter.next_number)).scalar_one()
-    if strangers := evidence.ignore_unknown_sequences(next_number):
-        report.add_note(
-            f"{strangers} records of {settings.topic_create} bear publish numbers that nobody has given yet"
-        )
-    for number in evidence.sequences_on_two_partitions():
-        report.add_finding("publish-number-twice", number)
-    report.repeats = evidence.repeats()
-    astray = _numbered_for_another_topic(engine, settings, evidence)
-    in_turn = (slot for slot in evidence.sequences() if slot.sequence not in astray)
-    for number in cycle_breaks(in_turn, evidence.partitions):
-        report.add_finding("publish-out-of-turn", number)
-    absent = set(_gaps(slot.sequence for slot in evidence.sequences()))
-    for number in sorted(absent - _not_to_be_seen_yet(engine, settings, evidence, absent)):
-        report.add_finding("publish-number-missing", number)
+def _check_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: Report) -> None:
+    topic, index = settings.topic_create, snapshot.index
+    with engine.connect() as connection:  # after the topics were read: every number on them has been assigned
+        assigned_below = next_sequence(connection)
+    if unknown := index.ignore_unknown_sequences(assigned_below):
+        report.add_note(f"{unknown} records of {topic} carry sequence numbers that no relay has assigned")
+    for sequence in index.sequences_on_two_partitions():
+        report.add_finding(FindingCode.SEQUENCE_TWICE, sequence)
+    report.repeats = index.repeats()
+    other = _sequences_of_other_generations(engine, settings, snapshot)
+    in_turn = (placement for placement in index.sequences() if placement.sequence not in other)
+    for sequence in cycle_breaks(in_turn, len(snapshot.committed)):
+        report.add_finding(FindingCode.SEQUENCE_OUT_OF_TURN, sequence)
+    absent = set(_gaps(placement.sequence for placement in index.sequences()))
+    for sequence in sorted(absent - _excused_sequences(engine, settings, snapshot, absent)):
+        report.add_finding(FindingCode.SEQUENCE_MISSING, sequence)
 
 
 def _gaps(numbers: Iterable[int]) -> Iterator[int]:
-    """The numbers from 1 that ascending ones leave out."""
+    """The numbers from 1 that are missing between ascending ones."""
     expected = 1
     for number in numbers:
         yield from range(expected, number)
         expected = number + 1
 
 
-def _numbered_for_another_topic(engine: sa.Engine, settings: Settings, evidence: TopicIndex) -> set[int]:
-    """Numbers on the topic that a relay gave before it knew of this one: they follow the turn of another."""
-    generation, least = evidence.generations[settings.topic_create], evidence.first_sequence()
+def _sequences_of_other_generations(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot) -> set[int]:
+    """Sequence numbers on the topic that a relay assigned before it knew of this topic: another cycle applies."""
+    generation, least = snapshot.generations[settings.topic_create], snapshot.index.first_sequence()
     if generation == 1 or least is None:
         return set()
-    elsewhere = sa.select(Publication.publish_number).where(
-        Publication.publish_number >= least, Publication.generation != generation
-    )
-    given_up = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number >= least)
     with engine.connect() as connection:
-        return {*connection.execute(elsewhere).scalars(), *connection.execute(given_up).scalars()}
+        return sequences_of_other_generations(connection, generation, least)
 
 
-def _not_to_be_seen_yet(engine: sa.Engine, settings: Settings, evidence: TopicIndex, numbers: set[int]) -> set[int]:
-    """Those of the numbers that need not be on the topic.
+def _excused_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, numbers: set[int]) -> set[int]:
+    """Those of the sequence numbers that need not be on the topic.
 
-    They are in the outbox, came after the topic was read, were removed by retention, were on a topic of this name that
-    is gone, or were given up with one.
+    They are in the outbox, were published after the topic was read, were removed by retention, were on an earlier
+    topic of the name, or were abandoned with one.
     """
     if not numbers:
         return set()
-    topic, generation = settings.topic_create, evidence.generations[settings.topic_create]
-    # The outbox first: a row leaves it for the publications, never the other way.
-    waiting = sa.select(OutboxRow.publish_number).where(OutboxRow.publish_number.is_not(None))
-    absent = sa.bindparam("absent", sorted(numbers), type_=sa.ARRAY(sa.BigInteger))
-    places = sa.select(
-        Publication.publish_number, Publication.partition, Publication.offset, Publication.generation
-    ).where(Publication.publish_number == sa.func.any(absent))
-    given_up = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number == sa.func.any(absent))
+    topic, generation = settings.topic_create, snapshot.generations[settings.topic_create]
     with engine.connect() as connection:
-        unseen = {number for number in connection.execute(waiting).scalars() if number is not None}
-        unseen.update(connection.execute(given_up).scalars())
-        for row in connection.execute(places):
-            begin = evidence.begins.get((topic, row.partition), 0)
-            end = evidence.read_to.get((topic, row.partition), 0)
-            if row.generation != generation or not begin <= row.offset < end:
-                unseen.add(row.publish_number)
-    return unseen
+        excused, published = unpublished_sequences(connection, numbers)
+    for sequence, position in published.items():
+        begin = snapshot.coverage.begins.get((topic, position.partition), 0)
+        end = snapshot.coverage.read_to.get((topic, position.partition), 0)
+        if position.generation != generation or not begin <= position.offset < end:
+            excused.add(sequence)
+    return excused
 
 
-def _check_commits(engine: sa.Engine, settings: Settings, evidence: TopicIndex, report: Report) -> None:
-    if evidence.truncated & {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}:
+def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: Report) -> None:
+    needed = {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}
+    if snapshot.coverage.truncated & needed:
         return
-    passed = evidence.committed_unfinished()
-    for request in _not_passed_over_by_a_person(engine, settings, passed):
-        report.add_finding("committed-unfinished", f"partition {request.partition}, offset {request.offset}")
+    passed = snapshot.index.committed_unfinished(snapshot.committed)
+    for request in _without_resets(engine, settings, passed):
+        example = f"partition {request.partition}, offset {request.offset}"
+        report.add_finding(FindingCode.COMMITTED_UNFINISHED, example)
 
 
 def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None:
-    """By the monitor's samples: without them nothing is known of how long an offset stands still."""
+    """Uses the group monitor's samples: without them it is unknown how long an offset has not advanced."""
     with engine.connect() as connection:
         stalled = stalled_partitions(
             connection,
@@ -167,18 +156,16 @@ def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None
         if one.explained:
             report.add_note(one.sentence)
         else:
-            report.add_finding("partition-stalled", one.sentence)
+            report.add_finding(FindingCode.PARTITION_STALLED, one.sentence)
 
 
-def _not_passed_over_by_a_person(
-    engine: sa.Engine, settings: Settings, passed: list[RequestRecord]
-) -> list[RequestRecord]:
-    """Without those that a reset on record skipped, and whose runs have ended all the same."""
+def _without_resets(engine: sa.Engine, settings: Settings, passed: list[RequestRecord]) -> list[RequestRecord]:
+    """Without the records that a recorded offset reset skipped and whose runs have ended."""
     if not passed:
         return []
     with engine.connect() as connection:
         resets = offset_resets(connection, settings.kafka_group, settings.topic_create)
-        # A foreign record, which carries no run, is of the first: a later one went through the outbox.
+        # A record without a run is foreign and belongs to the first run: later runs go through the outbox.
         runs = [(one.file_id, one.run or 1) for one in passed if one.file_id is not None]
         unfinished = set(unfinished_runs(connection, runs))
     return [

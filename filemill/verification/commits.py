@@ -1,9 +1,10 @@
-"""Every commit that the group ever made, against what was finished and who owned the partition at that moment.
+"""Audits every commit of the group and every execution.
 
-`verify` looks at the last commit; a commit that was too early and then caught up with is seen only here (invariants 4
-and 6). And every execution, against what was committed when its worker got the partition (invariant 7).
+Each commit is checked against the records that were finished and the owner of the partition at that moment (invariants
+4 and 6). `verify` checks the last commit only, so it misses an early commit whose records finished later. Each
+execution is checked against the commits at the moment of its assignment (invariant 7).
 
-Pure. All moments must be of one clock, or of clocks of one machine.
+Pure. All moments must be from one clock, or from clocks of one machine.
 """
 
 import math
@@ -11,53 +12,29 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
-import msgspec
-
 from filemill.domain.offsets import CommitMetadata, RecordedReset, StoredCommit, decode_metadata
-from filemill.verification.report import Finding
+from filemill.verification.findings import FindingCode, FindingCollection
 from filemill.verification.topic_history import NEVER, Execution, OwnershipPeriod, RecordPosition, TopicHistory
 
-# A reset is recorded before the broker is asked, which may take so long.
+# A reset is recorded before it is sent to the broker, which may take this long.
 RESET_SECONDS = 60.0
-# A producer's milliseconds and the broker's are each cut.
+# Timestamps are truncated to milliseconds by the producer and by the broker.
 CLOCK_SECONDS = 0.002
-# A worker's word that it gave a partition up and its last commit reach the broker over two connections: one that was
-# stopped in between may take them in either order.
+# A worker's revoked event and its last commit reach the broker over two connections. A broker that was suspended may
+# process them in either order.
 REVOKED_SECONDS = 0.5
 # The event of an assignment may reach the topic this long after a commit of that assignment: a broker that was
 # suspended takes the commit first, and the producer of events backs off.
 EVENT_DELAY_SECONDS = 30.0
 
-CHECKS = {
-    "commit-passed-unfinished": "4: a commit passed a record that was not finished at that moment",
-    "commit-claims-unfinished": "4: a commit's metadata calls a record finished that was not, at that moment",
-    "commit-beyond-end": "4: a commit lies beyond the end of its partition",
-    "commit-unsigned": "6: a commit does not say which worker made it, in which epoch",
-    "commit-by-non-owner": "6: a commit for a partition that was not, or no longer, the worker's",
-    "executed-though-committed": "7: a record was executed again though a commit covered it when its worker came",
-    "executed-twice-in-one-assignment": "7: a worker executed a record twice in one assignment",
-}
 
-
-class CommitAudit(msgspec.Struct):
-    """What was looked at, and what broke a promise."""
+class CommitAudit(FindingCollection):
+    """Counts and findings of an audit."""
 
     commits: int = 0
     resets: int = 0
     executions: int = 0
     executed_again: int = 0
-    findings: dict[str, Finding] = {}
-
-    def add_finding(self, check: str, example: object) -> None:
-        """Note a case of a broken promise."""
-        if check not in self.findings:
-            self.findings = {**self.findings, check: Finding(check, CHECKS[check])}
-        self.findings[check].add(example)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no promise was seen broken."""
-        return not self.findings
 
 
 def audit(
@@ -68,9 +45,9 @@ def audit(
 ) -> CommitAudit:
     """Check all commits, in the order of their moments, and all executions of the history.
 
-    `ends` is each partition's end. Offsets without a record, as of a transaction's marker or of what was removed, need
-    no result. A move of the offsets by a person is a commit that no worker signed; without a reset on record it is
-    nobody's. A commit from before `file.create` was recreated is about the topic that had the name then.
+    `ends` is each partition's end. Offsets without a record, such as transaction markers and removed records, need no
+    result. An offset reset by an operator is a commit without metadata; it must be recorded in the audit log. A commit
+    from before `file.create` was recreated applies to the earlier topic.
     """
     result = CommitAudit(commits=len(commits), executions=len(history.executions))
     expected = list(history.resets)
@@ -81,20 +58,20 @@ def audit(
         generation = history.generation(commit.at)
         end = ends.get(commit.partition, 0) if generation == present else math.inf
         if commit.offset > end:
-            result.add_finding("commit-beyond-end", commit)
+            result.add_finding(FindingCode.COMMIT_BEYOND_END, commit)
             continue
         moments = known.get((generation, commit.partition), _Moments({}))
         if moments.below(commit.offset) > commit.at + CLOCK_SECONDS:
-            result.add_finding("commit-passed-unfinished", commit)
+            result.add_finding(FindingCode.COMMIT_PASSED_UNFINISHED, commit)
         metadata, beyond = decode_metadata(commit.metadata, commit.offset)
         for offset in beyond:
             if offset >= end or moments.of(offset) > commit.at + CLOCK_SECONDS:
-                result.add_finding("commit-claims-unfinished", f"{offset} in {commit}")
-        if metadata is None and _take(expected, commit):
+                result.add_finding(FindingCode.COMMIT_CLAIMS_UNFINISHED, f"{offset} in {commit}")
+        if metadata is None and _match_reset(expected, commit):
             result.resets += 1
             continue
         if metadata is None:
-            result.add_finding("commit-unsigned", commit)
+            result.add_finding(FindingCode.COMMIT_UNSIGNED, commit)
             continue
         _check_owner(commit, metadata, owners.get(commit.partition, _Owners()), result)
     _check_executions(commits, owners, history, result)
@@ -102,22 +79,22 @@ def audit(
 
 
 def _check_owner(commit: StoredCommit, signed: CommitMetadata, owners: "_Owners", result: CommitAudit) -> None:
-    """The signer owned the partition in the epoch that it signed with, at the moment of the commit."""
+    """Check that the committing worker owned the partition, in the epoch of the metadata, at that moment."""
     owner = owners.at(commit.at)
     if owner is None or (owner.worker, owner.epoch) != (signed.worker, signed.epoch):
         if not owners.reported_late(commit.at, signed):
-            result.add_finding("commit-by-non-owner", f"{commit}; the owner was {owner}")
+            result.add_finding(FindingCode.COMMIT_BY_NON_OWNER, f"{commit}; the owner was {owner}")
     elif commit.at > owner.until + REVOKED_SECONDS:
-        result.add_finding("commit-by-non-owner", f"{commit}; it had been revoked at {owner.until:.3f}")
+        result.add_finding(FindingCode.COMMIT_BY_NON_OWNER, f"{commit}; it was revoked at {owner.until:.3f}")
 
 
 class _Moments:
-    """When the records of one partition were finished, or needed it no more. An offset without a record needs none."""
+    """When each record of a partition finished or was removed. An offset without a record counts as finished."""
 
     def __init__(self, moments: Mapping[int, float]) -> None:
         self._moments = moments
         self._offsets = sorted(moments)
-        # When all records up to each were finished: the greatest of their moments.
+        # When all records up to each offset were finished: the greatest of their moments.
         self._all_by = [0.0, *accumulate((moments[offset] for offset in self._offsets), max)]
 
     def of(self, offset: int) -> float:
@@ -131,30 +108,30 @@ def _moments(history: TopicHistory) -> dict[tuple[int, int], _Moments]:
     """By generation and partition."""
     moments = history.finished()
     for request in history.requests:
-        place = history.position_of(request)
-        if place not in moments:
-            # Its result may have been on a topic that is gone.
-            moments[place] = 0.0 if request.at < history.results_since else NEVER
-    for place, at in history.removed.items():
-        moments[place] = min(at, moments.get(place, NEVER))
+        position = history.position_of(request)
+        if position not in moments:
+            # Its result may have been on a topic that was deleted.
+            moments[position] = 0.0 if request.at < history.results_since else NEVER
+    for position, at in history.removed.items():
+        moments[position] = min(at, moments.get(position, NEVER))
     by_partition: dict[tuple[int, int], dict[int, float]] = {}
     for (generation, partition, offset), at in moments.items():
         by_partition.setdefault((generation, partition), {})[offset] = at
     return {key: _Moments(found) for key, found in by_partition.items()}
 
 
-def _take(expected: list[RecordedReset], commit: StoredCommit) -> bool:
-    """Whether the commit is one of these resets, which then is taken out: each explains one commit."""
+def _match_reset(expected: list[RecordedReset], commit: StoredCommit) -> bool:
+    """Whether the commit is one of these resets. The reset is removed, because it explains only one commit."""
     for index, reset in enumerate(expected):
-        meant = (reset.partition, reset.new) == (commit.partition, commit.offset)
-        if meant and reset.at - CLOCK_SECONDS <= commit.at <= reset.at + RESET_SECONDS:
+        matches = (reset.partition, reset.new) == (commit.partition, commit.offset)
+        if matches and reset.at - CLOCK_SECONDS <= commit.at <= reset.at + RESET_SECONDS:
             del expected[index]
             return True
     return False
 
 
 class _Owners:
-    """The ownerships of one partition, by their beginnings."""
+    """The ownership periods of one partition, by their beginnings."""
 
     def __init__(self) -> None:
         self._all: list[OwnershipPeriod] = []
@@ -165,34 +142,34 @@ class _Owners:
         self._begins.append(ownership.at)
 
     def at(self, moment: float) -> OwnershipPeriod | None:
-        """The last that began by then."""
+        """The last period that began by a moment."""
         index = bisect_right(self._begins, moment + CLOCK_SECONDS) - 1
         return self._all[index] if index >= 0 else None
 
     def reported_late(self, moment: float, signed: CommitMetadata) -> bool:
-        """Whether the signer had the partition by its own clock, and its event reached the topic after the commit.
+        """Whether the worker owned the partition by its own clock, and its event reached the topic after the commit.
 
-        A broker that was suspended may take a commit before the event that was published earlier. A worker counts an
-        epoch when it is assigned, so it cannot have signed with this one before.
+        A broker that was suspended may process a commit before an event that was published earlier. A worker increments
+        its epoch at each assignment, so it cannot have used this epoch before.
         """
         for ownership in self._all[bisect_right(self._begins, moment + CLOCK_SECONDS) :]:
             if ownership.at > moment + EVENT_DELAY_SECONDS:
                 return False
             if (ownership.worker, ownership.epoch) == (signed.worker, signed.epoch):
-                return ownership.said_at <= moment + CLOCK_SECONDS
+                return ownership.reported_at <= moment + CLOCK_SECONDS
         return False
 
     def of(self, execution: Execution) -> OwnershipPeriod | None:
-        """The assignment in which a worker began an execution: both moments are by the worker's own clock.
+        """The assignment in which a worker began an execution, by the worker's clock.
 
-        What it had begun in an earlier assignment can come to the topic after it was assigned the partition anew.
+        The result of an execution from an earlier assignment may reach the topic after the next assignment.
         """
         if execution.started_at is None:
             return None
         began = execution.started_at.timestamp()
         for index in range(bisect_right(self._begins, execution.at + CLOCK_SECONDS) - 1, -1, -1):
             ownership = self._all[index]
-            if ownership.worker == execution.worker and ownership.said_at <= began + CLOCK_SECONDS:
+            if ownership.worker == execution.worker and ownership.reported_at <= began + CLOCK_SECONDS:
                 return ownership
         return None
 
@@ -207,28 +184,27 @@ def _by_partition(ownerships: Iterable[OwnershipPeriod]) -> dict[int, _Owners]:
 def _check_executions(
     commits: Sequence[StoredCommit], owners: Mapping[int, _Owners], history: TopicHistory, result: CommitAudit
 ) -> None:
-    """Each execution was of a record that no commit covered when its worker got the partition; once an assignment."""
-    covered = _Coverage(commits, history)
+    """Check that no worker executed a record twice, or one that a commit covered at its assignment."""
+    covered = _CommittedRecords(commits, history)
     done: set[tuple[RecordPosition, OwnershipPeriod]] = set()
     seen: set[RecordPosition] = set()
-    for execution, place in zip(history.executions, history.executed_positions(), strict=True):
-        result.executed_again += place in seen
-        seen.add(place)
+    for execution, position in zip(history.executions, history.executed_positions(), strict=True):
+        result.executed_again += position in seen
+        seen.add(position)
         ownership = owners.get(execution.partition, _Owners()).of(execution)
         if ownership is None:
-            continue  # its assignment is not on record: the audit of commits says so where it matters
-        where = f"partition {place.partition}, offset {place.offset}"
-        if (place, ownership) in done:
-            result.add_finding("executed-twice-in-one-assignment", f"{where} by {ownership.worker}")
-        done.add((place, ownership))
-        if covered.at(place, ownership.at - CLOCK_SECONDS):
-            result.add_finding(
-                "executed-though-committed", f"{where} by {ownership.worker}, assigned at {ownership.at:.3f}"
-            )
+            continue  # no assignment was reported: the check of commits finds it where it matters
+        where = f"partition {position.partition}, offset {position.offset}"
+        if (position, ownership) in done:
+            result.add_finding(FindingCode.EXECUTED_TWICE, f"{where} by {ownership.worker}")
+        done.add((position, ownership))
+        if covered.at(position, ownership.at - CLOCK_SECONDS):
+            where = f"{where} by {ownership.worker}, assigned at {ownership.at:.3f}"
+            result.add_finding(FindingCode.EXECUTED_THOUGH_COMMITTED, where)
 
 
-class _Coverage:
-    """What the commits of each partition had covered at a moment."""
+class _CommittedRecords:
+    """The records that the commits of each partition covered at a moment."""
 
     def __init__(self, commits: Sequence[StoredCommit], history: TopicHistory) -> None:
         self._commits: dict[tuple[int, int], list[StoredCommit]] = {}
@@ -237,9 +213,9 @@ class _Coverage:
             self._commits.setdefault(key, []).append(commit)
         self._decoded: dict[tuple[int, int, int], frozenset[int]] = {}
 
-    def at(self, place: RecordPosition, moment: float) -> bool:
+    def at(self, position: RecordPosition, moment: float) -> bool:
         """Whether the last commit before the moment covers the record, by its offset or its metadata."""
-        generation, partition, offset = place
+        generation, partition, offset = position
         made = self._commits.get((generation, partition), [])
         index = bisect_right(made, moment, key=lambda commit: commit.at) - 1
         if index < 0:

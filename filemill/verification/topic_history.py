@@ -1,25 +1,23 @@
-"""What happened, record by record, as the topics tell it: requests, executions, assignments, with their moments.
+"""What happened, record by record: requests, executions and assignments, each with its moment.
 
-`verify` asks how things stand; this is for who asks how they came about: the audit of commits, and the lab's measures.
-Moments are seconds since the epoch, of the records' timestamps: with `message.timestamp.type=LogAppendTime` they are
-all of one clock, the broker's, as are those of the commits; otherwise each is its producer's.
+`verify` checks the state at one moment. This is for the audit of commits and the lab's measures, which need each step.
+Moments are seconds since the epoch, from the records' timestamps. With `message.timestamp.type=LogAppendTime` all of
+them, and those of the commits, are by the broker's clock; otherwise each is by its producer's clock.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.kafka.reader import read_topic
 from filemill.config.settings import Settings
-from filemill.domain.messages import RUN_HEADER, FileCreated, dead_letter_origin, decode, file_id_in, int_header
 from filemill.domain.offsets import RecordedReset
-from filemill.domain.records import Record
-from filemill.domain.worker_events import EventKind, WorkerEvent, decode_event
-from filemill.errors import InvalidMessage
+from filemill.domain.topic_records import RequestRecord, ResultRecord, StoredEvent
+from filemill.domain.worker_events import EventKind
+from filemill.verification.topics import TopicScanner
 
 NEVER = float("inf")
 
@@ -32,20 +30,11 @@ class RecordPosition(NamedTuple):
     offset: int
 
 
-class StoredRequest(msgspec.Struct, frozen=True):
-    """A record of `file.create`, and when it came to the topic. `file_id` None: unreadable."""
-
-    partition: int
-    offset: int
-    file_id: int | None
-    run: int
-    at: float
-
-
 class Execution(msgspec.Struct, frozen=True):
     """A result that one of our workers reported for a record of `file.create`.
 
-    By the worker's own clock it was started at `started_at`, and its announcement made at `made_at`.
+    `partition` and `offset` are those of the request. `at` is when the result reached the topic. The execution began at
+    `started_at`, and its result was published at `published_at`, both by the worker's clock.
     """
 
     partition: int
@@ -58,13 +47,13 @@ class Execution(msgspec.Struct, frozen=True):
     started_at: datetime | None
     upload_ms: float | None
     at: float
-    made_at: datetime | None = None
+    published_at: datetime | None = None
 
 
 class OwnershipPeriod(msgspec.Struct, frozen=True, order=True):
-    """A worker said that a partition became its own, in one of its epochs; `until` when it said that it gave it up.
+    """A worker reported that it was assigned a partition, in one of its epochs, and revoked at `until`.
 
-    `at` and `until` are when that came to the topic, `said_at` when the worker said it by its own clock.
+    `at` and `until` are when these events reached the topic; `reported_at` is the assignment by the worker's clock.
     """
 
     at: float
@@ -72,143 +61,126 @@ class OwnershipPeriod(msgspec.Struct, frozen=True, order=True):
     epoch: int
     partition: int
     until: float = NEVER
-    said_at: float = 0.0
-
-
-class StoredEvent(msgspec.Struct, frozen=True):
-    """An event of `worker.events`, and when it came to the topic."""
-
-    at: float
-    event: WorkerEvent
+    reported_at: float = 0.0
 
 
 class TopicHistory(msgspec.Struct):
-    """All of it, each list in the order of the moments."""
+    """The contents of the topics; each list is in the order of the moments."""
 
-    requests: list[StoredRequest] = []
+    requests: list[RequestRecord] = []
     executions: list[Execution] = []
     events: list[StoredEvent] = []
-    # Places on `file.create` of dead letters, and of runs that were let go because they were cancelled.
+    # When records were dead-lettered, or skipped because their run was cancelled.
     ended_without_result: dict[RecordPosition, float] = {}
-    # When `file.create` was deleted and created again. The requests above are those of the present topic.
+    # When `file.create` was deleted and created again. `requests` are those of the present topic.
     recreations: list[float] = []
-    # When the present topic of results began, where it is not the first: a result from before is not known.
+    # When the present topic of results was created, unless it is the first: earlier results are unknown.
     results_since: float = 0.0
-    # Records that are known to have been removed from the topic, and when.
+    # When records were removed from the topic, as far as it is known.
     removed: dict[RecordPosition, float] = {}
-    # Moves of the group's offsets by people, which are on record in Postgres.
+    # Offset resets by operators, from the audit log in Postgres.
     resets: list[RecordedReset] = []
-    # Of the values and headers of all that was read, by topic.
+    # Bytes of values and headers that were read, by topic.
     payload_bytes: dict[str, int] = {}
 
     def generation(self, at: float) -> int:
         """The number of the topic that had the name `file.create` at a moment."""
         return bisect_right(self.recreations, at)
 
-    def position_of(self, request: StoredRequest) -> RecordPosition:
-        """Where a request stands."""
+    def position_of(self, request: RequestRecord) -> RecordPosition:
+        """The position of a request."""
         return RecordPosition(len(self.recreations), request.partition, request.offset)
 
     def executed_positions(self) -> list[RecordPosition]:
-        """The place of each execution's record.
+        """The position of the request of each execution.
 
-        A result can come after the topic of its request was recreated: the request that stands there is another's.
+        A result may arrive after the topic of its request was recreated. Then another request is at its offset.
         """
         present = len(self.recreations)
         if not present:
             return [RecordPosition(0, one.partition, one.offset) for one in self.executions]
-        asked = {(one.partition, one.offset): one.file_id for one in self.requests}
-        places = []
+        requested = {(one.partition, one.offset): one.file_id for one in self.requests}
+        positions = []
         for one in self.executions:
             generation = self.generation(one.at)
-            file_id = asked.get((one.partition, one.offset))
+            file_id = requested.get((one.partition, one.offset))
             if file_id is not None:
                 generation = present if file_id == one.file_id else min(generation, present - 1)
-            places.append(RecordPosition(generation, one.partition, one.offset))
-        return places
+            positions.append(RecordPosition(generation, one.partition, one.offset))
+        return positions
 
     def finished(self) -> dict[RecordPosition, float]:
-        """When each record had its first result, whichever it was; records without one are absent.
+        """When each record had its first result of any kind; records without one are absent.
 
-        One that a reset on record passed over is done with: `verify` sees to it that its file has ended, too.
+        A record that a recorded offset reset skipped counts as finished: `verify` checks that its file has ended.
         """
         moments = dict(self.ended_without_result)
         for reset in self.resets:
             for offset in range(reset.old, reset.new):
-                place = RecordPosition(self.generation(reset.at), reset.partition, offset)
-                moments[place] = min(reset.at, moments.get(place, NEVER))
-        for execution, place in zip(self.executions, self.executed_positions(), strict=True):
-            moments[place] = min(execution.at, moments.get(place, NEVER))
+                position = RecordPosition(self.generation(reset.at), reset.partition, offset)
+                moments[position] = min(reset.at, moments.get(position, NEVER))
+        for execution, position in zip(self.executions, self.executed_positions(), strict=True):
+            moments[position] = min(execution.at, moments.get(position, NEVER))
         return moments
 
     def ownerships(self) -> list[OwnershipPeriod]:
-        """Who owned what, from when, as the workers said; a killed worker never says until when."""
+        """The periods in which workers owned partitions, as they reported. A killed worker reports no end."""
         owned: list[OwnershipPeriod] = []
         current: dict[tuple[str, int], int] = {}
-        for heard in self.events:
-            said = heard.event
-            if said.kind is EventKind.ASSIGNED and said.epoch is not None:
-                for partition in said.partitions:
-                    current[said.worker_id, partition] = len(owned)
-                    moment = said.timestamp.timestamp()
-                    owned.append(OwnershipPeriod(heard.at, said.worker_id, said.epoch, partition, said_at=moment))
-            elif said.kind is EventKind.REVOKED:
-                # Not `lost`: the broker may count a commit that was under way before its sender heard of the loss.
-                for partition in said.partitions:
-                    index = current.pop((said.worker_id, partition), None)
+        for stored in self.events:
+            event = stored.event
+            if event.kind is EventKind.ASSIGNED and event.epoch is not None:
+                reported_at = event.timestamp.timestamp()
+                for partition in event.partitions:
+                    current[event.worker_id, partition] = len(owned)
+                    period = OwnershipPeriod(
+                        stored.at, event.worker_id, event.epoch, partition, reported_at=reported_at
+                    )
+                    owned.append(period)
+            elif event.kind is EventKind.REVOKED:
+                # Not LOST: the broker may accept a commit that was sent before the worker learned of the loss.
+                for partition in event.partitions:
+                    index = current.pop((event.worker_id, partition), None)
                     if index is not None:
-                        owned[index] = msgspec.structs.replace(owned[index], until=heard.at)
+                        owned[index] = msgspec.structs.replace(owned[index], until=stored.at)
         return sorted(owned)
 
 
 def read_history(
     settings: Settings, admin: KafkaAdmin, since: datetime | None = None, recreations: Sequence[float] = ()
 ) -> TopicHistory:
-    """Read the topics from their beginnings to their present ends. Raises Unavailable.
+    """Read the topics to their present ends. Raises Unavailable.
 
-    With `since`, of requests and results only what came from then on; events tell who owned what at that moment.
+    `since` leaves out older requests and results; all worker events are read, for the owners at that moment.
     `recreations`: when `file.create` was deleted and created again, ascending.
     """
+    scanner = TopicScanner(settings, admin, "audit", since)
     history = TopicHistory(recreations=list(recreations))
-
-    def records(topic: str, since: datetime | None) -> Iterator[Record]:
-        for record in _records(settings, admin, topic, since):
-            history.payload_bytes[topic] = history.payload_bytes.get(topic, 0) + _size(record)
-            yield record
-
-    for record in records(settings.topic_created, since):
-        execution = execution_in(record)
-        if execution is not None:
-            history.executions.append(execution)
-    for record in records(settings.topic_dead_letters, since):
-        _note_dead_letter(record, history)
-    for record in records(settings.topic_worker_events, None):
-        _note_event(record, history)
-    for record in records(settings.topic_create, since):
-        run = int_header(record.headers, RUN_HEADER) or 1
-        request = StoredRequest(record.partition, record.offset, file_id_in(record.value), run, _moment(record))
-        history.requests.append(request)
-    history.requests.sort(key=lambda request: request.at)
-    history.executions = deduplicate(sorted(history.executions, key=lambda execution: execution.at))
-    history.events.sort(key=lambda heard: heard.at)
+    executions = [found for record in scanner.results() if (found := execution_of(record)) is not None]
+    history.executions = deduplicate(sorted(executions, key=lambda execution: execution.at))
+    for dead_letter in scanner.dead_letters():
+        if dead_letter.partition is not None and dead_letter.offset is not None:
+            _add_end(history, dead_letter.partition, dead_letter.offset, dead_letter.at)
+    history.events = sorted(scanner.worker_events(), key=lambda event: event.at)
+    for event in history.events:
+        if (cancelled := event.cancelled) is not None:
+            _add_end(history, cancelled.partition, cancelled.offset, cancelled.at)
+    history.requests = sorted(scanner.requests(), key=lambda request: request.at)
+    history.payload_bytes = dict(scanner.coverage.payload_bytes)
     return history
 
 
 def deduplicate(executions: Sequence[Execution]) -> list[Execution]:
-    """Each once. A worker that the broker owes an answer announces again, in the same words, what it has made."""
+    """Each execution once. A worker repeats a result unchanged if the broker did not acknowledge it."""
     first: dict[Execution, Execution] = {}
     for execution in executions:
         first.setdefault(msgspec.structs.replace(execution, at=0.0), execution)
     return list(first.values())
 
 
-def execution_in(record: Record) -> Execution | None:
-    """What a record of `file.created` tells; None for what cannot be read, and for a foreign service's."""
-    try:
-        record.require_readable_headers()
-        event = decode(record.value, FileCreated)
-    except InvalidMessage:
-        return None
+def execution_of(record: ResultRecord) -> Execution | None:
+    """The execution that a result reports; None for a result of a foreign service."""
+    event = record.event
     if event.partition is None or event.offset is None:
         return None
     return Execution(
@@ -221,42 +193,11 @@ def execution_in(record: Record) -> Execution | None:
         attempt=event.attempt or 1,
         started_at=event.started_at,
         upload_ms=event.upload_ms,
-        at=_moment(record),
-        made_at=event.timestamp,
+        at=record.at,
+        published_at=event.timestamp,
     )
 
 
-def _note_dead_letter(record: Record, history: TopicHistory) -> None:
-    place = dead_letter_origin(record.headers)
-    if place is not None:
-        _note_end(*place, _moment(record), history)
-
-
-def _note_event(record: Record, history: TopicHistory) -> None:
-    try:
-        record.require_readable_headers()
-        event = decode_event(record.value)
-    except InvalidMessage:
-        return
-    history.events.append(StoredEvent(_moment(record), event))
-    if event.kind is EventKind.CANCELLED and event.partition is not None and event.offset is not None:
-        _note_end(event.partition, event.offset, _moment(record), history)
-
-
-def _note_end(partition: int, offset: int, at: float, history: TopicHistory) -> None:
-    place = RecordPosition(history.generation(at), partition, offset)
-    history.ended_without_result[place] = min(at, history.ended_without_result.get(place, NEVER))
-
-
-def _records(settings: Settings, admin: KafkaAdmin, topic: str, since: datetime | None = None) -> Iterator[Record]:
-    begins = admin.offsets_at(topic, int(1000 * since.timestamp())) if since is not None else {}
-    places = {(topic, partition): offset for partition, offset in begins.items()}
-    return read_topic(settings, topic, admin.offsets(None, topic), "audit", places)
-
-
-def _size(record: Record) -> int:
-    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
-
-
-def _moment(record: Record) -> float:
-    return record.timestamp_ms / 1000
+def _add_end(history: TopicHistory, partition: int, offset: int, at: float) -> None:
+    position = RecordPosition(history.generation(at), partition, offset)
+    history.ended_without_result[position] = min(at, history.ended_without_result.get(position, NEVER))

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
+from filemill.adapters.postgres.lab import connect
 from filemill.adapters.postgres.roles import create_roles
 from filemill.config.connection_environment import settings_from
 from filemill.config.settings import load
-from filemill.lab.database import connected
 from filemill_infra.compose import Compose, ComposeError
 from tests.compose.stack import SETTLE_SECONDS, own_settings
 from tests.containers import images
@@ -32,15 +32,15 @@ def test_an_old_volume_keeps_its_files_and_loses_its_published_password(image: s
         settings = load(**settings_from(said))
         create_roles(settings)
 
-        with connected(settings) as connection:
+        with connect(settings) as connection:
             superusers = connection.scalars(sa.text("SELECT rolname FROM pg_roles WHERE rolsuper")).all()
             owner = connection.scalar(sa.text("SELECT tableowner FROM pg_tables WHERE tablename = 'kept'"))
         assert superusers == ["filemill_superuser"]
         assert owner == "fileowner"
-        with connected(settings.as_owner()) as connection:
+        with connect(settings.as_owner()) as connection:
             assert connection.scalar(sa.text("SELECT id FROM kept")) == 1
         published = settings.model_copy(update={"database_password": SecretStr("filepass")})
-        with pytest.raises(OperationalError, match="password"), connected(published):
+        with pytest.raises(OperationalError, match="password"), connect(published):
             pass
         ask = ("psql", "--no-password", "-U", "filemill_superuser", "-c", "SELECT 1", "postgres")
         with pytest.raises(ComposeError, match="password"):

@@ -21,14 +21,14 @@ def audit_commits(harness: PipelineHarness, processors: Iterable[Process]) -> in
     parts = admin.offsets(None, harness.settings.topic_create)
     ends = {part.partition: part.end or 0 for part in parts}
     found = audit(read_commits(harness.settings), ends, history, _ownerships(processors))
-    assert found.ok, [f"{finding.meaning} ({finding.count}): {finding.examples}" for finding in found.findings.values()]
+    assert found.ok, [f"{finding.title} ({finding.count}): {finding.examples}" for finding in found.findings.values()]
     return found.commits
 
 
 def _ownerships(processors: Iterable[Process]) -> list[OwnershipPeriod]:
     return [
         OwnershipPeriod(
-            moment := topics.moment(line["timestamp"]), line["worker"], line["epoch"], partition, said_at=moment
+            moment := topics.moment(line["timestamp"]), line["worker"], line["epoch"], partition, reported_at=moment
         )
         for processor in processors
         for line in processor.lines("Partitions assigned")

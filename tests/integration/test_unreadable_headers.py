@@ -89,7 +89,7 @@ def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complet
             assert letter.headers["filemill-partition"] == b"0"
         assert processor.alive
         report = harness.assert_clean()
-        assert report.notes == [f"{settings.topic_create} has 3 records whose headers cannot be read"]
+        assert report.notes == [f"{settings.topic_create} has 3 records with unreadable headers"]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(run
 def test_every_reader_of_topics_survives_them(running: PipelineHarness) -> None:
     settings, admin = running.settings, KafkaAdmin(running.settings)
     report = running.verify()
-    assert f"{settings.topic_created} has 1 records whose headers cannot be read" in report.notes
+    assert f"{settings.topic_created} has 1 records with unreadable headers" in report.notes
     assert len(report.notes) == 4, "all topics but those of progress and commands"
     assert read_history(settings, admin).requests
     assert read_commits(settings)

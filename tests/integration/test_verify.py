@@ -12,7 +12,8 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.entrypoints import bootstrap
-from filemill.verification.report import CHECKS, Report
+from filemill.verification.findings import VERIFY_CODES
+from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.group_samples import samples
@@ -215,7 +216,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     expected["committed-unfinished"] = [f"partition {partition}, offset {offset}"]
     expected["lost"] = [
         f"{nowhere.file_id} (neither in the outbox nor published)",
-        f"{passed.file_id} (partition {partition}, offset {offset}: committed, and without a result)",
+        f"{passed.file_id} (partition {partition}, offset {offset}: committed without a result)",
     ]
     with ledger.engine.begin() as connection:  # of the next half minute too, so that they are fresh when it is checked
         samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
@@ -243,7 +244,7 @@ def test_a_clean_world_has_no_findings_and_counts_what_is_beside_them(planted: P
     assert note.startswith("1 records of ")
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", VERIFY_CODES)
 def test_a_planted_violation_is_found_with_its_ids(planted: Planted, check: str) -> None:
     assert check in planted.report.findings, f"nothing found; {sorted(planted.report.findings)} were"
     found = set(planted.report.findings[check].examples)
@@ -254,7 +255,7 @@ def test_a_planted_violation_is_found_with_its_ids(planted: Planted, check: str)
 
 
 def test_nothing_else_is_found(planted: Planted) -> None:
-    assert set(planted.report.findings) == set(planted.expected) == set(CHECKS)
+    assert set(planted.report.findings) == set(planted.expected) == set(VERIFY_CODES)
     assert planted.report.in_flight == 6
     assert planted.report.lost == 3
 

@@ -49,8 +49,8 @@ def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, t
         nothing = read_time_range(session, begin - timedelta(hours=2), begin - timedelta(hours=1))
     assert sorted(data.executions["file_id"]) == sorted(ids)
     assert sorted(data.files["id"]) == sorted(ids)
-    assert set(data.assignments["partition"]) == {0, 1, 2}  # taken before the window began
-    assert (data.faults["ended"] - window.faults["began"]).dt.total_seconds().tolist() == [2.0]
+    assert set(data.assignments["partition"]) == {0, 1, 2}  # taken before the time range began
+    assert (data.faults["ended"] - data.faults["began"]).dt.total_seconds().tolist() == [2.0]
     assert [shape.type for shape in data.throughput().layout.shapes].count("rect") == 1
     assert nothing.executions.empty
     assert len(nothing.latencies()) == 4

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from filemill.domain.offsets import RecordedReset, StoredCommit, encode_metadata
+from filemill.domain.topic_records import RequestRecord
 from filemill.verification.commits import CommitAudit, audit
 from filemill.verification.topic_history import (
     NEVER,
     Execution,
     OwnershipPeriod,
     RecordPosition,
-    StoredRequest,
     TopicHistory,
     deduplicate,
 )
@@ -22,7 +22,7 @@ def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tu
 
 
 def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> OwnershipPeriod:
-    return OwnershipPeriod(at, worker, epoch, 0, until, said_at=at)
+    return OwnershipPeriod(at, worker, epoch, 0, until, reported_at=at)
 
 
 def execution(offset: int, at: float, worker: str = "a", began: float | None = None) -> Execution:
@@ -48,7 +48,7 @@ def look(
     resets: list[RecordedReset] | None = None,
 ) -> CommitAudit:
     history = TopicHistory(
-        requests=[StoredRequest(0, offset, offset + 1, 1, 0.0) for offset in range(len(finished))],
+        requests=[RequestRecord(offset + 1, 1, None, 0, offset, 0.0) for offset in range(len(finished))],
         ended_without_result={RecordPosition(0, 0, offset): at for offset, at in enumerate(finished) if at != NEVER},
         executions=executions or [],
         resets=resets or [],
@@ -89,10 +89,10 @@ def test_a_commit_in_a_former_epoch_of_the_same_worker_is_found() -> None:
 
 
 def test_a_commit_may_reach_the_broker_before_the_event_of_its_assignment() -> None:
-    late = msgspec.structs.replace(owner(12.5, "b", 2), said_at=10.5)
+    late = msgspec.structs.replace(owner(12.5, "b", 2), reported_at=10.5)
     assert look([commit(1, 11, "b", 2)], [10], [owner(1), late]).ok
     for other in (
-        msgspec.structs.replace(late, said_at=11.5),  # assigned after the commit by its own clock
+        msgspec.structs.replace(late, reported_at=11.5),  # assigned after the commit by its own clock
         msgspec.structs.replace(late, epoch=3),
         msgspec.structs.replace(late, worker="c"),
         msgspec.structs.replace(late, at=60.0),  # too late for a delayed event
@@ -141,7 +141,7 @@ def test_an_announcement_that_comes_twice_is_one_execution() -> None:
     """The broker took the first and could not say so."""
     made = execution(0, 10)
     later = msgspec.structs.replace(made, at=40.0)
-    other = msgspec.structs.replace(later, made_at=datetime.fromtimestamp(39, UTC))
+    other = msgspec.structs.replace(later, published_at=datetime.fromtimestamp(39, UTC))
     assert deduplicate([made, later, other]) == [made, other]
 
 
@@ -187,8 +187,8 @@ def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
     assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
 
 
-def requests(*offsets: int, first_id: int = 1, at: float = 5.0) -> list[StoredRequest]:
-    return [StoredRequest(0, offset, first_id + offset, 1, at) for offset in offsets]
+def requests(*offsets: int, first_id: int = 1, at: float = 5.0) -> list[RequestRecord]:
+    return [RequestRecord(first_id + offset, 1, None, 0, offset, at) for offset in offsets]
 
 
 def ended(finished: dict[int, float], generation: int = 0) -> dict[RecordPosition, float]:
@@ -221,12 +221,12 @@ def test_a_commit_may_pass_records_from_the_moment_of_their_removal_on_and_not_b
     history = TopicHistory(requests=requests(3), ended_without_result=ended({0: 10, 3: 22}), removed=gone)
     assert audit([commit(1, 11), commit(3, 21), commit(4, 23)], {0: 4}, history, [owner(1)]).ok
     assert found(audit([commit(3, 19)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
-    held = msgspec.structs.replace(history, ended_otherwise=ended({0: 10, 1: 30, 2: 12, 3: 22}))
+    held = msgspec.structs.replace(history, ended_without_result=ended({0: 10, 1: 30, 2: 12, 3: 22}))
     assert audit([commit(3, 21)], {0: 4}, held, [owner(1)]).ok, "what a worker held still may end later"
     assert found(audit([commit(2, 13)], {0: 4}, held, [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def recreated(executions: list[Execution], asked: list[StoredRequest]) -> TopicHistory:
+def recreated(executions: list[Execution], asked: list[RequestRecord]) -> TopicHistory:
     return TopicHistory(recreations=[20.0], executions=executions, requests=asked)
 
 

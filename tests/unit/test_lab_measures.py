@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 
 from filemill.domain.offsets import RecordedReset
+from filemill.domain.topic_records import RequestRecord, StoredEvent
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.lab import frames, measures
 from filemill.lab.invariants import InvariantReport, Observations, check_invariants
 from filemill.lab.measures import least_moves
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.report import Report
-from filemill.verification.topic_history import Execution, RequestRecord, StoredEvent, TopicHistory
+from filemill.verification.topic_history import Execution, TopicHistory
 
 
 def event(at: float, worker: str, kind: EventKind, *partitions: int, vitals: Vitals | None = None) -> StoredEvent:
@@ -197,9 +198,9 @@ def judged(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) ->
             report=Report(),
             audit=None,
             history=history,
-            backward_moves=[],
+            status_regressions=[],
             faults=faults,
-            patience_seconds=5,
+            stall_seconds=5,
             until=until,
         )
     )

@@ -6,7 +6,7 @@ import pytest
 
 from filemill.lab.chaos import ScheduledFault
 from filemill.lab.invariants import InvariantReport
-from filemill.lab.soak import SoakResult, _complaints
+from filemill.lab.soak import SoakResult, _problems
 from filemill.verification.report import Report
 
 PLANNED = [ScheduledFault(1.0, "kafka killed", 0), ScheduledFault(2.0, "s3 hanging", 1)]
@@ -33,21 +33,21 @@ def result(**given: object) -> SoakResult:
 
 
 def test_a_soak_that_proved_enough_has_nothing_to_complain_of() -> None:
-    assert list(_complaints(result(), PLANNED, drained=5.0)) == []
+    assert list(_problems(result(), PLANNED, drained=5.0)) == []
 
 
 @pytest.mark.parametrize(
-    ("given", "drained", "complaint"),
+    ("given", "drained", "problem"),
     [
-        ({"in_flight": {"kafka killed": [120]}}, 5.0, "s3 hanging was planned and did not happen"),
+        ({"in_flight": {"kafka killed": [120]}}, 5.0, "s3 hanging was scheduled but not injected"),
         ({"in_flight": {"kafka killed": [120], "s3 hanging": [90, 0]}}, 5.0, "s3 hanging hit an idle pipeline"),
         ({"in_flight_median": 49}, 5.0, "the median of records in flight at a fault was 49"),
-        ({"accepted_per_second": 299.9}, 5.0, "299.9 requests a second were accepted"),
+        ({"accepted_per_second": 299.9}, 5.0, "299.9 requests per second were accepted"),
         ({}, None, "the backlog did not drain within 300 s"),
     ],
 )
-def test_proving_too_little_is_a_complaint(given: dict[str, object], drained: float | None, complaint: str) -> None:
+def test_proving_too_little_is_a_problem(given: dict[str, object], drained: float | None, problem: str) -> None:
     one = result(**given)
-    assert list(_complaints(one, PLANNED, drained)) == [complaint]
-    one.problems = [complaint]
+    assert list(_problems(one, PLANNED, drained)) == [problem]
+    one.problems = [problem]
     assert not one.ok

@@ -1,4 +1,7 @@
-"""What an administrator, retention or a restored cluster does to topics. Each call has a client of its own."""
+"""Administration of topics for the lab: what operators, retention or a restored cluster do to them.
+
+Each call has a client of its own.
+"""
 
 import time
 from collections.abc import Mapping
@@ -25,7 +28,7 @@ def delete_records(settings: Settings, topic: str, before: Mapping[int, int]) ->
 
 
 def recreate_topic(settings: Settings, topic: str) -> None:
-    """Delete one of our topics and create it anew, empty. Raises Unavailable, TimeoutError."""
+    """Delete one of the pipeline's topics and create it again, empty. Raises Unavailable, TimeoutError."""
     admin = KafkaAdmin(settings)
     former = admin.identities([topic])[topic]
     client = new_client(AdminClient, client_config(settings, "lab"))
@@ -33,7 +36,7 @@ def recreate_topic(settings: Settings, topic: str) -> None:
         client.delete_topics([topic], operation_timeout=RECREATE_SECONDS)[topic].result()
     deadline = time.monotonic() + RECREATE_SECONDS
     while True:
-        try:  # the broker may still be at the deletion
+        try:  # the broker may still be deleting it
             admin.create_topics()
             found = admin.identities([topic]).get(topic)
             if found is not None and found.topic_id != former.topic_id:

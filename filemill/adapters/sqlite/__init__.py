@@ -1,0 +1,1 @@
+"""SQLite: a temporary index of topic contents, for `filemill verify`."""
