@@ -1,0 +1,126 @@
+"""The option --home: every command that uses the servers of a stack has it, with the same meaning."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.testing import CliRunner
+
+from filemill.config.settings import load
+from filemill.entrypoints import bootstrap, cli, doctor, roles
+from filemill.entrypoints.doctor import DoctorCheck
+from filemill.runtime.stack_state import ProcessRef, StackState, write_state
+
+# The least arguments that a command takes; of all others it needs none.
+ARGUMENTS = {
+    "submit": ["A title"],
+    "download": ["1"],
+    "retry": ["1"],
+    "cancel": ["1"],
+    "delete": ["--yes", "1"],
+    "dlq show": ["0:1"],
+    "dlq replay": ["0:1"],
+    "offsets preview": ["--to", "earliest"],
+    "offsets reset": ["--to", "earliest"],
+    "topics add-partitions": ["6"],
+    "run": ["sync"],
+}
+# They start or describe a stack and need no settings; `demo` has a temporary home of its own.
+WITHOUT_SETTINGS = {"up", "down", "status", "demo"}
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    if not cli.app.registered_commands:
+        cli.register(["--help"])
+    return cli.app
+
+
+def commands(group: TyperGroup, prefix: str = "") -> Iterator[tuple[str, TyperCommand]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            assert isinstance(command, TyperCommand)
+            yield f"{prefix}{name}", command
+
+
+def all_commands(app: typer.Typer) -> dict[str, TyperCommand]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return dict(commands(group))
+
+
+def test_every_command_has_the_option_with_the_same_help(app: typer.Typer) -> None:
+    found = all_commands(app)
+    options = {
+        name: [parameter for parameter in command.params if "--home" in parameter.opts]
+        for name, command in found.items()
+        if name != "demo"
+    }
+    assert not [name for name, matching in options.items() if len(matching) != 1]
+    helps = {matching[0].help for matching in options.values() if isinstance(matching[0], TyperOption)}
+    assert len(helps) == 1
+    assert len(found) > 25
+
+
+def test_every_command_loads_the_settings_of_the_home(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home with a stack is used instead of the one that the environment names: its broker is that of the settings."""
+    monkeypatch.setenv("FILEMILL_HOME", str(tmp_path / "other"))
+    home = tmp_path / "home"
+    home.mkdir()
+    servers: dict[str, str | int | float] = {
+        "kafka_broker": "127.0.0.1:1",
+        "database_host": "127.0.0.1",
+        "database_port": 1,
+    }
+    write_state(
+        StackState(
+            home=str(home),
+            supervisor=ProcessRef.of(os.getpid()),
+            started_at="",
+            settings=servers,
+            servers=[],
+            workers=[],
+        )
+    )
+    used: list[Path] = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(*given: object, **_more: object) -> None:
+        settings = given[0]
+        assert isinstance(settings, type(load()))
+        assert settings.kafka_broker == "127.0.0.1:1"
+        used.append(settings.home)
+        raise Stop
+
+    for name in ("create_engine", "kafka_admin", "prepare"):
+        monkeypatch.setattr(bootstrap, name, stop)
+    monkeypatch.setitem(roles.ROLES, "sync", stop)
+    monkeypatch.setattr("filemill.config.logging.configure", lambda *_arguments: None)
+    monkeypatch.setattr("filemill.entrypoints.cli.administration.migrate_schema", stop)
+    monkeypatch.setattr("filemill.entrypoints.cli.stack.connection_environment", stop)
+    monkeypatch.setattr(doctor, "_postgres", stop)
+    for name in ("_kafka", "_s3"):
+        monkeypatch.setattr(doctor, name, lambda _settings: DoctorCheck("a server", True, ""))
+    for name in all_commands(app).keys() - WITHOUT_SETTINGS:
+        used.clear()
+        arguments = [*name.split(), *ARGUMENTS.get(name, []), "--home", str(home)]
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, Stop), f"{name}: {result.output} {result.exception!r}"
+        assert set(used) == {home}, name
+
+
+def test_status_and_down_use_the_home(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FILEMILL_HOME", str(tmp_path / "other"))
+    status = CliRunner().invoke(app, ["status", "--json", "--home", str(tmp_path / "home")])
+    assert str(tmp_path / "home") in status.output
+    down = CliRunner().invoke(app, ["down", "--home", str(tmp_path / "home")])
+    assert (down.exit_code, "Nothing" in down.output) == (0, True)
