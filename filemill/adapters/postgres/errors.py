@@ -84,281 +84,102 @@ _CREDENTIALS = "Check FILEMILL_DATABASE_USER and FILEMILL_DATABASE_PASSWORD, and
 _SCHEMA = "Run `filemill migrate`; if `filemill doctor` finds the schema in order, this is a bug"
 _LOG = "See PostgreSQL's log"
 
+_Code = PostgresErrorCode
+
+
+def _action(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str) -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.ACTION_REQUIRED, drop, problem, advice)
+
+
+def _transient(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str = "") -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.TRANSIENT, drop, problem, advice)
+
+
+def _retry(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str = "") -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.RETRY, drop, problem, advice)
+
+
+def _bug(sqlstate: str) -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, PostgresErrorCode.BUG, ErrorCategory.BUG)
+
+
 RULES: tuple[PostgresErrorRule, ...] = (
-    PostgresErrorRule("08", PostgresErrorCode.UNREACHABLE, ErrorCategory.TRANSIENT, Drop.ALL, "lost the connection"),
-    PostgresErrorRule(
-        "08P01",
-        PostgresErrorCode.PROTOCOL_VIOLATION,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "does not understand this client",
-        _POOLER,
-    ),
+    _transient("08", _Code.UNREACHABLE, Drop.ALL, "lost the connection"),
+    _action("08P01", _Code.PROTOCOL_VIOLATION, Drop.ALL, "does not understand this client", _POOLER),
     # "cached plan must not change result type": a migration ran during a session with prepared statements.
-    PostgresErrorRule(
-        "0A",
-        PostgresErrorCode.NOT_SUPPORTED,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "does not support the statement",
-        "filemill needs PostgreSQL 14 or newer",
+    _action(
+        "0A", _Code.NOT_SUPPORTED, Drop.ALL, "does not support the statement", "filemill needs PostgreSQL 14 or newer"
     ),
-    PostgresErrorRule("25", PostgresErrorCode.BUG, ErrorCategory.BUG),
-    PostgresErrorRule(
+    _bug("25"),
+    _retry(
         "25006",
-        PostgresErrorCode.READ_ONLY,
-        ErrorCategory.RETRY,
+        _Code.READ_ONLY,
         Drop.ALL,
         "is read-only",
         "Make it writable (it is a standby, or default_transaction_read_only is on), or set FILEMILL_DATABASE_HOST "
         "to the primary",
     ),
-    PostgresErrorRule(
-        "25P03",
-        PostgresErrorCode.TRANSACTION_TIMEOUT,
-        ErrorCategory.TRANSIENT,
-        Drop.ONE,
-        "ended a transaction that was idle for too long",
+    _transient("25P03", _Code.TRANSACTION_TIMEOUT, Drop.ONE, "ended a transaction that was idle for too long"),
+    _transient("25P04", _Code.TRANSACTION_TIMEOUT, Drop.ONE, "ended a transaction that took too long"),
+    _action("26", _Code.PREPARED_STATEMENT, Drop.ALL, "does not know a prepared statement", _POOLER),
+    _action("28", _Code.AUTHENTICATION, Drop.NONE, "rejects this user", _CREDENTIALS),
+    _action(
+        "3D", _Code.UNKNOWN_DATABASE, Drop.NONE, "has no such database", "Create it, or check FILEMILL_DATABASE_NAME"
     ),
-    PostgresErrorRule(
-        "25P04",
-        PostgresErrorCode.TRANSACTION_TIMEOUT,
-        ErrorCategory.TRANSIENT,
-        Drop.ONE,
-        "ended a transaction that took too long",
-    ),
-    PostgresErrorRule(
-        "26",
-        PostgresErrorCode.PREPARED_STATEMENT,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "does not know a prepared statement",
-        _POOLER,
-    ),
-    PostgresErrorRule(
-        "28",
-        PostgresErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "rejects this user",
-        _CREDENTIALS,
-    ),
-    PostgresErrorRule(
-        "3D",
-        PostgresErrorCode.UNKNOWN_DATABASE,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "has no such database",
-        "Create it, or check FILEMILL_DATABASE_NAME",
-    ),
-    PostgresErrorRule(
-        "3F",
-        PostgresErrorCode.SCHEMA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "lacks the schema of this version",
-        _SCHEMA,
-    ),
-    PostgresErrorRule(
-        "40", PostgresErrorCode.ROLLED_BACK, ErrorCategory.TRANSIENT, Drop.NONE, "rolled a transaction back"
-    ),
-    PostgresErrorRule(
-        "40001",
-        PostgresErrorCode.ROLLED_BACK,
-        ErrorCategory.RETRY,
-        Drop.NONE,
-        "rolled a transaction back because of a concurrent one",
-    ),
-    PostgresErrorRule(
-        "40003",
-        PostgresErrorCode.RESULT_UNKNOWN,
-        ErrorCategory.TRANSIENT,
-        Drop.ALL,
-        "does not know whether a statement was completed",
-    ),
-    PostgresErrorRule(
-        "40P01",
-        PostgresErrorCode.ROLLED_BACK,
-        ErrorCategory.RETRY,
-        Drop.NONE,
-        "rolled a transaction back to resolve a deadlock",
-    ),
-    PostgresErrorRule("42", PostgresErrorCode.BUG, ErrorCategory.BUG),
-    PostgresErrorRule(
+    _action("3F", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _transient("40", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back"),
+    _retry("40001", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back because of a concurrent one"),
+    _transient("40003", _Code.RESULT_UNKNOWN, Drop.ALL, "does not know whether a statement was completed"),
+    _retry("40P01", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back to resolve a deadlock"),
+    _bug("42"),
+    _action(
         "42501",
-        PostgresErrorCode.AUTHORIZATION,
-        ErrorCategory.ACTION_REQUIRED,
+        _Code.AUTHORIZATION,
         Drop.NONE,
         "does not grant this user the required rights",
         "Grant it, or check FILEMILL_DATABASE_USER",
     ),
-    PostgresErrorRule(
-        "42703",
-        PostgresErrorCode.SCHEMA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "lacks the schema of this version",
-        _SCHEMA,
-    ),
-    PostgresErrorRule(
-        "42704",
-        PostgresErrorCode.SCHEMA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "lacks the schema of this version",
-        _SCHEMA,
-    ),
-    PostgresErrorRule(
-        "42883",
-        PostgresErrorCode.SCHEMA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "lacks the schema of this version",
-        _SCHEMA,
-    ),
-    PostgresErrorRule(
-        "42P01",
-        PostgresErrorCode.SCHEMA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "lacks the schema of this version",
-        _SCHEMA,
-    ),
-    PostgresErrorRule(
+    _action("42703", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42704", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42883", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42P01", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _action(
         "42P05",
-        PostgresErrorCode.PREPARED_STATEMENT,
-        ErrorCategory.ACTION_REQUIRED,
+        _Code.PREPARED_STATEMENT,
         Drop.ALL,
         "has a prepared statement of another client under the same name",
         _POOLER,
     ),
-    PostgresErrorRule("53", PostgresErrorCode.RESOURCES, ErrorCategory.TRANSIENT, Drop.NONE, "lacks resources", _LOG),
-    PostgresErrorRule(
-        "53100",
-        PostgresErrorCode.DISK_FULL,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "has a full disk",
-        "Free space on its disk",
-    ),
-    PostgresErrorRule(
-        "53200", PostgresErrorCode.RESOURCES, ErrorCategory.TRANSIENT, Drop.ONE, "is out of memory", _LOG
-    ),
-    PostgresErrorRule(
+    _transient("53", _Code.RESOURCES, Drop.NONE, "lacks resources", _LOG),
+    _action("53100", _Code.DISK_FULL, Drop.NONE, "has a full disk", "Free space on its disk"),
+    _transient("53200", _Code.RESOURCES, Drop.ONE, "is out of memory", _LOG),
+    _transient(
         "53300",
-        PostgresErrorCode.TOO_MANY_CONNECTIONS,
-        ErrorCategory.TRANSIENT,
+        _Code.TOO_MANY_CONNECTIONS,
         Drop.NONE,
         "has no free connection",
         "Raise its max_connections, or lower FILEMILL_DATABASE_POOL_SIZE",
     ),
     # It "is not accepting commands" that assign a transaction id, because none are left.
-    PostgresErrorRule(
-        "54000",
-        PostgresErrorCode.WRITES_REJECTED,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "rejects commands that write",
-        _LOG,
+    _action("54000", _Code.WRITES_REJECTED, Drop.NONE, "rejects commands that write", _LOG),
+    _transient("55", _Code.OBJECT_STATE, Drop.NONE, "cannot execute the statement in its present state", _LOG),
+    _transient("57", _Code.INTERRUPTED, Drop.ALL, "was interrupted"),
+    _transient("57014", _Code.STATEMENT_CANCELLED, Drop.NONE, "took too long, or was told to cancel a statement"),
+    _transient("57P01", _Code.SHUTDOWN, Drop.ALL, "is shutting down, or ended the connection"),
+    _transient("57P02", _Code.SHUTDOWN, Drop.ALL, "restarts after a crash of one of its processes"),
+    _transient("57P03", _Code.NOT_ACCEPTING, Drop.ALL, "accepts no connections: it starts, stops or recovers"),
+    _action(
+        "57P04", _Code.UNKNOWN_DATABASE, Drop.ALL, "dropped the database", "Create it, or check FILEMILL_DATABASE_NAME"
     ),
-    PostgresErrorRule(
-        "55",
-        PostgresErrorCode.OBJECT_STATE,
-        ErrorCategory.TRANSIENT,
-        Drop.NONE,
-        "cannot execute the statement in its present state",
-        _LOG,
-    ),
-    PostgresErrorRule("57", PostgresErrorCode.INTERRUPTED, ErrorCategory.TRANSIENT, Drop.ALL, "was interrupted"),
-    PostgresErrorRule(
-        "57014",
-        PostgresErrorCode.STATEMENT_CANCELLED,
-        ErrorCategory.TRANSIENT,
-        Drop.NONE,
-        "took too long, or was told to cancel a statement",
-    ),
-    PostgresErrorRule(
-        "57P01",
-        PostgresErrorCode.SHUTDOWN,
-        ErrorCategory.TRANSIENT,
-        Drop.ALL,
-        "is shutting down, or ended the connection",
-    ),
-    PostgresErrorRule(
-        "57P02",
-        PostgresErrorCode.SHUTDOWN,
-        ErrorCategory.TRANSIENT,
-        Drop.ALL,
-        "restarts after a crash of one of its processes",
-    ),
-    PostgresErrorRule(
-        "57P03",
-        PostgresErrorCode.NOT_ACCEPTING,
-        ErrorCategory.TRANSIENT,
-        Drop.ALL,
-        "accepts no connections: it starts, stops or recovers",
-    ),
-    PostgresErrorRule(
-        "57P04",
-        PostgresErrorCode.UNKNOWN_DATABASE,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "dropped the database",
-        "Create it, or check FILEMILL_DATABASE_NAME",
-    ),
-    PostgresErrorRule(
-        "57P05",
-        PostgresErrorCode.SESSION_TIMEOUT,
-        ErrorCategory.TRANSIENT,
-        Drop.ONE,
-        "ended a session that was idle for too long",
-    ),
-    PostgresErrorRule(
-        "58",
-        PostgresErrorCode.SYSTEM,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "reports an error of its operating system",
-        _LOG,
-    ),
-    PostgresErrorRule(
-        "72",
-        PostgresErrorCode.SNAPSHOT_TOO_OLD,
-        ErrorCategory.TRANSIENT,
-        Drop.NONE,
-        "discarded a snapshot that is too old",
-    ),
-    PostgresErrorRule(
-        "F0",
-        PostgresErrorCode.CONFIGURATION,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "has an error in its configuration",
-        _LOG,
-    ),
-    PostgresErrorRule(
-        "HV",
-        PostgresErrorCode.FOREIGN_TABLE,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.NONE,
-        "reports an error of a foreign table",
-        _LOG,
-    ),
-    PostgresErrorRule("P0", PostgresErrorCode.BUG, ErrorCategory.BUG),
-    PostgresErrorRule(
-        "XX", PostgresErrorCode.INTERNAL, ErrorCategory.ACTION_REQUIRED, Drop.ALL, "has an internal error", _LOG
-    ),
-    PostgresErrorRule(
-        "XX001", PostgresErrorCode.CORRUPT_DATA, ErrorCategory.ACTION_REQUIRED, Drop.ALL, "found corrupted data", _LOG
-    ),
-    PostgresErrorRule(
-        "XX002",
-        PostgresErrorCode.CORRUPT_DATA,
-        ErrorCategory.ACTION_REQUIRED,
-        Drop.ALL,
-        "found a corrupted index",
-        _LOG,
-    ),
+    _transient("57P05", _Code.SESSION_TIMEOUT, Drop.ONE, "ended a session that was idle for too long"),
+    _action("58", _Code.SYSTEM, Drop.ALL, "reports an error of its operating system", _LOG),
+    _transient("72", _Code.SNAPSHOT_TOO_OLD, Drop.NONE, "discarded a snapshot that is too old"),
+    _action("F0", _Code.CONFIGURATION, Drop.NONE, "has an error in its configuration", _LOG),
+    _action("HV", _Code.FOREIGN_TABLE, Drop.NONE, "reports an error of a foreign table", _LOG),
+    _bug("P0"),
+    _action("XX", _Code.INTERNAL, Drop.ALL, "has an internal error", _LOG),
+    _action("XX001", _Code.CORRUPT_DATA, Drop.ALL, "found corrupted data", _LOG),
+    _action("XX002", _Code.CORRUPT_DATA, Drop.ALL, "found a corrupted index", _LOG),
 )
 UNREACHABLE = PostgresErrorRule("", PostgresErrorCode.UNREACHABLE, ErrorCategory.TRANSIENT, Drop.ALL, "is unreachable")
 BUG = PostgresErrorRule("", PostgresErrorCode.BUG, ErrorCategory.BUG)

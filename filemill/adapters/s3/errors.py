@@ -64,306 +64,110 @@ _BUCKET = "Run `filemill prepare`, or check FILEMILL_S3_BUCKET"
 _CLOCK = "Set this machine's clock, or the service's"
 _SPACE = "Free space in the service, or raise the quota"
 
+_Code = S3ErrorCode
+
+
+def _action(s3_code: str, status: int, code: S3ErrorCode, problem: str, advice: str) -> S3ErrorRule:
+    return S3ErrorRule(s3_code, status, code, ErrorCategory.ACTION_REQUIRED, problem, advice)
+
+
+def _transient(s3_code: str, status: int, code: S3ErrorCode, problem: str, advice: str = "") -> S3ErrorRule:
+    return S3ErrorRule(s3_code, status, code, ErrorCategory.TRANSIENT, problem, advice)
+
+
+def _not_found(s3_code: str, status: int) -> S3ErrorRule:
+    return S3ErrorRule(s3_code, status, S3ErrorCode.NOT_FOUND, ErrorCategory.NOT_FOUND)
+
+
+def _bug(s3_code: str, status: int) -> S3ErrorRule:
+    return S3ErrorRule(s3_code, status, S3ErrorCode.BUG, ErrorCategory.BUG)
+
+
 RULES: tuple[S3ErrorRule, ...] = (
     # Authentication and authorization
-    S3ErrorRule(
-        "AccessDenied",
-        403,
-        S3ErrorCode.AUTHORIZATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "does not grant this key the required rights",
-        _POLICY,
-    ),
-    S3ErrorRule(
-        "AccountProblem",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "reports a problem with the key's account",
-        _KEYS,
-    ),
-    S3ErrorRule(
-        "AllAccessDisabled",
-        403,
-        S3ErrorCode.AUTHORIZATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "has disabled all access to the bucket",
-        _POLICY,
-    ),
-    S3ErrorRule(
-        "ExpiredToken",
-        400,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "reports that the temporary credentials have expired",
-        _TOKEN,
-    ),
-    S3ErrorRule(
-        "InvalidAccessKeyId",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "does not know the access key",
-        _TOKEN,
-    ),
-    S3ErrorRule(
-        "InvalidSecurity",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "rejects our credentials",
-        _KEYS,
-    ),
-    S3ErrorRule(
-        "InvalidToken",
-        400,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "does not know the session token",
-        _TOKEN,
-    ),
-    S3ErrorRule(
-        "NotSignedUp",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "has no account for the key",
-        _KEYS,
-    ),
-    S3ErrorRule(
-        "SignatureDoesNotMatch",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "rejects our credentials",
-        _KEYS,
-    ),
-    S3ErrorRule(
-        "TokenRefreshRequired",
-        400,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "requires a new session token",
-        _TOKEN,
-    ),
+    _action("AccessDenied", 403, _Code.AUTHORIZATION, "does not grant this key the required rights", _POLICY),
+    _action("AccountProblem", 403, _Code.AUTHENTICATION, "reports a problem with the key's account", _KEYS),
+    _action("AllAccessDisabled", 403, _Code.AUTHORIZATION, "has disabled all access to the bucket", _POLICY),
+    _action("ExpiredToken", 400, _Code.AUTHENTICATION, "reports that the temporary credentials have expired", _TOKEN),
+    _action("InvalidAccessKeyId", 403, _Code.AUTHENTICATION, "does not know the access key", _TOKEN),
+    _action("InvalidSecurity", 403, _Code.AUTHENTICATION, "rejects our credentials", _KEYS),
+    _action("InvalidToken", 400, _Code.AUTHENTICATION, "does not know the session token", _TOKEN),
+    _action("NotSignedUp", 403, _Code.AUTHENTICATION, "has no account for the key", _KEYS),
+    _action("SignatureDoesNotMatch", 403, _Code.AUTHENTICATION, "rejects our credentials", _KEYS),
+    _action("TokenRefreshRequired", 400, _Code.AUTHENTICATION, "requires a new session token", _TOKEN),
     # Clocks
-    S3ErrorRule(
-        "RequestExpired",
-        400,
-        S3ErrorCode.CLOCK_SKEW,
-        ErrorCategory.ACTION_REQUIRED,
-        "has a clock that differs from ours",
-        _CLOCK,
-    ),
-    S3ErrorRule(
-        "RequestTimeTooSkewed",
-        403,
-        S3ErrorCode.CLOCK_SKEW,
-        ErrorCategory.ACTION_REQUIRED,
-        "has a clock that differs from ours",
-        _CLOCK,
-    ),
+    _action("RequestExpired", 400, _Code.CLOCK_SKEW, "has a clock that differs from ours", _CLOCK),
+    _action("RequestTimeTooSkewed", 403, _Code.CLOCK_SKEW, "has a clock that differs from ours", _CLOCK),
     # Address and region
-    S3ErrorRule(
-        "AuthorizationHeaderMalformed",
-        400,
-        S3ErrorCode.WRONG_REGION,
-        ErrorCategory.ACTION_REQUIRED,
-        "expects another region",
-        _REGION,
+    _action("AuthorizationHeaderMalformed", 400, _Code.WRONG_REGION, "expects another region", _REGION),
+    _action("IllegalLocationConstraintException", 400, _Code.WRONG_REGION, "expects another region", _REGION),
+    _action(
+        "InvalidBucketName", 400, _Code.INVALID_BUCKET_NAME, "rejects the bucket's name", "Check FILEMILL_S3_BUCKET"
     ),
-    S3ErrorRule(
-        "IllegalLocationConstraintException",
-        400,
-        S3ErrorCode.WRONG_REGION,
-        ErrorCategory.ACTION_REQUIRED,
-        "expects another region",
-        _REGION,
-    ),
-    S3ErrorRule(
-        "InvalidBucketName",
-        400,
-        S3ErrorCode.INVALID_BUCKET_NAME,
-        ErrorCategory.ACTION_REQUIRED,
-        "rejects the bucket's name",
-        "Check FILEMILL_S3_BUCKET",
-    ),
-    S3ErrorRule(
+    _action(
         "MethodNotAllowed",
         405,
-        S3ErrorCode.NOT_SUPPORTED,
-        ErrorCategory.ACTION_REQUIRED,
+        _Code.NOT_SUPPORTED,
         "does not allow the request; it may not be an S3 service",
         _ENDPOINT,
     ),
-    S3ErrorRule(
-        "NoSuchBucket", 404, S3ErrorCode.UNKNOWN_BUCKET, ErrorCategory.ACTION_REQUIRED, "has no such bucket", _BUCKET
-    ),
-    S3ErrorRule(
-        "NotImplemented",
-        501,
-        S3ErrorCode.NOT_SUPPORTED,
-        ErrorCategory.ACTION_REQUIRED,
-        "does not support the request",
-        _ENDPOINT,
-    ),
-    S3ErrorRule(
-        "PermanentRedirect",
-        301,
-        S3ErrorCode.REDIRECT,
-        ErrorCategory.ACTION_REQUIRED,
-        "redirects to another address, for another region",
-        _REGION,
-    ),
-    S3ErrorRule(
-        "Redirect", 307, S3ErrorCode.REDIRECT, ErrorCategory.ACTION_REQUIRED, "redirects to another address", _REGION
-    ),
-    S3ErrorRule(
-        "TemporaryRedirect",
-        307,
-        S3ErrorCode.REDIRECT,
-        ErrorCategory.TRANSIENT,
-        "temporarily redirects to another address",
-        _REGION,
-    ),
+    _action("NoSuchBucket", 404, _Code.UNKNOWN_BUCKET, "has no such bucket", _BUCKET),
+    _action("NotImplemented", 501, _Code.NOT_SUPPORTED, "does not support the request", _ENDPOINT),
+    _action("PermanentRedirect", 301, _Code.REDIRECT, "redirects to another address, for another region", _REGION),
+    _action("Redirect", 307, _Code.REDIRECT, "redirects to another address", _REGION),
+    _transient("TemporaryRedirect", 307, _Code.REDIRECT, "temporarily redirects to another address", _REGION),
     # Load, capacity and transfer
-    S3ErrorRule(
-        "BadDigest", 400, S3ErrorCode.CORRUPT_UPLOAD, ErrorCategory.TRANSIENT, "received other bytes than were sent"
-    ),
-    S3ErrorRule("BandwidthLimitExceeded", 503, S3ErrorCode.THROTTLED, ErrorCategory.TRANSIENT, "is overloaded"),
-    S3ErrorRule(
-        "ConditionalRequestConflict",
-        409,
-        S3ErrorCode.CONFLICT,
-        ErrorCategory.TRANSIENT,
-        "has a conflicting operation on the object",
-    ),
-    S3ErrorRule(
-        "IncompleteBody",
-        400,
-        S3ErrorCode.CORRUPT_UPLOAD,
-        ErrorCategory.TRANSIENT,
-        "received fewer bytes than were sent",
-    ),
-    S3ErrorRule("InternalError", 500, S3ErrorCode.INTERNAL, ErrorCategory.TRANSIENT, "has an internal error"),
-    S3ErrorRule(
-        "InvalidObjectState",
-        403,
-        S3ErrorCode.ARCHIVED,
-        ErrorCategory.ACTION_REQUIRED,
-        "has archived the object",
-        "Restore it",
-    ),
-    S3ErrorRule(
-        "OperationAborted",
-        409,
-        S3ErrorCode.CONFLICT,
-        ErrorCategory.TRANSIENT,
-        "has a conflicting operation on the bucket",
-    ),
-    S3ErrorRule(
-        "QuotaExceeded",
-        403,
-        S3ErrorCode.QUOTA_EXCEEDED,
-        ErrorCategory.ACTION_REQUIRED,
-        "has no space left for this key",
-        _SPACE,
-    ),
-    S3ErrorRule(
-        "RequestTimeout",
-        400,
-        S3ErrorCode.REQUEST_TIMEOUT,
-        ErrorCategory.TRANSIENT,
-        "did not receive the request in time",
-    ),
-    S3ErrorRule("ServiceUnavailable", 503, S3ErrorCode.UNAVAILABLE, ErrorCategory.TRANSIENT, "is unavailable"),
-    S3ErrorRule("SlowDown", 503, S3ErrorCode.THROTTLED, ErrorCategory.TRANSIENT, "is overloaded"),
-    S3ErrorRule("ThrottlingException", 400, S3ErrorCode.THROTTLED, ErrorCategory.TRANSIENT, "is overloaded"),
-    S3ErrorRule("TooManyRequests", 429, S3ErrorCode.THROTTLED, ErrorCategory.TRANSIENT, "is overloaded"),
-    S3ErrorRule(
-        "XAmzContentSHA256Mismatch",
-        400,
-        S3ErrorCode.CORRUPT_UPLOAD,
-        ErrorCategory.TRANSIENT,
-        "received other bytes than were sent",
-    ),
-    S3ErrorRule(
-        "XMinioAdminBucketQuotaExceeded",
-        400,
-        S3ErrorCode.QUOTA_EXCEEDED,
-        ErrorCategory.ACTION_REQUIRED,
-        "has no space left in the bucket",
-        _SPACE,
-    ),
-    S3ErrorRule(
-        "XMinioStorageFull", 507, S3ErrorCode.QUOTA_EXCEEDED, ErrorCategory.ACTION_REQUIRED, "has no space left", _SPACE
-    ),
+    _transient("BadDigest", 400, _Code.CORRUPT_UPLOAD, "received other bytes than were sent"),
+    _transient("BandwidthLimitExceeded", 503, _Code.THROTTLED, "is overloaded"),
+    _transient("ConditionalRequestConflict", 409, _Code.CONFLICT, "has a conflicting operation on the object"),
+    _transient("IncompleteBody", 400, _Code.CORRUPT_UPLOAD, "received fewer bytes than were sent"),
+    _transient("InternalError", 500, _Code.INTERNAL, "has an internal error"),
+    _action("InvalidObjectState", 403, _Code.ARCHIVED, "has archived the object", "Restore it"),
+    _transient("OperationAborted", 409, _Code.CONFLICT, "has a conflicting operation on the bucket"),
+    _action("QuotaExceeded", 403, _Code.QUOTA_EXCEEDED, "has no space left for this key", _SPACE),
+    _transient("RequestTimeout", 400, _Code.REQUEST_TIMEOUT, "did not receive the request in time"),
+    _transient("ServiceUnavailable", 503, _Code.UNAVAILABLE, "is unavailable"),
+    _transient("SlowDown", 503, _Code.THROTTLED, "is overloaded"),
+    _transient("ThrottlingException", 400, _Code.THROTTLED, "is overloaded"),
+    _transient("TooManyRequests", 429, _Code.THROTTLED, "is overloaded"),
+    _transient("XAmzContentSHA256Mismatch", 400, _Code.CORRUPT_UPLOAD, "received other bytes than were sent"),
+    _action("XMinioAdminBucketQuotaExceeded", 400, _Code.QUOTA_EXCEEDED, "has no space left in the bucket", _SPACE),
+    _action("XMinioStorageFull", 507, _Code.QUOTA_EXCEEDED, "has no space left", _SPACE),
     # The request
-    S3ErrorRule("KeyTooLongError", 400, S3ErrorCode.NOT_FOUND, ErrorCategory.NOT_FOUND),
-    S3ErrorRule("NoSuchKey", 404, S3ErrorCode.NOT_FOUND, ErrorCategory.NOT_FOUND),
-    S3ErrorRule("NoSuchVersion", 404, S3ErrorCode.NOT_FOUND, ErrorCategory.NOT_FOUND),
-    S3ErrorRule("EntityTooLarge", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("EntityTooSmall", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("InvalidArgument", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("InvalidDigest", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("InvalidRange", 416, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("InvalidRequest", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("InvalidURI", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("MalformedXML", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("MetadataTooLarge", 400, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("MissingContentLength", 411, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("PreconditionFailed", 412, S3ErrorCode.BUG, ErrorCategory.BUG),
+    _not_found("KeyTooLongError", 400),
+    _not_found("NoSuchKey", 404),
+    _not_found("NoSuchVersion", 404),
+    _bug("EntityTooLarge", 400),
+    _bug("EntityTooSmall", 400),
+    _bug("InvalidArgument", 400),
+    _bug("InvalidDigest", 400),
+    _bug("InvalidRange", 416),
+    _bug("InvalidRequest", 400),
+    _bug("InvalidURI", 400),
+    _bug("MalformedXML", 400),
+    _bug("MetadataTooLarge", 400),
+    _bug("MissingContentLength", 411),
+    _bug("PreconditionFailed", 412),
     # A status without a code: the response to HEAD, or a proxy's
-    S3ErrorRule(
-        "301",
-        301,
-        S3ErrorCode.REDIRECT,
-        ErrorCategory.ACTION_REQUIRED,
-        "redirects to another address, for another region",
-        _REGION,
-    ),
-    S3ErrorRule(
-        "302", 302, S3ErrorCode.REDIRECT, ErrorCategory.ACTION_REQUIRED, "redirects to another address", _ENDPOINT
-    ),
-    S3ErrorRule(
-        "307", 307, S3ErrorCode.REDIRECT, ErrorCategory.ACTION_REQUIRED, "redirects to another address", _REGION
-    ),
-    S3ErrorRule(
-        "308", 308, S3ErrorCode.REDIRECT, ErrorCategory.ACTION_REQUIRED, "redirects to another address", _ENDPOINT
-    ),
-    S3ErrorRule("400", 400, S3ErrorCode.REQUEST_REJECTED, ErrorCategory.ACTION_REQUIRED, "rejects the request", _TOKEN),
-    S3ErrorRule(
-        "401", 401, S3ErrorCode.AUTHENTICATION, ErrorCategory.ACTION_REQUIRED, "rejects our credentials", _KEYS
-    ),
-    S3ErrorRule(
-        "403",
-        403,
-        S3ErrorCode.AUTHENTICATION,
-        ErrorCategory.ACTION_REQUIRED,
-        "rejects our credentials",
-        f"{_KEYS}, and their rights",
-    ),
-    S3ErrorRule("404", 404, S3ErrorCode.NOT_FOUND, ErrorCategory.NOT_FOUND),
-    S3ErrorRule(
-        "407",
-        407,
-        S3ErrorCode.PROXY,
-        ErrorCategory.ACTION_REQUIRED,
-        "is behind a proxy that rejects us",
-        "Check FILEMILL_S3_PROXY",
-    ),
-    S3ErrorRule(
-        "408", 408, S3ErrorCode.REQUEST_TIMEOUT, ErrorCategory.TRANSIENT, "did not receive the request in time"
-    ),
-    S3ErrorRule("409", 409, S3ErrorCode.CONFLICT, ErrorCategory.TRANSIENT, "has a conflicting operation"),
-    S3ErrorRule("412", 412, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("416", 416, S3ErrorCode.BUG, ErrorCategory.BUG),
-    S3ErrorRule("429", 429, S3ErrorCode.THROTTLED, ErrorCategory.TRANSIENT, "is overloaded"),
-    S3ErrorRule("500", 500, S3ErrorCode.INTERNAL, ErrorCategory.TRANSIENT, "has an internal error"),
-    S3ErrorRule("502", 502, S3ErrorCode.PROXY, ErrorCategory.TRANSIENT, "is unreachable for its proxy"),
-    S3ErrorRule("503", 503, S3ErrorCode.UNAVAILABLE, ErrorCategory.TRANSIENT, "is unavailable"),
-    S3ErrorRule("504", 504, S3ErrorCode.PROXY, ErrorCategory.TRANSIENT, "does not respond to its proxy"),
-    S3ErrorRule("507", 507, S3ErrorCode.QUOTA_EXCEEDED, ErrorCategory.ACTION_REQUIRED, "has no space left", _SPACE),
+    _action("301", 301, _Code.REDIRECT, "redirects to another address, for another region", _REGION),
+    _action("302", 302, _Code.REDIRECT, "redirects to another address", _ENDPOINT),
+    _action("307", 307, _Code.REDIRECT, "redirects to another address", _REGION),
+    _action("308", 308, _Code.REDIRECT, "redirects to another address", _ENDPOINT),
+    _action("400", 400, _Code.REQUEST_REJECTED, "rejects the request", _TOKEN),
+    _action("401", 401, _Code.AUTHENTICATION, "rejects our credentials", _KEYS),
+    _action("403", 403, _Code.AUTHENTICATION, "rejects our credentials", f"{_KEYS}, and their rights"),
+    _not_found("404", 404),
+    _action("407", 407, _Code.PROXY, "is behind a proxy that rejects us", "Check FILEMILL_S3_PROXY"),
+    _transient("408", 408, _Code.REQUEST_TIMEOUT, "did not receive the request in time"),
+    _transient("409", 409, _Code.CONFLICT, "has a conflicting operation"),
+    _bug("412", 412),
+    _bug("416", 416),
+    _transient("429", 429, _Code.THROTTLED, "is overloaded"),
+    _transient("500", 500, _Code.INTERNAL, "has an internal error"),
+    _transient("502", 502, _Code.PROXY, "is unreachable for its proxy"),
+    _transient("503", 503, _Code.UNAVAILABLE, "is unavailable"),
+    _transient("504", 504, _Code.PROXY, "does not respond to its proxy"),
+    _action("507", 507, _Code.QUOTA_EXCEEDED, "has no space left", _SPACE),
 )
 UNREACHABLE = S3ErrorRule("", 0, S3ErrorCode.UNREACHABLE, ErrorCategory.TRANSIENT, "is unreachable")
 _UNKNOWN = S3ErrorRule(
