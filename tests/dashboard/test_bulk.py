@@ -84,7 +84,7 @@ def test_a_bug_in_a_job_is_told_without_its_trace(caplog: pytest.LogCaptureFixtu
 
     jobs = Jobs()
     jobs.start("Broken", 1, broken)
-    assert wait_for(jobs).error == "it failed: the dashboard's log says more"
+    assert wait_for(jobs).error == "internal error: see the dashboard's log"
 
 
 def test_the_form_asks_for_many_files_which_are_numbered(

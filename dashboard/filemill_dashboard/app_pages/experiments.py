@@ -142,7 +142,7 @@ def _selected_run(data: PageData, run: RecordedRun, other: RecordedRun | None) -
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 page_shell.section_heading("Over time")
                 series = select_option("Series", SERIES, SERIES[0], "series")
-            courses = [(one.name, data.lab.course(one)) for one in both]
+            courses = [(one.name, data.lab.series(one)) for one in both]
             stale = any(reading.error is not None for _, reading in courses)
             course_chart([(name, reading.value) for name, reading in courses], series, stale=stale)
             page_shell.section_heading("Verdict")

@@ -4,10 +4,10 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
+from filemill.adapters.postgres.server import server_time
 from filemill.errors import Unavailable
 from filemill.lab import notebook_documents
 from filemill_dashboard.rest.errors import ApiError
@@ -59,8 +59,7 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
 def _now(services: Services) -> datetime:
     """The time of the database, which the notebook reads; that of this process if the database is unreachable."""
     with contextlib.suppress(Unavailable), services.reading() as connection:
-        moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-        return moment
+        return server_time(connection)
     return datetime.now(UTC)
 
 

@@ -1,1 +1,1 @@
-"""What the pages of one process share: cached reads, background jobs, and the use cases they call."""
+"""What the pages of one process share: cached data, background jobs, and access to the servers and use cases."""

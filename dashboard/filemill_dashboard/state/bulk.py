@@ -1,7 +1,6 @@
-"""Many files at once, as jobs: ask for them; retry, cancel or delete all that match."""
+"""Background jobs on many files: create them; retry, cancel or delete all that match; resubmit lost ones."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import new_file
@@ -12,14 +11,14 @@ BATCH_FILES = 500
 
 
 def create_many(services: Services, title: str, description: str, count: int) -> Callable[[Job], None]:
-    """The work of asking for `count` files, numbered in their titles. Raises files.InvalidRequest at once."""
+    """A job that creates `count` files with numbered titles. Raises InvalidRequest at once."""
     new_file(f"{title} {count}", description)
 
     def work(job: Job) -> None:
         for first in range(1, count + 1, BATCH_FILES):
             numbers = range(first, min(first + BATCH_FILES, count + 1))
             files = [new_file(f"{title} {number}", description) for number in numbers]
-            # Not insisted upon: a commit whose answer was lost would be repeated as other files.
+            # Not retried: if only the answer to the commit was lost, a retry would create the files twice.
             services.submissions.submit_many(files)
             job.advance(len(files))
 
@@ -29,50 +28,42 @@ def create_many(services: Services, title: str, description: str, count: int) ->
 def apply_to_all(
     services: Services, action: FileAction, selection: FileSelection, upto: int, actor: str
 ) -> Callable[[Job], None]:
-    """The work of doing `action` to all files up to the id `upto` that match."""
+    """A job that applies `action` to all matching files up to the id `upto`."""
+    operations = services.operations
 
-    def work(job: Job) -> None:
-        place = _Place()
+    def next_ids(after: int) -> list[int]:
+        return operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH_FILES)
 
-        def batch() -> None:
-            ids = services.operations.matching_ids(action, selection, after=place.after, upto=upto, limit=BATCH_FILES)
-            if not ids:
-                place.end = True
-                return
-            outcome = services.operations.apply(action, ids, actor)
-            place.after = ids[-1]
-            job.advance(len(outcome.done), len(outcome.refused))
-
-        while not place.end:
-            job.run_batch(batch)
-
-    return work
+    return _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, actor).done))
 
 
 def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
-    """The work of submitting again all requests whose records are gone from Kafka."""
+    """A job that resubmits all requests whose records are gone from Kafka."""
+    operations = services.operations
+
+    def next_ids(after: int) -> list[int]:
+        return operations.gone_requests(after=after, limit=BATCH_FILES)
+
+    return _in_batches(next_ids, lambda ids: len(operations.resubmit(ids, actor)))
+
+
+def _in_batches(next_ids: Callable[[int], list[int]], apply: Callable[[Sequence[int]], int]) -> Callable[[Job], None]:
+    """Apply something to all ids in their order. `next_ids` has those after an id, `apply` returns how many it did."""
 
     def work(job: Job) -> None:
-        place = _Place()
+        after, ended = 0, False
 
         def batch() -> None:
-            ids = services.operations.gone_requests(after=place.after, limit=BATCH_FILES)
+            nonlocal after, ended
+            ids = next_ids(after)
             if not ids:
-                place.end = True
+                ended = True
                 return
-            done = services.operations.resubmit(ids, actor)
-            place.after = ids[-1]
-            job.advance(len(done), len(ids) - len(done))
+            done = apply(ids)
+            after = ids[-1]
+            job.advance(done, len(ids) - done)
 
-        while not place.end:
+        while not ended:
             job.run_batch(batch)
 
     return work
-
-
-@dataclass
-class _Place:
-    """How far a walk through all that match has come."""
-
-    after: int = 0
-    end: bool = False

@@ -1,7 +1,7 @@
-"""One reading shared by all viewers: fresh for a second or so, never asked for twice at once, kept when it fails.
+"""A stale-while-revalidate cache, shared by all viewers.
 
-However many pages are open, a server is asked once per `ttl_seconds` and question. While it is away the last good value
-stays, with its age and the error, so that a page can go on standing and say how old it is.
+However many pages are open, a server is queried once per `ttl_seconds` and key, and never twice at once. While the
+server is unreachable, the last value stays available, with its age and the error.
 """
 
 import threading
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CachedValue(Generic[T]):
-    """A value, how old it is, and what went wrong since.
+    """A value, its age, and the error of the latest read.
 
-    `age_seconds` is None before the first success; `error` is None when the latest try succeeded.
+    `value` and `age_seconds` are None before the first successful read; `error` is None if the latest read succeeded.
     """
 
     value: T | None
@@ -36,17 +36,17 @@ class _Entry(Generic[T]):
     read_at: float | None = None
     tried_at: float = float("-inf")
     error: str | None = None
-    flight: Future[None] | None = None
-    ticket: int = 0  # of the latest flight: one that `forget` has overtaken must not put its older answer in
+    refresh: Future[None] | None = None
+    # The number of the latest refresh. After `invalidate`, the result of an older one must not be stored.
+    refresh_number: int = 0
 
 
 class Cached(Generic[K, T]):
-    """Readings by key. Any thread may call `get`.
+    """A cache in front of `read`, by key. Any thread may call `get`.
 
-    `read` runs on the executor and raises Unavailable where a server is away; a bug in it is raised to whoever
-    asked. `patience_seconds` is how long a caller waits for it before it gets what there is; a question that is
-    already overdue is waited for no longer. With `in_background`, only the first answer is waited for at all. `keys`
-    bounds how many answers are kept.
+    `read` runs on the executor. It raises Unavailable if a server is unreachable; any other exception is raised to the
+    caller of `get`. A caller waits at most `wait_seconds` for a refresh, counted from its start, and then gets the last
+    value. With `refresh_in_background`, callers wait only for the first value. At most `max_keys` values are kept.
     """
 
     def __init__(
@@ -63,60 +63,60 @@ class Cached(Generic[K, T]):
         self._read = read
         self._executor = executor
         self._ttl = ttl_seconds
-        self._patience = wait_seconds
-        self._in_background = refresh_in_background
-        self._keys = max_keys
+        self._wait_seconds = wait_seconds
+        self._refresh_in_background = refresh_in_background
+        self._max_keys = max_keys
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[K, _Entry[T]] = OrderedDict()
 
     def get(self, key: K) -> CachedValue[T]:
-        """The reading, refreshed where it is older than its time to live."""
+        """The value of the key, refreshed if it is older than the time to live."""
         with self._lock:
             entry = self._entry(key)
-            if entry.flight is None and self._clock() - entry.tried_at >= self._ttl:
+            if entry.refresh is None and self._clock() - entry.tried_at >= self._ttl:
                 entry.tried_at = self._clock()
-                entry.ticket += 1
-                entry.flight = self._executor.submit(self._refresh, key, entry, entry.ticket)
-            flight = entry.flight
-            waits = not self._in_background or entry.read_at is None
-            remaining = self._patience - (self._clock() - entry.tried_at) if waits else 0.0
-        if flight is not None:
-            done, _ = wait([flight], timeout=max(0.0, remaining))
+                entry.refresh_number += 1
+                entry.refresh = self._executor.submit(self._refresh, key, entry, entry.refresh_number)
+            refresh = entry.refresh
+            waits = not self._refresh_in_background or entry.read_at is None
+            remaining = self._wait_seconds - (self._clock() - entry.tried_at) if waits else 0.0
+        if refresh is not None:
+            done, _ = wait([refresh], timeout=max(0.0, remaining))
             if done:
-                flight.result()
+                refresh.result()
         with self._lock:
-            overdue = entry.flight is not None and self._clock() - entry.tried_at >= self._patience
+            overdue = entry.refresh is not None and self._clock() - entry.tried_at >= self._wait_seconds
             age = None if entry.read_at is None else self._clock() - entry.read_at
             return CachedValue(entry.value, age, entry.error or ("no answer yet" if overdue else None))
 
     def invalidate(self) -> None:
-        """Ask anew the next time: after a change that the caller made itself and wants to see."""
+        """Refresh each value at its next `get`: the caller has changed something. The old values stay until then."""
         with self._lock:
             for entry in self._entries.values():
                 entry.tried_at = float("-inf")
-                entry.flight = None
+                entry.refresh = None
 
     def _entry(self, key: K) -> _Entry[T]:
         entry = self._entries.setdefault(key, _Entry())
         self._entries.move_to_end(key)
-        while len(self._entries) > self._keys:
+        while len(self._entries) > self._max_keys:
             self._entries.popitem(last=False)
         return entry
 
-    def _refresh(self, key: K, entry: _Entry[T], ticket: int) -> None:
+    def _refresh(self, key: K, entry: _Entry[T], number: int) -> None:
         started = self._clock()
         error: str | None = None
         try:
             value = self._read(key)
-        except Unavailable as away:
-            error = str(away)
+        except Unavailable as unavailable:
+            error = str(unavailable)
         except Exception as bug:
             error = f"{type(bug).__name__}: {bug}"
             raise
         finally:
             with self._lock:
-                if entry.ticket == ticket:
-                    entry.flight, entry.error = None, error
+                if entry.refresh_number == number:
+                    entry.refresh, entry.error = None, error
                     if error is None:
                         entry.value, entry.read_at = value, started

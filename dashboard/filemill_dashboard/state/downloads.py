@@ -1,4 +1,4 @@
-"""An object of the bucket, on its way to a browser."""
+"""Downloads and previews of objects in the bucket, checked against the file's row."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,22 +22,23 @@ log = structlog.get_logger("rest")
 
 CHUNK_BYTES = 64 * 1024
 PREVIEW_BYTES = 4096
-# Up to here an object is read and checked as a whole before its first byte is answered or shown.
+# Up to this size, an object is read and checked as a whole before its first byte is sent or shown.
 CHECK_WHOLE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Download:
-    """What to answer with."""
+    """The headers and the body of the response."""
 
     headers: dict[str, str]
     chunks: Iterator[bytes]
 
 
 def open_download(services: Services, file: FileRow, key: str) -> Download | None:
-    """The object of a file; None where it is missing. Raises Unavailable, integrity.Differs.
+    """The object of a file; None if it is missing. Raises Unavailable, ObjectMismatch.
 
-    A small one is checked by now; of a larger one the last part is given out only if the whole is what the row says.
+    A small object is checked before this returns. The last part of a larger one is sent only if the whole object
+    matches its row.
     """
     settings, expected = services.settings, _expected(file, key)
     try:
@@ -50,7 +51,7 @@ def open_download(services: Services, file: FileRow, key: str) -> Download | Non
         return None
     headers = {
         "Content-Length": str(found["ContentLength"]),
-        # Whatever an object says of itself, a browser saves it as text and runs nothing.
+        # Whatever type the object has, a browser saves it as text and runs nothing.
         "Content-Type": CONTENT_TYPE,
         "Content-Disposition": attachment(key),
         "X-Content-Type-Options": "nosniff",
@@ -61,7 +62,7 @@ def open_download(services: Services, file: FileRow, key: str) -> Download | Non
 
 @dataclass(frozen=True)
 class ObjectPreview:
-    """The first bytes of an object as text (what is not UTF-8 escaped), and its whole size in bytes."""
+    """The first bytes of an object as text (bytes that are not UTF-8 escaped), and its whole size in bytes."""
 
     text: str
     size: int
@@ -69,15 +70,15 @@ class ObjectPreview:
 
     @property
     def whole(self) -> bool:
-        """Whether that is all of it."""
+        """Whether the text is the whole object."""
         return self.size <= PREVIEW_BYTES
 
 
 def read_preview(services: Services, file: FileRow, key: str) -> ObjectPreview | None:
-    """The beginning of a file's object, for a preview; None where it is missing. Raises Unavailable.
+    """The beginning of a file's object, for a preview; None if it is missing. Raises Unavailable.
 
-    `differs` says why there is nothing to see of an object that is not the file's. One that is larger than a mebibyte
-    is shown by its size alone: its hash is compared when it is downloaded.
+    `differs` says why an object is not shown because it does not match the file's row. Of an object above one mebibyte,
+    only the size is compared; its hash is compared at download.
     """
     settings = services.settings
     try:
@@ -116,7 +117,7 @@ def attachment(key: str) -> str:
 
 
 def _checked(body: "StreamingBody", size: int, expected: ExpectedObject) -> Iterator[bytes]:
-    """The parts of an object; a small one is read and checked before this returns. Raises Differs."""
+    """The parts of an object. A small object is read and checked before this returns. Raises ObjectMismatch."""
     if size > CHECK_WHOLE_BYTES:
         return _checked_chunks(body, expected)
     whole = body.read()
@@ -126,20 +127,20 @@ def _checked(body: "StreamingBody", size: int, expected: ExpectedObject) -> Iter
 
 
 def _checked_chunks(body: "StreamingBody", expected: ExpectedObject) -> Iterator[bytes]:
-    """Each part once the next one has come. The last one stays where the hash is wrong: the answer breaks off."""
-    digest, held = expected.digest(), b""
+    """Yield each part after the next one was read. With a wrong hash the last part is withheld: the response is cut."""
+    digest, withheld = expected.digest(), b""
     with contextlib.closing(body):
         for chunk in body.iter_chunks(CHUNK_BYTES):
             digest.update(chunk)
-            if held:
-                yield held
-            held = chunk
+            if withheld:
+                yield withheld
+            withheld = chunk
         try:
             digest.finish()
         except ObjectMismatch as error:
-            log.error("A download was broken off", reason=str(error))  # noqa: TRY400 - no trace is needed
+            log.error("Download aborted", reason=str(error))  # noqa: TRY400 - no trace needed
             raise
-        yield held
+        yield withheld
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Whether the three servers are there and set up, and what to do where one is not."""
+"""Health checks of the three servers: reachable and set up, and what to do if not."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3
 
 
 class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One server. `problem`, `consequence` and `advice` are sentences for people, None where there is none.
+    """The health of one server. `problem`, `consequence` and `advice` are sentences, None if there is no problem.
 
-    `summary` follows the server's name in a headline.
+    `summary` follows the server's name in a headline, for example "is unreachable".
     """
 
     server: ServerName
@@ -37,8 +37,8 @@ class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
     took_ms: float | None = None
 
 
-class _Trouble(Exception):
-    """A server that answers, but is not set up."""
+class _NotSetUp(Exception):
+    """A server that is reachable but not set up."""
 
     def __init__(self, problem: str, advice: str) -> None:
         super().__init__(problem)
@@ -51,23 +51,25 @@ def _check_postgres(services: Services) -> None:
         if found == needed:
             check_writable(connection)
     if found is None:
-        raise _Trouble("has no filemill schema yet", "Run `filemill migrate`.")
+        raise _NotSetUp("has no filemill schema yet", "Run `filemill migrate`.")
     if found != needed:
-        raise _Trouble(f"has schema revision {found}, this version needs {needed}", "Run `filemill migrate`.")
+        raise _NotSetUp(f"has schema revision {found}; this version needs {needed}", "Run `filemill migrate`.")
 
 
 def _check_kafka(services: Services) -> None:
     existing = services.kafka.topic_partitions()
     missing = [name for name in all_topics(services.settings) if name not in existing]
     if missing:
-        raise _Trouble(f"lacks the topics {', '.join(missing)}", "Run `filemill topics create`.")
+        raise _NotSetUp(f"is missing the topics {', '.join(missing)}", "Run `filemill topics create`.")
 
 
 def _check_s3(services: Services) -> None:
     settings = services.settings
     if not bucket_exists(settings, services.quick_objects):
-        advice = f"Create the bucket {settings.s3_bucket}: `filemill up` does, or your S3 service's own tool."
-        raise _Trouble(f"has no bucket {settings.s3_bucket}", advice)
+        advice = (
+            f"Create the bucket {settings.s3_bucket} with the tools of your S3 service. `filemill up` creates it, too."
+        )
+        raise _NotSetUp(f"has no bucket {settings.s3_bucket}", advice)
 
 
 _CHECKS: dict[ServerName, Callable[[Services], None]] = {
@@ -76,14 +78,14 @@ _CHECKS: dict[ServerName, Callable[[Services], None]] = {
     "s3": _check_s3,
 }
 _CONSEQUENCES: dict[ServerName, str] = {
-    "postgres": "Nothing can be accepted until it is back.",
-    "kafka": "Requests are still accepted: they wait in the outbox and go out when it is back.",
-    "s3": "Requests are still accepted, but no file can be written or downloaded until it is back.",
+    "postgres": "No requests can be accepted until it is reachable again.",
+    "kafka": "Requests are still accepted. They wait in the outbox until it is reachable again.",
+    "s3": "Requests are still accepted, but files cannot be written or downloaded until it is reachable again.",
 }
 
 
 def address_of(services: Services, server: ServerName) -> str:
-    """Where a server is looked for; no secrets in it."""
+    """The configured address of a server, without passwords."""
     settings = services.settings
     addresses: dict[ServerName, str] = {
         "postgres": settings.database_url,
@@ -94,13 +96,13 @@ def address_of(services: Services, server: ServerName) -> str:
 
 
 def check(services: Services, server: ServerName) -> ServerHealth:
-    """Ask one server. Never raises for a server that is away."""
+    """Check one server. Does not raise if it is unreachable."""
     address = address_of(services, server)
     started = time.monotonic()
     try:
         _CHECKS[server](services)
-    except _Trouble as trouble:
-        return ServerHealth(server=server, address=address, ok=False, problem=str(trouble), advice=trouble.advice)
+    except _NotSetUp as error:
+        return ServerHealth(server=server, address=address, ok=False, problem=str(error), advice=error.advice)
     except Unavailable as error:
         return _unavailable(services, server, error)
     took = round((time.monotonic() - started) * 1000, 1)
@@ -108,26 +110,26 @@ def check(services: Services, server: ServerName) -> ServerHealth:
 
 
 def check_all(services: Services, executor: Executor, timeout_seconds: float) -> list[ServerHealth]:
-    """Ask all servers at once; one that has not answered in time counts as away."""
-    asked = {server: executor.submit(check, services, server) for server in _CHECKS}
-    wait(asked.values(), timeout=timeout_seconds)
-    late = f"no answer within {timeout_seconds:g} s"
+    """Check all servers at once. One that does not answer within the timeout counts as unreachable."""
+    checks = {server: executor.submit(check, services, server) for server in _CHECKS}
+    wait(checks.values(), timeout=timeout_seconds)
+    timed_out = f"no answer within {timeout_seconds:g} s"
     return [
-        answer.result() if answer.done() else _unavailable(services, server, Unavailable(late))
-        for server, answer in asked.items()
+        future.result() if future.done() else _unavailable(services, server, Unavailable(timed_out))
+        for server, future in checks.items()
     ]
 
 
 def failing(health: Sequence[ServerHealth]) -> list[ServerHealth]:
-    """Those that are not well."""
+    """The servers that are not healthy."""
     return [server for server in health if not server.ok]
 
 
 def _unavailable(services: Services, server: ServerName, error: Unavailable) -> ServerHealth:
-    """Where nobody knows better, what to do about a server depends on who started it."""
+    """The health of an unreachable server. Without advice in the error, it depends on who started the server."""
     setting = {"postgres": "FILEMILL_DATABASE_HOST", "kafka": "FILEMILL_KAFKA_BROKER", "s3": "FILEMILL_S3_ENDPOINT"}
     log = _embedded_log(services.settings, server)
-    remedy = f"Its log is {log}; `filemill up` starts it anew." if log else f"Start it, or check {setting[server]}."
+    remedy = f"Its log is {log}; `filemill up` restarts it." if log else f"Start it, or check {setting[server]}."
     return ServerHealth(
         server=server,
         address=address_of(services, server),
@@ -140,7 +142,7 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
 
 
 def _embedded_log(settings: Settings, server: ServerName) -> str | None:
-    """The log of a server that `filemill up` started; None where the settings name another's."""
+    """The log of a server that `filemill up` started; None if the settings name another server."""
     stack = read_state(settings.home)
     fields = {"postgres": "database_port", "kafka": "kafka_broker", "s3": "s3_endpoint"}
     field = fields[server]

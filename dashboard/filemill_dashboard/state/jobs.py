@@ -1,7 +1,7 @@
-"""Work that takes longer than a click: cancelling ten thousand files, sending dead letters through again.
+"""Background jobs: work that takes longer than a click, such as cancelling ten thousand files.
 
-One job at a time in this process, on a thread of its own; every viewer sees it, and may stop it. What it has done by
-then stays done. A job dies with the process: each of its batches is a transaction, so it can be started again.
+One job runs at a time in this process, on its own thread. Every viewer sees it and may stop it; what it has done by
+then stays done. A job ends with the process. Each batch is a transaction, so a job can be started again.
 """
 
 import threading
@@ -15,24 +15,24 @@ from filemill.errors import Unavailable
 
 log = structlog.get_logger("jobs")
 
-# What has ended is shown for this long.
+# A finished job is shown for this long.
 SHOWN_SECONDS = 20.0
-# A server that is away is waited for: a job of an hour should outlive a restart.
-PATIENCE_SECONDS = 60.0
-PAUSE_SECONDS = 1.0
+# A batch is retried for this long while a server is unreachable: a long job should survive a restart.
+RETRY_SECONDS = 60.0
+RETRY_PAUSE_SECONDS = 1.0
 
 
 class JobRunning(Exception):
-    """Another job runs; the text says which."""
+    """Another job is running; the text names it."""
 
 
 class JobStopped(Exception):
-    """Somebody has stopped the job."""
+    """The job was stopped."""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as it stands. `total` None: not known; `refused` are those that could not be done."""
+    """The state of a job. `total` None: unknown. `refused` counts the items that could not be done."""
 
     name: str
     total: int | None
@@ -44,53 +44,53 @@ class JobView:
 
 
 class Job:
-    """The handle that the work gets."""
+    """A job, as its work function uses it."""
 
     def __init__(self, name: str, total: int | None) -> None:
         self.name = name
         self.total = total
         self.done = self.refused = 0
         self.error: str | None = None
-        self.began = time.monotonic()
-        self.ended: float | None = None
+        self.started_at = time.monotonic()
+        self.ended_at: float | None = None
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Ask it to end after its present batch."""
+        """Request the end of the job after its current batch."""
         self._stop.set()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass. Raises Stopped."""
+        """Wait. Raises JobStopped."""
         if self._stop.wait(max(0.0, seconds)):
             raise JobStopped
 
     def advance(self, done: int, refused: int = 0) -> None:
-        """Count a batch. Raises Stopped."""
+        """Count the items of a batch. Raises JobStopped."""
         self.done += done
         self.refused += refused
         self.wait(0)
 
     def run_batch(self, batch: Callable[[], None]) -> None:
-        """Do a batch, again and again while a server is away. Raises Stopped, and Unavailable after a minute of it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Run a batch; retry it while a server is unreachable. Raises JobStopped, and Unavailable after a minute."""
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 batch()
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
-                self.wait(PAUSE_SECONDS)
+                self.wait(RETRY_PAUSE_SECONDS)
             else:
                 return
 
     def view(self) -> JobView:
-        """How it stands."""
-        seconds = (self.ended or time.monotonic()) - self.began
-        return JobView(self.name, self.total, self.done, self.refused, self.ended is None, self.error, seconds)
+        """The current state."""
+        seconds = (self.ended_at or time.monotonic()) - self.started_at
+        return JobView(self.name, self.total, self.done, self.refused, self.ended_at is None, self.error, seconds)
 
 
 class Jobs:
-    """The job of this process: running, or the last one for a while."""
+    """The job of this process: the one that is running, or the last one for a while."""
 
     def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
         self._lock = threading.Lock()
@@ -98,38 +98,39 @@ class Jobs:
         self._on_end = on_end
 
     def start(self, name: str, total: int | None, work: Callable[[Job], None]) -> None:
-        """Start a job. Raises Busy."""
+        """Start a job. Raises JobRunning."""
         with self._lock:
-            if self._job is not None and self._job.ended is None:
-                raise JobRunning(f"another job runs: {self._job.name}")
+            if self._job is not None and self._job.ended_at is None:
+                raise JobRunning(f"another job is running: {self._job.name}")
             self._job = Job(name, total)
         threading.Thread(target=self._run, args=(self._job, work), name="job", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the running job, or no longer show the last one."""
+        """Stop the running job, or hide the last one."""
         with self._lock:
-            if self._job is not None and self._job.ended is not None:
+            if self._job is not None and self._job.ended_at is not None:
                 self._job = None
             elif self._job is not None:
                 self._job.stop()
 
     def view(self) -> JobView | None:
-        """The job that runs, or has ended just now."""
+        """The running job, or one that has just ended."""
         with self._lock:
             job = self._job
-        if job is None or (job.ended is not None and time.monotonic() - job.ended > SHOWN_SECONDS and not job.error):
+        if job is None:
             return None
-        return job.view()
+        hidden = job.ended_at is not None and time.monotonic() - job.ended_at > SHOWN_SECONDS and not job.error
+        return None if hidden else job.view()
 
     def _run(self, job: Job, work: Callable[[Job], None]) -> None:
         try:
             work(job)
         except JobStopped:
             job.error = "stopped"
-        except Unavailable as away:
-            job.error = str(away)
+        except Unavailable as error:
+            job.error = str(error)
         except Exception:
-            log.exception("A job failed", name=job.name)
-            job.error = "it failed: the dashboard's log says more"
-        job.ended = time.monotonic()
+            log.exception("Job failed", name=job.name)
+            job.error = "internal error: see the dashboard's log"
+        job.ended_at = time.monotonic()
         self._on_end()

@@ -1,4 +1,4 @@
-"""What the page Experiments reads: the folders of the lab's runs, shared by all viewers as every other reading is."""
+"""Cached data of the Experiments page: the folders of the lab's runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,56 +8,56 @@ from filemill.runtime.journal import JournalEntry
 from filemill_dashboard.state.cache import Cached, CachedValue, K, T
 
 if TYPE_CHECKING:
-    from filemill.lab.runs import RunSeries, RecordedRun
+    from filemill.lab.runs import RecordedRun, RunSeries
 
 RUNS_TTL_SECONDS = 5.0
-# A run that has ended does not change; one that goes on is looked at again now and then.
-COURSE_TTL_SECONDS = 30.0
-# Frames of a long run take their time.
-COURSE_PATIENCE_SECONDS = 4.0
+# The series of a finished run does not change; that of a run in progress is read again now and then.
+SERIES_TTL_SECONDS = 30.0
+# Reading the data frames of a long run takes seconds.
+SERIES_WAIT_SECONDS = 4.0
 
 
 class CacheFactory(Protocol):
-    """Makes a shared reading in the process's own pool."""
+    """Creates a cache that reads in the process's own thread pool."""
 
-    def __call__(self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = ...) -> Cached[K, T]:
-        """The reading; `read` runs in the pool."""
+    def __call__(self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = ...) -> Cached[K, T]:
+        """A cache in front of `read`."""
 
 
 class LabCache:
-    """The runs below a folder. Any thread may ask."""
+    """The runs below a folder. Any thread."""
 
-    def __init__(self, folder: Path, shared: CacheFactory) -> None:
+    def __init__(self, folder: Path, cached: CacheFactory) -> None:
         self.folder = folder
 
-        def list_them(_key: str) -> "list[RecordedRun]":
-            # Here and below: it comes with pandas, whose import would hold up the page's start by most of a second.
+        def read_runs(_key: str) -> "list[RecordedRun]":
+            # Here and below: this imports pandas, which would delay the page's start by most of a second.
             from filemill.lab.runs import list_runs  # noqa: PLC0415
 
             return list_runs(folder)
 
-        def course_of(run: str) -> "RunSeries":
+        def read_run_series(run: str) -> "RunSeries":
             from filemill.lab.runs import read_series  # noqa: PLC0415
 
             return read_series(folder / run)
 
-        def journal_of(run: str) -> list[JournalEntry]:
+        def read_run_journal(run: str) -> list[JournalEntry]:
             from filemill.lab.runs import read_journal  # noqa: PLC0415
 
             return read_journal(folder / run)
 
-        self._runs: Cached[str, list[RecordedRun]] = shared(list_them, RUNS_TTL_SECONDS)
-        self._courses: Cached[str, RunSeries] = shared(course_of, COURSE_TTL_SECONDS, COURSE_PATIENCE_SECONDS)
-        self._journals: Cached[str, list[JournalEntry]] = shared(journal_of, RUNS_TTL_SECONDS)
+        self._runs: Cached[str, list[RecordedRun]] = cached(read_runs, RUNS_TTL_SECONDS)
+        self._series: Cached[str, RunSeries] = cached(read_run_series, SERIES_TTL_SECONDS, SERIES_WAIT_SECONDS)
+        self._journals: Cached[str, list[JournalEntry]] = cached(read_run_journal, RUNS_TTL_SECONDS)
 
     def runs(self) -> "CachedValue[list[RecordedRun]]":
-        """All of them, newest first."""
+        """All runs, newest first."""
         return self._runs.get("")
 
-    def course(self, run: "RecordedRun") -> "CachedValue[RunSeries]":
-        """How one of them went over time."""
-        return self._courses.get(run.name)
+    def series(self, run: "RecordedRun") -> "CachedValue[RunSeries]":
+        """The time series of a run."""
+        return self._series.get(run.name)
 
     def journal(self, run: "RecordedRun") -> CachedValue[list[JournalEntry]]:
-        """What was done in one of them."""
+        """The operations and faults of a run."""
         return self._journals.get(run.name)

@@ -1,6 +1,7 @@
-"""What the pages read: each question asked once for all viewers, the last good answer kept.
+"""The data that the pages show, cached for all viewers of this process.
 
-A page reads `current()`, in the process's own thread pool: a server that hangs costs a page its patience, never more.
+Pages call `current()`. Reads run in a thread pool of their own, so a server that hangs delays a page by at most
+`WAIT_SECONDS`.
 """
 
 import contextlib
@@ -49,19 +50,19 @@ from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import Topic, postgres_version, topics
 
 TTL_SECONDS = 1.0
-PATIENCE_SECONDS = 1.5
+WAIT_SECONDS = 1.5
 OBJECT_TTL_SECONDS = 30.0
-LETTERS_TTL_SECONDS = 3.0
-LETTER_CONTENTS = 8
-# The first reading of a long topic takes its time.
-LETTERS_PATIENCE_SECONDS = 4.0
+DEAD_LETTERS_TTL_SECONDS = 3.0
+DEAD_LETTER_CONTENTS_MAX = 8
+# The first read of a long topic takes seconds.
+DEAD_LETTERS_WAIT_SECONDS = 4.0
 SETUP_TTL_SECONDS = 5.0
 HEALTH_TTL_SECONDS = 2.0
-# A probe that takes longer than this is shown as under way; the page does not wait for it.
-HEALTH_PATIENCE_SECONDS = 0.5
+# A page does not wait longer than this for a health check.
+HEALTH_WAIT_SECONDS = 0.5
 RATE_SECONDS = 60.0
-# Two samples closer than this say nothing about a rate.
-RATE_LEAST_SECONDS = 3.0
+# Two samples closer than this give no meaningful rate.
+RATE_SECONDS_MIN = 3.0
 HISTORY_POINTS = 300
 LEDGER_TTL_SECONDS = 5.0
 # The periods, in seconds, that pages offer.
@@ -71,7 +72,7 @@ BACKGROUND_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class FileQuery:
-    """A view of the list: what its URL says."""
+    """A page of the list of files: filter, search, order and position."""
 
     status: Status | None = None
     search: str = ""
@@ -82,7 +83,7 @@ class FileQuery:
 
 @dataclass(frozen=True)
 class Rates:
-    """Files per second over the last minute or less; None until there are two samples to compare."""
+    """Files per second over the last minute or less; None until there are two samples."""
 
     accepted: float | None = None
     completed: float | None = None
@@ -91,28 +92,28 @@ class Rates:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What every page shows of the pipeline."""
+    """The state of the pipeline that every page shows."""
 
     overview: Overview
     rates: Rates
 
 
-class _Meter:
-    """Rates by comparing exact counts over time. Deltas, so a file that is deleted or retried counts as nothing."""
+class _RateMeter:
+    """Rates from the differences of exact counts over time. Deleted and retried files do not make a rate negative."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[datetime, dict[Status, int]]] = deque()
         self._lock = threading.Lock()
 
-    def take(self, now: Overview) -> Snapshot:
-        """Add a sample; rates since the oldest that is kept."""
+    def add(self, now: Overview) -> Snapshot:
+        """Add a sample; returns it with the rates since the oldest sample kept."""
         with self._lock:
             self._samples.append((now.as_of, now.counts.by_status))
             while now.as_of - self._samples[0][0] > timedelta(seconds=RATE_SECONDS):
                 self._samples.popleft()
             then, before = self._samples[0]
         seconds = (now.as_of - then).total_seconds()
-        if seconds < RATE_LEAST_SECONDS:
+        if seconds < RATE_SECONDS_MIN:
             return Snapshot(now, Rates())
         after = now.counts.by_status
         return Snapshot(
@@ -126,7 +127,7 @@ class _Meter:
 
 
 class WorkerPage(msgspec.Struct, frozen=True):
-    """A page of a list of workers, and how many of each condition there are on all pages."""
+    """A page of the list of workers, and the number of workers by condition on all pages."""
 
     items: list[WorkerView]
     counts: dict[WorkerCondition, int]
@@ -137,198 +138,204 @@ def _worker_page(connection: sa.Connection, query: WorkerQuery) -> WorkerPage:
 
 
 class PageData:
-    """The readings of one process. Any thread may ask."""
+    """The cached data of one process. Any thread."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._pool = ThreadPoolExecutor(4, "reading")
-        self._probes = ThreadPoolExecutor(len(LABELS), "probe")
-        self._meter = _Meter()
+        self._pool = ThreadPoolExecutor(4, "page-data")
+        self._health_pool = ThreadPoolExecutor(len(LABELS), "health")
+        self._rate_meter = _RateMeter()
         self.jobs = Jobs(on_end=self.invalidate)
-        self._snapshot = self._shared(self._read_snapshot, TTL_SECONDS)
-        self._files = self._shared(self._read_files, TTL_SECONDS)
-        self._file = self._asked(get_file)
-        self._story = self._asked(file_timeline)
-        self._workers: Cached[WorkerQuery, WorkerPage] = self._asked(_worker_page)
-        self._hands = self._asked(worker_files)
-        self._spoken = self._asked(worker_events)
-        self._performance = {period: self._asked(_over(performance, period), _ttl(period)) for period in PERIODS}
-        self._ledger: Cached[str, Ledger] = self._asked(lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS)
-        self._ownership = {period: self._asked(self._ownership_over(period), _ttl(period)) for period in PERIODS}
-        self._marks = {period: self._asked(_over(stack_audit_entries, period), _ttl(period)) for period in PERIODS}
-        self._acts: Cached[str, list[AuditEntry]] = self._asked(_over(audit_entries, PERIODS[-1]))
-        self._topics: Cached[str, list[Topic]] = self._shared(lambda _key: topics(services), SETUP_TTL_SECONDS)
-        self._version: Cached[str, str] = self._shared(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
-        self._browsed: Cached[BrowseQuery, BrowseResult] = Cached(
-            lambda look: browse(services.settings, services.kafka.offsets(None, look.topic), look),
+        self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
+        self._files = self._cached(self._read_files, TTL_SECONDS)
+        self._file = self._cached_query(get_file)
+        self._file_timeline = self._cached_query(file_timeline)
+        self._workers: Cached[WorkerQuery, WorkerPage] = self._cached_query(_worker_page)
+        self._worker_files = self._cached_query(worker_files)
+        self._worker_events = self._cached_query(worker_events)
+        self._performance = {
+            period: self._cached_query(_for_period(performance, period), _ttl(period)) for period in PERIODS
+        }
+        self._ledger: Cached[str, Ledger] = self._cached_query(
+            lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS
+        )
+        self._ownership = {
+            period: self._cached_query(self._ownership_query(period), _ttl(period)) for period in PERIODS
+        }
+        self._chart_operations = {
+            period: self._cached_query(_for_period(stack_audit_entries, period), _ttl(period)) for period in PERIODS
+        }
+        self._operations: Cached[str, list[AuditEntry]] = self._cached_query(_for_period(audit_entries, PERIODS[-1]))
+        self._topics: Cached[str, list[Topic]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._version: Cached[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
+        self._browse_results: Cached[BrowseQuery, BrowseResult] = Cached(
+            lambda query: browse(services.settings, services.kafka.offsets(None, query.topic), query),
             self._pool,
             ttl_seconds=TTL_SECONDS * 2,
-            wait_seconds=LETTERS_PATIENCE_SECONDS,
+            wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
             max_keys=16,
         )
-        self._letters: Cached[str, DeadLetterSnapshot] = self._shared(
-            lambda _key: services.dead_letters.read(services.kafka), LETTERS_TTL_SECONDS, LETTERS_PATIENCE_SECONDS
+        self._dead_letters: Cached[str, DeadLetterSnapshot] = self._cached(
+            lambda _key: services.dead_letters.read(services.kafka), DEAD_LETTERS_TTL_SECONDS, DEAD_LETTERS_WAIT_SECONDS
         )
-        # A few payloads, each of which may have two megabytes.
-        self._letter_contents: Cached[tuple[int, int], DeadLetterContent | None] = Cached(
-            lambda place: services.dead_letters.content(services.kafka, place),
+        # Only a few payloads, because each may have two megabytes.
+        self._dead_letter_contents: Cached[tuple[int, int], DeadLetterContent | None] = Cached(
+            lambda position: services.dead_letters.content(services.kafka, position),
             self._pool,
             ttl_seconds=OBJECT_TTL_SECONDS,
-            wait_seconds=LETTERS_PATIENCE_SECONDS,
-            max_keys=LETTER_CONTENTS,
+            wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
+            max_keys=DEAD_LETTER_CONTENTS_MAX,
         )
-        self._stack: Cached[str, StackState | None] = self._shared(lambda _key: services.stack(), TTL_SECONDS)
-        self._faults: Cached[str, list[JournalEntry]] = self._shared(lambda _key: self._read_faults(), TTL_SECONDS)
-        self.lab = LabCache(services.settings.results.absolute(), self._shared)
-        self._object: Cached[tuple[int, str], ObjectPreview | None] = self._shared(
+        self._stack: Cached[str, StackState | None] = self._cached(lambda _key: services.stack(), TTL_SECONDS)
+        self._faults: Cached[str, list[JournalEntry]] = self._cached(lambda _key: self._read_faults(), TTL_SECONDS)
+        self.lab = LabCache(services.settings.results.absolute(), self._cached)
+        self._object: Cached[tuple[int, str], ObjectPreview | None] = self._cached(
             self._read_object, OBJECT_TTL_SECONDS
         )
-        # A bin of a long history lasts for minutes: there is nothing new in it each second.
+        # A bin of a long history lasts for minutes, so it needs no refresh each second.
         self._lags = {
-            period: self._shared(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
+            period: self._cached(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
             for period in PERIODS
         }
-        self._outbox = {period: self._asked(self._outbox_over(period), _ttl(period)) for period in PERIODS}
+        self._outbox = {period: self._cached_query(self._outbox_query(period), _ttl(period)) for period in PERIODS}
         self._health: Cached[ServerName, ServerHealth] = Cached(
             lambda server: check(services, server),
-            self._probes,
+            self._health_pool,
             ttl_seconds=HEALTH_TTL_SECONDS,
-            wait_seconds=HEALTH_PATIENCE_SECONDS,
+            wait_seconds=HEALTH_WAIT_SECONDS,
             refresh_in_background=True,
         )
 
     def snapshot(self) -> CachedValue[Snapshot]:
-        """Counts, outbox, group, lags, rates."""
+        """Counts, outbox, group, lags and rates."""
         return self._snapshot.get("")
 
     def files(self, query: FileQuery) -> CachedValue[FilePage]:
-        """One view of the list. Raises InvalidCursor."""
+        """A page of the list of files. Raises InvalidCursor."""
         return self._files.get(query)
 
     def file(self, file_id: int) -> CachedValue[FileRow | None]:
-        """One file, whole; the value is None where there is none of that id."""
+        """The row of a file; the value is None if there is none."""
         return self._file.get(file_id)
 
     def file_timeline(self, file_id: int) -> CachedValue[FileTimeline]:
-        """All that is known of one file."""
-        return self._story.get(file_id)
+        """Everything that is stored about a file."""
+        return self._file_timeline.get(file_id)
 
     def workers(self, query: WorkerQuery) -> CachedValue[WorkerPage]:
-        """Some of the file processors, as they report themselves, and how many there are."""
+        """A page of the file processors, and their number by condition."""
         return self._workers.get(query)
 
     def worker_files(self, worker_id: str) -> CachedValue[list[FileInProgress]]:
-        """What a worker has in progress."""
-        return self._hands.get(worker_id)
+        """The files that a worker has in progress."""
+        return self._worker_files.get(worker_id)
 
     def worker_events(self, worker_id: str) -> CachedValue[list[WorkerEvent]]:
-        """What a worker said of late, its heartbeats left out."""
-        return self._spoken.get(worker_id)
+        """The latest events of a worker, without heartbeats."""
+        return self._worker_events.get(worker_id)
 
     def performance(self, period_seconds: int) -> CachedValue[Performance]:
-        """How files fared over one of the periods that the page offers."""
+        """Throughput, latency and failures over one of `PERIODS`."""
         return self._performance[period_seconds].get("")
 
     def ledger(self) -> CachedValue[Ledger]:
-        """What was accepted, and where it is."""
+        """The number of accepted files and their statuses."""
         return self._ledger.get("")
 
     def ownership(self, period_seconds: int) -> CachedValue[OwnershipHistory]:
-        """What workers told of their partitions."""
+        """Events and samples about the owners of partitions over one of `PERIODS`."""
         return self._ownership[period_seconds].get("")
 
     def chart_operations(self, period_seconds: int) -> list[AuditEntry]:
-        """What people did to workers, topics and the group: the marks of a chart."""
-        return self._marks[period_seconds].get("").value or []
+        """Operations on workers, topics and the group over one of `PERIODS`, for the annotations of charts."""
+        return self._chart_operations[period_seconds].get("").value or []
 
     def operations(self) -> CachedValue[list[AuditEntry]]:
-        """What people did within a day, newest first."""
-        return self._acts.get("")
+        """The operations of the last 24 hours, newest first."""
+        return self._operations.get("")
 
     def topics(self) -> CachedValue[list[Topic]]:
-        """Our topics and their partitions."""
+        """The topics that filemill uses, and their partitions."""
         return self._topics.get("")
 
     def postgres_version(self) -> CachedValue[str]:
         """The database's version."""
         return self._version.get("")
 
-    def browse(self, look: BrowseQuery) -> CachedValue[BrowseResult]:
+    def browse(self, query: BrowseQuery) -> CachedValue[BrowseResult]:
         """Some records of a topic."""
-        return self._browsed.get(look)
+        return self._browse_results.get(query)
 
     def dead_letters(self) -> CachedValue[DeadLetterSnapshot]:
         """The dead letters, oldest first."""
-        return self._letters.get("")
+        return self._dead_letters.get("")
 
     def dead_letter_content(self, letter: DeadLetter) -> CachedValue[DeadLetterContent | None]:
-        """A dead letter's payload, headers and trace; the value is None where the record is gone."""
-        return self._letter_contents.get(letter.latest)
+        """The payload, headers and trace of a dead letter; the value is None if the record is gone."""
+        return self._dead_letter_contents.get(letter.latest)
 
     def stack(self) -> StackState | None:
-        """The embedded stack that this page belongs to; None where it belongs to none."""
+        """The embedded stack that this process belongs to; None if it belongs to none."""
         return self._stack.get("").value
 
     def faults(self) -> CachedValue[list[JournalEntry]]:
-        """The faults of the embedded stack's journal, newest first; none where there is no such stack."""
+        """The faults in the journal of the embedded stack, newest first; empty without such a stack."""
         return self._faults.get("")
 
     def object_preview(self, file_id: int, key: str) -> CachedValue[ObjectPreview | None]:
-        """The beginning of a file's object; the value is None where it is missing."""
+        """The beginning of a file's object; the value is None if it is missing."""
         return self._object.get((file_id, key))
 
-    def _read_object(self, what: tuple[int, str]) -> ObjectPreview | None:
-        file_id, key = what
+    def _read_object(self, key: tuple[int, str]) -> ObjectPreview | None:
+        file_id, object_key = key
         with self.services.reading() as connection:
             file = get_file(connection, file_id)
-        return None if file is None else read_preview(self.services, file, key)
+        return None if file is None else read_preview(self.services, file, object_key)
 
     def lag_history(self, period_seconds: int) -> CachedValue[LagHistory]:
-        """Lag per partition over one of the periods that the page offers."""
+        """Lag per partition over one of `PERIODS`."""
         return self._lags[period_seconds].get(period_seconds)
 
     def outbox_history(self, period_seconds: int) -> CachedValue[OutboxHistory]:
-        """The outbox over one of the periods that the page offers."""
+        """The outbox over one of `PERIODS`."""
         return self._outbox[period_seconds].get("")
 
     def health(self) -> dict[ServerName, CachedValue[ServerHealth]]:
-        """Each server's latest probe."""
+        """The latest health check of each server."""
         return {server: self._health.get(server) for server in LABELS}
 
     def invalidate(self) -> None:
-        """Read anew the next time: something was just accepted here."""
-        for reading in (self._snapshot, self._files, self._file, self._story, self._letters):
-            reading.invalidate()
+        """Refresh files, dead letters and counts at the next read, because this process has changed something."""
+        for cached in (self._snapshot, self._files, self._file, self._file_timeline, self._dead_letters):
+            cached.invalidate()
 
     def run_background(self, stop: threading.Event) -> None:
-        """Take a snapshot now and then though nobody looks, so that the first who does finds rates.
+        """Read snapshots without viewers, so that the first one sees rates; record the end of faults in the audit log.
 
-        And put on record how the faults ended that a page has injected.
+        Returns when `stop` is set.
         """
         recorder = FaultEndRecorder()
         while not stop.wait(BACKGROUND_SECONDS):
             self.snapshot()
-            with contextlib.suppress(Unavailable):  # the next round goes on
+            with contextlib.suppress(Unavailable):  # the next round tries again
                 recorder.record(self.services.engine, self.faults().value or [])
 
     def close(self) -> None:
-        """Read no more; what is under way is not waited for."""
-        for pool in (self._pool, self._probes):
+        """Start no more reads; does not wait for those in progress."""
+        for pool in (self._pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _shared(
-        self, read: Callable[[K], T], ttl_seconds: float, patience_seconds: float = PATIENCE_SECONDS
-    ) -> Cached[K, T]:
-        return Cached(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=patience_seconds)
+    def _cached(self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = WAIT_SECONDS) -> Cached[K, T]:
+        return Cached(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
 
-    def _asked(self, ask: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Cached[K, T]:
-        """A question to the database."""
+    def _cached_query(self, query: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Cached[K, T]:
+        """A cache in front of a database query."""
 
         def read(key: K) -> T:
             with self.services.reading() as connection:
-                return ask(connection, key)
+                return query(connection, key)
 
-        return self._shared(read, ttl_seconds)
+        return self._cached(read, ttl_seconds)
 
     def _read_faults(self) -> list[JournalEntry]:
         stack = self.services.stack()
@@ -337,7 +344,7 @@ class PageData:
     def _read_snapshot(self, _key: str) -> Snapshot:
         with self.services.reading() as connection:
             settings = self.services.settings
-            return self._meter.take(
+            return self._rate_meter.add(
                 overview(
                     connection,
                     settings.group_id,
@@ -358,11 +365,11 @@ class PageData:
                 oldest_first=query.oldest_first,
             )
 
-    def _ownership_over(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:
+    def _ownership_query(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:
         group = self.services.settings.group_id
         return lambda connection, _key: ownership(connection, group, timedelta(seconds=period))
 
-    def _outbox_over(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:
+    def _outbox_query(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:
         interval = self.services.settings.monitor_interval_seconds
         return lambda connection, _key: outbox_history(
             connection, timedelta(seconds=period), interval_seconds=interval, points=HISTORY_POINTS
@@ -380,12 +387,12 @@ class PageData:
             )
 
 
-def _over(ask: Callable[[sa.Connection, timedelta], T], period: int) -> Callable[[sa.Connection, str], T]:
-    return lambda connection, _key: ask(connection, timedelta(seconds=period))
+def _for_period(query: Callable[[sa.Connection, timedelta], T], period: int) -> Callable[[sa.Connection, str], T]:
+    return lambda connection, _key: query(connection, timedelta(seconds=period))
 
 
 def _ttl(period: int) -> float:
-    """Of a long period there is nothing new in it each second, and asking costs more."""
+    """The time to live: long periods change slowly, and their queries cost more."""
     return max(2.0, min(15.0, period / 120))
 
 
@@ -394,7 +401,7 @@ _current: PageData | None = None
 
 
 def current() -> PageData:
-    """The readings of the process's services."""
+    """The page data of the process's services."""
     global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
     services = services_module.current()
     with _lock:

@@ -79,16 +79,12 @@ class Services:
     @cached_property
     def operations(self) -> Operations:
         """What people do to files and workers."""
-        return bootstrap.operations(
-            self.settings, self._engine, kafka=lambda: self.kafka, wake_relay=self._wake_relay
-        )
+        return bootstrap.operations(self.settings, self._engine, kafka=lambda: self.kafka, wake_relay=self._wake_relay)
 
     @cached_property
     def offset_reset(self) -> OffsetReset:
         """Moving the group's offsets."""
-        return bootstrap.offset_reset(
-            self.settings, self._engine, admin=self.kafka, operations=self.operations
-        )
+        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, operations=self.operations)
 
     @cached_property
     def dead_letters(self) -> DeadLetterIndex:

@@ -1,14 +1,15 @@
-"""What this process works with: versions, topics, settings in force. Secrets never leave this module."""
+"""Data of the Set-up page: versions, topics, effective settings. Secrets never leave this module."""
 
 import platform
 from dataclasses import dataclass
+from typing import Literal
 
-import sqlalchemy as sa
 import streamlit
 from pydantic import SecretStr
 
 import filemill
 from filemill.adapters.kafka.admin import all_topics
+from filemill.adapters.postgres.server import server_version
 from filemill.config.settings import PREFIX, Settings
 from filemill.domain.origins import redact_passwords
 from filemill.errors import Unavailable
@@ -19,16 +20,16 @@ HIDDEN = "••••••"
 
 @dataclass(frozen=True)
 class Topic:
-    """One of our topics; `partitions` None: it is missing. `dated_by`: broker or producers; None: not known."""
+    """A topic that filemill uses. `partitions` None: it is missing. `dated_by`: who sets timestamps; None: unknown."""
 
     name: str
     partitions: int | None
-    dated_by: str | None
+    dated_by: Literal["broker", "producers"] | None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting in force, as text. `given` where it is not the default."""
+    """An effective setting, as text. `given`: it is not the default."""
 
     name: str
     value: str
@@ -39,15 +40,15 @@ class Setting:
 def postgres_version(services: Services) -> str:
     """The server's version. Raises Unavailable."""
     with services.reading() as connection:
-        return str(connection.execute(sa.text("SHOW server_version")).scalar_one())
+        return server_version(connection)
 
 
 def topics(services: Services) -> list[Topic]:
-    """Our topics, their partitions, and who sets their records' timestamps. Raises Unavailable."""
+    """The topics that filemill uses, their partitions, and who sets their records' timestamps. Raises Unavailable."""
     existing = services.kafka.topic_partitions()
     try:
         by_producers: list[str] | None = services.kafka.topics_with_producer_timestamps()
-    except Unavailable:  # a broker may let us see topics, and not their configuration
+    except Unavailable:  # a broker may allow reading topics, but not their configuration
         by_producers = None
     return [
         Topic(
@@ -60,7 +61,7 @@ def topics(services: Services) -> list[Topic]:
 
 
 def own_versions() -> dict[str, str]:
-    """What this process is made of."""
+    """The versions of this process and its runtime."""
     return {
         "filemill": filemill.__version__,
         "Python": platform.python_version(),
@@ -69,7 +70,7 @@ def own_versions() -> dict[str, str]:
 
 
 def settings_in_force(settings: Settings) -> list[Setting]:
-    """All settings; of secrets, and of properties that may be some, only that they are set."""
+    """All settings. Secrets, and properties that may be secret, are hidden."""
     shown = []
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
