@@ -1,4 +1,4 @@
-"""The router, and nothing else: which pages there are, and which of them runs."""
+"""The Streamlit entry script: declares the pages and runs the selected one."""
 
 from pathlib import Path
 

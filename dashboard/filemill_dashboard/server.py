@@ -1,8 +1,8 @@
-"""The process behind the page: Streamlit, REST, and an outbox relay, on one port.
+"""The dashboard process: Streamlit, REST and an outbox relay, on one port.
 
-Requests to `/api`, `/assets`, `/healthz` and `/readyz` never enter Streamlit: its middleware would cost each a
-millisecond, and its catch-all would answer an unknown path with a page. Under uvicorn with uvloop an answer takes half
-a millisecond where `streamlit run` takes 44 (no TCP_NODELAY there).
+Requests to `/api`, `/assets`, `/healthz` and `/readyz` bypass Streamlit: its middleware would cost a millisecond each,
+and its catch-all route would respond to an unknown path with a page. Under uvicorn with uvloop a response takes half a
+millisecond; with `streamlit run` it takes 44 (no TCP_NODELAY).
 """
 
 import contextlib
@@ -39,18 +39,19 @@ from filemill_dashboard.state.page_data import PageData, current
 from filemill_dashboard.state.services import Relay, Services
 
 HERE = Path(__file__).parent
-# What is still open when we are told to stop: pages hold their connections for ever.
+# Open connections are closed this long after a stop signal: pages keep theirs open forever.
 SHUTDOWN_SECONDS = 2
 JOIN_SECONDS = 4.0
 RELAY_PAUSE_SECONDS = 2.0
 BACKLOG = 1024
-# Cycles are few here; looking for them after each 700 new objects costs a poller more than its answer.
-COLLECT_OBJECTS = 50_000
+# There are few reference cycles. Collecting them after every 700 new objects, which is the default, would cost a poll
+# more than its response.
+GC_THRESHOLD = 50_000
 
 REST_PATHS = {"/api", "/healthz", "/readyz"}
-REST_BELOW = ("/api/", "/assets/")
+REST_PREFIXES = ("/api/", "/assets/")
 
-# Set here and not in a config.toml, which Streamlit looks for where the process was started.
+# Set here, because Streamlit looks for a config.toml in the current folder.
 STREAMLIT_OPTIONS: dict[str, Any] = {
     "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
@@ -58,10 +59,10 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
-    "runner.fastReruns": False,  # a refresh that another one cuts short leaves parts of two moments on the page
+    "runner.fastReruns": False,  # a refresh that another one interrupts would leave data of two times on the page
     "runner.magicEnabled": False,
-    "runner.postScriptGC": False,  # a walk through all objects after each refresh: two thirds of what one cost
-    "server.enableStaticServing": True,  # the fonts
+    "runner.postScriptGC": False,  # a garbage collection after each refresh took two thirds of its time
+    "server.enableStaticServing": True,  # for the fonts
     "server.fileWatcherType": "none",
     "server.headless": True,
     "server.maxUploadSize": 1,
@@ -74,58 +75,58 @@ log = structlog.get_logger("dashboard")
 
 
 class CannotListen(InvalidSettings):
-    """The address that the settings name cannot be had; the text says why and what to do."""
+    """The configured address is not available; the text says why and what to do."""
 
 
 class PathRouter:
-    """Hands a request to REST or to the pages; the process's lifetime is the pages'."""
+    """Routes a request to REST or to the pages by its path. Lifespan events go to the pages."""
 
     def __init__(self, pages: ASGIApp, rest: ASGIApp) -> None:
         self._pages = pages
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, socket or lifetime."""
+        """Serve one request, WebSocket or lifespan."""
         path = scope.get("path", "")
-        is_rest = scope["type"] == "http" and (path.startswith(REST_BELOW) or path in REST_PATHS)
+        is_rest = scope["type"] == "http" and (path.startswith(REST_PREFIXES) or path in REST_PATHS)
         await (self._rest if is_rest else self._pages)(scope, receive, send)
 
 
 def build_app(settings: Settings) -> ASGIApp:
-    """The whole process as an ASGI app. It starts, and its relay with it, though every server be away.
+    """The whole process as an ASGI app. It starts, with its relay, even if all servers are unreachable.
 
-    One per process: Streamlit's configuration is global, and so are the services that the pages read.
+    Only one per process: Streamlit's configuration is global, and so are the services that the pages use.
     """
     load_config_options(STREAMLIT_OPTIONS)
     engine = bootstrap.create_engine(settings, f"dashboard {settings.worker_id}")
     relay = bootstrap.relay(settings, engine)
     services = Services(settings, engine, relay)
     services_module.install(services)
-    probes = ThreadPoolExecutor(2 * len(LABELS), "readyz")
+    health_pool = ThreadPoolExecutor(2 * len(LABELS), "readyz")
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: App) -> AsyncIterator[None]:
-        with _running(relay, current()) as stop:
+        with _background_threads(relay, current()) as stop:
             yield
             await anyio.to_thread.run_sync(stop)
-        probes.shutdown(wait=False, cancel_futures=True)
+        health_pool.shutdown(wait=False, cancel_futures=True)
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
-    rest = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
+    rest = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
     return ResponseHeaders(RequestFilter(PathRouter(pages, CoalescingMiddleware(rest)), settings))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotListen.
 
-    `on_listening` is told the URL once connections are taken: with port 0, that is where the port becomes known.
+    `on_listening` gets the URL when the server accepts connections. With port 0, the URL has the port that was chosen.
     """
     listener = listen(settings.host, settings.port)
     try:
         server = _Server(_config(settings), lambda: _announce(settings, listener, on_listening))
         on_stop_signal(server.stop)
-        gc.freeze()  # modules stay: no search for garbage need pass through them
-        gc.set_threshold(COLLECT_OBJECTS)
+        gc.freeze()  # modules are never garbage, so the collector need not visit them
+        gc.set_threshold(GC_THRESHOLD)
         server.run(sockets=[listener])
     finally:
         listener.close()
@@ -133,7 +134,7 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 is the system's choice. Raises CannotListen."""
+    """A listening socket; for port 0 the system chooses the port. Raises CannotListen."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -145,27 +146,27 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise CannotListen(_refusal(host, port, error)) from None
+        raise CannotListen(_listen_error(host, port, error)) from None
     listener.setblocking(False)
     return listener
 
 
 def url_of(settings: Settings, listener: socket.socket) -> str:
-    """Where a browser on this machine finds the page."""
+    """The URL of the page for a browser on this machine."""
     port = listener.getsockname()[1]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host)  # noqa: S104 - compared, not bound
     return f"http://{host or (f'[{settings.host}]' if ':' in settings.host else settings.host)}:{port}"
 
 
 class _Server(BoundedServer):
-    """Uvicorn, which tells when it listens, and leaves signals to this process."""
+    """uvicorn with a callback when it has started. It leaves signals to this process."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started = on_started
 
     def stop(self) -> None:
-        """Come to an end soon."""
+        """Request the end of `run`."""
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -175,7 +176,7 @@ class _Server(BoundedServer):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Uvicorn would raise a caught signal again at the end: a stop that was asked for is not a failure."""
+        """Do nothing: uvicorn would raise a caught signal again at the end, as if a requested stop were a failure."""
         yield
 
 
@@ -188,45 +189,45 @@ def _config(settings: Settings) -> uvicorn.Config:
         ws_ping_timeout=30,
         lifespan="on",
         log_config=None,
-        log_level="error",  # it has a warning for each request that cannot be read
+        log_level="error",  # it logs a warning for each malformed request
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # the gate decides whose word counts
+        proxy_headers=False,  # `TrustedProxies` handles these headers
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 
 
 def _announce(settings: Settings, listener: socket.socket, on_listening: Callable[[str], None]) -> None:
     url = url_of(settings, listener)
-    log.info("The page is up", url=url, rest=f"{url}/api/files")
+    log.info("Dashboard started", url=url, rest=f"{url}/api/files")
     on_listening(url)
 
 
-def _refusal(host: str, port: int, error: OSError) -> str:
+def _listen_error(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop what listens there, or choose another (--port, FILEMILL_PORT)"
+        return f"port {port} on {host} is in use: stop the program that listens there, or choose another port (--port, FILEMILL_PORT)"
     if error.errno == errno.EACCES:
-        return f"port {port} needs rights that this user lacks: choose one from 1024 on (--port, FILEMILL_PORT)"
+        return f"port {port} requires privileges: choose one from 1024 on (--port, FILEMILL_PORT)"
     return f"the page cannot listen on {host}:{port}: {error.strerror}"
 
 
 def _run_relay(relay: Relay, ended: threading.Event) -> None:
-    """Relay to the end; a bug in it is logged and must not leave this process accepting what nobody relays."""
+    """Run the relay until `ended` is set. After a bug it is restarted, so that accepted requests are still published."""
     while not ended.is_set():
         try:
             relay.run(ended)
         except Exception:
-            log.exception("The relay failed; it goes on")
+            log.exception("The relay failed; it is restarted")
             ended.wait(RELAY_PAUSE_SECONDS)
 
 
 @contextlib.contextmanager
-def _running(relay: Relay, data: PageData) -> Iterator[Callable[[], None]]:
-    """The threads beside the server: the relay, and the keeper of the shared readings. Yields what stops them."""
+def _background_threads(relay: Relay, data: PageData) -> Iterator[Callable[[], None]]:
+    """Run the relay and the background refresh of the page data. Yields a function that stops them."""
     ended = threading.Event()
     threads = [
         threading.Thread(target=_run_relay, args=(relay, ended), name="relay", daemon=True),
-        threading.Thread(target=data.run_background, args=(ended,), name="keeper", daemon=True),
+        threading.Thread(target=data.run_background, args=(ended,), name="page-data", daemon=True),
     ]
     for thread in threads:
         thread.start()

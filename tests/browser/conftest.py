@@ -37,7 +37,7 @@ def url(servers: RunningServers, browser_settings: Settings, tmp_path_factory: p
         for role in ("processor", "processor", "sync", "monitor"):
             processes.start(role)
         dashboard = processes.start("dashboard", port=0)
-        (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
+        (said, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
         yield said["url"]
 
 

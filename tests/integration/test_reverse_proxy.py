@@ -42,7 +42,7 @@ def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
     assert found is not None
     with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
         dashboard = processes.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
-        (said, *_) = wait_until(lambda: dashboard.lines("The page is up"), START_SECONDS, "the page is up")
+        (said, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
         port = free_port()
         server = re.sub(r"\n +ssl_.*", "", found[1]).replace("443 ssl", f"127.0.0.1:{port}")
         server = server.replace("http://127.0.0.1:8501", said["url"]).replace("$scheme", "https")

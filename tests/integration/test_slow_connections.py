@@ -34,7 +34,7 @@ def urls(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, str]]:
     program = f"ulimit -n {FEW_FILES}; exec '{sys.executable}' -m filemill run dashboard"
     with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
         both = [processes.run(name, ["sh", "-c", program], environment) for name in ("attacked", "control")]
-        said = [wait_until(lambda one=one: one.lines("The page is up"), START_SECONDS, "it is up")[0] for one in both]  # type: ignore[misc]
+        said = [wait_until(lambda one=one: one.lines("Dashboard started"), START_SECONDS, "it is up")[0] for one in both]  # type: ignore[misc]
         yield said[0]["url"], said[1]["url"]
         for dashboard in both:
             assert dashboard.alive
