@@ -205,14 +205,15 @@ def _announce(settings: Settings, listener: socket.socket, on_listening: Callabl
 
 def _listen_error(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the program that listens there, or choose another port (--port, FILEMILL_PORT)"
+        remedy = "stop the program that listens there, or choose another port (--port, FILEMILL_PORT)"
+        return f"port {port} on {host} is in use: {remedy}"
     if error.errno == errno.EACCES:
         return f"port {port} requires privileges: choose one from 1024 on (--port, FILEMILL_PORT)"
     return f"the page cannot listen on {host}:{port}: {error.strerror}"
 
 
 def _run_relay(relay: Relay, ended: threading.Event) -> None:
-    """Run the relay until `ended` is set. After a bug it is restarted, so that accepted requests are still published."""
+    """Run the relay until `ended` is set. It is restarted after a bug, because accepted requests must be published."""
     while not ended.is_set():
         try:
             relay.run(ended)

@@ -24,7 +24,8 @@ from filemill.errors import Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import LIMIT_DEFAULT, FilePage, get_file, list_files
-from filemill.queries.group import LagHistory, Overview, lag_history, overview
+from filemill.queries.group import LagHistory, lag_history
+from filemill.queries.overview import Overview, overview
 from filemill.queries.history import AuditEntry, OwnershipHistory, audit_entries, ownership, stack_audit_entries
 from filemill.queries.outbox import OutboxHistory, outbox_history
 from filemill.queries.performance import Ledger, Performance, ledger, performance
@@ -402,7 +403,7 @@ _current: PageData | None = None
 
 def current() -> PageData:
     """The page data of the process's services."""
-    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
+    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts, which take no arguments
     services = services_module.current()
     with _lock:
         if _current is None or _current.services is not services:

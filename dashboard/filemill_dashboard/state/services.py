@@ -1,7 +1,7 @@
-"""What the pages and REST work with, wired once per process.
+"""The servers and use cases that the pages and REST use, created once per process.
 
-`install` puts them in place when the process starts; a page asks for `current`. A page that is run without the server
-(`streamlit run`, AppTest) wires what the settings name, without a relay.
+The server calls `install` at its start; pages call `current`. Without the server (`streamlit run`, AppTest), `current`
+creates the services from the settings, without a relay.
 """
 
 import threading
@@ -32,23 +32,23 @@ PROBE_SECONDS = 2.0
 
 
 def _ignore(_done: int) -> None:
-    """No progress is wanted."""
+    """Ignore the progress."""
 
 
 class Relay(Protocol):
-    """The part of the outbox relay that this process needs: `filemill_workers.outbox_relay.OutboxRelay` has it."""
+    """The outbox relay as this process uses it; `filemill_workers.outbox_relay.OutboxRelay` implements it."""
 
     state: str
 
     def run(self, stop: threading.Event) -> None:
-        """Relay until told to stop."""
+        """Publish requests until `stop` is set."""
 
     def wake(self) -> None:
-        """Look at the outbox now."""
+        """Read the outbox now."""
 
 
 class Services:
-    """The servers as this process sees them. Opens nothing by itself; any thread may use it."""
+    """The servers and use cases of this process. Connections are opened at first use. Any thread."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, relay: Relay | None = None) -> None:
         self.settings = settings
@@ -57,12 +57,12 @@ class Services:
 
     @cached_property
     def objects(self) -> "S3Client":
-        """The S3 client; made at first use, since boto3 takes its time."""
+        """The S3 client; created at first use, because boto3 is slow to load."""
         return bootstrap.s3_client(self.settings)
 
     @cached_property
     def quick_objects(self) -> "S3Client":
-        """For probes: a service that does not answer soon is away, and must not hold up the end of this process."""
+        """An S3 client for health checks, with a short timeout, so that it does not delay the end of this process."""
         timeout = min(PROBE_SECONDS, self.settings.server_timeout_seconds)
         return bootstrap.s3_client(self.settings.model_copy(update={"server_timeout_seconds": timeout}))
 
@@ -78,12 +78,12 @@ class Services:
 
     @cached_property
     def operations(self) -> Operations:
-        """What people do to files and workers."""
+        """Retry, cancel and delete files; control workers."""
         return bootstrap.operations(self.settings, self._engine, kafka=lambda: self.kafka, wake_relay=self._wake_relay)
 
     @cached_property
     def offset_reset(self) -> OffsetReset:
-        """Moving the group's offsets."""
+        """Reset the offsets of the processors' group."""
         return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, operations=self.operations)
 
     @cached_property
@@ -115,23 +115,23 @@ class Services:
 
     @property
     def relay_state(self) -> str | None:
-        """What the relay in this process does; None where there is none."""
+        """The state of the relay in this process; None without one."""
         return self._relay.state if self._relay is not None else None
 
     @property
     def engine(self) -> sa.Engine:
-        """For what takes an engine: dead letters, jobs."""
+        """The database engine, for use cases that take one."""
         return self._engine
 
     def stack(self) -> StackState | None:
-        """The embedded stack that this process belongs to, as it is now; None where it belongs to none."""
+        """The current state of the embedded stack that this process belongs to; None if it belongs to none."""
         stack = running_stack(self.settings.home)
         ours = stack is not None and str(stack.settings.get("kafka_broker")) == self.settings.kafka_broker
         return stack if ours else None
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read with. Raises Unavailable."""
+        """A database connection for reads. Raises Unavailable."""
         with self._engine.connect() as connection:
             yield connection
 
@@ -141,7 +141,7 @@ class Services:
             self._relay.wake()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the database connections."""
         self._engine.dispose()
 
 
@@ -150,14 +150,14 @@ _current: Services | None = None
 
 
 def install(services: Services | None) -> None:
-    """Make these the process's services; None forgets them."""
-    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts: nothing can be handed to them
+    """Set the services of this process; None removes them."""
+    global _current  # noqa: PLW0603 - Streamlit runs pages as scripts, which take no arguments
     with _lock:
         _current = services
 
 
 def current() -> Services:
-    """The process's services. Raises settings.InvalidSettings where they have to be wired and cannot."""
+    """The services of this process, created if necessary. Raises InvalidSettings."""
     global _current  # noqa: PLW0603
     with _lock:
         if _current is None:
