@@ -13,7 +13,7 @@ from filemill.adapters.kafka.lab import delete_records, recreate_topic
 from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.adapters.postgres.request_losses import applied_positions
-from filemill.adapters.postgres.topics import generations
+from filemill.adapters.postgres.topics import known_generations
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
 from filemill.entrypoints import bootstrap
 from filemill.lab.clock import REMEDY, libfaketime
@@ -415,7 +415,7 @@ def _sync_positions(lab: Lab) -> dict[int, int]:
     topic = lab.settings.topic_created
     identities = lab.admin().identities([topic])
     with lab.engine.connect() as connection:
-        return applied_positions(connection, topic, generations(connection, identities)[topic])
+        return applied_positions(connection, topic, known_generations(connection, identities)[topic])
 
 
 def _unfinished(lab: Lab, runs: list[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.postgres.audit import offset_resets
-from filemill.adapters.postgres.request_losses import LATE_SECONDS
-from filemill.adapters.postgres.topics import recreated_at
+from filemill.adapters.postgres.request_losses import MAX_DELAY_SECONDS
+from filemill.adapters.postgres.topics import recreation_times
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
@@ -92,7 +92,7 @@ class PipelineSession:
             wait_until(lambda: self._unfinished() == expected, SESSION_SECONDS, "the sync has applied all results")
         operations = bootstrap.operations(self.settings, self.engine)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: set(all_lost(operations)) == expected, 2 * LATE_SECONDS, "losses are found", every=1.0)
+            wait_until(lambda: set(all_lost(operations)) == expected, 2 * MAX_DELAY_SECONDS, "losses are found", every=1.0)
         lost = all_lost(operations)
         losses.compare(expected, self._unfinished(), lost, self.verify())
         operations.resubmit(lost, "lab")
@@ -125,8 +125,8 @@ class PipelineSession:
         """The contents of the topics; with `since`, without older requests and results. Raises Unavailable."""
         settings = self.settings
         with self.engine.connect() as connection:
-            recreations = recreated_at(connection, settings.topic_create)
-            results_since = max(recreated_at(connection, settings.topic_created), default=0.0)
+            recreations = recreation_times(connection, settings.topic_create)
+            results_since = max(recreation_times(connection, settings.topic_created), default=0.0)
         history = read_history(settings, self.admin(), since, recreations)
         history.results_since = results_since
         with self.engine.connect() as connection:

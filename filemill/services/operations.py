@@ -17,7 +17,7 @@ from filemill.adapters.postgres.file_actions import (
     statuses_and_runs,
     unfinished_runs,
 )
-from filemill.adapters.postgres.request_losses import gone_files, resubmit_gone
+from filemill.adapters.postgres.request_losses import lost_files, resubmit_lost
 from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
 from filemill.domain.file_actions import ActionResult, FileAction, FileRefusal, FileSelection, refusals
@@ -100,7 +100,7 @@ class Operations:
             return []
 
         def resubmit(connection: sa.Connection) -> list[int]:
-            runs = resubmit_gone(connection, bounds, ids)
+            runs = resubmit_lost(connection, bounds, ids)
             if runs:
                 record(connection, actor, RESUBMIT, {"files": _pairs(runs), "asked": len(ids)})
             return list(runs)
@@ -113,7 +113,7 @@ class Operations:
         """Files with an id greater than `after` whose records are gone from Kafka. Raises Unavailable."""
         bounds = find_bounds(self._settings, self._kafka(), self._engine)
         with self._engine.connect() as connection:
-            return gone_files(connection, bounds, after=after, limit=limit)
+            return lost_files(connection, bounds, after=after, limit=limit)
 
     def cancel(self, ids: Sequence[int], actor: str) -> ActionResult:
         """Cancel files that are pending or processing: first in their rows, then by a command to the workers.
@@ -175,7 +175,7 @@ class Operations:
             with self._engine.connect() as connection:
                 if not knows_worker(connection, worker_id):
                     raise UnknownWorker(worker_id)
-        self._send(WorkerCommand(order=kind, worker_id=worker_id, timestamp=_now()))
+        self._send(WorkerCommand(kind=kind, worker_id=worker_id, timestamp=_now()))
         with self._engine.begin() as connection:
             record(connection, actor, kind.value, {"worker": worker_id})
 
@@ -190,7 +190,7 @@ class Operations:
             part = cancelled[start : start + COMMAND_FILES]
             files = [(one.file_id, one.run) for one in part]
             try:
-                self._send(WorkerCommand(order=WorkerCommandKind.CANCEL, timestamp=_now(), files=files))
+                self._send(WorkerCommand(kind=WorkerCommandKind.CANCEL, timestamp=_now(), files=files))
             except Unavailable as error:
                 log.warning("Could not send the cancelled files to the workers", files=len(part), error=str(error))
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, LogOffsets
 from filemill.adapters.postgres.request_losses import applied_positions, busy_workers
-from filemill.adapters.postgres.topics import register
+from filemill.adapters.postgres.topics import register_topics
 from filemill.config.settings import Settings
 from filemill.domain.request_losses import LossBounds, PartitionRange, loss_bounds, results_applied
 from filemill.errors import Unavailable
@@ -39,7 +39,7 @@ def bounds_of(
         )
     ends = {part.partition: part.end or 0 for part in admin.offsets(None, settings.topic_created)}
     with engine.begin() as connection:
-        generations = register(connection, topics)
+        generations = register_topics(connection, topics)
         created = settings.topic_created
         positions = applied_positions(connection, created, generations.get(created, 0))
         _, idle = busy_workers(connection)

@@ -9,8 +9,8 @@ import structlog
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.migrate import migrate_schema
 from filemill.adapters.postgres.roles import create_roles
-from filemill.adapters.postgres.topics import register
-from filemill.adapters.s3.admin import create_bucket
+from filemill.adapters.postgres.topics import register_topics
+from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
@@ -20,13 +20,18 @@ PAUSE_SECONDS = 0.2
 
 
 def prepare(
-    settings: Settings, engine: sa.Engine, kafka: Callable[[], KafkaAdmin], *, timeout_seconds: float = 0
+    settings: Settings,
+    engine: sa.Engine,
+    kafka: Callable[[], KafkaAdmin],
+    bucket: Bucket,
+    *,
+    timeout_seconds: float = 0,
 ) -> None:
     """Migrate the schema, create topics and bucket. Retries for `timeout_seconds`, then raises Unavailable."""
     deadline = time.monotonic() + timeout_seconds
     _retry(lambda: kafka().create_topics(), deadline)
     _set_broker_timestamps(kafka())
-    _retry(lambda: create_bucket(settings), deadline)
+    _retry(bucket.create, deadline)
     if settings.database_superuser_user:
         _retry(lambda: create_roles(settings), deadline)
     _retry(lambda: migrate_schema(settings), deadline)
@@ -47,7 +52,7 @@ def _register_topics(settings: Settings, engine: sa.Engine, admin: KafkaAdmin) -
     """Store the ids of the topics: a topic that is recreated has the same name and another id."""
     topics = admin.identities(all_topics(settings))
     with engine.begin() as connection:
-        register(connection, topics)
+        register_topics(connection, topics)
 
 
 def _retry(step: Callable[[], object], deadline: float) -> None:

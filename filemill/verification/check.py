@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.file_actions import unfinished_runs
-from filemill.adapters.postgres.topics import generations
+from filemill.adapters.postgres.topics import known_generations
 from filemill.adapters.sqlite.topic_index import TopicIndex
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import cycle_breaks
@@ -68,7 +68,7 @@ def _generations(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, repor
     """The number of the present topic of each name. A recreated topic lacks the records of the earlier ones."""
     names = all_topics(settings)
     with engine.connect() as connection:
-        found = generations(connection, admin.identities(names))
+        found = known_generations(connection, admin.identities(names))
     numbers = {topic: found.get(topic, 0) for topic in names}
     for topic, generation in sorted(numbers.items()):
         if generation != 1:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from tests.contract.harness import DatabaseBench, MemoryBench, PostgresBench
+from tests.contract.harness import DatabaseHarness, MemoryHarness, PostgresHarness
 from tests.servers import RunningServers, isolated_settings
 
 
@@ -26,15 +26,15 @@ def contract_engine(contract_settings: Settings) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture
-def postgres(contract_engine: sa.Engine) -> PostgresBench:
+def postgres(contract_engine: sa.Engine) -> PostgresHarness:
     """An empty database."""
-    return PostgresBench(contract_engine)
+    return PostgresHarness(contract_engine)
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def bench(request: pytest.FixtureRequest) -> DatabaseBench:
+def bench(request: pytest.FixtureRequest) -> DatabaseHarness:
     """An empty database, the fake's and the real one."""
     if request.param == "memory":
-        return MemoryBench()
-    real: PostgresBench = request.getfixturevalue("postgres")
+        return MemoryHarness()
+    real: PostgresHarness = request.getfixturevalue("postgres")
     return real

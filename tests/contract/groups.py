@@ -7,6 +7,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -150,7 +151,9 @@ class _Members:
         """Close the members that a test left open."""
         for member in self.members:
             member.before_revoke = lambda _partitions: None
-            member.close()
+        # At once: under the classic protocols a member that leaves may wait for another one to rejoin.
+        with ThreadPoolExecutor(max(1, len(self.members))) as pool:
+            list(pool.map(lambda member: member.close(), self.members))
 
 
 class MemoryGroupHarness(_Members):

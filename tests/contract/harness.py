@@ -34,16 +34,16 @@ class FencedLease(Lease, Protocol):
     fencing: int | None
 
 
-class DatabaseBench(Protocol):
+class DatabaseHarness(Protocol):
     """What the suites of Lease, Outbox and StatusStore need."""
 
     def lease(self, holder: str, name: str = "relay") -> FencedLease:
         """One process's view of a lease."""
 
-    def age(self, seconds: float, name: str = "relay") -> None:
+    def advance(self, seconds: float, name: str = "relay") -> None:
         """Let time pass, as far as the lease is concerned."""
 
-    def let_it_expire(self, name: str = "relay") -> None:
+    def expire(self, name: str = "relay") -> None:
         """Let more time pass than a lease lasts."""
 
     def outbox(self, lease: FencedLease) -> Outbox:
@@ -73,11 +73,11 @@ class DatabaseBench(Protocol):
     def events(self) -> dict[tuple[int, int], str]:
         """Worker ids by partition and offset, of the topic that was last read there."""
 
-    def abandoned(self) -> dict[int, int]:
+    def discarded_sequences(self) -> dict[int, int]:
         """Files by publish numbers that were given up."""
 
 
-class MemoryBench:
+class MemoryHarness:
     """The fakes, on a clock that stands still."""
 
     def __init__(self) -> None:
@@ -86,11 +86,11 @@ class MemoryBench:
     def lease(self, holder: str, name: str = "relay") -> MemoryLease:
         return MemoryLease(self.database, name, holder, LEASE_SECONDS)
 
-    def age(self, seconds: float, name: str = "relay") -> None:
+    def advance(self, seconds: float, name: str = "relay") -> None:
         self.database.leases[name].expires_at -= seconds
 
-    def let_it_expire(self, name: str = "relay") -> None:
-        self.age(LEASE_SECONDS + 1, name)
+    def expire(self, name: str = "relay") -> None:
+        self.advance(LEASE_SECONDS + 1, name)
 
     def outbox(self, lease: FencedLease) -> MemoryOutbox:
         assert isinstance(lease, MemoryLease)
@@ -125,11 +125,11 @@ class MemoryBench:
     def events(self) -> dict[tuple[int, int], str]:
         return {place: event.worker_id for place, event in self.database.events.items()}
 
-    def abandoned(self) -> dict[int, int]:
-        return dict(self.database.abandoned)
+    def discarded_sequences(self) -> dict[int, int]:
+        return dict(self.database.discarded_sequences)
 
 
-class PostgresBench:
+class PostgresHarness:
     """A database, emptied."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -146,15 +146,15 @@ class PostgresBench:
     def lease(self, holder: str, name: str = "relay") -> PostgresLease:
         return PostgresLease(self.engine, name, holder, LEASE_SECONDS)
 
-    def age(self, seconds: float, name: str = "relay") -> None:
+    def advance(self, seconds: float, name: str = "relay") -> None:
         with self.engine.begin() as connection:
             connection.execute(
                 sa.text("UPDATE leases SET expires_at = expires_at - make_interval(secs => :s) WHERE name = :name"),
                 {"name": name, "s": seconds},
             )
 
-    def let_it_expire(self, name: str = "relay") -> None:
-        self.age(LEASE_SECONDS + 1, name)
+    def expire(self, name: str = "relay") -> None:
+        self.advance(LEASE_SECONDS + 1, name)
 
     def outbox(self, lease: FencedLease) -> PostgresOutbox:
         assert isinstance(lease, PostgresLease)
@@ -196,7 +196,7 @@ class PostgresBench:
         assert all(row["body"]["workerId"] == row["worker_id"] for row in rows)
         return {(row["partition"], row["offset"]): row["worker_id"] for row in rows}
 
-    def abandoned(self) -> dict[int, int]:
+    def discarded_sequences(self) -> dict[int, int]:
         return {row["publish_number"]: row["file_id"] for row in self._rows("SELECT * FROM abandoned_numbers")}
 
     def _rows(self, query: str) -> Sequence[sa.RowMapping]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.errors import NotLeader, Unavailable
-from tests.contract.harness import LEASE_SECONDS, DatabaseBench, PostgresBench
+from tests.contract.harness import LEASE_SECONDS, DatabaseHarness, PostgresHarness
 
 DEADLINE_SECONDS = 10.0
 
@@ -21,7 +21,7 @@ def _eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_only_one_of_two_holds_it(bench: DatabaseBench) -> None:
+def test_only_one_of_two_holds_it(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     assert first.acquire()
     assert not second.acquire()
@@ -29,7 +29,7 @@ def test_only_one_of_two_holds_it(bench: DatabaseBench) -> None:
     assert second.fencing is None
 
 
-def test_a_renewal_keeps_the_fencing_number(bench: DatabaseBench) -> None:
+def test_a_renewal_keeps_the_fencing_number(bench: DatabaseHarness) -> None:
     lease = bench.lease("a")
     assert lease.acquire()
     number = lease.fencing
@@ -37,79 +37,79 @@ def test_a_renewal_keeps_the_fencing_number(bench: DatabaseBench) -> None:
     assert lease.fencing == number
 
 
-def test_a_renewal_puts_off_the_expiry(bench: DatabaseBench) -> None:
+def test_a_renewal_puts_off_the_expiry(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
     number = first.fencing
     for _ in range(3):
-        bench.age(LEASE_SECONDS * 0.6)
+        bench.advance(LEASE_SECONDS * 0.6)
         assert first.acquire()
         assert first.fencing == number, "renewed, not taken anew"
         assert not second.acquire()
-    bench.age(LEASE_SECONDS * 1.1)
+    bench.advance(LEASE_SECONDS * 1.1)
     assert second.acquire()
 
 
-def test_asking_in_vain_does_not_put_off_the_expiry(bench: DatabaseBench) -> None:
+def test_asking_in_vain_does_not_put_off_the_expiry(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
     for _ in range(2):
-        bench.age(LEASE_SECONDS * 0.4)
+        bench.advance(LEASE_SECONDS * 0.4)
         assert not second.acquire()
-    bench.age(LEASE_SECONDS * 0.3)
+    bench.advance(LEASE_SECONDS * 0.3)
     assert second.acquire()
 
 
-def test_a_silent_holder_is_replaced_under_a_greater_number(bench: DatabaseBench) -> None:
+def test_a_silent_holder_is_replaced_under_a_greater_number(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
     former = first.fencing
-    bench.let_it_expire()
+    bench.expire()
     assert second.acquire()
     assert second.fencing is not None
     assert former is not None
     assert second.fencing > former
 
 
-def test_a_replaced_holder_that_wakes_stands_by(bench: DatabaseBench) -> None:
+def test_a_replaced_holder_that_wakes_stands_by(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
-    bench.let_it_expire()
+    bench.expire()
     second.acquire()
     assert not first.acquire()
     assert second.acquire(), "its asking took nothing away"
 
 
-def test_a_holder_that_overslept_takes_it_anew_under_a_greater_number(bench: DatabaseBench) -> None:
+def test_a_holder_that_overslept_takes_it_anew_under_a_greater_number(bench: DatabaseHarness) -> None:
     lease = bench.lease("a")
     lease.acquire()
     former = lease.fencing
-    bench.let_it_expire()
+    bench.expire()
     assert lease.acquire()
     assert lease.fencing is not None
     assert former is not None
     assert lease.fencing > former
 
 
-def test_each_take_over_has_a_greater_number(bench: DatabaseBench) -> None:
+def test_each_take_over_has_a_greater_number(bench: DatabaseHarness) -> None:
     numbers = []
     for holder in "abcab":
         lease = bench.lease(holder)
         assert lease.acquire()
         numbers.append(lease.fencing or 0)
-        bench.let_it_expire()
+        bench.expire()
     assert numbers == sorted(set(numbers))
 
 
-def test_a_restarted_process_of_the_same_name_is_somebody_else(bench: DatabaseBench) -> None:
+def test_a_restarted_process_of_the_same_name_is_somebody_else(bench: DatabaseHarness) -> None:
     assert bench.lease("a").acquire()
     again = bench.lease("a")
     assert not again.acquire()
-    bench.let_it_expire()
+    bench.expire()
     assert again.acquire()
 
 
-def test_a_released_lease_is_free_at_once(bench: DatabaseBench) -> None:
+def test_a_released_lease_is_free_at_once(bench: DatabaseHarness) -> None:
     first, second = bench.lease("a"), bench.lease("b")
     first.acquire()
     former = first.fencing or 0
@@ -119,16 +119,16 @@ def test_a_released_lease_is_free_at_once(bench: DatabaseBench) -> None:
     assert (second.fencing or 0) > former
 
 
-def test_a_replaced_holder_cannot_release_its_successors(bench: DatabaseBench) -> None:
+def test_a_replaced_holder_cannot_release_its_successors(bench: DatabaseHarness) -> None:
     first, second, third = bench.lease("a"), bench.lease("b"), bench.lease("c")
     first.acquire()
-    bench.let_it_expire()
+    bench.expire()
     second.acquire()
     first.release()
     assert not third.acquire()
 
 
-def test_releasing_what_was_never_held_is_harmless(bench: DatabaseBench) -> None:
+def test_releasing_what_was_never_held_is_harmless(bench: DatabaseHarness) -> None:
     bench.lease("a").release()
     holder = bench.lease("b")
     assert holder.acquire()
@@ -136,14 +136,14 @@ def test_releasing_what_was_never_held_is_harmless(bench: DatabaseBench) -> None
     assert not bench.lease("d").acquire()
 
 
-def test_leases_of_other_names_are_apart(bench: DatabaseBench) -> None:
+def test_leases_of_other_names_are_apart(bench: DatabaseHarness) -> None:
     assert bench.lease("a", "relay").acquire()
     assert bench.lease("b", "sync").acquire()
-    bench.let_it_expire("relay")
+    bench.expire("relay")
     assert bench.lease("c", "relay").acquire()
 
 
-def test_many_that_ask_at_once_make_one_holder(postgres: PostgresBench) -> None:
+def test_many_that_ask_at_once_make_one_holder(postgres: PostgresHarness) -> None:
     leases = [postgres.lease(f"holder-{number}") for number in range(8)]
     gate = threading.Barrier(len(leases))
     held: list[bool] = []
@@ -160,10 +160,10 @@ def test_many_that_ask_at_once_make_one_holder(postgres: PostgresBench) -> None:
     assert sorted(held) == [False] * 7 + [True]
 
 
-def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: PostgresBench) -> None:
+def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: PostgresHarness) -> None:
     first, second = postgres.lease("a"), postgres.lease("b")
     first.acquire()
-    postgres.let_it_expire()
+    postgres.expire()
     second.acquire()
     with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is the matter
         connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
@@ -173,15 +173,15 @@ def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: Po
     assert first.fencing is None
 
 
-def test_an_overslept_holder_is_refused_even_where_nobody_took_over(postgres: PostgresBench) -> None:
+def test_an_overslept_holder_is_refused_even_where_nobody_took_over(postgres: PostgresHarness) -> None:
     lease = postgres.lease("a")
     lease.acquire()
-    postgres.let_it_expire()
+    postgres.expire()
     with pytest.raises(NotLeader), postgres.engine.begin() as connection:
         lease.fence(connection)
 
 
-def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresBench) -> None:
+def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresHarness) -> None:
     first, second = postgres.lease("a"), postgres.lease("b")
     first.acquire()
     outcome: list[bool] = []
@@ -195,7 +195,7 @@ def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresBe
     assert outcome == [False]
 
 
-def test_a_holder_that_stops_inside_its_transaction_is_replaced(postgres: PostgresBench) -> None:
+def test_a_holder_that_stops_inside_its_transaction_is_replaced(postgres: PostgresHarness) -> None:
     first, second = (PostgresLease(postgres.engine, "relay", holder, 1.0) for holder in "ab")
     first.acquire()
     began = time.monotonic()

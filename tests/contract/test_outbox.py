@@ -16,10 +16,10 @@ from filemill.domain.records import TopicIdentity
 from filemill.entrypoints import bootstrap
 from filemill.errors import NotLeader, Unavailable
 from filemill.ports import ClaimedRow, Outbox, PublishedRow
-from tests.contract.harness import LEASE_SECONDS, REQUESTED_AT, DatabaseBench, FencedLease, PostgresBench
+from tests.contract.harness import LEASE_SECONDS, REQUESTED_AT, DatabaseHarness, FencedLease, PostgresHarness
 
 
-def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, Outbox]:
+def _leader(bench: DatabaseHarness, holder: str = "a") -> tuple[FencedLease, Outbox]:
     lease = bench.lease(holder)
     assert lease.acquire()
     return lease, bench.outbox(lease)
@@ -33,7 +33,7 @@ def _settled(rows: list[ClaimedRow]) -> list[PublishedRow]:
     return [PublishedRow(row, 100 + row.sequence) for row in rows]
 
 
-def test_numbers_are_gapless_in_the_order_of_acceptance_and_partitions_cycle(bench: DatabaseBench) -> None:
+def test_numbers_are_gapless_in_the_order_of_acceptance_and_partitions_cycle(bench: DatabaseHarness) -> None:
     ids = bench.submit([f"file {number}" for number in range(7)])
     _, outbox = _leader(bench)
     rows = outbox.claim(100, 3)
@@ -41,7 +41,7 @@ def test_numbers_are_gapless_in_the_order_of_acceptance_and_partitions_cycle(ben
     assert [row.file_id for row in rows] == ids
 
 
-def test_a_claim_carries_what_the_message_needs(bench: DatabaseBench) -> None:
+def test_a_claim_carries_what_the_message_needs(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["Report ✓"])
     _, outbox = _leader(bench)
     (row,) = outbox.claim(1, 3)
@@ -51,7 +51,7 @@ def test_a_claim_carries_what_the_message_needs(bench: DatabaseBench) -> None:
     assert valid_traceparent(row.traceparent)
 
 
-def test_claims_are_bounded_disjoint_and_go_on_where_the_last_ended(bench: DatabaseBench) -> None:
+def test_claims_are_bounded_disjoint_and_go_on_where_the_last_ended(bench: DatabaseHarness) -> None:
     bench.submit([str(number) for number in range(8)])
     _, outbox = _leader(bench)
     claims = [outbox.claim(3, 3) for _ in range(4)]
@@ -59,35 +59,35 @@ def test_claims_are_bounded_disjoint_and_go_on_where_the_last_ended(bench: Datab
     assert _places([row for rows in claims for row in rows]) == [(n, (n - 1) % 3) for n in range(1, 9)]
 
 
-def test_the_cycle_goes_on_over_claims_settlements_and_a_new_holder(bench: DatabaseBench) -> None:
+def test_the_cycle_goes_on_over_claims_settlements_and_a_new_holder(bench: DatabaseHarness) -> None:
     bench.submit(["a", "b"])
     _, outbox = _leader(bench, "first")
     outbox.mark_published(_settled(outbox.claim(10, 3)))
-    bench.let_it_expire()
+    bench.expire()
     bench.submit(["c", "d"])
     _, successor = _leader(bench, "second")
     assert _places(successor.claim(10, 3)) == [(3, 2), (4, 0)]
 
 
-def test_added_partitions_join_the_cycle(bench: DatabaseBench) -> None:
+def test_added_partitions_join_the_cycle(bench: DatabaseHarness) -> None:
     bench.submit([str(number) for number in range(9)])
     _, outbox = _leader(bench)
     assert _places(outbox.claim(4, 3)) == [(1, 0), (2, 1), (3, 2), (4, 0)]
     assert _places(outbox.claim(5, 5)) == [(5, 4), (6, 0), (7, 1), (8, 2), (9, 3)]
 
 
-def test_rows_that_were_numbered_keep_number_and_partition(bench: DatabaseBench) -> None:
+def test_rows_that_were_numbered_keep_number_and_partition(bench: DatabaseHarness) -> None:
     bench.submit([str(number) for number in range(5)])
     _, outbox = _leader(bench, "first")
     claimed = outbox.claim(10, 3)
-    bench.let_it_expire()
+    bench.expire()
     _, successor = _leader(bench, "second")
     assert successor.unpublished(10) == claimed
     assert successor.claim(10, 7) == []
     assert successor.unpublished(10) == claimed
 
 
-def test_unsettled_rows_come_in_pages_in_the_order_of_numbers(bench: DatabaseBench) -> None:
+def test_unsettled_rows_come_in_pages_in_the_order_of_numbers(bench: DatabaseHarness) -> None:
     bench.submit([str(number) for number in range(7)])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
@@ -99,7 +99,7 @@ def test_unsettled_rows_come_in_pages_in_the_order_of_numbers(bench: DatabaseBen
     assert outbox.unpublished(100, after=7) == []
 
 
-def test_rows_without_a_number_are_not_inherited(bench: DatabaseBench) -> None:
+def test_rows_without_a_number_are_not_inherited(bench: DatabaseHarness) -> None:
     bench.submit(["a", "b"])
     _, outbox = _leader(bench)
     assert outbox.unpublished(10) == []
@@ -107,7 +107,7 @@ def test_rows_without_a_number_are_not_inherited(bench: DatabaseBench) -> None:
     assert [row.sequence for row in outbox.unpublished(10)] == [1]
 
 
-def test_settling_moves_a_request_from_the_outbox_to_the_publications(bench: DatabaseBench) -> None:
+def test_settling_moves_a_request_from_the_outbox_to_the_publications(bench: DatabaseHarness) -> None:
     ids = bench.submit(["a", "b", "c"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
@@ -116,7 +116,7 @@ def test_settling_moves_a_request_from_the_outbox_to_the_publications(bench: Dat
     assert bench.publications() == {1: (ids[0], 0, 101), 2: (ids[1], 1, 102)}
 
 
-def test_settling_twice_keeps_the_first_place(bench: DatabaseBench) -> None:
+def test_settling_twice_keeps_the_first_place(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
@@ -126,7 +126,7 @@ def test_settling_twice_keeps_the_first_place(bench: DatabaseBench) -> None:
     assert bench.waiting() == []
 
 
-def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseBench) -> None:
+def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseHarness) -> None:
     bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(10, 3)
@@ -136,7 +136,7 @@ def test_a_late_settlement_takes_no_newer_request_with_it(bench: DatabaseBench) 
     assert bench.waiting() == newer
 
 
-def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(bench: DatabaseBench) -> None:
+def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(bench: DatabaseHarness) -> None:
     ids = bench.submit(["a", "b", "c"])
     _, outbox = _leader(bench)
     first, second = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 2)
@@ -147,7 +147,7 @@ def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(benc
     assert outbox.topic_generation("file.create", second) == 2
     assert outbox.discard_sequences(rows) == 1, "what is settled keeps its number"
     assert outbox.discard_sequences(rows) == 0
-    assert bench.abandoned() == {2: ids[1]}
+    assert bench.discarded_sequences() == {2: ids[1]}
     assert outbox.unpublished(10) == []
     anew = outbox.claim(10, 2, 2)
     assert [(row.sequence, row.partition, row.file_id, row.generation) for row in anew] == [
@@ -157,7 +157,7 @@ def test_rows_that_were_numbered_for_a_topic_that_is_gone_are_numbered_anew(benc
     assert outbox.unpublished(10) == anew
 
 
-def test_a_settlement_under_a_number_that_was_given_up_settles_nothing(bench: DatabaseBench) -> None:
+def test_a_settlement_under_a_number_that_was_given_up_settles_nothing(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, outbox = _leader(bench)
     rows = outbox.claim(1, 3)
@@ -171,30 +171,30 @@ def test_a_settlement_under_a_number_that_was_given_up_settles_nothing(bench: Da
     assert bench.publications() == {2: (file_id, 1, 102)}
 
 
-def test_a_deposed_holder_gives_up_no_numbers(bench: DatabaseBench) -> None:
+def test_a_deposed_holder_gives_up_no_numbers(bench: DatabaseHarness) -> None:
     bench.submit(["a"])
     _, outbox = _leader(bench, "first")
     rows = outbox.claim(10, 3)
-    bench.let_it_expire()
+    bench.expire()
     _leader(bench, "second")
     with pytest.raises(NotLeader):
         outbox.discard_sequences(rows)
-    assert bench.abandoned() == {}
+    assert bench.discarded_sequences() == {}
 
 
-def test_settling_nothing_is_harmless(bench: DatabaseBench) -> None:
+def test_settling_nothing_is_harmless(bench: DatabaseHarness) -> None:
     bench.submit(["a"])
     _, outbox = _leader(bench)
     outbox.mark_published([])
     assert len(bench.waiting()) == 1
 
 
-def test_a_deposed_holder_may_settle_what_the_broker_acknowledged(bench: DatabaseBench) -> None:
+def test_a_deposed_holder_may_settle_what_the_broker_acknowledged(bench: DatabaseHarness) -> None:
     """It is a fact, whoever reports it, and it saves the successor a repetition."""
     bench.submit(["a"])
     _, outbox = _leader(bench, "first")
     rows = outbox.claim(10, 3)
-    bench.let_it_expire()
+    bench.expire()
     _, successor = _leader(bench, "second")
     outbox.mark_published(_settled(rows))
     assert successor.unpublished(10) == []
@@ -202,39 +202,39 @@ def test_a_deposed_holder_may_settle_what_the_broker_acknowledged(bench: Databas
     assert list(bench.publications()) == [1]
 
 
-def test_a_holder_that_overslept_numbers_nothing(bench: DatabaseBench) -> None:
+def test_a_holder_that_overslept_numbers_nothing(bench: DatabaseHarness) -> None:
     bench.submit(["a", "b", "c"])
     _, sleeper = _leader(bench, "first")
     assert _places(sleeper.claim(1, 3)) == [(1, 0)]
-    bench.let_it_expire()
+    bench.expire()
     _, successor = _leader(bench, "second")
     with pytest.raises(NotLeader):
         sleeper.claim(10, 3)
     assert _places(successor.claim(10, 3)) == [(2, 1), (3, 2)]
 
 
-def test_an_expired_holder_numbers_nothing_even_where_nobody_took_over(bench: DatabaseBench) -> None:
+def test_an_expired_holder_numbers_nothing_even_where_nobody_took_over(bench: DatabaseHarness) -> None:
     bench.submit(["a"])
     lease, outbox = _leader(bench)
-    bench.let_it_expire()
+    bench.expire()
     with pytest.raises(NotLeader):
         outbox.claim(10, 3)
     assert lease.acquire()
     assert _places(outbox.claim(10, 3)) == [(1, 0)]
 
 
-def test_a_claim_renews_the_lease(bench: DatabaseBench) -> None:
+def test_a_claim_renews_the_lease(bench: DatabaseHarness) -> None:
     lease, outbox = _leader(bench)
     number = lease.fencing
     for _ in range(3):
-        bench.age(LEASE_SECONDS * 0.6)
+        bench.advance(LEASE_SECONDS * 0.6)
         bench.submit(["a"])
         outbox.claim(10, 3)
     assert lease.fencing == number
     assert not bench.lease("b").acquire()
 
 
-def test_an_idle_claim_writes_nothing(postgres: PostgresBench) -> None:
+def test_an_idle_claim_writes_nothing(postgres: PostgresHarness) -> None:
     """An idle relay asks many times a second: it must not renew, lock or write each time."""
     lease, outbox = _leader(postgres)
     before = _lease_version(postgres)
@@ -244,7 +244,7 @@ def test_an_idle_claim_writes_nothing(postgres: PostgresBench) -> None:
     assert _lease_version(postgres) != before
 
 
-def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
+def test_a_request_committed_late_is_not_lost(postgres: PostgresHarness) -> None:
     """The order of ids is not the order of commits: whoever reads `id > cursor` skips this one."""
     _, outbox = _leader(postgres)
     with postgres.engine.begin() as slow:
@@ -256,7 +256,7 @@ def test_a_request_committed_late_is_not_lost(postgres: PostgresBench) -> None:
     assert [(row.file_id, row.sequence) for row in outbox.claim(10, 3)] == [(early, 2)]
 
 
-def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: PostgresBench) -> None:
+def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: PostgresHarness) -> None:
     _, outbox = _leader(postgres)
     with pytest.raises(RuntimeError), postgres.engine.begin() as connection:  # noqa: PT012 - both steps are the matter
         insert_request(connection, new_file("never"))
@@ -267,7 +267,7 @@ def test_a_request_of_a_transaction_that_fails_was_never_accepted(postgres: Post
     assert _places(outbox.claim(10, 3)) == [(1, 0)]
 
 
-def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> None:
+def test_thousands_are_accepted_in_the_order_given(postgres: PostgresHarness) -> None:
     files = [new_file(f"file {number}", f"description {number}") for number in range(2500)]
     with postgres.engine.begin() as connection:
         ids = insert_many(connection, files)
@@ -286,7 +286,7 @@ def test_thousands_are_accepted_in_the_order_given(postgres: PostgresBench) -> N
     assert [(row.file_id, row.sequence) for row in claimed] == list(zip(ids, range(1, 2501), strict=True))
 
 
-def test_hostile_text_survives_as_it_is(postgres: PostgresBench) -> None:
+def test_hostile_text_survives_as_it_is(postgres: PostgresHarness) -> None:
     title, description = "'; DROP TABLE files; -- <script>{}\\ \"", '{"a",NULL}\n\t\\N %s :x \u202e🎉'
     with postgres.engine.begin() as connection:
         insert_request(connection, new_file(title, description))
@@ -308,6 +308,6 @@ def test_a_pool_without_a_free_connection_is_unavailable(contract_settings: Sett
         engine.dispose()
 
 
-def _lease_version(postgres: PostgresBench) -> str:
+def _lease_version(postgres: PostgresHarness) -> str:
     with postgres.engine.connect() as connection:
         return str(connection.execute(sa.text("SELECT xmin, expires_at FROM leases")).one())

@@ -23,7 +23,7 @@ from filemill.ports import DeliveryReport, Publisher
 DEADLINE_SECONDS = 20.0
 
 
-class BrokerBench(Protocol):
+class BrokerHarness(Protocol):
     """What the suite needs of a broker: one topic of three partitions, and a look at it."""
 
     topic: str
@@ -36,7 +36,7 @@ class BrokerBench(Protocol):
         """Raise the topic's partitions."""
 
 
-class MemoryBrokerBench:
+class MemoryBrokerHarness:
     def __init__(self) -> None:
         self.topic = "topic"
         self.broker = MemoryBroker({self.topic: 3})
@@ -49,7 +49,7 @@ class MemoryBrokerBench:
         self.broker.add_partitions(self.topic, total)
 
 
-class KafkaBrokerBench:
+class KafkaBrokerHarness:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.topic = f"contract-{uuid.uuid4().hex[:8]}"
@@ -84,11 +84,11 @@ class KafkaBrokerBench:
 
 
 @pytest.fixture(params=["memory", "kafka"])
-def broker(request: pytest.FixtureRequest) -> BrokerBench:
+def broker(request: pytest.FixtureRequest) -> BrokerHarness:
     """One topic of three partitions."""
     if request.param == "memory":
-        return MemoryBrokerBench()
-    return KafkaBrokerBench(request.getfixturevalue("contract_settings"))
+        return MemoryBrokerHarness()
+    return KafkaBrokerHarness(request.getfixturevalue("contract_settings"))
 
 
 def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
@@ -98,7 +98,7 @@ def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
         publisher.poll(0.05)
 
 
-def test_a_receipt_says_where_the_record_stands(broker: BrokerBench) -> None:
+def test_a_receipt_says_where_the_record_stands(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     for partition in (2, 2, 0):
         broker.publisher.publish(broker.topic, b"x", receipts.append, partition=partition)
@@ -107,7 +107,7 @@ def test_a_receipt_says_where_the_record_stands(broker: BrokerBench) -> None:
     assert all(receipt.error is None for receipt in receipts)
 
 
-def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerBench) -> None:
+def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", receipts.append, partition=0)
     broker.publisher.partitions(broker.topic)
@@ -117,7 +117,7 @@ def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerBench) ->
     assert broker.publisher.poll(0) == 0
 
 
-def test_poll_says_whether_it_handed_anything_out(broker: BrokerBench) -> None:
+def test_poll_says_whether_it_handed_anything_out(broker: BrokerHarness) -> None:
     """How many is not comparable: librdkafka counts its events, and one carries many acknowledgements."""
     receipts: list[DeliveryReport] = []
     assert broker.publisher.poll(0) == 0
@@ -130,7 +130,7 @@ def test_poll_says_whether_it_handed_anything_out(broker: BrokerBench) -> None:
         assert (broker.publisher.poll(0.05) > 0) == (len(receipts) > before)
 
 
-def test_each_partition_keeps_the_order_of_publishing(broker: BrokerBench) -> None:
+def test_each_partition_keeps_the_order_of_publishing(broker: BrokerHarness) -> None:
     for number in range(300):
         broker.publisher.publish(broker.topic, b"%d" % number, partition=number % 3)
     assert broker.publisher.flush(DEADLINE_SECONDS) == 0
@@ -139,7 +139,7 @@ def test_each_partition_keeps_the_order_of_publishing(broker: BrokerBench) -> No
         assert values == list(range(partition, 300, 3))
 
 
-def test_value_and_headers_arrive_as_they_were(broker: BrokerBench) -> None:
+def test_value_and_headers_arrive_as_they_were(broker: BrokerHarness) -> None:
     headers: Headers = [
         ("filemill-run", b"1"),
         ("twice", b"a"),
@@ -157,7 +157,7 @@ def test_value_and_headers_arrive_as_they_were(broker: BrokerBench) -> None:
     assert abs(first.timestamp_ms / 1000 - time.time()) < 60
 
 
-def test_one_key_goes_to_one_partition(broker: BrokerBench) -> None:
+def test_one_key_goes_to_one_partition(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     for _ in range(12):
         broker.publisher.publish(broker.topic, b"x", receipts.append, key="worker-1")
@@ -167,12 +167,12 @@ def test_one_key_goes_to_one_partition(broker: BrokerBench) -> None:
     assert len({receipt.partition for receipt in receipts}) == 1
 
 
-def test_the_number_of_partitions_is_the_brokers(broker: BrokerBench) -> None:
+def test_the_number_of_partitions_is_the_brokers(broker: BrokerHarness) -> None:
     assert broker.publisher.partitions(broker.topic) == 3
     assert broker.publisher.partitions("no.such.topic") == 0
 
 
-def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerBench) -> None:
+def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", partition=0)
     broker.publisher.flush(DEADLINE_SECONDS)
@@ -187,7 +187,7 @@ def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerBe
 
 @pytest.mark.parametrize("knows_the_topic", [True, False])
 def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
-    broker: BrokerBench, knows_the_topic: bool
+    broker: BrokerHarness, knows_the_topic: bool
 ) -> None:
     """At once or by receipt: a client says it at once where it knows the topic already."""
     receipts: list[DeliveryReport] = []
@@ -205,7 +205,7 @@ def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
     assert broker.records() == []
 
 
-def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerBench) -> None:
+def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerHarness) -> None:
     with pytest.raises(PermanentError):
         broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
 

@@ -82,7 +82,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[ShareHarness]:
     if request.param == "memory":
         harness = MemoryShareHarness()
     else:
-        harness = KafkaShareHarness(request.getfixturevalue("contract_world"))
+        harness = KafkaShareHarness(request.getfixturevalue("contract_settings"))
     yield harness
     harness.close()
 

@@ -14,13 +14,13 @@ from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.errors import NotLeader, UnusableData
 from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, StatusStore
-from tests.contract.harness import DatabaseBench, FencedLease, MemoryBench, PostgresBench
+from tests.contract.harness import DatabaseHarness, FencedLease, MemoryHarness, PostgresHarness
 
 UNKNOWN_ID = 2**62
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 
 
-def _leader(bench: DatabaseBench, holder: str = "a") -> tuple[FencedLease, StatusStore]:
+def _leader(bench: DatabaseHarness, holder: str = "a") -> tuple[FencedLease, StatusStore]:
     lease = bench.lease(holder, "sync")
     assert lease.acquire()
     return lease, bench.store(lease)
@@ -62,7 +62,7 @@ def _failed(file_id: int, seconds: float = 60, *, run: int | None = 1) -> Status
     return StatusUpdate(file_id=file_id, run=run, status=Status.FAILED, at=T0 + timedelta(seconds=seconds), error="no")
 
 
-def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseBench) -> None:
+def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     assert store.apply([_progress(file_id, 1, step=3)], {}) == ApplyResult(1, [])
@@ -76,7 +76,7 @@ def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseBe
     assert (row["partition"], row["offset"], row["attempt"], row["step"]) == (1, 15, 1, 6)
 
 
-def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: DatabaseBench) -> None:
+def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: DatabaseHarness) -> None:
     good, bad = bench.submit(["a", "b"])
     _, store = _leader(bench)
     beyond = msgspec.structs.replace(_completed(bad), attempt=2**31)
@@ -87,7 +87,7 @@ def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: Dat
     assert store.apply([_completed(good)], {}) == ApplyResult(1, [])
 
 
-def test_progress_after_the_end_changes_nothing(bench: DatabaseBench) -> None:
+def test_progress_after_the_end_changes_nothing(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     store.apply([_completed(file_id)], {})
@@ -97,7 +97,7 @@ def test_progress_after_the_end_changes_nothing(bench: DatabaseBench) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_of_two_ends_of_a_run_the_first_stands(bench: DatabaseBench, together: bool) -> None:
+def test_of_two_ends_of_a_run_the_first_stands(bench: DatabaseHarness, together: bool) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     changes = [_failed(file_id, 50), _completed(file_id, 40)]
@@ -107,7 +107,7 @@ def test_of_two_ends_of_a_run_the_first_stands(bench: DatabaseBench, together: b
     assert (row["status"], row["error"], row["finished_at"]) == ("failed", "no", T0 + timedelta(seconds=50))
 
 
-def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench: DatabaseBench) -> None:
+def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     store.apply([_failed(file_id, run=1)], {})
@@ -119,7 +119,7 @@ def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench
     assert bench.row(file_id) == row
 
 
-def test_a_sender_without_runs_means_the_current_one(bench: DatabaseBench) -> None:
+def test_a_sender_without_runs_means_the_current_one(bench: DatabaseHarness) -> None:
     first, second = bench.submit(["a", "b"])
     _, store = _leader(bench)
     store.apply([_failed(first, run=1)], {})
@@ -134,7 +134,7 @@ def test_a_sender_without_runs_means_the_current_one(bench: DatabaseBench) -> No
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("run", [2, 2**31 - 1])
 def test_a_run_that_was_never_begun_is_refused_and_hides_nothing(
-    bench: DatabaseBench, run: int, together: bool
+    bench: DatabaseHarness, run: int, together: bool
 ) -> None:
     first, second = bench.submit(["a", "b"])
     _, store = _leader(bench)
@@ -150,7 +150,7 @@ def test_a_run_that_was_never_begun_is_refused_and_hides_nothing(
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseBench, together: bool) -> None:
+def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseHarness, together: bool) -> None:
     victim, forger = bench.submit(["a", "b"])
     _, store = _leader(bench)
     forged = [
@@ -170,7 +170,7 @@ def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseBenc
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseBench, together: bool) -> None:
+def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseHarness, together: bool) -> None:
     first, second, third = bench.submit(["a", "b", "c"])
     _, store = _leader(bench)
 
@@ -188,7 +188,7 @@ def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseBench, toge
     assert [bench.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
 
 
-def test_of_two_steps_the_later_by_its_own_clock_counts(bench: DatabaseBench) -> None:
+def test_of_two_steps_the_later_by_its_own_clock_counts(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     store.apply([_progress(file_id, 20, step=2)], {})
@@ -198,7 +198,7 @@ def test_of_two_steps_the_later_by_its_own_clock_counts(bench: DatabaseBench) ->
     assert bench.row(file_id)["step"] == 0, "a new worker has begun again"
 
 
-def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseBench) -> None:
+def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     applied = store.apply(
@@ -214,7 +214,7 @@ def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseBench) -> 
     assert bench.row(file_id)["status"] == "completed"
 
 
-def test_positions_move_with_the_changes(bench: DatabaseBench) -> None:
+def test_positions_move_with_the_changes(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, store = _leader(bench)
     assert store.positions() == {}
@@ -226,7 +226,7 @@ def test_positions_move_with_the_changes(bench: DatabaseBench) -> None:
 FIRST, SECOND = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 3)
 
 
-def test_positions_of_another_topic_of_the_same_name_do_not_count(bench: DatabaseBench) -> None:
+def test_positions_of_another_topic_of_the_same_name_do_not_count(bench: DatabaseHarness) -> None:
     lease, store = _leader(bench)
     assert store.positions({"file.created": FIRST, "file.progress": FIRST}) == {}
     store.apply([], {("file.created", 0): 4, ("file.progress", 2): 9})
@@ -240,13 +240,13 @@ def test_positions_of_another_topic_of_the_same_name_do_not_count(bench: Databas
     }
 
 
-def test_positions_from_before_topics_were_told_apart_are_of_the_first(bench: DatabaseBench) -> None:
+def test_positions_from_before_topics_were_told_apart_are_of_the_first(bench: DatabaseHarness) -> None:
     lease, store = _leader(bench)
     store.apply([], {("file.created", 0): 4})
     assert bench.store(lease).positions({"file.created": FIRST}) == {("file.created", 0): 4}
 
 
-def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(bench: DatabaseBench) -> None:
+def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(bench: DatabaseHarness) -> None:
     _, store = _leader(bench)
     for number, identity in enumerate((FIRST, SECOND), 1):
         store.positions({"file.created": identity, "worker.events": identity})
@@ -257,13 +257,13 @@ def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(benc
         assert bench.rejected() == {("file.created", 0, 0): f"reason {number}"}
 
 
-def test_an_empty_batch_moves_nothing(bench: DatabaseBench) -> None:
+def test_an_empty_batch_moves_nothing(bench: DatabaseHarness) -> None:
     _, store = _leader(bench)
     assert store.apply([], {}) == ApplyResult(0, [])
     assert store.positions() == {}
 
 
-def test_rejected_records_are_noted_once(bench: DatabaseBench) -> None:
+def test_rejected_records_are_noted_once(bench: DatabaseHarness) -> None:
     _, store = _leader(bench)
     store.apply([], {("file.created", 1): 8}, [RejectedRecord("file.created", 1, 7, "not JSON")])
     store.apply([], {}, [RejectedRecord("file.created", 1, 7, "again"), RejectedRecord("file.created", 2, 7, "no id")])
@@ -271,7 +271,7 @@ def test_rejected_records_are_noted_once(bench: DatabaseBench) -> None:
     assert store.positions() == {("file.created", 1): 8}
 
 
-def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseBench) -> None:
+def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseHarness) -> None:
     _, store = _leader(bench)
     said = [
         ReceivedEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0)),
@@ -282,12 +282,12 @@ def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseBench) -> N
     assert bench.events() == {(0, 3): "w1", (1, 3): "w2"}
 
 
-def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseBench) -> None:
+def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseHarness) -> None:
     (file_id,) = bench.submit(["a"])
     _, sleeper = _leader(bench, "first")
     sleeper.apply([_progress(file_id, 1)], {("file.created", 0): 4})
     before = bench.row(file_id)
-    bench.let_it_expire("sync")
+    bench.expire("sync")
     _, successor = _leader(bench, "second")
     with pytest.raises(NotLeader):
         sleeper.apply(
@@ -302,7 +302,7 @@ def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseBench) -> 
     assert bench.events() == {}
 
 
-def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresBench) -> None:
+def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresHarness) -> None:
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)
     before = postgres.row(file_id)
@@ -312,7 +312,7 @@ def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresB
     assert store.positions() == {}
 
 
-def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: PostgresBench) -> None:
+def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: PostgresHarness) -> None:
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)
     store.apply([_progress(file_id, 1)], {})
@@ -351,22 +351,22 @@ def _changes(draw: st.DrawFn) -> StatusUpdate:
 
 
 @pytest.fixture(scope="module")
-def real(request: pytest.FixtureRequest) -> PostgresBench:
+def real(request: pytest.FixtureRequest) -> PostgresHarness:
     """One database for all examples; each takes new files in it."""
-    return PostgresBench(request.getfixturevalue("contract_engine"))
+    return PostgresHarness(request.getfixturevalue("contract_engine"))
 
 
 @given(batches=st.lists(st.lists(_changes(), max_size=8), max_size=5))
 @examples(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demands(
-    real: PostgresBench, batches: list[list[StatusUpdate]]
+    real: PostgresHarness, batches: list[list[StatusUpdate]]
 ) -> None:
-    fake = MemoryBench()
+    fake = MemoryHarness()
     real_lease = real.lease("a", "sync")
     if not real_lease.acquire():
-        real.let_it_expire("sync")
+        real.expire("sync")
         assert real_lease.acquire()
-    stores: list[tuple[DatabaseBench, StatusStore, list[int]]] = [
+    stores: list[tuple[DatabaseHarness, StatusStore, list[int]]] = [
         (fake, _leader(fake)[1], fake.submit("abc")),
         (real, real.store(real_lease), real.submit("abc")),
     ]
@@ -393,7 +393,7 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
         expected = _retried(expected, [(bench, ids) for bench, _, ids in stores])
 
 
-def _retried(standings: list[CurrentState], benches: list[tuple[DatabaseBench, list[int]]]) -> list[CurrentState]:
+def _retried(standings: list[CurrentState], benches: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:
     """Begin a new run of all that can have one."""
     over = [place for place, standing in enumerate(standings) if standing.status in (Status.FAILED, Status.CANCELLED)]
     for bench, ids in benches:

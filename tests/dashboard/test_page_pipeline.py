@@ -22,7 +22,7 @@ from filemill.adapters.postgres.tables import (
     Publication,
     RequestLoss,
 )
-from filemill.adapters.postgres.topics import register
+from filemill.adapters.postgres.topics import register_topics
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, WorkerEvent
@@ -142,7 +142,7 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
         connection.execute(sa.insert(RequestLoss).values(**loss))
     topics.recreate_topic(settings, settings.topic_create)
     with engine.begin() as connection:
-        register(connection, KafkaAdmin(settings).identities([settings.topic_create]))
+        register_topics(connection, KafkaAdmin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
     told = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
     assert "One request was removed from Kafka before being processed" in told

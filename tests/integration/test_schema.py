@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
 from filemill.adapters.postgres.outbox import insert_request
-from filemill.adapters.postgres.tables import File, StatusCount, Table
+from filemill.adapters.postgres.tables import File, StatusCount, Base
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap
@@ -21,7 +21,7 @@ def test_migrations_build_what_the_models_describe(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         assert current_revision(connection) == head_revision()
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, Table.metadata) == []
+        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_many_processes_may_migrate_at_once(engine: sa.Engine) -> None:

@@ -191,7 +191,7 @@ def test_while_the_broker_is_away_only_so_much_is_taken_in_hand(queue_records: i
     world.broker.outage = "away"
     for _ in range(50):
         relay.step()
-    numbered = [row for row in world.database.outbox.values() if row.number is not None]
+    numbered = [row for row in world.database.outbox.values() if row.sequence is not None]
     assert len(numbered) <= BATCH * (outbox_relay.IN_FLIGHT_BATCHES + 1)
     world.broker.outage = None
     _until_idle(relay)
@@ -205,7 +205,7 @@ def test_nothing_is_numbered_before_the_partitions_are_known() -> None:
     world.broker.outage = "Kafka is away"
     with pytest.raises(Unavailable, match="Kafka is away"):
         relay.step()
-    assert [row.number for row in world.database.outbox.values()] == [None, None]
+    assert [row.sequence for row in world.database.outbox.values()] == [None, None]
 
 
 def test_a_missing_topic_says_what_to_do() -> None:
@@ -267,7 +267,7 @@ def test_a_relay_that_still_believes_in_its_lease_is_refused_at_the_claim() -> N
     world.submit(3)
     assert not sleeper.step()
     assert sleeper.state == "standby"
-    assert [row.number for row in world.database.outbox.values()] == [None] * 3
+    assert [row.sequence for row in world.database.outbox.values()] == [None] * 3
     _until_idle(successor)
     assert world.places() == _in_turn(1, 3)
 
@@ -516,7 +516,7 @@ def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobo
     relay = world.relay()
     for _ in range(3):
         relay.step()
-    numbered = sorted(row.number for row in world.database.outbox.values() if row.number)
+    numbered = sorted(row.sequence for row in world.database.outbox.values() if row.sequence)
     assert numbered == [1, 2, 3, 4], "a batch was numbered for six partitions, and refused"
     world.broker.reject_reason = None
     world.broker.recreate(TOPIC, 3)
@@ -524,7 +524,7 @@ def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobo
     world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
     _until_idle(relay)
     assert world.places() == _in_turn(5, 13)
-    assert sorted(world.database.abandoned) == [1, 2, 3, 4]
+    assert sorted(world.database.discarded_sequences) == [1, 2, 3, 4]
     assert {row.claimed.generation for row in world.database.publications.values()} == {2}
     assert world.database.outbox == {}
 
@@ -556,7 +556,7 @@ def test_added_partitions_are_no_other_topic() -> None:
     world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
     _until_idle(relay)
     assert world.places() == _in_turn(1, 4)
-    assert world.database.abandoned == {}
+    assert world.database.discarded_sequences == {}
 
 
 def test_a_relay_that_runs_is_woken_after_a_commit_and_outlives_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -694,11 +694,11 @@ class Relays(RuleBasedStateMachine):
     def add_a_partition(self) -> None:
         self.world.broker.add_partitions(TOPIC, self.world.broker.partitions(TOPIC) + 1)
 
-    @precondition(lambda self: self.before < self.world.database.next_number - 1)
+    @precondition(lambda self: self.before < self.world.database.next_sequence - 1)
     @rule(partitions=st.integers(1, 6))
     def recreate_the_topic(self, partitions: int) -> None:
         self.gone |= {number for number, _ in self.world.places()}
-        self.before = self.world.database.next_number - 1
+        self.before = self.world.database.next_sequence - 1
         self.world.broker.recreate(TOPIC, partitions)
 
     @invariant()
@@ -729,14 +729,14 @@ class Relays(RuleBasedStateMachine):
         self.a_number_has_one_partition_and_one_file()
         self.what_left_the_outbox_is_on_kafka()
         assert self.world.database.outbox == {}
-        numbers = {slot.sequence for slot in self.world.slots()} | self.gone | set(self.world.database.abandoned)
-        assert numbers == set(range(1, self.world.database.next_number))
+        numbers = {slot.sequence for slot in self.world.slots()} | self.gone | set(self.world.database.discarded_sequences)
+        assert numbers == set(range(1, self.world.database.next_sequence))
         # A relay that has not heard of the new topic yet may number a batch or two for the old one.
         stale = {
             number for number, row in self.world.database.publications.items()
             if row.claimed.generation < len(self.world.database.topics[TOPIC])
         } if self.world.database.topics else set()  # fmt: skip
-        slots = [slot for slot in self.world.slots() if slot.sequence not in stale | set(self.world.database.abandoned)]
+        slots = [slot for slot in self.world.slots() if slot.sequence not in stale | set(self.world.database.discarded_sequences)]
         assert cycle_breaks(slots, self.world.broker.partitions(TOPIC)) == []
 
 

@@ -1,4 +1,4 @@
-"""Fake of a database: what leases, outboxes and status stores share."""
+"""In-memory database, which the in-memory leases, outboxes and status stores share."""
 
 import itertools
 import threading
@@ -9,11 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from filemill.domain.files import (
-    NewFile,
-    Status,
-    truncate_to_milliseconds,
-)
+from filemill.domain.files import NewFile, Status, truncate_to_milliseconds
 from filemill.domain.messages import new_traceparent
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
@@ -22,7 +18,7 @@ from filemill.ports import PublishedRow
 
 
 class MemoryFile(msgspec.Struct):
-    """A row of `files`. Kafka's partition and offset under the port's names."""
+    """A row of `files`; `partition` and `offset` are named as in the port."""
 
     id: int
     title: str
@@ -45,28 +41,29 @@ class MemoryFile(msgspec.Struct):
     error: str | None = None
 
 
-class MemoryRequest(msgspec.Struct):
-    """A row of the outbox. `number` and `partition` are None until it is claimed."""
+class MemoryOutboxRow(msgspec.Struct):
+    """A row of the outbox. `sequence` and `partition` are None until the row is claimed."""
 
     id: int
     file_id: int
     run: int
     traceparent: str
-    number: int | None = None
+    sequence: int | None = None
     partition: int | None = None
     generation: int = 1
 
 
-class _Held(msgspec.Struct):
+class _HeldLease(msgspec.Struct):
     holder: str
     fencing: int
     expires_at: float
 
 
 class MemoryDatabase:
-    """What one Postgres database holds; leases, outboxes and status stores share it. Any thread.
+    """The rows of one database. Any thread.
 
-    `clock` gives seconds, for the leases; `now` is the time of day.
+    `clock` returns seconds, for the leases; `now` returns the time of day. While `outage` has a text, every call raises
+    Unavailable with that text.
     """
 
     def __init__(
@@ -76,31 +73,31 @@ class MemoryDatabase:
         self.now = now
         self.outage: str | None = None
         self.files: dict[int, MemoryFile] = {}
-        self.outbox: dict[int, MemoryRequest] = {}
-        self.next_number = 1
-        self.publications: dict[int, PublishedRow] = {}  # by publish number
-        self.leases: dict[str, _Held] = {}
+        self.outbox: dict[int, MemoryOutboxRow] = {}
+        self.next_sequence = 1
+        self.publications: dict[int, PublishedRow] = {}  # by sequence number
+        self.leases: dict[str, _HeldLease] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.position_generations: dict[tuple[str, int], int] = {}
-        self.topics: dict[str, list[TopicIdentity]] = {}  # those that a name has had
-        self.abandoned: dict[int, int] = {}  # file ids, by publish number
-        # By topic, partition and offset, and by partition and offset: of the topic that was last read there.
+        self.topics: dict[str, list[TopicIdentity]] = {}  # by name, in the order of their creation
+        self.discarded_sequences: dict[int, int] = {}  # file ids, by sequence number
+        # By topic, partition and offset, and by partition and offset; only of the newest topic of a name.
         self.rejected: dict[tuple[str, int, int], str] = {}
         self.events: dict[tuple[int, int], WorkerEvent] = {}
-        self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's number, by those places
-        self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never given twice
+        self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's generation, by place
+        self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never reused
         self._lock = threading.RLock()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """One at a time. The fakes raise, if they do, before they write: there is nothing to roll back."""
+        """One transaction at a time. Callers raise before they write, so there is no rollback."""
         with self._lock:
             if self.outage is not None:
                 raise Unavailable(self.outage)
             yield
 
     def submit(self, files: Sequence[NewFile], requested_at: datetime | None = None) -> list[int]:
-        """Accept requests, as `postgres_outbox.submit_many` does; returns their ids."""
+        """Accept requests; returns their ids."""
         with self.transaction():
             created_at = truncate_to_milliseconds(requested_at or datetime.now(UTC))
             rows = [MemoryFile(next(self._file_ids), file.title, file.description, created_at) for file in files]
@@ -110,7 +107,7 @@ class MemoryDatabase:
             return [row.id for row in rows]
 
     def retry(self, file_id: int) -> None:
-        """Begin a file's next run, as `postgres_operations.retry_files` does."""
+        """Start the next run of a file."""
         with self.transaction():
             row = self.files[file_id]
             self.files[file_id] = MemoryFile(
@@ -126,14 +123,14 @@ class MemoryDatabase:
             self.enqueue(file_id, row.run + 1)
 
     def generation(self, topic: str, identity: TopicIdentity) -> int:
-        """The number of this topic among those of its name, from 1."""
+        """The generation of this topic, counted from 1 among the topics of its name."""
         known = self.topics.setdefault(topic, [])
-        number = next((place for place, one in enumerate(known, 1) if one.is_same_topic(identity)), None)
-        if number is None:
+        generation = next((count for count, one in enumerate(known, 1) if one.is_same_topic(identity)), None)
+        if generation is None:
             known.append(identity)
-        return number or len(known)
+        return generation or len(known)
 
     def enqueue(self, file_id: int, run: int = 1) -> None:
-        """Put a file's run into the outbox."""
-        place = next(self._outbox_ids)
-        self.outbox[place] = MemoryRequest(place, file_id, run, new_traceparent())
+        """Insert a file's run into the outbox."""
+        row_id = next(self._outbox_ids)
+        self.outbox[row_id] = MemoryOutboxRow(row_id, file_id, run, new_traceparent())

@@ -1,11 +1,11 @@
-"""Fake of the port Lease."""
+"""In-memory Lease."""
 
-from filemill.adapters.memory.database import MemoryDatabase, _Held
+from filemill.adapters.memory.database import MemoryDatabase, _HeldLease
 from filemill.errors import NotLeader
 
 
 class MemoryLease:
-    """One process's view of the lease `name`. (port: Lease)."""
+    """The lease `name`, as one process uses it. (port: Lease)."""
 
     def __init__(self, database: MemoryDatabase, name: str, holder: str, seconds: float) -> None:
         self._database = database
@@ -15,7 +15,7 @@ class MemoryLease:
         self.fencing: int | None = None
 
     def acquire(self) -> bool:
-        """Renew, or take where it is free or expired."""
+        """Renew the lease, or take it if it is free or expired."""
         with self._database.transaction():
             if self._renew():
                 return True
@@ -23,17 +23,17 @@ class MemoryLease:
             held, now = self._database.leases.get(self._name), self._database.clock()
             if held is None or held.expires_at <= now:
                 self.fencing = held.fencing + 1 if held else 1
-                self._database.leases[self._name] = _Held(self._holder, self.fencing, now + self._seconds)
+                self._database.leases[self._name] = _HeldLease(self._holder, self.fencing, now + self._seconds)
             return self.fencing is not None
 
     def fence(self) -> None:
-        """Prove, at the beginning of a transaction of the holder's work, that it is ours. Raises NotLeader."""
+        """Renew the lease at the beginning of a transaction of its holder. Raises NotLeader."""
         if not self._renew():
             self.fencing = None
             raise NotLeader(f"{self._holder} does not hold the lease {self._name!r} any more")
 
     def release(self) -> None:
-        """Let it expire now."""
+        """Let the lease expire now."""
         if self.fencing is None:
             return
         with self._database.transaction():

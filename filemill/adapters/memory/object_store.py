@@ -1,4 +1,4 @@
-"""Fake of the port ObjectStore."""
+"""In-memory ObjectStore."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -9,7 +9,10 @@ LIST_PAGE = 1000
 
 
 class MemoryObjectStore:
-    """A bucket. (port: ObjectStore)."""
+    """A bucket. (port: ObjectStore).
+
+    While `outage` has a text, every call raises Unavailable with that text.
+    """
 
     def __init__(self) -> None:
         self.outage: str | None = None
@@ -18,8 +21,8 @@ class MemoryObjectStore:
         self.puts: list[str] = []  # the keys, in the order of the writes
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
-        """Write an object whole, if the mode allows it."""
-        self._answer()
+        """Write an object completely, unless the mode forbids it."""
+        self._check_outage()
         if mode == "create" and key in self.objects:
             raise AlreadyExists(key)
         self.objects[key] = body
@@ -28,18 +31,18 @@ class MemoryObjectStore:
 
     async def get(self, key: str) -> bytes:
         """An object's bytes."""
-        self._answer()
+        self._check_outage()
         if key not in self.objects:
             raise NotFound(key)
         return self.objects[key]
 
     async def list(self) -> AsyncIterator[Sequence[StoredObject]]:
-        """All objects, a page at a time."""
-        self._answer()
+        """All objects, page by page."""
+        self._check_outage()
         keys = sorted(self.objects, key=str.encode)
         for start in range(0, len(keys), LIST_PAGE):
             yield [StoredObject(key, len(self.objects[key])) for key in keys[start : start + LIST_PAGE]]
 
-    def _answer(self) -> None:
+    def _check_outage(self) -> None:
         if self.outage is not None:
             raise Unavailable(self.outage)

@@ -1,4 +1,4 @@
-"""Fake of the port StatusStore."""
+"""In-memory StatusStore."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -34,21 +34,21 @@ class MemoryStatusStore:
         self._generations: dict[str, int] = {}
 
     def now(self) -> datetime:
-        """The database's clock."""
+        """The time of day, by the database's clock."""
         with self._database.transaction():
             return self._database.now()
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition, as far as it is of these topics."""
+        """The next offset to read, by topic and partition; without positions of former topics of a name."""
         with self._database.transaction():
             self._generations |= {
                 topic: self._database.generation(topic, identity) for topic, identity in (topics or {}).items()
             }
-            of = self._database.position_generations
+            stored = self._database.position_generations
             return {
-                place: offset
-                for place, offset in self._database.positions.items()
-                if of.get(place, 1) == self._generations.get(place[0], of.get(place, 1))
+                key: offset
+                for key, offset in self._database.positions.items()
+                if stored.get(key, 1) == self._generations.get(key[0], stored.get(key, 1))
             }
 
     def apply(
@@ -58,46 +58,46 @@ class MemoryStatusStore:
         rejected: Sequence[RejectedRecord] = (),
         events: Sequence[ReceivedEvent] = (),
     ) -> ApplyResult:
-        """Apply what supersedes, store events and move the positions."""
+        """Apply the updates that supersede, store events and move the positions."""
         with self._database.transaction():
             self._lease.fence()
-            if any((change.attempt or 0) > INT32_MAX for change in updates):
+            if any((update.attempt or 0) > INT32_MAX for update in updates):
                 raise UnusableData("integer out of range")
             changed, unknown = 0, set()
-            refused = self._refused(updates)
-            for change in coalesce([change for place, change in enumerate(updates) if place not in refused]):
-                row = self._database.files.get(change.file_id)
+            reasons = self._rejections(updates)
+            for update in coalesce([update for index, update in enumerate(updates) if index not in reasons]):
+                row = self._database.files.get(update.file_id)
                 if row is None:
-                    unknown.add(change.file_id)
-                elif supersedes(change, CurrentState(row.run, row.status, row.progress_at)):
-                    _change(row, change)
+                    unknown.add(update.file_id)
+                elif supersedes(update, CurrentState(row.run, row.status, row.progress_at)):
+                    _update_row(row, update)
                     changed += 1
             self._database.positions.update(positions)
-            self._database.position_generations |= {place: self._generations.get(place[0], 1) for place in positions}
-            for each in rejected:
-                if self._is_new(each.topic, each.partition, each.offset):
-                    self._database.rejected[each.topic, each.partition, each.offset] = each.reason
-            for heard in events:
-                if self._is_new(self._topic_worker_events, heard.partition, heard.offset):
-                    self._database.events[heard.partition, heard.offset] = heard.event
-            return ApplyResult(changed, sorted(unknown), refused)
+            self._database.position_generations |= {key: self._generations.get(key[0], 1) for key in positions}
+            for record in rejected:
+                if self._is_new(record.topic, record.partition, record.offset):
+                    self._database.rejected[record.topic, record.partition, record.offset] = record.reason
+            for received in events:
+                if self._is_new(self._topic_worker_events, received.partition, received.offset):
+                    self._database.events[received.partition, received.offset] = received.event
+            return ApplyResult(changed, sorted(unknown), reasons)
 
-    def _refused(self, changes: Sequence[StatusUpdate]) -> dict[int, str]:
-        """Changes that cannot be true, by their place."""
-        refused: dict[int, str] = {}
-        taken = {canonical_key(row.s3_location): row.id for row in self._database.files.values() if row.s3_location}
-        for place, change in enumerate(changes):
-            row = self._database.files.get(change.file_id)
+    def _rejections(self, updates: Sequence[StatusUpdate]) -> dict[int, str]:
+        """Why updates cannot be true, by their index."""
+        reasons: dict[int, str] = {}
+        owners = {canonical_key(row.s3_location): row.id for row in self._database.files.values() if row.s3_location}
+        for index, update in enumerate(updates):
+            row = self._database.files.get(update.file_id)
             try:
-                key = check_key_owner(change.file_id, change.s3_location) if change.s3_location is not None else None
+                key = check_key_owner(update.file_id, update.s3_location) if update.s3_location is not None else None
             except InvalidObjectKey as error:
-                refused[place] = str(error)
+                reasons[index] = str(error)
                 continue
-            if key is not None and taken.setdefault(key, change.file_id) != change.file_id:
-                refused[place] = f"s3Location is the key of file {taken[key]}"
-            elif row is not None and change.run is not None and change.run > row.run:
-                refused[place] = f"run {change.run} of file {row.id} was never begun: the file is in run {row.run}"
-        return refused
+            if key is not None and owners.setdefault(key, update.file_id) != update.file_id:
+                reasons[index] = f"s3Location is the key of file {owners[key]}"
+            elif row is not None and update.run is not None and update.run > row.run:
+                reasons[index] = f"run {update.run} of file {row.id} has not started: the file is in run {row.run}"
+        return reasons
 
     def _is_new(self, topic: str, partition: int, offset: int) -> bool:
         generation = self._generations.get(topic, 1)
@@ -106,21 +106,21 @@ class MemoryStatusStore:
         return known != generation
 
 
-def _change(row: MemoryFile, change: StatusUpdate) -> None:
-    """What a statement says; what it does not say stays, save what only the end of a run can know."""
-    row.status = change.status
-    row.error = change.error
+def _update_row(row: MemoryFile, update: StatusUpdate) -> None:
+    """Store the values of an update. An absent value keeps the row's, except those that only a final status sets."""
+    row.status = update.status
+    row.error = update.error
     for name in ("partition", "offset", "attempt", "steps", "started_at"):
-        value = getattr(change, name)
+        value = getattr(update, name)
         if value is not None:
             setattr(row, name, value)
-    if change.status.terminal:
-        row.s3_location, row.worker_id = change.s3_location, change.worker_id
-        row.sha256, row.size, row.finished_at = change.sha256, change.size, change.at
+    if update.status.terminal:
+        row.s3_location, row.worker_id = update.s3_location, update.worker_id
+        row.sha256, row.size, row.finished_at = update.sha256, update.size, update.at
     else:
-        row.s3_location, row.worker_id = change.s3_location or row.s3_location, change.worker_id or row.worker_id
+        row.s3_location, row.worker_id = update.s3_location or row.s3_location, update.worker_id or row.worker_id
         row.finished_at = None
-    if change.status is Status.PROCESSING:
-        row.progress_at = change.at
-    done = row.steps if change.status is Status.COMPLETED else change.step
-    row.step = row.step if done is None and change.status is not Status.COMPLETED else done
+    if update.status is Status.PROCESSING:
+        row.progress_at = update.at
+    step = row.steps if update.status is Status.COMPLETED else update.step
+    row.step = row.step if step is None and update.status is not Status.COMPLETED else step

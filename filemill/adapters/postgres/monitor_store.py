@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from filemill.adapters.kafka.admin import GroupDescription, LogOffsets
-from filemill.adapters.postgres.request_losses import count_gone, store_loss
+from filemill.adapters.postgres.request_losses import count_lost, store_lost_count
 from filemill.adapters.postgres.tables import (
     GroupSample,
     IdempotencyKey,
@@ -17,7 +17,7 @@ from filemill.adapters.postgres.tables import (
     Worker,
     WorkerEventRow,
 )
-from filemill.adapters.postgres.topics import register
+from filemill.adapters.postgres.topics import register_topics
 from filemill.domain.idempotency import KEY_RETENTION
 from filemill.domain.records import TopicIdentity
 from filemill.domain.request_losses import LossBounds
@@ -66,7 +66,7 @@ class MonitorStore:
     ) -> None:
         """Store offsets and lag of `topic`'s partitions, and state and members of the group."""
         with self._engine.begin() as connection:
-            generation = register(connection, topics).get(topic, 1)
+            generation = register_topics(connection, topics).get(topic, 1)
             if offsets:
                 rows = [
                     {
@@ -97,13 +97,13 @@ class MonitorStore:
     def register_topics(self, topics: Mapping[str, TopicIdentity]) -> None:
         """Store which topics have these names now."""
         with self._engine.begin() as connection:
-            register(connection, topics)
+            register_topics(connection, topics)
 
     def count_losses(self, bounds: LossBounds) -> int:
         """Count the unfinished requests whose records are gone from Kafka; store and return the number."""
         with self._engine.begin() as connection:
-            count = count_gone(connection, bounds)
-            store_loss(connection, self._group, count)
+            count = count_lost(connection, bounds)
+            store_lost_count(connection, self._group, count)
         return count
 
     def share_members(self, now: datetime) -> list[str]:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.file_rows import COLUMN_NAMES, FileRow, file_row
 from filemill.adapters.postgres.lease import PostgresLease
-from filemill.adapters.postgres.topics import register
+from filemill.adapters.postgres.topics import register_topics
 from filemill.domain.files import NewFile, search_text
 from filemill.domain.messages import new_traceparent
 from filemill.domain.partitioning import assign_partitions
@@ -148,7 +148,7 @@ class PostgresOutbox:
     def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
         """The number of this topic among those of its name."""
         with self._engine.begin() as connection:
-            return register(connection, {topic: identity})[topic]
+            return register_topics(connection, {topic: identity})[topic]
 
     def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
         """Take their numbers away, on record."""

@@ -13,10 +13,10 @@ from filemill.domain.request_losses import LossBounds
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
 
 # A worker's heartbeat, and the sync that stores its progress, may be late by this much.
-LATE_SECONDS = 30
+MAX_DELAY_SECONDS = 30
 
 # A worker that lives, and has something in progress for as long as that file: it may still finish it.
-_GONE = """
+_LOST = """
     SELECT files.id FROM files
     JOIN publications AS place ON place.file_id = files.id AND place.run = files.run
     LEFT JOIN unnest(
@@ -38,12 +38,12 @@ _GONE = """
                     secs => coalesce(CAST(workers.vitals ->> 'oldestSeconds' AS float), 0) + :late)
         ))
 """
-_PAGE = sa.text(f"{_GONE} ORDER BY files.id LIMIT :limit")
-_COUNT = sa.text(f"SELECT count(*) FROM ({_GONE}) AS gone")  # noqa: S608 - text of this module
+_PAGE = sa.text(f"{_LOST} ORDER BY files.id LIMIT :limit")
+_COUNT = sa.text(f"SELECT count(*) FROM ({_LOST}) AS gone")  # noqa: S608 - text of this module
 _RESUBMIT = sa.text(
     f"""
     WITH gone AS (
-        SELECT id FROM files WHERE id IN ({_GONE}) AND run < :run_max ORDER BY id FOR UPDATE
+        SELECT id FROM files WHERE id IN ({_LOST}) AND run < :run_max ORDER BY id FOR UPDATE
     ), again AS (
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
@@ -71,7 +71,7 @@ _ALIVE = sa.text("""
 def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[str]]:
     """Workers with something in progress, and since when at most; and those that have nothing and wait for nothing."""
     busy, idle = {}, set()
-    for row in connection.execute(_ALIVE, {"late": LATE_SECONDS, "dead": DEAD_AFTER_SECONDS}):
+    for row in connection.execute(_ALIVE, {"late": MAX_DELAY_SECONDS, "dead": DEAD_AFTER_SECONDS}):
         if row.busy:
             busy[row.worker_id] = row.since
         elif not row.waits:
@@ -87,25 +87,25 @@ def applied_positions(connection: sa.Connection, topic: str, generation: int) ->
     return {row.partition: row.next_offset for row in connection.execute(query)}
 
 
-def gone_files(
+def lost_files(
     connection: sa.Connection, known: LossBounds, *, after: int = 0, limit: int = 1000, ids: Sequence[int] | None = None
 ) -> list[int]:
     """The files beyond the id `after` that are gone, least id first; with `ids`, only of those."""
     return list(connection.execute(_PAGE, {**_parameters(known, ids, after), "limit": limit}).scalars())
 
 
-def count_gone(connection: sa.Connection, known: LossBounds) -> int:
+def count_lost(connection: sa.Connection, known: LossBounds) -> int:
     """How many files are gone. It looks at each unfinished file."""
     return int(connection.execute(_COUNT, _parameters(known, None, 0)).scalar_one())
 
 
-def resubmit_gone(connection: sa.Connection, known: LossBounds, ids: Sequence[int]) -> dict[int, int]:
+def resubmit_lost(connection: sa.Connection, known: LossBounds, ids: Sequence[int]) -> dict[int, int]:
     """Start a new run of those of the files that are gone; returns their ids, with the new runs."""
     parameters = {**_parameters(known, ids, 0), "traceparent": new_traceparent(), "run_max": RUN_MAX}
     return {row.id: row.run for row in connection.execute(_RESUBMIT, parameters)}
 
 
-def store_loss(connection: sa.Connection, group: str, requests: int) -> None:
+def store_lost_count(connection: sa.Connection, group: str, requests: int) -> None:
     """Keep how many requests are gone, for whoever looks."""
     connection.execute(sa.delete(RequestLoss).where(RequestLoss.group_id == group))
     connection.execute(sa.insert(RequestLoss).values(group_id=group, requests=requests, counted_at=sa.func.now()))
@@ -121,6 +121,6 @@ def _parameters(known: LossBounds, ids: Sequence[int] | None, after: int) -> dic
         "generation": known.generation,
         "ids": None if ids is None else list(ids),
         "after": after,
-        "late": LATE_SECONDS,
+        "late": MAX_DELAY_SECONDS,
         "dead": DEAD_AFTER_SECONDS,
     }

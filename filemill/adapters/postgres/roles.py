@@ -16,10 +16,10 @@ from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
 # A failed statement is logged with its text, which holds a password's verifier.
-_QUIET = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
+_NO_STATEMENT_LOG = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
 
 # What a superuser made before there was an owner. Members of extensions stay with their extension.
-_MINE = """
+_OWNED_BY_SUPERUSER = """
     SELECT 'TABLE' AS kind, c.oid::regclass::text AS name FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
     AND c.relowner IN (SELECT oid FROM pg_roles WHERE rolsuper) AND NOT EXISTS (
@@ -36,7 +36,7 @@ _MINE = """
 
 
 @dataclass(frozen=True)
-class Login:
+class RoleCredentials:
     """A role and its password."""
 
     user: str
@@ -44,39 +44,39 @@ class Login:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roles:
+class DatabaseRoles:
     """The roles of one database."""
 
     database: str
-    owner: Login
-    application: Login
-    reader: Login
+    owner: RoleCredentials
+    application: RoleCredentials
+    reader: RoleCredentials
 
 
-def arrange_roles(server: Mapping[str, Any], roles: Roles) -> None:
+def apply_roles(server: Mapping[str, Any], roles: DatabaseRoles) -> None:
     """Make the roles and the database, or bring them up to date; existing data becomes the owner's. May be repeated.
 
     `server` are the parameters of a superuser's connection. Raises psycopg.Error.
     """
     with _connect(server, "postgres") as connection:
         # The owner may create databases: tests and the lab make some of their own beside the one that is used.
-        _arrange_role(connection, roles.owner, sql.SQL("CREATEDB"))
-        _arrange_role(connection, roles.application, sql.SQL("NOCREATEDB"))
-        _arrange_role(connection, roles.reader, sql.SQL("NOCREATEDB"))
-        _arrange_database(connection, roles)
+        _apply_role(connection, roles.owner, sql.SQL("CREATEDB"))
+        _apply_role(connection, roles.application, sql.SQL("NOCREATEDB"))
+        _apply_role(connection, roles.reader, sql.SQL("NOCREATEDB"))
+        _apply_database(connection, roles)
     with _connect(server, roles.database) as connection, connection.transaction():
         owner = sql.Identifier(roles.owner.user)
-        for kind, name in connection.execute(_MINE).fetchall():
+        for kind, name in connection.execute(_OWNED_BY_SUPERUSER).fetchall():
             statement = sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), sql.SQL(name), owner)
             connection.execute(statement)
 
 
 def _connect(server: Mapping[str, Any], database: str) -> psycopg.Connection[tuple[Any, ...]]:
     given = {"application_name": "filemill roles", **server}
-    return psycopg.connect(**given, dbname=database, options=_QUIET, autocommit=True)
+    return psycopg.connect(**given, dbname=database, options=_NO_STATEMENT_LOG, autocommit=True)
 
 
-def _arrange_role(connection: psycopg.Connection[tuple[Any, ...]], login: Login, right: sql.SQL) -> None:
+def _apply_role(connection: psycopg.Connection[tuple[Any, ...]], login: RoleCredentials, right: sql.SQL) -> None:
     name = sql.Identifier(login.user)
     # The superuser of initdb stays one for good. Where an earlier version used it, another role gets its name.
     if connection.execute("SELECT FROM pg_roles WHERE oid = 10 AND rolname = %s", [login.user]).fetchone():
@@ -90,7 +90,7 @@ def _arrange_role(connection: psycopg.Connection[tuple[Any, ...]], login: Login,
     connection.execute(statement.format(name, right, sql.Literal(verifier.decode())))
 
 
-def _arrange_database(connection: psycopg.Connection[tuple[Any, ...]], roles: Roles) -> None:
+def _apply_database(connection: psycopg.Connection[tuple[Any, ...]], roles: DatabaseRoles) -> None:
     database, owner = sql.Identifier(roles.database), sql.Identifier(roles.owner.user)
     if connection.execute("SELECT FROM pg_database WHERE datname = %s", [roles.database]).fetchone() is None:
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, owner))
@@ -106,14 +106,14 @@ def create_roles(settings: Settings) -> None:
     superuser = {"user": settings.database_superuser_user, "password": settings.database_superuser_password}
     as_superuser = settings.model_copy(update={f"database_{name}": value for name, value in superuser.items()})
     server = {name: value for name, value in libpq_parameters(as_superuser).items() if name != "dbname"}
-    roles = Roles(
+    roles = DatabaseRoles(
         database=settings.database_name,
-        owner=Login(settings.database_owner_user, settings.database_owner_password.get_secret_value()),
-        application=Login(settings.database_user, settings.database_password.get_secret_value()),
-        reader=Login(settings.database_reader_user, settings.database_reader_password.get_secret_value()),
+        owner=RoleCredentials(settings.database_owner_user, settings.database_owner_password.get_secret_value()),
+        application=RoleCredentials(settings.database_user, settings.database_password.get_secret_value()),
+        reader=RoleCredentials(settings.database_reader_user, settings.database_reader_password.get_secret_value()),
     )
     try:
-        arrange_roles(server, roles)
+        apply_roles(server, roles)
     except psycopg.Error as error:
         raise Unavailable(
             f"PostgreSQL at {as_superuser.database_url}: the roles were not created: {error}",

@@ -12,7 +12,7 @@ from filemill.adapters.errors import first_line
 from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
-from filemill.adapters.postgres.topics import register
+from filemill.adapters.postgres.topics import register_topics
 from filemill.domain.files import InvalidObjectKey, StatusUpdate, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
@@ -112,7 +112,7 @@ class PostgresStatusStore:
         }
         with self._engine.begin() as connection:
             if unknown:
-                self._generations |= register(connection, unknown)
+                self._generations |= register_topics(connection, unknown)
                 self._topics |= unknown
             rows = connection.execute(_POSITIONS).all()
         return {

@@ -25,13 +25,13 @@ from filemill.domain.files import TITLE_MAX_CHARACTERS, Status
 Moment = TIMESTAMP(timezone=True)
 
 
-class Table(DeclarativeBase):
+class Base(DeclarativeBase):
     """The base of all tables."""
 
     type_annotation_map = {str: Text, int: BigInteger, datetime: Moment}  # noqa: RUF012 - SQLAlchemy's own form
 
 
-class File(Table):
+class File(Base):
     """A file request and what became of it. The seed's seven columns come first."""
 
     __tablename__ = "files"
@@ -82,7 +82,7 @@ class File(Table):
     title_search: Mapped[str | None]
 
 
-class StatusCount(Table):
+class StatusCount(Base):
     """How many files have a status: the sum of its deltas. Triggers on `files` append, the group monitor compacts.
 
     One row per status would be a lock that every transaction waits for; counting `files` takes a second per million.
@@ -95,7 +95,7 @@ class StatusCount(Table):
     delta: Mapped[int]
 
 
-class OutboxRow(Table):
+class OutboxRow(Base):
     """A request that is not on Kafka yet. `publish_number` and `partition` are given before it is produced."""
 
     __tablename__ = "outbox"
@@ -110,7 +110,7 @@ class OutboxRow(Table):
     generation: Mapped[int | None] = mapped_column(Integer)
 
 
-class TopicGeneration(Table):
+class TopicGeneration(Base):
     """The topics that a name has had, numbered from 1: what is stored about one carries the number.
 
     `seen_at`: when a process last found this one; the latest of a name is the present one.
@@ -127,7 +127,7 @@ class TopicGeneration(Table):
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class AbandonedNumber(Table):
+class AbandonedNumber(Base):
     """A publish number that was given up with its topic: its request was numbered anew."""
 
     __tablename__ = "abandoned_numbers"
@@ -140,7 +140,7 @@ class AbandonedNumber(Table):
     abandoned_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Publication(Table):
+class Publication(Base):
     """Where a request stands on `file.create`."""
 
     __tablename__ = "publications"
@@ -155,7 +155,7 @@ class Publication(Table):
     generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
-class RequestLoss(Table):
+class RequestLoss(Base):
     """How many unfinished requests have no record left that anybody will process, when last counted."""
 
     __tablename__ = "request_losses"
@@ -165,7 +165,7 @@ class RequestLoss(Table):
     counted_at: Mapped[datetime]
 
 
-class PublishCounter(Table):
+class PublishCounter(Base):
     """The next publish number. Changed only with the rows that take the numbers, so it has no gaps."""
 
     __tablename__ = "publish_counter"
@@ -175,7 +175,7 @@ class PublishCounter(Table):
     next_number: Mapped[int]
 
 
-class IdempotencyKey(Table):
+class IdempotencyKey(Base):
     """A key that came with requests, and the ids that they got; `requested_at` of a single one is its row's."""
 
     __tablename__ = "idempotency_keys"
@@ -188,7 +188,7 @@ class IdempotencyKey(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class LeaseRow(Table):
+class LeaseRow(Base):
     """Who is the active one (`name`: relay, sync, monitor), by which fencing number, until when."""
 
     __tablename__ = "leases"
@@ -199,7 +199,7 @@ class LeaseRow(Table):
     expires_at: Mapped[datetime]
 
 
-class SyncPosition(Table):
+class SyncPosition(Base):
     """The next offset that status sync reads: moved in the transaction that applies what came before it."""
 
     __tablename__ = "sync_positions"
@@ -210,7 +210,7 @@ class SyncPosition(Table):
     generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
-class RejectedMessage(Table):
+class RejectedMessage(Base):
     """A record of `file.created` or `file.progress` that could not be read or names no file."""
 
     __tablename__ = "rejected_messages"
@@ -226,7 +226,7 @@ class RejectedMessage(Table):
     rejected_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class LagSample(Table):
+class LagSample(Base):
     """Where one partition stood at a moment. Unknown is null, never zero."""
 
     __tablename__ = "lag_samples"
@@ -241,7 +241,7 @@ class LagSample(Table):
     generation: Mapped[int] = mapped_column(Integer, server_default="1")
 
 
-class GroupSample(Table):
+class GroupSample(Base):
     """The consumer group at a moment. `members`: [{"memberId", "clientId", "host", "partitions": [0, 1]}]."""
 
     __tablename__ = "group_samples"
@@ -253,7 +253,7 @@ class GroupSample(Table):
     members: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
 
 
-class OutboxSample(Table):
+class OutboxSample(Base):
     """The outbox at a moment. `oldest_age_seconds` null: it was empty."""
 
     __tablename__ = "outbox_samples"
@@ -263,7 +263,7 @@ class OutboxSample(Table):
     oldest_age_seconds: Mapped[float | None]
 
 
-class Worker(Table):
+class Worker(Base):
     """A worker as last heard of. `body` is its last event, `vitals` those of its last heartbeat."""
 
     __tablename__ = "workers"
@@ -277,7 +277,7 @@ class Worker(Table):
     starts: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
-class WorkerEventRow(Table):
+class WorkerEventRow(Base):
     """An event of `worker.events`, by its place there, so that one read twice is stored once."""
 
     __tablename__ = "worker_events"
@@ -298,7 +298,7 @@ class WorkerEventRow(Table):
     body: Mapped[dict[str, Any]] = mapped_column(JSONB)
 
 
-class Tombstone(Table):
+class Tombstone(Base):
     """A file that was deleted: the ledger counts it, and an event that still comes for it is no surprise."""
 
     __tablename__ = "tombstones"
@@ -310,7 +310,7 @@ class Tombstone(Table):
     deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Operation(Table):
+class Operation(Base):
     """What a person, or a program for one, changed: retry, cancel, delete, replay, quiet … The audit."""
 
     __tablename__ = "operations"

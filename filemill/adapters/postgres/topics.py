@@ -23,7 +23,7 @@ _ADD = sa.text("""
 """)
 
 
-def register(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
+def register_topics(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
     """The generation of each topic, in the caller's transaction; a topic that is new gets the next number."""
     connection.execute(_LOCK)
     return {topic: _generation(connection, topic, topics[topic]) for topic in sorted(topics)}
@@ -40,7 +40,7 @@ def _generation(connection: sa.Connection, topic: str, identity: TopicIdentity) 
     return number
 
 
-def generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
+def known_generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
     """The same without writing: 1 for a name of which no topic is known yet, 0 for a topic that nobody has seen."""
     rows = connection.execute(sa.select(TopicGeneration.__table__).where(TopicGeneration.topic.in_(topics))).all()
     known = {(row.topic, row.topic_id, row.cluster_id): row.generation for row in rows}
@@ -51,7 +51,7 @@ def generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) 
     }
 
 
-def recreated_at(connection: sa.Connection, topic: str) -> list[float]:
+def recreation_times(connection: sa.Connection, topic: str) -> list[float]:
     """When the topics that had a name after the first were first seen, in seconds since the epoch, ascending."""
     moments = sa.select(sa.extract("epoch", TopicGeneration.first_seen_at)).where(
         TopicGeneration.topic == topic, TopicGeneration.generation > 1

