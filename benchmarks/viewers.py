@@ -25,9 +25,10 @@ from filemill.config import logging
 from filemill.entrypoints.cli.output import print_table, say
 from filemill.lab.results import machine
 from filemill.queries.files import list_files
-from filemill.queries.group import lag_history, overview
+from filemill.queries.group import lag_history
 from filemill.queries.history import audit_entries, ownership
 from filemill.queries.outbox import outbox_history
+from filemill.queries.overview import overview
 from filemill.queries.performance import ledger, performance
 
 PERIOD = timedelta(minutes=15)
@@ -45,17 +46,17 @@ COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", 
 
 REFRESH, ANY_PAGE = "refresh, server time", "GET /api/files, any page"
 
-Line = dict[str, Any]
+Measurement = dict[str, Any]
 # Pages or pollers, how many, how often each asks, in seconds.
-Crowd = tuple[str, int, float]
+ClientLoad = tuple[str, int, float]
 
 
-def refreshes(world: IsolatedPipeline) -> Line:
+def refreshes(pipeline: IsolatedPipeline) -> Measurement:
     """Everything that Pipeline, Files and Performance read for one refresh, nothing of it kept from the one before."""
-    group = world.settings.group_id
+    group = pipeline.settings.group_id
 
     def refresh() -> None:
-        with world.engine.connect() as connection:
+        with pipeline.engine.connect() as connection:
             overview(connection, group)
             list_files(connection, limit=50, excerpts=True)
             lag_history(connection, group, PERIOD)
@@ -66,7 +67,7 @@ def refreshes(world: IsolatedPipeline) -> Line:
     line = _timed(refresh, REFRESHES, REFRESH_MOST_MS)
 
     def statistics() -> None:
-        with world.engine.connect() as connection:
+        with pipeline.engine.connect() as connection:
             performance(connection, PERIOD)
             ledger(connection)
 
@@ -74,9 +75,9 @@ def refreshes(world: IsolatedPipeline) -> Line:
     return {**line, "performance_p95_ms": aside["p95_ms"]}
 
 
-def any_page(world: IsolatedPipeline, url: str) -> Line:
+def any_page(pipeline: IsolatedPipeline, url: str) -> Measurement:
     """`GET /api/files`, a page somewhere in the list, one after the other on one connection."""
-    most = world.scalar("SELECT max(id) FROM files")
+    most = pipeline.scalar("SELECT max(id) FROM files")
     chosen = random.Random(7)
     with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
 
@@ -89,59 +90,67 @@ def any_page(world: IsolatedPipeline, url: str) -> Line:
         return _timed(ask, PAGES_OF_THE_LIST, LIST_MOST_MS)
 
 
-def name_of(one: Crowd) -> str:
+def name_of(one: ClientLoad) -> str:
     """What a crowd is called."""
     what, count, period = one
     return f"{count} {what} at {period:g} s"
 
 
-def crowd(
-    world: IsolatedPipeline, crew: WorkerProcesses, page: psutil.Process, one: Crowd, seconds: float, port: int
-) -> Line:
+def measure_clients(
+    pipeline: IsolatedPipeline,
+    processes: WorkerProcesses,
+    page: psutil.Process,
+    one: ClientLoad,
+    seconds: float,
+    port: int,
+) -> Measurement:
     """Viewers or pollers for so long; transactions of Postgres a second, and what CPU the page's process took.
 
     That CPU is milliseconds an answer, with what the process does anyway: opening the pages, relaying.
     """
     what, count, period = one
-    client = crew.start_task(what, count, period, seconds, port=port)
+    client = processes.start_task(what, count, period, seconds, port=port)
     client.wait_ready()
     psutil.Process(client.pid).cpu_affinity([_cores()[-1]])
-    before, cpu_before, began = _transactions(world), _cpu_seconds(page), time.monotonic()
+    before, cpu_before, began = _transactions(pipeline), _cpu_seconds(page), time.monotonic()
     client.start_work()
     found = client.wait_done(600)
     took = time.monotonic() - began
-    per_second, cpu = (_transactions(world) - before) / took, _cpu_seconds(page) - cpu_before
+    per_second, cpu = (_transactions(pipeline) - before) / took, _cpu_seconds(page) - cpu_before
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
     most = POLL_MOST_MS if what == "pollers" else PAGES_MOST_MS if (count, period) == (25, 2.0) else None
     costs = {"cpu_ms": 1000 * cpu / found["answers"], "of_a_core": cpu / took}
     return {**numbers, "most_ms": most, "transactions_per_second": per_second, **costs}
 
 
-def measure(rows: int, seconds: float, only: str = "") -> list[Line]:
+def measure(rows: int, seconds: float, only: str = "") -> list[Measurement]:
     """All of it that has `only` in its name, in this order."""
-    lines: list[Line] = []
+    lines: list[Measurement] = []
     crowds = [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]
-    with embedded_servers() as servers, isolated_pipeline(servers, processing_seconds=1.0) as world:
+    with embedded_servers() as servers, isolated_pipeline(servers, processing_seconds=1.0) as pipeline:
         say(f"{rows:,} rows …")
-        backlog.insert_completed_rows(world, rows)
-        with world.processes() as crew:
-            port = open_page(world, crew)
-            page = next(member for member in crew.processes() if "dashboard" in " ".join(member.cmdline()))
+        backlog.insert_completed_rows(pipeline, rows)
+        with pipeline.processes() as processes:
+            port = open_page(pipeline, processes)
+            page = next(process for process in processes.live_processes() if "dashboard" in " ".join(process.cmdline()))
             page.cpu_affinity([_cores()[0]])
             for role in ("processor", "sync", "monitor"):
-                crew.start_role(role)
+                processes.start_role(role)
             load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + len(crowds) * (seconds + 40)))
-            beside = crew.start_task("submit-steadily", load, BESIDE_PER_SECOND)
+            beside = processes.start_task("submit-steadily", load, BESIDE_PER_SECOND)
             beside.wait_ready()
             beside.start_work()
             say(f"Warming up beside {BESIDE_PER_SECOND:g} files a second …")
             ended = "SELECT count(*) FROM files WHERE finished_at > now() - interval '1 min'"
-            wait_until(lambda: world.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
-            url = f"http://{world.settings.host}:{port}"
-            steps: list[tuple[str, Callable[[], Line]]] = [
-                (REFRESH, lambda: refreshes(world)),
-                (ANY_PAGE, lambda: any_page(world, url)),
-                *((name_of(one), lambda one=one: crowd(world, crew, page, one, seconds, port)) for one in crowds),
+            wait_until(lambda: pipeline.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
+            url = f"http://{pipeline.settings.host}:{port}"
+            steps: list[tuple[str, Callable[[], Measurement]]] = [
+                (REFRESH, lambda: refreshes(pipeline)),
+                (ANY_PAGE, lambda: any_page(pipeline, url)),
+                *(
+                    (name_of(one), lambda one=one: measure_clients(pipeline, processes, page, one, seconds, port))
+                    for one in crowds
+                ),
             ]
             for name, step in steps:
                 if only in name:
@@ -171,12 +180,12 @@ def main(
         raise typer.Exit(1)
 
 
-def holds(line: Line) -> bool:
+def holds(line: Measurement) -> bool:
     """Whether what is promised of a line is so: quick enough, nothing wrong, nothing late."""
     return bool(line["p95_ms"] <= line["most_ms"] and not line.get("wrong") and not line.get("late"))
 
 
-def _timed(ask: Callable[[], None], times: int, most: float | None) -> Line:
+def _timed(ask: Callable[[], None], times: int, most: float | None) -> Measurement:
     found = []
     for _ in range(times):
         began = time.perf_counter()
@@ -197,8 +206,8 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _transactions(world: IsolatedPipeline) -> int:
-    return world.scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+def _transactions(pipeline: IsolatedPipeline) -> int:
+    return pipeline.scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
 
 
 def _cores() -> list[int]:

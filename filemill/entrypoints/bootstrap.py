@@ -119,7 +119,7 @@ def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
     engine = create_engine(settings, "setup")
     try:
         kafka = functools.cache(lambda: KafkaAdmin(settings))
-        setup.prepare(settings, engine, kafka, timeout_seconds=timeout_seconds)
+        setup.prepare(settings, engine, kafka, bucket(settings), timeout_seconds=timeout_seconds)
     finally:
         engine.dispose()
 

@@ -14,7 +14,6 @@ import msgspec
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.postgres.connection import check_writable
 from filemill.adapters.postgres.migrate import current_revision, head_revision
-from filemill.adapters.s3.admin import bucket_exists
 from filemill.config import settings as configuration
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
@@ -133,6 +132,6 @@ def _kafka(settings: Settings) -> DoctorCheck:
 
 
 def _s3(settings: Settings) -> DoctorCheck:
-    exists = bucket_exists(settings)
+    exists = bootstrap.bucket(settings).exists()
     found = f"{settings.s3_endpoint}, bucket {settings.s3_bucket} {'exists' if exists else 'is missing'}"
     return DoctorCheck("S3", exists, found, "" if exists else "`filemill prepare`")

@@ -1,7 +1,7 @@
-"""Reading the topic of dead letters: a small index in memory, and payloads read by their places when they are shown.
+"""Reading the topic of dead letters: a small index in memory; payloads are read by position when they are shown.
 
-A topic of gigabytes passes through in batches of a few megabytes. Of each record the index keeps who, why and where,
-cut to a bounded length; of the newest `KEPT_RECORDS` records. A record that cannot be read is an entry that says so.
+A topic of gigabytes is read in batches of a few megabytes. The index keeps file, reason and position of the newest
+`KEPT_RECORDS` records, with texts cut to a bounded length. An unreadable record is an entry with a `problem`.
 """
 
 import threading
@@ -26,25 +26,25 @@ from filemill.domain.messages import header
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import Unavailable
 
-# Of so many records, the newest, the index knows.
+# The index holds this many records, the newest.
 KEPT_RECORDS = 20_000
-# While it is read the index may have so many more, so that it need not be cut for each record.
+# During a read the index may hold this many more, so that it is not cut for each record.
 SLACK_RECORDS = 5_000
-# Payloads and headers that are in memory at once, for a list or a command.
+# Size of the payloads and headers that a list or a command holds in memory at once.
 CHUNK_BYTES = 1024 * 1024
-# Who asks while the topic is read for somebody else waits for so long.
+# A caller waits this long for a read that another caller has started.
 WAIT_SECONDS = 30.0
 
 
 class DeadLetterSnapshot(msgspec.Struct, frozen=True):
-    """The dead letters, oldest first; `truncated`: there are older records that the index does not hold."""
+    """The dead letters, oldest first. `truncated`: there are older records that the index does not hold."""
 
     items: list[DeadLetter]
     truncated: bool = False
 
 
 class DeadLetterContent(msgspec.Struct, frozen=True):
-    """What the index leaves out of a record. A header without a value is None, which is not empty."""
+    """What the index does not keep of a record. The value of a header without a value is None, which is not empty."""
 
     value: bytes | None
     headers: list[tuple[str, str | None]]
@@ -66,7 +66,7 @@ def current_dead_letters(entries: Collection[DeadLetterEntry], engine: sa.Engine
 
 
 class DeadLetterIndex:
-    """Any thread may ask. One reads at a time, from where the last one stopped; who waits meanwhile shares the next."""
+    """Any thread. One read at a time continues where the last one stopped; callers that wait share the next read."""
 
     def __init__(self, settings: Settings, engine: sa.Engine) -> None:
         self._settings = settings
@@ -83,12 +83,12 @@ class DeadLetterIndex:
         self._truncated = False
 
     def read(self, admin: KafkaAdmin) -> DeadLetterSnapshot:
-        """All that is known by now, judged by how the files stand now. Raises Unavailable."""
+        """Read new records; returns all dead letters with the current state of their files. Raises Unavailable."""
         before = self._begun
         if not self._lock.acquire(timeout=WAIT_SECONDS):
-            raise Unavailable("the dead letters are still being read: try again")
+            raise Unavailable("the dead letters are still being read: try again", code="dead-letters-busy")
         try:
-            if self._begun == before:  # else somebody began to read after this question, and has finished
+            if self._begun == before:  # else a read began after this call, and has finished
                 self._begun += 1
                 self._latest = self._try(admin)
             latest = self._latest
@@ -99,9 +99,9 @@ class DeadLetterIndex:
         return latest
 
     def find(self, admin: KafkaAdmin, places: Sequence[str]) -> dict[str, DeadLetter]:
-        """The dead letters at these places (`partition:offset`), those that are there.
+        """The dead letters at these positions (`partition:offset`); those that do not exist are left out.
 
-        Any place of a letter that came several times leads to it, also where the index does not hold it any more.
+        The position of any of its records finds a dead letter, even if the index does not hold that record any more.
         """
         known = {letter.key: letter for letter in self.read(admin).items}
         wanted = {place: parsed for place in places if (parsed := parse_place(place)) is not None}
@@ -116,13 +116,13 @@ class DeadLetterIndex:
         return found
 
     def contents(self, admin: KafkaAdmin, letters: Sequence[DeadLetter]) -> list[DeadLetterContent | None]:
-        """The contents of some letters (see `chunks`), each of its latest record; None where that is gone."""
+        """The contents of the latest records of some dead letters (see `chunks`); None: the record is gone."""
         places = [letter.latest for letter in letters]
         found = {(record.partition, record.offset): _content(record) for record in self._read_places(admin, places)}
         return [found.get(place) for place in places]
 
     def content(self, admin: KafkaAdmin, place: tuple[int, int]) -> DeadLetterContent | None:
-        """The content of the record at a place; None where it is gone. Raises Unavailable."""
+        """The content of the record at a position; None: it is gone. Raises Unavailable."""
         return next((_content(record) for record in self._read_places(admin, [place])), None)
 
     def _read_places(self, admin: KafkaAdmin, places: Sequence[tuple[int, int]]) -> Iterator[Record]:
@@ -142,7 +142,7 @@ class DeadLetterIndex:
         identity = admin.identities([self._topic]).get(self._topic)
         if identity is not None and not identity.is_same_topic(
             self._identity
-        ):  # recreated: the same offsets are other records
+        ):  # recreated: the offsets are of other records
             self._forget()
             self._identity = identity
         spans = admin.offsets(None, self._topic)
@@ -154,7 +154,7 @@ class DeadLetterIndex:
             self._next[self._topic, part.partition] = start
         for record in read_topic(self._settings, self._topic, spans, "dlq", dict(self._next)):
             self._add(record)
-            self._next[self._topic, record.partition] = record.offset + 1  # what was read counts if the rest fails
+            self._next[self._topic, record.partition] = record.offset + 1  # counts even if the rest fails
         for part in spans:
             place = self._topic, part.partition
             self._next[place] = max(self._next[place], part.end or 0)
@@ -170,7 +170,7 @@ class DeadLetterIndex:
             self._keep(self._entries.values())
 
     def _keep(self, entries: Iterable[DeadLetterEntry]) -> None:
-        """Hold these, the newest `KEPT_RECORDS` of them at most."""
+        """Keep the newest `KEPT_RECORDS` of these entries."""
         kept = list(entries)
         if len(kept) > KEPT_RECORDS:
             kept = sorted(kept, key=lambda one: one.order)[-KEPT_RECORDS:]
@@ -187,7 +187,7 @@ def read_dead_letters(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) 
 
 
 def chunks(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """In their order, as many at a time as their contents may have together; a larger one comes by itself."""
+    """Split dead letters into lists whose contents fit into `CHUNK_BYTES`; a larger one is a list of its own."""
     chunk: list[DeadLetter] = []
     weight = 0
     for letter in letters:

@@ -1,6 +1,6 @@
-"""What people and programs look at: all that is known of one file, over all its runs.
+"""Everything that is known about one file, over all its runs.
 
-Events are kept as long as the monitor's retention says; publications and the file's own row for ever.
+Events are kept for the monitor's retention; publications and the file's row are kept until the file is deleted.
 """
 
 from datetime import datetime
@@ -17,7 +17,10 @@ EVENTS_MAX = 200
 
 
 class WaitingRequest(msgspec.Struct, frozen=True):
-    """A request in the outbox: not on Kafka yet; `publish_number` once the relay has claimed it."""
+    """A request in the outbox. `publish_number`: its sequence number; None before the relay has claimed it.
+
+    `ahead`: how many rows are before it in the outbox.
+    """
 
     run: int
     accepted_at: datetime
@@ -26,7 +29,7 @@ class WaitingRequest(msgspec.Struct, frozen=True):
 
 
 class PublishedRequest(msgspec.Struct, frozen=True):
-    """Where on `file.create` a run's request stands."""
+    """The position of a run's request on `file.create`."""
 
     run: int
     publish_number: int
@@ -37,7 +40,7 @@ class PublishedRequest(msgspec.Struct, frozen=True):
 
 
 class FileOperation(msgspec.Struct, frozen=True):
-    """What somebody did to the file."""
+    """A recorded operation on the file."""
 
     at: datetime
     actor: str
@@ -46,7 +49,7 @@ class FileOperation(msgspec.Struct, frozen=True):
 
 
 class FileTimeline(msgspec.Struct, frozen=True, kw_only=True):
-    """A file and what happened to it; `deleted_at` is all there is of one that was deleted."""
+    """A file and what happened to it. Of a deleted file only `deleted_at` is known."""
 
     as_of: datetime
     file: FileRow | None
@@ -66,7 +69,7 @@ _PUBLICATIONS = sa.text("""
     WHERE file_id = :file ORDER BY publish_number DESC LIMIT :limit
 """)
 _EVENTS = sa.text("SELECT body FROM worker_events WHERE file_id = :file ORDER BY at DESC LIMIT :limit")
-# Retries and cancellations name files as [id, run]; an array that contains [[id]] may also be one of run `id`.
+# Retries and cancellations name files as [id, run]. The containment test also finds the runs that equal the id.
 _OPERATIONS = sa.text("""
     SELECT at, actor, action, (pair->>1)::int AS run
     FROM operations, jsonb_array_elements(detail->'files') AS pair
@@ -79,7 +82,7 @@ _NOW = sa.select(sa.func.clock_timestamp())
 
 
 def file_timeline(connection: sa.Connection, file_id: int) -> FileTimeline:
-    """All that is known of a file. A few milliseconds."""
+    """Read the timeline of a file. Takes a few milliseconds."""
     as_of = connection.execute(_NOW).scalar_one()
     file = get_file(connection, file_id)
     if file is None:

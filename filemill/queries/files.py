@@ -1,8 +1,8 @@
-"""What people and programs look at: files, counts, the outbox. Reads only; the group is in `postgres_reads_group`.
+"""Files, counts and the state of the outbox, for REST, the pages and the command line.
 
-REST, the pages and the command line ask the same questions here, in the caller's connection. Each is quick on a table
-of a million rows: pages go by key, counts come from `status_counts`. Ages are by the database's clock, so
-that a viewer's clock, or ours, cannot make them lie. Unknown is None, never zero.
+Functions read in the caller's connection and are fast on a table of a million rows: lists are paged by key, counts come
+from `status_counts`. Ages are computed by the database's clock, so that no other clock can distort them. Unknown is
+None, never zero.
 """
 
 import re
@@ -22,22 +22,19 @@ from filemill.errors import FileIdOutOfRange
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
-# What a list shows of a description; one file's own read has all of it.
+# Lists cut descriptions to this length; `get_file` returns the whole description.
 EXCERPT_CHARACTERS = 200
-# Counting what matches a search stops here: "more than 100,000" is as good a warning as the number.
+# Counting the matches of a search stops here: "more than 100,000" is as useful as the number.
 COUNT_MAX = 100_001
 
-# The form of cursors up to version 1.0: addresses and scripts may still hold one.
+# The form of cursors up to version 1.0: URLs and scripts may still contain one.
 _OLD_CURSOR = re.compile(r"(before|after)-([0-9]{1,19})")
-# All cursors of the list, for documents.
+# The pattern of all cursors of the list, for documents.
 FILES_CURSOR = f"{OLDER_FILES.pattern}|{NEWER_FILES.pattern}|(before|after)-[0-9]{{1,18}}"
 
 
 class FilePage(msgspec.Struct, frozen=True):
-    """Files, newest first unless `oldest_first`; `older` and `newer` are the cursors of the pages beside it.
-
-    They are None where the list ends.
-    """
+    """Files, newest first unless `oldest_first`. `older`, `newer`: cursors of the adjacent pages; None: no page."""
 
     items: list[FileRow]
     older: str | None
@@ -47,24 +44,24 @@ class FilePage(msgspec.Struct, frozen=True):
 
     @property
     def next(self) -> str | None:
-        """The cursor of the page that follows in the list's own order."""
+        """The cursor of the next page, in the order of the list."""
         return self.newer if self.oldest_first else self.older
 
     @property
     def previous(self) -> str | None:
-        """The cursor of the page before it in the list's own order."""
+        """The cursor of the previous page, in the order of the list."""
         return self.older if self.oldest_first else self.newer
 
 
 class OutboxState(msgspec.Struct, frozen=True):
-    """Requests that are not on Kafka yet, and the age in seconds of the oldest (None: there is none)."""
+    """How many requests are not on Kafka yet, and the age of the oldest in seconds (None: the outbox is empty)."""
 
     depth: int
     oldest_age_seconds: float | None
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many files have each status, every status named."""
+    """How many files have each status; all statuses are present."""
 
     by_status: dict[Status, int]
 
@@ -76,7 +73,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 _DESCRIPTION = FIELDS.index("description")
 _NOW = sa.select(sa.func.now())
-# Built once: putting twenty columns together takes longer than the database does.
+# Built once: building a query of twenty columns takes longer than running it.
 _FILE = sa.select(*COLUMNS).where(File.id == sa.bindparam("file_id"))
 _WHOLE = sa.select(*COLUMNS, sa.func.now())
 _EXCERPTS = sa.select(
@@ -106,10 +103,10 @@ def list_files(
     excerpts: bool = False,
     oldest_first: bool = False,
 ) -> FilePage:
-    """A page of files, newest first, or oldest.
+    """A page of files, newest first unless `oldest_first`. Raises InvalidCursor.
 
-    `search` finds a part of the title, whatever its case, or a file by `#id`; `cursor` is `older` or `newer` of another
-    page (raises InvalidCursor); `excerpts` cuts descriptions short. `limit` is held to 1 … 200.
+    `search` matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
+    page. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, above = _edge(cursor)
@@ -123,7 +120,7 @@ def list_files(
     rows = connection.execute(query, {**wanted, "rows": limit + 1}).all()
     more, backwards = len(rows) > limit, ascending != oldest_first
     if backwards and not more:
-        # The top is reached: a whole first page, not the few rows that happen to lie before the cursor.
+        # The list begins here: return a full first page, not the few rows before the cursor.
         return list_files(
             connection, status=status, search=search, limit=limit, excerpts=excerpts, oldest_first=oldest_first
         )
@@ -132,7 +129,7 @@ def list_files(
     if backwards:
         items.reverse()
     least, greatest = sorted((items[0].id, items[-1].id)) if items else _around(edge, above=above)
-    # In the direction of reading there is more or not; where it came from, there is what the cursor's page has shown.
+    # Ahead, the extra row tells whether there is more; behind, there is the page that the cursor came from.
     below = more if not ascending else edge is not None
     beyond = more if ascending else edge is not None
     older = OLDER_FILES.encode(least) if below else None
@@ -141,15 +138,15 @@ def list_files(
 
 
 def count_statuses(connection: sa.Connection) -> Counts:
-    """Files per status, from the deltas that triggers keep: never by counting `files`."""
+    """Count files per status, from the deltas that triggers write; does not scan `files`."""
     found = {status: int(count) for status, count in connection.execute(_COUNTS)}
     return Counts({status: max(0, found.get(status.value, 0)) for status in Status})
 
 
 def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "") -> int:
-    """How many files have one of the statuses and match the search, counted up to `COUNT_MAX`.
+    """How many files have one of the statuses and match the search, up to `COUNT_MAX`.
 
-    Without a search it is the sum of the counts that triggers keep, and exact however many there are.
+    Without a search the number is exact: it is the sum of the counts that triggers maintain.
     """
     if not search.strip():
         counts = count_statuses(connection).by_status
@@ -164,7 +161,7 @@ def count_matching(connection: sa.Connection, statuses: Sequence[Status], search
 def matching_ids(
     connection: sa.Connection, statuses: Sequence[Status], search: str, *, after: int, upto: int, limit: int
 ) -> list[int]:
-    """Ids beyond `after` and up to `upto` of files that have one of the statuses and match the search, least first."""
+    """Ids after `after`, up to `upto`, of files that have one of the statuses and match the search; ascending."""
     found = _matching(statuses, search)
     if found is None:
         return []
@@ -188,7 +185,7 @@ def count_statuses_of(connection: sa.Connection, ids: Sequence[int]) -> dict[Sta
 
 
 def newest_id(connection: sa.Connection) -> int:
-    """The greatest id of a file; 0 where there is none."""
+    """The greatest id of a file; 0: there is no file."""
     return connection.execute(sa.select(sa.func.max(File.id))).scalar_one() or 0
 
 
@@ -204,13 +201,13 @@ _OUTBOX = sa.text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(a
 
 
 def outbox_state(connection: sa.Connection) -> OutboxState:
-    """How many requests wait for the relay, and since when the first of them."""
+    """How many requests wait for the relay, and the age of the oldest."""
     depth, age = connection.execute(_OUTBOX).one()
     return OutboxState(depth, None if age is None else max(0.0, float(age)))
 
 
 def _edge(cursor: str | None) -> tuple[int | None, bool]:
-    """The id beside which a page begins, and whether it lies above that."""
+    """The id next to which a page begins, and whether the page has greater ids."""
     if not cursor:
         return None, False
     old = _OLD_CURSOR.fullmatch(cursor)
@@ -222,14 +219,14 @@ def _edge(cursor: str | None) -> tuple[int | None, bool]:
 
 
 def _around(edge: int | None, *, above: bool) -> tuple[int, int]:
-    """Ids between which there is nothing: beyond them lies the page that the cursor came from."""
+    """Bounds of an empty page: the page that the cursor came from is beyond them."""
     if edge is None:
         return 0, 0
     return (min(edge + 1, FILE_ID_MAX), edge) if above else (edge, edge - 1)
 
 
 def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
-    """What rows must fulfil, by the names of `_CONDITIONS`; None where none can (Postgres would refuse the text)."""
+    """The parameters of the conditions, by their names in `_CONDITIONS`. None: no row can match."""
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
     if not search:
         return wanted
@@ -257,7 +254,7 @@ _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
 
 @cache
 def _list_query(conditions: frozenset[str], *, excerpts: bool, ascending: bool) -> sa.Select[Any]:
-    """Rows that fulfil these, in the order in which the page is read."""
+    """The query for rows that match the conditions, in the order in which the page is read."""
     query = (_EXCERPTS if excerpts else _WHOLE).where(*(_CONDITIONS[name] for name in sorted(conditions)))
     return query.order_by(File.id.asc() if ascending else File.id.desc()).limit(sa.bindparam("rows"))
 

@@ -56,7 +56,7 @@ class OwnershipHistory(msgspec.Struct, frozen=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """What somebody did, for the record."""
+    """A row of the audit."""
 
     id: int
     at: datetime
@@ -129,11 +129,11 @@ def _assignment_samples(connection: sa.Connection, group: str, period: timedelta
     return found[::-1]
 
 
-_ACTS = sa.text("""
+_AUDIT_ENTRIES = sa.text("""
     SELECT id, at, actor, action, CASE WHEN pg_column_size(detail) < 2000 THEN detail ELSE detail - 'files' END
     FROM operations WHERE at > now() - CAST(:period AS interval) ORDER BY id DESC LIMIT :most
 """)
-_STACK_ACTS = sa.text("""
+_STACK_AUDIT_ENTRIES = sa.text("""
     SELECT id, at, actor, action, detail
     FROM operations
     WHERE at > now() - CAST(:period AS interval) AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay')
@@ -141,7 +141,7 @@ _STACK_ACTS = sa.text("""
 """)
 
 
-# The first worker that starts in another version than the one that started before it.
+# Workers that started in another version than the worker that started before.
 _DEPLOYMENTS = sa.text("""
     SELECT "offset", at, worker_id, version FROM (
         SELECT "offset", at, worker_id, body ->> 'version' AS version,
@@ -153,17 +153,17 @@ _DEPLOYMENTS = sa.text("""
 
 
 def audit_entries(connection: sa.Connection, period: timedelta) -> list[AuditEntry]:
-    """What people did, newest first; long lists of files left out."""
-    return [AuditEntry(*row) for row in connection.execute(_ACTS, {"period": period, "most": OPERATIONS_MAX})]
+    """The audit of the last `period`, newest first; long lists of files are left out."""
+    return [AuditEntry(*row) for row in connection.execute(_AUDIT_ENTRIES, {"period": period, "most": OPERATIONS_MAX})]
 
 
 def stack_audit_entries(connection: sa.Connection, period: timedelta) -> list[AuditEntry]:
-    """What people did to workers, topics and the group, but not to files: what marks a chart. Newest first.
+    """Audit entries about workers, topics, the group and servers, not files: the annotations of a chart. Newest first.
 
-    A deployment is the start of a worker in another version; its `id` is the event's offset.
+    The start of a worker in a new version is an entry `deployed`; its `id` is the event's offset.
     """
     given = {"period": period, "most": OPERATIONS_MAX}
-    acts = [AuditEntry(*row) for row in connection.execute(_STACK_ACTS, given)]
+    acts = [AuditEntry(*row) for row in connection.execute(_STACK_AUDIT_ENTRIES, given)]
     acts += [
         AuditEntry(offset, at, worker, DEPLOYED, {"version": version})
         for offset, at, worker, version in connection.execute(_DEPLOYMENTS, given)

@@ -1,4 +1,4 @@
-"""What people look at: the outbox over time, so that a broker's outage shows after it is over."""
+"""The outbox over time: it shows an outage of the broker after it is over."""
 
 from datetime import datetime, timedelta
 
@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 
 class OutboxHistory(msgspec.Struct, frozen=True):
-    """The monitor's samples, thinned out: the greatest of each bin, so that no peak is hidden.
+    """The monitor's samples, downsampled: the greatest value of each bin, so that no peak is hidden.
 
-    `depths` in requests and `ages` of the oldest in seconds, at `moments`. A gap in the samples is one moment without
-    values; an empty outbox has the age 0.
+    At each of `moments`: `depths` in requests, `ages` of the oldest request in seconds; an empty outbox has the age 0.
+    A gap in the samples is one moment without values.
     """
 
     moments: list[datetime]
@@ -29,7 +29,7 @@ _HISTORY = sa.text("""
 def outbox_history(
     connection: sa.Connection, period: timedelta, *, interval_seconds: float = 2.0, points: int = 300
 ) -> OutboxHistory:
-    """The outbox over the last `period`, in about `points` moments at most; `interval_seconds` is the monitor's."""
+    """The outbox over the last `period`, in at most about `points` moments. `interval_seconds`: the monitor's."""
     width = timedelta(seconds=max(interval_seconds, period.total_seconds() / points))
     found = OutboxHistory([], [], [])
     for moment, depth, age in connection.execute(_HISTORY, {"period": period, "bin": width}):

@@ -1,7 +1,7 @@
-"""What people and programs look at: how files fared of late, and whether all that was accepted is accounted for.
+"""Throughput, latency and failures over a period, and the ledger of all accepted requests.
 
-Percentiles are exact, of the newest `FILES_MAX` files of a period: enough for a percentile, and as quick at a million
-rows. Times are of first runs only: a file that was tried again was asked for long before.
+Percentiles are exact, over the newest `FILES_MAX` files of a period, so that a table of a million rows is read as fast.
+Times are of first runs only, because a retried file was submitted long before its retry.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ IDS_MAX = 20
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Percentiles in seconds; None where there is nothing to take them of."""
+    """Percentiles in seconds; None: there are no values."""
 
     p50: float | None
     p95: float | None
@@ -28,9 +28,9 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class PerformanceRow(msgspec.Struct, frozen=True):
-    """Files that ended, of a bin, a worker or a partition (`key`): how many, how they ended, how long they took.
+    """Finished files of a bin, a worker or a partition (`key`): their number and their times.
 
-    `wait`: accepted → begun by a worker; `processing`: → its result; `whole`: all of it.
+    `wait`: from acceptance to the start in a worker; `processing`: from there to the result; `end_to_end`: both.
     """
 
     key: str | int | datetime | None
@@ -38,18 +38,18 @@ class PerformanceRow(msgspec.Struct, frozen=True):
     failed: int
     wait: Percentiles
     processing: Percentiles
-    whole: Percentiles
+    end_to_end: Percentiles
 
     @property
-    def ended(self) -> int:
+    def finished(self) -> int:
         """Completed or failed."""
         return self.completed + self.failed
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """A period. `since` is where the newest `FILES_MAX` files begin, later than the period's start if it has more.
+    """The figures of a period. `since`: its start, or later if more than `FILES_MAX` files finished in it.
 
-    `upload_failures` counts attempts that failed at the upload and were tried again, or given up.
+    `upload_failures` counts failed attempts to upload, whether they were retried or dead-lettered.
     """
 
     as_of: datetime
@@ -63,56 +63,56 @@ class Performance(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """The length of what the figures are of."""
+        """The length of the period in seconds."""
         return (self.as_of - self.since).total_seconds()
 
     @property
     def per_second(self) -> float | None:
-        """Files that ended, a second."""
-        return self.total.ended / self.seconds if self.seconds > 0 else None
+        """Finished files per second; None: the period is empty."""
+        return self.total.finished / self.seconds if self.seconds > 0 else None
 
     @property
     def error_rate(self) -> float | None:
-        """The part of them that failed; None where none ended."""
-        return self.total.failed / self.total.ended if self.total.ended else None
+        """The fraction of finished files that failed; None: none finished."""
+        return self.total.failed / self.total.finished if self.total.finished else None
 
     @property
-    def upload_success(self) -> float | None:
-        """The part of all tries to upload that succeeded; None where nothing was tried."""
+    def upload_success_rate(self) -> float | None:
+        """The fraction of uploads that succeeded; None: there was none."""
         tries = self.total.completed + self.upload_failures
         return self.total.completed / tries if tries else None
 
     @property
     def balance(self) -> float | None:
-        """The busiest partition's files over the mean of all that had any: 1.0 is even."""
-        counts = [share.ended for share in self.partitions if share.key is not None]
+        """Files of the busiest partition over the mean of all partitions with files; 1.0: balanced."""
+        counts = [share.finished for share in self.partitions if share.key is not None]
         return max(counts) * len(counts) / sum(counts) if counts and sum(counts) else None
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """Accepted = completed + failed + cancelled + pending + processing + deleted, if all is well.
+    """All accepted requests: completed + failed + cancelled + pending + processing + deleted.
 
-    `accepted` counts what the database has given ids to, by the counts that its triggers keep, and tombstones. Three
-    kinds of ids do not add up, at most `IDS_MAX` of each: `lost` waits, but neither the outbox nor Kafka has it;
-    `unfounded` is completed without an object's key; `stale` has been in progress for an hour without a word.
+    The counts are those of the triggers, and the tombstones. Three lists have ids that violate the ledger, at most
+    `IDS_MAX` each. `lost`: pending, but neither in the outbox nor published. `without_object`: completed without the
+    key of an object. `stale`: processing for an hour without progress.
     """
 
     counts: dict[Status, int]
     deleted: int
     in_outbox: int
     lost: list[int]
-    unfounded: list[int]
+    without_object: list[int]
     stale: list[int]
 
     @property
     def accepted(self) -> int:
-        """All requests ever."""
+        """The number of requests that were ever accepted."""
         return sum(self.counts.values()) + self.deleted
 
     @property
     def clean(self) -> bool:
-        """Whether every id adds up."""
-        return not (self.lost or self.unfounded or self.stale)
+        """Whether no id violates the ledger."""
+        return not (self.lost or self.without_object or self.stale)
 
 
 _FIRST = "FILTER (WHERE run = 1 AND status = 'completed')"
@@ -136,7 +136,7 @@ _SHARES = sa.text(f"""
     GROUP BY GROUPING SETS ((bin), (worker_id), (kafka_partition), ())
     ORDER BY 1, 2, 3, 4
 """)  # noqa: S608 - only the names of columns are put in
-# What `grouping` says of a row: a bit for each column that it is not grouped by.
+# The value of `grouping`: a bit for each column that a row is not grouped by.
 _BIN, _WORKER, _PARTITION, _TOTAL = 0b011, 0b101, 0b110, 0b111
 _UPLOADS = sa.text("""
     SELECT count(*) FROM worker_events
@@ -146,7 +146,7 @@ _NOW = sa.select(sa.func.now())
 
 
 def performance(connection: sa.Connection, period: timedelta) -> Performance:
-    """How files fared over the last `period`."""
+    """The figures of the last `period`."""
     as_of = connection.execute(_NOW).scalar_one()
     width = period / BINS
     found: dict[int, list[PerformanceRow]] = {_BIN: [], _WORKER: [], _PARTITION: [], _TOTAL: []}
@@ -174,7 +174,7 @@ def _cut(values: Sequence[Any] | None) -> Percentiles:
 
 _DELETED = sa.text("SELECT count(*) FROM tombstones")
 _IN_OUTBOX = sa.text("SELECT count(*) FROM outbox")
-# What was accepted a moment ago may be anywhere between two of these reads.
+# A request that was accepted a moment ago may move between two of these reads.
 _LOST = sa.text("""
     SELECT id FROM files
     WHERE status = 'pending' AND updated_at < now() - interval '30 s'
@@ -191,7 +191,7 @@ _STALE = sa.text("""
 
 
 def ledger(connection: sa.Connection) -> Ledger:
-    """Whether all that was accepted is accounted for, by the rows alone; `verify` asks Kafka and S3, too."""
+    """The ledger according to the rows alone; `verify` also checks Kafka and S3."""
     most = {"most": IDS_MAX}
     return Ledger(
         count_statuses(connection).by_status,

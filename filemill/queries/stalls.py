@@ -1,28 +1,25 @@
-"""Which partitions are stalled, by the monitor"s samples and the workers" heartbeats.
+"""Which partitions are stalled, by the monitor's samples and the workers' heartbeats.
 
-Nothing is said where the samples do not cover the time that a partition is given: after a gap, or when the monitor has
-just started, a partition has to stand still for the whole time again.
+No partition is reported if the samples do not cover the allowed time: after a gap, or after the monitor's start, a
+partition must stand still for the whole time again.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.stalls import PartitionOwner, StalledPartition, UnchangedOffset, find_stall, stall_timeout_seconds
 from filemill.domain.worker_events import WorkerCondition
+from filemill.queries.group import GroupState, Lags, PartitionLag
 from filemill.queries.workers import WorkerQuery, WorkerView, list_workers
 
-if TYPE_CHECKING:
-    from filemill.queries.group import GroupState, Lags, PartitionLag
-
-# Older samples say nothing of now. A longer pause between two is a gap: the monitor, or a server, was away.
+# Older samples do not describe the present. A longer pause between two samples is a gap: an outage.
 FRESH_SECONDS = 15.0
-# As far back as a question goes: the time that a partition is given, and this much more.
+# Samples are read for the time that a partition is allowed, and for this much more.
 MARGIN_SECONDS = 300.0
-# Of so many partitions it is asked at most: a thousand that stand still have one cause.
+# Partitions that are examined at most: a thousand that stand still have one cause.
 PARTITIONS_MAX = 100
 
 # Since when the committed offset is what it is now, with lag, without a gap in the samples.
@@ -44,7 +41,7 @@ _STILL = sa.text("""
     ))
     FROM recent JOIN latest USING (partition) GROUP BY recent.partition
 """)
-# The last sample in which the partition was not this member"s.
+# The last sample in which the partition was not this member's.
 _OWNED = sa.text("""
     SELECT extract(epoch FROM CAST(:latest AS timestamptz) - coalesce(
         max(sampled_at) FILTER (WHERE NOT members @> CAST(:owned AS jsonb)), min(sampled_at)
@@ -62,8 +59,8 @@ _DISTURBED = sa.text("""
 
 def stalled_partitions(
     connection: sa.Connection,
-    group: "GroupState | None",
-    lags: "Lags | None",
+    group: GroupState | None,
+    lags: Lags | None,
     *,
     group_id: str,
     processing_seconds: float,
@@ -74,7 +71,7 @@ def stalled_partitions(
         return []
     owners = {partition: member.client_id for member in group.members for partition in member.partitions}
     waiting = [part for part in lags.partitions if part.lag and part.partition in owners][:PARTITIONS_MAX]
-    # In the usual case that is all: whatever waits has not waited for long.
+    # The usual case ends here: no record has waited for long.
     least = stall_timeout_seconds(0, session_seconds)
     waiting = [part for part in waiting if part.behind_seconds is None or part.behind_seconds > least]
     if not waiting:
@@ -98,9 +95,9 @@ def stalled_partitions(
 def _standstills(
     connection: sa.Connection,
     group_id: str,
-    group: "GroupState",
-    lags: "Lags",
-    waiting: Sequence["PartitionLag"],
+    group: GroupState,
+    lags: Lags,
+    waiting: Sequence[PartitionLag],
     owners: Mapping[int, str],
     period: timedelta,
 ) -> list[UnchangedOffset]:
@@ -135,7 +132,7 @@ def _standstills(
 
 
 def _owned_pattern(client_id: str, partition: int) -> str:
-    """What a sample"s members contain where the partition is this client"s."""
+    """What a sample's members contain where the partition is this client's."""
     return msgspec.json.encode([{"clientId": client_id, "partitions": [partition]}]).decode()
 
 

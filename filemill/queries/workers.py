@@ -1,6 +1,6 @@
-"""What people and programs look at: the file processors, as they report themselves.
+"""The file processors, according to their own events.
 
-Whether one is dead is judged by the time since it was last heard of, on the database's clock.
+A worker is dead if its last event is too old by the database's clock.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from filemill.domain.worker_events import (
     worker_condition,
 )
 
-# A worker that is gone is listed for this long.
+# A dead or stopped worker is listed for this long.
 GONE_LISTED = timedelta(hours=24)
-# A list has no more of them: each costs its views, and whoever may write to Kafka can invent any number.
+# The longest list: each worker costs time, and anyone who can write to Kafka can invent any number of them.
 WORKERS_MAX = 500
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker. `version`, `pid` and `host` are of its last start; `epoch` and `owned` of its last word.
+    """A worker. `version`, `pid` and `host` are of its last start; `epoch` and `owned` of its last event.
 
-    All moments are the database's; `skew_seconds` is how far the worker's own clock is ahead of it (negative: behind).
+    All times are the database's. `skew_seconds`: how far the worker's clock is ahead of it (negative: behind).
     """
 
     id: str
@@ -50,9 +50,9 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerQuery(msgspec.Struct, frozen=True):
-    """Which workers: `limit` of them after the first `offset`, those that are not gone first, then by id.
+    """A page of workers: `limit` after the first `offset`; dead and stopped workers come last, then by id.
 
-    `state` is a Condition, or "" for any; `search` a part of an id; `ids` some of them, empty for all.
+    `state` is a Condition, or "" for any. `search` is part of an id. `ids` limits the workers; empty: all.
     """
 
     state: str = ""
@@ -63,7 +63,7 @@ class WorkerQuery(msgspec.Struct, frozen=True):
 
 
 ALL_WORKERS = WorkerQuery()
-# The rule of filemill.domain.worker_events.condition, to filter and to count by.
+# The rule of filemill.domain.worker_events.condition in SQL, for filters and counts.
 _LISTED = """
     WITH listed AS (
         SELECT *, CASE
@@ -105,18 +105,18 @@ _WORKERS = sa.text(f"""
 
 
 def list_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> list[WorkerView]:
-    """Workers heard of within a day; `WORKERS_MAX` at most."""
+    """Workers with an event of the last 24 hours; at most `WORKERS_MAX`."""
     wanted = {"state": query.state, "offset": query.offset, "limit": min(query.limit, WORKERS_MAX)}
-    return [_view(row) for row in connection.execute(_WORKERS, {**_listed(query), **wanted})]
+    return [_view(row) for row in connection.execute(_WORKERS, {**_parameters(query), **wanted})]
 
 
 def count_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -> dict[WorkerCondition, int]:
-    """How many workers of each condition were heard of within a day, of those that `search` and `ids` name."""
-    found = {WorkerCondition(row.condition): row.workers for row in connection.execute(_COUNTS, _listed(query))}
+    """How many workers match `search` and `ids`, by condition; with an event of the last 24 hours."""
+    found = {WorkerCondition(row.condition): row.workers for row in connection.execute(_COUNTS, _parameters(query))}
     return {condition: found.get(condition, 0) for condition in WorkerCondition}
 
 
-def _listed(query: WorkerQuery) -> dict[str, object]:
+def _parameters(query: WorkerQuery) -> dict[str, object]:
     return {
         "listed": GONE_LISTED,
         "search": query.search,
@@ -127,7 +127,7 @@ def _listed(query: WorkerQuery) -> dict[str, object]:
 
 
 def knows_worker(connection: sa.Connection, worker_id: str) -> bool:
-    """Whether a worker of this name has ever reported itself."""
+    """Whether a worker of this name has ever sent an event."""
     known = sa.text("SELECT EXISTS (SELECT FROM workers WHERE worker_id = :worker)")
     return bool(connection.execute(known, {"worker": worker_id}).scalar_one())
 
@@ -140,7 +140,7 @@ def owned_partitions(connection: sa.Connection) -> set[int]:
 
 
 class FileInProgress(msgspec.Struct, frozen=True):
-    """A file that a worker has in progress, since `seconds` ago."""
+    """A file that a worker is processing, for `seconds`."""
 
     id: int
     title: str
@@ -151,7 +151,7 @@ class FileInProgress(msgspec.Struct, frozen=True):
     seconds: float | None
 
 
-_IN_HAND = sa.text("""
+_IN_PROGRESS = sa.text("""
     SELECT id, title, kafka_partition, step, steps, attempt,
            CAST(extract(epoch FROM clock_timestamp() - started_at) AS float8)
     FROM files WHERE status = 'processing' AND worker_id = :worker ORDER BY id LIMIT 50
@@ -163,12 +163,12 @@ _EVENTS = sa.text("""
 
 
 def worker_files(connection: sa.Connection, worker_id: str) -> list[FileInProgress]:
-    """What a worker has in progress, oldest first, as far as its progress has been recorded; at most 50."""
-    return [FileInProgress(*row) for row in connection.execute(_IN_HAND, {"worker": worker_id})]
+    """The files that a worker is processing, oldest first; at most 50. Files without a progress event are missing."""
+    return [FileInProgress(*row) for row in connection.execute(_IN_PROGRESS, {"worker": worker_id})]
 
 
 def worker_events(connection: sa.Connection, worker_id: str) -> list[WorkerEvent]:
-    """What a worker said within a day but for heartbeats, newest first; at most 50."""
+    """A worker's events of the last 24 hours without heartbeats, newest first; at most 50."""
     rows = connection.execute(_EVENTS, {"worker": worker_id}).scalars()
     return [msgspec.convert(body, WorkerEvent) for body in rows]
 
@@ -200,7 +200,7 @@ def _view(row: Sequence[Any]) -> WorkerView:
 
 
 def _cpu_share(beats: list[WorkerEvent]) -> float | None:
-    """CPU seconds per second over the latest heartbeats; None without two of one process."""
+    """CPU seconds per second over the latest heartbeats; None: there are not two of the same process."""
     if len(beats) < 2:
         return None
     last, first = beats[0], beats[-1]

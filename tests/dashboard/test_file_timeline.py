@@ -11,15 +11,8 @@ from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.queries.file_timeline import FileOperation, FileTimeline, PublishedRequest, WaitingRequest
 from filemill.queries.files import Counts, OutboxState
-from filemill.queries.group import (
-    Flow,
-    GroupMember,
-    GroupState,
-    Lags,
-    LeaseState,
-    Overview,
-    PartitionLag,
-)
+from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
+from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.file_timeline import state_diagram, timeline
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting

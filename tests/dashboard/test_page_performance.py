@@ -63,7 +63,7 @@ def test_a_file_that_was_tried_again_spoils_no_percentile(engine: sa.Engine) -> 
     with engine.connect() as connection:
         found = performance(connection, timedelta(minutes=5))
     assert found.total.completed == 6
-    assert found.total.whole.p99 == pytest.approx(3, abs=0.05)
+    assert found.total.end_to_end.p99 == pytest.approx(3, abs=0.05)
 
 
 def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> None:
@@ -76,7 +76,7 @@ def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> N
                 sa.text("EXPLAIN SELECT 1 FROM files WHERE finished_at > now() - interval '5 min' ORDER BY finished_at")
             ).scalars()
         )
-    assert (found.total.ended, found.error_rate, found.balance) == (0, None, None)
+    assert (found.total.finished, found.error_rate, found.balance) == (0, None, None)
     assert "files_by_end" in plan
 
 
@@ -97,7 +97,7 @@ def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: 
     with engine.connect() as connection:
         found = ledger(connection)
     # The two that waited have lost their outbox rows with these, but a moment ago only.
-    assert (found.lost, found.stale, found.unfounded) == ([lost], [stale], [unfounded])
+    assert (found.lost, found.stale, found.without_object) == ([lost], [stale], [unfounded])
     said = open_page(settings, "performance").notices("ledger-notices")
     assert [notice["text"].split(".")[0] for notice in said] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
 

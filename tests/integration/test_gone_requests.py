@@ -11,7 +11,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
-from filemill.queries.group import Overview, overview
+from filemill.queries.overview import Overview, overview
 from filemill.services.operations import Operations
 from filemill.verification.report import Report
 from tests.acceptance.command import filemill

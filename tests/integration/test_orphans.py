@@ -14,8 +14,8 @@ from filemill.config.settings import Settings, as_environment
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.entrypoints import bootstrap
-from filemill.queries.group import overview
-from filemill.services.orphans import OrphanKind, Orphan
+from filemill.queries.overview import overview
+from filemill.services.orphans import Orphan, OrphanKind
 from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness

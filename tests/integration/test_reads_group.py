@@ -6,7 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import GroupSample, LagSample, LeaseRow
-from filemill.queries.group import flow, group_state, lag_history, lags, leases, overview
+from filemill.queries.group import flow, group_state, lag_history, lags, leases
+from filemill.queries.overview import overview
 
 GROUP = "group"
 

@@ -13,7 +13,8 @@ from filemill.config.settings import Settings
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.ports import ReceivedEvent
-from filemill.queries.group import Lags, PartitionLag, overview
+from filemill.queries.group import Lags, PartitionLag
+from filemill.queries.overview import overview
 from filemill.services.audit import record
 from tests.integration import topics
 from tests.integration.rest import Rest, change

@@ -21,8 +21,8 @@ from filemill.config.settings import as_environment
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
-from filemill.ports import ReceivedEvent, PutMode
-from filemill.queries.group import overview
+from filemill.ports import PutMode, ReceivedEvent
+from filemill.queries.overview import overview
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
@@ -55,7 +55,9 @@ def test_a_partition_that_stands_still_is_named_and_one_that_moves_is_not(engine
         tell(connection, inFlight=1, oldestRecords=[{"partition": 0, "offset": 7, "seconds": 59.0}])
         found = stalled(connection)
     assert list(found) == [0]
-    assert found[0].startswith("record: partition 0: the committed offset 7 has not moved for 60 s, with a lag of 993")
+    assert found[0].startswith(
+        "record: partition 0: the committed offset 7 has not advanced for 60 s, with a lag of 993"
+    )
     assert found[0].endswith("its owner w is stuck on record P0·7 for 59 s")
 
 

@@ -21,7 +21,7 @@ from filemill.adapters.postgres.tables import (
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind, WorkerCondition, WorkerEvent
 from filemill.lab.clock import REMEDY, FakeClock, libfaketime
-from filemill.queries.group import overview
+from filemill.queries.overview import overview
 from filemill.queries.performance import performance
 from filemill.queries.workers import WorkerView, list_workers
 from tests.integration import topics

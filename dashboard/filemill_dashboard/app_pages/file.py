@@ -3,10 +3,10 @@
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.errors import InvalidRequest
 from filemill.domain.files import Status, parse_file_id
+from filemill.errors import InvalidRequest
 from filemill.queries.file_timeline import FileTimeline
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import facts

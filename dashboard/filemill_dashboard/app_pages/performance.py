@@ -54,20 +54,20 @@ def _metrics(performance: Performance | None) -> list[Metric]:
     if performance is None:
         names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance"]
         return [Metric(name, None) for name in names]
-    whole, wait, balance = performance.total.whole, performance.total.wait, performance.balance
+    whole, wait, balance = performance.total.end_to_end, performance.total.wait, performance.balance
     most = (
         f"the newest {FILES_MAX:,}, {format_duration(performance.seconds)}"
-        if performance.total.ended >= FILES_MAX
+        if performance.total.finished >= FILES_MAX
         else format_duration(performance.seconds)
     )
-    failed = f"{performance.total.failed:,} of {performance.total.ended:,} failed"
+    failed = f"{performance.total.failed:,} of {performance.total.finished:,} failed"
     total = performance.total
     return [
-        Metric("Throughput", _rate(performance.per_second), f"{total.ended:,} files in {most}", "Completed or failed"),
+        Metric("Throughput", _rate(performance.per_second), f"{total.finished:,} files in {most}", "Completed or failed"),
         Metric("Error rate", _percent(performance.error_rate), failed, tone=_alarm(performance.error_rate)),
         Metric(
             "Upload success",
-            _percent(performance.upload_success),
+            _percent(performance.upload_success_rate),
             f"{performance.upload_failures:,} attempts failed",
             "Successful uploads as a share of all attempts",
         ),
@@ -113,7 +113,7 @@ def _seconds(value: float | None) -> str | None:
 
 
 def _shares(key: str, grouping: str, shares: list[PerformanceRow], stage: Stage, *, stale: bool) -> None:
-    ended = sum(share.ended for share in shares)
+    ended = sum(share.finished for share in shares)
     data_grid(
         key,
         [
@@ -130,8 +130,8 @@ def _shares(key: str, grouping: str, shares: list[PerformanceRow], stage: Stage,
                 str(share.key),
                 {
                     "key": _name(grouping, share),
-                    "files": share.ended,
-                    "share": share.ended / ended if ended else None,
+                    "files": share.finished,
+                    "share": share.finished / ended if ended else None,
                     "failed": share.failed,
                     "p50": percentiles_of(share, stage).p50,
                     "p95": percentiles_of(share, stage).p95,
@@ -166,7 +166,7 @@ def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
         Notice("bad", f"{len(ids)} {title}", f"{', '.join(f'#{number}' for number in ids)}. {text}")
         for ids, title, text in (
             (ledger.lost, "waiting, but neither in the outbox nor on Kafka", "Cancel and retry them."),
-            (ledger.unfounded, "completed without an object", "Run `filemill verify` for details."),
+            (ledger.without_object, "completed without an object", "Run `filemill verify` for details."),
             (ledger.stale, "in progress for an hour without an event", "Check the Workers page."),
         )
         if ids

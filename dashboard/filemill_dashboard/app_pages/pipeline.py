@@ -3,7 +3,8 @@
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.queries.group import LeaseState, Overview
+from filemill.queries.group import LeaseState
+from filemill.queries.overview import Overview
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.add_partitions import add_partitions
 from filemill_dashboard.components.assignment import assignment

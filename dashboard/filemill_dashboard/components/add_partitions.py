@@ -3,7 +3,7 @@
 import streamlit as st
 
 from filemill.errors import Unavailable
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill.services.partitions import CannotAddPartitions
 from filemill.services.partitions import add_partitions as add_topic_partitions
 from filemill_dashboard.components.notices import Notice, show_inline_notice

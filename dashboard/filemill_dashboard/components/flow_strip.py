@@ -3,7 +3,7 @@
 from typing import Any
 
 from filemill.domain.files import Status
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.page_data import Snapshot
 from filemill_dashboard.views.advice import OUTBOX_DELAY_SECONDS, lag_age, trend

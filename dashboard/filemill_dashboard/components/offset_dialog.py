@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from filemill.errors import Unavailable
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill.services.offset_reset import (
     CannotReset,
     InvalidTarget,

@@ -44,7 +44,7 @@ def latency_chart(
 
 def percentiles_of(share: PerformanceRow, stage: Stage) -> Percentiles:
     """Return the percentiles of a stage."""
-    return {"wait": share.wait, "processing": share.processing, "whole": share.whole}[stage]
+    return {"wait": share.wait, "processing": share.processing, "whole": share.end_to_end}[stage]
 
 
 def _rate(share: PerformanceRow, name: str, performance: Performance | None) -> float | None:

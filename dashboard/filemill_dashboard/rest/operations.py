@@ -16,7 +16,7 @@ from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
-from filemill.queries.group import Overview, overview
+from filemill.queries.overview import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.services.dead_letters import Replay
 from filemill.services.operations import UnknownWorker

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, has_visible_character
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill.services.dead_letters import Replay
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (

@@ -25,9 +25,9 @@ from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import LIMIT_DEFAULT, FilePage, get_file, list_files
 from filemill.queries.group import LagHistory, lag_history
-from filemill.queries.overview import Overview, overview
 from filemill.queries.history import AuditEntry, OwnershipHistory, audit_entries, ownership, stack_audit_entries
 from filemill.queries.outbox import OutboxHistory, outbox_history
+from filemill.queries.overview import Overview, overview
 from filemill.queries.performance import Ledger, Performance, ledger, performance
 from filemill.queries.workers import (
     FileInProgress,

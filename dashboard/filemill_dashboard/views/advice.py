@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from filemill.domain.stalls import StalledPartition, StallReason
 from filemill.queries.files import OutboxState
-from filemill.queries.group import Flow, GroupState, Lags, LeaseState, Recreated
+from filemill.queries.group import Flow, GroupState, Lags, LeaseState
+from filemill.queries.overview import Recreated
 from filemill_dashboard.views.durations import format_coarse
 
 # A sample that is older than this many of the monitor's intervals is stale.

@@ -9,7 +9,7 @@ from filemill.domain.files import Status
 from filemill.domain.request_losses import PartitionRange, loss_bounds
 from filemill.domain.worker_events import EventKind, WorkerCondition, WorkerEvent
 from filemill.queries.file_timeline import FileTimeline, PublishedRequest, WaitingRequest
-from filemill.queries.group import Overview
+from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import format_duration
 
