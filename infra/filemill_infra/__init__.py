@@ -1,1 +1,1 @@
-"""What filemill runs on: embedded servers, migrations, images."""
+"""Infrastructure: embedded servers, migrations, images."""

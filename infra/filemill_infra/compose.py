@@ -1,7 +1,7 @@
-"""A composed stack, handled through the `docker` command: scale, kill, pause, logs, and what runs in it.
+"""Control of a stack of Docker Compose by the `docker` command: scale, kill, pause, logs, commands in containers.
 
-For tests, and for experiments that break containers on purpose. Every call is one `docker` process, and what that says
-on a failure is the error's text. Safe to use from several threads.
+For tests, and for experiments that inject faults into containers. Each call runs one `docker` process, whose output is
+the text of an error. Safe to use from several threads.
 """
 
 import json
@@ -20,28 +20,28 @@ _SHORT_ID = 12
 
 
 class ComposeError(Exception):
-    """A docker command that failed: what was run, its exit code, the end of what it said."""
+    """A docker command failed; the text is the command, its exit code and the end of its output."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """One container of the stack, as it was when it was asked for."""
+    """A container of the stack, at the time of the query."""
 
     id: str
     name: str
     service: str
     state: str  # created, running, paused, restarting, exited, dead
-    health: str  # starting, healthy, unhealthy; empty where nothing checks it
+    health: str  # starting, healthy, unhealthy; empty without a health check
     exit_code: int
 
     @property
     def worker_prefix(self) -> str:
-        """What the worker ids of its processes begin with: the container's host name and a dash."""
+        """The beginning of its workers' ids: the container's host name and a dash."""
         return f"{self.id[:_SHORT_ID]}-"
 
 
 class Compose:
-    """One project: these compose files, under this name, with these settings beside those of the environment."""
+    """A Compose project: its files, its name, and settings in addition to those of the environment."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Compose:
         project: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`files` are relative to `folder`; `project` None is the name that the files give."""
+        """`files` are relative to `folder`. If `project` is None, the files give the name."""
         self.folder = folder
         self.environment = dict(environment or {})
         named = ["--project-name", project] if project else []
@@ -60,20 +60,20 @@ class Compose:
     # --- the whole stack
 
     def up(self, *services: str, scale: Mapping[str, int] | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Start what does not run, and wait until all of it is healthy. Raises ComposeError."""
+        """Start what does not run, and wait until everything is healthy. Raises ComposeError."""
         scales = [part for service, count in (scale or {}).items() for part in ("--scale", f"{service}={count}")]
         self.run("up", "--detach", "--wait", *scales, *services, timeout=timeout)
 
     def down(self, *, volumes: bool = False, seconds: int | None = None) -> None:
-        """Stop and remove the containers; with `volumes`, the data too.
+        """Stop and remove the containers; with `volumes`, also the data.
 
-        `seconds` is how long each may take to stop before it is killed, its own grace period by default.
+        After `seconds`, by default its own grace period, a container is killed.
         """
-        hurry = [] if seconds is None else ["--timeout", str(seconds)]
-        self.run("down", *(["--volumes"] if volumes else []), *hurry)
+        timeout = [] if seconds is None else ["--timeout", str(seconds)]
+        self.run("down", *(["--volumes"] if volumes else []), *timeout)
 
     def containers(self, *services: str) -> list[Container]:
-        """All of them, those that have ended too, by name."""
+        """All containers, including exited ones, by name."""
         lines = self.run("ps", "--all", "--no-trunc", "--format", "json", *services).splitlines()
         found = [json.loads(line) for line in lines if line.strip()]
         return sorted(
@@ -94,15 +94,15 @@ class Compose:
     # --- services
 
     def scale(self, service: str, count: int) -> None:
-        """Have that many containers of a service; the others are left as they are. Returns when they run."""
+        """Run `count` containers of a service and leave the other services alone. Returns when they run."""
         self.run("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"{service}={count}", service)
 
     def restart(self, *services: str) -> None:
-        """Stop in order and start again."""
+        """Restart services."""
         self.run("restart", *services)
 
     def logs(self, *services: str, since: str = "", tail: int | None = None) -> str:
-        """What the services wrote, each line under its container's name. `since` as docker has it: 10m, a time."""
+        """The logs of services, each line with its container's name. `since` is a duration or a time: 10m."""
         options = [*(["--since", since] if since else []), *(["--tail", str(tail)] if tail is not None else [])]
         return self.run("logs", "--no-color", *options, *services)
 
@@ -113,33 +113,33 @@ class Compose:
     # --- single containers
 
     def kill(self, container: Container, signal: str = "KILL") -> None:
-        """Send a signal. After KILL it stays down, restart policy or not, until `up`, `scale` or `start`."""
+        """Send a signal. After KILL, it stays down until `up`, `scale` or `start`, whatever its restart policy."""
         self.docker("kill", "--signal", signal, container.id)
 
     def pause(self, container: Container) -> None:
-        """Freeze its processes."""
+        """Suspend its processes."""
         self.docker("pause", container.id)
 
     def unpause(self, container: Container) -> None:
-        """Let them go on."""
+        """Resume its processes."""
         self.docker("unpause", container.id)
 
     def stop(self, container: Container) -> None:
-        """SIGTERM; SIGKILL after its grace period."""
+        """Send SIGTERM, and SIGKILL after its grace period."""
         self.docker("stop", container.id)
 
     def start(self, container: Container) -> None:
-        """Start one that has ended."""
+        """Start an exited container."""
         self.docker("start", container.id)
 
     # --- commands
 
     def run(self, *arguments: str, timeout: float = TIMEOUT_SECONDS) -> str:
-        """`docker compose …`; returns its standard output. Raises ComposeError."""
+        """Run `docker compose …`; returns its standard output. Raises ComposeError."""
         return self._run([*self._compose, *arguments], timeout)
 
     def docker(self, *arguments: str, timeout: float = TIMEOUT_SECONDS) -> str:
-        """`docker …`; returns its standard output. Raises ComposeError."""
+        """Run `docker …`; returns its standard output. Raises ComposeError."""
         return self._run(["docker", *arguments], timeout)
 
     def _run(self, argv: Sequence[str], timeout: float) -> str:
@@ -158,7 +158,7 @@ class Compose:
         except FileNotFoundError:
             raise ComposeError("there is no `docker` command on this machine") from None
         except subprocess.TimeoutExpired:
-            raise ComposeError(f"{' '.join(argv)}: no end after {timeout:g} s") from None
+            raise ComposeError(f"{' '.join(argv)}: still running after {timeout:g} s") from None
         if done.returncode:
             raise ComposeError(f"{' '.join(argv)}: exit code {done.returncode}\n{(done.stderr or done.stdout)[-4000:]}")
         return done.stdout

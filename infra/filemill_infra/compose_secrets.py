@@ -1,8 +1,7 @@
-"""The secrets of a composed stack: drawn once, into volumes that its services read.
+"""`python -m filemill_infra.compose_secrets`: create the secrets of a composed stack in volumes, at its first start.
 
-Run as `python -m filemill_infra.compose_secrets`.
-Each volume holds what one kind of service needs, so a processor, for example, has no password of the database. What is
-there is kept. What .env gives (`FILEMILL_DATABASE_PASSWORD` and its like) takes the place of what was drawn.
+Each volume has the secrets of one kind of service; a processor, for example, has no database password. Existing secrets
+are kept. Values in .env, such as `FILEMILL_DATABASE_PASSWORD`, replace the random ones.
 """
 
 from collections.abc import Mapping
@@ -15,17 +14,17 @@ from filemill_infra.seaweed_security import SECURITY, draw_security
 from filemill_infra.superuser import superuser_statements
 
 ROOT = Path("/secrets")
-# The volumes: folders below the root.
+# The volumes, as folders in the root.
 ADMIN, DATABASE, S3_KEYS, S3_SECURITY = "database-admin", "database", "s3-keys", "s3-security"
 VOLUMES = (ADMIN, DATABASE, S3_KEYS, S3_SECURITY)
-# Where the S3 service looks for its security.toml, and what its parts call each other.
-S3_SECURITY_PLACE = "/usr/local/etc/seaweedfs"
+# The S3 service reads security.toml from this folder; its components connect to this host.
+S3_SECURITY_FOLDER = "/usr/local/etc/seaweedfs"
 S3_HOST = "127.0.0.1"
-# The groups of the official images' users. The service that draws is a member, so it need not be root.
+# The groups of the users in the official images. The service `secrets` is a member of both, so it need not be root.
 POSTGRES_GROUP = 999
 SEAWEED_GROUP = 1000
 
-# The file, the credential in it, and the group that reads it beside filemill's own user.
+# A file, the credential in it, and a group that may read it in addition to filemill's user.
 _FILES: tuple[tuple[str, str, int | None], ...] = (
     (f"{ADMIN}/superuser_password", "database_superuser_password", POSTGRES_GROUP),
     (f"{ADMIN}/owner_password", "database_owner_password", None),
@@ -34,9 +33,9 @@ _FILES: tuple[tuple[str, str, int | None], ...] = (
     (f"{S3_KEYS}/access_key_id", "s3_access_key_id", SEAWEED_GROUP),
     (f"{S3_KEYS}/secret_access_key", "s3_secret_access_key", SEAWEED_GROUP),
 )
-# What data of PostgreSQL that was made with another password is told, in single-user mode.
-_TAKE_OVER = f"{ADMIN}/superuser.sql"
-# What .env may give, by the setting that brings it.
+# Statements for existing PostgreSQL data with another password, executed in single-user mode.
+_SUPERUSER_SQL = f"{ADMIN}/superuser.sql"
+# Credentials that .env can set, by the name of the setting.
 _GIVEN = {
     "database_password": "database_password",
     "aws_access_key_id": "s3_access_key_id",
@@ -45,10 +44,10 @@ _GIVEN = {
 
 
 def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> list[str]:
-    """Write what is missing, and what is given and differs; returns the files that were written.
+    """Write missing secrets, and given ones that differ; returns the names of the files written.
 
-    `given` are credentials by the names of `Credentials`. Files are 0400 or, for a server's group, 0440; `mode` stands
-    in for both, where the root itself is closed, and leaves groups alone. Raises OSError.
+    `given` are credentials by the field names of `Credentials`. Files have mode 0400, or 0440 with a group. `mode`, for
+    a root that is itself private, replaces both and sets no group. Raises OSError.
     """
     fresh = Credentials()
     written = []
@@ -65,23 +64,23 @@ def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> li
         value = given.get(credential, "").encode() or _content(root / name) or getattr(fresh, credential).encode()
         put(name, value, group)
     superuser = _content(root / f"{ADMIN}/superuser_password").decode()
-    put(_TAKE_OVER, superuser_statements(superuser).encode(), POSTGRES_GROUP)
+    put(_SUPERUSER_SQL, superuser_statements(superuser).encode(), POSTGRES_GROUP)
     if not _content(root / S3_SECURITY / SECURITY):
-        for file, content in draw_security(S3_SECURITY_PLACE, S3_HOST).items():
+        for file, content in draw_security(S3_SECURITY_FOLDER, S3_HOST).items():
             put(f"{S3_SECURITY}/{file}", content, SEAWEED_GROUP)
     return written
 
 
 def given_by(settings: Settings) -> dict[str, str]:
-    """The credentials that these settings bring, by the names of `Credentials`."""
+    """The credentials that the settings contain, by the field names of `Credentials`."""
     set_here = settings.model_fields_set & _GIVEN.keys()
     return {_GIVEN[name]: getattr(settings, name).get_secret_value() for name in set_here}
 
 
 def main() -> None:
-    """Draw into the volumes of the container."""
+    """Create the secrets in the container's volumes."""
     written = draw(ROOT, given_by(load()))
-    print(f"Written: {', '.join(written)}." if written else "All secrets are there.")
+    print(f"Written: {', '.join(written)}." if written else "All secrets exist already.")
 
 
 def _content(path: Path) -> bytes:

@@ -1,7 +1,7 @@
-"""The security.toml of SeaweedFS, and the files that it names.
+"""The security.toml of SeaweedFS and its certificates.
 
-Its parts (master, volume server, filer) have ports of their own and trust whoever connects. With these files their HTTP
-needs a signed token, and their gRPC needs a certificate.
+The components (master, volume server, filer) have their own ports, without authentication by default. With these files,
+their HTTP requires a signed token and their gRPC a certificate.
 """
 
 import secrets
@@ -11,14 +11,14 @@ import trustme
 SECURITY = "security.toml"
 
 _SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
-_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
+_COMPONENTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
 def draw_security(folder: str, host: str) -> dict[str, bytes]:
-    """Draw the keys of tokens, and a certificate for `host` that the parts show each other; contents by file name.
+    """Create keys for tokens and a certificate for `host`; returns file contents by name, security.toml last.
 
-    security.toml, the last of them, finds the others in `folder`: empty for the folder that SeaweedFS works in. The
-    CA's key is not kept.
+    security.toml refers to the other files in `folder`; if it is empty, in the working folder. The CA's key is not
+    kept.
     """
     authority = trustme.CA()
     certificate = authority.issue_cert(host)
@@ -27,8 +27,10 @@ def draw_security(folder: str, host: str) -> dict[str, bytes]:
         "certificate.pem": certificate.cert_chain_pems[0],
         "key.pem": certificate.private_key_pem,
     }
-    place = f"{folder}/" if folder else ""
+    prefix = f"{folder}/" if folder else ""
     tables = [f'[{name}]\nkey = "{secrets.token_urlsafe(32)}"' for name in _SIGNED]
-    tables.append(f'[grpc]\nca = "{place}ca.pem"')
-    tables += [f'[grpc.{part}]\ncert = "{place}certificate.pem"\nkey = "{place}key.pem"' for part in _PARTS]
+    tables.append(f'[grpc]\nca = "{prefix}ca.pem"')
+    tables += [
+        f'[grpc.{component}]\ncert = "{prefix}certificate.pem"\nkey = "{prefix}key.pem"' for component in _COMPONENTS
+    ]
     return {name: blob.bytes() for name, blob in pems.items()} | {SECURITY: ("\n".join(tables) + "\n").encode()}

@@ -1,9 +1,9 @@
-"""The superuser that initdb makes: its name, and its password in data that exists already."""
+"""The superuser of the database cluster: its name, and its password in existing data."""
 
 SUPERUSER = "filemill_superuser"
 
-# In data of earlier versions it was the application's role, and its password was published. A session's own user cannot
-# be renamed, so another one does it.
+# In data of earlier versions it was the application's role, with a published password. A session cannot rename its own
+# user, so another role does.
 _RENAME = f"EXECUTE format('ALTER ROLE %s RENAME TO {SUPERUSER}', 10::oid::regrole)"
 _NAME_SUPERUSER = f"""\
 CREATE ROLE filemill_renamer SUPERUSER;
@@ -15,9 +15,9 @@ DROP ROLE filemill_renamer;
 
 
 def superuser_statements(password: str) -> str:
-    """Statements that give initdb's superuser its name and this password.
+    """Statements that set the name and the password of the superuser that initdb created, one a line.
 
-    They are for single-user mode, one a line: that needs no port and asks for no password.
+    They are for single-user mode, which opens no port and requires no password.
     """
     if "'" in password or "\n" in password:
         raise ValueError("the superuser's password must have neither quotes nor line ends")

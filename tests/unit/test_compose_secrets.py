@@ -1,4 +1,4 @@
-"""The secrets of a composed stack: drawn once, readable for their services, replaced by what .env gives."""
+"""The secrets of a composed stack: created once, readable by their services, replaced by values of .env."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from filemill_infra.compose_secrets import draw, given_by
 
 @pytest.fixture(autouse=True)
 def _own_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups that this process may give files to, as the service in a container may."""
+    """Use groups of this process, because only they can be set."""
     files = tuple(
         (name, field, None if group is None else os.getgid()) for name, field, group in compose_secrets._FILES
     )
@@ -25,7 +25,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_they_are_drawn_once_and_differ_between_stacks(tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_differ_between_stacks(tmp_path: Path) -> None:
     assert len(draw(tmp_path / "one", {})) == 11
     first = contents(tmp_path / "one")
     assert draw(tmp_path / "one", {}) == []
@@ -35,7 +35,7 @@ def test_they_are_drawn_once_and_differ_between_stacks(tmp_path: Path) -> None:
     assert [name for name in first if first[name] == other[name]] == []
 
 
-def test_what_is_missing_is_drawn_again_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_missing_secrets_are_created_and_the_others_kept(tmp_path: Path) -> None:
     draw(tmp_path, {})
     before = contents(tmp_path)
     (tmp_path / "s3-security" / "security.toml").unlink()
@@ -48,7 +48,7 @@ def test_what_is_missing_is_drawn_again_and_the_rest_is_kept(tmp_path: Path) -> 
     }
 
 
-def test_given_ones_win_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_secrets_replace_random_ones_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path, {})
     monkeypatch.setenv("FILEMILL_DATABASE_PASSWORD", "chosen")
     monkeypatch.setenv("FILEMILL_AWS_ACCESS_KEY_ID", "")
@@ -57,7 +57,7 @@ def test_given_ones_win_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "database" / "password").read_bytes() == b"chosen"
 
 
-def test_nobody_but_their_services_may_read_them(tmp_path: Path) -> None:
+def test_only_their_services_can_read_the_files(tmp_path: Path) -> None:
     draw(tmp_path, {})
     modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*/*")}
     assert {name for name, mode in modes.items() if mode == 0o400} == {
@@ -66,7 +66,7 @@ def test_nobody_but_their_services_may_read_them(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o400, 0o440}
 
 
-def test_the_superusers_statements_hold_its_password(tmp_path: Path) -> None:
+def test_the_superusers_statements_contain_its_password(tmp_path: Path) -> None:
     draw(tmp_path, {})
     password = (tmp_path / "database-admin" / "superuser_password").read_text()
     *_, last = (tmp_path / "database-admin" / "superuser.sql").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What other programs need to connect, and the way back to settings."""
+"""Environment variables for other programs, and their conversion to settings."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def settings() -> Settings:
     )
 
 
-def test_the_variables_are_the_settings_again(settings: Settings) -> None:
+def test_the_variables_can_be_converted_back_to_settings(settings: Settings) -> None:
     again = load(**settings_from(connection_environment(settings, admin=True)))
     connected = [
         name for name in Settings.model_fields if name.startswith(("kafka_broker", "database_", "s3_", "aws_"))
@@ -28,14 +28,14 @@ def test_the_variables_are_the_settings_again(settings: Settings) -> None:
     assert {name: getattr(again, name) for name in connected} == {name: getattr(settings, name) for name in connected}
 
 
-def test_the_roles_for_administration_are_told_on_request_only(settings: Settings) -> None:
-    told = connection_environment(settings)
-    assert not [value for value in told.values() if "owner" in value or "superuser" in value]
+def test_administrative_roles_are_included_on_request_only(settings: Settings) -> None:
+    variables = connection_environment(settings)
+    assert not [value for value in variables.values() if "owner" in value or "superuser" in value]
     assert connection_environment(settings, admin=True)["FILEMILL_DATABASE_OWNER_PASSWORD"] == "of the owner"
     with pytest.raises(ValueError, match="database_owner_user"):
         connection_environment(load(), admin=True)
 
 
-def test_the_reader_stands_in_for_the_application(settings: Settings) -> None:
-    told = connection_environment(settings, read_only=True)
-    assert (told["PGUSER"], told["DATABASE_PASSWORD"]) == ("filereader", "of the reader")
+def test_read_only_replaces_the_applications_role_by_the_readers(settings: Settings) -> None:
+    variables = connection_environment(settings, read_only=True)
+    assert (variables["PGUSER"], variables["DATABASE_PASSWORD"]) == ("filereader", "of the reader")

@@ -1,4 +1,4 @@
-"""Passwords and keys of a home."""
+"""The credentials of a home."""
 
 import stat
 from pathlib import Path
@@ -10,7 +10,7 @@ from filemill_infra.embedded.credentials import CREDENTIALS_FILE, credentials_of
 from filemill_infra.embedded.errors import HomeError
 
 
-def test_credentials_are_drawn_once_for_each_home_and_only_its_owner_reads_them(tmp_path: Path) -> None:
+def test_each_home_has_its_own_random_private_credentials(tmp_path: Path) -> None:
     homes = [tmp_path / "a", tmp_path / "b"]
     for home in homes:
         home.mkdir()
@@ -22,22 +22,23 @@ def test_credentials_are_drawn_once_for_each_home_and_only_its_owner_reads_them(
     assert min(map(len, values)) >= 20
 
 
-def test_the_references_credentials_are_used_only_where_asked_for_and_not_stored(tmp_path: Path) -> None:
+def test_reference_credentials_are_used_on_request_and_not_stored(tmp_path: Path) -> None:
     own = credentials_of(tmp_path)
-    asked = credentials_of(tmp_path, reference=True)
-    assert (asked.s3_access_key_id, asked.s3_secret_access_key, asked.database_password) == ("test", "test", "filepass")
-    assert asked.database_superuser_password == own.database_superuser_password
+    reference = credentials_of(tmp_path, reference=True)
+    assert (reference.s3_access_key_id, reference.s3_secret_access_key) == ("test", "test")
+    assert reference.database_password == "filepass"
+    assert reference.database_superuser_password == own.database_superuser_password
     assert credentials_of(tmp_path) == own
 
 
-def test_what_an_older_file_lacks_is_drawn_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_missing_credentials_of_an_older_file_are_created_and_the_others_kept(tmp_path: Path) -> None:
     (tmp_path / CREDENTIALS_FILE).write_text('{"s3_access_key_id": "kept"}')
     found = credentials_of(tmp_path)
     assert found.s3_access_key_id == "kept"
     assert credentials_of(tmp_path) == found
 
 
-def test_a_file_that_is_not_credentials_is_an_error_that_names_it_and_shows_nothing_of_it(tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error_that_does_not_show_its_content(tmp_path: Path) -> None:
     (tmp_path / CREDENTIALS_FILE).write_text('{"database_password": 12345')
     with pytest.raises(HomeError, match=CREDENTIALS_FILE) as caught:
         credentials_of(tmp_path)

@@ -1,4 +1,4 @@
-"""The home folder, its lock, its logs, and errors that say what to do."""
+"""The home folder, its lock, its logs, and the texts of errors."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ from filemill_infra.embedded.errors import EmbeddedError, HomeError, HomeInUseEr
 from filemill_infra.embedded.home import HomeLock, lock_holder, prepare_home, remove_home
 
 
-def test_an_error_says_what_where_and_what_to_do() -> None:
-    error = EmbeddedError("It broke", where="here", log=["line 1", "line 2"], advice="mend it.")
-    assert str(error) == "It broke (here)\n    line 1\n    line 2\nWhat to do: mend it."
+def test_an_error_has_a_problem_a_place_and_advice() -> None:
+    error = EmbeddedError("It failed", where="here", log=["line 1", "line 2"], advice="try again.")
+    assert str(error) == "It failed (here)\n    line 1\n    line 2\nWhat to do: try again."
 
 
-def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for home in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(HomeError, match="is a file"):
@@ -29,21 +29,21 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "full"), (errno.EACCES, "not yours")]
+    ("number", "words"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "full"), (errno.EACCES, "another user")]
 )
-def test_a_home_that_cannot_be_written_is_refused(
+def test_a_home_that_is_not_writable_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    def refuse(**_given: object) -> NoReturn:
+    def fail(**_options: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     with pytest.raises(HomeError, match=words) as caught:
         prepare_home(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_home_is_closed_to_other_users_also_one_of_an_earlier_version(tmp_path: Path) -> None:
+def test_a_home_is_private_even_if_an_earlier_version_created_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
     prepare_home(home)
     HomeLock(home).release()
@@ -55,7 +55,7 @@ def test_a_home_is_closed_to_other_users_also_one_of_an_earlier_version(tmp_path
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
-def test_a_folder_with_other_things_in_it_keeps_its_mode_and_the_folders_inside_are_closed(tmp_path: Path) -> None:
+def test_a_shared_folder_keeps_its_mode_and_its_subfolders_are_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "other").write_text("")
     prepare_home(tmp_path)
@@ -63,7 +63,7 @@ def test_a_folder_with_other_things_in_it_keeps_its_mode_and_the_folders_inside_
     assert stat.S_IMODE((tmp_path / "kafka").stat().st_mode) == 0o700
 
 
-def test_a_second_lock_names_the_first_holder_and_its_page(tmp_path: Path) -> None:
+def test_a_second_lock_is_rejected_with_the_holder_and_its_page(tmp_path: Path) -> None:
     lock = HomeLock(tmp_path)
     own = ProcessRef.of(os.getpid())
     write_state(
@@ -81,7 +81,7 @@ def test_a_second_lock_names_the_first_holder_and_its_page(tmp_path: Path) -> No
     HomeLock(tmp_path).release()
 
 
-def test_nothing_to_stop_is_no_error(tmp_path: Path) -> None:
+def test_down_without_a_stack_does_nothing(tmp_path: Path) -> None:
     assert down(tmp_path / "absent").outcome == "nothing"
     assert not (tmp_path / "absent").exists()
     assert down(tmp_path).outcome == "nothing"
@@ -94,7 +94,7 @@ def test_a_home_can_be_removed(tmp_path: Path) -> None:
     assert not home.exists()
 
 
-def test_a_log_that_is_too_long_is_moved_aside_under_its_writer(tmp_path: Path) -> None:
+def test_a_log_that_is_too_long_is_rotated_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     with logs.open_log(path) as writer:
         writer.write(b"old\n" * 10)
@@ -105,7 +105,7 @@ def test_a_log_that_is_too_long_is_moved_aside_under_its_writer(tmp_path: Path) 
     assert (tmp_path / "a.log.1").read_bytes() == b"old\n" * 10
 
 
-def test_the_tail_of_a_log_begins_where_asked(tmp_path: Path) -> None:
+def test_the_tail_of_a_log_begins_after_the_given_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"1\n2\n\n3 \xff\n")
     assert logs.tail(path, lines=2) == ["2", "3 \ufffd"]

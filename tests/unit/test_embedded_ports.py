@@ -1,4 +1,4 @@
-"""Which ports the embedded servers get."""
+"""The allocation of the embedded servers' ports."""
 
 import json
 import socket
@@ -20,17 +20,17 @@ def _listening(port: int = 0) -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def _drawn(tmp_path: Path) -> int:
+def _random_port(tmp_path: Path) -> int:
     return PortAllocator(tmp_path, defaults=False).allocate("any", [Port("one")])["one"]
 
 
-def test_the_default_is_taken_where_it_is_free(tmp_path: Path) -> None:
-    default = _drawn(tmp_path)
+def test_a_free_default_port_is_allocated(tmp_path: Path) -> None:
+    default = _random_port(tmp_path)
     assert PortAllocator(tmp_path).allocate("kafka", [Port("broker", default)]) == {"broker": default}
 
 
-def test_the_next_free_port_follows_a_taken_default(tmp_path: Path) -> None:
-    with _listening(_drawn(tmp_path)) as taken:
+def test_if_the_default_port_is_in_use_the_next_free_one_is_allocated(tmp_path: Path) -> None:
+    with _listening(_random_port(tmp_path)) as taken:
         chosen = PortAllocator(tmp_path).allocate("kafka", [Port("broker", taken)])["broker"]
     assert taken < chosen <= taken + 100
 
@@ -42,7 +42,7 @@ def test_a_home_keeps_its_ports(tmp_path: Path) -> None:
     assert PortAllocator(tmp_path).allocate("kafka", [Port("broker", 29092), Port("controller")]) == chosen
 
 
-def test_a_remembered_port_that_is_taken_is_given_up(tmp_path: Path) -> None:
+def test_a_saved_port_that_is_in_use_is_replaced(tmp_path: Path) -> None:
     first = PortAllocator(tmp_path, defaults=False)
     kept = first.allocate("kafka", [Port("broker")])["broker"]
     first.save("kafka")
@@ -50,20 +50,22 @@ def test_a_remembered_port_that_is_taken_is_given_up(tmp_path: Path) -> None:
         assert PortAllocator(tmp_path, defaults=False).allocate("kafka", [Port("broker")])["broker"] != kept
 
 
-def test_asked_again_it_gives_others(tmp_path: Path) -> None:
-    book = PortAllocator(tmp_path, defaults=False)
-    first = book.allocate("kafka", [Port("broker")])
-    assert book.allocate("kafka", [Port("broker")]) != first
+def test_a_second_allocation_returns_other_ports(tmp_path: Path) -> None:
+    allocator = PortAllocator(tmp_path, defaults=False)
+    first = allocator.allocate("kafka", [Port("broker")])
+    assert allocator.allocate("kafka", [Port("broker")]) != first
 
 
-def test_no_port_is_given_twice(tmp_path: Path) -> None:
-    default = _drawn(tmp_path)
-    book = PortAllocator(tmp_path)
-    given = [port for name in ("a", "b", "c") for port in book.allocate(name, [Port("x", default), Port("y")]).values()]
+def test_no_port_is_allocated_twice(tmp_path: Path) -> None:
+    default = _random_port(tmp_path)
+    allocator = PortAllocator(tmp_path)
+    given = [
+        port for name in ("a", "b", "c") for port in allocator.allocate(name, [Port("x", default), Port("y")]).values()
+    ]
     assert len(set(given)) == len(given)
 
 
-def test_a_twin_is_free_too(tmp_path: Path) -> None:
+def test_the_paired_port_is_free_too(tmp_path: Path) -> None:
     base = PortAllocator(tmp_path, defaults=False).allocate("any", [Port("one", paired_offset=10_000)])["one"]
     with _listening(base + 10_000):
         chosen = PortAllocator(tmp_path).allocate("s3", [Port("admin", base, paired_offset=10_000)])["admin"]
@@ -71,22 +73,22 @@ def test_a_twin_is_free_too(tmp_path: Path) -> None:
     assert is_free(chosen + 10_000)
 
 
-def test_drawn_ports_are_out_of_reach_of_outgoing_connections(tmp_path: Path) -> None:
+def test_random_ports_are_below_the_ephemeral_range(tmp_path: Path) -> None:
     first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     if first_ephemeral < 20_000:
-        pytest.skip("this system gives low ports to outgoing connections")
-    assert all(_drawn(tmp_path) < first_ephemeral for _ in range(20))
+        pytest.skip("the ephemeral range of this system begins too low")
+    assert all(_random_port(tmp_path) < first_ephemeral for _ in range(20))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}', '{"kafka": {"broker": "x"}}', "\0"])
-def test_a_spoilt_memory_is_no_obstacle(tmp_path: Path, content: str) -> None:
+def test_an_invalid_ports_file_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / PORTS_FILE).write_text(content)
-    book = PortAllocator(tmp_path, defaults=False)
-    chosen = book.allocate("kafka", [Port("broker")])
-    book.save("kafka")
+    allocator = PortAllocator(tmp_path, defaults=False)
+    chosen = allocator.allocate("kafka", [Port("broker")])
+    allocator.save("kafka")
     assert json.loads((tmp_path / PORTS_FILE).read_text()) == {"kafka": chosen}
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65_536])
-def test_what_is_no_port_is_not_free(port: int) -> None:
+def test_an_invalid_port_is_not_free(port: int) -> None:
     assert not is_free(port)

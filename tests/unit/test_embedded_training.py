@@ -1,4 +1,4 @@
-"""The training of Kafka's JVM: a gain where it works, never an obstacle."""
+"""The class cache of Kafka's JVM: optional, and created once."""
 
 import fcntl
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from filemill_infra.embedded.servers import kafka_training
 
 
 class _Training:
-    """Stands for the training run, which takes ten seconds."""
+    """Replaces the training run, which takes ten seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs = 0
@@ -22,7 +22,7 @@ class _Training:
 
     def _train(self, scratch: Path, *_rest: object) -> Path:
         self.runs += 1
-        (scratch / "half").write_text("")
+        (scratch / "incomplete").write_text("")
         if self.error:
             raise self.error
         (scratch / "kafka.aot").write_text("classes")
@@ -42,11 +42,11 @@ def jars(tmp_path: Path) -> Sequence[Path]:
 
 def _trained(jars: Sequence[Path]) -> Path | None:
     home = jars[0].parent.parent
-    around = ServerContext(home=home, ports=PortAllocator(home, defaults=False))
-    return kafka_training.trained_cache(jars, around, home / "log")
+    context = ServerContext(home=home, ports=PortAllocator(home, defaults=False))
+    return kafka_training.trained_cache(jars, context, home / "log")
 
 
-def test_it_is_done_once(training: _Training, jars: Sequence[Path]) -> None:
+def test_the_cache_is_created_once(training: _Training, jars: Sequence[Path]) -> None:
     (jars[0].parent / "training-killed").mkdir()
     first, again = _trained(jars), _trained(jars)
     assert first is not None
@@ -56,14 +56,14 @@ def test_it_is_done_once(training: _Training, jars: Sequence[Path]) -> None:
     assert not list(jars[0].parent.glob("training-*"))
 
 
-def test_a_failure_is_not_repeated_and_stops_nothing(training: _Training, jars: Sequence[Path]) -> None:
+def test_a_failed_training_run_is_not_repeated(training: _Training, jars: Sequence[Path]) -> None:
     training.error = StartError("this JVM cannot")
     assert _trained(jars) is None
     assert _trained(jars) is None
     assert training.runs == 1
 
 
-def test_what_was_given_up_is_tried_again(training: _Training, jars: Sequence[Path]) -> None:
+def test_a_cancelled_training_run_is_repeated(training: _Training, jars: Sequence[Path]) -> None:
     training.error = CancelledError()
     with pytest.raises(CancelledError):
         _trained(jars)
@@ -72,7 +72,7 @@ def test_what_was_given_up_is_tried_again(training: _Training, jars: Sequence[Pa
     assert not list(jars[0].parent.glob("training-*"))
 
 
-def test_two_starts_at_once_train_once(training: _Training, jars: Sequence[Path]) -> None:
+def test_of_two_concurrent_starts_one_creates_the_cache(training: _Training, jars: Sequence[Path]) -> None:
     with (jars[0].parent / ".training").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert _trained(jars) is None

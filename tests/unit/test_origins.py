@@ -1,4 +1,4 @@
-"""Hosts and origins: what browsers call equal is equal, and nothing that a header may contain raises."""
+"""Hosts and origins: compared as browsers do; no header content raises."""
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ from filemill.domain.origins import (
         ("my_host-1", Authority("my_host-1", None)),
     ],
 )
-def test_a_host_header_is_a_name_and_maybe_a_port(text: str, found: Authority) -> None:
+def test_a_host_header_is_a_name_and_an_optional_port(text: str, found: Authority) -> None:
     assert parse_host(text) == found
 
 
@@ -38,7 +38,7 @@ def test_a_host_header_is_a_name_and_maybe_a_port(text: str, found: Authority) -
     ["", ":", ":80", "a:", "a:0", "a:65536", "a:b", "a b", "a/b", "u@a", "u:p@a", "[", "[]", "[::1", "::1", "[::g]",
      "a,b", "a\0", "é", "localhost.", ".a", "-a", "a" * 301, "[fe80::1%lo]"],
 )  # fmt: skip
-def test_what_is_no_host_header_is_none(text: str) -> None:
+def test_an_invalid_host_header_is_none(text: str) -> None:
     assert parse_host(text) is None
 
 
@@ -61,13 +61,13 @@ def test_an_origin_has_an_effective_port(text: str, found: Origin) -> None:
     ["null", "", "http://[", "http://", "http://a/", "http://a/b", "http://u@a", "ftp://a", "a", "//a", "http://a:0",
      "http://a:99999", "http://a b", "file://", "http://" + "a" * 30_000, "http://a, http://a"],
 )  # fmt: skip
-def test_what_is_no_origin_is_none(text: str) -> None:
+def test_an_invalid_origin_is_none(text: str) -> None:
     assert parse_origin(text) is None
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=400) | st.text(alphabet="htps:/[]0123456789.af@%,null ", max_size=400).map(str.encode))
-def test_nothing_that_a_header_contains_raises(value: bytes) -> None:
+def test_no_header_content_raises(value: bytes) -> None:
     text = value.decode("latin-1")
     parse_host(text)
     parse_origin(text)
@@ -77,7 +77,7 @@ def test_nothing_that_a_header_contains_raises(value: bytes) -> None:
     redact_passwords(text)
 
 
-def test_a_loopback_name_is_one_that_no_name_server_decides_about() -> None:
+def test_loopback_names_never_depend_on_a_name_server() -> None:
     assert all(map(is_loopback_name, ["localhost", "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"]))
     assert not any(map(is_loopback_name, ["localhost.evil.example", "0.0.0.0", "10.0.0.1", "", "a.localhost"]))  # noqa: S104
 
@@ -92,5 +92,5 @@ def test_a_loopback_name_is_one_that_no_name_server_decides_about() -> None:
         ("no address: a@b", "no address: a@b"),
     ],
 )
-def test_no_url_is_shown_with_its_password(text: str, shown: str) -> None:
+def test_passwords_in_urls_are_redacted(text: str, shown: str) -> None:
     assert redact_passwords(text) == shown

@@ -1,4 +1,4 @@
-"""Every setting: where it comes from, what is refused, and that no secret gets out."""
+"""Settings: their sources, their validation, and the protection of secrets."""
 
 import json
 import os
@@ -20,8 +20,8 @@ Environment = Callable[..., None]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without a stack, and an environment without settings."""
-    seeds = ("KAFKA_", "DATABASE_", "S3_", "AWS_", "FILEMILL_")
-    for name in [name for name in os.environ if name.startswith(seeds)]:
+    prefixes = ("KAFKA_", "DATABASE_", "S3_", "AWS_", "FILEMILL_")
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FILEMILL_HOME", str(tmp_path))
     return tmp_path
@@ -52,7 +52,7 @@ def _stack(home: Path, **settings: str | int | float) -> None:
 # --- precedence
 
 
-def test_the_stacks_owner_of_the_schema_is_for_the_stacks_own_server_only(home: Path) -> None:
+def test_the_stacks_owner_role_is_used_for_its_own_server_only(home: Path) -> None:
     _stack(home, database_host="127.0.0.1", database_owner_user="owner", database_owner_password="p")
     assert load(database_name="another").as_owner().database_user == "owner"
     assert load(database_host="127.0.0.1").as_owner().database_user == "owner"
@@ -62,7 +62,7 @@ def test_the_stacks_owner_of_the_schema_is_for_the_stacks_own_server_only(home: 
         assert settings.as_owner() == settings
 
 
-def test_a_secret_comes_from_a_file_unless_it_is_given(tmp_path: Path, environment: Environment) -> None:
+def test_a_secret_is_read_from_a_file_unless_it_is_set(tmp_path: Path, environment: Environment) -> None:
     file = tmp_path / "secret"
     file.write_text(" from the file\n")
     environment(FILEMILL_DATABASE_PASSWORD_FILE=str(file))
@@ -72,7 +72,7 @@ def test_a_secret_comes_from_a_file_unless_it_is_given(tmp_path: Path, environme
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"x" * 5000, b"\xff"])
-def test_a_secrets_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_secrets_file_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
@@ -80,7 +80,7 @@ def test_a_secrets_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, conten
         load(aws_secret_access_key_file=file)
 
 
-def test_the_defaults_are_the_seeds() -> None:
+def test_the_defaults_are_those_of_the_reference_design() -> None:
     settings = load()
     assert settings.kafka_broker == "127.0.0.1:29092"
     assert settings.kafka_group == "file-service-group"
@@ -91,16 +91,16 @@ def test_the_defaults_are_the_seeds() -> None:
     assert (settings.processing_seconds, settings.processing_steps) == (60.0, 6)
 
 
-def test_each_source_counts_more_than_the_next(home: Path, environment: Environment) -> None:
+def test_sources_have_an_order_of_precedence(home: Path, environment: Environment) -> None:
     assert load().kafka_broker == "127.0.0.1:29092"
     _stack(home, kafka_broker="stack:1")
     assert load().kafka_broker == "stack:1"
-    environment(KAFKA_BROKER="seed:1")
-    assert load().kafka_broker == "seed:1"
+    environment(KAFKA_BROKER="reference:1")
+    assert load().kafka_broker == "reference:1"
     environment(FILEMILL_KAFKA_BROKER="own:1")
     assert load().kafka_broker == "own:1"
     assert load(kafka_broker="argument:1").kafka_broker == "argument:1"
-    assert load(kafka_broker=None).kafka_broker == "own:1", "an option that was not given says nothing"
+    assert load(kafka_broker=None).kafka_broker == "own:1", "an option that was not given has no effect"
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,20 @@ def test_each_source_counts_more_than_the_next(home: Path, environment: Environm
         ("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key", SecretStr("s")),
     ],
 )
-def test_the_seeds_names_work(environment: Environment, variable: str, field: str, value: object) -> None:
+def test_the_variables_of_the_reference_design_work(
+    environment: Environment, variable: str, field: str, value: object
+) -> None:
     environment(**{variable: value.get_secret_value() if isinstance(value, SecretStr) else str(value)})
     assert getattr(load(), field) == value
 
 
-def test_an_empty_variable_is_as_none(home: Path, environment: Environment) -> None:
+def test_an_empty_variable_has_no_effect(home: Path, environment: Environment) -> None:
     environment(KAFKA_BROKER="", FILEMILL_KAFKA_BROKER="", FILEMILL_PORT="")
     assert load().kafka_broker == "127.0.0.1:29092"
     assert load().port == 8501
 
 
-def test_a_stack_of_another_home_is_found_by_its_home(tmp_path: Path) -> None:
+def test_the_home_determines_the_stack(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     _stack(other, kafka_broker="other:1")
@@ -138,7 +140,7 @@ def test_a_stack_of_another_home_is_found_by_its_home(tmp_path: Path) -> None:
     assert load(home=other).kafka_broker == "other:1"
 
 
-def test_a_stack_that_crashed_is_not_found(home: Path) -> None:
+def test_a_crashed_stack_is_not_used(home: Path) -> None:
     _stack(home, kafka_broker="stack:1")
     state = json.loads((home / "stack.json").read_text())
     state["supervisor"]["created"] -= 1000
@@ -146,7 +148,7 @@ def test_a_stack_that_crashed_is_not_found(home: Path) -> None:
     assert load().kafka_broker == "127.0.0.1:29092"
 
 
-def test_the_home_is_named_by_its_variable_or_is_the_checkouts(
+def test_the_home_is_set_by_a_variable_or_in_the_checkout(
     home: Path, monkeypatch: pytest.MonkeyPatch, environment: Environment
 ) -> None:
     assert default_home() == home
@@ -158,21 +160,21 @@ def test_the_home_is_named_by_its_variable_or_is_the_checkouts(
     assert (default_home().parent / "pyproject.toml").is_file()
 
 
-def test_a_worker_has_a_name_of_its_own_unless_it_is_given_one() -> None:
+def test_the_default_worker_id_contains_the_process_id() -> None:
     assert str(os.getpid()) in load().worker_id
     assert load(worker_id="worker-7").worker_id == "worker-7"
 
 
-def test_librdkafkas_properties_come_as_json(environment: Environment) -> None:
+def test_librdkafka_properties_are_json(environment: Environment) -> None:
     environment(FILEMILL_KAFKA_PROPERTIES='{"security.protocol": "SASL_SSL"}')
     assert load().kafka_properties == {"security.protocol": "SASL_SSL"}
 
 
-def test_a_slash_at_the_end_of_the_endpoint_is_no_part_of_it() -> None:
+def test_a_trailing_slash_of_the_endpoint_is_removed() -> None:
     assert load(s3_endpoint="http://s3:4566/").s3_endpoint == "http://s3:4566"
 
 
-# --- what is refused
+# --- validation
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_a_slash_at_the_end_of_the_endpoint_is_no_part_of_it() -> None:
         ("FILEMILL_HEARTBEAT_INTERVAL_MS", "5000", "HEARTBEAT_INTERVAL_MS"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_and_its_variable_named(
+def test_an_invalid_value_is_rejected_and_its_variable_named(
     environment: Environment, variable: str, value: str, named: str
 ) -> None:
     environment(**{variable: value})
@@ -212,7 +214,7 @@ def test_a_value_that_cannot_be_used_is_refused_and_its_variable_named(
     assert named in str(caught.value).upper()
 
 
-def test_all_that_is_wrong_is_said_at_once(environment: Environment) -> None:
+def test_all_errors_are_reported_at_once(environment: Environment) -> None:
     environment(FILEMILL_PORT="x", FILEMILL_DATABASE_PORT="y")
     with pytest.raises(InvalidSettings) as caught:
         load()
@@ -220,7 +222,7 @@ def test_all_that_is_wrong_is_said_at_once(environment: Environment) -> None:
     assert "FILEMILL_DATABASE_PORT" in str(caught.value)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     settings = load()
     with pytest.raises(Exception, match="frozen"):
         settings.port = 1
@@ -268,10 +270,10 @@ def test_a_wrong_type_of_secret_is_not_shown() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_an_argument_that_is_no_setting_is_refused() -> None:
+def test_an_unknown_setting_is_rejected() -> None:
     with pytest.raises(InvalidSettings, match="there is no setting worker, workers"):
         load(workers=3, worker=1)

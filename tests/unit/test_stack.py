@@ -1,4 +1,4 @@
-"""The state file of a running stack: whole or not at all, and believed only while its supervisor lives."""
+"""The state file of a stack: replaced atomically, and valid only while the supervisor runs."""
 
 import json
 import os
@@ -37,29 +37,27 @@ def _state(home: Path, supervisor: ProcessRef | None = None, **settings: str | i
     )
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_state_can_be_read(tmp_path: Path) -> None:
     state = _state(tmp_path)
     write_state(state)
     assert read_state(tmp_path) == state
     assert running_stack(tmp_path) == state
 
 
-def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     """It holds passwords."""
     write_state(_state(tmp_path))
     write_state(_state(tmp_path))
     assert stat.S_IMODE((tmp_path / STATE_FILE).stat().st_mode) == 0o600
 
 
-def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     for number in range(3):
         write_state(_state(tmp_path, number=number))
     assert [entry.name for entry in tmp_path.iterdir()] == [STATE_FILE]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _state(tmp_path)
     write_state(before)
 
@@ -73,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == [STATE_FILE]
 
 
-def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
+def test_a_reader_never_sees_an_incomplete_file(tmp_path: Path) -> None:
     states = [_state(tmp_path, number=number, filler="x" * 50_000 * number) for number in range(2)]
     write_state(states[0])
     stop = threading.Event()
@@ -95,13 +93,13 @@ def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"home": 5}', b"\0" * 100])
-def test_a_file_that_is_no_state_counts_as_absent(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_file_counts_as_missing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STATE_FILE).write_bytes(content)
     assert read_state(tmp_path) is None
     assert running_stack(tmp_path) is None
 
 
-def test_fields_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
+def test_unknown_fields_are_ignored(tmp_path: Path) -> None:
     state = _state(tmp_path)
     write_state(state)
     document = json.loads((tmp_path / STATE_FILE).read_text())
@@ -109,21 +107,21 @@ def test_fields_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
     assert read_state(tmp_path) == state
 
 
-def test_no_file_no_folder_and_a_folder_in_its_place_count_as_absent(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_in_its_place_counts_as_missing(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     assert read_state(tmp_path / "nowhere") is None
     (tmp_path / STATE_FILE).mkdir()
     assert read_state(tmp_path) is None
 
 
-def test_forgetting_is_harmless_where_there_is_nothing(tmp_path: Path) -> None:
+def test_removing_a_missing_state_does_nothing(tmp_path: Path) -> None:
     remove_state(tmp_path)
     write_state(_state(tmp_path))
     remove_state(tmp_path)
     assert read_state(tmp_path) is None
 
 
-def test_a_dead_supervisors_stack_is_readable_and_does_not_run(tmp_path: Path) -> None:
+def test_the_state_of_a_dead_supervisor_is_readable_but_not_running(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     state = _state(tmp_path, ProcessRef.of(child.pid))
     write_state(state)
@@ -133,13 +131,13 @@ def test_a_dead_supervisors_stack_is_readable_and_does_not_run(tmp_path: Path) -
     assert read_state(tmp_path) == state
 
 
-def test_a_zombie_has_ended() -> None:
+def test_a_zombie_counts_as_ended() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     reference = ProcessRef.of(child.pid)
     assert reference.process() is not None
     assert child.stdin is not None
     child.stdin.close()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked for its code
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended but has not been reaped
     assert reference.process() is None
     child.wait()
 
@@ -152,5 +150,5 @@ def test_a_reused_pid_is_not_mistaken_for_the_process() -> None:
     assert ProcessRef(pid=here.pid, created=here.created + 1.0).process() is not None, "an adjusted clock"
 
 
-def test_a_pid_that_nobody_has_is_nobody() -> None:
+def test_an_unused_pid_is_no_process() -> None:
     assert ProcessRef(pid=2**22 + 1, created=0.0).process() is None

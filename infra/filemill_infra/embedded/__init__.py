@@ -1,4 +1,4 @@
-"""Apache Kafka, PostgreSQL and S3 on this machine, without containers: started, watched and stopped by `supervisor`.
+"""Apache Kafka, PostgreSQL and S3 on this machine without containers; `supervisor` starts, monitors and stops them.
 
-Nothing is imported here: the watchdog is a module of this package and must stay small.
+This file imports nothing, because the watchdog is a module of this package and must stay small.
 """

@@ -1,4 +1,4 @@
-"""Passwords and keys of a home's servers: drawn once for each home, and kept in a file that only its owner can read."""
+"""Random passwords and keys of a home's servers, kept in a file that only its owner can read."""
 
 import secrets
 import threading
@@ -12,7 +12,7 @@ from filemill_infra.embedded.errors import HomeError
 CREDENTIALS_FILE = "credentials.json"
 
 _SECRET_BYTES = 24
-# The reference's published values, for programs that have them built in. They protect nothing.
+# Published values of the reference design, for programs that have them built in. They protect nothing.
 _REFERENCE = {"s3_access_key_id": "test", "s3_secret_access_key": "test", "database_password": "filepass"}
 _lock = threading.Lock()
 
@@ -26,7 +26,7 @@ def _access_key_id() -> str:
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What the servers of one home are opened with. The superuser's password never leaves the supervisor."""
+    """The credentials of a home's servers. The superuser's password never leaves the supervisor."""
 
     s3_access_key_id: str = msgspec.field(default_factory=_access_key_id)
     s3_secret_access_key: str = msgspec.field(default_factory=_password)
@@ -37,10 +37,10 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def credentials_of(home: Path, *, reference: bool = False) -> Credentials:
-    """The credentials of a home; what is missing is drawn and stored. Safe to call from several threads.
+    """The credentials of a home; missing ones are created and stored. Safe to call from several threads.
 
-    With `reference`, the reference's published S3 keys and database password stand in for those of the home. The file
-    keeps the home's own. Raises HomeError if the file cannot be read.
+    With `reference`, the S3 keys and the database password are those that the reference design published; the file is
+    not changed. Raises HomeError if the file cannot be read.
     """
     with _lock:
         found = _stored(home)
@@ -56,7 +56,7 @@ def _stored(home: Path) -> Credentials:
         raise HomeError(
             f"The credentials of this home cannot be read: {error}",
             where=str(path),
-            advice="restore the file, or delete it: new credentials are drawn at the next start.",
+            advice="restore the file, or delete it: the next start creates new credentials.",
         ) from error
     complete = msgspec.json.format(msgspec.json.encode(found), indent=2)
     if complete != content:

@@ -1,4 +1,4 @@
-"""Stop a stack from outside, and clear away what a crashed one left."""
+"""Stop a stack from another process, and stop the orphaned processes of a crashed one."""
 
 import signal
 import time
@@ -21,10 +21,10 @@ _STOP_SIGNALS = {"postgres": signal.SIGINT}
 
 @dataclass(frozen=True, kw_only=True)
 class DownResult:
-    """What `down` found and did. `cleared` are the pids of a dead supervisor's leftovers that were still running.
+    """The result of `down`. `cleared` are the pids of orphaned processes that were stopped.
 
-    stopped: the supervisor was asked and stopped its stack. killed: it did not in time, and was killed. cleared: it was
-    dead, and left processes or a state file. nothing: nothing ran there.
+    Outcomes: `stopped`, the supervisor stopped its stack; `killed`, it did not stop in time and was killed; `cleared`,
+    it was dead and had left processes or a state file; `nothing`, no stack was running.
     """
 
     outcome: Literal["stopped", "killed", "cleared", "nothing"]
@@ -33,7 +33,7 @@ class DownResult:
 
 
 def down(home: Path, seconds: float = 15.0) -> DownResult:
-    """Stop whatever runs under `home`; the supervisor has `seconds` to do it itself. Raises EmbeddedError."""
+    """Stop the stack of `home`; after `seconds`, its supervisor is killed. Raises EmbeddedError."""
     if not home.is_dir():
         return DownResult(outcome="nothing")
     home = home.resolve()
@@ -44,19 +44,18 @@ def down(home: Path, seconds: float = 15.0) -> DownResult:
     return _clear(home, lock)
 
 
-def clear_leftovers(home: Path) -> tuple[int, ...]:
-    """Stop what a crashed stack left running under `home` and forget its state. The caller holds the home's lock."""
+def stop_orphans(home: Path) -> tuple[int, ...]:
+    """Stop the orphaned processes of a crashed stack and remove its state. The caller holds the home's lock."""
     targets: dict[int, tuple[psutil.Process, int]] = {}
-    for stray in signals.marked(f":{home}"):
-        targets[stray.pid] = (stray, signal.SIGTERM)
+    for process in signals.marked(f":{home}"):
+        targets[process.pid] = (process, signal.SIGTERM)
     state = read_state(home)
     if state is not None:
         recorded = [(worker.process, signal.SIGTERM) for worker in state.workers]
         recorded += [(server.process, _STOP_SIGNALS.get(server.name, signal.SIGTERM)) for server in state.servers]
         for ref, stop_signal in recorded:
-            process = ref.process()
-            if process is not None:
-                targets[process.pid] = (process, stop_signal)
+            if (found := ref.process()) is not None:
+                targets[found.pid] = (found, stop_signal)
     signals.stop(targets.values(), _GRACE_SECONDS)
     remove_state(home)
     return tuple(sorted(targets))
@@ -76,7 +75,7 @@ def _take_lock(home: Path) -> HomeLock:
 def _clear(home: Path, lock: HomeLock) -> DownResult:
     state = read_state(home)
     try:
-        cleared = clear_leftovers(home)
+        cleared = stop_orphans(home)
     finally:
         lock.release()
     if state is None and not cleared:
@@ -88,14 +87,14 @@ def _stop(home: Path, seconds: float) -> DownResult:
     holder = lock_holder(home)
     supervisor = holder.process() if holder else None
     if supervisor is None:
-        # It let go between the two looks, or it lives in another container and cannot be seen from here.
+        # It released the lock meanwhile, or it runs in another container and is not visible here.
         return _clear(home, _await_lock(home, seconds))
     try:
         supervisor.send_signal(signal.SIGTERM)
-        supervisor.send_signal(signal.SIGCONT)  # a suspended process hears no other signal
+        supervisor.send_signal(signal.SIGCONT)  # a suspended process handles no other signal
     except psutil.AccessDenied as error:
         raise HomeError(
-            f"The stack's supervisor, pid {supervisor.pid}, is another user's",
+            f"The stack's supervisor, pid {supervisor.pid}, belongs to another user",
             where=str(home),
             advice="stop the stack as the user that started it.",
         ) from error
@@ -106,7 +105,7 @@ def _stop(home: Path, seconds: float) -> DownResult:
         signals.send(supervisor, signal.SIGKILL)
     lock = _await_lock(home, _RELEASE_SECONDS)
     try:
-        cleared = clear_leftovers(home)
+        cleared = stop_orphans(home)
     finally:
         lock.release()
     return DownResult(outcome="killed" if late else "stopped", supervisor=supervisor.pid, cleared=cleared)

@@ -1,14 +1,17 @@
-"""What goes wrong with the embedded servers, said so that a person can act on it."""
+"""Errors of the embedded servers, with advice for the user."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class EmbeddedError(Exception):
-    """Something about the embedded stack failed.
+    """An error of the embedded stack.
 
-    `what` failed, `where` (an address, a folder, a process), `log` (the last lines of the log that explains it) and
-    `advice` (what to do) are apart so that a page can lay them out; `str()` is all of them, for a terminal.
+    `problem` says what failed, `where` names an address, a folder or a process, `log` has the last lines of the log,
+    and `advice` says what to do. `str()` combines them for a terminal. `code` names the kind of error for programs.
     """
+
+    code: ClassVar[str] = "embedded-error"
 
     def __init__(self, problem: str, *, where: str = "", log: Sequence[str] = (), advice: str = "") -> None:
         self.problem = problem
@@ -26,37 +29,49 @@ class EmbeddedError(Exception):
 
 
 class HomeError(EmbeddedError):
-    """The home folder cannot be used: it is a file, read-only, full, or not ours."""
+    """The home folder cannot be used: it is a file, read-only, full, or another user's."""
+
+    code = "home-unusable"
 
 
 class HomeInUseError(EmbeddedError):
-    """Another stack runs under this home folder: `pid` is its supervisor, `page` the address of its page if known."""
+    """Another stack uses this home. `pid` is its supervisor, `page` the URL of its page, if known."""
+
+    code = "home-in-use"
 
     def __init__(self, home: str, pid: int | None, page: str | None) -> None:
         self.pid = pid
         self.page = page
         known = ", ".join(part for part in (f"pid {pid}" if pid else "", page or "") if part)
         super().__init__(
-            f"A stack runs already under {home}",
+            f"A stack is already running in {home}",
             where=known,
             advice="use it, stop it with `filemill down`, or give another folder with --home.",
         )
 
 
 class DownloadError(EmbeddedError):
-    """Apache Kafka's jars could not be downloaded, or are not what they should be."""
+    """Apache Kafka's jars could not be downloaded, or have another hash."""
+
+    code = "download-failed"
 
 
 class StartError(EmbeddedError):
-    """A server did not start, or did not answer in time."""
+    """A server did not start, or did not become ready in time."""
+
+    code = "start-failed"
 
 
 class PortTakenError(StartError):
-    """A server could not listen because something else took its port between choosing it and binding it."""
+    """A server could not bind its port, because another process had taken it meanwhile."""
+
+    code = "port-taken"
 
 
 class CancelledError(EmbeddedError):
-    """The start was given up on request (Ctrl-C, `stop()`); what had been started is stopped."""
+    """The start was cancelled by Ctrl-C or `stop()`; everything that was started has been stopped."""
+
+    code = "cancelled"
 
     def __init__(self, what: str = "The start was cancelled") -> None:
         super().__init__(what)

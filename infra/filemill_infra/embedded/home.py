@@ -1,4 +1,4 @@
-"""The home folder of a stack: made, checked, locked against a second stack, and removed."""
+"""The home folder of a stack: create, check, lock and remove it."""
 
 import errno
 import fcntl
@@ -16,13 +16,13 @@ from filemill_infra.embedded.servers.postgres_folders import external_folder
 LOCK_FILE = "lock"
 PRIVATE = 0o700
 
-# What a new home takes (PostgreSQL 80 MB, the others little), and room to work in.
+# A new home needs 80 MB for PostgreSQL and little for the others; the rest is for data.
 MINIMUM_FREE_BYTES = 300 * 1024 * 1024
 _PROBE_BYTES = 1024 * 1024
 _ADVICE = {
     errno.EROFS: "the disk is mounted read-only; give another folder with --home.",
-    errno.EACCES: "the folder is not yours; give another one with --home.",
-    errno.EPERM: "the folder is not yours; give another one with --home.",
+    errno.EACCES: "the folder belongs to another user; give another one with --home.",
+    errno.EPERM: "the folder belongs to another user; give another one with --home.",
     errno.ENOSPC: "the disk is full; make room, or give a folder on another disk with --home.",
     errno.EDQUOT: "your quota is used up; make room, or give a folder on another disk with --home.",
     errno.ENOTDIR: "part of this path is a file; give another one with --home.",
@@ -32,22 +32,22 @@ _ADVICE = {
 
 
 def prepare_home(home: Path) -> Path:
-    """Make the folder, close it to other users, check that it can be written to. Returns its real path.
+    """Create the folder, deny access to other users, check that it is writable. Returns its resolved path.
 
     Raises HomeError.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
         home = home.resolve(strict=True)
-        if _is_ours(home):
-            _close(home)
+        if _is_home(home):
+            _make_private(home)
         with tempfile.TemporaryFile(dir=home) as probe:
             probe.write(bytes(_PROBE_BYTES))
             probe.flush()
             os.fsync(probe.fileno())
         for name in ("logs", "kafka", "s3"):
             (home / name).mkdir(mode=PRIVATE, exist_ok=True)
-            _close(home / name)
+            _make_private(home / name)
     except OSError as error:
         raise HomeError(
             f"The home folder cannot be used: {error.strerror or error}",
@@ -64,23 +64,26 @@ def prepare_home(home: Path) -> Path:
     return home
 
 
-def _is_ours(home: Path) -> bool:
-    """Whether the folder is a home and nothing else. Folders such as /tmp keep their mode; the folders inside close."""
+def _is_home(home: Path) -> bool:
+    """Whether the folder is a home only. Shared folders such as /tmp keep their mode; their subfolders are private."""
     shared = bool(home.stat().st_mode & stat.S_ISVTX)
     return not shared and ((home / LOCK_FILE).exists() or not any(home.iterdir()))
 
 
-def _close(folder: Path) -> None:
-    """Let only the owner in. Homes of earlier versions were open to all."""
+def _make_private(folder: Path) -> None:
+    """Deny access to other users. Homes of earlier versions allowed it."""
     if stat.S_IMODE(folder.stat().st_mode) != PRIVATE:
         folder.chmod(PRIVATE)
 
 
 class HomeLock:
-    """Held by the one stack of a home. The system lets go of it when its process ends, however it ends."""
+    """The lock of a home, held by its one stack. The system releases it when the process ends.
+
+    filelock does not fit: it truncates the lock file before it has the lock, and the file names the holder.
+    """
 
     def __init__(self, home: Path) -> None:
-        """Take the lock. Raises HomeInUseError where another process has it."""
+        """Acquire the lock. Raises HomeInUseError if another process has it."""
         self._file = (home / LOCK_FILE).open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,12 +99,12 @@ class HomeLock:
         self._file.flush()
 
     def release(self) -> None:
-        """Let go of it. The file stays: removing it would let two processes lock two files of one name."""
+        """Release the lock. The file stays: otherwise two processes could lock two files of the same name."""
         self._file.close()
 
 
 def lock_holder(home: Path) -> ProcessRef | None:
-    """The process that last took the lock, as far as the file says."""
+    """The process that last acquired the lock, according to the file."""
     try:
         content = json.loads((home / LOCK_FILE).read_text())
         return ProcessRef(pid=int(content["pid"]), created=float(content["created"]))
@@ -110,14 +113,14 @@ def lock_holder(home: Path) -> ProcessRef | None:
 
 
 def remove_home(home: Path) -> None:
-    """Delete a home that no stack uses, with what of it lies elsewhere. Raises HomeInUseError."""
+    """Delete an unused home, with its external data folder. Raises HomeInUseError."""
     if not home.is_dir():
         return
     lock = HomeLock(home)
     try:
-        outside = external_folder(home / "postgres")
-        if outside is not None:
-            shutil.rmtree(outside)
+        external = external_folder(home / "postgres")
+        if external is not None:
+            shutil.rmtree(external)
         shutil.rmtree(home)
     finally:
         lock.release()

@@ -1,7 +1,7 @@
-"""Log files of the stack: read their ends, and keep them from filling the disk.
+"""Log files of the stack: read their ends, and limit their size.
 
-Every child writes to a file opened for appending. So one rule keeps all of them small, whatever wrote them (a JVM, C,
-Go, Python): a file beyond the limit is copied to `<name>.1` and cut to nothing, and its writer goes on at the new end.
+Every child process appends to a file. A file above the limit is copied to `<name>.1` and truncated; its writer
+continues at the new end. This works for all programs: a JVM, C, Go, Python.
 """
 
 import os
@@ -14,16 +14,16 @@ _TAIL_BYTES = 64 * 1024
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open `path` for a child to append to; a file that is too long is moved aside first."""
+    """Open `path` for a child process to append to; rotate it first if it is too long."""
     path.parent.mkdir(parents=True, exist_ok=True)
     trim(path)
     return path.open("ab", buffering=0)
 
 
 def trim(path: Path, limit: int = LOG_LIMIT_BYTES) -> bool:
-    """Move the content of a log beyond `limit` bytes to `<name>.1`; True where that was needed.
+    """Move the content of a log of more than `limit` bytes to `<name>.1`; returns whether it did.
 
-    What is written between the copy and the cut is lost: a few lines, against a full disk.
+    Lines that are written between copying and truncating are lost.
     """
     try:
         if path.stat().st_size <= limit:
@@ -31,16 +31,16 @@ def trim(path: Path, limit: int = LOG_LIMIT_BYTES) -> bool:
         shutil.copyfile(path, path.with_name(path.name + ".1"))
         os.truncate(path, 0)
     except OSError:
-        return False  # a full disk must not end the process that keeps the stack alive
+        return False  # a full disk must not end the supervisor
     return True
 
 
 def tail(path: Path, lines: int = 20, since: int = 0) -> list[str]:
-    """The last `lines` lines of a log that were written after byte `since`; none where it cannot be read."""
+    """The last `lines` lines of a log after byte `since`; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            start = since if since <= size else 0  # it was cut since then
+            start = since if since <= size else 0  # it has been truncated since
             file.seek(max(start, size - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
@@ -49,7 +49,7 @@ def tail(path: Path, lines: int = 20, since: int = 0) -> list[str]:
 
 
 def size(path: Path) -> int:
-    """Bytes in `path` now, 0 where there is none: what `tail(since=…)` takes."""
+    """The size of `path` in bytes, 0 if it does not exist; for `tail(since=…)`."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,13 +1,13 @@
-"""A whole stack on this machine: the servers, the workers, and the rules by which they live and end.
+"""A stack on this machine: starts, monitors and stops the servers and the workers.
 
     supervisor = Supervisor(home, [WorkerSpec(role="processor", argv=[…], count=2)], prepare=migrate_and_make_topics)
     supervisor.run()                          # until Ctrl-C, SIGTERM or request_stop()
 
-    with Supervisor(home) as supervisor:      # or piece by piece, as tests and notebooks do
-        supervisor.server("kafka").kill()     # stays down until start(): a kill on purpose is not undone
+    with Supervisor(home) as supervisor:      # or step by step, as in tests and notebooks
+        supervisor.server("kafka").kill()     # it stays down until start()
         supervisor.scale("processor", 3)
 
-All methods may be called from any thread and take and give plain values; `control.py` lets other processes call some.
+All methods may be called from any thread. Other processes call some of them by `control.py`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
 from filemill.runtime.supervisor_client import FaultKind
 from filemill_infra.embedded.control import ControlServer
-from filemill_infra.embedded.down import clear_leftovers
+from filemill_infra.embedded.down import stop_orphans
 from filemill_infra.embedded.home import HomeLock, prepare_home
 from filemill_infra.embedded.ports import PortAllocator
 from filemill_infra.embedded.processes import signals
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from filemill_infra.embedded.faults import FaultInjector
 
 SERVERS = ("kafka", "postgres", "s3")
-STOP_SECONDS = 9.3  # a person who pressed Ctrl-C is promised ten
+STOP_SECONDS = 9.3  # Ctrl-C takes at most 10 s
 _LEAST_SERVER_SECONDS = 3.0
 _TICK_SECONDS = 0.1
 _TRIM_SECONDS = 20.0
@@ -54,7 +54,7 @@ StackSettings = dict[str, str | int | float]
 
 
 class Supervisor:
-    """One stack under one home folder, from `start` to `stop`; it cannot be started twice."""
+    """One stack of one home folder, from `start` to `stop`; it cannot be started twice."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Supervisor:
         progress: Callable[[jars.DownloadProgress], None] = lambda _progress: None,
         cache: Path | None = None,
     ) -> None:
-        """Name the parts; nothing is started. `servers` are those to run, where not all are wanted.
+        """Configure a stack; `start` starts it. `servers` are the names of the servers to run.
 
-        `prepare` runs once the servers serve and before the workers start. `report` and `progress` hear of restarts and
-        of the first start's download, from other threads. Without `default_ports` all ports are drawn. With
-        `reference_credentials` the servers accept the reference's published ones instead of those of the home.
+        `prepare` is called when the servers are ready, before the workers start. Other threads call `report` for
+        restarts and `progress` for the first download. Without `default_ports`, all ports are random. With
+        `reference_credentials`, the servers use the published credentials of the reference design.
         """
         self.home = home
         self._specs = workers
@@ -83,7 +83,7 @@ class Supervisor:
         self._reference_credentials = reference_credentials
         self._page = page
         self._prepare = prepare
-        self._listener = report
+        self._on_report = report
         self._progress = progress
         self._cache = cache
         self._cancelled = threading.Event()
@@ -106,7 +106,7 @@ class Supervisor:
         self._workers: WorkerPool
 
     def start(self, seconds: float = START_SECONDS) -> StackState:
-        """Start everything and return what runs where. On any error or interrupt, all that was started is stopped.
+        """Start everything and return the state. On any error or interrupt, everything is stopped again.
 
         Raises HomeError, HomeInUseError, DownloadError, StartError, CancelledError, and what `prepare` raises.
         """
@@ -114,7 +114,7 @@ class Supervisor:
         self._assemble()
         self._lock = HomeLock(self.home)
         try:
-            clear_leftovers(self.home)
+            stop_orphans(self.home)
             self._watchdog.start()
             self._servers.start(seconds)
             self._write_state()
@@ -122,7 +122,7 @@ class Supervisor:
             self._control.open()
             self._workers.start(self._environment())
             self._write_state()
-            # A daemon: where the main thread dies of an error, the process must end, so that the watchdog clears up.
+            # A daemon thread: if the main thread fails, the process must end, so that the watchdog stops the children.
             self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
             self._monitor.start()
         except BaseException:
@@ -132,7 +132,7 @@ class Supervisor:
 
     @property
     def state(self) -> StackState:
-        """What runs where, now."""
+        """The current servers and workers."""
         return StackState(
             home=str(self.home),
             supervisor=self._own_ref,
@@ -150,11 +150,11 @@ class Supervisor:
         return self._watchdog.pid
 
     def server(self, name: str) -> Server:
-        """The server `kafka`, `postgres` or `s3`: to kill, suspend, resume, start. Raises KeyError."""
+        """The server `kafka`, `postgres` or `s3`. Raises KeyError."""
         return self._servers[name]
 
     def scale(self, role: str, count: int) -> list[str]:
-        """Have `count` workers of `role`; returns their ids, once surplus ones have ended. Raises ValueError."""
+        """Run `count` workers of `role`; returns their ids when surplus ones have ended. Raises ValueError."""
         ids = self._workers.scale(role, count)
         self._write_state()
         return ids
@@ -165,44 +165,39 @@ class Supervisor:
         self._write_state()
 
     def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:
-        """Send one worker a signal; what dies of it is restarted unless told otherwise. Raises KeyError."""
+        """Send a worker a signal. If it dies, it is restarted, unless `restart` is False. Raises KeyError."""
         self._workers.kill_worker(worker_id, number, restart=restart)
 
     def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str = "") -> None:
-        """Begin a fault on a server or a worker, on record in the home's journal; it is undone by itself.
+        """Begin a fault on a server or a worker and record it in the home's journal; it ends by itself.
 
-        Raises KeyError for a target that is not there, ValueError for what cannot be done now.
+        Raises KeyError for an unknown target, CommandRejected.
         """
         with self._faults_lock:
             if self._faults is None:
-                # Here: most stacks are never broken, and need not load what breaks them.
+                # Imported here: most stacks never need it.
                 from filemill_infra.embedded.faults import FaultInjector  # noqa: PLC0415
 
                 self._faults = FaultInjector(self, self.home / FAULTS_FILE, self._cancelled)
         self._faults.begin(kind, target, seconds, key)
 
     def watch(self, pid: int) -> None:
-        """Have a process that somebody else started killed, should this process die without ending it."""
+        """Have another process killed if the supervisor dies."""
         self._watchdog.watch(pid, signal.SIGKILL)
 
-    def set_page(self, page: str) -> None:
-        """Note the address of the dashboard in the state file."""
-        self._page = page
-        self._write_state()
-
     def request_stop(self) -> None:
-        """Have `run` or `run_forever` stop the stack; returns at once."""
+        """Make `run` or `run_forever` stop the stack; returns at once."""
         self._stop_requested.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the stack has stopped; False where it still runs after `timeout` seconds."""
+        """Wait until the stack has stopped; False if it still runs after `timeout` seconds."""
         return self._stopped.wait(timeout)
 
     def run(self, on_ready: Callable[[StackState], None] = lambda _state: None, seconds: float = START_SECONDS) -> None:
-        """Start, call `on_ready`, and stop at the first SIGINT, SIGTERM, SIGHUP or `request_stop`. In the main thread.
+        """Start, call `on_ready`, and stop at the first SIGINT, SIGTERM, SIGHUP or `request_stop`. For the main thread.
 
         A signal during the start or `on_ready` raises KeyboardInterrupt, after everything has been stopped. Signals
-        that come while it stops change nothing.
+        during the stop have no effect.
         """
         former = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
@@ -217,16 +212,16 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def run_forever(self) -> None:
-        """Stay until a stop is requested, then stop."""
+        """Wait until a stop is requested, then stop."""
         try:
-            # In short waits: a signal's handler runs between them.
+            # Short waits: signal handlers run between them.
             while not self._signalled and not self._stop_requested.wait(_TICK_SECONDS):
                 pass
         finally:
             self.stop()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop the workers, then the servers, each at once and in their orderly way, within `seconds` overall."""
+        """Stop all workers, then all servers, within `seconds` in total."""
         self._cancelled.set()
         self._stop_requested.set()
         with self._stopping:
@@ -286,23 +281,23 @@ class Supervisor:
                 self._workers.tick()
                 if self._watchdog.restart_if_dead():
                     self._report(
-                        ProcessEvent(kind="watchdog", name="watchdog", text="the watchdog died and was replaced")
+                        ProcessEvent(kind="watchdog", name="watchdog", text="the watchdog died and was restarted")
                     )
                 if time.monotonic() - trimmed > _TRIM_SECONDS:
                     trimmed = time.monotonic()
                     self._servers.trim_logs()
                     self._workers.trim_logs()
                 self._write_state()
-            except Exception as error:  # noqa: BLE001 - a full disk, say: the watch goes on
+            except Exception as error:  # noqa: BLE001 - for example a full disk; monitoring continues
                 self._report(ProcessEvent(kind="failing", name="supervisor", text=f"{type(error).__name__}: {error}"))
 
     def _report(self, event: ProcessEvent) -> None:
-        # A listener that fails, as one that prints to a terminal that is gone, must not end the watch.
+        # A failing listener, such as one that prints to a closed terminal, must not end the monitoring.
         with contextlib.suppress(Exception):
-            self._listener(event)
+            self._on_report(event)
 
     def _write_state(self) -> None:
-        """Write the state file where something in it has changed."""
+        """Write the state file if the state has changed."""
         with self._state_lock:
             state = self.state
             if state != self._state and not self._stopped.is_set():
@@ -310,7 +305,7 @@ class Supervisor:
                 self._state = state
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Setting an event here could deadlock: this thread may be inside that event's own lock.
+        # Setting an event here could deadlock: this thread may hold the lock of that event.
         if self._interruptible:
             self._interruptible = False
             raise KeyboardInterrupt

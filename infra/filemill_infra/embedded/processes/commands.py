@@ -1,4 +1,4 @@
-"""Run a program of a server: the server itself, or a tool that prepares its data."""
+"""Run the programs of a server: the server itself, or a tool that prepares its data."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from filemill_infra.embedded.ports import PortAllocator
 from filemill_infra.embedded.processes import signals
 
 _POLL_SECONDS = 0.02
-# Of the caller's environment a server gets only this: PGPORT, JAVA_TOOL_OPTIONS, WEED_… would reconfigure it.
+# A server inherits only these variables: PGPORT, JAVA_TOOL_OPTIONS or WEED_… would reconfigure it.
 _INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerContext:
-    """What a server needs from the stack it belongs to. The defaults are those of a server on its own."""
+    """What a server needs from its stack. The defaults are for a server without a stack."""
 
     home: Path
     ports: PortAllocator
@@ -37,7 +37,7 @@ class ServerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """How to run a program: `user` and `group` where it must not be run by us, `env` beside what it inherits."""
+    """How to run a program: with `user` and `group` if another account must run it; `env` extends what it inherits."""
 
     argv: Sequence[str]
     cwd: Path
@@ -49,7 +49,7 @@ class Command:
 def spawn(
     context: ServerContext, command: Command, log: Path, stop_signal: int, stdin: bytes = b""
 ) -> subprocess.Popen[bytes]:
-    """Start a program with its output in `log`, in a session of its own, known to the watchdog."""
+    """Start a program in its own session, with its output in `log`, and register it with the watchdog."""
     if context.cancelled.is_set():
         raise CancelledError
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -75,7 +75,7 @@ def spawn(
 
 
 def run_tool(context: ServerContext, command: Command, log: Path, what: str, stdin: bytes = b"") -> None:
-    """Run a program to its end. Raises StartError where it fails, CancelledError where the start was given up."""
+    """Run a program and wait for its end. Raises StartError if it fails, CancelledError if the start is cancelled."""
     written = logs.size(log)
     process = spawn(context, command, log, signal.SIGTERM, stdin)
     try:

@@ -1,4 +1,4 @@
-"""Signals to processes and to all that they started. Only the standard library and psutil, for the watchdog's sake."""
+"""Signals to processes and their descendants. Imports only the standard library and psutil: the watchdog uses it."""
 
 import contextlib
 import signal
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import psutil
 
-# In the environment of every process of a stack: "<run>:<home>". It finds what no list of pids has, such as a child
-# that was started in the moment its supervisor was killed.
+# An environment variable of every process of a stack: "<run>:<home>". It identifies processes that no list of pids has,
+# such as a child that was started when its supervisor was killed.
 MARK = "FILEMILL_STACK_RUN"
-# For every process of a stack: what it writes is for its own user alone.
+# The umask of every process of a stack: its files are private.
 UMASK = 0o077
 
 _POLL_SECONDS = 0.02
@@ -18,7 +18,7 @@ _KILL_SECONDS = 3.0
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """The process and all its descendants, itself first; empty where it has ended."""
+    """The process and all its descendants, itself first; empty if it has ended."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.Error:
@@ -26,13 +26,13 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def send(process: psutil.Process, number: int) -> None:
-    """Send a signal; a process that has ended, or is another's by now, gets none."""
+    """Send a signal; none if the process has ended, even if its pid was reused."""
     with contextlib.suppress(psutil.Error):
         process.send_signal(number)
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether the process has ended. A zombie has: it holds no port and no file, and may never be reaped."""
+    """Whether the process has ended. A zombie has: it holds no port and no file."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -52,7 +52,7 @@ def wait_ended(processes: Iterable[psutil.Process], seconds: float) -> list[psut
 
 
 def stop(targets: Iterable[tuple[psutil.Process, int]], grace: float) -> None:
-    """Ask each process to end by its signal; kill what is left of it and its descendants after `grace` seconds."""
+    """Send each process its signal; after `grace` seconds, kill those that still run, and their descendants."""
     everyone: list[psutil.Process] = []
     for process, number in targets:
         members = family(process)
@@ -60,12 +60,12 @@ def stop(targets: Iterable[tuple[psutil.Process, int]], grace: float) -> None:
         if members:
             send(process, number)
         for member in members:
-            send(member, signal.SIGCONT)  # a suspended process hears no other signal
+            send(member, signal.SIGCONT)  # a suspended process handles no other signal
     kill(wait_ended(everyone, grace))
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """Kill each process with its descendants, and wait until they have ended."""
+    """Kill each process and its descendants, and wait until they have ended."""
     members = [member for process in processes for member in family(process)]
     for member in members:
         send(member, signal.SIGKILL)
@@ -73,32 +73,32 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def suspend(process: psutil.Process) -> None:
-    """Stop the process and all descendants where they stand, until `resume`."""
+    """Suspend the process and all its descendants until `resume`."""
     stopped: set[int] = set()
-    # The parent first, so that it starts no more of them; again, for those it started meanwhile.
-    while fresh := [member for member in family(process) if member.pid not in stopped]:
-        for member in fresh:
+    # The parent first, so that it starts no more children; repeated for children that it started meanwhile.
+    while running := [member for member in family(process) if member.pid not in stopped]:
+        for member in running:
             send(member, signal.SIGSTOP)
             stopped.add(member.pid)
 
 
 def resume(process: psutil.Process) -> None:
-    """Let the process and all descendants go on after `suspend`."""
+    """Resume the process and all its descendants."""
     for member in family(process):
         send(member, signal.SIGCONT)
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Processes whose environment carries `mark`: a whole one, or `:<home>` for every run under that home.
+    """Processes with `mark` in their environment: a complete mark, or `:<home>` for every run in that home.
 
-    This process and its ancestors are never among them.
+    This process and its ancestors are left out.
     """
     own = psutil.Process()
-    spared = {own.pid, *(parent.pid for parent in own.parents())}
+    excluded = {own.pid, *(parent.pid for parent in own.parents())}
     found = []
     for process in psutil.process_iter():
         try:
-            value = process.environ().get(MARK, "") if process.pid not in spared else ""
+            value = process.environ().get(MARK, "") if process.pid not in excluded else ""
         except (psutil.Error, OSError):
             continue
         if value and (value == mark or (mark.startswith(":") and value.endswith(mark))):

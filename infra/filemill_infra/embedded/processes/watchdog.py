@@ -1,8 +1,8 @@
-"""The process that outlives a crashed supervisor, and ends what that one had started.
+"""The watchdog: a process that stops the children of a crashed supervisor.
 
-It holds the reading end of a pipe whose writing end only the supervisor has. When the supervisor ends, however it ends,
-the pipe does too; then the watchdog stops every process it was told of, and what carries the stack's mark. It is told
-`watch <pid> <signal>`, `release <pid>` and, at an orderly end, `close`. No feature of one operating system is needed.
+It reads from a pipe that only the supervisor writes to. When the supervisor ends, the pipe closes. Then the watchdog
+stops every process that was registered, and every process with the stack's mark. Its commands are `watch <pid>
+<signal>`, `release <pid>` and, at an orderly end, `close`. It needs no feature of a specific operating system.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _CHUNK_BYTES = 65_536
 
 
 class _WatchedProcesses:
-    """Whom to stop. Each is held as a psutil.Process from when it is named: a reused pid is not mistaken for it."""
+    """The processes to stop, each a psutil.Process since its registration: a reused pid is another process."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[psutil.Process, int]] = {}
@@ -30,7 +30,7 @@ class _WatchedProcesses:
     def handle(self, line: str) -> None:
         match line.split():
             case ["watch", pid, number]:
-                with contextlib.suppress(psutil.NoSuchProcess):  # it ended before this was read
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has already ended
                     self.known[int(pid)] = (psutil.Process(int(pid)), int(number))
             case ["release", pid]:
                 self.known.pop(int(pid), None)
@@ -39,7 +39,7 @@ class _WatchedProcesses:
 
 
 def _listen(watched: _WatchedProcesses, supervisor: int) -> None:
-    """Until the supervisor ends. A fork of it may keep the pipe open, so its life is looked at as well."""
+    """Read commands until the supervisor ends. A fork of it may keep the pipe open, so its pid is checked as well."""
     rest = b""
     while not watched.closed and os.getppid() == supervisor:
         if not select.select([sys.stdin.fileno()], [], [], _PARENT_POLL_SECONDS)[0]:
@@ -55,17 +55,17 @@ def _listen(watched: _WatchedProcesses, supervisor: int) -> None:
 def main(arguments: list[str]) -> None:
     """Run as `python -m filemill_infra.embedded.processes.watchdog <pid of the supervisor> <mark>`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)  # it goes when its supervisor has gone
+        signal.signal(number, signal.SIG_IGN)  # it ends only after its supervisor
     supervisor, mark = int(arguments[0]), arguments[1]
     watched = _WatchedProcesses()
     _listen(watched, supervisor)
     if watched.closed:
         return
-    print(f"The supervisor {supervisor} is gone: stopping {sorted(watched.known)}", flush=True)
+    print(f"The supervisor {supervisor} has ended: stopping {sorted(watched.known)}", flush=True)
     signals.stop(watched.known.values(), GRACE_SECONDS)
-    strays = signals.marked(mark)
-    signals.kill(strays)
-    print(f"Stopped. Beside them: {[stray.pid for stray in strays]}", flush=True)
+    unregistered = signals.marked(mark)
+    signals.kill(unregistered)
+    print(f"Stopped. Unregistered processes: {[process.pid for process in unregistered]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The supervisor's side of the watchdog: start it, tell it of children, replace it when it dies."""
+"""The supervisor's client of the watchdog: start it, register processes, restart it if it dies."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 class Watchdog:
-    """Holds the watchdog of one stack. Safe to use from several threads."""
+    """The watchdog of one stack. Safe to use from several threads."""
 
     def __init__(self, log: Path, mark: str) -> None:
         self._log = log
@@ -30,24 +30,24 @@ class Watchdog:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the watchdog; everything named before is named to it too."""
+        """Start the watchdog and register all watched processes."""
         with self._lock:
             self._start()
 
     def watch(self, pid: int, stop_signal: int) -> None:
-        """Have `pid` stopped by `stop_signal` should this process die."""
+        """Have `pid` stopped by `stop_signal` if this process dies."""
         with self._lock:
             self._watched[pid] = stop_signal
             self._send(f"watch {pid} {stop_signal}")
 
     def release(self, pid: int) -> None:
-        """Forget `pid`: it has ended."""
+        """Unregister `pid`, which has ended."""
         with self._lock:
             self._watched.pop(pid, None)
             self._send(f"release {pid}")
 
     def restart_if_dead(self) -> bool:
-        """Replace a watchdog that died; True where that was needed."""
+        """Restart the watchdog if it has died; returns whether it had."""
         with self._lock:
             if self._process is None or self._process.poll() is None:
                 return False
@@ -55,7 +55,7 @@ class Watchdog:
             return True
 
     def close(self) -> None:
-        """End the watchdog: nothing is left to guard."""
+        """End the watchdog."""
         with self._lock:
             process, self._process = self._process, None
             if process is None or process.stdin is None:
@@ -74,7 +74,7 @@ class Watchdog:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        # The package is found wherever this one was, be it installed or not.
+        # The child finds this package even if it is not installed.
         path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
         environment = {name: value for name, value in os.environ.items() if name != MARK}
         with logs.open_log(self._log) as log:
@@ -102,6 +102,6 @@ class Watchdog:
     def _send(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
             return
-        # A watchdog that just died hears it from `ensure`, which names all again.
+        # If it has just died, `restart_if_dead` registers all processes again.
         with contextlib.suppress(OSError):
             os.write(self._process.stdin.fileno(), line.encode() + b"\n")

@@ -1,4 +1,4 @@
-"""All worker processes of a stack: started, restarted when they die, scaled, stopped together."""
+"""The worker processes of a stack: start, restart, scale and stop them."""
 
 import signal
 import threading
@@ -12,27 +12,27 @@ from filemill_infra.embedded import logs
 from filemill_infra.embedded.processes.watchdog_client import Watchdog
 from filemill_infra.embedded.processes.workers import ProcessEvent, WorkerProcess, WorkerSpec
 
-GRACE_SECONDS = 5.8  # a processor may drain for five
+GRACE_SECONDS = 5.8  # a processor may drain for 5 s
 
 
 class WorkerPool:
-    """The workers by id. Safe to use from several threads; nothing is waited for while the lock is held."""
+    """The workers by id. Safe to use from several threads; it never waits while it holds the lock."""
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], log_folder: Path, guard: Watchdog, report: Callable[[ProcessEvent], None]
+        self, specs: Sequence[WorkerSpec], log_folder: Path, watchdog: Watchdog, report: Callable[[ProcessEvent], None]
     ) -> None:
         self._specs = {spec.role: spec for spec in specs}
         self._log_folder = log_folder
-        self._watchdog = guard
+        self._watchdog = watchdog
         self._report = report
         self._lock = threading.RLock()
         self._workers: dict[str, WorkerProcess] = {}
-        self._used_ids: set[str] = set()  # all ids that there ever were
+        self._used_ids: set[str] = set()  # all ids so far
         self._environment: Mapping[str, str] = {}
         self._closed = False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start as many of each role as its spec says."""
+        """Start the workers of each role, `count` of them as in its spec."""
         self._environment = environment
         for spec in self._specs.values():
             self.scale(spec.role, spec.count)
@@ -43,7 +43,7 @@ class WorkerPool:
             return [state for worker in self._workers.values() if (state := worker.state) is not None]
 
     def tick(self) -> None:
-        """Notice deaths and restart what is due. Called several times a second."""
+        """Detect workers that have died, and restart those that are due. Called several times a second."""
         with self._lock:
             for worker in list(self._workers.values()):
                 if worker.wanted:
@@ -52,7 +52,10 @@ class WorkerPool:
                     self._forget(worker)
 
     def scale(self, role: str, count: int, seconds: float = GRACE_SECONDS) -> list[str]:
-        """Have `count` workers of `role`; returns their ids. The youngest end first, asked by signal, then killed."""
+        """Run `count` workers of `role`; returns their ids. The newest are stopped, and killed after `seconds`.
+
+        Raises ValueError.
+        """
         if role not in self._specs:
             raise ValueError(f"There is no role {role!r}; the roles are {', '.join(self._specs)}")
         if count < 0:
@@ -70,21 +73,21 @@ class WorkerPool:
         self._end([self._find(worker_id)], seconds)
 
     def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:
-        """Send one worker a signal. A death that follows is followed by a restart unless told otherwise."""
+        """Send a worker a signal. If it dies, it is restarted, unless `restart` is False. Raises KeyError."""
         with self._lock:
             worker = self._find(worker_id)
             worker.wanted = restart
             worker.send(number)
 
     def stop(self, seconds: float = GRACE_SECONDS) -> None:
-        """Stop all workers, at once, and start none any more."""
+        """Stop all workers at once, and start no more."""
         with self._lock:
             self._closed = True
             workers = list(self._workers.values())
         self._end(workers, seconds)
 
     def trim_logs(self) -> None:
-        """Keep the logs of running workers short."""
+        """Rotate the logs of running workers that are too long."""
         with self._lock:
             paths = [worker.log for worker in self._workers.values()]
         for path in paths:
@@ -124,7 +127,7 @@ class WorkerPool:
         if worker.retry_at is not None and time.monotonic() >= worker.retry_at:
             worker.restarts += 1
             self._spawn(worker)
-            self._report(ProcessEvent(kind="restarted", name=worker.id, text=f"{worker.id} was started again"))
+            self._report(ProcessEvent(kind="restarted", name=worker.id, text=f"{worker.id} was restarted"))
 
     def _end(self, workers: Iterable[WorkerProcess], seconds: float) -> None:
         ending = list(workers)

@@ -1,4 +1,4 @@
-"""Worker processes: what to run, and one process of it with its restarts."""
+"""Worker processes: their specification, and a process with its restarts."""
 
 import signal
 import subprocess
@@ -18,24 +18,24 @@ from filemill_infra.embedded.processes import signals
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
-# A worker that lived for this long was healthy: its next death starts the delays anew.
+# A worker that ran for this long was healthy: after its next death, the delays start again from the first.
 HEALTHY_SECONDS = 20.0
-# Deaths in a row after which the worker is reported as failing, not as restarting.
+# Consecutive deaths after which a worker is reported as failing.
 FAILING_AFTER = 3
 
-# Names that lead clients to servers; of the caller's they would win over those of this stack.
+# Variables with addresses and credentials of servers: inherited ones would override those of this stack.
 _REFERENCE_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 _REFERENCE_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
-# Roles of the database that no worker uses: the schema's owner and the reader.
+# Database roles that no worker uses: the owner and the reader.
 _ADMIN_PREFIXES = ("database_owner_", "database_reader_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """What to run `count` times: processes role-1, role-2, … of `argv`, in which `{id}` stands for the process's id.
+    """A role, its command, and the number of its processes: role-1, role-2, …; `{id}` in `argv` is the worker id.
 
-    A new one gets the lowest number that is free; with `ids_once` one that none has had, so that an id in a record of
-    what happened is one process's.
+    A new process gets the lowest free number; with `unique_ids`, the lowest number that was never used, so that an id
+    in events or logs identifies one process.
     """
 
     role: str
@@ -48,7 +48,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessEvent:
-    """Something that happened to a process of the stack, for whoever reports it. `log` is the end of its log."""
+    """An event of a process of the stack; `log` is the end of its log."""
 
     kind: Literal["note", "died", "failing", "restarted", "watchdog"]
     name: str
@@ -57,14 +57,14 @@ class ProcessEvent:
 
 
 class RestartBackoff:
-    """How long to wait before a restart: doubled with each death, capped, and short again after a healthy life."""
+    """The delay before a restart: it doubles with each death up to a limit; a healthy run resets it."""
 
     def __init__(self) -> None:
         self.deaths_in_a_row = 0
 
-    def after(self, lived_seconds: float) -> float:
-        """Seconds to wait after a death at the age of `lived_seconds`."""
-        self.deaths_in_a_row = 1 if lived_seconds >= HEALTHY_SECONDS else self.deaths_in_a_row + 1
+    def next_delay(self, run_seconds: float) -> float:
+        """Seconds to wait after a process has died that had run for `run_seconds`."""
+        self.deaths_in_a_row = 1 if run_seconds >= HEALTHY_SECONDS else self.deaths_in_a_row + 1
         delay: float = FIRST_DELAY_SECONDS * 2 ** min(self.deaths_in_a_row - 1, 16)
         return min(delay, LONGEST_DELAY_SECONDS)
 
@@ -72,13 +72,13 @@ class RestartBackoff:
 def worker_environment(
     settings: Mapping[str, str | int | float], home: Path, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of a worker: what is inherited, less what leads elsewhere, and the stack's settings."""
+    """A worker's environment: inherited variables without other servers' addresses, and the stack's settings."""
     kept = {
         name: value
         for name, value in inherited.items()
         if name not in _REFERENCE_NAMES and not name.startswith(_REFERENCE_PREFIXES) and name != signals.MARK
     }
-    for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the world, not for this machine
+    for name in ("NO_PROXY", "no_proxy"):  # proxies are not for this machine
         kept[name] = ",".join(part for part in (kept.get(name, ""), LOOPBACK, "localhost") if part)
     given = {
         f"{PREFIX}{name.upper()}": str(value)
@@ -89,7 +89,7 @@ def worker_environment(
 
 
 class WorkerProcess:
-    """One supervised process. Not safe for threads on its own: its crew holds a lock."""
+    """One supervised process. Not thread-safe: its pool holds a lock."""
 
     def __init__(self, spec: WorkerSpec, worker_id: str, log: Path) -> None:
         self.spec = spec
@@ -105,7 +105,7 @@ class WorkerProcess:
 
     @property
     def state(self) -> WorkerState | None:
-        """Its entry in the state file: the last process where it is down, None before the first."""
+        """Its entry in the state file: the last process if it is down, None before the first."""
         if self._ref is None:
             return None
         return WorkerState(
@@ -119,7 +119,7 @@ class WorkerProcess:
         return process.pid if process is not None and process.poll() is None else None
 
     def spawn(self, environment: Mapping[str, str]) -> int:
-        """Start its process, in a session of its own so that a terminal's Ctrl-C does not reach it; returns the pid."""
+        """Start its process in its own session, so that Ctrl-C in a terminal does not reach it; returns the pid."""
         argv = [part.replace("{id}", self.id) for part in self.spec.argv]
         with logs.open_log(self.log) as output:
             self._process = subprocess.Popen(
@@ -137,34 +137,34 @@ class WorkerProcess:
         return self._process.pid
 
     def check_exit(self) -> ProcessEvent | None:
-        """Where its process has died unasked, plan the next one and say so; None otherwise."""
+        """If its process has died unexpectedly, schedule a restart and return the event; None otherwise."""
         if self._process is None or self._process.poll() is None or self.retry_at is not None:
             return None
-        delay = self._backoff.after(time.monotonic() - self._started_at)
+        delay = self._backoff.next_delay(time.monotonic() - self._started_at)
         self.retry_at = time.monotonic() + delay
         code, deaths = self._process.returncode, self._backoff.deaths_in_a_row
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         return ProcessEvent(
             kind="failing" if deaths >= FAILING_AFTER else "died",
             name=self.id,
-            text=f"{self.id} ended {how}, {deaths} in a row; the next try is in {delay:g} s",
+            text=f"{self.id} ended {how}, {deaths} in a row; restart in {delay:g} s",
             log=tuple(logs.tail(self.log)),
         )
 
     def schedule_retry(self) -> None:
-        """Plan the next try after one that did not even give a process."""
-        self.retry_at = time.monotonic() + self._backoff.after(0)
+        """Schedule a restart after a process could not be started."""
+        self.retry_at = time.monotonic() + self._backoff.next_delay(0)
 
     def send(self, number: int) -> None:
-        """Send its process a signal; none where it does not run."""
+        """Send its process a signal; none if it does not run."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def end(self) -> None:
-        """Ask it to end, and have it not restarted."""
+        """Send its stop signal, and do not restart it."""
         self.wanted = False
         self.send(self.spec.stop_signal)
-        self.send(signal.SIGCONT)  # a suspended process hears no other signal
+        self.send(signal.SIGCONT)  # a suspended process handles no other signal
 
     def reap(self, seconds: float) -> None:
         """Wait for its end; kill it and its descendants after `seconds`."""

@@ -1,4 +1,4 @@
-"""The three servers of a stack, started and stopped at once, and brought back after a crash."""
+"""The servers of a stack: started and stopped together, restarted after a crash."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ class EmbeddedServers:
     """A group of servers. Safe to use from several threads."""
 
     def __init__(self, servers: Sequence[Server], report: Callable[[ProcessEvent], None] = lambda _event: None) -> None:
-        """`servers` share their surroundings, and with them the event that gives all starts up."""
+        """`servers` share their context, and with it the event that cancels all starts."""
         self._servers = {server.name: server for server in servers}
         self._cancelled = servers[0].context.cancelled if servers else threading.Event()
         self._report = report
         self._backoff = {server.name: RestartBackoff() for server in servers}
-        self._served_at = dict.fromkeys(self._servers, 0.0)
+        self._ready_at = dict.fromkeys(self._servers, 0.0)
         self._restarting: set[str] = set()
 
     def __getitem__(self, name: str) -> Server:
@@ -33,7 +33,7 @@ class EmbeddedServers:
         return iter(self._servers.values())
 
     def settings(self) -> dict[str, str | int | float]:
-        """Values of `filemill.config.settings.Settings` that lead to all of them."""
+        """Their addresses and credentials, as values of `filemill.config.settings.Settings`."""
         return {name: value for server in self for name, value in server.settings().items()}
 
     def states(self) -> list[ServerState]:
@@ -41,54 +41,54 @@ class EmbeddedServers:
         return [state for server in self if (state := server.state) is not None]
 
     def start(self, seconds: float = START_SECONDS) -> None:
-        """Start all at once. Where one fails, or this thread is interrupted, all are stopped and the cause is raised.
+        """Start all at once. If one fails, or on an interrupt, all are stopped and the cause is raised.
 
-        Raises StartError and its like, CancelledError.
+        Raises EmbeddedError.
         """
         with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="start") as pool:
             started = [pool.submit(self._start, server, seconds) for server in self]
             try:
                 for future in started:
                     future.result()
-            except BaseException as error:  # noqa: BLE001 - an interrupt, too, stops what was started
+            except BaseException as error:  # noqa: BLE001 - an interrupt also stops all servers
                 self._cancelled.set()
                 cause = _first_cause([error, *(_failure(future) for future in started)])
                 self.stop()
                 raise cause from None
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop all at once, each in its orderly way; what has not ended after `seconds` is killed."""
+        """Stop all at once, each by its stop signal; those that have not ended after `seconds` are killed."""
         with ThreadPoolExecutor(max(len(self._servers), 1), thread_name_prefix="stop") as pool:
             for future in [pool.submit(server.stop, seconds) for server in self]:
                 future.result()
 
     def tick(self) -> None:
-        """Bring back what died unasked, beside the caller. Called several times a second."""
+        """Restart servers that died unexpectedly, on another thread. Called several times a second."""
         for server in self:
             if not server.wanted or server.starting or server.is_alive() or server.name in self._restarting:
                 continue
-            delay = self._backoff[server.name].after(time.monotonic() - self._served_at[server.name])
-            text = f"{server.name} ended unasked; the next try is in {delay:g} s"
+            delay = self._backoff[server.name].next_delay(time.monotonic() - self._ready_at[server.name])
+            text = f"{server.name} ended unexpectedly; restart in {delay:g} s"
             self._report(ProcessEvent(kind="died", name=server.name, text=text, log=tuple(logs.tail(server.log_path))))
             self._restarting.add(server.name)
-            name = f"return-{server.name}"
+            name = f"restart-{server.name}"
             threading.Thread(target=self._restart, args=(server, delay), name=name, daemon=True).start()
 
     def trim_logs(self) -> None:
-        """Keep the logs of running servers short."""
+        """Rotate the logs of running servers that are too long."""
         for server in self:
             logs.trim(server.log_path)
 
     def _start(self, server: Server, seconds: float) -> None:
         server.start(seconds)
-        self._served_at[server.name] = time.monotonic()
+        self._ready_at[server.name] = time.monotonic()
 
     def _restart(self, server: Server, delay: float) -> None:
         try:
-            # It may be stopped on purpose meanwhile; then that holds.
+            # It may be stopped on purpose meanwhile, and then stays down.
             if not self._cancelled.wait(delay) and server.wanted:
                 self._start(server, START_SECONDS)
-                self._report(ProcessEvent(kind="restarted", name=server.name, text=f"{server.name} was started again"))
+                self._report(ProcessEvent(kind="restarted", name=server.name, text=f"{server.name} was restarted"))
         except CancelledError:
             pass
         except EmbeddedError as error:
@@ -100,12 +100,12 @@ class EmbeddedServers:
 def _failure(future: Future[None]) -> BaseException | None:
     try:
         return future.exception()
-    except BaseException as error:  # noqa: BLE001 - an interrupt while waiting is a cause like others
+    except BaseException as error:  # noqa: BLE001 - an interrupt while waiting is a cause as well
         return error
 
 
 def _first_cause(errors: Sequence[BaseException | None]) -> BaseException:
-    """The error that made the others give up; what other servers had to say of their own accord is noted on it."""
+    """The first error that is not a cancellation; errors of other servers are added to it as notes."""
     real = [error for error in errors if error is not None]
     causes = [error for error in real if not isinstance(error, CancelledError)] or real
     for other in causes[1:]:

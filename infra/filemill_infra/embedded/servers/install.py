@@ -1,6 +1,6 @@
-"""Fetch and prepare Apache Kafka ahead of the first start: `python -m filemill_infra.embedded.servers.install`.
+"""`python -m filemill_infra.embedded.servers.install`: download and prepare Apache Kafka before the first start.
 
-The first start would do the same; here it can be part of setting up, where people expect to wait.
+The first start would do the same; as a part of an installation, users expect to wait.
 """
 
 import sys
@@ -15,7 +15,7 @@ from filemill_infra.embedded.servers.kafka_training import trained_cache
 
 
 def install(cache: Path) -> None:
-    """Put Kafka's jars and their training into `cache`; nothing happens where they are there. Raises DownloadError."""
+    """Put Kafka's jars and its class cache into `cache`, unless they exist. Raises DownloadError."""
 
     def show_progress(progress: DownloadProgress) -> None:
         print(f"\rApache Kafka: {progress.done} of {progress.total} jars", end="", file=sys.stderr)
@@ -32,7 +32,7 @@ def _print(line: str) -> None:
 
 
 def main() -> int:
-    """Install into the user's cache folder; the exit code is 1 where that failed."""
+    """Install into the user's cache folder; returns the exit code, 1 for a failure."""
     try:
         install(default_cache())
     except EmbeddedError as error:

@@ -1,8 +1,7 @@
-"""Apache Kafka's jars: downloaded once per user by jgo, pinned by hash, and never half there.
+"""Apache Kafka's jars: downloaded by jgo once per user, pinned by hash, and installed all or none.
 
-`kafka.lock` names every jar with its sha256, so that what runs is what was tried, and nothing needs to be resolved at
-run time (that takes four times as long as the download). Written by
-`python -m filemill_infra.embedded.servers.jars`.
+`kafka.lock` has the sha256 of every jar, so that the tested jars are used and no dependencies are resolved at run time,
+which takes four times as long as the download. `python -m filemill_infra.embedded.servers.jars` writes it.
 """
 
 import contextlib
@@ -11,19 +10,20 @@ import hashlib
 import os
 import queue
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from platformdirs import user_cache_path
+
 from filemill_infra.embedded.errors import DownloadError
 
 KAFKA_VERSION = "4.4.0"
 LOCK = Path(__file__).with_name("kafka.lock")
 
-# Apart, because log4j's own dependency management would otherwise replace Kafka's versions, kafka-clients included.
+# Resolved separately: log4j's dependency management would replace Kafka's versions, including kafka-clients.
 _ROOTS = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5")
 _DOWNLOADS_AT_ONCE = 6
 _TIMEOUT_SECONDS = 20
@@ -40,12 +40,12 @@ class Jar(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Its name in the cache."""
+        """Its file name in the cache."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 class DownloadProgress(NamedTuple):
-    """How far the download is."""
+    """The progress of the download."""
 
     done: int
     total: int
@@ -53,18 +53,18 @@ class DownloadProgress(NamedTuple):
 
 
 def default_cache() -> Path:
-    """The user's folder for what can be downloaded again."""
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/filemill").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "filemill"
+    """The user's cache folder. It is relative if the user has no home folder."""
+    return user_cache_path("filemill", appauthor=False)
 
 
 def usable_cache(home: Path) -> Path:
-    """The user's cache folder; where that cannot be written to, as for an account without a home, one in `home`."""
+    """The user's cache folder; if it is not writable, as for an account without a home folder, one in `home`."""
+    cache = default_cache()
+    if not cache.is_absolute():
+        return home / "cache"
     try:
-        cache = default_cache()
         existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    except (OSError, RuntimeError):
+    except OSError:
         return home / "cache"
     return cache if os.access(existing, os.W_OK | os.X_OK) else home / "cache"
 
@@ -83,11 +83,10 @@ def locked_jars(lock: Path) -> list[Jar]:
 def installed_jars(
     cache: Path, progress: Callable[[DownloadProgress], None] = lambda _progress: None, lock: Path | None = None
 ) -> list[Path]:
-    """The jars of the lock file (by default the broker's) on this disk, downloaded where they are not there yet.
+    """The paths of the jars of the lock file, by default the broker's; they are downloaded if necessary.
 
-    The folder's name carries the lock file's hash and appears only when all jars are in it and have been checked. So a
-    download that was cut off leaves nothing that a later start could take for whole. Raises DownloadError; whatever
-    `progress` raises gives the download up.
+    The folder's name contains the lock file's hash. The folder appears when all jars are in it and have been checked,
+    so an interrupted download is never used. An exception of `progress` cancels the download. Raises DownloadError.
     """
     lock = lock or LOCK
     jars = locked_jars(lock)
@@ -110,7 +109,7 @@ def installed_jars(
 
 @contextlib.contextmanager
 def _exclusive_lock(path: Path) -> Iterator[None]:
-    """Two starts at once download once."""
+    """Hold a lock, so that of two starts only one downloads. The system releases it if the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -134,7 +133,7 @@ def _download(jars: list[Jar], folder: Path, progress: Callable[[DownloadProgres
 
 
 def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
-    """Download several at once; yields the bytes of each as it is done, and 0 now and then, to be given up promptly."""
+    """Download several jars at once; yields the bytes of each, and 0 at intervals, so that it can be cancelled."""
     waiting: queue.SimpleQueue[Jar] = queue.SimpleQueue()
     finished: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
     for jar in jars:
@@ -146,10 +145,10 @@ def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
                 jar = waiting.get_nowait()
                 try:
                     finished.put(_fetch(jar, staging))
-                except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+                except Exception as error:  # noqa: BLE001 - raised where the results are read
                     finished.put(error)
 
-    # Daemons, unlike a pool's: one that hangs in a dead connection must not keep a cancelled start from ending.
+    # Daemon threads, unlike a pool's: a dead connection must not delay the end of a cancelled start.
     for number in range(_DOWNLOADS_AT_ONCE):
         threading.Thread(target=work, name=f"jars-{number}", daemon=True).start()
     left = len(jars)
@@ -166,13 +165,13 @@ def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
 
 
 def _fetch(jar: Jar, staging: Path) -> int:
-    """Download one jar by jgo into `staging` and check it; returns its bytes."""
-    # Here, because requests and jgo's model take 0.3 s to import, and a warm start needs neither.
+    """Download a jar by jgo into `staging` and check its hash; returns its size in bytes."""
+    # Imported here: they take 0.3 s, and a warm start does not need them.
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
 
-    # Repositories of the user's own jgo configuration come first: a company's mirror, for example.
+    # Repositories of the user's jgo configuration come first, for example a company's mirror.
     repositories = {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}
     context = MavenContext(repo_cache=staging / "repository", remote_repos=repositories, timeout=_TIMEOUT_SECONDS)
     artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
@@ -182,23 +181,23 @@ def _fetch(jar: Jar, staging: Path) -> int:
         raise DownloadError(
             f"{jar.file} could not be downloaded: {error}",
             where=", ".join(repositories.values()),
-            advice="Apache Kafka is downloaded once, at the first start. Check the network, a proxy (HTTPS_PROXY) and "
+            advice="Apache Kafka is downloaded at the first start. Check the network, a proxy (HTTPS_PROXY) and "
             "its certificates (REQUESTS_CA_BUNDLE), or name a mirror under [repositories] in ~/.config/jgo.conf.",
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != jar.sha256:
         raise DownloadError(
-            f"{jar.file} is not what it should be: sha256 {digest}, expected {jar.sha256}",
+            f"{jar.file} has another hash: sha256 {digest}, expected {jar.sha256}",
             where=", ".join(repositories.values()),
-            advice="something between here and the repository changes files; download from elsewhere.",
+            advice="a proxy or mirror changes files; download from another repository.",
         )
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # or a power cut after the folder's renaming could leave it empty
+        os.fsync(file.fileno())  # otherwise it could be empty after a power failure
     return path.rename(staging / jar.file).stat().st_size
 
 
 def main() -> None:
-    """Resolve the newest jars of the pinned versions and write the lock file."""
+    """Resolve the dependencies of the pinned versions and write the lock file."""
     import jgo  # noqa: PLC0415
 
     found = {(one.groupId, one.artifactId): one for root in reversed(_ROOTS) for one in jgo.resolve(root)}

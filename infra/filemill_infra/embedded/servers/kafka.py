@@ -1,4 +1,4 @@
-"""Apache Kafka, broker and controller in one JVM, in KRaft mode."""
+"""Apache Kafka in KRaft mode: broker and controller in one JVM."""
 
 import shutil
 import signal
@@ -32,7 +32,7 @@ class Kafka(Server):
         cache: Path | None = None,
         progress: Callable[[jars.DownloadProgress], None] = lambda _progress: None,
     ) -> None:
-        """`cache` is where the jars are kept, by default the user's; `progress` hears of their download."""
+        """`cache` is the folder of the jars, by default the user's; `progress` is called during their download."""
         super().__init__(context)
         self._cache = cache or jars.usable_cache(context.home)
         self._progress = progress
@@ -54,8 +54,8 @@ class Kafka(Server):
         return {"kafka_broker": self.address}
 
     def prepare(self) -> None:
-        """Fetch the jars and format the data folder; half-formatted data is formatted anew."""
-        self._class_path = jars.installed_jars(self._cache, self._note_progress)
+        """Download the jars and format the data folder; incomplete data is formatted again."""
+        self._class_path = jars.installed_jars(self._cache, self._on_progress)
         trained = trained_cache(self._class_path, self.context, self.log_path)
         self._flags = (f"-XX:AOTCache={trained}",) if trained else ()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
@@ -64,15 +64,15 @@ class Kafka(Server):
             self._format()
 
     def command(self) -> Command:
-        """The broker; the ports are written anew at each start, so what it advertises is where it listens."""
+        """The broker. Each start writes the ports, so the advertised address is the real one."""
         written = kafka_config.properties(_DATA, self.port, self._ports["controller"])
         (self.folder / kafka_config.CONFIG).write_text(written)
         return kafka_config.java(self.folder, self._class_path, "kafka.Kafka", kafka_config.CONFIG, flags=self._flags)
 
     def probe(self) -> str | None:
-        """Metadata of the cluster, which must be ours."""
+        """Read the cluster's metadata and check its id."""
         try:
-            # Quiet: what librdkafka would write of failed connections to stderr, the probe's result says too.
+            # librdkafka would write failed connections to stderr, which the probe's result reports as well.
             client = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
             metadata = client.list_topics(timeout=_PROBE_SECONDS)
         except KafkaException as error:
@@ -81,12 +81,12 @@ class Kafka(Server):
             return f"another cluster answers: {metadata.cluster_id}"
         return None
 
-    def _note_progress(self, progress: jars.DownloadProgress) -> None:
+    def _on_progress(self, progress: jars.DownloadProgress) -> None:
         self.raise_if_cancelled()
         self._progress(progress)
 
     def _format(self) -> None:
-        """Into another folder, renamed when all is there: an interrupted format leaves nothing."""
+        """Format another folder and rename it when it is complete, so that an interrupted format is never used."""
         draft = self.folder / f"{_DATA}.new"
         shutil.rmtree(draft, ignore_errors=True)
         config = self.folder / f"{kafka_config.CONFIG}.new"

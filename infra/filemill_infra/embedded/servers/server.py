@@ -1,4 +1,4 @@
-"""What the three servers have in common: start, be checked, stop, be killed, be suspended."""
+"""The base class of the three servers: start, probe, stop, kill, suspend."""
 
 import functools
 import signal
@@ -27,10 +27,10 @@ _BIND_FAILURES = ("address already in use", "is not available on")
 
 
 class Server(ABC):
-    """One server process on the loopback address. Its methods are safe to call from several threads.
+    """A server process on the loopback address. Safe to use from several threads.
 
-    `wanted` says whether it should be running: True after `start`, False after `stop` and `kill`. Who keeps servers
-    alive restarts those that are wanted and not alive, so that a kill on purpose stays one.
+    `wanted` says whether it should be running: True after `start`, False after `stop` and `kill`. The supervisor
+    restarts servers that are wanted and not alive, so a server killed by `kill` stays down.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Server(ABC):
         self.wanted = False
         self.starting = False
         self._ports: dict[str, int] = {}
-        self._has_served = False
+        self._has_ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._ref: ProcessRef | None = None
         self._lock = threading.RLock()
@@ -52,32 +52,32 @@ class Server(ABC):
     @property
     @abstractmethod
     def version(self) -> str:
-        """The server's version, as its makers write it."""
+        """The server's version."""
 
     @property
     @abstractmethod
     def port(self) -> int:
-        """The port that clients use. Chosen by the first start, and kept until this object goes."""
+        """The port for clients. The first start allocates it; it does not change later."""
 
     @property
     def address(self) -> str:
-        """Where clients connect: host:port."""
+        """The address for clients, host:port."""
         return f"{LOOPBACK}:{self.port}"
 
     @functools.cached_property
     def credentials(self) -> Credentials:
-        """What the servers of this home are opened with."""
+        """The credentials of this home."""
         return credentials_of(self.context.home, reference=self.context.reference_credentials)
 
     @property
     def pid(self) -> int | None:
-        """The process id, None where it does not run."""
+        """The process id, None if it does not run."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     @property
     def state(self) -> ServerState | None:
-        """Its entry in the state file; its last process where it is down, None before the first start."""
+        """Its entry in the state file: the last process if it is down, None before the first start."""
         if self._ref is None:
             return None
         return ServerState(
@@ -86,34 +86,34 @@ class Server(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, str | int]:
-        """Values of `filemill.config.settings.Settings` that lead clients here."""
+        """Its address and credentials, as values of `filemill.config.settings.Settings`."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Whatever comes before the first start and is needed once. Interrupted at any point, it can be repeated."""
+        """Prepare a start, such as its data folder. It can be repeated after an interruption at any point."""
 
     @abstractmethod
     def command(self) -> Command:
-        """How to run it with the ports chosen."""
+        """The command that runs it on the allocated ports."""
 
     @abstractmethod
     def probe(self) -> str | None:
-        """Ask in its own protocol whether it serves: None where it does, otherwise what it said. Under a second."""
+        """Send a request in its own protocol; None if it is ready, otherwise the problem. Takes under a second."""
 
-    def after_start(self) -> None:  # noqa: B027 - most servers have nothing to do here
-        """What remains to be done once it serves, at each start. May be repeated. Raises StartError."""
+    def after_start(self) -> None:  # noqa: B027 - optional
+        """Finish a start when the server is ready. It can be repeated. Raises StartError."""
 
     def raise_if_cancelled(self) -> None:
-        """Give a start up that takes long before there is a process. Raises CancelledError."""
+        """Raise CancelledError if the start is cancelled, during long preparations."""
         if self.context.cancelled.is_set():
             raise CancelledError
 
     def is_alive(self) -> bool:
-        """Whether its process runs, be it suspended."""
+        """Whether its process runs, even if it is suspended."""
         return self.pid is not None
 
     def start(self, seconds: float = START_SECONDS) -> None:
-        """Start it and wait until it serves; nothing happens where it runs. Raises StartError, CancelledError."""
+        """Start it, unless it runs, and wait until it is ready. Raises StartError, CancelledError."""
         with self._lock:
             self.starting, self.wanted = True, True
             try:
@@ -131,7 +131,7 @@ class Server(ABC):
                 self.starting = False
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop it in its own orderly way; kill it where it has not ended after `seconds`."""
+        """Send its stop signal; kill it if it has not ended after `seconds`."""
         self.wanted = False
         with self._lock:
             root = self._main_process()
@@ -142,7 +142,7 @@ class Server(ABC):
             self._reap()
 
     def kill(self) -> None:
-        """Kill it, with all processes that it started, as a power cut would."""
+        """Kill it and all its descendants."""
         self.wanted = False
         with self._lock:
             root = self._main_process()
@@ -151,13 +151,13 @@ class Server(ABC):
             self._reap()
 
     def suspend(self) -> None:
-        """Freeze it with all its processes: connections stay open and nothing answers."""
+        """Suspend all its processes: connections stay open and requests get no answer."""
         with self._lock:
             if root := self._main_process():
                 signals.suspend(root)
 
     def resume(self) -> None:
-        """Let it go on after `suspend`."""
+        """Resume after `suspend`."""
         with self._lock:
             if root := self._main_process():
                 signals.resume(root)
@@ -167,7 +167,7 @@ class Server(ABC):
             try:
                 return self._start_once(deadline)
             except PortTakenError:
-                # Clients know the port of a server that has been up: it comes back there, or not at all.
+                # A server that has been up keeps its port, because clients know it.
                 if self._has_served or attempt == _PORT_ATTEMPTS - 1:
                     raise
                 self._ports = {}
@@ -177,18 +177,18 @@ class Server(ABC):
         if not self._ports:
             self._ports = self.context.ports.allocate(self.name, self.required_ports)
         written = logs.size(self.log_path)
-        served = False
+        ready = False
         try:
             self._spawn()
             self._wait_until_ready(deadline, written)
             self.after_start()
-            served = True
+            ready = True
         finally:
-            if not served:
+            if not ready:
                 if root := self._main_process():
                     self._kill(root)
                 self._reap()
-        self._has_served = True
+        self._has_ready = True
         self.context.ports.save(self.name)
 
     def _spawn(self) -> None:
@@ -196,19 +196,19 @@ class Server(ABC):
         self._ref = ProcessRef.of(self._process.pid)
 
     def _wait_until_ready(self, deadline: float, written: int) -> None:
-        said: str | None = "it does not listen yet"
+        problem: str | None = "it does not listen yet"
         while time.monotonic() < deadline:
             if self.context.cancelled.wait(_POLL_SECONDS):
                 raise CancelledError
             if not self.is_alive():
                 raise self._exit_error(written)
             if self._listens():
-                said = self.probe()
-                if said is None:
+                problem = self.probe()
+                if problem is None:
                     return
         raise StartError(
-            f"{self.name} did not serve in time",
-            where=f"{self.address}: {said}",
+            f"{self.name} was not ready in time",
+            where=f"{self.address}: {problem}",
             log=logs.tail(self.log_path, since=written),
             advice=f"see {self.log_path}; on a slow or busy machine, try again.",
         )
@@ -218,25 +218,25 @@ class Server(ABC):
         code = self._process.returncode if self._process else None
         if any(failure in line.lower() for line in lines for failure in _BIND_FAILURES):
             return PortTakenError(
-                f"{self.name} could not listen: a port is in use",
+                f"{self.name} could not listen: a port is already in use",
                 where=", ".join(f"{name} {LOOPBACK}:{port}" for name, port in self._ports.items()),
                 log=lines[-20:],
-                advice="end what uses the port, then try again.",
+                advice="stop the process that uses the port, then try again.",
             )
         return StartError(
-            f"{self.name} ended while it was starting, with code {code}",
+            f"{self.name} ended during its start, with code {code}",
             where=str(self.folder),
             log=lines[-20:],
             advice=f"see {self.log_path}.",
         )
 
     def _listens(self) -> bool:
-        """Whether it is our process that listens there, and not a stranger who was faster to bind."""
+        """Whether this process listens on the port, and not another that has bound it before."""
         root = self._main_process()
         try:
             connections = root.net_connections("tcp4") if root else []
         except psutil.AccessDenied:
-            return True  # where the system does not tell, the protocol's answer has to do
+            return True  # not known on this system; the probe checks it
         except psutil.Error:
             return False
         return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)

@@ -1,4 +1,4 @@
-"""Files, their counts, the outbox and its publications, leases, positions, samples.
+"""Create files, their counts, the outbox and its publications, leases, positions and samples.
 
 Revision: 0001; follows nothing.
 """
@@ -113,7 +113,7 @@ CREATE TABLE group_samples (
 );
 """
 
-# One row of deltas a statement and status, whatever the statement's size: no lock that two transactions share.
+# One row of deltas per statement and status, whatever the number of rows: transactions do not wait for each other.
 COUNTING = """
 CREATE FUNCTION count_statuses() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -143,7 +143,7 @@ CREATE TRIGGER files_count_truncate AFTER TRUNCATE ON files
 
 
 def upgrade() -> None:
-    """Build the schema."""
+    """Create the schema."""
     op.execute(TABLES)
     op.execute(COUNTING)
 

@@ -1,4 +1,4 @@
-"""Workers and their events, tombstones, the audit of operations.
+"""Create workers and their events, tombstones, and the audit log of operations.
 
 Revision: 0002; follows 0001.
 """

@@ -1,9 +1,9 @@
-"""Titles can be searched by any part of them without reading the table.
+"""Index titles by trigrams, so that a search for any part of a title does not scan the table.
 
 Revision: 0003; follows 0002.
 
-Where the extension cannot be had (a server without the contrib modules, a user who may not create it), the index is
-left out and a search reads the table, as before. To have it later: `CREATE EXTENSION pg_trgm`, then the index below.
+If the extension is not available (a server without the contrib modules, a user without the privilege), there is no
+index and a search scans the table. To add it later: `CREATE EXTENSION pg_trgm`, then the index below.
 """
 
 from alembic import op
@@ -25,10 +25,10 @@ END $$
 
 
 def upgrade() -> None:
-    """Add the index, where it can be."""
+    """Add the index, if the extension is available."""
     op.execute(INDEX)
 
 
 def downgrade() -> None:
-    """Remove the index; the extension may be somebody else's by now."""
+    """Remove the index; the extension may have other users."""
     op.execute("DROP INDEX IF EXISTS files_by_title")

@@ -1,4 +1,4 @@
-"""What was done to a file is found by its id.
+"""Index operations by their details, to find those of a file by its id.
 
 Revision: 0004; follows 0003.
 """

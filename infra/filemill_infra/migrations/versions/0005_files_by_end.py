@@ -1,6 +1,6 @@
-"""Files that have ended are found by when they did, for figures of the last minutes.
+"""Index finished files by their end, for rates of the last minutes.
 
-Revision: 0005; follows 0004. Partial: the versions of a row before its end do not enter it.
+Revision: 0005; follows 0004. The index is partial: it has no entries for unfinished files.
 """
 
 from alembic import op

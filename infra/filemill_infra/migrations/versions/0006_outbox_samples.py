@@ -1,4 +1,4 @@
-"""How many requests waited in the outbox, and the oldest for how long, over time.
+"""Create samples of the outbox: its depth and the age of its oldest request.
 
 Revision: 0006; follows 0005.
 """

@@ -1,6 +1,6 @@
-"""Starts of workers are found without their heartbeats: a start in another version is a mark on every chart.
+"""Index starts of workers by time: charts mark a start with another version.
 
-Revision: 0007; follows 0006. Partial: of the events of a day a handful are starts.
+Revision: 0007; follows 0006. The index is partial, because few events are starts.
 """
 
 from alembic import op

@@ -1,6 +1,6 @@
-"""The file that has a foreign service's key is found by an index: no second file may have it.
+"""Index files by the object key of a foreign service: no second file may have it.
 
-Revision: 0008; follows 0007. Partial: our own keys are kept for their file by their form, and do not enter it.
+Revision: 0008; follows 0007. The index is partial: keys of filemill contain the file id.
 """
 
 from alembic import op

@@ -1,7 +1,7 @@
-"""Which topic of a name is meant: what is stored about a topic carries the generation that it was true for.
+"""Add generations of topics: stored facts about a topic name the generation that they belong to.
 
-Revision: 0009; follows 0008. A topic that is deleted and created again has another id, and offsets that start again.
-What is stored already is of the first generation.
+Revision: 0009; follows 0008. A topic that is deleted and created again has another id, and its offsets start again.
+Existing rows belong to the first generation.
 """
 
 from alembic import op
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; of what is stored twice for a place, only the first generation stays."""
+    """Remove them; rows of later generations are deleted."""
     op.execute("""
         DELETE FROM worker_events WHERE generation > 1;
         ALTER TABLE worker_events DROP CONSTRAINT worker_events_pkey;

@@ -1,4 +1,4 @@
-"""Keys that make it safe to send a request again, for 24 hours.
+"""Create idempotency keys, which make it safe to repeat a request for 24 hours.
 
 Revision: 0010; follows 0009.
 """

@@ -1,4 +1,4 @@
-"""Results of unknown file ids are found without reading all rejected messages.
+"""Index rejected results with an unknown file id.
 
 Revision: 0011; follows 0010.
 """

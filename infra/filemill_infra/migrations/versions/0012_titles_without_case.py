@@ -1,7 +1,7 @@
-"""A title is found however its letters are composed, and whatever their case.
+"""Search titles regardless of case and Unicode normalization.
 
-Revision: 0012; follows 0011. Titles of ASCII need nothing more. For the others the text that a search compares is kept
-beside the title. Where the index of trigrams could not be made (0003), it is not made here either.
+Revision: 0012; follows 0011. ASCII titles are unchanged. For others, a column stores the text that a search compares.
+If there is no trigram index (0003), none is created here either.
 """
 
 import sqlalchemy as sa

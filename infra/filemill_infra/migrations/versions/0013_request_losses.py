@@ -1,4 +1,4 @@
-"""How many requests are gone from Kafka, as the group monitor counted last.
+"""Create the group monitor's last count of requests that are missing in Kafka.
 
 Revision: 0013; follows 0012.
 """
