@@ -1,4 +1,4 @@
-"""`filemill demo`: the whole system, from nothing to twelve verified files, in a throw-away home."""
+"""`filemill demo`: the whole system in a temporary home, up to twelve verified files."""
 
 import contextlib
 import statistics
@@ -19,12 +19,12 @@ from filemill.verification.report import Report
 FILES = 12
 FINISH_SECONDS = 60.0
 POLL_SECONDS = 0.02
-# Some titles that break careless systems, among plain ones.
+# Titles that break careless systems, and a plain one.
 TITLES = ["Quarterly report", "Ünïcödé ✓ 文件", "<script>alert(1)</script>", "=1+1", "[link](javascript:alert(1))"]
 
 
 class DemoResult(msgspec.Struct, kw_only=True):
-    """What the demo did. Times in seconds and milliseconds, as their names say."""
+    """The result of the demo. The names of times end with their unit."""
 
     submitted: int = 0
     completed: int = 0
@@ -37,7 +37,7 @@ class DemoResult(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether every file came through and every promise held."""
+        """Whether all files were completed and all invariants hold."""
         return self.verified and self.submitted == self.completed == self.identical == FILES and self.lost == 0
 
 
@@ -67,7 +67,7 @@ def wait_for_group(settings: Settings, seconds: float) -> None:
 
 
 def run_through(page: str, settings: Settings, say: Callable[[str], None]) -> DemoResult:
-    """Submit, wait, download and compare, verify, against a stack that runs."""
+    """Submit files, wait for them, download and compare them, and verify, on a running stack."""
     result = DemoResult()
     with httpx.Client(base_url=page, timeout=10, trust_env=False) as client:
         began: dict[int, float] = {}
@@ -77,7 +77,7 @@ def run_through(page: str, settings: Settings, say: Callable[[str], None]) -> De
             answer = client.post("/api/files", json=body).raise_for_status()
             began[answer.json()["id"]] = started
         result.submitted = len(began)
-        say(f"{FILES} files submitted through REST")
+        say(f"{FILES} files submitted over REST")
         ended = _wait(client, began)
         result.completed = len(ended)
         latencies = [(ended[file_id] - began[file_id]) * 1000 for file_id in ended]
@@ -98,7 +98,7 @@ def run_through(page: str, settings: Settings, say: Callable[[str], None]) -> De
 
 
 def _wait(client: httpx.Client, began: dict[int, float]) -> dict[int, float]:
-    """When each file was first seen completed; files that are not by the deadline are left out."""
+    """When each file was first seen as completed; files that are not completed in time are left out."""
     ended: dict[int, float] = {}
     deadline = time.monotonic() + FINISH_SECONDS
     while len(ended) < len(began) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Running one process of the pipeline until it is told to stop: what `filemill run ROLE` does.
+"""`filemill run ROLE`: runs one process of the pipeline until it is told to stop.
 
 Each role imports what it needs when it runs: a processor starts without a database driver, a relay without a page.
 """
@@ -22,16 +22,16 @@ def run_relay(settings: Settings) -> None:
     engine = bootstrap.create_engine(settings, f"relay {settings.worker_id}")
     relay, stop = bootstrap.relay(settings, engine), threading.Event()
 
-    def leave() -> None:
+    def request_stop() -> None:
         stop.set()
         relay.wake()
 
-    on_stop_signal(leave)
+    on_stop_signal(request_stop)
     relay.run(stop, Liveness(settings.pulse_file, "relay").touch)
 
 
 def run_sync(settings: Settings) -> None:
-    """The status sync, and beside it the hashes of foreign results."""
+    """The status sync, and the hashes of foreign results on another thread."""
     from filemill.entrypoints import bootstrap  # noqa: PLC0415
 
     engine = bootstrap.create_engine(settings, f"sync {settings.worker_id}")
@@ -52,7 +52,7 @@ def run_monitor(settings: Settings) -> None:
 
 
 def run_processor(settings: Settings) -> None:
-    """A file processor. Raises Unavailable where its Kafka client gave up for good: start a new process."""
+    """A file processor. Raises Unavailable if its Kafka client stopped for good: start a new process."""
     from filemill.entrypoints.processor import Processor  # noqa: PLC0415
 
     processor = Processor(settings, on_cycle=Liveness(settings.pulse_file, "processor").touch)
@@ -70,7 +70,7 @@ def run_processor(settings: Settings) -> None:
 
 
 def run_dashboard(settings: Settings) -> None:
-    """The page, REST, and the relay that they host."""
+    """The page, REST, and the outbox relay that this process hosts."""
     from filemill_dashboard.server import serve  # noqa: PLC0415 - Streamlit takes a second to import
 
     liveness = Liveness(settings.pulse_file, "dashboard")

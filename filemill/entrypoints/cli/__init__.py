@@ -1,7 +1,7 @@
 """The command `filemill`.
 
-Exit codes: 0 well; 1 the answer is no (a finding, a failed file, a step that is missing); 2 wrong usage or settings;
-3 a server is away; 130 interrupted.
+Exit codes: 0 success; 1 check failed, or the request was refused; 2 usage error or invalid settings; 3 server
+unavailable; 130 interrupted.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from filemill.entrypoints.cli import processes
 from filemill.entrypoints.cli.output import fail
 from filemill.errors import Unavailable
 
-# After the name of a server that is away.
-REMEDY = "`filemill doctor` says what is missing; `filemill up` starts all servers on this machine."
+# Follows an error that names an unreachable server.
+REMEDY = "`filemill doctor` shows what is missing; `filemill up` starts all servers on this machine."
 
 app = typer.Typer(
     name="filemill",
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 def register(arguments: Sequence[str]) -> None:
-    """Add the commands. A worker's start (`run ROLE`) does not load what only the others need: a second of imports."""
+    """Add the commands. For `run ROLE` only that one: the others take a second to import."""
     processes.register(app)
     if arguments[:1] == ["run"]:
         return
@@ -51,7 +51,7 @@ def _version(
 
 
 def main() -> None:
-    """The console command: errors that a user can mend are a sentence, not a traceback."""
+    """The console command. An error that the user can correct is printed as a sentence, not as a traceback."""
     register(sys.argv[1:])
     logging.configure_for_command()
     try:
@@ -63,7 +63,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output has left: there is nobody to tell, and the interpreter must not complain either.
+        # The reader of the output is gone. Redirect stdout, so that the interpreter reports no error at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

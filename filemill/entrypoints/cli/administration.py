@@ -1,4 +1,4 @@
-"""`filemill migrate | topics | verify | doctor`."""
+"""`filemill migrate | prepare | topics | verify | doctor`."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate(home: Home = None) -> None:
-    """Bring the database's schema up to date. Safe to run from many processes at once."""
+    """Migrate the database schema to the latest revision. Several processes may run it at the same time."""
     settings = load(home=home)
     before, after = migrate_schema(settings)
     say(f"{settings.database_url}: {before or 'empty'} → {after}" if before != after else f"already at {after}")
@@ -83,10 +83,10 @@ def add_partitions(
 
 
 def verify(home: Home = None, *, as_json: AsJson = False) -> None:
-    """Check the pipeline's promises against the servers themselves. Exit code 1 where one is broken.
+    """Check the invariants of the pipeline on the servers. Exit code 1 if one is violated.
 
-    Every object is downloaded, hashed and rendered afresh; the bucket is listed; the topics and the dead letters are
-    read. Takes a while on a large table.
+    Downloads and hashes every object, compares it with a fresh render, lists the bucket, and reads the topics and the
+    dead letters. Takes a while on a large table.
     """
     settings = load(home=home)
     engine = bootstrap.create_engine(settings, "verify")
@@ -100,7 +100,7 @@ def verify(home: Home = None, *, as_json: AsJson = False) -> None:
 
 
 def as_document(report: Report) -> dict[str, object]:
-    """The report for --json."""
+    """The document for --json."""
     return {
         "ok": report.ok,
         "lost": report.lost,
@@ -122,12 +122,12 @@ def _print_report(report: Report) -> None:
         say(f"Note: {note}.")
     for finding in report.findings.values():
         more = " …" if finding.count > len(finding.examples) else ""
-        say(f"BROKEN {finding.title}: {finding.count} ({', '.join(finding.examples)}{more})")
-    say(f"{'Every promise held' if report.ok else 'Promises were broken'}; {report.seconds:.1f} s.")
+        say(f"VIOLATED {finding.title}: {finding.count} ({', '.join(finding.examples)}{more})")
+    say(f"{'All invariants hold' if report.ok else 'Invariants are violated'}; {report.seconds:.1f} s.")
 
 
 def doctor(home: Home = None, *, as_json: AsJson = False) -> None:
-    """Say what is missing, and what to do about it. Exit code 1 where something is."""
+    """Show what is missing and how to correct it. Exit code 1 if something is missing."""
     checks = examine(home)
     if as_json:
         print_json(checks)

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON with --json, errors as a sentence on stderr."""
+"""Output of the commands: tables, or JSON with --json; messages and errors go to stderr."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from filemill.domain.origins import redact_passwords
 
-# Wide where nobody looks: a file or a pipe has no edge to cut cells at.
+# The width of a table in a file or a pipe, where cells need not be cut.
 PIPE_COLUMNS = 240
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
@@ -23,12 +23,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON document, indented. Times as ISO 8601. What is not printable in it is escaped, as JSON can do."""
+    """Print one indented JSON document. Times are ISO 8601; unprintable characters are escaped."""
     sys.stdout.write(_indented(value) + "\n")
 
 
 def print_json_list(start: dict[str, Any], name: str, items: Iterable[Any]) -> None:
-    """A JSON document that ends with a long list: printed item by item, so that memory does not grow with it."""
+    """Print a JSON document that ends with a long list, item by item: its length does not matter for memory."""
     sys.stdout.write(_indented(start).removesuffix("\n}") + f',\n  "{name}": [')
     comma = ""
     for item in items:
@@ -43,7 +43,7 @@ def _indented(value: Any) -> str:  # noqa: ANN401
 
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:
-    """A table. Cells are text: a title is never taken for markup, and its control characters are shown as such."""
+    """Print a table. Cells are text: no markup is interpreted, and control characters are escaped."""
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
@@ -51,22 +51,22 @@ def print_table(columns: list[str], rows: list[list[object]]) -> None:
 
 
 def plain(cell: object) -> str:
-    """The cell as printable text: what could move a terminal's cursor or colour is escaped."""
+    """The cell as printable text: characters that could control a terminal are escaped."""
     text = "" if cell is None else str(cell)
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def say(sentence: str) -> None:
-    """A line for a person, on stderr, so that stdout stays data."""
+    """Print a message on stderr; stdout has data only."""
     errors.print(Text(_lines(sentence)))
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    """Say what went wrong, and leave."""
+    """Print an error and exit."""
     errors.print(Text("Error: ", style="bold red") + Text(_lines(redact_passwords(sentence))))
     raise SystemExit(code)
 
 
 def _lines(text: str) -> str:
-    """Text of one or more lines as printable text: an error can carry what a server, or a title, put into it."""
+    """Lines of text as printable text: an error can contain text from a server or a title."""
     return "\n".join(plain(line) for line in text.split("\n"))

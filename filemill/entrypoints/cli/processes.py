@@ -1,4 +1,4 @@
-"""`filemill run ROLE`: one process of the pipeline, as containers and the supervisor start it."""
+"""`filemill run ROLE`: one process of the pipeline. Containers and the supervisor start it."""
 
 import enum
 from typing import Annotated, get_args
@@ -20,14 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    role: Annotated[Role, typer.Argument(help="Which process.")],
-    worker_id: Annotated[str | None, typer.Option(help="Its name; must differ between processes.")] = None,
+    role: Annotated[Role, typer.Argument(help="The process to run.")],
+    worker_id: Annotated[str | None, typer.Option(help="Name of this process; must be unique.")] = None,
     processing_seconds: Annotated[
-        float | None, typer.Option(help="Simulated work per file (processor).", min=0)
+        float | None, typer.Option(help="Simulated processing time per file, in seconds (processor).", min=0)
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Records held at most (processor).", min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Records processed at a time (processor).", min=1)] = None,
     ordering: Annotated[
-        str | None, typer.Option(help="unordered, or partition: one at a time per partition (processor).")
+        str | None, typer.Option(help="unordered, or partition: one record at a time per partition (processor).")
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help=f"{PROTOCOLS} (processor, monitor).", show_default="consumer")

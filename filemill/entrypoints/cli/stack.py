@@ -1,4 +1,4 @@
-"""`filemill up | down | status | demo`: the embedded stack."""
+"""`filemill up | down | status | env | demo`: the embedded stack."""
 
 import contextlib
 import shlex
@@ -42,11 +42,16 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    workers: Annotated[int, typer.Option(help="File processors.", min=0, max=64)] = 2,
-    processing_seconds: Annotated[float, typer.Option(help="Simulated work per file.", min=0, max=86_400)] = 60,
-    concurrency: Annotated[int | None, typer.Option(help="Records that one processor holds.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Number of file processors.", min=0, max=64)] = 2,
+    processing_seconds: Annotated[
+        float, typer.Option(help="Simulated processing time per file, in seconds.", min=0, max=86_400)
+    ] = 60,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Records that one processor processes at a time.", min=1)
+    ] = None,
     ordering: Annotated[
-        str | None, typer.Option(help="unordered, or partition: one at a time per partition.", show_default="unordered")
+        str | None,
+        typer.Option(help="unordered, or partition: one record at a time per partition.", show_default="unordered"),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
     host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
@@ -67,7 +72,7 @@ def up(
         "ordering": ordering,
         "group_protocol": protocol,
     }
-    load(**behaviour)  # what no process would take is refused before anything starts
+    load(**behaviour)  # invalid values are refused before anything starts
     with _embedded_errors():
         from filemill_infra.embedded.supervisor import Supervisor  # noqa: PLC0415 - only this command needs the servers
 
@@ -91,7 +96,7 @@ def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int) 
     from filemill_infra.embedded.processes.workers import WorkerSpec  # noqa: PLC0415
 
     run = [sys.executable, "-m", "filemill", "run"]
-    # All of them get it: the monitor and the page look at the processors' group.
+    # For all processes: the monitor and the page read the processors' group too.
     env = {f"FILEMILL_{name.upper()}": str(value) for name, value in behaviour.items() if value is not None}
     return [
         WorkerSpec(role="dashboard", argv=[*run, "dashboard", "--host", host, "--port", str(port)], env=env),
@@ -106,7 +111,7 @@ def _prepare(values: dict[str, str | int | float]) -> None:
 
 
 def _page_port(host: str, port: int | None) -> int:
-    """A port that is free now: the one asked for, or the first from 8501 on; 0 lets the system choose."""
+    """A free port: the given one (0: any), or the first from 8501 on."""
     if port is not None:
         try:
             return _free(host, port)
@@ -116,13 +121,13 @@ def _page_port(host: str, port: int | None) -> int:
         with contextlib.suppress(OSError):
             chosen = _free(host, candidate)
             if chosen != DEFAULT_PORT:
-                say(f"Port {DEFAULT_PORT} is in use; the page gets {chosen}.")
+                say(f"Port {DEFAULT_PORT} is in use; the page uses {chosen}.")
             return chosen
     return fail(f"no free port for the page on {host}; choose one with --port", 2)
 
 
 def _free(host: str, port: int) -> int:
-    """The port, or for 0 one of the system's choice. Raises OSError where it is in use."""
+    """The port, or for 0 any free one. Raises OSError if it is in use."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
@@ -130,14 +135,14 @@ def _free(host: str, port: int) -> int:
 
 
 def _in_url(host: str) -> str:
-    """The host as a browser on this machine can use it."""
+    """The host in a URL for a browser on this machine."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 
 
 def wait_for_page(page: str, seconds: float = PAGE_SECONDS) -> None:
-    """Wait until the page answers. Raises Unavailable."""
+    """Wait until the page responds. Raises Unavailable."""
     deadline = time.monotonic() + seconds
     with httpx.Client(trust_env=False, timeout=2) as client:
         while time.monotonic() < deadline:
@@ -145,7 +150,7 @@ def wait_for_page(page: str, seconds: float = PAGE_SECONDS) -> None:
                 if client.get(f"{page}/healthz").status_code == httpx.codes.OK:
                     return
             time.sleep(POLL_SECONDS)
-    raise Unavailable(f"the page {page} did not answer within {seconds:.0f} s: see its log")
+    raise Unavailable(f"the page {page} did not respond within {seconds:.0f} s: see its log")
 
 
 def _announce(state: StackState, page: str) -> None:
@@ -172,7 +177,7 @@ def _report(event: Any) -> None:  # noqa: ANN401 - filemill_infra.embedded.proce
 
 
 class _Download:
-    """Says how far Kafka's download is, each ten per cent."""
+    """Prints the progress of Kafka's download in steps of ten per cent."""
 
     def __init__(self) -> None:
         self._said = -1
@@ -182,11 +187,11 @@ class _Download:
             tenth = 10 * progress.done // progress.total
             if tenth != self._said:
                 self._said = tenth
-                say(f"Fetching Apache Kafka, once: {10 * tenth} %")
+                say(f"Downloading Apache Kafka (once): {10 * tenth} %")
 
 
 def down(home: Home = None) -> None:
-    """Stop the stack of a home, or what a crashed one left."""
+    """Stop the stack of a home, or the processes that a crashed stack left."""
     with _embedded_errors():
         from filemill_infra.embedded.down import down as bring_down  # noqa: PLC0415
 
@@ -195,20 +200,20 @@ def down(home: Home = None) -> None:
         "stopped": f"Stopped the stack of pid {result.supervisor}.",
         "killed": f"The stack of pid {result.supervisor} did not stop in time and was killed.",
         "cleared": f"The stack had crashed; {len(result.cleared)} processes that it left were stopped.",
-        "nothing": "Nothing runs there.",
+        "nothing": "Nothing is running there.",
     }
     say(sentences[result.outcome])
 
 
 def status(home: Home = None, *, as_json: AsJson = False) -> None:
-    """Say what runs, and where. Exit code 1 where nothing does."""
+    """Show servers and processes with their addresses. Exit code 1 if no stack is running."""
     folder = home or default_home()
     stack = running_stack(folder)
     if as_json:
         print_json(_document(folder, stack))
     elif stack is None:
-        crashed = " The last one crashed: `filemill down` clears up." if read_state(folder) else ""
-        say(f"No stack runs under {folder}.{crashed} Start one with `filemill up`.")
+        crashed = " The last one crashed: `filemill down` cleans up." if read_state(folder) else ""
+        say(f"No stack is running under {folder}.{crashed} Start one with `filemill up`.")
     else:
         console.print(f"page  {stack.page}   pid {stack.supervisor.pid}   since {stack.started_at}   {stack.home}")
         print_table(["", "address", "state", "pid", "restarts", "log"], list(_rows(stack)))
@@ -223,18 +228,18 @@ def status(home: Home = None, *, as_json: AsJson = False) -> None:
 
 def env(
     *,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Use the database's role that only reads.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="Add the roles that migrate and prepare connect as.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Use the database role that can only read.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Add the database roles of migrate and prepare.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print `export` lines with which other programs connect to the same servers. They hold passwords.
+    """Print `export` lines for other programs that connect to the same servers. They contain passwords.
 
     eval "$(filemill env)"
     """
     settings = load(home=home)
     if running_stack(settings.home) is None and "kafka_broker" not in settings.model_fields_set:
-        fail(f"no stack runs under {settings.home}, and no servers are set; start one with `filemill up`", 1)
+        fail(f"no stack is running under {settings.home}, and no servers are set; start one with `filemill up`", 1)
     try:
         variables = connection_environment(settings, read_only=read_only, admin=admin)
     except ValueError as error:
@@ -246,7 +251,7 @@ def env(
 
 
 def _document(home: Path, stack: StackState | None) -> dict[str, object]:
-    """For --json, with what a program needs to connect: passwords and keys, too."""
+    """The document for --json, including the passwords and keys that a program needs to connect."""
     if stack is None:
         return {"running": False, "home": str(home)}
     return {
@@ -281,7 +286,7 @@ def _document(home: Path, stack: StackState | None) -> dict[str, object]:
 
 
 def _settings_of(stack: StackState) -> Settings:
-    """The stack's own settings, whatever the environment says of its servers."""
+    """The stack's settings; variables of the environment do not replace its servers."""
     return load(home=Path(stack.home), **stack.settings)
 
 
@@ -297,11 +302,11 @@ def _alive(process: ProcessRef) -> bool:
 
 
 def _state(process: ProcessRef) -> str:
-    return "runs" if _alive(process) else "down"
+    return "running" if _alive(process) else "down"
 
 
 def demo(*, as_json: AsJson = False) -> None:
-    """Try the whole system: start it in a throw-away home, make 12 files through REST, verify, stop. About 15 s."""
+    """Try the whole system: start it in a temporary home, create 12 files over REST, verify, stop. About 15 s."""
     began = time.monotonic()
     with _embedded_errors(), tempfile.TemporaryDirectory(prefix="filemill-demo-") as scratch:
         from filemill_infra.embedded.home import remove_home  # noqa: PLC0415
@@ -328,7 +333,7 @@ def demo(*, as_json: AsJson = False) -> None:
                 wait_for_page(page)
                 demonstration.wait_for_group(settings, PAGE_SECONDS)
                 start_seconds = time.monotonic() - began
-                say(f"Everything runs after {start_seconds:.1f} s")
+                say(f"Everything is running after {start_seconds:.1f} s")
                 result = demonstration.run_through(page, settings, say)
                 result.start_seconds = round(start_seconds, 2)
             finally:
@@ -342,7 +347,7 @@ def demo(*, as_json: AsJson = False) -> None:
         print_json(result)
     else:
         print_table(["", ""], [[name.replace("_", " "), getattr(result, name)] for name in result.__struct_fields__])
-        say("The demo went well." if result.ok else "The demo FAILED.")
+        say("The demo succeeded." if result.ok else "The demo failed.")
     if not result.ok:
         raise typer.Exit(1)
 
