@@ -1,1 +1,1 @@
-"""The read side: what pages, REST and the command line show."""
+"""The read side: queries of the pages, REST and the command line."""

@@ -88,13 +88,13 @@ def file_timeline(connection: sa.Connection, file_id: int) -> FileTimeline:
     if file is None:
         deleted_at = connection.execute(_DELETED, {"file": file_id}).scalar_one_or_none()
         return FileTimeline(as_of=as_of, file=None, deleted_at=deleted_at)
-    asked: dict[str, Any] = {"file": file_id, "limit": EVENTS_MAX}
+    parameters: dict[str, Any] = {"file": file_id, "limit": EVENTS_MAX}
     waiting = connection.execute(_OUTBOX, {"file": file_id}).one_or_none()
     return FileTimeline(
         as_of=as_of,
         file=file,
         waiting=None if waiting is None else WaitingRequest(*waiting),
-        publications=[PublishedRequest(*row) for row in connection.execute(_PUBLICATIONS, asked)][::-1],
-        events=[msgspec.convert(body, WorkerEvent) for body in connection.execute(_EVENTS, asked).scalars()][::-1],
-        operations=[FileOperation(*row) for row in connection.execute(_OPERATIONS, asked)][::-1],
+        publications=[PublishedRequest(*row) for row in connection.execute(_PUBLICATIONS, parameters)][::-1],
+        events=[msgspec.convert(body, WorkerEvent) for body in connection.execute(_EVENTS, parameters).scalars()][::-1],
+        operations=[FileOperation(*row) for row in connection.execute(_OPERATIONS, parameters)][::-1],
     )

@@ -45,7 +45,7 @@ class AssignmentSample(msgspec.Struct, frozen=True):
 class OwnershipHistory(msgspec.Struct, frozen=True):
     """Events about owners, oldest first; the first event of each worker may be a heartbeat from before the period.
 
-    `last_heard` is when each worker was last heard of. `samples` are those of the group, oldest first.
+    `last_heard` is the time of each worker's last event. `samples` are those of the group, oldest first.
     """
 
     since: datetime

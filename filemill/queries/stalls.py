@@ -101,9 +101,9 @@ def _standstills(
     owners: Mapping[int, str],
     period: timedelta,
 ) -> list[UnchangedOffset]:
-    asked = {"group": group_id, "period": period}
+    parameters = {"group": group_id, "period": period}
     of_lag = {
-        **asked,
+        **parameters,
         "latest": lags.sampled_at,
         "partitions": [part.partition for part in waiting],
         "gap": timedelta(seconds=FRESH_SECONDS),
@@ -118,7 +118,7 @@ def _standstills(
             continue
         name = owners[part.partition]
         owned = _owned_pattern(name, part.partition)
-        since = connection.execute(_OWNED, {**asked, "latest": group.sampled_at, "owned": owned}).scalar_one()
+        since = connection.execute(_OWNED, {**parameters, "latest": group.sampled_at, "owned": owned}).scalar_one()
         found.append(
             UnchangedOffset(
                 part.partition,

@@ -1,1 +1,1 @@
-"""The use cases: what people and programs do to files, workers, offsets and the stack."""
+"""Use cases: what users do to files, workers, offsets and the stack. They write the audit record."""

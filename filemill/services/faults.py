@@ -1,7 +1,7 @@
 """Injecting faults into the embedded stack that a page belongs to.
 
-The stack's supervisor injects and ends them, and writes them to its journal. The audit record has who asked, and their
-end once it is known.
+The stack's supervisor injects and ends them, and writes them to its journal. The audit record has the actor, and the
+end of the fault once it is known.
 """
 
 import uuid

@@ -233,13 +233,13 @@ class OffsetReset:
         wanted = [LogOffsets(partition, begin, end, None) for partition, (begin, end) in ahead.items()]
         places = {(topic, partition): ahead.get(partition, span)[0] for partition, span in ranges.items()}
         found: dict[int, list[int]] = {}
-        for partition, asked in _batches(
+        for partition, runs in _batches(
             (one.partition, file_id, int_header(one.headers, RUN_HEADER))
             for one in read_topic(self._settings, topic, wanted, "offsets", places)
             if (file_id := file_id_in(one.value)) is not None
         ):
             with self._engine.connect() as connection:
-                found.setdefault(partition, []).extend(unfinished_runs(connection, asked))
+                found.setdefault(partition, []).extend(unfinished_runs(connection, runs))
         return found
 
     def _each(

@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from filemill.adapters.postgres.status import foreign_key_holders
+from filemill.adapters.postgres.status_store import foreign_key_holders
 from filemill.adapters.postgres.tables import File
 from filemill.domain.file_actions import RUN_MAX
 from filemill.domain.files import InvalidObjectKey, Status, check_key_owner
@@ -15,7 +15,7 @@ from filemill.domain.messages import new_traceparent
 log = structlog.get_logger("operations")
 
 _RETRY = sa.text("""
-    WITH again AS (
+    WITH retried AS (
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
@@ -24,35 +24,35 @@ _RETRY = sa.text("""
                      AND status IN ('failed', 'cancelled') AND run < :run_max ORDER BY id FOR UPDATE)
         RETURNING id, run
     ), queued AS (
-        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM again ORDER BY id
+        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM retried ORDER BY id
     )
-    SELECT id, run FROM again ORDER BY id
+    SELECT id, run FROM retried ORDER BY id
 """)
 # An unpublished request is deleted from the outbox. For a published one the caller sends a command to the workers.
 _CANCEL = sa.text("""
-    WITH unwanted AS (
+    WITH cancelled AS (
         UPDATE files SET status = 'cancelled', updated_at = now(), finished_at = now()
         WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
                      AND status IN ('pending', 'processing') ORDER BY id FOR UPDATE)
         RETURNING id, run
-    ), unqueued AS (
-        DELETE FROM outbox USING unwanted
-        WHERE outbox.file_id = unwanted.id AND outbox.run = unwanted.run AND outbox.publish_number IS NULL
+    ), dequeued AS (
+        DELETE FROM outbox USING cancelled
+        WHERE outbox.file_id = cancelled.id AND outbox.run = cancelled.run AND outbox.publish_number IS NULL
         RETURNING outbox.file_id
     )
-    SELECT id, run, id IN (SELECT file_id FROM unqueued) FROM unwanted ORDER BY id
+    SELECT id, run, id IN (SELECT file_id FROM dequeued) FROM cancelled ORDER BY id
 """)
 _DELETE = sa.text("""
-    WITH gone AS (
+    WITH deleted AS (
         DELETE FROM files
         WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
                      AND status IN ('completed', 'failed', 'cancelled')
                      AND NOT EXISTS (SELECT FROM outbox WHERE outbox.file_id = files.id) ORDER BY id FOR UPDATE)
         RETURNING id, run, status, s3_location
-    ), buried AS (
-        INSERT INTO tombstones (file_id, run, status, s3_location) SELECT id, run, status, s3_location FROM gone
+    ), tombstoned AS (
+        INSERT INTO tombstones (file_id, run, status, s3_location) SELECT id, run, status, s3_location FROM deleted
     )
-    SELECT id, s3_location FROM gone ORDER BY id
+    SELECT id, s3_location FROM deleted ORDER BY id
 """)
 
 
@@ -82,7 +82,7 @@ def retry_files(connection: sa.Connection, ids: Sequence[int]) -> dict[int, int]
 def cancel_files(connection: sa.Connection, ids: Sequence[int]) -> list[CancelledRun]:
     """Cancel those of the files that are pending or processing."""
     rows = connection.execute(_CANCEL, {"ids": list(ids)})
-    return [CancelledRun(file_id, run, not unqueued) for file_id, run, unqueued in rows]
+    return [CancelledRun(file_id, run, not dequeued) for file_id, run, dequeued in rows]
 
 
 def delete_files(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str | None]:

@@ -15,7 +15,7 @@ from filemill.domain.worker_events import DEAD_AFTER_SECONDS
 # A worker's heartbeat, and the sync that stores its progress, may be late by this much.
 MAX_DELAY_SECONDS = 30
 
-# A worker that lives, and has something in progress for as long as that file: it may still finish it.
+# A running worker with a record in progress since before the file's last change may still finish the file.
 _LOST = """
     SELECT files.id FROM files
     JOIN publications AS place ON place.file_id = files.id AND place.run = files.run
@@ -44,7 +44,7 @@ _RESUBMIT = sa.text(
     f"""
     WITH gone AS (
         SELECT id FROM files WHERE id IN ({_LOST}) AND run < :run_max ORDER BY id FOR UPDATE
-    ), again AS (
+    ), resubmitted AS (
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
@@ -52,13 +52,13 @@ _RESUBMIT = sa.text(
         FROM gone WHERE files.id = gone.id AND files.status IN ('pending', 'processing')
         RETURNING files.id, files.run
     ), queued AS (
-        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM again ORDER BY id
+        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM resubmitted ORDER BY id
     )
-    SELECT id, run FROM again ORDER BY id
+    SELECT id, run FROM resubmitted ORDER BY id
 """  # noqa: S608 - text of this module
 )
 
-# A worker that is quiet, or waits for a server, may hold what it has read and not begun.
+# A worker that is quiet, or waits for a server, may have fetched records that it has not started.
 _ALIVE = sa.text("""
     SELECT worker_id, CAST(vitals ->> 'inFlight' AS int) > 0 AS busy,
         coalesce(CAST(vitals ->> 'quiet' AS boolean), false) OR vitals ->> 'breaker' IS NOT NULL AS waits,
@@ -69,7 +69,7 @@ _ALIVE = sa.text("""
 
 
 def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[str]]:
-    """Workers with something in progress, and since when at most; and those that have nothing and wait for nothing."""
+    """The busy workers, each with the earliest start of its records; and the workers that are idle and wait for nothing."""
     busy, idle = {}, set()
     for row in connection.execute(_ALIVE, {"late": MAX_DELAY_SECONDS, "dead": DEAD_AFTER_SECONDS}):
         if row.busy:
@@ -90,23 +90,23 @@ def applied_positions(connection: sa.Connection, topic: str, generation: int) ->
 def lost_files(
     connection: sa.Connection, known: LossBounds, *, after: int = 0, limit: int = 1000, ids: Sequence[int] | None = None
 ) -> list[int]:
-    """The files beyond the id `after` that are gone, least id first; with `ids`, only of those."""
+    """The files after the id `after` whose records are gone, ascending; with `ids`, only those of them."""
     return list(connection.execute(_PAGE, {**_parameters(known, ids, after), "limit": limit}).scalars())
 
 
 def count_lost(connection: sa.Connection, known: LossBounds) -> int:
-    """How many files are gone. It looks at each unfinished file."""
+    """How many files have records that are gone. Scans all unfinished files."""
     return int(connection.execute(_COUNT, _parameters(known, None, 0)).scalar_one())
 
 
 def resubmit_lost(connection: sa.Connection, known: LossBounds, ids: Sequence[int]) -> dict[int, int]:
-    """Start a new run of those of the files that are gone; returns their ids, with the new runs."""
+    """Start a new run of those of the files whose records are gone; returns their ids, with the new runs."""
     parameters = {**_parameters(known, ids, 0), "traceparent": new_traceparent(), "run_max": RUN_MAX}
     return {row.id: row.run for row in connection.execute(_RESUBMIT, parameters)}
 
 
 def store_lost_count(connection: sa.Connection, group: str, requests: int) -> None:
-    """Keep how many requests are gone, for whoever looks."""
+    """Store how many requests are gone, for the overview."""
     connection.execute(sa.delete(RequestLoss).where(RequestLoss.group_id == group))
     connection.execute(sa.insert(RequestLoss).values(group_id=group, requests=requests, counted_at=sa.func.now()))
 
