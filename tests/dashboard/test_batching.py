@@ -1,4 +1,4 @@
-"""Requests that come while others are accepted go together; who was answered already is not accepted."""
+"""Requests that arrive during a transaction are accepted together in the next one; abandoned ones are not accepted."""
 
 import asyncio
 import threading
@@ -67,34 +67,34 @@ def titles(engine: sa.Engine) -> list[str]:
         return list(connection.execute(sa.select(File.title).order_by(File.id)).scalars())
 
 
-async def begun(services: Gated, transactions: int) -> None:
+async def transactions_started(services: Gated, transactions: int) -> None:
     while len(services.gate.together) < transactions:  # noqa: ASYNC110 - they begin on other threads
         await asyncio.sleep(0.002)
 
 
-async def asked(acceptance: SubmissionBatcher, *titles: str) -> list[asyncio.Task[FileRow]]:
-    tasks = [asyncio.create_task(acceptance.submit(new_file(title), TRACEPARENT)) for title in titles]
+async def submitted(batcher: SubmissionBatcher, *titles: str) -> list[asyncio.Task[FileRow]]:
+    tasks = [asyncio.create_task(batcher.submit(new_file(title), TRACEPARENT)) for title in titles]
     await asyncio.sleep(0)
     return tasks
 
 
-async def behind_a_first(services: Gated, settings: Settings, *titles: str) -> list[asyncio.Task[FileRow]]:
+async def submitted_behind_first(services: Gated, settings: Settings, *titles: str) -> list[asyncio.Task[FileRow]]:
     """The task of one whose transaction has begun, and those of others that came meanwhile."""
-    acceptance = SubmissionBatcher(services, RequestThreads(settings))
-    first = await asked(acceptance, "first")
-    await begun(services, 1)
-    return first + await asked(acceptance, *titles)
+    batcher = SubmissionBatcher(services, RequestThreads(settings))
+    first = await submitted(batcher, "first")
+    await transactions_started(services, 1)
+    return first + await submitted(batcher, *titles)
 
 
 def run(scenario: Coroutine[None, None, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 20))
 
 
-def test_one_alone_waits_for_nobody_and_those_that_come_meanwhile_go_together(
+def test_a_single_request_does_not_wait_and_later_ones_share_a_transaction(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        tasks = await behind_a_first(services, settings, *(f"other {number}" for number in range(5)))
+        tasks = await submitted_behind_first(services, settings, *(f"other {number}" for number in range(5)))
         services.gate.permissions.release(3)
         rows = await asyncio.gather(*tasks)
         assert [row.title for row in rows] == ["first", *(f"other {number}" for number in range(5))]
@@ -110,14 +110,14 @@ def test_one_alone_waits_for_nobody_and_those_that_come_meanwhile_go_together(
     assert traces[:6] == [TRACEPARENT] * 6
 
 
-def test_who_was_answered_before_the_commit_is_not_accepted_and_the_others_are(
+def test_a_request_abandoned_before_the_commit_is_not_accepted_and_the_others_are(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        first, gone, waiting, early = await behind_a_first(services, settings, "gone", "waiting", "gone early")
+        first, gone, waiting, early = await submitted_behind_first(services, settings, "gone", "waiting", "gone early")
         early.cancel()
         services.gate.permissions.release()
-        await begun(services, 2)
+        await transactions_started(services, 2)
         gone.cancel()
         await asyncio.sleep(0)
         services.gate.permissions.release(2)
@@ -128,11 +128,11 @@ def test_who_was_answered_before_the_commit_is_not_accepted_and_the_others_are(
     assert titles(engine) == ["first", "waiting"]
 
 
-def test_what_is_wrong_with_one_is_not_the_others_affair(
+def test_an_error_of_one_request_does_not_affect_the_others(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        first, before, poison, after = await behind_a_first(services, settings, "before", "poison", "after")
+        first, before, poison, after = await submitted_behind_first(services, settings, "before", "poison", "after")
         services.gate.permissions.release(10)
         await asyncio.gather(first, before, after)
         with pytest.raises(ValueError, match="poison"):
@@ -142,21 +142,21 @@ def test_what_is_wrong_with_one_is_not_the_others_affair(
     assert titles(engine) == ["first", "before", "after"]
 
 
-def test_a_database_that_hangs_is_unavailable_and_accepts_nothing_later(
+def test_a_hanging_database_is_unavailable_and_accepts_nothing_later(
     services: Gated, settings: Settings, engine: sa.Engine
 ) -> None:
     async def scenario() -> None:
-        acceptance = SubmissionBatcher(
+        batcher = SubmissionBatcher(
             services, RequestThreads(settings.model_copy(update={"server_timeout_seconds": 0.3}))
         )
-        tasks = await asked(acceptance, "hangs")
-        await begun(services, 1)
-        tasks += await asked(acceptance, "waits behind it")
+        tasks = await submitted(batcher, "hangs")
+        await transactions_started(services, 1)
+        tasks += await submitted(batcher, "waits behind it")
         for task in tasks:
             with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
                 await task
         services.gate.permissions.release(10)
-        (after,) = await asked(acceptance, "after")
+        (after,) = await submitted(batcher, "after")
         assert (await after).title == "after"
 
     run(scenario())

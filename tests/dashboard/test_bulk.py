@@ -1,4 +1,4 @@
-"""Many files at once: jobs, the menu of the list, exports."""
+"""Background jobs on many files, the bulk actions of the list, and exports."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def wait_for(jobs: Jobs) -> JobView:
     return view
 
 
-def accept(engine: sa.Engine, *titles: str) -> list[int]:
+def insert(engine: sa.Engine, *titles: str) -> list[int]:
     with engine.begin() as connection:
         return insert_many(connection, [new_file(title) for title in titles])
 
@@ -42,7 +42,7 @@ def statuses(engine: sa.Engine) -> dict[int, str]:
         return {row.id: row.status for row in connection.execute(sa.select(File.id, File.status))}
 
 
-def test_one_job_at_a_time_and_it_can_be_stopped() -> None:
+def test_only_one_job_runs_and_it_can_be_stopped() -> None:
     jobs, begun = Jobs(), threading.Event()
 
     def endless(job: Job) -> None:
@@ -62,7 +62,7 @@ def test_one_job_at_a_time_and_it_can_be_stopped() -> None:
     assert jobs.view() is None
 
 
-def test_a_job_outlives_a_server_that_is_away_for_a_moment() -> None:
+def test_a_job_retries_a_batch_while_a_server_is_unreachable() -> None:
     jobs, tries = Jobs(), iter([Unavailable("gone"), None])
 
     def batch() -> None:
@@ -78,7 +78,7 @@ def test_a_job_outlives_a_server_that_is_away_for_a_moment() -> None:
     assert (view.done, view.refused, view.error) == (5, 2, None)
 
 
-def test_a_bug_in_a_job_is_told_without_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_a_job_is_shown_without_its_trace(caplog: pytest.LogCaptureFixture) -> None:
     def broken(_job: Job) -> None:
         raise ZeroDivisionError("secret")
 
@@ -87,9 +87,7 @@ def test_a_bug_in_a_job_is_told_without_its_trace(caplog: pytest.LogCaptureFixtu
     assert wait_for(jobs).error == "internal error: see the dashboard's log"
 
 
-def test_the_form_asks_for_many_files_which_are_numbered(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_the_form_creates_many_numbered_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     page = open_page(settings)
     page.app.text_input(key="new_title").input("Load")
     page.app.number_input(key="new_count").set_value(1203)
@@ -103,10 +101,10 @@ def test_the_form_asks_for_many_files_which_are_numbered(
     assert titles == {f"Load {number}" for number in range(1, 1204)}
 
 
-def test_all_that_match_are_counted_asked_about_and_done(
+def test_a_bulk_action_is_confirmed_with_the_count_and_applied_to_all_that_matched(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    ids = accept(engine, "Report 1", "Report 2", "Note", "Report 3")
+    ids = insert(engine, "Report 1", "Report 2", "Note", "Report 3")
     with engine.begin() as connection:
         connection.execute(sa.update(File).where(File.id == ids[1]).values(status="completed"))
     page = open_page(settings, q="report")
@@ -114,7 +112,7 @@ def test_all_that_match_are_counted_asked_about_and_done(
     page.run()
     go = page.app.button(key="bulk-go")
     assert go.label == "Cancel 2 files"
-    late = accept(engine, "Report that came later")
+    late = insert(engine, "Report that came later")
     go.click()
     page.run()
     view = wait_for(page_data.current().jobs)
@@ -126,7 +124,7 @@ def test_all_that_match_are_counted_asked_about_and_done(
         assert connection.execute(sa.select(Operation.actor, Operation.action)).all() == [("page", "cancel")]
 
 
-def test_what_no_file_of_a_status_can_undergo_is_not_offered(settings: Settings, open_page: OpenPage) -> None:
+def test_an_action_that_no_listed_file_allows_is_disabled(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, status="completed")
     can = {name: not page.app.button(key=f"bulk-{name}").disabled for name in ("retry", "cancel", "delete")}
     assert can == {"retry": False, "cancel": False, "delete": True}
@@ -147,8 +145,8 @@ TITLES = ["=1+1", "@SUM(A1)", "-2", "+3", 'quote " comma, <b>', "plain", "=hidde
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
-def test_an_export_has_all_that_match_and_no_formulas(form: str, rest: Rest, engine: sa.Engine) -> None:
-    ids = accept(engine, *TITLES)
+def test_an_export_has_all_matching_files_and_no_formulas(form: str, rest: Rest, engine: sa.Engine) -> None:
+    ids = insert(engine, *TITLES)
     answer = rest.client.get("/api/files/export", params={"format": form, "status": "pending"})
     assert answer.status_code == 200
     assert answer.headers["content-disposition"] == f'attachment; filename="files.{form}"'

@@ -1,4 +1,4 @@
-"""One reading for all viewers: fresh, asked for once at a time, kept when it fails."""
+"""The cache of the pages: one read at a time, a time to live, and the last value while a server is unreachable."""
 
 import itertools
 import threading
@@ -28,95 +28,95 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def shared(
+def cached(
     read: Callable[[str], int], pool: ThreadPoolExecutor, clock: Clock | None = None, **given: float
 ) -> Cached[str, int]:
     return Cached(read, pool, ttl_seconds=TTL, clock=clock or time.monotonic, **given)  # type: ignore[arg-type]
 
 
-def test_a_fresh_reading_is_not_asked_for_again(pool: ThreadPoolExecutor) -> None:
+def test_a_fresh_value_is_not_read_again(pool: ThreadPoolExecutor) -> None:
     numbers = itertools.count(1)
     clock = Clock()
-    readings = shared(lambda _key: next(numbers), pool, clock)
+    cache = cached(lambda _key: next(numbers), pool, clock)
 
-    assert readings.get("a").value == 1
+    assert cache.get("a").value == 1
     clock.now += TTL / 2
-    second = readings.get("a")
+    second = cache.get("a")
     assert (second.value, second.age_seconds, second.error) == (1, TTL / 2, None)
     clock.now += TTL
-    assert readings.get("a").value == 2
-    assert readings.get("b").value == 3
+    assert cache.get("a").value == 2
+    assert cache.get("b").value == 3
 
 
-def test_many_viewers_ask_once(pool: ThreadPoolExecutor) -> None:
-    begun, go_on, asked = threading.Event(), threading.Event(), []
+def test_many_viewers_cause_one_read(pool: ThreadPoolExecutor) -> None:
+    started, go_on, keys = threading.Event(), threading.Event(), []
 
     def read(key: str) -> int:
-        asked.append(key)
-        begun.set()
+        keys.append(key)
+        started.set()
         assert go_on.wait(10)
         return 7
 
-    readings = shared(read, pool, patience_seconds=10)
+    cache = cached(read, pool, wait_seconds=10)
     with ThreadPoolExecutor(20) as viewers:
-        answers = [viewers.submit(readings.get, "a") for _ in range(20)]
-        assert begun.wait(10)
+        answers = [viewers.submit(cache.get, "a") for _ in range(20)]
+        assert started.wait(10)
         go_on.set()
         assert [answer.result().value for answer in answers] == [7] * 20
-    assert asked == ["a"]
+    assert keys == ["a"]
 
 
-def test_the_last_good_value_stays_while_the_server_is_away(pool: ThreadPoolExecutor) -> None:
+def test_the_last_value_stays_while_the_server_is_unreachable(pool: ThreadPoolExecutor) -> None:
     clock, away = Clock(), False
 
     def read(_key: str) -> int:
         if away:
-            raise Unavailable("PostgreSQL is away")
+            raise Unavailable("PostgreSQL is unreachable")
         return 5
 
-    readings = shared(read, pool, clock)
-    assert readings.get("a").error is None
+    cache = cached(read, pool, clock)
+    assert cache.get("a").error is None
     away = True
     clock.now += 10
-    reading = readings.get("a")
-    assert (reading.value, reading.age_seconds, reading.error) == (5, 10, "PostgreSQL is away")
+    value = cache.get("a")
+    assert (value.value, value.age_seconds, value.error) == (5, 10, "PostgreSQL is unreachable")
     away = False
     clock.now += TTL
-    reading = readings.get("a")
-    assert (reading.value, reading.age_seconds, reading.error) == (5, 0, None)
+    value = cache.get("a")
+    assert (value.value, value.age_seconds, value.error) == (5, 0, None)
 
 
-def test_nothing_known_yet_is_none_and_not_zero(pool: ThreadPoolExecutor) -> None:
+def test_before_the_first_read_the_value_is_none(pool: ThreadPoolExecutor) -> None:
     def read(_key: str) -> int:
-        raise Unavailable("away")
+        raise Unavailable("unreachable")
 
-    reading = shared(read, pool).get("a")
-    assert (reading.value, reading.age_seconds, reading.error) == (None, None, "away")
+    value = cached(read, pool).get("a")
+    assert (value.value, value.age_seconds, value.error) == (None, None, "unreachable")
 
 
-def test_a_server_that_hangs_costs_a_viewer_its_patience_once(pool: ThreadPoolExecutor) -> None:
+def test_a_hanging_server_delays_only_the_first_viewer(pool: ThreadPoolExecutor) -> None:
     go_on = threading.Event()
 
     def read(_key: str) -> int:
         assert go_on.wait(30)
         return 1
 
-    readings = shared(read, pool, patience_seconds=0.2)
+    cache = cached(read, pool, wait_seconds=0.2)
     started = time.monotonic()
-    first = readings.get("a")
+    first = cache.get("a")
     assert (first.value, first.error) == (None, "no answer yet")
     waited = time.monotonic() - started
     assert waited >= 0.2
     started = time.monotonic()
-    assert readings.get("a").error == "no answer yet"
+    assert cache.get("a").error == "no answer yet"
     assert time.monotonic() - started < 0.2
     go_on.set()
     deadline = time.monotonic() + 10
-    while readings.get("a").value != 1:
+    while cache.get("a").value != 1:
         assert time.monotonic() < deadline
 
 
-def test_what_was_forgotten_does_not_come_back_late(pool: ThreadPoolExecutor) -> None:
+def test_an_invalidated_value_is_not_overwritten_by_an_older_read(pool: ThreadPoolExecutor) -> None:
     old_goes_on, numbers = threading.Event(), itertools.count()
 
     def read(_key: str) -> int:
@@ -125,26 +125,26 @@ def test_what_was_forgotten_does_not_come_back_late(pool: ThreadPoolExecutor) ->
             assert old_goes_on.wait(10)
         return number
 
-    readings = shared(read, pool, patience_seconds=0.1)
-    assert readings.get("a").value is None
-    readings.invalidate()
-    while readings.get("a").value is None:
+    cache = cached(read, pool, wait_seconds=0.1)
+    assert cache.get("a").value is None
+    cache.invalidate()
+    while cache.get("a").value is None:
         pass
-    assert readings.get("a").value == 1
+    assert cache.get("a").value == 1
     old_goes_on.set()
     pool.submit(lambda: None).result()
-    assert readings.get("a").value == 1
+    assert cache.get("a").value == 1
 
 
-def test_a_bug_reaches_the_one_who_asked(pool: ThreadPoolExecutor) -> None:
+def test_an_exception_of_the_read_is_raised_to_the_caller(pool: ThreadPoolExecutor) -> None:
     def read(_key: str) -> int:
         raise ZeroDivisionError("bug")
 
     with pytest.raises(ZeroDivisionError):
-        shared(read, pool, patience_seconds=10).get("a")
+        cached(read, pool, wait_seconds=10).get("a")
 
 
-def test_in_background_only_the_first_answer_is_waited_for(pool: ThreadPoolExecutor) -> None:
+def test_with_background_refresh_only_the_first_value_is_waited_for(pool: ThreadPoolExecutor) -> None:
     clock, go_on, numbers = Clock(), threading.Event(), itertools.count(1)
 
     def read(_key: str) -> int:
@@ -153,12 +153,12 @@ def test_in_background_only_the_first_answer_is_waited_for(pool: ThreadPoolExecu
             assert go_on.wait(10)
         return number
 
-    readings: Cached[str, int] = Cached(
+    cache: Cached[str, int] = Cached(
         read, pool, ttl_seconds=TTL, wait_seconds=5, refresh_in_background=True, clock=clock
     )
-    assert readings.get("a").value == 1
+    assert cache.get("a").value == 1
     clock.now += TTL
     started = time.monotonic()
-    assert readings.get("a").value == 1
+    assert cache.get("a").value == 1
     assert time.monotonic() - started < 1
     go_on.set()

@@ -1,4 +1,4 @@
-"""Who asks the same at the same time is answered together, and never with what was read before."""
+"""Identical requests at the same time share a response, and no response predates its request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,38 +12,38 @@ from filemill_dashboard.asgi.coalescing import MIN_INTERVAL_SECONDS, CoalescingM
 Ask = Callable[..., Awaitable[bytes]]
 
 
-class Counter:
-    """An app that answers with the number of its readings so far; each waits for its permission."""
+class CountingApp:
+    """An app that responds with the number of its calls so far. Calls wait until they are permitted."""
 
     def __init__(self) -> None:
-        self.began: list[str] = []
+        self.calls: list[str] = []
         self.permitted = asyncio.Event()
         self.permitted.set()
         self.bug: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.began.append(scope["path"])
-        number = len(self.began)
+        self.calls.append(scope["path"])
+        number = len(self.calls)
         await self.permitted.wait()
         if self.bug is not None:
             raise self.bug
         await PlainTextResponse(str(number))(scope, receive, send)
 
 
-def asking(app: CoalescingMiddleware) -> Ask:
+def client_of(app: CoalescingMiddleware) -> Ask:
     async def ask(path: str = "/api/files", query: bytes = b"", method: str = "GET") -> bytes:
-        said: list[Message] = []
+        messages: list[Message] = []
 
         async def send(message: Message) -> None:
-            said.append(message)
+            messages.append(message)
 
         async def receive() -> Message:
             return {"type": "http.request", "body": b""}
 
         scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": []}
         await app(scope, receive, send)
-        assert said[0]["status"] == 200
-        return b"".join(message.get("body", b"") for message in said)
+        assert messages[0]["status"] == 200
+        return b"".join(message.get("body", b"") for message in messages)
 
     return ask
 
@@ -53,93 +53,93 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def test_who_comes_while_one_is_read_gets_the_next_reading_together() -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
-        counter.permitted.clear()
+def test_requests_during_a_call_share_the_next_call() -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
+        app.permitted.clear()
         first = asyncio.ensure_future(ask())
         await settled()
         others = [asyncio.ensure_future(ask()) for _ in range(100)]
         await settled()
-        counter.permitted.set()
+        app.permitted.set()
         assert await first == b"1"
         assert set(await asyncio.gather(*others)) == {b"2"}
-        assert len(counter.began) == 2
+        assert len(app.calls) == 2
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_one_who_asks_again_and_again_never_waits_and_gets_the_newest() -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
+def test_a_single_client_is_never_delayed_and_gets_the_newest_response() -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
         began = asyncio.get_running_loop().time()
         assert [await ask() for _ in range(20)] == [str(number).encode() for number in range(1, 21)]
         assert asyncio.get_running_loop().time() - began < 20 * MIN_INTERVAL_SECONDS
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_readings_of_a_crowd_keep_their_pace() -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
+def test_calls_for_many_clients_keep_the_minimum_interval() -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
         loop = asyncio.get_running_loop()
         began = loop.time()
 
-        async def one_of_many() -> None:
+        async def poll() -> None:
             while loop.time() < began + 10 * MIN_INTERVAL_SECONDS:
                 await ask()
 
-        await asyncio.gather(*(one_of_many() for _ in range(50)))
-        assert len(counter.began) <= 13
+        await asyncio.gather(*(poll() for _ in range(50)))
+        assert len(app.calls) <= 13
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
     ("path", "query", "method"),
     [("/api/files", b"limit=2", "GET"), ("/api/workers", b"", "GET"), ("/api/files", b"", "POST")],
 )
-def test_other_questions_are_not_mixed_up(path: str, query: bytes, method: str) -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
-        counter.permitted.clear()
+def test_different_requests_are_not_coalesced(path: str, query: bytes, method: str) -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
+        app.permitted.clear()
         both = asyncio.gather(ask(), ask(path, query, method))
         await settled()
-        counter.permitted.set()
+        app.permitted.set()
         assert sorted(await both) == [b"1", b"2"]
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_bug_is_told_to_each_and_the_next_reading_is_tried() -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
-        counter.bug = ZeroDivisionError("bug")
-        told = await asyncio.gather(ask(), ask(), return_exceptions=True)
-        assert [type(one) for one in told] == [ZeroDivisionError] * 2
-        counter.bug = None
+def test_each_client_gets_the_exception_and_the_next_call_is_made() -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
+        app.bug = ZeroDivisionError("bug")
+        results = await asyncio.gather(ask(), ask(), return_exceptions=True)
+        assert [type(one) for one in results] == [ZeroDivisionError] * 2
+        app.bug = None
         assert await ask() == b"2"
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_one_who_leaves_takes_nothing_from_the_others() -> None:
-    async def scene() -> None:
-        counter = Counter()
-        ask = asking(CoalescingMiddleware(counter))
-        counter.permitted.clear()
+def test_a_client_that_disconnects_does_not_affect_the_others() -> None:
+    async def scenario() -> None:
+        app = CountingApp()
+        ask = client_of(CoalescingMiddleware(app))
+        app.permitted.clear()
         leaving = asyncio.ensure_future(ask())
         await settled()
         staying = asyncio.ensure_future(ask())
         await settled()
         leaving.cancel()
         await settled()
-        counter.permitted.set()
+        app.permitted.set()
         assert await staying == b"2"
 
-    asyncio.run(scene())
+    asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The bounds of a connection, over real sockets and with an app that does nothing."""
+"""The limits of connections, over real sockets and with a trivial app."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ from tests.integration.processes import wait_until
 HEADERS_SECONDS = 1.0
 BODY_SECONDS = 2.0
 START_SECONDS = 30
-# Above the time-outs and the second between two looks, on a busy machine.
+# Above the timeouts and the second between two checks, on a busy machine.
 PATIENCE_SECONDS = 20
 HOST = b"Host: 127.0.0.1\r\n"
 UPGRADE = (
@@ -39,7 +39,7 @@ TRAILER = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says how much it was sent; `/large` is more than a socket takes at once."""
+    """Responds with the size of the body; `/large` is larger than a socket buffer."""
     if scope["type"] == "websocket":
         socket = WebSocket(scope, receive, send)
         await socket.accept()
@@ -53,7 +53,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Running:
-    """A server with small bounds."""
+    """A server with small limits."""
 
     def __init__(self, port: int, open_connections: Connections) -> None:
         self.port = port
@@ -75,14 +75,14 @@ class Running:
 
     def ask(self, request: bytes) -> bytes:
         with self.connect(request) as client:
-            return everything(client)
+            return read_to_end(client)
 
     def get(self, path: str) -> bytes:
         return self.ask(f"GET {path} HTTP/1.1\r\n".encode() + HOST + b"Connection: close\r\n\r\n")
 
 
-def everything(client: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+def read_to_end(client: socket.socket) -> bytes:
+    """Everything received until the server closes the connection."""
     client.settimeout(PATIENCE_SECONDS)
     received = bytearray()
     with contextlib.suppress(ConnectionError):
@@ -133,15 +133,15 @@ def server() -> Iterator[Running]:
     "begun",
     [b"G", b"\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n" + HOST + b"X: ", b"GET / HTTP/1.1\r\n" + HOST],
 )
-def test_headers_that_do_not_end_are_timed_out(begun: bytes, server: Running) -> None:
+def test_incomplete_headers_time_out(begun: bytes, server: Running) -> None:
     assert server.ask(begun).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_connection_that_says_nothing_is_closed_silently(server: Running) -> None:
+def test_an_unused_connection_is_closed_without_a_response(server: Running) -> None:
     assert server.ask(b"") == b""
 
 
-def test_a_byte_now_and_then_buys_no_time(server: Running) -> None:
+def test_single_bytes_do_not_extend_the_timeout(server: Running) -> None:
     began = time.monotonic()
     with server.connect(b"GET / HTTP/1.1\r\n" + HOST + b"X: ") as client:
         client.settimeout(0.2)
@@ -154,18 +154,18 @@ def test_a_byte_now_and_then_buys_no_time(server: Running) -> None:
                 assert time.monotonic() - began < PATIENCE_SECONDS
 
 
-def test_the_second_request_of_a_connection_is_timed_out_too(server: Running) -> None:
+def test_the_second_request_of_a_connection_times_out_too(server: Running) -> None:
     request = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
     answer = server.ask(request + b"GET /late")
     assert answer.startswith(b"HTTP/1.1 200 ")
     with server.connect(request) as client:
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         client.sendall(b"\r\n")
-        assert everything(client).startswith(b"HTTP/1.1 408 ")
+        assert read_to_end(client).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"])
-def test_a_body_that_does_not_end_is_timed_out(head: bytes, server: Running) -> None:
+def test_an_incomplete_body_times_out(head: bytes, server: Running) -> None:
     assert server.ask(b"POST / HTTP/1.1\r\n" + HOST + head).startswith(b"HTTP/1.1 408 ")
 
 
@@ -175,26 +175,26 @@ def test_a_body_that_makes_progress_may_take_longer(server: Running, monkeypatch
         for _ in range(8):
             client.sendall(b"x" * 500)
             time.sleep((BODY_SECONDS + 2) / 8)
-        assert everything(client).endswith(b"/ 4000")
+        assert read_to_end(client).endswith(b"/ 4000")
 
 
-def test_a_websocket_that_says_nothing_is_closed(server: Running) -> None:
-    with server.websocket() as spoken, server.websocket() as silent, server.websocket() as begun:
+def test_a_websocket_without_a_first_message_is_closed(server: Running) -> None:
+    with server.websocket() as active, server.websocket() as silent, server.websocket() as begun:
         begun.sendall(TEXT[:1])
-        spoken.sendall(TEXT)
-        assert spoken.recv(1000) == ECHO
+        active.sendall(TEXT)
+        assert active.recv(1000) == ECHO
         for client in (silent, begun):
-            assert everything(client) == b""
-        wait_until(lambda: len(server.open) == 1, PATIENCE_SECONDS, "only the one that spoke is open")
-        spoken.sendall(TEXT)
-        assert spoken.recv(1000) == ECHO
+            assert read_to_end(client) == b""
+        wait_until(lambda: len(server.open) == 1, PATIENCE_SECONDS, "only the one that sent a message is open")
+        active.sendall(TEXT)
+        assert active.recv(1000) == ECHO
 
 
-def test_an_answer_that_is_not_taken_is_broken_off(server: Running) -> None:
+def test_a_response_that_the_client_does_not_read_is_aborted(server: Running) -> None:
     with server.connect(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n") as client:
         wait_until(lambda: len(server.open) == 1, PATIENCE_SECONDS, "it is open")
         wait_until(lambda: len(server.open) == 0, PATIENCE_SECONDS, "it is closed")
-        assert len(everything(client)) < 200 * 100_000
+        assert len(read_to_end(client)) < 200 * 100_000
 
 
 def test_headers_of_64_kib_are_accepted_and_more_are_not(server: Running) -> None:
@@ -214,7 +214,7 @@ def test_headers_of_64_kib_are_accepted_and_more_are_not(server: Running) -> Non
     "start",
     [b"GET / HTTP/1.1\r\nX: ", b"GET /", TRAILER],
 )
-def test_an_endless_header_or_trailer_is_refused_before_it_is_large(start: bytes, server: Running) -> None:
+def test_an_endless_header_or_trailer_is_rejected_before_it_is_large(start: bytes, server: Running) -> None:
     sent = 0
     with server.connect(start) as client, contextlib.suppress(ConnectionError):
         while sent < 100 * HEADERS_MAX_BYTES:
@@ -224,18 +224,18 @@ def test_an_endless_header_or_trailer_is_refused_before_it_is_large(start: bytes
     assert sent < 100 * HEADERS_MAX_BYTES
 
 
-def test_a_large_body_is_no_header(server: Running) -> None:
+def test_a_large_body_does_not_count_as_headers(server: Running) -> None:
     size = 20 * HEADERS_MAX_BYTES
     request = b"POST /up HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     assert server.ask(request).endswith(b"/up %d" % size)
 
 
-def test_what_is_not_http_is_refused(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_that_is_not_http_is_rejected(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     assert server.ask(b"\x16\x03\x01\x02\x00\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_requests_of_one_connection_are_answered_in_their_order(server: Running) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
     requests = b"".join(b"POST /%d HTTP/1.1\r\n" % n + HOST + b"Content-Length: 1\r\n\r\nx" for n in range(3))
     last = b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     answer = server.ask(requests + last)
@@ -245,7 +245,7 @@ def test_requests_of_one_connection_are_answered_in_their_order(server: Running)
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"])
-def test_where_there_are_too_many_those_that_wait_make_room(begun: bytes) -> None:
+def test_at_the_limit_the_longest_waiting_connections_are_closed(begun: bytes) -> None:
     with running(total=40, per_address=30) as server, contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(server.connect(begun))
@@ -262,17 +262,17 @@ def test_one_address_leaves_room_for_others() -> None:
             stack.enter_context(server.connect(b"G"))
         wait_until(lambda: len(server.open) <= 6, PATIENCE_SECONDS, "five of one, one of the other")
         other.sendall(b"Connection: close\r\n\r\n")
-        assert everything(other).endswith(b"/other 0")
+        assert read_to_end(other).endswith(b"/other 0")
 
 
-def test_a_trusted_proxy_is_not_bounded_as_an_address() -> None:
+def test_the_limit_per_address_does_not_apply_to_a_trusted_proxy() -> None:
     with running(total=50, per_address=5, trusted=("127.0.0.1",)) as server, contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(server.connect(b"G"))
         wait_until(lambda: len(server.open) == 20, PATIENCE_SECONDS, "all of them")
 
 
-def test_where_nobody_can_make_room_health_checks_are_answered_from_a_reserve() -> None:
+def test_at_the_limit_health_checks_use_a_reserve_of_connections() -> None:
     with running(total=10, per_address=10) as server, contextlib.ExitStack() as stack:
         for _ in range(10):
             client = stack.enter_context(server.websocket())
@@ -288,7 +288,7 @@ def test_where_nobody_can_make_room_health_checks_are_answered_from_a_reserve() 
         assert len(server.open) <= 10 + connections.RESERVE + 1
 
 
-def test_what_was_closed_is_logged_with_its_numbers_and_not_each_time() -> None:
+def test_closed_connections_are_counted_in_one_log_line() -> None:
     with capture_logs() as logs, running(per_address=5) as server, contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(server.connect(b"G"))
@@ -298,7 +298,7 @@ def test_what_was_closed_is_logged_with_its_numbers_and_not_each_time() -> None:
     assert len(logs) == 1
 
 
-def test_the_limit_of_open_files_is_raised_and_bounds_the_connections() -> None:
+def test_the_limit_of_open_files_is_raised_and_limits_the_connections() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))

@@ -1,4 +1,4 @@
-"""The chart of lag: a gap is a gap, and a hundred lines are not a hundred lines."""
+"""The lag chart: gaps stay gaps, and only the greatest of many partitions have their own line."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PERIOD = timedelta(minutes=5)
 
 
-def test_unknown_is_a_gap_and_not_zero() -> None:
+def test_an_unknown_lag_is_a_gap_and_not_zero() -> None:
     moments = [NOW - timedelta(seconds=4), NOW - timedelta(seconds=2), NOW]
     (trace,) = figure_of(LagHistory(moments, {0: [1, None, 3]}, None), PERIOD, NOW).traces
     assert trace["y"] == [1, None, 3]
@@ -17,7 +17,7 @@ def test_unknown_is_a_gap_and_not_zero() -> None:
     assert trace["x"][2] == int(NOW.timestamp() * 1000)
 
 
-def test_the_axis_spans_the_period_though_there_are_no_samples() -> None:
+def test_the_axis_covers_the_period_without_samples() -> None:
     for history in (LagHistory([], {}, None), None):
         figure = figure_of(history, PERIOD, NOW)
         assert figure.traces == []
@@ -25,12 +25,12 @@ def test_the_axis_spans_the_period_though_there_are_no_samples() -> None:
         assert last - first == PERIOD.total_seconds() * 1000
 
 
-def test_the_axis_counts_whole_records() -> None:
+def test_the_axis_has_whole_records() -> None:
     assert figure_of(LagHistory([NOW], {0: [1]}, None), PERIOD, NOW).layout["yaxis"]["range"] == [0, 5]
     assert figure_of(LagHistory([NOW], {0: [100]}, None), PERIOD, NOW).layout["yaxis"]["range"] == [0, 106]
 
 
-def test_of_many_partitions_the_greatest_are_drawn_and_the_rest_summed() -> None:
+def test_the_partitions_with_the_greatest_lag_are_drawn_and_the_rest_summed() -> None:
     history = LagHistory([NOW], {partition: [partition] for partition in range(30)}, None)
     traces = figure_of(history, PERIOD, NOW).traces
     assert len(traces) == LINES_MAX

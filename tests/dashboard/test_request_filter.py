@@ -1,4 +1,4 @@
-"""The gate: what a foreign page sends is refused, what our page and programs send passes."""
+"""The request filter: requests of foreign pages are rejected, those of our page and of programs pass."""
 
 import asyncio
 from typing import Any
@@ -16,8 +16,8 @@ OURS = "127.0.0.1:8501"
 Headers = list[tuple[bytes, bytes]]
 
 
-class Asked:
-    """What one request came to: the status, or what the app behind the gate saw."""
+class FilteredRequest:
+    """The result of one request: the status, or the scope that the app behind the filter got."""
 
     def __init__(self) -> None:
         self.scope: Scope | None = None
@@ -39,7 +39,7 @@ class Asked:
         return b"".join(message.get("body", b"") for message in self.sent).decode()
 
 
-def ask(
+def filtered(
     headers: dict[str, str] | Headers,
     method: str = "GET",
     *,
@@ -49,8 +49,8 @@ def ask(
     scheme: str = "",
     version: str = "1.1",
     **settings: Any,
-) -> Asked:
-    asked = Asked()
+) -> FilteredRequest:
+    request = FilteredRequest()
     given = headers if isinstance(headers, list) else [(k.lower().encode(), v.encode()) for k, v in headers.items()]
     scope: Scope = {
         "type": kind,
@@ -69,16 +69,16 @@ def ask(
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        asked.sent.append(message)
+        request.sent.append(message)
 
-    asyncio.run(RequestFilter(asked.app, load(**settings))(scope, receive, send))
-    return asked
+    asyncio.run(RequestFilter(request.app, load(**settings))(scope, receive, send))
+    return request
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8501", "localhost:8501", "[::1]:8501", "LOCALHOST:3004", "127.0.0.1"])
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_loopback_names_are_served(host: str, kind: str) -> None:
-    assert ask({"Host": host}, kind=kind).passed
+    assert filtered({"Host": host}, kind=kind).passed
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -94,40 +94,40 @@ def test_loopback_names_are_served(host: str, kind: str) -> None:
         "\xff",
     ],
 )
-def test_a_name_that_is_not_ours_is_refused_and_the_setting_named(host: str, kind: str) -> None:
-    refused = ask([(b"host", host.encode("latin-1"))], kind=kind)
-    assert not refused.passed
-    assert refused.status == 421
-    assert "FILEMILL_ALLOWED_HOSTS" in refused.text
+def test_an_unknown_host_is_rejected_and_the_setting_is_named(host: str, kind: str) -> None:
+    rejected = filtered([(b"host", host.encode("latin-1"))], kind=kind)
+    assert not rejected.passed
+    assert rejected.status == 421
+    assert "FILEMILL_ALLOWED_HOSTS" in rejected.text
 
 
-def test_the_address_that_a_connection_came_in_on_is_served() -> None:
-    assert ask({"Host": "172.18.0.4:8501"}, server="172.18.0.4").passed
-    assert ask({"Host": "127.0.0.1:8501"}, server="::ffff:127.0.0.1").passed
-    assert not ask({"Host": "172.18.0.5:8501"}, server="172.18.0.4").passed
+def test_the_local_address_of_the_connection_is_served() -> None:
+    assert filtered({"Host": "172.18.0.4:8501"}, server="172.18.0.4").passed
+    assert filtered({"Host": "127.0.0.1:8501"}, server="::ffff:127.0.0.1").passed
+    assert not filtered({"Host": "172.18.0.5:8501"}, server="172.18.0.4").passed
 
 
-def test_names_of_the_settings_are_served() -> None:
-    assert ask({"Host": "files.example"}, public_url="https://files.example").passed
-    assert ask({"Host": "Files.Example:8501"}, allowed_hosts="other.example, files.example").passed
-    assert ask({"Host": "mybox:8501"}, host="mybox").passed
-    assert not ask({"Host": "www.files.example"}, public_url="https://files.example").passed
+def test_configured_names_are_served() -> None:
+    assert filtered({"Host": "files.example"}, public_url="https://files.example").passed
+    assert filtered({"Host": "Files.Example:8501"}, allowed_hosts="other.example, files.example").passed
+    assert filtered({"Host": "mybox:8501"}, host="mybox").passed
+    assert not filtered({"Host": "www.files.example"}, public_url="https://files.example").passed
 
 
 @pytest.mark.parametrize("headers", [[], [(b"host", b"127.0.0.1"), (b"host", b"127.0.0.1")]])
-def test_a_request_has_exactly_one_host(headers: Headers) -> None:
-    assert ask(headers).status == 400
+def test_a_request_needs_exactly_one_host(headers: Headers) -> None:
+    assert filtered(headers).status == 400
 
 
 def test_a_health_check_in_http_1_0_needs_no_host() -> None:
-    assert ask([], version="1.0").passed
-    assert not ask([(b"origin", b"http://evil.example")], version="1.0").passed
+    assert filtered([], version="1.0").passed
+    assert not filtered([(b"origin", b"http://evil.example")], version="1.0").passed
 
 
 def test_programs_without_an_origin_pass() -> None:
     for method in ("GET", "POST", "DELETE"):
-        assert ask({"Host": OURS}, method).passed
-    assert ask({"Host": OURS}, kind="websocket").passed
+        assert filtered({"Host": OURS}, method).passed
+    assert filtered({"Host": OURS}, kind="websocket").passed
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_programs_without_an_origin_pass() -> None:
         ("localhost:3004", "http://localhost:3004", {}),
         ("[::1]:8501", "http://[::1]:8501", {}),
         ("localhost", "http://localhost:80", {}),
-        # A proxy that ends TLS, and tells the port, the scheme or neither.
+        # A proxy that terminates TLS and forwards the port, the scheme or neither.
         ("files.example:443", "https://files.example", {"allowed_hosts": "files.example"}),
         ("files.example:443", "https://files.example", {"public_url": "https://files.example"}),
         ("files.example", "https://files.example", {"public_url": "https://files.example"}),
@@ -146,9 +146,9 @@ def test_programs_without_an_origin_pass() -> None:
     ],
 )
 def test_our_own_page_may_change_things_and_open_websockets(host: str, origin: str, more: dict[str, str]) -> None:
-    assert ask({"Host": host, "Origin": origin, "Sec-Fetch-Site": "same-origin"}, "POST", **more).passed
+    assert filtered({"Host": host, "Origin": origin, "Sec-Fetch-Site": "same-origin"}, "POST", **more).passed
     more = {**more, "scheme": "wss"} if "scheme" in more else more
-    opened = ask({"Host": host, "Origin": origin}, kind="websocket", **more)
+    opened = filtered({"Host": host, "Origin": origin}, kind="websocket", **more)
     assert opened.scope is not None
     seen = dict(opened.scope["headers"])
     assert seen[b"origin"].partition(b"://")[2] == seen[b"host"]  # Streamlit compares them as text
@@ -162,40 +162,46 @@ def test_our_own_page_may_change_things_and_open_websockets(host: str, origin: s
         "http://127.0.0.1:8501/", "http://127.0.0.1:8501, http://evil.example", "http://user@127.0.0.1:8501",
     ],
 )  # fmt: skip
-def test_a_page_of_another_origin_changes_nothing(origin: str) -> None:
+def test_a_page_of_another_origin_cannot_change_anything(origin: str) -> None:
     headers = [(b"host", OURS.encode()), (b"origin", origin.encode("latin-1"))]
-    for refused in (ask(headers, "POST"), ask(headers, "DELETE"), ask(headers, kind="websocket")):
-        assert not refused.passed
-        assert refused.status == 403
-        assert "FILEMILL_PUBLIC_URL" in refused.text
-        assert len(refused.text) < 1000
+    for rejected in (
+        filtered(headers, "POST"),
+        filtered(headers, "DELETE"),
+        filtered(headers, kind="websocket"),
+    ):
+        assert not rejected.passed
+        assert rejected.status == 403
+        assert "FILEMILL_PUBLIC_URL" in rejected.text
+        assert len(rejected.text) < 1000
 
 
-def test_two_origins_are_none() -> None:
+def test_two_origin_headers_are_rejected() -> None:
     ours = (b"origin", f"http://{OURS}".encode())
-    assert ask([(b"host", OURS.encode()), ours, ours], "POST").status == 403
+    assert filtered([(b"host", OURS.encode()), ours, ours], "POST").status == 403
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_what_a_browser_marks_as_another_sites_is_refused(site: str) -> None:
+def test_a_request_that_the_browser_marks_as_cross_site_is_rejected(site: str) -> None:
     headers = {"Host": OURS, "Sec-Fetch-Site": site}
     for mode, dest in [("no-cors", "image"), ("cors", "empty"), ("navigate", "iframe"), ("navigate", "object")]:
-        refused = ask({**headers, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest})
-        assert (refused.passed, refused.status) == (False, 403)
+        rejected = filtered({**headers, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest})
+        assert (rejected.passed, rejected.status) == (False, 403)
     followed = {**headers, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert ask(followed).passed
-    assert ask(followed, "POST").status == 403
-    assert ask({**headers, "Sec-Fetch-Mode": "websocket"}, kind="websocket").status == 403
+    assert filtered(followed).passed
+    assert filtered(followed, "POST").status == 403
+    assert filtered({**headers, "Sec-Fetch-Mode": "websocket"}, kind="websocket").status == 403
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
-def test_what_our_page_and_the_address_bar_ask_for_passes(site: str) -> None:
-    assert ask({"Host": OURS, "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}).passed
+def test_requests_of_our_page_and_of_the_address_bar_pass(site: str) -> None:
+    assert filtered({"Host": OURS, "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}).passed
 
 
-def test_a_browser_gets_a_sentence_and_a_program_a_document() -> None:
-    assert ask({"Host": "evil.example", "Accept": "text/html,*/*"}).text.startswith("this server is not known as 'evil")
-    assert '"code":"host_not_allowed"' in ask({"Host": "evil.example"}).text
+def test_a_browser_gets_text_and_a_program_gets_json() -> None:
+    assert filtered({"Host": "evil.example", "Accept": "text/html,*/*"}).text.startswith(
+        "this server is not known as 'evil"
+    )
+    assert '"code":"host_not_allowed"' in filtered({"Host": "evil.example"}).text
 
 
 @hypothesis(deadline=None)
@@ -209,26 +215,26 @@ def test_a_browser_gets_a_sentence_and_a_program_a_document() -> None:
         max_size=6,
     ),
 )
-def test_no_header_makes_it_fail(host: bytes, headers: Headers) -> None:
+def test_no_header_causes_an_exception(host: bytes, headers: Headers) -> None:
     for kind in ("http", "websocket"):
-        asked = ask([(b"host", host), *headers], "POST", kind=kind, trusted_proxies="127.0.0.0/8")
-        assert asked.passed or asked.status in {400, 403, 421}
+        request = filtered([(b"host", host), *headers], "POST", kind=kind, trusted_proxies="127.0.0.0/8")
+        assert request.passed or request.status in {400, 403, 421}
 
 
 FORWARDED = {"Host": OURS, "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 
 
 def seen(headers: dict[str, str], client: str = "127.0.0.1", **settings: Any) -> tuple[str, str]:
-    scope = ask(headers, client=client, **settings).scope
+    scope = filtered(headers, client=client, **settings).scope
     assert scope is not None
     return scope["client"][0], scope["scheme"]
 
 
-def test_by_default_nobodys_forwarding_headers_count() -> None:
+def test_forwarding_headers_are_ignored_by_default() -> None:
     assert seen(FORWARDED) == ("127.0.0.1", "http")
 
 
-def test_the_headers_of_a_trusted_proxy_count() -> None:
+def test_forwarding_headers_of_a_trusted_proxy_are_used() -> None:
     assert seen(FORWARDED, trusted_proxies="127.0.0.1") == ("203.0.113.7", "https")
     assert seen(FORWARDED, client="10.1.2.3", trusted_proxies="::1, 10.0.0.0/8") == ("203.0.113.7", "https")
     assert seen(FORWARDED, client="11.1.2.3", trusted_proxies="::1, 10.0.0.0/8") == ("11.1.2.3", "http")
@@ -237,7 +243,7 @@ def test_the_headers_of_a_trusted_proxy_count() -> None:
 @pytest.mark.parametrize(
     ("value", "client"),
     [
-        ("6.6.6.6, 203.0.113.7", "203.0.113.7"),  # what stands before is the client's own claim
+        ("6.6.6.6, 203.0.113.7", "203.0.113.7"),  # a client can forge the addresses before the last one
         ("203.0.113.7, 127.0.0.1", "203.0.113.7"),
         ("evil, 203.0.113.7", "203.0.113.7"),
         ("203.0.113.7, evil", "127.0.0.1"),
@@ -247,7 +253,7 @@ def test_the_headers_of_a_trusted_proxy_count() -> None:
         ("", "127.0.0.1"),
     ],
 )
-def test_a_forwarded_address_is_an_address_or_nothing(value: str, client: str) -> None:
+def test_a_forwarded_value_that_is_not_an_address_is_ignored(value: str, client: str) -> None:
     assert seen({**FORWARDED, "X-Forwarded-For": value}, trusted_proxies="127.0.0.1")[0] == client
 
 
@@ -265,10 +271,10 @@ def test_a_forwarded_address_is_an_address_or_nothing(value: str, client: str) -
         {"kafka_broker": "user:pass@127.0.0.1:9092"},
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(Exception, match=next(iter(wrong)).upper()) as refused:
+def test_an_invalid_setting_is_rejected(wrong: dict[str, str]) -> None:
+    with pytest.raises(Exception, match=next(iter(wrong)).upper()) as rejected:
         load(**wrong)
-    assert "pass@" not in str(refused.value)
+    assert "pass@" not in str(rejected.value)
 
 
 def test_settings_reach_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:

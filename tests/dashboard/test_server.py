@@ -1,4 +1,4 @@
-"""Listening: a port in use is said so, port 0 is the system's choice."""
+"""The dashboard's listening socket and the restart of its relay."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ from filemill_dashboard import server
 from filemill_dashboard.server import CannotListen, listen, url_of
 
 
-def test_port_0_is_the_systems_choice() -> None:
+def test_for_port_0_the_system_chooses_the_port() -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         assert port > 0
@@ -18,7 +18,7 @@ def test_port_0_is_the_systems_choice() -> None:
         assert url_of(load(host="0.0.0.0"), listener) == f"http://127.0.0.1:{port}"  # noqa: S104
 
 
-def test_a_port_in_use_says_what_to_do() -> None:
+def test_the_error_for_a_port_in_use_names_a_remedy() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -27,14 +27,14 @@ def test_a_port_in_use_says_what_to_do() -> None:
             listen("127.0.0.1", port)
 
 
-def test_an_address_that_is_not_ours() -> None:
+def test_an_address_of_another_host_is_an_error() -> None:
     with pytest.raises(CannotListen, match=r"cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", 0)
     with pytest.raises(CannotListen, match=r"cannot listen on no-such-host\.invalid"):
         listen("no-such-host.invalid", 0)
 
 
-def test_a_relay_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_relay_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "RELAY_PAUSE_SECONDS", 0)
     ended = threading.Event()
 
