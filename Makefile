@@ -27,7 +27,7 @@ N ?= 3
 SERVICE ?= processor
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo check test test-rest test-all test-slow test-containers soak lab notebooks notebooks-full bench bench-growth bench-viewers pictures format \
+.PHONY: help setup up down demo check test test-rest test-all test-slow test-containers soak lab notebooks notebooks-full bench bench-growth bench-viewers bench-publish pictures format \
 	lock clean compose-up compose-down compose-scale compose-logs compose-rebuild
 
 help: ## Show this list
@@ -105,6 +105,9 @@ bench-growth: $(BENCHED) ## Measure growth of files, rows, partitions and worker
 
 bench-viewers: $(BENCHED) ## Measure open pages, 1,000 pollers and a million rows: ten minutes (ARGS="--rows 10000")
 	$(BIN)/python -m benchmarks.viewers $(ARGS)
+
+bench-publish: $(BENCHED) ## Copy the figures of results/bench into benchmarks/results, which is committed
+	$(BIN)/python -m benchmarks publish $(ARGS)
 
 format: $(DEV) $(BIOME)/.made ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

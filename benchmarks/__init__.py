@@ -1,1 +1,1 @@
-"""What this pipeline does a second, beside the raw limits of its parts and beside its peers, all in one run."""
+"""Measures the pipeline's rates against the raw limits of its parts and against peers, all in one run."""

@@ -1,31 +1,33 @@
-"""`python -m benchmarks ratios | growth | list`: how fast this is, beside the raw limits of its parts and its peers."""
+"""`python -m benchmarks ratios | growth | list | publish`: the speed of the pipeline, its raw limits and its peers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks import growth as growing
-from benchmarks.arm import select_arms
+from benchmarks import growth as growth_points
+from benchmarks.catalog import select_arms
 from benchmarks.processes import ProcessFailed
 from benchmarks.proofs import WorkIncomplete
-from benchmarks.report import RESULTS, save, show
+from benchmarks.report import PUBLISHED, RESULTS, publish, save, show
 from benchmarks.rounds import Sample, interleave
-from benchmarks.summary import TargetResult, check_targets, summarize
+from benchmarks.summary import TargetResult, check_targets, describe_targets, summarize
 from filemill.config import logging
 from filemill.entrypoints.cli.output import console, fail, say
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Measure the pipeline, the raw limits of its parts, and its peers, on one embedded stack of their own.\n\n"
-    "Any FILEMILL_ setting of the environment counts for the pipeline, so that one can be tried: "
+    help="Measure the pipeline, the raw limits of its parts, and its peers, on embedded servers.\n\n"
+    "FILEMILL_ settings of the environment apply to the pipeline, for example: "
     "FILEMILL_STORE_CONCURRENCY=256 python -m benchmarks ratios --only processor",
 )
 
-Only = Annotated[str | None, typer.Option(help="Only what has this in its name (or, for ratios, is of this kind).")]
-Scale = Annotated[float, typer.Option(help="Multiplies how many files are made; 0.01 tries a benchmark out.", min=0)]
+Only = Annotated[
+    str | None, typer.Option(help="Only arms with this in their name, or (ratios) of this kind; ';' separates several.")
+]
+Scale = Annotated[float, typer.Option(help="Factor for the number of files; 0.01 tries a benchmark out.", min=0)]
 Folder = Annotated[Path, typer.Option(help="Folder of the results.")]
 
 
@@ -36,16 +38,12 @@ def ratios(
     scale: Scale = 1.0,
     results: Folder = RESULTS,
 ) -> None:
-    """All arms in interleaved rounds; exit code 1 where a promise does not hold, 2 where an arm did not do its work."""
-    try:
-        samples = interleave(
-            select_arms(only), rounds, scale, say, lambda so_far: save(results, "ratios", so_far, _of_ratios(so_far))
-        )
-    except ValueError as error:
-        fail(str(error), 2)
-    except (WorkIncomplete, ProcessFailed, TimeoutError) as error:
-        fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
-    _end("ratios", samples, _of_ratios(samples), results)
+    """Run all arms in interleaved rounds. Exit code 0 also if targets are missed; 2 if an arm did not do its work."""
+
+    def measure(after_round: Callable[[Sequence[Sample]], None]) -> list[Sample]:
+        return interleave(select_arms(only), rounds, scale, say, after_round)
+
+    _run("ratios", measure, lambda samples: check_targets(summarize(samples)), results)
 
 
 @app.command()
@@ -55,36 +53,52 @@ def growth(
     scale: Scale = 1.0,
     results: Folder = RESULTS,
 ) -> None:
-    """More files, more rows, more partitions, more workers, long jobs, latency, verify; exit codes as for ratios."""
-    try:
-        samples = growing.measure(
-            only, rounds, scale, say, lambda so_far: save(results, "growth", so_far, growing.check_targets(so_far))
-        )
-    except ValueError as error:
-        fail(str(error), 2)
-    except (WorkIncomplete, ProcessFailed, TimeoutError) as error:
-        fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
-    _end("growth", samples, growing.check_targets(samples), results)
+    """Measure more files, rows, partitions and workers, long jobs, latency, verify. Exit codes as for ratios."""
+
+    def measure(after_round: Callable[[Sequence[Sample]], None]) -> list[Sample]:
+        return growth_points.measure(only, rounds, scale, say, after_round)
+
+    _run("growth", measure, growth_points.check_targets, results)
 
 
 @app.command("list")
 def list_arms() -> None:
-    """What each arm counts, and what it leaves out."""
-    for one in [*select_arms(), *growing.points()]:
+    """Show what each arm counts, and what it leaves out."""
+    for one in [*select_arms(), *growth_points.points()]:
         console.print(f"[bold]{one.name}[/] ({one.kind}, {one.files:,} files)")
         console.print(one.counts + "\n", markup=False)
 
 
-def _of_ratios(samples: Sequence[Sample]) -> list[TargetResult]:
-    return check_targets(summarize(samples))
+@app.command("publish")
+def publish_results(
+    source: Annotated[Path, typer.Option(help="Folder of the measured results.")] = RESULTS,
+    target: Annotated[Path, typer.Option(help="Folder of the committed results.")] = PUBLISHED,
+) -> None:
+    """Copy results into the committed folder, which documents show. Exit code 2 if there are none."""
+    names = publish(source, target)
+    if not names:
+        fail(f"no results in {source}; run `make bench` first", 2)
+    say(f"Published in {target}: {', '.join(names)}")
 
 
-def _end(name: str, samples: Sequence[Sample], promises: Sequence[TargetResult], folder: Path) -> None:
-    show(console, summarize(samples), promises)
-    save(folder, name, samples, promises)
-    say(f"Kept in {folder}: {name}.json, {name}.html, {name}.md, {name}.svg, latest.json")
-    if not all(one.holds for one in promises):
-        raise typer.Exit(1)
+def _run(
+    name: str,
+    measure: Callable[[Callable[[Sequence[Sample]], None]], list[Sample]],
+    check: Callable[[Sequence[Sample]], list[TargetResult]],
+    folder: Path,
+) -> None:
+    """Measure, print and save. After each round the results so far are saved."""
+    try:
+        samples = measure(lambda so_far: save(folder, name, so_far, check(so_far)))
+    except ValueError as error:
+        fail(str(error), 2)
+    except (WorkIncomplete, ProcessFailed, TimeoutError) as error:
+        fail("\n".join([str(error), *getattr(error, "__notes__", [])]), 2)
+    targets = check(samples)
+    show(console, summarize(samples), targets)
+    save(folder, name, samples, targets)
+    say(f"Saved in {folder}: {name}.json, {name}.html, {name}.md, {name}.svg, latest.json")
+    say(describe_targets(targets))
 
 
 if __name__ == "__main__":

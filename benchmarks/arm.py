@@ -1,4 +1,4 @@
-"""An arm: one way to do one piece of work, and how often it is done in a round."""
+"""An arm: one way to do a piece of work, and the number of files of a round. A registry of all arms."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -16,9 +16,9 @@ ARMS: dict[str, "Arm"] = {}
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """`run` gets an empty world, does the work, proves from outside that all of it was done, and returns the measure.
+    """`run` does the work in an empty pipeline, proves that all of it was done, and returns the measurement.
 
-    `files` is how many a round does at full scale: a few seconds of work. `settings` are those of its world.
+    `files` is the number of files of a round at full scale: a few seconds of work. `settings` apply to its pipeline.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Arm(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> str:
-        """What it counts, and what it leaves out."""
+        """What the arm counts, and what it leaves out."""
         return inspect.getdoc(self.run) or ""
 
 
@@ -44,15 +44,5 @@ def arm(name: str, kind: Kind, files: int) -> Callable[[Run], Run]:
 
 
 def matches(only: str | None, name: str) -> bool:
-    """Whether a name has `only`, or one of its parts between `;`, in it; None: whichever it is."""
+    """Whether a name contains `only` or one of its parts between `;`. None matches every name."""
     return only is None or any(part in name for part in only.split(";"))
-
-
-def select_arms(only: str | None = None) -> list[Arm]:
-    """The arms, or those `named` so or of that kind. Raises ValueError where none has."""
-    from benchmarks import limits, peers, pipeline, stages  # noqa: F401, PLC0415 - they register themselves
-
-    found = [one for one in ARMS.values() if matches(only, one.name) or only == one.kind]
-    if not found:
-        raise ValueError(f"no arm has {only!r} in its name; there are: {', '.join(ARMS)}")
-    return found

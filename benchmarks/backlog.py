@@ -1,4 +1,4 @@
-"""What an arm finds: requests accepted, on the topic, or done, put there before the clock starts."""
+"""Prepares the input of an arm before its time is measured: rows, requests on the topic, results."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,23 +13,23 @@ from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, Headers, encode
 
 FLUSH_SECONDS = 300.0
-# A statement of the pool may take 30 s.
+# The pool ends statements after 30 s.
 ROWS_AT_ONCE = 20_000
 
 
-def insert_requests(world: IsolatedPipeline, files: int) -> None:
-    """Rows with their outbox rows, as a submission leaves them."""
+def insert_requests(pipeline: IsolatedPipeline, files: int) -> None:
+    """Insert rows with their outbox rows, as a submission does."""
     for batch in requests.batched(requests.files(files)):
-        with world.engine.begin() as connection:
+        with pipeline.engine.begin() as connection:
             insert_many(connection, batch)
 
 
-def insert_pending_rows(world: IsolatedPipeline, files: int) -> list[FileCreate]:
-    """Pending rows without an outbox; returns what would be asked for them. Their ids are 1 to `files`."""
+def insert_pending_rows(pipeline: IsolatedPipeline, files: int) -> list[FileCreate]:
+    """Insert pending rows without outbox rows; returns their requests. The ids are 1 to `files`."""
     now = truncate_to_milliseconds(datetime.now(UTC))
     messages = requests.creates(files)
     for batch in requests.batched(messages, ROWS_AT_ONCE):
-        world.execute(
+        pipeline.execute(
             "INSERT INTO files (title, description, created_at) "
             "SELECT title, :description, :now FROM unnest(CAST(:titles AS text[])) AS given (title)",
             description=requests.DESCRIPTION,
@@ -39,10 +39,10 @@ def insert_pending_rows(world: IsolatedPipeline, files: int) -> list[FileCreate]
     return [FileCreate(message.file_id, message.title, message.description, now) for message in messages]
 
 
-def insert_completed_rows(world: IsolatedPipeline, count: int) -> None:
-    """Rows of files that were completed in former times: a table that has been in use."""
+def insert_completed_rows(pipeline: IsolatedPipeline, count: int) -> None:
+    """Insert rows of completed files, as in a table that has been in use."""
     for begin in range(0, count, ROWS_AT_ONCE):
-        world.execute(
+        pipeline.execute(
             """
             INSERT INTO files (title, description, status, s3_location, created_at, worker_id, kafka_partition,
                                kafka_offset, attempt, started_at, finished_at, sha256, size)
@@ -55,28 +55,28 @@ def insert_completed_rows(world: IsolatedPipeline, count: int) -> None:
             begin=begin + 1,
             last=min(begin + ROWS_AT_ONCE, count),
         )
-    world.vacuum("files")
+    pipeline.vacuum("files")
 
 
-def publish_requests(world: IsolatedPipeline, messages: list[FileCreate]) -> None:
-    """Put requests on `file.create`, in round robin."""
-    publish(world, world.settings.topic_create, requests.create_records(messages))
+def publish_requests(pipeline: IsolatedPipeline, messages: list[FileCreate]) -> None:
+    """Publish requests on `file.create`, in round robin."""
+    publish(pipeline, pipeline.settings.topic_create, requests.create_records(messages))
 
 
-def publish_results(world: IsolatedPipeline, messages: list[FileCreate]) -> None:
-    """Put a completed result of each on `file.created`, as processors write them."""
-    count = world.settings.topic_partitions
+def publish_results(pipeline: IsolatedPipeline, messages: list[FileCreate]) -> None:
+    """Publish a completed result of each request on `file.created`, as processors do."""
+    count = pipeline.settings.topic_partitions
     events = (requests.created(message, number % count, number // count) for number, message in enumerate(messages))
-    publish(world, world.settings.topic_created, ((encode(event), []) for event in events))
+    publish(pipeline, pipeline.settings.topic_created, ((encode(event), []) for event in events))
 
 
-def publish(world: IsolatedPipeline, topic: str, records: Iterable[tuple[bytes, Headers]]) -> None:
-    """Produce records in round robin and wait for all. Raises RuntimeError where the broker does not take them."""
-    producer = Producer(drivers.producer_properties(world.settings))
+def publish(pipeline: IsolatedPipeline, topic: str, records: Iterable[tuple[bytes, Headers]]) -> None:
+    """Produce records in round robin and flush. Raises RuntimeError if some are not acknowledged."""
+    producer = Producer(drivers.producer_properties(pipeline.settings))
     for number, (value, headers) in enumerate(records):
         while True:
             try:
-                partition = number % world.settings.topic_partitions
+                partition = number % pipeline.settings.topic_partitions
                 producer.produce(topic, value, partition=partition, headers=list(headers))
                 break
             except BufferError:

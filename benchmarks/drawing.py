@@ -1,4 +1,4 @@
-"""The plot of a run that documents show: plain SVG, for any page that shows pictures and any diff that shows text."""
+"""The plot of a run for documents, as plain SVG: it is readable as a picture and as a diff."""
 
 import html
 import math
@@ -12,7 +12,7 @@ STYLE = "font: 12px sans-serif"
 
 
 def rates_svg(found: Sequence[ArmSummary]) -> str:
-    """Each arm's median rate on powers of ten, from least to greatest round as a line; CPU per file beside."""
+    """Median rates on a logarithmic scale, with the range of the rounds as a line, and the CPU per file."""
     shown = sorted(found, key=lambda line: line.median)
     height = TOP + ROW * len(shown) + 10
     second = LEFT + WIDTH + GAP

@@ -14,7 +14,7 @@ ROW_PIXELS = 34
 
 
 def rates(found: Sequence[ArmSummary], samples: Sequence[Sample]) -> go.Figure:
-    """Each arm's median with every round beside it; what a file costs in CPU; the memory of a worker."""
+    """The median and the rounds of each arm, the CPU per file, and the memory of the largest process."""
     shown = sorted(found, key=lambda line: line.median)
     names = [line.arm for line in shown]
     titles = ("files per second (log)", "CPU microseconds per file", "memory of the largest worker, MB")

@@ -1,4 +1,4 @@
-"""Waiting until an arm's consumers have their partitions: joining a group takes seconds, and is nobody's throughput."""
+"""Waits until the consumers of an arm own their partitions: joining a group is not part of the measurement."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from filemill.domain.worker_events import EventKind, decode_event
 
 READ_SECONDS = 0.05
 READ_RECORDS = 500
-# A group whose members came one after the other may share out anew: what was said must stand for this long.
+# A group rebalances while its members join, so the reported assignment must be stable for this long.
 SETTLED_SECONDS = 1.5
 ROLES = ("relay", "sync")
 
 
-def wait_for_processors(world: IsolatedPipeline, processors: Sequence[BenchmarkProcess]) -> None:
-    """Until these processors of ours own all partitions, by what they say on `worker.events`."""
+def wait_for_processors(pipeline: IsolatedPipeline, processors: Sequence[BenchmarkProcess]) -> None:
+    """Wait until these processors own all partitions, by their worker events."""
     names = {worker.name for worker in processors}
-    reader = KafkaTopicReader(world.settings, [world.settings.topic_worker_events], "bench-watch")
+    reader = KafkaTopicReader(pipeline.settings, [pipeline.settings.topic_worker_events], "bench-watch")
     owned: dict[str, list[int]] = {}
 
     def shared() -> bool:
@@ -31,7 +31,7 @@ def wait_for_processors(world: IsolatedPipeline, processors: Sequence[BenchmarkP
                 EventKind.HEARTBEAT,
             }:
                 owned[event.worker_id] = event.owned
-        return is_balanced(owned, len(names), world.settings.topic_partitions)
+        return is_balanced(owned, len(names), pipeline.settings.topic_partitions)
 
     try:
         reader.refresh({})
@@ -40,14 +40,16 @@ def wait_for_processors(world: IsolatedPipeline, processors: Sequence[BenchmarkP
         reader.close()
 
 
-def wait_for_leases(world: IsolatedPipeline, crew: WorkerProcesses) -> None:
-    """Until relay and sync are active, and in processes of this crew: a killed one's lease outlives it for seconds."""
+def wait_for_leases(pipeline: IsolatedPipeline, processes: WorkerProcesses) -> None:
+    """Wait until relay and sync hold their leases: the lease of a killed process lasts for seconds."""
     held = "SELECT count(*) FROM leases WHERE name IN ('relay', 'sync') AND expires_at > now() AND holder = ANY(:names)"
-    wait_until(lambda: world.scalar(held, names=crew.names) == len(ROLES), "relay and sync are active", START_SECONDS)
+    wait_until(
+        lambda: pipeline.scalar(held, names=processes.names) == len(ROLES), "relay and sync are active", START_SECONDS
+    )
 
 
-def wait_for_members(workers: Sequence[BenchmarkProcess], partitions: int) -> None:
-    """Until these peers own all partitions, by what they say, and nothing of it changes any more. Raises Failed."""
+def wait_for_processes(workers: Sequence[BenchmarkProcess], partitions: int) -> None:
+    """Wait until these peers own all partitions and the assignment is stable. Raises ProcessFailed."""
     deadline = time.monotonic() + START_SECONDS
     since = time.monotonic()
     before: dict[str, list[int]] = {}
@@ -60,13 +62,13 @@ def wait_for_members(workers: Sequence[BenchmarkProcess], partitions: int) -> No
         dead = [worker for worker in workers if not worker.alive]
         if dead or time.monotonic() > deadline:
             raise ProcessFailed(
-                f"the partitions are not shared: {owned}\n" + "\n".join(worker.tail() for worker in dead)
+                f"the partitions are not shared: {owned}\n" + "\n".join(worker.log_tail() for worker in dead)
             )
         time.sleep(READ_SECONDS)
 
 
 def is_balanced(owned: Mapping[str, Sequence[int]], members: int, partitions: int) -> bool:
-    """Whether all partitions are owned once, and no member has none while there are enough."""
+    """Whether each partition has one owner, and each member owns one if there are enough."""
     everything = sorted(number for numbers in owned.values() for number in numbers)
     busy = sum(map(bool, owned.values()))
     return everything == list(range(partitions)) and busy == min(members, partitions)

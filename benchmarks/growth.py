@@ -1,4 +1,4 @@
-"""Growth and long jobs: what more files, rows, partitions and workers change, and how much work one worker holds."""
+"""Growth and long jobs: the effect of more files, rows, partitions and workers, and how much one worker holds."""
 
 import socket
 import statistics
@@ -18,120 +18,122 @@ from benchmarks.rounds import Sample, interleave
 from benchmarks.servers import WORK_SECONDS, IsolatedPipeline, wait_until
 from benchmarks.summary import TargetResult, at_least, at_most
 
-# Old rows for each file that is made: a million beside 10,000.
+# Existing rows per new file: a million for 10,000.
 OLD_ROWS_PER_FILE = 100
 IDLE_REQUESTS_PER_SECOND = 20.0
 BUSY_REQUESTS_PER_SECOND = 200.0
 BUSY_SHARE = 0.7
-# The capacity is measured on so many files for each request of the latency's own load.
+# Files in the measurement of the capacity, per request of the latency measurement.
 CAPACITY_FILES_PER_REQUEST = 2
-PATIENT = {"server_timeout_seconds": 60}
+SLOW_SERVERS = {"server_timeout_seconds": 60}
 
 BASE, MANY, OLD = "10,000 files", "100,000 files", "10,000 files beside a million rows"
 LONG, IDLE, BUSY = "1,000 files × 20 s", "API, idle", "API, busy"
 VERIFY_SECONDS_MOST = 60.0
-# How much more memory ten times the files may take, where memory is called flat.
+# The greatest ratio of memory for ten times the files that counts as constant.
 FLAT = 1.25
 
 
-def with_processors(count: int) -> Callable[[IsolatedPipeline, int], Measured]:
-    """The whole way with so many processors."""
+def end_to_end_with(count: int) -> Callable[[IsolatedPipeline, int], Measured]:
+    """End to end with this number of processors."""
 
-    def run(world: IsolatedPipeline, files: int) -> Measured:
-        measured = run_pipeline(world, files, count)
-        proofs.check_completed(world, files)
+    def run(pipeline: IsolatedPipeline, files: int) -> Measured:
+        measured = run_pipeline(pipeline, files, count)
+        proofs.check_completed(pipeline, files)
         return measured
 
     run.__doc__ = f"Counts as `end to end` does, with {count} processor{'s' * (count > 1)}."
     return run
 
 
-def end_to_end_and_verify(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts as `end to end` does; then, of the same files, `verify_seconds` of all of `filemill verify`.
+def end_to_end_and_verify(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts as `end to end` does; then `verify_seconds` of `filemill verify` on the same files.
 
     `verify_rss_mb` is the memory of its process. Leaves out connecting to PostgreSQL.
     """
-    made = run_pipeline(world, files)
-    proofs.check_completed(world, files)
-    checked, found = run_task(world, "verify", files)
+    made = run_pipeline(pipeline, files)
+    proofs.check_completed(pipeline, files)
+    checked, found = run_task(pipeline, "verify", files)
     require(found, {"event": "done", "completed": files, "objects": files, "findings": 0}, "the report")
     figures = {"verify_seconds": checked.seconds, "verify_rss_mb": checked.rss_bytes / MEGABYTE}
     return msgspec.structs.replace(made, figures=figures)
 
 
-def beside_old_rows(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts as `end to end` does, in a table that has a hundred times as many rows of former files."""
-    backlog.insert_completed_rows(world, files * OLD_ROWS_PER_FILE)
-    measured = run_pipeline(world, files)
-    proofs.check_completed(world, files, since_id=files * OLD_ROWS_PER_FILE)
+def beside_completed_rows(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts as `end to end` does, in a table with a hundred times as many completed rows."""
+    backlog.insert_completed_rows(pipeline, files * OLD_ROWS_PER_FILE)
+    measured = run_pipeline(pipeline, files)
+    proofs.check_completed(pipeline, files, since_id=files * OLD_ROWS_PER_FILE)
     return measured
 
 
-def long_jobs(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts from the first request to the last row completed, one worker; `of_ideal` is 20 s ÷ that time."""
-    measured = run_pipeline(world, files)
-    proofs.check_completed(world, files)
-    return msgspec.structs.replace(measured, figures={"of_ideal": world.settings.processing_seconds / measured.seconds})
+def long_jobs(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts from the first request to the last completed row, one worker; `of_ideal` is 20 s ÷ that time."""
+    measured = run_pipeline(pipeline, files)
+    proofs.check_completed(pipeline, files)
+    return msgspec.structs.replace(
+        measured, figures={"of_ideal": pipeline.settings.processing_seconds / measured.seconds}
+    )
 
 
-def api_idle(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts `POST /api/files` at 20 a second, alone: milliseconds from the intended moment to the answer."""
-    with world.processes() as crew:
-        port = open_page(world, crew)
-        client = crew.start_task("http-load", files, IDLE_REQUESTS_PER_SECOND, port=port)
+def api_idle(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts `POST /api/files` at 20 per second without other load: milliseconds from intended moment to answer."""
+    with pipeline.processes() as processes:
+        port = open_page(pipeline, processes)
+        client = processes.start_task("http-load", files, IDLE_REQUESTS_PER_SECOND, port=port)
         client.wait_ready()
-        with world.meter(crew) as meter:
+        with pipeline.meter(processes) as meter:
             client.start_work()
             found = client.wait_done(WORK_SECONDS)
         measured = meter.measured(files, **_latencies(found))
-    require(found["accepted"], files, "requests that were answered 201")
-    require(world.scalar("SELECT count(*) FROM files"), files, "rows in files")
+    require(found["accepted"], files, "requests with the answer 201")
+    require(pipeline.scalar("SELECT count(*) FROM files"), files, "rows in files")
     return measured
 
 
-def api_busy(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts `POST /api/files` at 200 a second while the pipeline, with what comes beside, is at 70 % of its capacity.
+def api_busy(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts `POST /api/files` at 200 per second while the pipeline runs at 70 % of its capacity.
 
-    The capacity is measured first, in the same world, without the page. The page's relay may be the active one.
+    The capacity is measured first, in the same pipeline, without the page. The page's relay may hold the lease.
     """
-    capacity = run_pipeline(world, files * CAPACITY_FILES_PER_REQUEST).rate
-    before = world.scalar("SELECT count(*) FROM files")
+    capacity = run_pipeline(pipeline, files * CAPACITY_FILES_PER_REQUEST).rate
+    before = pipeline.scalar("SELECT count(*) FROM files")
     beside = max(0.0, BUSY_SHARE * capacity - BUSY_REQUESTS_PER_SECOND)
     others = round(beside * files / BUSY_REQUESTS_PER_SECOND)
-    with world.processes() as crew:
-        port = open_page(world, crew)
-        client = crew.start_task("http-load", files, BUSY_REQUESTS_PER_SECOND, port=port)
-        crowd = crew.start_task("submit-steadily", others, beside) if others else None
-        start_workers(world, crew, 1)
+    with pipeline.processes() as processes:
+        port = open_page(pipeline, processes)
+        client = processes.start_task("http-load", files, BUSY_REQUESTS_PER_SECOND, port=port)
+        background = processes.start_task("submit-steadily", others, beside) if others else None
+        start_workers(pipeline, processes, 1)
         client.wait_ready()
-        if crowd is not None:
-            crowd.wait_ready()
-        with world.meter(crew) as meter:
-            if crowd is not None:
-                crowd.start_work()
+        if background is not None:
+            background.wait_ready()
+        with pipeline.meter(processes) as meter:
+            if background is not None:
+                background.start_work()
             client.start_work()
             found = client.wait_done(WORK_SECONDS)
         measured = meter.measured(files + others, capacity=capacity, **_latencies(found))
-        if crowd is not None:
-            crowd.wait_done(WORK_SECONDS)
-        wait_until(lambda: world.scalar(UNFINISHED) == 0, "all files have ended")
-    require(found["accepted"], files, "requests that were answered 201")
-    proofs.check_completed(world, before + files + others)
+        if background is not None:
+            background.wait_done(WORK_SECONDS)
+        wait_until(lambda: pipeline.scalar(UNFINISHED) == 0, "all files have ended")
+    require(found["accepted"], files, "requests with the answer 201")
+    proofs.check_completed(pipeline, before + files + others)
     return measured
 
 
 def points() -> list[Arm]:
-    """What is measured, in the order of the report."""
-    one = with_processors(1)
+    """The points, in the order of the report."""
+    one = end_to_end_with(1)
     long = {"processing_seconds": 20, "concurrency": 10_000}
     return [
         Arm("1,000 files", "growth", 1_000, one),
-        Arm(BASE, "growth", 10_000, end_to_end_and_verify, PATIENT),
-        Arm(MANY, "growth", 100_000, end_to_end_and_verify, PATIENT),
-        Arm(OLD, "growth", 10_000, beside_old_rows, PATIENT),
+        Arm(BASE, "growth", 10_000, end_to_end_and_verify, SLOW_SERVERS),
+        Arm(MANY, "growth", 100_000, end_to_end_and_verify, SLOW_SERVERS),
+        Arm(OLD, "growth", 10_000, beside_completed_rows, SLOW_SERVERS),
         *(Arm(f"partitions: {count}", "growth", 10_000, one, {"topic_partitions": count}) for count in (1, 2, 3, 6)),
         *(
-            Arm(f"workers: {count}", "growth", 10_000, with_processors(count), {"topic_partitions": 6})
+            Arm(f"workers: {count}", "growth", 10_000, end_to_end_with(count), {"topic_partitions": 6})
             for count in (1, 2, 3, 4)
         ),
         Arm(LONG, "growth", 1_000, long_jobs, long),
@@ -148,16 +150,16 @@ def measure(
     say: Callable[[str], None],
     after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
-    """Measure the points that are `named` so. Raises ValueError where none is; and as `interleave`."""
+    """Measure the points whose name matches `only`. Raises ValueError if none does, and what `interleave` raises."""
     wanted = [point for point in points() if matches(only, point.name)]
     if not wanted:
         names = ", ".join(point.name for point in points())
-        raise ValueError(f"no point has {only!r} in its name; there are: {names}")
+        raise ValueError(f"no point has {only!r} in its name; the points are: {names}")
     return interleave(wanted, rounds, scale, say, after_round)
 
 
 def check_targets(samples: Sequence[Sample]) -> list[TargetResult]:
-    """The promises whose points were measured."""
+    """The targets whose points were measured."""
     found = []
     rates = {arm: _median(sample.measured.rate for sample in samples if sample.arm == arm) for arm in (BASE, MANY, OLD)}
     if (base := rates[BASE]) and (many := rates[MANY]):
@@ -179,7 +181,7 @@ def check_targets(samples: Sequence[Sample]) -> list[TargetResult]:
 
 
 def _figure(samples: Sequence[Sample], arm: str, name: str) -> float | None:
-    """The median of what an arm measured beside its rate; None where it did not."""
+    """The median of a figure of an arm; None if it was not measured."""
     own = (sample.measured.figures for sample in samples if sample.arm == arm)
     return _median(figures[name] for figures in own if name in figures)
 
@@ -189,17 +191,17 @@ def _median(values: Iterable[float]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def open_page(world: IsolatedPipeline, crew: WorkerProcesses) -> int:
-    """The page's process, once it answers; returns its port."""
+def open_page(pipeline: IsolatedPipeline, processes: WorkerProcesses) -> int:
+    """Start the page's process and wait until it answers; returns its port."""
     with socket.socket() as probe:
-        probe.bind((world.settings.host, 0))
+        probe.bind((pipeline.settings.host, 0))
         port = int(probe.getsockname()[1])
-    crew.start_role("dashboard", port=port)
+    processes.start_role("dashboard", port=port)
 
     def answers() -> bool:
         try:
             return (
-                httpx.get(f"http://{world.settings.host}:{port}/readyz", timeout=5, trust_env=False).status_code
+                httpx.get(f"http://{pipeline.settings.host}:{port}/readyz", timeout=5, trust_env=False).status_code
                 == httpx.codes.OK
             )
         except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""Time, CPU and memory of a piece of work."""
+"""Measures time, CPU and memory of a piece of work."""
 
 import threading
 import time
@@ -14,13 +14,13 @@ MEGABYTE = 2**20
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What one arm took in one round. `figures` are what only some arms measure, in the unit that their name says."""
+    """The measurement of one arm in one round. Only some arms have `figures`; their names include the unit."""
 
     files: int
     seconds: float
     worker_cpu_seconds: float = 0.0  # of the arm's own processes
     server_cpu_seconds: dict[str, float] = {}  # of Kafka, PostgreSQL and S3, by name
-    rss_bytes: int = 0  # the greatest that any one process of the arm had
+    rss_bytes: int = 0  # of the largest process of the arm
     figures: dict[str, float] = {}
 
     @property
@@ -40,7 +40,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Meter:
-    """Measures from its context's beginning to its end. CPU is counted by the system, in hundredths of a second."""
+    """Measures from entering to leaving the context. The system counts CPU in hundredths of a second."""
 
     def __init__(self, workers: Sequence[psutil.Process], servers: Mapping[str, psutil.Process]) -> None:
         self._workers = workers
@@ -70,7 +70,7 @@ class Meter:
         self._look()
 
     def measured(self, files: int, **figures: float) -> Measured:
-        """The result, for so many files."""
+        """The measurement, for this number of files."""
         return Measured(files, self.seconds, self._own_cpu, self._server_cpu, self._rss, figures)
 
     def _spent(self) -> tuple[float, dict[str, float]]:
@@ -90,9 +90,9 @@ class Meter:
 
 
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    """What these processes and their descendants have spent so far.
+    """The CPU seconds of these processes and their descendants so far.
 
-    A child that has ended counts with its parent, which waited for it: so the sum never falls.
+    An ended child counts with its parent, which waited for it, so the sum never decreases.
     """
     total = 0.0
     for root in processes:

@@ -1,4 +1,4 @@
-"""Arm: the whole way of a file, all servers and all workers running, each worker a process."""
+"""Arm: end to end, with all servers and all workers, each worker in a process of its own."""
 
 from benchmarks import proofs
 from benchmarks.arm import arm
@@ -8,7 +8,7 @@ from benchmarks.processes import WorkerProcesses
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, IsolatedPipeline, wait_until
 
-# The newest first: asked a hundred times a second, the question must not read what is done.
+# The newest row first: this query runs often and must not read completed rows.
 UNFINISHED = """
     SELECT count(*) FROM (
         (SELECT FROM files WHERE status = 'pending' ORDER BY id DESC LIMIT 1)
@@ -16,40 +16,40 @@ UNFINISHED = """
     ) AS newest
 """
 
-# Files take seconds here, and the question its share of two cores.
+# How often the query runs; each run costs CPU of the measured machine.
 ENDS_SECONDS = 0.05
 
 
 @arm("end to end", "end to end", 6_000)
-def end_to_end(world: IsolatedPipeline, files: int) -> Measured:
-    """Counts from the first request submitted to the last row completed: relay, one processor and sync, a process each.
+def end_to_end(pipeline: IsolatedPipeline, files: int) -> Measured:
+    """Counts from the first submitted request to the last completed row: relay, one processor and sync.
 
-    Requests come from a fourth process, 500 a transaction, as fast as it can; its CPU counts too. Leaves out starting
+    A fourth process submits 500 requests per transaction, as fast as possible; its CPU counts too. Leaves out starting
     the processes, joining the group, the page and the monitor. Logs are at `warning`, as in the lab.
     """
-    measured = run_pipeline(world, files)
-    require(world.scalar("SELECT count(*) FROM outbox"), 0, "rows left in the outbox")
-    proofs.check_completed(world, files)
+    measured = run_pipeline(pipeline, files)
+    require(pipeline.scalar("SELECT count(*) FROM outbox"), 0, "rows left in the outbox")
+    proofs.check_completed(pipeline, files)
     return measured
 
 
-def run_pipeline(world: IsolatedPipeline, files: int, processors: int = 1) -> Measured:
-    """Submit so many files and wait until all rows are terminal; proves nothing yet."""
-    with world.processes() as crew:
-        submitter = crew.start_task("submit-many", files)
-        start_workers(world, crew, processors)
+def run_pipeline(pipeline: IsolatedPipeline, files: int, processors: int = 1) -> Measured:
+    """Submit files and wait until all rows are terminal. Does not prove that the work was done."""
+    with pipeline.processes() as processes:
+        submitter = processes.start_task("submit-many", files)
+        start_workers(pipeline, processes, processors)
         submitter.wait_ready()
-        with world.meter(crew) as meter:
+        with pipeline.meter(processes) as meter:
             submitter.start_work()
             submitter.wait_done(WORK_SECONDS)
-            wait_until(lambda: world.scalar(UNFINISHED) == 0, "all files have ended", every=ENDS_SECONDS)
+            wait_until(lambda: pipeline.scalar(UNFINISHED) == 0, "all files have ended", every=ENDS_SECONDS)
         return meter.measured(files)
 
 
-def start_workers(world: IsolatedPipeline, crew: WorkerProcesses, processors: int) -> None:
-    """Relay, sync and so many processors, all at work."""
+def start_workers(pipeline: IsolatedPipeline, processes: WorkerProcesses, processors: int) -> None:
+    """Start relay, sync and processors, and wait until all are active."""
     for role in ROLES:
-        crew.start_role(role)
-    members = [crew.start_role("processor") for _ in range(processors)]
-    wait_for_leases(world, crew)
-    wait_for_processors(world, members)
+        processes.start_role(role)
+    members = [processes.start_role("processor") for _ in range(processors)]
+    wait_for_leases(pipeline, processes)
+    wait_for_processors(pipeline, members)

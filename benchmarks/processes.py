@@ -1,4 +1,4 @@
-"""The processes of an arm: the pipeline's own by their command, and pieces of work that begin on a word."""
+"""The processes of an arm: roles of the pipeline, and tasks that start on a message."""
 
 import itertools
 import json
@@ -17,27 +17,27 @@ import psutil
 
 from filemill.config.settings import Settings, as_environment
 
-# Above what a busy machine needs to import the packages and to join a group.
+# More than a busy machine needs to import the packages and to join a group.
 START_SECONDS = 90.0
 REAP_SECONDS = 10.0
 TAIL_LINES = 15
 
-# Names of processes are used once: what an earlier one of a world said must not count for a later one.
+# Names are not reused: events of an earlier process must not count for a later one.
 _numbers = itertools.count(1)
 
 
 class ProcessFailed(Exception):
-    """A process of an arm ended, or was silent, where it should have worked; the text has the end of its log."""
+    """A process of an arm ended early or did not report in time. The text includes the end of its log."""
 
 
 class BenchmarkProcess:
-    """One process. What it prints are JSON documents, one a line; everything else goes to its log."""
+    """One process. It prints JSON documents, one per line; other output goes to its log."""
 
     def __init__(self, name: str, argv: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
         self._log = log
-        self.owned: list[int] = []  # the partitions that it said it has
-        self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.owned: list[int] = []  # the partitions that it reported as its own
+        self._documents: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -46,7 +46,7 @@ class BenchmarkProcess:
                 stderr=output,
                 env=environment,
                 text=True,
-                # As the stack starts its workers: on Linux each session may have its own share of the cores.
+                # As the supervisor does. On Linux each session may have its own share of the cores.
                 start_new_session=True,
             )
         threading.Thread(target=self._listen, name=f"listen-{name}", daemon=True).start()
@@ -58,25 +58,25 @@ class BenchmarkProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running."""
         return self._process.poll() is None
 
     def wait_ready(self) -> None:
-        """Wait until it has everything in hand and waits for the word. Raises Failed."""
+        """Wait until it has prepared its task. Raises ProcessFailed."""
         self._wait("ready", START_SECONDS)
 
     def start_work(self) -> None:
-        """Give it the word."""
+        """Start the task."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def wait_done(self, seconds: float) -> dict[str, Any]:
-        """Wait until its work is done; returns what it found. Raises Failed."""
+        """Wait until its task is done; returns the result. Raises ProcessFailed."""
         return self._wait("done", seconds)
 
     def kill(self) -> None:
-        """End it, and wait until it is gone: its world goes next."""
+        """Kill it, and wait until it has ended, because its pipeline is removed next."""
         if self.alive:
             self._process.kill()
         self._process.wait(REAP_SECONDS)
@@ -84,7 +84,7 @@ class BenchmarkProcess:
             if pipe is not None:
                 pipe.close()
 
-    def tail(self) -> str:
+    def log_tail(self) -> str:
         """The last lines of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
@@ -92,11 +92,11 @@ class BenchmarkProcess:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                document = self._said.get(timeout=max(0.0, deadline - time.monotonic()))
+                document = self._documents.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise ProcessFailed(f"{self.name} was not {event} after {seconds:g} s\n{self.tail()}") from None
+                raise ProcessFailed(f"{self.name} was not {event} after {seconds:g} s\n{self.log_tail()}") from None
             if document is None:
-                raise ProcessFailed(f"{self.name} ended before it was {event}\n{self.tail()}")
+                raise ProcessFailed(f"{self.name} ended before it was {event}\n{self.log_tail()}")
             if document.get("event") == event:
                 return document
 
@@ -110,51 +110,51 @@ class BenchmarkProcess:
                     continue
                 if isinstance(document, dict):
                     self.owned = document.get("owned", self.owned)
-                    self._said.put(document)
+                    self._documents.put(document)
         except ValueError:
-            pass  # closed while it was read
-        self._said.put(None)
+            pass  # closed while it was being read
+        self._documents.put(None)
 
 
 class WorkerProcesses:
-    """All processes of an arm in one world. Leaving the context kills them, each by its pid."""
+    """All processes of an arm in one pipeline. Leaving the context kills each of them."""
 
     def __init__(self, settings: Settings, folder: Path, on_spawn: Callable[[int], None]) -> None:
         self._settings = settings
         self._folder = folder
         self._on_spawn = on_spawn
-        self._members: list[BenchmarkProcess] = []
+        self._processes: list[BenchmarkProcess] = []
 
     def start_task(self, task: str, files: int = 0, *rate: float, **given: object) -> BenchmarkProcess:
-        """Start a piece of work of `benchmarks.work`; a service works at once. Returns at once."""
+        """Start a task of `benchmarks.work`. A task that is a service runs immediately."""
         arguments = [task, str(files), *map(str, rate)]
         return self._start(task, [sys.executable, "-m", "benchmarks.work", *arguments], given)
 
     def start_role(self, role: str, **given: object) -> BenchmarkProcess:
-        """Start one of the pipeline's own processes, `filemill run ROLE`. Returns at once."""
+        """Start a role of the pipeline, `filemill run ROLE`."""
         return self._start(role, [sys.executable, "-m", "filemill", "run", role], given)
 
     @property
     def names(self) -> list[str]:
-        """The names of all, which are their worker ids."""
-        return [member.name for member in self._members]
+        """The names of all processes, which are their worker ids."""
+        return [process.name for process in self._processes]
 
-    def processes(self) -> list[psutil.Process]:
-        """Those that live. Raises Failed where one has ended."""
-        for member in self._members:
-            if not member.alive:
-                raise ProcessFailed(f"{member.name} has ended\n{member.tail()}")
-        return [psutil.Process(member.pid) for member in self._members]
+    def live_processes(self) -> list[psutil.Process]:
+        """The processes, for psutil. Raises ProcessFailed if one has ended."""
+        for process in self._processes:
+            if not process.alive:
+                raise ProcessFailed(f"{process.name} has ended\n{process.log_tail()}")
+        return [psutil.Process(process.pid) for process in self._processes]
 
     def _start(self, name: str, argv: list[str], given: dict[str, object]) -> BenchmarkProcess:
         name = f"{name}-{next(_numbers)}"
         environment = os.environ | as_environment(self._settings)
         environment |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
         environment |= {"FILEMILL_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}
-        member = BenchmarkProcess(name, argv, environment, self._folder / f"{name}.log")
-        self._on_spawn(member.pid)
-        self._members.append(member)
-        return member
+        process = BenchmarkProcess(name, argv, environment, self._folder / f"{name}.log")
+        self._on_spawn(process.pid)
+        self._processes.append(process)
+        return process
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +163,7 @@ class WorkerProcesses:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            for member in self._members:
-                error.add_note(f"--- {member.name}\n{member.tail()}")
-        for member in self._members:
-            member.kill()
+            for process in self._processes:
+                error.add_note(f"--- {process.name}\n{process.log_tail()}")
+        for process in self._processes:
+            process.kill()

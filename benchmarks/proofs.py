@@ -1,4 +1,4 @@
-"""Whether an arm did its work, asked of the servers from outside: no arm may be fast because it does nothing."""
+"""Proves from outside, by the servers, that an arm did its work: no arm may be fast because it does nothing."""
 
 import hashlib
 import time
@@ -28,7 +28,7 @@ Request = tuple[int, str, str, datetime]
 
 
 class WorkIncomplete(Exception):
-    """An arm that left work undone, or did it wrong; its measure is worth nothing."""
+    """An arm did not do all its work, or did it wrong. Its measurement is invalid."""
 
 
 def require(found: object, wanted: object, what: str) -> None:
@@ -38,10 +38,10 @@ def require(found: object, wanted: object, what: str) -> None:
 
 
 class TopicEnds:
-    """How many records a topic got, asked again and again over one connection, one request each time."""
+    """Polls the number of records of a topic over one connection."""
 
-    def __init__(self, world: IsolatedPipeline, topic: str) -> None:
-        self._client = AdminClient({"bootstrap.servers": world.settings.kafka_broker})
+    def __init__(self, pipeline: IsolatedPipeline, topic: str) -> None:
+        self._client = AdminClient({"bootstrap.servers": pipeline.settings.kafka_broker})
         known = self._client.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
         newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         self._asked = {TopicPartition(topic, number): newest for number in known}
@@ -52,7 +52,7 @@ class TopicEnds:
         return sum(int(future.result().offset) for future in answers.values())
 
     def wait_for(self, records: int, seconds: float) -> None:
-        """Until there are so many; asks rarely while many are missing, for it costs the broker. Raises TimeoutError."""
+        """Wait for this number of records; polls rarely while many are missing. Raises TimeoutError."""
         began = time.monotonic()
         while (found := self.records()) < records:
             spent = time.monotonic() - began
@@ -62,16 +62,16 @@ class TopicEnds:
             time.sleep(min(max(left / 2, POLL_SECONDS), LONGEST_PAUSE_SECONDS))
 
 
-def records(world: IsolatedPipeline, topic: str) -> int:
-    """How many records a topic got."""
-    return TopicEnds(world, topic).records()
+def count_records(pipeline: IsolatedPipeline, topic: str) -> int:
+    """The number of records of a topic."""
+    return TopicEnds(pipeline, topic).records()
 
 
-def completed_ids(world: IsolatedPipeline) -> set[int]:
-    """The files that `file.created` says are completed."""
-    topic = world.settings.topic_created
-    wanted = records(world, topic)
-    reader = KafkaTopicReader(world.settings, [topic], "bench-proof")
+def completed_ids(pipeline: IsolatedPipeline) -> set[int]:
+    """The ids of the completed files on `file.created`."""
+    topic = pipeline.settings.topic_created
+    wanted = count_records(pipeline, topic)
+    reader = KafkaTopicReader(pipeline.settings, [topic], "bench-proof")
     ids: set[int] = set()
     read, silent = 0, 0.0
     try:
@@ -84,35 +84,35 @@ def completed_ids(world: IsolatedPipeline) -> set[int]:
             ids.update(event["fileId"] for event in events if event["status"] == "completed")
     finally:
         reader.close()
-    require(read, wanted, f"records of {topic} that could be read")
+    require(read, wanted, f"records of {topic} that were readable")
     return ids
 
 
-def check_objects(world: IsolatedPipeline, wanted: Iterable[Request]) -> None:
-    """Each of these files has its object with the bytes of a fresh render, by the listing's MD5; no object is over."""
+def check_objects(pipeline: IsolatedPipeline, wanted: Iterable[Request]) -> None:
+    """Check that exactly these files have objects, each with the bytes of a new render, by the MD5 of the listing."""
     expected = {object_key(row[0], row[3]): hashlib.md5(render(*row[1:])).hexdigest() for row in wanted}  # noqa: S324
-    found = etags(world)
+    found = object_hashes(pipeline)
     require(len(found), len(expected), "objects in the bucket")
     differ = [key for key, etag in found.items() if expected.get(key) != etag]
-    # Not every service's ETag is the MD5: then the bytes decide.
-    client = s3_client(world.settings)
-    bodies = {key: client.get_object(Bucket=world.settings.s3_bucket, Key=key)["Body"].read() for key in differ}
+    # Some services have other ETags than the MD5. Then compare the bytes.
+    client = s3_client(pipeline.settings)
+    bodies = {key: client.get_object(Bucket=pipeline.settings.s3_bucket, Key=key)["Body"].read() for key in differ}
     wrong = [key for key, body in bodies.items() if expected.get(key) != hashlib.md5(body).hexdigest()]  # noqa: S324
-    require(wrong[:3], [], "objects that are not what was asked for")
+    require(wrong[:3], [], "objects that differ from the request")
 
 
-def etags(world: IsolatedPipeline) -> dict[str, str]:
-    """The MD5 of each object, as the listing tells it."""
-    pages = s3_client(world.settings).get_paginator("list_objects_v2").paginate(Bucket=world.settings.s3_bucket)
+def object_hashes(pipeline: IsolatedPipeline) -> dict[str, str]:
+    """The ETag of each object in the listing, usually its MD5."""
+    pages = s3_client(pipeline.settings).get_paginator("list_objects_v2").paginate(Bucket=pipeline.settings.s3_bucket)
     return {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", [])}
 
 
-def check_completed(world: IsolatedPipeline, files: int, table: str = "files", since_id: int = 0) -> None:
-    """All rows of a table from an id on are completed, and their objects are in the bucket."""
+def check_completed(pipeline: IsolatedPipeline, files: int, table: str = "files", since_id: int = 0) -> None:
+    """Check that all rows with ids beyond `since_id` are completed, and that their objects are in the bucket."""
     query = f"SELECT id, title, description, created_at, status, s3_location FROM {table} WHERE id > :since"  # noqa: S608
-    with world.engine.connect() as connection:
+    with pipeline.engine.connect() as connection:
         rows = connection.execute(sa.text(query), {"since": since_id}).all()
     require(len(rows), files, f"rows in {table}")
     require(sum(row.status == "completed" for row in rows), files, f"completed rows in {table}")
     require([row.id for row in rows if row.s3_location != object_key(row.id, row.created_at)][:3], [], "wrong keys")
-    check_objects(world, ((row.id, row.title, row.description, row.created_at) for row in rows))
+    check_objects(pipeline, ((row.id, row.title, row.description, row.created_at) for row in rows))

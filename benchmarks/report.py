@@ -1,6 +1,7 @@
-"""What a run leaves: a table on the terminal, a page of plots, and files that the next run can be held against."""
+"""The output of a run: tables on the terminal, plots, and result files for comparison with later runs."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,9 @@ from benchmarks.rounds import Sample
 from benchmarks.summary import ArmSummary, TargetResult, summarize
 from filemill.lab.results import machine, versions
 
-RESULTS = Path("benchmarks/results")
+# Ignored by git. `publish` copies from here to the committed results.
+RESULTS = Path("results/bench")
+PUBLISHED = Path("benchmarks/results")
 LATEST = "latest.json"
 
 
@@ -35,11 +38,11 @@ _HEADINGS = (
     "RSS",
 )
 _SHORT = ("files/s", "spread", "CPU µs/file")
-_WIDEST = 1000  # of a terminal, in characters: enough for any table to say what it needs
+_WIDEST = 1000  # characters of a terminal; every table fits
 
 
 def rates_table(found: Sequence[ArmSummary], headings: Sequence[str] = _HEADINGS) -> Table:
-    """Rates with their cost: all columns, or those given."""
+    """Rates with their cost, with all columns or the given ones."""
     table = Table(title="Files per second, medians")
     table.add_column("arm", no_wrap=True)
     for heading in headings:
@@ -52,8 +55,8 @@ def rates_table(found: Sequence[ArmSummary], headings: Sequence[str] = _HEADINGS
 
 
 def figures_table(found: Sequence[ArmSummary]) -> Table:
-    """What only some arms measure."""
-    table = Table("arm", "median of", title="Beside the rates")
+    """Figures that only some arms measure."""
+    table = Table("arm", "median of", title="Other figures")
     table.add_column("value", justify="right", no_wrap=True)
     for line in _by_rate(found):
         for name, value in line.figures.items():
@@ -61,30 +64,30 @@ def figures_table(found: Sequence[ArmSummary]) -> Table:
     return table
 
 
-def targets_table(promises: Sequence[TargetResult]) -> Table:
-    """What is promised, and whether it holds."""
-    table = Table("measure", "against", title="What is promised")
+def targets_table(targets: Sequence[TargetResult]) -> Table:
+    """The targets, and whether each holds."""
+    table = Table("measure", "against", title="Targets")
     for heading in ("value", "target", "holds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in promises:
-        verdict = "[green]yes[/]" if one.holds else "[red]no[/]"
-        table.add_row(one.measure, one.against, f"{one.value:g}", f"{one.target:g}", verdict)
+    for one in targets:
+        holds = "[green]yes[/]" if one.holds else "[red]no[/]"
+        table.add_row(one.measure, one.against, f"{one.value:g}", f"{one.target:g}", holds)
     return table
 
 
-def markdown(found: Sequence[ArmSummary], promises: Sequence[TargetResult]) -> str:
-    """The same tables, for a document."""
+def markdown(found: Sequence[ArmSummary], targets: Sequence[TargetResult]) -> str:
+    """The same tables as Markdown."""
     more = any(line.figures for line in found)
     text = [
         f"| arm | {' | '.join(_HEADINGS)} |{' also |' * more}",
         f"| --- | {' | '.join(['---:'] * len(_HEADINGS))} |{' --- |' * more}",
     ]
     text += [f"| {' | '.join([*_cells(line), *([_also(line)] if more else [])])} |" for line in _by_rate(found)]
-    if promises:
+    if targets:
         text += ["", "| measure | against | value | target | holds |", "| --- | --- | ---: | ---: | --- |"]
         text += [
             f"| {one.measure} | {one.against} | {one.value:g} | {one.target:g} | {'yes' if one.holds else 'no'} |"
-            for one in promises
+            for one in targets
         ]
     return "\n".join(text) + "\n"
 
@@ -113,23 +116,23 @@ def _also(line: ArmSummary) -> str:
     return ", ".join(f"{name} {value:,.2f}" for name, value in line.figures.items())
 
 
-def show(console: Console, found: Sequence[ArmSummary], promises: Sequence[TargetResult]) -> None:
-    """Print the tables; where the terminal is too narrow for all columns of the first, those that matter most."""
+def show(console: Console, found: Sequence[ArmSummary], targets: Sequence[TargetResult]) -> None:
+    """Print the tables. On a narrow terminal, the first table has only the most important columns."""
     rates = rates_table(found)
     needed = console.measure(rates, options=console.options.update(width=_WIDEST)).maximum
     shown = [rates if needed <= console.width else rates_table(found, _SHORT)]
     if any(line.figures for line in found):
         shown.append(figures_table(found))
-    if promises:
-        shown.append(targets_table(promises))
+    if targets:
+        shown.append(targets_table(targets))
     for table in shown:
         console.print(table, soft_wrap=False)
 
 
-def save(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[TargetResult]) -> None:
-    """Write the samples with machine and versions, tables and plots, and the promises into `latest.json`.
+def save(folder: Path, name: str, samples: Sequence[Sample], targets: Sequence[TargetResult]) -> None:
+    """Write the samples with machine and versions, tables and plots, and the targets into `latest.json`.
 
-    There, a promise replaces an earlier one of the same name; those that this run did not measure stay.
+    A target replaces an earlier one of the same name. Targets that this run did not measure stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -141,10 +144,32 @@ def save(folder: Path, name: str, samples: Sequence[Sample], promises: Sequence[
     }
     (folder / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     found = summarize(samples)
-    (folder / f"{name}.md").write_text(markdown(found, promises))
+    (folder / f"{name}.md").write_text(markdown(found, targets))
     (folder / f"{name}.svg").write_text(rates_svg(found))
     figures.rates(found, samples).write_html(folder / f"{name}.html", include_plotlyjs="cdn")
-    latest = folder / LATEST
-    known = msgspec.json.decode(latest.read_bytes(), type=list[TargetResult]) if latest.exists() else []
-    merged = {(one.measure, one.against): one for one in (*known, *promises)}
-    latest.write_bytes(msgspec.json.format(msgspec.json.encode(list(merged.values())), indent=2) + b"\n")
+    _merge_targets(folder / LATEST, targets)
+
+
+def publish(source: Path, target: Path) -> list[str]:
+    """Copy JSON, Markdown and SVG files of the results, and merge `latest.json`; returns the names of the files."""
+    names = []
+    for path in sorted(source.glob("*")):
+        if path.name == LATEST:
+            _merge_targets(target / LATEST, _read_targets(path))
+        elif path.suffix in {".json", ".md", ".svg"}:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+        else:
+            continue
+        names.append(path.name)
+    return names
+
+
+def _merge_targets(path: Path, targets: Sequence[TargetResult]) -> None:
+    merged = {(one.measure, one.against): one for one in (*_read_targets(path), *targets)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(list(merged.values())), indent=2) + b"\n")
+
+
+def _read_targets(path: Path) -> list[TargetResult]:
+    return msgspec.json.decode(path.read_bytes(), type=list[TargetResult]) if path.exists() else []

@@ -1,4 +1,4 @@
-"""The requests that all arms work on: the same titles, descriptions, records and bytes everywhere."""
+"""The requests of all arms: the same titles, descriptions, records and bytes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,19 @@ from filemill.domain.files import NewFile, new_file, object_key, truncate_to_mil
 from filemill.domain.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
 
 DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
-# Requests of one transaction, where many come at once.
+# Requests per transaction.
 BATCH = 500
 
 T = TypeVar("T")
 
 
 def files(count: int) -> list[NewFile]:
-    """So many requests."""
+    """New requests."""
     return [new_file(f"Benchmark file {number}", DESCRIPTION) for number in range(count)]
 
 
 def creates(count: int, first_id: int = 1) -> list[FileCreate]:
-    """So many messages of `file.create`, for the ids from the first on."""
+    """Messages of `file.create` with ids from `first_id`."""
     now = truncate_to_milliseconds(datetime.now(UTC))
     return [
         FileCreate(first_id + number, file.title, file.description, now) for number, file in enumerate(files(count))
@@ -30,13 +30,13 @@ def creates(count: int, first_id: int = 1) -> list[FileCreate]:
 
 
 def create_records(messages: list[FileCreate]) -> Iterator[tuple[bytes, Headers]]:
-    """Value and headers of each, as the relay makes them."""
+    """Value and headers of each message, as the relay builds them."""
     for number, message in enumerate(messages, start=1):
         yield encode(message), create_headers(number, 1, new_traceparent())
 
 
 def created(message: FileCreate, partition: int, offset: int) -> FileCreated:
-    """What a processor says of a file that it completed."""
+    """The result that a processor publishes for a completed file."""
     body = render(message.title, message.description, message.timestamp)
     now = truncate_to_milliseconds(datetime.now(UTC))
     return FileCreated(

@@ -1,4 +1,4 @@
-"""Interleaved rounds: all arms in every round, so that what changes on the machine meanwhile meets all of them."""
+"""Interleaved rounds: each round runs all arms, so that changes of the machine affect all of them."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from benchmarks.arm import Arm
 from benchmarks.meter import Measured
 from benchmarks.servers import embedded_servers, isolated_pipeline
 
-# Fewer files than this say nothing, and are for trying a benchmark out.
+# The least number of files, for trying a benchmark out.
 LEAST_FILES = 10
 
 
@@ -29,10 +29,10 @@ def interleave(
     say: Callable[[str], None] = lambda _line: None,
     after_round: Callable[[Sequence[Sample]], None] = lambda _samples: None,
 ) -> list[Sample]:
-    """Run all arms in every round, each round in an order of its own. Raises Unproven, crew.Failed, TimeoutError.
+    """Run all arms in every round, each round in another order. Raises WorkIncomplete, ProcessFailed, TimeoutError.
 
-    `scale` multiplies how many files each arm does. The orders are the same in each run. `after_round` gets all that
-    there is so far: a quarter of an hour's work should outlive its interruption.
+    `scale` is a factor for the number of files. The orders are the same in each run. `after_round` gets all samples so
+    far, so that an interrupted run keeps its finished rounds.
     """
     samples = []
     with embedded_servers() as servers:
@@ -41,8 +41,8 @@ def interleave(
             random.Random(number).shuffle(order)
             for one in order:
                 began = time.monotonic()
-                with isolated_pipeline(servers, **one.settings) as world:
-                    measured = one.run(world, max(LEAST_FILES, round(one.files * scale)))
+                with isolated_pipeline(servers, **one.settings) as pipeline:
+                    measured = one.run(pipeline, max(LEAST_FILES, round(one.files * scale)))
                 samples.append(Sample(number, one.name, measured))
                 took = time.monotonic() - began
                 say(f"round {number} of {rounds}: {one.name}: {measured.rate:,.0f} files/s ({took:.0f} s in all)")

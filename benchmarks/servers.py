@@ -1,4 +1,4 @@
-"""One embedded stack for a run, and in it a fresh world (database, topics, bucket, group) for each arm and round."""
+"""Embedded servers for a run, with an isolated pipeline (database, topics, bucket, group) per arm and round."""
 
 import contextlib
 import itertools
@@ -24,12 +24,12 @@ from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 
 PREPARE_SECONDS = 30.0
-# How finely the end of a piece of work is seen, where it is seen from outside and asking costs little of it.
+# How often the end of the work is checked, if the check is cheap.
 POLL_SECONDS = 0.01
-# Above the longest piece of work of a round on a slow machine.
+# More than the longest work of a round on a slow machine.
 WORK_SECONDS = 900.0
 
-TOPICS = {
+TOPIC_NAMES = {
     "create": "file.create",
     "created": "file.created",
     "progress": "file.progress",
@@ -42,7 +42,7 @@ _worlds = itertools.count(1)
 
 
 class IsolatedPipeline:
-    """A prepared, empty pipeline of an arm's own: what it does there, no other arm meets."""
+    """A prepared, empty pipeline for one arm, isolated from the other arms."""
 
     def __init__(self, servers: Supervisor, settings: Settings, engine: sa.Engine, folder: Path) -> None:
         self.settings = settings
@@ -52,36 +52,36 @@ class IsolatedPipeline:
 
     @contextlib.contextmanager
     def processes(self) -> Iterator[WorkerProcesses]:
-        """The arm's processes; all have ended when the context has."""
-        with WorkerProcesses(self.settings, self._folder, self._servers.watch) as crew:
-            yield crew
+        """The processes of the arm; leaving the context ends all of them."""
+        with WorkerProcesses(self.settings, self._folder, self._servers.watch) as processes:
+            yield processes
 
-    def meter(self, crew: WorkerProcesses) -> Meter:
-        """A meter on the arm's processes and on the three servers."""
+    def meter(self, processes: WorkerProcesses) -> Meter:
+        """A meter of the arm's processes and the three servers."""
         servers = {state.name: state.process.process() for state in self._servers.state.servers}
         return Meter(
-            crew.processes(),
+            processes.live_processes(),
             {name: process for name, process in servers.items() if isinstance(process, psutil.Process)},
         )
 
     def scalar(self, query: str, **parameters: object) -> int:
-        """The one number that a query gives."""
+        """The number that a query returns."""
         with self.engine.connect() as connection:
             return int(connection.execute(sa.text(query), parameters).scalar_one())
 
     def execute(self, statement: str, **parameters: object) -> None:
-        """One statement, in a transaction of its own."""
+        """Execute one statement in a transaction of its own."""
         with self.engine.begin() as connection:
             connection.execute(sa.text(statement), parameters)
 
     def vacuum(self, *tables: str) -> None:
-        """Have the tables' statistics right, as autovacuum would in time; otherwise it comes when it likes."""
+        """Vacuum and analyze tables, so that autovacuum does not run during the measurement."""
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for table in tables:
                 connection.execute(sa.text(f"VACUUM ANALYZE {table}"))
 
     def drop(self) -> None:
-        """Leave the servers as they were: what earlier arms left must not slow the later ones."""
+        """Remove database, topics and bucket, so that they do not slow later arms."""
         name = self.settings.database_name
         self.engine.dispose()
         with _maintenance(self._servers) as connection:
@@ -95,7 +95,7 @@ class IsolatedPipeline:
     def _drop_bucket(self) -> None:
         client, bucket = s3_client(self.settings), self.settings.s3_bucket
         try:
-            client.delete_bucket(Bucket=bucket)  # SeaweedFS takes a full one too, at once
+            client.delete_bucket(Bucket=bucket)  # SeaweedFS also deletes a bucket with objects
         except ClientError as error:
             if error.response["Error"]["Code"] != "BucketNotEmpty":
                 raise
@@ -108,7 +108,7 @@ class IsolatedPipeline:
 
 @contextlib.contextmanager
 def embedded_servers() -> Iterator[Supervisor]:
-    """Kafka, PostgreSQL and S3 in a folder that goes with them, on ports of the system's choice."""
+    """Kafka, PostgreSQL and S3 in a temporary folder, on free ports."""
     with tempfile.TemporaryDirectory(prefix="filemill-bench-") as folder:
         home = Path(folder) / "home"
         supervisor = Supervisor(home, default_ports=False)
@@ -116,14 +116,14 @@ def embedded_servers() -> Iterator[Supervisor]:
             with supervisor:
                 yield supervisor
                 for name in ("kafka", "postgres", "s3"):
-                    supervisor.server(name).kill()  # its data goes in a moment: no orderly stop of ten seconds
+                    supervisor.server(name).kill()  # its data is removed next, so no clean stop of ten seconds
         finally:
             remove_home(home)
 
 
 @contextlib.contextmanager
 def isolated_pipeline(servers: Supervisor, **given: object) -> Iterator[IsolatedPipeline]:
-    """An empty world; `given` are settings of its own. It is gone when the context ends."""
+    """An empty pipeline with these settings. Leaving the context removes it."""
     number = next(_worlds)
     prefix = f"b{os.getpid()}-{number}"
     stack = servers.state.settings
@@ -134,10 +134,10 @@ def isolated_pipeline(servers: Supervisor, **given: object) -> Iterator[Isolated
             "database_name": f"bench_{os.getpid()}_{number}",
             "s3_bucket": f"{prefix}-files",
             "kafka_group": f"{prefix}-file-service-group",
-            **{f"topic_{kind}": f"{prefix}-{name}" for kind, name in TOPICS.items()},
+            **{f"topic_{kind}": f"{prefix}-{name}" for kind, name in TOPIC_NAMES.items()},
             "worker_id": f"{prefix}-bench",
             "processing_seconds": 0,
-            "log_level": "warning",  # two lines for each file would cost more than the file
+            "log_level": "warning",  # two log lines per file would cost more than the file
             "log_format": "json",
             **given,
         }
@@ -145,12 +145,14 @@ def isolated_pipeline(servers: Supervisor, **given: object) -> Iterator[Isolated
     with _maintenance(servers) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{settings.database_name}"'))
     bootstrap.prepare(settings, timeout_seconds=PREPARE_SECONDS)
-    with tempfile.TemporaryDirectory(prefix="filemill-bench-world-") as folder:
-        world = IsolatedPipeline(servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder))
+    with tempfile.TemporaryDirectory(prefix="filemill-bench-pipeline-") as folder:
+        pipeline = IsolatedPipeline(
+            servers, settings, bootstrap.create_engine(settings.as_owner(), "bench"), Path(folder)
+        )
         try:
-            yield world
+            yield pipeline
         finally:
-            world.drop()
+            pipeline.drop()
 
 
 def wait_until(
@@ -159,7 +161,7 @@ def wait_until(
     seconds: float = WORK_SECONDS,
     every: float = POLL_SECONDS,
 ) -> None:
-    """Ask until it is so. Raises TimeoutError, saying what is not."""
+    """Poll until a condition holds. Raises TimeoutError with `what` does not hold."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -169,7 +171,7 @@ def wait_until(
 
 @contextlib.contextmanager
 def _maintenance(servers: Supervisor) -> Iterator[sa.Connection]:
-    """The stack's own database, where others are made and dropped."""
+    """A connection to the servers' own database, to create and drop others."""
     settings = load(**{**servers.state.settings, "home": servers.home})
     engine = bootstrap.create_engine(settings.as_owner(), "bench").execution_options(isolation_level="AUTOCOMMIT")
     try:

@@ -1,4 +1,4 @@
-"""From samples to figures: medians with their spread, and what is promised of them."""
+"""Medians of samples with their spread, and the targets for them."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,17 +21,17 @@ class ArmSummary(msgspec.Struct, frozen=True):
     server_cpu_us: float
     rss_bytes: int
     seconds: float
-    figures: dict[str, float] = {}  # medians of what only this arm measures
+    figures: dict[str, float] = {}  # medians of figures that only this arm measures
     cpu_us_by_server: dict[str, float] = {}
 
     @property
     def spread(self) -> float:
-        """How far apart the rounds are, as a part of their median."""
+        """The range of the rounds, relative to their median."""
         return (self.greatest - self.least) / self.median
 
 
 class TargetResult(msgspec.Struct, frozen=True):
-    """A promise, and whether it holds: `value` of `measure`, as a multiple of `against` where that is another arm."""
+    """Whether a target holds: `value` is that of `measure`, or its ratio to `against` if that is another arm."""
 
     measure: str
     against: str
@@ -41,7 +41,7 @@ class TargetResult(msgspec.Struct, frozen=True):
 
 
 class RatioTarget(msgspec.Struct, frozen=True):
-    """What is compared: the arm's median ÷ that which `pick` takes from those of `of`: at least `target`."""
+    """A target: the median of `arm` divided by the one that `pick` selects from `of` is at least `target`."""
 
     measure: str
     arm: str
@@ -63,7 +63,7 @@ RAW = (
 )
 TARGETS = (
     RatioTarget("end to end", "end to end", "FastStream with boto3", ("FastStream, boto3",), 8.0),
-    RatioTarget("end to end", "end to end", "the seed's design", ("seed's design, boto3",), 8.0),
+    RatioTarget("end to end", "end to end", "the reference design", ("reference design, boto3",), 8.0),
     RatioTarget("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
     RatioTarget(
         "processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8
@@ -89,7 +89,7 @@ TARGETS = (
 
 
 def summarize(samples: Sequence[Sample]) -> list[ArmSummary]:
-    """A line per arm, in the order in which the arms are first met by name."""
+    """A summary per arm, in the order of the arms' first samples."""
     found = []
     for name in dict.fromkeys(sample.arm for sample in samples):
         own = [sample.measured for sample in samples if sample.arm == name]
@@ -121,7 +121,7 @@ def summarize(samples: Sequence[Sample]) -> list[ArmSummary]:
 
 
 def check_targets(found: Sequence[ArmSummary]) -> list[TargetResult]:
-    """The promises whose arms were all measured."""
+    """The targets whose arms were all measured."""
     medians = {line.arm: line.median for line in found}
     kept = []
     for ratio in TARGETS:
@@ -132,10 +132,22 @@ def check_targets(found: Sequence[ArmSummary]) -> list[TargetResult]:
 
 
 def at_least(measure: str, against: str, value: float, target: float) -> TargetResult:
-    """A promise that holds from its target on."""
+    """A target that holds from this value up."""
     return TargetResult(measure, against, round(value, 3), target, value >= target)
 
 
 def at_most(measure: str, against: str, value: float, target: float) -> TargetResult:
-    """A promise that holds up to its target."""
+    """A target that holds up to this value."""
     return TargetResult(measure, against, round(value, 3), target, value <= target)
+
+
+def describe_targets(targets: Sequence[TargetResult]) -> str:
+    """Which targets hold and which are missed, in one or two lines."""
+    if not targets:
+        return "No targets were measured."
+    missed = [one for one in targets if not one.holds]
+    text = f"Targets: {len(targets) - len(missed)} of {len(targets)} hold."
+    if missed:
+        names = "; ".join(f"{one.measure} ({one.value:g}, target {one.target:g})" for one in missed)
+        text += f"\nMissed: {names}."
+    return text

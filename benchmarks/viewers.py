@@ -1,4 +1,4 @@
-"""`python -m benchmarks.viewers`: what pages and pollers cost, beside a million rows and a pipeline that works.
+"""`python -m benchmarks.viewers`: the cost of pages and pollers, with a million rows and a busy pipeline.
 
 Server time of a refresh, any page of the list, 1,000 pollers, open pages up to the knee; what Postgres has to do for
 one viewer and for many. All on one embedded stack, the page's process on one core, the client on another.
@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from statistics import quantiles
 from typing import Annotated, Any
 
@@ -35,10 +36,10 @@ PERIOD = timedelta(minutes=15)
 REFRESHES = 60
 PAGES_OF_THE_LIST = 400
 POLLERS, POLL_SECONDS = 1000, 2.0
-# Open pages, and how often each refreshes: the promised one, the knee, the slower refresh.
+# Open pages and the seconds between refreshes: the target, the knee, a slower refresh.
 OPEN = ((1, 2.0), (10, 2.0), (25, 2.0), (40, 2.0), (50, 5.0))
-# The load beside: files a second through the whole pipeline.
-BESIDE_PER_SECOND = 20.0
+# The background load: files per second through the pipeline.
+BACKGROUND_PER_SECOND = 20.0
 WARM_SECONDS = 20.0
 
 REFRESH_MOST_MS, LIST_MOST_MS, POLL_MOST_MS, PAGES_MOST_MS = 100.0, 20.0, 100.0, 1000.0
@@ -47,12 +48,12 @@ COLUMNS = ("what", "answers", "p50_ms", "p95_ms", "p99_ms", "most_ms", "wrong", 
 REFRESH, ANY_PAGE = "refresh, server time", "GET /api/files, any page"
 
 Measurement = dict[str, Any]
-# Pages or pollers, how many, how often each asks, in seconds.
+# Kind (pages or pollers), number, and seconds between requests of each.
 ClientLoad = tuple[str, int, float]
 
 
 def refreshes(pipeline: IsolatedPipeline) -> Measurement:
-    """Everything that Pipeline, Files and Performance read for one refresh, nothing of it kept from the one before."""
+    """All queries of Pipeline, Files and Performance for one refresh, without a cache."""
     group = pipeline.settings.group_id
 
     def refresh() -> None:
@@ -76,7 +77,7 @@ def refreshes(pipeline: IsolatedPipeline) -> Measurement:
 
 
 def any_page(pipeline: IsolatedPipeline, url: str) -> Measurement:
-    """`GET /api/files`, a page somewhere in the list, one after the other on one connection."""
+    """`GET /api/files` of random pages of the list, sequentially on one connection."""
     most = pipeline.scalar("SELECT max(id) FROM files")
     chosen = random.Random(7)
     with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
@@ -91,7 +92,7 @@ def any_page(pipeline: IsolatedPipeline, url: str) -> Measurement:
 
 
 def name_of(one: ClientLoad) -> str:
-    """What a crowd is called."""
+    """The name of a client load."""
     what, count, period = one
     return f"{count} {what} at {period:g} s"
 
@@ -104,9 +105,9 @@ def measure_clients(
     seconds: float,
     port: int,
 ) -> Measurement:
-    """Viewers or pollers for so long; transactions of Postgres a second, and what CPU the page's process took.
+    """Measure viewers or pollers: latencies, transactions per second in Postgres, and CPU of the page's process.
 
-    That CPU is milliseconds an answer, with what the process does anyway: opening the pages, relaying.
+    The CPU is in milliseconds per answer. It includes opening the pages and relaying.
     """
     what, count, period = one
     client = processes.start_task(what, count, period, seconds, port=port)
@@ -124,9 +125,9 @@ def measure_clients(
 
 
 def measure(rows: int, seconds: float, only: str = "") -> list[Measurement]:
-    """All of it that has `only` in its name, in this order."""
+    """Measure everything whose name contains `only`, in this order."""
     lines: list[Measurement] = []
-    crowds = [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]
+    loads = [("pollers", POLLERS, POLL_SECONDS), *(("pages", *one) for one in OPEN)]
     with embedded_servers() as servers, isolated_pipeline(servers, processing_seconds=1.0) as pipeline:
         say(f"{rows:,} rows …")
         backlog.insert_completed_rows(pipeline, rows)
@@ -136,20 +137,22 @@ def measure(rows: int, seconds: float, only: str = "") -> list[Measurement]:
             page.cpu_affinity([_cores()[0]])
             for role in ("processor", "sync", "monitor"):
                 processes.start_role(role)
-            load = int(BESIDE_PER_SECOND * (WARM_SECONDS + 60 + len(crowds) * (seconds + 40)))
-            beside = processes.start_task("submit-steadily", load, BESIDE_PER_SECOND)
-            beside.wait_ready()
-            beside.start_work()
-            say(f"Warming up beside {BESIDE_PER_SECOND:g} files a second …")
+            background_files = int(BACKGROUND_PER_SECOND * (WARM_SECONDS + 60 + len(loads) * (seconds + 40)))
+            background = processes.start_task("submit-steadily", background_files, BACKGROUND_PER_SECOND)
+            background.wait_ready()
+            background.start_work()
+            say(f"Warming up with {BACKGROUND_PER_SECOND:g} files per second …")
             ended = "SELECT count(*) FROM files WHERE finished_at > now() - interval '1 min'"
-            wait_until(lambda: pipeline.scalar(ended) > BESIDE_PER_SECOND * WARM_SECONDS / 2, "files come through", 180)
+            wait_until(
+                lambda: pipeline.scalar(ended) > BACKGROUND_PER_SECOND * WARM_SECONDS / 2, "files come through", 180
+            )
             url = f"http://{pipeline.settings.host}:{port}"
             steps: list[tuple[str, Callable[[], Measurement]]] = [
                 (REFRESH, lambda: refreshes(pipeline)),
                 (ANY_PAGE, lambda: any_page(pipeline, url)),
                 *(
                     (name_of(one), lambda one=one: measure_clients(pipeline, processes, page, one, seconds, port))
-                    for one in crowds
+                    for one in loads
                 ),
             ]
             for name, step in steps:
@@ -162,26 +165,29 @@ def measure(rows: int, seconds: float, only: str = "") -> list[Measurement]:
 def main(
     rows: Annotated[int, typer.Option(help="Rows in the table.", min=1000)] = 1_000_000,
     seconds: Annotated[float, typer.Option(help="How long each crowd stays.", min=5)] = 30.0,
-    only: Annotated[str, typer.Option(help="Only what has this in its name; nothing is kept.")] = "",
+    only: Annotated[str, typer.Option(help="Only measurements with this in their name; nothing is saved.")] = "",
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Measure, print, keep; exit code 1 where a promise does not hold."""
+    """Measure, print and save. Exit code 0 also if targets are missed."""
     lines = measure(rows, seconds, only)
     print_table(
         [name.replace("_", " ") for name in COLUMNS],
         [[_shown(line.get(name)) for name in COLUMNS] for line in lines],
     )
     if not only:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        kept = {"rows": rows, "beside_files_per_second": BESIDE_PER_SECOND, "machine": machine(), "lines": lines}
-        (RESULTS / "viewers.json").write_text(json.dumps(kept, indent=2))
-    broken = [line["what"] for line in lines if line.get("most_ms") and not holds(line)]
-    if broken:
-        say(f"Does not hold: {', '.join(broken)}")
-        raise typer.Exit(1)
+        results.mkdir(parents=True, exist_ok=True)
+        saved = {"rows": rows, "beside_files_per_second": BACKGROUND_PER_SECOND, "machine": machine(), "lines": lines}
+        (results / "viewers.json").write_text(json.dumps(saved, indent=2))
+    targets = [line for line in lines if line.get("most_ms")]
+    missed = [line["what"] for line in targets if not holds(line)]
+    say(
+        f"Targets: {len(targets) - len(missed)} of {len(targets)} hold."
+        + (f" Missed: {', '.join(missed)}." if missed else "")
+    )
 
 
 def holds(line: Measurement) -> bool:
-    """Whether what is promised of a line is so: quick enough, nothing wrong, nothing late."""
+    """Whether a target holds: fast enough, no wrong and no late answers."""
     return bool(line["p95_ms"] <= line["most_ms"] and not line.get("wrong") and not line.get("late"))
 
 

@@ -1,1 +1,1 @@
-"""What runs in an arm's own processes, so that CPU and memory are its own: `python -m benchmarks.work TASK FILES`."""
+"""Tasks in processes of their own, so that their CPU is measured: `python -m benchmarks.work TASK FILES`."""

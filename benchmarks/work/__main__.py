@@ -1,9 +1,8 @@
-"""One piece of work in a process of its own.
+"""Runs one task in a process of its own.
 
-A task is a generator function: up to its `yield` it gets everything in hand and connects, then it prints `ready` and
-waits for a word on its standard input; what follows is what is measured; then it prints `done` with what it returned. A
-service is a plain function, and works until it is killed. Either ends with the process that started it, whose death
-closes the input.
+A task is a generator function. Up to its `yield` it prepares and connects; then this prints `ready` and waits for a
+line on standard input. The rest of the task is measured; then this prints `done` with its return value. A service is a
+plain function that runs until it is killed. Both end with the process that started them, which closes standard input.
 """
 
 import importlib
@@ -18,7 +17,7 @@ from typing import Any
 from filemill.config import logging
 from filemill.config.settings import load
 
-# Task: module and function. Modules are imported when they are asked for: a peer does not carry our code's weight.
+# Task: module and function. Modules are imported on demand, so that a peer does not load the code of the pipeline.
 TASKS = {
     "raw-produce": "limits:produce",
     "raw-consume": "limits:consume",
@@ -54,12 +53,12 @@ ORPHANED = 3
 
 
 def say(event: str, **details: object) -> None:
-    """A line for who started this process."""
+    """Print an event for the parent process."""
     print(json.dumps({"event": event, **details}), flush=True)
 
 
 def main() -> None:
-    """Run the task that the arguments name, for so many files, and at such a rate where it has one."""
+    """Run the task of the arguments, for a number of files, and at a rate if it has one."""
     name, files = sys.argv[1], int(sys.argv[2])
     module, _, function = TASKS[name].partition(":")
     task: Callable[..., Any] = getattr(importlib.import_module(f"benchmarks.work.{module}"), function)
@@ -81,7 +80,7 @@ def _work(task: Any) -> None:  # noqa: ANN401 - a generator of the task's own ki
         next(task)
     except StopIteration as end:
         say("done", **(end.value or {}))
-        sys.stdin.readline()  # measured to the end: the process stays until nobody looks at it any more
+        sys.stdin.readline()  # stay until the parent has measured this process
 
 
 def _end_with_the_parent() -> None:

@@ -1,4 +1,4 @@
-"""The plain drivers, set up alike for all arms: what differs between two arms is their design, not a property."""
+"""Clients with the same properties for all arms, so that arms differ only in their design."""
 
 import asyncio
 import json
@@ -19,24 +19,24 @@ from filemill.adapters.s3.admin import isolated_core
 from filemill.config.settings import Settings
 
 
-def runner() -> asyncio.Runner:
-    """An asyncio loop of uvloop's: ours has one, and so has what `faststream run` starts."""
+def uvloop_runner() -> asyncio.Runner:
+    """An asyncio runner on uvloop, as in our processes and in `faststream run`."""
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def postgres(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection."""
+    """A connection to PostgreSQL."""
     forget_libpq_variables()
     return psycopg.connect(**postgres_parameters(settings))
 
 
 def postgres_parameters(settings: Settings) -> dict[str, Any]:
-    """Where PostgreSQL is."""
+    """Connection parameters for psycopg."""
     return libpq_parameters(settings)
 
 
 def producer_properties(settings: Settings, linger_ms: int = 5) -> dict[str, Any]:
-    """An idempotent producer with acks=all, as ours is."""
+    """Properties of an idempotent producer with acks=all, as in the pipeline."""
     return {
         "bootstrap.servers": settings.kafka_broker,
         "enable.idempotence": True,
@@ -47,7 +47,7 @@ def producer_properties(settings: Settings, linger_ms: int = 5) -> dict[str, Any
 
 
 def member_properties(settings: Settings, group: str) -> dict[str, Any]:
-    """A member of a classic group that commits by hand."""
+    """Properties of a member of a classic group with manual commits."""
     return {
         "bootstrap.servers": settings.kafka_broker,
         "group.id": group,
@@ -60,12 +60,12 @@ def member_properties(settings: Settings, group: str) -> dict[str, Any]:
 
 
 def print_assigned(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
-    """For on_assign: say on standard output which partitions this process has."""
+    """A callback for on_assign: print the assigned partitions on standard output."""
     print(json.dumps({"event": "assigned", "owned": [part.partition for part in partitions]}), flush=True)
 
 
 def s3_by_obstore(settings: Settings) -> S3Store:
-    """Obstore's client of the bucket; with one thread of its own, which is quickest on two cores."""
+    """A client of obstore with one thread, which is fastest on two cores."""
     os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     timeout = timedelta(seconds=settings.server_timeout_seconds)
     with without_s3_variables(certificates=True):
@@ -80,8 +80,8 @@ def s3_by_obstore(settings: Settings) -> S3Store:
         )
 
 
-def s3_by_boto3(settings: Settings) -> Any:  # noqa: ANN401 - boto3 makes its classes as it goes
-    """boto3's client."""
+def s3_by_boto3(settings: Settings) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
+    """A client of boto3."""
     return boto3.Session(botocore_session=isolated_core()).client(
         "s3",
         endpoint_url=settings.s3_endpoint,

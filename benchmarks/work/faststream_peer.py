@@ -1,10 +1,10 @@
 """FastStream (confluent broker) as its documentation recommends for many messages, at least once.
 
-Subscribers and publishers with `batch=True` and typed pydantic messages, handlers that return what is to be published,
-and `AckPolicy.NACK_ON_ERROR` with a group: its documentation's way to "at least once" with a retry. A handler works on
-all files of its batch at once: boto3 on threads, for it blocks, obstore on the loop. The API inserts and publishes in
-batches; the status side updates a batch of rows in one statement. Its records go where its own partitioner sends them.
-Its log of every message is off.
+Subscribers and publishers use `batch=True`, typed pydantic messages, and `AckPolicy.NACK_ON_ERROR` with a group, which
+is its documented way to retry. Handlers return the messages to publish. A handler processes all files of its batch
+concurrently: on threads with boto3, which blocks, and on the loop with obstore. The API inserts and publishes in
+batches. The status consumer updates a batch of rows in one statement. FastStream's own partitioner is used, and its log
+of each message is off.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class FileCreated(BaseModel):
 
 
 def api(settings: Settings, files: int) -> Generator[None, None, None]:
-    """Requests accepted in batches: rows in one statement, then their messages in one `publish_batch`."""
+    """Accept requests in batches: rows in one statement, then their messages in one publication."""
     connection = drivers.postgres(settings)
     batches = list(requests.batched(requests.files(files)))
     broker = _broker(settings)
@@ -57,7 +57,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
             now = truncate_to_milliseconds(datetime.now(UTC))
             with connection.transaction():
                 rows = connection.execute(
-                    "INSERT INTO seed_files (title, description, created_at) "
+                    "INSERT INTO reference_files (title, description, created_at) "
                     "SELECT title, description, %s FROM unnest(%s::text[], %s::text[]) AS given (title, description) "
                     "RETURNING id, title, description",
                     (now, [file.title for file in batch], [file.description for file in batch]),
@@ -66,7 +66,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
                 *(FileCreate(fileId=row[0], title=row[1], description=row[2], timestamp=now) for row in rows)
             )
 
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(broker.start())
         yield
         runner.run(accept_all())
@@ -83,7 +83,7 @@ def service_boto3(settings: Settings, _files: int) -> None:
 
 
 def service_obstore(settings: Settings, _files: int) -> None:
-    """A file service with obstore, as many in flight as one processor has."""
+    """A file service with obstore, with as many uploads in flight as one processor."""
     store = drivers.s3_by_obstore(settings)
     room = asyncio.Semaphore(settings.store_concurrency)
 
@@ -97,7 +97,7 @@ def service_obstore(settings: Settings, _files: int) -> None:
 
 
 def status(settings: Settings, _files: int) -> None:
-    """The status side: one statement per batch of results."""
+    """The status consumer: one statement per batch of results."""
     broker = _broker(settings)
     parameters = drivers.postgres_parameters(settings)
     connections: list[psycopg.AsyncConnection[tuple[Any, ...]]] = []
@@ -116,9 +116,9 @@ def status(settings: Settings, _files: int) -> None:
             connections.append(await psycopg.AsyncConnection.connect(**parameters))
         async with connections[0].transaction():
             await connections[0].execute(
-                "UPDATE seed_files SET status = given.status, s3_location = location, updated_at = now() "
+                "UPDATE reference_files SET status = given.status, s3_location = location, updated_at = now() "
                 "FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS given (id, status, location) "
-                "WHERE seed_files.id = given.id",
+                "WHERE reference_files.id = given.id",
                 (
                     [event.fileId for event in events],
                     [event.status for event in events],
@@ -126,7 +126,7 @@ def status(settings: Settings, _files: int) -> None:
                 ),
             )
 
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(FastStream(broker, logger=None).run())
 
 
@@ -151,7 +151,7 @@ def _serve(settings: Settings, put: Put) -> None:
     async def make(wanted: list[FileCreate]) -> tuple[FileCreated, ...]:
         return tuple(await asyncio.gather(*(one(request) for request in wanted)))
 
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(FastStream(broker, logger=None).run())
 
 

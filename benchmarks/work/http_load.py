@@ -1,4 +1,4 @@
-"""People who ask over HTTP, by the clock: an open loop, so that a slow answer does not make the next request later.
+"""HTTP load in an open loop: a slow answer does not delay the next request.
 
 HTTP by hand, on connections that stay open: a client library took longer for a request than the page does, and on two
 cores that was what was measured.
@@ -19,7 +19,7 @@ CREATED = b"201"
 
 
 def post(settings: Settings, files: int, rate: float) -> Generator[None, None, dict[str, float]]:
-    """`POST /api/files` so many times, so often a second; latencies in ms from the intended moment."""
+    """Send `POST /api/files` at `rate` per second; latencies in ms count from the intended moment."""
     asked = [_request(settings, file.title, file.description) for file in requests.files(files)]
     latencies: list[float] = []
     accepted = 0
@@ -44,21 +44,21 @@ def post(settings: Settings, files: int, rate: float) -> Generator[None, None, d
                 group.create_task(one(free, request, intended))
 
     yield
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(everything())
     marks = quantiles(latencies, n=1000, method="inclusive")
     return {"accepted": float(accepted), "p50_ms": marks[499], "p99_ms": marks[989], "greatest_ms": max(latencies)}
 
 
 class _Connection:
-    """One that stays open."""
+    """A persistent connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def ask(self, request: bytes) -> bytes:
-        """Send a request and read its answer whole; returns the status."""
+        """Send a request and read the whole answer; returns the status."""
         self._writer.write(request)
         status, *lines = (await self._reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in lines if line)

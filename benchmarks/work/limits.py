@@ -1,6 +1,6 @@
-"""The raw limits: each driver does what the pipeline has it do, as fast as it can, and nothing beside it.
+"""The raw limits: each task does the same as the pipeline with one client, as fast as possible, and nothing else.
 
-Their memory is mostly the records and parameters that they made beforehand.
+Most of their memory is records and parameters that were built before the measurement.
 """
 
 import asyncio
@@ -48,12 +48,12 @@ def produce(settings: Settings, files: int) -> Work:
 
 
 def consume(settings: Settings, files: int) -> Work:
-    """`Consumer.consume` of what is on the topic."""
+    """`Consumer.consume` of a full topic."""
     consumer = Consumer({**drivers.member_properties(settings, f"{settings.kafka_group}-raw")})
     parts = [TopicPartition(settings.topic_create, number, 0) for number in range(settings.topic_partitions)]
     consumer.list_topics(settings.topic_create, timeout=CONNECT_SECONDS)
     yield
-    consumer.assign(parts)  # not before: it would fetch at once
+    consumer.assign(parts)  # not earlier: assigned consumers fetch immediately
     records = size = 0
     while records < files:
         for message in consumer.consume(500, timeout=0.1):
@@ -64,18 +64,18 @@ def consume(settings: Settings, files: int) -> Work:
 
 
 def put(settings: Settings, files: int) -> Work:
-    """`obstore.put_async`, as many in flight as one processor has."""
+    """`obstore.put_async`, with as many in flight as one processor."""
     store, objects = drivers.s3_by_obstore(settings), _objects(files)
     yield
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(_put(store, objects, settings.store_concurrency))
     return None
 
 
 def get(settings: Settings, files: int) -> Work:
-    """`obstore.get_range_async` of objects that were put before, as many in flight as `verify` has."""
+    """`obstore.get_range_async` of stored objects, with as many in flight as `verify`."""
     store, objects = drivers.s3_by_obstore(settings), _objects(files)
-    with drivers.runner() as runner:
+    with drivers.uvloop_runner() as runner:
         runner.run(_put(store, objects, settings.store_concurrency))
         yield
         found = runner.run(_get(store, objects))
@@ -116,7 +116,7 @@ async def _get(store: S3Store, objects: Iterable[tuple[str, bytes, dict[str, str
 
 
 def insert_unnest(settings: Settings, files: int) -> Work:
-    """A file's row and its outbox row by `INSERT … SELECT FROM unnest`, a batch a transaction."""
+    """A file's row and its outbox row by `INSERT … SELECT FROM unnest`, one batch per transaction."""
     connection = drivers.postgres(settings)
     batches = [
         ([file.title for file in batch], [file.description for file in batch], [new_traceparent() for _ in batch])
@@ -141,7 +141,7 @@ def insert_unnest(settings: Settings, files: int) -> Work:
 
 
 def insert_copy(settings: Settings, files: int) -> Work:
-    """The same rows by COPY, with ids drawn from the sequence first, a batch a transaction."""
+    """The same rows by COPY, with ids from the sequence, one batch per transaction."""
     connection = drivers.postgres(settings)
     batches = [
         [(file.title, file.description, new_traceparent()) for file in batch]
@@ -165,7 +165,7 @@ def insert_copy(settings: Settings, files: int) -> Work:
 
 
 def update(settings: Settings, files: int) -> Work:
-    """Pending rows set completed by `UPDATE … FROM unnest`, every column that the sync sets, a batch a transaction."""
+    """Complete pending rows by `UPDATE … FROM unnest`, all columns of the sync, one batch per transaction."""
     connection = drivers.postgres(settings)
     changes = [requests.created(message, 0, message.file_id) for message in requests.creates(files)]
     batches: list[tuple[Any, ...]] = [
@@ -198,7 +198,7 @@ def update(settings: Settings, files: int) -> Work:
 
 
 def update_json(settings: Settings, files: int) -> Work:
-    """The same by `UPDATE … FROM json_to_recordset`: one parameter a batch instead of a list a column."""
+    """The same by `UPDATE … FROM json_to_recordset`: one parameter per batch instead of one per column."""
     connection = drivers.postgres(settings)
     changes = [requests.created(message, 0, message.file_id) for message in requests.creates(files)]
     batches = list(requests.batched([change.status_update() for change in changes], settings.sync_batch))
@@ -220,7 +220,7 @@ def update_json(settings: Settings, files: int) -> Work:
 
 
 def claim_and_delete(settings: Settings, files: int) -> Work:
-    """Outbox rows numbered by `UPDATE … RETURNING` what their message needs, then deleted: two transactions a batch."""
+    """Claim outbox rows by `UPDATE … RETURNING`, then delete them: two transactions per batch."""
     connection = drivers.postgres(settings)
     yield
     claimed = 0

@@ -1,9 +1,9 @@
-"""The seed's design in plain confluent-kafka: one file at a time, a commit a record, one UPDATE per event.
+"""The reference design in plain confluent-kafka: one file at a time, one commit per record, one UPDATE per event.
 
-Written from its architecture document: the API inserts a row and produces; each service takes one message, stores the
-object, produces the result and waits for it, commits that one offset, and takes the next; the API's consumer updates
-one row per event and commits. At least once. Kinder than the document: its HTTP layer is left out, the simulated minute
-is zero, and the API has eight requests in hand at a time, as Node would.
+Written from its architecture document, at least once. The API inserts a row and produces. Each service takes one
+message, stores the object, waits until the result is acknowledged, commits that offset, and takes the next. The API's
+consumer updates one row per event and commits. In its favour, HTTP is left out, the simulated minute is zero, and the
+API handles eight requests concurrently, as Node would.
 """
 
 import threading
@@ -33,7 +33,7 @@ Handler = Callable[[Message], None]
 
 
 def api(settings: Settings, files: int) -> Generator[None, None, None]:
-    """`POST /files`, less HTTP: a row, a message, both waited for."""
+    """`POST /files` without HTTP: insert a row, produce a message, and wait for both."""
     producer = Producer(drivers.producer_properties(settings, linger_ms=0))
     producer.list_topics(settings.topic_create, timeout=SEND_SECONDS)
     asked = requests.files(files)
@@ -48,7 +48,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
         now = truncate_to_milliseconds(datetime.now(UTC))
         with connection.transaction():
             row = connection.execute(
-                "INSERT INTO seed_files (title, description, created_at) VALUES (%s, %s, %s) RETURNING id",
+                "INSERT INTO reference_files (title, description, created_at) VALUES (%s, %s, %s) RETURNING id",
                 (file.title, file.description, now),
             ).fetchone()
         assert row is not None
@@ -61,7 +61,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
         producer.produce(
             settings.topic_create,
             encode(message),
-            partition=row[0] % settings.topic_partitions,  # its keyless records go round robin
+            partition=row[0] % settings.topic_partitions,  # records without a key go round robin
             on_delivery=on_delivery,
         )
         sent.result(SEND_SECONDS)
@@ -108,7 +108,7 @@ def status(settings: Settings, _files: int) -> None:
         event = msgspec.json.decode(message.value() or b"")
         with connection.transaction():
             connection.execute(
-                "UPDATE seed_files SET status = %s, s3_location = %s, updated_at = now() WHERE id = %s",
+                "UPDATE reference_files SET status = %s, s3_location = %s, updated_at = now() WHERE id = %s",
                 (event["status"], event["s3Location"], event["fileId"]),
             )
 
@@ -130,7 +130,7 @@ def _serve(settings: Settings, put: Store) -> None:
 
 
 def _send(producer: Producer, topic: str, value: bytes) -> None:
-    """Produce one record and wait until the broker has it."""
+    """Produce one record and wait for the acknowledgement."""
     failed: list[object] = []
     producer.produce(topic, value, on_delivery=lambda error, _: failed.append(error) if error is not None else None)
     left = producer.flush(SEND_SECONDS)
@@ -139,7 +139,7 @@ def _send(producer: Producer, topic: str, value: bytes) -> None:
 
 
 def _each_message(settings: Settings, group: str, topic: str, handle: Handler) -> None:
-    """Take a message, handle it, commit it, take the next."""
+    """Take a message, handle it, commit it, and repeat."""
     consumer = Consumer(drivers.member_properties(settings, group))
     consumer.subscribe([topic], on_assign=drivers.print_assigned)
     while True:

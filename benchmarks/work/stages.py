@@ -1,4 +1,4 @@
-"""The pipeline's own stages, each alone, wired as they are in production."""
+"""The stages of the pipeline, each alone, wired as in production."""
 
 import threading
 import time
@@ -12,14 +12,14 @@ from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
 
-# A steady load comes in steps of this.
+# The interval of submissions under steady load.
 TICK_SECONDS = 0.02
 
 Work = Generator[None, None, dict[str, int] | None]
 
 
 def submit_one(settings: Settings, files: int) -> Work:
-    """One request a transaction, one after the other."""
+    """One request per transaction, sequentially."""
     engine = bootstrap.create_engine(settings, "submit")
     asked = requests.files(files)
     engine.connect().close()
@@ -31,7 +31,7 @@ def submit_one(settings: Settings, files: int) -> Work:
 
 
 def submit_many(settings: Settings, files: int) -> Work:
-    """A batch a transaction."""
+    """One batch per transaction."""
     engine = bootstrap.create_engine(settings, "submit")
     batches = list(requests.batched(requests.files(files)))
     engine.connect().close()
@@ -43,7 +43,7 @@ def submit_many(settings: Settings, files: int) -> Work:
 
 
 def submit_steadily(settings: Settings, files: int, rate: float) -> Work:
-    """So many requests, so many a second, by the clock."""
+    """Submit at `rate` per second, by the clock."""
     engine = bootstrap.create_engine(settings, "submit")
     asked = requests.files(files)
     engine.connect().close()
@@ -85,7 +85,7 @@ def processor(settings: Settings, _files: int) -> None:
 
 
 def processor_on_a_stub(settings: Settings, _files: int) -> None:
-    """A processor whose objects go no further than its memory."""
+    """A processor with an object store in memory."""
     Processor(settings, store=MemoryObjectStore()).run()
 
 

@@ -1,6 +1,6 @@
-"""Viewers by the clock: pages over Streamlit's own websocket, and programs that poll REST.
+"""Viewers in an open loop: pages over Streamlit's websocket, and programs that poll REST.
 
-Plain asyncio: the client must cost less than what it measures.
+Plain asyncio, so that the client costs less CPU than the server.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from filemill.config.settings import Settings
 
 OPEN_SECONDS = 60.0
-# Pages open one after the other, as people come.
+# The interval between opening two pages.
 OPENING_SECONDS = 0.15
 MESSAGE_MAX_BYTES = 64 * 2**20
-# The page with the most on it: three charts, two tables.
+# The page with the most content: three charts, two tables.
 PAGE = "pipeline"
 
 
 class LatencyCounts:
-    """Answers in milliseconds from the moment that each was intended for; what was not right; what came too late."""
+    """Latencies in milliseconds from the intended moment, and the numbers of wrong and late answers."""
 
     def __init__(self, period: float) -> None:
         self._period = period
@@ -32,12 +32,12 @@ class LatencyCounts:
         self.wrong = 0
 
     def note(self, intended: float, *, right: bool = True) -> None:
-        """Count one."""
+        """Count one answer."""
         self.milliseconds.append((time.perf_counter() - intended) * 1000)
         self.wrong += not right
 
     def figures(self) -> dict[str, float]:
-        """`late`: those that took longer than the period."""
+        """`late` is the number of answers that took longer than the period."""
         marks = quantiles(self.milliseconds, n=100, method="inclusive")
         late = sum(one > 1000 * self._period for one in self.milliseconds)
         counts = {"answers": float(len(self.milliseconds)), "wrong": float(self.wrong), "late": float(late)}
@@ -45,19 +45,19 @@ class LatencyCounts:
 
 
 class Viewer:
-    """One open page: refreshes its fragment as a browser does, and reads all that comes."""
+    """One open page. It refreshes its fragment as a browser does, and reads all messages."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._fragment = ""
-        self._page = ""  # its hash, once the server has told it
+        self._page = ""  # its hash, after the server has sent it
 
     async def open(self) -> None:
-        """The first drawing, whole."""
+        """Load the whole page."""
         await self._ask(None)
 
     async def refresh(self) -> bool:
-        """The fragment once more; returns when the last of it is here, and whether it was drawn to its end."""
+        """Refresh the fragment; returns whether it was completed."""
         return await self._ask(self._fragment) == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
 
     async def _ask(self, fragment: str | None) -> int:
@@ -82,7 +82,7 @@ class Viewer:
 
 
 def pages(settings: Settings, count: int, period: float, seconds: float) -> Generator[None, None, dict[str, float]]:
-    """So many open pages on `PAGE`, each refreshed every `period`."""
+    """Keep `count` pages open on `PAGE`, each refreshed every `period` seconds."""
     url = f"ws://{settings.host}:{settings.port}/_stcore/stream"
 
     async def everything(tally: LatencyCounts) -> None:
@@ -104,7 +104,7 @@ def pages(settings: Settings, count: int, period: float, seconds: float) -> Gene
 
 
 def pollers(settings: Settings, count: int, period: float, seconds: float) -> Generator[None, None, dict[str, float]]:
-    """So many programs that ask for the newest files, each on a connection of its own, every `period`."""
+    """Poll the newest files from `count` connections, each every `period` seconds."""
     path = "/api/files?limit=50"
     host, port = settings.host, settings.port
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
@@ -140,7 +140,7 @@ def pollers(settings: Settings, count: int, period: float, seconds: float) -> Ge
 async def _by_the_clock(
     asks: list[Callable[[], Awaitable[bool]]], period: float, seconds: float, tally: LatencyCounts
 ) -> None:
-    """Each at its own phase of the period, never one before the last has come: as the bar of a page does."""
+    """Send requests at different phases of the period, each only after the previous answer, as a page does."""
     began = time.perf_counter() + 0.5
 
     async def one(ask: Callable[[], Awaitable[bool]], phase: float) -> None:
@@ -148,7 +148,7 @@ async def _by_the_clock(
         while intended < began + seconds:
             await asyncio.sleep(max(0.0, intended - time.perf_counter()))
             tally.note(intended, right=await ask())
-            # What was due while one waited is not made up for; it was late already.
+            # Requests that were due during the wait are skipped; the answer counts as late.
             intended += period * max(1, int((time.perf_counter() - intended) / period))
 
     async with asyncio.TaskGroup() as group:

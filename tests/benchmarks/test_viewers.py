@@ -1,4 +1,4 @@
-"""What is made of the answers that viewers got."""
+"""Latency counts of viewers, and their targets."""
 
 import time
 
@@ -8,7 +8,7 @@ from benchmarks.viewers import holds
 from benchmarks.work.viewers import LatencyCounts
 
 
-def test_an_answer_counts_from_the_moment_it_was_intended_for() -> None:
+def test_latency_counts_from_the_intended_moment() -> None:
     tally = LatencyCounts(period=0.5)
     now = time.perf_counter()
     for ago in (0.1, 0.2, 0.3, 0.6):
@@ -27,5 +27,5 @@ def test_an_answer_counts_from_the_moment_it_was_intended_for() -> None:
         ({"p95_ms": 9.0, "most_ms": 10.0, "late": 2.0}, False),
     ],
 )
-def test_a_promiseholds_only_without_errors_and_lateness(line: dict[str, float], holding: bool) -> None:
+def test_a_target_holds_only_without_wrong_and_late_answers(line: dict[str, float], holding: bool) -> None:
     assert holds(line) is holding

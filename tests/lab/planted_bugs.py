@@ -92,10 +92,10 @@ def backward_status() -> None:
     from filemill.adapters.postgres import status  # noqa: PLC0415 - what is patched
 
     rule = "AND coalesce(ranked.run, standing.run) = standing.run"
-    before, rule, after = status._APPLY.text.partition(rule)
+    before, rule, after = status_store._APPLY.text.partition(rule)
     assert rule, "the statement has changed: plant the bug anew"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
-    status._APPLY = sa.text(f"{before}{returning}")
+    status_store._APPLY = sa.text(f"{before}{returning}")
 
 
 def dropping_relay() -> None:
