@@ -172,7 +172,7 @@ def test_scaling_gives_the_assignments_of_the_original_system(stack: Stack) -> N
     """1: all three; 2: two and one; 3: one each; 4: one each, and one in reserve."""
     for count, shares in ((1, [3]), (3, [1, 1, 1]), (4, [1, 1, 1, 0]), (2, [2, 1])):
         stack.compose.scale("processor", count)
-        owned = stack.wait_for_shares(*shares)
+        owned = stack.wait_for_assignment(*shares)
         assert sorted(partition for mine in owned.values() for partition in mine) == [0, 1, 2]
         ids = {one.worker_prefix for one in stack.processors()}
         assert {name.rpartition("-")[0] + "-" for name in owned} <= ids, (owned, ids)
@@ -188,7 +188,7 @@ def test_a_killed_processor_loses_nothing(stack: Stack) -> None:
     killed = next(one for one in stack.compose.containers("processor") if one.id == victim.id)
     assert (killed.state, killed.exit_code) == ("exited", 137)
     stack.compose.scale("processor", 2)
-    stack.wait_for_shares(2, 1)
+    stack.wait_for_assignment(2, 1)
 
 
 def test_a_paused_processor_is_replaced_and_comes_back(stack: Stack) -> None:
@@ -198,7 +198,7 @@ def test_a_paused_processor_is_replaced_and_comes_back(stack: Stack) -> None:
         stack.assert_nothing_lost(stack.submit(6, "While one is paused"))
     finally:
         stack.compose.unpause(sleeper)
-    stack.wait_for_shares(2, 1)
+    stack.wait_for_assignment(2, 1)
     stack.harness.assert_clean()
 
 
@@ -215,7 +215,7 @@ def test_restarts_of_the_servers_under_load_lose_nothing(stack: Stack) -> None:
 def test_six_partitions_and_six_processors_give_one_each(stack: Stack) -> None:
     stack.compose.execute("dashboard", "filemill", "topics", "add-partitions", "6")
     stack.compose.scale("processor", 6)
-    owned = stack.wait_for_shares(1, 1, 1, 1, 1, 1)
+    owned = stack.wait_for_assignment(1, 1, 1, 1, 1, 1)
     assert sorted(partition for mine in owned.values() for partition in mine) == [0, 1, 2, 3, 4, 5]
     stack.assert_nothing_lost(stack.submit(12, "On six partitions"))
     stack.compose.scale("processor", 2)

@@ -1,4 +1,4 @@
-"""A stack whose supervisor is killed, interrupted or told to stop: nothing of it stays behind."""
+"""A stack whose supervisor is killed, interrupted or stopped leaves no processes."""
 
 import contextlib
 import signal
@@ -19,7 +19,7 @@ from filemill_infra.embedded.processes.signals import ended, marked
 from filemill_infra.embedded.supervisor import SERVERS
 from tests.integration.test_embedded_supervisor import eventually, references
 
-# Run as a program of its own, to be killed.
+# Run as a separate program, because it is killed.
 STACK = """
 import sys
 import time
@@ -49,7 +49,7 @@ else:
 
 
 def _processes(home: Path) -> list[psutil.Process]:
-    """All processes of the stack under `home`: those of the state file with their children, and the watchdog."""
+    """All processes of the stack of `home`: those in the state file with their children, and the watchdog."""
     state = read_state(home)
     assert state is not None
     found = [psutil.Process(ref.pid) for ref in references(state)]
@@ -104,7 +104,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     remove_home(tmp_path / "home")
 
 
-def test_a_killed_supervisor_leaves_nothing_behind_even_with_its_second_watchdog(home: Path) -> None:
+def test_a_killed_supervisor_leaves_no_processes_even_after_its_watchdog_was_restarted(home: Path) -> None:
     with _program(home) as program:
         _await(program, "ready")
         [first] = _watchdogs(program.pid, home)
@@ -117,12 +117,12 @@ def test_a_killed_supervisor_leaves_nothing_behind_even_with_its_second_watchdog
         eventually(lambda: all(map(ended, processes)))
     assert running_stack(home) is None
 
-    # The next start, or `down`, finds the state file of the dead one.
+    # The next start, or `down`, finds the state file of the dead supervisor.
     assert down(home).outcome == "cleared"
     assert down(home).outcome == "nothing"
 
 
-def test_an_error_that_nobody_catches_leaves_nothing_behind(home: Path) -> None:
+def test_an_unhandled_error_leaves_no_processes(home: Path) -> None:
     with _program(home, "s3") as program:
         output, _ = program.communicate(timeout=60)
         assert "nobody stops the stack" in output
@@ -130,12 +130,12 @@ def test_an_error_that_nobody_catches_leaves_nothing_behind(home: Path) -> None:
     assert down(home).outcome == "cleared"
 
 
-def test_down_clears_what_a_killed_supervisor_and_a_killed_watchdog_left(home: Path) -> None:
+def test_down_stops_the_orphans_of_a_killed_supervisor_and_watchdog(home: Path) -> None:
     with _program(home, "postgres", "s3") as program:
         _await(program, "ready")
         processes = _processes(home)
         [watchdog] = _watchdogs(program.pid, home)
-        watchdog.suspend()  # so that it is not replaced before the supervisor is gone
+        watchdog.suspend()  # so that the watchdog is not restarted before the supervisor has ended
         program.kill()
         program.wait()
         watchdog.kill()

@@ -1,4 +1,4 @@
-"""Where PostgreSQL lives, as whom it runs, and what it makes of the leftovers of a crash."""
+"""PostgreSQL's folders and account, and its start after a crash."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ from filemill_infra.embedded.processes.commands import run_tool
 from filemill_infra.embedded.servers import postgres_folders
 from filemill_infra.embedded.servers.postgres import Postgres
 from filemill_infra.superuser import SUPERUSER
-from tests.integration.test_embedded_servers import make_servers, running_postgres, sql, surroundings
+from tests.integration.test_embedded_servers import make_servers, running_postgres, server_context, sql
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
 
@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with PostgreSQL's data already in it, for tests that only start and stop it."""
+    """A home with PostgreSQL data, for tests that only start and stop the server."""
     home = prepare_home(tmp_path_factory.mktemp("used") / "home")
     with running_postgres(home):
         pass
@@ -43,14 +43,14 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every account can pass through, as pytest's own are not."""
+    """A folder that every account can enter, unlike pytest's folders."""
     folder = Path(tempfile.mkdtemp(prefix="filemill-test-", dir="/var/tmp"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
 
-def test_an_interrupted_initdb_is_made_good(home: Path) -> None:
+def test_an_interrupted_initdb_is_repeated(home: Path) -> None:
     folder = postgres_folders.find_data_directory(home / "postgres").folder
     (folder / "data").mkdir()
     (folder / "data.new").mkdir()
@@ -59,7 +59,7 @@ def test_an_interrupted_initdb_is_made_good(home: Path) -> None:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
 
 
-def test_a_live_server_of_a_crashed_parent_is_replaced(used_home: Path) -> None:
+def test_an_orphaned_server_is_replaced(used_home: Path) -> None:
     [forgotten] = make_servers(used_home, Postgres)
     forgotten.start()
     pid = forgotten.pid
@@ -70,7 +70,7 @@ def test_a_live_server_of_a_crashed_parent_is_replaced(used_home: Path) -> None:
     forgotten.stop()
 
 
-def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> None:
+def test_a_stale_postmaster_pid_is_removed(used_home: Path) -> None:
     with running_postgres(used_home) as server:
         data = postgres_folders.find_data_directory(used_home / "postgres").data
         lines = (data / "postmaster.pid").read_text().splitlines()
@@ -84,28 +84,30 @@ def test_a_postmaster_pid_of_another_process_is_no_obstacle(used_home: Path) -> 
 
 
 def _run(server: Postgres, program: str, *arguments: str, stdin: bytes = b"") -> None:
-    """Run a program of PostgreSQL, as an earlier version of the server did."""
+    """Run a program of PostgreSQL as an earlier version did."""
     run_tool(server.context, server._program(program, *arguments), server.log_path, program, stdin=stdin)
 
 
-def _make_as_an_earlier_version(home: Path) -> None:
-    """Data whose superuser is the application's role with the published password, as homes had it before roles."""
-    server = Postgres(surroundings(home))
-    place = server._directory = postgres_folders.find_data_directory(home / "postgres")
-    place.make_folder(place.data)
-    _run(server, "initdb", "-D", str(place.data), "-U", "fileuser", "--auth=reject", "--encoding=UTF8", "--locale=C")
+def _create_data_of_an_earlier_version(home: Path) -> None:
+    """Create data whose superuser is the application's role with the published password."""
+    server = Postgres(server_context(home))
+    directory = server._directory = postgres_folders.find_data_directory(home / "postgres")
+    directory.make_folder(directory.data)
+    _run(
+        server, "initdb", "-D", str(directory.data), "-U", "fileuser", "--auth=reject", "--encoding=UTF8", "--locale=C"
+    )
     first = b"ALTER ROLE fileuser PASSWORD 'filepass';\nCREATE DATABASE filedb;\n"
-    _run(server, "postgres", "--single", "-D", str(place.data), "postgres", stdin=first)
+    _run(server, "postgres", "--single", "-D", str(directory.data), "postgres", stdin=first)
     earlier = (
         b"CREATE EXTENSION pg_trgm;\nCREATE TABLE files (id bigint GENERATED ALWAYS AS IDENTITY, title text);\n"
         b"INSERT INTO files (title) VALUES ('kept');\nCREATE SEQUENCE loose;\n"
         b"CREATE FUNCTION one() RETURNS int LANGUAGE sql RETURN 1;\n"
     )
-    _run(server, "postgres", "--single", "-D", str(place.data), "filedb", stdin=earlier)
+    _run(server, "postgres", "--single", "-D", str(directory.data), "filedb", stdin=earlier)
 
 
 def test_data_of_an_earlier_version_keeps_its_rows_and_gets_roles(home: Path) -> None:
-    _make_as_an_earlier_version(home)
+    _create_data_of_an_earlier_version(home)
     with running_postgres(home) as server:
         settings = server.settings()
         assert sql(settings, "SELECT id, title FROM files") == [(1, "kept")]
@@ -117,7 +119,7 @@ def test_data_of_an_earlier_version_keeps_its_rows_and_gets_roles(home: Path) ->
         assert sql(server.settings(), "SELECT title FROM files") == [("kept",)]
 
 
-def test_credentials_that_were_deleted_are_drawn_anew_and_the_data_opens_with_them(used_home: Path) -> None:
+def test_after_credentials_were_deleted_the_data_gets_new_ones(used_home: Path) -> None:
     with running_postgres(used_home) as server:
         former = server.settings()
     (used_home / CREDENTIALS_FILE).unlink()
@@ -130,7 +132,7 @@ def test_credentials_that_were_deleted_are_drawn_anew_and_the_data_opens_with_th
 
 
 @pytest.mark.parametrize("role", ["", "owner_", "reader_"])
-def test_no_role_of_a_client_runs_programs_or_reads_files(used_home: Path, role: str) -> None:
+def test_no_client_role_can_run_programs_or_read_files(used_home: Path, role: str) -> None:
     with running_postgres(used_home) as server:
         for statement in (
             "CREATE TEMP TABLE t (line text); COPY t FROM PROGRAM 'id'",
@@ -145,7 +147,7 @@ def test_no_role_of_a_client_runs_programs_or_reads_files(used_home: Path, role:
                 sql(server.settings(), statement, role=role)
 
 
-def test_data_of_another_major_version_is_refused(home: Path) -> None:
+def test_data_of_another_major_version_is_rejected(home: Path) -> None:
     data = postgres_folders.find_data_directory(home / "postgres").data
     data.mkdir()
     (data / "PG_VERSION").write_text("17\n")
@@ -155,7 +157,7 @@ def test_data_of_another_major_version_is_refused(home: Path) -> None:
 
 
 @as_root
-def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tmp_path: Path) -> None:
+def test_the_data_of_a_private_home_is_in_an_external_folder(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     home = prepare_home(closed / "home")
@@ -172,7 +174,7 @@ def test_behind_a_closed_door_the_data_is_elsewhere_and_the_door_stays_closed(tm
 
 
 @as_root
-def test_data_in_a_home_that_was_open_moves_out_when_the_home_is_closed(open_folder: Path) -> None:
+def test_data_in_a_home_that_becomes_private_is_moved_to_an_external_folder(open_folder: Path) -> None:
     home = open_folder / "home"
     home.mkdir(mode=0o755)
     (home / "logs").mkdir()
@@ -202,35 +204,35 @@ def test_an_interrupted_move_of_the_data_is_finished(open_folder: Path, tmp_path
         (folder / "data.moved").mkdir()
     if step != "renamed":
         link.symlink_to(folder)
-    postgres_folders._resume_move(link, account)
+    postgres_folders._finish_move(link, account)
     assert (link / "data" / "PG_VERSION").read_text() == "18"
     assert not inside.exists()
 
 
 @as_root
-def test_programs_behind_a_closed_door_are_copied(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_programs_are_copied(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
     package = postgres_folders._package()
     shutil.copytree(package / "pginstall", hidden / package.name / "pginstall", symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
     monkeypatch.setattr(postgres_folders, "_package", lambda: hidden / package.name)
-    place = postgres_folders.find_data_directory(home / "postgres")
-    assert place.programs.is_relative_to(place.folder)
+    directory = postgres_folders.find_data_directory(home / "postgres")
+    assert directory.programs.is_relative_to(directory.folder)
     with running_postgres(home) as server:
         assert sql(server.settings(), "SELECT 1") == [(1,)]
 
 
 @as_root
-def test_data_of_throw_away_homes_that_are_gone_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_folders, "OUTSIDE", tmp_path / "outside")
+def test_data_of_missing_temporary_homes_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_folders, "OUTSIDE", tmp_path / "external")
     for name, home, hours in (("new", tmp_path / "a", 0), ("old", tmp_path / "b", 2), ("moved", Path("/srv/c"), 2)):
-        owner = tmp_path / "outside" / name / postgres_folders.OWNER_FILE
+        owner = tmp_path / "external" / name / postgres_folders.OWNER_FILE
         owner.parent.mkdir(parents=True)
         owner.write_text(str(home))
         os.utime(owner, (time.time() - hours * 3600,) * 2)
     postgres_folders._remove_abandoned()
-    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["moved", "new"]
+    assert sorted(path.name for path in (tmp_path / "external").iterdir()) == ["moved", "new"]
 
 
 @as_root

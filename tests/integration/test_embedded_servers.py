@@ -1,4 +1,4 @@
-"""The three embedded servers, used for real, broken and brought back."""
+"""The three embedded servers: use, kill, suspend, restart."""
 
 import atexit
 import functools
@@ -37,7 +37,7 @@ SERVERS = ("kafka", "postgres", "s3")
 def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
@@ -53,7 +53,7 @@ def s3_client(settings: dict[str, Any]) -> Any:
 
 
 def sql(settings: dict[str, Any], statement: str, role: str = "owner_") -> list[Any]:
-    """Rows of a statement, run by the owner of the schema, or by the application (role "") or the "reader_"."""
+    """Rows of a statement, executed as the owner, as the application (role "") or as the "reader_"."""
     with psycopg.connect(
         host=settings["database_host"],
         port=settings["database_port"],
@@ -126,28 +126,28 @@ ANSWERS = {"kafka": _kafka_answers, "postgres": _postgres_answers, "s3": _s3_ans
 
 
 @functools.cache
-def _guard() -> Watchdog:
-    """Ends the servers of tests that were killed."""
-    guard = Watchdog(Path(os.devnull), "tests")
-    guard.start()
-    atexit.register(guard.close)
-    return guard
+def _watchdog() -> Watchdog:
+    """Stops the servers if the tests are killed."""
+    watchdog = Watchdog(Path(os.devnull), "tests")
+    watchdog.start()
+    atexit.register(watchdog.close)
+    return watchdog
 
 
-def surroundings(home: Path, **given: Any) -> ServerContext:
-    guard = _guard()
-    defaults = {"ports": PortAllocator(home, defaults=False), "on_spawn": guard.watch, "on_exit": guard.release}
+def server_context(home: Path, **given: Any) -> ServerContext:
+    watchdog = _watchdog()
+    defaults = {"ports": PortAllocator(home, defaults=False), "on_spawn": watchdog.watch, "on_exit": watchdog.release}
     return ServerContext(**{"home": home, **defaults, **given})
 
 
 def make_servers(home: Path, *kinds: type[Server], **given: Any) -> list[Server]:
-    around = surroundings(home, **given)
-    return [kind(around) for kind in kinds]
+    context = server_context(home, **given)
+    return [kind(context) for kind in kinds]
 
 
 @contextmanager
 def running_postgres(home: Path, **given: Any) -> Iterator[Postgres]:
-    server = Postgres(surroundings(home, **given))
+    server = Postgres(server_context(home, **given))
     try:
         server.start()
         yield server
@@ -157,7 +157,7 @@ def running_postgres(home: Path, **given: Any) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
-    """All three, below a path with a space, a comma and letters that are not ASCII."""
+    """All three, in a folder with a space, a comma and non-ASCII letters in its name."""
     home = prepare_home(tmp_path_factory.mktemp("embedded") / "ein Häuschen, 家")
     group = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
     group.start()
@@ -166,7 +166,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
     remove_home(home)
 
 
-def test_each_server_serves(servers: EmbeddedServers) -> None:
+def test_each_server_works(servers: EmbeddedServers) -> None:
     settings = servers.settings()
 
     create_topic(settings, "t")
@@ -187,14 +187,14 @@ def test_each_server_serves(servers: EmbeddedServers) -> None:
     client.close()
 
 
-def test_strangers_are_not_let_in(servers: EmbeddedServers) -> None:
+def test_wrong_credentials_are_rejected(servers: EmbeddedServers) -> None:
     settings = servers.settings()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         sql({**settings, "database_password": "wrong"}, "SELECT 1", role="")
     assert not _s3_answers({**settings, "aws_secret_access_key": "wrong"})
 
 
-def test_nothing_listens_beyond_this_machine(servers: EmbeddedServers) -> None:
+def test_servers_listen_on_loopback_only(servers: EmbeddedServers) -> None:
     for server in servers:
         assert server.pid is not None
         process = psutil.Process(server.pid)
@@ -214,7 +214,7 @@ def test_group_sessions_are_short_under_every_protocol() -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_killed_server_comes_back_on_its_port_with_its_data(servers: EmbeddedServers, name: str) -> None:
+def test_a_killed_server_restarts_on_its_port_with_its_data(servers: EmbeddedServers, name: str) -> None:
     server, settings = servers[name], servers.settings()
     assert server.pid is not None
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
@@ -241,7 +241,7 @@ def test_a_killed_server_comes_back_on_its_port_with_its_data(servers: EmbeddedS
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_suspended_server_is_silent_and_goes_on(servers: EmbeddedServers, name: str) -> None:
+def test_a_suspended_server_does_not_answer_until_it_is_resumed(servers: EmbeddedServers, name: str) -> None:
     server, settings = servers[name], servers.settings()
     server.suspend()
     assert server.is_alive()
@@ -259,7 +259,7 @@ def test_a_suspended_server_can_be_stopped(servers: EmbeddedServers) -> None:
     server.start()
 
 
-def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
+def test_a_home_keeps_its_data_and_ports_during_a_restart(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "home")
     first = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
     first.start()
@@ -274,7 +274,7 @@ def test_a_home_keeps_everything_over_a_restart(tmp_path: Path) -> None:
     first.stop()
     assert not any(server.is_alive() for server in first)
 
-    # Kafka's port is taken now: what it advertises must follow it, on the same data.
+    # Kafka's port is in use now: its advertised address must change, with the same data.
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((LOOPBACK, first["kafka"].port))

@@ -1,4 +1,4 @@
-"""Starts that meet an obstacle: a taken port, an interrupt, a broken folder, a full disk."""
+"""Starts with problems: a port in use, an interrupt, a damaged folder, a full disk."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ from filemill_infra.embedded.servers.kafka import Kafka
 from filemill_infra.embedded.servers.postgres import Postgres
 from filemill_infra.embedded.servers.seaweed import SeaweedFS
 from filemill_infra.embedded.servers.server import Server
-from tests.integration.test_embedded_servers import ANSWERS, eventually, make_servers, running_postgres, surroundings
+from tests.integration.test_embedded_servers import ANSWERS, eventually, make_servers, running_postgres, server_context
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only where we are root")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another account only for root")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with PostgreSQL's data already in it, for tests that only start and stop it."""
+    """A home with PostgreSQL data, for tests that only start and stop the server."""
     home = prepare_home(tmp_path_factory.mktemp("used") / "home")
     with running_postgres(home):
         pass
@@ -47,24 +47,24 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every account can pass through, as pytest's own are not."""
+    """A folder that every account can enter, unlike pytest's folders."""
     folder = Path(tempfile.mkdtemp(prefix="filemill-test-", dir="/var/tmp"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
 
-class _Unlucky(PortAllocator):
-    """Chooses ports that something else is about to take, as often as told."""
+class _TakenPorts(PortAllocator):
+    """Allocates a port that is in use, `times` times."""
 
     def __init__(self, home: Path, taken: int, times: int) -> None:
         super().__init__(home, defaults=False)
         self.taken, self.times = taken, times
 
-    def choose(self, server: str, ports: Any) -> dict[str, int]:
-        chosen = super().allocate(server, ports)
+    def allocate(self, server: str, ports: Any) -> dict[str, int]:
+        allocated = super().allocate(server, ports)
         self.times -= 1
-        return chosen if self.times < 0 else {**chosen, ports[0].name: self.taken}
+        return allocated if self.times < 0 else {**allocated, ports[0].name: self.taken}
 
 
 @pytest.fixture
@@ -76,14 +76,16 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", [Kafka, Postgres, SeaweedFS])
-def test_a_port_lost_between_choosing_and_binding_is_replaced(home: Path, taken_port: int, kind: type[Server]) -> None:
-    server = kind(surroundings(home, ports=_Unlucky(home, taken_port, times=1)))
+def test_a_port_that_is_taken_before_binding_is_replaced(home: Path, taken_port: int, kind: type[Server]) -> None:
+    ports = _TakenPorts(home, taken_port, times=1)
+    server = kind(server_context(home, ports=ports))
     server.start()
     assert server.port != taken_port
+    assert ports.times < 0
     server.stop()
 
 
-def test_a_server_that_was_up_does_not_move_to_another_port(used_home: Path) -> None:
+def test_a_server_that_was_up_keeps_its_port(used_home: Path) -> None:
     with running_postgres(used_home) as server:
         port = server.port
         server.stop()
@@ -91,7 +93,7 @@ def test_a_server_that_was_up_does_not_move_to_another_port(used_home: Path) -> 
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind((LOOPBACK, port))
             taken.listen()
-            with pytest.raises(PortTakenError, match="a port is in use") as caught:
+            with pytest.raises(PortTakenError, match="a port is already in use") as caught:
                 server.start()
             assert str(port) in caught.value.where
             assert any("Address already in use" in line for line in caught.value.log)
@@ -99,9 +101,7 @@ def test_a_server_that_was_up_does_not_move_to_another_port(used_home: Path) -> 
         assert server.port == port
 
 
-def test_a_taken_default_port_is_stepped_over(
-    used_home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_default_port_in_use_is_skipped(used_home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (used_home / PORTS_FILE).unlink()
     monkeypatch.setattr(Postgres, "required_ports", (Port("postgres", default=taken_port),))
     with running_postgres(used_home, ports=PortAllocator(used_home)) as server:
@@ -111,7 +111,7 @@ def test_a_taken_default_port_is_stepped_over(
 @pytest.mark.parametrize(
     ("kind", "moments"), [(Kafka, ("kafka/server.properties.new", "kafka/data")), (Postgres, ("postgres/data.new",))]
 )
-def test_a_start_given_up_at_any_moment_can_be_repeated(
+def test_a_start_that_was_cancelled_at_any_moment_can_be_repeated(
     home: Path, kind: type[Server], moments: tuple[str, ...]
 ) -> None:
     for moment in moments:
@@ -132,33 +132,33 @@ def test_a_start_given_up_at_any_moment_can_be_repeated(
     server.kill()
 
 
-def test_a_server_that_cannot_start_shows_why(home: Path) -> None:
+def test_a_failed_start_shows_the_servers_log(home: Path) -> None:
     with running_postgres(home) as server:
         server.stop()
         (postgres_folders.find_data_directory(home / "postgres").data / "global" / "pg_control").unlink()
-        with pytest.raises(StartError, match="ended while it was starting") as caught:
+        with pytest.raises(StartError, match="ended during its start") as caught:
             server.start()
         assert any("pg_control" in line for line in caught.value.log)
         assert str(server.log_path) in caught.value.advice
         assert not server.is_alive()
 
 
-def test_a_server_that_never_serves_is_given_up_and_stopped(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Postgres, "probe", lambda _self: "SELECT: not today")
+def test_a_server_that_is_never_ready_is_stopped(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Postgres, "probe", lambda _self: "SELECT: not ready")
     [server] = make_servers(used_home, Postgres)
-    with pytest.raises(StartError, match="did not serve in time") as caught:
+    with pytest.raises(StartError, match="was not ready in time") as caught:
         server.start(seconds=0.5)
-    assert "not today" in caught.value.where
+    assert "not ready" in caught.value.where
     assert not server.is_alive()
 
 
-def test_one_server_that_fails_stops_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_self: object) -> None:
-        raise StartError("kafka is not in the mood")
+def test_if_one_server_fails_the_others_are_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: object) -> None:
+        raise StartError("kafka cannot start")
 
-    monkeypatch.setattr(Kafka, "prepare", refuse)
+    monkeypatch.setattr(Kafka, "prepare", fail)
     group = EmbeddedServers(make_servers(home, Kafka, Postgres, SeaweedFS))
-    with pytest.raises(StartError, match="mood"):
+    with pytest.raises(StartError, match="cannot start"):
         group.start()
     assert not any(server.is_alive() for server in group)
 
@@ -179,13 +179,13 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
 
 @as_root
 @pytest.mark.parametrize(("options", "words"), [("ro", "read-only"), ("size=8m", "the disk is full")])
-def test_a_disk_that_takes_nothing_is_named(tmp_path: Path, options: str, words: str) -> None:
+def test_a_disk_that_is_not_writable_is_an_error_that_names_it(tmp_path: Path, options: str, words: str) -> None:
     with _mounted(tmp_path / "disk", options), pytest.raises(HomeError, match=words):
         prepare_home(tmp_path / "disk" / "home")
 
 
 @as_root
-def test_a_disk_that_fills_up_during_the_start_is_named(open_folder: Path) -> None:
+def test_a_disk_that_fills_up_during_the_start_is_an_error(open_folder: Path) -> None:
     with _mounted(open_folder / "disk", "size=24m,mode=755"):
         [server] = make_servers(open_folder / "disk", Postgres)
         with pytest.raises(StartError, match="initdb") as caught:

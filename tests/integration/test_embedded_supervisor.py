@@ -1,4 +1,4 @@
-"""A whole embedded stack: kept alive, stopped in order, and never left behind."""
+"""An embedded stack: its state file, restarts, scaling and stopping."""
 
 import os
 import signal
@@ -23,8 +23,8 @@ SLEEP = (sys.executable, "-c", "import time; print('{id} runs', flush=True); tim
 
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 
-# Says at its end whether the servers still served: they must outlive the workers.
-LAST_WORDS = """
+# A worker that checks at its end whether the servers still work: they must be stopped after the workers.
+CHECK_AT_THE_END = """
 import os, signal, sys, time
 import psycopg
 from confluent_kafka.admin import AdminClient
@@ -35,7 +35,7 @@ def end(*_):
         user=os.environ["FILEMILL_DATABASE_USER"], password=os.environ["FILEMILL_DATABASE_PASSWORD"],
     ).close()
     AdminClient({"bootstrap.servers": os.environ["FILEMILL_KAFKA_BROKER"]}).list_topics(timeout=2)
-    print("the servers served to the end", flush=True)
+    print("the servers servers worked until the end", flush=True)
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, end)
@@ -48,7 +48,7 @@ while True:
 def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
@@ -102,7 +102,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Stack]:
     remove_home(stack.supervisor.home)
 
 
-def test_the_state_file_says_what_runs_where(stack: _Stack) -> None:
+def test_the_state_file_has_all_servers_and_workers(stack: _Stack) -> None:
     home = stack.supervisor.home
     state = running_stack(home)
     assert state is not None
@@ -115,27 +115,27 @@ def test_the_state_file_says_what_runs_where(stack: _Stack) -> None:
     assert _query(state) == (1,)
 
 
-def test_a_second_stack_on_the_same_home_is_refused(stack: _Stack) -> None:
+def test_a_second_stack_on_the_same_home_is_rejected(stack: _Stack) -> None:
     with pytest.raises(HomeInUseError, match=r"http://127\.0\.0\.1:1") as caught:
         Supervisor(stack.supervisor.home, default_ports=False).start()
     assert caught.value.pid == os.getpid()
     assert running_stack(stack.supervisor.home) is not None
 
 
-def test_a_killed_worker_comes_back_and_the_state_file_follows(stack: _Stack) -> None:
+def test_a_killed_worker_is_restarted_and_the_state_file_updated(stack: _Stack) -> None:
     home = stack.supervisor.home
     stack.supervisor.kill_worker("processor-1")
 
-    def back() -> bool:
+    def restarted() -> bool:
         state = running_stack(home)
         assert state is not None
         [worker] = [worker for worker in state.workers if worker.id == "processor-1"]
         return worker.restarts == 1 and worker.process.process() is not None
 
-    eventually(back)
+    eventually(restarted)
 
 
-def test_scaling_changes_the_state_file_at_once(stack: _Stack) -> None:
+def test_scaling_updates_the_state_file_at_once(stack: _Stack) -> None:
     home = stack.supervisor.home
     for count in (4, 1, 2):
         ids = stack.supervisor.scale("processor", count)
@@ -145,7 +145,7 @@ def test_scaling_changes_the_state_file_at_once(stack: _Stack) -> None:
         assert len(ids) == count
 
 
-def test_a_server_that_died_unasked_comes_back_on_its_port(stack: _Stack) -> None:
+def test_a_server_that_died_is_restarted_on_its_port(stack: _Stack) -> None:
     server = stack.supervisor.server("postgres")
     address, killed = server.address, server.pid
     assert killed is not None
@@ -161,11 +161,11 @@ def test_a_server_that_died_unasked_comes_back_on_its_port(stack: _Stack) -> Non
     )
 
 
-def test_a_server_killed_on_purpose_stays_down_until_it_is_started(stack: _Stack) -> None:
+def test_a_server_killed_by_the_supervisor_stays_down_until_it_is_started(stack: _Stack) -> None:
     server = stack.supervisor.server("s3")
     told = len(stack.events)
     server.kill()
-    stack.supervisor.kill_worker("sync-1")  # its return shows that the supervisor has looked meanwhile
+    stack.supervisor.kill_worker("sync-1")  # its restart shows that the supervisor has completed a cycle
     eventually(lambda: "restarted" in stack.kinds("sync-1"))
     assert not server.is_alive()
     server.start()
@@ -173,7 +173,7 @@ def test_a_server_killed_on_purpose_stays_down_until_it_is_started(stack: _Stack
     assert not [event for event in stack.events[told:] if event.name == "s3"]
 
 
-def test_a_watchdog_that_died_is_replaced(stack: _Stack) -> None:
+def test_a_dead_watchdog_is_restarted(stack: _Stack) -> None:
     first = stack.supervisor.watchdog_pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
@@ -181,7 +181,7 @@ def test_a_watchdog_that_died_is_replaced(stack: _Stack) -> None:
     assert stack.supervisor.watchdog_pid != first
 
 
-def test_unknown_names_are_refused_with_the_known_ones(stack: _Stack) -> None:
+def test_unknown_names_are_rejected_with_the_known_ones(stack: _Stack) -> None:
     with pytest.raises(KeyError, match="kafka, postgres, s3"):
         stack.supervisor.server("redis")
     with pytest.raises(ValueError, match="processor, sync"):
@@ -190,11 +190,11 @@ def test_unknown_names_are_refused_with_the_known_ones(stack: _Stack) -> None:
         stack.supervisor.stop_worker("processor-9")
 
 
-def test_workers_stop_first_and_the_whole_within_ten_seconds(home: Path) -> None:
+def test_workers_stop_before_servers_and_everything_within_ten_seconds(home: Path) -> None:
     supervisor = Supervisor(
         home,
         [
-            WorkerSpec(role="polite", argv=(sys.executable, "-c", LAST_WORDS), count=2),
+            WorkerSpec(role="polite", argv=(sys.executable, "-c", CHECK_AT_THE_END), count=2),
             WorkerSpec(role="deaf", argv=(sys.executable, "-c", DEAF)),
         ],
         servers=("kafka", "postgres"),
@@ -210,16 +210,16 @@ def test_workers_stop_first_and_the_whole_within_ten_seconds(home: Path) -> None
     assert time.monotonic() - began < 10
 
     assert all(map(ended, processes))
-    assert all("served to the end" in logs[name].read_text() for name in ("polite-1", "polite-2"))
+    assert all("servers worked until the end" in logs[name].read_text() for name in ("polite-1", "polite-2"))
     assert supervisor.wait(0)
     supervisor.stop()
 
 
-def test_a_prepare_that_fails_stops_everything(home: Path) -> None:
-    def refuse(_settings: object) -> None:
+def test_a_failing_prepare_stops_everything(home: Path) -> None:
+    def fail(_settings: object) -> None:
         raise RuntimeError("no migrations here")
 
     with pytest.raises(RuntimeError, match="no migrations"):
-        Supervisor(home, servers=("postgres",), default_ports=False, prepare=refuse).start()
+        Supervisor(home, servers=("postgres",), default_ports=False, prepare=fail).start()
     assert not marked(f":{home}")
     assert down(home).outcome == "nothing"

@@ -1,4 +1,4 @@
-"""How much one processor holds, how long its work may take, and how quickly it lets go of a great deal."""
+"""Limits of one processor: records in progress, duration of jobs, time to stop."""
 
 import time
 
@@ -21,13 +21,15 @@ def in_flight(worker: Process, harness: PipelineHarness, ids: list[int]) -> int:
     return sum(row.status == "processing" and row.worker_id == worker.name for row in rows)
 
 
-def test_sigterm_amid_500_records_ends_in_time_and_repeats_none_that_was_finished(harness: PipelineHarness) -> None:
+def test_sigterm_with_500_records_ends_in_time_and_repeats_no_finished_one(
+    harness: PipelineHarness,
+) -> None:
     harness.run_in_threads("relay", "sync")
     given = {"processing_seconds": 3, "processing_steps": 3, "drain_seconds": DRAIN_SECONDS}
     (first,) = harness.start("processor", **given)
     ids = harness.submit(500)
     wait_until(lambda: list(harness.statuses(ids).values()).count("processing") == 500, 20, "500 are in flight")
-    # Their work ends within the drain; those that come now are given back unfinished.
+    # These finish within the drain; records that arrive now stay unfinished.
     late = harness.submit(100)
     wait_until(lambda: "processing" in harness.statuses(late).values(), 20, "more are taken in")
     asked_at = time.monotonic()
@@ -42,7 +44,7 @@ def test_sigterm_amid_500_records_ends_in_time_and_repeats_none_that_was_finishe
 
 
 def wait_for_work(harness: PipelineHarness, worker: Process, ids: list[int]) -> list[int]:
-    """Until the rows show that this worker is processing files of these; returns which."""
+    """Wait until the rows show that this worker processes some of these files; returns their ids."""
 
     def held() -> list[int]:
         rows = [harness.file(file_id) for file_id in ids]
@@ -51,27 +53,27 @@ def wait_for_work(harness: PipelineHarness, worker: Process, ids: list[int]) -> 
     return wait_until(held, 20, f"{worker.name} holds a file")
 
 
-def test_sigterm_leaves_long_work_to_another_at_once(harness: PipelineHarness) -> None:
+def test_sigterm_leaves_long_jobs_to_another_worker_at_once(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     (first,) = harness.start("processor", processing_seconds=60)
     ids = harness.submit(9)
     wait_for_work(harness, first, ids)
     asked_at = time.monotonic()
     assert first.terminate(10) == 0, first.tail()
-    assert time.monotonic() - asked_at < 3, "it waited for work that could not be finished in time"
+    assert time.monotonic() - asked_at < 3, "it waited for jobs that could not finish in time"
     assert topics.committed(harness.settings) == {}
     harness.start("processor", processing_seconds=0)
     harness.wait_for(ids)
     harness.assert_clean()
 
 
-def test_partitions_that_come_to_a_full_processor_do_not_stop_its_others(harness: PipelineHarness) -> None:
+def test_new_partitions_of_a_full_processor_do_not_stop_the_others(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     harness.start("processor", "processor", processing_seconds=4, processing_steps=4, concurrency=8)
     shares = harness.wait_for_assignment(2, 1)
     full, leaving = sorted(harness.processes.processes, key=lambda member: len(shares[member.name]))
     (partition,) = shares[full.name]
-    # Full with the eighth, it pauses; with one finished it is not full, and not yet empty enough to go on.
+    # It pauses with the eighth record, and does not resume when only one has finished.
     early = harness.publish_requests(partition, 1)
     wait_until(lambda: (harness.file(early[0]).step or 0) >= 2, 20, "the first is half done")
     late = harness.publish_requests(partition, 8)
@@ -81,7 +83,7 @@ def test_partitions_that_come_to_a_full_processor_do_not_stop_its_others(harness
     harness.assert_clean()
 
 
-def test_one_partition_may_hold_no_more_than_its_share(harness: PipelineHarness) -> None:
+def test_one_partition_has_at_most_its_share_of_the_records(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     (worker,) = harness.start("processor", processing_seconds=2, concurrency=30, partition_concurrency=10)
     crowded = harness.publish_requests(0, 40)
@@ -94,10 +96,10 @@ def test_one_partition_may_hold_no_more_than_its_share(harness: PipelineHarness)
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_one_worker_holds_1000_files_of_20_seconds_each(harness: PipelineHarness) -> None:
-    """From the first request to the last row that says `completed`, by the database's clock."""
+def test_one_worker_processes_1000_files_of_20_seconds_at_once(harness: PipelineHarness) -> None:
+    """Measure from the first request to the last completed row, by the database's clock."""
     *_, first_worker = harness.start("relay", "sync", "processor")
-    # A bucket's first objects wait, for up to a second, for the volumes that S3 makes for them.
+    # The first objects of a bucket wait up to a second, until S3 has created its volumes.
     warm = harness.submit(500)
     harness.wait_for(warm)
     assert first_worker.terminate(10) == 0

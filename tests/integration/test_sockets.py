@@ -1,4 +1,4 @@
-"""Every socket on which the embedded servers listen, asked without credentials: none gives data, none obeys."""
+"""Every listening socket of the embedded servers rejects requests without credentials."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ from filemill_infra.embedded.supervisor import Supervisor
 from tests.servers import RunningServers
 
 BUCKET, KEY, BODY = "guarded-bucket", "guarded-key", b"guarded content"
-# What answers although nobody signed: versions, volumes, counters. docs/security.md names them.
+# Paths that answer without a signature: versions, volumes, counters. docs/security.md lists them.
 STATUS_PAGES = {
     ("master", "/"),
     ("master", "/ui/index.html"),
@@ -78,7 +78,7 @@ GRPC_CALLS = {
 
 @pytest.fixture(scope="module")
 def stack(servers: RunningServers) -> Supervisor:
-    """The session's servers, with an object in a bucket of its own."""
+    """The session's servers, with an object in a bucket."""
     if not isinstance(servers, Supervisor):
         pytest.skip("of the embedded servers")
     client = _s3(servers, **_keys(servers))
@@ -91,7 +91,7 @@ def stack(servers: RunningServers) -> Supervisor:
 
 @pytest.fixture
 def _unharmed(stack: Supervisor) -> Iterator[None]:
-    """Whatever was tried, the object is there and unchanged."""
+    """Check that the object still exists, unchanged."""
     yield
     client = _s3(stack, **_keys(stack))
     assert client.get_object(Bucket=BUCKET, Key=KEY)["Body"].read() == BODY
@@ -116,7 +116,7 @@ def _s3(stack: Supervisor, *, aws_access_key_id: str, aws_secret_access_key: str
 
 
 def _ports(stack: Supervisor) -> dict[int, str]:
-    """What listens, by port. `admin.grpc` has no name of its own."""
+    """The component of each listening port. `admin.grpc` has no own name."""
     named = {port: name for server in ("kafka", "postgres", "s3") for name, port in stack.server(server)._ports.items()}
     admin = next(port for port, name in named.items() if name == "admin")
     return named | {admin + 10_000: "admin.grpc"}
@@ -140,7 +140,7 @@ def test_each_listening_socket_is_on_loopback_and_known(stack: Supervisor) -> No
     assert {address.port for address in listening} == _ports(stack).keys()
 
 
-def test_each_unix_socket_is_closed_to_other_users(stack: Supervisor) -> None:
+def test_each_unix_socket_is_private(stack: Supervisor) -> None:
     bound = {str(one.laddr) for process in _processes(stack) for one in process.net_connections("unix")}
     paths = {path for path in bound - {""} if not path.startswith("@")} | {str(stack.state.control)}
     for path in paths:
@@ -151,7 +151,7 @@ def test_each_unix_socket_is_closed_to_other_users(stack: Supervisor) -> None:
 
 @pytest.mark.usefixtures("_unharmed")
 @pytest.mark.parametrize("part", ["master", "volume", "filer", "admin", "s3"])
-def test_http_without_credentials_gives_no_data_and_does_nothing(stack: Supervisor, part: str) -> None:
+def test_http_without_credentials_returns_no_data_and_changes_nothing(stack: Supervisor, part: str) -> None:
     port = next(port for port, name in _ports(stack).items() if name == part)
     answered = []
     headers = {**FOREIGN, "Connection": "close"}
@@ -161,7 +161,7 @@ def test_http_without_credentials_gives_no_data_and_does_nothing(stack: Supervis
                 try:
                     answer = client.request(method, path, content=b"x" if method in ("POST", "PUT") else None)
                 except httpx.RemoteProtocolError:
-                    continue  # it closed the connection before it had read the body: refused
+                    continue  # it closed the connection without reading the body: rejected
                 assert BODY not in answer.content, (method, path)
                 if method != "OPTIONS" and answer.status_code < 400 and (part, path.split("?")[0]) not in STATUS_PAGES:
                     answered.append((method, path, answer.status_code))
@@ -171,7 +171,7 @@ def test_http_without_credentials_gives_no_data_and_does_nothing(stack: Supervis
 @pytest.mark.usefixtures("_unharmed")
 @pytest.mark.parametrize("part", sorted(GRPC_CALLS))
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS without a certificate"])
-def test_grpc_without_a_certificate_is_refused(stack: Supervisor, part: str, *, encrypted: bool) -> None:
+def test_grpc_without_a_certificate_is_rejected(stack: Supervisor, part: str, *, encrypted: bool) -> None:
     port = next(port for port, name in _ports(stack).items() if name == part)
     method, message = GRPC_CALLS[part]
     assert not _grpc_answers(port, method, message, encrypted=encrypted)
@@ -179,7 +179,7 @@ def test_grpc_without_a_certificate_is_refused(stack: Supervisor, part: str, *, 
 
 @pytest.mark.usefixtures("_unharmed")
 @pytest.mark.parametrize("keys", [("test", "test"), ("any", "any")])
-def test_s3_refuses_the_published_keys(stack: Supervisor, keys: tuple[str, str]) -> None:
+def test_s3_rejects_the_published_keys(stack: Supervisor, keys: tuple[str, str]) -> None:
     client = _s3(stack, aws_access_key_id=keys[0], aws_secret_access_key=keys[1])
     place = {"Bucket": BUCKET, "Key": KEY}
     calls: list[tuple[Any, dict[str, Any]]] = [
@@ -196,7 +196,7 @@ def test_s3_refuses_the_published_keys(stack: Supervisor, keys: tuple[str, str])
     client.close()
 
 
-def test_a_page_of_another_origin_may_not_read_a_signed_answer(stack: Supervisor) -> None:
+def test_a_page_of_another_origin_cannot_read_a_signed_response(stack: Supervisor) -> None:
     client = _s3(stack, **_keys(stack))
     url = client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": KEY})
     client.close()
@@ -209,7 +209,7 @@ def test_a_page_of_another_origin_may_not_read_a_signed_answer(stack: Supervisor
 
 
 @pytest.mark.parametrize("user", ["postgres", "fileuser", "fileowner", "filereader", "filemill_superuser", "root"])
-def test_postgres_refuses_every_role_without_its_password(stack: Supervisor, user: str) -> None:
+def test_postgres_rejects_every_role_without_its_password(stack: Supervisor, user: str) -> None:
     for password in ("", "filepass", user):
         for database in ("postgres", "template1", "filedb"):
             with pytest.raises(psycopg.OperationalError, match=r"no password|authentication failed"):
@@ -224,7 +224,7 @@ def test_postgres_refuses_every_role_without_its_password(stack: Supervisor, use
 
 
 def _grpc_answers(port: int, method: str, message: bytes, *, encrypted: bool) -> bool:
-    """Whether a unary call gets as much as a header. Written out, because no gRPC client is needed elsewhere."""
+    """Whether a unary call gets at least a header. Hand-written, because nothing else needs a gRPC client."""
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -233,7 +233,7 @@ def _grpc_answers(port: int, method: str, message: bytes, *, encrypted: bool) ->
         "content-type": "application/grpc",
         "te": "trailers",
     }
-    # HPACK, each header as a literal that is not indexed.
+    # HPACK: each header is a literal without indexing.
     block = b"".join(
         bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in headers.items()
     )

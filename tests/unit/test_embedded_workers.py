@@ -199,12 +199,8 @@ def test_a_suspended_worker_can_be_stopped(start: Start) -> None:
 
 
 def test_workers_that_ignore_sigterm_are_killed_with_their_children_at_the_deadline(start: Start) -> None:
-    parent = (
-        sys.executable,
-        "-c",
-        "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        f"subprocess.run({list(UNSTOPPABLE)!r})",
-    )
+    ignore = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    parent = (sys.executable, "-c", f"{ignore}; subprocess.run({list(UNSTOPPABLE)!r})")
     stack = start(WorkerSpec(role="parent", argv=parent), WorkerSpec(role="unstoppable", argv=UNSTOPPABLE, count=2))
     eventually(lambda: all(stack.has_output(worker, "running") for worker in stack.states()))
     members = [

@@ -44,7 +44,7 @@ class Server(ABC):
         self.wanted = False
         self.starting = False
         self._ports: dict[str, int] = {}
-        self._has_ready = False
+        self._was_ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._ref: ProcessRef | None = None
         self._lock = threading.RLock()
@@ -168,7 +168,7 @@ class Server(ABC):
                 return self._start_once(deadline)
             except PortTakenError:
                 # A server that has been up keeps its port, because clients know it.
-                if self._has_served or attempt == _PORT_ATTEMPTS - 1:
+                if self._was_ready or attempt == _PORT_ATTEMPTS - 1:
                     raise
                 self._ports = {}
         return None
@@ -188,7 +188,7 @@ class Server(ABC):
                 if root := self._main_process():
                     self._kill(root)
                 self._reap()
-        self._has_ready = True
+        self._was_ready = True
         self.context.ports.save(self.name)
 
     def _spawn(self) -> None:
