@@ -1,4 +1,4 @@
-"""REST over real HTTP: the app on a port of the system's choice, for the length of a test."""
+"""REST over real HTTP: the app on a free port, for the duration of a test."""
 
 import contextlib
 import threading
@@ -24,7 +24,7 @@ START_SECONDS = 30
 
 
 class WakeCounter:
-    """In place of a relay: counts how often it was woken."""
+    """Replaces the relay; counts how often it was woken."""
 
     state = "active"
 
@@ -40,14 +40,14 @@ class WakeCounter:
 
 @dataclass
 class Rest:
-    """A running REST app: a client of it, and what stands behind it."""
+    """A running REST app: its client, services and relay."""
 
     client: httpx.Client
     services: Services
     relay: WakeCounter
 
     def create(self, title: str, description: str = "") -> int:
-        """Ask for a file; its id."""
+        """Create a file; returns its id."""
         answer = self.client.post("/api/files", json={"title": title, "description": description})
         assert answer.status_code == 201, answer.text
         file_id: int = answer.json()["id"]
@@ -56,15 +56,15 @@ class Rest:
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[Rest]:
-    """Serve REST on what the settings name."""
+    """Serve REST with these settings."""
     relay = WakeCounter()
     engine = bootstrap.create_engine(settings, "rest")
     services = Services(settings, engine, relay)
-    with ThreadPoolExecutor(6) as probes, listen("127.0.0.1", 0) as listener:
-        app = build_api(services, lambda: check_all(services, probes, settings.server_timeout_seconds))
-        gated = ResponseHeaders(RequestFilter(app, settings))
+    with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", 0) as listener:
+        app = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
+        filtered = ResponseHeaders(RequestFilter(app, settings))
         config = uvicorn.Config(
-            gated, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
+            filtered, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -80,6 +80,6 @@ def serving(settings: Settings) -> Iterator[Rest]:
 
 
 def change(engine: sa.Engine, file_id: int, **values: object) -> None:
-    """Change a row as a worker or a person would have."""
+    """Change the row of a file."""
     with engine.begin() as connection:
         connection.execute(sa.update(File).where(File.id == file_id).values(**values))

@@ -1,7 +1,7 @@
-"""`python -m tests.integration.slow_clients PORT COUNT`: connections that never finish a request, until it is killed.
+"""`python -m tests.integration.slow_clients PORT COUNT`: connections that never finish a request.
 
-Each sends a byte now and then, and is opened again when it is closed. A program of its own, so that it does not slow
-down what measures.
+Each sends a byte every few seconds and is reopened when it is closed, until the program is killed. It is a separate
+program so that it does not slow down the measurement.
 """
 
 import asyncio
@@ -9,23 +9,23 @@ import contextlib
 import resource
 import sys
 
-# What they begin with, in turn.
-BEGUN = (
+# The first bytes of the connections, in turn.
+FIRST_BYTES = (
     b"",
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
     b"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n",
     b"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n",
 )
-AGAIN_SECONDS = 0.5
+REOPEN_SECONDS = 0.5
 BYTE_SECONDS = 3
 
 
-async def one(port: int, number: int) -> None:
-    """One connection after the other."""
+async def keep_connection(port: int, number: int) -> None:
+    """Open one connection after the other."""
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(BEGUN[number % len(BEGUN)])
+            writer.write(FIRST_BYTES[number % len(FIRST_BYTES)])
             try:
                 while True:
                     with contextlib.suppress(TimeoutError):
@@ -35,12 +35,12 @@ async def one(port: int, number: int) -> None:
                     writer.write(b"1")
             finally:
                 writer.close()
-        await asyncio.sleep(AGAIN_SECONDS + number % 7 / 7)
+        await asyncio.sleep(REOPEN_SECONDS + number % 7 / 7)
 
 
 async def main(port: int, count: int) -> None:
-    """All of them."""
-    await asyncio.gather(*(one(port, number) for number in range(count)))
+    """Keep `count` connections open."""
+    await asyncio.gather(*(keep_connection(port, number) for number in range(count)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The OpenAPI document is kept: schemathesis asks a real dashboard what the document promises, for a minute."""
+"""REST conforms to its OpenAPI document: schemathesis tests a real dashboard against it, for about a minute."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 @pytest.mark.timeout(300)
-def test_the_dashboard_does_what_its_openapi_document_says(settings: Settings, tmp_path: Path) -> None:
+def test_the_dashboard_conforms_to_its_openapi_document(settings: Settings, tmp_path: Path) -> None:
     with dashboard(settings, tmp_path, seconds=RUN_SECONDS) as (_process, url):
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/api/openapi.json", *OPTIONS]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)

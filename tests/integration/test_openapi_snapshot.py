@@ -1,4 +1,4 @@
-"""REST stays compatible: its paths, parameters, schemas and status codes are those on record."""
+"""REST stays compatible: its paths, parameters, schemas and status codes match the snapshot."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from filemill.config.settings import Settings
 from tests.integration.rest import serving
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
-# What a client does not depend on. A field that has such a name is an object, so it stays.
-# The title's pattern is made of Python's tables of Unicode, which grow from version to version.
+# Texts that no client depends on. A field of such a name is an object, so it stays.
+# The pattern of the title is built from Python's Unicode tables, which grow from version to version.
 PROSE = ("summary", "description", "title", "version", "example", "pattern")
 
 
 def contract_of(node: Any) -> Any:
-    """An OpenAPI document, or a part of one, without its prose and patterns."""
+    """An OpenAPI document, or a part of one, without texts and patterns."""
     if isinstance(node, list):
         return [contract_of(each) for each in node]
     if not isinstance(node, dict):
@@ -28,7 +28,7 @@ def contract_of(node: Any) -> Any:
     }
 
 
-def test_prose_is_left_out_and_fields_of_such_names_stay() -> None:
+def test_texts_are_removed_and_fields_of_the_same_names_stay() -> None:
     field = {"type": "string", "description": "What the list shows"}
     schema = {"description": "A file", "properties": {"title": field, "description": {"type": "string"}}}
     assert contract_of({"schemas": [schema]}) == {
@@ -36,10 +36,10 @@ def test_prose_is_left_out_and_fields_of_such_names_stay() -> None:
     }
 
 
-def test_the_contract_of_rest_is_the_one_on_record(settings: Settings, tmp_path: Path) -> None:
+def test_the_openapi_document_matches_the_snapshot(settings: Settings, tmp_path: Path) -> None:
     with serving(settings) as rest:
         found = contract_of(rest.client.get("/api/openapi.json").json())
     if found != json.loads(SNAPSHOT.read_text()):
-        left = tmp_path / SNAPSHOT.name
-        left.write_text(json.dumps(found, indent=1) + "\n")
-        pytest.fail(f"See `diff {SNAPSHOT} {left}`. If clients can take the change, replace the first by the second.")
+        written = tmp_path / SNAPSHOT.name
+        written.write_text(json.dumps(found, indent=1) + "\n")
+        pytest.fail(f"Compare: diff {SNAPSHOT} {written}. If the change is compatible, replace the snapshot.")

@@ -1,4 +1,4 @@
-"""REST: asking for files and finding them again, over HTTP, on a real Postgres."""
+"""REST: create, list, show and download files, over HTTP and on real servers."""
 
 import httpx
 import pytest
@@ -10,16 +10,16 @@ from filemill.domain.content import sha256_hex
 from filemill_dashboard.state.downloads import CHECK_WHOLE_BYTES
 from tests.integration.rest import Rest, change
 
-SEED_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]
+REFERENCE_COLUMNS = ["id", "title", "description", "status", "s3_location", "created_at", "updated_at"]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def test_a_request_is_accepted_and_found_again(rest: Rest, engine: sa.Engine) -> None:
+def test_a_created_file_is_returned_and_listed(rest: Rest, engine: sa.Engine) -> None:
     title = "<script>alert(1)</script> =1+1 📄"
     answer = rest.client.post("/api/files", json={"title": title, "description": "two\nlines"})
     assert answer.status_code == 201
     row = answer.json()
-    assert list(row)[:7] == SEED_COLUMNS
+    assert list(row)[:7] == REFERENCE_COLUMNS
     assert (row["title"], row["description"], row["status"], row["s3_location"]) == (
         title,
         "two\nlines",
@@ -36,7 +36,7 @@ def test_a_request_is_accepted_and_found_again(rest: Rest, engine: sa.Engine) ->
         assert connection.execute(sa.select(OutboxRow.file_id, OutboxRow.run)).all() == [(row["id"], 1)]
 
 
-def test_the_trace_context_goes_along(rest: Rest, engine: sa.Engine) -> None:
+def test_the_trace_context_is_stored_in_the_outbox(rest: Rest, engine: sa.Engine) -> None:
     rest.client.post("/api/files", json={"title": "traced"}, headers={"traceparent": TRACEPARENT})
     rest.client.post("/api/files", json={"title": "not"}, headers={"traceparent": "rubbish"})
     with engine.connect() as connection:
@@ -49,20 +49,20 @@ def test_the_trace_context_goes_along(rest: Rest, engine: sa.Engine) -> None:
     ("title", "description"),
     [("x" * 255, ""), ("😀" * 255, ""), ("=1+1", "é" * 32_768), ("a", "tab\tand\r\nbreaks")],
 )
-def test_the_limits_themselves_are_within(title: str, description: str, rest: Rest) -> None:
+def test_values_at_the_limits_are_accepted(title: str, description: str, rest: Rest) -> None:
     file_id = rest.create(title, description)
     row = rest.client.get(f"/api/files/{file_id}").json()
     assert (row["title"], row["description"]) == (title, description)
 
 
-def test_unknown_fields_and_a_null_description_are_passed_over(rest: Rest) -> None:
+def test_unknown_fields_and_a_null_description_are_ignored(rest: Rest) -> None:
     answer = rest.client.post("/api/files", json={"title": "a", "description": None, "status": "completed", "id": 99})
     assert answer.status_code == 201
     assert (answer.json()["description"], answer.json()["status"]) == ("", "pending")
     assert answer.json()["id"] != 99
 
 
-def test_pages_go_by_key_in_both_directions(rest: Rest) -> None:
+def test_cursors_lead_to_the_next_and_the_previous_page(rest: Rest) -> None:
     ids = [rest.create(f"file {number}") for number in range(7)]
     first = rest.client.get("/api/files", params={"limit": 3}).json()
     assert [row["id"] for row in first["items"]] == ids[:3:-1]
@@ -77,7 +77,7 @@ def test_pages_go_by_key_in_both_directions(rest: Rest) -> None:
     assert back["items"] == second["items"]
 
 
-def test_the_oldest_may_come_first(rest: Rest) -> None:
+def test_the_list_can_be_sorted_oldest_first(rest: Rest) -> None:
     ids = [rest.create(f"file {number}") for number in range(5)]
     first = rest.client.get("/api/files", params={"limit": 3, "sort": "oldest"}).json()
     assert [row["id"] for row in first["items"]] == ids[:3]
@@ -86,7 +86,7 @@ def test_the_oldest_may_come_first(rest: Rest) -> None:
     assert rest.client.get("/api/files", params={"sort": "title"}).status_code == 422
 
 
-def test_status_and_search(rest: Rest, engine: sa.Engine) -> None:
+def test_the_list_is_filtered_by_status_and_search(rest: Rest, engine: sa.Engine) -> None:
     ids = [rest.create(title) for title in ("Report A", "report_b", "100% done", "back\\slash")]
     change(engine, ids[0], status="failed", error="no luck")
 
@@ -127,14 +127,14 @@ def test_status_and_search(rest: Rest, engine: sa.Engine) -> None:
         ({"cursor": "9" * 5000}, "cursor"),
     ],
 )
-def test_a_wrong_parameter_is_named(params: dict[str, str], field: str, rest: Rest) -> None:
+def test_an_invalid_parameter_is_named(params: dict[str, str], field: str, rest: Rest) -> None:
     answer = rest.client.get("/api/files", params=params)
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == field
 
 
 @pytest.mark.parametrize("file_id", ["1", "0", "-5", "9223372036854775807", "9223372036854775808", "9" * 40])
-def test_an_unknown_file(file_id: str, rest: Rest) -> None:
+def test_an_unknown_file_is_404(file_id: str, rest: Rest) -> None:
     for path in (f"/api/files/{file_id}", f"/api/files/{file_id}/download"):
         answer = rest.client.get(path)
         assert answer.status_code == 404
@@ -143,14 +143,14 @@ def test_an_unknown_file(file_id: str, rest: Rest) -> None:
 
 @pytest.mark.parametrize("file_id", ["abc", "1.0", "+1", "1_0", "1e1", "٣", "%201", "1%20", "1%00", "0x1", "--1"])
 @pytest.mark.parametrize(("method", "rest_of_path"), [("GET", ""), ("GET", "/download"), ("POST", "/retry")])
-def test_an_id_that_is_no_number(file_id: str, method: str, rest_of_path: str, rest: Rest) -> None:
+def test_an_id_that_is_not_a_number_is_422(file_id: str, method: str, rest_of_path: str, rest: Rest) -> None:
     rest.create("the file 1 is not meant")
     answer = rest.client.request(method, f"/api/files/{file_id}{rest_of_path}")
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == "id"
 
 
-def test_a_completed_file_is_downloaded_byte_by_byte(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+def test_the_content_of_a_completed_file_is_downloaded(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
     body = bytes(range(256)) * 1000
     file_id = rest.create("to download")
     key = f"file-{file_id}-1704369660000.txt"
@@ -166,7 +166,7 @@ def test_a_completed_file_is_downloaded_byte_by_byte(rest: Rest, engine: sa.Engi
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_foreign_key_makes_a_safe_name(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+def test_a_foreign_key_gives_a_safe_file_name(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
     file_id = rest.create("foreign")
     key = 'reports/ü "quoted"; x=1.txt'
     rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
@@ -186,7 +186,7 @@ def test_only_a_completed_file_can_be_downloaded(rest: Rest, engine: sa.Engine) 
     assert answer.json()["error"]["message"] == f"file {file_id} is failed, not completed: no template"
 
 
-def test_an_object_that_is_gone(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+def test_a_missing_object_is_404(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
     file_id = rest.create("gone")
     change(engine, file_id, status="completed", s3_location=f"file-{file_id}-1.txt")
     answer = rest.client.get(f"/api/files/{file_id}/download")
@@ -196,7 +196,7 @@ def test_an_object_that_is_gone(rest: Rest, engine: sa.Engine, settings: Setting
 
 
 @pytest.mark.parametrize("size", [5_000, 1_048_576, 3_000_001])
-def test_an_object_that_is_not_the_files_is_not_given_out(
+def test_an_object_that_does_not_match_the_row_is_not_sent(
     rest: Rest, engine: sa.Engine, settings: Settings, size: int
 ) -> None:
     file_id, key = rest.create("replaced"), "made/replaced.bin"
@@ -209,7 +209,7 @@ def test_an_object_that_is_not_the_files_is_not_given_out(
 
     rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=forged)
     if size > CHECK_WHOLE_BYTES:
-        with pytest.raises(httpx.RemoteProtocolError):  # it breaks off before its end
+        with pytest.raises(httpx.RemoteProtocolError):  # the response is cut before its end
             rest.client.get(path)
     else:
         answer = rest.client.get(path)

@@ -1,4 +1,4 @@
-"""REST while servers are away: alive, honest, and accepting as long as Postgres is there."""
+"""REST while servers are unreachable: health checks, and requests accepted as long as PostgreSQL is reachable."""
 
 import socket
 import threading
@@ -22,14 +22,14 @@ def closed_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port that takes connections and says nothing: what a host looks like that has been cut off."""
+    """A port that accepts connections and never responds, like a host whose connection was cut."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
 
 
-def test_all_is_well(settings: Settings) -> None:
+def test_readyz_is_200_if_all_servers_are_ready(settings: Settings) -> None:
     with serving(settings) as rest:
         assert rest.client.get("/healthz").json() == {"status": "ok", "version": filemill.__version__}
         answer = rest.client.get("/readyz")
@@ -46,10 +46,10 @@ def test_all_is_well(settings: Settings) -> None:
     "headers",
     [{"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"Via": "1.1 p"}, {"Host": "files.example"}],
 )
-def test_readyz_tells_addresses_only_to_this_machine(headers: dict[str, str], settings: Settings) -> None:
+def test_readyz_shows_addresses_only_to_this_machine(headers: dict[str, str], settings: Settings) -> None:
     port = closed_port()
-    away = settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{port}", "allowed_hosts": "files.example"})
-    with serving(away) as rest:
+    changed = settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{port}", "allowed_hosts": "files.example"})
+    with serving(changed) as rest:
         answer = rest.client.get("/readyz", headers=headers)
         assert answer.status_code == 503
         assert answer.json()["servers"] == {
@@ -69,14 +69,14 @@ def test_readyz_tells_addresses_only_to_this_machine(headers: dict[str, str], se
         ("s3", {"s3_endpoint": "http://127.0.0.1:{port}"}),
     ],
 )
-def test_readyz_names_the_server_that_is_away_and_what_to_do(
+def test_readyz_names_the_unreachable_server_and_a_remedy(
     server: str, changes: dict[str, str], settings: Settings
 ) -> None:
     port = str(closed_port())
     values = {name: value.format(port=port) for name, value in changes.items()}
     values = {name: int(value) if name == "database_port" else value for name, value in values.items()}  # type: ignore[misc]
-    away = settings.model_copy(update={**values, "server_timeout_seconds": PATIENCE_SECONDS})
-    with serving(away) as rest:
+    changed = settings.model_copy(update={**values, "server_timeout_seconds": PATIENCE_SECONDS})
+    with serving(changed) as rest:
         assert rest.client.get("/healthz").status_code == 200
         started = time.monotonic()
         answer = rest.client.get("/readyz")
@@ -101,7 +101,7 @@ def test_readyz_names_the_server_that_is_away_and_what_to_do(
         ({"database_name": "postgres"}, "postgres", "filemill migrate"),
     ],
 )
-def test_readyz_says_which_step_of_the_set_up_is_missing(
+def test_readyz_names_the_missing_set_up_step(
     changes: dict[str, str], server: str, advice: str, settings: Settings
 ) -> None:
     with serving(settings.model_copy(update=changes)) as rest:
@@ -128,9 +128,9 @@ def test_without_postgres_a_request_is_refused_at_once(settings: Settings) -> No
         assert rest.client.post("/api/files", json={"title": ""}).status_code == 422
 
 
-def test_a_postgres_that_hangs_costs_no_more_than_the_timeout(settings: Settings, silent_port: int) -> None:
-    away = settings.model_copy(update={"database_port": silent_port, "server_timeout_seconds": PATIENCE_SECONDS})
-    with serving(away) as rest:
+def test_a_hanging_postgres_is_503_after_the_timeout(settings: Settings, silent_port: int) -> None:
+    changed = settings.model_copy(update={"database_port": silent_port, "server_timeout_seconds": PATIENCE_SECONDS})
+    with serving(changed) as rest:
         started = time.monotonic()
         answer = rest.client.post("/api/files", json={"title": "a"})
         assert answer.status_code == 503
@@ -138,14 +138,14 @@ def test_a_postgres_that_hangs_costs_no_more_than_the_timeout(settings: Settings
         assert rest.client.get("/healthz").status_code == 200
 
 
-def test_without_kafka_requests_are_still_accepted(settings: Settings) -> None:
+def test_requests_are_accepted_without_kafka(settings: Settings) -> None:
     with serving(settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})) as rest:
         answer = rest.client.post("/api/files", json={"title": "kept for later"})
         assert answer.status_code == 201
         assert rest.client.get("/api/files").json()["items"][0]["title"] == "kept for later"
 
 
-def test_without_s3_only_downloads_are_refused(settings: Settings, silent_port: int) -> None:
+def test_without_s3_only_downloads_fail(settings: Settings, silent_port: int) -> None:
     for port in (closed_port(), silent_port):
         changes = {"s3_endpoint": f"http://127.0.0.1:{port}", "server_timeout_seconds": PATIENCE_SECONDS}
         with serving(settings.model_copy(update=changes)) as rest:
@@ -156,7 +156,7 @@ def test_without_s3_only_downloads_are_refused(settings: Settings, silent_port: 
             assert f":{port}" in answer.json()["error"]["message"]
 
 
-def test_a_client_that_is_slow_holds_up_nobody(settings: Settings) -> None:
+def test_a_slow_client_does_not_delay_others(settings: Settings) -> None:
     with serving(settings) as rest:
         port = rest.client.base_url.port
         begun = threading.Event()

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.tables import Operation, Tombstone
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
@@ -54,7 +54,7 @@ def test_a_file_is_cancelled_retried_and_deleted(rest: Rest, engine: sa.Engine, 
     ]
 
 
-def test_nobody_writes_his_own_name_into_the_audit(rest: Rest, engine: sa.Engine) -> None:
+def test_a_client_cannot_choose_the_actor_of_the_audit_record(rest: Rest, engine: sa.Engine) -> None:
     file_id = rest.create("a")
     headers = {"X-Forwarded-For": "x" * 30_000, "Forwarded": f"for={'y' * 1000}"}
     assert rest.client.post(f"/api/files/{file_id}/cancel", headers=headers).status_code == 200
@@ -66,7 +66,7 @@ def test_nobody_writes_his_own_name_into_the_audit(rest: Rest, engine: sa.Engine
     assert last.isprintable()
 
 
-def test_requests_that_are_gone_from_kafka_are_retried_one_and_all(
+def test_requests_gone_from_kafka_are_retried_singly_and_in_bulk(
     rest: Rest, engine: sa.Engine, settings: Settings
 ) -> None:
     ids = [rest.create(f"gone {number}") for number in range(4)]
@@ -95,7 +95,7 @@ def test_requests_that_are_gone_from_kafka_are_retried_one_and_all(
 
 
 @pytest.mark.parametrize(("verb", "said"), [("retry", "retried"), ("delete", "deleted")])
-def test_what_cannot_be_done_is_refused_with_its_reason(verb: str, said: str, rest: Rest) -> None:
+def test_a_refused_action_is_409_with_its_reason(verb: str, said: str, rest: Rest) -> None:
     file_id = rest.create("waits")
     path = f"/api/files/{file_id}"
     answer = rest.client.delete(path) if verb == "delete" else rest.client.post(f"{path}/{verb}")
@@ -106,13 +106,13 @@ def test_what_cannot_be_done_is_refused_with_its_reason(verb: str, said: str, re
 
 
 @pytest.mark.parametrize("file_id", ["99", "0", "-1", str(2**63), "9" * 5000])
-def test_a_file_that_is_not_there(file_id: str, rest: Rest) -> None:
+def test_an_action_on_an_unknown_file_is_404(file_id: str, rest: Rest) -> None:
     assert rest.client.post(f"/api/files/{file_id}/retry").status_code == 404
     assert rest.client.post(f"/api/files/{file_id}/cancel").status_code == 404
     assert rest.client.delete(f"/api/files/{file_id}").status_code == 404
 
 
-def test_many_are_named_by_their_ids_or_by_what_they_match(rest: Rest, engine: sa.Engine) -> None:
+def test_a_bulk_action_selects_files_by_id_or_by_filter(rest: Rest, engine: sa.Engine) -> None:
     ids = [failed(rest, engine, title) for title in ("report a", "report b", "report c", "note")]
     waiting = rest.create("report d")
     some = rest.client.post("/api/files/retry", json={"ids": [ids[0], waiting, 999]}).json()
@@ -151,7 +151,7 @@ def test_many_are_named_by_their_ids_or_by_what_they_match(rest: Rest, engine: s
         7,
     ],
 )
-def test_a_bulk_request_that_makes_no_sense_does_nothing(body: object, rest: Rest) -> None:
+def test_an_invalid_bulk_request_is_422_and_changes_nothing(body: object, rest: Rest) -> None:
     file_id = rest.create("stays")
     answer = rest.client.post("/api/files/cancel", json=body)
     assert answer.status_code == 422, answer.text
@@ -159,7 +159,7 @@ def test_a_bulk_request_that_makes_no_sense_does_nothing(body: object, rest: Res
     assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "pending"
 
 
-def test_a_page_of_another_site_changes_nothing(rest: Rest) -> None:
+def test_a_page_of_another_site_cannot_change_anything(rest: Rest) -> None:
     file_id = rest.create("stays")
     evil = {"origin": "https://evil.example"}
     for answer in (
@@ -200,7 +200,7 @@ def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, set
     assert rest.client.post("/api/dead-letters/replay", json={"places": ["7:7"]}).status_code == 404
 
 
-def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
+def test_workers_and_the_pipeline_are_empty_at_first(rest: Rest) -> None:
     assert rest.client.get("/api/workers").json() == {"items": [], "total": 0, "next_cursor": None}
     for act in ("quiet", "resume"):
         refused = rest.client.post(f"/api/workers/nobody/{act}")
@@ -211,7 +211,7 @@ def test_workers_and_the_pipeline_are_readable(rest: Rest) -> None:
     assert glance["group"] is None
 
 
-def test_workers_come_in_pages(rest: Rest, engine: sa.Engine) -> None:
+def test_workers_are_listed_in_pages(rest: Rest, engine: sa.Engine) -> None:
     names = [f"worker-{number:02}" for number in range(7)]
     for number, name in enumerate(names):
         event = WorkerEvent(kind=EventKind.HEARTBEAT, worker_id=name, timestamp=datetime.now(UTC), vitals=Vitals())
@@ -229,7 +229,7 @@ def test_workers_come_in_pages(rest: Rest, engine: sa.Engine) -> None:
     assert rest.client.get("/api/workers", params={"limit": 501}).status_code == 422
 
 
-def test_what_the_pipeline_has_beyond_the_limit_is_left_out_and_said(rest: Rest, engine: sa.Engine) -> None:
+def test_the_pipeline_is_cut_at_the_limit_and_marked_as_truncated(rest: Rest, engine: sa.Engine) -> None:
     with engine.connect() as connection:
         whole = overview(connection, "g")
     parts = [PartitionLag(number, 0, 0, 0, 0) for number in range(5)]
@@ -239,6 +239,6 @@ def test_what_the_pipeline_has_beyond_the_limit_is_left_out_and_said(rest: Rest,
     assert rest.client.get("/api/pipeline", params={"limit": 1}).json()["truncated"] is False
 
 
-def test_a_probe_may_use_head(rest: Rest) -> None:
+def test_healthz_supports_head(rest: Rest) -> None:
     answer = rest.client.head("/healthz")
     assert (answer.status_code, answer.content) == (200, b"")

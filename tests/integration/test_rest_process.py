@@ -1,4 +1,4 @@
-"""The dashboard as a process: pages and REST on one port, from the first request to SIGTERM."""
+"""The dashboard as a process: pages and REST on one port, until SIGTERM."""
 
 import os
 import re
@@ -24,10 +24,7 @@ STOP_SECONDS = 10
 def dashboard(
     settings: Settings, folder: Path, *arguments: str, seconds: float = START_SECONDS
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`filemill run dashboard` on a port of the system's choice, started in another folder; yields it and its URL.
-
-    It is killed after so many seconds: a test that hangs ends.
-    """
+    """Run `filemill run dashboard` in `folder` on a free port; yields the process and its URL. Killed at `seconds`."""
     command = [sys.executable, "-m", "filemill", "run", "dashboard", "--port", "0", *arguments]
     environment = {**os.environ, **as_environment(settings), "FILEMILL_LOG_FORMAT": "json"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
@@ -50,7 +47,9 @@ def _url(process: subprocess.Popen[str]) -> str:
         seen.append(line)
         found = re.search(r'"url": ?"(http://127\.0\.0\.1:\d+)"', line)
         if found:
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # or it would stop when the pipe is full
+            threading.Thread(
+                target=process.stderr.read, daemon=True
+            ).start()  # or the process would block when the pipe is full
             return found[1]
     raise AssertionError("".join(seen))
 
@@ -71,7 +70,7 @@ def test_pages_and_rest_share_a_port_and_stop_on_sigterm(settings: Settings, tmp
         assert process.wait(STOP_SECONDS) == 0
 
 
-def test_it_starts_though_every_server_is_away(settings: Settings, tmp_path: Path) -> None:
+def test_it_starts_without_any_reachable_server(settings: Settings, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -85,7 +84,7 @@ def test_it_starts_though_every_server_is_away(settings: Settings, tmp_path: Pat
         assert process.wait(STOP_SECONDS) == 0
 
 
-def test_a_port_in_use_is_a_sentence_and_not_a_trace(settings: Settings, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_without_a_trace(settings: Settings, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

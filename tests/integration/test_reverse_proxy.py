@@ -42,10 +42,12 @@ def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
     assert found is not None
     with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
         dashboard = processes.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
-        (said, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
+        (line, *_) = wait_until(
+            lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the dashboard has started"
+        )
         port = free_port()
         server = re.sub(r"\n +ssl_.*", "", found[1]).replace("443 ssl", f"127.0.0.1:{port}")
-        server = server.replace("http://127.0.0.1:8501", said["url"]).replace("$scheme", "https")
+        server = server.replace("http://127.0.0.1:8501", line["url"]).replace("$scheme", "https")
         temporary = "".join(
             f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -66,7 +68,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize("host", [NAME, f"{NAME}:443"])
-def test_the_documented_proxy_serves_the_page_rest_and_websockets(proxy: int, host: str, engine: sa.Engine) -> None:
+def test_the_documented_proxy_passes_pages_rest_and_websockets(proxy: int, host: str, engine: sa.Engine) -> None:
     ours, evil = {"host": host, "origin": f"https://{NAME}"}, {"host": host, "origin": "https://evil.example"}
     with httpx.Client(base_url=f"http://127.0.0.1:{proxy}", trust_env=False, timeout=START_SECONDS) as client:
         assert client.get("/pipeline", headers={"host": host}).headers["content-type"].startswith("text/html")
@@ -77,7 +79,7 @@ def test_the_documented_proxy_serves_the_page_rest_and_websockets(proxy: int, ho
         assert client.post(f"/api/files/{created.json()['id']}/cancel", headers=claimed).status_code == 200
         assert "127.0.0.1" not in client.get("/readyz", headers={"host": host}).text
     with engine.connect() as connection:
-        # nginx appends the address that it sees, which is a trusted one; the one before it is the client's.
+        # nginx appends the address of its client, which is a trusted proxy here; the address before it is used.
         assert connection.execute(sa.select(Operation.actor)).scalars().all() == ["rest:203.0.113.7"]
     stream = f"ws://{host}/_stcore/stream"
     streamlit = [Subprotocol("streamlit")]

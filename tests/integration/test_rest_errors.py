@@ -1,4 +1,4 @@
-"""REST: what is wrong is refused in one shape, with the field's name and without a trace."""
+"""REST: error responses have one shape, name the wrong field, and contain no trace."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def post(rest: Rest, content: bytes | str, **headers: str | bytes) -> httpx.Resp
     return rest.client.post("/api/files", content=body, headers={b"content-type": b"application/json", **sent})
 
 
-def refused(answer: httpx.Response, status: int, code: str, field: str | None = None) -> str:
+def check_error(answer: httpx.Response, status: int, code: str, field: str | None = None) -> str:
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert set(body) == {"error"}
@@ -60,73 +60,73 @@ def refused(answer: httpx.Response, status: int, code: str, field: str | None = 
         ({"title": "a", "description": 7}, "description"),
     ],
 )
-def test_a_field_that_breaks_a_limit_is_named(body: Any, field: str, rest: Rest, engine: sa.Engine) -> None:
-    refused(post(rest, json.dumps(body)), 422, "invalid", field)
+def test_an_invalid_field_is_named(body: Any, field: str, rest: Rest, engine: sa.Engine) -> None:
+    check_error(post(rest, json.dumps(body)), 422, "invalid", field)
     with engine.connect() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(File)).scalar_one() == 0
     assert rest.relay.woken == 0
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"title": "a"', "nonsense", '{"title": "a"} x', "[" * 200_000])
-def test_what_is_not_json(body: str, rest: Rest) -> None:
-    refused(post(rest, body), 400, "bad_json")
+def test_a_body_that_is_not_json_is_400(body: str, rest: Rest) -> None:
+    check_error(post(rest, body), 400, "bad_json")
 
 
 @pytest.mark.parametrize(
     "body", [b'{"title": "\xff"}', b'{"title": "\xed\xa0\x80"}', '{"title": "a"}'.encode("utf-16")]
 )
-def test_what_is_not_utf_8(body: bytes, rest: Rest) -> None:
-    refused(post(rest, body), 400, "bad_encoding")
+def test_a_body_that_is_not_utf_8_is_400(body: bytes, rest: Rest) -> None:
+    check_error(post(rest, body), 400, "bad_encoding")
 
 
 @pytest.mark.parametrize("size", [MEBIBYTE + 1, 3 * MEBIBYTE])
-def test_a_body_that_is_too_large(size: int, rest: Rest) -> None:
-    refused(post(rest, b" " * size), 413, "too_large")
+def test_a_body_that_is_too_large_is_413(size: int, rest: Rest) -> None:
+    check_error(post(rest, b" " * size), 413, "too_large")
 
     def chunks() -> Iterator[bytes]:
         for _ in range(size // 1024 + 1):
             yield b" " * 1024
 
     answer = rest.client.post("/api/files", content=chunks(), headers={"content-type": "application/json"})
-    refused(answer, 413, "too_large")
+    check_error(answer, 413, "too_large")
 
 
-def test_a_body_of_just_the_greatest_size(rest: Rest) -> None:
+def test_a_body_of_the_maximum_size_is_accepted(rest: Rest) -> None:
     start = b'{"title": "a"}'
     assert post(rest, start + b" " * (MEBIBYTE - len(start))).status_code == 201
 
 
 def test_a_page_of_another_site_cannot_post(rest: Rest) -> None:
-    refused(post(rest, '{"title": "a"}', origin="https://evil.example"), 403, "cross_origin")
-    refused(post(rest, '{"title": "a"}', origin="null"), 403, "cross_origin")
+    check_error(post(rest, '{"title": "a"}', origin="https://evil.example"), 403, "cross_origin")
+    check_error(post(rest, '{"title": "a"}', origin="null"), 403, "cross_origin")
     assert post(rest, '{"title": "a"}', origin=str(rest.client.base_url).rstrip("/")).status_code == 201
 
 
 @pytest.mark.parametrize(
     "kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
-def test_a_body_that_a_form_could_send_is_refused(kind: str, rest: Rest) -> None:
+def test_a_content_type_that_a_form_can_send_is_415(kind: str, rest: Rest) -> None:
     for path in ("/api/files", "/api/files/cancel", "/api/dead-letters/replay", "/api/offsets/reset"):
         headers = {"content-type": kind} if kind else {}
         answer = rest.client.post(path, content=b'{"title": "a", "all": true}', headers=headers)
-        refused(answer, 415, "unsupported_media_type")
+        check_error(answer, 415, "unsupported_media_type")
     assert post(rest, '{"title": "a"}', **{"content-type": "Application/JSON; charset=utf-8"}).status_code == 201
 
 
-def test_a_rebound_name_reads_and_changes_nothing(rest: Rest) -> None:
+def test_a_rebound_dns_name_can_neither_read_nor_write(rest: Rest) -> None:
     evil = {"host": f"evil.example:{rest.client.base_url.port}"}
-    refused(rest.client.get("/api/files", headers=evil), 421, "host_not_allowed")
-    refused(post(rest, '{"title": "a"}', **evil), 421, "host_not_allowed")
+    check_error(rest.client.get("/api/files", headers=evil), 421, "host_not_allowed")
+    check_error(post(rest, '{"title": "a"}', **evil), 421, "host_not_allowed")
     assert rest.client.get("/api/files").json()["items"] == []
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://127.0.0.1:1", "\u00ff", "http://" + "a" * 30_000])
-def test_no_origin_makes_it_fail(origin: str, rest: Rest) -> None:
-    refused(post(rest, '{"title": "a"}', origin=origin.encode("latin-1")), 403, "cross_origin")
+def test_no_origin_causes_an_exception(origin: str, rest: Rest) -> None:
+    check_error(post(rest, '{"title": "a"}', origin=origin.encode("latin-1")), 403, "cross_origin")
 
 
 @pytest.mark.parametrize("path", ["/api/files", "/api/nope", "/healthz", PLOTLY_PATH])
-def test_every_answer_says_what_a_browser_may_do_with_it(path: str, rest: Rest) -> None:
+def test_every_response_has_security_headers(path: str, rest: Rest) -> None:
     answer = rest.client.get(path)
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -138,22 +138,22 @@ def test_every_answer_says_what_a_browser_may_do_with_it(path: str, rest: Rest) 
     assert answer.headers["cache-control"] == ("public, max-age=31536000, immutable" if kept else "no-store")
 
 
-def test_nobody_is_told_that_other_sites_may_read(rest: Rest) -> None:
+def test_no_response_allows_cross_origin_reads(rest: Rest) -> None:
     answer = rest.client.get("/api/files", headers={"origin": "https://evil.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", ["/api/nope", "/api/files/1/nope", "/api/docs", "/api//files"])
-def test_unknown_paths_are_json_too(path: str, rest: Rest) -> None:
-    assert refused(rest.client.get(path), 404, "not_found") == f"there is nothing at {path}"
+def test_an_unknown_path_is_404_as_json(path: str, rest: Rest) -> None:
+    assert check_error(rest.client.get(path), 404, "not_found") == f"there is nothing at {path}"
 
 
-def test_the_root_of_rest_says_where_to_go_on(rest: Rest) -> None:
+def test_the_root_of_the_api_names_the_openapi_document(rest: Rest) -> None:
     for path in ("/api", "/api/"):
         assert rest.client.get(path).json()["openapi"] == "/api/openapi.json"
 
 
-def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> None:
+def test_the_chart_script_is_cached_forever_under_its_version(rest: Rest) -> None:
     packed = rest.client.get(PLOTLY_PATH)
     assert packed.headers["content-encoding"] == "gzip"
     assert "immutable" in packed.headers["cache-control"]
@@ -161,7 +161,7 @@ def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> Non
     assert "content-encoding" not in plain.headers
     assert plain.content == packed.content
     assert b"plotly.js v" in plain.content[:200]
-    refused(rest.client.get("/assets/plotly-0.js"), 404, "not_found")
+    check_error(rest.client.get("/assets/plotly-0.js"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_the_charts_script_is_kept_for_ever_under_its_version(rest: Rest) -> Non
         ("POST", "/healthz", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_told_all_that_the_path_has(method: str, path: str, allow: str, rest: Rest) -> None:
+def test_a_wrong_method_is_405_with_all_allowed_methods(method: str, path: str, allow: str, rest: Rest) -> None:
     answer = rest.client.request(method, path)
-    refused(answer, 405, "method_not_allowed")
+    check_error(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == allow
 
 
-def test_a_bug_is_answered_without_its_trace(
+def test_an_exception_is_500_without_its_trace(
     rest: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_args: object, **_given: object) -> None:
@@ -190,12 +190,12 @@ def test_a_bug_is_answered_without_its_trace(
     caplog.set_level(logging.CRITICAL)
     monkeypatch.setattr(Submissions, "submit_batch", broken)
     answer = post(rest, '{"title": "a"}')
-    refused(answer, 500, "internal")
+    check_error(answer, 500, "internal")
     assert "secret" not in answer.text
     assert rest.client.get("/healthz").status_code == 200
 
 
-def test_openapi_describes_all_of_it(rest: Rest) -> None:
+def test_the_openapi_document_has_all_paths_and_schemas(rest: Rest) -> None:
     document = rest.client.get("/api/openapi.json").json()
     assert document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
@@ -212,13 +212,13 @@ def test_openapi_describes_all_of_it(rest: Rest) -> None:
     assert {reference.split('"')[0] for reference in references} <= set(schemas)
 
 
-def test_a_request_that_was_answered_503_is_not_accepted_later(settings: Settings, engine: sa.Engine) -> None:
+def test_a_request_answered_503_is_not_accepted_later(settings: Settings, engine: sa.Engine) -> None:
     with serving(settings.model_copy(update={"server_timeout_seconds": 1.0})) as rest:
         with engine.begin() as connection:
             connection.execute(sa.text("LOCK TABLE files IN ACCESS EXCLUSIVE MODE"))
             started = time.monotonic()
             answer = post(rest, '{"title": "too late"}')
-            refused(answer, 503, "unavailable")
+            check_error(answer, 503, "unavailable")
             assert 0.9 < time.monotonic() - started < 3
             assert int(answer.headers["retry-after"]) > 0
         deadline = time.monotonic() + 10
