@@ -1,14 +1,14 @@
-"""What a file request is, which states it passes through, and which of two statements about it counts.
+"""File requests, their statuses, and the rule for which status update supersedes which. Pure.
 
-Pure: no driver, no clock. The same rules stand once more as SQL in `filemill.adapters.postgres.status`, where they run
-on thousands of rows at a time; `tests/contract` holds both to the same answers.
+`filemill.adapters.postgres.status_store` has the same rules as SQL, for thousands of rows at a time. `tests/contract` checks
+that both give the same results.
 """
 
 import enum
 import re
 import unicodedata
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -24,18 +24,18 @@ FileId = Annotated[int, msgspec.Meta(ge=1, le=FILE_ID_MAX)]
 
 # Unicode's category Cc, whose members are fixed for good.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Letters and symbols that show nothing: fillers of Hangul syllables, the empty Braille pattern.
+# Letters and symbols without a glyph: fillers of Hangul syllables, the empty Braille pattern.
 _BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _FILE_ID_DIGITS = len(str(FILE_ID_MAX))
 _KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
-# What every key that is kept for one file begins with, whatever follows: another extension, the number of an attempt.
+# The prefix of every key that is reserved for one file. Another extension or the number of an attempt may follow.
 _RESERVED = re.compile(r"file-(?P<id>[0-9]+)-")
 
 
 class Status(enum.StrEnum):
-    """The states of a file. The first four are the seed's."""
+    """The statuses of a file. The first four are those of the reference design."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -45,12 +45,12 @@ class Status(enum.StrEnum):
 
     @property
     def rank(self) -> int:
-        """How far along a run this is: 0 pending, 1 processing, 2 terminal."""
+        """The progress of a run: 0 pending, 1 processing, 2 terminal."""
         return _RANKS[self]
 
     @property
     def terminal(self) -> bool:
-        """Whether a run ends here."""
+        """Whether the status ends a run."""
         return self.rank == TERMINAL_RANK
 
 
@@ -65,9 +65,9 @@ _RANKS = {
 
 
 def parse_file_id(text: str) -> int:
-    """An id written in the digits 0 to 9, without signs, blanks, fractions or separators.
+    """The id in a text of the digits 0 to 9, without sign, blanks, fraction or separators.
 
-    Raises FileIdOutOfRange for a whole number that is none, InvalidRequest for anything else.
+    Raises FileIdOutOfRange for any other whole number, InvalidRequest for any other text.
     """
     if _WHOLE_NUMBER.fullmatch(text) is None:
         raise InvalidRequest("id", "must be a whole number in the digits 0 to 9")
@@ -78,14 +78,14 @@ def parse_file_id(text: str) -> int:
 
 
 class NewFile(msgspec.Struct, frozen=True):
-    """What somebody asks for. Build it with `new_file`, which checks the limits."""
+    """A request for a file. Build it with `new_file`, which checks the limits."""
 
     title: str
     description: str = ""
 
 
 def new_file(title: str, description: str = "") -> NewFile:
-    """A checked request. Raises InvalidRequest naming the field that breaks a limit."""
+    """A checked request. Raises InvalidRequest, which names the field that breaks a limit."""
     request = check_limits(title, description)
     if not has_visible_character(title):
         raise InvalidRequest(
@@ -95,13 +95,13 @@ def new_file(title: str, description: str = "") -> NewFile:
 
 
 def search_text(title: str) -> str:
-    """What a search compares: without case, and the same however a letter is composed or how wide it is."""
-    # Folding can undo the composition, as of U+0345, and composing can make letters that fold.
+    """The form of a title that a search compares: independent of case, of composition and of the width of letters."""
+    # Case folding can undo the composition, as of U+0345, and composition can yield letters that fold.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
 
 
 def has_visible_character(text: str) -> bool:
-    """Whether a text has a visible character."""
+    """Whether the text contains a visible character."""
     return any(map(_is_visible, unicodedata.normalize("NFKC", text)))
 
 
@@ -111,7 +111,7 @@ def _is_visible(character: str) -> bool:
 
 
 def check_limits(title: str, description: str) -> NewFile:
-    """A request that keeps the limits that every accepted one has kept. Raises InvalidRequest."""
+    """A request within the limits that hold for every accepted one. Raises InvalidRequest."""
     _reject_surrogates("title", title)
     _reject_surrogates("description", description)
     if not title.strip():
@@ -136,13 +136,13 @@ def _reject_surrogates(field: str, text: str) -> None:
 
 
 def truncate_to_milliseconds(moment: datetime) -> datetime:
-    """The moment in UTC, cut to whole milliseconds: done once, when a request is accepted."""
+    """The time in UTC, truncated to whole milliseconds."""
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def epoch_milliseconds(moment: datetime) -> int:
-    """Whole milliseconds since the epoch, without the rounding of a float."""
+    """Whole milliseconds since the epoch, by integer arithmetic."""
     elapsed = moment - EPOCH
     return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
 
@@ -153,46 +153,48 @@ def iso_milliseconds(moment: datetime) -> str:
 
 
 def object_key(file_id: int, requested_at: datetime) -> str:
-    """The key of a file's object: `file-{id}-{request, epoch ms}.txt`. It depends on the request alone."""
+    """The key of a file's object: `file-{id}-{request time, epoch ms}.txt`. It depends on the request alone."""
     return f"file-{file_id}-{epoch_milliseconds(requested_at)}.txt"
 
 
 def file_id_in_key(key: str) -> int | None:
-    """The file that a key names, or None where it is not a key of ours."""
+    """The file id in a key that `object_key` made; None for any other key."""
     match = _KEY.fullmatch(key)
     return int(match["id"]) if match and int(match["id"]) <= FILE_ID_MAX else None
 
 
 def canonical_key(key: str) -> str:
-    """The key as a server that cleans paths knows it: SeaweedFS serves `file-7-1.txt` for `/file-7-1.txt` too."""
+    """The key as a server that normalizes paths stores it: for SeaweedFS `/file-7-1.txt` is `file-7-1.txt`."""
     return re.sub("/+", "/", key.replace("\\", "/")).strip("/")
 
 
 class InvalidObjectKey(ValueError):
-    """A key that a file cannot have, whatever the other files have. The reason is a sentence."""
+    """A key that a file cannot have, independently of other files."""
+
+    code: ClassVar[str] = "invalid-object-key"
 
 
 def check_key_owner(file_id: int, key: str) -> str | None:
-    """Check that a file may have this key.
+    """Check whether a file may have this key.
 
-    None: the key is kept for this file alone, by its form. Otherwise the key in its canonical form, which the file may
-    have if no other file has it. Raises ForeignKey for one that is kept for another file, or that is no plain path.
+    Returns None if the key's form reserves it for this file. Otherwise returns the canonical key, which the file may
+    have if no other file has it. Raises InvalidObjectKey if the key is reserved for another file or is no plain path.
     """
     if key.startswith(f"file-{file_id}-") and "/" not in key and "\\" not in key:
         return None
     canonical = canonical_key(key)
     if not canonical or not {".", ".."}.isdisjoint(canonical.split("/")):
         raise InvalidObjectKey("s3Location is not a plain key")
-    kept = _RESERVED.match(canonical)
-    if kept is None:
+    reserved = _RESERVED.match(canonical)
+    if reserved is None:
         return canonical
-    if kept["id"] != str(file_id):
-        raise InvalidObjectKey(f"s3Location is a key of file {kept['id'][:20]}")
+    if reserved["id"] != str(file_id):
+        raise InvalidObjectKey(f"s3Location is a key of file {reserved['id'][:20]}")
     return None
 
 
 class CurrentState(msgspec.Struct, frozen=True):
-    """Where a file stands: its run, its status in that run, and since when it is in that step (progress only)."""
+    """The current run and status of a file, and the time of its last progress (status processing only)."""
 
     run: int
     status: Status
@@ -200,7 +202,10 @@ class CurrentState(msgspec.Struct, frozen=True):
 
 
 class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event says of a file. `run` None means the row's current run (a sender who knows the seed only)."""
+    """The content of an event about a file.
+
+    `run` None means the row's current run: the sender knows the reference design only.
+    """
 
     file_id: int
     run: int | None
@@ -220,11 +225,11 @@ class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def supersedes(update: StatusUpdate, current: CurrentState) -> bool:
-    """Whether the change counts against what is known.
+    """Whether the update replaces the current state.
 
-    Only the row's own run counts: an earlier one is over, and a later one is begun by a retry, in the row, before any
-    record of it exists. Within the run the greater rank wins; of two terminal statuses the first; of two steps of
-    progress the later by its own clock, or a redelivered `step 1` would hide that a new worker has begun again.
+    Only updates of the row's run do: an earlier run has ended, and a retry changes the row before a later run has
+    records. Within the run the greater rank wins, and of two terminal statuses the first. Of two progress events the
+    later one wins, so that the progress of a new worker replaces that of the one before it.
     """
     if update.run is not None and update.run != current.run:
         return False
@@ -236,16 +241,16 @@ def supersedes(update: StatusUpdate, current: CurrentState) -> bool:
 
 
 def coalesce(updates: list[StatusUpdate]) -> list[StatusUpdate]:
-    """The one change per file and run that survives a batch, in the order of ids (so that row locks have an order).
+    """The update of each file and run that supersedes the others of a batch, ordered by id for the row locks.
 
-    All runs are kept: which of them is the row's is known only to the row. Changes without a run come last and apart:
-    they mean whichever run is the row's.
+    Every run is kept, because only the row knows which one is current. Updates without a run are kept separately and
+    come last: they refer to the row's run.
     """
-    survivors: dict[tuple[bool, int, int], StatusUpdate] = {}
-    for change in updates:
-        run = change.run or 0
-        key = (change.run is None, change.file_id, run)
-        known = survivors.get(key)
-        if known is None or supersedes(change, CurrentState(run, known.status, known.at)):
-            survivors[key] = change
-    return [survivors[key] for key in sorted(survivors)]
+    latest: dict[tuple[bool, int, int], StatusUpdate] = {}
+    for update in updates:
+        run = update.run or 0
+        key = (update.run is None, update.file_id, run)
+        known = latest.get(key)
+        if known is None or supersedes(update, CurrentState(run, known.status, known.at)):
+            latest[key] = update
+    return [latest[key] for key in sorted(latest)]

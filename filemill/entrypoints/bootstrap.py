@@ -21,7 +21,7 @@ from filemill.adapters.postgres.connection import create_engine
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.monitor_store import MonitorStore
 from filemill.adapters.postgres.outbox import PostgresOutbox
-from filemill.adapters.postgres.status import PostgresStatusStore
+from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.adapters.s3.admin import s3_client
 from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore

@@ -13,7 +13,7 @@ from filemill.adapters.memory.status_store import MemoryStatusStore
 from filemill.adapters.postgres.file_actions import retry_files
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.outbox import PostgresOutbox, insert_many
-from filemill.adapters.postgres.status import PostgresStatusStore
+from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.adapters.postgres.tables import File
 from filemill.domain.files import NewFile
 from filemill.ports import Lease, Outbox, StatusStore

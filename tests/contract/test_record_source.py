@@ -11,7 +11,13 @@ from tests.contract.groups import PARTITIONS, GroupHarness, KafkaGroupHarness, M
 ALL = set(range(PARTITIONS))
 
 
-@pytest.fixture(params=["memory-eager", "memory-cooperative", "classic-eager", "classic-cooperative", "consumer"])
+EACH = ["memory-eager", "memory-cooperative", "classic-eager", "classic-cooperative", "consumer"]
+# An eager member reads and commits as a cooperative one does: only assignments differ.
+EACH_READER = ["memory-cooperative", "classic-cooperative", "consumer"]
+each_reader = pytest.mark.parametrize("group", EACH_READER, indirect=True)
+
+
+@pytest.fixture(params=EACH)
 def group(request: pytest.FixtureRequest) -> Iterator[GroupHarness]:
     """A group without members, on an empty topic."""
     if request.param.startswith("memory-"):
@@ -43,6 +49,7 @@ def test_the_first_assignment_has_every_partition_without_a_commit(member: Membe
     assert member.told("revoked") == member.told("lost") == []
 
 
+@each_reader
 def test_records_of_a_partition_are_read_in_order(group: GroupHarness, member: Member) -> None:
     for partition in ALL:
         group.publish(partition, *(b"%d" % number for number in range(5)))
@@ -52,6 +59,7 @@ def test_records_of_a_partition_are_read_in_order(group: GroupHarness, member: M
         assert [(record.offset, record.value) for record in records] == [(n, b"%d" % n) for n in range(5)]
 
 
+@each_reader
 def test_read_returns_at_most_the_limit(group: GroupHarness, member: Member) -> None:
     group.publish(0, *[b"x"] * 7)
     sizes: list[int] = []
@@ -116,6 +124,7 @@ def test_an_expelled_member_is_told_that_its_partitions_are_lost(group: GroupHar
     assert first.told("revoked") == revoked
 
 
+@each_reader
 def test_a_paused_partition_is_not_read_until_it_is_resumed(group: GroupHarness, member: Member) -> None:
     member.source.pause([0, 2])
     for partition in ALL:
@@ -144,6 +153,7 @@ def test_a_partition_that_comes_back_is_not_paused_any_more(group: GroupHarness)
     group.wait(lambda: all(first.offsets(partition) for partition in moved), first)
 
 
+@each_reader
 def test_a_position_is_the_offset_after_the_last_record_read(group: GroupHarness, member: Member) -> None:
     assert member.source.positions(sorted(ALL)) == {}
     group.publish(2, b"a", b"b")
@@ -152,12 +162,14 @@ def test_a_position_is_the_offset_after_the_last_record_read(group: GroupHarness
     assert member.source.positions([0, 1]) == {}
 
 
+@each_reader
 def test_a_position_passes_over_the_end_of_a_transaction(group: GroupHarness, member: Member) -> None:
     group.publish_transaction(0, b"a")
     group.wait(lambda: member.source.positions([0]) == {0: 2}, member)
     assert member.offsets(0) == [0]
 
 
+@each_reader
 def test_a_commit_is_answered_inside_a_later_read(group: GroupHarness, member: Member) -> None:
     group.publish(0, b"a", b"b")
     group.wait(lambda: len(member.records) == 2, member)
@@ -171,6 +183,7 @@ def test_a_commit_is_answered_inside_a_later_read(group: GroupHarness, member: M
     assert group.committed(1) == (0, "none")
 
 
+@each_reader
 def test_one_commit_may_follow_another(group: GroupHarness, member: Member) -> None:
     group.publish(0, b"a", b"b")
     group.wait(lambda: len(member.records) == 2, member)
@@ -182,6 +195,7 @@ def test_one_commit_may_follow_another(group: GroupHarness, member: Member) -> N
         assert group.committed(0) == (offset, "")
 
 
+@each_reader
 def test_commit_sync_returns_what_the_broker_stored(group: GroupHarness, member: Member) -> None:
     commits = {0: commit(0, "a"), 2: commit(0, "b")}
     assert member.source.commit_sync(commits, 10) == commits

@@ -186,13 +186,14 @@ def test_another_member_gets_what_a_closed_one_did_not_acknowledge(group: ShareH
 
 
 def test_a_record_that_one_member_holds_is_not_delivered_to_another(group: ShareHarness) -> None:
-    group.publish(0, 4)
-    first, second = group.join(), group.join()
+    for partition in range(PARTITIONS):
+        group.publish(partition, 3)
+    first = group.join()
     held = read_batch(first)
-    group.publish(1, 3)
-    others = read_until(
-        second, lambda records: {key for key in keys(records) if key[0] == 1} == {(1, 0), (1, 1), (1, 2)}
-    )
+    second = group.join()
+    for partition in range(PARTITIONS):
+        group.publish(partition, 3)  # the broker may assign only one of the partitions to a member
+    others = read_until(second, lambda records: records)
     assert set(keys(held)).isdisjoint(keys(others))
     for record in held:
         first.accept(record.partition, record.offset)

@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
-from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import (
     File,
@@ -23,6 +22,7 @@ from filemill.adapters.postgres.tables import (
     RequestLoss,
 )
 from filemill.adapters.postgres.topics import register_topics
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, WorkerEvent

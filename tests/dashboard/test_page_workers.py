@@ -10,9 +10,9 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Worker
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent

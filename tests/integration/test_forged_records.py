@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from filemill.domain.file_actions import RefusalCode
 from filemill.adapters.postgres.tables import File, WorkerEventRow
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key
@@ -166,7 +167,7 @@ def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_re
         connection.execute(failed.where(File.id == old).values(run=GREATEST_RUN))  # an older version took the result
     outcome = operations(running).retry([aimed, neighbour, old], "test")
     assert outcome.done == [aimed, neighbour]
-    assert [(one.file_id, one.reason) for one in outcome.refused] == [(old, "it has no further run: ask for it anew")]
+    assert [(one.file_id, one.code) for one in outcome.refused] == [(old, RefusalCode.LAST_RUN)]
     running.wait_for([aimed, neighbour])
     assert [running.file(file_id).run for file_id in (aimed, neighbour)] == [2, 2]
 
@@ -199,7 +200,7 @@ def test_progress_of_a_later_run_does_not_hold_a_file_in_processing(running: Pip
     topics.publish(running.settings, running.settings.topic_progress, [value])
     wait_until(
         lambda: (
-            f"run 2 of file {file_id} was never begun: the file is in run 1"
+            f"run 2 of file {file_id} has not started: the file is in run 1"
             in {row["reason"] for row in running.rejected()}
         ),
         10,

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.memory.object_store import MemoryObjectStore
-from filemill.adapters.postgres.events import store_events
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import as_environment
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
@@ -48,7 +48,7 @@ def stalled(connection: sa.Connection) -> dict[int, str]:
     return {one.partition: f"{one.reason.value}: {one.sentence}" for one in found}
 
 
-def test_a_partition_that_stands_still_is_named_and_one_that_moves_is_not(engine: sa.Engine) -> None:
+def test_a_partition_that_stands_still_is_reported(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
         samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
@@ -61,7 +61,7 @@ def test_a_partition_that_stands_still_is_named_and_one_that_moves_is_not(engine
     assert found[0].endswith("its owner w is stuck on record P0·7 for 59 s")
 
 
-def test_a_partition_is_given_its_time_again_after_a_gap_an_owner_or_an_open_breaker(engine: sa.Engine) -> None:
+def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breaker(engine: sa.Engine) -> None:
     oldest = [{"partition": 0, "offset": 7, "seconds": 59.0}]
     with engine.connect() as connection:
         with connection.begin() as short:
@@ -98,14 +98,14 @@ def test_a_partition_is_given_its_time_again_after_a_gap_an_owner_or_an_open_bre
     ("vitals", "reason"),
     [({"quiet": True}, "quiet"), ({"breaker": "S3: away"}, "breaker"), ({}, "unknown")],
 )
-def test_the_reason_is_what_its_owner_says(vitals: dict[str, Any], reason: str, engine: sa.Engine) -> None:
+def test_the_reason_comes_from_the_owners_events(vitals: dict[str, Any], reason: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         samples(connection, {0: 7})
         tell(connection, **vitals)
         assert stalled(connection)[0].startswith(f"{reason}: ")
 
 
-def test_an_owner_that_is_no_worker_of_ours_is_named_too(engine: sa.Engine) -> None:
+def test_a_foreign_owner_is_reported_too(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         samples(connection, {0: 7}, since=100, owner="kafkajs")
         assert stalled(connection)[0].endswith("its owner kafkajs sends no heartbeats")
@@ -128,7 +128,7 @@ class HangingStore(MemoryObjectStore):
 
 
 @contextmanager
-def hosted(harness: PipelineHarness, store: HangingStore) -> Iterator[None]:
+def run_processor_with(harness: PipelineHarness, store: HangingStore) -> Iterator[None]:
     """A monitor and a processor on threads of this process."""
     stop = threading.Event()
     monitor = threading.Thread(target=bootstrap.monitor(harness.settings, harness.engine).run, args=(stop,))
@@ -146,9 +146,9 @@ def hosted(harness: PipelineHarness, store: HangingStore) -> Iterator[None]:
 
 
 @pytest.mark.timeout(120)
-def test_a_record_that_never_ends_is_a_finding_of_verify_and_named_by_the_command(harness: PipelineHarness) -> None:
+def test_a_record_that_never_finishes_is_reported_by_verify_and_workers_list(harness: PipelineHarness) -> None:
     store = HangingStore()
-    with hosted(harness, store):
+    with run_processor_with(harness, store):
         harness.run_in_threads("sync")
         harness.publish_requests(1, 3)
         assert store.hangs.wait(40)

@@ -7,7 +7,7 @@ import pytest
 
 from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.postgres.lease import PostgresLease
-from filemill.adapters.postgres.status import PostgresStatusStore
+from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.domain.records import Record
 from filemill.errors import Unavailable
 from filemill_workers.status_sync import StatusSync

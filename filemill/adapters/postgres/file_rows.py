@@ -1,4 +1,4 @@
-"""A row of `files` as pages, REST and the command line show it."""
+"""A row of `files`, as pages, REST and the command line show it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from filemill.domain.files import Status
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file. The seed's seven columns under the seed's names, then ours; times are UTC, `size` is in bytes."""
+    """A file. The seven columns of the reference design come first; times are UTC, `size` is in bytes."""
 
     id: int
     title: str
@@ -58,7 +58,7 @@ COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
 )
 
 
-# The table's own names for them, in the order that `file_row` takes them.
+# The columns' names in the table, in the order that `file_row` expects.
 COLUMN_NAMES = tuple(column.expression.name for column in COLUMNS)  # type: ignore[attr-defined]
 
 
@@ -66,6 +66,6 @@ FIELDS = FileRow.__struct_fields__
 
 
 def file_row(row: Sequence[Any]) -> FileRow:
-    """A file from its columns, in the order of COLUMN_NAMES; what comes after them is left out."""
+    """A file from its columns, in the order of COLUMN_NAMES; further columns are ignored."""
     values = dict(zip(FIELDS, row, strict=False))
     return FileRow(**{**values, "status": Status(values["status"])})

@@ -36,7 +36,10 @@ class KnownRequest(msgspec.Struct, frozen=True):
 
 
 def claim_key(connection: sa.Connection, key: str, files: Sequence[NewFile]) -> KnownRequest | None:
-    """Claim the key for these requests; returns None, or what it was claimed for before. Raises KeyReused, Undone."""
+    """Claim the key for these requests; returns None, or what it was claimed for before.
+
+    Raises KeyReused, TransactionRolledBack.
+    """
     wanted = {"key": key_hash(key), "fingerprint": fingerprint(files), "kept": KEY_RETENTION}
     if connection.execute(_CLAIM, wanted).one_or_none() is not None:
         return None

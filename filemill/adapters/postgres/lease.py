@@ -1,7 +1,7 @@
-"""A lease: one active relay, sync or monitor, however many run.
+"""Leases: one active relay, sync or monitor, however many processes run.
 
-A row with holder, fencing number and expiry. (An advisory lock would survive a holder that is stopped: tried, no
-take-over in 30 s.) A holder proves itself inside each of its transactions with `fence`, which also renews.
+A lease is a row with holder, fencing token and expiry. (An advisory lock stays with a suspended holder: in a test nobody
+took over within 30 s.) In each of its transactions a holder calls `fence`, which checks and renews the lease.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ _ACQUIRE = sa.text("""
     WHERE leases.expires_at <= clock_timestamp()
     RETURNING fencing
 """)
-# Not after the expiry: a holder that overslept is a standby like the others, even where nobody took over meanwhile.
+# An expired lease is not renewed: its holder is a standby like the others, even if nobody has taken over.
 _RENEW = sa.text("""
     UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE name = :name AND holder = :holder AND fencing = :fencing AND expires_at > clock_timestamp()
@@ -29,9 +29,9 @@ _RELEASE = sa.text("""
 
 
 class PostgresLease:
-    """One process's view of the lease `name`. (port: Lease).
+    """The lease `name`, as one process uses it. (port: Lease).
 
-    `holder` must differ between processes; `seconds` is how long a silent holder is believed. One thread.
+    `holder` must be unique for each process; the lease expires `seconds` after its last renewal. One thread.
     """
 
     def __init__(self, engine: sa.Engine, name: str, holder: str, seconds: float) -> None:
@@ -40,7 +40,7 @@ class PostgresLease:
         self.fencing: int | None = None
 
     def acquire(self) -> bool:
-        """Renew, or take where it is free or expired."""
+        """Renew the lease, or take it if it is free or expired."""
         with self._engine.begin() as connection:
             if self._renew(connection):
                 return True
@@ -48,16 +48,16 @@ class PostgresLease:
         return self.fencing is not None
 
     def fence(self, connection: sa.Connection) -> None:
-        """Prove, in a transaction of the holder's work, that the lease is still ours; raises NotLeader.
+        """Renew the lease in a transaction of its holder. Raises NotLeader.
 
-        The row stays locked until the transaction ends, so nobody can take over between this and the commit.
+        The row stays locked until the transaction ends, so nobody can take over before the commit.
         """
         if not self._renew(connection):
             self.fencing = None
             raise NotLeader(f"{self._identity['holder']} does not hold the lease {self._identity['name']!r} any more")
 
     def release(self) -> None:
-        """Let it expire now."""
+        """Let the lease expire now."""
         if self.fencing is None:
             return
         with self._engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Bringing the database's schema up to date."""
+"""Migrations of the database's schema."""
 
 import sqlalchemy as sa
 from alembic import command
@@ -9,31 +9,31 @@ from alembic.script import ScriptDirectory
 from filemill.adapters.postgres.connection import create_engine
 from filemill.config.settings import Settings
 
-# Any fixed number: all processes that migrate ask for the same lock. ("filemill" as eight ASCII bytes.)
+# The advisory lock of all migrations: any fixed number, here "filemill" as eight ASCII bytes.
 MIGRATION_LOCK = int.from_bytes(b"filemill")
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration for the migrations that come with the package."""
+    """Alembic's configuration for the migrations in the package."""
     config = Config()
     config.set_main_option("script_location", "filemill_infra:migrations")
     return config
 
 
 def head_revision() -> str:
-    """The newest revision that this version of filemill knows."""
+    """The newest revision of this version of filemill."""
     head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert head is not None
     return head
 
 
 def current_revision(connection: sa.Connection) -> str | None:
-    """The database's revision; None for an empty database."""
+    """The revision of the database; None for an empty database."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def migrate_schema(settings: Settings) -> tuple[str | None, str]:
-    """Apply what is missing, as the schema's owner, and grant the other roles what they need.
+    """Apply the missing migrations as the schema's owner, and grant the other roles their rights.
 
     Returns the revisions before and after. Raises Unavailable.
     """
@@ -46,12 +46,12 @@ def migrate_schema(settings: Settings) -> tuple[str | None, str]:
 
 
 def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | None = None) -> tuple[str | None, str]:
-    """Apply what is missing; returns the revisions before and after.
+    """Apply the missing migrations; returns the revisions before and after.
 
     `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read.
 
-    Many processes may call this at once: one works, the others wait for its lock and find nothing left to do. The lock
-    ends with the transaction, so one that dies holds nobody up, and leaves no half of a migration.
+    Several processes may call this at once: one migrates, the others wait for its lock and find nothing to do. The lock
+    ends with the transaction, so a process that dies blocks nobody and leaves no partial migration.
     """
     with engine.begin() as connection:
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
@@ -70,7 +70,7 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
 
 
 def _grant(connection: sa.Connection, role: str, on_tables: str, on_sequences: str) -> None:
-    """Grant a role rights on what there is in the schema, and on what its owner will make there."""
+    """Grant a role rights on the existing objects of the schema, and on those that its owner creates later."""
     quoted = connection.dialect.identifier_preparer.quote_identifier(role)
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {quoted}")
     for rights, kind in ((on_tables, "TABLES"), (on_sequences, "SEQUENCES")):

@@ -1,4 +1,4 @@
-"""Accepting requests, and the outbox that the relay empties."""
+"""Inserts accepted requests, and the outbox that the relay empties."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from filemill.domain.partitioning import assign_partitions
 from filemill.domain.records import TopicIdentity
 from filemill.ports import ClaimedRow, PublishedRow
 
-# The moment of a request is the database's: the clocks of those who accept may differ.
-# One statement for thousands: each file's row, and the outbox row that the relay will publish.
+# The database dates a request: the clocks of the processes that accept requests may differ.
+# One statement for thousands of requests: inserts the rows of the files and of the outbox.
 _ACCEPT_MANY = """
     WITH accepted AS (
         INSERT INTO files (title, description, created_at, title_search)
@@ -31,7 +31,7 @@ _ACCEPT_MANY = """
     )
     SELECT {columns} FROM accepted ORDER BY id
 """
-# The same for one, in half the time.
+# The same for one request, in half the time.
 _ACCEPT_ONE = """
     WITH accepted AS (
         INSERT INTO files (title, description, created_at, title_search)
@@ -46,16 +46,16 @@ _ROW = ", ".join(f'"{name}"' for name in COLUMN_NAMES)
 _ONE, _MANY = (sa.text(statement.format(columns=_ROW)) for statement in (_ACCEPT_ONE, _ACCEPT_MANY))
 _MANY_IDS = sa.text(_ACCEPT_MANY.format(columns="id, run"))
 
-_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
+_HAS_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
 _COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
-_MOVE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
+_ADVANCE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
 _OLDEST = sa.text("SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED")
-_NUMBER = sa.text("""
-    UPDATE outbox SET publish_number = slot.number, partition = slot.partition, generation = :generation
+_ASSIGN_SEQUENCES = sa.text("""
+    UPDATE outbox SET publish_number = placement.number, partition = placement.partition, generation = :generation
     FROM unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:partitions AS int[]))
-         AS slot (id, number, partition),
+         AS placement (id, number, partition),
          files
-    WHERE outbox.id = slot.id AND files.id = outbox.file_id
+    WHERE outbox.id = placement.id AND files.id = outbox.file_id
     RETURNING outbox.id, publish_number, outbox.partition, outbox.file_id, outbox.run, files.title, files.description,
               files.created_at, traceparent, outbox.generation
 """)
@@ -65,8 +65,8 @@ _CLAIMED = sa.text("""
     FROM outbox JOIN files ON files.id = outbox.file_id
     WHERE publish_number > :after ORDER BY publish_number LIMIT :limit
 """)
-# By its number too: a row that was numbered anew since stands elsewhere.
-_SETTLE = sa.text("""
+# Compares the sequence number, too: a row with a new number is published at another place.
+_MARK_PUBLISHED = sa.text("""
     WITH gone AS (
         DELETE FROM outbox
         USING unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[]), CAST(:offsets AS bigint[]))
@@ -78,7 +78,7 @@ _SETTLE = sa.text("""
     SELECT publish_number, file_id, run, partition, position, coalesce(generation, 1) FROM gone
     ON CONFLICT (publish_number) DO NOTHING
 """)
-_GIVE_UP = sa.text("""
+_DISCARD_SEQUENCES = sa.text("""
     WITH given AS (
         SELECT outbox.* FROM outbox JOIN unnest(CAST(:ids AS bigint[]), CAST(:numbers AS bigint[])) AS row (id, number)
             ON outbox.id = row.id AND outbox.publish_number = row.number
@@ -94,9 +94,9 @@ _GIVE_UP = sa.text("""
 
 
 def insert_request(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> FileRow:
-    """Accept one request in the caller's transaction; returns its row. It counts once the caller commits.
+    """Insert one request in the caller's transaction; returns its row. It is accepted when the caller commits.
 
-    `traceparent` is a W3C trace context; None stands for a fresh one.
+    `traceparent` is a W3C trace context; None for a new one.
     """
     parameters = {
         "title": file.title,
@@ -108,7 +108,7 @@ def insert_request(connection: sa.Connection, file: NewFile, *, traceparent: str
 
 
 def insert_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int]:
-    """Accept many requests in the caller's transaction; returns their ids, in the order given."""
+    """Insert requests in the caller's transaction; returns their ids, in the given order."""
     if not files:
         return []
     return list(connection.execute(_MANY_IDS, _parameters(files, [None] * len(files))).scalars())
@@ -117,7 +117,7 @@ def insert_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int
 def insert_requests(
     connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]
 ) -> list[FileRow]:
-    """Accept requests in the caller's transaction; returns their rows, in the order given."""
+    """Insert requests in the caller's transaction; returns their rows, in the given order."""
     if len(files) == 1:
         return [insert_request(connection, files[0], traceparent=traceparents[0])]
     return [file_row(row) for row in connection.execute(_MANY, _parameters(files, traceparents))]
@@ -133,7 +133,7 @@ def _parameters(files: Sequence[NewFile], traceparents: Sequence[str | None]) ->
 
 
 def _search_text(title: str) -> str | None:
-    """None where the title itself serves: the search ignores the case of ASCII anyway."""
+    """None for an ASCII title: the search uses the title itself, ignoring the case."""
     return None if title.isascii() else search_text(title)
 
 
@@ -143,40 +143,40 @@ class PostgresOutbox:
     def __init__(self, engine: sa.Engine, lease: PostgresLease) -> None:
         self._engine = engine
         self._lease = lease
-        self._busy = False  # the last claim was full: there is probably more, without asking
+        self._busy = False  # the last claim was full, so there are probably more rows
 
     def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
-        """The number of this topic among those of its name."""
+        """The generation of this topic."""
         with self._engine.begin() as connection:
             return register_topics(connection, {topic: identity})[topic]
 
     def discard_sequences(self, rows: Sequence[ClaimedRow]) -> int:
-        """Take their numbers away, on record."""
+        """Take the sequence numbers from these rows, and record them."""
         parameters = {"ids": [row.outbox_id for row in rows], "numbers": [row.sequence for row in rows]}
         with self._engine.begin() as connection:
             self._lease.fence(connection)
             self._busy = True
-            return connection.execute(_GIVE_UP, parameters).rowcount
+            return connection.execute(_DISCARD_SEQUENCES, parameters).rowcount
 
     def claim(self, limit: int, partitions: int, generation: int = 1) -> list[ClaimedRow]:
-        """Number the oldest rows. Numbers and counter change together, so that a crash leaves no gap."""
+        """Give the oldest rows sequence numbers. The counter changes in the same transaction: a crash leaves no gap."""
         with self._engine.begin() as connection:
-            if not self._busy and not connection.execute(_WAITING).scalar_one():
-                return []  # an idle relay asks ten times a second: without a lock, and without a write
+            if not self._busy and not connection.execute(_HAS_WAITING).scalar_one():
+                return []  # an idle relay asks ten times a second, so this takes no lock and writes nothing
             self._busy = False
             self._lease.fence(connection)
-            next_number = connection.execute(_COUNTER).scalar_one()
+            next_sequence = connection.execute(_COUNTER).scalar_one()
             ids = list(connection.execute(_OLDEST, {"limit": limit}).scalars())
             if not ids:
                 return []
-            places = assign_partitions(next_number, len(ids), partitions)
-            connection.execute(_MOVE_COUNTER, {"count": len(ids)})
+            placements = assign_partitions(next_sequence, len(ids), partitions)
+            connection.execute(_ADVANCE_COUNTER, {"count": len(ids)})
             rows = connection.execute(
-                _NUMBER,
+                _ASSIGN_SEQUENCES,
                 {
                     "ids": ids,
-                    "numbers": [place.sequence for place in places],
-                    "partitions": [place.partition for place in places],
+                    "numbers": [placement.sequence for placement in placements],
+                    "partitions": [placement.partition for placement in placements],
                     "generation": generation,
                 },
             )
@@ -185,12 +185,12 @@ class PostgresOutbox:
         return sorted(claimed, key=lambda row: row.sequence)
 
     def unpublished(self, limit: int, after: int = 0) -> list[ClaimedRow]:
-        """Rows numbered above `after` and not settled."""
+        """Claimed rows with sequence numbers above `after`."""
         with self._engine.connect() as connection:
             return [ClaimedRow(*row) for row in connection.execute(_CLAIMED, {"limit": limit, "after": after})]
 
     def mark_published(self, published: Sequence[PublishedRow]) -> None:
-        """Delete, and note the offset, in one statement: a request is in the outbox or in publications, never both."""
+        """Delete the rows and store their offsets, in one statement: a request is in exactly one of the two tables."""
         if not published:
             return
         parameters = {
@@ -199,4 +199,4 @@ class PostgresOutbox:
             "offsets": [row.offset for row in published],
         }
         with self._engine.begin() as connection:
-            connection.execute(_SETTLE, parameters)
+            connection.execute(_MARK_PUBLISHED, parameters)

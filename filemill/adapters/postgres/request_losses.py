@@ -1,4 +1,4 @@
-"""Requests whose records are gone from Kafka: found by where they were published, counted, and given a new run."""
+"""Lost requests, whose records are no longer on Kafka: found by their place there, counted, submitted again."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from filemill.domain.messages import new_traceparent
 from filemill.domain.request_losses import LossBounds
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
 
-# A worker's heartbeat, and the sync that stores its progress, may be late by this much.
+# A heartbeat, or the stored progress of a file, may be late by this much.
 MAX_DELAY_SECONDS = 30
 
 # A running worker with a record in progress since before the file's last change may still finish the file.
@@ -39,17 +39,17 @@ _LOST = """
         ))
 """
 _PAGE = sa.text(f"{_LOST} ORDER BY files.id LIMIT :limit")
-_COUNT = sa.text(f"SELECT count(*) FROM ({_LOST}) AS gone")  # noqa: S608 - text of this module
+_COUNT = sa.text(f"SELECT count(*) FROM ({_LOST}) AS lost")  # noqa: S608 - text of this module
 _RESUBMIT = sa.text(
     f"""
-    WITH gone AS (
+    WITH lost AS (
         SELECT id FROM files WHERE id IN ({_LOST}) AND run < :run_max ORDER BY id FOR UPDATE
     ), resubmitted AS (
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
             finished_at = NULL, error = NULL
-        FROM gone WHERE files.id = gone.id AND files.status IN ('pending', 'processing')
+        FROM lost WHERE files.id = lost.id AND files.status IN ('pending', 'processing')
         RETURNING files.id, files.run
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM resubmitted ORDER BY id

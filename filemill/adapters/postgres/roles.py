@@ -1,7 +1,7 @@
-"""The roles of the database, made by a superuser: one owns the schema, one is the application's, one only reads.
+"""The roles of the database, created by a superuser: the schema's owner, the application, and a read-only one.
 
-None of them is a superuser: a role that is can run programs on the server's machine (`COPY … FROM PROGRAM`). What each
-may do with the tables is granted by the owner, in `filemill.adapters.postgres.migrate`.
+None of them is a superuser, because a superuser can run programs on the server's machine (`COPY … FROM PROGRAM`). The
+owner grants rights on the tables to the other two, in `filemill.adapters.postgres.migrate`.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from filemill.adapters.postgres.connection import libpq_parameters
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
-# A failed statement is logged with its text, which holds a password's verifier.
+# PostgreSQL logs the text of a failed statement, and these texts contain password verifiers.
 _NO_STATEMENT_LOG = "-c log_min_error_statement=panic -c log_min_duration_statement=-1 -c log_statement=none"
 
-# What a superuser made before there was an owner. Members of extensions stay with their extension.
+# Objects that a superuser created before there was an owner. Members of extensions are left out.
 _OWNED_BY_SUPERUSER = """
     SELECT 'TABLE' AS kind, c.oid::regclass::text AS name FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
@@ -54,12 +54,12 @@ class DatabaseRoles:
 
 
 def apply_roles(server: Mapping[str, Any], roles: DatabaseRoles) -> None:
-    """Make the roles and the database, or bring them up to date; existing data becomes the owner's. May be repeated.
+    """Create or update the roles and the database; existing objects become the owner's. Idempotent.
 
-    `server` are the parameters of a superuser's connection. Raises psycopg.Error.
+    `server`: the parameters of a superuser's connection. Raises psycopg.Error.
     """
     with _connect(server, "postgres") as connection:
-        # The owner may create databases: tests and the lab make some of their own beside the one that is used.
+        # The owner may create databases, because tests and the lab create some of their own.
         _apply_role(connection, roles.owner, sql.SQL("CREATEDB"))
         _apply_role(connection, roles.application, sql.SQL("NOCREATEDB"))
         _apply_role(connection, roles.reader, sql.SQL("NOCREATEDB"))
@@ -78,7 +78,7 @@ def _connect(server: Mapping[str, Any], database: str) -> psycopg.Connection[tup
 
 def _apply_role(connection: psycopg.Connection[tuple[Any, ...]], login: RoleCredentials, right: sql.SQL) -> None:
     name = sql.Identifier(login.user)
-    # The superuser of initdb stays one for good. Where an earlier version used it, another role gets its name.
+    # The superuser of initdb cannot lose that right. If an earlier version used it, it is renamed and replaced.
     if connection.execute("SELECT FROM pg_roles WHERE oid = 10 AND rolname = %s", [login.user]).fetchone():
         former = sql.Identifier(f"{login.user}_former")
         connection.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(name, former))

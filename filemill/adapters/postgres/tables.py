@@ -1,4 +1,4 @@
-"""The schema, as SQLAlchemy models. infra/migrations builds it; a test holds the two together."""
+"""The schema as SQLAlchemy models. The migrations create it, and a test compares the two."""
 
 from datetime import datetime
 from typing import Any
@@ -22,23 +22,23 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from filemill.domain.files import TITLE_MAX_CHARACTERS, Status
 
-Moment = TIMESTAMP(timezone=True)
+Timestamp = TIMESTAMP(timezone=True)
 
 
 class Base(DeclarativeBase):
     """The base of all tables."""
 
-    type_annotation_map = {str: Text, int: BigInteger, datetime: Moment}  # noqa: RUF012 - SQLAlchemy's own form
+    type_annotation_map = {str: Text, int: BigInteger, datetime: Timestamp}  # noqa: RUF012 - SQLAlchemy's own form
 
 
 class File(Base):
-    """A file request and what became of it. The seed's seven columns come first."""
+    """A file request and its state. The seven columns of the reference design come first."""
 
     __tablename__ = "files"
     __table_args__ = (
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in Status)), name="files_status"),
         Index("files_by_status", "status", "id"),
-        # For any part of a title; missing where the database has no pg_trgm.
+        # For searches in titles; missing if the database has no pg_trgm.
         Index(
             "files_by_title",
             func.coalesce(literal_column("title_search"), literal_column("title")).label("searched"),
@@ -46,9 +46,9 @@ class File(Base):
             postgresql_ops={"searched": "gin_trgm_ops"},
         ),
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
-        # What a foreign service completed, until its hash is known.
+        # Files completed by a foreign service, until their hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
-        # Which file has the key that a foreign service chose, as a server that cleans paths knows it.
+        # The file that has a key chosen by a foreign service; the key as servers with normalized paths see it.
         Index(
             "files_by_foreign_key",
             text(r"md5(btrim(regexp_replace(replace(s3_location, '\', '/'), '/+', '/', 'g'), '/'))"),
@@ -61,7 +61,7 @@ class File(Base):
     description: Mapped[str] = mapped_column(server_default="")
     status: Mapped[str] = mapped_column(server_default="pending")
     s3_location: Mapped[str | None]
-    # The moment of the request, in whole milliseconds: the object's key and content are made of it.
+    # The time of the request, in whole milliseconds: the object's key and content depend on it.
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True, precision=3))
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -78,14 +78,14 @@ class File(Base):
     sha256: Mapped[str | None]
     size: Mapped[int | None]
     error: Mapped[str | None]
-    # The title as files.search_text has it; null where the title itself serves, which is of ASCII.
+    # The result of filemill.domain.files.search_text; null for an ASCII title, which is searched itself.
     title_search: Mapped[str | None]
 
 
 class StatusCount(Base):
-    """How many files have a status: the sum of its deltas. Triggers on `files` append, the group monitor compacts.
+    """The number of files in a status is the sum of its deltas. Triggers on `files` append them, the group monitor merges.
 
-    One row per status would be a lock that every transaction waits for; counting `files` takes a second per million.
+    Every transaction would wait for the lock of a single row per status; counting `files` takes a second per million.
     """
 
     __tablename__ = "status_counts"
@@ -96,7 +96,7 @@ class StatusCount(Base):
 
 
 class OutboxRow(Base):
-    """A request that is not on Kafka yet. `publish_number` and `partition` are given before it is produced."""
+    """A request that is not published yet. `publish_number` (its sequence) and `partition` are set before."""
 
     __tablename__ = "outbox"
 
@@ -111,9 +111,9 @@ class OutboxRow(Base):
 
 
 class TopicGeneration(Base):
-    """The topics that a name has had, numbered from 1: what is stored about one carries the number.
+    """The topics that a name has had, numbered from 1. Rows about a topic contain this generation.
 
-    `seen_at`: when a process last found this one; the latest of a name is the present one.
+    `seen_at`: when a process last found this topic; the latest one of a name exists now.
     """
 
     __tablename__ = "topic_generations"
@@ -128,7 +128,7 @@ class TopicGeneration(Base):
 
 
 class AbandonedNumber(Base):
-    """A publish number that was given up with its topic: its request was numbered anew."""
+    """A sequence number that was discarded with its topic; its request got another one."""
 
     __tablename__ = "abandoned_numbers"
 
@@ -141,7 +141,7 @@ class AbandonedNumber(Base):
 
 
 class Publication(Base):
-    """Where a request stands on `file.create`."""
+    """Partition and offset of a request on `file.create`."""
 
     __tablename__ = "publications"
     __table_args__ = (Index("publications_by_file", "file_id"),)
@@ -156,7 +156,7 @@ class Publication(Base):
 
 
 class RequestLoss(Base):
-    """How many unfinished requests have no record left that anybody will process, when last counted."""
+    """The number of unfinished requests without a record that a worker will process, when last counted."""
 
     __tablename__ = "request_losses"
 
@@ -166,7 +166,7 @@ class RequestLoss(Base):
 
 
 class PublishCounter(Base):
-    """The next publish number. Changed only with the rows that take the numbers, so it has no gaps."""
+    """The next sequence number. It changes in the transactions that assign the numbers, so there are no gaps."""
 
     __tablename__ = "publish_counter"
     __table_args__ = (CheckConstraint("id = 1", name="publish_counter_is_one_row"),)
@@ -176,7 +176,7 @@ class PublishCounter(Base):
 
 
 class IdempotencyKey(Base):
-    """A key that came with requests, and the ids that they got; `requested_at` of a single one is its row's."""
+    """An idempotency key and the ids of its requests; `requested_at`: when a single request was accepted."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("idempotency_keys_by_time", "created_at"),)
@@ -189,7 +189,7 @@ class IdempotencyKey(Base):
 
 
 class LeaseRow(Base):
-    """Who is the active one (`name`: relay, sync, monitor), by which fencing number, until when."""
+    """The active holder of a lease (`name`: relay, sync, monitor), its fencing token and expiry."""
 
     __tablename__ = "leases"
 
@@ -200,7 +200,7 @@ class LeaseRow(Base):
 
 
 class SyncPosition(Base):
-    """The next offset that status sync reads: moved in the transaction that applies what came before it."""
+    """The next offset that status sync reads, updated in the transaction that applies the records before it."""
 
     __tablename__ = "sync_positions"
 
@@ -211,7 +211,7 @@ class SyncPosition(Base):
 
 
 class RejectedMessage(Base):
-    """A record of `file.created` or `file.progress` that could not be read or names no file."""
+    """A record of `file.created` or `file.progress` that is invalid or has an unknown file id."""
 
     __tablename__ = "rejected_messages"
     __table_args__ = (
@@ -227,7 +227,7 @@ class RejectedMessage(Base):
 
 
 class LagSample(Base):
-    """Where one partition stood at a moment. Unknown is null, never zero."""
+    """The offsets and the lag of one partition at a time. Unknown is null, never zero."""
 
     __tablename__ = "lag_samples"
 
@@ -242,7 +242,7 @@ class LagSample(Base):
 
 
 class GroupSample(Base):
-    """The consumer group at a moment. `members`: [{"memberId", "clientId", "host", "partitions": [0, 1]}]."""
+    """The consumer group at a time. `members`: [{"memberId", "clientId", "host", "partitions": [0, 1]}]."""
 
     __tablename__ = "group_samples"
 
@@ -254,7 +254,7 @@ class GroupSample(Base):
 
 
 class OutboxSample(Base):
-    """The outbox at a moment. `oldest_age_seconds` null: it was empty."""
+    """The outbox at a time. `oldest_age_seconds` is null if it was empty."""
 
     __tablename__ = "outbox_samples"
 
@@ -264,7 +264,7 @@ class OutboxSample(Base):
 
 
 class Worker(Base):
-    """A worker as last heard of. `body` is its last event, `vitals` those of its last heartbeat."""
+    """A worker's latest state. `body` is its last event, `vitals` are those of its last heartbeat."""
 
     __tablename__ = "workers"
 
@@ -278,7 +278,7 @@ class Worker(Base):
 
 
 class WorkerEventRow(Base):
-    """An event of `worker.events`, by its place there, so that one read twice is stored once."""
+    """An event of `worker.events`, keyed by its place there, so that it is stored once."""
 
     __tablename__ = "worker_events"
     __table_args__ = (
@@ -299,7 +299,7 @@ class WorkerEventRow(Base):
 
 
 class Tombstone(Base):
-    """A file that was deleted: the ledger counts it, and an event that still comes for it is no surprise."""
+    """A deleted file. The ledger counts it, and a late event for it is ignored."""
 
     __tablename__ = "tombstones"
 
@@ -311,7 +311,7 @@ class Tombstone(Base):
 
 
 class Operation(Base):
-    """What a person, or a program for one, changed: retry, cancel, delete, replay, quiet … The audit."""
+    """The audit log: each change by a person or a program, such as retry, cancel, delete, replay or quiet."""
 
     __tablename__ = "operations"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""The topics that a name has had: which of them something stored is about."""
+"""Generations of topics: a name may have had several topics, and each stored row belongs to one of them."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from filemill.domain.records import TopicIdentity
 
 log = structlog.get_logger("topics")
 
-# One at a time: two that number a new topic at once would both take the next number.
+# One transaction at a time: two that register a new topic at once would take the same generation.
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtext('topic_generations'))")
 _KNOWN = sa.text("""
     UPDATE topic_generations SET seen_at = clock_timestamp()
@@ -24,7 +24,7 @@ _ADD = sa.text("""
 
 
 def register_topics(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
-    """The generation of each topic, in the caller's transaction; a topic that is new gets the next number."""
+    """The generation of each topic, in the caller's transaction; a new topic gets the next one."""
     connection.execute(_LOCK)
     return {topic: _generation(connection, topic, topics[topic]) for topic in sorted(topics)}
 
@@ -36,12 +36,12 @@ def _generation(connection: sa.Connection, topic: str, identity: TopicIdentity) 
         return int(known)
     number = int(connection.execute(_ADD, asked).scalar_one())
     if number > 1:
-        log.warning("The topic is another one than before: it begins again", generation=number, **asked)
+        log.warning("A topic was recreated: reading from its beginning", generation=number, **asked)
     return number
 
 
 def known_generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) -> dict[str, int]:
-    """The same without writing: 1 for a name of which no topic is known yet, 0 for a topic that nobody has seen."""
+    """The stored generation of each topic: 1 for a name without stored topics, 0 for a topic not stored yet."""
     rows = connection.execute(sa.select(TopicGeneration.__table__).where(TopicGeneration.topic.in_(topics))).all()
     known = {(row.topic, row.topic_id, row.cluster_id): row.generation for row in rows}
     names = {row.topic for row in rows}
@@ -52,7 +52,7 @@ def known_generations(connection: sa.Connection, topics: Mapping[str, TopicIdent
 
 
 def recreation_times(connection: sa.Connection, topic: str) -> list[float]:
-    """When the topics that had a name after the first were first seen, in seconds since the epoch, ascending."""
+    """When each topic of a name, except the first, was first seen, in seconds since the epoch, ascending."""
     moments = sa.select(sa.extract("epoch", TopicGeneration.first_seen_at)).where(
         TopicGeneration.topic == topic, TopicGeneration.generation > 1
     )

@@ -1,4 +1,4 @@
-"""Applying events to rows: batched, monotonic, and together with the position up to which they were read."""
+"""Applies status updates to rows in batches, monotonically, together with the positions of their records."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,28 +9,28 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError
 
 from filemill.adapters.errors import first_line
-from filemill.adapters.postgres.events import store_events
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
 from filemill.adapters.postgres.topics import register_topics
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.domain.files import InvalidObjectKey, StatusUpdate, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
 from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord
 
-# The rule of filemill.domain.files.supersedes, on a batch. Rows are locked in the order of their ids (`fold` sorts), so
-# that two batches cannot wait for each other. A batch has one change per file and run; only the one of the row's own
-# run can count. What the new statement does not say stays.
+# Implements filemill.domain.files.supersedes for a batch. Rows are locked in the order of their ids (`coalesce` sorts),
+# so that two batches cannot deadlock. A batch has one update per file and run; only the one of the row's run can apply.
+# An absent value keeps the row's.
 _APPLY = sa.text("""
     WITH given AS (
-        SELECT * FROM json_to_recordset(CAST(:changes AS json)) AS given (
+        SELECT * FROM json_to_recordset(CAST(:updates AS json)) AS given (
             file_id bigint, run int, status text, at timestamptz, s3_location text, sha256 text, size bigint,
             worker_id text, partition int, "offset" bigint, attempt int, step int, steps int, started_at timestamptz,
             error text
         )
     ), ranked AS (
         SELECT given.*, (CASE status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank FROM given
-    ), standing AS (
+    ), stored AS (
         SELECT files.id, files.run, files.progress_at,
                (CASE files.status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank
         FROM files WHERE files.id IN (SELECT file_id FROM given) ORDER BY files.id FOR UPDATE OF files
@@ -53,22 +53,22 @@ _APPLY = sa.text("""
             sha256 = CASE WHEN ranked.rank = 2 THEN ranked.sha256 ELSE files.sha256 END,
             size = CASE WHEN ranked.rank = 2 THEN ranked.size ELSE files.size END,
             error = ranked.error
-        FROM ranked, standing
-        WHERE files.id = ranked.file_id AND standing.id = ranked.file_id
-            AND coalesce(ranked.run, standing.run) = standing.run
+        FROM ranked, stored
+        WHERE files.id = ranked.file_id AND stored.id = ranked.file_id
+            AND coalesce(ranked.run, stored.run) = stored.run
             AND (
-                ranked.rank > standing.rank
-                OR ranked.rank = 1 AND standing.rank = 1
-                   AND (standing.progress_at IS NULL OR ranked.at >= standing.progress_at)
+                ranked.rank > stored.rank
+                OR ranked.rank = 1 AND stored.rank = 1
+                   AND (stored.progress_at IS NULL OR ranked.at >= stored.progress_at)
             )
         RETURNING files.id
     )
-    SELECT given.file_id, standing.run, changed.id IS NOT NULL AND coalesce(given.run, standing.run) = standing.run,
-           CASE WHEN given.run > standing.run THEN given.run END
-    FROM given LEFT JOIN standing ON standing.id = given.file_id LEFT JOIN changed ON changed.id = given.file_id
+    SELECT given.file_id, stored.run, changed.id IS NOT NULL AND coalesce(given.run, stored.run) = stored.run,
+           CASE WHEN given.run > stored.run THEN given.run END
+    FROM given LEFT JOIN stored ON stored.id = given.file_id LEFT JOIN changed ON changed.id = given.file_id
 """)
-# Which files have these keys, which are not of our form. By the index files_by_foreign_key, whose expression this is;
-# of a hash, because a key may be longer than an index entry.
+# Which files have these keys of foreign services. Uses the index files_by_foreign_key, which has the same expression.
+# It indexes a hash, because a key may be longer than an index entry.
 _HOLDERS = sa.text("""
     SELECT id, wanted.key FROM unnest(CAST(:keys AS text[])) AS wanted (key)
     JOIN files ON md5(btrim(regexp_replace(replace(s3_location, '\\', '/'), '/+', '/', 'g'), '/')) = md5(wanted.key)
@@ -100,13 +100,13 @@ class PostgresStatusStore:
         self._generations: dict[str, int] = {}
 
     def now(self) -> datetime:
-        """The database's clock."""
+        """The time of day, by the database's clock."""
         with self._engine.connect() as connection:
             now: datetime = connection.execute(_NOW).scalar_one()
         return now
 
     def positions(self, topics: Mapping[str, TopicIdentity] | None = None) -> dict[tuple[str, int], int]:
-        """The next offset to read, by topic and partition, as far as it is of these topics."""
+        """The next offset to read, by topic and partition; without positions of former topics of a name."""
         unknown = {
             topic: one for topic, one in (topics or {}).items() if not one.is_same_topic(self._topics.get(topic))
         }
@@ -128,7 +128,7 @@ class PostgresStatusStore:
         rejected: Sequence[RejectedRecord] = (),
         events: Sequence[ReceivedEvent] = (),
     ) -> ApplyResult:
-        """Apply what supersedes, store events and move the positions, in one transaction."""
+        """Apply the updates that supersede, store events and move the positions, in one transaction."""
         try:
             return self._apply(updates, positions, rejected, events)
         except (DataError, IntegrityError) as error:
@@ -136,14 +136,14 @@ class PostgresStatusStore:
 
     def _apply(
         self,
-        changes: Sequence[StatusUpdate],
+        updates: Sequence[StatusUpdate],
         positions: Mapping[tuple[str, int], int],
         rejected: Sequence[RejectedRecord],
         events: Sequence[ReceivedEvent],
     ) -> ApplyResult:
         with self._engine.begin() as connection:
             self._lease.fence(connection)
-            applied = apply_changes(connection, changes)
+            applied = apply_updates(connection, updates)
             store_events(connection, events, self._generations.get(self._topic_worker_events, 1))
             if positions:
                 connection.execute(
@@ -172,63 +172,63 @@ class PostgresStatusStore:
         return applied
 
 
-def apply_changes(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> ApplyResult:
-    """Apply a batch in the caller's transaction; changes without a run go last: they mean the then current one."""
-    refused = _refuse_keys(connection, changes)
-    usable = [change for place, change in enumerate(changes) if place not in refused] if refused else list(changes)
-    changed, unknown, ahead = 0, [], {}
-    for _, group in groupby(coalesce(usable), key=lambda change: change.run is None):
-        for file_id, run, was_changed, run_ahead in connection.execute(_APPLY, {"changes": _json(list(group))}):
+def apply_updates(connection: sa.Connection, updates: Sequence[StatusUpdate]) -> ApplyResult:
+    """Apply a batch in the caller's transaction; updates without a run go last, because they mean the current one."""
+    reasons = _invalid_keys(connection, updates)
+    usable = [update for index, update in enumerate(updates) if index not in reasons] if reasons else list(updates)
+    changed, unknown, future_runs = 0, [], {}
+    for _, group in groupby(coalesce(usable), key=lambda update: update.run is None):
+        for file_id, run, was_changed, future_run in connection.execute(_APPLY, {"updates": _json(list(group))}):
             changed += was_changed
             if run is None:
                 unknown.append(file_id)
-            elif run_ahead is not None:
-                ahead[file_id, run_ahead] = (
-                    f"run {run_ahead} of file {file_id} was never begun: the file is in run {run}"
+            elif future_run is not None:
+                future_runs[file_id, future_run] = (
+                    f"run {future_run} of file {file_id} has not started: the file is in run {run}"
                 )
-    if ahead:
-        for place, change in enumerate(changes):
-            if why := ahead.get((change.file_id, change.run)):
-                refused.setdefault(place, why)
+    if future_runs:
+        for index, update in enumerate(updates):
+            if reason := future_runs.get((update.file_id, update.run)):
+                reasons.setdefault(index, reason)
     if unknown:
         deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
         unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
-    return ApplyResult(changed, unknown, refused)
+    return ApplyResult(changed, unknown, reasons)
 
 
 def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[str, set[int]]:
-    """Which files have these keys, given in their canonical form, of those that no form keeps for one file."""
+    """The ids of the files that have these keys, given in canonical form; only keys chosen by foreign services."""
     holders: dict[str, set[int]] = {}
     for file_id, key in connection.execute(_HOLDERS, {"keys": list(keys)}):
         holders.setdefault(key, set()).add(file_id)
     return holders
 
 
-def _refuse_keys(connection: sa.Connection, changes: Sequence[StatusUpdate]) -> dict[int, str]:
-    """Why changes may not have the key that they name, by their place. Only foreign services' keys cost a query."""
-    refused: dict[int, str] = {}
+def _invalid_keys(connection: sa.Connection, updates: Sequence[StatusUpdate]) -> dict[int, str]:
+    """Why updates may not have their key, by their index. Only keys of foreign services need a query."""
+    reasons: dict[int, str] = {}
     foreign: list[tuple[int, int, str]] = []
-    for place, change in enumerate(changes):
-        if change.s3_location is None:
+    for index, update in enumerate(updates):
+        if update.s3_location is None:
             continue
         try:
-            canonical = check_key_owner(change.file_id, change.s3_location)
+            canonical = check_key_owner(update.file_id, update.s3_location)
         except InvalidObjectKey as error:
-            refused[place] = str(error)
+            reasons[index] = str(error)
         else:
             if canonical is not None:
-                foreign.append((place, change.file_id, canonical))
+                foreign.append((index, update.file_id, canonical))
     if foreign:
         holders = foreign_key_holders(connection, sorted({key for _, _, key in foreign}))
-        for place, file_id, key in foreign:
+        for index, file_id, key in foreign:
             others = holders.setdefault(key, set()) - {file_id}
             if others:
-                refused[place] = f"s3Location is the key of file {min(others)}"
+                reasons[index] = f"s3Location is the key of file {min(others)}"
             else:
-                holders[key].add(file_id)  # the first of a batch has it
-    return refused
+                holders[key].add(file_id)  # the first update of a batch gets the key
+    return reasons
 
 
-def _json(changes: list[StatusUpdate]) -> str:
-    """A batch as one parameter: fifteen arrays took Python longer than all else that it does for the batch."""
-    return msgspec.json.encode(changes).decode()
+def _json(updates: list[StatusUpdate]) -> str:
+    """A batch as one parameter: fifteen array parameters took most of Python's time for a batch."""
+    return msgspec.json.encode(updates).decode()

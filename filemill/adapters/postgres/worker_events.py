@@ -1,4 +1,4 @@
-"""Storing what workers say."""
+"""Stores worker events, and the state of each worker that follows from them."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ _STORE = sa.text("""
         CAST(:moments AS timestamptz[]), CAST(:files AS bigint[]), CAST(:bodies AS jsonb[])
     ) ON CONFLICT DO NOTHING
 """)
-# Partitions share no order: an event that is older than what is known of its worker changes nothing. What is known from
-# the future was dated by another clock, or this one was set back: it does not count.
-_HEARD = sa.text("""
+# Partitions have no common order: an event that is older than its worker's row changes nothing. A row from the future
+# was dated by another clock, or this clock was set back: any event replaces it.
+_UPDATE_WORKER = sa.text("""
     INSERT INTO workers AS known (worker_id, started_at, heard_at, kind, body, vitals, starts)
     VALUES (:worker, :started_at, :heard_at, :kind, CAST(:body AS jsonb), CAST(:vitals AS jsonb), :starts)
     ON CONFLICT (worker_id) DO UPDATE SET
@@ -32,36 +32,36 @@ _HEARD = sa.text("""
 
 
 def store_events(connection: sa.Connection, events: Sequence[ReceivedEvent], generation: int = 1) -> None:
-    """Store events in the caller's transaction, and what they make of their workers.
+    """Store events in the caller's transaction, and update their workers.
 
-    `generation`: of the topic that they were read from.
+    `generation` is the one of the topic that the events were read from.
     """
     if not events:
         return
-    bodies = [msgspec.json.encode(heard.event).decode() for heard in events]
+    bodies = [msgspec.json.encode(received.event).decode() for received in events]
     columns: dict[str, object] = {
         "generation": generation,
-        "partitions": [heard.partition for heard in events],
-        "offsets": [heard.offset for heard in events],
-        "workers": [heard.event.worker_id for heard in events],
-        "kinds": [heard.event.kind.value for heard in events],
-        "moments": [heard.event.timestamp for heard in events],
-        "files": [heard.event.file_id for heard in events],
+        "partitions": [received.partition for received in events],
+        "offsets": [received.offset for received in events],
+        "workers": [received.event.worker_id for received in events],
+        "kinds": [received.event.kind.value for received in events],
+        "moments": [received.event.timestamp for received in events],
+        "files": [received.event.file_id for received in events],
         "bodies": bodies,
     }
     connection.execute(_STORE, columns)
-    # In one order for all transactions, so that two cannot wait for each other.
-    for worker_id in sorted({heard.event.worker_id for heard in events}):
-        _hear(connection, [heard.event for heard in events if heard.event.worker_id == worker_id])
+    # All transactions use the same order, so that two cannot deadlock.
+    for worker_id in sorted({received.event.worker_id for received in events}):
+        _update_worker(connection, [received.event for received in events if received.event.worker_id == worker_id])
 
 
-def _hear(connection: sa.Connection, events: list[WorkerEvent]) -> None:
+def _update_worker(connection: sa.Connection, events: list[WorkerEvent]) -> None:
     events.sort(key=lambda event: event.timestamp)
     last = events[-1]
     starts = [event.timestamp for event in events if event.kind is EventKind.STARTED]
     vitals = next((event.vitals for event in reversed(events) if event.vitals is not None), None)
     connection.execute(
-        _HEARD,
+        _UPDATE_WORKER,
         {
             "worker": last.worker_id,
             "started_at": starts[-1] if starts else None,
