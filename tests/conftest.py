@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test shares."""
+"""Fixtures for all tests, and the division into fast and full tests."""
 
 import contextlib
 import os
@@ -18,17 +18,26 @@ from tests.containers.engine import Engine, NoEngine, refuse, running_engine
 from tests.containers.servers import container_servers
 from tests.servers import RunningServers, embedded_servers, isolated_settings
 
-# Building images, starting a dozen containers: what waits for that may wait for longer than other tests.
+# Longer than for other tests, because images are built and a dozen containers start.
 COMPOSE_TIMEOUT_SECONDS = 900
 SETTINGS = ("FILEMILL_", "KAFKA_", "DATABASE_", "S3_", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT")
 MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"}
 COMPOSED = "tests/compose/"
-# Where the servers come from: embedded, or containers.
+# The kind of servers: embedded, or containers.
 KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
+
+# `make test` runs the tests in these folders, and of the other folders the files in FAST_FILES. All others have the
+# marker `full`; `make test-rest` and `make test-all` run them.
+FAST_FOLDERS = ("tests/unit/", "tests/contract/", "tests/dashboard/", "tests/benchmarks/")
+FAST_FILES = (
+    "tests/acceptance/test_stack.py",
+    "tests/browser/test_files_in_a_browser.py",
+    "tests/integration/test_pipeline.py",
+)
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Tests of a file share a process; all composed stacks share one, too, for there is one Docker engine."""
+    """Tests of one file run in one process. Tests of composed stacks share a process, because there is one engine."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
@@ -36,14 +45,14 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """How tests are shared out where they run in several processes."""
+    """How xdist distributes tests to processes."""
     return _ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The composed stacks come last: they take the whole machine, and what is broken shows earlier elsewhere.
+    """Mark tests that are not fast as `full`, and run the composed stacks last, because they use the whole machine.
 
-    Tests of the embedded servers say nothing about servers in containers.
+    With servers in containers, tests of the embedded servers are deselected.
     """
     if KIND == "containers":
         embedded = [item for item in items if item.path.name.startswith("test_embedded_")]
@@ -51,15 +60,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=embedded)
     items.sort(key=lambda item: item.nodeid.startswith(COMPOSED))
     for item in items:
+        if not item.nodeid.startswith((*FAST_FOLDERS, *FAST_FILES)):
+            item.add_marker(pytest.mark.full)
         if item.nodeid.startswith(COMPOSED):
             item.add_marker(pytest.mark.timeout(COMPOSE_TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting of the person who runs the tests reaches them, and no stack of theirs is found.
+    """Remove settings and the user's stack from the environment, and the variables of the `make` that runs the tests.
 
-    Nor does what was told to the `make` that runs them: one that a test runs would take it for its own.
+    A `make` that a test runs would use them.
     """
     for name in list(os.environ):
         if name.startswith(SETTINGS) or name in MAKE:
@@ -69,9 +80,9 @@ def _no_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractContextManager[RunningServers]]:
-    """How to get a Kafka, a PostgreSQL and an S3, with a home that is not there yet.
+    """Start Kafka, PostgreSQL and S3 in a new home.
 
-    Embedded ones; with FILEMILL_TEST_SERVERS=containers, those of docker-compose.yaml.
+    They are embedded, or those of docker-compose.yaml with FILEMILL_TEST_SERVERS=containers.
     """
     if KIND == "containers":
         return partial(container_servers, request.getfixturevalue("docker_engine"))
@@ -82,20 +93,20 @@ def start_servers(request: pytest.FixtureRequest) -> Callable[[Path], AbstractCo
 def servers(
     start_servers: Callable[[Path], AbstractContextManager[RunningServers]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServers]:
-    """One of each for the session. Tests that break a server start their own."""
+    """Servers for the session. Tests that stop or damage a server start their own."""
     with start_servers(tmp_path_factory.mktemp("servers") / "home") as servers:
         yield servers
 
 
 @pytest.fixture
 def settings(servers: RunningServers) -> Settings:
-    """An empty, prepared world in the session's servers, for this test alone."""
+    """Settings for an empty database, bucket, topics and group for this test only."""
     return isolated_settings(servers)
 
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
-    """A pool on the test's database, as its owner: tests change the schema, too."""
+    """Connections to the test's database as its owner, because some tests change the schema."""
     engine = bootstrap.create_engine(settings.as_owner(), "test")
     yield engine
     engine.dispose()
@@ -103,7 +114,7 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Chromium as the system has it. Without one the tests are skipped, but for CI."""
+    """The system's Chromium. Without it the tests are skipped, but fail in CI."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         if os.environ.get("CI"):
@@ -114,7 +125,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[Engine]:
-    """A Docker engine with Compose; none on a laptop skips the test, none in CI fails it."""
+    """A Docker engine with Compose. Without it the tests are skipped, but fail in CI."""
     with contextlib.ExitStack() as stack:
         try:
             engine = stack.enter_context(running_engine())

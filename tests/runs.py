@@ -1,4 +1,4 @@
-"""Runs of the lab as folders, without having run anything."""
+"""Folders of runs of the lab, created without a run."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ def planted(
     parameters: object = None,
     **measures: float,
 ) -> Results:
-    """A run that asked for ten files a second over three seconds, each done a second later, with Kafka killed once."""
+    """A run of ten files a second for three seconds, each completed a second later, with one kill of Kafka."""
     folder = folder or root / f"{name.replace(' ', '-')}-{began:%Y%m%d-%H%M%S}-{len(list(root.glob('*')))}"
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(folder)

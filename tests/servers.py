@@ -1,4 +1,4 @@
-"""Real servers for the tests: one embedded stack a session, and in it a world of its own for each test."""
+"""Real servers for the tests: one stack per session, with a separate database, bucket and topics for each test."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ from tests.containers.servers import ContainerServers
 
 __all__ = ["RunningServers", "embedded_servers", "isolated_settings", "superuser", "watch"]
 
-# Where a session's servers come from; tests need not know which.
+# The servers of a session; tests work with both.
 RunningServers = Supervisor | ContainerServers
 
 _sequence = itertools.count(1)
@@ -26,21 +26,21 @@ _sequence = itertools.count(1)
 
 @contextmanager
 def embedded_servers(home: Path) -> Iterator[Supervisor]:
-    """Kafka, PostgreSQL and S3 without workers, on ports of the system's choice."""
+    """Kafka, PostgreSQL and S3 without workers, on random ports."""
     supervisor = Supervisor(home, default_ports=False)
     try:
         with supervisor:
             yield supervisor
-            # Once written to, it takes ten seconds for an orderly stop, and nobody needs its data any more.
+            # After writes, an orderly stop would take ten seconds, and its data is not needed any more.
             supervisor.server("s3").kill()
     finally:
         remove_home(home)
 
 
 def isolated_settings(servers: RunningServers, **given: object) -> Settings:
-    """Settings that lead to an empty database, topics, bucket and group of their own, all prepared.
+    """Settings for an empty, prepared database, bucket, topics and group.
 
-    Much quicker than a stack of its own, and as isolated, as long as a test does not break a server.
+    Much faster than a separate stack, and as isolated unless a test stops or damages a server.
     """
     number = next(_sequence)
     prefix = f"t{os.getpid()}-{number}"
@@ -72,7 +72,7 @@ def isolated_settings(servers: RunningServers, **given: object) -> Settings:
 
 
 def watch(servers: RunningServers, pid: int) -> None:
-    """Have a process that a test started killed, should the tests die without ending it."""
+    """Have a process killed if the tests die without stopping it."""
     servers.watch(pid)
 
 

@@ -1,7 +1,7 @@
-"""A real browser on a real pipeline: one world for the browser tests, its processes and its page.
+"""A real browser on a real pipeline, which all browser tests share.
 
-The fixtures end with the package: Playwright keeps an event loop running on this thread, where no other test could use
-asyncio, and a pipeline that idles beside the other tests takes their time.
+The fixtures end with the package: Playwright runs an event loop on this thread, so other tests could not use asyncio,
+and an idle pipeline would slow other tests down.
 """
 
 import re
@@ -14,23 +14,23 @@ from filemill.config.settings import Settings
 from tests.integration.processes import ProcessGroup, wait_until
 from tests.servers import RunningServers, isolated_settings, watch
 
-# Long enough to see a file on its way, short enough to wait for its end.
+# Long enough to see a file in progress, short enough to wait for its end.
 PROCESSING_SECONDS = 3
 START_SECONDS = 60
-# What a busy machine needs to draw a page.
+# Time to render a page on a busy machine.
 PAGE_MILLISECONDS = 30_000
 BASE_PATH_PROBE = re.compile(r"/[a-z]+/_stcore/(health|host-config)$")
 
 
 @pytest.fixture(scope="package")
 def browser_settings(servers: RunningServers) -> Settings:
-    """Settings of the world that the browser looks at."""
+    """Settings of the pipeline behind the page."""
     return isolated_settings(servers, processing_seconds=PROCESSING_SECONDS)
 
 
 @pytest.fixture(scope="package")
 def url(servers: RunningServers, browser_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page's address, with a whole pipeline behind it."""
+    """The page's URL, with a complete pipeline."""
     with ProcessGroup(
         browser_settings, tmp_path_factory.mktemp("browser"), lambda pid: watch(servers, pid)
     ) as processes:
@@ -43,7 +43,7 @@ def url(servers: RunningServers, browser_settings: Settings, tmp_path_factory: p
 
 @pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
-    """Chromium as the system has it."""
+    """The system's Chromium."""
     expect.set_options(timeout=PAGE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -51,36 +51,36 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
-def watch_console(page: Page, troubles: list[str]) -> None:
-    """Collect the errors of a page's console, what its policy refuses among them.
+def watch_console(page: Page, errors: list[str]) -> None:
+    """Collect the errors of a page's console, including violations of its content security policy.
 
-    Streamlit looks for its base path below the page's own, and finds nothing there: that is how it works.
+    Streamlit always probes for its base path below the page's own path, and these probes fail.
     """
 
     def on_console(said: ConsoleMessage) -> None:
         if said.type == "error" and not BASE_PATH_PROBE.search(said.location["url"]):
-            troubles.append(f"{page.url}: {said.text} ({said.location['url']})")
+            errors.append(f"{page.url}: {said.text} ({said.location['url']})")
 
     page.on("console", on_console)
 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The Files page, freshly opened. A test fails where a script of it does, or where its policy refuses something."""
+    """The Files page, newly opened. The test fails on an error of a script or a violation of the policy."""
     context = browser.new_context(base_url=url, viewport={"width": 1440, "height": 900})
     context.set_default_timeout(PAGE_MILLISECONDS)
     page = context.new_page()
-    troubles: list[str] = []
+    errors: list[str] = []
 
     def on_dialog(dialog: Dialog) -> None:
-        troubles.append(f"a dialog: {dialog.message}")
+        errors.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    watch_console(page, troubles)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    watch_console(page, errors)
     page.on("dialog", on_dialog)
     page.goto("/")
     page.get_by_label("Title").wait_for()
     yield page
     context.close()
-    assert troubles == []
+    assert errors == []

@@ -1,4 +1,4 @@
-"""One image and one stack for the tests of it."""
+"""Images and stacks for the tests of Compose."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.containers.images import filemill_image, server_images
 
 @pytest.fixture(scope="session")
 def image(docker_engine: Engine) -> str:
-    """The project's image, and those of the servers."""
+    """The project's image; the servers' images are built as well."""
     try:
         server_images(docker_engine)
         return filemill_image(docker_engine)
@@ -23,13 +23,13 @@ def image(docker_engine: Engine) -> str:
 
 @pytest.fixture(scope="module")
 def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One broker, two processors, as `docker compose up -d` starts it; 3 s of work per file."""
+    """A stack as `docker compose up -d` starts it: one broker, two processors; 3 s per file."""
     with composed(tmp_path_factory.mktemp("compose"), image, *FILES, project="filemill-test") as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def ha_stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Three brokers."""
+    """A stack with three brokers."""
     with composed(tmp_path_factory.mktemp("ha"), image, *HA_FILES, project="filemill-test-ha") as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""Worlds for the tests with real servers and real processes."""
+"""Fixtures for tests with real servers and processes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +13,13 @@ from tests.servers import RunningServers
 
 @pytest.fixture
 def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness]:
-    """An empty world in the session's servers, for this test alone; no process runs in it yet."""
+    """A harness with an empty pipeline on the session's servers; no process runs yet."""
     with open_harness(servers, tmp_path) as harness:
         yield harness
 
 
 @pytest.fixture
 def rest(settings: Settings) -> Iterator[Rest]:
-    """REST on an empty world of this test's own."""
+    """REST on an empty pipeline for this test only."""
     with serving(settings) as rest:
         yield rest

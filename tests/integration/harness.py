@@ -1,4 +1,4 @@
-"""A pipeline for one test: its settings, its processes, and the questions that tests ask of it."""
+"""The harness of a pipeline for one test: its settings, its processes, and queries about its state."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from tests.servers import RunningServers, isolated_settings, watch
 
 
 class PipelineHarness:
-    """An empty, prepared world and the processes that a test starts in it."""
+    """An empty pipeline and the processes that a test starts in it."""
 
     def __init__(self, settings: Settings, engine: sa.Engine, processes: ProcessGroup) -> None:
         self.settings = settings
@@ -41,7 +41,7 @@ class PipelineHarness:
     # --- processes
 
     def run_in_threads(self, *roles: str) -> None:
-        """Run relay or sync on threads of this process, where they are not what is tested: it saves their start."""
+        """Run relay or sync on threads of this process, which is faster, if the test is not about them."""
         for role in roles:
             relay = role == "relay"
             worker = (
@@ -51,36 +51,36 @@ class PipelineHarness:
             self._threads[-1].start()
 
     def close(self) -> None:
-        """End what is hosted."""
+        """Stop the threads."""
         self._stop.set()
         for thread in self._threads:
             thread.join(START_SECONDS)
 
     def start(self, *roles: str, **given: object) -> list[Process]:
-        """Start one process of each role, at once, and wait until each does its work."""
-        members = [self.processes.start(role, None, **given) for role in roles]
-        for role, member in zip(roles, members, strict=True):
-            self.wait_for_process(member, role)
-        return members
+        """Start one process of each role, all at once, and wait until each is active."""
+        processes = [self.processes.start(role, None, **given) for role in roles]
+        for role, process in zip(roles, processes, strict=True):
+            self.wait_for_process(process, role)
+        return processes
 
-    def wait_for_process(self, member: Process, role: str) -> None:
-        """Until a relay, sync or monitor is active, and a processor owns partitions."""
-        said = {
-            "processor": lambda: member.has_logged("Partitions assigned"),
-            "relay": lambda: member.has_logged("Relay", state="active"),
-            "sync": lambda: member.has_logged("Sync", state="active"),
-            "monitor": lambda: member.has_logged("Monitor", state="active"),
+    def wait_for_process(self, process: Process, role: str) -> None:
+        """Wait until a relay, sync or monitor is active, or a processor owns partitions."""
+        active = {
+            "processor": lambda: process.has_logged("Partitions assigned"),
+            "relay": lambda: process.has_logged("Relay", state="active"),
+            "sync": lambda: process.has_logged("Sync", state="active"),
+            "monitor": lambda: process.has_logged("Monitor", state="active"),
         }[role]
-        wait_until(said, START_SECONDS, f"{member.name} works\n{member.tail()}")
+        wait_until(active, START_SECONDS, f"{process.name} is active\n{process.tail()}")
 
-    def wait_for_assignment(self, *shares: int) -> dict[str, list[int]]:
-        """Until the group's members own that many partitions each (greatest first); returns who owns what."""
+    def wait_for_assignment(self, *counts: int) -> dict[str, list[int]]:
+        """Wait until the members own these numbers of partitions, in descending order; returns them by member."""
 
-        def shared() -> dict[str, list[int]] | None:
+        def assigned() -> dict[str, list[int]] | None:
             found = topics.owners(self.settings)
-            return found if sorted((len(owned) for owned in found.values()), reverse=True) == list(shares) else None
+            return found if sorted((len(owned) for owned in found.values()), reverse=True) == list(counts) else None
 
-        found = wait_until(shared, START_SECONDS, f"the partitions are shared {shares}", every=0.2)
+        found = wait_until(assigned, START_SECONDS, f"the partitions are assigned as {counts}", every=0.2)
         assert found is not None
         return found
 
@@ -91,12 +91,12 @@ class PipelineHarness:
             return insert_many(connection, [new_file(f"{title} {number}", description) for number in range(count)])
 
     def outbox_depth(self) -> int:
-        """How many requests the outbox holds."""
+        """The number of requests in the outbox."""
         with self.engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(OutboxRow)).scalar_one()
 
     def insert_rows(self, count: int) -> list[FileCreate]:
-        """Rows without an outbox; returns the requests that somebody else may put on the topic."""
+        """Insert rows without outbox rows; returns the requests, which a test may publish itself."""
         now = truncate_to_milliseconds(datetime.now(UTC))
         titles = [f"Request {number}" for number in range(count)]
         with self.engine.begin() as connection:
@@ -105,7 +105,7 @@ class PipelineHarness:
             return [FileCreate(file_id, title, "", now) for file_id, title in zip(ids, titles, strict=True)]
 
     def publish_requests(self, partition: int, count: int) -> list[int]:
-        """Put new requests on one partition as a foreign producer would, without an outbox and without headers."""
+        """Publish new requests to one partition as a foreign producer does, without outbox and headers."""
         requests = self.insert_rows(count)
         values = [encode(request) for request in requests]
         topics.publish(self.settings, self.settings.topic_create, values, partition=partition)
@@ -123,7 +123,7 @@ class PipelineHarness:
             return {row.id: row.status for row in connection.execute(wanted)}
 
     def wait_for(self, ids: Iterable[int], status: str = "completed", seconds: float = 30.0) -> None:
-        """Until all these files have the status."""
+        """Wait until all these files have the status."""
         wanted = list(ids)
 
         def left() -> dict[int, str]:
@@ -141,10 +141,10 @@ class PipelineHarness:
         row = self.file(file_id)
         return render(row.title, row.description, row.created_at)
 
-    # --- what happened
+    # --- results
 
     def results(self) -> dict[int, list[FileCreated]]:
-        """What `file.created` says of each file, in order."""
+        """The results of each file in `file.created`, in order."""
         found: dict[int, list[FileCreated]] = {}
         for record in topics.read(self.settings, self.settings.topic_created):
             event = decode(record.value, FileCreated)
@@ -152,7 +152,7 @@ class PipelineHarness:
         return found
 
     def rejected(self) -> list[dict[str, Any]]:
-        """`rejected_messages`, in order."""
+        """The rows of `rejected_messages`, in order."""
         columns = RejectedMessage.__table__
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(columns).order_by(*columns.primary_key)).mappings()
@@ -162,7 +162,7 @@ class PipelineHarness:
         return asyncio.run(verify(self.settings, self.engine, KafkaAdmin(self.settings), S3ObjectStore(self.settings)))
 
     def assert_clean(self) -> Report:
-        """No promise is broken; returns the report."""
+        """Check that no invariant is violated; returns the report."""
         report = self.verify()
         assert report.findings == {}, list(report.findings.values())
         return report
@@ -170,7 +170,7 @@ class PipelineHarness:
 
 @contextlib.contextmanager
 def open_harness(servers: RunningServers, folder: Path, **given: object) -> Iterator[PipelineHarness]:
-    """A world in these servers. Its processes, and its connections, end with the context."""
+    """A harness on these servers. Its processes and connections end with the context."""
     settings = isolated_settings(servers, **given)
     engine = bootstrap.create_engine(settings.as_owner(), "test")
     try:

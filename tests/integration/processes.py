@@ -1,4 +1,4 @@
-"""Worker processes for the tests: started through the installed command, and ended by pid whatever happens."""
+"""Worker processes for the tests: started by the installed command, and always killed at the end."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from filemill.config.settings import Settings, as_environment
 
 POLL_SECONDS = 0.03
-# Above what a busy machine needs to import the package and to join a group.
+# More than a busy machine needs to import the package and to join a group.
 START_SECONDS = 40.0
 REAP_SECONDS = 10.0
 
@@ -22,19 +22,19 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], seconds: float, description: str, every: float = POLL_SECONDS) -> T:
-    """Ask until the answer is true, and return it; fail the test, naming `what`, after `seconds`."""
+    """Poll until the condition is true, and return its value; after `seconds`, fail with the description."""
     deadline = time.monotonic() + seconds
     while True:
-        answer = condition()
-        if answer:
-            return answer
+        value = condition()
+        if value:
+            return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds:g} s still not: {description} (last answer: {answer!r})")
+            raise AssertionError(f"not within {seconds:g} s: {description} (last value: {value!r})")
         time.sleep(every)
 
 
 class Process:
-    """One process that a test started, with its output in a file."""
+    """A process of a test, with its output in a file."""
 
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -58,7 +58,7 @@ class Process:
         return self._process.poll()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it has ended."""
         self._process.kill()
         self._process.wait(REAP_SECONDS)
 
@@ -78,12 +78,12 @@ class Process:
         return self._process.returncode
 
     def terminate(self, seconds: float) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM; returns the exit code."""
         self.send_stop_signal()
         return self.wait_for_exit(seconds)
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        """What it logged, as documents; only one kind of event where named. Anything else it wrote is left out."""
+        """Its log lines as documents, optionally of one event only. Other output is left out."""
         found = []
         for line in self.log.read_text(errors="replace").splitlines():
             try:
@@ -95,18 +95,18 @@ class Process:
         return found
 
     def has_logged(self, event: str, **details: object) -> bool:
-        """Whether it logged that event with these details."""
+        """Whether it has logged the event with these details."""
         return any(all(line.get(name) == value for name, value in details.items()) for line in self.lines(event))
 
     def tail(self, count: int = 15) -> str:
-        """The last lines of its output, for a failure's message."""
+        """The last lines of its output, for error messages."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
 
 class ProcessGroup:
-    """The processes of one world. Leaving the context kills those that are left, each by its pid.
+    """The processes of one pipeline. Leaving the context kills those that still run.
 
-    `on_spawn` hears of each pid: who guards the servers against the death of this process guards them too.
+    `on_spawn` is called with each pid, so that the watchdog kills it if the tests die.
     """
 
     def __init__(self, settings: Settings, folder: Path, on_spawn: Callable[[int], None]) -> None:
@@ -116,19 +116,19 @@ class ProcessGroup:
         self.processes: list[Process] = []
 
     def start(self, role: str, worker_id: str | None = None, **given: object) -> Process:
-        """Start `filemill run ROLE` with the world's settings, or the `given` ones. Returns at once."""
+        """Start `filemill run ROLE` with the pipeline's settings and the `given` ones. Returns at once."""
         name = worker_id or f"{role}-{sum(member.name.startswith(role) for member in self.processes) + 1}"
         settings = {**as_environment(self.settings), "FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": name}
         settings |= {f"FILEMILL_{key.upper()}": str(value) for key, value in given.items()}
         return self.run(name, [sys.executable, "-m", "filemill", "run", role], settings)
 
     def run(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Process:
-        """Start something in the world's care. Returns at once."""
+        """Start another program. Returns at once."""
         log = self._folder / f"{name}-{len(self.processes)}.log"
-        member = Process(name, argv, os.environ | environment, log)
-        self._on_spawn(member.pid)
-        self.processes.append(member)
-        return member
+        process = Process(name, argv, os.environ | environment, log)
+        self._on_spawn(process.pid)
+        self.processes.append(process)
+        return process
 
     def __enter__(self) -> Self:
         return self
@@ -136,9 +136,9 @@ class ProcessGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for member in self.processes:
-            if member.alive:
-                member.kill()
-        if error is not None:  # pytest shows what is printed, and the folder is gone by then
-            for member in self.processes:
-                print(f"--- {member.name} (exit code {member.code})\n{member.tail()}")
+        for process in self.processes:
+            if process.alive:
+                process.kill()
+        if error is not None:  # pytest shows the output; the folder is removed later
+            for process in self.processes:
+                print(f"--- {process.name} (exit code {process.code})\n{process.tail()}")

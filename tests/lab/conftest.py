@@ -1,4 +1,4 @@
-"""A world for each of the lab's tests."""
+"""Fixtures for the lab's tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,6 @@ from tests.integration.harness import PipelineHarness, open_harness
 
 @pytest.fixture
 def harness(servers: Supervisor, tmp_path: Path) -> Iterator[PipelineHarness]:
-    """An empty world in the session's servers, for this test alone; no process runs in it yet."""
+    """A harness with an empty pipeline on the session's servers; no process runs yet."""
     with open_harness(servers, tmp_path) as harness:
         yield harness
