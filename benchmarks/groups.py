@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.processes import START_SECONDS, BenchmarkProcess, ProcessFailed, WorkerProcesses
 from benchmarks.servers import IsolatedPipeline, wait_until
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.domain.worker_events import EventKind, decode_event
 
 READ_SECONDS = 0.05

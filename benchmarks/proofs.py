@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from benchmarks.servers import POLL_SECONDS, IsolatedPipeline
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.s3.admin import s3_client
 from filemill.domain.content import render
 from filemill.domain.files import object_key

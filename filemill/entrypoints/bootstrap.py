@@ -15,7 +15,7 @@ import uvloop
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.adapters.postgres.connection import create_engine
 from filemill.adapters.postgres.lease import PostgresLease

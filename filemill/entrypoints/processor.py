@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 
 from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
-from filemill.adapters.kafka.reader import KafkaTopicReader
 from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.kafka.share_source import KafkaShareSource
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.retry import RetryPolicy

@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.publisher import MemoryPublisher
 from filemill.config.settings import Settings

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.domain.records import Record

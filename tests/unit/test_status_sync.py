@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from filemill.adapters.kafka.reader import KafkaTopicReader
+from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.database import MemoryDatabase
 from filemill.adapters.memory.lease import MemoryLease
@@ -21,7 +21,7 @@ from filemill.errors import NotLeader, Unavailable, UnusableData
 from filemill.ports import ApplyResult
 from filemill_workers import status_sync
 from filemill_workers.status_sync import StatusSync
-from tests.unit.workbench import eventually
+from tests.unit.executor_harness import eventually
 
 CREATED, PROGRESS, EVENTS = "file.created", "file.progress", "worker.events"
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)

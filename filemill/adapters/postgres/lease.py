@@ -1,7 +1,7 @@
 """Leases: one active relay, sync or monitor, however many processes run.
 
-A lease is a row with holder, fencing token and expiry. (An advisory lock stays with a suspended holder: in a test nobody
-took over within 30 s.) In each of its transactions a holder calls `fence`, which checks and renews the lease.
+A lease is a row with holder, fencing token and expiry. (An advisory lock stays with a suspended holder: when tried,
+nobody took over within 30 s.) In each of its transactions a holder calls `fence`, which checks and renews the lease.
 """
 
 import sqlalchemy as sa

@@ -69,7 +69,7 @@ _ALIVE = sa.text("""
 
 
 def busy_workers(connection: sa.Connection) -> tuple[dict[str, datetime], set[str]]:
-    """The busy workers, each with the earliest start of its records; and the workers that are idle and wait for nothing."""
+    """The busy workers, each with the earliest start of its records; and the idle ones that wait for no server."""
     busy, idle = {}, set()
     for row in connection.execute(_ALIVE, {"late": MAX_DELAY_SECONDS, "dead": DEAD_AFTER_SECONDS}):
         if row.busy:

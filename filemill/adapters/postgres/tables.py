@@ -83,7 +83,7 @@ class File(Base):
 
 
 class StatusCount(Base):
-    """The number of files in a status is the sum of its deltas. Triggers on `files` append them, the group monitor merges.
+    """The number of files in a status is the sum of its deltas. Triggers append them, the group monitor merges them.
 
     Every transaction would wait for the lock of a single row per status; counting `files` takes a second per million.
     """
