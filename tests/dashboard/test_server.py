@@ -8,6 +8,7 @@ import pytest
 from filemill.config.settings import load
 from filemill_dashboard import server
 from filemill_dashboard.server import CannotListen, listen, url_of
+from filemill_workers.outbox_relay import RelayState
 
 
 def test_for_port_0_the_system_chooses_the_port() -> None:
@@ -39,7 +40,8 @@ def test_a_failed_relay_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 
     class Faulty:
-        state = "active"
+        state = RelayState.ACTIVE
+        problem: str | None = None
         runs = 0
 
         def run(self, stop: threading.Event) -> None:

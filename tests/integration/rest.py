@@ -19,6 +19,7 @@ from filemill_dashboard.rest.app import build_api
 from filemill_dashboard.server import listen
 from filemill_dashboard.state.health import check_all
 from filemill_dashboard.state.services import Services
+from filemill_workers.outbox_relay import RelayState
 
 START_SECONDS = 30
 
@@ -26,7 +27,8 @@ START_SECONDS = 30
 class WakeCounter:
     """Replaces the relay; counts how often it was woken."""
 
-    state = "active"
+    state = RelayState.ACTIVE
+    problem: str | None = None
 
     def __init__(self) -> None:
         self.woken = 0

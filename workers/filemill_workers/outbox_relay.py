@@ -11,6 +11,7 @@ Dies    between numbering and producing: the successor finds the numbered rows a
 Many may run, in the dashboard's process or alone: the lease makes one active, the others stand by.
 """
 
+import enum
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +58,15 @@ def run_inline(call: Callable[[], None]) -> Future[None]:
     return done
 
 
+class RelayState(enum.StrEnum):
+    """The state of a relay. While it is waiting, its `problem` says what for."""
+
+    STARTING = "starting"
+    ACTIVE = "active"
+    STANDBY = "standby"
+    WAITING = "waiting"
+
+
 class OutboxRelay:
     """Moves requests from the outbox to Kafka. `run` belongs to one thread; `wake` and `state` to any."""
 
@@ -98,7 +108,8 @@ class OutboxRelay:
         self._partitions_at = self._renewed_at = self._claim_at = float("-inf")
         self._leading = False
         self._term: int | None = None  # the fencing number that it leads under
-        self.state = "starting"
+        self.state = RelayState.STARTING
+        self.problem: str | None = None
 
     def wake(self) -> None:
         """Look at the outbox now: call it after a commit."""
@@ -118,7 +129,7 @@ class OutboxRelay:
                 idle = IDLE_MIN_SECONDS if busy else min(IDLE_MAX_SECONDS, idle * 1.5)
                 trouble = IDLE_MIN_SECONDS
             except Unavailable as error:
-                self._set_state(f"waiting: {error}")
+                self._set_state(RelayState.WAITING, str(error))
                 pause = trouble = min(BACKOFF_MAX_SECONDS, trouble * 2)
             # Its place in the wait, not before the step: a wake between the two must not be forgotten.
             if pause and self._wake.wait(pause):
@@ -164,13 +175,13 @@ class OutboxRelay:
         if not self._leading:
             self._recover()  # before it counts as leading: it is tried again where Postgres goes away in its middle
             self._leading, self._term = True, self._lease.fencing
-            self._set_state("active")
+            self._set_state(RelayState.ACTIVE)
         return True
 
     def _become_standby(self, reason: str) -> None:
         self._leading = False
         self._unsent.clear()  # they are numbered: whoever leads next finds them
-        self._set_state("standby", reason=reason)
+        self._set_state(RelayState.STANDBY, reason=reason)
 
     def _recover(self) -> None:
         """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
@@ -252,7 +263,7 @@ class OutboxRelay:
         except Unavailable as error:
             del self._in_flight[row.sequence]
             self._unsent.append(row)
-            self._set_state(f"waiting: {error}")
+            self._set_state(RelayState.WAITING, str(error))
             return False
         return True
 
@@ -261,10 +272,10 @@ class OutboxRelay:
         if receipt.error is None:
             self._acknowledged.append(PublishedRow(row, receipt.offset))
             if self._leading:
-                self._set_state("active")
+                self._set_state(RelayState.ACTIVE)
         else:
             self._unsent.append(row)
-            self._set_state(f"waiting: Kafka did not take a request: {receipt.error}")
+            self._set_state(RelayState.WAITING, f"Kafka rejected a request: {receipt.error}")
 
     def _mark_published(self, wait_seconds: float = 0, least: int = 1) -> bool:
         """Have what is acknowledged settled, if it is `least` requests; whether some was, within `wait_seconds`."""
@@ -284,8 +295,11 @@ class OutboxRelay:
         self._publish_future, self._publishing = None, []
         return True
 
-    def _set_state(self, state: str, **details: str) -> None:
-        """Log a change of state, once."""
-        if state != self.state:
-            self.state = state
-            log.info("Relay", state=state, at=datetime.now(UTC).isoformat(timespec="milliseconds"), **details)
+    def _set_state(self, state: RelayState, problem: str | None = None, **details: str) -> None:
+        """Set the state, and log it if it changed."""
+        if (state, problem) != (self.state, self.problem):
+            self.state, self.problem = state, problem
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            if problem is not None:
+                details["problem"] = problem
+            log.info("Relay", state=state.value, at=at, **details)

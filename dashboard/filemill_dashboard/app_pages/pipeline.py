@@ -25,6 +25,7 @@ from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.advice import Advice, advise, lag_age, lost_requests, recreated_topics, trend
 from filemill_dashboard.views.rebalances import ownership_changes, ownership_periods
+from filemill_workers.outbox_relay import RelayState
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 PERIOD_DEFAULT = "15 min"
@@ -158,8 +159,9 @@ def _group_facts(data: PageData, overview: Overview | None, reading: CachedValue
 
 
 def _role_facts(data: PageData, overview: Overview | None) -> list[Fact]:
-    own = data.services.relay_state
-    here = [Fact("Relay in this process", own, tone="warn" if own.startswith("waiting") else None)] if own else []
+    state = data.services.relay_state
+    tone = "warn" if state is RelayState.WAITING else None
+    here = [Fact("Relay in this process", data.services.relay_summary, tone=tone)] if state is not None else []
     if overview is None:
         return [Fact(label, None) for label in ROLES.values()] + here
     return [_role(label, overview.leases.get(name)) for name, label in ROLES.items()] + here

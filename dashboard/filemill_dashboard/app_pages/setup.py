@@ -115,7 +115,7 @@ def _roles(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         lease = leases.get(name)
         held = lease is not None and lease.held
         lines.append(Fact(label, lease.holder if lease and held else "none", tone="good" if held else "warn"))
-    lines.append(Fact("Relay in this process", data.services.relay_state or "none"))
+    lines.append(Fact("Relay in this process", data.services.relay_summary))
     facts("leases", lines if snapshot.value else [Fact(label, None) for label in names.values()], title="Active roles")
 
 

@@ -20,10 +20,13 @@ from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
 from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.state.services import Services
+from filemill_workers.outbox_relay import RelayState
 
 # The refresh intervals that the viewer can select, in seconds.
 REFRESH: dict[str, float | None] = {"Off": None, "2 s": 2.0, "5 s": 5.0, "10 s": 10.0}
 REFRESH_DEFAULT = "2 s"
+RELAY_TONES = {RelayState.WAITING: "warn", RelayState.ACTIVE: "good", RelayState.STANDBY: "good"}
 
 Body = Callable[[PageData, CachedValue[Snapshot]], None]
 
@@ -51,7 +54,7 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
         data = page_data.current()
         snapshot, health = data.snapshot(), data.health()
         with status:
-            _show_status(snapshot, health, data.services.relay_state, every)
+            _show_status(snapshot, health, data.services, every)
         with banners:
             show_notices("banners", server_notices(snapshot, health))
             show_job(data.jobs)
@@ -90,14 +93,13 @@ def _navigate() -> None:
 def _show_status(
     snapshot: CachedValue[Snapshot],
     health: dict[ServerName, CachedValue[ServerHealth]],
-    relay_state: str | None,
+    services: Services,
     every: float | None,
 ) -> None:
     servers = [_server(LABELS[name], reading) for name, reading in health.items()]
-    if relay_state is not None:
-        waiting = relay_state.startswith("waiting")
-        tone = "warn" if waiting else "good" if relay_state in {"active", "standby"} else "none"
-        servers.append({"name": "Relay", "tone": tone, "detail": relay_state})
+    if services.relay_state is not None:
+        tone = RELAY_TONES.get(services.relay_state, "none")
+        servers.append({"name": "Relay", "tone": tone, "detail": services.relay_summary})
     # The top bar requests each refresh: not while its tab is hidden, and not before the previous one has arrived.
     component("topbar")(
         key="topbar",

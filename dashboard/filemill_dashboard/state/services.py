@@ -23,6 +23,7 @@ from filemill.services.dead_letters import Replay, replay
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
+from filemill_workers.outbox_relay import RelayState
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,7 +39,8 @@ def _ignore(_done: int) -> None:
 class Relay(Protocol):
     """The outbox relay as this process uses it; `filemill_workers.outbox_relay.OutboxRelay` implements it."""
 
-    state: str
+    state: RelayState
+    problem: str | None
 
     def run(self, stop: threading.Event) -> None:
         """Publish requests until `stop` is set."""
@@ -114,9 +116,17 @@ class Services:
         )
 
     @property
-    def relay_state(self) -> str | None:
+    def relay_state(self) -> RelayState | None:
         """The state of the relay in this process; None without one."""
         return self._relay.state if self._relay is not None else None
+
+    @property
+    def relay_summary(self) -> str:
+        """The state of the relay in this process and its problem, if it has one; "none" without a relay."""
+        if self._relay is None:
+            return "none"
+        problem = self._relay.problem
+        return self._relay.state.value if problem is None else f"{self._relay.state.value}: {problem}"
 
     @property
     def engine(self) -> sa.Engine:
