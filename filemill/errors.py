@@ -67,6 +67,14 @@ class AlreadyExists(Exception):
     code: ClassVar[str] = "already-exists"
 
 
+class Conflict(Exception):
+    """The present state of the server's objects does not allow the operation. `code` names the reason, for programs."""
+
+    def __init__(self, reason: str, code: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 class NotLeader(Exception):
     """Another process holds the lease. Nothing of this step was written; the caller must stop at once."""
 

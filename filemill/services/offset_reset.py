@@ -22,7 +22,7 @@ from filemill.config.settings import Settings
 from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
-from filemill.errors import Unavailable
+from filemill.errors import Conflict, Unavailable
 from filemill.services.audit import record, record_refusal
 from filemill.services.operations import Operations
 
@@ -185,9 +185,9 @@ class OffsetReset:
         try:
             if now.offsets:
                 self._admin.alter_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
-        except (ValueError, Unavailable) as error:
+        except (Conflict, Unavailable) as error:
             self._each(cancelled, self._operations.retry, actor, progress)
-            if isinstance(error, ValueError):
+            if isinstance(error, Conflict):
                 with self._engine.begin() as connection:
                     record_refusal(connection, operation, str(error))
                 raise CannotReset(str(error), ResetRefusal.GROUP_HAS_MEMBERS) from None

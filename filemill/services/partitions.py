@@ -5,6 +5,7 @@ import enum
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.errors import Conflict
 from filemill.services.audit import log_refusal, record, record_refusal
 
 ADD_PARTITIONS = "topic.partitions"
@@ -45,7 +46,7 @@ def add_partitions(engine: sa.Engine, admin: KafkaAdmin, topic: str, total: int,
     except Exception as error:
         with engine.begin() as connection:
             record_refusal(connection, operation, str(error))
-        if isinstance(error, ValueError):
+        if isinstance(error, Conflict):
             raise CannotAddPartitions(str(error), PartitionsRefusal.BROKER_REFUSED) from None
         raise
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.kafka.admin import AdminConflict, KafkaAdmin
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
+from filemill.errors import Conflict
 from filemill.services.offset_reset import CannotReset, OffsetReset, ResetPlan, ResetTarget, UnfinishedPolicy
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
@@ -27,7 +28,7 @@ FOR_EVER = 600
 EMPTY_SECONDS = 30.0
 
 
-def mover(harness: PipelineHarness) -> OffsetReset:
+def make_reset(harness: PipelineHarness) -> OffsetReset:
     operations = bootstrap.operations(harness.settings, harness.engine)
     return bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
 
@@ -35,7 +36,7 @@ def mover(harness: PipelineHarness) -> OffsetReset:
 def stop(harness: PipelineHarness, member: Process) -> None:
     """End a processor amid its work, and wait until the broker takes it for gone."""
     member.kill()
-    reset = mover(harness)
+    reset = make_reset(harness)
     wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
 
@@ -44,7 +45,7 @@ def committed(harness: PipelineHarness) -> list[int | None]:
     return [part.committed for part in parts]
 
 
-def audited(harness: PipelineHarness) -> list[dict[str, Any]]:
+def audit_details(harness: PipelineHarness) -> list[dict[str, Any]]:
     wanted = sa.select(Operation.detail).where(Operation.action == "offsets.reset").order_by(Operation.id)
     with harness.engine.connect() as connection:
         return list(connection.execute(wanted).scalars())
@@ -52,11 +53,13 @@ def audited(harness: PipelineHarness) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("protocol", ["consumer", "classic-eager"])
-def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, harness: PipelineHarness) -> None:
+def test_a_reset_of_a_group_with_members_is_refused_by_filemill_and_by_the_broker(
+    protocol: str, harness: PipelineHarness
+) -> None:
     harness.run_in_threads("relay", "sync")
     harness.start("processor", group_protocol=protocol, processing_seconds=FOR_EVER)
     harness.wait_for(harness.submit(3), "processing")
-    reset = mover(harness)
+    reset = make_reset(harness)
     plan = reset.plan(ResetTarget("latest"))
     assert plan.why_not == (
         "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
@@ -64,14 +67,15 @@ def test_a_group_with_members_is_refused_by_us_and_by_the_broker(protocol: str, 
     with pytest.raises(CannotReset, match="has a member"):
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     admin = KafkaAdmin(harness.settings)
-    with pytest.raises(ValueError, match="Kafka refuses"):
+    with pytest.raises(Conflict) as conflict:
         admin.alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
-    assert audited(harness) == []
+    assert conflict.value.code == AdminConflict.GROUP_HAS_MEMBERS
+    assert audit_details(harness) == []
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(("then", "status"), [("resubmit", "completed"), ("cancel", "cancelled")])
-def test_what_a_reset_skips_is_resubmitted_or_cancelled(
+def test_skipped_requests_are_resubmitted_or_cancelled(
     then: UnfinishedPolicy, status: str, harness: PipelineHarness
 ) -> None:
     harness.run_in_threads("relay", "sync")
@@ -85,7 +89,7 @@ def test_what_a_reset_skips_is_resubmitted_or_cancelled(
     stop(harness, slow)
     foreign = harness.publish_requests(1, 2)  # no publication, no header: only the record says whose it is
 
-    reset, target = mover(harness), ResetTarget("latest")
+    reset, target = make_reset(harness), ResetTarget("latest")
     plan = reset.plan(target)
     assert plan.why_not is None
     assert plan.skipped == sorted([*begun, *foreign])
@@ -95,7 +99,7 @@ def test_what_a_reset_skips_is_resubmitted_or_cancelled(
     assert result.cancelled == plan.skipped
     assert result.resubmitted == (plan.skipped if then == "resubmit" else [])
     assert committed(harness) == [move.new for move in plan.moves]
-    (detail,) = audited(harness)
+    (detail,) = audit_details(harness)
     assert (detail["to"], detail["unfinished"], detail["then"]) == ("latest", 8, then)
 
     harness.start("processor")
@@ -109,14 +113,14 @@ def test_what_a_reset_skips_is_resubmitted_or_cancelled(
 
 
 @pytest.mark.timeout(150)
-def test_records_that_are_read_again_change_nothing_that_has_ended(harness: PipelineHarness) -> None:
+def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     ids = harness.submit(9)
     (member,) = harness.start("processor")
     harness.wait_for(ids)
     before = {file_id: harness.file(file_id) for file_id in ids}
     member.terminate(20)
-    reset = mover(harness)
+    reset = make_reset(harness)
     wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
 
     plan = reset.plan(ResetTarget("shift", by=-2))
@@ -131,13 +135,13 @@ def test_records_that_are_read_again_change_nothing_that_has_ended(harness: Pipe
     assert harness.assert_clean().duplicate_results == 6
 
 
-def test_a_skip_without_a_record_of_it_is_a_broken_promise(harness: PipelineHarness) -> None:
+def test_a_skip_without_an_audit_record_violates_an_invariant(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
     KafkaAdmin(harness.settings).alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
     assert harness.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
 
 
-def test_a_time_is_the_first_record_from_then_on(harness: PipelineHarness) -> None:
+def test_a_time_means_the_first_record_from_that_time_on(harness: PipelineHarness) -> None:
     """Partition 0 has two records before it and one after it, the others only some before."""
     for partition in range(3):
         harness.publish_requests(partition, 2)
@@ -145,13 +149,13 @@ def test_a_time_is_the_first_record_from_then_on(harness: PipelineHarness) -> No
     moment = datetime.now(UTC)
     time.sleep(0.01)
     harness.publish_requests(0, 1)
-    plan = mover(harness).plan(ResetTarget("time", at=moment))
+    plan = make_reset(harness).plan(ResetTarget("time", at=moment))
     assert [(move.current, move.new, len(move.skipped)) for move in plan.moves] == [(0, 2, 2)] * 3
 
 
-def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(harness: PipelineHarness) -> None:
+def test_a_plan_is_refused_if_the_topic_was_recreated(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
-    reset = mover(harness)
+    reset = make_reset(harness)
     plan = reset.plan(ResetTarget("latest"))
     topics.recreate_topic(harness.settings, harness.settings.topic_create)
     waiting = harness.publish_requests(0, 2)
@@ -159,32 +163,32 @@ def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(harness: Pipelin
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     assert committed(harness) == [None] * 3
     assert set(harness.statuses(waiting).values()) == {"pending"}
-    assert audited(harness) == []
+    assert audit_details(harness) == []
     assert reset.apply(reset.plan(ResetTarget("latest")), ResetTarget("latest"), "cancel", "test").cancelled == waiting
 
 
-def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
+def test_requests_are_resubmitted_if_the_broker_refuses_the_commit(
     harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = harness.publish_requests(0, 3)
-    reset = mover(harness)
+    reset = make_reset(harness)
     plan: ResetPlan = reset.plan(ResetTarget("latest"))
 
     def refuse(*_given: object) -> None:
-        raise ValueError("Kafka refuses: somebody has just joined")
+        raise Conflict("Kafka refuses: somebody has just joined", AdminConflict.GROUP_HAS_MEMBERS)
 
     monkeypatch.setattr(KafkaAdmin, "alter_offsets", refuse)
     with pytest.raises(CannotReset, match="just joined"):
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     assert harness.statuses(ids) == dict.fromkeys(ids, "pending")
     assert {harness.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
-    (detail,) = audited(harness)
+    (detail,) = audit_details(harness)
     assert detail["refused"] == "Kafka refuses: somebody has just joined"
     with harness.engine.connect() as connection:
         assert offset_resets(connection, harness.settings.kafka_group, harness.settings.topic_create) == []
 
 
-def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:
+def test_a_reset_over_rest_is_a_dry_run_by_default(rest: Rest) -> None:
     settings = rest.services.settings
     file_id = rest.create("on its way")
     value = b'{"fileId": %d, "title": "x", "description": "", "timestamp": "2026-01-04T12:00:00Z"}' % file_id
@@ -209,7 +213,7 @@ def test_over_rest_a_dry_run_is_the_default(rest: Rest) -> None:
     ],
     ids=str,
 )
-def test_over_rest_what_makes_no_sense_is_refused(body: dict[str, object], rest: Rest) -> None:
+def test_an_invalid_reset_over_rest_is_refused(body: dict[str, object], rest: Rest) -> None:
     answer = rest.client.post("/api/offsets/reset", json=body)
     assert answer.status_code == 422, answer.text
 
@@ -231,7 +235,7 @@ def test_the_command_previews_and_resets(harness: PipelineHarness) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 partition moved; 3 cancelled" in done.stderr
     assert committed(harness) == [None, 3, None]
-    assert audited(harness)[0]["then"] == "cancel"
+    assert audit_details(harness)[0]["then"] == "cancel"
     for wrong in ([], ["--to", "noon"], ["--to", "latest", "--by", "1"]):
         assert command(harness, "preview", *wrong).returncode == 2
 
@@ -240,12 +244,12 @@ def test_the_command_previews_and_resets(harness: PipelineHarness) -> None:
     "at",
     ["1969-12-31T23:59:59.999Z", "1969-12-31T23:59:59.998Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
 )
-def test_a_time_that_kafka_would_take_for_something_else_is_refused(at: str, rest: Rest) -> None:
+def test_a_time_before_1970_is_refused(at: str, rest: Rest) -> None:
     answer = rest.client.post("/api/offsets/reset", json={"to": "time", "at": at})
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["field"] == "at"
 
 
-def test_the_first_moment_of_1970_is_the_beginning(rest: Rest) -> None:
+def test_the_start_of_1970_means_the_beginning(rest: Rest) -> None:
     answer = rest.client.post("/api/offsets/reset", json={"to": "time", "at": "1970-01-01T00:00:00Z"})
     assert answer.status_code == 200, answer.text

@@ -1,5 +1,6 @@
 """Administration of Kafka: topics, consumer groups and their offsets."""
 
+import enum
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kaf
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.records import TopicIdentity
+from filemill.errors import Conflict
 
 # The broker sets the timestamps: a producer's may be wrong or forged, and retention depends on them.
 TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
@@ -27,6 +29,14 @@ _GROUP_HAS_MEMBERS = {
     KafkaError.STALE_MEMBER_EPOCH,
     KafkaError.FENCED_MEMBER_EPOCH,
 }
+
+
+class AdminConflict(enum.StrEnum):
+    """Why Kafka's state does not allow an operation."""
+
+    UNKNOWN_TOPIC = "unknown-topic"
+    NOT_MORE_PARTITIONS = "not-more-partitions"
+    GROUP_HAS_MEMBERS = "group-has-members"
 
 
 class MemberDescription(msgspec.Struct, frozen=True, rename="camel"):
@@ -175,12 +185,13 @@ class KafkaAdmin:
         )
 
     def add_partitions(self, topic: str, total: int) -> None:
-        """Raise the number of a topic's partitions. Raises ValueError if `total` is not more than it has."""
+        """Raise the number of a topic's partitions. Raises Conflict if `total` is not more than it has."""
         existing = self.topic_partitions().get(topic)
         if existing is None:
-            raise ValueError(f"there is no topic {topic!r}")
+            raise Conflict(f"there is no topic {topic!r}", AdminConflict.UNKNOWN_TOPIC)
         if total <= existing:
-            raise ValueError(f"{topic} has {existing} partitions; Kafka can only add some, so ask for more than that")
+            reason = f"{topic} has {existing} partitions already; Kafka can only add partitions"
+            raise Conflict(reason, AdminConflict.NOT_MORE_PARTITIONS)
         with kafka_errors(self._settings):
             self._client.create_partitions([NewPartitions(topic, total)], operation_timeout=self._timeout)[
                 topic
@@ -254,7 +265,7 @@ class KafkaAdmin:
         return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
 
     def alter_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        """Commit these offsets in a group without members. Raises ValueError if the group has members.
+        """Commit these offsets in a group without members. Raises Conflict if the group has members.
 
         By a consumer that never joins, for the reason given in `_committed`. The metadata of the previous commits,
         which lists records finished beyond the offset, is lost.
@@ -267,7 +278,8 @@ class KafkaAdmin:
             errors = [error.args[0]]
         for found in errors:
             if found.code() in _GROUP_HAS_MEMBERS:
-                raise ValueError(f"Kafka does not change the offsets of {group} while the group has members")
+                reason = f"Kafka does not change the offsets of {group} while the group has members"
+                raise Conflict(reason, AdminConflict.GROUP_HAS_MEMBERS)
             raise to_exception(self._settings, found)
 
     def _log_offsets(
