@@ -255,10 +255,20 @@ class RebalanceListener(Protocol):
 
 
 class RecordSource(Protocol):
-    """A member of a consumer group, on one topic."""
+    """A member of a consumer group, on one topic.
+
+    A commit that names another topic's id than the topic has now is ignored at an assignment: the partition is read
+    from its beginning, and `assigned` is told that there is no commit.
+    """
+
+    def topic_id(self, partition: int) -> str:
+        """The id of the topic that an assigned partition is read from, "" if unknown. The broker is not asked."""
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        """Up to `limit` records; waits `seconds` at most for the first. Must be called often: it keeps us a member."""
+        """Up to `limit` records; waits `seconds` at most for the first. Must be called often: it keeps us a member.
+
+        Raises retry.Expelled if the topic was deleted and created again. `revoked` has been called by then.
+        """
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Read no more of these for now."""

@@ -281,26 +281,12 @@ class FileProcessor:
         fresh: list[Record] = []
         for record in begun:
             if self._offsets[record.partition].goes_back(record.offset):
-                self._restart(record)
-                fresh = [other for other in fresh if other.partition != record.partition]
+                # Its topic was recreated, or its log was cut: the client resets its position if the offset is gone.
+                # Only a new assignment knows which topic it is and from where it is safe to go on.
+                raise retry.Expelled(f"partition {record.partition}: offset {record.offset} was delivered again")
             if self._offsets[record.partition].deliver(record.offset):
                 fresh.append(record)
         return fresh
-
-    def _restart(self, record: Record) -> None:
-        """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
-
-        The client resets its position by itself when the offset that it wants does not exist. What is in progress
-        belongs to the former log. Raises retry.Expelled if records below this one may still be there unfinished: then
-        only the committed offset is safe to go on from.
-        """
-        partition, position = record.partition, self._offsets[record.partition].position
-        log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
-        if position is not None and record.offset > position:
-            raise retry.Expelled(f"partition {partition}: offset {record.offset} was delivered again")
-        self._workshop.abandon({partition: self._epochs[partition]})
-        self._begin_epoch({partition: PartitionOffsets()})
-        self._tell(Kind.ASSIGNED, [partition])
 
     @property
     def _in_flight(self) -> int:
@@ -343,8 +329,11 @@ class FileProcessor:
             self._acknowledged(self._source.commit_now(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
 
     def _due(self, epochs: Mapping[int, int], *, again: bool = False) -> dict[int, Commit]:
+        source = self._source
         due = {
-            partition: self._offsets[partition].commit(self._worker_id, epoch, again=again)
+            partition: self._offsets[partition].commit(
+                self._worker_id, epoch, source.topic_id(partition) if source else "", again=again
+            )
             for partition, epoch in epochs.items()
         }
         return {partition: commit for partition, commit in due.items() if commit is not None}

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from filemill.messages import Headers
-from filemill.offsets import Commit
+from filemill.offsets import Commit, of_another_topic, topic_of
 from filemill.ports import RebalanceListener, Receipt, Record, TopicIdentity
-from filemill.retry import Poisonous, Unavailable
+from filemill.retry import Expelled, Poisonous, Unavailable
 
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 NO_OFFSET = -1001  # Kafka's own mark for "nothing committed"
@@ -190,17 +190,20 @@ class MemorySource:
     """A member of a group on one topic, with an assignment on demand. (port: RecordSource).
 
     `assign`, `revoke` and `lose` may be called from any thread; the listener hears of them inside the next `read`.
-    `refuses_commits` has every commit refused.
+    `refuses_commits` has every commit refused. `notices_recreation`: whether it hears at once that the topic was
+    recreated; the real one may hear of it some seconds later.
     """
 
     def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
         self.refuses_commits = False
+        self.notices_recreation = True
         self.paused: set[int] = set()
         self.closed = False
         self._broker = broker
         self._topic = topic
         self._listener = listener
         self._positions: dict[int, int] = {}  # of what is assigned
+        self._topic_ids: dict[int, str] = {}
         self._begun: set[int] = set()  # those of which anything was read
         self._todo: deque[Callable[[], None]] = deque()
 
@@ -228,6 +231,8 @@ class MemorySource:
                 self._broker.changed.wait(seconds)
         while self._todo:
             self._todo.popleft()()
+        if self.notices_recreation:
+            self._check_topic()
         records: list[Record] = []
         for partition in self._readable():
             position = self._positions[partition]
@@ -236,6 +241,10 @@ class MemorySource:
             self._begun.update({partition} if taken else ())
             records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.marks]
         return records
+
+    def topic_id(self, partition: int) -> str:
+        """The id of the topic that an assigned partition is read from."""
+        return self._topic_ids.get(partition, "")
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Read no more of these."""
@@ -261,6 +270,8 @@ class MemorySource:
 
     def close(self) -> None:
         """Leave the group."""
+        if self.closed:
+            return
         self._revoke(self.owned)
         self.closed = True
 
@@ -280,10 +291,33 @@ class MemorySource:
         ]
 
     def _assign(self, partitions: Sequence[int]) -> None:
-        committed = {partition: self._broker.committed(partition) for partition in partitions}
+        topic_id = self._topic_id_now()
+        committed = {}
+        for partition in partitions:
+            offset, metadata = self._broker.committed(partition)
+            if of_another_topic(metadata, topic_id):
+                offset, metadata = NO_OFFSET, ""
+            committed[partition] = offset, metadata
+            self._topic_ids[partition] = topic_id or topic_of(metadata)
         self._positions |= {partition: max(0, offset) for partition, (offset, _) in committed.items()}
         self.paused -= set(partitions)
         self._listener.assigned(committed)
+
+    def _topic_id_now(self) -> str:
+        try:
+            identity = self._broker.identity(self._topic)
+        except Unavailable:
+            return ""
+        return identity.topic_id if identity else ""
+
+    def _check_topic(self) -> None:
+        topic_id = self._topic_id_now()
+        if not topic_id:
+            return
+        if set(self._topic_ids.values()) - {"", topic_id}:
+            self.close()
+            raise Expelled(f"{self._topic} was deleted and created again")
+        self._topic_ids = dict.fromkeys(self._topic_ids, topic_id)
 
     def _revoke(self, partitions: Sequence[int]) -> None:
         leaving = [partition for partition in partitions if partition in self._positions]
@@ -299,6 +333,7 @@ class MemorySource:
         self.paused -= set(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._topic_ids.pop(partition, None)
             self._begun.discard(partition)
 
     def _take(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:

@@ -37,6 +37,10 @@ def _completed(world: World, file_id: int) -> bytes:
     return encode(event)
 
 
+def _committed(world: World) -> list[int]:
+    return [part.offset for _, part in sorted(topics.committed(world.settings).items())]
+
+
 def _sync_once(world: World, ids: list[int], status: str = "completed") -> None:
     (sync,) = world.start("sync")
     world.wait_for(ids, status, PATIENCE_SECONDS)
@@ -119,3 +123,20 @@ def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(wo
     assert processor.alive
     third = world.submit(9)
     world.wait_for(third, "completed", PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic-cooperative", "classic-eager"])
+def test_no_request_is_skipped_when_their_topic_is_recreated_under_a_processor(world: World, protocol: str) -> None:
+    """The new topic has the old offsets at once, so that no fetch fails: the client alone would go on at them."""
+    topic = world.settings.topic_create
+    (processor,) = world.start("processor", group_protocol=protocol)
+    world.start("sync")
+    first = [one for partition in range(3) for one in world.request_on(partition, 4)]
+    world.wait_for(first)
+    wait_until(lambda: _committed(world) == [4, 4, 4], PATIENCE_SECONDS, "all is committed")
+    topics.recreate_topic(world.settings, topic)
+    second = [one for partition in range(3) for one in world.request_on(partition, 9)]
+    world.wait_for(second, "completed", PATIENCE_SECONDS)
+    wait_until(lambda: _committed(world) == [9, 9, 9], PATIENCE_SECONDS, "all is committed")
+    assert processor.alive
+    world.assert_clean()
