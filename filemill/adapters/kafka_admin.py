@@ -13,6 +13,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, refusal
 from filemill.adapters.kafka_topics import TopicIdentities
+from filemill.offsets import encode_metadata, of_another_topic, topic_of
 from filemill.ports import TopicIdentity
 from filemill.settings import Settings
 
@@ -210,7 +211,8 @@ class KafkaAdmin:
     def offsets(self, group: str | None, topic: str) -> list[PartitionOffsets]:
         """Begin, end and committed offset of each partition of a topic; no group: what is committed is unknown.
 
-        The end is that of what can be read: a transaction that is still open, and all after it, lies beyond it.
+        The end is that of what can be read: a transaction that is still open, and all after it, lies beyond it. A
+        commit that names another topic's id than the topic has now does not count: the group's members ignore it.
         """
         count = self.topic_partitions().get(topic, 0)
         parts = [TopicPartition(topic, number) for number in range(count)]
@@ -218,7 +220,7 @@ class KafkaAdmin:
             return []
         begins = self._log_offsets(parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        committed = self._committed(group, parts) if group is not None else {}
+        committed = self._committed(group, topic, parts) if group is not None else {}
         if any(offset > ends.get(number, offset) for number, offset in committed.items()):
             # Somebody who reads open transactions may be beyond what others can read, and has no lag.
             whole = self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
@@ -247,13 +249,17 @@ class KafkaAdmin:
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
 
-    def move_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    def move_offsets(self, group: str, topic: str, offsets: Mapping[int, int], topic_id: str = "") -> None:
         """Commit these offsets in a group that has no members. Raises ValueError where the broker refuses.
 
         By a consumer that never joins, for the reason that `_committed` gives. What the commits before said of records
-        finished beyond them is gone.
+        finished beyond them is gone. `topic_id`: of the topic that the offsets are of. If another one gets its name
+        before the broker has the commit, the group's members ignore the commit.
         """
-        parts = [TopicPartition(topic, number, offset) for number, offset in sorted(offsets.items())]
+        parts = [
+            TopicPartition(topic, number, offset, encode_metadata("", 0, offset, [], topic_id))
+            for number, offset in sorted(offsets.items())
+        ]
         try:
             taken = self._reader(group).commit(offsets=parts, asynchronous=False)
             troubles = [part.error for part in taken if part.error is not None]
@@ -273,7 +279,7 @@ class KafkaAdmin:
             )
             return {part.partition: future.result().offset for part, future in asked.items()}
 
-    def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
+    def _committed(self, group: str, topic: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
         """The group's commits, asked by a consumer that never joins.
 
         Not by `AdminClient.list_consumer_group_offsets`: with confluent-kafka 2.16 an answer that carries a group's
@@ -285,7 +291,13 @@ class KafkaAdmin:
         for part in found:
             if part.error is not None:
                 raise refusal(self._settings, part.error)
-        return {part.partition: part.offset for part in found if part.offset >= 0}
+        named = any(topic_of(part.metadata) for part in found)
+        topic_id = self._identities.topic_id(topic) if named else ""
+        return {
+            part.partition: part.offset
+            for part in found
+            if part.offset >= 0 and not of_another_topic(part.metadata, topic_id)
+        }
 
     def _reader(self, group: str) -> Consumer:
         if group not in self._readers:

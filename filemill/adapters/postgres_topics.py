@@ -51,6 +51,12 @@ def generations(connection: sa.Connection, topics: Mapping[str, TopicIdentity]) 
     }
 
 
+def topic_ids(connection: sa.Connection, topic: str) -> list[str]:
+    """The ids of the topics that a name has had, in the order of their generations."""
+    found = sa.select(TopicGeneration.topic_id).where(TopicGeneration.topic == topic)
+    return list(connection.execute(found.order_by(TopicGeneration.generation)).scalars())
+
+
 def recreated_at(connection: sa.Connection, topic: str) -> list[float]:
     """When the topics that had a name after the first were first seen, in seconds since the epoch, ascending."""
     moments = sa.select(sa.extract("epoch", TopicGeneration.first_seen_at)).where(

@@ -13,7 +13,7 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_commits import read_commits
 from filemill.adapters.postgres_gone import LATE_SECONDS
 from filemill.adapters.postgres_operations import offset_resets
-from filemill.adapters.postgres_topics import recreated_at
+from filemill.adapters.postgres_topics import recreated_at, topic_ids
 from filemill.adapters.tables import File
 from filemill.files import Status
 from filemill.lab import backward
@@ -120,9 +120,10 @@ class Bench:
         settings = self.settings
         with self.engine.connect() as connection:
             recreations = recreated_at(connection, settings.topic_create)
+            ids = topic_ids(connection, settings.topic_create)
             results_since = max(recreated_at(connection, settings.topic_created), default=0.0)
         history = read_history(settings, self.admin(), since, recreations)
-        history.results_since = results_since
+        history.results_since, history.topic_ids = results_since, ids
         with self.engine.connect() as connection:
             history.resets = offset_resets(connection, self.settings.kafka_group, self.settings.topic_create)
         if since is None and self.losses.executions:  # all that the topics that are gone had told

@@ -67,7 +67,7 @@ def audit(
 
     `ends` is each partition's end. Offsets without a record, as of a transaction's marker or of what was removed, need
     no result. A move of the offsets by a person is a commit that no worker signed; without a reset on record it is
-    nobody's. A commit from before `file.create` was recreated is about the topic that had the name then.
+    nobody's. A commit is about the topic whose id it names, or that had the name `file.create` at its moment.
     """
     result = Audit(commits=len(commits), executions=len(history.executions))
     expected = list(history.resets)
@@ -75,7 +75,7 @@ def audit(
     known = _moments(history)
     present = len(history.recreations)
     for commit in commits:
-        generation = history.generation(commit.at)
+        generation = history.generation_of(commit)
         end = ends.get(commit.partition, 0) if generation == present else math.inf
         if commit.offset > end:
             result.found("commit-beyond-end", commit)
@@ -87,10 +87,11 @@ def audit(
         for offset in beyond:
             if offset >= end or moments.of(offset) > commit.at + CLOCK_SECONDS:
                 result.found("commit-claims-unfinished", f"{offset} in {commit}")
-        if metadata is None and _take(expected, commit):
+        unsigned = metadata is None or not metadata.worker
+        if unsigned and _take(expected, commit):
             result.resets += 1
             continue
-        if metadata is None:
+        if metadata is None or unsigned:
             result.found("commit-unsigned", commit)
             continue
         owner = owners.get(commit.partition, _Owners()).at(commit.at)
@@ -209,7 +210,7 @@ class _Coverage:
     def __init__(self, commits: Sequence[CommitSeen], history: History) -> None:
         self._commits: dict[tuple[int, int], list[CommitSeen]] = {}
         for commit in commits:
-            key = history.generation(commit.at), commit.partition
+            key = history.generation_of(commit), commit.partition
             self._commits.setdefault(key, []).append(commit)
         self._decoded: dict[tuple[int, int, int], frozenset[int]] = {}
 

@@ -15,7 +15,7 @@ import msgspec
 from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.kafka_reader import read_topic
 from filemill.messages import RUN, FileCreated, InvalidMessage, dead_letter_place, decode, file_id_in, number_header
-from filemill.offsets import ResetSeen
+from filemill.offsets import CommitSeen, ResetSeen, topic_of
 from filemill.ports import Record
 from filemill.settings import Settings
 from filemill.telemetry import Kind, WorkerEvent, decode_event
@@ -91,6 +91,8 @@ class History(msgspec.Struct):
     ended_otherwise: dict[Place, float] = {}
     # When `file.create` was deleted and created again. The requests above are those of the present topic.
     recreations: list[float] = []
+    # Their ids, and that of the first one, in the same order. Empty: not known.
+    topic_ids: list[str] = []
     # When the present topic of results began, where it is not the first: a result from before is not known.
     results_since: float = 0.0
     # Records that are known to have been removed from the topic, and when.
@@ -103,6 +105,14 @@ class History(msgspec.Struct):
     def generation(self, at: float) -> int:
         """The number of the topic that had the name `file.create` at a moment."""
         return bisect_right(self.recreations, at)
+
+    def generation_of(self, commit: CommitSeen) -> int:
+        """The number of the topic that a commit is of: by the id that it names, else by its moment.
+
+        A worker that has not heard that the topic was recreated commits offsets of the former one for a while.
+        """
+        topic_id = topic_of(commit.metadata)
+        return self.topic_ids.index(topic_id) if topic_id in self.topic_ids else self.generation(commit.at)
 
     def place_of(self, request: Request) -> Place:
         """Where a request stands."""

@@ -16,6 +16,7 @@ from filemill.adapters.kafka_admin import KafkaAdmin
 from filemill.adapters.postgres_operations import offset_resets
 from filemill.adapters.tables import Operation
 from filemill.offset_reset import CannotReset, OffsetReset, Plan, Target, Unfinished
+from filemill.offsets import topic_of
 from filemill.operations import Operations
 from filemill.settings import as_environment
 from tests.integration import topics
@@ -160,6 +161,27 @@ def test_a_plan_for_a_topic_that_was_recreated_since_is_refused(world: World) ->
     assert set(world.statuses(waiting).values()) == {"pending"}
     assert audited(world) == []
     assert reset.apply(reset.plan(Target("latest")), Target("latest"), "cancel", "test").cancelled == waiting
+
+
+def test_the_commits_of_a_reset_name_their_topic_and_count_for_no_other(world: World) -> None:
+    topic, group, admin = world.settings.topic_create, world.settings.kafka_group, KafkaAdmin(world.settings)
+    for partition in range(3):
+        world.request_on(partition, 3)
+    reset = mover(world)
+    plan = reset.plan(Target("shift", by=2))
+    reset.apply(plan, Target("shift", by=2), "cancel", "test")
+    found = {topic_of(part.metadata) for part in topics.committed(world.settings).values()}
+    assert found == {admin.identities([topic])[topic].topic_id}
+    assert committed(world) == [2, 2, 2]
+    topics.recreate_topic(world.settings, topic)
+    for partition in range(3):
+        world.request_on(partition, 4)
+    # As by a reset that was under way while the topic was recreated.
+    admin.move_offsets(group, topic, {0: 2, 1: 2}, plan.topic_id)
+    topics.commit(world.settings, 2, 2)  # as a foreign worker commits
+    assert committed(world) == [None, None, 2]
+    assert [part.lag for part in admin.offsets(group, topic)] == [4, 4, 2]
+    assert [move.current for move in reset.plan(Target("latest")).moves] == [0, 0, 2]
 
 
 def test_a_commit_that_the_broker_does_not_take_gives_the_requests_back(
