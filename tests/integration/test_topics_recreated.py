@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
+from filemill.lab.bench import Bench
 from filemill.messages import FileCreated, encode
 from tests.integration import topics
 from tests.integration.processes import wait_until
@@ -130,7 +131,7 @@ def test_no_request_is_skipped_when_their_topic_is_recreated_under_a_processor(w
     """The new topic has the old offsets at once, so that no fetch fails: the client alone would go on at them."""
     topic = world.settings.topic_create
     (processor,) = world.start("processor", group_protocol=protocol)
-    world.start("sync")
+    world.host("relay", "sync")
     first = [one for partition in range(3) for one in world.request_on(partition, 4)]
     world.wait_for(first)
     wait_until(lambda: _committed(world) == [4, 4, 4], PATIENCE_SECONDS, "all is committed")
@@ -140,3 +141,21 @@ def test_no_request_is_skipped_when_their_topic_is_recreated_under_a_processor(w
     wait_until(lambda: _committed(world) == [9, 9, 9], PATIENCE_SECONDS, "all is committed")
     assert processor.alive
     world.assert_clean()
+    wait_until(lambda: _generations(world, topic) == [1, 2], PATIENCE_SECONDS, "the relay has noticed")
+    lab = Bench(world.settings, world.engine)
+    audit = lab.audit(lab.history())
+    assert audit.ok, audit.findings
+    assert audit.executions >= len(first) + len(second)
+
+
+def test_no_request_is_skipped_when_their_topic_is_recreated_under_a_share_group(world: World) -> None:
+    """It has no commits: the broker keeps the state of each record, by the topic's id."""
+    topic = world.settings.topic_create
+    processor = world.crew.start("processor", None, group_protocol="share")
+    world.host("sync")
+    first = [one for partition in range(3) for one in world.request_on(partition, 4)]
+    world.wait_for(first)
+    topics.recreate_topic(world.settings, topic)
+    second = [one for partition in range(3) for one in world.request_on(partition, 9)]
+    world.wait_for(second, "completed", PATIENCE_SECONDS)
+    assert processor.alive
