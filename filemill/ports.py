@@ -250,12 +250,20 @@ class RebalanceListener(Protocol):
 
 
 class RecordSource(Protocol):
-    """A member of a consumer group on one topic. One thread."""
+    """A member of a consumer group on one topic. One thread.
+
+    At an assignment, a commit that names another topic id than the topic has now is ignored: the partition is read
+    from its beginning, and `on_assigned` gets no commit for it.
+    """
+
+    def topic_id(self, partition: int) -> str:
+        """The id of the topic that an assigned partition is read from, "" if unknown. Makes no request."""
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Up to `limit` records; waits at most `seconds` for the first. Call it often: it keeps the membership.
 
-        Raises Unavailable; MemberExpelled if a new member may continue.
+        Raises Unavailable; MemberExpelled if a new member may continue, for example because the topic was recreated.
+        In that case `on_revoked` was called before.
         """
 
     def pause(self, partitions: Sequence[int]) -> None:

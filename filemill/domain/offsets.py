@@ -11,7 +11,7 @@ Pure: no Kafka, no clock, one thread.
 import base64
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -24,11 +24,16 @@ _BITMAP_MAX_BYTES = 64 * 1024
 
 
 class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who committed, in which assignment, and what is finished beyond the committed offset (`done`, encoded)."""
+    """Who committed, in which assignment, and what is finished beyond the committed offset (`done`, encoded).
+
+    `topic_id`: the topic that the offset is of (KIP-516), "" if unknown. Kafka stores a commit by the topic's name, and
+    a topic that was deleted and created again keeps the name. `worker` is "" in a commit that a reset of offsets made.
+    """
 
     worker: str
     epoch: int
     done: str = ""
+    topic_id: str = ""
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -152,16 +157,16 @@ class OffsetTracker:
         beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
         return sorted(beyond)
 
-    def next_commit(self, worker: str, epoch: int, *, force: bool = False) -> Commit | None:
+    def next_commit(self, worker: str, epoch: int, topic_id: str = "", *, force: bool = False) -> Commit | None:
         """What to commit now, or None where nothing has finished since the last acknowledged commit.
 
-        `again`: also where nothing has, as a question to the broker whether it still takes our commits. None then only
-        where nothing was delivered.
+        `topic_id`: of the topic that the offsets are of, "" if unknown. `again`: also where nothing has, as a question
+        to the broker whether it still takes our commits. None then only where nothing was delivered.
         """
         position = self.position
         if position is None or (self._version == self._acknowledged_version and not force):
             return None
-        metadata = encode_metadata(worker, epoch, position, self.finished_beyond())
+        metadata = encode_metadata(worker, epoch, position, self.finished_beyond(), topic_id)
         return Commit(position, metadata, self._version)
 
     def on_committed(self, commit: Commit) -> None:
@@ -169,7 +174,7 @@ class OffsetTracker:
         self._acknowledged_version = max(self._acknowledged_version, commit.version)
 
 
-def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: list[int]) -> str:
+def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: Sequence[int], topic_id: str = "") -> str:
     """The commit's metadata as ASCII JSON of at most METADATA_MAX_CHARACTERS.
 
     Finished offsets above `position` are a bitmap (bit i stands for position + 1 + i), deflated, base64. Where all of
@@ -179,7 +184,7 @@ def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: lis
     bitmap = _bitmap(position, finished_beyond)
     while True:
         done = base64.b64encode(zlib.compress(bitmap, 9)).decode() if bitmap else ""
-        text = msgspec.json.encode(CommitMetadata(worker, epoch, done)).decode()
+        text = msgspec.json.encode(CommitMetadata(worker, epoch, done, topic_id)).decode()
         if len(text) <= METADATA_MAX_CHARACTERS:
             return text
         bitmap = bitmap[: len(bitmap) // 2].rstrip(b"\0")
@@ -187,15 +192,13 @@ def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: lis
 
 def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | None, list[int]]:
     """Who wrote a commit, and the offsets finished beyond `position`; (None, []) for metadata that is not ours."""
-    if not text:
-        return None, []
+    metadata = _read(text)
+    if metadata is None or not metadata.done:
+        return metadata, []
     try:
-        metadata = msgspec.json.decode(text, type=CommitMetadata)
-        if not metadata.done:
-            return metadata, []
         inflate = zlib.decompressobj()
         bitmap = inflate.decompress(base64.b64decode(metadata.done, validate=True), _BITMAP_MAX_BYTES)
-    except (ValueError, zlib.error, msgspec.DecodeError, RecursionError):
+    except (ValueError, zlib.error):
         return None, []
     offsets = [
         position + 1 + index * 8 + bit for index, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1
@@ -203,7 +206,25 @@ def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | N
     return metadata, offsets
 
 
-def _bitmap(position: int, finished_beyond: list[int]) -> bytes:
+def topic_id_in(metadata: str | None) -> str:
+    """The id of the topic that a commit is of; "" if the commit does not name it, as those of foreign workers."""
+    seen = _read(metadata)
+    return "" if seen is None else seen.topic_id
+
+
+def is_of_another_topic(metadata: str | None, topic_id: str) -> bool:
+    """Whether a commit is of another topic than this one. False if either is unknown."""
+    return bool(topic_id) and topic_id_in(metadata) not in {"", topic_id}
+
+
+def _read(text: str | None) -> CommitMetadata | None:
+    try:
+        return msgspec.json.decode(text, type=CommitMetadata) if text else None
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _bitmap(position: int, finished_beyond: Sequence[int]) -> bytes:
     bits = [offset - position - 1 for offset in finished_beyond if offset > position]
     bits = [bit for bit in bits if bit < _BITMAP_MAX_BYTES * 8]
     bitmap = bytearray(max(bits, default=-1) // 8 + 1)

@@ -15,7 +15,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.request_losses import MAX_DELAY_SECONDS
-from filemill.adapters.postgres.topics import recreation_times
+from filemill.adapters.postgres.topics import recreation_times, topic_ids
 from filemill.config.settings import Settings, load
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
@@ -92,7 +92,9 @@ class PipelineSession:
             wait_until(lambda: self._unfinished() == expected, SESSION_SECONDS, "the sync has applied all results")
         operations = bootstrap.operations(self.settings, self.engine)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: set(all_lost(operations)) == expected, 2 * MAX_DELAY_SECONDS, "losses are found", every=1.0)
+            wait_until(
+                lambda: set(all_lost(operations)) == expected, 2 * MAX_DELAY_SECONDS, "losses are found", every=1.0
+            )
         lost = all_lost(operations)
         losses.compare(expected, self._unfinished(), lost, self.verify())
         operations.resubmit(lost, "lab")
@@ -126,9 +128,10 @@ class PipelineSession:
         settings = self.settings
         with self.engine.connect() as connection:
             recreations = recreation_times(connection, settings.topic_create)
+            ids = topic_ids(connection, settings.topic_create)
             results_since = max(recreation_times(connection, settings.topic_created), default=0.0)
         history = read_history(settings, self.admin(), since, recreations)
-        history.results_since = results_since
+        history.results_since, history.topic_ids = results_since, ids
         with self.engine.connect() as connection:
             history.resets = offset_resets(connection, settings.kafka_group, settings.topic_create)
         if since is None and self.losses.executions:  # results on topics that a fault deleted

@@ -184,7 +184,8 @@ class OffsetReset:
             operation = record(connection, actor, OFFSETS_RESET, detail)
         try:
             if now.offsets:
-                self._admin.alter_offsets(self._settings.kafka_group, self._settings.topic_create, now.offsets)
+                settings = self._settings
+                self._admin.alter_offsets(settings.kafka_group, settings.topic_create, now.offsets, topic_id)
         except (Conflict, Unavailable) as error:
             self._each(cancelled, self._operations.retry, actor, progress)
             if isinstance(error, Conflict):

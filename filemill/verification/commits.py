@@ -46,8 +46,8 @@ def audit(
     """Check all commits, in the order of their moments, and all executions of the history.
 
     `ends` is each partition's end. Offsets without a record, such as transaction markers and removed records, need no
-    result. An offset reset by an operator is a commit without metadata; it must be recorded in the audit log. A commit
-    from before `file.create` was recreated applies to the earlier topic.
+    result. An offset reset by an operator is a commit without a worker; it must be recorded in the audit log. A commit
+    belongs to the topic whose id it names, else to the one that had the name `file.create` at its moment.
     """
     result = CommitAudit(commits=len(commits), executions=len(history.executions))
     expected = list(history.resets)
@@ -55,7 +55,7 @@ def audit(
     known = _moments(history)
     present = len(history.recreations)
     for commit in commits:
-        generation = history.generation(commit.at)
+        generation = history.generation_of(commit)
         end = ends.get(commit.partition, 0) if generation == present else math.inf
         if commit.offset > end:
             result.add_finding(FindingCode.COMMIT_BEYOND_END, commit)
@@ -67,10 +67,11 @@ def audit(
         for offset in beyond:
             if offset >= end or moments.of(offset) > commit.at + CLOCK_SECONDS:
                 result.add_finding(FindingCode.COMMIT_CLAIMS_UNFINISHED, f"{offset} in {commit}")
-        if metadata is None and _match_reset(expected, commit):
+        unsigned = metadata is None or not metadata.worker
+        if unsigned and _match_reset(expected, commit):
             result.resets += 1
             continue
-        if metadata is None:
+        if metadata is None or unsigned:
             result.add_finding(FindingCode.COMMIT_UNSIGNED, commit)
             continue
         _check_owner(commit, metadata, owners.get(commit.partition, _Owners()), result)
@@ -209,7 +210,7 @@ class _CommittedRecords:
     def __init__(self, commits: Sequence[StoredCommit], history: TopicHistory) -> None:
         self._commits: dict[tuple[int, int], list[StoredCommit]] = {}
         for commit in commits:
-            key = history.generation(commit.at), commit.partition
+            key = history.generation_of(commit), commit.partition
             self._commits.setdefault(key, []).append(commit)
         self._decoded: dict[tuple[int, int, int], frozenset[int]] = {}
 

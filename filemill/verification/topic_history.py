@@ -14,7 +14,7 @@ import msgspec
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings
-from filemill.domain.offsets import RecordedReset
+from filemill.domain.offsets import RecordedReset, StoredCommit, topic_id_in
 from filemill.domain.topic_records import RequestRecord, ResultRecord, StoredEvent
 from filemill.domain.worker_events import EventKind
 from filemill.verification.topics import TopicScanner
@@ -74,6 +74,8 @@ class TopicHistory(msgspec.Struct):
     ended_without_result: dict[RecordPosition, float] = {}
     # When `file.create` was deleted and created again. `requests` are those of the present topic.
     recreations: list[float] = []
+    # The ids of all topics that had the name, in their order. Empty if unknown.
+    topic_ids: list[str] = []
     # When the present topic of results was created, unless it is the first: earlier results are unknown.
     results_since: float = 0.0
     # When records were removed from the topic, as far as it is known.
@@ -86,6 +88,14 @@ class TopicHistory(msgspec.Struct):
     def generation(self, at: float) -> int:
         """The number of the topic that had the name `file.create` at a moment."""
         return bisect_right(self.recreations, at)
+
+    def generation_of(self, commit: StoredCommit) -> int:
+        """The number of the topic that a commit belongs to: by the id that it names, else by its moment.
+
+        A worker that has not noticed a recreation commits offsets of the former topic for a while.
+        """
+        topic_id = topic_id_in(commit.metadata)
+        return self.topic_ids.index(topic_id) if topic_id in self.topic_ids else self.generation(commit.at)
 
     def position_of(self, request: RequestRecord) -> RecordPosition:
         """The position of a request."""

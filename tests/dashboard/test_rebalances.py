@@ -5,7 +5,7 @@ from typing import Any
 
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.group import GroupMember
-from filemill.queries.history import AuditEntry, AssignmentSample, OwnershipHistory, OwnershipEvent
+from filemill.queries.history import AssignmentSample, AuditEntry, OwnershipEvent, OwnershipHistory
 from filemill_dashboard.components.chart_annotations import annotations_of, describe
 from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
 

@@ -15,6 +15,7 @@ from filemill.adapters.kafka.admin import AdminConflict, KafkaAdmin
 from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
+from filemill.domain.offsets import topic_id_in
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict
 from filemill.services.offset_reset import CannotReset, OffsetReset, ResetPlan, ResetTarget, UnfinishedPolicy
@@ -165,6 +166,28 @@ def test_a_plan_is_refused_if_the_topic_was_recreated(harness: PipelineHarness) 
     assert set(harness.statuses(waiting).values()) == {"pending"}
     assert audit_details(harness) == []
     assert reset.apply(reset.plan(ResetTarget("latest")), ResetTarget("latest"), "cancel", "test").cancelled == waiting
+
+
+def test_the_commits_of_a_reset_name_their_topic_and_count_for_no_other(harness: PipelineHarness) -> None:
+    topic, group = harness.settings.topic_create, harness.settings.kafka_group
+    admin = KafkaAdmin(harness.settings)
+    for partition in range(3):
+        harness.publish_requests(partition, 3)
+    reset = make_reset(harness)
+    plan = reset.plan(ResetTarget("shift", by=2))
+    reset.apply(plan, ResetTarget("shift", by=2), "cancel", "test")
+    found = {topic_id_in(part.metadata) for part in topics.committed(harness.settings).values()}
+    assert found == {admin.identities([topic])[topic].topic_id}
+    assert committed(harness) == [2, 2, 2]
+    topics.recreate_topic(harness.settings, topic)
+    for partition in range(3):
+        harness.publish_requests(partition, 4)
+    # As by a reset that was running while the topic was recreated.
+    admin.alter_offsets(group, topic, {0: 2, 1: 2}, plan.topic_id)
+    topics.commit(harness.settings, 2, 2)  # as a foreign worker commits
+    assert committed(harness) == [None, None, 2]
+    assert [part.lag for part in admin.offsets(group, topic)] == [4, 4, 2]
+    assert [move.current for move in reset.plan(ResetTarget("latest")).moves] == [0, 0, 2]
 
 
 def test_requests_are_resubmitted_if_the_broker_refuses_the_commit(

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
 from filemill.adapters.postgres.outbox import insert_request
-from filemill.adapters.postgres.tables import File, StatusCount, Base
+from filemill.adapters.postgres.tables import Base, File, StatusCount
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap

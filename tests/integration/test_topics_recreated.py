@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import AbandonedNumber, Publication, SyncPosition, TopicGeneration
 from filemill.domain.messages import FileCreated, encode
+from filemill.lab.session import PipelineSession
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
@@ -35,6 +36,10 @@ def _completed(harness: PipelineHarness, file_id: int) -> bytes:
         file_id=file_id, s3_location=f"elsewhere/{file_id}", status="completed", timestamp=row.created_at, run=1
     )
     return encode(event)
+
+
+def _committed(harness: PipelineHarness) -> list[int]:
+    return [part.offset for _, part in sorted(topics.committed(harness.settings).items())]
 
 
 def _sync_once(harness: PipelineHarness, ids: list[int], status: str = "completed") -> None:
@@ -121,3 +126,40 @@ def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(ha
     assert processor.alive
     third = harness.submit(9)
     harness.wait_for(third, "completed", PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic-cooperative", "classic-eager"])
+def test_no_request_is_skipped_if_their_topic_is_recreated_under_a_processor(
+    harness: PipelineHarness, protocol: str
+) -> None:
+    """The new topic has the old offsets at once, so no fetch fails, and the client alone would continue at them."""
+    topic = harness.settings.topic_create
+    (processor,) = harness.start("processor", group_protocol=protocol)
+    harness.run_in_threads("relay", "sync")
+    first = [one for partition in range(3) for one in harness.publish_requests(partition, 4)]
+    harness.wait_for(first)
+    wait_until(lambda: _committed(harness) == [4, 4, 4], PATIENCE_SECONDS, "everything is committed")
+    topics.recreate_topic(harness.settings, topic)
+    second = [one for partition in range(3) for one in harness.publish_requests(partition, 9)]
+    harness.wait_for(second, "completed", PATIENCE_SECONDS)
+    wait_until(lambda: _committed(harness) == [9, 9, 9], PATIENCE_SECONDS, "everything is committed")
+    assert processor.alive
+    harness.assert_clean()
+    wait_until(lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the relay has noticed")
+    session = PipelineSession(harness.settings, harness.engine)
+    audit = session.audit(session.history())
+    assert audit.ok, audit.findings
+    assert audit.executions >= len(first) + len(second)
+
+
+def test_no_request_is_skipped_if_their_topic_is_recreated_under_a_share_group(harness: PipelineHarness) -> None:
+    """A share group has no commits: the broker keeps the state of each record, by the topic's id."""
+    topic = harness.settings.topic_create
+    processor = harness.processes.start("processor", None, group_protocol="share")
+    harness.run_in_threads("sync")
+    first = [one for partition in range(3) for one in harness.publish_requests(partition, 4)]
+    harness.wait_for(first)
+    topics.recreate_topic(harness.settings, topic)
+    second = [one for partition in range(3) for one in harness.publish_requests(partition, 9)]
+    harness.wait_for(second, "completed", PATIENCE_SECONDS)
+    assert processor.alive

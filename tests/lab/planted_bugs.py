@@ -89,8 +89,6 @@ def clock_in_the_key() -> None:
 
 def backward_status() -> None:
     """The sync applies whatever it reads."""
-    from filemill.adapters.postgres import status  # noqa: PLC0415 - what is patched
-
     rule = "AND coalesce(ranked.run, standing.run) = standing.run"
     before, rule, after = status_store._APPLY.text.partition(rule)
     assert rule, "the statement has changed: plant the bug anew"

@@ -17,6 +17,7 @@ class HandWorkshop(Executor):
     def __init__(self) -> None:
         self.finished = queue.SimpleQueue()
         self.begun: list[tuple[int, int, int]] = []  # partition, epoch, offset
+        self.values: dict[tuple[int, int, int], bytes | None] = {}  # of the records begun
         self.working: dict[tuple[int, int], set[int]] = {}
         self.abandoned: list[tuple[dict[int, int], float | None]] = []
         self.trusts = 0
@@ -28,6 +29,7 @@ class HandWorkshop(Executor):
         for record in records:
             epoch = epochs[record.partition]
             self.begun.append((record.partition, epoch, record.offset))
+            self.values[self.begun[-1]] = record.value
             self.working.setdefault((record.partition, epoch), set()).add(record.offset)
 
     def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
@@ -96,6 +98,16 @@ class Scene:
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
             self.processor.step(self.source)
+
+    def join_again(self) -> None:
+        """What `run` does after MemberExpelled. Nothing is assigned then."""
+        if self.processor._epochs:
+            self.processor.on_lost(sorted(self.processor._epochs))
+        self.source.close()
+        self.source = SpySource(self.broker, CREATE, self.processor)
+        self.source.calls = []
+        self.processor._source = self.source
+        self.processor._committing = False
 
     @property
     def begun(self) -> list[tuple[int, int]]:

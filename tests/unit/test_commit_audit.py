@@ -17,8 +17,10 @@ from filemill.verification.topic_history import (
 )
 
 
-def commit(offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = ()) -> StoredCommit:
-    return StoredCommit(0, offset, encode_metadata(worker, epoch, offset, list(beyond)), at)
+def commit(
+    offset: int, at: float, worker: str = "a", epoch: int = 1, beyond: tuple[int, ...] = (), topic_id: str = ""
+) -> StoredCommit:
+    return StoredCommit(0, offset, encode_metadata(worker, epoch, offset, beyond, topic_id), at)
 
 
 def owner(at: float, worker: str = "a", epoch: int = 1, until: float = float("inf")) -> OwnershipPeriod:
@@ -261,6 +263,29 @@ def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> 
     assert (result.executions, result.executed_again) == (2, 0)
     covered = audit([commit(1, 11), commit(1, 25)], {0: 1}, history, [owner(1), owner(26, "a", 2)])
     assert "executed-though-committed" in found(covered)
+
+
+def test_a_commit_belongs_to_the_topic_that_it_names_at_any_moment() -> None:
+    """A worker that has not heard of the recreation commits what it finished of the former topic."""
+    asked = requests(0, 1, 2, first_id=11, at=21.0)
+    made = [execution(0, 10), *(msgspec.structs.replace(execution(n, 30 + n), file_id=11 + n) for n in range(3))]
+    history = msgspec.structs.replace(recreated(made, asked), topic_ids=["old", "new"])
+    owners = [owner(1), owner(26, "a", 2)]
+    late = commit(1, 25, topic_id="old")
+    own = commit(3, 33, epoch=2, topic_id="new")
+    assert audit([late, own], {0: 3}, history, owners).ok
+    assert audit([commit(4, 25, topic_id="old"), own], {0: 3}, history, owners).ok, "the old topic was longer"
+    for topic_id in ("new", "", "unknown"):
+        found_then = found(audit([commit(1, 25, topic_id=topic_id), own], {0: 3}, history, owners))
+        assert found_then == {"commit-passed-unfinished", "executed-though-committed"}, topic_id
+
+
+def test_the_commit_of_a_reset_names_its_topic_and_no_worker() -> None:
+    reset = RecordedReset(0, 0, 1, 20.0)
+    made = commit(1, 20.1, worker="", epoch=0, topic_id="t")
+    result = look([made], [NEVER, NEVER], [owner(1)], resets=[reset])
+    assert (result.ok, result.resets) == (True, 1)
+    assert found(look([made], [10, NEVER], [owner(1)])) == {"commit-unsigned"}
 
 
 def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:

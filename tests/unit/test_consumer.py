@@ -11,7 +11,7 @@ from filemill.adapters.memory.broker import RecordedCommit
 from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.config.settings import load
 from filemill.domain.messages import RUN_HEADER
-from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata
+from filemill.domain.offsets import Commit, CommitMetadata, decode_metadata, encode_metadata, topic_id_in
 from filemill.domain.records import Record
 from filemill.entrypoints.processor import linger_milliseconds
 from filemill.errors import MemberExpelled
@@ -326,7 +326,7 @@ def test_what_finishes_in_an_epoch_that_ended_is_forgotten(scene: Scene) -> None
     scene.turn(2)
     assert scene.offsets() == [1]
     metadata = decode_metadata(scene.last().commit.metadata, 1)[0]
-    assert metadata == CommitMetadata("worker-1", 2)
+    assert metadata == CommitMetadata("worker-1", 2, topic_id="file.create-0")
 
 
 def test_lost_partitions_are_dropped_and_not_committed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,41 +433,126 @@ def test_records_read_before_a_revocation_of_the_same_poll_are_not_begun(scene: 
     assert scene.begun == []
 
 
-def test_a_partition_whose_offsets_start_again_gets_a_new_epoch(scene: Scene) -> None:
-    """As when the topic was recreated: the client then resets its position by itself."""
+# --- a topic that is deleted and created again
+
+
+def _topic_ids(scene: Scene) -> list[str]:
+    return [topic_id_in(each.commit.metadata) for each in scene.broker.commits]
+
+
+def _recreated(scene: Scene, before: int, after: int) -> None:
+    """All that was there is committed; the new topic has so many records."""
+    scene.produce(before)
+    scene.turn()
+    scene.workshop.finish(0, *range(before))
+    scene.turn(2)
+    assert scene.offsets()[-1] == before
+    scene.broker.recreate(CREATE, 3)
+    scene.produce(after)
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_running_member_reads_a_recreated_topic_from_its_beginning(scene: Scene, after: int) -> None:
+    _recreated(scene, 4, after)
+    with pytest.raises(MemberExpelled, match="was deleted and recreated"):
+        scene.turn()
+    scene.join_again()
+    scene.source.assign([0])
+    scene.turn(2)
+    assert scene.begun[4:] == [(0, offset) for offset in range(after)]
+    scene.workshop.finish(0, *range(after))
+    scene.turn(2)
+    assert scene.offsets()[-1] == after
+    assert (_topic_ids(scene)[0], _topic_ids(scene)[-1]) == ("file.create-0", "file.create-1")
+
+
+def test_a_member_finishes_what_is_in_progress_before_it_leaves_a_former_topic(scene: Scene) -> None:
     scene.produce(4)
     scene.turn()
-    scene.workshop.finish(0, 0)
+    scene.workshop.finish(0, 0, 1)
+    scene.broker.recreate(CREATE, 3)
+    with pytest.raises(MemberExpelled):
+        scene.turn()
+    assert scene.workshop.abandoned[-1] == ({0: 1}, None)
+    assert (scene.offsets(), _topic_ids(scene)) == ([2], ["file.create-0"])
+
+
+def test_a_commit_of_a_former_topic_is_not_taken_for_one_of_this_topic(scene: Scene) -> None:
+    """Nor is what it says is finished beyond: a member that had not heard of the recreation made it."""
+    scene.source.notices_recreation = False
+    scene.produce(4)
     scene.turn()
     scene.broker.recreate(CREATE, 3)
-    scene.produce(2)
+    scene.produce(6)
+    scene.workshop.finish(0, 0, 1, 3)
+    scene.source.revoke([0])
+    scene.turn()
+    assert decode_metadata(scene.last().commit.metadata, 2)[1] == [3]
+    other = Scene(name="worker-2", broker=scene.broker)
+    other.source.assign([0])
+    other.turn(2)
+    assert other.begun == [(0, offset) for offset in range(6)]
+
+
+def test_a_member_that_does_not_know_the_topics_id_reads_on_and_says_it_once_it_knows(scene: Scene) -> None:
+    scene.produce(4)
+    scene.turn()
+    scene.workshop.finish(0, 0, 2)
+    scene.source.revoke([0])
+    scene.turn()
+    scene.broker.outage = "Kafka is away"
+    other = Scene(name="worker-2", broker=scene.broker)
+    other.source.assign([0])
+    other.turn(2)
+    assert other.begun == [(0, 1), (0, 3)]
+    other.workshop.finish(0, 1)
+    other.turn(2)
+    assert _topic_ids(scene)[-1] == "file.create-0", "the id of the commit that it went on from"
+    scene.broker.outage = None
+    scene.broker.recreate(CREATE, 3)
+    with pytest.raises(MemberExpelled):
+        other.turn()
+
+
+@pytest.mark.parametrize("metadata", ["", encode_metadata("worker-0", 7, 2, [3])])
+def test_a_commit_without_a_topics_id_is_taken_as_it_is(scene: Scene, metadata: str) -> None:
+    """By a worker of an earlier version, or by a foreign one."""
+    scene.broker.commits.append(RecordedCommit(1, Commit(2, metadata, 1), owned=True))
+    scene.produce(5, 1)
+    scene.source.assign([1])
+    scene.turn(2)
+    assert scene.begun == [(1, offset) for offset in (2, 3, 4) if not (metadata and offset == 3)]
+    scene.workshop.finish(1, 2)
+    scene.turn(2)
+    assert _topic_ids(scene)[-1] == "file.create-0"
+
+
+def test_a_member_joins_again_if_offsets_go_back(scene: Scene) -> None:
+    """As when the client resets its position, before anything else says that the topic was recreated."""
+    scene.source.notices_recreation = False
+    _recreated(scene, 4, 2)
+    with pytest.raises(MemberExpelled, match="partition 0: offset 0 was delivered again"):
+        scene.turn(2)
+    scene.join_again()
+    scene.source.assign([0])
     scene.turn(2)
     assert scene.workshop.begun[-2:] == [(0, 2, 0), (0, 2, 1)]
-    assert scene.workshop.abandoned[-1] == ({0: 1}, None)
-    scene.workshop.finish(0, 1, 2, 3, epoch=1)
+    scene.workshop.finish(0, 0, 1, epoch=1)
     scene.turn(2)
-    assert scene.offsets()[-1] != 4, "what finishes in the former epoch no longer counts"
+    assert scene.offsets()[-1] == 4, "what finishes in the former epoch no longer counts"
     scene.workshop.finish(0, 0, 1)
     scene.turn(2)
-    assert scene.offsets()[-1] == 2
+    assert (scene.offsets()[-1], _topic_ids(scene)[-1]) == (2, "file.create-1")
 
 
-def test_what_waits_of_the_former_log_is_not_begun(scene: Scene) -> None:
+def test_nothing_begins_of_a_batch_in_which_offsets_go_back(scene: Scene) -> None:
     scene.produce(3)
     scene.turn()
     again = [Record(CREATE, 0, offset, request(1), [], 0) for offset in range(2)]
     scene.processor._dispatcher.enqueue([Record(CREATE, 0, 3, request(1), [], 0), *again])
-    scene.turn()
-    assert scene.workshop.begun[-2:] == [(0, 2, 0), (0, 2, 1)]
-    assert (0, 3) not in scene.begun
-
-
-def test_a_member_joins_again_if_offsets_go_back_above_unfinished_records(scene: Scene) -> None:
-    scene.produce(3)
-    scene.turn()
-    scene.processor._dispatcher.enqueue([Record(CREATE, 0, 1, request(1), [], 0)])  # 0 is in progress
-    with pytest.raises(MemberExpelled, match="partition 0: offset 1 was delivered again"):
+    with pytest.raises(MemberExpelled, match="partition 0: offset 0 was delivered again"):
         scene.turn()
+    assert (0, 3) not in scene.begun
 
 
 def test_an_answer_to_a_commit_of_an_ended_epoch_acknowledges_nothing(scene: Scene) -> None:

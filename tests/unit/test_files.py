@@ -6,7 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filemill.domain.files import DESCRIPTION_MAX_BYTES, FILE_ID_MAX, TITLE_MAX_CHARACTERS, CurrentState, InvalidObjectKey, Status, StatusUpdate, check_key_owner, check_limits, coalesce, epoch_milliseconds, file_id_in_key, iso_milliseconds, new_file, object_key, search_text, supersedes, truncate_to_milliseconds
+from filemill.domain.files import (
+    DESCRIPTION_MAX_BYTES,
+    FILE_ID_MAX,
+    TITLE_MAX_CHARACTERS,
+    CurrentState,
+    InvalidObjectKey,
+    Status,
+    StatusUpdate,
+    check_key_owner,
+    check_limits,
+    coalesce,
+    epoch_milliseconds,
+    file_id_in_key,
+    iso_milliseconds,
+    new_file,
+    object_key,
+    search_text,
+    supersedes,
+    truncate_to_milliseconds,
+)
 from filemill.errors import InvalidRequest
 
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)

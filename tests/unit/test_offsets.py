@@ -16,7 +16,10 @@ from filemill.domain.offsets import (
     OffsetTracker,
     decode_metadata,
     encode_metadata,
+    is_of_another_topic,
+    topic_id_in,
 )
+from filemill_workers.file_processor.dispatcher import SPAN_RECORDS
 
 
 def _delivered(*offsets: int) -> OffsetTracker:
@@ -293,20 +296,21 @@ TestPartition.settings = settings(max_examples=40, stateful_step_count=40, deadl
 
 # --- metadata
 
+TOPIC, OTHER_TOPIC = "6VmNvGvxSMyOEtcoYgpS2A", "Tj7u0cCkR0yJ9yZ8bF1h3w"
 _offsets = st.sets(st.integers(0, 4000) | st.integers(0, 10**7), max_size=300)
 
 
-@given(st.integers(0, 2**40), _offsets, st.text(max_size=300), st.integers(0, 2**63 - 1))
+@given(st.integers(0, 2**40), _offsets, st.text(max_size=300), st.integers(0, 2**63 - 1), st.sampled_from(["", TOPIC]))
 def test_metadata_is_short_ascii_and_never_says_more_than_the_truth(
-    position: int, beyond: set[int], worker: str, epoch: int
+    position: int, beyond: set[int], worker: str, epoch: int, topic_id: str
 ) -> None:
     finished = sorted(position + 1 + step for step in beyond)
-    text = encode_metadata(worker, epoch, position, finished)
+    text = encode_metadata(worker, epoch, position, finished, topic_id)
     assert len(text) <= 4000
     assert text.isascii()
     metadata, decoded = decode_metadata(text, position)
     assert metadata is not None
-    assert metadata.epoch == epoch
+    assert (metadata.epoch, metadata.topic_id) == (epoch, topic_id)
     assert decoded == finished[: len(decoded)], "a beginning of the truth"
 
 
@@ -322,11 +326,20 @@ def test_metadata_of_ordinary_size_says_the_whole_truth(beyond: set[int]) -> Non
 def test_metadata_that_cannot_be_compressed_is_cut_not_dropped() -> None:
     chance = random.Random(1)
     scattered = [offset for offset in range(1, 200_000) if chance.random() < 0.5]
-    text = encode_metadata("w", 1, 0, scattered)
+    text = encode_metadata("w", 1, 0, scattered, TOPIC)
     assert len(text) <= 4000, "the broker takes 4,096, and one partition too many characters spoils all others' commit"
     _, decoded = decode_metadata(text, 0)
     assert decoded == scattered[: len(decoded)]
     assert 5000 < len(decoded) < len(scattered)
+
+
+def test_metadata_has_room_for_all_that_a_partition_may_run_ahead() -> None:
+    """With the longest worker id, the largest epoch, and a bitmap that cannot be compressed."""
+    chance = random.Random(1)
+    scattered = [offset for offset in range(1, SPAN_RECORDS) if chance.random() < 0.5]
+    text = encode_metadata("w" * 300, 2**63 - 1, 0, scattered, TOPIC)
+    assert len(text) <= 4000
+    assert decode_metadata(text, 0)[1] == scattered
 
 
 def test_a_thousand_finished_in_a_row_take_little_room() -> None:
@@ -373,6 +386,31 @@ def test_foreign_metadata_says_nothing(text: str | None) -> None:
 def test_metadata_of_a_stranger_is_told_from_ours() -> None:
     assert decode_metadata('{"worker": "w", "epoch": 1, "new": true}', 5) == (CommitMetadata("w", 1), [])
     assert decode_metadata("{}", 5) == (None, [])
+
+
+def test_a_commit_names_the_topic_that_it_is_of() -> None:
+    text = encode_metadata("w", 1, 7, [9], TOPIC)
+    assert topic_id_in(text) == TOPIC
+    assert is_of_another_topic(text, OTHER_TOPIC)
+    assert not is_of_another_topic(text, TOPIC)
+    assert not is_of_another_topic(text, ""), "the topic's id is unknown"
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "NO_METADATA", "{}", '{"worker": "w", "epoch": 1}', '{"worker": "w", "epoch": 1, "topic_id": 7}']
+)
+def test_a_commit_that_names_no_topic_may_be_of_any(text: str | None) -> None:
+    assert topic_id_in(text) == ""
+    assert not is_of_another_topic(text, TOPIC)
+
+
+def test_commits_of_a_partition_name_the_topic_that_they_are_given() -> None:
+    offsets = OffsetTracker()
+    offsets.track(0)
+    offsets.finish(0)
+    commit = offsets.next_commit("w", 1, TOPIC)
+    assert commit is not None
+    assert (commit.offset, topic_id_in(commit.metadata)) == (1, TOPIC)
 
 
 def test_a_zip_bomb_does_not_explode() -> None:

@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, to_exception
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
+from filemill.domain.offsets import encode_metadata, is_of_another_topic, topic_id_in
 from filemill.domain.records import TopicIdentity
 from filemill.errors import Conflict
 
@@ -227,7 +228,8 @@ class KafkaAdmin:
     def offsets(self, group: str | None, topic: str) -> list[LogOffsets]:
         """Begin, end and committed offset of each partition of a topic; without a group, no committed offsets.
 
-        The end is the end of the readable records: an open transaction and everything after it lie beyond.
+        The end is the end of the readable records: an open transaction and everything after it lie beyond. A commit
+        that names another topic id than the topic has now is ignored, as the group's members ignore it.
         """
         count = self.topic_partitions().get(topic, 0)
         parts = [TopicPartition(topic, number) for number in range(count)]
@@ -235,7 +237,7 @@ class KafkaAdmin:
             return []
         begins = self._log_offsets(parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        committed = self._committed(group, parts) if group is not None else {}
+        committed = self._committed(group, topic, parts) if group is not None else {}
         if any(offset > ends.get(number, offset) for number, offset in committed.items()):
             # A group that reads uncommitted records may be beyond that end; it has no lag.
             whole = self._log_offsets(parts, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
@@ -264,13 +266,17 @@ class KafkaAdmin:
         ends = self._log_offsets(parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {number: offset if offset >= 0 else ends[number] for number, offset in found.items()}
 
-    def alter_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    def alter_offsets(self, group: str, topic: str, offsets: Mapping[int, int], topic_id: str = "") -> None:
         """Commit these offsets in a group without members. Raises Conflict if the group has members.
 
         By a consumer that never joins, for the reason given in `_committed`. The metadata of the previous commits,
-        which lists records finished beyond the offset, is lost.
+        which lists records finished beyond the offset, is lost. `topic_id` is the id of the topic that the offsets
+        belong to. If another topic has the name by then, the group's members ignore the commit.
         """
-        parts = [TopicPartition(topic, number, offset) for number, offset in sorted(offsets.items())]
+        parts = [
+            TopicPartition(topic, number, offset, encode_metadata("", 0, offset, [], topic_id))
+            for number, offset in sorted(offsets.items())
+        ]
         try:
             taken = self._reader(group).commit(offsets=parts, asynchronous=False)
             errors = [part.error for part in taken if part.error is not None]
@@ -291,7 +297,7 @@ class KafkaAdmin:
             )
             return {part.partition: future.result().offset for part, future in asked.items()}
 
-    def _committed(self, group: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
+    def _committed(self, group: str, topic: str, parts: Sequence[TopicPartition]) -> dict[int, int]:
         """The group's committed offsets, read by a consumer that never joins.
 
         `AdminClient.list_consumer_group_offsets` is not used: with confluent-kafka 2.16 a response with an error of
@@ -303,7 +309,13 @@ class KafkaAdmin:
         for part in found:
             if part.error is not None:
                 raise to_exception(self._settings, part.error)
-        return {part.partition: part.offset for part in found if part.offset >= 0}
+        named = any(topic_id_in(part.metadata) for part in found)
+        topic_id = self._identities.topic_id(topic) if named else ""
+        return {
+            part.partition: part.offset
+            for part in found
+            if part.offset >= 0 and not is_of_another_topic(part.metadata, topic_id)
+        }
 
     def _reader(self, group: str) -> Consumer:
         if group not in self._readers:

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_INVALID,
     Consumer,
     KafkaError,
@@ -14,15 +15,21 @@ from confluent_kafka import (
 
 from filemill.adapters.kafka.client import client_config, new_client
 from filemill.adapters.kafka.reader import FETCH_BACKOFF_MILLISECONDS, read_records
+from filemill.adapters.kafka.topics import TopicIdAnswer, TopicIdWatch
 from filemill.config.settings import Settings
-from filemill.domain.offsets import Commit
+from filemill.domain.offsets import Commit, is_of_another_topic, topic_id_in
 from filemill.domain.records import Record
+from filemill.errors import MemberExpelled
 from filemill.ports import RebalanceListener
 
 log = structlog.get_logger("kafka")
 
 FETCHED_AHEAD_RECORDS = 1000
 FETCH_BYTES = 256 * 1024  # per partition and request; a larger record comes alone
+# An assignment waits at most this long for the topic id. Without it, reading continues at the committed offsets.
+TOPIC_ID_SECONDS = 2.0
+# `close` waits at most this long for the thread that asks for the topic id.
+WATCH_CLOSE_SECONDS = 1.0
 
 
 def group_config(settings: Settings) -> dict[str, Any]:
@@ -57,6 +64,10 @@ class KafkaRecordSource:
         self._topic = topic
         self._listener = listener
         self._eager = settings.group_protocol == "classic-eager"
+        self._topic_ids: dict[int, str] = {}  # by assigned partition: the topic that its position belongs to
+        self._question = 0  # answers to earlier questions do not apply to the present assignment
+        self._checked: TopicIdAnswer | None = None
+        self._closed = False
         self._committing: Mapping[int, Commit] | None = None
         self._on_done: Callable[[Mapping[int, Commit]], None] | None = None
         self._consumer = new_client(
@@ -80,11 +91,34 @@ class KafkaRecordSource:
                 },
             ),
         )
+        self._watch = TopicIdWatch(settings, topic)
         self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def topic_id(self, partition: int) -> str:
+        """The id of the topic that an assigned partition is read from."""
+        return self._topic_ids.get(partition, "")
 
     def read(self, limit: int, seconds: float) -> list[Record]:
         """Wait for a first record, then take what the client has prefetched."""
-        return read_records(self._consumer, self._settings, limit, seconds)
+        records = read_records(self._consumer, self._settings, limit, seconds)
+        self._check_topic()
+        return records
+
+    def _check_topic(self) -> None:
+        """Leave the group if the topic is not the one that the positions belong to. Raises MemberExpelled then.
+
+        The client would keep its positions, and under the classic protocol nothing else reports a recreated topic. A
+        new member begins with the broker's state.
+        """
+        answer = self._watch.answer
+        if answer is self._checked or not answer.topic_id or answer.question < self._question:
+            return
+        self._checked = answer
+        if set(self._topic_ids.values()) - {"", answer.topic_id}:
+            log.warning("Topic recreated: reading from the beginning", topic=self._topic, topic_id=answer.topic_id)
+            self.close()  # records in progress may be finished; their commits name the former topic
+            raise MemberExpelled(f"{self._topic} was deleted and recreated")
+        self._topic_ids = dict.fromkeys(self._topic_ids, answer.topic_id)
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Stop reading these partitions."""
@@ -121,7 +155,11 @@ class KafkaRecordSource:
 
     def close(self) -> None:
         """Leave the group."""
-        self._consumer.close()
+        if not self._closed:
+            self._closed = True
+            self._watch.stop()
+            self._consumer.close()
+            self._watch.join(WATCH_CLOSE_SECONDS)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
@@ -130,6 +168,7 @@ class KafkaRecordSource:
             # Without the metadata some finished records are reprocessed; nothing is lost.
             log.warning("Committed offsets unknown", error=str(error))
             known = [TopicPartition(part.topic, part.partition, OFFSET_INVALID) for part in partitions]
+        known = self._of_this_topic(known)
         if self._eager:
             consumer.assign(known)
         else:
@@ -137,16 +176,51 @@ class KafkaRecordSource:
         consumer.resume(known)
         self._listener.on_assigned(
             {
-                part.partition: (part.offset if part.error is None else OFFSET_INVALID, part.metadata or "")
+                part.partition: (
+                    part.offset if part.error is None and part.offset >= 0 else OFFSET_INVALID,
+                    part.metadata or "",
+                )
                 for part in known
             }
         )
 
+    def _of_this_topic(self, known: list[TopicPartition]) -> list[TopicPartition]:
+        """The commits; the beginning for a partition whose commit belongs to another topic.
+
+        The topic id is asked for after the commits and before the first read, so it is never newer than the topic that
+        is read. If it is older, a later answer shows that.
+        """
+        answer = self._watch.ask(min(TOPIC_ID_SECONDS, self._settings.server_timeout_seconds))
+        self._question = answer.question
+        if not answer.topic_id:
+            log.warning("Topic id unknown: reading continues at the committed offsets", topic=self._topic)
+            self._topic_ids |= {part.partition: topic_id_in(part.metadata) for part in known}
+            return known
+        self._topic_ids |= {part.partition: answer.topic_id for part in known}
+        others = {part.partition for part in known if is_of_another_topic(part.metadata, answer.topic_id)}
+        if others:
+            log.warning(
+                "Committed offsets belong to another topic of this name: reading from the beginning",
+                topic=self._topic,
+                topic_id=answer.topic_id,
+                partitions=sorted(others),
+            )
+        return [
+            TopicPartition(part.topic, part.partition, OFFSET_BEGINNING) if part.partition in others else part
+            for part in known
+        ]
+
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._listener.on_revoked([part.partition for part in partitions])
+        self._forget(partitions)
 
     def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._listener.on_lost([part.partition for part in partitions])
+        self._forget(partitions)
+
+    def _forget(self, partitions: list[TopicPartition]) -> None:
+        for part in partitions:
+            self._topic_ids.pop(part.partition, None)
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if self._committing is None:

@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from filemill.adapters.memory.broker import MemoryBroker, RecordedCommit
-from filemill.domain.offsets import Commit
+from filemill.adapters.memory.broker import NO_OFFSET, MemoryBroker, RecordedCommit
+from filemill.domain.offsets import Commit, is_of_another_topic, topic_id_in
 from filemill.domain.records import Record
+from filemill.errors import MemberExpelled, Unavailable
 from filemill.ports import RebalanceListener
 
 
@@ -13,17 +14,20 @@ class MemoryRecordSource:
     """A member of a group that reads one topic. (port: RecordSource).
 
     `assign`, `revoke` and `lose` may be called from any thread; the listener is called inside the next `read`. While
-    `rejects_commits` is set, every commit fails.
+    `rejects_commits` is set, every commit fails. `notices_recreation`: whether a recreated topic is noticed at once. The
+    real source may notice it some seconds later.
     """
 
     def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
         self.rejects_commits = False
+        self.notices_recreation = True
         self.paused: set[int] = set()
         self.closed = False
         self._broker = broker
         self._topic = topic
         self._listener = listener
         self._positions: dict[int, int] = {}  # of the assigned partitions
+        self._topic_ids: dict[int, str] = {}
         self._read_from: set[int] = set()  # those of which something was read
         self._pending: deque[Callable[[], None]] = deque()
 
@@ -51,6 +55,8 @@ class MemoryRecordSource:
                 self._broker.changed.wait(seconds)
         while self._pending:
             self._pending.popleft()()
+        if self.notices_recreation:
+            self._check_topic()
         records: list[Record] = []
         for partition in self._readable():
             position = self._positions[partition]
@@ -59,6 +65,10 @@ class MemoryRecordSource:
             self._read_from.update({partition} if taken else ())
             records += [one for one in taken if (one.topic, partition, one.offset) not in self._broker.control_records]
         return records
+
+    def topic_id(self, partition: int) -> str:
+        """The id of the topic that an assigned partition is read from."""
+        return self._topic_ids.get(partition, "")
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Stop reading these partitions."""
@@ -84,6 +94,8 @@ class MemoryRecordSource:
 
     def close(self) -> None:
         """Leave the group."""
+        if self.closed:
+            return
         self._revoke(self.owned)
         self.closed = True
 
@@ -103,10 +115,33 @@ class MemoryRecordSource:
         ]
 
     def _assign(self, partitions: Sequence[int]) -> None:
-        committed = {partition: self._broker.committed(partition) for partition in partitions}
+        topic_id = self._current_topic_id()
+        committed = {}
+        for partition in partitions:
+            offset, metadata = self._broker.committed(partition)
+            if is_of_another_topic(metadata, topic_id):
+                offset, metadata = NO_OFFSET, ""
+            committed[partition] = offset, metadata
+            self._topic_ids[partition] = topic_id or topic_id_in(metadata)
         self._positions |= {partition: max(0, offset) for partition, (offset, _) in committed.items()}
         self.paused -= set(partitions)
         self._listener.on_assigned(committed)
+
+    def _current_topic_id(self) -> str:
+        try:
+            identity = self._broker.identity(self._topic)
+        except Unavailable:
+            return ""
+        return identity.topic_id if identity else ""
+
+    def _check_topic(self) -> None:
+        topic_id = self._current_topic_id()
+        if not topic_id:
+            return
+        if set(self._topic_ids.values()) - {"", topic_id}:
+            self.close()
+            raise MemberExpelled(f"{self._topic} was deleted and recreated")
+        self._topic_ids = dict.fromkeys(self._topic_ids, topic_id)
 
     def _revoke(self, partitions: Sequence[int]) -> None:
         leaving = [partition for partition in partitions if partition in self._positions]
@@ -122,6 +157,7 @@ class MemoryRecordSource:
         self.paused -= set(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._topic_ids.pop(partition, None)
             self._read_from.discard(partition)
 
     def _store(self, commits: Mapping[int, Commit]) -> Mapping[int, Commit]:

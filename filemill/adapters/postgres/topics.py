@@ -51,6 +51,12 @@ def known_generations(connection: sa.Connection, topics: Mapping[str, TopicIdent
     }
 
 
+def topic_ids(connection: sa.Connection, topic: str) -> list[str]:
+    """The ids of all topics that had a name, by generation."""
+    found = sa.select(TopicGeneration.topic_id).where(TopicGeneration.topic == topic)
+    return list(connection.execute(found.order_by(TopicGeneration.generation)).scalars())
+
+
 def recreation_times(connection: sa.Connection, topic: str) -> list[float]:
     """When each topic of a name, except the first, was first seen, in seconds since the epoch, ascending."""
     moments = sa.select(sa.extract("epoch", TopicGeneration.first_seen_at)).where(

@@ -285,26 +285,12 @@ class FileProcessor:
         fresh: list[Record] = []
         for record in begun:
             if self._offsets[record.partition].goes_back(record.offset):
-                self._restart_partition(record)
-                fresh = [other for other in fresh if other.partition != record.partition]
+                # Its topic was recreated, or its log was cut: the client resets its position if the offset is gone.
+                # Only a new assignment knows which topic it is and where it is safe to continue.
+                raise MemberExpelled(f"partition {record.partition}: offset {record.offset} was delivered again")
             if self._offsets[record.partition].track(record.offset):
                 fresh.append(record)
         return fresh
-
-    def _restart_partition(self, record: Record) -> None:
-        """Begin a new epoch for a partition whose offsets went back: its topic was recreated, or its log was cut.
-
-        The client resets its position by itself when the offset that it wants does not exist. What is in progress
-        belongs to the former log. Raises MemberExpelled if records below this one may still be there unfinished: then
-        only the committed offset is safe to go on from.
-        """
-        partition, position = record.partition, self._offsets[record.partition].position
-        log.warning("Offsets went back", partition=partition, offset=record.offset, expected=position)
-        if position is not None and record.offset > position:
-            raise MemberExpelled(f"partition {partition}: offset {record.offset} was delivered again")
-        self._executor.abandon({partition: self._epochs[partition]})
-        self._begin_epoch({partition: OffsetTracker()})
-        self._emit(EventKind.ASSIGNED, [partition])
 
     @property
     def _in_flight(self) -> int:
@@ -349,8 +335,11 @@ class FileProcessor:
             self._on_committed(self._source.commit_sync(commits, FINAL_COMMIT_SECONDS), leaving, final=True)
 
     def _commits_due(self, epochs: Mapping[int, int], *, force: bool = False) -> dict[int, Commit]:
+        source = self._source
         due = {
-            partition: self._offsets[partition].next_commit(self._worker_id, epoch, force=force)
+            partition: self._offsets[partition].next_commit(
+                self._worker_id, epoch, source.topic_id(partition) if source else "", force=force
+            )
             for partition, epoch in epochs.items()
         }
         return {partition: commit for partition, commit in due.items() if commit is not None}
