@@ -31,6 +31,7 @@ KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 FAST_FOLDERS = ("tests/unit/", "tests/contract/", "tests/dashboard/", "tests/benchmarks/")
 FAST_FILES = (
     "tests/acceptance/test_stack.py",
+    "tests/acceptance/test_wheel.py",
     "tests/browser/test_files_in_a_browser.py",
     "tests/integration/test_pipeline.py",
 )
