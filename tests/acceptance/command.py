@@ -45,7 +45,7 @@ def answer(*arguments: str, home: Path, timeout: float = 60.0) -> Any:
     return json.loads(run.stdout)
 
 
-def slowness() -> float:
+def slowdown() -> float:
     """How much slower than alone this machine is at present, 1 at least: for promises that are given in seconds."""
     began = time.monotonic()
     subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, timeout=120)
@@ -111,7 +111,7 @@ class Stack:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid == self.pid or str(self.home) in _whence(process):
+                if process.pid == self.pid or str(self.home) in _origin_of(process):
                     found.append(process)
         return [process for process in found if process.pid != os.getpid() and process.is_running()]
 
@@ -127,7 +127,7 @@ class Stack:
         self._process.wait(GONE_SECONDS)
 
 
-def _whence(process: psutil.Process) -> str:
+def _origin_of(process: psutil.Process) -> str:
     """Where a process belongs: its environment, command line and folder, as text."""
     if process.status() == psutil.STATUS_ZOMBIE:
         return ""

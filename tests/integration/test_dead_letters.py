@@ -1,4 +1,4 @@
-"""Reading dead letters: one for each record that died, whatever is on the topic, and in little memory."""
+"""Reading dead letters: one for each dead-lettered record, whatever is on the topic, with bounded memory."""
 
 import json
 import os
@@ -28,7 +28,9 @@ from tests.integration.test_rest_process import dashboard
 MEBIBYTE = 1024 * 1024
 
 
-def letter_of(settings: Settings, offset: int, value: bytes, *, reason: str = "no luck", run: int = 1) -> None:
+def produce_dead_letter(
+    settings: Settings, offset: int, value: bytes, *, reason: str = "no luck", run: int = 1
+) -> None:
     """A dead letter of the record at this offset of partition 0, as a worker writes it."""
     headers = [
         *(("filemill-topic", settings.topic_create.encode()), ("filemill-partition", b"0")),
@@ -48,12 +50,14 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_record_that_died_several_times_is_one_dead_letter(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+def test_a_record_that_was_dead_lettered_several_times_is_one_dead_letter(
+    rest: Rest, engine: sa.Engine, settings: Settings
+) -> None:
     first, second = failed(rest, engine), failed(rest, engine)
     for _ in range(4):
-        letter_of(settings, 0, request_for(first))
-    letter_of(settings, 1, request_for(second), reason="a later reason")
-    letter_of(settings, 0, b"another record at the same place, of a topic that was recreated")
+        produce_dead_letter(settings, 0, request_for(first))
+    produce_dead_letter(settings, 1, request_for(second), reason="a later reason")
+    produce_dead_letter(settings, 0, b"another record at the same place, of a topic that was recreated")
 
     found = rest.client.get("/api/dead-letters").json()
     assert (found["total"], sum(found["reasons"].values())) == (3, 3)
@@ -101,7 +105,7 @@ def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engin
     for number, time in enumerate(accepted):
         assert items[f"0:{number}"]["at"] is None
         ahead = time == times[-1]
-        said = "its time is ahead of now" if ahead else "its timestamp is no time since 1970"
+        said = "its timestamp is in the future" if ahead else "its timestamp is before 1970"
         assert items[f"0:{number}"]["problem"] == said
         assert items[f"0:{number}"]["file_id"] == file_id
     assert items["1:6"]["problem"] is None
@@ -126,7 +130,7 @@ def test_a_recreated_topic_is_read_from_its_beginning(settings: Settings, engine
     assert [one.value for one in index.contents(admin, index.read(admin).items) if one] == [b"new", b"new"]
 
 
-def test_what_retention_removed_is_no_more_listed(settings: Settings, engine: sa.Engine) -> None:
+def test_records_that_retention_removed_are_not_listed(settings: Settings, engine: sa.Engine) -> None:
     admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
     topics.publish(settings, settings.topic_dead_letters, [b"a", b"b", b"c"], partition=0)
     letters = index.read(admin).items
@@ -136,9 +140,9 @@ def test_what_retention_removed_is_no_more_listed(settings: Settings, engine: sa
     assert set(index.find(admin, ["0:0", "0:2", "7:7", "rubbish"])) == {"0:2"}
 
 
-def test_pages_of_dead_letters_have_each_once_and_a_megabyte_at_most(rest: Rest, settings: Settings) -> None:
+def test_each_dead_letter_is_on_one_page_and_a_page_has_a_megabyte_at_most(rest: Rest, settings: Settings) -> None:
     for number in range(7):
-        letter_of(settings, number, b"%d" % number * 400_000)
+        produce_dead_letter(settings, number, b"%d" % number * 400_000)
     seen: list[str] = []
     cursor: str | None = None
     while True:
@@ -155,7 +159,7 @@ def test_pages_of_dead_letters_have_each_once_and_a_megabyte_at_most(rest: Rest,
         assert rest.client.get("/api/dead-letters", params={"cursor": wrong}).status_code == 422
 
 
-def test_the_index_holds_the_newest_and_says_that_there_are_others(
+def test_the_index_keeps_the_newest_records_and_reports_truncation(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "KEPT_RECORDS", 10)
@@ -171,7 +175,7 @@ def test_the_index_holds_the_newest_and_says_that_there_are_others(
     assert "0:0" in index.find(admin, ["0:0"]), "an older one is still found by its place"
 
 
-def test_who_asks_at_the_same_time_shares_a_reading(
+def test_concurrent_callers_share_a_read(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, admin = DeadLetterIndex(settings, engine), KafkaAdmin(settings)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from filemill.domain.file_actions import RefusalCode
 from filemill.adapters.postgres.tables import File, WorkerEventRow
 from filemill.domain.content import render, sha256_hex
+from filemill.domain.file_actions import RefusalCode
 from filemill.domain.files import object_key
 from filemill.domain.messages import FileCreate, encode
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition

@@ -94,7 +94,7 @@ def hostile(dead: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_command_and_workers_do_without_the_shells_environment(
+def test_commands_and_workers_ignore_the_environment_of_the_shell(
     harness: PipelineHarness, hostile: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {**hostile, **as_environment(harness.settings)}

@@ -35,7 +35,7 @@ def count(engine: sa.Engine, table: type = File) -> int:
         return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
 
 
-def test_the_same_request_with_the_same_key_has_the_same_answer(rest: Rest, engine: sa.Engine) -> None:
+def test_the_same_request_with_the_same_key_gets_the_same_response(rest: Rest, engine: sa.Engine) -> None:
     first = ask(rest)
     assert (first.status_code, "Idempotency-Replayed" in first.headers) == (201, False)
     with engine.begin() as connection:
@@ -70,7 +70,7 @@ def test_the_same_key_with_another_request_is_refused(rest: Rest, engine: sa.Eng
 
 
 @pytest.mark.parametrize("key", ["", '" "', "a" * 400, "a\tb", "caf\xe9"])
-def test_a_key_that_is_none_is_refused(key: str, rest: Rest, engine: sa.Engine) -> None:
+def test_an_invalid_key_is_refused(key: str, rest: Rest, engine: sa.Engine) -> None:
     headers = [(b"Idempotency-Key", key.encode("latin-1"))]
     answer = rest.client.post("/api/files", json={"title": "a"}, headers=headers)
     assert (answer.status_code, answer.json()["error"]["field"].lower()) == (422, "idempotency-key")
@@ -86,7 +86,7 @@ def test_requests_with_one_key_at_the_same_time_are_accepted_once(rest: Rest, en
     assert (count(engine), count(engine, OutboxRow)) == (1, 1)
 
 
-def test_a_key_is_kept_for_a_day_and_then_free(rest: Rest, engine: sa.Engine) -> None:
+def test_a_key_can_be_reused_after_a_day(rest: Rest, engine: sa.Engine) -> None:
     first = ask(rest).json()["id"]
     with engine.begin() as connection:
         nearly = datetime.now(UTC) - timedelta(hours=23, minutes=59)
@@ -100,7 +100,7 @@ def test_a_key_is_kept_for_a_day_and_then_free(rest: Rest, engine: sa.Engine) ->
 
 
 @pytest.fixture
-def answer_lost(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def lose_response(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """The connection breaks after the next commit, before its answer comes."""
     lost = threading.Event()
 
@@ -118,10 +118,10 @@ def answer_lost(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return arm
 
 
-def test_a_503_says_that_a_retry_with_the_key_is_safe_and_it_is(
-    rest: Rest, engine: sa.Engine, answer_lost: Callable[[], None]
+def test_a_retry_with_the_key_after_a_503_is_safe(
+    rest: Rest, engine: sa.Engine, lose_response: Callable[[], None]
 ) -> None:
-    answer_lost()
+    lose_response()
     lost = ask(rest)
     assert lost.status_code == 503
     assert "may have been accepted" in lost.json()["error"]["message"]
@@ -131,7 +131,7 @@ def test_a_503_says_that_a_retry_with_the_key_is_safe_and_it_is(
     assert count(engine) == 1
 
 
-def test_the_document_names_the_header_and_the_answers(rest: Rest) -> None:
+def test_the_openapi_document_has_the_header_and_its_responses(rest: Rest) -> None:
     post = rest.client.get("/api/openapi.json").json()["paths"]["/api/files"]["post"]
     (parameter,) = [one for one in post["parameters"] if one["name"] == "Idempotency-Key"]
     assert (parameter["in"], parameter["required"]) == ("header", False)
@@ -151,7 +151,7 @@ def submit(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_the_command_accepts_many_once_with_a_key(settings: Settings, engine: sa.Engine) -> None:
+def test_the_command_submits_many_files_once_with_a_key(settings: Settings, engine: sa.Engine) -> None:
     first = submit(settings, "many", "--count", "1500", "--idempotency-key", KEY)
     assert first.returncode == 0, first.stderr
     second = submit(settings, "many", "--count", "1500", "--idempotency-key", KEY)

@@ -33,7 +33,7 @@ def steady_requests(harness: PipelineHarness, ids: list[int]) -> Iterator[None]:
         feeder.join()
 
 
-def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(harness: PipelineHarness) -> None:
+def test_added_partitions_are_used_and_consumed_during_work(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     harness.start("processor", "processor")
     harness.wait_for_assignment(2, 1)

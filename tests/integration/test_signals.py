@@ -32,7 +32,7 @@ def run_script(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=20)
 
 
-def test_a_stop_signal_inside_the_stop_events_own_lock_is_no_deadlock() -> None:
+def test_a_stop_signal_inside_the_lock_of_the_event_does_not_deadlock() -> None:
     run = run_script(INSIDE_THE_EVENTS_LOCK)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("stopped in order\n")

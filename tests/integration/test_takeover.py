@@ -24,7 +24,7 @@ def holder(harness: PipelineHarness, lease: str) -> str | None:
         return connection.execute(sa.select(LeaseRow.holder).where(LeaseRow.name == lease)).scalar()
 
 
-def taken(harness: PipelineHarness, lease: str, victim: Process) -> bool:
+def taken_over(harness: PipelineHarness, lease: str, victim: Process) -> bool:
     return holder(harness, lease) != victim.name
 
 
@@ -34,9 +34,7 @@ def count(harness: PipelineHarness, counted: sa.SQLColumnExpression[int] | sa.Fu
 
 
 @pytest.mark.parametrize("fault", [Process.kill, Process.suspend], ids=["killed", "asleep"])
-def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_their_work(
-    harness: PipelineHarness, fault: Fault
-) -> None:
+def test_leases_of_relay_and_sync_are_taken_over_within_five_seconds(harness: PipelineHarness, fault: Fault) -> None:
     relay, sync = harness.start("relay", "sync", relay_batch=10, sync_batch=10)
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
@@ -52,7 +50,9 @@ def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_thei
     assert count(harness, published) < FILES, "the fault came too late"
     for victim in (relay, sync):
         lease = victim.name.split("-", maxsplit=1)[0]
-        wait_until(functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
+        wait_until(
+            functools.partial(taken_over, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
+        )
     assert time.monotonic() - struck_at < TAKE_OVER_SECONDS
     ids += harness.submit(10)
     harness.wait_for(ids)
@@ -68,7 +68,7 @@ def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_thei
     harness.assert_clean()
 
 
-def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
+def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
     """Nothing answers, and nothing ends the connection: only time tells."""
     with Cable(harness.settings.database_host, harness.settings.database_port) as cable:
         given = {"database_port": cable.port, "relay_batch": 10, "sync_batch": 10}
@@ -83,7 +83,7 @@ def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(
         for victim in (relay, sync):
             lease = victim.name.split("-", maxsplit=1)[0]
             wait_until(
-                functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
+                functools.partial(taken_over, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
             )
         assert time.monotonic() - cut_at < TAKE_OVER_SECONDS
         ids += harness.submit(10)
