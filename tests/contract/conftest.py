@@ -32,7 +32,7 @@ def postgres(contract_engine: sa.Engine) -> PostgresHarness:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def bench(request: pytest.FixtureRequest) -> DatabaseHarness:
+def database(request: pytest.FixtureRequest) -> DatabaseHarness:
     """An empty database, the fake's and the real one."""
     if request.param == "memory":
         return MemoryHarness()

@@ -98,7 +98,7 @@ def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
         publisher.poll(0.05)
 
 
-def test_a_receipt_says_where_the_record_stands(broker: BrokerHarness) -> None:
+def test_a_delivery_report_has_partition_and_offset(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     for partition in (2, 2, 0):
         broker.publisher.publish(broker.topic, b"x", receipts.append, partition=partition)
@@ -107,7 +107,7 @@ def test_a_receipt_says_where_the_record_stands(broker: BrokerHarness) -> None:
     assert all(receipt.error is None for receipt in receipts)
 
 
-def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerHarness) -> None:
+def test_delivery_callbacks_run_only_inside_poll_or_flush(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", receipts.append, partition=0)
     broker.publisher.partitions(broker.topic)
@@ -117,7 +117,7 @@ def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerHarness) 
     assert broker.publisher.poll(0) == 0
 
 
-def test_poll_says_whether_it_handed_anything_out(broker: BrokerHarness) -> None:
+def test_poll_returns_whether_it_called_callbacks(broker: BrokerHarness) -> None:
     """How many is not comparable: librdkafka counts its events, and one carries many acknowledgements."""
     receipts: list[DeliveryReport] = []
     assert broker.publisher.poll(0) == 0
@@ -130,7 +130,7 @@ def test_poll_says_whether_it_handed_anything_out(broker: BrokerHarness) -> None
         assert (broker.publisher.poll(0.05) > 0) == (len(receipts) > before)
 
 
-def test_each_partition_keeps_the_order_of_publishing(broker: BrokerHarness) -> None:
+def test_each_partition_keeps_the_publishing_order(broker: BrokerHarness) -> None:
     for number in range(300):
         broker.publisher.publish(broker.topic, b"%d" % number, partition=number % 3)
     assert broker.publisher.flush(DEADLINE_SECONDS) == 0
@@ -139,7 +139,7 @@ def test_each_partition_keeps_the_order_of_publishing(broker: BrokerHarness) -> 
         assert values == list(range(partition, 300, 3))
 
 
-def test_value_and_headers_arrive_as_they_were(broker: BrokerHarness) -> None:
+def test_value_and_headers_are_unchanged(broker: BrokerHarness) -> None:
     headers: Headers = [
         ("filemill-run", b"1"),
         ("twice", b"a"),
@@ -167,12 +167,12 @@ def test_one_key_goes_to_one_partition(broker: BrokerHarness) -> None:
     assert len({receipt.partition for receipt in receipts}) == 1
 
 
-def test_the_number_of_partitions_is_the_brokers(broker: BrokerHarness) -> None:
+def test_partitions_asks_the_broker(broker: BrokerHarness) -> None:
     assert broker.publisher.partitions(broker.topic) == 3
     assert broker.publisher.partitions("no.such.topic") == 0
 
 
-def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerHarness) -> None:
+def test_an_added_partition_accepts_records(broker: BrokerHarness) -> None:
     receipts: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", partition=0)
     broker.publisher.flush(DEADLINE_SECONDS)
@@ -186,9 +186,7 @@ def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerHa
 
 
 @pytest.mark.parametrize("knows_the_topic", [True, False])
-def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
-    broker: BrokerHarness, knows_the_topic: bool
-) -> None:
+def test_a_record_for_a_missing_partition_is_rejected(broker: BrokerHarness, knows_the_topic: bool) -> None:
     """At once or by receipt: a client says it at once where it knows the topic already."""
     receipts: list[DeliveryReport] = []
     refusals: list[str] = []
@@ -205,12 +203,12 @@ def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
     assert broker.records() == []
 
 
-def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerHarness) -> None:
+def test_a_record_that_is_too_large_is_a_permanent_error(broker: BrokerHarness) -> None:
     with pytest.raises(PermanentError):
         broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
 
 
-def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(contract_settings: Settings) -> None:
+def test_records_are_queued_during_an_outage_until_the_queue_is_full(contract_settings: Settings) -> None:
     gone = contract_settings.model_copy(
         update={
             "kafka_broker": "127.0.0.1:1",
@@ -235,7 +233,7 @@ def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(cont
         assert time.monotonic() - began < 5
 
 
-def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
+def test_a_publisher_continues_after_an_outage_of_the_fake() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
     receipts: list[DeliveryReport] = []
@@ -248,7 +246,7 @@ def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
     assert [record.value for record in broker.records("t")] == [b"1", b"2"]
 
 
-def test_a_refusal_reaches_the_receipt_and_not_the_log() -> None:
+def test_a_rejected_record_is_reported_and_not_stored() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
     receipts: list[DeliveryReport] = []

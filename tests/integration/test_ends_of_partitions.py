@@ -54,7 +54,7 @@ def lags(harness: PipelineHarness) -> list[int | None]:
     return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
 
 
-def test_the_lag_of_a_partition_that_ends_with_a_marker_goes_to_zero(harness: PipelineHarness) -> None:
+def test_the_lag_of_a_partition_that_ends_with_a_control_record_becomes_zero(harness: PipelineHarness) -> None:
     harness.start("processor", "sync")
     requests = harness.insert_rows(3)
     publish_in_a_transaction(harness.settings, harness.settings.topic_create, 1, [encode(one) for one in requests])
@@ -64,7 +64,7 @@ def test_the_lag_of_a_partition_that_ends_with_a_marker_goes_to_zero(harness: Pi
     harness.assert_clean()
 
 
-def test_a_marker_that_comes_after_the_commit_leaves_no_lag(harness: PipelineHarness) -> None:
+def test_a_control_record_after_the_commit_causes_no_lag(harness: PipelineHarness) -> None:
     processor, _ = harness.start("processor", "sync")
     ids = harness.publish_requests(0, 2)
     harness.wait_for(ids)
@@ -77,7 +77,7 @@ def test_a_marker_that_comes_after_the_commit_leaves_no_lag(harness: PipelineHar
     wait_until(lambda: lags(harness) == [0, 0, 0], AT_ONCE_SECONDS, "nothing is left")
 
 
-def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> None:
+def test_every_reader_skips_a_control_record_at_once(harness: PipelineHarness) -> None:
     settings, admin = harness.settings, KafkaAdmin(harness.settings)
     requests = harness.insert_rows(2)
     for topic in (settings.topic_create, settings.topic_created, settings.topic_dead_letters):
@@ -95,7 +95,7 @@ def test_every_reader_gets_past_a_marker_at_once(harness: PipelineHarness) -> No
     assert [record.offset for record in view.records] == [1, 0]
 
 
-def test_an_open_transaction_ends_what_is_read_and_is_no_lag(harness: PipelineHarness) -> None:
+def test_an_open_transaction_is_not_read_and_causes_no_lag(harness: PipelineHarness) -> None:
     settings, admin = harness.settings, KafkaAdmin(harness.settings)
     topic = settings.topic_create
     topics.publish(settings, topic, [b"before"], partition=2)
@@ -113,7 +113,7 @@ def test_an_open_transaction_ends_what_is_read_and_is_no_lag(harness: PipelineHa
     assert values == [b"before", b"open", b"after"]
 
 
-def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
+def test_records_deleted_during_a_read_do_not_block_the_reader(
     harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, topic = harness.settings, harness.settings.topic_create
@@ -129,7 +129,7 @@ def test_records_that_are_deleted_while_they_are_read_do_not_hold_up_the_reader(
     assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
-def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(harness: PipelineHarness) -> None:
+def test_records_deleted_before_a_read_are_not_awaited(harness: PipelineHarness) -> None:
     settings, topic = harness.settings, harness.settings.topic_create
     topics.publish(settings, topic, [b"1", b"2", b"3"], partition=0)
     spans = KafkaAdmin(settings).offsets(None, topic)
@@ -139,7 +139,7 @@ def test_records_that_were_deleted_after_their_end_was_asked_are_not_waited_for(
     assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
-def test_a_topic_that_is_deleted_while_it_is_read_is_said_so(
+def test_a_topic_deleted_during_a_read_is_reported(
     harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, topic = harness.settings, harness.settings.topic_progress

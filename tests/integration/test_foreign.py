@@ -29,7 +29,7 @@ def start_foreign_service(harness: PipelineHarness) -> Process:
     return harness.processes.run("foreign", ["sh", "-c", command, sys.executable, str(SERVICE)], environment)
 
 
-def test_a_foreign_service_completes_and_fails_files_and_verify_counts_it(harness: PipelineHarness) -> None:
+def test_a_foreign_service_completes_and_fails_files(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     harness.processes.start("sync")
     start_foreign_service(harness)
@@ -70,7 +70,7 @@ ODD_KEYS = ["a\nb.txt", "ünï#?%20 &+.txt", "folder/", " "]
 NO_KEY = "s3://bucket/key.txt"
 
 
-def test_verify_reads_what_a_foreign_service_made_under_whatever_key(harness: PipelineHarness) -> None:
+def test_verify_reads_objects_of_a_foreign_service_under_any_key(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     client, bucket = s3_client(harness.settings), harness.settings.s3_bucket
     requests = harness.insert_rows(len(ODD_KEYS) + 1)
@@ -86,7 +86,7 @@ def test_verify_reads_what_a_foreign_service_made_under_whatever_key(harness: Pi
     assert {check: found.examples for check, found in report.findings.items()} == {"object-missing": missing}
 
 
-def test_our_requests_have_the_fields_of_the_seed_and_no_other(harness: PipelineHarness) -> None:
+def test_requests_have_exactly_the_fields_of_the_reference_design(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     (file_id,) = harness.submit(1, title="A title", description="Text")
     requests = wait_until(
@@ -98,7 +98,7 @@ def test_our_requests_have_the_fields_of_the_seed_and_no_other(harness: Pipeline
     assert [(one.key, one.value) for one in requests] == [(None, expected.encode())]
 
 
-def test_times_without_a_zone_are_read_as_utc_and_unknown_fields_are_ignored() -> None:
+def test_timestamps_without_a_zone_are_utc_and_unknown_fields_are_ignored() -> None:
     value = b'{"fileId": 7, "status": "failed", "s3Location": null, "timestamp": "2026-01-04T12:00:00", "mood": "good"}'
     event = decode(value, FileCreated)
     assert event.timestamp.isoformat() == "2026-01-04T12:00:00+00:00"

@@ -11,7 +11,7 @@ from filemill.errors import Unavailable
 from filemill.ports import DeliveryReport
 
 
-def test_more_replicas_than_brokers_are_refused_with_the_setting(settings: Settings) -> None:
+def test_too_many_replicas_are_reported_with_the_setting(settings: Settings) -> None:
     greedy = settings.model_copy(
         update={"topic_progress": f"{settings.topic_progress}-3", "topic_replication_factor": 3}
     )
@@ -19,7 +19,7 @@ def test_more_replicas_than_brokers_are_refused_with_the_setting(settings: Setti
         KafkaAdmin(greedy).create_topics()
 
 
-def test_a_record_that_its_topic_cannot_take_says_what_to_check(settings: Settings) -> None:
+def test_a_record_rejected_by_its_topic_says_what_to_check(settings: Settings) -> None:
     topic = f"{settings.topic_progress}-compacted"
     admin = AdminClient(client_config(settings, "test"))
     admin.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})])[topic].result(20)
@@ -32,7 +32,7 @@ def test_a_record_that_its_topic_cannot_take_says_what_to_check(settings: Settin
     assert "cleanup.policy" in str(receipt.error)
 
 
-def test_a_listener_that_speaks_otherwise_is_away_and_not_a_bug(settings: Settings) -> None:
+def test_a_listener_with_another_protocol_is_unavailable(settings: Settings) -> None:
     properties = {
         "security.protocol": "SASL_PLAINTEXT",
         "sasl.mechanism": "PLAIN",

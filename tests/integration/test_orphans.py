@@ -44,7 +44,7 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.timeout(120)
-def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_deleted(harness: PipelineHarness) -> None:
+def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) -> None:
     settings = harness.settings
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
@@ -77,7 +77,7 @@ def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_delete
     assert (detail["count"], detail["keys"]) == (1, [object_key(999, THEN)])
 
 
-def test_only_what_nobody_owns_is_an_orphan_and_only_keys_of_ours_are_deleted(
+def test_only_unowned_objects_with_our_keys_are_deleted(
     settings: Settings, engine: sa.Engine
 ) -> None:
     with engine.begin() as connection:

@@ -81,7 +81,7 @@ def pooled(servers: RunningServers, pooler: int, tmp_path: Path) -> Iterator[Pip
         yield harness
 
 
-def test_the_whole_pipeline_works_through_it(pooled: PipelineHarness) -> None:
+def test_the_pipeline_works_through_pgbouncer(pooled: PipelineHarness) -> None:
     pooled.start("relay", "sync", "monitor", "processor")
     with serving(pooled.settings) as rest, ThreadPoolExecutor(10) as pool:
         ids = list(pool.map(lambda number: rest.create(f"request {number}"), range(REQUESTS)))
@@ -96,7 +96,7 @@ def test_the_whole_pipeline_works_through_it(pooled: PipelineHarness) -> None:
     assert not [line for line in monitor.lines("Monitor") if "waiting" in str(line["state"])]
 
 
-def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: PipelineHarness) -> None:
+def test_the_limits_apply_to_transactions_not_to_sessions(pooled: PipelineHarness) -> None:
     shown = sa.text("SELECT current_setting('statement_timeout'), current_setting('timezone')")
     for _ in range(2 * SESSIONS):
         with pooled.engine.begin() as connection:
@@ -108,7 +108,7 @@ def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: Pipe
     plain.dispose()
 
 
-def test_an_idle_transaction_is_ended_so_that_no_lease_hangs(pooled: PipelineHarness) -> None:
+def test_an_idle_transaction_is_ended(pooled: PipelineHarness) -> None:
     with pooled.engine.connect() as connection:
         connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 50"))
         wait_until(lambda: idle_sessions(pooled, connection) == 0, 10, "the session is ended")
@@ -122,7 +122,7 @@ def idle_sessions(harness: PipelineHarness, _connection: sa.Connection) -> int:
         return int(other.execute(counted, {"name": harness.settings.database_name}).scalar_one())
 
 
-def test_without_the_setting_it_is_named(pooled: PipelineHarness) -> None:
+def test_the_missing_pooler_setting_is_reported(pooled: PipelineHarness) -> None:
     unaware = pooled.settings.model_copy(update={"database_pooler": "none"})
     engine = bootstrap.create_engine(unaware, "unaware")
     with pytest.raises(Unavailable, match="FILEMILL_DATABASE_POOLER=transaction"):

@@ -42,7 +42,7 @@ def said_read_only(harness: PipelineHarness, role: str) -> bool:
     return any("is read-only" in str(line.get("state")) for line in member.lines())
 
 
-def test_a_read_only_database_is_waited_for(harness: PipelineHarness) -> None:
+def test_the_workers_wait_for_a_read_only_database(harness: PipelineHarness) -> None:
     command = as_environment(harness.settings)
     harness.start(*ROLES)
     with (

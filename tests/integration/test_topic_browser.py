@@ -24,7 +24,7 @@ def places(view: BrowseResult) -> list[tuple[int, int]]:
     return [(record.partition, record.offset) for record in reversed(view.records)]
 
 
-def test_partitions_are_merged_by_time_and_what_is_left_out_is_told(settings: Settings) -> None:
+def test_partitions_are_merged_by_timestamp(settings: Settings) -> None:
     """Partition 0 is the youngest: taken one after the other, the partitions would show none but its records."""
     topics.keep_producers_timestamps(settings)
     for partition, later in ((0, 90_000), (1, 0), (2, 30_000)):
@@ -44,7 +44,7 @@ def test_partitions_are_merged_by_time_and_what_is_left_out_is_told(settings: Se
     assert sum(view.next_offsets.values()) == LIMIT
 
 
-def test_all_is_shown_where_the_limit_allows_it_and_nothing_is_left(settings: Settings) -> None:
+def test_all_records_are_returned_below_the_limit(settings: Settings) -> None:
     for partition in range(3):
         publish_raw(settings, settings.topic_created, [RawRecord(b"x", partition=partition)] * 30)
     view = look(settings, 20)
@@ -52,7 +52,7 @@ def test_all_is_shown_where_the_limit_allows_it_and_nothing_is_left(settings: Se
     assert view.next_offsets == {}
 
 
-def test_a_filter_looks_on_until_it_has_found_enough(settings: Settings) -> None:
+def test_a_filter_scans_until_it_has_found_enough(settings: Settings) -> None:
     values = [b"needle" if number % 100 == 0 else b"hay" for number in range(1000)]
     publish_raw(settings, settings.topic_created, [RawRecord(value) for value in values])
     view = look(settings, 0, "Needle", limit=4)
@@ -60,7 +60,7 @@ def test_a_filter_looks_on_until_it_has_found_enough(settings: Settings) -> None
     assert (view.scanned, view.next_offsets) == (301, {0: 301})
 
 
-def test_large_records_are_bounded_by_their_bytes_from_a_start_and_from_the_end(
+def test_large_records_are_limited_by_their_bytes(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topic_browser, "HELD_BYTES", 3 * 250_000)
@@ -70,7 +70,7 @@ def test_large_records_are_bounded_by_their_bytes_from_a_start_and_from_the_end(
     assert places(look(settings, None)) == [(0, 17), (0, 18), (0, 19)]
 
 
-def test_a_marker_at_the_end_is_nothing_that_is_left_out(settings: Settings) -> None:
+def test_a_control_record_at_the_end_is_not_left_out(settings: Settings) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "transactional.id": settings.worker_id})
     producer.init_transactions(20)
     producer.begin_transaction()
@@ -81,7 +81,7 @@ def test_a_marker_at_the_end_is_nothing_that_is_left_out(settings: Settings) -> 
         assert (places(view), view.next_offsets) == ([(0, 0)], {})
 
 
-def test_headers_are_all_there_in_their_order_and_null_is_not_empty(settings: Settings) -> None:
+def test_headers_keep_their_order_and_null_is_not_empty(settings: Settings) -> None:
     headers = [("b", b"1"), ("a", None), ("b", b""), ("b", None), ("", b"\xff")]
     topics.publish(settings, settings.topic_created, [None], partition=0, headers=headers)
     topics.publish(settings, settings.topic_created, [b""], partition=0, key=b"")
@@ -92,7 +92,7 @@ def test_headers_are_all_there_in_their_order_and_null_is_not_empty(settings: Se
 
 
 @pytest.mark.parametrize("stamp", [-1_000_000, -5, 253_402_300_800_000, 1_767_528_000_000_000, 2**63 - 1])
-def test_a_timestamp_that_is_no_moment_is_shown_as_such(stamp: int, settings: Settings) -> None:
+def test_an_invalid_timestamp_is_returned_separately(stamp: int, settings: Settings) -> None:
     topics.keep_producers_timestamps(settings)
     publish_raw(settings, settings.topic_created, [RawRecord(b"x")])
     publish_raw(settings, settings.topic_created, [RawRecord(b"odd", timestamp_ms=stamp)])

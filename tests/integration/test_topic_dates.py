@@ -18,7 +18,7 @@ def renamed(settings: Settings) -> Settings:
     return settings.model_copy(update={name: f"later.{value}" for name, value in texts.items()})
 
 
-def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(settings: Settings) -> None:
+def test_prepare_sets_all_topics_to_broker_timestamps(settings: Settings) -> None:
     later = renamed(settings)
     admin = KafkaAdmin(later)
     foreign = NewTopic(later.topic_created, num_partitions=3, replication_factor=1)

@@ -44,7 +44,7 @@ def _sync_once(harness: PipelineHarness, ids: list[int], status: str = "complete
     assert sync.wait_for_exit(PATIENCE_SECONDS) == 0
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_sync_ran(
+def test_a_sync_started_after_a_recreation_reads_every_result(
     harness: PipelineHarness,
 ) -> None:
     topic = harness.settings.topic_created
@@ -63,7 +63,7 @@ def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_s
     assert [tuple(row) for row in rows] == [(12, 2)]
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_sync(harness: PipelineHarness) -> None:
+def test_a_running_sync_reads_every_result_after_a_recreation(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_created
     (sync,) = harness.start("sync")
     first = [one.file_id for one in harness.insert_rows(3)]
@@ -80,7 +80,7 @@ def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_s
     harness.wait_for(third, "completed", PATIENCE_SECONDS)
 
 
-def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: PipelineHarness) -> None:
+def test_requests_for_removed_partitions_do_not_block_others(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_create
     topics.recreate_topic(harness.settings, topic, partitions=6)
     (relay,) = harness.start("relay")
@@ -110,7 +110,7 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: P
     assert set(harness.statuses(on_old).values()) == {"pending"}
 
 
-def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(harness: PipelineHarness) -> None:
+def test_a_processor_continues_after_its_topic_is_recreated(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_create
     processor, *_ = harness.start("processor", "relay", "sync")
     first = harness.submit(9)

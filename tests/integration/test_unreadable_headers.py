@@ -48,7 +48,7 @@ consumer.close()
 """
 
 
-def test_reading_thousands_of_them_neither_ends_a_process_nor_leaves_half_made_lists(settings: Settings) -> None:
+def test_reading_thousands_of_unreadable_headers_does_not_crash(settings: Settings) -> None:
     publish_raw(settings, settings.topic_created, [RawRecord(b"{}", None, BAD_HEADERS)] * REPEATED)
     argv = [sys.executable, "-c", READS_ALL, settings.kafka_broker, settings.topic_created, str(REPEATED)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -65,7 +65,7 @@ def joined(harness: PipelineHarness) -> Process:
 
 
 @pytest.mark.parametrize("protocol", ["classic-eager", "classic-cooperative", "consumer", "share"])
-def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complete(
+def test_a_request_with_unreadable_headers_is_dead_lettered(
     protocol: str, servers: RunningServers, tmp_path: Path
 ) -> None:
     with open_harness(servers, tmp_path, group_protocol=protocol) as harness:
@@ -107,7 +107,7 @@ def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -
         assert [member.name for member in harness.processes.processes if not member.alive] == []
 
 
-def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_counted(running: PipelineHarness) -> None:
+def test_other_records_with_unreadable_headers_are_skipped_and_counted(running: PipelineHarness) -> None:
     settings = running.settings
     names = {settings.topic_created, settings.topic_progress, settings.topic_worker_events}
     wait_until(
@@ -115,7 +115,7 @@ def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_co
     )
 
 
-def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(running: PipelineHarness) -> None:
+def test_a_command_with_unreadable_headers_is_skipped(running: PipelineHarness) -> None:
     settings = running.settings
     processor = next(member for member in running.processes.processes if member.name.startswith("processor"))
     wait_until(lambda: processor.has_logged("Skipped a command", reason=REASON), 10, "it is skipped")
@@ -126,7 +126,7 @@ def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(run
     wait_until(lambda: processor.has_logged("Cancelled", file=request.file_id), 10, "the file is not made")
 
 
-def test_every_reader_of_topics_survives_them(running: PipelineHarness) -> None:
+def test_every_reader_handles_unreadable_headers(running: PipelineHarness) -> None:
     settings, admin = running.settings, KafkaAdmin(running.settings)
     report = running.verify()
     assert f"{settings.topic_created} has 1 records with unreadable headers" in report.notes
@@ -140,7 +140,7 @@ def test_every_reader_of_topics_survives_them(running: PipelineHarness) -> None:
     wait_until(lambda: codes() == {None, "headers_unreadable"}, 10, "the letter of the worker's and the bad one")
 
 
-def test_the_commands_survive_them(harness: PipelineHarness) -> None:
+def test_the_cli_handles_unreadable_headers(harness: PipelineHarness) -> None:
     settings = harness.settings
     for topic in (settings.topic_create, settings.topic_dead_letters):
         publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
@@ -150,7 +150,7 @@ def test_the_commands_survive_them(harness: PipelineHarness) -> None:
         assert process.wait_for_exit(60) == 0, process.tail(50)
 
 
-def test_the_browser_shows_them_as_such(running: PipelineHarness) -> None:
+def test_the_topic_browser_reports_unreadable_headers(running: PipelineHarness) -> None:
     settings = running.settings
     spans = KafkaAdmin(settings).offsets(None, settings.topic_created)
     view = browse(settings, spans, BrowseQuery(settings.topic_created, 2, None, "unreadable", 10))

@@ -220,7 +220,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     ]
     with ledger.engine.begin() as connection:  # of the next half minute too, so that they are fresh when it is checked
         samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
-    standing = "partition 2: the committed offset 993 has not moved for 130 s, with a lag of 7"
+    standing = "partition 2: the committed offset 993 has not advanced for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
     (restored,) = ledger.insert_rows(1)
     ledger.note_published(restored, 0, 10**6)

@@ -60,17 +60,17 @@ def found(result: CommitAudit) -> set[str]:
     return set(result.findings)
 
 
-def test_commits_in_the_order_of_what_was_finished_are_well() -> None:
+def test_commits_of_finished_records_are_ok() -> None:
     result = look([commit(1, 11, beyond=(2,)), commit(3, 13)], [10, 12, 11], [owner(1)])
     assert result.ok
     assert result.commits == 2
 
 
-def test_a_commit_that_passed_an_unfinished_record_is_found_though_it_was_finished_later() -> None:
+def test_a_commit_beyond_an_unfinished_record_is_found() -> None:
     assert found(look([commit(2, 11), commit(2, 13)], [10, 12], [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def test_a_commit_whose_metadata_claims_too_much_is_found() -> None:
+def test_a_commit_with_wrong_metadata_is_found() -> None:
     assert found(look([commit(1, 11, beyond=(2,))], [10, 12, 12], [owner(1)])) == {"commit-claims-unfinished"}
 
 
@@ -100,24 +100,24 @@ def test_a_commit_may_reach_the_broker_before_the_event_of_its_assignment() -> N
         assert found(look([commit(1, 11, "b", 2)], [10], [owner(1), other])) == {"commit-by-non-owner"}
 
 
-def test_a_commit_after_the_worker_had_given_the_partition_up_is_found() -> None:
+def test_a_commit_after_the_revocation_is_found() -> None:
     owners = [owner(1, until=10.5)]
     assert look([commit(1, 10.4)], [10], owners).ok
     assert found(look([commit(1, 12)], [10], owners)) == {"commit-by-non-owner"}
 
 
-def test_a_commit_that_nobody_signed_is_found() -> None:
+def test_a_commit_without_metadata_is_found() -> None:
     assert found(look([StoredCommit(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
 
 
-def test_what_was_not_covered_may_be_executed_again() -> None:
+def test_an_uncommitted_record_may_be_reprocessed() -> None:
     owners = [owner(1), owner(20, "b")]
     result = look([commit(1, 11)], [10, 12], owners, [execution(0, 10), execution(1, 12), execution(1, 22, "b")])
     assert result.ok
     assert (result.executions, result.executed_again) == (3, 1)
 
 
-def test_what_an_offset_or_its_metadata_covered_must_not_be_executed_again() -> None:
+def test_a_committed_record_must_not_be_reprocessed() -> None:
     owners = [owner(1), owner(20, "b")]
     commits = [commit(1, 13, beyond=(2,))]
     for offset in (0, 2):
@@ -125,19 +125,19 @@ def test_what_an_offset_or_its_metadata_covered_must_not_be_executed_again() -> 
         assert found(look(commits, [10, 99, 12], owners, again)) == {"executed-though-committed"}
 
 
-def test_a_worker_must_not_execute_a_record_twice_in_one_assignment() -> None:
+def test_a_worker_must_not_process_a_record_twice_in_one_assignment() -> None:
     twice = [execution(0, 10), execution(0, 12)]
     assert found(look([], [10], [owner(1)], twice)) == {"executed-twice-in-one-assignment"}
     assert look([], [10], [owner(1), owner(10.5, epoch=2)], twice).ok
 
 
-def test_what_a_worker_had_begun_before_it_was_assigned_anew_belongs_to_the_assignment_of_its_beginning() -> None:
+def test_a_processing_belongs_to_the_assignment_in_which_it_started() -> None:
     owners = [owner(1), owner(20, epoch=2)]
     late = [execution(0, 21, began=12), execution(0, 23, began=22)]
     assert look([], [21], owners, late).ok
 
 
-def test_an_announcement_that_comes_twice_is_one_execution() -> None:
+def test_a_repeated_progress_record_is_one_processing() -> None:
     """The broker took the first and could not say so."""
     made = execution(0, 10)
     later = msgspec.structs.replace(made, at=40.0)
@@ -148,7 +148,7 @@ def test_an_announcement_that_comes_twice_is_one_execution() -> None:
 BY_A_PERSON = StoredCommit(0, 3, "", 20.1)
 
 
-def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> None:
+def test_a_recorded_reset_may_skip_records_without_metadata() -> None:
     reset = RecordedReset(0, 1, 3, 20.0)
     commits = [commit(1, 11), BY_A_PERSON, commit(4, 32, "b")]
     owners, finished = [owner(1), owner(30, "b")], [10, NEVER, NEVER, 31]
@@ -158,7 +158,7 @@ def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> No
     assert found(look(commits, finished, owners)) == {"commit-passed-unfinished", "commit-unsigned"}
 
 
-def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
+def test_records_after_a_reset_backwards_may_be_reprocessed() -> None:
     commits = [commit(2, 13), StoredCommit(0, 1, "", 20.1)]
     owners = [owner(1), owner(30, "b")]
     done = [execution(0, 10), execution(1, 12)]
@@ -168,7 +168,7 @@ def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
     assert found(again) == {"executed-though-committed"}
 
 
-def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() -> None:
+def test_a_reset_explains_only_one_commit() -> None:
     finished, owners = [10.0] * 3, [owner(1)]
     for resets in (
         [RecordedReset(0, 0, 2, 20.0)],
@@ -181,7 +181,7 @@ def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() ->
     assert found(look(twice, finished, owners, resets=[RecordedReset(0, 0, 3, 20.0)])) == {"commit-unsigned"}
 
 
-def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
+def test_a_reset_does_not_explain_records_beyond_it() -> None:
     resets = [RecordedReset(0, 0, 1, 20.0)]
     early = [StoredCommit(0, 1, "", 20.1), commit(2, 32, "b")]
     assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
@@ -195,7 +195,7 @@ def ended(finished: dict[int, float], generation: int = 0) -> dict[RecordPositio
     return {RecordPosition(generation, 0, offset): at for offset, at in finished.items()}
 
 
-def test_an_offset_without_a_record_needs_no_result_and_the_records_around_it_do() -> None:
+def test_an_offset_without_a_record_needs_no_result() -> None:
     """A transaction's marker at 1 and, as the last, at 3."""
     asked = requests(0, 2)
     history = TopicHistory(requests=asked, ended_without_result=ended({0: 10, 2: 12}))
@@ -209,14 +209,14 @@ def test_an_offset_without_a_record_needs_no_result_and_the_records_around_it_do
     assert found(claimed) == {"commit-claims-unfinished"}
 
 
-def test_a_partition_may_begin_anywhere() -> None:
+def test_a_partition_may_begin_at_any_offset() -> None:
     history = TopicHistory(requests=requests(100, 101), ended_without_result=ended({40: 10, 100: 12}))
     assert audit([commit(41, 11), commit(101, 13)], {0: 102}, history, [owner(1)]).ok
     assert found(audit([commit(41, 9)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
     assert found(audit([commit(102, 13)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def test_a_commit_may_pass_records_from_the_moment_of_their_removal_on_and_not_before() -> None:
+def test_a_commit_may_skip_removed_records_only_after_their_removal() -> None:
     gone = ended({1: 20, 2: 20})
     history = TopicHistory(requests=requests(3), ended_without_result=ended({0: 10, 3: 22}), removed=gone)
     assert audit([commit(1, 11), commit(3, 21), commit(4, 23)], {0: 4}, history, [owner(1)]).ok
@@ -230,7 +230,7 @@ def recreated(executions: list[Execution], asked: list[RequestRecord]) -> TopicH
     return TopicHistory(recreations=[20.0], executions=executions, requests=asked)
 
 
-def test_commits_from_before_the_topic_was_recreated_are_about_the_old_one() -> None:
+def test_commits_before_a_recreation_belong_to_the_former_topic() -> None:
     old = [execution(0, 10), execution(1, 11), execution(2, 12)]
     new = requests(0, 1, first_id=11, at=21.0)
     made = [msgspec.structs.replace(execution(0, 30), file_id=11)]
@@ -243,7 +243,7 @@ def test_commits_from_before_the_topic_was_recreated_are_about_the_old_one() -> 
     assert found(too_early) == {"commit-passed-unfinished"}
 
 
-def test_a_result_that_comes_after_the_recreation_is_of_the_old_record_if_another_request_stands_at_its_place() -> None:
+def test_a_late_result_belongs_to_the_former_topic() -> None:
     late = recreated([execution(0, 25)], requests(0, first_id=11, at=21.0))
     assert late.executed_positions() == [RecordPosition(0, 0, 0)]
     assert found(audit([commit(1, 26)], {0: 1}, late, [owner(1)])) == {"commit-passed-unfinished"}
@@ -252,7 +252,7 @@ def test_a_result_that_comes_after_the_recreation_is_of_the_old_record_if_anothe
     assert audit([commit(1, 26)], {0: 1}, same, [owner(1)]).ok
 
 
-def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> None:
+def test_a_record_of_the_new_topic_is_not_a_repetition() -> None:
     asked = requests(0, first_id=11, at=21.0)
     made = [execution(0, 10), msgspec.structs.replace(execution(0, 30), file_id=11)]
     history = recreated(made, asked)
@@ -263,7 +263,7 @@ def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> 
     assert "executed-though-committed" in found(covered)
 
 
-def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
+def test_dead_letters_and_resets_belong_to_the_topic_of_their_time() -> None:
     history = TopicHistory(recreations=[20.0], ended_without_result=ended({0: 10}), requests=requests(0, 1, at=21.0))
     assert found(audit([commit(1, 30)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
     reset = RecordedReset(0, 0, 2, 30.0)
@@ -271,7 +271,7 @@ def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
     assert audit([StoredCommit(0, 2, "", 30.1)], {0: 2}, passed, [owner(1)]).ok
 
 
-def test_results_that_were_on_a_topic_of_results_that_is_gone_are_not_missed() -> None:
+def test_results_on_a_removed_topic_are_not_missed() -> None:
     history = TopicHistory(requests=[*requests(0), *requests(1, at=25.0)], results_since=20.0)
     assert audit([commit(1, 11)], {0: 2}, history, [owner(1)]).ok
     assert found(audit([commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}

@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     TIMESTAMP_LOG_APPEND_TIME,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
@@ -27,9 +26,8 @@ from filemill.adapters.kafka.client import (
     to_exception,
 )
 from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, KafkaErrorCode, classify
-from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
-from filemill.domain.records import Record, TopicIdentity
+from filemill.domain.records import Record
 from filemill.errors import MemberExpelled, Unavailable
 
 log = structlog.get_logger("kafka")
