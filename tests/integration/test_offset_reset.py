@@ -25,6 +25,7 @@ from filemill.services.offset_reset import (
     ResetTarget,
     UnfinishedPolicy,
 )
+from filemill.verification.findings import FindingCode
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
@@ -146,7 +147,7 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
 def test_a_skip_without_an_audit_record_violates_an_invariant(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
     KafkaAdmin(harness.settings).alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
-    assert harness.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
+    assert harness.verify().findings[FindingCode.COMMITTED_UNFINISHED].examples == ["partition 0, offset 0"]
 
 
 def test_a_time_means_the_first_record_from_that_time_on(harness: PipelineHarness) -> None:

@@ -16,6 +16,7 @@ from filemill.domain.messages import FileCreate, encode
 from filemill.entrypoints import bootstrap
 from filemill.queries.overview import overview
 from filemill.services.orphans import Orphan, OrphanKind
+from filemill.verification.findings import FindingCode
 from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
@@ -61,7 +62,7 @@ def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) ->
     advice = advise(seen.group, seen.lags, seen.outbox, seen.leases, unknown_ids=seen.unknown_ids, interval_seconds=2)
     assert "One unknown file id in results within a day" in [one.what for one in advice]
 
-    finding = harness.verify().findings["orphan-object"]
+    finding = harness.verify().findings[FindingCode.ORPHAN_OBJECT]
     assert finding.examples == [object_key(999, THEN)]
     assert "filemill orphans delete" in finding.meaning
 
@@ -77,9 +78,7 @@ def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) ->
     assert (detail["count"], detail["keys"]) == (1, [object_key(999, THEN)])
 
 
-def test_only_unowned_objects_with_our_keys_are_deleted(
-    settings: Settings, engine: sa.Engine
-) -> None:
+def test_only_unowned_objects_with_our_keys_are_deleted(settings: Settings, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         made = [{"title": str(number), "created_at": THEN} for number in range(4)]
         own, gone, deleted, foreign = connection.execute(sa.insert(File).returning(File.id), made).scalars()

@@ -23,6 +23,7 @@ from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
 from filemill.ports import PutMode, ReceivedEvent
 from filemill.queries.overview import overview
+from filemill.verification.findings import FindingCode
 from tests.integration.group_samples import GROUP, samples
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
@@ -154,7 +155,7 @@ def test_a_record_that_never_finishes_is_reported_by_verify_and_workers_list(har
         assert store.hangs.wait(40)
 
         def found() -> list[str]:
-            finding = harness.verify().findings.get("partition-stalled")
+            finding = harness.verify().findings.get(FindingCode.PARTITION_STALLED)
             return finding.examples if finding else []
 
         (sentence,) = wait_until(found, 40, "verify names the partition", every=1.0)

@@ -77,8 +77,8 @@ def test_a_record_without_a_file_id_cannot_be_replayed_and_is_still_broken() -> 
 
 def test_reasons_that_differ_in_their_numbers_are_counted_together() -> None:
     letters = found(
-        record(1, source=1, reason="S3 answered 503 after 12 ms"),
-        record(2, source=2, reason="S3 answered 500 after 7 ms"),
+        record(1, source=1, reason="S3 returned 503 after 12 ms"),
+        record(2, source=2, reason="S3 returned 500 after 7 ms"),
     )
     assert reason_counts(letters) == {"S3 returned N after N ms": 2}
 
