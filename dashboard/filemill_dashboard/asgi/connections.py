@@ -121,7 +121,7 @@ class Connections:
             del self._by_client[key]
 
     def sweep(self, now: float) -> None:
-        """Close overdue connections. Called once a second; if the call is late, the server was slow, not the clients."""
+        """Close overdue connections. Called once a second. After a late call nothing is closed: the server was slow."""
         late, self._swept_at = now - self._swept_at > SWEEP_LATE_SECONDS, now
         if late:
             return

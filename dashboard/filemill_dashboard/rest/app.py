@@ -20,8 +20,6 @@ from filemill.domain.integrity import ObjectMismatch
 from filemill.domain.messages import valid_traceparent
 from filemill.errors import Unavailable
 from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, get_file, list_files
-from filemill_dashboard.asgi.proxies import is_direct_from_this_machine
-from filemill_dashboard.asgi.scripts import add_scripts
 from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.body import read_new_file
 from filemill_dashboard.rest.errors import (
@@ -32,12 +30,14 @@ from filemill_dashboard.rest.errors import (
     json_response,
 )
 from filemill_dashboard.rest.export import add_export
+from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
 from filemill_dashboard.rest.operations import add_operations
 from filemill_dashboard.rest.path import FileIdPath
 from filemill_dashboard.rest.schema import NEW_FILE_BODY, complete_document, optional, responses, with_response_header
+from filemill_dashboard.rest.scripts import add_scripts
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import open_download
 from filemill_dashboard.state.health import ServerHealth, failing
