@@ -77,7 +77,7 @@ def test_nothing_is_missing_if_all_servers_are_reachable() -> None:
 @pytest.mark.usefixtures("_servers_reachable")
 def test_every_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: _Usage(1, 1, 0))
-    monkeypatch.setattr(doctor, "LEAST_PYTHON", (99, 0))
+    monkeypatch.setattr(doctor, "MIN_PYTHON", (99, 0))
     missing = [check for check in examine() if check.ok is False]
     assert {check.name for check in missing} == {"Python", "home"}
     assert all(check.remedy for check in missing)
