@@ -1,4 +1,4 @@
-"""Lease: one holder at a time, replaced when it is silent, and fenced off when it wakes."""
+"""Lease: one holder at a time; a silent holder is replaced, and fenced when it continues."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ DEADLINE_SECONDS = 10.0
 def _eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -25,7 +25,7 @@ def test_only_one_of_two_processes_holds_the_lease(database: DatabaseHarness) ->
     first, second = database.lease("a"), database.lease("b")
     assert first.acquire()
     assert not second.acquire()
-    assert first.acquire(), "its holder may ask again"
+    assert first.acquire(), "the holder may acquire again"
     assert second.fencing is None
 
 
@@ -44,7 +44,7 @@ def test_a_renewal_extends_the_expiry(database: DatabaseHarness) -> None:
     for _ in range(3):
         database.advance(LEASE_SECONDS * 0.6)
         assert first.acquire()
-        assert first.fencing == number, "renewed, not taken anew"
+        assert first.fencing == number, "renewed, not acquired again"
         assert not second.acquire()
     database.advance(LEASE_SECONDS * 1.1)
     assert second.acquire()
@@ -77,7 +77,7 @@ def test_a_replaced_holder_becomes_a_standby(database: DatabaseHarness) -> None:
     database.expire()
     second.acquire()
     assert not first.acquire()
-    assert second.acquire(), "its asking took nothing away"
+    assert second.acquire(), "the failed acquire changed nothing"
 
 
 def test_an_expired_holder_acquires_again_with_a_greater_token(database: DatabaseHarness) -> None:
@@ -165,7 +165,7 @@ def test_a_fenced_transaction_of_an_expired_holder_is_rolled_back(postgres: Post
     first.acquire()
     postgres.expire()
     second.acquire()
-    with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is the matter
+    with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is tested
         connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
         first.fence(connection)
     with postgres.engine.connect() as connection:
@@ -207,7 +207,7 @@ def test_a_holder_suspended_inside_a_transaction_is_replaced(postgres: PostgresH
         took_over.set()
 
     rival = threading.Thread(target=stand_by, daemon=True)
-    with pytest.raises(Unavailable), postgres.engine.begin() as connection:  # noqa: PT012 - it stops in the middle
+    with pytest.raises(Unavailable), postgres.engine.begin() as connection:  # noqa: PT012 - the holder stops in the middle
         first.fence(connection)
         connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
         rival.start()

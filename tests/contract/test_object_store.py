@@ -1,4 +1,4 @@
-"""ObjectStore: whole objects or none, and the difference between one that is missing and a service that is away."""
+"""ObjectStore: objects are complete, and a missing object differs from an unavailable service."""
 
 import asyncio
 import socket
@@ -122,7 +122,7 @@ def test_a_list_is_ordered_by_the_keys_bytes(store: ObjectStore) -> None:
 
     found = asyncio.run(scenario())
     assert found == sorted(keys, key=str.encode)
-    assert found != sorted(keys, key=lambda key: key.encode("utf-16-be")), "the keys above tell the two apart"
+    assert found != sorted(keys, key=lambda key: key.encode("utf-16-be")), "the keys above distinguish the two orders"
 
 
 def test_an_empty_bucket_has_no_pages(store: ObjectStore) -> None:
@@ -151,7 +151,7 @@ def test_each_object_is_listed_once_over_several_pages(store: ObjectStore) -> No
 
 
 def test_concurrent_puts_of_one_key_leave_one_complete_object(store: ObjectStore) -> None:
-    """Two workers may do one record: with the same bytes in life, with different ones here to tell them apart."""
+    """Two workers may process one record. Here their bytes differ, to tell them apart."""
     bodies = [bytes([number]) * 50_000 for number in range(20)]
 
     async def scenario() -> bytes:
@@ -178,7 +178,7 @@ def test_a_missing_bucket_is_unavailable_not_not_found(contract_settings: Settin
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
         with pytest.raises(Unavailable, match=settings.s3_bucket):
             asyncio.run(act())
-    assert not bucket_exists(settings), "a PUT must not have made one"
+    assert not bucket_exists(settings), "a PUT must not have created it"
 
 
 def test_creating_a_bucket_twice_succeeds(contract_settings: Settings) -> None:
@@ -198,7 +198,7 @@ def test_wrong_credentials_are_unavailable(contract_settings: Settings) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A service that takes connections and never answers."""
+    """A service that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -219,7 +219,7 @@ At = Callable[[str], Settings]
 
 @pytest.fixture
 def settings_at() -> At:
-    """Settings that need no server: short patience with the endpoint given."""
+    """Settings with an endpoint and a short timeout."""
 
     def at(endpoint: str) -> Settings:
         return Settings(s3_endpoint=endpoint, server_timeout_seconds=0.5)
@@ -229,15 +229,15 @@ def settings_at() -> At:
 
 def test_an_outage_of_the_fake_is_unavailable() -> None:
     store = MemoryObjectStore()
-    store.outage = "S3 is away"
+    store.outage = "S3 is unreachable"
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
-        with pytest.raises(Unavailable, match="S3 is away"):
+        with pytest.raises(Unavailable, match="S3 is unreachable"):
             asyncio.run(act())
     assert store.objects == {}
 
 
 class Unconditional(ThreadingHTTPServer):
-    """Takes every PUT, but for those with a condition. `codes`: what it answers those, one after the other."""
+    """Accepts every PUT without a condition. `codes`: the responses to those with one, in order."""
 
     def __init__(self, *codes: tuple[int, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Unconditional)
@@ -306,7 +306,7 @@ def test_each_response_for_an_existing_object_raises_already_exists(answer: tupl
 
 
 class _Rangeless(BaseHTTPRequestHandler):
-    """Answers each GET with the whole object, whatever part was asked for."""
+    """Responds to each GET with the complete object, whatever range was requested."""
 
     def do_GET(self) -> None:
         body = b"" if self.path.endswith("empty") else b"whole"

@@ -1,4 +1,4 @@
-"""Outbox: numbers without gaps, given durably, and each request settled once."""
+"""Outbox: sequence numbers are durable and have no gaps, and each request is published once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,11 +25,11 @@ def _leader(database: DatabaseHarness, holder: str = "a") -> tuple[FencedLease, 
     return lease, database.outbox(lease)
 
 
-def _places(rows: list[ClaimedRow]) -> list[tuple[int, int]]:
+def _placements(rows: list[ClaimedRow]) -> list[tuple[int, int]]:
     return [(row.sequence, row.partition) for row in rows]
 
 
-def _settled(rows: list[ClaimedRow]) -> list[PublishedRow]:
+def _published(rows: list[ClaimedRow]) -> list[PublishedRow]:
     return [PublishedRow(row, 100 + row.sequence) for row in rows]
 
 
@@ -37,7 +37,7 @@ def test_sequences_have_no_gaps_and_partitions_cycle(database: DatabaseHarness) 
     ids = database.submit([f"file {number}" for number in range(7)])
     _, outbox = _leader(database)
     rows = outbox.claim(100, 3)
-    assert _places(rows) == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 0)]
+    assert _placements(rows) == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 0)]
     assert [row.file_id for row in rows] == ids
 
 
@@ -56,24 +56,24 @@ def test_claims_are_limited_disjoint_and_consecutive(database: DatabaseHarness) 
     _, outbox = _leader(database)
     claims = [outbox.claim(3, 3) for _ in range(4)]
     assert [len(rows) for rows in claims] == [3, 3, 2, 0]
-    assert _places([row for rows in claims for row in rows]) == [(n, (n - 1) % 3) for n in range(1, 9)]
+    assert _placements([row for rows in claims for row in rows]) == [(n, (n - 1) % 3) for n in range(1, 9)]
 
 
 def test_a_new_holder_continues_the_sequence_and_the_cycle(database: DatabaseHarness) -> None:
     database.submit(["a", "b"])
     _, outbox = _leader(database, "first")
-    outbox.mark_published(_settled(outbox.claim(10, 3)))
+    outbox.mark_published(_published(outbox.claim(10, 3)))
     database.expire()
     database.submit(["c", "d"])
     _, successor = _leader(database, "second")
-    assert _places(successor.claim(10, 3)) == [(3, 2), (4, 0)]
+    assert _placements(successor.claim(10, 3)) == [(3, 2), (4, 0)]
 
 
 def test_added_partitions_join_the_cycle(database: DatabaseHarness) -> None:
     database.submit([str(number) for number in range(9)])
     _, outbox = _leader(database)
-    assert _places(outbox.claim(4, 3)) == [(1, 0), (2, 1), (3, 2), (4, 0)]
-    assert _places(outbox.claim(5, 5)) == [(5, 4), (6, 0), (7, 1), (8, 2), (9, 3)]
+    assert _placements(outbox.claim(4, 3)) == [(1, 0), (2, 1), (3, 2), (4, 0)]
+    assert _placements(outbox.claim(5, 5)) == [(5, 4), (6, 0), (7, 1), (8, 2), (9, 3)]
 
 
 def test_claimed_rows_keep_sequence_and_partition(database: DatabaseHarness) -> None:
@@ -91,7 +91,7 @@ def test_unpublished_rows_are_paged_in_the_order_of_sequences(database: Database
     database.submit([str(number) for number in range(7)])
     _, outbox = _leader(database)
     rows = outbox.claim(10, 3)
-    outbox.mark_published(_settled(rows[1:3]))
+    outbox.mark_published(_published(rows[1:3]))
     left = [rows[0], *rows[3:]]
     assert outbox.unpublished(2) == left[:2]
     assert outbox.unpublished(2, after=left[1].sequence) == left[2:4]
@@ -111,7 +111,7 @@ def test_mark_published_moves_a_request_to_the_publications(database: DatabaseHa
     ids = database.submit(["a", "b", "c"])
     _, outbox = _leader(database)
     rows = outbox.claim(10, 3)
-    outbox.mark_published(_settled(rows[:2]))
+    outbox.mark_published(_published(rows[:2]))
     assert database.waiting() == ids[2:]
     assert database.publications() == {1: (ids[0], 0, 101), 2: (ids[1], 1, 102)}
 
@@ -130,9 +130,9 @@ def test_a_late_mark_published_keeps_newer_requests(database: DatabaseHarness) -
     database.submit(["a"])
     _, outbox = _leader(database)
     rows = outbox.claim(10, 3)
-    outbox.mark_published(_settled(rows))
+    outbox.mark_published(_published(rows))
     newer = database.submit(["b"])
-    outbox.mark_published(_settled(rows))
+    outbox.mark_published(_published(rows))
     assert database.waiting() == newer
 
 
@@ -143,7 +143,7 @@ def test_discarded_rows_get_new_sequences(database: DatabaseHarness) -> None:
     assert outbox.topic_generation("file.create", first) == 1
     assert outbox.topic_generation("file.create", msgspec.structs.replace(first, partitions=7)) == 1
     rows = outbox.claim(2, 3, 1)
-    outbox.mark_published(_settled(rows[:1]))
+    outbox.mark_published(_published(rows[:1]))
     assert outbox.topic_generation("file.create", second) == 2
     assert outbox.discard_sequences(rows) == 1, "what is settled keeps its number"
     assert outbox.discard_sequences(rows) == 0
@@ -162,12 +162,12 @@ def test_marking_a_discarded_sequence_does_nothing(database: DatabaseHarness) ->
     _, outbox = _leader(database)
     rows = outbox.claim(1, 3)
     outbox.discard_sequences(rows)
-    outbox.mark_published(_settled(rows))
+    outbox.mark_published(_published(rows))
     assert database.waiting() == [file_id]
     again = outbox.claim(1, 3, 2)
-    outbox.mark_published(_settled(rows))
+    outbox.mark_published(_published(rows))
     assert database.waiting() == [file_id]
-    outbox.mark_published(_settled(again))
+    outbox.mark_published(_published(again))
     assert database.publications() == {2: (file_id, 1, 102)}
 
 
@@ -190,27 +190,27 @@ def test_marking_no_rows_does_nothing(database: DatabaseHarness) -> None:
 
 
 def test_a_replaced_holder_may_mark_published_rows(database: DatabaseHarness) -> None:
-    """It is a fact, whoever reports it, and it saves the successor a repetition."""
+    """The rows are on Kafka, whoever reports it; the successor need not publish them again."""
     database.submit(["a"])
     _, outbox = _leader(database, "first")
     rows = outbox.claim(10, 3)
     database.expire()
     _, successor = _leader(database, "second")
-    outbox.mark_published(_settled(rows))
+    outbox.mark_published(_published(rows))
     assert successor.unpublished(10) == []
-    successor.mark_published(_settled(rows))
+    successor.mark_published(_published(rows))
     assert list(database.publications()) == [1]
 
 
 def test_a_replaced_holder_claims_nothing(database: DatabaseHarness) -> None:
     database.submit(["a", "b", "c"])
     _, sleeper = _leader(database, "first")
-    assert _places(sleeper.claim(1, 3)) == [(1, 0)]
+    assert _placements(sleeper.claim(1, 3)) == [(1, 0)]
     database.expire()
     _, successor = _leader(database, "second")
     with pytest.raises(NotLeader):
         sleeper.claim(10, 3)
-    assert _places(successor.claim(10, 3)) == [(2, 1), (3, 2)]
+    assert _placements(successor.claim(10, 3)) == [(2, 1), (3, 2)]
 
 
 def test_an_expired_holder_claims_nothing_even_without_a_successor(database: DatabaseHarness) -> None:
@@ -220,7 +220,7 @@ def test_an_expired_holder_claims_nothing_even_without_a_successor(database: Dat
     with pytest.raises(NotLeader):
         outbox.claim(10, 3)
     assert lease.acquire()
-    assert _places(outbox.claim(10, 3)) == [(1, 0)]
+    assert _placements(outbox.claim(10, 3)) == [(1, 0)]
 
 
 def test_a_claim_renews_the_lease(database: DatabaseHarness) -> None:
@@ -235,7 +235,7 @@ def test_a_claim_renews_the_lease(database: DatabaseHarness) -> None:
 
 
 def test_an_idle_claim_writes_nothing(postgres: PostgresHarness) -> None:
-    """An idle relay asks many times a second: it must not renew, lock or write each time."""
+    """An idle relay claims many times a second, so a claim without rows must not renew, lock or write."""
     lease, outbox = _leader(postgres)
     before = _lease_version(postgres)
     assert outbox.claim(10, 3) == []
@@ -245,7 +245,7 @@ def test_an_idle_claim_writes_nothing(postgres: PostgresHarness) -> None:
 
 
 def test_a_request_that_commits_late_is_claimed_later(postgres: PostgresHarness) -> None:
-    """The order of ids is not the order of commits: whoever reads `id > cursor` skips this one."""
+    """Commits are not in the order of ids: a reader of `id > cursor` would skip this request."""
     _, outbox = _leader(postgres)
     with postgres.engine.begin() as slow:
         early = insert_request(slow, new_file("taken an id, not committed")).id
@@ -258,13 +258,13 @@ def test_a_request_that_commits_late_is_claimed_later(postgres: PostgresHarness)
 
 def test_a_request_of_a_failed_transaction_is_not_accepted(postgres: PostgresHarness) -> None:
     _, outbox = _leader(postgres)
-    with pytest.raises(RuntimeError), postgres.engine.begin() as connection:  # noqa: PT012 - both steps are the matter
+    with pytest.raises(RuntimeError), postgres.engine.begin() as connection:  # noqa: PT012 - both steps are tested
         insert_request(connection, new_file("never"))
         raise RuntimeError
     assert postgres.waiting() == []
     assert outbox.claim(10, 3) == []
     postgres.submit(["after"])
-    assert _places(outbox.claim(10, 3)) == [(1, 0)]
+    assert _placements(outbox.claim(10, 3)) == [(1, 0)]
 
 
 def test_thousands_of_requests_keep_their_order(postgres: PostgresHarness) -> None:
@@ -300,7 +300,7 @@ def test_a_pool_without_a_free_connection_is_unavailable(contract_settings: Sett
     engine = bootstrap.create_engine(crowded, "contract")
     try:
         lease = PostgresLease(engine, "relay", "a", LEASE_SECONDS)
-        with engine.connect():  # a page that takes its time
+        with engine.connect():  # occupies the only connection
             for ask in (lease.acquire, lambda: PostgresOutbox(engine, lease).claim(1, 3)):
                 with pytest.raises(Unavailable):
                     ask()

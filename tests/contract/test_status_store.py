@@ -1,4 +1,4 @@
-"""StatusStore: monotonic whatever comes in whatever order, and together with the position or not at all."""
+"""StatusStore: updates in any order are applied monotonically, and atomically with the positions."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -96,12 +96,12 @@ def test_progress_after_a_final_status_changes_nothing(database: DatabaseHarness
     assert database.row(file_id) == before
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_the_first_final_status_of_a_run_wins(database: DatabaseHarness, together: bool) -> None:
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_the_first_final_status_of_a_run_wins(database: DatabaseHarness, one_batch: bool) -> None:
     (file_id,) = database.submit(["a"])
     _, store = _leader(database)
     changes = [_failed(file_id, 50), _completed(file_id, 40)]
-    for batch in [changes] if together else [[change] for change in changes]:
+    for batch in [changes] if one_batch else [[change] for change in changes]:
         store.apply(batch, {})
     row = database.row(file_id)
     assert (row["status"], row["error"], row["finished_at"]) == ("failed", "no", T0 + timedelta(seconds=50))
@@ -131,14 +131,14 @@ def test_an_update_without_a_run_means_the_current_run(database: DatabaseHarness
     assert said == [(2, "completed", None), (1, "completed", None)]
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("one_batch", [True, False])
 @pytest.mark.parametrize("run", [2, 2**31 - 1])
-def test_an_update_of_a_future_run_is_rejected(database: DatabaseHarness, run: int, together: bool) -> None:
+def test_an_update_of_a_future_run_is_rejected(database: DatabaseHarness, run: int, one_batch: bool) -> None:
     first, second = database.submit(["a", "b"])
     _, store = _leader(database)
     forged = [_failed(first, 1, run=run), _progress(second, 1, run=run, step=5)]
     honest = [_progress(first, 2, step=1), _completed(second)]
-    for batch in [[*forged, *honest]] if together else [forged, honest]:
+    for batch in [[*forged, *honest]] if one_batch else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1]
@@ -147,8 +147,8 @@ def test_an_update_of_a_future_run_is_rejected(database: DatabaseHarness, run: i
     assert [(row["run"], row["status"], row["step"]) for row in rows] == [(1, "processing", 1), (1, "completed", None)]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHarness, together: bool) -> None:
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHarness, one_batch: bool) -> None:
     victim, forger = database.submit(["a", "b"])
     _, store = _leader(database)
     forged = [
@@ -156,7 +156,7 @@ def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHar
         for key in (f"file-{victim}-1.txt", f"/file-{victim}-1.txt", f"file-{victim}-9.png", "x/../y")
     ]
     honest = [_completed(victim), _completed(forger, 99)]
-    for batch in [[*forged, *honest]] if together else [forged, honest]:
+    for batch in [[*forged, *honest]] if one_batch else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1, 2, 3]
@@ -167,8 +167,8 @@ def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHar
     ]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_foreign_key_belongs_to_the_first_file_with_it(database: DatabaseHarness, together: bool) -> None:
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_foreign_key_belongs_to_the_first_file_with_it(database: DatabaseHarness, one_batch: bool) -> None:
     first, second, third = database.submit(["a", "b", "c"])
     _, store = _leader(database)
 
@@ -177,12 +177,12 @@ def test_a_foreign_key_belongs_to_the_first_file_with_it(database: DatabaseHarne
 
     own = completed(first, "made/1.txt")
     others = [completed(second, "made//1.txt"), completed(third, "made/3.txt")]
-    if together:
+    if one_batch:
         assert list(store.apply([own, *others], {}).rejected) == [1]
     else:
         assert store.apply([own], {}).rejected == {}
         assert list(store.apply(others, {}).rejected) == [0]
-        assert store.apply([own], {}).rejected == {}, "told twice"
+        assert store.apply([own], {}).rejected == {}, "applied twice"
     assert [database.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
 
 
@@ -193,7 +193,7 @@ def test_the_later_of_two_steps_wins(database: DatabaseHarness) -> None:
     store.apply([_progress(file_id, 10, step=5)], {})
     assert database.row(file_id)["step"] == 2
     store.apply([_progress(file_id, 30, step=0), _progress(file_id, 25, step=4)], {})
-    assert database.row(file_id)["step"] == 0, "a new worker has begun again"
+    assert database.row(file_id)["step"] == 0, "a new worker started from the beginning"
 
 
 def test_unknown_ids_are_returned_once(database: DatabaseHarness) -> None:
@@ -318,14 +318,14 @@ def test_a_pending_update_changes_nothing(postgres: PostgresHarness) -> None:
     assert postgres.row(file_id)["status"] == "processing"
 
 
-# --- every batch, in every order: the fake, the SQL and the pure rule agree
+# --- any batches in any order: the in-memory store, the SQL and the pure rule agree
 
 _moments = st.integers(0, 6).map(lambda seconds: T0 + timedelta(seconds=seconds))
 
 
 @st.composite
-def _changes(draw: st.DrawFn) -> StatusUpdate:
-    """What an event can say: of three files and one that nobody knows, in three runs or none."""
+def _updates(draw: st.DrawFn) -> StatusUpdate:
+    """An update of one of three files or of an unknown one, in one of three runs or without a run."""
     status = draw(st.sampled_from([Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED]))
     foreign = draw(st.booleans())
     ended = status is not Status.PROCESSING
@@ -350,11 +350,11 @@ def _changes(draw: st.DrawFn) -> StatusUpdate:
 
 @pytest.fixture(scope="module")
 def real(request: pytest.FixtureRequest) -> PostgresHarness:
-    """One database for all examples; each takes new files in it."""
+    """One database for all examples; each example submits new files."""
     return PostgresHarness(request.getfixturevalue("contract_engine"))
 
 
-@given(batches=st.lists(st.lists(_changes(), max_size=8), max_size=5))
+@given(batches=st.lists(st.lists(_updates(), max_size=8), max_size=5))
 @examples(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_fake_and_postgres_match_the_rule_for_any_batch(
     real: PostgresHarness, batches: list[list[StatusUpdate]]
@@ -379,45 +379,44 @@ def test_fake_and_postgres_match_the_rule_for_any_batch(
                 row["s3_location"] = row["s3_location"] and row["s3_location"].replace(f"file-{file_id}-", "own-")
             unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown_ids]
             outcomes.append((applied.changed, unknown, sorted(applied.rejected), rows))
-        assert outcomes[0] == outcomes[1], "the fake and Postgres differ"
+        assert outcomes[0] == outcomes[1], "the in-memory store and Postgres differ"
         before, expected = expected, _by_the_rule(expected, batch)
-        for row, standing, former in zip(outcomes[1][3], expected, before, strict=True):
-            assert (row["run"], row["status"]) == (standing.run, standing.status)
+        for row, state, former in zip(outcomes[1][3], expected, before, strict=True):
+            assert (row["run"], row["status"]) == (state.run, state.status)
             assert (row["run"], Status(row["status"]).rank) >= (former.run, former.status.rank)
-            if standing.status is Status.PROCESSING:
-                assert row["progress_at"] == standing.progress_at
+            if state.status is Status.PROCESSING:
+                assert row["progress_at"] == state.progress_at
             if row["run"] == former.run and former.status.terminal:
                 assert row["status"] == former.status
         expected = _retried(expected, [(database, ids) for database, _, ids in stores])
 
 
-def _retried(standings: list[CurrentState], databases: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:
-    """Begin a new run of all that can have one."""
-    over = [place for place, standing in enumerate(standings) if standing.status in (Status.FAILED, Status.CANCELLED)]
+def _retried(states: list[CurrentState], databases: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:
+    """Start a new run of every file that can have one."""
+    over = [place for place, state in enumerate(states) if state.status in (Status.FAILED, Status.CANCELLED)]
     for database, ids in databases:
         for place in over:
             database.retry(ids[place])
     return [
-        CurrentState(standing.run + 1, Status.PENDING) if place in over else standing
-        for place, standing in enumerate(standings)
+        CurrentState(state.run + 1, Status.PENDING) if place in over else state for place, state in enumerate(states)
     ]
 
 
 def _renamed(change: StatusUpdate, ids: list[int]) -> StatusUpdate:
-    """The change with a file's true id, also in its key."""
+    """The update with the file's real id, also in its key."""
     file_id = UNKNOWN_ID if change.file_id == UNKNOWN_ID else ids[change.file_id]
     key = change.s3_location and f"file-{file_id}-{change.s3_location}.txt"
     return msgspec.structs.replace(change, file_id=file_id, s3_location=key)
 
 
-def _by_the_rule(standings: list[CurrentState], batch: list[StatusUpdate]) -> list[CurrentState]:
-    """One change after the other; those without a run last, since they mean the run that is then current."""
-    after = list(standings)
+def _by_the_rule(states: list[CurrentState], batch: list[StatusUpdate]) -> list[CurrentState]:
+    """Applies one update after the other; those without a run last, because they mean the current run."""
+    after = list(states)
     for change in sorted(batch, key=lambda change: change.run is None):
         if change.file_id == UNKNOWN_ID:
             continue
-        standing = after[change.file_id]
-        if supersedes(change, standing):
-            progress_at = change.at if change.status is Status.PROCESSING else standing.progress_at
-            after[change.file_id] = CurrentState(change.run or standing.run, change.status, progress_at)
+        state = after[change.file_id]
+        if supersedes(change, state):
+            progress_at = change.at if change.status is Status.PROCESSING else state.progress_at
+            after[change.file_id] = CurrentState(change.run or state.run, change.status, progress_at)
     return after
