@@ -85,7 +85,7 @@ def test_every_reader_skips_a_control_record_at_once(harness: PipelineHarness) -
     began = time.monotonic()
     harness.verify()
     operations = bootstrap.operations(settings, harness.engine)
-    plan = bootstrap.offset_reset(settings, harness.engine, admin=admin, operations=operations).plan(
+    plan = bootstrap.offset_reset(settings, harness.engine, admin=admin, file_operations=operations).plan(
         ResetTarget("latest")
     )
     look = BrowseQuery(settings.topic_create, None, None, "", 10)

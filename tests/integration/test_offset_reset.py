@@ -38,7 +38,7 @@ EMPTY_SECONDS = 30.0
 
 def make_reset(harness: PipelineHarness) -> OffsetReset:
     operations = bootstrap.operations(harness.settings, harness.engine)
-    return bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
+    return bootstrap.offset_reset(harness.settings, harness.engine, file_operations=operations)
 
 
 def stop(harness: PipelineHarness, member: Process) -> None:

@@ -86,7 +86,7 @@ class Services:
     @cached_property
     def offset_reset(self) -> OffsetReset:
         """Reset the offsets of the processors' group."""
-        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, operations=self.operations)
+        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, file_operations=self.operations)
 
     @cached_property
     def dead_letters(self) -> DeadLetterIndex:
