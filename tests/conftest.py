@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from tests.containers.engine import Engine, NoEngine, refuse, running_engine
+from tests.containers.engine import Engine, NoEngine, running_engine, skip_or_fail
 from tests.containers.servers import container_servers
 from tests.servers import RunningServers, embedded_servers, isolated_settings
 
@@ -131,5 +131,5 @@ def docker_engine() -> Iterator[Engine]:
         try:
             engine = stack.enter_context(running_engine())
         except NoEngine as reason:
-            refuse(str(reason))
+            skip_or_fail(str(reason))
         yield engine

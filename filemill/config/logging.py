@@ -42,7 +42,7 @@ def configure_for_command() -> None:
 
 
 class LogRateLimit:
-    """A limit on log lines of one kind per period, for lines that clients can cause. Safe to use from several threads."""
+    """A limit of log lines per period, for lines that clients can cause. Safe to use from several threads."""
 
     def __init__(self, lines: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = lines
