@@ -14,7 +14,7 @@ from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
 from filemill.errors import Unavailable
 from filemill.queries.files import get_file
-from filemill_dashboard.state import services
+from filemill.services import submissions
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 HOSTILE = [
@@ -52,7 +52,7 @@ def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) 
     assert page.rows() == []
     empty = page.shown("file_table", "files")["empty"]
     assert empty["title"] == "No files yet"
-    assert "press Create file" in empty["hint"]
+    assert "click Create file" in empty["hint"]
     assert page.notices() == []
     assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {0}
 
@@ -64,9 +64,9 @@ def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: 
     (outcome,) = page.notices("outcome")
     (row,) = page.rows()
     assert outcome["tone"] == "good"
-    assert outcome["title"] == f"File #{row['id']} accepted"
+    assert outcome["title"] == f"File #{row['id']} created"
     assert outcome["text"] == "Quarterly report"
-    assert (row["title"], row["status"], row["fresh"]) == ("Quarterly report", "pending", True)
+    assert (row["title"], row["status"], row["highlighted"]) == ("Quarterly report", "pending", True)
     assert page.app.text_input(key="new_title").value == ""
     assert page.app.query_params == {}
     with engine.connect() as connection:
@@ -122,7 +122,7 @@ def test_progress_worker_reason_and_download_are_shown(
     rows = {row["id"]: row for row in page.rows()}
     assert rows[done]["download"] == f"/api/files/{done}/download"
     assert (rows[done]["note"], rows[done]["size"]) == ("w-1", 120)
-    assert (rows[failed]["note"], rows[failed]["bad"]) == ("no template\nno luck", True)
+    assert (rows[failed]["note"], rows[failed]["failed"]) == ("no template\nno luck", True)
     assert (rows[busy]["step"], rows[busy]["steps"]) == (3, 6)
     assert rows[busy]["note"] == "3 of 6 · w-2 · attempt 2"
     assert [rows[number]["download"] for number in (failed, busy, gone, waits)] == [None] * 4
@@ -174,7 +174,7 @@ def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open
 
 def test_details_of_a_file_that_is_not_there(settings: Settings, open_page: OpenPage) -> None:
     (notice,) = open_page(settings, file="12345").notices("details-none")
-    assert notice["title"] == "There is no file #12345"
+    assert notice["title"] == "File #12345 does not exist"
 
 
 def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
@@ -189,7 +189,7 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
 
     create(page, "cannot be accepted now")
     (outcome,) = page.notices("outcome")
-    assert outcome["title"] == "No answer from the database"
+    assert outcome["title"] == "The database did not respond"
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
 
 
@@ -203,11 +203,11 @@ def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
         commit(engine, work)
         raise Unavailable("the connection to PostgreSQL was cut")
 
-    monkeypatch.setattr(services, "in_transaction", then_breaks)
+    monkeypatch.setattr(submissions, "in_transaction", then_breaks)
     create(page, "once")
     (outcome,) = page.notices("outcome")
-    assert "may have been accepted" in outcome["text"]
-    monkeypatch.setattr(services, "in_transaction", commit)
+    assert "may have been created" in outcome["text"]
+    monkeypatch.setattr(submissions, "in_transaction", commit)
     page.press("Create file")
     page.run()
     (outcome,) = page.notices("outcome")

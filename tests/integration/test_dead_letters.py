@@ -17,7 +17,6 @@ from confluent_kafka import Producer
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.queries import dead_letters
 from filemill.queries.dead_letters import DeadLetterIndex, DeadLetterSnapshot
 from tests.integration import topics
 from tests.integration.processes import wait_until
@@ -159,12 +158,8 @@ def test_each_dead_letter_is_on_one_page_and_a_page_has_a_megabyte_at_most(rest:
         assert rest.client.get("/api/dead-letters", params={"cursor": wrong}).status_code == 422
 
 
-def test_the_index_keeps_the_newest_records_and_reports_truncation(
-    settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dead_letters, "KEPT_RECORDS", 10)
-    monkeypatch.setattr(dead_letters, "SLACK_RECORDS", 3)
-    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
+def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Settings, engine: sa.Engine) -> None:
+    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine, kept_records=10, slack_records=3)
     for number in range(9):
         topics.publish(settings, settings.topic_dead_letters, [b"%d" % number], partition=number % 3)
     assert not index.read(admin).truncated
