@@ -28,7 +28,9 @@ def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: in
 
 
 def test_poison_is_parked_at_once() -> None:
-    assert decide(POLICY, PermanentError("x", DeadLetterCode.INVALID_MESSAGE), 1, 1, random.Random(1)) == Reject("x", DeadLetterCode.INVALID_MESSAGE)
+    assert decide(POLICY, PermanentError("x", DeadLetterCode.INVALID_MESSAGE), 1, 1, random.Random(1)) == Reject(
+        "x", DeadLetterCode.INVALID_MESSAGE
+    )
 
 
 def test_other_errors_have_their_attempts_and_no_more() -> None:
