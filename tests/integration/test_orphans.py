@@ -1,4 +1,4 @@
-"""A well-formed record with a file id that no row has: it is seen everywhere, and can be cleared."""
+"""A valid record with an unknown file id: every check reports it, and its object can be deleted."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) ->
     stranger = FileCreate(999, "forged", "", THEN)
     topics.publish(settings, settings.topic_create, [encode(stranger)])
     harness.wait_for(ids)
-    (rejected,) = wait_until(harness.rejected, 20, "the sync has noted the unknown id")
+    (rejected,) = wait_until(harness.rejected, 20, "the sync has rejected the unknown id")
     assert rejected["reason"] == "no file has the id 999"
 
     with harness.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Topics that were deleted and created again: the name is the same, nothing else is."""
+"""Topics that were deleted and recreated under the same name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def _generations(harness: PipelineHarness, topic: str) -> list[int]:
 
 
 def _completed(harness: PipelineHarness, file_id: int) -> bytes:
-    """A foreign service's result."""
+    """The result of a foreign service."""
     row = harness.file(file_id)
     event = FileCreated(
         file_id=file_id, s3_location=f"elsewhere/{file_id}", status="completed", timestamp=row.created_at, run=1
@@ -52,7 +52,7 @@ def test_a_sync_started_after_a_recreation_reads_every_result(
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in first], partition=1)
     _sync_once(harness, first)
     topics.recreate_topic(harness.settings, topic)
-    # More than there were, so that the old position lies within the new topic.
+    # More results than before, so that the old position lies within the new topic.
     second = [one.file_id for one in harness.insert_rows(12)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
     _sync_once(harness, second)
@@ -73,7 +73,9 @@ def test_a_running_sync_reads_every_result_after_a_recreation(harness: PipelineH
     second = [one.file_id for one in harness.insert_rows(9)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
     harness.wait_for(second, "completed", PATIENCE_SECONDS)
-    wait_until(lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the sync has noticed")
+    wait_until(
+        lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the sync has registered the new topic"
+    )
     assert sync.alive
     third = [one.file_id for one in harness.insert_rows(2)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in third], partition=2)
@@ -89,7 +91,7 @@ def test_requests_for_removed_partitions_do_not_block_others(harness: PipelineHa
     relay.suspend()
     ids = harness.submit(6)
     relay.kill()
-    with harness.engine.begin() as connection:  # as a relay leaves it that dies after numbering
+    with harness.engine.begin() as connection:  # the state after a relay that died after its claim
         connection.execute(sa.text("UPDATE publish_counter SET next_number = 13"))
         connection.execute(
             sa.text("""

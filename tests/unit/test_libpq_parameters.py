@@ -1,4 +1,4 @@
-"""What libpq is told: all of it, so that it looks for nothing in the environment or the home folder."""
+"""libpq gets all parameters, so that it reads neither the environment nor the home folder."""
 
 import os
 from pathlib import Path
@@ -21,13 +21,13 @@ def test_libpq_variables_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_files_of_the_home_folder_are_read() -> None:
-    told = libpq_parameters(load())
-    assert {told[name] for name in ("passfile", "sslcert", "sslcrl", "sslrootcert")} == {NO_FILE}
+    parameters = libpq_parameters(load())
+    assert {parameters[name] for name in ("passfile", "sslcert", "sslcrl", "sslrootcert")} == {NO_FILE}
     assert not Path(NO_FILE).exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({}, ("prefer", NO_FILE)),
         ({"database_sslmode": "require"}, ("require", NO_FILE)),
@@ -36,9 +36,9 @@ def test_no_files_of_the_home_folder_are_read() -> None:
         ({"database_sslmode": "verify-ca", "database_ca_bundle": __file__}, ("verify-ca", __file__)),
     ],
 )
-def test_the_trusted_certificates_are_a_setting(given: dict[str, str], told: tuple[str, str]) -> None:
+def test_the_trusted_certificates_are_a_setting(given: dict[str, str], expected: tuple[str, str]) -> None:
     found = libpq_parameters(load(**given))
-    assert (found["sslmode"], found["sslrootcert"]) == told
+    assert (found["sslmode"], found["sslrootcert"]) == expected
 
 
 def test_certificate_verification_needs_a_certificate_bundle() -> None:
