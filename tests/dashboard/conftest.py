@@ -1,4 +1,4 @@
-"""Pages under AppTest, on real servers or on addresses where nobody answers."""
+"""Pages under AppTest, on real servers or on unreachable addresses."""
 
 import contextlib
 import json

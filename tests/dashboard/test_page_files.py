@@ -47,7 +47,7 @@ def create(page: Page, title: str, description: str = "") -> None:
     page.run()
 
 
-def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) -> None:
+def test_an_empty_list_shows_what_to_do(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings)
     assert page.rows() == []
     empty = page.shown("file_table", "files")["empty"]
@@ -57,7 +57,7 @@ def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) 
     assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {0}
 
 
-def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_created_file_is_listed_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     page = open_page(settings, status="failed", q="something else")
     create(page, "Quarterly report", "line 1\nline 2")
 
@@ -86,7 +86,7 @@ def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: 
         ("fine", "a\0b", "Description must not contain a NUL character"),
     ],
 )
-def test_the_form_names_the_field_that_is_wrong_and_keeps_what_was_typed(
+def test_the_form_names_the_invalid_field_and_keeps_the_input(
     title: str, description: str, said: str, settings: Settings, open_page: OpenPage
 ) -> None:
     page = open_page(settings)
@@ -97,7 +97,7 @@ def test_the_form_names_the_field_that_is_wrong_and_keeps_what_was_typed(
     assert page.rows() == []
 
 
-def test_hostile_titles_arrive_as_they_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_hostile_titles_are_passed_unchanged(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, HOSTILE)
     page = open_page(settings, file=str(ids[0]))
     assert [row["title"] for row in page.rows()] == HOSTILE[::-1]
@@ -108,7 +108,7 @@ def test_hostile_titles_arrive_as_they_are(settings: Settings, engine: sa.Engine
     assert not any(title in text for title in HOSTILE for text in written)
 
 
-def test_progress_worker_reason_and_download_are_shown(
+def test_progress_worker_error_and_download_are_shown(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     done, failed, busy, gone, waits = accept(engine, ["done", "failed", "busy", "gone", "waits"])
@@ -130,7 +130,7 @@ def test_progress_worker_reason_and_download_are_shown(
     assert tiles == {"": 5, "pending": 1, "processing": 1, "completed": 1, "failed": 1, "cancelled": 1}
 
 
-def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_url_holds_the_view(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, [f"{'odd' if number % 2 else 'even'} {number}" for number in range(1, 121)])
     change(engine, ids[10], status="failed", error="bad luck")
 
@@ -145,16 +145,14 @@ def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: O
     assert (table["next"], table["previous"]) == beside
 
 
-def test_a_view_that_makes_no_sense_shows_the_newest(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_an_invalid_view_shows_the_newest_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     (file_id,) = accept(engine, ["only one"])
     page = open_page(settings, status="no-such-status", cursor="rubbish", file="x", refresh="7 s")
     assert [row["id"] for row in page.rows()] == [file_id]
     assert page.app.query_params.get("cursor") is None
 
 
-def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_details_show_all_values(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     (file_id,) = accept(engine, ["all of it"])
     change(
         engine, file_id, status="completed", s3_location="file-9-9.txt", size=1234, sha256="ab" * 32, worker_id="w-1",
@@ -172,12 +170,14 @@ def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open
     assert shown["download"] == f"/api/files/{file_id}/download"
 
 
-def test_details_of_a_file_that_is_not_there(settings: Settings, open_page: OpenPage) -> None:
+def test_the_details_of_an_unknown_file_show_a_notice(settings: Settings, open_page: OpenPage) -> None:
     (notice,) = open_page(settings, file="12345").notices("details-none")
     assert notice["title"] == "File #12345 does not exist"
 
 
-def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
+    settings: Settings, open_page: OpenPage
+) -> None:
     away = settings.model_copy(update={"database_port": closed_port()})
     page = open_page(away)
     (notice,) = page.notices()
@@ -193,7 +193,7 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
 
 
-def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
+def test_resubmitting_the_form_after_a_lost_response_creates_one_file(
     settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = open_page(settings)
@@ -216,9 +216,7 @@ def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
     assert [row["title"] for row in page.rows()] == ["once", "once"], "the second is another filling of the form"
 
 
-def test_the_oldest_come_first_where_the_url_says_so(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_the_url_can_sort_the_oldest_first(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, [f"file {number}" for number in range(60)])
     page = open_page(settings, sort="oldest")
     assert [row["id"] for row in page.rows()] == ids[:50]
@@ -233,7 +231,7 @@ def test_the_oldest_come_first_where_the_url_says_so(
     ("field", "value", "label"),
     [("kafka_broker", "127.0.0.1:{port}", "Kafka"), ("s3_endpoint", "http://127.0.0.1:{port}", "S3")],
 )
-def test_without_kafka_or_s3_requests_are_still_accepted(
+def test_requests_are_accepted_while_kafka_or_s3_is_unreachable(
     field: str, value: str, label: str, settings: Settings, open_page: OpenPage
 ) -> None:
     where = value.format(port=closed_port())

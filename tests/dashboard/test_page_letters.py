@@ -38,7 +38,7 @@ def reasons(page: Page) -> dict[str, int]:
     return {item["name"]: item["count"] for item in page.shown("bars", "reasons")["items"]}
 
 
-def test_reasons_are_counted_and_filter(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_reasons_are_counted_and_filter_the_table(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     die(settings, engine, "S3 said 503", "S3 said 500", "no template")
     page = open_page(settings, "letters")
     assert reasons(page) == {"S3 said N": 2, "no template": 1}
@@ -46,7 +46,7 @@ def test_reasons_are_counted_and_filter(settings: Settings, engine: sa.Engine, o
     assert places(open_page(settings, "letters", reason="S3 said N")) == ["0:1", "0:0"]
 
 
-def test_a_chosen_letter_shows_payload_headers_and_trace_as_text(
+def test_a_selected_dead_letter_shows_payload_headers_and_stack_trace_as_text(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     (file_id,) = die(settings, engine, "bad luck")
@@ -57,9 +57,7 @@ def test_a_chosen_letter_shows_payload_headers_and_trace_as_text(
     assert (headers["Reason"], headers["filemill-attempts"]) == ("bad luck", "5")
 
 
-def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = die(settings, engine, "one", "two")
     topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
     page = open_page(settings, "letters")
@@ -83,10 +81,10 @@ def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
     assert sorted(places(open_page(settings, "letters", view="All"))) == ["0:0", "0:1", "1:0"]
 
 
-def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_without_dead_letters_and_without_kafka(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "letters")
     assert places(page) == []
-    assert "Nothing is broken" in page.shown("bars", "reasons")["empty"]
+    assert "No unresolved dead letters" in page.shown("bars", "reasons")["empty"]
     assert page.app.button(key="replay-all").disabled
     nowhere = f"127.0.0.1:{closed_port()}"
     away = open_page(settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters")
@@ -104,7 +102,7 @@ def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> Non
         (b"[" * 100_000, "[" * 20_000 + "\n… and 80,000 characters more"),
     ],
 )
-def test_a_payload_is_shown_whatever_it_is(value: bytes | None, text: str) -> None:
+def test_any_payload_is_shown(value: bytes | None, text: str) -> None:
     assert pretty(value) == text
 
 
@@ -114,7 +112,7 @@ def test_a_payload_on_one_line() -> None:
     assert len(one_line(b"x" * 10_000)) == 160
 
 
-def test_a_record_that_died_several_times_is_one_row_with_its_count(
+def test_a_record_that_was_dead_lettered_several_times_is_one_row_with_a_count(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     place = [("filemill-topic", b"t"), ("filemill-partition", b"1"), ("filemill-offset", b"5")]

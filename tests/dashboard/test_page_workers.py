@@ -48,7 +48,7 @@ def rows(page: Page) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in page.shown("grid", "workers")["rows"]}
 
 
-def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
+def test_busy_idle_stuck_dead_and_stopped_workers_are_distinguished(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     beat(engine, "busy", owned=[0, 2], in_flight=3, oldest_seconds=2, headroom_seconds=299, rss_bytes=1000, finished=9)
@@ -81,7 +81,7 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
 
 
-def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_counted(
+def test_workers_are_paginated_with_live_ones_first_and_all_are_counted(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     beat(engine, "z-alive", in_flight=1)
@@ -108,7 +108,7 @@ def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_cou
     assert len(json.dumps(page.shown("grid", "workers"))) < 60_000
 
 
-def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Settings, engine: sa.Engine) -> None:
+def test_counts_and_lists_agree_on_the_condition_of_workers(settings: Settings, engine: sa.Engine) -> None:
     del settings
     of_each: list[dict[str, Any]] = [
         {},
@@ -140,7 +140,7 @@ def test_cpu_is_a_share_of_the_time_between_heartbeats(
     assert found["new"]["cells"]["cpu"] is None
 
 
-def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
+def test_a_selected_worker_shows_its_files_in_progress_and_events(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     say(engine, "w", EventKind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
@@ -158,18 +158,18 @@ def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
     assert (step["title"], step["detail"]) == ("Assigned", "P1 · epoch 4")
 
 
-def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_without_workers_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "workers")
     assert page.shown("grid", "workers")["empty"] == {
-        "what": "No worker was heard of within a day",
+        "title": "No workers in the last 24 hours",
         "hint": "Start one: `filemill run processor`.",
     }
     away = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
-    assert away.shown("grid", "workers")["empty"]["title"] == "Not known yet"
+    assert away.shown("grid", "workers")["empty"]["title"] == "No data yet"
     assert {tile["count"] for tile in away.shown("filter_tiles", "states")["tiles"]} == {None}
 
 
-def test_a_clock_that_is_off_is_shown_and_distorts_nothing(
+def test_a_wrong_worker_clock_is_shown_and_does_not_distort_states(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     say(engine, "right", EventKind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())

@@ -37,9 +37,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   setAttribute(
     state.sort,
     "title",
-    data.oldest_first
-      ? "Oldest first. Click to show the newest first"
-      : "Newest first. Click to show the oldest first",
+    data.oldest_first ? "Oldest first. Click to show the newest first" : "Newest first. Click to show the oldest first",
   );
   setAttribute(state.sort.parentNode, "aria-sort", data.oldest_first ? "ascending" : "descending");
   state.sort.onclick = () => setTriggerValue("sort", true);
