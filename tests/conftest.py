@@ -33,7 +33,14 @@ FAST_FILES = (
     "tests/acceptance/test_stack.py",
     "tests/acceptance/test_wheel.py",
     "tests/browser/test_files_in_a_browser.py",
-    "tests/integration/test_pipeline.py",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            *("pipeline", "takeover", "dead_letters", "operations", "idempotency", "foreign", "verify", "schema"),
+            *("rest_files", "rest_errors", "rest_health", "openapi_snapshot", "reads_files", "reads_group"),
+            *("embedded_faults", "database_roles", "topic_browser"),
+        )
+    ),
 )
 
 
