@@ -32,13 +32,14 @@ Clock = Callable[[], float]
 class DeliveryReport(msgspec.Struct, frozen=True):
     """Partition and offset of a record that the broker stored, or the error.
 
-    `too_large`: the broker will never store this record.
+    `too_large`: the broker will never store this record. `code`: the machine-readable code of the error.
     """
 
     partition: int
     offset: int
     error: str | None = None
     too_large: bool = False
+    code: str | None = None
 
 
 class Publisher(Protocol):

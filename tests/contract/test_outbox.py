@@ -149,12 +149,12 @@ def test_discarded_rows_get_new_sequences(database: DatabaseHarness) -> None:
     assert outbox.discard_sequences(rows) == 0
     assert database.discarded_sequences() == {2: ids[1]}
     assert outbox.unpublished(10) == []
-    anew = outbox.claim(10, 2, 2)
-    assert [(row.sequence, row.partition, row.file_id, row.generation) for row in anew] == [
+    claimed_again = outbox.claim(10, 2, 2)
+    assert [(row.sequence, row.partition, row.file_id, row.generation) for row in claimed_again] == [
         (3, 0, ids[1], 2),
         (4, 1, ids[2], 2),
     ]
-    assert outbox.unpublished(10) == anew
+    assert outbox.unpublished(10) == claimed_again
 
 
 def test_marking_a_discarded_sequence_does_nothing(database: DatabaseHarness) -> None:
