@@ -172,7 +172,7 @@ def _complete(services: object, file_id: int) -> None:
     from filemill_dashboard.state.services import Services  # noqa: PLC0415
 
     assert isinstance(services, Services)
-    with services.reading() as connection:
+    with services.connect() as connection:
         connection.execute(
             sa.text("UPDATE files SET status = 'completed', s3_location = 'x.txt' WHERE id = :id"), {"id": file_id}
         )

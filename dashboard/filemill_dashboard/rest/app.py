@@ -84,7 +84,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
 
 def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:  # noqa: C901 - a list of endpoints
     def find(file_id: int) -> FileRow:
-        with services.reading() as connection:
+        with services.connect() as connection:
             row = get_file(connection, file_id)
         if row is None:
             raise ApiError(404, "not_found", f"there is no file {file_id}", "id")
@@ -111,7 +111,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         sort: Annotated[Literal["newest", "oldest"], Query(description="Order of the files.")] = "newest",
     ) -> Response:
         def work() -> dict[str, object]:
-            with services.reading() as connection:
+            with services.connect() as connection:
                 page = list_files(
                     connection, status=status, search=search, limit=limit, cursor=cursor, oldest_first=sort == "oldest"
                 )

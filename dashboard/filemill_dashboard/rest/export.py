@@ -50,7 +50,7 @@ def add_export(app: FastAPI, services: Services) -> None:
 def _pages(services: Services, status: Status | None, search: str) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
-        with services.reading() as connection:
+        with services.connect() as connection:
             page = list_files(connection, status=status, search=search, limit=LIMIT_MAX, cursor=cursor)
         yield page.items
         cursor = page.older

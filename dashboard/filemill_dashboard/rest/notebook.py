@@ -58,7 +58,7 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
 def _now(services: Services) -> datetime:
     """The time of the database, which the notebook reads; that of this process if the database is unreachable."""
-    with contextlib.suppress(Unavailable), services.reading() as connection:
+    with contextlib.suppress(Unavailable), services.connect() as connection:
         return server_time(connection)
     return datetime.now(UTC)
 

@@ -46,7 +46,7 @@ class _NotSetUp(Exception):
 
 
 def _check_postgres(services: Services) -> None:
-    with services.reading() as connection:
+    with services.connect() as connection:
         found, needed = current_revision(connection), head_revision()
         if found == needed:
             check_writable(connection)
@@ -65,7 +65,7 @@ def _check_kafka(services: Services) -> None:
 
 def _check_s3(services: Services) -> None:
     settings = services.settings
-    if not bucket_exists(settings, services.quick_objects):
+    if not bucket_exists(settings, services.s3_for_health_checks):
         advice = (
             f"Create the bucket {settings.s3_bucket} with the tools of your S3 service. `filemill up` creates it, too."
         )
