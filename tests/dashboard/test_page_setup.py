@@ -33,7 +33,7 @@ def test_topics_with_producer_timestamps_are_reported(settings: Settings, open_p
     assert open_page(settings, "setup").notices("dates") == []
     recreate_topic(settings, settings.topic_progress)
     page = open_page(settings, "setup")
-    dated = {name: cells["dated_by"] for name, cells in rows(page, "topics").items()}
+    dated = {name: cells["timestamps"] for name, cells in rows(page, "topics").items()}
     assert dated.pop(settings.topic_progress) == "producers"
     assert set(dated.values()) == {"broker"}
     (notice,) = page.notices("dates")

@@ -18,7 +18,11 @@ from filemill_dashboard.state.setup_facts import effective_settings, process_ver
 TOPICS = [
     Column("name", "Topic", "mono"),
     Column(
-        "dated_by", "Timestamps by", "text", 112, title="Who sets the timestamp of a record: the broker or the producer"
+        "timestamps",
+        "Timestamps by",
+        "text",
+        112,
+        title="Who sets the timestamp of a record: the broker or the producer",
     ),
     Column("partitions", "Partitions", "number", 92),
 ]
@@ -92,7 +96,7 @@ def _topics(data: PageData) -> None:
         TOPICS,
         [
             TableRow(
-                topic.name, {"name": topic.name, "partitions": topic.partitions, "dated_by": topic.timestamps_from}
+                topic.name, {"name": topic.name, "partitions": topic.partitions, "timestamps": topic.timestamps_from}
             )
             for topic in reading.value or []
         ],
