@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_records_at, read_topic
 from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import LogOffsets
 from filemill.domain.dead_letters import (
     DeadLetter,
     DeadLetterEntry,

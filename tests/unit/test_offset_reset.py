@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemill.adapters.kafka.admin import LogOffsets
+from filemill.domain.consumer_groups import LogOffsets
 from filemill.services.offset_reset import PartitionReset, ResetPlan, ResetTarget, members_refusal, new_offsets
 
 PARTS = [

@@ -12,10 +12,10 @@ from datetime import datetime
 import msgspec
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from filemill.adapters.kafka.admin import LogOffsets
 from filemill.adapters.kafka.client import UnreadableHeaders, headers_of, kafka_errors, new_client
 from filemill.adapters.kafka.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import LogOffsets
 
 # A query scans at most this many records and buffers at most this many bytes.
 MAX_SCANNED_RECORDS = 5000
