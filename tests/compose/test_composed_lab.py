@@ -1,4 +1,4 @@
-"""The lab on containers: its faults, its measures and its verdict, unchanged."""
+"""The lab with containers: its faults, its measures and its invariants."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
+def test_the_lab_scales_kills_suspends_and_checks_containers() -> None:
     with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
         lab.load.start(lambda load: load.open_loop([LoadStep(3600, 20)]))
         first = lab.workers()
@@ -42,5 +42,5 @@ def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["02_rebalancing", "03_failures"])
-def test_the_notebooks_run_on_it_unchanged(name: str, tmp_path: Path) -> None:
+def test_the_notebooks_run_with_containers(name: str, tmp_path: Path) -> None:
     execute(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", short=True)

@@ -20,7 +20,7 @@ import msgspec
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
 from filemill_infra.compose import Compose
-from filemill_infra.compose_secrets import VOLUMES, draw
+from filemill_infra.compose_secrets import VOLUMES, write_secrets
 from filemill_infra.embedded.credentials import Credentials, credentials_of
 from filemill_infra.embedded.processes.watchdog_client import Watchdog
 from filemill_infra.embedded.servers.postgres import DATABASE, OWNER, READER, USER
@@ -103,7 +103,7 @@ def container_servers(engine: Engine, home: Path) -> Iterator[ContainerServers]:
         stack.callback(watchdog.close)
         credentials = credentials_of(home)
         secrets = home / "secrets"
-        draw(secrets, msgspec.structs.asdict(credentials), mode=0o444)  # the home is private
+        write_secrets(secrets, msgspec.structs.asdict(credentials), mode=0o444)  # the home is private
         servers: dict[str, ContainerServer] = {}
         for name in PORTS:
             container = stack.enter_context(_container(services, name, ports[name], secrets)).get_wrapped_container()

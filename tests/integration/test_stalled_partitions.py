@@ -24,7 +24,7 @@ from filemill.entrypoints.processor import Processor
 from filemill.ports import PutMode, ReceivedEvent
 from filemill.queries.overview import overview
 from filemill.verification.findings import FindingCode
-from tests.integration.group_samples import GROUP, samples
+from tests.integration.group_samples import GROUP, insert_samples
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
@@ -51,8 +51,8 @@ def stalled(connection: sa.Connection) -> dict[int, str]:
 
 def test_a_partition_that_stands_still_is_reported(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
-        samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
+        insert_samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
+        insert_samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
         tell(connection, inFlight=1, oldestRecords=[{"partition": 0, "offset": 7, "seconds": 59.0}])
         found = stalled(connection)
     assert list(found) == [0]
@@ -66,30 +66,30 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
     oldest = [{"partition": 0, "offset": 7, "seconds": 59.0}]
     with engine.connect() as connection:
         with connection.begin() as short:
-            samples(connection, {0: 7}, since=20)
+            insert_samples(connection, {0: 7}, since=20)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "the samples do not reach far enough back"
             short.rollback()
         with connection.begin() as gap:
-            samples(connection, {0: 7}, upto=40)
-            samples(connection, {0: 7}, since=16)
+            insert_samples(connection, {0: 7}, upto=40)
+            insert_samples(connection, {0: 7}, since=16)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "for 24 s nobody looked"
             gap.rollback()
         with connection.begin() as moved:
-            samples(connection, {0: 7}, upto=18, owner="another")
-            samples(connection, {0: 7}, since=16)
+            insert_samples(connection, {0: 7}, upto=18, owner="another")
+            insert_samples(connection, {0: 7}, since=16)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "it has had its owner for 16 s"
             moved.rollback()
         with connection.begin() as closed:
-            samples(connection, {0: 7})
+            insert_samples(connection, {0: 7})
             tell(connection, EventKind.BREAKER_CLOSED, ago=10)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "S3 has been back for 10 s"
             closed.rollback()
         with connection.begin() as silent:
-            samples(connection, {0: 7}, since=120, upto=40)
+            insert_samples(connection, {0: 7}, since=120, upto=40)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "the monitor has been silent for 40 s"
             silent.rollback()
@@ -101,14 +101,14 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
 )
 def test_the_reason_comes_from_the_owners_events(vitals: dict[str, Any], reason: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7})
+        insert_samples(connection, {0: 7})
         tell(connection, **vitals)
         assert stalled(connection)[0].startswith(f"{reason}: ")
 
 
 def test_a_foreign_owner_is_reported_too(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7}, since=100, owner="kafkajs")
+        insert_samples(connection, {0: 7}, since=100, owner="kafkajs")
         assert stalled(connection)[0].endswith("its owner kafkajs sends no heartbeats")
 
 

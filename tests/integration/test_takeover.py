@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import GroupSample, LeaseRow, Publication, SyncPosition
-from tests.integration.cable import Cable
 from tests.integration.harness import PipelineHarness
+from tests.integration.interruptible_proxy import InterruptibleProxy
 from tests.integration.processes import Process, wait_until
 
 TAKE_OVER_SECONDS = 5.0
@@ -70,15 +70,15 @@ def test_leases_of_relay_and_sync_are_taken_over_within_five_seconds(harness: Pi
 
 def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
     """Nothing answers, and nothing ends the connection: only time tells."""
-    with Cable(harness.settings.database_host, harness.settings.database_port) as cable:
-        given = {"database_port": cable.port, "relay_batch": 10, "sync_batch": 10}
+    with InterruptibleProxy(harness.settings.database_host, harness.settings.database_port) as proxy:
+        given = {"database_port": proxy.port, "relay_batch": 10, "sync_batch": 10}
         relay, sync = harness.start("relay", "sync", **given)
         harness.run_in_threads("relay", "sync")
         harness.start("processor")
         ids = harness.submit(FILES)
         published = sa.func.count(Publication.publish_number)
         wait_until(lambda: count(harness, published) > 100, 20, "they are in the middle of it")
-        cable.cut()
+        proxy.interrupt()
         cut_at = time.monotonic()
         for victim in (relay, sync):
             lease = victim.name.split("-", maxsplit=1)[0]
@@ -88,7 +88,7 @@ def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: Pip
         assert time.monotonic() - cut_at < TAKE_OVER_SECONDS
         ids += harness.submit(10)
         harness.wait_for(ids)
-        cable.mend()
+        proxy.restore()
         wait_until(lambda: relay.has_logged("Relay", state="standby"), 30, f"the relay stands by\n{relay.tail()}")
         wait_until(lambda: sync.has_logged("Sync", state="standby"), 30, f"the sync stands by\n{sync.tail()}")
         assert (relay.terminate(10), sync.terminate(10)) == (0, 0)

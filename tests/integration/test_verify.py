@@ -16,7 +16,7 @@ from filemill.verification.findings import VERIFY_CODES
 from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
-from tests.integration.group_samples import samples
+from tests.integration.group_samples import insert_samples
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.servers import RunningServers
 
@@ -219,7 +219,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         f"{passed.file_id} (partition {partition}, offset {offset}: committed without a result)",
     ]
     with ledger.engine.begin() as connection:  # of the next half minute too, so that they are fresh when it is checked
-        samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
+        insert_samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
     standing = "partition 2: the committed offset 993 has not advanced for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
     (restored,) = ledger.insert_rows(1)
