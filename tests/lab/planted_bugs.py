@@ -89,9 +89,9 @@ def clock_in_the_key() -> None:
 
 def backward_status() -> None:
     """The sync applies whatever it reads."""
-    from filemill.adapters.postgres import status  # noqa: PLC0415 - what is patched
+    from filemill.adapters.postgres import status_store  # noqa: PLC0415 - what is patched
 
-    rule = "AND coalesce(ranked.run, standing.run) = standing.run"
+    rule = "AND coalesce(ranked.run, stored.run) = stored.run"
     before, rule, after = status_store._APPLY.text.partition(rule)
     assert rule, "the statement has changed: plant the bug anew"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
