@@ -68,6 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=embedded)
     items.sort(key=lambda item: item.nodeid.startswith(COMPOSED))
     for item in items:
+        for marker in item.iter_markers("slow"):
+            assert marker.kwargs.get("reason"), f"{item.nodeid}: the marker `slow` needs a reason"
         if not item.nodeid.startswith((*FAST_FOLDERS, *FAST_FILES)):
             item.add_marker(pytest.mark.full)
         if item.nodeid.startswith(COMPOSED):

@@ -239,7 +239,7 @@ def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
         stack.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="the supervisor's own tests show the same in less time")
 def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with stack_in(home, "--workers", "1") as stack:

@@ -15,7 +15,7 @@ def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FILEMILL_IMAGE", image)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes minutes; the lab's tests show the same with embedded servers")
 def test_the_lab_scales_kills_suspends_and_checks_containers() -> None:
     with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
         lab.load.start(lambda load: load.open_loop([LoadStep(3600, 20)]))
@@ -40,7 +40,7 @@ def test_the_lab_scales_kills_suspends_and_checks_containers() -> None:
         assert len(measures.kills(lab.journal.faults())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes minutes; the notebooks run with embedded servers")
 @pytest.mark.parametrize("name", ["02_rebalancing", "03_failures"])
 def test_the_notebooks_run_with_containers(name: str, tmp_path: Path) -> None:
     execute(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", short=True)

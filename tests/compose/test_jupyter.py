@@ -19,7 +19,7 @@ PROGRAM = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="builds an image with Jupyter, which takes ten minutes")
 @pytest.mark.timeout(1800)
 def test_jupyter_has_the_notebooks_and_connects_to_the_stack(stack: Stack, docker_engine: Engine) -> None:
     stack.compose.environment["FILEMILL_LAB_IMAGE"] = lab_image(docker_engine)

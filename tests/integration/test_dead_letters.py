@@ -220,7 +220,10 @@ def fill(settings: Settings, megabytes: int, size: int) -> None:
     assert producer.flush(120) == 0
 
 
-@pytest.mark.parametrize("megabytes", [150, pytest.param(1024, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+SLOW = pytest.mark.slow(reason="fills a topic with 1 GiB")
+
+
+@pytest.mark.parametrize("megabytes", [150, pytest.param(1024, marks=[SLOW, pytest.mark.timeout(600)])])
 def test_memory_does_not_grow_with_the_topic(megabytes: int, settings: Settings, tmp_path: Path) -> None:
     fill(settings, megabytes, 100_000)
     with (

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "topic recreated",
     "clock skewed",
 }
+SLOW = pytest.mark.slow(reason="other tests and the soak test inject this fault as well")
 # Those that take away what only a person can ask for again.
 PLANTS = {"records deleted", "topic recreated"}
 # What stays as it was made comes last.
@@ -61,7 +62,7 @@ def test_no_listed_fault_is_forgotten() -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ELSEWHERE else ()) for name in ORDER]
+    "name", [pytest.param(name, marks=SLOW if name in ELSEWHERE else ()) for name in ORDER]
 )
 def test_nothing_is_lost_by(name: str, lab: Lab) -> None:
     lab.wait_for_group()

@@ -11,7 +11,7 @@ RATE = 60.0
 OWNED_SECONDS = 30.0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes up to twenty minutes")
 @pytest.mark.timeout(1200)
 def test_fifty_processors_killed_in_a_row_lose_nothing() -> None:
     with Lab(StackParameters(workers=3, processing_seconds=0.5)) as lab:
