@@ -20,7 +20,7 @@ HIDDEN = "••••••"
 
 @dataclass(frozen=True)
 class TopicView:
-    """A topic that filemill uses. `partitions` None: it is missing. `dated_by`: who sets timestamps; None: unknown."""
+    """A topic that filemill uses. `partitions` None: it is missing. `timestamps_from` None: unknown."""
 
     name: str
     partitions: int | None
@@ -29,7 +29,7 @@ class TopicView:
 
 @dataclass(frozen=True)
 class SettingView:
-    """An effective setting, as text. `given`: it is not the default."""
+    """An effective setting, as text. `is_set`: it is not the default."""
 
     name: str
     value: str
