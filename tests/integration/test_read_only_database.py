@@ -6,6 +6,7 @@ and stays read-only when the database is writable again.
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import sqlalchemy as sa
@@ -68,9 +69,7 @@ def test_the_workers_wait_for_a_read_only_database(harness: PipelineHarness) -> 
                 assert "Traceback" not in done.stderr
                 assert "a title for nobody" not in done.stderr
             for role in ("sync", "monitor"):
-                wait_until(
-                    lambda role=role: said_read_only(harness, role), SECONDS, f"the {role} reports what it waits for"
-                )  # type: ignore[misc]
+                wait_until(partial(said_read_only, harness, role), SECONDS, f"the {role} reports what it waits for")
         answer = rest.post("/api/files", json={"title": "after"})
         assert answer.status_code == 201, f"the pool still has read-only sessions: {answer.text}"
         assert rest.get("/readyz").status_code == 200

@@ -29,7 +29,7 @@ def places(result: BrowseResult) -> list[tuple[int, int]]:
 
 def test_partitions_are_merged_by_timestamp(settings: Settings) -> None:
     """Partition 0 has the newest records: without the merge only its records would be returned."""
-    topics.keep_producers_timetimestamps(settings)
+    topics.keep_producers_timestamps(settings)
     for partition, later in ((0, 90_000), (1, 0), (2, 30_000)):
         timestamps = [T0 + later + 1000 * number for number in range(99)]
         records = [RawRecord(b"x", timestamp_ms=timestamp, partition=partition) for timestamp in timestamps]
@@ -94,7 +94,7 @@ def test_headers_keep_their_order_and_null_is_not_empty(settings: Settings) -> N
 
 @pytest.mark.parametrize("stamp", [-1_000_000, -5, 253_402_300_800_000, 1_767_528_000_000_000, 2**63 - 1])
 def test_an_invalid_timestamp_is_returned_separately(stamp: int, settings: Settings) -> None:
-    topics.keep_producers_timetimestamps(settings)
+    topics.keep_producers_timestamps(settings)
     publish_raw(settings, settings.topic_created, [RawRecord(b"x")])
     publish_raw(settings, settings.topic_created, [RawRecord(b"invalid", timestamp_ms=stamp)])
     found = {record.value: record for record in run(settings, None).records}
