@@ -20,10 +20,10 @@ SETTLE_MILLISECONDS = 3000
 IS_READY = """() => {
   const roots = [document, ...[...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)];
   const all = (selector) => roots.flatMap((root) => [...root.querySelectorAll(selector)]);
-  const texts = [...all('.message'), ...all('.empty-title')].map((node) => node.checkVisibility() ? node.textContent : '');
+  const visible = [...all('.message'), ...all('.empty-title')].filter((node) => node.checkVisibility());
   return all('.age').some((node) => node.textContent.startsWith('updated'))
     && (all('.frame').length || !/messages|letters|workers|experiments|setup/.test(location.pathname))
-    && !texts.some((text) => /no data yet|No data yet|Reading …|Waiting for/.test(text))
+    && !visible.some((node) => /no data yet|No data yet|Reading …|Waiting for/.test(node.textContent))
     && all('.chart').every((chart) => chart.querySelector('.main-svg') || chart.querySelector('.message')?.textContent);
 }"""
 TIMEOUT_MILLISECONDS = 120_000

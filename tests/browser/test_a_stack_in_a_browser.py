@@ -110,14 +110,15 @@ def test_an_injected_fault_is_a_bar_on_the_charts(page: Page, stack: Stack) -> N
     expect(row_of(page, "Operations in the last 24 hours", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
 
 
-def _charts_with_bars(page: Page, wanted: int) -> bool:
-    return bool(page.evaluate(BARS) == wanted)
+def _charts_with_bars(page: Page, expected: int) -> bool:
+    return bool(page.evaluate(BARS) == expected)
 
 
 def test_dead_letters_are_replayed(page: Page, stack: Stack, settings: Settings) -> None:
     engine = bootstrap.create_engine(settings, "test")
     rows = [
-        {"title": f"dies {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))} for number in range(2)
+        {"title": f"dead letter {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))}
+        for number in range(2)
     ]
     with engine.begin() as connection:
         ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())

@@ -134,11 +134,11 @@ def stack_of(home: Path, control: str | None, settings: Settings) -> StackState:
     )
 
 
-class Breaker:
-    """In place of the supervisor: notes the faults that it is told of."""
+class FakeSupervisor:
+    """A fake supervisor that records the faults that it receives."""
 
     def __init__(self) -> None:
-        self.told: list[SupervisorCommand] = []
+        self.received: list[SupervisorCommand] = []
         self.refusal = ""
 
     def scale(self, role: str, count: int) -> list[str]:
@@ -152,18 +152,18 @@ class Breaker:
     def inject_fault(self, kind: Any, target: str, seconds: float, key: str) -> None:
         if self.refusal:
             raise ValueError(self.refusal)
-        self.told.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
+        self.received.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
 
 
 @pytest.fixture
-def breaker(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
-    """A stack whose supervisor only listens."""
-    breaker = Breaker()
-    control = ControlServer(breaker)
+def supervisor(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
+    """A stack with a fake supervisor."""
+    supervisor = FakeSupervisor()
+    control = ControlServer(supervisor)
     control.open()
     stack = stack_of(tmp_path, control.address, settings)
     monkeypatch.setattr("filemill_dashboard.state.services.running_stack", lambda _home: stack)
-    yield breaker
+    yield supervisor
     control.close()
 
 
@@ -179,7 +179,7 @@ def test_without_a_stack_each_fault_gives_the_reason_why_it_is_disabled(
 
 
 def press(page: Page, key: str, row: str) -> None:
-    """What the browser sends when the button of a row is pressed."""
+    """Send what the browser sends for the button of a row."""
     stack = page_data.current().stack()
     offer = next(one for one in faults.fault_options(stack, []) if one.key == row)
     page.app.session_state["fault_wanted"] = offer
@@ -188,7 +188,7 @@ def press(page: Page, key: str, row: str) -> None:
 
 
 def test_a_fault_is_confirmed_injected_and_recorded(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     page = open_page(settings, "experiments", part="Faults")
     offered = {row["key"]: row for row in rows(page, "offers")}
@@ -200,18 +200,18 @@ def test_a_fault_is_confirmed_injected_and_recorded(
     assert page.app.button(key="fault-go").label == "Stop Kafka for 7 s"
     page.app.button(key="fault-go").click()
     page.run()
-    (order,) = breaker.told
-    assert (order.fault, order.target, order.seconds) == ("stopped", "kafka", 7)
+    (command,) = supervisor.received
+    assert (command.fault, command.target, command.seconds) == ("stopped", "kafka", 7)
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.actor, Operation.action, Operation.detail)).all()
     assert (act.actor, act.action) == ("page", "fault")
-    assert act.detail == {"fault": "stopped", "target": "kafka", "seconds": 7.0, "key": order.key}
+    assert act.detail == {"fault": "stopped", "target": "kafka", "seconds": 7.0, "key": command.key}
 
 
 def test_a_rejected_fault_shows_the_reason_and_no_annotation(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    breaker.refusal = "kafka has a fault already"
+    supervisor.refusal = "kafka has a fault already"
     page = open_page(settings, "experiments", part="Faults")
     press(page, "offers", "killed:kafka")
     page.app.button(key="fault-go").click()
@@ -224,7 +224,7 @@ def test_a_rejected_fault_shows_the_reason_and_no_annotation(
 
 
 def test_the_journal_shows_active_faults_and_the_audit_log_gets_their_end(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, tmp_path: Path, open_page: OpenPage
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, tmp_path: Path, open_page: OpenPage
 ) -> None:
     journal = Journal(tmp_path / FAULTS_FILE)
     with engine.begin() as connection:
@@ -253,7 +253,7 @@ def test_the_page_works_while_all_servers_are_unreachable(
     settings: Settings, results: Path, open_page: OpenPage
 ) -> None:
     planted(results, "one")
-    nobody = {"database_port": closed_port(), "kafka_broker": f"127.0.0.1:{closed_port()}"}
-    away = settings.model_copy(update={**nobody, "server_timeout_seconds": 1.0})
-    page = open_page(away, "experiments")
+    closed = {"database_port": closed_port(), "kafka_broker": f"127.0.0.1:{closed_port()}"}
+    unreachable = settings.model_copy(update={**closed, "server_timeout_seconds": 1.0})
+    page = open_page(unreachable, "experiments")
     assert len(rows(page, "runs")) == 1

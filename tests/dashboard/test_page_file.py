@@ -1,4 +1,4 @@
-"""A file's own page."""
+"""The page of one file."""
 
 from typing import Any
 
@@ -95,9 +95,9 @@ def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa
         assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
 
 
-@pytest.mark.parametrize("wanted", ["", "x", "-1", "99", "9" * 30])
-def test_an_unknown_file_shows_a_notice(wanted: str, settings: Settings, open_page: OpenPage) -> None:
-    (notice,) = open_page(settings, "file", id=wanted).notices("none")
+@pytest.mark.parametrize("file_id", ["", "x", "-1", "99", "9" * 30])
+def test_an_unknown_file_shows_a_notice(file_id: str, settings: Settings, open_page: OpenPage) -> None:
+    (notice,) = open_page(settings, "file", id=file_id).notices("none")
     assert notice["title"] in {"No file selected", "File #99 does not exist"}
 
 

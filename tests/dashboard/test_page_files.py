@@ -77,7 +77,7 @@ def test_a_created_file_is_listed_at_once(settings: Settings, engine: sa.Engine,
 
 
 @pytest.mark.parametrize(
-    ("title", "description", "said"),
+    ("title", "description", "expected"),
     [
         ("  ", "", "Title must not be blank"),
         ("x" * 256, "", "Title must have at most 255 characters, not 256"),
@@ -87,12 +87,12 @@ def test_a_created_file_is_listed_at_once(settings: Settings, engine: sa.Engine,
     ],
 )
 def test_the_form_names_the_invalid_field_and_keeps_the_input(
-    title: str, description: str, said: str, settings: Settings, open_page: OpenPage
+    title: str, description: str, expected: str, settings: Settings, open_page: OpenPage
 ) -> None:
     page = open_page(settings)
     create(page, title, description)
     (outcome,) = page.notices("outcome")
-    assert (outcome["tone"], outcome["title"]) == ("bad", said)
+    assert (outcome["tone"], outcome["title"]) == ("bad", expected)
     assert page.app.text_input(key="new_title").value == title
     assert page.rows() == []
 
@@ -103,7 +103,7 @@ def test_hostile_titles_are_passed_unchanged(settings: Settings, engine: sa.Engi
     assert [row["title"] for row in page.rows()] == HOSTILE[::-1]
     facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "details")["facts"]}
     assert facts["Title"] == HOSTILE[0]
-    # Nowhere does a title become Streamlit's Markdown or HTML.
+    # No title becomes Streamlit's Markdown or HTML.
     written = [element.proto.body for kind in ("markdown", "html") for element in page.app.get(kind)]
     assert not any(title in text for title in HOSTILE for text in written)
 
@@ -178,11 +178,11 @@ def test_the_details_of_an_unknown_file_show_a_notice(settings: Settings, open_p
 def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
     settings: Settings, open_page: OpenPage
 ) -> None:
-    away = settings.model_copy(update={"database_port": closed_port()})
-    page = open_page(away)
+    unreachable = settings.model_copy(update={"database_port": closed_port()})
+    page = open_page(unreachable)
     (notice,) = page.notices()
     assert notice["title"] == "PostgreSQL is unreachable"
-    assert f":{away.database_port}/" in notice["text"]
+    assert f":{unreachable.database_port}/" in notice["text"]
     assert "check FILEMILL_DATABASE_HOST" in notice["text"]
     assert page.shown("file_table", "files")["empty"]["title"] == "No data yet"
     assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {None}

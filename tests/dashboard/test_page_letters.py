@@ -1,4 +1,4 @@
-"""The page of dead letters."""
+"""The Dead letters page."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ from tests.dashboard.test_bulk import wait_for
 from tests.integration import topics
 
 
-def die(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
-    """Files that failed, and their dead letters, all on partition 0."""
+def dead_letter(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
+    """Insert failed files and their dead letters on partition 0."""
     with engine.begin() as connection:
         ids = insert_many(connection, [new_file("<i>dead</i>") for _ in reasons])
         connection.execute(sa.delete(OutboxRow))
@@ -39,7 +39,7 @@ def reasons(page: Page) -> dict[str, int]:
 
 
 def test_reasons_are_counted_and_filter_the_table(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    die(settings, engine, "S3 said 503", "S3 said 500", "no template")
+    dead_letter(settings, engine, "S3 said 503", "S3 said 500", "no template")
     page = open_page(settings, "letters")
     assert reasons(page) == {"S3 said N": 2, "no template": 1}
     assert places(page) == ["0:2", "0:1", "0:0"]
@@ -49,7 +49,7 @@ def test_reasons_are_counted_and_filter_the_table(settings: Settings, engine: sa
 def test_a_selected_dead_letter_shows_payload_headers_and_stack_trace_as_text(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    (file_id,) = die(settings, engine, "bad luck")
+    (file_id,) = dead_letter(settings, engine, "bad luck")
     page = open_page(settings, "letters", place="0:0")
     assert json.loads(page.shown("preview", "payload")["text"]) == {"fileId": file_id, "title": "<i>dead</i>"}
     assert page.shown("preview", "trace")["text"] == "Trace <b>"
@@ -58,7 +58,7 @@ def test_a_selected_dead_letter_shows_payload_headers_and_stack_trace_as_text(
 
 
 def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    ids = die(settings, engine, "one", "two")
+    ids = dead_letter(settings, engine, "one", "two")
     topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
     page = open_page(settings, "letters")
     page.app.button(key="replay-all").click()
@@ -68,7 +68,7 @@ def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engin
     refused = page.shown("bars", "replay-refused")["items"]
     assert refused == [{"name": "it names no file", "count": 1}]
     with engine.connect() as connection:
-        assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # that was a dry run
+        assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # a dry run
     go.click()
     page.run()
     view = wait_for(page_data.current().jobs)
@@ -87,8 +87,10 @@ def test_the_page_without_dead_letters_and_without_kafka(settings: Settings, ope
     assert "No unresolved dead letters" in page.shown("bars", "reasons")["empty"]
     assert page.app.button(key="replay-all").disabled
     nowhere = f"127.0.0.1:{closed_port()}"
-    away = open_page(settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters")
-    assert away.notices("dead-letters-notice")[0]["tone"] == "warn"
+    unreachable = open_page(
+        settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters"
+    )
+    assert unreachable.notices("dead-letters-notice")[0]["tone"] == "warn"
 
 
 @pytest.mark.parametrize(

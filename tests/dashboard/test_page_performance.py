@@ -16,7 +16,7 @@ from tests.dashboard.conftest import OpenPage, Page, closed_port
 def ended(
     engine: sa.Engine, count: int, *, wait: float = 1, took: float = 2, partition: int = 0, **values: object
 ) -> list[int]:
-    """Files that ended just now, after so many seconds of waiting and of processing."""
+    """Insert files that finished just now, after these seconds of waiting and processing."""
     now = sa.func.clock_timestamp()
     times = {
         "created_at": now - timedelta(seconds=wait + took),
@@ -52,7 +52,7 @@ def test_metrics_are_computed_from_the_files(settings: Settings, engine: sa.Engi
     assert rows["w-0"]["p50"] == pytest.approx(1, abs=0.05)
     assert rows["w-1"]["p50"] == pytest.approx(5, abs=0.05)
     lines = {line["name"]: line for line in page.shown("chart", "ended")["figure"]["data"]}
-    # Since the first that ended a bin without any is zero a second, but has no percentiles.
+    # After the first finished file, an empty bin is zero per second and has no percentiles.
     assert sum(lines["failed"]["y"]) == pytest.approx(2 / 15)
     assert len(page.shown("chart", "times")["figure"]["data"]) == 3
 
@@ -70,7 +70,9 @@ def test_files_that_finished_before_the_period_do_not_count(engine: sa.Engine) -
     ended(engine, 3, finished_at=sa.func.now() - timedelta(minutes=6))
     with engine.connect() as connection:
         found = performance(connection, timedelta(minutes=5))
-        connection.execute(sa.text("SET LOCAL enable_seqscan = off"))  # of so few rows it would be the quicker way
+        connection.execute(
+            sa.text("SET LOCAL enable_seqscan = off")
+        )  # with few rows, a sequential scan would be faster
         plan = "\n".join(
             connection.execute(
                 sa.text("EXPLAIN SELECT 1 FROM files WHERE finished_at > now() - interval '5 min' ORDER BY finished_at")
@@ -98,16 +100,16 @@ def test_the_ledger_balances_and_names_inconsistent_files(
     (unfounded,) = ended(engine, 1, s3_location=None)
     with engine.connect() as connection:
         found = ledger(connection)
-    # The two that waited have lost their outbox rows with these, but a moment ago only.
+    # The two waiting files lost their outbox rows too, but only a moment ago.
     assert (found.lost, found.stale, found.without_object) == ([lost], [stale], [unfounded])
-    said = open_page(settings, "performance").notices("ledger-notices")
-    assert [notice["text"].split(".")[0] for notice in said] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
+    notices = open_page(settings, "performance").notices("ledger-notices")
+    assert [notice["text"].split(".")[0] for notice in notices] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
 
 
 def test_the_page_without_files_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "performance")
     assert metrics(page)["Error rate"] is None
     assert page.shown("chart", "ended")["message"] == "no file finished in this period"
-    away = open_page(settings.model_copy(update={"database_port": closed_port()}), "performance")
-    assert set(metrics(away).values()) == {None}
-    assert away.shown("chart", "ended")["message"] == "no data yet"
+    unreachable = open_page(settings.model_copy(update={"database_port": closed_port()}), "performance")
+    assert set(metrics(unreachable).values()) == {None}
+    assert unreachable.shown("chart", "ended")["message"] == "no data yet"

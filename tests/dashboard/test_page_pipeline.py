@@ -76,7 +76,7 @@ def facts(page: Page, key: str) -> dict[str, str | None]:
 
 def test_unknown_values_are_not_shown_as_zero(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "pipeline")
-    assert stages(page)["Accepted"]["value"] == 0  # the table is there, and empty
+    assert stages(page)["Accepted"]["value"] == 0  # the table exists and is empty
     assert stages(page)["Outbox"]["note"] == "empty"
     assert stages(page)["Backlog"]["value"] is None
     assert facts(page, "group")["Total lag"] is None
@@ -144,9 +144,9 @@ def test_lost_requests_are_reported_and_resubmitted(settings: Settings, engine: 
     with engine.begin() as connection:
         register_topics(connection, KafkaAdmin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
-    told = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
-    assert "One request was removed from Kafka before being processed" in told
-    assert f"The topic {settings.topic_create} was deleted and created again" in told
+    titles = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
+    assert "One request was removed from Kafka before being processed" in titles
+    assert f"The topic {settings.topic_create} was deleted and created again" in titles
     page.app.button(key="resubmit-gone").click()
     page.run()
 
@@ -168,12 +168,12 @@ def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.E
 
 
 def test_lag_is_shown_in_seconds_with_its_trend(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    sample(engine, settings, [0], [[0]], ago=30)  # ends at 970
-    sample(engine, settings, [20], [[0]], ago=1)  # 979 of 999 are done
+    sample(engine, settings, [0], [[0]], ago=30)  # end offset 970
+    sample(engine, settings, [20], [[0]], ago=1)  # 979 of 999 committed
     page = open_page(settings, "pipeline")
-    said = stages(page)["Backlog"]["more"]
-    assert re.fullmatch(r"(28|29|30) s behind, growing by 0\.7 /s", said)
-    assert facts(page, "group")["Time lag"] == said.partition(",")[0]
+    outlook = stages(page)["Backlog"]["more"]
+    assert re.fullmatch(r"(28|29|30) s behind, growing by 0\.7 /s", outlook)
+    assert facts(page, "group")["Time lag"] == outlook.partition(",")[0]
     sample(engine, settings, [0], [[0]], ago=0)
     assert stages(open_page(settings, "pipeline"))["Backlog"]["more"] == ""
 
@@ -194,7 +194,7 @@ def test_the_period_is_in_the_url(
     page = open_page(settings, "pipeline", period=period)
     (line,) = page.shown("chart", "lag")["figure"]["data"]
     assert line["name"] == "P0"
-    # A gap between two samples is a moment of its own, without a value.
+    # A gap between two samples is an extra moment without a value.
     assert line["y"] == [3, None] * (moments - 1) + [3]
 
 
@@ -259,7 +259,7 @@ def test_partition_owners_over_time_and_reassignments_are_shown(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     now = datetime.now(UTC)
-    told = [
+    events = [
         WorkerEvent(
             kind=EventKind.ASSIGNED, worker_id="a", timestamp=now - timedelta(seconds=90), partitions=[0], owned=[0]
         ),
@@ -275,7 +275,7 @@ def test_partition_owners_over_time_and_reassignments_are_shown(
         WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
         record(connection, "page", "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
     row, first = page.shown("grid", "moves")["rows"]
@@ -291,12 +291,12 @@ def test_partition_owners_over_time_and_reassignments_are_shown(
 def test_a_deployment_is_an_annotation(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     now = datetime.now(UTC)
     starts = [(900, "a", "1"), (800, "b", "1"), (60, "b", "2<b>"), (50, "a", "2<b>")]
-    told = [
+    events = [
         WorkerEvent(kind=EventKind.STARTED, worker_id=worker, timestamp=now - timedelta(seconds=ago), version=version)
         for ago, worker, version in starts
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
     page = open_page(settings, "pipeline", period="5 min")
     (mark,) = page.shown("chart", "lag")["annotations"]
     assert mark["text"] == "filemill 2&lt;b&gt; deployed · b"
@@ -319,7 +319,7 @@ def test_the_outbox_chart_shows_age_and_depth(settings: Settings, engine: sa.Eng
 
 
 def until_done(page: Page) -> JobView:
-    """Wait for the job that the page began."""
+    """Wait for the job that the page started."""
     deadline = time.monotonic() + 30
     while (view := page_data.current().jobs.view()) is None or view.running:
         assert time.monotonic() < deadline
@@ -375,15 +375,15 @@ def test_the_disabled_offset_reset_gives_the_reason(settings: Settings, engine: 
     assert "share group" in open_page(share, "pipeline").app.button(key="offsets-open").help
 
 
-@pytest.mark.parametrize("said", ["noon", "2026-13-01", "９", "<b>"])
-def test_an_invalid_time_shows_a_notice(said: str, settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+@pytest.mark.parametrize("text", ["noon", "2026-13-01", "９", "<b>"])
+def test_an_invalid_time_shows_a_notice(text: str, settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [0, 0, 0], [])
     page = open_page(settings, "pipeline")
     page.app.button(key="offsets-open").click()
     page.run()
     page.app.segmented_control(key="offsets-target").set_value("Time")
     page.run()
-    page.app.text_input(key="offsets-at").set_value(said)
+    page.app.text_input(key="offsets-at").set_value(text)
     page.run()
     assert page.notices("offsets-problem")[0]["text"].startswith("Invalid time")
     assert page.app.button(key="offsets-preview").disabled
@@ -393,14 +393,14 @@ def test_the_timeline_limits_the_number_of_named_owners(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     now = datetime.now(UTC) - timedelta(seconds=30)
-    told = [
+    events = [
         WorkerEvent(
             kind=EventKind.ASSIGNED, worker_id=f"<b>{number}", timestamp=now, partitions=[0], owned=[0], epoch=1
         )
         for number in range(3000)
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
     traces = open_page(settings, "pipeline", period="5 min").shown("chart", "rebalances")["figure"]["data"]
     names = [trace["name"] for trace in traces]
     assert (len(names), names[-1]) == (21, "2,980 others")

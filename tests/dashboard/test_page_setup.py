@@ -1,4 +1,4 @@
-"""The page of the set-up."""
+"""The Set-up page."""
 
 from typing import Any
 

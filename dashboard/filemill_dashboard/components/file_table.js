@@ -110,9 +110,9 @@ function updateRow(node, row) {
   setText(took, row.took === null ? "" : duration(row.took));
   setText(size, row.size === null ? "" : bytes(row.size));
   const holder = actions.firstChild;
-  const wanted = row.download ?? "";
-  if (holder.dataset.href !== wanted || !holder.firstChild) {
-    holder.dataset.href = wanted;
+  const href = row.download ?? "";
+  if (holder.dataset.href !== href || !holder.firstChild) {
+    holder.dataset.href = href;
     holder.replaceChildren(
       row.download
         ? el(
