@@ -15,7 +15,6 @@ import msgspec
 import uvloop
 
 CHUNK_BYTES = 64 * 1024
-HEAD_MAX_BYTES = 64 * 1024
 START_SECONDS = 10.0
 HANG_SECONDS = 3600.0
 
