@@ -78,7 +78,7 @@ def bulk_dialog(data: PageData) -> None:
 
         show_notices("bulk-busy", [Notice("warn", "Another job is running", state["busy"])] if "busy" in state else [])
         with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Cancel", key="bulk-cancel"):
+            if st.button("Close", key="bulk-close"):
                 close()
                 st.rerun()
             label = f"{action.value.capitalize()} {count} files"
