@@ -151,9 +151,7 @@ class _Members:
         """Close the members that a test left open."""
         for member in self.members:
             member.before_revoke = lambda _partitions: None
-        # At once: under the classic protocols a member that leaves may wait for another one to rejoin.
-        with ThreadPoolExecutor(max(1, len(self.members))) as pool:
-            list(pool.map(lambda member: member.close(), self.members))
+            member.close()
 
 
 class MemoryGroupHarness(_Members):
@@ -297,6 +295,19 @@ class KafkaGroupHarness(_Members):
         finally:
             consumer.close()
         return found.offset, found.metadata or ""
+
+    def close(self) -> None:
+        """Close one member after the other; the remaining ones poll, because a rebalance may need them."""
+        for member in self.members:
+            member.before_revoke = lambda _partitions: None
+        remaining = [member for member in self.members if not member.closed]
+        with ThreadPoolExecutor(1) as pool:
+            while remaining:
+                closing = pool.submit(remaining.pop().close)
+                while remaining and not closing.done():
+                    for member in remaining:
+                        member.read()
+                closing.result()
 
     def expel(self, member: Member, *others: Member) -> None:
         """A member that does not poll is expelled when its poll interval is over."""

@@ -70,6 +70,9 @@ class DatabaseHarness(Protocol):
     def rejected(self) -> dict[tuple[str, int, int], str]:
         """Reasons by topic, partition and offset; only of the newest topic of a name."""
 
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        """Codes by topic, partition and offset; only of the newest topic of a name."""
+
     def events(self) -> dict[tuple[int, int], str]:
         """Worker ids by partition and offset; only of the newest topic."""
 
@@ -121,6 +124,9 @@ class MemoryHarness:
 
     def rejected(self) -> dict[tuple[str, int, int], str]:
         return dict(self.database.rejected)
+
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        return {key: code.value for key, code in self.database.rejection_codes.items()}
 
     def events(self) -> dict[tuple[int, int], str]:
         return {place: event.worker_id for place, event in self.database.events.items()}
@@ -190,6 +196,10 @@ class PostgresHarness:
     def rejected(self) -> dict[tuple[str, int, int], str]:
         rows = self._rows("SELECT * FROM rejected_messages ORDER BY generation")
         return {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in rows}
+
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        rows = self._rows("SELECT * FROM rejected_messages ORDER BY generation")
+        return {(row["topic"], row["partition"], row["offset"]): row["code"] for row in rows}
 
     def events(self) -> dict[tuple[int, int], str]:
         rows = self._rows("SELECT * FROM worker_events ORDER BY generation")

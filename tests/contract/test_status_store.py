@@ -13,7 +13,7 @@ from filemill.domain.files import CurrentState, Status, StatusUpdate, supersedes
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.errors import NotLeader, UnusableData
-from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, StatusStore
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, RejectionCode, StatusStore
 from tests.contract.harness import DatabaseHarness, FencedLease, MemoryHarness, PostgresHarness
 
 UNKNOWN_ID = 2**62
@@ -142,7 +142,8 @@ def test_an_update_of_a_future_run_is_rejected(database: DatabaseHarness, run: i
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1]
-            assert f"run {run} " in applied.rejected[0]
+            assert {one.code for one in applied.rejected.values()} == {RejectionCode.FUTURE_RUN}
+            assert f"run {run} " in applied.rejected[0].reason
     rows = [database.row(first), database.row(second)]
     assert [(row["run"], row["status"], row["step"]) for row in rows] == [(1, "processing", 1), (1, "completed", None)]
 
@@ -160,7 +161,8 @@ def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHar
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1, 2, 3]
-            assert f"file {victim}" in applied.rejected[0]
+            assert {one.code for one in applied.rejected.values()} == {RejectionCode.FOREIGN_OBJECT}
+            assert f"file {victim}" in applied.rejected[0].reason
     assert [database.row(one)["s3_location"] for one in (victim, forger)] == [
         f"file-{victim}-1.txt",
         f"file-{forger}-1.txt",
@@ -263,9 +265,12 @@ def test_an_empty_batch_changes_nothing(database: DatabaseHarness) -> None:
 
 def test_rejected_records_are_stored_once(database: DatabaseHarness) -> None:
     _, store = _leader(database)
-    store.apply([], {("file.created", 1): 8}, [RejectedRecord("file.created", 1, 7, "not JSON")])
-    store.apply([], {}, [RejectedRecord("file.created", 1, 7, "again"), RejectedRecord("file.created", 2, 7, "no id")])
-    assert database.rejected() == {("file.created", 1, 7): "not JSON", ("file.created", 2, 7): "no id"}
+    first, second = ("file.created", 1, 7), ("file.created", 2, 7)
+    store.apply([], {("file.created", 1): 8}, [RejectedRecord(*first, "not JSON")])
+    unknown = RejectedRecord(*second, "no id", RejectionCode.UNKNOWN_FILE)
+    store.apply([], {}, [RejectedRecord(*first, "again"), unknown])
+    assert database.rejected() == {first: "not JSON", second: "no id"}
+    assert database.rejection_codes() == {first: "invalid-message", second: "unknown-file"}
     assert store.positions() == {("file.created", 1): 8}
 
 

@@ -3,11 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
 
-from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
+from filemill.adapters.postgres.migrate import alembic_config, current_revision, head_revision, migrate
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.adapters.postgres.tables import Base, File, StatusCount
 from filemill.config.settings import Settings
@@ -32,6 +33,19 @@ def test_several_processes_may_migrate_at_once(engine: sa.Engine) -> None:
     assert sorted(results, key=str) == sorted(
         [(None, head_revision())] + [(head_revision(), head_revision())] * 5, key=str
     )
+
+
+def test_the_migration_of_rejection_codes_fills_existing_rows(engine: sa.Engine) -> None:
+    rows = "('t', 0, 0, 1, 'no file has the id 7'), ('t', 0, 1, 1, 'not JSON')"
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0013")
+        columns = 'topic, partition, "offset", generation, reason'
+        connection.execute(sa.text(f"INSERT INTO rejected_messages ({columns}) VALUES {rows}"))
+        command.upgrade(config, "head")
+        codes = sa.text('SELECT code FROM rejected_messages ORDER BY "offset"')
+        assert list(connection.execute(codes).scalars()) == ["unknown-file", None]
 
 
 def test_status_counts_follow_every_change(engine: sa.Engine) -> None:
