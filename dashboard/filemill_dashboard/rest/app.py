@@ -101,7 +101,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         *,
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
-        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Maximum number of items.")] = LIMIT_DEFAULT,
         cursor: Annotated[
             str,
             Query(

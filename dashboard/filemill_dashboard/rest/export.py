@@ -31,7 +31,7 @@ def add_export(app: FastAPI, services: Services) -> None:
     )
     def export(
         *,
-        form: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
+        form: Annotated[Literal["csv", "ndjson"], Query(alias="format", description="Format of the export.")] = "csv",
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
     ) -> StreamingResponse:

@@ -44,11 +44,13 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
         "/api/notebook",
         responses=responses(200, "application/x-ipynb+json", 404, 422, 503),
         response_class=Response,
-        summary="Notebook on the last seconds, or on a run of the lab",
+        summary="Jupyter notebook on a period up to now, or on a lab run",
     )
     async def notebook(
         *,
-        period: Annotated[int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Seconds up to now.")] = 900,
+        period: Annotated[
+            int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Length of the period, in seconds.")
+        ] = 900,
         run: Annotated[
             str, Query(max_length=255, description="Folder of a run, as the Experiments page lists it.")
         ] = "",

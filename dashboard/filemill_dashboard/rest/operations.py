@@ -233,7 +233,7 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
         return Response(status_code=204)
 
     command_responses = responses(204, None, 403, 404, 503)
-    WorkerId = Annotated[str, Path(alias="id", max_length=200)]  # noqa: N806 - a type
+    WorkerId = Annotated[str, Path(alias="id", max_length=200, description="The worker's id.")]  # noqa: N806 - a type
 
     @app.post("/api/workers/{id}/quiet", status_code=204, responses=command_responses, summary="Quiet a worker")
     async def quiet(worker_id: WorkerId, request: Request) -> Response:
