@@ -68,11 +68,14 @@ def _trace(worker: str, bands: list[PartitionOwnership], width: int) -> dict[str
     y: list[int | None] = []
     text: list[str] = []
     for band in bands:
-        epoch = f"epoch {band.epoch}" if band.epoch is not None else ""
-        ended = f", ended: {band.end_reason}" if band.end_reason else ""
+        details = [
+            *(["from the group monitor's samples"] if band.sampled else []),
+            *([f"epoch {band.epoch}"] if band.epoch is not None else []),
+            *([f"ended: {band.end_reason}"] if band.end_reason else []),
+        ]
         x += [epoch_milliseconds(band.start), epoch_milliseconds(band.end), None]
         y += [band.partition, band.partition, None]
-        text += [f"{epoch}{ended}"] * 3
+        text += [", ".join(details)] * 3
     return {
         "type": "scatter",
         "mode": "lines",
