@@ -92,7 +92,9 @@ class PipelineSession:
             wait_until(lambda: self._unfinished() == expected, SESSION_SECONDS, "the sync has applied all results")
         operations = bootstrap.operations(self.settings, self.engine)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: set(all_lost(operations)) == expected, 2 * MAX_DELAY_SECONDS, "losses are found", every=1.0)
+            wait_until(
+                lambda: set(all_lost(operations)) == expected, 2 * MAX_DELAY_SECONDS, "losses are found", every=1.0
+            )
         lost = all_lost(operations)
         losses.compare(expected, self._unfinished(), lost, self.verify())
         operations.resubmit(lost, "lab")

@@ -84,7 +84,7 @@ def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, resul
 
 def test_a_single_run_and_a_series_from_the_url(settings: Settings, results: Path, open_page: OpenPage) -> None:
     run = planted(results, "one").folder.name
-    page = open_page(settings, "experiments", run=run, series="Not seen to have ended")
+    page = open_page(settings, "experiments", run=run, series="Unfinished requests")
     (trace,) = page.shown("chart", "course")["figure"]["data"]
     assert max(trace["y"]) == 10
 
