@@ -1,4 +1,4 @@
-"""One stack from its start to its end, and once more: what the README promises, by the installed command."""
+"""One stack from start to end and a restart, by the installed command, as the README describes it."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def test_processes_listen_on_loopback_only_and_files_are_private(stack: Stack) -
 
 
 def test_other_programs_connect_with_what_env_prints(stack: Stack) -> None:
-    """Psql by libpq's variables, S3 by those of the AWS tools, the reference's programs by its own."""
+    """PostgreSQL by the variables of libpq, S3 by those of the AWS tools, the rest by those of the reference design."""
     program = """if True:
         import os, boto3, psycopg
         from confluent_kafka.admin import AdminClient
@@ -222,7 +222,7 @@ def test_down_stops_all_processes_and_a_restart_keeps_the_files(stack: Stack, ho
 
 
 def gone(stack: Stack, seconds: float = GONE_SECONDS) -> list[str]:
-    """What of the stack is left after so long."""
+    """The processes of the stack that are left after `seconds`."""
     psutil.wait_procs(stack.processes(), timeout=seconds)
     return [f"{process.pid} {process.name()}" for process in stack.processes()]
 
@@ -230,7 +230,7 @@ def gone(stack: Stack, seconds: float = GONE_SECONDS) -> list[str]:
 def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "home")
     try:
-        wait_until((stack.home / "kafka").exists, 30, "the servers are being started")
+        wait_until((stack.home / "kafka").exists, 30, "the servers are starting")
         stack.send(signal.SIGINT)
         assert stack.ended() == 130
         assert gone(stack, 0) == []
@@ -246,7 +246,7 @@ def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
         assert len(stack.processes()) > 7
         stack.send(signal.SIGKILL)
         stack.ended()
-        assert gone(stack) == [], "the watchdog has left something"
+        assert gone(stack) == [], "the watchdog left a process"
         crashed = filemill("status", home=home)
         assert crashed.returncode == 1
         assert "crashed" in crashed.stderr

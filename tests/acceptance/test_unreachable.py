@@ -1,4 +1,4 @@
-"""Servers that the environment names and that do not answer: which, where, what to do, soon, and no traceback."""
+"""Unreachable servers: the error names server, address and remedy within a bounded time, without a traceback."""
 
 import socket
 import time
@@ -17,13 +17,13 @@ WITHIN_SECONDS = 10.0
 
 @pytest.fixture(scope="module")
 def environment(servers: RunningServers) -> dict[str, str]:
-    """Servers that are there and set up; a test replaces one by an address that is not."""
+    """The environment of prepared servers; a test replaces the address of one of them."""
     return as_environment(isolated_settings(servers))
 
 
 @pytest.fixture
 def unused_address() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """An address without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{probe.getsockname()[1]}"
@@ -31,7 +31,7 @@ def unused_address() -> Iterator[str]:
 
 @pytest.fixture
 def silent_address() -> Iterator[str]:
-    """An address at which somebody takes the connection and never says a word."""
+    """An address that accepts connections and never responds."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

@@ -30,7 +30,7 @@ MEBIBYTE = 1024 * 1024
 def produce_dead_letter(
     settings: Settings, offset: int, value: bytes, *, reason: str = "no luck", run: int = 1
 ) -> None:
-    """A dead letter of the record at this offset of partition 0, as a worker writes it."""
+    """Produce a dead letter for the record at this offset of partition 0, as a worker does."""
     headers = [
         *(("filemill-topic", settings.topic_create.encode()), ("filemill-partition", b"0")),
         *(("filemill-offset", str(offset).encode()), ("filemill-reason", reason.encode())),
@@ -82,7 +82,7 @@ def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engin
     topics.keep_producers_timestamps(settings)
     file_id = failed(rest, engine)
     good = request_for(file_id)
-    # Of the years before 1970, 9999 and later, in microseconds by mistake, and far ahead of now.
+    # Before 1970, of the year 9999 and later, in microseconds by mistake, and far in the future.
     times = [-1, -62_135_596_800_001, 253_402_300_800_000, 1_767_528_000_000_000, 2**62, 4_102_444_800_000]
     accepted = []
     for time in times:
@@ -125,7 +125,7 @@ def test_a_recreated_topic_is_read_from_its_beginning(settings: Settings, engine
         items = index.read(admin).items
         return [one.place for one in items] == ["0:0", "0:1"] and {one.size for one in items} == {3}
 
-    wait_until(seen, 20, "the two new ones are seen")
+    wait_until(seen, 20, "the two new ones are listed")
     assert [one.value for one in index.contents(admin, index.read(admin).items) if one] == [b"new", b"new"]
 
 
@@ -167,7 +167,7 @@ def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Set
     letters = index.read(admin)
     assert letters.truncated
     assert [one.place for one in letters.items] == [f"1:{offset}" for offset in range(18, 28)]
-    assert "0:0" in index.find(admin, ["0:0"]), "an older one is still found by its place"
+    assert "0:0" in index.find(admin, ["0:0"]), "an older one is still found by its position"
 
 
 def test_concurrent_callers_share_a_read(
@@ -205,7 +205,7 @@ def test_concurrent_callers_share_a_read(
 
 
 def fill(settings: Settings, megabytes: int, size: int) -> None:
-    """So many megabytes of dead letters, each of `size` bytes."""
+    """Produce so many megabytes of dead letters of `size` bytes each."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "linger.ms": 5, "message.max.bytes": 2 * MEBIBYTE})
     padding = "x" * size
     for number in range(megabytes * MEBIBYTE // size):
@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_topic(megabytes: int, settings: Settings,
         before = psutil.Process(process.pid).memory_info().rss
 
         def ask(number: int) -> httpx.Response:
-            # Different questions, so that no answer is another's.
+            # Different requests, so that no response is shared.
             return client.get("/api/dead-letters", params={"limit": 1 + number}, timeout=60)
 
         with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Requests whose records are gone from Kafka before they were processed: named, counted, and submitted again."""
+"""Requests whose records are gone from Kafka before they were processed: reported, counted and resubmitted."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness
 
 
 def published(harness: PipelineHarness, count: int) -> list[int]:
-    """Requests that are on the topic."""
+    """Submit requests and wait until they are on the topic."""
     before = len(topics.read(harness.settings, harness.settings.topic_create))
     ids = harness.submit(count)
     wait_until(
@@ -38,12 +38,12 @@ def published(harness: PipelineHarness, count: int) -> list[int]:
         PATIENCE_SECONDS,
         "the requests are on the topic",
     )
-    wait_until(lambda: harness.outbox_depth() == 0, PATIENCE_SECONDS, "they are settled")
+    wait_until(lambda: harness.outbox_depth() == 0, PATIENCE_SECONDS, "they are marked as published")
     return ids
 
 
 def remove_all(harness: PipelineHarness, topic: str) -> None:
-    """As retention does."""
+    """Remove all records, as retention does."""
     for part in KafkaAdmin(harness.settings).offsets(None, topic):
         topics.delete_before(harness.settings, topic, part.partition, part.end or 0)
 
@@ -53,7 +53,7 @@ def operations(harness: PipelineHarness) -> Operations:
 
 
 def loss_findings(report: Report) -> dict[str, list[int]]:
-    """The findings by check, with the files of their examples."""
+    """The findings by code, with the files of their examples."""
     return {
         check: sorted(int(example.split()[0]) for example in finding.examples)
         for check, finding in report.findings.items()
@@ -110,7 +110,7 @@ def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continu
     assert lags(harness) == [0, 0, 0]
     assert loss_findings(harness.verify()) == {"request-gone": gone}
     wait_until(
-        lambda: monitor.has_logged("Records are gone that were not processed"), PATIENCE_SECONDS, "the monitor says it"
+        lambda: monitor.has_logged("Records are gone that were not processed"), PATIENCE_SECONDS, "the monitor logs it"
     )
     (processor,) = harness.start("processor")
     later = published(harness, 3)
@@ -183,7 +183,7 @@ def test_recreating_other_topics_loses_no_requests(harness: PipelineHarness) -> 
 
 
 def test_a_topic_with_fewer_records_than_before_is_noticed(harness: PipelineHarness) -> None:
-    """As after a restore from a backup: the same ids, and offsets that were given are not there."""
+    """As after a restore from a backup: the topic ids are the same, but the latest records are missing."""
     harness.run_in_threads("relay")
     gone = published(harness, 3)
     with harness.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The group's offsets are moved on a real broker, and nothing that was accepted is lost by it."""
+"""Resets of the group's offsets on a real broker: no accepted request is lost."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest
 
-# Longer than a test: what is begun under it does not end by itself.
+# Longer than a test, so that a record that was started does not finish by itself.
 FOR_EVER = 600
 EMPTY_SECONDS = 30.0
 
@@ -42,7 +42,7 @@ def make_reset(harness: PipelineHarness) -> OffsetReset:
 
 
 def stop(harness: PipelineHarness, member: Process) -> None:
-    """End a processor amid its work, and wait until the broker takes it for gone."""
+    """Kill a processor while it works, and wait until the broker removes it from the group."""
     member.kill()
     reset = make_reset(harness)
     wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
@@ -137,7 +137,7 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
     assert (plan.repeated, plan.skipped) == (6, [])
     reset.apply(plan, ResetTarget("shift", by=-2), "cancel", "test")
     harness.start("processor")
-    wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were done again")
+    wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were reprocessed")
     after = {file_id: harness.file(file_id) for file_id in ids}
     assert {one.sha256 for one in after.values()} == {one.sha256 for one in before.values()}
     assert {one.finished_at for one in after.values()} == {one.finished_at for one in before.values()}
@@ -151,7 +151,7 @@ def test_a_skip_without_an_audit_record_violates_an_invariant(harness: PipelineH
 
 
 def test_a_time_means_the_first_record_from_that_time_on(harness: PipelineHarness) -> None:
-    """Partition 0 has two records before it and one after it, the others only some before."""
+    """Partition 0 has two records before the time and one after it; the others have only records before it."""
     for partition in range(3):
         harness.publish_requests(partition, 2)
     time.sleep(0.01)
@@ -229,7 +229,7 @@ def test_an_invalid_reset_over_rest_is_refused(body: dict[str, object], rest: Re
 
 
 def command(harness: PipelineHarness, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`filemill offsets …` on the world's servers."""
+    """Run `filemill offsets …` on the servers of the harness."""
     argv = [sys.executable, "-m", "filemill", "offsets", *arguments]
     environment = {**os.environ, **as_environment(harness.settings)}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)

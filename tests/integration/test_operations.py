@@ -1,4 +1,4 @@
-"""What people do to files and workers: cancel, retry, delete, replay, quiet; and what `verify` makes of it."""
+"""Operations on files and workers: cancel, retry, delete, replay, quiet, resume; `verify` stays clean."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
-# Long enough to be caught in progress, short enough to wait for.
+# Long enough to act while a record is in progress, short enough to wait for.
 WORK_SECONDS = 3.0
 
 
@@ -32,7 +32,7 @@ def operations(harness: PipelineHarness) -> Operations:
 
 
 def produce_invalid_record(harness: PipelineHarness, file_id: int) -> None:
-    """A request that no attempt can turn into a file, for a file that exists."""
+    """Produce a request that always fails, for an existing file."""
     value = {"fileId": file_id, "title": " ", "description": "", "timestamp": "2026-01-04T12:00:00Z"}
     topics.publish(harness.settings, harness.settings.topic_create, [json.dumps(value).encode()])
 
@@ -63,7 +63,7 @@ def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
     assert outcome.done == ids[:2]
     assert [(one.file_id, one.code) for one in outcome.refused] == [(999_999, RefusalCode.NOT_FOUND)]
 
-    wait_until(lambda: "cancelled" in event_kinds(harness), WORK_SECONDS, "the worker says that it let go")
+    wait_until(lambda: "cancelled" in event_kinds(harness), WORK_SECONDS, "the worker reports the cancellation")
     harness.wait_for(ids[2:])
     assert set(harness.statuses(ids[:2]).values()) == {"cancelled"}
     assert not set(ids[:2]) & set(harness.results())
@@ -117,7 +117,7 @@ def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarnes
     report = harness.assert_clean()
     assert (report.submitted, report.deleted, report.objects) == (2, 1, 2)
 
-    # A result that comes late for it, as one of a worker that was stopped would, is no surprise.
+    # A late result for it, such as one of a worker that was stopped, is not reported as rejected.
     late = {"fileId": ids[0], "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
     topics.publish(harness.settings, harness.settings.topic_created, [json.dumps(late).encode()])
     survivors = harness.submit(1)
@@ -195,17 +195,17 @@ def test_a_quiet_worker_starts_no_record_until_it_is_resumed(harness: PipelineHa
     (processor,) = harness.start("processor")
     harness.wait_for(harness.submit(2))
     operations.command_workers(WorkerCommandKind.QUIET, None, "test")
-    wait_until(lambda: processor.has_logged("Applied a command", command="quiet"), 10, "the worker was told")
-    wait_until(lambda: "quieted" in event_kinds(harness), 10, "the worker says so")
+    wait_until(lambda: processor.has_logged("Applied a command", command="quiet"), 10, "the worker has the command")
+    wait_until(lambda: "quieted" in event_kinds(harness), 10, "the worker reports it")
 
     def reported_paused() -> bool:
         with harness.engine.connect() as connection:
             vitals = connection.execute(sa.select(Worker.vitals)).scalar_one()
         return bool(vitals and vitals.get("paused") and vitals.get("quiet"))
 
-    wait_until(reported_paused, 10, "its heartbeat says quiet")
+    wait_until(reported_paused, 10, "its heartbeat reports quiet")
     ids = harness.submit(3)
-    # It has heartbeats to send, so time passes for it: two of them without touching the new files.
+    # It sends heartbeats meanwhile: two of them without starting the new files.
     with harness.engine.connect() as connection:
         heard = connection.execute(sa.select(Worker.heard_at)).scalar_one()
 

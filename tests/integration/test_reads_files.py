@@ -81,7 +81,7 @@ def test_oldest_first_reverses_the_order_of_pages(engine: sa.Engine) -> None:
         last = read(second.next)
         assert ([row.id for row in last.items], last.next) == (ids[8:], None)
         assert [row.id for row in read(last.previous).items] == ids[4:8]
-        # Before the third there are but two: the whole first page is a better answer.
+        # There are only two before the third: a full first page is returned instead.
         assert [row.id for row in read(f"before-{ids[2]}").items] == ids[:4]
         beyond = read(f"after-{ids[9]}")
         assert ([row.id for row in beyond.items], beyond.next) == ([], None)
@@ -124,7 +124,7 @@ def test_counts_have_every_status_and_do_not_scan_files(engine: sa.Engine) -> No
     ids = accept(engine, "a", "b", "c")
     with engine.begin() as connection:
         connection.execute(sa.update(File).where(File.id == ids[0]).values(status="completed"))
-        # Nobody could read it now: the counts come from elsewhere.
+        # The table cannot be read now: the counts come from another table.
         connection.execute(sa.text("ALTER TABLE files RENAME TO files_away"))
         counts = count_statuses(connection)
         connection.rollback()

@@ -90,7 +90,7 @@ def test_rates_compare_the_first_and_the_last_sample_of_a_period(engine: sa.Engi
         sample(connection, 0, {0: 20, 1: 0, 2: 5}, end=1200)
         rates = flow(connection, GROUP)
     assert rates.seconds == pytest.approx(40, abs=1)
-    # Partitions 0 and 1: 200 records each came; 280 and 200 were committed. Partition 2 has nothing to compare with.
+    # Partitions 0 and 1: 200 records each were produced; 280 and 200 were committed. Partition 2 has one sample only.
     assert rates.produced == pytest.approx(400 / 40, rel=0.05)
     assert rates.committed == pytest.approx(480 / 40, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""A search finds titles however their letters are composed, whatever their case, and quickly."""
+"""The search ignores Unicode composition and case, and uses the index."""
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ def test_search_ignores_case_and_unicode_composition(search: str, engine: sa.Eng
     with engine.begin() as connection:
         insert_many(connection, [new_file(NFC), new_file("Cafe 100 x")])
         insert_request(connection, new_file(NFD))
-        assert found(connection, search) == [NFD, NFC], "each is shown as it was given"
+        assert found(connection, search) == [NFD, NFC], "each title is shown as it was submitted"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Being told to stop, at the worst moment."""
+"""Stop signals at the worst moment."""
 
 import subprocess
 import sys
 
-# A signal's handler runs on the main thread wherever that is, and here it is inside the lock of the event that the
-# handler wants to set: the moment at which a relay or a sync begins to wait, or ceases to.
+# A signal handler interrupts the main thread anywhere. Here that is inside the lock of the event that the handler sets:
+# a relay or a sync is about to wait, or has just stopped waiting.
 INSIDE_THE_EVENTS_LOCK = """
 import os, signal, threading
 from filemill.entrypoints.roles import on_stop_signal

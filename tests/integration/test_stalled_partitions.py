@@ -1,4 +1,4 @@
-"""A partition whose committed offset does not move is named, with the reason."""
+"""A partition whose committed offset does not move is reported, with the reason."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from tests.integration.processes import wait_until
 
 
 def tell(connection: sa.Connection, kind: EventKind = EventKind.HEARTBEAT, *, ago: float = 0, **vitals: Any) -> None:
-    """An event of worker w, whose records take 5 s: 21 s in all is what a partition is given."""
+    """Store an event of worker w, whose records take 5 s: a partition is allowed 21 s in all."""
     event = WorkerEvent(
         kind=kind,
         worker_id="w",
@@ -68,13 +68,13 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
         with connection.begin() as short:
             insert_samples(connection, {0: 7}, since=20)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "the samples do not reach far enough back"
+            assert stalled(connection) == {}, "the samples are not old enough"
             short.rollback()
         with connection.begin() as gap:
             insert_samples(connection, {0: 7}, upto=40)
             insert_samples(connection, {0: 7}, since=16)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "for 24 s nobody looked"
+            assert stalled(connection) == {}, "no sample for 24 s"
             gap.rollback()
         with connection.begin() as moved:
             insert_samples(connection, {0: 7}, upto=18, owner="another")
@@ -91,7 +91,7 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
         with connection.begin() as silent:
             insert_samples(connection, {0: 7}, since=120, upto=40)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "the monitor has been silent for 40 s"
+            assert stalled(connection) == {}, "no sample for 40 s"
             silent.rollback()
 
 
@@ -116,7 +116,7 @@ def test_a_foreign_owner_is_reported_too(engine: sa.Engine) -> None:
 
 
 class HangingStore(MemoryObjectStore):
-    """A bucket that never answers."""
+    """A bucket that never responds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_a_record_that_never_finishes_is_reported_by_verify_and_workers_list(har
             finding = harness.verify().findings.get(FindingCode.PARTITION_STALLED)
             return finding.examples if finding else []
 
-        (sentence,) = wait_until(found, 40, "verify names the partition", every=1.0)
+        (sentence,) = wait_until(found, 40, "verify reports the partition", every=1.0)
         assert sentence.startswith("partition 1: nothing is committed for ")
         assert "is stuck on record P1·0 for" in sentence
         environment = os.environ | as_environment(harness.settings)

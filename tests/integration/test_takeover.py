@@ -1,4 +1,4 @@
-"""One relay, sync and monitor are active, the others stand by: what happens when the active one is gone, or asleep."""
+"""Leases: a standby takes over if the active relay, sync or monitor is killed, suspended or disconnected."""
 
 import functools
 import time
@@ -13,7 +13,7 @@ from tests.integration.interruptible_proxy import InterruptibleProxy
 from tests.integration.processes import Process, wait_until
 
 TAKE_OVER_SECONDS = 5.0
-# Enough that the fault comes in the middle of it.
+# Enough work that the fault occurs during it.
 FILES = 800
 
 Fault = Callable[[Process], None]
@@ -40,14 +40,12 @@ def test_leases_of_relay_and_sync_are_taken_over_within_five_seconds(harness: Pi
     harness.start("processor")
     ids = harness.submit(FILES)
     published, read = sa.func.count(Publication.publish_number), sa.func.sum(SyncPosition.next_offset)
-    wait_until(
-        lambda: count(harness, published) > 100 and count(harness, read) > 50, 20, "both are in the middle of it"
-    )
+    wait_until(lambda: count(harness, published) > 100 and count(harness, read) > 50, 20, "both are at work")
     assert (holder(harness, "relay"), holder(harness, "sync")) == (relay.name, sync.name)
     fault(relay)
     fault(sync)
     struck_at = time.monotonic()
-    assert count(harness, published) < FILES, "the fault came too late"
+    assert count(harness, published) < FILES, "the fault occurred too late"
     for victim in (relay, sync):
         lease = victim.name.split("-", maxsplit=1)[0]
         wait_until(
@@ -69,7 +67,7 @@ def test_leases_of_relay_and_sync_are_taken_over_within_five_seconds(harness: Pi
 
 
 def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
-    """Nothing answers, and nothing ends the connection: only time tells."""
+    """The connection stays open and no packet arrives: only a timeout ends it."""
     with InterruptibleProxy(harness.settings.database_host, harness.settings.database_port) as proxy:
         given = {"database_port": proxy.port, "relay_batch": 10, "sync_batch": 10}
         relay, sync = harness.start("relay", "sync", **given)
@@ -77,7 +75,7 @@ def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: Pip
         harness.start("processor")
         ids = harness.submit(FILES)
         published = sa.func.count(Publication.publish_number)
-        wait_until(lambda: count(harness, published) > 100, 20, "they are in the middle of it")
+        wait_until(lambda: count(harness, published) > 100, 20, "they are at work")
         proxy.interrupt()
         cut_at = time.monotonic()
         for victim in (relay, sync):
@@ -96,7 +94,7 @@ def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: Pip
 
 
 def test_samples_resume_after_the_monitor_was_killed(harness: PipelineHarness) -> None:
-    # Its lease is as long as these three together.
+    # The lease lasts as long as these three together.
     soon = {"monitor_interval_seconds": 0.3, "lease_seconds": 1, "server_timeout_seconds": 2}
     (active,) = harness.start("monitor", **soon)
     samples = sa.func.count(GroupSample.sampled_at)

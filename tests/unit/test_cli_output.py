@@ -1,4 +1,4 @@
-"""What the commands print: hostile text stays text, data goes to stdout, sentences to stderr."""
+"""Output of the commands: hostile text is escaped, data goes to stdout, messages go to stderr."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from filemill.entrypoints.cli.output import fail, plain, print_json, print_table
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
-    """A colour terminal, wide enough."""
+    """A wide colour terminal."""
     screen = StringIO()
     console = Console(file=screen, force_terminal=True, color_system="truecolor", width=200, highlight=False)
     monkeypatch.setattr(output, "console", console)

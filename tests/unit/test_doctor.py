@@ -1,4 +1,4 @@
-"""The doctor: says what is missing and what to do, and never hangs or breaks off."""
+"""`filemill doctor` shows what is missing and how to correct it, within a bounded time."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ def test_missing_embedded_servers_are_not_an_error(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("_servers_reachable")
 def test_a_home_that_does_not_exist_is_checked_by_its_parent(home: Path) -> None:
     assert _found()["home"].ok
-    assert not home.exists(), "looking changes nothing"
+    assert not home.exists(), "the check creates nothing"
 
 
 @pytest.mark.usefixtures("_servers_reachable")

@@ -1,4 +1,4 @@
-"""Where each partition's offset would go."""
+"""The new offset of each partition for each target."""
 
 import pytest
 
