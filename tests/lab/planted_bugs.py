@@ -97,7 +97,7 @@ def backward_status() -> None:
 
     rule = "AND coalesce(ranked.run, stored.run) = stored.run"
     before, rule, after = status_store._APPLY.text.partition(rule)
-    assert rule, "the statement has changed: plant the bug anew"
+    assert rule, "the statement has changed: plant the bug again"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
     status_store._APPLY = sa.text(f"{before}{returning}")
 

@@ -12,13 +12,13 @@ from filemill.lab.stack import Lab
 # About fifty files a second, all the time.
 IN_FLIGHT = 80
 PROCESSING_SECONDS = 1.5
-# Outages of two seconds: the storm has the long ones.
+# Outages of two seconds: the soak test has longer ones.
 PACE = Durations(minutes=1)
 AT_WORK_SECONDS = 30.0
 AFTER_SECONDS = 1.0
 DRAIN_SECONDS = 90.0
 
-# What other tests hold by themselves, or what a storm of ten minutes has anyway, can wait for the long run.
+# Other tests or the soak test cover these, so they run only with the slow tests.
 ELSEWHERE = {
     "processor killed between event and commit",
     "processors killed in a row",

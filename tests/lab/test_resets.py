@@ -1,4 +1,4 @@
-"""The group's offsets are moved amid a run, forward and back: the audit knows that it was a person's act."""
+"""Offset resets during a run, forwards and backwards: the audit recognises them."""
 
 import time
 
