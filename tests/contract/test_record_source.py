@@ -46,7 +46,7 @@ def two_members(group: GroupHarness) -> tuple[Member, Member]:
 
 def test_the_first_assignment_has_every_partition_without_a_commit(member: Member) -> None:
     assert member.committed == dict.fromkeys(ALL, (NO_OFFSET, ""))
-    assert member.told("revoked") == member.told("lost") == []
+    assert member.calls("revoked") == member.calls("lost") == []
 
 
 @each_reader
@@ -87,10 +87,10 @@ def test_an_assignment_has_the_committed_offset_and_its_metadata(group: GroupHar
 def test_a_second_member_gets_partitions_after_the_first_released_them(group: GroupHarness) -> None:
     first, second = two_members(group)
     assert first.owned.isdisjoint(second.owned)
-    assert first.told("lost") == second.told("lost") == []
+    assert first.calls("lost") == second.calls("lost") == []
     for partition in second.owned:
-        told = [(name, kind) for name, kind, partitions in group.log if partition in partitions]
-        assert told == [("first", "assigned"), ("first", "revoked"), ("second", "assigned")]
+        calls = [(name, kind) for name, kind, partitions in group.log if partition in partitions]
+        assert calls == [("first", "assigned"), ("first", "revoked"), ("second", "assigned")]
     if group.cooperative:
         kept = [kind for name, kind, partitions in group.log if name == "first" and partitions & first.owned]
         assert kept == ["assigned"], "what does not move is not revoked"
@@ -117,11 +117,11 @@ def test_a_commit_inside_revoked_reaches_the_next_owner(group: GroupHarness) -> 
 
 def test_an_expelled_member_loses_its_partitions(group: GroupHarness) -> None:
     first, second = two_members(group)
-    owned, revoked = set(first.owned), first.told("revoked")
+    owned, revoked = set(first.owned), first.calls("revoked")
     group.expel(first, second)
-    group.wait(lambda: first.told("lost"), first)
-    assert set().union(*first.told("lost")) == owned
-    assert first.told("revoked") == revoked
+    group.wait(lambda: first.calls("lost"), first)
+    assert set().union(*first.calls("lost")) == owned
+    assert first.calls("revoked") == revoked
 
 
 @each_reader
@@ -136,7 +136,7 @@ def test_a_paused_partition_is_not_read_until_it_is_resumed(group: GroupHarness,
     member.source.resume([0])
     group.wait(lambda: member.offsets(0), member)
     assert member.offsets(2) == []
-    assert member.told("revoked") == []
+    assert member.calls("revoked") == []
 
 
 def test_a_reassigned_partition_is_not_paused(group: GroupHarness) -> None:
@@ -208,9 +208,9 @@ def test_close_revokes_and_a_commit_inside_counts(group: GroupHarness, member: M
         member.source.commit_sync({partition: commit(0, "closed") for partition in partitions}, 10)
     )
     member.close()
-    assert set().union(*member.told("revoked")) == ALL
+    assert set().union(*member.calls("revoked")) == ALL
     assert member.owned == set()
-    assert member.told("lost") == []
+    assert member.calls("lost") == []
     assert {partition for stored in taken for partition in stored} == ALL
     assert [group.committed(partition) for partition in range(PARTITIONS)] == [(0, "closed")] * PARTITIONS
 
@@ -219,4 +219,4 @@ def test_the_remaining_member_gets_the_partitions_of_a_closed_one(group: GroupHa
     first, second = two_members(group)
     second.close()
     group.wait(lambda: first.owned == ALL, first)
-    assert first.told("lost") == []
+    assert first.calls("lost") == []
