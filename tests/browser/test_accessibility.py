@@ -27,7 +27,7 @@ PATHS = [
     "/pipeline",
     "/workers?worker=processor-1",
     "/performance",
-    "/letters?place=0:0",
+    "/letters?view=All&place=0:0",
     "/messages?topic=worker.events",
     "/experiments",
     "/experiments?part=Faults",
