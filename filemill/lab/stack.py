@@ -51,9 +51,8 @@ class Lab(PipelineSession):
 
     def __init__(self, parameters: StackParameters | None = None, *, journal: Journal | None = None) -> None:
         """Starts nothing. Raises InvalidSettings for invalid parameters."""
-        self.parameters = parameters or StackParameters()
+        self.parameters = parameters = parameters or StackParameters()
         self._given_journal = journal
-        parameters = self.parameters
         self.partitions = parameters.partitions
         # The desired number of processes by role; fewer are alive during a restart.
         self.replicas = {
@@ -187,9 +186,8 @@ class Lab(PipelineSession):
         parameters = self.parameters
 
         def via_proxy(environment: dict[str, str]) -> ChainMap[str, str]:
-            return ChainMap(
-                self._s3_environment, environment
-            )  # the proxy's address is known after the servers have started
+            # The address of the proxy is known only after the servers have started.
+            return ChainMap(self._s3_environment, environment)
 
         specs = [
             WorkerSpec(role="relay", argv=[*run, "relay"], env=log_settings, count=parameters.relays),
