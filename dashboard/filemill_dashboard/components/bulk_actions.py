@@ -38,11 +38,11 @@ def bulk_menu(selection: FileSelection) -> None:
                 help=None if selection.eligible(action) else f"No {selection.status} file can be {action.done}",
             )
         filters = {"status": selection.status or "", "search": selection.search}
-        chosen = {name: value for name, value in filters.items() if value}
+        active = {name: value for name, value in filters.items() if value}
         links(
             "exports",
             [
-                (f"Export as {label}", f"/api/files/export?{urlencode({'format': form, **chosen})}")
+                (f"Export as {label}", f"/api/files/export?{urlencode({'format': form, **active})}")
                 for label, form in (("CSV", "csv"), ("JSON lines", "ndjson"))
             ],
         )
