@@ -1,4 +1,4 @@
-"""Kill upon kill, under load."""
+"""Repeated kills of processors under load."""
 
 import time
 
