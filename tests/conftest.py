@@ -67,6 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in embedded]
         config.hook.pytest_deselected(items=embedded)
     items.sort(key=lambda item: item.nodeid.startswith(COMPOSED))
+    missing = [file for file in FAST_FILES if not (config.rootpath / file).is_file()]
+    assert not missing, f"FAST_FILES names files that do not exist: {missing}"
     for item in items:
         for marker in item.iter_markers("slow"):
             assert marker.kwargs.get("reason"), f"{item.nodeid}: the marker `slow` needs a reason"
