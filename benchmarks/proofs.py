@@ -32,7 +32,7 @@ class WorkIncomplete(Exception):
 
 
 def require(found: object, wanted: object, what: str) -> None:
-    """Raise Unproven unless the two are equal."""
+    """Raise WorkIncomplete unless the two are equal."""
     if found != wanted:
         raise WorkIncomplete(f"{what}: {found}, not {wanted}")
 

@@ -9,7 +9,7 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import NewFile, new_file, object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, Headers, create_headers, encode, new_traceparent
 
-DESCRIPTION = "Asked for by a benchmark, with a line of text as people write it."
+DESCRIPTION = "Requested by a benchmark, with one line of text of a typical length."
 # Requests per transaction.
 BATCH = 500
 

@@ -1,4 +1,4 @@
-"""`python -m filemill`, for where the console command is not on the path."""
+"""`python -m filemill`: the same as the command `filemill`, if it is not in PATH."""
 
 from filemill.entrypoints.cli import main
 

@@ -13,6 +13,7 @@ Three offsets of a partition must not be confused:
   above it. In a share group there is no committed offset: each record is acknowledged by itself.
 """
 
+import enum
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
@@ -32,13 +33,14 @@ Clock = Callable[[], float]
 class DeliveryReport(msgspec.Struct, frozen=True):
     """Partition and offset of a record that the broker stored, or the error.
 
-    `too_large`: the broker will never store this record.
+    `too_large`: the broker will never store this record. `code`: the machine-readable code of the error.
     """
 
     partition: int
     offset: int
     error: str | None = None
     too_large: bool = False
+    code: str | None = None
 
 
 class Publisher(Protocol):
@@ -157,15 +159,34 @@ class Outbox(Protocol):
         """Delete these rows and record where their records are. A row that is already marked is skipped."""
 
 
+class RejectionCode(enum.StrEnum):
+    """Why the status sync rejected a record."""
+
+    HEADERS_UNREADABLE = "headers-unreadable"
+    INVALID_MESSAGE = "invalid-message"
+    NOT_INTERPRETED = "not-interpreted"
+    UNUSABLE_DATA = "unusable-data"
+    UNKNOWN_FILE = "unknown-file"
+    FOREIGN_OBJECT = "foreign-object"
+    FUTURE_RUN = "future-run"
+
+
+class RejectedUpdate(msgspec.Struct, frozen=True):
+    """Why an update cannot be correct."""
+
+    code: RejectionCode
+    reason: str
+
+
 class ApplyResult(msgspec.Struct, frozen=True):
     """The result of a batch of updates: the number of changed rows, and the ids that no row has.
 
-    `rejected`: why an update cannot be correct, by its index in the batch. It changed nothing.
+    `rejected`: updates that cannot be correct, by their index in the batch. They changed nothing.
     """
 
     changed: int
     unknown_ids: list[int]
-    rejected: dict[int, str] = {}
+    rejected: dict[int, RejectedUpdate] = {}
 
 
 class RejectedRecord(msgspec.Struct, frozen=True):
@@ -175,6 +196,7 @@ class RejectedRecord(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     reason: str
+    code: RejectionCode = RejectionCode.INVALID_MESSAGE
 
 
 class ReceivedEvent(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from tests.containers.engine import Engine, NoEngine, refuse, running_engine
+from tests.containers.engine import Engine, NoEngine, running_engine, skip_or_fail
 from tests.containers.servers import container_servers
 from tests.servers import RunningServers, embedded_servers, isolated_settings
 
@@ -31,8 +31,16 @@ KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 FAST_FOLDERS = ("tests/unit/", "tests/contract/", "tests/dashboard/", "tests/benchmarks/")
 FAST_FILES = (
     "tests/acceptance/test_stack.py",
+    "tests/acceptance/test_wheel.py",
     "tests/browser/test_files_in_a_browser.py",
-    "tests/integration/test_pipeline.py",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            *("pipeline", "takeover", "dead_letters", "operations", "idempotency", "foreign", "verify", "schema"),
+            *("rest_files", "rest_errors", "rest_health", "openapi_snapshot", "reads_files", "reads_group"),
+            *("embedded_faults", "database_roles", "topic_browser"),
+        )
+    ),
 )
 
 
@@ -59,7 +67,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in embedded]
         config.hook.pytest_deselected(items=embedded)
     items.sort(key=lambda item: item.nodeid.startswith(COMPOSED))
+    missing = [file for file in FAST_FILES if not (config.rootpath / file).is_file()]
+    assert not missing, f"FAST_FILES names files that do not exist: {missing}"
     for item in items:
+        for marker in item.iter_markers("slow"):
+            assert marker.kwargs.get("reason"), f"{item.nodeid}: the marker `slow` needs a reason"
         if not item.nodeid.startswith((*FAST_FOLDERS, *FAST_FILES)):
             item.add_marker(pytest.mark.full)
         if item.nodeid.startswith(COMPOSED):
@@ -130,5 +142,5 @@ def docker_engine() -> Iterator[Engine]:
         try:
             engine = stack.enter_context(running_engine())
         except NoEngine as reason:
-            refuse(str(reason))
+            skip_or_fail(str(reason))
         yield engine

@@ -27,7 +27,7 @@ from filemill.domain.files import object_key, truncate_to_milliseconds
 Put = Callable[[str, bytes], Awaitable[object]]
 
 
-class FileCreate(BaseModel):
+class CreateRequest(BaseModel):
     """`file.create`."""
 
     fileId: int  # noqa: N815 - the field's name on the topic
@@ -36,7 +36,7 @@ class FileCreate(BaseModel):
     timestamp: datetime
 
 
-class FileCreated(BaseModel):
+class CreateResult(BaseModel):
     """`file.created`."""
 
     fileId: int  # noqa: N815
@@ -63,7 +63,7 @@ def api(settings: Settings, files: int) -> Generator[None, None, None]:
                     (now, [file.title for file in batch], [file.description for file in batch]),
                 ).fetchall()
             await publisher.publish(
-                *(FileCreate(fileId=row[0], title=row[1], description=row[2], timestamp=now) for row in rows)
+                *(CreateRequest(fileId=row[0], title=row[1], description=row[2], timestamp=now) for row in rows)
             )
 
     with drivers.uvloop_runner() as runner:
@@ -111,7 +111,7 @@ def status(settings: Settings, _files: int) -> None:
         auto_offset_reset="earliest",
         on_assign=drivers.print_assigned,
     )
-    async def record(events: list[FileCreated]) -> None:
+    async def record(events: list[CreateResult]) -> None:
         if not connections:
             connections.append(await psycopg.AsyncConnection.connect(**parameters))
         async with connections[0].transaction():
@@ -133,10 +133,10 @@ def status(settings: Settings, _files: int) -> None:
 def _serve(settings: Settings, put: Put) -> None:
     broker = _broker(settings)
 
-    async def one(request: FileCreate) -> FileCreated:
+    async def one(request: CreateRequest) -> CreateResult:
         key = object_key(request.fileId, request.timestamp)
         await put(key, render(request.title, request.description, request.timestamp))
-        return FileCreated(fileId=request.fileId, s3Location=key, status="completed", timestamp=datetime.now(UTC))
+        return CreateResult(fileId=request.fileId, s3Location=key, status="completed", timestamp=datetime.now(UTC))
 
     @broker.publisher(settings.topic_created, batch=True)
     @broker.subscriber(
@@ -148,7 +148,7 @@ def _serve(settings: Settings, put: Put) -> None:
         auto_offset_reset="earliest",
         on_assign=drivers.print_assigned,
     )
-    async def make(wanted: list[FileCreate]) -> tuple[FileCreated, ...]:
+    async def make(wanted: list[CreateRequest]) -> tuple[CreateResult, ...]:
         return tuple(await asyncio.gather(*(one(request) for request in wanted)))
 
     with drivers.uvloop_runner() as runner:

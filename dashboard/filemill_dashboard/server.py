@@ -212,14 +212,14 @@ def _listen_error(host: str, port: int, error: OSError) -> str:
     return f"the page cannot listen on {host}:{port}: {error.strerror}"
 
 
-def _run_relay(relay: Relay, ended: threading.Event) -> None:
+def run_relay(relay: Relay, ended: threading.Event, pause_seconds: float = RELAY_PAUSE_SECONDS) -> None:
     """Run the relay until `ended` is set. It is restarted after a bug, because accepted requests must be published."""
     while not ended.is_set():
         try:
             relay.run(ended)
         except Exception:
             log.exception("The relay failed; it is restarted")
-            ended.wait(RELAY_PAUSE_SECONDS)
+            ended.wait(pause_seconds)
 
 
 @contextlib.contextmanager
@@ -227,7 +227,7 @@ def _background_threads(relay: Relay, data: PageData) -> Iterator[Callable[[], N
     """Run the relay and the background refresh of the page data. Yields a function that stops them."""
     ended = threading.Event()
     threads = [
-        threading.Thread(target=_run_relay, args=(relay, ended), name="relay", daemon=True),
+        threading.Thread(target=run_relay, args=(relay, ended), name="relay", daemon=True),
         threading.Thread(target=data.run_background, args=(ended,), name="page-data", daemon=True),
     ]
     for thread in threads:

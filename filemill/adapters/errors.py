@@ -14,8 +14,8 @@ class ErrorCategory(enum.Enum):
     """
 
     RETRY = "the server rolled everything back, and an immediate retry may succeed"
-    TRANSIENT = "it passes by itself"
-    ACTION_REQUIRED = "somebody has to change the server or the settings"
+    TRANSIENT = "the error passes without a change"
+    ACTION_REQUIRED = "the server or the settings must be changed"
     NOT_FOUND = "the requested object does not exist"
     BUG = "the request itself is wrong"
 

@@ -1,4 +1,4 @@
-"""What other programs need to connect to the same servers, as environment variables. The values hold secrets."""
+"""Environment variables with which other programs connect to the same servers. The values contain secrets."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from filemill.config.settings import PREFIX, Settings
 
-# libpq's own names, for psql and every program that uses libpq.
+# libpq's variables, for psql and every program that uses libpq.
 _LIBPQ = {
     "PGHOST": "database_host",
     "PGPORT": "database_port",
@@ -15,7 +15,7 @@ _LIBPQ = {
     "PGPASSWORD": "database_password",
     "PGDATABASE": "database_name",
 }
-# The roles that `filemill migrate` and `prepare` connect as, and grant rights to.
+# The roles that `filemill migrate` and `prepare` use.
 _ADMINISTRATION = (
     "database_owner_user",
     "database_owner_password",
@@ -27,13 +27,13 @@ _ADMINISTRATION = (
 
 
 def connection_environment(settings: Settings, *, read_only: bool = False, admin: bool = False) -> dict[str, str]:
-    """The servers' addresses, names and credentials, under the names of the reference, of the AWS tools and of libpq.
+    """The servers' addresses and credentials as variables of the reference design, of AWS tools and of libpq.
 
-    `read_only` gives the database's role that only reads. `admin` adds the roles that `migrate` and `prepare` connect
-    as, as settings. Raises ValueError if there is no such role.
+    With `read_only`, they contain the read-only database role. `admin` adds the roles of `migrate` and `prepare`, as
+    settings. Raises ValueError if there is no such role.
     """
     if admin and not settings.database_owner_user:
-        raise ValueError("no role for administration is known: database_owner_user is not set")
+        raise ValueError("there is no administrative role: database_owner_user is not set")
     if read_only:
         if not settings.database_reader_user:
             raise ValueError("there is no read-only role: database_reader_user is not set")
@@ -57,7 +57,7 @@ def connection_environment(settings: Settings, *, read_only: bool = False, admin
 
 
 def settings_from(variables: Mapping[str, str]) -> dict[str, str]:
-    """The settings that variables of `connection_environment` stand for, by their names."""
+    """The settings, by name, that correspond to variables of `connection_environment`."""
     found = {}
     for name in Settings.model_fields:
         names = [f"{PREFIX}{name.upper()}", *_reference_names(name)]

@@ -1,4 +1,4 @@
-"""Structured logs: for people on a terminal, or one JSON object a line for machines."""
+"""Structured logs: for a terminal, or as one JSON object per line."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from filemill.domain.origins import redact_passwords
 
 
 def configure(settings: Settings, role: str) -> None:
-    """Set up logging for this process; every line carries the role and the worker's id."""
+    """Configure logging of this process; every line has the role and the worker id."""
     json = settings.log_format == "json"
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -34,7 +34,7 @@ def configure(settings: Settings, role: str) -> None:
 
 
 def configure_for_command() -> None:
-    """Logging for a command that a person types: stdout is its answer, and errors it tells in a sentence."""
+    """Configure logging of a command: only errors, because the command prints its own results and errors."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -42,10 +42,7 @@ def configure_for_command() -> None:
 
 
 class LogRateLimit:
-    """How many lines of a kind may be logged in a period, for what others can cause as often as they like. Any thread.
-
-    `admit` returns how many were left out since the last line that was logged; None: leave out this one, too.
-    """
+    """A limit of log lines per period, for lines that clients can cause. Safe to use from several threads."""
 
     def __init__(self, lines: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = lines
@@ -53,24 +50,24 @@ class LogRateLimit:
         self._clock = clock
         self._lock = threading.Lock()
         self._since = float("-inf")
-        self._logged = self._left_out = 0
+        self._logged = self._suppressed = 0
 
     def admit(self) -> int | None:
-        """Ask for one line."""
+        """Ask to log a line; returns the number of lines suppressed since the last one, None to suppress this one."""
         with self._lock:
             now = self._clock()
             if now - self._since >= self._seconds:
                 self._since, self._logged = now, 0
             if self._logged >= self._lines:
-                self._left_out += 1
+                self._suppressed += 1
                 return None
             self._logged += 1
-            left_out, self._left_out = self._left_out, 0
-            return left_out
+            suppressed, self._suppressed = self._suppressed, 0
+            return suppressed
 
 
 def _add_identity(role: str, worker_id: str) -> structlog.typing.Processor:
-    """A processor, not a context variable: those do not reach the threads that a process starts."""
+    """A processor, because context variables are not inherited by threads."""
 
     def add(
         _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
@@ -83,5 +80,5 @@ def _add_identity(role: str, worker_id: str) -> structlog.typing.Processor:
 def _hide_passwords(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """A client library's error may quote a URL whole."""
+    """Errors of client libraries may contain complete URLs."""
     return {name: redact_passwords(value) if isinstance(value, str) else value for name, value in event.items()}

@@ -1,4 +1,4 @@
-"""A circuit breaker for calls to one server. Pure."""
+"""The state of a circuit breaker for calls to one server. Pure."""
 
 import random
 
@@ -6,10 +6,9 @@ from filemill.domain.retry import RetryPolicy
 
 
 class BreakerState:
-    """Opens when a server is away for everybody, so that a thousand records do not each find it out for themselves.
+    """Opens after `threshold` failures in a row, whichever records they came from; one success closes it.
 
-    After `threshold` failures in a row (`Unavailable`, from any record) it is open: `delay` says how long to wait
-    before the next try, growing with each that fails; one success closes it. Pure but for its count: one thread.
+    While it is open, `probe_delay` is the wait before the next attempt. It grows with each failed one. One thread.
     """
 
     def __init__(self, policy: RetryPolicy, threshold: int = 5) -> None:
@@ -20,24 +19,24 @@ class BreakerState:
 
     @property
     def open(self) -> bool:
-        """Whether work should wait."""
+        """Whether calls must wait."""
         return self._failures >= self._threshold
 
     def record_failure(self, reason: str) -> bool:
-        """Note a failure; whether it opened the breaker just now."""
+        """Count a failure; returns whether it opened the breaker."""
         self._failures += 1
         self.reason = reason
         return self._failures == self._threshold
 
     def record_success(self) -> bool:
-        """Note a success; whether it closed the breaker just now."""
+        """Reset the count; returns whether that closed the breaker."""
         was_open = self.open
         self._failures = 0
         self.reason = None
         return was_open
 
     def probe_delay(self, jitter: random.Random) -> float:
-        """How long to wait before the next probe, in seconds; at least a half of the backoff, so that it is a pause."""
+        """Seconds to wait before the next probe: between half of the backoff and all of it."""
         over = max(1, self._failures - self._threshold + 1)
         ceiling = min(self._policy.cap_seconds, self._policy.base_seconds * 2 ** min(over, 32))
         return jitter.uniform(ceiling / 2, ceiling)

@@ -1,7 +1,7 @@
 """The text of a generated file.
 
-The seed's template, with one difference: `Generated at` is the moment of the request, not of the processing, so that
-the bytes depend on the request alone and a redelivery makes the same object
+This is the template of the reference design, with one difference: `Generated at` is the time of the request, not of the
+processing. The bytes depend on the request alone, so reprocessing a record creates the same object
 (docs/decisions/0005-content-depends-on-the-request-alone.md).
 """
 
@@ -16,7 +16,7 @@ _RULE = "==================="
 
 
 def render(title: str, description: str, requested_at: datetime) -> bytes:
-    """The file's bytes, UTF-8, with a line break at the end."""
+    """The bytes of the file, in UTF-8, with a line break at the end."""
     lines = [
         _RULE,
         "GENERATED FILE",
@@ -30,5 +30,5 @@ def render(title: str, description: str, requested_at: datetime) -> bytes:
 
 
 def sha256_hex(body: bytes) -> str:
-    """The hash that rows, events and `verify` compare: 64 hexadecimal digits."""
+    """The SHA-256 that rows, events and `verify` compare: 64 hexadecimal digits."""
     return hashlib.sha256(body).hexdigest()

@@ -1,7 +1,7 @@
-"""A key that makes it safe to send a request again (draft-ietf-httpapi-idempotency-key-header).
+"""Idempotency keys: they make it safe to repeat a request (draft-ietf-httpapi-idempotency-key-header). Pure.
 
-Pure. Whoever does not know whether a request was accepted sends it again with the same key: it is accepted once, and
-both get the same answer. A key is kept for 24 hours.
+A client that does not know whether its request was accepted repeats it with the same key. The request is accepted once,
+and both responses are the same. A key is stored for 24 hours.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class KeyReused(Exception):
 
 
 def parse_key(text: str) -> str:
-    """A key as it came, without the quotation marks of an HTTP structured string. Raises InvalidRequest."""
+    """The key in a header's value, without the quotation marks of an HTTP structured string. Raises InvalidRequest."""
     key = text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
     if not key.strip():
         raise InvalidRequest(HEADER, "must not be blank")
@@ -45,10 +45,10 @@ def parse_key(text: str) -> str:
 
 
 def key_hash(key: str) -> str:
-    """What is stored of a key: it is its sender's secret, and of any length."""
+    """The hash that is stored instead of the key, because the key is a secret of its sender."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def fingerprint(files: Sequence[NewFile]) -> str:
-    """What tells one request from another: all of what is asked for, in order."""
+    """A hash of all requested files, in order: equal for equal requests."""
     return hashlib.sha256(msgspec.msgpack.encode(files)).hexdigest()

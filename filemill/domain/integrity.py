@@ -1,16 +1,19 @@
-"""Whether an object is the one that its row says: by key, size and hash. Pure."""
+"""Comparison of an object with its row: key, size and hash. Pure."""
 
 import hashlib
+from typing import ClassVar
 
 from filemill.domain.files import InvalidObjectKey, check_key_owner
 
 
 class ObjectMismatch(Exception):
-    """An object that is not what its row says. The text is a sentence for people."""
+    """An object does not match its row."""
+
+    code: ClassVar[str] = "object-mismatch"
 
 
 class ExpectedObject:
-    """What a row says of its object. Of a foreign service's, `sha256` and `size` are None until they are known."""
+    """The object that a row describes. `sha256` and `size` are None until those of a foreign result are known."""
 
     def __init__(self, file_id: int, key: str, sha256: str | None, size: int | None) -> None:
         self.key = key
@@ -19,30 +22,30 @@ class ExpectedObject:
         self._name = f"the object {key} is not the one of file {file_id}"
         try:
             check_key_owner(file_id, key)
-        except InvalidObjectKey as error:  # a row of a version that took every key
+        except InvalidObjectKey as error:  # the row is from a version that accepted every key
             raise ObjectMismatch(f"{self._name}: {error}") from None
 
     def check_size(self, size: int) -> None:
-        """Raises Differs."""
+        """Compare the size in bytes. Raises ObjectMismatch."""
         if self.size is not None and size != self.size:
             raise ObjectMismatch(
                 f"{self._name}: it has {size:,} bytes, not {self.size:,}. `filemill verify` lists such files"
             )
 
     def check(self, body: bytes) -> None:
-        """Check a whole object. Raises Differs."""
+        """Check a whole object. Raises ObjectMismatch."""
         self.check_size(len(body))
         digest = self.digest()
         digest.update(body)
         digest.finish()
 
     def digest(self) -> "DigestCheck":
-        """For an object that comes in parts."""
+        """The check of an object that is read in parts."""
         return DigestCheck(self._sha256, self._name)
 
 
 class DigestCheck:
-    """The hash of an object that comes in parts."""
+    """Computes the hash of an object part by part and compares it."""
 
     def __init__(self, expected: str | None, name: str) -> None:
         self._expected = expected
@@ -55,7 +58,7 @@ class DigestCheck:
             self._hash.update(part)
 
     def finish(self) -> None:
-        """All parts were added. Raises Differs."""
+        """Compare the hash after the last part. Raises ObjectMismatch."""
         if self._expected is not None and self._hash.hexdigest() != self._expected:
             raise ObjectMismatch(
                 f"{self._name}: its SHA-256 begins with {self._hash.hexdigest()[:12]}, not with {self._expected[:12]}."

@@ -1,8 +1,7 @@
-"""What travels over Kafka: JSON with the seed's camelCase names, and headers beside it.
+"""Kafka messages: JSON with the camelCase names of the reference design, and record headers.
 
-Reading is strict about the fields that it needs and blind to those that it does not know, so that a client written from
-the seed's document alone works with this system. What cannot be read raises InvalidMessage, with a reason fit for a
-dead letter.
+Required fields are validated strictly and unknown fields are ignored, so clients of the reference design interoperate.
+A message that cannot be read raises InvalidMessage, whose reason is used in the dead letter.
 """
 
 import re
@@ -20,27 +19,27 @@ SEQUENCE_HEADER = "filemill-publish-number"
 RUN_HEADER = "filemill-run"
 TRACEPARENT_HEADER = "traceparent"  # W3C Trace Context
 
-# In the order of the record; a name may occur several times. None is a null value, which is not an empty one.
+# In the order of the record; a name may occur several times. None is a null value, which differs from an empty one.
 Headers = list[tuple[str, bytes | None]]
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ERROR_MAX_CHARACTERS = 2000
-# No processing takes longer; whoever claims it has a wrong clock.
+# No processing takes longer. If an event says so, the clock of its producer is wrong.
 _LONGEST_PROCESSING = timedelta(days=30)
 _HEADER_MAXIMUM = {RUN_HEADER: 2**31 - 1}
 
 
-# The ranges of the columns that these end in: a number beyond them would stop the whole batch at the database.
+# The ranges of the database columns: a number beyond them would make the database refuse the whole batch.
 Int16 = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
 Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Run = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-# Names are indexed, and an index entry has a limit (2,704 bytes): a longer one would stop the batch just the same.
+# Names are indexed, and an index entry has a limit (2,704 bytes): a longer one would also fail the batch.
 WorkerId = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
-    """`file.create`: please make this file. `timestamp` is the request's."""
+    """A record of `file.create`: a request for a file. `timestamp` is the time of the request."""
 
     file_id: FileId
     title: str
@@ -48,7 +47,7 @@ class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
     timestamp: datetime
 
 
-# How long an attempt spent in each stage, in milliseconds: read, work, render, upload, announce.
+# The duration of each stage of an attempt in milliseconds: read, work, render, upload, announce.
 StageTimes = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=20)], Annotated[float, msgspec.Meta(ge=0, le=1e12)]],
     msgspec.Meta(max_length=10),
@@ -56,7 +55,7 @@ StageTimes = Annotated[
 
 
 class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """`file.created`: what became of a file. The first four fields are the seed's."""
+    """A record of `file.created`: the result of a run. The reference design has the first four fields."""
 
     file_id: FileId
     s3_location: str | None = None
@@ -75,7 +74,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     error: str | None = None
 
     def status_update(self, at: datetime | None = None) -> StatusUpdate:
-        """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
+        """The event as a status update at the time `at` of the store's clock (None: the event's timestamp)."""
         at = at or self.timestamp
         return StatusUpdate(
             file_id=self.file_id,
@@ -95,7 +94,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """`file.progress`: step `step` of `steps` is done (0: begun)."""
+    """A record of `file.progress`: step `step` of `steps` is done (0: processing has begun)."""
 
     file_id: FileId
     run: Run | None = None
@@ -108,7 +107,7 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     timestamp: datetime
 
     def status_update(self, at: datetime | None = None) -> StatusUpdate:
-        """The event as a statement about the file, made at `at` by the clock of who stores it (None: by its own)."""
+        """The event as a status update at the time `at` of the store's clock (None: the event's timestamp)."""
         return StatusUpdate(
             file_id=self.file_id,
             run=self.run,
@@ -123,11 +122,11 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
         )
 
 
-def _start_time(ended: datetime, claimed_begin: datetime | None, claimed_end: datetime) -> datetime | None:
-    """When something began that ended at `ended`: only its length is the producer's to say, by one clock."""
-    if claimed_begin is None:
+def _start_time(ended: datetime, stated_start: datetime | None, stated_end: datetime) -> datetime | None:
+    """The start of an interval that ended at `ended`. Only the interval's length is taken from the producer's clock."""
+    if stated_start is None:
         return None
-    return ended - min(max(claimed_end - claimed_begin, timedelta(0)), _LONGEST_PROCESSING)
+    return ended - min(max(stated_end - stated_start, timedelta(0)), _LONGEST_PROCESSING)
 
 
 _T = TypeVar("_T", FileCreate, FileCreated, FileProgress)
@@ -136,7 +135,7 @@ _decoders: dict[type, msgspec.json.Decoder[FileCreate | FileCreated | FileProgre
     kind: msgspec.json.Decoder(kind) for kind in (FileCreate, FileCreated, FileProgress)
 }
 
-# The fields that are moments.
+# The fields that are times.
 _TIMES = {
     kind: [field.name for field in msgspec.structs.fields(kind) if datetime in (field.type, *get_args(field.type))]
     for kind in _decoders
@@ -144,7 +143,7 @@ _TIMES = {
 
 
 def encode(message: FileCreate | FileCreated | FileProgress) -> bytes:
-    """The message as JSON. Times are cut to milliseconds, as the seed's clients write and expect them."""
+    """The message as JSON. Times are truncated to milliseconds, as clients of the reference design expect them."""
     document = msgspec.to_builtins(message, builtin_types=(datetime,))
     for name, value in document.items():
         if isinstance(value, datetime):
@@ -153,21 +152,21 @@ def encode(message: FileCreate | FileCreated | FileProgress) -> bytes:
 
 
 def decode(value: bytes | None, kind: type[_T]) -> _T:
-    """Read a record's value. Raises InvalidMessage saying what is wrong with it."""
+    """Decode a record's value. Raises InvalidMessage with the reason."""
     if not value:
         raise InvalidMessage("the value is empty")
     try:
         message = _decoders[kind].decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # RecursionError: nested too deeply
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     assert isinstance(message, kind)
-    if b"\\u" in value:  # JSON has no other way to write them
+    if b"\\u" in value:  # JSON can only contain them as escapes
         _reject_unstorable(message)
     return _in_utc(message)
 
 
 def decode_create(value: bytes | None) -> FileCreate:
-    """Read a `file.create`, and hold it to the limits of a request. Raises InvalidMessage."""
+    """Decode a `file.create` and check the limits of a request. Raises InvalidMessage."""
     message = decode(value, FileCreate)
     try:
         check_limits(message.title, message.description)
@@ -177,7 +176,7 @@ def decode_create(value: bytes | None) -> FileCreate:
 
 
 def decode_created(value: bytes | None) -> FileCreated:
-    """Read a `file.created`. Raises InvalidMessage."""
+    """Decode a `file.created`. Raises InvalidMessage."""
     message = decode(value, FileCreated)
     if message.status == "completed" and not message.s3_location:
         raise InvalidMessage("s3Location is missing, though the status is completed")
@@ -187,7 +186,7 @@ def decode_created(value: bytes | None) -> FileCreated:
 
 
 def file_id_in(value: bytes | None) -> int | None:
-    """The fileId of a message that is otherwise unreadable, so that its file need not wait for ever; or None."""
+    """The fileId of a message that may be invalid otherwise, so that its file can fail; None if there is none."""
     try:
         document = msgspec.json.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -214,29 +213,29 @@ def header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str
 
 
 def int_header(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> int | None:
-    """A header that is a positive whole number in its range, or None where it is absent or anything else."""
+    """The value of a header that is a positive whole number in its range, else None."""
     text = header(headers, name) or ""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
     return number if 0 < number <= _HEADER_MAXIMUM.get(name, FILE_ID_MAX) else None
 
 
 def dead_letter_origin(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] | None:
-    """Partition and offset on `file.create` that a dead letter names as its own; None: it is somebody else's."""
+    """Partition and offset on `file.create` in the headers of a dead letter; None if another program wrote it."""
     try:
-        place = int(header(headers, "filemill-partition") or ""), int(header(headers, "filemill-offset") or "")
+        origin = int(header(headers, "filemill-partition") or ""), int(header(headers, "filemill-offset") or "")
     except ValueError:
         return None
-    return place if all(0 <= number <= FILE_ID_MAX for number in place) else None
+    return origin if all(0 <= number <= FILE_ID_MAX for number in origin) else None
 
 
 def new_traceparent() -> str:
-    """A fresh W3C trace context, sampled."""
+    """A new W3C trace context, sampled."""
     digits = secrets.token_hex(24)
     return f"00-{digits[:32]}-{digits[32:]}-01"
 
 
 def valid_traceparent(text: str | None) -> str | None:
-    """The text where it is a version 00 traceparent, else None."""
+    """The text if it is a traceparent of version 00, else None."""
     return text if text and _TRACEPARENT.fullmatch(text) else None
 
 
@@ -256,13 +255,13 @@ def _storable(text: str) -> bool:
 
 
 def _in_utc(message: _T) -> _T:
-    """All times in UTC; one without a zone is read as such: a foreign client that leaves out the Z means it."""
+    """The message with all times in UTC. A time without a zone is taken as UTC."""
     try:
-        moved = {
+        in_utc = {
             name: value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
             for name in _TIMES[type(message)]
             if (value := getattr(message, name)) is not None and value.tzinfo is not UTC
         }
-    except OverflowError:  # such a row could be written, but not be read again
+    except OverflowError:  # the database would store it, but Python could not read it
         raise InvalidMessage("a time lies beyond the years 1 to 9999") from None
-    return msgspec.structs.replace(message, **moved) if moved else message
+    return msgspec.structs.replace(message, **in_utc) if in_utc else message

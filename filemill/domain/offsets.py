@@ -1,11 +1,9 @@
-"""Which offset may be committed, when records of one partition finish in any order.
+"""Which offset may be committed while the records of a partition finish in any order. Pure; one thread.
 
-Kafka remembers one number per partition: everything below it is done. With many records in progress that number is the
-lowest offset that is still unfinished. What is finished beyond it travels in the commit's metadata, so that a
-successor does not do it again; where it does not fit, correctness holds without it. The idea is the Confluent Parallel
-Consumer's.
-
-Pure: no Kafka, no clock, one thread.
+Kafka stores one committed offset per partition: all records below it are finished. With many records in progress it is
+the lowest unfinished offset. Finished offsets above it are stored in the commit's metadata, so the next owner does not
+reprocess them. If they do not fit, some are reprocessed, which is correct too. The Confluent Parallel Consumer does
+the same.
 """
 
 import base64
@@ -15,20 +13,24 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-# The broker refuses more than offset.metadata.max.bytes (4,096); one oversize partition spoils the whole commit call.
+# The broker refuses more than offset.metadata.max.bytes (4,096); one oversize partition fails the whole commit call.
 METADATA_MAX_CHARACTERS = 4000
 WORKER_ID_MAX_CHARACTERS = 200
 
-# A bitmap of more than this is cut: what lies beyond is simply done again.
+# A longer bitmap is truncated: the records beyond it are reprocessed.
 _BITMAP_MAX_BYTES = 64 * 1024
 
 
 class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+<<<<<<< HEAD
     """Who committed, in which assignment, and what is finished beyond the committed offset (`done`, encoded).
 
     `topic_id`: the topic that the offset is of (KIP-516), "" if unknown. Kafka stores a commit by the topic's name, and
     a topic that was deleted and created again keeps the name. `worker` is "" in a commit that a reset of offsets made.
     """
+=======
+    """The worker and the epoch of a commit, and the finished offsets above the committed one (`done`, encoded)."""
+>>>>>>> redesign
 
     worker: str
     epoch: int
@@ -39,7 +41,7 @@ class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
 class Commit(msgspec.Struct, frozen=True):
     """One partition's commit: the next offset to read, and the metadata as text.
 
-    `version` is the state of the partition that it describes, for `PartitionOffsets.acknowledged`.
+    `version` is the tracker's version that it describes, for `OffsetTracker.on_committed`.
     """
 
     offset: int
@@ -48,7 +50,7 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class StoredCommit(msgspec.Struct, frozen=True):
-    """A commit as `__consumer_offsets` has it. `at` is the broker's moment of it, in seconds since the epoch."""
+    """A commit in `__consumer_offsets`. `at` is the broker's time of it, in seconds since the epoch."""
 
     partition: int
     offset: int
@@ -60,7 +62,7 @@ class StoredCommit(msgspec.Struct, frozen=True):
 
 
 class RecordedReset(msgspec.Struct, frozen=True):
-    """A person's move of a partition's offset that is on record. `at`: when it was recorded, just before."""
+    """An audited reset of a partition's offset. `at` is the time of its audit record, just before the reset."""
 
     partition: int
     old: int
@@ -68,20 +70,20 @@ class RecordedReset(msgspec.Struct, frozen=True):
     at: float
 
     def skips(self, partition: int, offset: int) -> bool:
-        """Whether it passed over this record."""
+        """Whether the reset skipped this record."""
         return partition == self.partition and self.old <= offset < self.new
 
 
 class OffsetTracker:
-    """The offsets of one partition during one assignment.
+    """The offsets of one partition during one epoch.
 
-    `finished_before` are offsets that a predecessor had finished beyond its `committed` offset (-1: none).
+    `already_finished`: offsets above the `committed` one (-1: none) that the last owner had finished.
     """
 
     def __init__(self, already_finished: Iterable[int] = (), committed: int = -1) -> None:
         self._committed = committed
         self._finished_before = set(already_finished)
-        self._delivered: deque[int] = deque()  # from the lowest unfinished on, ascending
+        self._delivered: deque[int] = deque()  # ascending, from the lowest unfinished on
         self._finished: set[int] = set()  # those of `_delivered` that are finished
         self._next: int | None = None  # one past the last delivered
         self._version = 0  # grows with each finished record
@@ -99,17 +101,17 @@ class OffsetTracker:
 
     @property
     def position(self) -> int | None:
-        """What may be committed: the lowest unfinished offset, or the one after the last delivered; None at first."""
+        """The offset that may be committed: the lowest unfinished one, or one past the last tracked; None at first."""
         return self._delivered[0] if self._delivered else self._next
 
     @property
     def has_uncommitted(self) -> bool:
-        """Whether something finished since the last acknowledged commit."""
+        """Whether a record finished since the last accepted commit."""
         return self._version != self._acknowledged_version
 
     @property
     def committed_version(self) -> int:
-        """Grows with each commit that the broker took."""
+        """Increases with each commit that the broker accepted."""
         return self._acknowledged_version
 
     def goes_back(self, offset: int) -> bool:
@@ -117,14 +119,14 @@ class OffsetTracker:
         return self._next is not None and offset < self._next
 
     def track(self, offset: int) -> bool:
-        """Note a record read from the partition; False where it is finished already and must not be done again.
+        """Track a record that was read; returns False if it is already finished and must not be processed.
 
-        Offsets ascend, with gaps allowed. An offset at or below one delivered before is a repetition: ValueError.
+        Offsets ascend, and gaps are allowed. Raises ValueError for an offset at or below one that was tracked before.
         """
         if self.goes_back(offset):
             raise ValueError(f"offset {offset} was delivered already; the next is {self._next} or above")
         if self._next is None and offset < self._committed:
-            self._finished_before.clear()  # they are offsets of another log than this one
+            self._finished_before.clear()  # they belong to an earlier log
         self._next = offset + 1
         self._delivered.append(offset)
         if offset in self._finished_before:
@@ -134,16 +136,16 @@ class OffsetTracker:
         return True
 
     def advance_to(self, position: int) -> None:
-        """Note that the reader is at `position`, and that all records before it have been delivered.
+        """Set the next offset to the reader's position, if all records before it were tracked.
 
-        It is beyond the last of them where no record follows that one: a transaction's marker, or what was removed.
+        The position is above the last record if offsets without records follow it: control records or removed ones.
         """
         if position > (self._committed if self._next is None else self._next):
             self._next = position
             self._version += 1
 
     def finish(self, offset: int) -> None:
-        """Note that all of a record's effects are durable. Twice is harmless."""
+        """Mark a record as finished: all its effects are durable. A second call has no effect."""
         if not self._delivered or offset < self._delivered[0]:
             return
         self._finished.add(offset)
@@ -152,16 +154,24 @@ class OffsetTracker:
             self._finished.discard(self._delivered.popleft())
 
     def finished_beyond(self) -> list[int]:
-        """Offsets finished above the position, ascending, those of a predecessor included."""
+        """Finished offsets above the position, ascending, including those of the last owner."""
         position = self.position
         beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
         return sorted(beyond)
 
+<<<<<<< HEAD
     def next_commit(self, worker: str, epoch: int, topic_id: str = "", *, force: bool = False) -> Commit | None:
         """What to commit now, or None where nothing has finished since the last acknowledged commit.
 
         `topic_id`: of the topic that the offsets are of, "" if unknown. `again`: also where nothing has, as a question
         to the broker whether it still takes our commits. None then only where nothing was delivered.
+=======
+    def next_commit(self, worker: str, epoch: int, *, force: bool = False) -> Commit | None:
+        """The next commit; None if nothing has finished since the last accepted one.
+
+        `force` returns a commit in that case too: its answer shows whether the broker still accepts our commits. None
+        then only if nothing was tracked.
+>>>>>>> redesign
         """
         position = self.position
         if position is None or (self._version == self._acknowledged_version and not force):
@@ -170,15 +180,15 @@ class OffsetTracker:
         return Commit(position, metadata, self._version)
 
     def on_committed(self, commit: Commit) -> None:
-        """Note that the broker took a commit."""
+        """Record that the broker accepted a commit."""
         self._acknowledged_version = max(self._acknowledged_version, commit.version)
 
 
 def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: Sequence[int], topic_id: str = "") -> str:
     """The commit's metadata as ASCII JSON of at most METADATA_MAX_CHARACTERS.
 
-    Finished offsets above `position` are a bitmap (bit i stands for position + 1 + i), deflated, base64. Where all of
-    it does not fit, its beginning is kept.
+    The finished offsets above `position` are a bitmap (bit i stands for position + 1 + i), deflated, in base64. If it
+    does not fit, it is truncated.
     """
     worker = worker.encode("ascii", "replace").decode()[:WORKER_ID_MAX_CHARACTERS]
     bitmap = _bitmap(position, finished_beyond)
@@ -191,10 +201,16 @@ def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: Seq
 
 
 def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | None, list[int]]:
+<<<<<<< HEAD
     """Who wrote a commit, and the offsets finished beyond `position`; (None, []) for metadata that is not ours."""
     metadata = _read(text)
     if metadata is None or not metadata.done:
         return metadata, []
+=======
+    """The metadata of a commit and its finished offsets above `position`; (None, []) if another program wrote it."""
+    if not text:
+        return None, []
+>>>>>>> redesign
     try:
         inflate = zlib.decompressobj()
         bitmap = inflate.decompress(base64.b64decode(metadata.done, validate=True), _BITMAP_MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Hosts and origins as HTTP headers name them. Parsing never raises: what cannot be read is None."""
+"""Hosts and origins in HTTP headers. Parsing never raises: an invalid value yields None."""
 
 import ipaddress
 import re
@@ -16,7 +16,7 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Authority:
-    """A Host header: the name in lower case, an IPv6 address without brackets, and the port where one is given."""
+    """A Host header: the name in lower case, an IPv6 address without brackets, and the port if there is one."""
 
     host: str
     port: int | None
@@ -32,7 +32,7 @@ class Origin:
 
 
 def parse_ip(text: str) -> IpAddress | None:
-    """An IP address. An IPv4 address that is written as IPv6 counts as IPv4."""
+    """The IP address. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -42,13 +42,13 @@ def parse_ip(text: str) -> IpAddress | None:
 
 
 def parse_host(text: str) -> Authority | None:
-    """What a Host header says."""
+    """The value of a Host header."""
     found = _HOST.fullmatch(text) if len(text) <= LENGTH_MAX else None
     return _authority(found) if found else None
 
 
 def parse_origin(text: str) -> Origin | None:
-    """What an Origin header says; None for `null`, which belongs to nobody."""
+    """The value of an Origin header; None for `null`."""
     found = _ORIGIN.fullmatch(text) if len(text) <= LENGTH_MAX else None
     authority = _authority(found) if found else None
     if found is None or authority is None:
@@ -58,7 +58,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether a host is this machine under a name that no DNS server decides about."""
+    """Whether the host is a loopback name or address that does not depend on DNS."""
     address = parse_ip(host)
     return host == "localhost" if address is None else address.is_loopback
 
@@ -75,12 +75,12 @@ def _authority(found: re.Match[str]) -> Authority | None:
 
 
 def split_list(text: str) -> list[str]:
-    """The entries of a setting that separates them by commas."""
+    """The entries of a comma-separated setting."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def has_user_info(address: str) -> bool:
-    """Whether an address or URL carries a user name or a password: `user:pass@host`."""
+    """Whether an address or URL contains a user name or a password: `user:pass@host`."""
     return "@" in address.rpartition("://")[2].partition("/")[0]
 
 
@@ -88,5 +88,5 @@ _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/'\"]*@")
 
 
 def redact_passwords(text: str) -> str:
-    """A text for people, in which no URL has a password."""
+    """The text without user names and passwords in its URLs."""
     return _USER_INFO.sub("", text) if "@" in text else text

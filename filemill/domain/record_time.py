@@ -1,7 +1,7 @@
-"""When a record was written, by the clock of the database, whatever its producer's clock says. Pure.
+"""The time at which a record was written, by the clock of the database, independent of its producer's clock. Pure.
 
-The broker dates the records of our topics (`message.timestamp.type=LogAppendTime`). Its clock and the database's are
-taken to agree; where they do not, the difference is measured and taken out. A producer's own time is only its claim.
+The broker sets the timestamps of our topics (`message.timestamp.type=LogAppendTime`). If its clock differs from the
+database's, the difference is measured and subtracted.
 """
 
 import time
@@ -10,15 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 from filemill.domain.records import Record
 
-# Within this much the clocks of broker and database count as one.
+# Up to this difference the clocks of broker and database count as equal.
 AGREED_MILLISECONDS = 5000
-# A broker that is behind looks like a backlog at first. After this long with nothing left to read, it is no backlog.
+# The records of a broker whose clock is behind look like a backlog. After this time at the end they are none.
 BEHIND_SECONDS = 1.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RecordClock:
-    """The database's moments of records, for one reader that has the database's clock from time to time. One thread."""
+    """Converts record timestamps to the database's clock, which is synchronized from time to time. One thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,17 +29,17 @@ class RecordClock:
         self._last: tuple[int, datetime] = (0, _EPOCH)
 
     def synchronize(self, now: datetime, asked_at: float) -> None:
-        """Take over the database's clock: it said `now` between `asked_at` and this moment."""
+        """Synchronize with the database's clock: it was `now` at some time between `asked_at` and this call."""
         self._base_ms = _milliseconds(now) - 1000 * (asked_at + self._clock()) / 2
 
     def observe(self, records: Sequence[Record], *, to_the_end: bool) -> None:
-        """Note a batch that was just read; `to_the_end`: nothing was left to read. Its records may be dated then."""
+        """Observe a batch that was just read, before `time_of` of its records. `to_the_end`: no records are left."""
         self._read_ms = round(self._base_ms + 1000 * self._clock())
         newest = max((record.timestamp_ms for record in records if record.by_broker), default=None)
         if newest is None:
             return
         ahead = newest - self._read_ms
-        if ahead > AGREED_MILLISECONDS:  # nothing is written in the future
+        if ahead > AGREED_MILLISECONDS:  # a record cannot be written in the future
             self._ahead_ms, self._behind_since = ahead, None
         elif ahead >= -AGREED_MILLISECONDS:
             self._ahead_ms, self._behind_since = 0, None
@@ -51,7 +51,7 @@ class RecordClock:
             self._ahead_ms = ahead
 
     def time_of(self, record: Record) -> datetime:
-        """The moment when the broker took the record; of one that its producer dated, when it was read."""
+        """The time at which the broker stored the record; if its producer set the timestamp, the time of the read."""
         moment = min(record.timestamp_ms - self._ahead_ms, self._read_ms) if record.by_broker else self._read_ms
         if moment != self._last[0]:
             self._last = (moment, _EPOCH + timedelta(milliseconds=moment))

@@ -1,4 +1,4 @@
-"""Records of a topic, and the identity of a topic."""
+"""Records of a topic, and the identity of a topic. Pure."""
 
 import msgspec
 
@@ -9,8 +9,9 @@ from filemill.errors import InvalidMessage
 class Record(msgspec.Struct, frozen=True):
     """One record of a topic as read.
 
-    `timestamp_ms` is the broker's or the producer's, as the topic is set up; 0 if there is none, or if it is not within
-    the years 1970 to 9999. `headers_error`: why the headers cannot be read; `headers` is empty then.
+    `timestamp_ms` is the broker's (`by_broker`) or the producer's, as the topic is configured; 0 if there is none, or
+    if it is not within the years 1970 to 9999. `headers_error`: why the headers cannot be read; `headers` is empty
+    then. `deliveries_left`: how often a share group will deliver the record again; None in a consumer group.
     """
 
     topic: str
@@ -19,9 +20,9 @@ class Record(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: Headers
     timestamp_ms: int
-    deliveries_left: int | None = None  # how often a share group will hand it out again; None where nobody counts
+    deliveries_left: int | None = None
     headers_error: str | None = None
-    by_broker: bool = False  # whether the timestamp is the broker's: a producer may write any
+    by_broker: bool = False
 
     def require_readable_headers(self) -> None:
         """Raise InvalidMessage if the headers cannot be read."""
@@ -30,12 +31,12 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class TopicIdentity(msgspec.Struct, frozen=True):
-    """Which topic has a name now: its id and its cluster's, which another topic of that name has not."""
+    """The identity of a topic: its id and its cluster's. A topic that is recreated under the name has another id."""
 
     topic_id: str
     cluster_id: str
     partitions: int
 
     def is_same_topic(self, other: "TopicIdentity | None") -> bool:
-        """Whether the other is this very topic, whatever partitions were added."""
+        """Whether the other one is this topic, with the same or another number of partitions."""
         return other is not None and (self.topic_id, self.cluster_id) == (other.topic_id, other.cluster_id)

@@ -1,4 +1,4 @@
-"""Which requests are gone: accepted, unfinished, and with no record left that anybody will process. Pure."""
+"""Lost requests: accepted and unfinished, but no record is left that a worker will process. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class PartitionRange(msgspec.Struct, frozen=True):
-    """A partition of the requests: where it begins and ends, and what the group has committed (None: nothing)."""
+    """A partition of `file.create`: its begin and end offsets, and the group's committed offset (None: none)."""
 
     partition: int
     begin: int
@@ -15,10 +15,10 @@ class PartitionRange(msgspec.Struct, frozen=True):
 
 
 class LossBounds(msgspec.Struct, frozen=True):
-    """An unfinished request of `generation` is gone if its offset is below one of its partition's bounds.
+    """An unfinished request of `generation` is lost if its offset is below one of its partition's bounds.
 
-    `removed`: retention took the record, and no worker has it. `passed`: the group has committed it, and every result
-    up to then has been applied. One of another generation was on a topic that is gone.
+    `removed`: retention removed the record, and no worker has it. `passed`: the group has committed it, and all results
+    up to then are applied. The topic of a request of another generation was deleted.
     """
 
     generation: int
@@ -35,10 +35,10 @@ def loss_bounds(
     share_group: bool,
     results_applied: bool,
 ) -> LossBounds:
-    """The bounds of what is gone now.
+    """The bounds below which unfinished requests are lost now.
 
-    `owned` are the partitions of workers that have something in progress. They may have read a record before it was
-    removed: then they finish it. Under a share group (`shares`) nobody commits offsets.
+    `owned`: the partitions of workers with records in progress. Such a worker may have read a record before it was
+    removed, and will finish it. In a share group (`share_group`) there are no committed offsets.
     """
     removed, passed = {}, {}
     for part in parts:
@@ -51,5 +51,5 @@ def loss_bounds(
 
 
 def results_applied(ends: Mapping[int, int], positions: Mapping[int, int]) -> bool:
-    """Whether the sync has read every result that there was when the ends were asked."""
+    """Whether the status sync has read all results below the end offsets."""
     return all(positions.get(partition, 0) >= end for partition, end in ends.items())

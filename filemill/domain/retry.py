@@ -1,9 +1,9 @@
-"""What to do with a record whose processing failed: try again, and when; or park it in the dead letters.
+"""The retry rule for a record whose processing failed: retry it after a delay, or make it a dead letter. Pure.
 
-Errors come in two kinds, told apart by type. `Unavailable`: the thing needed is away (S3, the broker); it says nothing
-about the record, so it costs the record no attempt, and it goes on being tried. Everything else may be the record's
-own fault: it has a bounded number of attempts. Both back off exponentially with full jitter
-(M. Brooker, "Exponential Backoff And Jitter", 2015), so that a thousand records do not return at the same moment.
+`Unavailable` means that a server is unreachable. It says nothing about the record, so the record is retried without
+limit. `PermanentError` makes it a dead letter at once. Every other error may be caused by the record: it has a bounded
+number of attempts. Delays grow exponentially with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015), so
+that a thousand records are not retried at the same time.
 """
 
 import random
@@ -14,7 +14,7 @@ from filemill.errors import DeadLetterCode, PermanentError, Unavailable
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds on trying again. Times in seconds."""
+    """Limits of retries. Times in seconds."""
 
     max_attempts: int = 5
     base_seconds: float = 0.2
@@ -22,7 +22,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Try again after `seconds`; `counted` says whether the try that failed was one of the record's attempts."""
+    """Retry after `seconds`. `counted`: whether the failure counts as one of the record's attempts."""
 
     seconds: float
     counted: bool
@@ -38,10 +38,10 @@ class Reject(msgspec.Struct, frozen=True):
 def decide(
     policy: RetryPolicy, error: BaseException, attempt: int, failures: int, jitter: random.Random
 ) -> Retry | Reject:
-    """What follows a failed try.
+    """What follows a failure.
 
-    `attempt` is the record's attempt that failed, from 1; `failures` how often in a row it has failed by now, from 1
-    (outages included): the delay grows by it.
+    `attempt`: the attempt that failed, from 1. `failures`: the number of failures in a row, from 1, including outages;
+    the delay grows with it.
     """
     if isinstance(error, PermanentError):
         return Reject(str(error), error.code)

@@ -1,8 +1,8 @@
-"""Partitions whose committed offset does not move although they have an owner and records to read, and why.
+"""Stalled partitions: the committed offset does not advance although there are an owner and records to read. Pure.
 
-Pure. The samples say since when an offset stands still, and the owner's heartbeats say what it does meanwhile. A record
-may take its processing time, and a change of owners a session and some seconds: until then nothing is stalled
-(invariant 9 in docs/guarantees.md).
+Samples show since when an offset has not changed. The owner's heartbeats show the reason. A record may take its
+processing time, and a change of owners a session and some seconds; only after that is a partition stalled (invariant 9
+in docs/guarantees.md).
 """
 
 import enum
@@ -13,7 +13,7 @@ from filemill.domain.worker_events import STUCK_MARGIN_SECONDS, Vitals, WorkerCo
 
 
 class StallReason(enum.StrEnum):
-    """Why a committed offset does not move."""
+    """Why a committed offset does not advance."""
 
     QUIET = "quiet"
     BREAKER = "breaker"
@@ -24,7 +24,7 @@ class StallReason(enum.StrEnum):
 
 
 class PartitionOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """The owner of a partition, by its last heartbeat. `condition` None: it never sent one."""
+    """The owner of a partition, by its last heartbeat. `condition` None: it has never sent one."""
 
     worker_id: str
     condition: WorkerCondition | None = None
@@ -34,9 +34,9 @@ class PartitionOwner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnchangedOffset(msgspec.Struct, frozen=True):
-    """A partition with lag. For `seconds` its committed offset and its owner have been the same, by the samples.
+    """A partition with lag whose committed offset and owner have not changed for `seconds`.
 
-    `undisturbed_seconds`: since its owner last started, got partitions, was resumed, or closed a breaker.
+    `undisturbed_seconds`: the time since its owner started, got partitions, was resumed or closed a breaker.
     """
 
     partition: int
@@ -47,7 +47,7 @@ class UnchangedOffset(msgspec.Struct, frozen=True):
 
 
 class StalledPartition(msgspec.Struct, frozen=True):
-    """A partition that does not move. `explained`: it is held on purpose, or a server is known to be unreachable."""
+    """A stalled partition. `sentence` is the description for people."""
 
     partition: int
     committed: int | None
@@ -59,55 +59,69 @@ class StalledPartition(msgspec.Struct, frozen=True):
 
     @property
     def explained(self) -> bool:
-        """Whether that breaks no promise."""
+        """Whether the stall is expected: the owner is quiet, or a server is known to be unreachable."""
         return self.reason in (StallReason.QUIET, StallReason.BREAKER)
 
 
 def stall_timeout_seconds(processing_seconds: float, session_seconds: float) -> float:
-    """How long a committed offset may stand still while a partition has lag and an owner."""
+    """How long a committed offset may be unchanged while a partition has lag and an owner."""
     return processing_seconds + session_seconds + STUCK_MARGIN_SECONDS
 
 
 def find_stall(
-    still: UnchangedOffset, owner: PartitionOwner, *, processing_seconds: float, session_seconds: float
+    unchanged: UnchangedOffset, owner: PartitionOwner, *, processing_seconds: float, session_seconds: float
 ) -> StalledPartition | None:
-    """Whether the partition is stalled, and why. `processing_seconds` counts where the owner does not say its own."""
+    """The stall of a partition and its reason, or None.
+
+    `processing_seconds` is used if the owner's heartbeats do not contain its own.
+    """
     own = processing_seconds if owner.processing_seconds is None else owner.processing_seconds
     limit = stall_timeout_seconds(own, session_seconds)
-    if still.seconds <= limit:
+    if unchanged.seconds <= limit:
         return None
-    found = _stall_reason(still, owner, limit)
+    found = _stall_reason(unchanged, owner, limit)
     if found is None:
         return None
-    reason, why = found
-    standing = f"the committed offset {still.committed:,} has not moved" if still.committed else "nothing is committed"
-    sentence = f"partition {still.partition}: {standing} for {still.seconds:.0f} s, with a lag of {still.lag:,}: {why}"
+    reason, explanation = found
+    state = (
+        f"the committed offset {unchanged.committed:,} has not advanced"
+        if unchanged.committed
+        else "nothing is committed"
+    )
+    sentence = f"partition {unchanged.partition}: {state} for {unchanged.seconds:.0f} s, with a lag of"
+    sentence += f" {unchanged.lag:,}: {explanation}"
     return StalledPartition(
-        still.partition, still.committed, still.lag, round(still.seconds, 1), owner.worker_id, reason, sentence
+        unchanged.partition,
+        unchanged.committed,
+        unchanged.lag,
+        round(unchanged.seconds, 1),
+        owner.worker_id,
+        reason,
+        sentence,
     )
 
 
-def _stall_reason(still: UnchangedOffset, owner: PartitionOwner, limit: float) -> tuple[StallReason, str] | None:
+def _stall_reason(unchanged: UnchangedOffset, owner: PartitionOwner, limit: float) -> tuple[StallReason, str] | None:
     name, vitals = f"its owner {owner.worker_id}", owner.vitals
     if owner.condition is None or vitals is None:
         return StallReason.UNKNOWN, f"{name} sends no heartbeats"
     if owner.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED):
-        return StallReason.SILENT, f"{name} has been silent for {owner.silent_seconds:.0f} s"
+        return StallReason.SILENT, f"{name} has sent nothing for {owner.silent_seconds:.0f} s"
     if vitals.quiet:
         return StallReason.QUIET, f"{name} is quiet; resume it with `filemill workers resume {owner.worker_id}`"
     if vitals.breaker:
         return StallReason.BREAKER, f"{name} waits for a server ({vitals.breaker})"
-    if still.undisturbed_seconds <= limit:
-        return None  # what held it is over; it has not had its time yet
-    return _stuck_reason(still.partition, name, vitals, limit)
+    if unchanged.undisturbed_seconds <= limit:
+        return None  # the owner resumed only recently
+    return _stuck_reason(unchanged.partition, name, vitals, limit)
 
 
 def _stuck_reason(partition: int, name: str, vitals: Vitals, limit: float) -> tuple[StallReason, str] | None:
     oldest = next((one for one in vitals.oldest_records if one.partition == partition), None)
     if oldest is None:
         if vitals.in_flight and vitals.busy_seconds <= limit:
-            return None  # its records wait for a place that others of the same worker have
-        return StallReason.UNKNOWN, f"{name} has none of its records in progress, for an unknown reason"
+            return None  # the worker processes records of its other partitions first
+        return StallReason.UNKNOWN, f"{name} has none of its records in progress; the reason is unknown"
     if oldest.uncommitted_seconds > STUCK_MARGIN_SECONDS:
         seconds = oldest.uncommitted_seconds
         return StallReason.COMMITS, f"{name} finishes records, but no commit was accepted for {seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What workers are told, over `worker.commands`. Pure."""
+"""Commands to workers on `worker.commands`. Pure."""
 
 import enum
 from datetime import datetime
@@ -11,7 +11,7 @@ from filemill.errors import InvalidMessage
 
 
 class WorkerCommandKind(enum.StrEnum):
-    """What to do."""
+    """The kinds of commands."""
 
     CANCEL = "cancel"
     QUIET = "quiet"
@@ -19,9 +19,9 @@ class WorkerCommandKind(enum.StrEnum):
 
 
 class WorkerCommand(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One command. `files` are [fileId, run] pairs (cancel); `worker_id` None is for every worker."""
+    """One command. `files` are pairs of file id and run (cancel); `worker_id` None addresses every worker."""
 
-    order: WorkerCommandKind
+    kind: WorkerCommandKind = msgspec.field(name="order")
     timestamp: datetime
     worker_id: str | None = None
     files: list[tuple[FileId, Run]] = []
@@ -31,7 +31,7 @@ _decoder = msgspec.json.Decoder(WorkerCommand)
 
 
 def decode_command(value: bytes | None) -> WorkerCommand:
-    """Read a record of `worker.commands`. Raises InvalidMessage."""
+    """Decode a record of `worker.commands`. Raises InvalidMessage."""
     try:
         command = _decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -42,10 +42,10 @@ def decode_command(value: bytes | None) -> WorkerCommand:
 
 
 class CommandState:
-    """What the commands read so far amount to, for one worker.
+    """The combined effect of all commands read so far, for one worker.
 
-    Cancellations count whenever they were given: their record may be read much later. Being quiet is a state of a
-    process, so only what was said after its start counts: by the place on the topic, for clocks differ.
+    Cancellations count whenever they were sent, because the record of the file may be read much later. Being quiet is
+    a state of one process, so only commands after its start count. Their offsets decide that, because clocks differ.
     """
 
     def __init__(self, worker_id: str) -> None:
@@ -54,17 +54,17 @@ class CommandState:
         self.quiet = False
 
     def apply(self, command: WorkerCommand, *, before_start: bool = False) -> list[tuple[int, int]]:
-        """Follow a command, which may be one from before this worker's start; returns what it newly cancels."""
+        """Apply a command, which may be older than this process; returns the files and runs that it newly cancels."""
         if command.worker_id not in (None, self._worker_id):
             return []
-        if command.order is WorkerCommandKind.CANCEL:
+        if command.kind is WorkerCommandKind.CANCEL:
             new = [file_run for file_run in command.files if file_run not in self._cancelled]
             self._cancelled.update(new)
             return new
         if not before_start:
-            self.quiet = command.order is WorkerCommandKind.QUIET
+            self.quiet = command.kind is WorkerCommandKind.QUIET
         return []
 
     def is_cancelled(self, file_id: int, run: int | None) -> bool:
-        """Whether a run is not wanted any more; a record without a run is its file's first."""
+        """Whether the run is cancelled. A record without a run belongs to its file's first run."""
         return (file_id, run or 1) in self._cancelled

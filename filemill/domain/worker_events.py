@@ -1,7 +1,7 @@
-"""What workers say of themselves, and what that makes of them.
+"""Worker events and the worker's condition derived from them. Pure.
 
-Pure. Workers publish these events to `worker.events`, keyed by their id; status sync stores them; pages, notebooks and
-`verify` read them. A worker that is killed says nothing: that is told from the silence after its last heartbeat.
+Workers publish these events to `worker.events`, with their id as the key. Status sync stores them; pages, notebooks and
+`verify` read them. A killed worker sends no event: its condition follows from the time since its last heartbeat.
 """
 
 import enum
@@ -15,19 +15,19 @@ from filemill.domain.messages import Int32, Int64, Run, StageTimes, WorkerId
 from filemill.errors import InvalidMessage
 
 HEARTBEAT_SECONDS = 2.0
-# Three heartbeats missed. Longer than a pause of the runtime, as long as the group's own patience (6 s).
+# Three missed heartbeats: longer than a pause of the runtime, and as long as the group's session (6 s).
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
-# A record may take its simulated time and this much more before its worker counts as stuck.
+# A record may take its processing time and this long before its worker counts as stuck.
 STUCK_MARGIN_SECONDS = 10.0
 
-# A worker's clock that is further off than this is worth a word. An event may take a moment to reach the broker.
+# A greater clock skew of a worker causes a warning. An event needs some time to reach the broker.
 SKEW_WARNING_SECONDS = 3.0
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class EventKind(enum.StrEnum):
-    """What an event is about."""
+    """The kinds of events."""
 
     STARTED = "started"
     ASSIGNED = "assigned"
@@ -45,10 +45,10 @@ class EventKind(enum.StrEnum):
 
 
 class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The oldest unfinished record of a partition that a worker owns, and for how many seconds it has been that.
+    """The oldest unfinished record of a partition that a worker owns, and for how many seconds it has been the oldest.
 
-    `offset` None: nothing is unfinished. `uncommitted_seconds`: for how long finished records wait for a commit that is
-    accepted.
+    `offset` None: no record is unfinished. `uncommitted_seconds`: how long finished records have waited for an accepted
+    commit.
     """
 
     partition: Int32
@@ -58,11 +58,11 @@ class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
 
 class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """How a worker is doing, in its heartbeats. Times in seconds, memory in bytes.
+    """The measurements in a heartbeat. Times in seconds, memory in bytes.
 
-    `headroom_seconds` is what is left of `max.poll.interval.ms` since the last poll; `busy_seconds` since when nothing
-    has finished although something is in flight (0 where something has, or nothing is); `finished` counts since the
-    start. `oldest_records`: one of each partition with unfinished or uncommitted records.
+    `headroom_seconds`: what was left of `max.poll.interval.ms` at the last poll. `busy_seconds`: how long no record has
+    finished although some are in flight. `finished` counts since the start. `oldest_records`: one for each partition
+    with unfinished or uncommitted records.
     """
 
     in_flight: Int32 = 0
@@ -82,10 +82,10 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One event. `partitions` are those that it is about, `owned` all that the worker then has.
+    """One event. `partitions` are those that the event concerns, `owned` all that the worker owns after it.
 
-    `timestamp` is the worker's own time on Kafka. In the database it is the database's, and `skew_seconds` says how far
-    the worker's clock was ahead of that (negative: behind); what a worker says of its skew itself is overwritten.
+    On Kafka `timestamp` is by the worker's clock, in the database by the database's. `skew_seconds` is how far the worker's
+    clock was ahead (negative: behind). A `skew_seconds` that a worker sends is overwritten.
     """
 
     kind: EventKind
@@ -119,7 +119,7 @@ _decoder = msgspec.json.Decoder(WorkerEvent)
 
 
 def decode_event(value: bytes | None) -> WorkerEvent:
-    """Read a record of `worker.events`. Raises InvalidMessage."""
+    """Decode a record of `worker.events`. Raises InvalidMessage."""
     try:
         event = _decoder.decode(value or b"")
         if b"\\u0000" in (value or b""):
@@ -134,7 +134,7 @@ def decode_event(value: bytes | None) -> WorkerEvent:
 
 
 class WorkerCondition(enum.StrEnum):
-    """What a worker is, as four things that call for four different acts, and two that call for none."""
+    """The condition of a worker."""
 
     BUSY = "busy"
     IDLE = "idle"
@@ -146,10 +146,10 @@ class WorkerCondition(enum.StrEnum):
 def worker_condition(
     last: WorkerEvent, vitals: Vitals | None, processing_seconds: float, silent_seconds: float
 ) -> WorkerCondition:
-    """What a worker is, by its last event, its latest vitals, and for how long nothing was heard of it.
+    """The condition of a worker, from its last event, its latest vitals and the seconds since its last event.
 
-    Dead: silent, and it did not say goodbye. Stuck: it speaks, holds records, and has finished none for longer than one
-    takes. Busy: it holds records. Idle: it holds none.
+    Dead: no event for too long, and the last one is not "stopped". Stuck: it sends heartbeats, but no record in
+    progress has finished for longer than one may take. Busy: records are in progress. Idle: none are.
     """
     if last.kind is EventKind.STOPPED:
         return WorkerCondition.STOPPED

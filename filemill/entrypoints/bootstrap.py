@@ -94,14 +94,11 @@ def offset_reset(
     engine: sa.Engine,
     *,
     admin: KafkaAdmin | None = None,
-    operations: Operations | None = None,
+    file_operations: Operations | None = None,
 ) -> OffsetReset:
     """Resets of the group's offsets."""
     kafka = admin or KafkaAdmin(settings)
-    return OffsetReset(settings, engine, kafka, operations or _operations(settings, engine, kafka=lambda: kafka))
-
-
-_operations = operations  # `offset_reset` has a parameter of this name
+    return OffsetReset(settings, engine, kafka, file_operations or operations(settings, engine, kafka=lambda: kafka))
 
 
 def dead_letter_index(settings: Settings, engine: sa.Engine) -> DeadLetterIndex:
@@ -136,7 +133,7 @@ def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
         identity=lambda: identities([topic]).get(topic),
         batch=settings.relay_batch,
         lease_seconds=settings.lease_seconds,
-        submit=ThreadPoolExecutor(1, thread_name_prefix="settle").submit,
+        submit=ThreadPoolExecutor(1, thread_name_prefix="mark-published").submit,
     )
 
 

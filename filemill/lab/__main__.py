@@ -18,13 +18,13 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(help="How long the storm lasts.", min=0.5)] = 10.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of load and faults.", min=0.5)] = 10.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same schedule.")] = 7,
     protocol: Annotated[str, typer.Option(help="The group's protocol.")] = "consumer",
-    without: Annotated[list[str] | None, typer.Option(help="A fault to do without; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Skip this fault; may be repeated.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """A seeded storm of all faults under load; exit code 1 for a broken promise, or for having proved too little."""
+    """Inject all faults by a seeded schedule under load. Exit code 1 for a violated invariant or too few faults."""
     given = SoakParameters(minutes=minutes, seed=seed, protocol=protocol, without=without or [])
     try:
         result = run_soak(given, results, say)
@@ -37,7 +37,7 @@ def soak(
 
 @app.command()
 def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Annotated[int, typer.Option()] = 7) -> None:
-    """Which faults a soak would inject, and when."""
+    """Show the faults that a soak test would inject, and when."""
     planned = chaos.schedule(seed, minutes)
     print_table(["at (s)", "fault", "pick"], [[one.at, one.name, one.pick] for one in planned])
 
@@ -46,9 +46,9 @@ def schedule(minutes: Annotated[float, typer.Option(min=0.5)] = 10.0, seed: Anno
 def notebooks(
     source: Annotated[Path, typer.Argument(help="A notebook, or a folder of them.")] = Path("notebooks"),
     target: Annotated[Path, typer.Option(help="Folder of the executed ones.")] = RESULTS / "notebooks",
-    full: Annotated[bool, typer.Option(help="With the parameters of a full run: an hour or more.")] = False,
+    full: Annotated[bool, typer.Option(help="Use the parameters of a full run: an hour or more.")] = False,
 ) -> None:
-    """Run notebooks to their verdicts and keep them with their outputs; exit code 1 where one fails."""
+    """Run notebooks and save them with their outputs. Exit code 1 if one fails."""
     from nbclient.exceptions import CellExecutionError  # noqa: PLC0415 - only this command needs Jupyter
 
     from filemill.lab.notebooks import execute  # noqa: PLC0415
@@ -59,7 +59,7 @@ def notebooks(
         say(f"{path.name} …")
         try:
             seconds = execute(path, target / path.name, short=not full)
-            say(f"{path.name}: well, in {seconds:.0f} s → {target / path.name}")
+            say(f"{path.name}: done in {seconds:.0f} s → {target / path.name}")
         except CellExecutionError as error:
             failed.append(path.name)
             say(f"{path.name} FAILED: {error}")
@@ -70,15 +70,15 @@ def notebooks(
 @app.command()
 def publish(
     source: Annotated[Path, typer.Argument(help="Folder of executed notebooks.")] = RESULTS / "notebooks",
-    target: Annotated[Path, typer.Option(help="Folder of the notebooks whose code they ran.")] = Path("notebooks"),
+    target: Annotated[Path, typer.Option(help="Folder of the notebooks that were run.")] = Path("notebooks"),
 ) -> None:
-    """Put the outputs of full runs into the notebooks, figures as pictures; exit code 1 where one is not fit for it."""
+    """Copy the outputs of full runs into the notebooks, figures as pictures. Exit code 1 if an output is unsuitable."""
     paths = sorted(source.glob("*.ipynb"))
     failed = []
     for path in paths:
         try:
             notebook_outputs.publish(path, target / path.name)
-            say(f"{target / path.name}: has the outputs of its run")
+            say(f"{target / path.name}: updated")
         except (ValueError, RuntimeError, OSError) as error:
             failed.append(path.name)
             say(f"{path.name}: {error}")
@@ -88,20 +88,20 @@ def publish(
 
 @app.command(name="compare")
 def compare_runs(baseline: Path, variant: Path) -> None:
-    """The numbers of two runs side by side."""
+    """Compare the numbers of two runs."""
     frame = compare(Results(baseline), Results(variant))
     print_table(list(frame.columns), frame.round(2).to_numpy().tolist())
 
 
 def _print(result: SoakResult) -> None:
-    print_table(["", "promise", "verdict", "evidence"], [list(row.values()) for row in result.invariants.rows()])
+    print_table(["", "invariant", "result", "evidence"], [list(row.values()) for row in result.invariants.rows()])
     facts = msgspec.to_builtins(result)
     shown = [[name, facts[name]] for name in facts if name not in ("invariants", "in_flight", "problems")]
     print_table(["", ""], shown)
     print_table(["fault", "records in flight"], [[name, counts] for name, counts in result.in_flight.items()])
-    for complaint in result.problems:
-        say(f"Not proved: {complaint}.")
-    console.print("The soak went well." if result.ok else "The soak FAILED.")
+    for problem in result.problems:
+        say(f"Not proved: {problem}.")
+    console.print("The soak test passed." if result.ok else "The soak test FAILED.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The consumer that most people write first: poll, work, commit; while it works it does not poll.
+"""A simple consumer for comparison: it polls, works, and commits, and does not poll while it works.
 
-Beside ours it shows what `max.poll.interval.ms` is for: a job that is longer costs it its partitions.
+It shows the effect of `max.poll.interval.ms`: during a longer job it loses its partitions.
 """
 
 import threading
@@ -12,11 +12,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from filemill.config.settings import Settings
 
 POLL_SECONDS = 0.5
-GROUP_SUFFIX = "-naive"
+GROUP_SUFFIX = "-blocking"
 
 
 class BlockingConsumerReport(msgspec.Struct):
-    """What became of it. `started` counts the jobs that it began, `offsets` which records they were."""
+    """Counts of a run. `offsets` has the partition and offset of each started job."""
 
     started: int = 0
     committed: int = 0
@@ -26,14 +26,14 @@ class BlockingConsumerReport(msgspec.Struct):
 
     @property
     def repeated(self) -> int:
-        """Jobs that it began more than once."""
+        """The number of repeated starts of a job."""
         return len(self.offsets) - len(set(self.offsets))
 
 
 def run_blocking_consumer(
     settings: Settings, *, job_seconds: float, max_poll_seconds: float, seconds: float, stop: threading.Event
 ) -> BlockingConsumerReport:
-    """Consume `file.create` in a group of its own for so long; its work is a sleep, and makes no file."""
+    """Consume `file.create` in a group of its own for `seconds`. The work is a sleep and creates no file."""
     report = BlockingConsumerReport()
     consumer = Consumer(
         {

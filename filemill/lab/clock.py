@@ -1,9 +1,9 @@
-"""A clock that jumps, for one process alone: libfaketime moves what it is told; the machine's clock is left alone."""
+"""A clock that jumps for single processes, by libfaketime; the clock of the machine is unchanged."""
 
 from pathlib import Path
 
-# Where Debian's, Fedora's and Homebrew's packages put it.
-PLACES = (
+# The locations in the packages of Debian, Fedora and Homebrew.
+LIBRARY_PATHS = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/faketime/libfaketimeMT.so.1",
@@ -14,19 +14,19 @@ REMEDY = "libfaketime is not installed: apt install libfaketime"
 
 
 def libfaketime() -> Path | None:
-    """The library, or None where it is not installed."""
-    return next((Path(place) for place in PLACES if Path(place).is_file()), None)
+    """The library, or None if it is not installed."""
+    return next((Path(path) for path in LIBRARY_PATHS if Path(path).is_file()), None)
 
 
 class FakeClock:
-    """The clock of the processes that are started with `environment()`: right until `jump` moves it."""
+    """The clock of processes that are started with `environment()`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.jump(0)
 
     def environment(self) -> dict[str, str]:
-        """Variables for the process; none where libfaketime is missing. The monotonic clock stays true."""
+        """Variables for the process; empty without libfaketime. The monotonic clock is unchanged."""
         library = libfaketime()
         if library is None:
             return {}
@@ -39,7 +39,7 @@ class FakeClock:
         }
 
     def jump(self, seconds: float) -> None:
-        """From within a second on, be this much ahead of the true time (negative: behind)."""
+        """Within a second, set the clock ahead of the true time by `seconds` (negative: behind)."""
         draft = self._file.with_name(self._file.name + ".new")
         draft.write_text(f"{seconds:+.0f}s\n")
         draft.replace(self._file)

@@ -1,8 +1,8 @@
-"""A composed stack in the place of the embedded one: the lab's workers and servers are containers.
+"""The lab's stack in containers: workers and servers of a Compose project of its own.
 
-`FILEMILL_LAB_STACK=compose` makes every `Lab` one of these, notebooks included: it composes a project of its own from
-docker-compose.yaml, on ports of the system's choice, and removes it with its data. A worker's id is the one that it
-reports: its container's short id, a dash, and its process id in there.
+With `FILEMILL_LAB_STACK=compose`, every `Lab` uses it, also in notebooks. It starts a project from docker-compose.yaml
+on free ports, and removes it with its data. A worker's id is the one that it reports: the short id of its container, a
+dash, and its process id in the container.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from filemill_infra.embedded.processes.workers import WorkerSpec
 
 SERVERS = ("kafka", "postgres", "s3")
 BOTH_LOOPBACK = ("127.0.0.1", "host.docker.internal")
-PULSE_FILE = "/tmp/pulse"  # noqa: S108 - in the container, by infra/images/Dockerfile
-PULSE_SECONDS = 30.0
+LIVENESS_FILE = "/tmp/pulse"  # noqa: S108 - in the container, by infra/images/Dockerfile
+LIVENESS_SECONDS = 30.0
 POLL_SECONDS = 0.2
 _PORTS = ("KAFKA_PORT", "POSTGRES_PORT", "S3_PORT")
 
 
 class ContainerProcess(msgspec.Struct, frozen=True):
-    """A container's process, as far as a lab asks: whether it is there."""
+    """Whether the process of a container is running."""
 
     running: bool
 
     def process(self) -> bool | None:
-        """True where it runs, else None."""
+        """True if it is running, else None."""
         return self.running or None
 
 
 class ComposeWorker(msgspec.Struct, frozen=True):
-    """One container of a role."""
+    """A container of a role."""
 
     role: str
     id: str
@@ -49,7 +49,7 @@ class ComposeWorker(msgspec.Struct, frozen=True):
 
 
 class ComposeServer:
-    """One server, to kill, suspend, resume and start."""
+    """A server that can be killed, suspended, resumed and started."""
 
     def __init__(self, compose: Compose, name: str) -> None:
         self.name = name
@@ -62,19 +62,19 @@ class ComposeServer:
         return image.strip().rpartition(":")[2]
 
     def kill(self) -> None:
-        """SIGKILL; it stays down until `start`."""
+        """Send SIGKILL; it stays down until `start`."""
         self._compose.kill(self._container())
 
     def suspend(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """Pause it: connections stay open, but it does not answer."""
         self._compose.pause(self._container())
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it after `suspend`."""
         self._compose.unpause(self._container())
 
     def start(self, seconds: float) -> None:
-        """Start it again, and wait until it is healthy. Raises ComposeError."""
+        """Start it and wait until it is healthy. Raises ComposeError."""
         self._compose.run("up", "--detach", "--no-deps", "--no-recreate", "--wait", self.name, timeout=seconds)
 
     def _container(self) -> Container:
@@ -83,14 +83,14 @@ class ComposeServer:
 
 
 class ComposeState(msgspec.Struct, frozen=True):
-    """What runs, now."""
+    """The running workers and the servers."""
 
     workers: list[ComposeWorker]
     servers: list[ComposeServer]
 
 
 class ComposeStack:
-    """What a lab needs of a stack (`filemill_infra.embedded.supervisor.Supervisor` is the other one)."""
+    """The stack interface of the lab, as `filemill_infra.embedded.supervisor.Supervisor` has it."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ComposeStack:
         prepare: Callable[[dict[str, str | int | float]], None],
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Nothing is started. `environment` is for `docker compose`: FILEMILL_IMAGE, for example."""
+        """Starts nothing. `environment` is for `docker compose`, for example FILEMILL_IMAGE."""
         self.home = home
         self._specs = {spec.role: spec for spec in specs}
         self._prepare = prepare
@@ -113,7 +113,7 @@ class ComposeStack:
         self._compose = Compose(files=[*FILES, str(self._override)], project=project, environment=given)
 
     def start(self) -> None:
-        """The servers, what the lab prepares on them, the workers. Raises ComposeError."""
+        """Start the servers, prepare them, and start the workers. Raises ComposeError."""
         self.home.mkdir(parents=True, exist_ok=True)
         self._servers_only.up(*SERVERS)
         self._prepare(self._settings())
@@ -131,7 +131,7 @@ class ComposeStack:
 
     @property
     def state(self) -> ComposeState:
-        """What runs, now. Of workers only those that a lab could pick."""
+        """The present state, with the workers of the lab's roles."""
         workers = [
             ComposeWorker(container.service, self._id(container), ContainerProcess(running=True))
             for container in self._running(*filter(self._composed, self._specs))
@@ -145,13 +145,13 @@ class ComposeStack:
         return ComposeServer(self._servers_only, name)
 
     def scale(self, role: str, count: int) -> list[str]:
-        """Have so many containers of a role, replacements of killed ones included; returns their ids.
+        """Scale a role to `count` containers, replacing killed ones; returns their ids.
 
-        Raises ValueError for a role that no container has.
+        Raises ValueError for a role without containers.
         """
         if not self._composed(role):
             raise ValueError(f"a composed stack has no {role}")
-        # The dead would be started again under their old ids, where a lab counts on new ones.
+        # Compose would restart killed containers under their old ids; the lab needs new ids.
         for container in self._compose.containers(role):
             if container.state != "running":
                 self._compose.docker("rm", "--force", container.id)
@@ -159,38 +159,36 @@ class ComposeStack:
         return [self._id(container) for container in self._running(role)]
 
     def kill_worker(self, worker_id: str, number: int = signal.SIGKILL, *, restart: bool = True) -> None:  # noqa: ARG002
-        """Send one worker a signal; SIGSTOP and SIGCONT reach all of its container. Raises KeyError."""
+        """Send a signal to a worker. SIGSTOP and SIGCONT pause and resume its container. Raises KeyError."""
         container = self._find(worker_id)
         if number == signal.SIGSTOP:
             self._compose.pause(container)
         elif number == signal.SIGCONT:
-            with contextlib.suppress(ComposeError):  # it runs, or has ended
+            with contextlib.suppress(ComposeError):  # it is running, or has ended
                 self._compose.unpause(container)
         else:
             self._compose.kill(container, signal.Signals(number).name.removeprefix("SIG"))
 
     def stop_worker(self, worker_id: str) -> None:
-        """SIGTERM, and wait until it has left. Raises KeyError."""
+        """Send SIGTERM and wait until it has ended. Raises KeyError."""
         self._compose.stop(self._find(worker_id))
 
     def proxy_address(self) -> tuple[str, str]:
-        """Where to listen on this machine for containers to come in, and the name by which they find it."""
+        """The address for the S3 proxy to listen on, and the address by which containers reach it."""
         if sys.platform != "linux":
             return BOTH_LOOPBACK
         template = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
-        said = self._compose.docker("network", "inspect", f"{self._project}_pipeline", "--format", template)
-        found = re.findall(r"\d+\.\d+\.\d+\.\d+", said)
+        output = self._compose.docker("network", "inspect", f"{self._project}_pipeline", "--format", template)
+        found = re.findall(r"\d+\.\d+\.\d+\.\d+", output)
         if not found:
-            raise ComposeError(f"the network of {self._project} has no gateway: {said.strip()}")
+            raise ComposeError(f"the network of {self._project} has no gateway: {output.strip()}")
         gateway = found[0]
-        try:  # Docker Desktop's bridge is in a machine of its own
+        try:  # Docker Desktop's bridge is in a virtual machine
             with socket.socket() as probe:
                 probe.bind((gateway, 0))
         except OSError:
             return BOTH_LOOPBACK
         return gateway, gateway
-
-    # --- inside
 
     def _composed(self, role: str) -> bool:
         return role in {"relay", "sync", "monitor", "processor"}
@@ -206,15 +204,15 @@ class ComposeStack:
         raise KeyError(worker_id)
 
     def _id(self, container: Container) -> str:
-        """By the process id that the worker notes in its pulse; kept, because a suspended one cannot be asked."""
-        deadline = time.monotonic() + PULSE_SECONDS
+        """The worker id, from the liveness file; cached, because a paused container cannot run commands."""
+        deadline = time.monotonic() + LIVENESS_SECONDS
         while container.id not in self._ids:
             with contextlib.suppress(ComposeError, ValueError):
-                said = json.loads(self._compose.docker("exec", container.id, "cat", PULSE_FILE))
-                self._ids[container.id] = f"{container.worker_prefix}{said['pid']}"
+                output = json.loads(self._compose.docker("exec", container.id, "cat", LIVENESS_FILE))
+                self._ids[container.id] = f"{container.worker_prefix}{output['pid']}"
                 break
             if time.monotonic() > deadline:
-                raise ComposeError(f"{container.name} gives no sign of life")
+                raise ComposeError(f"{container.name} has written no liveness file")
             time.sleep(POLL_SECONDS)
         return self._ids[container.id]
 
@@ -228,9 +226,9 @@ class ComposeStack:
         }
 
     def _settings(self) -> dict[str, str | int | float]:
-        """The servers as programs of this machine find them, with the roles that prepare them."""
-        said = self._servers_only.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json", "--admin")
-        return {**settings_from(json.loads(said))}
+        """The settings of programs on this machine, with the database roles for preparation."""
+        output = self._servers_only.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json", "--admin")
+        return {**settings_from(json.loads(output))}
 
 
 def _free_ports() -> dict[str, int]:

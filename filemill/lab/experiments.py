@@ -1,6 +1,6 @@
-"""One experiment: start a stack, do something to it, let it come to rest, and keep all that can be known of it.
+"""Experiments: start a stack, run a script on it, wait until all requests have ended, and collect the results.
 
-What notebooks call. A script is a function that takes the lab and loads it, breaks it, or both.
+Notebooks use this. A script is a function that takes the lab and submits load, injects faults, or both.
 """
 
 import time
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import psutil
 
 from filemill.lab import figures, frames, measures
-from filemill.lab.invariants import InvariantReport, InvariantViolation
+from filemill.lab.invariants import RESULT_WORDS, InvariantReport, InvariantViolation
 from filemill.lab.load import LoadStep
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import Results
@@ -28,7 +28,7 @@ Script = Callable[[Lab], None]
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What one run left. Moments are seconds since the epoch; those in `history` by the broker's clock."""
+    """The result of one run. Moments are seconds since the epoch; in `history` they are by the broker's clock."""
 
     parameters: StackParameters
     history: TopicHistory
@@ -37,29 +37,29 @@ class ExperimentResult:
     faults: list[JournalEntry]
     began: float
     ended: float
-    # Processes that wanted the machine before the stack was started: the mean of a minute.
+    # The load average of the machine over the minute before the stack was started.
     load_average: float
-    # The servers' versions, by their names; empty where others than the lab started them.
+    # The versions of the servers by name; empty if the lab did not start them.
     servers: dict[str, str]
 
     @cached_property
     def executions(self) -> pd.DataFrame:
-        """A row a result."""
+        """One row per result."""
         return frames.executions(self.history)
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """A row an event of a worker."""
+        """One row per worker event."""
         return frames.events(self.history)
 
     @cached_property
     def assignments(self) -> pd.DataFrame:
-        """A row a band of the timeline."""
+        """One row per period of ownership."""
         return frames.assignments(self.history, self.ended, measures.kills(self.faults))
 
     @cached_property
     def fault_frame(self) -> pd.DataFrame:
-        """A row a fault."""
+        """One row per fault."""
         return frames.faults(self.faults)
 
     @cached_property
@@ -69,24 +69,24 @@ class ExperimentResult:
 
     @cached_property
     def summary(self) -> dict[str, float]:
-        """The numbers that runs are compared by. Rates per second over the time from first to last result."""
+        """The numbers for comparing runs. Rates are per second, from the first result to the last."""
         first = self.executions[~self.executions["again"]]
         seconds = (first["at"].max() - first["at"].min()).total_seconds() if len(first) > 1 else float("nan")
-        (whole,) = self.latencies[self.latencies["stage"] == "end to end"].to_dict("records")
-        recovered = measures.recovery(self.history, self.faults)
+        (end_to_end,) = self.latencies[self.latencies["stage"] == "end to end"].to_dict("records")
+        recoveries = measures.recovery(self.history, self.faults)
         return {
             "files": len(self.files),
             "files_per_second": len(first) / seconds if seconds else float("nan"),
-            "end_to_end_p50": float(whole["p50"]),
-            "end_to_end_p99": float(whole["p99"]),
-            "recovery_median": float(recovered["recovery_seconds"].median()),
+            "end_to_end_p50": float(end_to_end["p50"]),
+            "end_to_end_p99": float(end_to_end["p99"]),
+            "recovery_median": float(recoveries["recovery_seconds"].median()),
             **measures.repetitions(self.history),
             **measures.fairness(self.executions),
             **measures.cost(self.events, len(self.files), self.history.payload_bytes),
         }
 
     def timeline(self) -> go.Figure:
-        """Who owned which partition, with the faults."""
+        """A timeline of partition owners, with the faults."""
         return figures.timeline(self.assignments, self.fault_frame)
 
     def throughput(self) -> go.Figure:
@@ -94,11 +94,11 @@ class ExperimentResult:
         return figures.throughput(measures.throughput(self.executions), self.fault_frame)
 
     def unfinished(self) -> go.Figure:
-        """What was asked for and not yet seen as ended, with the faults."""
+        """Unfinished requests over time, with the faults."""
         return figures.unfinished(measures.unfinished(self.files), self.fault_frame)
 
     def save(self, results: Results) -> None:
-        """Write all of it into a folder."""
+        """Save frames, figures, invariants and summary into a folder."""
         for name, frame in {
             "files": self.files,
             "executions": self.executions,
@@ -111,7 +111,7 @@ class ExperimentResult:
         for name, figure in {
             "timeline": self.timeline(),
             "throughput": self.throughput(),
-            "unseen": self.unfinished(),
+            "unfinished": self.unfinished(),
         }.items():
             results.save_figure(name, figure)
         results.save_invariants(self.invariants)
@@ -125,7 +125,7 @@ def run_experiment(
     drain_seconds: float = DRAIN_SECONDS,
     results: Results | None = None,
 ) -> ExperimentResult:
-    """Run one experiment. Raises TimeoutError where what was asked for does not come to an end."""
+    """Run one experiment. Raises TimeoutError if the requests do not end in time."""
     journal = results.journal() if results is not None else Journal()
     began, load_average = time.time(), psutil.getloadavg()[0]
     with Lab(parameters, journal=journal) as lab:
@@ -150,7 +150,7 @@ def run_experiment(
 
 
 def backlog(count: int, times: int = 1) -> Script:
-    """So many requests at once, then as fast as it goes; again when all have ended, `times` in all."""
+    """A script: submit a backlog of `count` requests and drain it, `times` times."""
 
     def script(lab: Lab) -> None:
         for _ in range(times):
@@ -161,7 +161,7 @@ def backlog(count: int, times: int = 1) -> Script:
 
 
 def steady(seconds: float, rate: float, times: int = 1) -> Script:
-    """Requests by the clock, for so long; again when all have ended, `times` in all."""
+    """A script: submit at `rate` per second for `seconds` and drain, `times` times."""
 
     def script(lab: Lab) -> None:
         for _ in range(times):
@@ -173,22 +173,24 @@ def steady(seconds: float, rate: float, times: int = 1) -> Script:
 
 
 def summarize_invariants(outcomes: Sequence[ExperimentResult]) -> pd.DataFrame:
-    """A line per promise: in how many runs it was observed, and kept; the evidence is the last one's.
+    """One row per invariant: the number of runs that observed it, and the evidence of the last one.
 
-    The last cell of a notebook. Raises InvariantViolation for the first run that broke one.
+    For the last cell of a notebook. Raises InvariantViolation if a run violated an invariant.
     """
-    broken = [outcome.invariants for outcome in outcomes if not outcome.invariants.ok]
-    if broken:
-        raise InvariantViolation(f"{len(broken)} of {len(outcomes)} runs broke a promise; the first:\n{broken[0]}")
+    violated = [outcome.invariants for outcome in outcomes if not outcome.invariants.ok]
+    if violated:
+        raise InvariantViolation(
+            f"{len(violated)} of {len(outcomes)} runs violated an invariant; the first:\n{violated[0]}"
+        )
     rows = []
     for checks in zip(*(outcome.invariants.checks for outcome in outcomes), strict=True):
         observed = [check for check in checks if check.ok is not None]
         last = (observed or checks)[-1]
         rows.append(
             {
-                "invariant": last.number,
-                "promise": last.title,
-                "verdict": "kept" if observed else "not observed",
+                "number": last.number,
+                "invariant": last.title,
+                "result": RESULT_WORDS[True] if observed else RESULT_WORDS[None],
                 "runs": len(observed),
                 "evidence": last.evidence,
             }

@@ -178,7 +178,7 @@ def reset_offsets(lab: Lab, target: ResetTarget, then: UnfinishedPolicy = "resub
     def begin(entry: JournalEntry) -> None:
         lab.scale(0)
         operations = bootstrap.operations(lab.settings, lab.engine)
-        reset = bootstrap.offset_reset(lab.settings, lab.engine, admin=lab.admin(), operations=operations)
+        reset = bootstrap.offset_reset(lab.settings, lab.engine, admin=lab.admin(), file_operations=operations)
         wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members")
         plan = reset.plan(target)
         done = reset.apply(plan, target, then, "lab")

@@ -1,4 +1,4 @@
-"""Pictures of a run, each with its faults marked, and of repetitions, each with their spread."""
+"""Plots of a run with its faults marked, and of repetitions with their spread."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,15 @@ PALETTE = px.colors.qualitative.Safe
 TEMPLATE = "plotly_white"
 FAULT = "rgba(200, 60, 60, 0.16)"
 FAULT_LINE = "rgb(200, 60, 60)"
-# With more, their names would lie on each other; the marks remain.
+# With more faults, their names would overlap; only the marks are drawn.
 NAMED_MAX = 16
-# Room above the plot for slanted names.
+# Space above the plot for slanted names.
 NAMES_PIXELS = 110
 TIME = "time (UTC)"
 
 
 def timeline(assignments: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
-    """A band per partition, coloured by its owner: white is nobody's."""
+    """One band per partition, coloured by owner; white means no owner."""
     shown = assignments.assign(
         partition="partition " + assignments["partition"].astype(str), worker=_plain(assignments["worker"])
     )
@@ -35,7 +35,7 @@ def timeline(assignments: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
         hover_data=["epoch"],
         category_orders={"partition": sorted(shown["partition"].unique())},
     )
-    return _finish(figure, faults, "Who owned which partition", "")
+    return _finish(figure, faults, "Partition owners", "")
 
 
 def throughput(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
@@ -47,12 +47,12 @@ def throughput(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
 
 
 def unfinished(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
-    """Requests that nobody can see as ended yet."""
-    return _finish(px.area(frame, x="at", y="unseen"), faults, "Asked for, and not yet seen to have ended", "requests")
+    """Unfinished requests over time."""
+    return _finish(px.area(frame, x="at", y="unfinished"), faults, "Unfinished requests", "requests")
 
 
 def lag(frame: pd.DataFrame, faults: pd.DataFrame) -> go.Figure:
-    """Records not committed yet, a line a partition."""
+    """Uncommitted records, one line per partition."""
     shown = frame.assign(partition="P" + frame["partition"].astype(str))
     figure = px.line(shown, x="at", y="lag", color="partition", color_discrete_sequence=PALETTE)
     return _finish(figure, faults, "Lag per partition", "records")
@@ -62,14 +62,14 @@ def latencies(frame: pd.DataFrame) -> go.Figure:
     """Percentiles per stage."""
     tidy = frame.melt(id_vars=["stage", "files"], var_name="percentile", value_name="seconds")
     figure = px.bar(tidy, x="stage", y="seconds", color="percentile", barmode="group", color_discrete_sequence=PALETTE)
-    figure.update_layout(title="Where a file's time goes", template=TEMPLATE, xaxis_title=None, yaxis_title="seconds")
+    figure.update_layout(title="Latency per stage", template=TEMPLATE, xaxis_title=None, yaxis_title="seconds")
     return figure
 
 
 def spread(
     frame: pd.DataFrame, x: str, y: str, color: str, *, title: str, labels: Mapping[str, str], facet: str | None = None
 ) -> go.Figure:
-    """The median of the repetitions at each x, with bars from the least to the greatest, and a line through them."""
+    """Medians of the repetitions at each x, connected by a line, with bars from minimum to maximum."""
     by = [name for name in (facet, color, x) if name is not None]
     shown = frame.groupby(by)[y].agg(["median", "min", "max"]).reset_index()
     shown = shown.assign(up=shown["max"] - shown["median"], down=shown["median"] - shown["min"])
@@ -84,7 +84,7 @@ def spread(
         markers=True,
         color_discrete_sequence=PALETTE,
         labels={**labels, "median": labels.get(y, y)},
-        title=f"{title}: median of the repetitions, from least to greatest",
+        title=f"{title}: median of the repetitions, with minimum and maximum",
         template=TEMPLATE,
     )
     figure.update_yaxes(rangemode="tozero")
@@ -92,41 +92,41 @@ def spread(
 
 
 def unfinished_by_fault(curves: pd.DataFrame, lengths: Mapping[str, float]) -> go.Figure:
-    """What waited, a small picture a fault: `unseen` over `second`s since it began; `lengths`: how long each lasted."""
+    """One small plot per fault: `unfinished` by `second` since it began. `lengths` are the durations in seconds."""
     names = list(lengths)
     figure = px.area(
         curves,
         x="second",
-        y="unseen",
+        y="unfinished",
         facet_col="fault",
         facet_col_wrap=4,
         facet_row_spacing=0.09,
         category_orders={"fault": names},
-        labels={"second": "seconds", "unseen": "requests"},
-        title="Asked for, and not yet seen to have ended; seconds since the fault began",
+        labels={"second": "seconds", "unfinished": "requests"},
+        title="Unfinished requests by seconds since the fault began",
         template=TEMPLATE,
         height=150 * -(-len(names) // 4) + 150,
     )
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
     rows = -(-len(names) // 4)
     for index, name in enumerate(names):
-        place = {"row": rows - index // 4, "col": index % 4 + 1}  # plotly counts the wrapped rows from below
-        figure.add_vrect(x0=0, x1=max(lengths[name], 0.1), fillcolor=FAULT, line_width=0, **place)
+        cell = {"row": rows - index // 4, "col": index % 4 + 1}  # plotly counts wrapped rows from the bottom
+        figure.add_vrect(x0=0, x1=max(lengths[name], 0.1), fillcolor=FAULT, line_width=0, **cell)
     return figure
 
 
 def _plain(column: "pd.Series[Any]") -> "pd.Series[str]":
-    """A column's values as plotly is to be given them."""
+    """The escaped values of a column."""
     return column.astype(str).map(plain)
 
 
 def _finish(figure: go.Figure, faults: pd.DataFrame, title: str, unit: str) -> go.Figure:
-    named = "fault" in faults and len(faults) <= NAMED_MAX
+    show_names = "fault" in faults and len(faults) <= NAMED_MAX
     for row in faults.itertuples():
         figure.add_vrect(x0=row.began, x1=row.ended, fillcolor=FAULT, line_width=0)
-        # A fault of a moment is a line, or it could not be seen.
+        # A line, because a very short fault would be invisible.
         figure.add_vline(x=row.began, line_width=1, line_dash="dot", line_color=FAULT_LINE)
-        if named:
+        if show_names:
             figure.add_annotation(
                 x=row.began,
                 y=1,
@@ -138,13 +138,13 @@ def _finish(figure: go.Figure, faults: pd.DataFrame, title: str, unit: str) -> g
                 yanchor="bottom",
                 font={"size": 10, "color": FAULT_LINE},
             )
-    room = NAMES_PIXELS if named and len(faults) else 60
+    space = NAMES_PIXELS if show_names and len(faults) else 60
     figure.update_layout(
         title={"text": title, "y": 0.97, "yanchor": "top"},
         template=TEMPLATE,
         xaxis_title=TIME,
         yaxis_title=unit,
-        height=300 + room,
-        margin={"t": room},
+        height=300 + space,
+        margin={"t": space},
     )
     return figure

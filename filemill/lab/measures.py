@@ -1,6 +1,6 @@
-"""What followed from what was done: pauses, moves, recovery, repetitions, latencies, fairness, cost.
+"""Measures of a run: pauses, partition moves, recovery, repetitions, latencies, fairness, cost.
 
-From the history (the topics, by the broker's clock) and the rows; each function says what exactly it counts.
+They use the topics' history, by the broker's clock, and the rows.
 """
 
 import itertools
@@ -27,9 +27,9 @@ PERCENTILES = (0.5, 0.95, 0.99)
 
 
 def latencies(files: pd.DataFrame) -> pd.DataFrame:
-    """Percentiles in seconds of each stage, over the files that have completed.
+    """Percentiles of each stage in seconds, over the completed files.
 
-    queue: intended → begun by a worker; processing: → its result; staleness: → the row shows it; end to end: all of it.
+    queue: intended → started by a worker; processing: → result; staleness: → row updated; end to end: all of these.
     """
     done = files[files["status"] == "completed"]
     stages = {
@@ -47,13 +47,13 @@ def latencies(files: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_repetition(frame: pd.DataFrame, size: int, by: str = "id") -> pd.DataFrame:
-    """With the number of each row's repetition, from 0 on: each is of `size` files, asked for one after the other."""
+    """Add the number of the repetition, from 0; each has `size` files, in order."""
     order = frame[by].rank(method="dense").astype(int) - 1
     return frame.assign(repeat=order // size)
 
 
 def rates(executions: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Files per second of each repetition of `size` files, over the time from its first result to its last."""
+    """Files per second of each repetition of `size` files, from its first result to its last."""
     first = with_repetition(executions[~executions["again"]], size, "file_id")
     found = first.groupby("repeat")["at"].agg(["min", "max", "size"]).reset_index()
     seconds = (found["max"] - found["min"]).dt.total_seconds()
@@ -61,7 +61,7 @@ def rates(executions: pd.DataFrame, size: int) -> pd.DataFrame:
 
 
 def spread(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Over the repetitions in each group: median, least and greatest of each value, and how many there were."""
+    """Median, minimum and maximum of each value over the repetitions of a group, and their number."""
     groups = frame.groupby(list(by), sort=False)
     found = groups[list(values)].agg(["median", "min", "max"]).rename(columns={"min": "least", "max": "greatest"})
     found["repetitions", ""] = groups.size()
@@ -69,26 +69,26 @@ def spread(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.
 
 
 def throughput(executions: pd.DataFrame, seconds: float = 1.0) -> pd.DataFrame:
-    """First results per second, in slots of so many seconds, by worker."""
+    """First results per second by worker, in intervals of `seconds`."""
     first = executions[~executions["again"]]
     slots = first.groupby([pd.Grouper(key="at", freq=f"{seconds}s"), "worker"]).size()
     return slots.div(seconds).rename("files_per_second").reset_index()
 
 
 def unfinished(files: pd.DataFrame, seconds: float = 0.5) -> pd.DataFrame:
-    """Requests that were intended and that no row shows as ended yet, over time."""
+    """The number of unfinished requests over time, by the rows."""
     ended = files["updated_at"].where(files["status"].isin(["completed", "failed", "cancelled"]))
     steps = pd.concat(
         [pd.Series(1, index=files["intended_at"]), pd.Series(-1, index=pd.DatetimeIndex(ended.dropna()))]
     ).sort_index()
     curve = steps.cumsum().resample(f"{int(seconds * 1000)}ms").last().ffill()
-    return curve.rename("unseen").rename_axis("at").reset_index()
+    return curve.rename("unfinished").rename_axis("at").reset_index()
 
 
 def pauses(history: TopicHistory) -> pd.DataFrame:
-    """Each change of a partition's owner: its last result by the former, the first by the new, and the time between.
+    """Each change of a partition's owner: the last result of the former, the first of the new, and the time between.
 
-    `waiting`: whether a record was there to be worked on at the new owner's first result, or it was idleness.
+    `waiting`: whether a record had arrived before the new owner's first result; otherwise the partition was idle.
     """
     by_partition = _by_partition(history.executions)
     arrivals = {partition: sorted(r.at for r in group) for partition, group in _group(history.requests).items()}
@@ -111,10 +111,10 @@ def pauses(history: TopicHistory) -> pd.DataFrame:
 
 
 def gaps(history: TopicHistory, begin: float, settled: float, end: float) -> pd.DataFrame:
-    """The times between two results of a partition, before, during and after one change of the group.
+    """The times between two results of a partition around a change of the group.
 
-    A row each, of those that end between `begin` and `end`; `when`: steady, for those after `settled`, or rebalance.
-    `partition` moved, or stayed with its owner; those of a share group are nobody's, and stay.
+    One row per gap that ends between `begin` and `end`. `when` is steady after `settled`, else rebalance. `partition`
+    is moved or stayed; partitions of a share group have no owner and count as stayed.
     """
     before, after = owners_at(history, begin), owners_at(history, settled)
     rows = []
@@ -127,14 +127,14 @@ def gaps(history: TopicHistory, begin: float, settled: float, end: float) -> pd.
 
 
 def seconds_to_catch_up(files: pd.DataFrame, fault: JournalEntry) -> float:
-    """Seconds from a fault's end until all that had been asked for by then was seen to have ended; never below 0."""
+    """Seconds from the end of a fault until all earlier requests had ended; at least 0."""
     ended = pd.Timestamp(fault.ended or fault.began, unit="s", tz="UTC")
     asked = files[files["intended_at"] <= ended]
     return max(0.0, float((asked["updated_at"].max() - ended).total_seconds()))
 
 
 def owners_at(history: TopicHistory, moment: float) -> dict[int, str]:
-    """Who was the last to take each partition by a moment, as the workers said."""
+    """The last reported owner of each partition at a moment."""
     owned: dict[int, str] = {}
     for one in history.ownerships():
         if one.at <= moment:
@@ -143,24 +143,24 @@ def owners_at(history: TopicHistory, moment: float) -> dict[int, str]:
 
 
 def moves(history: TopicHistory, begin: float, end: float) -> dict[str, int]:
-    """A rebalance between two moments: partitions that changed owner, and the least that had to.
+    """A rebalance between two moments: the partitions that changed owner, and the least number that had to.
 
-    The least: those of members that left, and what members hold above their even share. `survivors_revoked`: partitions
-    that were taken from workers which stayed.
+    The least number counts partitions of members that left, and those above the even share of a member.
+    `survivors_revoked` counts partitions that were revoked from workers that stayed.
     """
     before, after = owners_at(history, begin), owners_at(history, end)
     moved = sum(after.get(partition) != owner for partition, owner in before.items())
     stayed = set(before.values()) & set(after.values())
     revoked = sum(
-        len(heard.event.partitions)
-        for heard in history.events
-        if begin < heard.at <= end and heard.event.kind is EventKind.REVOKED and heard.event.worker_id in stayed
+        len(stored.event.partitions)
+        for stored in history.events
+        if begin < stored.at <= end and stored.event.kind is EventKind.REVOKED and stored.event.worker_id in stayed
     )
     return {"moved": moved, "least": least_moves(before, set(after.values())), "survivors_revoked": revoked}
 
 
 def least_moves(before: Mapping[int, str], members: set[str]) -> int:
-    """How many of these partitions must change owner for the members to share them evenly."""
+    """The least number of partitions that must change owner for an even distribution."""
     held = dict.fromkeys(members, 0)
     orphans = 0
     for owner in before.values():
@@ -181,10 +181,10 @@ def least_moves(before: Mapping[int, str], members: set[str]) -> int:
 
 
 def recovery(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFrame:
-    """For each kill of a processor and each of its partitions: how long until others had it, and worked on it.
+    """Detection and recovery of each partition of each killed processor, in seconds after the kill.
 
-    Seconds from the kill: detection until the assignment, recovery until the first result in it. A partition that
-    nobody took or finished anything on before the end is left out. `alone`: no other fault began meanwhile.
+    Detection ends at the next assignment, recovery at its first result. Partitions without either are left out.
+    `alone`: no other fault began in that time.
     """
     results = {
         partition: [execution.at for execution in group]
@@ -202,8 +202,8 @@ def recovery(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFr
                 continue
             moment = _first_after(results.get(partition, []), taken)
             if moment is not None:
-                lone = alone(killed_at, moment)
-                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at, lone))
+                without_other_faults = alone(killed_at, moment)
+                rows.append((worker, partition, killed_at, taken - killed_at, moment - killed_at, without_other_faults))
     columns = ["worker", "partition", "killed_at", "detection_seconds", "recovery_seconds", "alone"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["killed_at"] = moments(frame["killed_at"].astype(float))
@@ -212,10 +212,10 @@ def recovery(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFr
 
 
 def catch_up_times(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.DataFrame:
-    """For each kill of a processor: seconds until the last record that had come by then had its result.
+    """Seconds from each kill of a processor until all earlier records had results.
 
-    It needs no owners of partitions, and so compares share groups with the others. A kill after which a record never
-    ended is left out. `alone`: no other fault began meanwhile.
+    It needs no partition owners, so it also applies to share groups. A kill with a record that never ended is left out.
+    `alone`: no other fault began in that time.
     """
     finished = history.finished()
     alone = _alone(faults)
@@ -231,13 +231,13 @@ def catch_up_times(history: TopicHistory, faults: Sequence[JournalEntry]) -> pd.
 
 
 def _alone(faults: Sequence[JournalEntry]) -> Callable[[float, float], bool]:
-    """Says of two moments whether no fault began between them, a kill among several counting as one."""
+    """A function of two moments: whether no fault or kill began between them."""
     begins = {entry.began for entry in faults} | {at for _, at in kills(faults)}
     return lambda since, until: not any(since < began < until for began in begins)
 
 
 def kills(faults: Iterable[JournalEntry]) -> list[tuple[str, float]]:
-    """Each processor that was killed, and when."""
+    """Each killed processor, and the moment."""
     found: list[tuple[str, float]] = []
     for entry in faults:
         if "kills" in entry.detail:
@@ -248,43 +248,43 @@ def kills(faults: Iterable[JournalEntry]) -> list[tuple[str, float]]:
 
 
 def in_flight_at(history: TopicHistory, moment: float) -> int:
-    """Records that the workers held, by the last heartbeat of each before the moment (every 2 s)."""
+    """The number of records in progress, by the last heartbeat of each worker before a moment."""
     last: dict[str, int] = {}
-    for heard in history.events:
-        if not moment - HEARTBEAT_VALID_SECONDS < heard.at <= moment:
+    for stored in history.events:
+        if not moment - HEARTBEAT_VALID_SECONDS < stored.at <= moment:
             continue
-        if heard.event.vitals is not None:
-            last[heard.event.worker_id] = heard.event.vitals.in_flight
-        elif heard.event.kind is EventKind.STOPPED:
-            last.pop(heard.event.worker_id, None)
+        if stored.event.vitals is not None:
+            last[stored.event.worker_id] = stored.event.vitals.in_flight
+        elif stored.event.kind is EventKind.STOPPED:
+            last.pop(stored.event.worker_id, None)
     return sum(last.values())
 
 
 def repetitions(history: TopicHistory) -> dict[str, float]:
-    """Executions beyond the first of each record, and the seconds that they took."""
+    """The number of repeated executions of records, and the seconds that they took."""
     seen: set[RecordPosition] = set()
     count, rework = 0, 0.0
     for execution, place in zip(history.executions, history.executed_positions(), strict=True):
         if place in seen:
             count += 1
             if execution.started_at is not None and execution.published_at is not None:
-                # Both by the worker's own clock.
+                # Both are by the worker's clock.
                 rework += max(0.0, (execution.published_at - execution.started_at).total_seconds())
         seen.add(place)
     return {"executions": len(history.executions), "executed_again": count, "rework_seconds": round(rework, 3)}
 
 
 def fairness(executions: pd.DataFrame) -> dict[str, float]:
-    """Jain's index over workers and over partitions: 1 where all did the same, 1/n where one did it all."""
+    """Jain's index over workers and partitions: 1 for equal shares, 1/n if one had all."""
     return {
         f"fairness_{by}s": _jain(executions.groupby(by).size().astype(float).tolist()) for by in ("worker", "partition")
     }
 
 
 def cost(events: pd.DataFrame, files: int, payload_bytes: Mapping[str, int]) -> dict[str, float]:
-    """What a file costs: the processors' CPU microseconds, and bytes of records, those about workers included.
+    """The cost of a file: CPU microseconds of the processors and bytes on Kafka, including worker events.
 
-    And the greatest memory of a processor, in MB. CPU and memory are by the heartbeats.
+    Also the greatest memory of a processor in MB. CPU and memory come from heartbeats.
     """
     beats = events[events["kind"] == "heartbeat"]
     if beats.empty or not files:
@@ -292,7 +292,7 @@ def cost(events: pd.DataFrame, files: int, payload_bytes: Mapping[str, int]) -> 
     cpu = 0.0
     for _, group in beats.groupby("worker"):
         used = group["cpu_seconds"].astype(float)
-        cpu += used.diff().clip(lower=0).sum()  # a restarted worker counts from nothing
+        cpu += used.diff().clip(lower=0).sum()  # a restarted worker counts from 0
     return {
         "cpu_us_per_file": cpu / files * 1e6,
         "kafka_bytes_per_file": sum(payload_bytes.values()) / files,
@@ -320,12 +320,12 @@ def _group(requests: Iterable["RequestRecord"]) -> dict[int, list["RequestRecord
 
 
 def _changes(history: TopicHistory) -> dict[int, list["OwnershipPeriod"]]:
-    """The owners of each partition in turn; one that got it back at once is one owner."""
+    """The successive owners of each partition; consecutive periods of one worker count once."""
     owners: dict[int, list[OwnershipPeriod]] = {}
     for one in history.ownerships():
-        turns = owners.setdefault(one.partition, [])
-        if not turns or turns[-1].worker != one.worker:
-            turns.append(one)
+        periods = owners.setdefault(one.partition, [])
+        if not periods or periods[-1].worker != one.worker:
+            periods.append(one)
     return owners
 
 

@@ -1,6 +1,6 @@
-"""Notebooks that open what the page shows: a window of the pipeline that runs, or a run of the lab.
+"""Notebooks for a time range of the running pipeline, or for a run of the lab.
 
-As plain documents of nbformat 4.5, so that who serves them need not have Jupyter.
+They are plain nbformat 4.5 documents, so that the server does not need Jupyter.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 from filemill.config.settings import Settings
 
-# What leads to the servers and holds no secret; passwords and keys come from the environment or from the stack.
-_PLACES = (
+# Settings that locate the servers, without secrets: these come from the environment or from the stack's home.
+_LOCATIONS = (
     "kafka_broker",
     "kafka_group",
     "group_protocol",
@@ -32,12 +32,11 @@ _LIBRARIES = "from filemill.lab import attach\nfrom filemill.lab.time_range impo
 
 
 def time_range_notebook(begin: datetime, end: datetime, connection: Mapping[str, object]) -> dict[str, Any]:
-    """A notebook on the time from `begin` to `end`; `connection` are fields of the settings."""
+    """A notebook of the time from `begin` to `end`; `connection` has fields of the settings."""
     about = (
-        "# A window of the pipeline\n\n"
-        "What the page's charts showed, with the records and rows behind it. `connection` are fields of filemill's "
-        "settings; passwords come from the environment (`FILEMILL_DATABASE_PASSWORD` …) or from the stack that runs "
-        "under `home`."
+        "# A time range of the pipeline\n\n"
+        "The data of the page's charts, with the records and rows. `connection` has fields of filemill's settings. "
+        "Passwords come from the environment (`FILEMILL_DATABASE_PASSWORD` …) or from the stack under `home`."
     )
     parameters = [
         f"begin = {begin.isoformat(timespec='milliseconds')!r}",
@@ -50,14 +49,14 @@ def time_range_notebook(begin: datetime, end: datetime, connection: Mapping[str,
         "data.timeline()",
         "data.lag()",
         "data.latencies()",
-        "data.acts",
+        "data.operations",
     ]
     return _notebook(about, parameters, cells)
 
 
 def run_notebook(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
-    """A notebook on a run's folder, with figures of those `frames` that it has."""
-    about = "# A run of the lab\n\nIts frames and figures; `other` may name a second run to compare it with."
+    """A notebook of a results folder, with figures of the `frames` that it has."""
+    about = "# A run of the lab\n\nIts frames and figures. Set `other` to a second run to compare both."
     head = (
         "from pathlib import Path\n\n"
         "import pandas as pd\n\n"
@@ -68,30 +67,30 @@ def run_notebook(folder: Path, frames: Sequence[str]) -> dict[str, Any]:
     cells = [head, f"faults = {faults}\nfaults"]
     drawn = {
         "executions": 'figures.throughput(measures.throughput(results.read("executions")), faults)',
-        "files": 'figures.unseen(measures.unseen(results.read("files")), faults)',
+        "files": 'figures.unfinished(measures.unfinished(results.read("files")), faults)',
         "assignments": 'figures.timeline(results.read("assignments"), faults)',
         "latencies": 'results.read("latencies")',
     }
     cells += [code for name, code in drawn.items() if name in frames]
-    cells.append('compare(results, Results(Path(other))) if other else "name another run to compare it with"')
+    cells.append('compare(results, Results(Path(other))) if other else "set `other` to compare with another run"')
     return _notebook(about, [f"folder = {str(folder)!r}", 'other = ""'], cells)
 
 
 def connection_settings(settings: Settings, *, embedded: bool) -> dict[str, object]:
-    """How a notebook finds the servers of these settings: through the stack under their home, or by their addresses."""
+    """The settings by which a notebook finds the servers: the home of the embedded stack, or addresses."""
     if embedded:
         return {"home": str(settings.home)}
-    return {name: getattr(settings, name) for name in _PLACES if name in settings.model_fields_set}
+    return {name: getattr(settings, name) for name in _LOCATIONS if name in settings.model_fields_set}
 
 
 def encode(notebook: dict[str, Any]) -> bytes:
-    """As a file."""
+    """The content of the notebook file."""
     return json.dumps(notebook, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _notebook(about: str, parameters: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
     code = [_code("parameters", "\n".join(parameters), tags=["parameters"])]
-    code += [_code(f"cell-{place}", source) for place, source in enumerate(cells, start=1)]
+    code += [_code(f"cell-{number}", source) for number, source in enumerate(cells, start=1)]
     return {
         "cells": [{"cell_type": "markdown", "id": "about", "metadata": {}, "source": about}, *code],
         "metadata": {

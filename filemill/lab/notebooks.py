@@ -1,7 +1,7 @@
-"""Running notebooks from end to end: what `make notebooks` and CI do.
+"""Runs notebooks, for `make notebooks` and CI.
 
-A notebook's cell with the tag `parameters` holds its parameters for a full run; its metadata name those of a short one
-(`filemill.short`). A verdict cell raises where a promise was broken, and that ends the run.
+The cell with the tag `parameters` has the parameters of a full run. The metadata `filemill.short` have those of a short
+run. The last cell raises if a run violated an invariant.
 """
 
 import os
@@ -18,16 +18,16 @@ INJECTED = "injected-parameters"
 
 
 def short_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    """What a short run sets."""
+    """The parameters of a short run."""
     found: dict[str, Any] = dict(notebook.metadata.get("filemill", {}).get("short", {}))
     return found
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any] | None = None, *, short: bool = False) -> float:
-    """Run a notebook, write it with its outputs to `target`, and return the seconds that it took.
+    """Run a notebook, write it with its outputs to `target`, and return the seconds it took.
 
-    Raises nbclient's CellExecutionError for a cell that fails, after what there is has been written; ValueError for a
-    parameter that the notebook does not have.
+    Raises nbclient's CellExecutionError for a failing cell, after writing the outputs so far; ValueError for an unknown
+    parameter.
     """
     notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
     given = {**(short_parameters(notebook) if short else {}), **(parameters or {})}

@@ -1,4 +1,4 @@
-"""What a run varies: the stack's shape and its workers' behaviour."""
+"""The parameters of a run: the size of the stack and the settings of its workers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class StackParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """An isolated stack. Times in seconds; `settings` are further fields of `filemill.config.settings.Settings`."""
+    """An isolated stack. Times are in seconds; `settings` are more fields of `filemill.config.settings.Settings`."""
 
     workers: int = 2
     partitions: int = 3
@@ -22,7 +22,7 @@ class StackParameters(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
 
     def for_processors(self) -> dict[str, str]:
-        """The processors' part, by field of the settings."""
+        """The settings of the processors, by field."""
         return {
             "group_protocol": self.protocol,
             "concurrency": str(self.concurrency),

@@ -1,24 +1,23 @@
-"""Text that plotly shows as it is.
+"""Escapes text for plotly, which interprets every text as markup.
 
-Plotly takes every text for markup: `<a href=…>` in a worker's id is a live link in a legend. `<`, `>` and `&` are
-written as entities, which it shows as these characters.
+Without it, `<a href=…>` in a worker id would be a link in a legend.
 """
 
 import html
 from collections.abc import Mapping
 from typing import Any
 
-# Constants of ours: data goes into them by plotly's `%{…}` only, from fields that are escaped.
+# Constants of this project. Data is inserted by plotly's `%{…}` only, from escaped fields.
 TEMPLATES = {"hovertemplate", "texttemplate"}
 
 
 def plain(text: str) -> str:
-    """A text as plotly is to be given it."""
+    """An escaped text."""
     return html.escape(text, quote=False)
 
 
 def plain_figure(part: Any) -> Any:  # noqa: ANN401 - a JSON document
-    """A figure, or a part of one, as a document: a copy with all texts in it escaped, but for templates."""
+    """A copy of a figure, or of a part, as a JSON document, with all texts except templates escaped."""
     if isinstance(part, str):
         return plain(part)
     if isinstance(part, Mapping):

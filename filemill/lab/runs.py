@@ -1,4 +1,4 @@
-"""The folders that runs left, read again: also those of runs that go on still, were cut off, or were damaged since."""
+"""Reads results folders, also of runs that are in progress, were interrupted, or are damaged."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from filemill.lab.invariants import InvariantCheck
 from filemill.lab.results import JOURNAL, RUN, SUMMARY, VERDICT
 from filemill.runtime.journal import JournalEntry, read_entries
 
-# Of a folder with more runs the newest are read.
+# The most runs to read; the newest come first.
 RUNS_MAX = 300
-# What a run writes into one of its JSON files is far below this.
+# A larger JSON file was not written by a run.
 FILE_MAX_BYTES = 32 * 2**20
-# Points of a line: more are thinned out.
+# The most points of a series; more are aggregated.
 POINTS_MAX = 1500
 # `Results.create` names a folder NAME-YYYYMMDD-HHMMSS-PID.
 _NAMED = re.compile(r".+-\d{8}-\d{6}-\d+$")
@@ -28,18 +28,18 @@ _PARTS = (RUN, VERDICT, JOURNAL, f"{SUMMARY}.parquet")
 
 
 class RecordedInvariants(msgspec.Struct, frozen=True):
-    """A verdict as far as it is shown: its checks."""
+    """The checks of a saved report."""
 
     checks: list[InvariantCheck]
 
     @property
     def ok(self) -> bool:
-        """Whether no promise was seen broken."""
+        """Whether no invariant was violated."""
         return all(check.ok is not False for check in self.checks)
 
 
 class RecordedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's folder. `troubles` says what is missing of it, or cannot be read; what is not there is None or empty."""
+    """A results folder. `problems` lists missing or unreadable parts, which are None or empty."""
 
     name: str
     title: str
@@ -52,20 +52,20 @@ class RecordedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What it varied."""
+        """The parameters of the run."""
         found = self.facts.get("parameters")
         return found if isinstance(found, dict) else {}
 
 
 class Series(msgspec.Struct, frozen=True):
-    """A series of a run: `values` at `seconds` from its beginning."""
+    """A time series of a run: `values` at `seconds` after its beginning."""
 
     seconds: list[float]
     values: list[float]
 
 
 class FaultWindow(msgspec.Struct, frozen=True):
-    """A fault of a run, in seconds from the run's beginning."""
+    """A fault of a run, in seconds after its beginning."""
 
     began: float
     ended: float
@@ -73,7 +73,7 @@ class FaultWindow(msgspec.Struct, frozen=True):
 
 
 class RunSeries(msgspec.Struct, frozen=True):
-    """How a run went over time. `lines` by the name of the series; one whose frame is missing is absent."""
+    """The time series of a run by name, with its faults. Series without a saved frame are absent."""
 
     lines: dict[str, Series]
     faults: list[FaultWindow]
@@ -81,7 +81,7 @@ class RunSeries(msgspec.Struct, frozen=True):
 
 
 def list_runs(root: Path) -> list[RecordedRun]:
-    """The runs below a folder, newest first. Raises OSError where the folder is there and cannot be read."""
+    """The runs below a folder, newest first. Raises OSError if the folder exists but is unreadable."""
     if not root.exists():
         return []
     folders = [folder for folder in root.iterdir() if folder.is_dir() and _is_run(folder)]
@@ -91,12 +91,12 @@ def list_runs(root: Path) -> list[RecordedRun]:
 
 
 def read_journal(folder: Path) -> list[JournalEntry]:
-    """What was done in a run."""
+    """The journal of a run."""
     return read_entries(folder / JOURNAL)
 
 
 def read_series(folder: Path) -> RunSeries:
-    """Its frames as lines over time. A frame that is missing or cannot be read leaves its line out."""
+    """The time series of a run. A missing or unreadable frame has no series."""
     executions, files, faults = (_frame(folder, name) for name in ("executions", "files", "faults"))
     known = ((files, "intended_at"), (executions, "at"))
     begins = [frame[column].min() for frame, column in known if frame is not None and _has(frame, column)]
@@ -105,13 +105,13 @@ def read_series(folder: Path) -> RunSeries:
     began = min(begins)
     lines = {}
     if executions is not None and _has(executions, "at") and {"again", "worker"} <= set(executions):
-        # Seconds without a result are zeros, and no line across them.
+        # Seconds without results are zeros, not gaps.
         found = measures.throughput(executions).set_index("at")["files_per_second"]
         rates = found.resample("1s").sum().reset_index()
         lines["Results per second"] = _line(rates["at"], rates["files_per_second"], began)
     if files is not None and _has(files, "intended_at") and {"updated_at", "status"} <= set(files):
         curve = measures.unfinished(files)
-        lines["Not seen to have ended"] = _line(curve["at"], curve["unseen"], began)
+        lines["Unfinished requests"] = _line(curve["at"], curve["unfinished"], began)
     windows = []
     if faults is not None and _has(faults, "began") and {"fault", "target", "ended"} <= set(faults):
         windows = [
@@ -133,16 +133,16 @@ def _is_run(folder: Path) -> bool:
 
 
 def _stamp(folder: Path) -> tuple[float, ...]:
-    """Changes with any of its parts."""
+    """Changes if any part of the folder changes."""
     return tuple(path.stat().st_mtime if (path := folder / part).exists() else 0.0 for part in (*_PARTS, "."))
 
 
 @lru_cache(maxsize=2 * RUNS_MAX)
 def _read(path: str, _stamp: tuple[float, ...]) -> RecordedRun:
     folder = Path(path)
-    troubles: list[str] = []
+    problems: list[str] = []
     facts: dict[str, Any] = {}
-    text = _text(folder / RUN, troubles)
+    text = _text(folder / RUN, problems)
     if text is not None:
         try:
             found = json.loads(text)
@@ -150,67 +150,67 @@ def _read(path: str, _stamp: tuple[float, ...]) -> RecordedRun:
         except (ValueError, RecursionError):
             pass
         if not facts:
-            troubles.append(f"{RUN} cannot be read")
-    verdict = None
-    text = _text(folder / VERDICT, troubles)
+            problems.append(f"{RUN} cannot be read")
+    invariants = None
+    text = _text(folder / VERDICT, problems)
     if text is not None:
         try:
-            verdict = msgspec.json.decode(text, type=RecordedInvariants)
+            invariants = msgspec.json.decode(text, type=RecordedInvariants)
         except (msgspec.DecodeError, RecursionError):
-            troubles.append(f"{VERDICT} cannot be read")
+            problems.append(f"{VERDICT} cannot be read")
     return RecordedRun(
         name=folder.name,
         title=str(facts.get("name") or folder.name)[:200],
         began=_moment(facts.get("began")),
         facts=facts,
-        invariants=verdict,
-        measures=_measures(folder, troubles),
+        invariants=invariants,
+        measures=_measures(folder, problems),
         frames=sorted(one.stem for one in folder.glob("*.parquet") if one.stem != SUMMARY),
-        problems=troubles,
+        problems=problems,
     )
 
 
-def _text(path: Path, troubles: list[str]) -> bytes | None:
+def _text(path: Path, problems: list[str]) -> bytes | None:
     try:
         if path.stat().st_size > FILE_MAX_BYTES:
-            troubles.append(f"{path.name} is too large to be a run's")
+            problems.append(f"{path.name} is too large")
             return None
         return path.read_bytes()
     except FileNotFoundError:
-        troubles.append(f"{path.name} is missing")
+        problems.append(f"{path.name} is missing")
     except OSError as error:
-        troubles.append(f"{path.name}: {error.strerror}")
+        problems.append(f"{path.name}: {error.strerror}")
     return None
 
 
-def _measures(folder: Path, troubles: list[str]) -> dict[str, float]:
+def _measures(folder: Path, problems: list[str]) -> dict[str, float]:
     path = folder / f"{SUMMARY}.parquet"
     if not path.exists():
-        troubles.append("the summary is missing")
+        problems.append("the summary is missing")
         return {}
     try:
         frame = pd.read_parquet(path)
         pairs = zip(frame["measure"].astype(str), frame["value"].astype(float), strict=True)
         return {name: value for name, value in pairs if math.isfinite(value)}
-    except Exception:  # noqa: BLE001 - pyarrow has a dozen kinds for a damaged file
-        troubles.append("the summary cannot be read")
+    except Exception:  # noqa: BLE001 - pyarrow raises many types
+        problems.append("the summary cannot be read")
         return {}
 
 
 def _frame(folder: Path, name: str) -> pd.DataFrame | None:
     try:
         return pd.read_parquet(folder / f"{name}.parquet")
-    except Exception:  # noqa: BLE001 - missing, or damaged in one of a dozen ways
+    except Exception:  # noqa: BLE001 - missing or damaged
         return None
 
 
 def _has(frame: pd.DataFrame, column: str) -> bool:
-    """Whether it has moments in that column."""
+    """Whether the column has timestamps."""
     return column in frame and isinstance(frame[column].dtype, pd.DatetimeTZDtype) and bool(frame[column].count())
 
 
 def _line(at: "pd.Series[pd.Timestamp]", values: "pd.Series[float]", began: pd.Timestamp) -> Series:
-    """Thinned out by taking the greatest of each bin: that must not hide a peak."""
+    """A series with at most POINTS_MAX points. Each point is the maximum of its bin, so that peaks stay visible."""
     seconds = (at - began).dt.total_seconds()
     size = -(-len(seconds) // POINTS_MAX) or 1
     bins = pd.Series(range(len(seconds))) // size

@@ -1,7 +1,7 @@
-"""A way to S3 that can be made bad: processors go through it, the lab's own checks go straight.
+"""A proxy in front of S3 that injects faults. Processors use it; the lab's checks connect directly.
 
-Well, it hands bytes through. Bad, it is one of: hanging, slow, failing a share of the requests with 503, or answering
-404 for the bucket. It serves one request a connection while it is bad.
+Without a fault it forwards bytes. With one it hangs, is slow, or answers a share of the requests with 503 or 404, and
+serves one request per connection.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import msgspec
 import uvloop
 
 CHUNK_BYTES = 64 * 1024
-HEAD_MAX_BYTES = 64 * 1024
 START_SECONDS = 10.0
 HANG_SECONDS = 3600.0
 
@@ -24,7 +23,7 @@ _ANSWERS = {503: (b"Service Unavailable", b"SlowDown"), 404: (b"Not Found", b"No
 
 
 class FaultMode(msgspec.Struct, frozen=True):
-    """How bad, to which share of the requests. `seconds` is the delay of `slow`, `code` the answer of `answer`."""
+    """A kind of fault, and the share of the requests it affects. `seconds` is for `slow`, `code` for `answer`."""
 
     kind: Literal["hang", "slow", "answer"]
     share: float = 1.0
@@ -33,18 +32,18 @@ class FaultMode(msgspec.Struct, frozen=True):
 
 
 class S3Proxy:
-    """A TCP proxy on a thread of its own, on a port of the system's choice."""
+    """A TCP proxy on a thread of its own, on a free port."""
 
     def __init__(self, upstream: str, host: str = "127.0.0.1", known_as: str = "127.0.0.1") -> None:
-        """`upstream` is the URL of the S3 service; it listens on `host`, which processors know under another name."""
+        """`upstream` is the URL of the S3 service. The proxy listens on `host`; processors connect to `known_as`."""
         self._host = host
         self._known_as = known_as
         parts = urlsplit(upstream)
         self._upstream = parts.hostname or "127.0.0.1", parts.port or 80
         self._loop = uvloop.new_event_loop()
         self._ready = threading.Event()
-        self._bad: FaultMode | None = None
-        self._chance = random.Random()
+        self._fault: FaultMode | None = None
+        self._random = random.Random()
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
         self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
@@ -61,15 +60,15 @@ class S3Proxy:
 
     @property
     def url(self) -> str:
-        """What takes the place of the service's URL."""
+        """The URL of the proxy, to use instead of the service's."""
         return f"http://{self._known_as}:{self._port}"
 
-    def set_fault(self, bad: FaultMode | None) -> None:
-        """Be bad from now on, or well again (None). Connections are closed, so that clients meet it at once."""
-        self._loop.call_soon_threadsafe(self._set, bad)
+    def set_fault(self, fault: FaultMode | None) -> None:
+        """Begin a fault, or end it (None). Connections are closed, so that it affects clients immediately."""
+        self._loop.call_soon_threadsafe(self._set, fault)
 
-    def _set(self, bad: FaultMode | None) -> None:
-        self._bad = bad
+    def _set(self, fault: FaultMode | None) -> None:
+        self._fault = fault
         for writer in self._writers:
             writer.transport.abort()
 
@@ -91,36 +90,33 @@ class S3Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            bad = self._bad
-            if (
-                bad is not None
-                and self._chance.random() < bad.share
-                and not await self._apply_fault(bad, reader, writer)
-            ):
+            fault = self._fault
+            affected = fault is not None and self._random.random() < fault.share
+            if fault is not None and affected and not await self._apply_fault(fault, reader, writer):
                 return
-            await self._forward(reader, writer, once=bad is not None)
+            await self._forward(reader, writer, once=fault is not None)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # one side is gone
+            pass  # one side has closed
         except asyncio.CancelledError:
-            pass  # the proxy ends
+            pass  # the proxy is stopping
         finally:
             self._writers.discard(writer)
             writer.close()
 
-    async def _apply_fault(self, bad: FaultMode, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection is to be handed through after all."""
-        if bad.kind == "slow":
-            await asyncio.sleep(bad.seconds)
+    async def _apply_fault(self, fault: FaultMode, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Apply a fault to a connection; returns whether to forward it afterwards."""
+        if fault.kind == "slow":
+            await asyncio.sleep(fault.seconds)
             return True
-        if bad.kind == "hang":
+        if fault.kind == "hang":
             await asyncio.sleep(HANG_SECONDS)
             return False
         await _read_request(reader)
-        reason, code = _ANSWERS[bad.code]
+        reason, code = _ANSWERS[fault.code]
         body = _BODY % code
         writer.write(
             b"HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-            % (bad.code, reason, len(body), body)
+            % (fault.code, reason, len(body), body)
         )
         await writer.drain()
         return False
@@ -130,7 +126,7 @@ class S3Proxy:
         self._writers.add(up_writer)
         try:
             if once:
-                # The service is asked to close after its answer, so that the next request meets the proxy anew.
+                # Ask the service to close after its answer, so that the next request opens a new connection.
                 up_writer.write(_closing(await _read_request(reader)))
                 await _pump(up_reader, writer)
                 return
@@ -148,14 +144,14 @@ class S3Proxy:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(CHUNK_BYTES):
-        if writer.transport.is_closing():  # uvloop takes a write to it for an error
+        if writer.transport.is_closing():  # uvloop raises for a write to it
             raise ConnectionResetError
         writer.write(data)
         await writer.drain()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bytes:
-    """One request, head and body."""
+    """Read one request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = 0
     for line in head.split(b"\r\n")[1:]:
@@ -166,6 +162,6 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def _closing(request: bytes) -> bytes:
-    """The request with `Connection: close`."""
+    """Add `Connection: close` to a request."""
     line, _, rest = request.partition(b"\r\n")
     return line + b"\r\nConnection: close\r\n" + rest

@@ -1,4 +1,4 @@
-"""The Universal Scalability Law: throughput against workers, with what sharing and what agreeing cost.
+"""The Universal Scalability Law: throughput by number of workers, with the costs of contention and coherency.
 
 X(n) = rate · n / (1 + contention · (n - 1) + coherency · n · (n - 1))       (N. Gunther, 1993)
 """
@@ -10,28 +10,28 @@ import numpy as np
 
 
 class ScalingLaw(msgspec.Struct, frozen=True):
-    """A fit. `rate`: of one worker, per second; `contention` and `coherency` are shares, 0 for perfect scaling."""
+    """A fitted law. `rate` is that of one worker per second; the other coefficients are 0 for perfect scaling."""
 
     rate: float
     contention: float
     coherency: float
 
     def at(self, workers: float) -> float:
-        """The throughput that the law gives for so many workers."""
+        """The throughput of this number of workers by the law."""
         return self.rate * workers / (1 + self.contention * (workers - 1) + self.coherency * workers * (workers - 1))
 
     @property
     def peak(self) -> float:
-        """The number of workers beyond which more make it slower; infinity where coherency costs nothing."""
+        """The number of workers with the greatest throughput; infinity if coherency is 0."""
         if self.coherency <= 0:
             return float("inf")
         return float(np.sqrt(max(0.0, 1 - self.contention) / self.coherency))
 
 
 def fit(workers: Sequence[float], throughput: Sequence[float]) -> ScalingLaw:
-    """The law through these points, by least squares on n / X, which is linear in its coefficients.
+    """Fit the law to these points by least squares on n / X, which is linear in its coefficients.
 
-    Raises ValueError for fewer than three numbers of workers: it has three unknowns.
+    Raises ValueError for fewer than three different numbers of workers.
     """
     if len(set(workers)) < 3:
         raise ValueError("a law of three unknowns needs at least three different numbers of workers")

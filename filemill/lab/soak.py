@@ -205,7 +205,7 @@ def _save(lab: Lab, results: Results, history: TopicHistory) -> None:
         results.save_frame(name, frame)
     results.save_figure("timeline", figures.timeline(assignments, faults))
     results.save_figure("throughput", figures.throughput(measures.throughput(executions), faults))
-    results.save_figure("unseen", figures.unfinished(measures.unfinished(files), faults))
+    results.save_figure("unfinished", figures.unfinished(measures.unfinished(files), faults))
 
 
 def _numbers(result: SoakResult) -> dict[str, float]:

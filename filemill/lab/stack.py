@@ -1,4 +1,4 @@
-"""The lab's own stack: isolated from any other by its home, its ports and its data, and there to be broken.
+"""The lab's own stack, isolated by its home, ports and data, so that faults affect nothing else.
 
 with Lab(StackParameters(workers=3, processing_seconds=1)) as lab:
 lab.load.start(lambda load: load.open_loop([LoadStep(30, 100)]))
@@ -39,32 +39,31 @@ from filemill_infra.embedded.processes.workers import WorkerSpec
 from filemill_infra.embedded.supervisor import Supervisor
 
 PROCESSOR = "processor"
-# A processor whose clock the lab can move.
-CLOCK_SKEWED = "jumper"
+# The role of a processor whose clock the lab controls.
+CLOCK_SKEWED = "skewed"
 READY_SECONDS = 60.0
 KILL_SECONDS = 10.0
 PREPARE_SECONDS = 30.0
 
 
 class Lab(PipelineSession):
-    """A stack from `__enter__` to `__exit__`, after which nothing of it is left but the results."""
+    """A stack that is started on entering the context and removed on leaving it."""
 
     def __init__(self, parameters: StackParameters | None = None, *, journal: Journal | None = None) -> None:
-        """Nothing is started. Raises InvalidSettings, for parameters that no process would take."""
-        self.parameters = parameters or StackParameters()
+        """Starts nothing. Raises InvalidSettings for invalid parameters."""
+        self.parameters = parameters = parameters or StackParameters()
         self._given_journal = journal
-        asked = self.parameters
-        self.partitions = asked.partitions
-        # How many of each role there shall be; fewer live while one restarts.
+        self.partitions = parameters.partitions
+        # The desired number of processes by role; fewer are alive during a restart.
         self.replicas = {
-            PROCESSOR: asked.workers,
-            "relay": asked.relays,
-            "sync": asked.syncs,
-            "monitor": asked.monitors,
+            PROCESSOR: parameters.workers,
+            "relay": parameters.relays,
+            "sync": parameters.syncs,
+            "monitor": parameters.monitors,
         }
         self._closing = contextlib.ExitStack()
         given = load_settings(**{**self.parameters.settings, **self.parameters.for_processors()})
-        self._composed = given.lab_stack == "compose"
+        self._in_containers = given.lab_stack == "compose"
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as closing:
@@ -72,7 +71,7 @@ class Lab(PipelineSession):
             home = folder / "home"
             closing.callback(remove_home, home)
             self.clock = FakeClock(folder / "clock")
-            self._way_to_s3: dict[str, str] = {}
+            self._s3_environment: dict[str, str] = {}
             self.supervisor = self._new_stack(home, lambda servers: self._prepare(servers, closing))
             closing.callback(self._stop)
             self.supervisor.start()
@@ -86,52 +85,50 @@ class Lab(PipelineSession):
     ) -> None:
         self._closing.close()
 
-    # --- what runs
-
     def workers(self, role: str = PROCESSOR) -> list[str]:
-        """The ids of the living processes of a role, in their order."""
+        """The ids of the live processes of a role, sorted."""
         states = self.supervisor.state.workers
         return sorted(state.id for state in states if state.role == role and state.process.process() is not None)
 
     def servers(self) -> dict[str, str]:
-        """The servers' versions, by their names; empty where containers are the servers: their images say it."""
+        """The versions of the servers by name; empty in containers, where the images have them."""
         if isinstance(self.supervisor, Supervisor):
             return {server.name: server.version for server in self.supervisor.state.servers}
         return {}
 
     def scale(self, count: int, role: str = PROCESSOR) -> list[str]:
-        """Have so many; returns their ids, once surplus ones have ended. New ones may not work yet."""
+        """Scale a role; returns the ids after surplus processes have ended. New ones may still be starting."""
         self.replicas[role] = count
         return self.supervisor.scale(role, count)
 
     def signal(self, worker_id: str, number: int) -> None:
-        """Send a process a signal; if it dies of it, it is not started again."""
+        """Send a signal to a process. It is not restarted after SIGKILL."""
         self.supervisor.kill_worker(worker_id, number, restart=number != signal.SIGKILL)
 
     def kill(self, worker_id: str) -> None:
-        """SIGKILL one process, and wait until it is gone; it stays dead. Raises KeyError, TimeoutError."""
+        """Send SIGKILL to a process and wait until it has ended. It is not restarted. Raises KeyError, TimeoutError."""
         role = worker_id.rpartition("-")[0]
         self.signal(worker_id, signal.SIGKILL)
-        wait_until(lambda: worker_id not in self.workers(role), KILL_SECONDS, f"{worker_id} is gone")
+        wait_until(lambda: worker_id not in self.workers(role), KILL_SECONDS, f"{worker_id} has ended")
 
     def wait_for_group(self, seconds: float = READY_SECONDS) -> None:
-        """Until all partitions are owned, and each processor has some, as far as they go. Raises TimeoutError.
+        """Wait until all partitions are owned, and each processor owns some if there are enough. Raises TimeoutError.
 
-        Of a share group: until a member has been heard.
+        With a share group, wait for the first worker event.
         """
-        wait_until(self._group_is_whole, seconds, "the processors own all partitions")
+        wait_until(self._group_is_balanced, seconds, "the processors own all partitions")
 
-    def _group_is_whole(self) -> bool:
-        """By what the workers say, which the sync stores.
+    def _group_is_balanced(self) -> bool:
+        """Uses the worker events that the sync stores, not Kafka's admin client.
 
-        Not by Kafka's admin client: one that asked for a group without a coordinator can end its process later, or hang
-        in its own end (librdkafka 2.16, rd_kafka_enq_once_del_source_return and rd_kafka_destroy).
+        In librdkafka 2.16, an admin client that described a group without a coordinator can end its process later, or
+        hang when it is destroyed (rd_kafka_enq_once_del_source_return, rd_kafka_destroy).
         """
-        living = self.workers()
-        if not living:
+        live = self.workers()
+        if not live:
             return True
         with contextlib.suppress(Unavailable), self.engine.connect() as connection:
-            owned = owned_partitions(connection, living, SESSION_SECONDS)
+            owned = owned_partitions(connection, live, SESSION_SECONDS)
             if self.parameters.protocol == SHARE:
                 return bool(owned)
             shared = sum(map(bool, owned)) >= min(self.replicas[PROCESSOR], self.partitions)
@@ -139,27 +136,25 @@ class Lab(PipelineSession):
         return False
 
     def add_partitions(self, total: int) -> None:
-        """Raise the partitions of `file.create`. Raises ValueError, Unavailable."""
+        """Increase the partitions of `file.create`. Raises ValueError, Unavailable."""
         self.admin().add_partitions(self.settings.topic_create, total)
         self.partitions = total
 
     def inject(self, fault: Fault) -> JournalEntry:
-        """Let a fault begin, last and be undone, on record in the journal."""
+        """Inject a fault, wait for its duration, and undo it; the journal records it."""
         with self.journal.record_interval(FAULT, fault.name, fault.target, fault.code) as entry:
             fault.run(entry)
         return entry
 
-    # --- inside
-
     def _new_stack(
         self, home: Path, prepare: Callable[[dict[str, str | int | float]], None]
     ) -> Supervisor | ComposeStack:
-        if self._composed:
+        if self._in_containers:
             return ComposeStack(home, self._specs(), prepare=prepare)
         return Supervisor(home, self._specs(), default_ports=False, prepare=prepare)
 
     def _prepare(self, servers: dict[str, str | int | float], closing: contextlib.ExitStack) -> None:
-        """What comes between the servers and the workers."""
+        """Prepare the servers before the workers start."""
         settings = load_settings(
             **{
                 **servers,
@@ -174,33 +169,39 @@ class Lab(PipelineSession):
         engine = bootstrap.create_engine(settings.as_owner(), "lab")
         closing.callback(engine.dispose)
         status_regressions.install_trigger(engine)
-        door = self.supervisor.proxy_address() if isinstance(self.supervisor, ComposeStack) else (LOOPBACK, LOOPBACK)
-        self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint, *door))
-        self._way_to_s3["FILEMILL_S3_ENDPOINT"] = self.proxy.url
+        addresses = (
+            self.supervisor.proxy_address() if isinstance(self.supervisor, ComposeStack) else (LOOPBACK, LOOPBACK)
+        )
+        self.proxy = closing.enter_context(S3Proxy(settings.s3_endpoint, *addresses))
+        self._s3_environment["FILEMILL_S3_ENDPOINT"] = self.proxy.url
         super().__init__(settings, engine, self._given_journal)
 
     def _specs(self) -> list[WorkerSpec]:
         run = [sys.executable, "-m", "filemill", "run"]
         given = {f"FILEMILL_{name.upper()}": str(value) for name, value in self.parameters.settings.items()}
-        # A line for each file would cost more than the file.
-        quiet = {"FILEMILL_LOG_LEVEL": "warning", "FILEMILL_LOG_FORMAT": "json"} | given
+        # A log line per file would cost more than the file.
+        log_settings = {"FILEMILL_LOG_LEVEL": "warning", "FILEMILL_LOG_FORMAT": "json"} | given
         processor = {f"FILEMILL_{name.upper()}": value for name, value in self.parameters.for_processors().items()}
-        processor |= quiet
-        asked = self.parameters
+        processor |= log_settings
+        parameters = self.parameters
 
-        def through(environment: dict[str, str]) -> ChainMap[str, str]:
-            return ChainMap(self._way_to_s3, environment)  # the proxy's address is known once the servers are
+        def via_proxy(environment: dict[str, str]) -> ChainMap[str, str]:
+            # The address of the proxy is known only after the servers have started.
+            return ChainMap(self._s3_environment, environment)
 
         specs = [
-            WorkerSpec(role="relay", argv=[*run, "relay"], env=quiet, count=asked.relays),
-            WorkerSpec(role="sync", argv=[*run, "sync"], env=quiet, count=asked.syncs),
-            WorkerSpec(role="monitor", argv=[*run, "monitor"], env=quiet, count=asked.monitors),
-            WorkerSpec(role=PROCESSOR, argv=[*run, "processor"], env=through(processor), count=asked.workers),
+            WorkerSpec(role="relay", argv=[*run, "relay"], env=log_settings, count=parameters.relays),
+            WorkerSpec(role="sync", argv=[*run, "sync"], env=log_settings, count=parameters.syncs),
+            WorkerSpec(role="monitor", argv=[*run, "monitor"], env=log_settings, count=parameters.monitors),
+            WorkerSpec(role=PROCESSOR, argv=[*run, "processor"], env=via_proxy(processor), count=parameters.workers),
             WorkerSpec(
-                role=CLOCK_SKEWED, argv=[*run, "processor"], env=through(processor | self.clock.environment()), count=0
+                role=CLOCK_SKEWED,
+                argv=[*run, "processor"],
+                env=via_proxy(processor | self.clock.environment()),
+                count=0,
             ),
         ]
-        # One that takes the place of a dead one is another owner of its partitions.
+        # A replacement gets a new id, because it is another owner of the partitions.
         return [replace(spec, unique_ids=True) for spec in specs]
 
     def _end_load(self) -> None:
@@ -209,5 +210,5 @@ class Lab(PipelineSession):
 
     def _stop(self) -> None:
         for server in ("kafka", "postgres", "s3") if isinstance(self.supervisor, Supervisor) else ():
-            self.supervisor.server(server).kill()  # its data goes in a moment: no orderly stop of ten seconds
+            self.supervisor.server(server).kill()  # its data is removed next, so no clean stop of ten seconds
         self.supervisor.stop()

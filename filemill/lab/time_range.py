@@ -37,7 +37,7 @@ class TimeRangeData:
 
     @property
     def faults(self) -> pd.DataFrame:
-        """The acts that were faults."""
+        """The operations that were faults."""
         return self.operations[self.operations["action"] == "fault"]
 
     def throughput(self) -> go.Figure:
@@ -45,15 +45,15 @@ class TimeRangeData:
         return figures.throughput(measures.throughput(self.executions), self.faults)
 
     def timeline(self) -> go.Figure:
-        """Who owned which partition."""
+        """A timeline of partition owners."""
         return figures.timeline(self.assignments, self.faults)
 
     def lag(self) -> go.Figure:
-        """Records not committed yet."""
+        """Uncommitted records per partition."""
         return figures.lag(self.lags, self.faults)
 
     def latencies(self) -> pd.DataFrame:
-        """Percentiles per stage, in seconds, of the files that ended in the window."""
+        """Percentiles per stage, in seconds, of the files that ended in the time range."""
         ended = self.files["finished_at"].between(pd.Timestamp(self.begin), pd.Timestamp(self.end))
         return measures.latencies(self.files[ended])
 

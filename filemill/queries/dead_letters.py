@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_records_at, read_topic
 from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import LogOffsets
 from filemill.domain.dead_letters import (
     DeadLetter,
     DeadLetterEntry,
@@ -68,8 +69,17 @@ def current_dead_letters(entries: Collection[DeadLetterEntry], engine: sa.Engine
 class DeadLetterIndex:
     """Any thread. One read at a time continues where the last one stopped; callers that wait share the next read."""
 
-    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        *,
+        kept_records: int = KEPT_RECORDS,
+        slack_records: int = SLACK_RECORDS,
+    ) -> None:
         self._settings = settings
+        self._kept_records = kept_records
+        self._slack_records = slack_records
         self._topic = settings.topic_dead_letters
         self._engine = engine
         self._lock = threading.Lock()
@@ -78,7 +88,7 @@ class DeadLetterIndex:
         self._identity: TopicIdentity | None = None
         self._entries: dict[tuple[int, int], DeadLetterEntry] = {}
         self._next: dict[tuple[str, int], int] = {}
-        # Of each partition the time of its latest record that has a credible one.
+        # By partition: the time of the latest record with a credible time.
         self._times: dict[int, int] = {}
         self._truncated = False
 
@@ -149,7 +159,7 @@ class DeadLetterIndex:
         begins = {part.partition: part.begin or 0 for part in spans}
         for part in spans:
             known = self._next.get((self._topic, part.partition), 0)
-            start = max(known, begins[part.partition], (part.end or 0) - KEPT_RECORDS)
+            start = max(known, begins[part.partition], (part.end or 0) - self._kept_records)
             self._truncated = self._truncated or start > max(known, begins[part.partition])
             self._next[self._topic, part.partition] = start
         for record in read_topic(self._settings, self._topic, spans, "dlq", dict(self._next)):
@@ -166,14 +176,14 @@ class DeadLetterIndex:
         entry = dead_letter_entry(record, self._times.get(record.partition, 0))
         self._times[record.partition] = entry.order_ms
         self._entries[entry.partition, entry.offset] = entry
-        if len(self._entries) > KEPT_RECORDS + SLACK_RECORDS:
+        if len(self._entries) > self._kept_records + self._slack_records:
             self._keep(self._entries.values())
 
     def _keep(self, entries: Iterable[DeadLetterEntry]) -> None:
-        """Keep the newest `KEPT_RECORDS` of these entries."""
+        """Keep the newest of these entries."""
         kept = list(entries)
-        if len(kept) > KEPT_RECORDS:
-            kept = sorted(kept, key=lambda one: one.order)[-KEPT_RECORDS:]
+        if len(kept) > self._kept_records:
+            kept = sorted(kept, key=lambda one: one.order)[-self._kept_records :]
             self._truncated = True
         self._entries = {(one.partition, one.offset): one for one in kept}
 

@@ -122,8 +122,13 @@ def _assignment_samples(connection: sa.Connection, group: str, period: timedelta
     later = None
     for row in rows:
         if row.differs:
-            last_at = later.previous_at if later is not None and later.differs else later.at if later else row.at
-            next_at = later.at if later is not None and later.differs and later.at - last_at <= SAMPLE_GAP else None
+            last_at: datetime = row.at
+            next_at: datetime | None = None
+            if later is not None and later.differs:
+                last_at = later.previous_at
+                next_at = later.at if later.at - last_at <= SAMPLE_GAP else None
+            elif later is not None:
+                last_at = later.at
             found.append(AssignmentSample(row.at, last_at, next_at, msgspec.convert(row.members, list[GroupMember])))
         later = row
     return found[::-1]

@@ -13,11 +13,11 @@ from filemill.queries.files import Counts, OutboxState, count_statuses, outbox_s
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState, flow, group_state, lags, leases
 from filemill.queries.stalls import stalled_partitions
 
-# The index is on these reasons, which the status sync writes.
+# Each reason contains the id.
 _UNKNOWN_IDS = sa.text("""
     SELECT count(DISTINCT reason) FROM (
         SELECT reason FROM rejected_messages
-        WHERE reason LIKE 'no file has the id %' AND rejected_at > now() - interval '24 hours'
+        WHERE code = 'unknown-file' AND rejected_at > now() - interval '24 hours'
         ORDER BY rejected_at DESC LIMIT 1000
     ) AS latest
 """)

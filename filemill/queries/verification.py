@@ -68,7 +68,7 @@ def published_positions(connection: sa.Connection, ids: Collection[int]) -> Mapp
     return positions
 
 
-def files_by_id(connection: sa.Connection, ids: Collection[int]) -> dict[int, FileRow]:
+def files_by_id(connection: sa.Connection, ids: Collection[int]) -> dict[int, Any]:
     """Id, location, creation time and status of these files."""
     if not ids:
         return {}

@@ -1,4 +1,4 @@
-"""Stop signals of a process."""
+"""Handling of stop signals."""
 
 import os
 import signal
@@ -15,25 +15,25 @@ FORCED_EXIT = 130
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
-    """SIGTERM and SIGINT call `stop`, on a thread of its own; a second one ends the process at once, without goodwill.
+    """Call `stop` on SIGTERM or SIGINT, on another thread; a second signal ends the process at once.
 
-    Not in the handler: that runs on the main thread wherever it is, maybe inside the lock of the event which `stop`
-    sets, or of the log. A write to a pipe takes no lock.
+    The handler itself runs on the main thread, which may hold the lock of the event that `stop` sets, or of the log. It
+    only writes to a pipe, which needs no lock.
     """
-    told, teller = os.pipe()
-    asked = False
+    reader, writer = os.pipe()
+    signalled = False
 
     def wait() -> None:
-        (number,) = os.read(told, 1)
+        (number,) = os.read(reader, 1)
         log.info("Stopping", signal=signal.Signals(number).name)
         stop()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal signalled
+        if signalled:
             os._exit(FORCED_EXIT)
-        asked = True
-        os.write(teller, bytes([number]))
+        signalled = True
+        os.write(writer, bytes([number]))
 
     threading.Thread(target=wait, name="stop", daemon=True).start()
     signal.signal(signal.SIGTERM, handle)

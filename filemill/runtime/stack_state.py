@@ -1,7 +1,7 @@
-"""The state file of a running embedded stack: what runs, where, and under which process ids.
+"""The state file of a running embedded stack: its servers and workers, their addresses and process ids.
 
-`filemill up` writes `HOME/stack.json`; every other command reads it to find the servers. A state file whose supervisor
-is no longer alive counts as absent: an address that nobody answers is worse than none.
+`filemill up` writes `HOME/stack.json`; the other commands read it to find the servers. A state file of a supervisor
+that has ended counts as missing.
 """
 
 import os
@@ -12,16 +12,16 @@ import msgspec
 import psutil
 
 STATE_FILE = "stack.json"
-# The journal of the faults that were injected into the stacks of this home (`filemill.runtime.journal`).
+# The journal of faults in the stacks of this home (`filemill.runtime.journal`).
 FAULTS_FILE = "faults.jsonl"
 
-# Two readings of one process's start time can differ: psutil adds the boot time, which each process reads for itself,
-# and which moves by about a second when the clock is adjusted. No pid is reused within that.
+# Two readings of a process's start time can differ: psutil adds the boot time, which changes by about a second when the
+# clock is adjusted. No pid is reused within that time.
 CREATE_TIME_TOLERANCE_SECONDS = 2.0
 
 
 class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
-    """A process, named so that a reused pid is not mistaken for it.
+    """A reference to a process, which a reused pid does not match.
 
     `created` is the start time in seconds since the epoch, as `psutil.Process.create_time()` gives it.
     """
@@ -31,11 +31,11 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, pid: int) -> "ProcessRef":
-        """Name the live process `pid`. Raises psutil.NoSuchProcess where there is none."""
+        """A reference to the running process `pid`. Raises psutil.NoSuchProcess."""
         return cls(pid=pid, created=psutil.Process(pid).create_time())
 
     def process(self) -> psutil.Process | None:
-        """The live process that this names, or None where it has ended (a zombie has ended)."""
+        """The running process, or None if it has ended; a zombie has ended."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) <= CREATE_TIME_TOLERANCE_SECONDS
@@ -45,7 +45,7 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
-    """One embedded server: `name` is kafka, postgres or s3; `address` is host:port; `log` its log file."""
+    """An embedded server: `name` is kafka, postgres or s3; `address` is host:port; `log` is its log file."""
 
     name: str
     address: str
@@ -55,7 +55,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of ours: `role` is dashboard, processor, sync, monitor or relay; `id` is unique, as processor-1."""
+    """A worker process: `role` is dashboard, processor, sync, monitor or relay; `id` is unique, such as processor-1."""
 
     role: str
     id: str
@@ -65,9 +65,9 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running stack. `settings` are values for `filemill.config.settings.Settings`, by field name.
+    """A running stack. `settings` are values for `filemill.config.settings.Settings`, by field name.
 
-    `control` is the path of the socket on which the supervisor takes orders (`filemill.runtime.supervisor_client`).
+    `control` is the path of the control socket (`filemill.runtime.supervisor_client`).
     """
 
     home: str
@@ -81,7 +81,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_state(home: Path) -> StackState | None:
-    """The last state written under `home`, whether its processes live or not; None where none is readable."""
+    """The last state in `home`, even if its processes have ended; None if it cannot be read."""
     try:
         return msgspec.json.decode((home / STATE_FILE).read_bytes(), type=StackState)
     except (OSError, msgspec.DecodeError):
@@ -89,18 +89,18 @@ def read_state(home: Path) -> StackState | None:
 
 
 def running_stack(home: Path) -> StackState | None:
-    """The stack that runs under `home` now, or None."""
+    """The running stack of `home`, or None."""
     state = read_state(home)
     return state if state is not None and state.supervisor.process() is not None else None
 
 
 def write_state(state: StackState) -> None:
-    """Replace the state file. It holds passwords."""
+    """Replace the state file, which contains passwords."""
     replace_private_file(Path(state.home) / STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=2))
 
 
 def replace_private_file(path: Path, content: bytes, mode: int = 0o600, group: int | None = None) -> None:
-    """Replace a file in one step, so that no reader sees half of it. Its mode does not depend on the umask."""
+    """Replace a file atomically. Its mode does not depend on the umask."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -115,5 +115,5 @@ def replace_private_file(path: Path, content: bytes, mode: int = 0o600, group: i
 
 
 def remove_state(home: Path) -> None:
-    """Forget the stack under `home`, after everything of it has ended."""
+    """Remove the state of `home`, after the stack has ended."""
     (home / STATE_FILE).unlink(missing_ok=True)

@@ -68,7 +68,9 @@ class CommandRejected(ValueError):
 def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
     """Send a command and wait for the response. Raises CommandRejected; Unavailable if there is no supervisor."""
     if stack.control is None:
-        raise Unavailable("the stack has no control socket: it was started by an older version")
+        raise Unavailable(
+            "the stack has no control socket: it was started by an older version", code="supervisor-without-control"
+        )
     try:
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(TIMEOUT_SECONDS)
@@ -78,7 +80,7 @@ def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
                 line = lines.readline(RESPONSE_MAX_BYTES)
         response = msgspec.json.decode(line, type=SupervisorResponse)
     except (OSError, msgspec.DecodeError) as error:
-        raise Unavailable(f"the stack's supervisor does not answer: {error}") from None
+        raise Unavailable(f"the stack's supervisor does not answer: {error}", code="supervisor-unreachable") from None
     if response.error is not None:
         raise CommandRejected(response.error, response.code or Rejection.FAILED)
     return response

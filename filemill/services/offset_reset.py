@@ -14,11 +14,12 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin, LogOffsets
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_topic
 from filemill.adapters.postgres.audit import OFFSETS_RESET
 from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import LogOffsets
 from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, LogOffsets
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.request_losses import applied_positions, busy_workers
 from filemill.adapters.postgres.topics import register_topics
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import GroupDescription, LogOffsets
 from filemill.domain.request_losses import LossBounds, PartitionRange, loss_bounds, results_applied
 from filemill.errors import Unavailable
 

@@ -28,7 +28,7 @@ def _always() -> bool:
 
 
 class Submissions:
-    """Accepts requests. Any thread. `wake_relay` is called after each commit.
+    """Submits requests. Any thread. `wake_relay` is called after each commit.
 
     Each method raises Unavailable. Then the requests may have been accepted, if only the answer to the commit was lost:
     use a key to retry safely.
@@ -39,13 +39,13 @@ class Submissions:
         self._wake_relay = wake_relay
 
     def submit(self, file: NewFile, traceparent: str | None = None) -> FileRow:
-        """Accept one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
+        """Submit one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
         return self.submit_batch([file], [traceparent])[0]
 
     def submit_batch(
         self, files: Sequence[NewFile], traceparents: Sequence[str | None], still_wanted: Callable[[], bool] = _always
     ) -> list[FileRow]:
-        """Accept the requests of several senders in one transaction; returns their rows, in the order given.
+        """Submit the requests of several senders in one transaction; returns their rows, in the order given.
 
         `still_wanted` is called just before the commit. If it returns False, none is accepted: raises
         SubmissionAbandoned.
@@ -63,7 +63,7 @@ class Submissions:
     def submit_once(
         self, file: NewFile, key: str, traceparent: str | None = None, still_wanted: Callable[[], bool] = _always
     ) -> tuple[FileRow, bool]:
-        """Accept one request with an idempotency key, once; returns its row as accepted, and whether it was known.
+        """Submit one request with an idempotency key, once; returns its row as accepted, and whether it was known.
 
         Raises KeyReused if the key came with another request; SubmissionAbandoned, see `submit_batch`.
         """
@@ -83,13 +83,13 @@ class Submissions:
         return result
 
     def submit_many(self, files: Sequence[NewFile]) -> list[int]:
-        """Accept many requests in one transaction; returns their ids, in the order given."""
+        """Submit many requests in one transaction; returns their ids, in the order given."""
         ids = in_transaction(self._engine, lambda connection: insert_many(connection, files))
         self._wake_relay()
         return ids
 
     def submit_many_once(self, files: Sequence[NewFile], key: str) -> list[int]:
-        """Accept many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
+        """Submit many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
 
         def insert(connection: sa.Connection) -> list[int]:
             known = claim_key(connection, key, files)

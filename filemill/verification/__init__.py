@@ -1,8 +1,11 @@
-"""`filemill verify`: the invariants of the pipeline, checked against the servers themselves.
+"""`filemill verify`: checks the invariants of the pipeline against the servers.
 
-evidence.py  what the topics say: requests, results, dead letters
-rows.py      every row against the evidence, its object, and a fresh render
-bucket.py    every object against the rows
-report.py    what was found; the verdict
-check.py     the order of it all
+findings.py        invariants and findings, with their codes
+topics.py          the only reader of the topics; it feeds two stores
+topic_history.py   the store in memory, for the audit and the lab (the other: adapters/sqlite/topic_index.py)
+rows.py            each row against the topics, its object, and a new render
+bucket.py          each object against the rows
+commits.py         each commit and each execution against the history
+report.py          the result of `verify`
+check.py           the order of the checks
 """

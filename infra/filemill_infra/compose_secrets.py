@@ -10,7 +10,7 @@ from pathlib import Path
 from filemill.config.settings import Settings, load
 from filemill.runtime.stack_state import replace_private_file
 from filemill_infra.embedded.credentials import Credentials
-from filemill_infra.seaweed_security import SECURITY, draw_security
+from filemill_infra.seaweed_security import SECURITY, create_security_files
 from filemill_infra.superuser import superuser_statements
 
 ROOT = Path("/secrets")
@@ -43,13 +43,13 @@ _GIVEN = {
 }
 
 
-def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> list[str]:
+def write_secrets(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> list[str]:
     """Write missing secrets, and given ones that differ; returns the names of the files written.
 
     `given` are credentials by the field names of `Credentials`. Files have mode 0400, or 0440 with a group. `mode`, for
     a root that is itself private, replaces both and sets no group. Raises OSError.
     """
-    fresh = Credentials()
+    random = Credentials()
     written = []
 
     def put(name: str, content: bytes, group: int | None) -> None:
@@ -61,17 +61,17 @@ def draw(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> li
     for volume in VOLUMES:
         (root / volume).mkdir(parents=True, exist_ok=True)
     for name, credential, group in _FILES:
-        value = given.get(credential, "").encode() or _content(root / name) or getattr(fresh, credential).encode()
+        value = given.get(credential, "").encode() or _content(root / name) or getattr(random, credential).encode()
         put(name, value, group)
     superuser = _content(root / f"{ADMIN}/superuser_password").decode()
     put(_SUPERUSER_SQL, superuser_statements(superuser).encode(), POSTGRES_GROUP)
     if not _content(root / S3_SECURITY / SECURITY):
-        for file, content in draw_security(S3_SECURITY_FOLDER, S3_HOST).items():
+        for file, content in create_security_files(S3_SECURITY_FOLDER, S3_HOST).items():
             put(f"{S3_SECURITY}/{file}", content, SEAWEED_GROUP)
     return written
 
 
-def given_by(settings: Settings) -> dict[str, str]:
+def credentials_from(settings: Settings) -> dict[str, str]:
     """The credentials that the settings contain, by the field names of `Credentials`."""
     set_here = settings.model_fields_set & _GIVEN.keys()
     return {_GIVEN[name]: getattr(settings, name).get_secret_value() for name in set_here}
@@ -79,7 +79,7 @@ def given_by(settings: Settings) -> dict[str, str]:
 
 def main() -> None:
     """Create the secrets in the container's volumes."""
-    written = draw(ROOT, given_by(load()))
+    written = write_secrets(ROOT, credentials_from(load()))
     print(f"Written: {', '.join(written)}." if written else "All secrets exist already.")
 
 

@@ -14,7 +14,7 @@ _SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_si
 _COMPONENTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
-def draw_security(folder: str, host: str) -> dict[str, bytes]:
+def create_security_files(folder: str, host: str) -> dict[str, bytes]:
     """Create keys for tokens and a certificate for `host`; returns file contents by name, security.toml last.
 
     security.toml refers to the other files in `folder`; if it is empty, in the working folder. The CA's key is not

@@ -1,4 +1,4 @@
-"""The installed command, typed as people type it, and a stack that it has started."""
+"""The installed command, and a stack that it has started."""
 
 import contextlib
 import json
@@ -15,11 +15,11 @@ import httpx
 import psutil
 
 COMMAND = [sys.executable, "-m", "filemill"]
-# Above what a busy machine needs; a fresh home formats its servers' data first.
+# Enough for a busy machine; the servers format their data in a new home first.
 UP_SECONDS = 90.0
-# What is promised for Ctrl-C, and for the watchdog after a crash.
+# The limit for Ctrl-C, and for the watchdog after a crash.
 GONE_SECONDS = 10.0
-# What the command takes to say its version where it has a core to itself.
+# The time of `--version` on a core without other load.
 USUAL_START_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.05
 def filemill(
     *arguments: str, home: Path, environment: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. Its exit code is the caller's to check."""
+    """Run a command to its end. The caller checks the exit code."""
     return subprocess.run(
         [*COMMAND, *arguments],
         check=False,
@@ -39,14 +39,14 @@ def filemill(
 
 
 def answer(*arguments: str, home: Path, timeout: float = 60.0) -> Any:
-    """What a command that must succeed prints as JSON."""
+    """The JSON that a command prints; the command must succeed."""
     run = filemill(*arguments, "--json", home=home, timeout=timeout)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
-def slowness() -> float:
-    """How much slower than alone this machine is at present, 1 at least: for promises that are given in seconds."""
+def slowdown() -> float:
+    """The factor by which load slows this machine down now, at least 1; it scales limits in seconds."""
     began = time.monotonic()
     subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, timeout=120)
     return max(1.0, (time.monotonic() - began) / USUAL_START_SECONDS)
@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 
 class Stack:
-    """`filemill up`, running in a home of the test's."""
+    """`filemill up`, running in a home of the test."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self.home = home
@@ -107,16 +107,16 @@ class Stack:
         return code
 
     def processes(self) -> list[psutil.Process]:
-        """The command and everything that it has started, whoever is their parent by now."""
+        """The command and all processes that it has started, whatever their parent is now."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid == self.pid or str(self.home) in _whence(process):
+                if process.pid == self.pid or str(self.home) in _origin_of(process):
                     found.append(process)
         return [process for process in found if process.pid != os.getpid() and process.is_running()]
 
     def close(self) -> None:
-        """End whatever is left, by pid."""
+        """End all processes that are left, by pid."""
         if self._process.poll() is None:
             self.send(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,8 +127,8 @@ class Stack:
         self._process.wait(GONE_SECONDS)
 
 
-def _whence(process: psutil.Process) -> str:
-    """Where a process belongs: its environment, command line and folder, as text."""
+def _origin_of(process: psutil.Process) -> str:
+    """Environment, command line and folder of a process, as text: they tell to which stack it belongs."""
     if process.status() == psutil.STATUS_ZOMBIE:
         return ""
     return " ".join([*process.environ().values(), *process.cmdline(), process.cwd()])
@@ -136,13 +136,13 @@ def _whence(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def stack_in(home: Path, *arguments: str) -> Iterator[Stack]:
-    """A stack that is up; nothing of it is left afterwards."""
+    """A running stack; no process of it is left afterwards."""
     with contextlib.closing(Stack(home, *arguments)) as stack:
         yield stack.wait_until_ready()
 
 
 def create(page: str, title: str, description: str = "") -> dict[str, Any]:
-    """Ask for a file through REST."""
+    """Create a file over REST."""
     answer = httpx.post(f"{page}/api/files", json={"title": title, "description": description}, timeout=10)
     assert answer.is_success, answer.text
     row: dict[str, Any] = answer.json()

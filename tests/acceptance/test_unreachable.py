@@ -1,4 +1,4 @@
-"""Servers that the environment names and that do not answer: which, where, what to do, soon, and no traceback."""
+"""Unreachable servers: the error names server, address and remedy within a bounded time, without a traceback."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from filemill.config.settings import as_environment
-from tests.acceptance.command import filemill, slowness
+from tests.acceptance.command import filemill, slowdown
 from tests.servers import RunningServers, isolated_settings
 
 WITHIN_SECONDS = 10.0
@@ -17,28 +17,28 @@ WITHIN_SECONDS = 10.0
 
 @pytest.fixture(scope="module")
 def environment(servers: RunningServers) -> dict[str, str]:
-    """Servers that are there and set up; a test replaces one by an address that is not."""
+    """The environment of prepared servers; a test replaces the address of one of them."""
     return as_environment(isolated_settings(servers))
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """An address at which nobody listens."""
+def unused_address() -> Iterator[str]:
+    """An address without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """An address at which somebody takes the connection and never says a word."""
+def silent_address() -> Iterator[str]:
+    """An address that accepts connections and never responds."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def pointing_at(server: str, address: str) -> dict[str, str]:
+def environment_for(server: str, address: str) -> dict[str, str]:
     host, port = address.split(":")
     return {
         "Kafka": {"FILEMILL_KAFKA_BROKER": address},
@@ -50,8 +50,8 @@ def pointing_at(server: str, address: str) -> dict[str, str]:
 COMMANDS = [("Kafka", "topics list"), ("Kafka", "verify"), ("PostgreSQL", "files"), ("S3", "prepare --patience 0")]
 
 
-@pytest.mark.parametrize("kind", ["nobody", "silent"])
-def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
+@pytest.mark.parametrize("kind", ["unused_address", "silent_address"])
+def test_an_unreachable_server_is_named_within_ten_seconds(
     environment: dict[str, str], kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     address: str = request.getfixturevalue(kind)
@@ -59,11 +59,11 @@ def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
     def run(case: tuple[str, str]) -> tuple[str, float, int, str]:
         server, command = case
         began = time.monotonic()
-        where = {**environment, **pointing_at(server, address)}
+        where = {**environment, **environment_for(server, address)}
         done = filemill(*command.split(), home=tmp_path, environment=where)
         return server, time.monotonic() - began, done.returncode, done.stderr
 
-    within = WITHIN_SECONDS * slowness()
+    within = WITHIN_SECONDS * slowdown()
     with ThreadPoolExecutor(2) as pool:
         for (server, took, code, said), (_, command) in zip(pool.map(run, COMMANDS), COMMANDS, strict=True):
             assert code == 3, f"{command}: {said}"
@@ -74,20 +74,24 @@ def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
             assert took < within, f"{command} took {took:.1f} s, not {within:.1f}"
 
 
-def test_the_doctor_names_every_server_that_is_away_and_a_remedy(nobody: str, tmp_path: Path) -> None:
-    where = pointing_at("Kafka", nobody) | pointing_at("PostgreSQL", nobody) | pointing_at("S3", nobody)
-    within = WITHIN_SECONDS * slowness()
+def test_the_doctor_names_every_unreachable_server_and_a_remedy(unused_address: str, tmp_path: Path) -> None:
+    where = (
+        environment_for("Kafka", unused_address)
+        | environment_for("PostgreSQL", unused_address)
+        | environment_for("S3", unused_address)
+    )
+    within = WITHIN_SECONDS * slowdown()
     began = time.monotonic()
     done = filemill("doctor", home=tmp_path, environment=where)
     assert done.returncode == 1
     assert time.monotonic() - began < within
     for server in ("PostgreSQL", "Kafka", "S3"):
         assert f"MISSING  {server}" in done.stdout
-    assert done.stdout.count(nobody) >= 3
+    assert done.stdout.count(unused_address) >= 3
     assert "filemill up" in done.stdout
 
 
-def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_invalid_settings_are_named(tmp_path: Path) -> None:
     wrong = {"FILEMILL_PORT": "abc", "S3_ENDPOINT": "ftp://x", "FILEMILL_CONCURRENCY": "0"}
     done = filemill("files", home=tmp_path, environment=wrong)
     assert done.returncode == 2

@@ -26,7 +26,7 @@ CHOSEN_POINTS = ("10,000 files beside a million rows", "partitions: 2", "workers
 
 
 # A pipeline per arm: minutes in all.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="runs each benchmark once, which takes minutes")
 
 
 @pytest.fixture

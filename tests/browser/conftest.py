@@ -37,8 +37,8 @@ def url(servers: RunningServers, browser_settings: Settings, tmp_path_factory: p
         for role in ("processor", "processor", "sync", "monitor"):
             processes.start(role)
         dashboard = processes.start("dashboard", port=0)
-        (said, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
-        yield said["url"]
+        (entry, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
+        yield entry["url"]
 
 
 @pytest.fixture(scope="package")
@@ -57,9 +57,9 @@ def watch_console(page: Page, errors: list[str]) -> None:
     Streamlit always probes for its base path below the page's own path, and these probes fail.
     """
 
-    def on_console(said: ConsoleMessage) -> None:
-        if said.type == "error" and not BASE_PATH_PROBE.search(said.location["url"]):
-            errors.append(f"{page.url}: {said.text} ({said.location['url']})")
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error" and not BASE_PATH_PROBE.search(message.location["url"]):
+            errors.append(f"{page.url}: {message.text} ({message.location['url']})")
 
     page.on("console", on_console)
 

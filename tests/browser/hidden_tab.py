@@ -1,4 +1,4 @@
-"""A tab that can really be hidden: Playwright has each of its pages believe that it is in front."""
+"""A tab that can be hidden: Playwright reports each of its pages as visible."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ START_SECONDS = 30
 
 
 class Tab:
-    """One tab of a Chromium of its own, over the protocol of its developer tools, beside a tab that can cover it."""
+    """One tab of a separate Chromium, over the DevTools protocol, and a second tab that can cover it."""
 
     def __init__(self, tools: str, socket: ClientConnection, own: str) -> None:
         self._tools = tools
@@ -27,37 +27,37 @@ class Tab:
         self._numbers = itertools.count(1)
         other = httpx.put(f"{tools}/json/new?about:blank", trust_env=False).raise_for_status().json()
         self._other: str = other["id"]
-        self.sent = 0  # what the page sent over its socket
-        self._ask("Network.enable")
+        self.sent = 0  # number of messages that the page sent over its WebSocket
+        self._call("Network.enable")
 
     def show(self) -> None:
-        """Bring it to the front."""
+        """Bring the tab to the front."""
         httpx.get(f"{self._tools}/json/activate/{self._own}", trust_env=False).raise_for_status()
-        wait_until(lambda: not self.run("document.hidden"), START_SECONDS, "the tab is seen")
+        wait_until(lambda: not self.run("document.hidden"), START_SECONDS, "the tab is visible")
 
     def hide(self) -> None:
-        """Put the other one before it."""
+        """Bring the other tab to the front."""
         httpx.get(f"{self._tools}/json/activate/{self._other}", trust_env=False).raise_for_status()
         wait_until(lambda: self.run("document.hidden"), START_SECONDS, "the tab is hidden")
 
     def go(self, url: str) -> None:
         """Load a page."""
-        self._ask("Page.navigate", url=url)
+        self._call("Page.navigate", url=url)
 
     def run(self, expression: str) -> Any:
-        """What an expression is worth there; None where it fails."""
-        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Evaluate an expression in the page. Returns None if it raises."""
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         return answer["result"].get("value")
 
     def listen(self, seconds: float) -> int:
-        """Wait; how often the page sent something meanwhile."""
+        """Wait, and return the number of messages that the page sent meanwhile."""
         before, until = self.sent, time.monotonic() + seconds
         with contextlib.suppress(TimeoutError):
             while (left := until - time.monotonic()) > 0:
-                self._note(json.loads(self._socket.recv(timeout=left)))
+                self._count(json.loads(self._socket.recv(timeout=left)))
         return self.sent - before
 
-    def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
+    def _call(self, method: str, **parameters: object) -> dict[str, Any]:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -65,20 +65,20 @@ class Tab:
             if message.get("id") == number:
                 result: dict[str, Any] = message["result"]
                 return result
-            self._note(message)
+            self._count(message)
 
-    def _note(self, message: dict[str, Any]) -> None:
+    def _count(self, message: dict[str, Any]) -> None:
         self.sent += message.get("method") == "Network.webSocketFrameSent"
 
 
 @contextlib.contextmanager
-def a_tab(program: str, folder: Path) -> Iterator[Tab]:
-    """Start Chromium with its data in `folder`; ends with the context."""
+def open_tab(program: str, folder: Path) -> Iterator[Tab]:
+    """Start Chromium with its data in `folder`; stop it at the end of the context."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
     with subprocess.Popen([program, *options, "about:blank"], stderr=subprocess.DEVNULL) as process:
         try:
             ports = folder / "DevToolsActivePort"
-            (port, *_) = wait_until(lambda: _lines_of(ports), START_SECONDS, "it listens")
+            (port, *_) = wait_until(lambda: _lines_of(ports), START_SECONDS, "Chromium listens")
             tools = f"http://127.0.0.1:{port}"
             tabs = httpx.get(f"{tools}/json", trust_env=False).raise_for_status().json()
             own = next(tab for tab in tabs if tab["type"] == "page")

@@ -1,6 +1,6 @@
-"""Pictures of every page of a running stack: `make pictures URL=http://127.0.0.1:8501`.
+"""Take screenshots of every page of a running stack: `make pictures URL=http://127.0.0.1:8501`.
 
-Give it something to show first: `filemill submit "A report" --count 500`.
+Create some files first: `filemill submit "A report" --count 500`.
 """
 
 import re
@@ -13,24 +13,24 @@ from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 PAGES = ["files", "file", "pipeline", "workers", "performance", "letters", "messages", "experiments", "faults", "setup"]
-LOOKS = [(1440, "light"), (1440, "dark"), (800, "light"), (800, "dark")]
-# A few refreshes, so that charts and rates are there.
+VARIANTS = [(1440, "light"), (1440, "dark"), (800, "light"), (800, "dark")]
+# A few refreshes, so that charts and rates are shown.
 SETTLE_MILLISECONDS = 3000
-# What a page shows only once a server has answered it: a row of each table, a line of each chart.
-SHOWN = """() => {
+# True if the servers have responded: tables have rows and charts have lines.
+IS_READY = """() => {
   const roots = [document, ...[...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)];
   const all = (selector) => roots.flatMap((root) => [...root.querySelectorAll(selector)]);
-  const said = [...all('.message'), ...all('.what')].map((node) => node.checkVisibility() ? node.textContent : '');
-  return all('.asof').some((node) => node.textContent.startsWith('as of'))
+  const visible = [...all('.message'), ...all('.empty-title')].filter((node) => node.checkVisibility());
+  return all('.age').some((node) => node.textContent.startsWith('updated'))
     && (all('.frame').length || !/messages|letters|workers|experiments|setup/.test(location.pathname))
-    && !said.some((text) => /not known yet|Not known yet|Reading …|not answered yet|not read yet/.test(text))
+    && !visible.some((node) => /no data yet|No data yet|Reading …|Waiting for/.test(node.textContent))
     && all('.chart').every((chart) => chart.querySelector('.main-svg') || chart.querySelector('.message')?.textContent);
 }"""
-PATIENCE_MILLISECONDS = 120_000
+TIMEOUT_MILLISECONDS = 120_000
 
 
 def main(url: str, *names: str) -> None:
-    """Take them all, or those of the pages named."""
+    """Take the screenshots of all pages, or of those named."""
     with httpx.Client(base_url=url, trust_env=False) as client:
         found = client.get("/api/files", params={"status": "completed", "limit": 1}).json()["items"]
     runs = sorted((path.parent.name for path in (FOLDER.parents[1] / "results").glob("*/run.json")), reverse=True)
@@ -46,7 +46,7 @@ def main(url: str, *names: str) -> None:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        for width, scheme in LOOKS:
+        for width, scheme in VARIANTS:
             context = browser.new_context(
                 base_url=url,
                 bypass_csp=True,  # `wait_for_function` evaluates in the page
@@ -56,10 +56,10 @@ def main(url: str, *names: str) -> None:
             page = context.new_page()
             for name in names or PAGES:
                 page.goto(paths.get(name, f"/{name}"))
-                page.get_by_text(re.compile("as of")).wait_for(timeout=PATIENCE_MILLISECONDS)
+                page.get_by_text(re.compile("updated")).wait_for(timeout=TIMEOUT_MILLISECONDS)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
-                page.wait_for_function(SHOWN, timeout=PATIENCE_MILLISECONDS)
-                suffix = scheme if width == LOOKS[0][0] else f"{width}" if scheme == "light" else f"{width}-{scheme}"
+                page.wait_for_function(IS_READY, timeout=TIMEOUT_MILLISECONDS)
+                suffix = scheme if width == VARIANTS[0][0] else f"{width}" if scheme == "light" else f"{width}-{scheme}"
                 page.screenshot(path=FOLDER / f"{name}-{suffix}.png")
             context.close()
         browser.close()

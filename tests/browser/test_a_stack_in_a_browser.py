@@ -1,4 +1,4 @@
-"""What a person does to a stack from its page: kill a worker, break a server, send dead letters through once more."""
+"""Operations on a stack from its page: kill a worker, inject a fault, replay dead letters."""
 
 import json
 import re
@@ -30,7 +30,7 @@ BARS = """() => [...document.querySelectorAll('.js-plotly-plot')]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """`filemill up`, with runs of the lab in the folder that it is told of."""
+    """`filemill up`, with lab runs in its results folder."""
     folder = tmp_path_factory.mktemp("broken")
     for name in ("baseline", "variant"):
         planted(folder / "results", name)
@@ -52,39 +52,39 @@ def settings(stack: Stack) -> Settings:
 
 @pytest.fixture
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
-    """A page of the stack's own dashboard. A test fails where a script of it does."""
+    """A page of the stack's dashboard. The test fails if a script of the page raises an error."""
     context = browser.new_context(base_url=stack.page, viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     context.close()
-    assert troubles == []
+    assert errors == []
 
 
 def row_of(page: Page, table: str, text: str) -> Locator:
     return page.get_by_role("table", name=table, exact=True).get_by_role("row").filter(has_text=text)
 
 
-def test_a_worker_that_is_killed_from_its_page_shows_in_the_timeline(page: Page, stack: Stack) -> None:
+def test_a_worker_killed_from_its_page_appears_in_the_reassignments(page: Page, stack: Stack) -> None:
     wait_for_file(stack.page, create(stack.page, "before")["id"])
     page.goto("/pipeline")
-    # At the start each partition came from nobody.
-    expect(row_of(page, "Partitions that changed hands", "nobody →").first).to_be_visible(timeout=SETTLED_MILLISECONDS)
+    # At the start, no partition had a previous owner.
+    expect(row_of(page, "Partition reassignments", "none →").first).to_be_visible(timeout=SETTLED_MILLISECONDS)
     page.goto("/workers")
     row = row_of(page, "Workers", "processor-1")
     row.get_by_role("button", name="Kill").click()
-    expect(page.get_by_text("processor-1 was killed; it is started again")).to_be_visible()
+    expect(page.get_by_text("processor-1 was killed and will be restarted")).to_be_visible()
     page.goto("/pipeline")
-    moved = row_of(page, "Partitions that changed hands", "processor-1 →")
+    moved = row_of(page, "Partition reassignments", "processor-1 →")
     expect(moved.first).to_be_visible(timeout=SETTLED_MILLISECONDS)
     expect(moved.first).to_contain_text("silent")
-    expect(page.get_by_role("img", name="Who owned which partition when")).to_be_visible()
+    expect(page.get_by_role("img", name="Partition owners over time")).to_be_visible()
     page.goto("/setup?show=Activity")
-    expect(row_of(page, "What people did within a day", "stack.kill")).to_have_count(1)
+    expect(row_of(page, "Operations in the last 24 hours", "stack.kill")).to_have_count(1)
 
 
-def test_a_fault_is_injected_and_is_a_bar_on_the_charts(page: Page, stack: Stack) -> None:
+def test_an_injected_fault_is_a_bar_on_the_charts(page: Page, stack: Stack) -> None:
     page.goto("/experiments")
     page.get_by_text("Faults", exact=True).click()
     row_of(page, "Faults", "S3").filter(has_text="SIGSTOP").get_by_role("button", name="Inject").click()
@@ -94,7 +94,7 @@ def test_a_fault_is_injected_and_is_a_bar_on_the_charts(page: Page, stack: Stack
     dialog.get_by_role("button", name=f"Stop S3 for {FAULT_SECONDS} s").click()
     expect(dialog).to_have_count(0)
     expect(row_of(page, "Journal", "s3 stopped (SIGSTOP)")).to_have_count(1)
-    expect(page.get_by_text("lasts still")).to_have_count(0)
+    expect(page.get_by_text("(active)")).to_have_count(0)
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Journal").click()
     (line,) = Path(waiting.value.path()).read_text().splitlines()
@@ -104,43 +104,44 @@ def test_a_fault_is_injected_and_is_a_bar_on_the_charts(page: Page, stack: Stack
     assert entry.ended - entry.began >= FAULT_SECONDS
     for path, charts in (("/pipeline", 3), ("/performance", 2)):
         page.goto(path)
-        # Asked from outside: `wait_for_function` evaluates in the page, whose Content-Security-Policy forbids that.
+        # Polled from the test: the Content-Security-Policy of the page forbids `wait_for_function`.
         wait_until(partial(_charts_with_bars, page, charts), 30, f"{charts} charts show the fault")
     page.goto("/setup?show=Activity")
-    expect(row_of(page, "What people did within a day", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
+    expect(row_of(page, "Operations in the last 24 hours", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
 
 
-def _charts_with_bars(page: Page, wanted: int) -> bool:
-    return bool(page.evaluate(BARS) == wanted)
+def _charts_with_bars(page: Page, expected: int) -> bool:
+    return bool(page.evaluate(BARS) == expected)
 
 
-def test_dead_letters_are_sent_through_once_more(page: Page, stack: Stack, settings: Settings) -> None:
+def test_dead_letters_are_replayed(page: Page, stack: Stack, settings: Settings) -> None:
     engine = bootstrap.create_engine(settings, "test")
     rows = [
-        {"title": f"dies {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))} for number in range(2)
+        {"title": f"dead letter {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))}
+        for number in range(2)
     ]
     with engine.begin() as connection:
         ids = list(connection.execute(sa.insert(File).returning(File.id), rows).scalars())
     engine.dispose()
-    # Requests that no attempt can turn into a file.
+    # Requests that cannot be processed.
     blank = {"title": " ", "description": "", "timestamp": "2026-01-04T12:00:00Z"}
     values = [json.dumps({**blank, "fileId": file_id}).encode() for file_id in ids]
     topics.publish(settings, settings.topic_create, values)
 
     page.goto("/letters")
     letters = page.get_by_role("table", name="Dead letters")
-    expect(letters.get_by_role("row")).to_have_count(3)  # its head is one
+    expect(letters.get_by_role("row")).to_have_count(3)  # one of them is the header
     page.get_by_role("button", name="Replay 2 …").click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text("2 files would get a new run.")).to_be_visible()
     dialog.get_by_role("button", name="Replay 2 files").click()
     expect(dialog).to_have_count(0)
-    expect(page.get_by_text("Nothing is broken")).to_be_visible()
+    expect(page.get_by_text("No unresolved dead letters")).to_be_visible()
     for file_id in ids:
         assert wait_for_file(stack.page, file_id)["run"] == 2
 
 
-def test_two_runs_are_overlaid_and_a_reload_shows_the_same(page: Page) -> None:
+def test_an_overlay_of_two_runs_survives_a_reload(page: Page) -> None:
     page.goto("/experiments")
     page.get_by_role("button", name=re.compile("^variant-")).click()
     row_of(page, "Runs of the lab", "baseline-").get_by_role("button", name="Overlay").click()
@@ -150,7 +151,7 @@ def test_two_runs_are_overlaid_and_a_reload_shows_the_same(page: Page) -> None:
     expect(legend).to_contain_text("B · baseline-")
     page.reload()
     expect(legend).to_contain_text("B · baseline-")
-    expect(row_of(page, "Promises", "Every request ends")).to_contain_text("kept")
+    expect(row_of(page, "Invariants", "Every request ends")).to_contain_text("holds")
     with page.expect_download() as waiting:
         page.get_by_role("link", name="Open in a notebook").click()
     assert waiting.value.suggested_filename.endswith(".ipynb")

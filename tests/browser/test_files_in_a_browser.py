@@ -1,4 +1,4 @@
-"""The Files page as a person meets it."""
+"""The Files page in a browser."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from filemill.entrypoints import bootstrap
 
 REFRESH_MILLISECONDS = 2000
 DONE_MILLISECONDS = 60_000
-# Lines of text, hidden ones aside, in which a character stands left of the one before it.
+# Visible lines of text in which a character is left of the previous one.
 READ_BACKWARDS = """(nodes) => nodes.flatMap((node) => {
   const [texts, range, found] = [document.createTreeWalker(node, NodeFilter.SHOW_TEXT), document.createRange(), []];
   while (texts.nextNode()) {
@@ -38,7 +38,7 @@ LEFTS = "(nodes) => nodes.map((node) => node.getBoundingClientRect().left)"
 
 
 def create(page: Page, title: str, description: str = "") -> Locator:
-    """Ask for a file in the form; its row."""
+    """Create a file with the form and return its row."""
     page.get_by_label("Title").fill(title)
     page.get_by_label("Description").fill(description)
     page.get_by_role("button", name="Create file").click()
@@ -47,9 +47,9 @@ def create(page: Page, title: str, description: str = "") -> Locator:
     return row
 
 
-def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, browser_settings: Settings) -> None:
+def test_a_file_is_created_monitored_and_downloaded(page: Page, browser_settings: Settings) -> None:
     row = create(page, "A file for the browser", "two\nlines")
-    expect(page.get_by_text(re.compile(r"File #\d+ accepted"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"File #\d+ created"))).to_be_visible()
     expect(page.get_by_label("Title")).to_have_value("")
     expect(row.get_by_text("processing")).to_be_visible(timeout=DONE_MILLISECONDS)
     expect(row.get_by_text(re.compile(r"\d of 6 · processor-\d"))).to_be_visible(timeout=DONE_MILLISECONDS)
@@ -64,7 +64,7 @@ def test_a_file_is_created_seen_on_its_way_and_downloaded(page: Page, browser_se
     assert b"Title: A file for the browser\nDescription: two\nlines\n" in stored
 
 
-def test_a_blank_title_is_refused_in_words(page: Page) -> None:
+def test_a_blank_title_is_rejected_with_a_message(page: Page) -> None:
     page.get_by_role("button", name="Create file").click()
     expect(page.get_by_text("Title must not be blank")).to_be_visible()
 
@@ -80,7 +80,7 @@ def test_a_blank_title_is_refused_in_words(page: Page) -> None:
         "שלום 📄",
     ],
 )
-def test_a_hostile_title_is_only_text(title: str, page: Page) -> None:
+def test_a_hostile_title_is_shown_as_text(title: str, page: Page) -> None:
     row = create(page, title)
     row.get_by_role("button", name=title).click()
     drawer = page.get_by_role("dialog")
@@ -117,18 +117,18 @@ def test_direction_marks_of_a_title_reorder_only_the_title(title: str, turned: b
     assert (len(lefts), lefts) == (4, sorted(lefts))
 
 
-def test_hostile_titles_do_nothing_on_any_page(page: Page) -> None:
+def test_a_hostile_title_has_no_effect_on_any_page(page: Page) -> None:
     page.get_by_label("Description").fill("<img src=x onerror=alert(2)>")
     page.get_by_label("Title").fill("<img src=x onerror=alert(1)><b>bold</b>")
     page.get_by_role("button", name="Create file").click()
-    said = page.get_by_text(re.compile(r"File #\d+ accepted"))
-    expect(said).to_be_visible()
-    number = re.search(r"#(\d+)", said.inner_text())
+    notice = page.get_by_text(re.compile(r"File #\d+ created"))
+    expect(notice).to_be_visible()
+    number = re.search(r"#(\d+)", notice.inner_text())
     assert number is not None
     messages = "/messages?text=onerror"
     for path in (f"/file?id={number[1]}", messages, "/workers?worker=processor-1", "/letters", "/setup?show=Activity"):
         page.goto(path)
-        expect(page.get_by_text("as of")).to_be_visible()
+        expect(page.get_by_text("updated")).to_be_visible()
         if path.startswith(("/file", messages)):
             expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
         page.wait_for_timeout(REFRESH_MILLISECONDS)
@@ -137,12 +137,12 @@ def test_hostile_titles_do_nothing_on_any_page(page: Page) -> None:
 
 
 def test_the_drawer_survives_refreshes_and_closes_with_escape(page: Page) -> None:
-    create(page, "To be looked into").click()
+    create(page, "A file to open").click()
     drawer = page.get_by_role("dialog")
-    expect(drawer.get_by_text("To be looked into")).to_be_visible()
+    expect(drawer.get_by_text("A file to open")).to_be_visible()
     expect(page).to_have_url(re.compile(r"[?&]file=\d+"))
     page.wait_for_timeout(2 * REFRESH_MILLISECONDS)
-    expect(drawer.get_by_text("To be looked into")).to_be_visible()
+    expect(drawer.get_by_text("A file to open")).to_be_visible()
     page.keyboard.press("Escape")
     expect(drawer).to_have_count(0)
     expect(page).not_to_have_url(re.compile(r"file="))
@@ -152,9 +152,9 @@ def test_a_reload_shows_the_same_view(page: Page) -> None:
     create(page, "Needle in the haystack")
     create(page, "Hay")
     page.get_by_label("Search").press_sequentially("needle", delay=30)
-    expect(page.get_by_role("row").filter(has_text="Hay")).to_have_count(1)  # the needle's own row has it too
+    expect(page.get_by_role("row").filter(has_text="Hay")).to_have_count(1)  # the title of the needle contains it too
     page.get_by_role("button", name="Cancelled").click()
-    expect(page.get_by_text("No file matches")).to_be_visible()
+    expect(page.get_by_text("No matching files")).to_be_visible()
     page.get_by_role("button", name="Cancelled").click()
     expect(page.get_by_role("row").filter(has_text="Needle")).to_have_count(1)
     page.locator(".st-key-refresh").get_by_text("5 s").click()
@@ -163,12 +163,12 @@ def test_a_reload_shows_the_same_view(page: Page) -> None:
     page.reload()
     expect(page.get_by_label("Search")).to_have_value("needle")
     expect(page.get_by_role("row").filter(has_text="Needle")).to_have_count(1)
-    expect(page.get_by_role("row")).to_have_count(2)  # its head is one
+    expect(page.get_by_role("row")).to_have_count(2)  # one of them is the header
     expect(page.get_by_role("radio", name="5 s")).to_be_checked()
 
 
-def test_the_list_can_be_used_with_the_keyboard(page: Page) -> None:
-    row = create(page, "Reached by keys")
+def test_a_file_can_be_opened_with_the_keyboard(page: Page) -> None:
+    row = create(page, "Opened by keyboard")
     row.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog").get_by_text("Reached by keys")).to_be_visible()
+    expect(page.get_by_role("dialog").get_by_text("Opened by keyboard")).to_be_visible()

@@ -6,7 +6,7 @@ import pytest
 
 from filemill_infra.compose import FILES, HA_FILES
 from tests.compose.stack import Stack, composed
-from tests.containers.engine import Engine, NoEngine, refuse
+from tests.containers.engine import Engine, NoEngine, skip_or_fail
 from tests.containers.images import filemill_image, server_images
 
 
@@ -17,7 +17,7 @@ def image(docker_engine: Engine) -> str:
         server_images(docker_engine)
         return filemill_image(docker_engine)
     except NoEngine as reason:
-        refuse(str(reason))
+        skip_or_fail(str(reason))
         raise
 
 

@@ -1,4 +1,4 @@
-"""What the compose files say, as Docker Compose understands them."""
+"""The configuration of the compose files, as printed by Docker Compose."""
 
 import json
 import os
@@ -18,11 +18,11 @@ ONE_SHOTS = ("secrets", "setup", "env")
 
 @pytest.fixture(scope="module")
 def config(docker_engine: Engine) -> dict[str, Any]:
-    return understood(*FILES)
+    return compose_config(*FILES)
 
 
-def understood(*files: str) -> dict[str, Any]:
-    """The configuration of everything, profiles too; nothing may be warned of."""
+def compose_config(*files: str) -> dict[str, Any]:
+    """The complete configuration with all profiles; warnings are errors."""
     argv = ["docker", "compose", *(part for file in files for part in ("-f", file)), "--profile", "*", "config"]
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG") if name in os.environ}
     done = subprocess.run(
@@ -34,18 +34,18 @@ def understood(*files: str) -> dict[str, Any]:
     return found
 
 
-def test_the_files_are_clean(docker_engine: Engine) -> None:
-    assert set(understood(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES, *ONE_SHOTS}
+def test_the_files_have_no_warnings_and_all_services(docker_engine: Engine) -> None:
+    assert set(compose_config(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES, *ONE_SHOTS}
     brokers = {"kafka", "kafka-2", "kafka-3"}
-    assert set(understood(*HA_FILES)["services"]) == {*brokers, "postgres", "s3", *ROLES, *ONE_SHOTS}
+    assert set(compose_config(*HA_FILES)["services"]) == {*brokers, "postgres", "s3", *ROLES, *ONE_SHOTS}
 
 
-def test_the_servers_are_the_official_images_of_the_versions_that_are_tested(config: dict[str, Any]) -> None:
+def test_the_servers_use_the_tested_versions_of_the_official_images(config: dict[str, Any]) -> None:
     named = {name: config["services"][name]["image"] for name in ("kafka", "postgres", "s3")}
     assert named == {"kafka": images.KAFKA, "postgres": images.POSTGRES, "s3": images.S3}
 
 
-def test_only_this_machine_reaches_the_ports(config: dict[str, Any]) -> None:
+def test_ports_are_published_on_loopback_only(config: dict[str, Any]) -> None:
     ports = [port for service in config["services"].values() for port in service.get("ports", [])]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert {port["published"] for port in ports} == {
@@ -53,20 +53,20 @@ def test_only_this_machine_reaches_the_ports(config: dict[str, Any]) -> None:
     }
 
 
-def test_every_service_has_a_restart_policy_and_a_bounded_log(config: dict[str, Any]) -> None:
+def test_every_service_has_a_restart_policy_and_a_size_limit_of_logs(config: dict[str, Any]) -> None:
     for name, service in config["services"].items():
         assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped"), name
         assert service["logging"]["options"]["max-size"] == "10m", name
 
 
-def test_roles_wait_for_what_they_need(config: dict[str, Any]) -> None:
+def test_roles_wait_for_their_dependencies(config: dict[str, Any]) -> None:
     for role in set(ROLES) - {"setup"}:
         needs = {name: need["condition"] for name, need in config["services"][role]["depends_on"].items()}
         assert needs["setup"] == "service_completed_successfully", role
         assert {needs[name] for name in ("kafka", "postgres", "s3")} == {"service_healthy"}, role
 
 
-def test_every_role_has_little_power(config: dict[str, Any]) -> None:
+def test_every_role_has_minimal_privileges(config: dict[str, Any]) -> None:
     for role in {*ROLES, *ONE_SHOTS}:
         service = config["services"][role]
         assert service["read_only"], role
@@ -74,7 +74,7 @@ def test_every_role_has_little_power(config: dict[str, Any]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], role
 
 
-def test_a_processor_is_limited_and_knows_nothing_of_the_database(config: dict[str, Any]) -> None:
+def test_a_processor_has_resource_limits_and_no_access_to_the_database(config: dict[str, Any]) -> None:
     processor = config["services"]["processor"]
     assert processor["deploy"]["replicas"] == 2
     assert processor["deploy"]["resources"]["limits"] == {"cpus": 1.0, "memory": "536870912"}
@@ -83,7 +83,7 @@ def test_a_processor_is_limited_and_knows_nothing_of_the_database(config: dict[s
     assert set(config["services"]["postgres"]["networks"]) == {"database"}
 
 
-def test_no_password_is_published_and_each_service_gets_only_its_own(config: dict[str, Any]) -> None:
+def test_no_password_is_in_the_files_and_each_service_has_only_its_secrets(config: dict[str, Any]) -> None:
     readers: dict[str, set[str]] = {volume: set() for volume in VOLUMES}
     for name, service in config["services"].items():
         for variable, value in service.get("environment", {}).items():
@@ -101,14 +101,14 @@ def test_no_password_is_published_and_each_service_gets_only_its_own(config: dic
     }
 
 
-def test_the_s3_service_is_reached_by_those_that_use_it(config: dict[str, Any]) -> None:
-    reach = {name for name, service in config["services"].items() if "storage" in (service.get("networks") or {})}
-    assert reach == {"s3", "setup", "dashboard", "processor", "sync", "jupyter"}
+def test_only_clients_of_s3_are_in_its_network(config: dict[str, Any]) -> None:
+    connected = {name for name, service in config["services"].items() if "storage" in (service.get("networks") or {})}
+    assert connected == {"s3", "setup", "dashboard", "processor", "sync", "jupyter"}
     assert {config["services"][name].get("network_mode") for name in ("secrets", "env")} == {"none"}
 
 
-def test_three_brokers_keep_three_copies_and_write_with_two(docker_engine: Engine) -> None:
-    services = understood(*HA_FILES)["services"]
+def test_three_brokers_have_three_replicas_and_write_with_two(docker_engine: Engine) -> None:
+    services = compose_config(*HA_FILES)["services"]
     brokers = [services[name]["environment"] for name in ("kafka", "kafka-2", "kafka-3")]
     assert [broker["KAFKA_NODE_ID"] for broker in brokers] == ["1", "2", "3"]
     assert {broker["KAFKA_MIN_INSYNC_REPLICAS"] for broker in brokers} == {"2"}
@@ -116,16 +116,16 @@ def test_three_brokers_keep_three_copies_and_write_with_two(docker_engine: Engin
     assert len({volume["source"] for name in services for volume in services[name].get("volumes", [])}) == 10
 
 
-def test_the_example_of_settings_names_every_one_with_its_default() -> None:
-    said = dict(
+def test_the_example_file_has_every_setting_with_its_default() -> None:
+    listed = dict(
         line.removeprefix("#").split("=", 1)
         for line in (CHECKOUT / ".env.example").read_text().splitlines()
         if line.startswith("#") and not line.startswith("# ")
     )
-    asked = {}
+    used = {}
     for file in HA_FILES:
         for part in (CHECKOUT / file).read_text().split("${")[1:]:
             name, _, default = part.partition("}")[0].partition(":-")
-            asked[name] = default
-    images_of_ours = {"FILEMILL_IMAGE", "FILEMILL_LAB_IMAGE", "KAFKA_HEAP_OPTS"}
-    assert said == {name: default for name, default in asked.items() if name not in images_of_ours}
+            used[name] = default
+    undocumented = {"FILEMILL_IMAGE", "FILEMILL_LAB_IMAGE", "KAFKA_HEAP_OPTS"}
+    assert listed == {name: default for name, default in used.items() if name not in undocumented}

@@ -1,4 +1,4 @@
-"""The lab on containers: its faults, its measures and its verdict, unchanged."""
+"""The lab with containers: its faults, its measures and its invariants."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def _on_containers(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FILEMILL_IMAGE", image)
 
 
-@pytest.mark.slow
-def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
+@pytest.mark.slow(reason="takes minutes; the lab's tests show the same with embedded servers")
+def test_the_lab_scales_kills_suspends_and_checks_containers() -> None:
     with Lab(StackParameters(workers=2, processing_seconds=0.5)) as lab:
         lab.load.start(lambda load: load.open_loop([LoadStep(3600, 20)]))
         first = lab.workers()
@@ -40,7 +40,7 @@ def test_a_lab_scales_kills_suspends_and_judges_containers() -> None:
         assert len(measures.kills(lab.journal.faults())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes minutes; the notebooks run with embedded servers")
 @pytest.mark.parametrize("name", ["02_rebalancing", "03_failures"])
-def test_the_notebooks_run_on_it_unchanged(name: str, tmp_path: Path) -> None:
+def test_the_notebooks_run_with_containers(name: str, tmp_path: Path) -> None:
     execute(CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", short=True)

@@ -1,4 +1,4 @@
-"""Servers in containers for the other suites: here that way is kept open, `make test-containers` runs all on it."""
+"""Servers in containers; `make test-containers` runs the other suites with them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.integration.harness import open_harness
 RECOVERY_SECONDS = 45.0
 
 
-def test_a_pipeline_runs_on_them_and_outlives_the_death_of_one(docker_engine: Engine, tmp_path: Path) -> None:
+def test_a_pipeline_runs_with_containers_and_survives_a_kill_of_kafka(docker_engine: Engine, tmp_path: Path) -> None:
     with container_servers(docker_engine, tmp_path / "home") as servers, open_harness(servers, tmp_path) as harness:
         harness.start("relay", "sync", "processor")
         ids = harness.submit(3)

@@ -1,4 +1,4 @@
-"""What an engine of the tests' own adds to this machine's network is taken away; tried in a network apart."""
+"""The restoration of this machine's network configuration, tested in a separate network namespace."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from filemill_infra.compose import CHECKOUT
 
-# In the new network: a rule of somebody else's, then what dockerd 20 adds, and how all of it looks afterwards.
+# In the new namespace: an existing rule, then the changes of dockerd 20, then a comparison.
 SCRIPT = """
 import subprocess
 from pathlib import Path
@@ -42,17 +42,17 @@ with network.restored():
     during = state()
     with network.restored():
         pass
-    assert state() == during, "what was there before is another engine's"
+    assert state() == during, "existing rules belong to another engine"
     assert during != before
 assert state() == before, (before, state())
 print("restored")
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts an engine")
-def test_bridge_rules_and_forwarding_are_as_before_and_what_was_there_is_left_alone() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start an engine")
+def test_bridge_rules_and_forwarding_are_restored_and_existing_ones_kept() -> None:
     if shutil.which("iptables") is None or shutil.which("unshare") is None:
-        pytest.skip("an engine of the tests' own needs iptables, this test unshare")
+        pytest.skip("the engine needs iptables, this test unshare")
     inside = ["sh", "-ec", 'mount -t sysfs none /sys; exec "$@"', "sh", sys.executable, "-c", SCRIPT]
     done = subprocess.run(
         ["unshare", "--net", "--mount", *inside],

@@ -1,4 +1,4 @@
-"""JupyterLab in a container, beside the stack that it looks at."""
+"""JupyterLab in a container of the stack."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.containers.images import lab_image
 from tests.integration.processes import wait_until
 
 ANSWER_SECONDS = 120.0
-LOOK = (
+PROGRAM = (
     "from filemill.lab import attach, frames\n"
     "with attach() as session:\n"
     "    session.check_invariants().require()\n"
@@ -19,9 +19,9 @@ LOOK = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="builds an image with Jupyter, which takes ten minutes")
 @pytest.mark.timeout(1800)
-def test_jupyter_shows_the_notebooks_and_what_runs_in_it_reaches_the_stack(stack: Stack, docker_engine: Engine) -> None:
+def test_jupyter_has_the_notebooks_and_connects_to_the_stack(stack: Stack, docker_engine: Engine) -> None:
     stack.compose.environment["FILEMILL_LAB_IMAGE"] = lab_image(docker_engine)
 
     def compose(*arguments: str) -> str:
@@ -33,13 +33,13 @@ def test_jupyter_shows_the_notebooks_and_what_runs_in_it_reaches_the_stack(stack
         found = wait_until(lambda: pattern.search(compose("logs", "--no-color", "jupyter")), ANSWER_SECONDS, "a token")
         assert found is not None
         contents = f"http://127.0.0.1:{stack.ports['JUPYTER_PORT']}/api/contents"
-        assert httpx.get(contents, timeout=20).status_code == 403, "who has no token is not let in"
+        assert httpx.get(contents, timeout=20).status_code == 403, "a request without a token is rejected"
         listed = httpx.get(contents, params={"token": found[1]}, timeout=20).json()["content"]
         assert {"01_throughput.ipynb", "07_long_jobs.ipynb"} <= {entry["name"] for entry in listed}
 
-        ids = stack.submit(3, "Looked at")
+        ids = stack.submit(3, "For Jupyter")
         stack.harness.wait_for(ids, seconds=ANSWER_SECONDS)
-        assert int(compose("exec", "--no-TTY", "jupyter", "python", "-c", LOOK)) == 3
+        assert int(compose("exec", "--no-TTY", "jupyter", "python", "-c", PROGRAM)) == 3
         assert compose("exec", "--no-TTY", "jupyter", "id", "--user").strip() == "10001"
     finally:
         compose("rm", "--stop", "--force", "jupyter")

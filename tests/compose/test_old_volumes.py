@@ -23,13 +23,13 @@ VOLUME = f"{PROJECT}_postgres-data"
 OLD = {"POSTGRES_USER": "fileuser", "POSTGRES_PASSWORD": "filepass", "POSTGRES_DB": "filedb"}
 
 
-def test_an_old_volume_keeps_its_files_and_loses_its_published_password(image: str, docker_engine: Engine) -> None:
+def test_an_old_volume_keeps_its_data_and_gets_a_new_password(image: str, docker_engine: Engine) -> None:
     compose = Compose(project=PROJECT, environment=own_settings(image))
     try:
-        _make_old_volume(docker_engine)
+        _create_old_volume(docker_engine)
         compose.up("postgres", timeout=SETTLE_SECONDS * 2)
-        said = json.loads(compose.run("run", "--rm", "--no-TTY", "env", "--json", "--admin"))
-        settings = load(**settings_from(said))
+        variables = json.loads(compose.run("run", "--rm", "--no-TTY", "env", "--json", "--admin"))
+        settings = load(**settings_from(variables))
         create_roles(settings)
 
         with connect(settings) as connection:
@@ -42,14 +42,14 @@ def test_an_old_volume_keeps_its_files_and_loses_its_published_password(image: s
         published = settings.model_copy(update={"database_password": SecretStr("filepass")})
         with pytest.raises(OperationalError, match="password"), connect(published):
             pass
-        ask = ("psql", "--no-password", "-U", "filemill_superuser", "-c", "SELECT 1", "postgres")
+        command = ("psql", "--no-password", "-U", "filemill_superuser", "-c", "SELECT 1", "postgres")
         with pytest.raises(ComposeError, match="password"):
-            compose.execute("postgres", *ask)
+            compose.execute("postgres", *command)
     finally:
         compose.down(volumes=True, seconds=0)
 
 
-def _make_old_volume(engine: Engine) -> None:
+def _create_old_volume(engine: Engine) -> None:
     labels = {"com.docker.compose.project": PROJECT, "com.docker.compose.volume": "postgres-data"}
     engine.docker(
         "volume", "create", *(part for pair in labels.items() for part in ("--label", "=".join(pair))), VOLUME
@@ -59,9 +59,9 @@ def _make_old_volume(engine: Engine) -> None:
     container = engine.docker("run", "--detach", *given, *mounted, images.POSTGRES).strip()
     ready = ("pg_isready", "--quiet", "--host", "127.0.0.1")
     try:
-        wait_until(lambda: _succeeds(engine, container, *ready), SETTLE_SECONDS, "the old server serves", every=0.5)
-        make = "CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)"
-        engine.docker("exec", container, "psql", "-U", "fileuser", "-d", "filedb", "-c", make)
+        wait_until(lambda: _succeeds(engine, container, *ready), SETTLE_SECONDS, "the old server is ready", every=0.5)
+        statements = "CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)"
+        engine.docker("exec", container, "psql", "-U", "fileuser", "-d", "filedb", "-c", statements)
     finally:
         engine.docker("rm", "--force", container)
 

@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands, run in its order."""
+"""The commands of docs/operations.md, run in order."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from tests.compose.stack import own_settings
 PROJECT = "filemill-reader"
 PAGE = CHECKOUT / "docs" / "operations.md"
 COMMAND_SECONDS = 300
-# A server that has just been started, a group that is moving: the reader would try again.
-PATIENCE_SECONDS = 60
+# A command can fail while a server starts or a group rebalances; a user would retry it.
+RETRY_SECONDS = 60
 
 
 def commands() -> list[str]:
-    """Each line of the page's shell blocks; a line that sets variables goes before the others of its block."""
+    """The lines of the page's shell blocks; a line that sets variables is added to the others of its block."""
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     found = []
     for block in blocks:
@@ -34,19 +34,19 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reader(image: str) -> Iterator[dict[str, str]]:
-    """The environment of somebody who reads the page on a machine whose usual ports are taken."""
+    """The environment of a user on a machine whose default ports are in use."""
     environment = {**own_settings(image), "COMPOSE_PROJECT_NAME": PROJECT}
     yield environment
     Compose(project=PROJECT, environment=environment).down(volumes=True, seconds=0)
 
 
 def run(command: str, environment: dict[str, str]) -> str:
-    """Run it as the reader would; what fails is tried again for a while, as the reader would."""
-    at_ports = command.replace(":8501", f":{environment['PAGE_PORT']}")
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Run a command; a failed `docker compose exec` is retried for a time."""
+    with_ports = command.replace(":8501", f":{environment['PAGE_PORT']}")
+    deadline = time.monotonic() + RETRY_SECONDS
     while True:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", at_ports],
+            ["bash", "-euo", "pipefail", "-c", with_ports],
             cwd=CHECKOUT,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ def run(command: str, environment: dict[str, str]) -> str:
         time.sleep(2)
 
 
-def test_every_command_of_the_page_works_in_its_order(reader: dict[str, str]) -> None:
+def test_every_command_of_the_page_works_in_order(reader: dict[str, str]) -> None:
     listed = commands()
     assert len(listed) > 40
     for command in listed:
@@ -74,7 +74,7 @@ def test_every_command_of_the_page_works_in_its_order(reader: dict[str, str]) ->
         print(f"{time.monotonic() - began:6.1f} s  {command}")
 
 
-def test_the_makefile_names_the_commands(reader: dict[str, str]) -> None:
-    said = run("make help", reader)
+def test_make_help_lists_the_compose_targets(reader: dict[str, str]) -> None:
+    output = run("make help", reader)
     for target in ("compose-up", "compose-down", "compose-scale", "compose-logs", "compose-rebuild"):
-        assert target in said
+        assert target in output

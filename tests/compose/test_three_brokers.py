@@ -1,10 +1,10 @@
-"""docker-compose.ha.yaml: three brokers, of which one may die."""
+"""docker-compose.ha.yaml: three brokers, one of which may fail."""
 
 from tests.compose.stack import SETTLE_SECONDS, Stack
 from tests.integration.processes import wait_until
 
 
-def test_one_of_three_brokers_killed_under_load_loses_nothing_and_writes_go_on(ha_stack: Stack) -> None:
+def test_a_kill_of_one_of_three_brokers_loses_nothing_and_writes_continue(ha_stack: Stack) -> None:
     ha_stack.assert_nothing_lost(ha_stack.submit(6, "Before"))
     with ha_stack.load() as accepted:
         wait_until(lambda: len(accepted) >= 20, SETTLE_SECONDS, "there is load")
@@ -12,7 +12,7 @@ def test_one_of_three_brokers_killed_under_load_loses_nothing_and_writes_go_on(h
         ha_stack.compose.kill(broker)
         before = len(accepted)
         wait_until(lambda: len(accepted) >= before + 30, SETTLE_SECONDS, "requests are accepted")
-        # Not only accepted: those of after the kill go through to the end while the broker is gone.
+        # Requests after the kill are not only accepted but also completed while the broker is down.
         ha_stack.harness.wait_for(accepted[before : before + 20], seconds=SETTLE_SECONDS)
         (dead,) = ha_stack.compose.containers("kafka-2")
         assert dead.state == "exited"

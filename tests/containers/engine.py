@@ -1,7 +1,7 @@
-"""A Docker engine for the tests: the one that answers, else one of our own, where we are root and dockerd is installed.
+"""A Docker engine for the tests: a running one, or one that the tests start as root if dockerd is installed.
 
-An engine of our own keeps its images below the user's cache folder, so that only the first run builds them, and ends
-with the tests. Nothing of it is anybody else's: its containers and volumes are removed when it starts.
+The tests' own engine keeps its images in the user's cache folder, so that only the first run builds them. It ends with
+the tests. Its containers and volumes are removed when it starts.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ BUILD_SECONDS = 900.0
 
 
 class NoEngine(Exception):
-    """Why there is no engine to test on."""
+    """There is no Docker engine; the text gives the reason."""
 
 
 class Engine:
-    """An engine that answers. `own` says that it is ours alone."""
+    """A running engine. `own`: the tests have started it."""
 
     def __init__(self, *, own: bool) -> None:
         self.own = own
@@ -50,12 +50,12 @@ class Engine:
         return _run("docker", *arguments, timeout=timeout, stdin=stdin)
 
     def has(self, image: str) -> bool:
-        """Whether the image is there."""
+        """Whether the engine has the image."""
         return _succeeds("docker", "image", "inspect", image)
 
 
-def refuse(reason: str) -> None:
-    """Skip the test on a laptop; fail it in CI, where nothing may be missing."""
+def skip_or_fail(reason: str) -> None:
+    """Skip the test; fail it in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"CI needs a Docker engine: {reason}")
     pytest.skip(reason)
@@ -63,7 +63,7 @@ def refuse(reason: str) -> None:
 
 @contextlib.contextmanager
 def running_engine() -> Iterator[Engine]:
-    """An engine with Compose v2; the environment is such that `docker` finds it. Raises NoEngine."""
+    """An engine with Compose v2; environment variables lead `docker` to it. Raises NoEngine."""
     if shutil.which("docker") is None:
         raise NoEngine("there is no `docker` command")
     with contextlib.ExitStack() as stack:
@@ -79,9 +79,9 @@ def running_engine() -> Iterator[Engine]:
 @contextlib.contextmanager
 def _own_engine() -> Iterator[None]:
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise NoEngine("no Docker engine answers, and only root can start one")
+        raise NoEngine("no Docker engine is running, and only root can start one")
     if shutil.which("dockerd") is None:
-        raise NoEngine("no Docker engine answers, and dockerd is not installed (Debian: apt install docker.io)")
+        raise NoEngine("no Docker engine is running, and dockerd is not installed (Debian: apt install docker.io)")
     folder = default_cache() / "engine"
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -91,19 +91,19 @@ def _own_engine() -> Iterator[None]:
     ):
         log = folder / "dockerd.log"
         socket = f"unix://{run}/docker.sock"
-        guard = Watchdog(Path(run) / "guard.log", f"engine-{os.getpid()}")
-        guard.start()
+        watchdog = Watchdog(Path(run) / "watchdog.log", f"engine-{os.getpid()}")
+        watchdog.start()
         with log.open("wb") as output:
             argv = ["dockerd", "--host", socket, "--data-root", str(folder / "data"), "--exec-root", f"{run}/exec"]
             process = subprocess.Popen([*argv, "--pidfile", f"{run}/pid"], stdout=output, stderr=output)
-        guard.watch(process.pid, 15)
+        watchdog.watch(process.pid, 15)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("DOCKER_HOST", socket)
-                patch.setenv("DOCKER_BUILDKIT", "0")  # Debian's engine comes without buildx
+                patch.setenv("DOCKER_BUILDKIT", "0")  # Debian's engine has no buildx
                 _wait(lambda: _succeeds("docker", "version") or process.poll() is not None, START_SECONDS)
                 if not _succeeds("docker", "version"):
-                    raise NoEngine(f"dockerd does not start:\n{_tail(log)}")
+                    raise NoEngine(f"dockerd did not start:\n{_tail(log)}")
                 _clear()
                 yield
                 _clear()
@@ -114,21 +114,21 @@ def _own_engine() -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            guard.release(process.pid)
-            guard.close()
+            watchdog.release(process.pid)
+            watchdog.close()
             _unmount(run)
 
 
 def _unmount(folder: str) -> None:
-    """What dockerd leaves mounted below it, such as the network's namespace: the folder could not be removed."""
+    """Unmount file systems that dockerd left in the folder, such as network namespaces, so that it can be removed."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for place in reversed(mounted):
-        if place.startswith(f"{folder}/"):
-            _succeeds("umount", "--lazy", place)
+    for path in reversed(mounted):
+        if path.startswith(f"{folder}/"):
+            _succeeds("umount", "--lazy", path)
 
 
 def _clear() -> None:
-    """No container, volume or network of an earlier run."""
+    """Remove containers, volumes and networks of an earlier run."""
     ids = _run("docker", "ps", "--all", "--quiet").split()
     if ids:
         _run("docker", "rm", "--force", "--volumes", *ids, timeout=STOP_SECONDS)
@@ -139,7 +139,7 @@ def _clear() -> None:
 
 
 def _install_compose(stack: contextlib.ExitStack) -> None:
-    """Have Compose v2, once; an older distribution's engine comes without it. Raises NoEngine."""
+    """Install Compose v2, which older distributions do not have. Raises NoEngine."""
     plugins = default_cache() / "compose" / "cli-plugins"
     plugin = plugins / "docker-compose"
     if not plugin.is_file():
@@ -155,26 +155,26 @@ def _install_compose(stack: contextlib.ExitStack) -> None:
                 draft.rename(plugin)
                 break
         else:
-            raise NoEngine("\n".join(["`docker compose` is missing (Compose v2), and cannot be had:", *reasons]))
+            raise NoEngine("\n".join(["`docker compose` (Compose v2) is missing and cannot be installed:", *reasons]))
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("DOCKER_CONFIG", str(plugins.parent))
 
 
 def _unpack_compose(target: Path) -> None:
-    """From a newer Debian's package, by lists of its own: nothing is installed. Ten seconds."""
+    """Extract it from the package of a newer Debian, with separate package lists; takes ten seconds."""
     with tempfile.TemporaryDirectory(prefix="filemill-compose-") as folder:
         root = Path(folder)
         for part in ("lists/partial", "cache/archives/partial"):
             (root / part).mkdir(parents=True)
         (root / "sources.list").write_text(f"deb {_debian()} {COMPOSE_SUITE} main\n")
-        said = {
+        options = {
             "Dir::Etc::SourceList": root / "sources.list",
             "Dir::Etc::SourceParts": "-",
             "Dir::State::Lists": root / "lists",
             "Dir::Cache": root / "cache",
-            "APT::Sandbox::User": "root",  # the folder is nobody else's to read
+            "APT::Sandbox::User": "root",  # the folder is private
         }
-        apt = ["apt-get", "--quiet", *(part for name, value in said.items() for part in ("-o", f"{name}={value}"))]
+        apt = ["apt-get", "--quiet", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
         _run(*apt, "update", timeout=DOWNLOAD_SECONDS)
         _run(*apt, "download", "docker-compose", timeout=DOWNLOAD_SECONDS, cwd=root)
         (package,) = map(str, root.glob("*.deb"))
@@ -183,26 +183,25 @@ def _unpack_compose(target: Path) -> None:
 
 
 def _debian() -> str:
-    """Where this machine gets Debian's packages from, with the key if its sources name one. Raises OSError."""
-    said = _run("apt-get", "indextargets", "--format", "$(LABEL)\t$(SIGNED_BY)\t$(REPO_URI)", "Created-By: Packages")
-    for line in said.splitlines():
-        label, key, place = line.split("\t")
+    """The source of Debian's packages on this machine, with its key. Raises OSError."""
+    targets = _run("apt-get", "indextargets", "--format", "$(LABEL)\t$(SIGNED_BY)\t$(REPO_URI)", "Created-By: Packages")
+    for line in targets.splitlines():
+        label, key, url = line.split("\t")
         if label == "Debian":
-            known = DEBIAN_KEYS if key.startswith("$") else key
-            return f"[signed-by={known}] {place}"
-    raise FileNotFoundError("this machine's sources of packages are not Debian's")
+            keyring = DEBIAN_KEYS if key.startswith("$") else key
+            return f"[signed-by={keyring}] {url}"
+    raise FileNotFoundError("this machine has no package source of Debian")
 
 
 def _build_compose(target: Path) -> None:
-    """From Go's module proxy: two minutes of two cores."""
+    """Build it from Go's module proxy: two minutes on two cores."""
     with tempfile.TemporaryDirectory(prefix="filemill-compose-") as folder:
         published = _run("go", "mod", "download", "-json", f"{COMPOSE}@{COMPOSE_VERSION}", timeout=300, cwd=folder)
         source = Path(folder) / "compose"
         shutil.copytree(json.loads(published)["Dir"], source, copy_function=shutil.copyfile)
         for one in (source, *source.rglob("*/")):  # Go's cache is read-only
             one.chmod(0o755)
-        # Without its way to build on Kubernetes, and unoptimized: half the packages' compile time, and it runs for
-        # seconds.
+        # Without the driver for Kubernetes and without optimization: half the compile time.
         drivers = source / "pkg" / "compose" / "build_buildkit.go"
         kept = [line for line in drivers.read_text().splitlines() if 'driver/kubernetes"' not in line]
         drivers.write_text("\n".join(kept) + "\n")
@@ -213,17 +212,17 @@ def _build_compose(target: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One engine of ours at a time: two would share a bridge and its addresses."""
+    """Hold a lock, so that the tests start one engine at a time: two would share a bridge and its addresses."""
     with path.open("w") as file:
 
-        def taken() -> bool:
+        def acquired() -> bool:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
 
-        _wait(taken, LOCK_SECONDS)
+        _wait(acquired, LOCK_SECONDS)
         yield
 
 

@@ -1,4 +1,4 @@
-"""This machine's network as before an engine of the tests' own: dockerd leaves its bridge and its rules behind."""
+"""Restore this machine's network configuration: dockerd does not remove its bridge and its rules."""
 
 import contextlib
 import subprocess
@@ -12,14 +12,14 @@ _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Take away, in the end, what dockerd added; what was there before, as of another engine, is left alone."""
+    """At the end, remove what dockerd has added; if another engine's bridge or rules existed, remove nothing."""
     before = {table: _rules(table) for table in TABLES}
-    there = Path("/sys/class/net", BRIDGE).exists() or any(map(_chains, before.values()))
+    existed = Path("/sys/class/net", BRIDGE).exists() or any(map(_chains, before.values()))
     forwarding = _FORWARDING.read_text()
     try:
         yield
     finally:
-        if not there:
+        if not existed:
             for table in TABLES:
                 _remove(table)
             _try("iptables", "--wait", "--policy", "FORWARD", _policy(before["filter"]))
@@ -28,7 +28,7 @@ def restored() -> Iterator[None]:
 
 
 def _remove(table: str) -> None:
-    """The rules that name a chain or the bridge of Docker's, then its chains."""
+    """Remove the rules with a chain of Docker or its bridge, then the chains."""
     rules = _rules(table)
     chains = _chains(rules)
     for rule in rules:
@@ -50,7 +50,7 @@ def _policy(rules: list[str]) -> str:
 
 
 def _rules(table: str) -> list[str]:
-    """As `iptables -S` lists them; none where the kernel has no such table."""
+    """The output of `iptables -S`; empty if the kernel has no such table."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         argv = ["iptables", "--wait", "--table", table, "-S"]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
@@ -59,6 +59,6 @@ def _rules(table: str) -> list[str]:
 
 
 def _try(*argv: str) -> None:
-    """What is gone already is gone."""
+    """Run a command and ignore errors, such as that an object no longer exists."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(argv, capture_output=True, check=False, timeout=30)

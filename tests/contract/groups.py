@@ -1,4 +1,4 @@
-"""One way to set up a consumer group on the fake broker and on Kafka, so that one suite runs on both.
+"""Sets up a consumer group in memory and on Kafka, so that one suite runs on both.
 
 A test calls nothing but the port on a member; `GroupHarness.wait` polls the members until a condition holds.
 """
@@ -29,16 +29,16 @@ PARTITIONS = 3
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.02
 READ_RECORDS = 100
-# The shortest that the embedded broker allows for classic members; a `consumer` member's session is the broker's.
+# Short times for classic members. The broker sets the session of `consumer` members.
 SESSION_MILLISECONDS = 1500
 HEARTBEAT_MILLISECONDS = 200
 MAX_POLL_MILLISECONDS = 2000
 
-Event = tuple[str, str, frozenset[int]]  # member, what it was told, partitions
+Event = tuple[str, str, frozenset[int]]  # member, kind of call, partitions
 
 
 class Member:
-    """A member of the group: a record source, and the listener that keeps what the source tells it."""
+    """A member of the group: a record source, and the listener that records its calls."""
 
     def __init__(self, name: str, log: list[Event]) -> None:
         self.name = name
@@ -78,9 +78,9 @@ class Member:
         """The offsets of the records read from a partition, in the order of reading."""
         return [record.offset for record in self.records if record.partition == partition]
 
-    def told(self, kind: str) -> list[frozenset[int]]:
+    def calls(self, kind: str) -> list[frozenset[int]]:
         """The partitions of each call of one kind."""
-        return [partitions for name, told, partitions in self._log if (name, told) == (self.name, kind)]
+        return [partitions for name, called, partitions in self._log if (name, called) == (self.name, kind)]
 
     def on_assigned(self, committed: Mapping[int, tuple[int, str]]) -> None:
         self._note("assigned", committed)
@@ -107,7 +107,7 @@ class Member:
 class GroupHarness(Protocol):
     """A topic of three partitions and a group that reads it."""
 
-    log: list[Event]  # what all members were told, in the order of time
+    log: list[Event]  # the calls of all listeners, in the order of time
     cooperative: bool  # a member keeps the partitions that do not move
 
     def join(self, name: str) -> Member:
@@ -151,9 +151,7 @@ class _Members:
         """Close the members that a test left open."""
         for member in self.members:
             member.before_revoke = lambda _partitions: None
-        # At once: under the classic protocols a member that leaves may wait for another one to rejoin.
-        with ThreadPoolExecutor(max(1, len(self.members))) as pool:
-            list(pool.map(lambda member: member.close(), self.members))
+            member.close()
 
 
 class MemoryGroupHarness(_Members):
@@ -297,6 +295,19 @@ class KafkaGroupHarness(_Members):
         finally:
             consumer.close()
         return found.offset, found.metadata or ""
+
+    def close(self) -> None:
+        """Close one member after the other; the remaining ones poll, because a rebalance may need them."""
+        for member in self.members:
+            member.before_revoke = lambda _partitions: None
+        remaining = [member for member in self.members if not member.closed]
+        with ThreadPoolExecutor(1) as pool:
+            while remaining:
+                closing = pool.submit(remaining.pop().close)
+                while remaining and not closing.done():
+                    for member in remaining:
+                        member.read()
+                closing.result()
 
     def expel(self, member: Member, *others: Member) -> None:
         """A member that does not poll is expelled when its poll interval is over."""

@@ -1,4 +1,4 @@
-"""One way to set up, and to look behind, the fake and the real thing, so that one suite runs on both."""
+"""Sets up and inspects the in-memory database and the real one, so that one suite runs on both."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,10 +18,10 @@ from filemill.adapters.postgres.tables import File
 from filemill.domain.files import NewFile
 from filemill.ports import Lease, Outbox, StatusStore
 
-# Long enough that nothing expires by itself while a test runs.
+# Long enough that no lease expires by itself during a test.
 LEASE_SECONDS = 60.0
 REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
-# What a row says of a file, by the ports' names.
+# The columns of a file's row, by the ports' names.
 COLUMNS = (
     *("status", "run", "s3_location", "sha256", "size", "worker_id", "partition", "offset", "attempt"),
     *("step", "steps", "progress_at", "started_at", "finished_at", "error"),
@@ -29,34 +29,34 @@ COLUMNS = (
 
 
 class FencedLease(Lease, Protocol):
-    """Both leases say by which number they hold."""
+    """A lease whose fencing token tests can read."""
 
     fencing: int | None
 
 
 class DatabaseHarness(Protocol):
-    """What the suites of Lease, Outbox and StatusStore need."""
+    """A database for the suites of Lease, Outbox and StatusStore."""
 
     def lease(self, holder: str, name: str = "relay") -> FencedLease:
-        """One process's view of a lease."""
+        """A lease, as one process uses it."""
 
     def advance(self, seconds: float, name: str = "relay") -> None:
-        """Let time pass, as far as the lease is concerned."""
+        """Advance the lease's clock."""
 
     def expire(self, name: str = "relay") -> None:
-        """Let more time pass than a lease lasts."""
+        """Advance the lease's clock beyond its expiry."""
 
     def outbox(self, lease: FencedLease) -> Outbox:
-        """The outbox as the holder sees it."""
+        """The outbox for the lease's holder."""
 
     def store(self, lease: FencedLease) -> StatusStore:
-        """The status store as the holder sees it."""
+        """The status store for the lease's holder."""
 
     def submit(self, titles: Sequence[str]) -> list[int]:
         """Accept requests."""
 
     def retry(self, file_id: int) -> None:
-        """Begin a new run of a file that failed or was cancelled."""
+        """Start a new run of a file that failed or was cancelled."""
 
     def row(self, file_id: int) -> dict[str, Any]:
         """The columns above."""
@@ -65,20 +65,23 @@ class DatabaseHarness(Protocol):
         """The ids of files in the outbox, in the order of acceptance."""
 
     def publications(self) -> dict[int, tuple[int, int, int]]:
-        """File, partition and offset by publish number."""
+        """File, partition and offset by sequence number."""
 
     def rejected(self) -> dict[tuple[str, int, int], str]:
-        """Reasons by topic, partition and offset, of the topic that was last read there."""
+        """Reasons by topic, partition and offset; only of the newest topic of a name."""
+
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        """Codes by topic, partition and offset; only of the newest topic of a name."""
 
     def events(self) -> dict[tuple[int, int], str]:
-        """Worker ids by partition and offset, of the topic that was last read there."""
+        """Worker ids by partition and offset; only of the newest topic."""
 
     def discarded_sequences(self) -> dict[int, int]:
-        """Files by publish numbers that were given up."""
+        """File ids by discarded sequence number."""
 
 
 class MemoryHarness:
-    """The fakes, on a clock that stands still."""
+    """The in-memory database, on a clock that does not advance by itself."""
 
     def __init__(self) -> None:
         self.database = MemoryDatabase(clock=lambda: 0.0)
@@ -122,6 +125,9 @@ class MemoryHarness:
     def rejected(self) -> dict[tuple[str, int, int], str]:
         return dict(self.database.rejected)
 
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        return {key: code.value for key, code in self.database.rejection_codes.items()}
+
     def events(self) -> dict[tuple[int, int], str]:
         return {place: event.worker_id for place, event in self.database.events.items()}
 
@@ -130,7 +136,7 @@ class MemoryHarness:
 
 
 class PostgresHarness:
-    """A database, emptied."""
+    """A real database, emptied."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
@@ -190,6 +196,10 @@ class PostgresHarness:
     def rejected(self) -> dict[tuple[str, int, int], str]:
         rows = self._rows("SELECT * FROM rejected_messages ORDER BY generation")
         return {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in rows}
+
+    def rejection_codes(self) -> dict[tuple[str, int, int], str]:
+        rows = self._rows("SELECT * FROM rejected_messages ORDER BY generation")
+        return {(row["topic"], row["partition"], row["offset"]): row["code"] for row in rows}
 
     def events(self) -> dict[tuple[int, int], str]:
         rows = self._rows("SELECT * FROM worker_events ORDER BY generation")

@@ -1,4 +1,4 @@
-"""Lease: one holder at a time, replaced when it is silent, and fenced off when it wakes."""
+"""Lease: one holder at a time; a silent holder is replaced, and fenced when it continues."""
 
 import threading
 import time
@@ -17,100 +17,100 @@ DEADLINE_SECONDS = 10.0
 def _eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.01)
 
 
-def test_only_one_of_two_holds_it(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_only_one_of_two_processes_holds_the_lease(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     assert first.acquire()
     assert not second.acquire()
-    assert first.acquire(), "its holder may ask again"
+    assert first.acquire(), "the holder may acquire again"
     assert second.fencing is None
 
 
-def test_a_renewal_keeps_the_fencing_number(bench: DatabaseHarness) -> None:
-    lease = bench.lease("a")
+def test_a_renewal_keeps_the_fencing_token(database: DatabaseHarness) -> None:
+    lease = database.lease("a")
     assert lease.acquire()
     number = lease.fencing
     assert lease.acquire()
     assert lease.fencing == number
 
 
-def test_a_renewal_puts_off_the_expiry(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_a_renewal_extends_the_expiry(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     first.acquire()
     number = first.fencing
     for _ in range(3):
-        bench.advance(LEASE_SECONDS * 0.6)
+        database.advance(LEASE_SECONDS * 0.6)
         assert first.acquire()
-        assert first.fencing == number, "renewed, not taken anew"
+        assert first.fencing == number, "renewed, not acquired again"
         assert not second.acquire()
-    bench.advance(LEASE_SECONDS * 1.1)
+    database.advance(LEASE_SECONDS * 1.1)
     assert second.acquire()
 
 
-def test_asking_in_vain_does_not_put_off_the_expiry(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_a_failed_acquire_does_not_extend_the_expiry(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     first.acquire()
     for _ in range(2):
-        bench.advance(LEASE_SECONDS * 0.4)
+        database.advance(LEASE_SECONDS * 0.4)
         assert not second.acquire()
-    bench.advance(LEASE_SECONDS * 0.3)
+    database.advance(LEASE_SECONDS * 0.3)
     assert second.acquire()
 
 
-def test_a_silent_holder_is_replaced_under_a_greater_number(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_a_silent_holder_is_replaced_with_a_greater_token(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     first.acquire()
     former = first.fencing
-    bench.expire()
+    database.expire()
     assert second.acquire()
     assert second.fencing is not None
     assert former is not None
     assert second.fencing > former
 
 
-def test_a_replaced_holder_that_wakes_stands_by(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_a_replaced_holder_becomes_a_standby(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     first.acquire()
-    bench.expire()
+    database.expire()
     second.acquire()
     assert not first.acquire()
-    assert second.acquire(), "its asking took nothing away"
+    assert second.acquire(), "the failed acquire changed nothing"
 
 
-def test_a_holder_that_overslept_takes_it_anew_under_a_greater_number(bench: DatabaseHarness) -> None:
-    lease = bench.lease("a")
+def test_an_expired_holder_acquires_again_with_a_greater_token(database: DatabaseHarness) -> None:
+    lease = database.lease("a")
     lease.acquire()
     former = lease.fencing
-    bench.expire()
+    database.expire()
     assert lease.acquire()
     assert lease.fencing is not None
     assert former is not None
     assert lease.fencing > former
 
 
-def test_each_take_over_has_a_greater_number(bench: DatabaseHarness) -> None:
+def test_each_takeover_has_a_greater_token(database: DatabaseHarness) -> None:
     numbers = []
     for holder in "abcab":
-        lease = bench.lease(holder)
+        lease = database.lease(holder)
         assert lease.acquire()
         numbers.append(lease.fencing or 0)
-        bench.expire()
+        database.expire()
     assert numbers == sorted(set(numbers))
 
 
-def test_a_restarted_process_of_the_same_name_is_somebody_else(bench: DatabaseHarness) -> None:
-    assert bench.lease("a").acquire()
-    again = bench.lease("a")
+def test_a_restarted_process_waits_for_the_expiry(database: DatabaseHarness) -> None:
+    assert database.lease("a").acquire()
+    again = database.lease("a")
     assert not again.acquire()
-    bench.expire()
+    database.expire()
     assert again.acquire()
 
 
-def test_a_released_lease_is_free_at_once(bench: DatabaseHarness) -> None:
-    first, second = bench.lease("a"), bench.lease("b")
+def test_a_released_lease_is_free_at_once(database: DatabaseHarness) -> None:
+    first, second = database.lease("a"), database.lease("b")
     first.acquire()
     former = first.fencing or 0
     first.release()
@@ -119,31 +119,31 @@ def test_a_released_lease_is_free_at_once(bench: DatabaseHarness) -> None:
     assert (second.fencing or 0) > former
 
 
-def test_a_replaced_holder_cannot_release_its_successors(bench: DatabaseHarness) -> None:
-    first, second, third = bench.lease("a"), bench.lease("b"), bench.lease("c")
+def test_a_replaced_holder_cannot_release_the_lease(database: DatabaseHarness) -> None:
+    first, second, third = database.lease("a"), database.lease("b"), database.lease("c")
     first.acquire()
-    bench.expire()
+    database.expire()
     second.acquire()
     first.release()
     assert not third.acquire()
 
 
-def test_releasing_what_was_never_held_is_harmless(bench: DatabaseHarness) -> None:
-    bench.lease("a").release()
-    holder = bench.lease("b")
+def test_releasing_a_lease_that_is_not_held_does_nothing(database: DatabaseHarness) -> None:
+    database.lease("a").release()
+    holder = database.lease("b")
     assert holder.acquire()
-    bench.lease("c").release()
-    assert not bench.lease("d").acquire()
+    database.lease("c").release()
+    assert not database.lease("d").acquire()
 
 
-def test_leases_of_other_names_are_apart(bench: DatabaseHarness) -> None:
-    assert bench.lease("a", "relay").acquire()
-    assert bench.lease("b", "sync").acquire()
-    bench.expire("relay")
-    assert bench.lease("c", "relay").acquire()
+def test_leases_with_different_names_are_independent(database: DatabaseHarness) -> None:
+    assert database.lease("a", "relay").acquire()
+    assert database.lease("b", "sync").acquire()
+    database.expire("relay")
+    assert database.lease("c", "relay").acquire()
 
 
-def test_many_that_ask_at_once_make_one_holder(postgres: PostgresHarness) -> None:
+def test_concurrent_acquires_produce_one_holder(postgres: PostgresHarness) -> None:
     leases = [postgres.lease(f"holder-{number}") for number in range(8)]
     gate = threading.Barrier(len(leases))
     held: list[bool] = []
@@ -160,12 +160,12 @@ def test_many_that_ask_at_once_make_one_holder(postgres: PostgresHarness) -> Non
     assert sorted(held) == [False] * 7 + [True]
 
 
-def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: PostgresHarness) -> None:
+def test_a_fenced_transaction_of_an_expired_holder_is_rolled_back(postgres: PostgresHarness) -> None:
     first, second = postgres.lease("a"), postgres.lease("b")
     first.acquire()
     postgres.expire()
     second.acquire()
-    with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is the matter
+    with pytest.raises(NotLeader), postgres.engine.begin() as connection:  # noqa: PT012 - the order is tested
         connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
         first.fence(connection)
     with postgres.engine.connect() as connection:
@@ -173,7 +173,7 @@ def test_a_fenced_transaction_of_an_overslept_holder_writes_nothing(postgres: Po
     assert first.fencing is None
 
 
-def test_an_overslept_holder_is_refused_even_where_nobody_took_over(postgres: PostgresHarness) -> None:
+def test_fence_rejects_an_expired_holder_even_without_a_successor(postgres: PostgresHarness) -> None:
     lease = postgres.lease("a")
     lease.acquire()
     postgres.expire()
@@ -181,7 +181,7 @@ def test_an_overslept_holder_is_refused_even_where_nobody_took_over(postgres: Po
         lease.fence(connection)
 
 
-def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresHarness) -> None:
+def test_nobody_takes_over_between_fence_and_commit(postgres: PostgresHarness) -> None:
     first, second = postgres.lease("a"), postgres.lease("b")
     first.acquire()
     outcome: list[bool] = []
@@ -195,7 +195,7 @@ def test_nobody_takes_over_between_the_fence_and_the_commit(postgres: PostgresHa
     assert outcome == [False]
 
 
-def test_a_holder_that_stops_inside_its_transaction_is_replaced(postgres: PostgresHarness) -> None:
+def test_a_holder_suspended_inside_a_transaction_is_replaced(postgres: PostgresHarness) -> None:
     first, second = (PostgresLease(postgres.engine, "relay", holder, 1.0) for holder in "ab")
     first.acquire()
     began = time.monotonic()
@@ -207,7 +207,7 @@ def test_a_holder_that_stops_inside_its_transaction_is_replaced(postgres: Postgr
         took_over.set()
 
     rival = threading.Thread(target=stand_by, daemon=True)
-    with pytest.raises(Unavailable), postgres.engine.begin() as connection:  # noqa: PT012 - it stops in the middle
+    with pytest.raises(Unavailable), postgres.engine.begin() as connection:  # noqa: PT012 - the holder stops in the middle
         first.fence(connection)
         connection.execute(sa.text("INSERT INTO sync_positions VALUES ('t', 0, 7)"))
         rival.start()

@@ -1,4 +1,4 @@
-"""ObjectStore: whole objects or none, and the difference between one that is missing and a service that is away."""
+"""ObjectStore: objects are complete, and a missing object differs from an unavailable service."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ async def _pages(store: ObjectStore) -> list[list[StoredObject]]:
     return [list(page) async for page in store.list()]
 
 
-def test_what_was_put_can_be_got(store: ObjectStore) -> None:
+def test_get_returns_what_put_wrote(store: ObjectStore) -> None:
     async def scenario() -> None:
         await store.put("file-1-5.txt", "Ünïcödé ✓\n".encode(), {})
         assert await store.get("file-1-5.txt") == "Ünïcödé ✓\n".encode()
@@ -48,7 +48,7 @@ def test_what_was_put_can_be_got(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
-def test_an_existing_object_is_replaced_whole(store: ObjectStore) -> None:
+def test_put_replaces_an_existing_object_completely(store: ObjectStore) -> None:
     async def scenario() -> None:
         await store.put("k", b"a longer first version", {"sha256": "1"})
         await store.put("k", b"second", {})
@@ -58,7 +58,7 @@ def test_an_existing_object_is_replaced_whole(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
-def test_create_makes_an_object_and_keeps_one_that_exists(store: ObjectStore) -> None:
+def test_create_keeps_an_existing_object(store: ObjectStore) -> None:
     async def scenario() -> None:
         await store.put("k", b"", {"sha256": "1"}, "create")
         for body in (b"", b"second"):
@@ -73,7 +73,7 @@ def test_create_makes_an_object_and_keeps_one_that_exists(store: ObjectStore) ->
     asyncio.run(scenario())
 
 
-def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+def test_an_empty_object_can_be_stored(store: ObjectStore) -> None:
     async def scenario() -> None:
         await store.put("k", b"", {})
         assert await store.get("k") == b""
@@ -82,7 +82,7 @@ def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
-def test_a_large_object_comes_whole(store: ObjectStore) -> None:
+def test_a_large_object_is_read_completely(store: ObjectStore) -> None:
     bodies = [bytes(range(256)) * size for size in (1023, 1024, 1025, 5000)]
 
     async def scenario() -> None:
@@ -93,12 +93,12 @@ def test_a_large_object_comes_whole(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
-def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
+def test_get_of_a_missing_object_raises_not_found(store: ObjectStore) -> None:
     with pytest.raises(NotFound, match="file-9-9"):
         asyncio.run(store.get("file-9-9.txt"))
 
 
-def test_keys_are_taken_as_they_are(store: ObjectStore) -> None:
+def test_keys_are_stored_unchanged(store: ObjectStore) -> None:
     keys = ["a b", "a+b", "a%20b", "ü", "文件.txt", "😀", "~"]
 
     async def scenario() -> None:
@@ -112,7 +112,7 @@ def test_keys_are_taken_as_they_are(store: ObjectStore) -> None:
     asyncio.run(scenario())
 
 
-def test_a_list_is_in_the_order_of_the_keys_bytes(store: ObjectStore) -> None:
+def test_a_list_is_ordered_by_the_keys_bytes(store: ObjectStore) -> None:
     keys = ["file-2-1.txt", "file-10-1.txt", "ü", "Z", "a", "～", "😀", "file-1-1.txt"]
 
     async def scenario() -> list[str]:
@@ -122,14 +122,14 @@ def test_a_list_is_in_the_order_of_the_keys_bytes(store: ObjectStore) -> None:
 
     found = asyncio.run(scenario())
     assert found == sorted(keys, key=str.encode)
-    assert found != sorted(keys, key=lambda key: key.encode("utf-16-be")), "the keys above tell the two apart"
+    assert found != sorted(keys, key=lambda key: key.encode("utf-16-be")), "the keys above distinguish the two orders"
 
 
 def test_an_empty_bucket_has_no_pages(store: ObjectStore) -> None:
     assert [page for page in asyncio.run(_pages(store)) if page] == []
 
 
-def test_more_than_a_page_is_listed_once_and_completely(store: ObjectStore) -> None:
+def test_each_object_is_listed_once_over_several_pages(store: ObjectStore) -> None:
     keys = [f"file-{number}-1.txt" for number in range(1, 1206)]
 
     async def scenario() -> list[list[StoredObject]]:
@@ -150,8 +150,8 @@ def test_more_than_a_page_is_listed_once_and_completely(store: ObjectStore) -> N
     ]
 
 
-def test_writers_of_one_key_leave_one_whole_object(store: ObjectStore) -> None:
-    """Two workers may do one record: with the same bytes in life, with different ones here to tell them apart."""
+def test_concurrent_puts_of_one_key_leave_one_complete_object(store: ObjectStore) -> None:
+    """Two workers may process one record. Here their bytes differ, to tell them apart."""
     bodies = [bytes([number]) * 50_000 for number in range(20)]
 
     async def scenario() -> bytes:
@@ -161,7 +161,7 @@ def test_writers_of_one_key_leave_one_whole_object(store: ObjectStore) -> None:
     assert asyncio.run(scenario()) in bodies
 
 
-def test_metadata_and_content_type_reach_the_object(contract_settings: Settings) -> None:
+def test_metadata_and_content_type_are_stored(contract_settings: Settings) -> None:
     settings = _own_bucket(contract_settings)
     create_bucket(settings)
     asyncio.run(
@@ -172,16 +172,16 @@ def test_metadata_and_content_type_reach_the_object(contract_settings: Settings)
     assert head["Metadata"] == {"processed-at": "2026-01-04T12:00:00.000+00:00", "sha256": "ab"}
 
 
-def test_a_missing_bucket_is_the_services_state_not_the_objects(contract_settings: Settings) -> None:
+def test_a_missing_bucket_is_unavailable_not_not_found(contract_settings: Settings) -> None:
     settings = _own_bucket(contract_settings)
     store = S3ObjectStore(settings)
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
         with pytest.raises(Unavailable, match=settings.s3_bucket):
             asyncio.run(act())
-    assert not bucket_exists(settings), "a PUT must not have made one"
+    assert not bucket_exists(settings), "a PUT must not have created it"
 
 
-def test_creating_a_bucket_twice_is_harmless(contract_settings: Settings) -> None:
+def test_creating_a_bucket_twice_succeeds(contract_settings: Settings) -> None:
     settings = _own_bucket(contract_settings)
     assert not bucket_exists(settings)
     assert create_bucket(settings)
@@ -189,7 +189,7 @@ def test_creating_a_bucket_twice_is_harmless(contract_settings: Settings) -> Non
     assert bucket_exists(settings)
 
 
-def test_wrong_credentials_are_no_fault_of_the_record(contract_settings: Settings) -> None:
+def test_wrong_credentials_are_unavailable(contract_settings: Settings) -> None:
     settings = contract_settings.model_copy(update={"aws_secret_access_key": SecretStr("not-the-key")})
     with pytest.raises(Unavailable) as caught:
         asyncio.run(S3ObjectStore(settings).put("k", b"x", {}))
@@ -198,13 +198,13 @@ def test_wrong_credentials_are_no_fault_of_the_record(contract_settings: Setting
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A service that takes connections and never answers."""
+    """A service that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("service", ["unreachable", "silent"])
-def test_a_service_that_is_away_is_noticed_within_the_timeout(service: str, silent: str, settings_at: "At") -> None:
+def test_an_unreachable_service_is_detected_within_the_timeout(service: str, silent: str, settings_at: "At") -> None:
     endpoint = UNREACHABLE if service == "unreachable" else silent
     store = S3ObjectStore(settings_at(endpoint))
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
@@ -219,7 +219,7 @@ At = Callable[[str], Settings]
 
 @pytest.fixture
 def settings_at() -> At:
-    """Settings that need no server: short patience with the endpoint given."""
+    """Settings with an endpoint and a short timeout."""
 
     def at(endpoint: str) -> Settings:
         return Settings(s3_endpoint=endpoint, server_timeout_seconds=0.5)
@@ -227,17 +227,17 @@ def settings_at() -> At:
     return at
 
 
-def test_the_fake_is_away_when_it_is_told_so() -> None:
+def test_an_outage_of_the_fake_is_unavailable() -> None:
     store = MemoryObjectStore()
-    store.outage = "S3 is away"
+    store.outage = "S3 is unreachable"
     for act in (lambda: store.put("k", b"x", {}), lambda: store.get("k"), lambda: _pages(store)):
-        with pytest.raises(Unavailable, match="S3 is away"):
+        with pytest.raises(Unavailable, match="S3 is unreachable"):
             asyncio.run(act())
     assert store.objects == {}
 
 
 class Unconditional(ThreadingHTTPServer):
-    """Takes every PUT, but for those with a condition. `codes`: what it answers those, one after the other."""
+    """Accepts every PUT without a condition. `codes`: the responses to those with one, in order."""
 
     def __init__(self, *codes: tuple[int, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Unconditional)
@@ -274,7 +274,7 @@ class _Unconditional(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("answer", [(501, "NotImplemented"), (501, ""), (400, "InvalidArgument"), (400, "")])
-def test_a_service_without_conditional_writes_is_found_out_once_and_written_to(answer: tuple[int, str]) -> None:
+def test_a_service_without_conditional_writes_is_detected_once(answer: tuple[int, str]) -> None:
     with capture_logs() as logs, Unconditional(answer) as server:
         store = server.store
 
@@ -290,7 +290,7 @@ def test_a_service_without_conditional_writes_is_found_out_once_and_written_to(a
 
 
 @pytest.mark.parametrize("answer", [(400, "ExpiredToken"), (409, "ConditionalRequestConflict"), (503, "SlowDown")])
-def test_no_other_answer_makes_a_write_unconditional(answer: tuple[int, str]) -> None:
+def test_no_other_response_disables_conditional_writes(answer: tuple[int, str]) -> None:
     with Unconditional(answer, (200, "")) as server:
         store = server.store
         with pytest.raises(Unavailable):
@@ -300,13 +300,13 @@ def test_no_other_answer_makes_a_write_unconditional(answer: tuple[int, str]) ->
 
 
 @pytest.mark.parametrize("answer", [(412, "PreconditionFailed"), (412, ""), (304, "")])
-def test_each_answer_that_says_so_means_that_the_object_exists(answer: tuple[int, str]) -> None:
+def test_each_response_for_an_existing_object_raises_already_exists(answer: tuple[int, str]) -> None:
     with Unconditional(answer) as server, pytest.raises(AlreadyExists, match="k"):
         asyncio.run(server.store.put("k", b"x", {}, "create"))
 
 
 class _Rangeless(BaseHTTPRequestHandler):
-    """Answers each GET with the whole object, whatever part was asked for."""
+    """Responds to each GET with the complete object, whatever range was requested."""
 
     def do_GET(self) -> None:
         body = b"" if self.path.endswith("empty") else b"whole"
@@ -321,7 +321,7 @@ class _Rangeless(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(("key", "body"), [("file-416-1.txt", b"whole"), ("empty", b"")])
-def test_a_service_that_knows_no_ranges_is_read_all_the_same(key: str, body: bytes) -> None:
+def test_a_service_without_ranges_can_be_read(key: str, body: bytes) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Rangeless) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

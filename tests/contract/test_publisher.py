@@ -1,4 +1,4 @@
-"""Publisher: what was acknowledged stands where the receipt says; what was not is said to be not."""
+"""Publisher: one suite for the in-memory publisher and the real one."""
 
 import time
 import uuid
@@ -24,7 +24,7 @@ DEADLINE_SECONDS = 20.0
 
 
 class BrokerHarness(Protocol):
-    """What the suite needs of a broker: one topic of three partitions, and a look at it."""
+    """A broker with one topic of three partitions."""
 
     topic: str
     publisher: Publisher
@@ -33,7 +33,7 @@ class BrokerHarness(Protocol):
         """All records, in each partition's order."""
 
     def add_partitions(self, total: int) -> None:
-        """Raise the topic's partitions."""
+        """Raise the number of partitions."""
 
 
 class MemoryBrokerHarness:
@@ -72,7 +72,7 @@ class KafkaBrokerHarness:
         return sorted(found, key=lambda record: record.partition)
 
     def _end(self, deadline: float) -> int:
-        """How many records there are. A broker that has just started may still be making its coordinators."""
+        """The number of records. A broker that has just started may still create its coordinators."""
         while True:
             try:
                 return sum(part.end or 0 for part in KafkaAdmin(self.settings).offsets("nobody", self.topic))
@@ -98,39 +98,39 @@ def _until(publisher: Publisher, condition: Callable[[], object]) -> None:
         publisher.poll(0.05)
 
 
-def test_a_receipt_says_where_the_record_stands(broker: BrokerHarness) -> None:
-    receipts: list[DeliveryReport] = []
+def test_a_delivery_report_has_partition_and_offset(broker: BrokerHarness) -> None:
+    reports: list[DeliveryReport] = []
     for partition in (2, 2, 0):
-        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=partition)
-    _until(broker.publisher, lambda: len(receipts) == 3)
-    assert sorted((receipt.partition, receipt.offset) for receipt in receipts) == [(0, 0), (2, 0), (2, 1)]
-    assert all(receipt.error is None for receipt in receipts)
+        broker.publisher.publish(broker.topic, b"x", reports.append, partition=partition)
+    _until(broker.publisher, lambda: len(reports) == 3)
+    assert sorted((report.partition, report.offset) for report in reports) == [(0, 0), (2, 0), (2, 1)]
+    assert all(report.error is None for report in reports)
 
 
-def test_acknowledgements_come_only_inside_poll_or_flush(broker: BrokerHarness) -> None:
-    receipts: list[DeliveryReport] = []
-    broker.publisher.publish(broker.topic, b"x", receipts.append, partition=0)
+def test_delivery_callbacks_run_only_inside_poll_or_flush(broker: BrokerHarness) -> None:
+    reports: list[DeliveryReport] = []
+    broker.publisher.publish(broker.topic, b"x", reports.append, partition=0)
     broker.publisher.partitions(broker.topic)
-    assert receipts == []
+    assert reports == []
     assert broker.publisher.flush(DEADLINE_SECONDS) == 0
-    assert len(receipts) == 1
+    assert len(reports) == 1
     assert broker.publisher.poll(0) == 0
 
 
-def test_poll_says_whether_it_handed_anything_out(broker: BrokerHarness) -> None:
-    """How many is not comparable: librdkafka counts its events, and one carries many acknowledgements."""
-    receipts: list[DeliveryReport] = []
+def test_poll_returns_whether_it_called_callbacks(broker: BrokerHarness) -> None:
+    """The numbers differ: librdkafka counts events, and one event may contain many reports."""
+    reports: list[DeliveryReport] = []
     assert broker.publisher.poll(0) == 0
     for _ in range(5):
-        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=1)
+        broker.publisher.publish(broker.topic, b"x", reports.append, partition=1)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while len(receipts) < 5:
+    while len(reports) < 5:
         assert time.monotonic() < deadline
-        before = len(receipts)
-        assert (broker.publisher.poll(0.05) > 0) == (len(receipts) > before)
+        before = len(reports)
+        assert (broker.publisher.poll(0.05) > 0) == (len(reports) > before)
 
 
-def test_each_partition_keeps_the_order_of_publishing(broker: BrokerHarness) -> None:
+def test_each_partition_keeps_the_publishing_order(broker: BrokerHarness) -> None:
     for number in range(300):
         broker.publisher.publish(broker.topic, b"%d" % number, partition=number % 3)
     assert broker.publisher.flush(DEADLINE_SECONDS) == 0
@@ -139,7 +139,7 @@ def test_each_partition_keeps_the_order_of_publishing(broker: BrokerHarness) -> 
         assert values == list(range(partition, 300, 3))
 
 
-def test_value_and_headers_arrive_as_they_were(broker: BrokerHarness) -> None:
+def test_value_and_headers_are_unchanged(broker: BrokerHarness) -> None:
     headers: Headers = [
         ("filemill-run", b"1"),
         ("twice", b"a"),
@@ -158,60 +158,58 @@ def test_value_and_headers_arrive_as_they_were(broker: BrokerHarness) -> None:
 
 
 def test_one_key_goes_to_one_partition(broker: BrokerHarness) -> None:
-    receipts: list[DeliveryReport] = []
+    reports: list[DeliveryReport] = []
     for _ in range(12):
-        broker.publisher.publish(broker.topic, b"x", receipts.append, key="worker-1")
+        broker.publisher.publish(broker.topic, b"x", reports.append, key="worker-1")
         broker.publisher.poll(0)
     broker.publisher.flush(DEADLINE_SECONDS)
-    assert len(receipts) == 12
-    assert len({receipt.partition for receipt in receipts}) == 1
+    assert len(reports) == 12
+    assert len({report.partition for report in reports}) == 1
 
 
-def test_the_number_of_partitions_is_the_brokers(broker: BrokerHarness) -> None:
+def test_partitions_asks_the_broker(broker: BrokerHarness) -> None:
     assert broker.publisher.partitions(broker.topic) == 3
     assert broker.publisher.partitions("no.such.topic") == 0
 
 
-def test_an_added_partition_takes_records_once_it_was_asked_for(broker: BrokerHarness) -> None:
-    receipts: list[DeliveryReport] = []
+def test_an_added_partition_accepts_records(broker: BrokerHarness) -> None:
+    reports: list[DeliveryReport] = []
     broker.publisher.publish(broker.topic, b"x", partition=0)
     broker.publisher.flush(DEADLINE_SECONDS)
     broker.add_partitions(5)
     deadline = time.monotonic() + DEADLINE_SECONDS
     while broker.publisher.partitions(broker.topic) < 5:
         assert time.monotonic() < deadline
-    broker.publisher.publish(broker.topic, b"x", receipts.append, partition=4)
-    _until(broker.publisher, lambda: receipts)
-    assert receipts == [DeliveryReport(4, 0)]
+    broker.publisher.publish(broker.topic, b"x", reports.append, partition=4)
+    _until(broker.publisher, lambda: reports)
+    assert reports == [DeliveryReport(4, 0)]
 
 
 @pytest.mark.parametrize("knows_the_topic", [True, False])
-def test_a_partition_that_does_not_exist_is_refused_and_never_another_one(
-    broker: BrokerHarness, knows_the_topic: bool
-) -> None:
-    """At once or by receipt: a client says it at once where it knows the topic already."""
-    receipts: list[DeliveryReport] = []
-    refusals: list[str] = []
+def test_a_record_for_a_missing_partition_is_rejected(broker: BrokerHarness, knows_the_topic: bool) -> None:
+    """At once or in a report: a client that knows the topic rejects it at once."""
+    reports: list[DeliveryReport] = []
+    errors: list[str] = []
     if knows_the_topic:
         broker.publisher.partitions(broker.topic)
     try:
-        broker.publisher.publish(broker.topic, b"x", receipts.append, partition=7)
-        _until(broker.publisher, lambda: receipts)
+        broker.publisher.publish(broker.topic, b"x", reports.append, partition=7)
+        _until(broker.publisher, lambda: reports)
     except Unavailable as error:
-        refusals.append(str(error))
-    refusals += [receipt.error or "" for receipt in receipts]
-    assert len(refusals) == 1
-    assert "nknown partition" in refusals[0]
+        errors.append(str(error))
+    errors += [report.error or "" for report in reports]
+    assert len(errors) == 1
+    assert "nknown partition" in errors[0]
     assert broker.records() == []
 
 
-def test_a_record_that_can_never_be_sent_is_poison(broker: BrokerHarness) -> None:
+def test_a_record_that_is_too_large_is_a_permanent_error(broker: BrokerHarness) -> None:
     with pytest.raises(PermanentError):
         broker.publisher.publish(broker.topic, bytes(3 * 1024 * 1024), partition=0)
 
 
-def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(contract_settings: Settings) -> None:
-    gone = contract_settings.model_copy(
+def test_records_are_queued_during_an_outage_until_the_queue_is_full(contract_settings: Settings) -> None:
+    unreachable = contract_settings.model_copy(
         update={
             "kafka_broker": "127.0.0.1:1",
             "kafka_properties": {"queue.buffering.max.messages": "5"},
@@ -220,40 +218,40 @@ def test_a_broker_that_is_away_keeps_records_queued_until_the_queue_is_full(cont
     )
     fake = MemoryBroker({"t": 1})
     fake.outage = "away"
-    publishers: list[Publisher] = [MemoryPublisher(fake, queue_records=5), KafkaPublisher(gone, "contract")]
+    publishers: list[Publisher] = [MemoryPublisher(fake, queue_records=5), KafkaPublisher(unreachable, "contract")]
     for publisher in publishers:
-        receipts: list[DeliveryReport] = []
+        reports: list[DeliveryReport] = []
         for _ in range(5):
-            publisher.publish("t", b"x", receipts.append, partition=0)
+            publisher.publish("t", b"x", reports.append, partition=0)
         with pytest.raises(Unavailable):
-            publisher.publish("t", b"x", receipts.append, partition=0)
+            publisher.publish("t", b"x", reports.append, partition=0)
         assert publisher.flush(0.05) == 5
-        assert receipts == []
+        assert reports == []
         began = time.monotonic()
         with pytest.raises(Unavailable):
             publisher.partitions("t")
         assert time.monotonic() - began < 5
 
 
-def test_a_publisher_goes_on_when_the_fake_broker_is_back() -> None:
+def test_a_publisher_continues_after_an_outage_of_the_fake() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
-    receipts: list[DeliveryReport] = []
+    reports: list[DeliveryReport] = []
     broker.outage = "away"
-    publisher.publish("t", b"1", receipts.append, partition=0)
+    publisher.publish("t", b"1", reports.append, partition=0)
     broker.outage = None
-    publisher.publish("t", b"2", receipts.append, partition=0)
+    publisher.publish("t", b"2", reports.append, partition=0)
     assert publisher.flush(0) == 0
-    assert [receipt.offset for receipt in receipts] == [0, 1]
+    assert [report.offset for report in reports] == [0, 1]
     assert [record.value for record in broker.records("t")] == [b"1", b"2"]
 
 
-def test_a_refusal_reaches_the_receipt_and_not_the_log() -> None:
+def test_a_rejected_record_is_reported_and_not_stored() -> None:
     broker = MemoryBroker({"t": 1})
     publisher = MemoryPublisher(broker)
-    receipts: list[DeliveryReport] = []
+    reports: list[DeliveryReport] = []
     broker.reject_reason = "Broker: Not enough in-sync replicas"
-    publisher.publish("t", b"1", receipts.append, partition=0)
+    publisher.publish("t", b"1", reports.append, partition=0)
     publisher.poll()
-    assert receipts == [DeliveryReport(-1, -1, "Broker: Not enough in-sync replicas")]
+    assert reports == [DeliveryReport(-1, -1, "Broker: Not enough in-sync replicas")]
     assert broker.records("t") == []

@@ -46,7 +46,7 @@ def two_members(group: GroupHarness) -> tuple[Member, Member]:
 
 def test_the_first_assignment_has_every_partition_without_a_commit(member: Member) -> None:
     assert member.committed == dict.fromkeys(ALL, (NO_OFFSET, ""))
-    assert member.told("revoked") == member.told("lost") == []
+    assert member.calls("revoked") == member.calls("lost") == []
 
 
 @each_reader
@@ -84,13 +84,13 @@ def test_an_assignment_has_the_committed_offset_and_its_metadata(group: GroupHar
     assert successor.offsets(1) == [2]
 
 
-def test_a_second_member_gets_partitions_after_the_first_gave_them_back(group: GroupHarness) -> None:
+def test_a_second_member_gets_partitions_after_the_first_released_them(group: GroupHarness) -> None:
     first, second = two_members(group)
     assert first.owned.isdisjoint(second.owned)
-    assert first.told("lost") == second.told("lost") == []
+    assert first.calls("lost") == second.calls("lost") == []
     for partition in second.owned:
-        told = [(name, kind) for name, kind, partitions in group.log if partition in partitions]
-        assert told == [("first", "assigned"), ("first", "revoked"), ("second", "assigned")]
+        calls = [(name, kind) for name, kind, partitions in group.log if partition in partitions]
+        assert calls == [("first", "assigned"), ("first", "revoked"), ("second", "assigned")]
     if group.cooperative:
         kept = [kind for name, kind, partitions in group.log if name == "first" and partitions & first.owned]
         assert kept == ["assigned"], "what does not move is not revoked"
@@ -115,13 +115,13 @@ def test_a_commit_inside_revoked_reaches_the_next_owner(group: GroupHarness) -> 
         assert second.offsets(partition) == [1]
 
 
-def test_an_expelled_member_is_told_that_its_partitions_are_lost(group: GroupHarness) -> None:
+def test_an_expelled_member_loses_its_partitions(group: GroupHarness) -> None:
     first, second = two_members(group)
-    owned, revoked = set(first.owned), first.told("revoked")
+    owned, revoked = set(first.owned), first.calls("revoked")
     group.expel(first, second)
-    group.wait(lambda: first.told("lost"), first)
-    assert set().union(*first.told("lost")) == owned
-    assert first.told("revoked") == revoked
+    group.wait(lambda: first.calls("lost"), first)
+    assert set().union(*first.calls("lost")) == owned
+    assert first.calls("revoked") == revoked
 
 
 @each_reader
@@ -136,10 +136,10 @@ def test_a_paused_partition_is_not_read_until_it_is_resumed(group: GroupHarness,
     member.source.resume([0])
     group.wait(lambda: member.offsets(0), member)
     assert member.offsets(2) == []
-    assert member.told("revoked") == []
+    assert member.calls("revoked") == []
 
 
-def test_a_partition_that_comes_back_is_not_paused_any_more(group: GroupHarness) -> None:
+def test_a_reassigned_partition_is_not_paused(group: GroupHarness) -> None:
     first = group.join("first")
     group.wait(lambda: first.owned == ALL, first)
     first.source.pause(sorted(ALL))
@@ -163,14 +163,14 @@ def test_a_position_is_the_offset_after_the_last_record_read(group: GroupHarness
 
 
 @each_reader
-def test_a_position_passes_over_the_end_of_a_transaction(group: GroupHarness, member: Member) -> None:
+def test_a_position_skips_the_end_of_a_transaction(group: GroupHarness, member: Member) -> None:
     group.publish_transaction(0, b"a")
     group.wait(lambda: member.source.positions([0]) == {0: 2}, member)
     assert member.offsets(0) == [0]
 
 
 @each_reader
-def test_a_commit_is_answered_inside_a_later_read(group: GroupHarness, member: Member) -> None:
+def test_a_commit_callback_runs_inside_a_later_read(group: GroupHarness, member: Member) -> None:
     group.publish(0, b"a", b"b")
     group.wait(lambda: len(member.records) == 2, member)
     answers: list[Mapping[int, Commit]] = []
@@ -202,21 +202,21 @@ def test_commit_sync_returns_what_the_broker_stored(group: GroupHarness, member:
     assert [group.committed(partition) for partition in range(PARTITIONS)] == [(0, "a"), (NO_OFFSET, ""), (0, "b")]
 
 
-def test_closing_revokes_what_is_assigned_and_a_commit_in_there_counts(group: GroupHarness, member: Member) -> None:
+def test_close_revokes_and_a_commit_inside_counts(group: GroupHarness, member: Member) -> None:
     taken: list[Mapping[int, Commit]] = []
     member.before_revoke = lambda partitions: taken.append(
         member.source.commit_sync({partition: commit(0, "closed") for partition in partitions}, 10)
     )
     member.close()
-    assert set().union(*member.told("revoked")) == ALL
+    assert set().union(*member.calls("revoked")) == ALL
     assert member.owned == set()
-    assert member.told("lost") == []
+    assert member.calls("lost") == []
     assert {partition for stored in taken for partition in stored} == ALL
     assert [group.committed(partition) for partition in range(PARTITIONS)] == [(0, "closed")] * PARTITIONS
 
 
-def test_the_remaining_member_gets_what_a_closed_one_had(group: GroupHarness) -> None:
+def test_the_remaining_member_gets_the_partitions_of_a_closed_one(group: GroupHarness) -> None:
     first, second = two_members(group)
     second.close()
     group.wait(lambda: first.owned == ALL, first)
-    assert first.told("lost") == []
+    assert first.calls("lost") == []

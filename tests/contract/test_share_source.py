@@ -113,7 +113,7 @@ def read_batch(member: ShareSource) -> list[Record]:
     return records
 
 
-def test_a_member_reads_every_record_with_the_deliveries_that_are_left(group: ShareHarness) -> None:
+def test_a_member_reads_every_record_with_its_remaining_deliveries(group: ShareHarness) -> None:
     group.publish(0, 3)
     group.publish(1, 2)
     member = group.join()
@@ -172,7 +172,7 @@ def test_a_record_is_delivered_no_more_often_than_the_limit(group: ShareHarness)
     assert keys(read_until(member, lambda records: records)) == [(0, 1)]
 
 
-def test_another_member_gets_what_a_closed_one_did_not_acknowledge(group: ShareHarness) -> None:
+def test_another_member_gets_the_unacknowledged_records_of_a_closed_one(group: ShareHarness) -> None:
     group.publish(0, 3)
     first = group.join()
     records = read_batch(first)
@@ -200,7 +200,7 @@ def test_a_record_that_one_member_holds_is_not_delivered_to_another(group: Share
     first.commit_sync(DEADLINE_SECONDS)
 
 
-def test_the_next_batch_needs_the_last_one_acknowledged(group: ShareHarness) -> None:
+def test_read_fails_before_the_last_batch_is_acknowledged(group: ShareHarness) -> None:
     group.publish(0, 1)
     member = group.join()
     (record,) = read_batch(member)
@@ -219,7 +219,7 @@ def test_an_acknowledgement_of_a_record_that_is_not_held_is_ignored(group: Share
     assert keys(read_until(member, lambda records: records)) == [(0, 0)]
 
 
-def test_records_of_an_expired_lock_go_to_another_member_of_the_fake() -> None:
+def test_another_member_of_the_fake_gets_records_of_an_expired_lock() -> None:
     """A broker grants no lock short enough to wait for."""
     broker = MemoryBroker({"topic": 1})
     group = MemoryShareGroup(broker, "topic")

@@ -1,4 +1,4 @@
-"""StatusStore: monotonic whatever comes in whatever order, and together with the position or not at all."""
+"""StatusStore: updates in any order are applied monotonically, and atomically with the positions."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,17 +13,17 @@ from filemill.domain.files import CurrentState, Status, StatusUpdate, supersedes
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.errors import NotLeader, UnusableData
-from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, StatusStore
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, RejectionCode, StatusStore
 from tests.contract.harness import DatabaseHarness, FencedLease, MemoryHarness, PostgresHarness
 
 UNKNOWN_ID = 2**62
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 
 
-def _leader(bench: DatabaseHarness, holder: str = "a") -> tuple[FencedLease, StatusStore]:
-    lease = bench.lease(holder, "sync")
+def _leader(database: DatabaseHarness, holder: str = "a") -> tuple[FencedLease, StatusStore]:
+    lease = database.lease(holder, "sync")
     assert lease.acquire()
-    return lease, bench.store(lease)
+    return lease, database.store(lease)
 
 
 def _progress(file_id: int, seconds: float, *, run: int | None = 1, step: int = 0) -> StatusUpdate:
@@ -62,145 +62,145 @@ def _failed(file_id: int, seconds: float = 60, *, run: int | None = 1) -> Status
     return StatusUpdate(file_id=file_id, run=run, status=Status.FAILED, at=T0 + timedelta(seconds=seconds), error="no")
 
 
-def test_a_file_goes_from_pending_over_processing_to_completed(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_a_file_goes_from_pending_through_processing_to_completed(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     assert store.apply([_progress(file_id, 1, step=3)], {}) == ApplyResult(1, [])
-    row = bench.row(file_id)
+    row = database.row(file_id)
     assert (row["status"], row["step"], row["steps"], row["worker_id"]) == ("processing", 3, 6, "w")
     assert store.apply([_completed(file_id)], {}) == ApplyResult(1, [])
-    row = bench.row(file_id)
+    row = database.row(file_id)
     assert row["status"] == "completed"
     assert (row["s3_location"], row["sha256"], row["size"]) == (f"file-{file_id}-1.txt", "ab" * 32, 7)
     assert (row["started_at"], row["finished_at"]) == (T0, T0 + timedelta(seconds=60))
     assert (row["partition"], row["offset"], row["attempt"], row["step"]) == (1, 15, 1, 6)
 
 
-def test_a_value_that_no_column_holds_is_refused_with_its_whole_batch(bench: DatabaseHarness) -> None:
-    good, bad = bench.submit(["a", "b"])
-    _, store = _leader(bench)
+def test_a_value_out_of_range_rejects_the_batch(database: DatabaseHarness) -> None:
+    good, bad = database.submit(["a", "b"])
+    _, store = _leader(database)
     beyond = msgspec.structs.replace(_completed(bad), attempt=2**31)
     with pytest.raises(UnusableData):
         store.apply([_completed(good), beyond], {("file.created", 0): 2})
-    assert bench.row(good)["status"] == "pending"
+    assert database.row(good)["status"] == "pending"
     assert store.positions() == {}
     assert store.apply([_completed(good)], {}) == ApplyResult(1, [])
 
 
-def test_progress_after_the_end_changes_nothing(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_progress_after_a_final_status_changes_nothing(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     store.apply([_completed(file_id)], {})
-    before = bench.row(file_id)
+    before = database.row(file_id)
     assert store.apply([_progress(file_id, 99)], {}) == ApplyResult(0, [])
-    assert bench.row(file_id) == before
+    assert database.row(file_id) == before
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_of_two_ends_of_a_run_the_first_stands(bench: DatabaseHarness, together: bool) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_the_first_final_status_of_a_run_wins(database: DatabaseHarness, one_batch: bool) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     changes = [_failed(file_id, 50), _completed(file_id, 40)]
-    for batch in [changes] if together else [[change] for change in changes]:
+    for batch in [changes] if one_batch else [[change] for change in changes]:
         store.apply(batch, {})
-    row = bench.row(file_id)
+    row = database.row(file_id)
     assert (row["status"], row["error"], row["finished_at"]) == ("failed", "no", T0 + timedelta(seconds=50))
 
 
-def test_a_new_run_begins_in_the_row_and_the_old_one_is_not_heard_any_more(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_updates_of_a_former_run_are_ignored(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     store.apply([_failed(file_id, run=1)], {})
-    bench.retry(file_id)
+    database.retry(file_id)
     store.apply([_progress(file_id, 100, run=2)], {})
-    row = bench.row(file_id)
+    row = database.row(file_id)
     assert (row["run"], row["status"], row["error"], row["finished_at"]) == (2, "processing", None, None)
     assert store.apply([_completed(file_id, run=1)], {}) == ApplyResult(0, [])
-    assert bench.row(file_id) == row
+    assert database.row(file_id) == row
 
 
-def test_a_sender_without_runs_means_the_current_one(bench: DatabaseHarness) -> None:
-    first, second = bench.submit(["a", "b"])
-    _, store = _leader(bench)
+def test_an_update_without_a_run_means_the_current_run(database: DatabaseHarness) -> None:
+    first, second = database.submit(["a", "b"])
+    _, store = _leader(database)
     store.apply([_failed(first, run=1)], {})
-    bench.retry(first)
+    database.retry(first)
     store.apply([_progress(first, 1, run=2)], {})
     store.apply([_completed(first, run=None, worker=None), _completed(second, run=None, worker=None)], {})
-    rows = [bench.row(first), bench.row(second)]
+    rows = [database.row(first), database.row(second)]
     said = [(row["run"], row["status"], row["worker_id"]) for row in rows]
     assert said == [(2, "completed", None), (1, "completed", None)]
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("one_batch", [True, False])
 @pytest.mark.parametrize("run", [2, 2**31 - 1])
-def test_a_run_that_was_never_begun_is_refused_and_hides_nothing(
-    bench: DatabaseHarness, run: int, together: bool
-) -> None:
-    first, second = bench.submit(["a", "b"])
-    _, store = _leader(bench)
+def test_an_update_of_a_future_run_is_rejected(database: DatabaseHarness, run: int, one_batch: bool) -> None:
+    first, second = database.submit(["a", "b"])
+    _, store = _leader(database)
     forged = [_failed(first, 1, run=run), _progress(second, 1, run=run, step=5)]
     honest = [_progress(first, 2, step=1), _completed(second)]
-    for batch in [[*forged, *honest]] if together else [forged, honest]:
+    for batch in [[*forged, *honest]] if one_batch else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1]
-            assert f"run {run} " in applied.rejected[0]
-    rows = [bench.row(first), bench.row(second)]
+            assert {one.code for one in applied.rejected.values()} == {RejectionCode.FUTURE_RUN}
+            assert f"run {run} " in applied.rejected[0].reason
+    rows = [database.row(first), database.row(second)]
     assert [(row["run"], row["status"], row["step"]) for row in rows] == [(1, "processing", 1), (1, "completed", None)]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_result_that_names_another_files_object_is_refused(bench: DatabaseHarness, together: bool) -> None:
-    victim, forger = bench.submit(["a", "b"])
-    _, store = _leader(bench)
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_result_with_the_key_of_another_file_is_rejected(database: DatabaseHarness, one_batch: bool) -> None:
+    victim, forger = database.submit(["a", "b"])
+    _, store = _leader(database)
     forged = [
         msgspec.structs.replace(_completed(forger), s3_location=key)
         for key in (f"file-{victim}-1.txt", f"/file-{victim}-1.txt", f"file-{victim}-9.png", "x/../y")
     ]
     honest = [_completed(victim), _completed(forger, 99)]
-    for batch in [[*forged, *honest]] if together else [forged, honest]:
+    for batch in [[*forged, *honest]] if one_batch else [forged, honest]:
         applied = store.apply(batch, {})
         if batch[0] is forged[0]:
             assert sorted(applied.rejected) == [0, 1, 2, 3]
-            assert f"file {victim}" in applied.rejected[0]
-    assert [bench.row(one)["s3_location"] for one in (victim, forger)] == [
+            assert {one.code for one in applied.rejected.values()} == {RejectionCode.FOREIGN_OBJECT}
+            assert f"file {victim}" in applied.rejected[0].reason
+    assert [database.row(one)["s3_location"] for one in (victim, forger)] == [
         f"file-{victim}-1.txt",
         f"file-{forger}-1.txt",
     ]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_foreign_key_is_the_files_that_has_it_first(bench: DatabaseHarness, together: bool) -> None:
-    first, second, third = bench.submit(["a", "b", "c"])
-    _, store = _leader(bench)
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_foreign_key_belongs_to_the_first_file_with_it(database: DatabaseHarness, one_batch: bool) -> None:
+    first, second, third = database.submit(["a", "b", "c"])
+    _, store = _leader(database)
 
     def completed(file_id: int, key: str) -> StatusUpdate:
         return msgspec.structs.replace(_completed(file_id, run=None, worker=None), s3_location=key)
 
     own = completed(first, "made/1.txt")
     others = [completed(second, "made//1.txt"), completed(third, "made/3.txt")]
-    if together:
+    if one_batch:
         assert list(store.apply([own, *others], {}).rejected) == [1]
     else:
         assert store.apply([own], {}).rejected == {}
         assert list(store.apply(others, {}).rejected) == [0]
-        assert store.apply([own], {}).rejected == {}, "told twice"
-    assert [bench.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
+        assert store.apply([own], {}).rejected == {}, "applied twice"
+    assert [database.row(one)["s3_location"] for one in (first, second, third)] == ["made/1.txt", None, "made/3.txt"]
 
 
-def test_of_two_steps_the_later_by_its_own_clock_counts(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_the_later_of_two_steps_wins(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     store.apply([_progress(file_id, 20, step=2)], {})
     store.apply([_progress(file_id, 10, step=5)], {})
-    assert bench.row(file_id)["step"] == 2
+    assert database.row(file_id)["step"] == 2
     store.apply([_progress(file_id, 30, step=0), _progress(file_id, 25, step=4)], {})
-    assert bench.row(file_id)["step"] == 0, "a new worker has begun again"
+    assert database.row(file_id)["step"] == 0, "a new worker started from the beginning"
 
 
-def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_unknown_ids_are_returned_once(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     applied = store.apply(
         [
             _completed(UNKNOWN_ID + 1),
@@ -211,12 +211,12 @@ def test_unknown_ids_are_named_once_and_hold_up_nobody(bench: DatabaseHarness) -
         {("file.created", 0): 4},
     )
     assert applied == ApplyResult(1, [UNKNOWN_ID, UNKNOWN_ID + 1])
-    assert bench.row(file_id)["status"] == "completed"
+    assert database.row(file_id)["status"] == "completed"
 
 
-def test_positions_move_with_the_changes(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, store = _leader(bench)
+def test_positions_are_stored_with_the_updates(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
     assert store.positions() == {}
     store.apply([_progress(file_id, 1)], {("file.created", 0): 4, ("file.progress", 2): 9})
     store.apply([], {("file.created", 0): 5})
@@ -226,69 +226,72 @@ def test_positions_move_with_the_changes(bench: DatabaseHarness) -> None:
 FIRST, SECOND = TopicIdentity("id-1", "cluster", 3), TopicIdentity("id-2", "cluster", 3)
 
 
-def test_positions_of_another_topic_of_the_same_name_do_not_count(bench: DatabaseHarness) -> None:
-    lease, store = _leader(bench)
+def test_positions_of_a_former_topic_are_ignored(database: DatabaseHarness) -> None:
+    lease, store = _leader(database)
     assert store.positions({"file.created": FIRST, "file.progress": FIRST}) == {}
     store.apply([], {("file.created", 0): 4, ("file.progress", 2): 9})
     assert store.positions({"file.created": SECOND, "file.progress": FIRST}) == {("file.progress", 2): 9}
     store.apply([], {("file.created", 1): 1})
     assert store.positions() == {("file.created", 1): 1, ("file.progress", 2): 9}
-    again = bench.store(lease)
+    again = database.store(lease)
     assert again.positions({"file.created": SECOND}) == {("file.created", 1): 1, ("file.progress", 2): 9}
-    assert bench.store(lease).positions({"file.created": TopicIdentity("id-2", "another", 3)}) == {
+    assert database.store(lease).positions({"file.created": TopicIdentity("id-2", "another", 3)}) == {
         ("file.progress", 2): 9
     }
 
 
-def test_positions_from_before_topics_were_told_apart_are_of_the_first(bench: DatabaseHarness) -> None:
-    lease, store = _leader(bench)
+def test_positions_without_a_topic_belong_to_the_first_one(database: DatabaseHarness) -> None:
+    lease, store = _leader(database)
     store.apply([], {("file.created", 0): 4})
-    assert bench.store(lease).positions({"file.created": FIRST}) == {("file.created", 0): 4}
+    assert database.store(lease).positions({"file.created": FIRST}) == {("file.created", 0): 4}
 
 
-def test_records_of_another_topic_are_stored_beside_those_of_the_same_place(bench: DatabaseHarness) -> None:
-    _, store = _leader(bench)
+def test_records_of_a_recreated_topic_are_stored_separately(database: DatabaseHarness) -> None:
+    _, store = _leader(database)
     for number, identity in enumerate((FIRST, SECOND), 1):
         store.positions({"file.created": identity, "worker.events": identity})
         event = WorkerEvent(kind=EventKind.STARTED, worker_id=f"w{number}", timestamp=T0)
         store.apply([], {}, [RejectedRecord("file.created", 0, 0, f"reason {number}")], [ReceivedEvent(0, 0, event)])
         store.apply([], {}, [RejectedRecord("file.created", 0, 0, "again")], [ReceivedEvent(0, 0, event)])
-        assert bench.events() == {(0, 0): f"w{number}"}
-        assert bench.rejected() == {("file.created", 0, 0): f"reason {number}"}
+        assert database.events() == {(0, 0): f"w{number}"}
+        assert database.rejected() == {("file.created", 0, 0): f"reason {number}"}
 
 
-def test_an_empty_batch_moves_nothing(bench: DatabaseHarness) -> None:
-    _, store = _leader(bench)
+def test_an_empty_batch_changes_nothing(database: DatabaseHarness) -> None:
+    _, store = _leader(database)
     assert store.apply([], {}) == ApplyResult(0, [])
     assert store.positions() == {}
 
 
-def test_rejected_records_are_noted_once(bench: DatabaseHarness) -> None:
-    _, store = _leader(bench)
-    store.apply([], {("file.created", 1): 8}, [RejectedRecord("file.created", 1, 7, "not JSON")])
-    store.apply([], {}, [RejectedRecord("file.created", 1, 7, "again"), RejectedRecord("file.created", 2, 7, "no id")])
-    assert bench.rejected() == {("file.created", 1, 7): "not JSON", ("file.created", 2, 7): "no id"}
+def test_rejected_records_are_stored_once(database: DatabaseHarness) -> None:
+    _, store = _leader(database)
+    first, second = ("file.created", 1, 7), ("file.created", 2, 7)
+    store.apply([], {("file.created", 1): 8}, [RejectedRecord(*first, "not JSON")])
+    unknown = RejectedRecord(*second, "no id", RejectionCode.UNKNOWN_FILE)
+    store.apply([], {}, [RejectedRecord(*first, "again"), unknown])
+    assert database.rejected() == {first: "not JSON", second: "no id"}
+    assert database.rejection_codes() == {first: "invalid-message", second: "unknown-file"}
     assert store.positions() == {("file.created", 1): 8}
 
 
-def test_what_workers_say_is_stored_once_by_its_place(bench: DatabaseHarness) -> None:
-    _, store = _leader(bench)
+def test_worker_events_are_stored_once(database: DatabaseHarness) -> None:
+    _, store = _leader(database)
     said = [
         ReceivedEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0)),
         ReceivedEvent(1, 3, WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w2", timestamp=T0)),
     ]
     store.apply([], {("worker.events", 0): 4}, (), said)
     store.apply([], {}, (), said[:1])
-    assert bench.events() == {(0, 3): "w1", (1, 3): "w2"}
+    assert database.events() == {(0, 3): "w1", (1, 3): "w2"}
 
 
-def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseHarness) -> None:
-    (file_id,) = bench.submit(["a"])
-    _, sleeper = _leader(bench, "first")
+def test_a_replaced_holder_writes_nothing(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, sleeper = _leader(database, "first")
     sleeper.apply([_progress(file_id, 1)], {("file.created", 0): 4})
-    before = bench.row(file_id)
-    bench.expire("sync")
-    _, successor = _leader(bench, "second")
+    before = database.row(file_id)
+    database.expire("sync")
+    _, successor = _leader(database, "second")
     with pytest.raises(NotLeader):
         sleeper.apply(
             [_completed(file_id)],
@@ -296,13 +299,13 @@ def test_a_holder_that_overslept_writes_nothing_at_all(bench: DatabaseHarness) -
             [RejectedRecord("file.created", 0, 98, "never")],
             [ReceivedEvent(0, 3, WorkerEvent(kind=EventKind.STARTED, worker_id="w1", timestamp=T0))],
         )
-    assert bench.row(file_id) == before
+    assert database.row(file_id) == before
     assert successor.positions() == {("file.created", 0): 4}
-    assert bench.rejected() == {}
-    assert bench.events() == {}
+    assert database.rejected() == {}
+    assert database.events() == {}
 
 
-def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresHarness) -> None:
+def test_updates_positions_and_rejections_are_atomic(postgres: PostgresHarness) -> None:
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)
     before = postgres.row(file_id)
@@ -312,7 +315,7 @@ def test_changes_positions_and_rejections_are_all_or_nothing(postgres: PostgresH
     assert store.positions() == {}
 
 
-def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: PostgresHarness) -> None:
+def test_a_pending_update_changes_nothing(postgres: PostgresHarness) -> None:
     (file_id,) = postgres.submit(["a"])
     _, store = _leader(postgres)
     store.apply([_progress(file_id, 1)], {})
@@ -320,14 +323,14 @@ def test_a_statement_that_a_file_is_pending_takes_nothing_back(postgres: Postgre
     assert postgres.row(file_id)["status"] == "processing"
 
 
-# --- every batch, in every order: the fake, the SQL and the pure rule agree
+# --- any batches in any order: the in-memory store, the SQL and the pure rule agree
 
 _moments = st.integers(0, 6).map(lambda seconds: T0 + timedelta(seconds=seconds))
 
 
 @st.composite
-def _changes(draw: st.DrawFn) -> StatusUpdate:
-    """What an event can say: of three files and one that nobody knows, in three runs or none."""
+def _updates(draw: st.DrawFn) -> StatusUpdate:
+    """An update of one of three files or of an unknown one, in one of three runs or without a run."""
     status = draw(st.sampled_from([Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED]))
     foreign = draw(st.booleans())
     ended = status is not Status.PROCESSING
@@ -352,13 +355,13 @@ def _changes(draw: st.DrawFn) -> StatusUpdate:
 
 @pytest.fixture(scope="module")
 def real(request: pytest.FixtureRequest) -> PostgresHarness:
-    """One database for all examples; each takes new files in it."""
+    """One database for all examples; each example submits new files."""
     return PostgresHarness(request.getfixturevalue("contract_engine"))
 
 
-@given(batches=st.lists(st.lists(_changes(), max_size=8), max_size=5))
+@given(batches=st.lists(st.lists(_updates(), max_size=8), max_size=5))
 @examples(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demands(
+def test_fake_and_postgres_match_the_rule_for_any_batch(
     real: PostgresHarness, batches: list[list[StatusUpdate]]
 ) -> None:
     fake = MemoryHarness()
@@ -373,53 +376,52 @@ def test_whatever_comes_the_fake_and_postgres_have_the_rows_that_the_rule_demand
     expected = [CurrentState(1, Status.PENDING)] * 3
     for number, batch in enumerate(batches):
         outcomes: list[tuple[int, list[bool], list[int], Any]] = []
-        for bench, store, ids in stores:
+        for database, store, ids in stores:
             named = [_renamed(change, ids) for change in batch]
             applied = store.apply(named, {("t", 0): number})
-            rows = [bench.row(file_id) for file_id in ids]
+            rows = [database.row(file_id) for file_id in ids]
             for row, file_id in zip(rows, ids, strict=True):
                 row["s3_location"] = row["s3_location"] and row["s3_location"].replace(f"file-{file_id}-", "own-")
             unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown_ids]
             outcomes.append((applied.changed, unknown, sorted(applied.rejected), rows))
-        assert outcomes[0] == outcomes[1], "the fake and Postgres differ"
+        assert outcomes[0] == outcomes[1], "the in-memory store and Postgres differ"
         before, expected = expected, _by_the_rule(expected, batch)
-        for row, standing, former in zip(outcomes[1][3], expected, before, strict=True):
-            assert (row["run"], row["status"]) == (standing.run, standing.status)
+        for row, state, former in zip(outcomes[1][3], expected, before, strict=True):
+            assert (row["run"], row["status"]) == (state.run, state.status)
             assert (row["run"], Status(row["status"]).rank) >= (former.run, former.status.rank)
-            if standing.status is Status.PROCESSING:
-                assert row["progress_at"] == standing.progress_at
+            if state.status is Status.PROCESSING:
+                assert row["progress_at"] == state.progress_at
             if row["run"] == former.run and former.status.terminal:
                 assert row["status"] == former.status
-        expected = _retried(expected, [(bench, ids) for bench, _, ids in stores])
+        expected = _retried(expected, [(database, ids) for database, _, ids in stores])
 
 
-def _retried(standings: list[CurrentState], benches: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:
-    """Begin a new run of all that can have one."""
-    over = [place for place, standing in enumerate(standings) if standing.status in (Status.FAILED, Status.CANCELLED)]
-    for bench, ids in benches:
+def _retried(states: list[CurrentState], databases: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:
+    """Start a new run of every file that can have one."""
+    over = [place for place, state in enumerate(states) if state.status in (Status.FAILED, Status.CANCELLED)]
+    for database, ids in databases:
         for place in over:
-            bench.retry(ids[place])
+            database.retry(ids[place])
     return [
-        CurrentState(standing.run + 1, Status.PENDING) if place in over else standing
-        for place, standing in enumerate(standings)
+        CurrentState(state.run + 1, Status.PENDING) if place in over else state for place, state in enumerate(states)
     ]
 
 
 def _renamed(change: StatusUpdate, ids: list[int]) -> StatusUpdate:
-    """The change with a file's true id, also in its key."""
+    """The update with the file's real id, also in its key."""
     file_id = UNKNOWN_ID if change.file_id == UNKNOWN_ID else ids[change.file_id]
     key = change.s3_location and f"file-{file_id}-{change.s3_location}.txt"
     return msgspec.structs.replace(change, file_id=file_id, s3_location=key)
 
 
-def _by_the_rule(standings: list[CurrentState], batch: list[StatusUpdate]) -> list[CurrentState]:
-    """One change after the other; those without a run last, since they mean the run that is then current."""
-    after = list(standings)
+def _by_the_rule(states: list[CurrentState], batch: list[StatusUpdate]) -> list[CurrentState]:
+    """Applies one update after the other; those without a run last, because they mean the current run."""
+    after = list(states)
     for change in sorted(batch, key=lambda change: change.run is None):
         if change.file_id == UNKNOWN_ID:
             continue
-        standing = after[change.file_id]
-        if supersedes(change, standing):
-            progress_at = change.at if change.status is Status.PROCESSING else standing.progress_at
-            after[change.file_id] = CurrentState(change.run or standing.run, change.status, progress_at)
+        state = after[change.file_id]
+        if supersedes(change, state):
+            progress_at = change.at if change.status is Status.PROCESSING else state.progress_at
+            after[change.file_id] = CurrentState(change.run or state.run, change.status, progress_at)
     return after

@@ -1,4 +1,4 @@
-"""Pages under AppTest, on real servers or on addresses where nobody answers."""
+"""Pages under AppTest, on real servers or on unreachable addresses."""
 
 import contextlib
 import json
@@ -17,21 +17,21 @@ from filemill_dashboard.server import HERE
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.services import Services
 
-# A page is drawn within milliseconds; a machine that is busy with other tests needs more.
-# A page whose file is not named as its path in the URL.
+# Pages whose file name differs from their URL path.
 PAGE_FILES = {"letters": "dead_letters"}
+# A page is drawn within milliseconds; a busy machine needs more.
 PAGE_SECONDS = 30
 
 
 def closed_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a local port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Page:
-    """One viewer's page, and what its components were given to show."""
+    """The page of one viewer, and the data that its components show."""
 
     def __init__(self, app: AppTest) -> None:
         self.app = app
@@ -62,17 +62,17 @@ class Page:
         button.click()
 
     def run(self) -> "Page":
-        """Draw it again; a page never shows an exception."""
+        """Run the page again and check that it shows no exception."""
         self.app.run()
         assert not self.app.exception
         return self
 
     def until_noticed(self) -> None:
-        """Refresh until there is a banner: probes run beside the page, so a later refresh has their answer."""
+        """Refresh until there is a banner. Probes run in the background, so a later refresh has their result."""
         pause = threading.Event()
         deadline = time.monotonic() + PAGE_SECONDS
         while not self.run().notices():
-            assert time.monotonic() < deadline, "the page never said so"
+            assert time.monotonic() < deadline, "the page showed no banner"
             pause.wait(0.1)
 
     def _elements(self, block: Any) -> Iterator[Any]:

@@ -130,7 +130,7 @@ def test_an_action_that_no_listed_file_allows_is_disabled(settings: Settings, op
     assert can == {"retry": False, "cancel": False, "delete": True}
     page.app.button(key="bulk-delete").click()
     assert page.run().app.button(key="bulk-go").disabled  # there is none
-    page.app.button(key="bulk-leave").click()
+    page.app.button(key="bulk-close").click()
     page.run()
     assert "bulk-go" not in {button.key for button in page.app.button}
 

@@ -14,7 +14,7 @@ from filemill.queries.files import Counts, OutboxState
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
-from filemill_dashboard.views.file_timeline import state_diagram, timeline
+from filemill_dashboard.views.file_timeline import state_diagram, timeline_entries
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -30,7 +30,7 @@ def file_row(status: Status, **given: Any) -> FileRow:
     return FileRow(**{**blank, **values, "status": status, **given})
 
 
-def story_of(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileTimeline:
+def history_of(status: Status, given: dict[str, Any] | None = None, **parts: Any) -> FileTimeline:
     return FileTimeline(as_of=NOW, file=file_row(status, **(given or {})), **parts)
 
 
@@ -105,7 +105,7 @@ ON_KAFKA = [PublishedRequest(1, 5, 2, 50, ago(59))]
 def test_why_a_pending_file_waits(
     parts: dict[str, Any], view: Overview | None, workers: list[WorkerView], tone: str, what: str
 ) -> None:
-    reason = why_waiting(story_of(Status.PENDING, **parts), view, workers)
+    reason = why_waiting(history_of(Status.PENDING, **parts), view, workers)
     assert reason is not None
     assert (reason.tone, what in reason.what) == (tone, True), reason
 
@@ -146,26 +146,26 @@ def with_lags(view: Overview, *, begin: int, committed: int | None, generation: 
 def test_a_file_whose_record_was_removed_from_kafka_is_not_in_the_backlog(
     view: Overview | None, workers: list[WorkerView], gone: bool
 ) -> None:
-    found = story_of(Status.PENDING, publications=ON_KAFKA)
+    found = history_of(Status.PENDING, publications=ON_KAFKA)
     assert is_record_gone(found, view, workers) is gone
     reason = why_waiting(found, view, workers)
     assert reason is not None
     assert ("removed from Kafka" in reason.what) is gone
-    assert not is_record_gone(story_of(Status.CANCELLED, publications=ON_KAFKA), view, workers)
+    assert not is_record_gone(history_of(Status.CANCELLED, publications=ON_KAFKA), view, workers)
     assert not is_record_gone(
-        story_of(Status.PENDING, publications=ON_KAFKA, waiting=WaitingRequest(1, ago(1), 5, 0)), view, []
+        history_of(Status.PENDING, publications=ON_KAFKA, waiting=WaitingRequest(1, ago(1), 5, 0)), view, []
     )
 
 
 def test_a_record_in_progress_is_not_lost_although_kafka_removed_it() -> None:
-    found = story_of(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
+    found = history_of(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
     view = with_lags(overview({}), begin=0, committed=0, generation=2)
     assert not is_record_gone(found, view, [worker("w", WorkerCondition.BUSY, in_flight=1)])
     assert is_record_gone(found, view, [worker("w", WorkerCondition.DEAD, in_flight=1)])
 
 
 def test_the_uncommitted_records_before_it_are_counted() -> None:
-    reason = why_waiting(story_of(Status.PENDING, publications=ON_KAFKA), overview({"w": [2]}), [])
+    reason = why_waiting(history_of(Status.PENDING, publications=ON_KAFKA), overview({"w": [2]}), [])
     assert reason is not None
     assert reason.text == "w reads this partition. 10 records before it are not committed yet."
 
@@ -175,7 +175,7 @@ def test_a_retry_shows_the_error_and_the_time_of_the_next_attempt() -> None:
         kind=EventKind.RETRYING, worker_id="w", timestamp=ago(1), run=1, attempt=2, stage="upload", delay_seconds=5,
         error="503",
     )  # fmt: skip
-    reason = why_waiting(story_of(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
+    reason = why_waiting(history_of(Status.PROCESSING, publications=ON_KAFKA, events=[event]), None, [])
     assert reason is not None
     assert (reason.tone, reason.what) == ("warn", "Attempt 2 failed at upload: 503")
     assert reason.text == "The next attempt is in 4.0 s."
@@ -192,14 +192,14 @@ def test_a_retry_shows_the_error_and_the_time_of_the_next_attempt() -> None:
 )
 def test_a_file_in_progress_depends_on_its_worker(condition: WorkerCondition, tone: str, what: str) -> None:
     given = {"worker_id": "w", "step": 2, "steps": 6, "partition": 2}
-    reason = why_waiting(story_of(Status.PROCESSING, given), None, [worker("w", condition)])
+    reason = why_waiting(history_of(Status.PROCESSING, given), None, [worker("w", condition)])
     assert reason is not None
     assert (reason.tone, reason.what) == (tone, what)
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED])
 def test_a_file_in_a_terminal_status_does_not_wait(status: Status) -> None:
-    assert why_waiting(story_of(status), None, []) is None
+    assert why_waiting(history_of(status), None, []) is None
 
 
 def test_the_timeline_shows_both_runs_in_order() -> None:
@@ -207,15 +207,15 @@ def test_the_timeline_shows_both_runs_in_order() -> None:
         kind=EventKind.DEAD_LETTERED, worker_id="w", timestamp=ago(55), run=1, attempt=5, stage="upload", error="no",
         trace="Trace …",
     )  # fmt: skip
-    found = story_of(
+    found = history_of(
         Status.COMPLETED,
         {"run": 2, "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34), "worker_id": "w", "size": 9},
         publications=[*ON_KAFKA, PublishedRequest(2, 6, 0, 51, ago(39))],
         events=[dead_lettered],
         operations=[FileOperation(ago(50), "cli:ana", "retry", 2)],
     )
-    steps = timeline(found)
-    assert [step.what for step in steps] == [
+    entries = timeline_entries(found)
+    assert [entry.what for entry in entries] == [
         "Accepted",
         "Published",
         "Dead-lettered at upload",
@@ -225,12 +225,12 @@ def test_the_timeline_shows_both_runs_in_order() -> None:
         "Uploaded",
         "Recorded",
     ]
-    assert steps[2].trace == "Trace …"
-    assert steps[3].detail == "run 2 · by cli:ana"
+    assert entries[2].trace == "Trace …"
+    assert entries[3].detail == "run 2 · by cli:ana"
 
 
 def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:
-    found = story_of(
+    found = history_of(
         Status.FAILED,
         {"run": 2, "finished_at": ago(35), "started_at": ago(36), "worker_id": "w"},
         publications=[PublishedRequest(2, 6, 0, 51, ago(39))],
@@ -248,9 +248,9 @@ def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:
 
 
 def test_a_file_in_the_outbox_is_in_the_first_state() -> None:
-    diagram = state_diagram(story_of(Status.PENDING, waiting=WaitingRequest(1, ago(1), None, 0)))
+    diagram = state_diagram(history_of(Status.PENDING, waiting=WaitingRequest(1, ago(1), None, 0)))
     assert diagram is not None
     assert [node.current for node in diagram.path] == [True, False, False]
-    diagram = state_diagram(story_of(Status.PENDING, publications=ON_KAFKA))
+    diagram = state_diagram(history_of(Status.PENDING, publications=ON_KAFKA))
     assert diagram is not None
     assert [node.current for node in diagram.path] == [False, True, False]

@@ -1,4 +1,4 @@
-"""What a browser sends that no page has drawn: dropped by the component, and refused by what it would do."""
+"""Forged messages from a browser: components drop what they did not draw, and the use case rejects it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ PROCESS = ProcessRef(pid=1, created=0.0)
 
 
 class Browser:
-    """Draws components without a page, and sends what their scripts would, or would not."""
+    """Mounts components without a page, and sends values as their scripts would, or forged ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.callbacks: dict[str, Any] = {}
@@ -52,8 +52,8 @@ FORGED = [
 ]
 
 
-def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) -> None:
-    heard: list[object] = []
+def test_a_grid_accepts_only_rows_and_buttons_that_it_drew(browser: Browser) -> None:
+    received: list[object] = []
     rows = [
         TableRow(
             "w1", {}, actions=[RowAction("quiet", "Quiet"), RowAction("stop", "Stop", "This stack did not start it")]
@@ -65,31 +65,33 @@ def test_a_grid_hears_only_of_rows_and_buttons_that_it_drew(browser: Browser) ->
         rows,
         label="Workers",
         empty=("", ""),
-        on_open=heard.append,
-        on_action=lambda row, act: heard.append((row, act)),
+        on_open=received.append,
+        on_action=lambda row, act: received.append((row, act)),
     )
     for value in FORGED:
         browser.send("workers", "action", value)
     for opened in ("w2", ["w1"], 1):
         browser.send("workers", "open", opened)
-    assert heard == []
+    assert received == []
     browser.send("workers", "action", {"row": "w1", "action": "quiet"})
     browser.send("workers", "open", "w1")
-    assert heard == [("w1", "quiet"), "w1"]
+    assert received == [("w1", "quiet"), "w1"]
 
 
-def test_tiles_and_bars_hear_only_of_what_they_drew(browser: Browser) -> None:
-    heard: list[str] = []
-    filter_tiles.filter_tiles("tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=heard.append)
-    bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=heard.append)
+def test_tiles_and_bars_accept_only_what_they_drew(browser: Browser) -> None:
+    received: list[str] = []
+    filter_tiles.filter_tiles(
+        "tiles", [Tile("a", "A", 1, "none")], "", label="", stale=False, on_choice=received.append
+    )
+    bars.bars("bars", {"b": 1}, "", label="", empty="", on_choice=received.append)
     for value in ("x", ["a"], {"a": 1}, 7):
         browser.send("tiles", "choice", value)
         browser.send("bars", "choice", value)
-    assert heard == []
+    assert received == []
     browser.send("tiles", "choice", "a")
     browser.send("bars", "choice", "b")
     browser.send("bars", "choice", "")
-    assert heard == ["a", "b", ""]
+    assert received == ["a", "b", ""]
 
 
 def stack() -> StackState:

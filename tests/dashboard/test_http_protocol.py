@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from starlette.requests import Request
@@ -16,8 +17,8 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from filemill.config.settings import load
-from filemill_dashboard.asgi import connections, protocol
-from filemill_dashboard.asgi.connections import ConnectionLimits, Connections, connection_limits
+from filemill_dashboard.asgi import connections
+from filemill_dashboard.asgi.connections import ConnectionLimits, Connections, Timeouts, client_key, connection_limits
 from filemill_dashboard.asgi.protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.server import listen
@@ -25,6 +26,12 @@ from tests.integration.processes import wait_until
 
 HEADERS_SECONDS = 1.0
 BODY_SECONDS = 2.0
+TIMEOUTS = Timeouts(
+    headers_seconds=HEADERS_SECONDS,
+    body_seconds=BODY_SECONDS,
+    first_message_seconds=HEADERS_SECONDS,
+    stalled_seconds=BODY_SECONDS,
+)
 START_SECONDS = 30
 # Above the timeouts and the second between two checks, on a busy machine.
 PATIENCE_SECONDS = 20
@@ -92,8 +99,10 @@ def read_to_end(client: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def running(total: int = 100, per_address: int = 100, trusted: tuple[str, ...] = ()) -> Iterator[Running]:
-    open_connections = Connections(ConnectionLimits(total, per_address), TrustedProxies(trusted))
+def running(
+    total: int = 100, per_address: int = 100, trusted: tuple[str, ...] = (), timeouts: Timeouts = TIMEOUTS
+) -> Iterator[Running]:
+    open_connections = Connections(ConnectionLimits(total, per_address), TrustedProxies(trusted), timeouts)
     with listen("127.0.0.1", 0) as listener:
         config = BoundedConfig(
             echo,
@@ -113,14 +122,6 @@ def running(total: int = 100, per_address: int = 100, trusted: tuple[str, ...] =
         finally:
             server.should_exit = True
             thread.join(START_SECONDS)
-
-
-@pytest.fixture(autouse=True)
-def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADERS_SECONDS", HEADERS_SECONDS)
-    monkeypatch.setattr(protocol, "FIRST_MESSAGE_SECONDS", HEADERS_SECONDS)
-    monkeypatch.setattr(protocol, "BODY_SECONDS", BODY_SECONDS)
-    monkeypatch.setattr(protocol, "STALLED_SECONDS", BODY_SECONDS)
 
 
 @pytest.fixture
@@ -169,9 +170,12 @@ def test_an_incomplete_body_times_out(head: bytes, server: Running) -> None:
     assert server.ask(b"POST / HTTP/1.1\r\n" + HOST + head).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_body_that_makes_progress_may_take_longer(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "BODY_BYTES_PER_SECOND", 100)
-    with server.connect(b"POST / HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Length: 4000\r\n\r\n") as client:
+def test_a_body_that_makes_progress_may_take_longer() -> None:
+    timeouts = replace(TIMEOUTS, body_bytes_per_second=100)
+    with (
+        running(timeouts=timeouts) as server,
+        server.connect(b"POST / HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Length: 4000\r\n\r\n") as client,
+    ):
         for _ in range(8):
             client.sendall(b"x" * 500)
             time.sleep((BODY_SECONDS + 2) / 8)
@@ -313,7 +317,6 @@ def test_the_limit_of_open_files_is_raised_and_limits_the_connections() -> None:
 
 
 def test_an_ipv6_network_counts_as_one_address() -> None:
-    key = connections._client_key
-    assert key("2001:db8::1") == key("2001:db8::ffff:1") != key("2001:db8:0:1::1")
-    assert key("127.0.0.1") == "127.0.0.1"
-    assert key("fe80::1%lo") == key("fe80::2%lo")
+    assert client_key("2001:db8::1") == client_key("2001:db8::ffff:1") != client_key("2001:db8:0:1::1")
+    assert client_key("127.0.0.1") == "127.0.0.1"
+    assert client_key("fe80::1%lo") == client_key("fe80::2%lo")

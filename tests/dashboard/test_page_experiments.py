@@ -37,15 +37,15 @@ def rows(page: Page, key: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_without_runs_it_says_how_to_get_one(settings: Settings, results: Path, open_page: OpenPage) -> None:
+def test_without_runs_the_page_shows_how_to_create_one(settings: Settings, results: Path, open_page: OpenPage) -> None:
     page = open_page(settings, "experiments")
     empty = page.shown("grid", "runs")["empty"]
-    assert empty["title"] == "The lab has no runs yet"
+    assert empty["title"] == "No lab runs yet"
     assert "make soak" in empty["hint"]
     assert str(results) in empty["hint"]
 
 
-def test_runs_are_listed_with_verdict_figures_and_what_is_wrong(
+def test_runs_are_listed_with_verdict_measures_and_problems(
     settings: Settings, results: Path, open_page: OpenPage
 ) -> None:
     planted(results, "good", files_per_second=50.0)
@@ -53,11 +53,15 @@ def test_runs_are_listed_with_verdict_figures_and_what_is_wrong(
     (results / "soak-20261122-120000-7").mkdir()
     page = open_page(settings, "experiments")
     found = {row["cells"]["run"].split("-")[0]: row for row in rows(page, "runs")}
-    assert [found[name]["cells"]["verdict"][0] for name in ("good", "bad", "soak")] == ["kept", "BROKEN", "unreadable"]
+    assert [found[name]["cells"]["verdict"][0] for name in ("good", "bad", "soak")] == [
+        "passed",
+        "failed",
+        "unreadable",
+    ]
     assert found["good"]["cells"]["files_per_second"] == 50.0
     assert found["good"]["cells"]["parameters"] == "workers 3"
     assert found["soak"]["titles"]["verdict"] == "run.json is missing; verdict.json is missing; the summary is missing"
-    assert found["good"]["actions"][0]["disabled_reason"].startswith("Choose a run first")
+    assert found["good"]["actions"][0]["disabled_reason"].startswith("Select a run first")
 
 
 def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, results: Path, open_page: OpenPage) -> None:
@@ -74,37 +78,35 @@ def test_two_runs_are_overlaid_and_both_are_in_the_url(settings: Settings, resul
     measures = {row["cells"]["name"]: row["cells"] for row in rows(page, "measures")}
     assert measures["files per second"] == {"name": "files per second", "a": "10", "b": "20", "change": "+100.0 %"}
     assert measures["only here"]["a"] is None
-    assert [row["cells"]["verdict"][0] for row in rows(page, "invariants")] == ["kept"]
+    assert [row["cells"]["verdict"][0] for row in rows(page, "invariants")] == ["holds"]
     assert [row["cells"]["event"] for row in rows(page, "run-journal")] == ["kafka killed"]
 
 
-def test_a_run_alone_in_the_url_and_a_series(settings: Settings, results: Path, open_page: OpenPage) -> None:
+def test_a_single_run_and_a_series_from_the_url(settings: Settings, results: Path, open_page: OpenPage) -> None:
     run = planted(results, "one").folder.name
-    page = open_page(settings, "experiments", run=run, series="Not seen to have ended")
+    page = open_page(settings, "experiments", run=run, series="Unfinished requests")
     (trace,) = page.shown("chart", "course")["figure"]["data"]
     assert max(trace["y"]) == 10
 
 
 @pytest.mark.parametrize("name", ["gone-20260101-000000-1", "..", "../results", "/etc", "<img src=x>"])
-def test_a_run_that_is_not_there_is_a_sentence(
-    name: str, settings: Settings, results: Path, open_page: OpenPage
-) -> None:
+def test_an_unknown_run_shows_a_notice(name: str, settings: Settings, results: Path, open_page: OpenPage) -> None:
     planted(results, "one")
     page = open_page(settings, "experiments", run=name, **{"with": name})
-    assert page.notices("no-run")[0]["title"] == "There is no such run any more"
+    assert page.notices("no-run")[0]["title"] == "Run not found"
 
 
-def test_a_damaged_run_is_shown_as_far_as_it_goes(settings: Settings, results: Path, open_page: OpenPage) -> None:
+def test_a_damaged_run_shows_its_readable_parts(settings: Settings, results: Path, open_page: OpenPage) -> None:
     folder = planted(results, "hurt").folder
     for part in folder.iterdir():
         part.write_bytes(b"\x00garbage")
     page = open_page(settings, "experiments", run=folder.name)
-    assert page.notices("run-notice")[0]["title"] == "This run is not whole"
-    assert page.shown("chart", "course")["message"] == "no frame of this kind was kept"
+    assert page.notices("run-notice")[0]["title"] == "Incomplete run"
+    assert page.shown("chart", "course")["message"] == "this series was not recorded"
     assert page.shown("grid", "invariants")["empty"]["title"] == "No verdict yet"
 
 
-def test_hostile_parameters_are_only_text(settings: Settings, results: Path, open_page: OpenPage) -> None:
+def test_hostile_parameters_are_shown_as_text(settings: Settings, results: Path, open_page: OpenPage) -> None:
     title = "<img src=x onerror=alert(1)> ｛\x1b[31m｝" + "x" * 5000
     folder = planted(results, "odd", parameters={title: [title], "n": {"deep": [1]}}).folder
     page = open_page(settings, "experiments", run=folder.name)
@@ -132,11 +134,11 @@ def stack_of(home: Path, control: str | None, settings: Settings) -> StackState:
     )
 
 
-class Breaker:
-    """In place of the supervisor: notes the faults that it is told of."""
+class FakeSupervisor:
+    """A fake supervisor that records the faults that it receives."""
 
     def __init__(self) -> None:
-        self.told: list[SupervisorCommand] = []
+        self.received: list[SupervisorCommand] = []
         self.refusal = ""
 
     def scale(self, role: str, count: int) -> list[str]:
@@ -150,22 +152,22 @@ class Breaker:
     def inject_fault(self, kind: Any, target: str, seconds: float, key: str) -> None:
         if self.refusal:
             raise ValueError(self.refusal)
-        self.told.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
+        self.received.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
 
 
 @pytest.fixture
-def breaker(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
-    """A stack whose supervisor only listens."""
-    breaker = Breaker()
-    control = ControlServer(breaker)
+def supervisor(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:
+    """A stack with a fake supervisor."""
+    supervisor = FakeSupervisor()
+    control = ControlServer(supervisor)
     control.open()
     stack = stack_of(tmp_path, control.address, settings)
     monkeypatch.setattr("filemill_dashboard.state.services.running_stack", lambda _home: stack)
-    yield breaker
+    yield supervisor
     control.close()
 
 
-def test_elsewhere_each_fault_says_why_it_cannot_be_injected(
+def test_without_a_stack_each_fault_gives_the_reason_why_it_is_disabled(
     settings: Settings, tmp_path: Path, open_page: OpenPage
 ) -> None:
     page = open_page(settings.model_copy(update={"home": tmp_path}), "experiments", part="Faults")
@@ -177,7 +179,7 @@ def test_elsewhere_each_fault_says_why_it_cannot_be_injected(
 
 
 def press(page: Page, key: str, row: str) -> None:
-    """What the browser sends when the button of a row is pressed."""
+    """Send what the browser sends for the button of a row."""
     stack = page_data.current().stack()
     offer = next(one for one in faults.fault_options(stack, []) if one.key == row)
     page.app.session_state["fault_wanted"] = offer
@@ -185,8 +187,8 @@ def press(page: Page, key: str, row: str) -> None:
     page.run()
 
 
-def test_a_fault_is_confirmed_done_and_on_record(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+def test_a_fault_is_confirmed_injected_and_recorded(
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     page = open_page(settings, "experiments", part="Faults")
     offered = {row["key"]: row for row in rows(page, "offers")}
@@ -198,18 +200,18 @@ def test_a_fault_is_confirmed_done_and_on_record(
     assert page.app.button(key="fault-go").label == "Stop Kafka for 7 s"
     page.app.button(key="fault-go").click()
     page.run()
-    (order,) = breaker.told
-    assert (order.fault, order.target, order.seconds) == ("stopped", "kafka", 7)
+    (command,) = supervisor.received
+    assert (command.fault, command.target, command.seconds) == ("stopped", "kafka", 7)
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.actor, Operation.action, Operation.detail)).all()
     assert (act.actor, act.action) == ("page", "fault")
-    assert act.detail == {"fault": "stopped", "target": "kafka", "seconds": 7.0, "key": order.key}
+    assert act.detail == {"fault": "stopped", "target": "kafka", "seconds": 7.0, "key": command.key}
 
 
-def test_a_fault_that_the_supervisor_refuses_is_told_and_no_bar(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, open_page: OpenPage
+def test_a_rejected_fault_shows_the_reason_and_no_annotation(
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    breaker.refusal = "kafka has a fault already"
+    supervisor.refusal = "kafka has a fault already"
     page = open_page(settings, "experiments", part="Faults")
     press(page, "offers", "killed:kafka")
     page.app.button(key="fault-go").click()
@@ -221,8 +223,8 @@ def test_a_fault_that_the_supervisor_refuses_is_told_and_no_bar(
     assert annotations_of([act]) == []
 
 
-def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
-    breaker: Breaker, settings: Settings, engine: sa.Engine, tmp_path: Path, open_page: OpenPage
+def test_the_journal_shows_active_faults_and_the_audit_log_gets_their_end(
+    supervisor: FakeSupervisor, settings: Settings, engine: sa.Engine, tmp_path: Path, open_page: OpenPage
 ) -> None:
     journal = Journal(tmp_path / FAULTS_FILE)
     with engine.begin() as connection:
@@ -230,7 +232,7 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     with journal.record_interval("fault", "s3 killed", "s3", key="k", seconds=60.0):
         page = open_page(settings, "experiments", part="Faults")
         (entry,) = rows(page, "fault-journal")
-        assert entry["cells"]["event"] == "s3 killed: lasts still"
+        assert entry["cells"]["event"] == "s3 killed (active)"
         assert {row["key"]: row["actions"][0]["disabled_reason"] for row in rows(page, "offers")}["killed:s3"] != ""
     stack = page_data.current().stack()
     assert stack is not None
@@ -247,9 +249,11 @@ def test_the_journal_says_what_lasts_and_the_audit_gets_its_end(
     assert page.shown("chart", "lag")["annotations"][0]["text"] == "s3 killed for 60 s · page"
 
 
-def test_with_every_server_away_the_page_stands(settings: Settings, results: Path, open_page: OpenPage) -> None:
+def test_the_page_works_while_all_servers_are_unreachable(
+    settings: Settings, results: Path, open_page: OpenPage
+) -> None:
     planted(results, "one")
-    nobody = {"database_port": closed_port(), "kafka_broker": f"127.0.0.1:{closed_port()}"}
-    away = settings.model_copy(update={**nobody, "server_timeout_seconds": 1.0})
-    page = open_page(away, "experiments")
+    closed = {"database_port": closed_port(), "kafka_broker": f"127.0.0.1:{closed_port()}"}
+    unreachable = settings.model_copy(update={**closed, "server_timeout_seconds": 1.0})
+    page = open_page(unreachable, "experiments")
     assert len(rows(page, "runs")) == 1

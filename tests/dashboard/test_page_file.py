@@ -1,4 +1,4 @@
-"""A file's own page."""
+"""The page of one file."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def press(page: Page, name: str) -> dict[str, str]:
     return notice
 
 
-def test_a_completed_file_shows_its_way_and_its_content(
+def test_a_completed_file_shows_its_states_and_its_content(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     file_id = accept(engine, "<b>title</b>")
@@ -67,13 +67,13 @@ def test_a_completed_file_shows_its_way_and_its_content(
     assert page.notices("why") == []
 
 
-def test_a_waiting_file_says_why_and_can_be_cancelled_and_retried(
+def test_a_waiting_file_shows_the_reason_and_can_be_cancelled_and_retried(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     file_id = accept(engine)
     page = open_page(settings, "file", id=str(file_id))
     assert page.notices("why")[0]["title"] == "It waits in the outbox: it is not on Kafka yet"
-    assert "there is no content yet" in page.shown("preview", "preview")["message"]
+    assert "no content yet" in page.shown("preview", "preview")["message"]
     assert disabled(page) == {"retry": True, "cancel": False, "delete": True}
 
     assert press(page, "cancel")["title"] == "Cancelled"
@@ -83,25 +83,25 @@ def test_a_waiting_file_says_why_and_can_be_cancelled_and_retried(
     assert "Retried: a new run" in [step["title"] for step in page.shown("timeline", "timeline")["steps"]]
 
 
-def test_a_deleted_file_says_when(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     file_id = accept(engine)
     change(engine, file_id, status="failed", error="no luck")
     page = open_page(settings, "file", id=str(file_id))
     page.app.button(key="action-delete").click()
     (notice,) = page.run().notices("none")
-    assert notice["title"] == f"There is no file #{file_id}"
+    assert notice["title"] == f"File #{file_id} does not exist"
     assert notice["text"].startswith("It was deleted at ")
     with engine.connect() as connection:
         assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
 
 
-@pytest.mark.parametrize("wanted", ["", "x", "-1", "99", "9" * 30])
-def test_a_file_that_is_not_there(wanted: str, settings: Settings, open_page: OpenPage) -> None:
-    (notice,) = open_page(settings, "file", id=wanted).notices("none")
-    assert notice["title"] in {"No file is named", "There is no file #99"}
+@pytest.mark.parametrize("file_id", ["", "x", "-1", "99", "9" * 30])
+def test_an_unknown_file_shows_a_notice(file_id: str, settings: Settings, open_page: OpenPage) -> None:
+    (notice,) = open_page(settings, "file", id=file_id).notices("none")
+    assert notice["title"] in {"No file selected", "File #99 does not exist"}
 
 
-def test_without_postgres_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_works_while_postgres_is_unreachable(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "file", id="1")
-    assert page.notices("none")[0]["title"] == "Nothing is known of file #1 yet"
+    assert page.notices("none")[0]["title"] == "File #1: no data yet"
     assert page.notices()[0]["title"] == "PostgreSQL is unreachable"

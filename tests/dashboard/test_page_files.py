@@ -14,7 +14,7 @@ from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.files import new_file
 from filemill.errors import Unavailable
 from filemill.queries.files import get_file
-from filemill_dashboard.state import services
+from filemill.services import submissions
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 HOSTILE = [
@@ -47,26 +47,26 @@ def create(page: Page, title: str, description: str = "") -> None:
     page.run()
 
 
-def test_an_empty_list_says_what_to_do(settings: Settings, open_page: OpenPage) -> None:
+def test_an_empty_list_shows_what_to_do(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings)
     assert page.rows() == []
     empty = page.shown("file_table", "files")["empty"]
     assert empty["title"] == "No files yet"
-    assert "press Create file" in empty["hint"]
+    assert "click Create file" in empty["hint"]
     assert page.notices() == []
     assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {0}
 
 
-def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_created_file_is_listed_at_once(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     page = open_page(settings, status="failed", q="something else")
     create(page, "Quarterly report", "line 1\nline 2")
 
     (outcome,) = page.notices("outcome")
     (row,) = page.rows()
     assert outcome["tone"] == "good"
-    assert outcome["title"] == f"File #{row['id']} accepted"
+    assert outcome["title"] == f"File #{row['id']} created"
     assert outcome["text"] == "Quarterly report"
-    assert (row["title"], row["status"], row["fresh"]) == ("Quarterly report", "pending", True)
+    assert (row["title"], row["status"], row["highlighted"]) == ("Quarterly report", "pending", True)
     assert page.app.text_input(key="new_title").value == ""
     assert page.app.query_params == {}
     with engine.connect() as connection:
@@ -77,7 +77,7 @@ def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: 
 
 
 @pytest.mark.parametrize(
-    ("title", "description", "said"),
+    ("title", "description", "expected"),
     [
         ("  ", "", "Title must not be blank"),
         ("x" * 256, "", "Title must have at most 255 characters, not 256"),
@@ -86,29 +86,29 @@ def test_the_form_creates_a_file_that_shows_at_once(settings: Settings, engine: 
         ("fine", "a\0b", "Description must not contain a NUL character"),
     ],
 )
-def test_the_form_names_the_field_that_is_wrong_and_keeps_what_was_typed(
-    title: str, description: str, said: str, settings: Settings, open_page: OpenPage
+def test_the_form_names_the_invalid_field_and_keeps_the_input(
+    title: str, description: str, expected: str, settings: Settings, open_page: OpenPage
 ) -> None:
     page = open_page(settings)
     create(page, title, description)
     (outcome,) = page.notices("outcome")
-    assert (outcome["tone"], outcome["title"]) == ("bad", said)
+    assert (outcome["tone"], outcome["title"]) == ("bad", expected)
     assert page.app.text_input(key="new_title").value == title
     assert page.rows() == []
 
 
-def test_hostile_titles_arrive_as_they_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_hostile_titles_are_passed_unchanged(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, HOSTILE)
     page = open_page(settings, file=str(ids[0]))
     assert [row["title"] for row in page.rows()] == HOSTILE[::-1]
     facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "details")["facts"]}
     assert facts["Title"] == HOSTILE[0]
-    # Nowhere does a title become Streamlit's Markdown or HTML.
+    # No title becomes Streamlit's Markdown or HTML.
     written = [element.proto.body for kind in ("markdown", "html") for element in page.app.get(kind)]
     assert not any(title in text for title in HOSTILE for text in written)
 
 
-def test_progress_worker_reason_and_download_are_shown(
+def test_progress_worker_error_and_download_are_shown(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     done, failed, busy, gone, waits = accept(engine, ["done", "failed", "busy", "gone", "waits"])
@@ -122,7 +122,7 @@ def test_progress_worker_reason_and_download_are_shown(
     rows = {row["id"]: row for row in page.rows()}
     assert rows[done]["download"] == f"/api/files/{done}/download"
     assert (rows[done]["note"], rows[done]["size"]) == ("w-1", 120)
-    assert (rows[failed]["note"], rows[failed]["bad"]) == ("no template\nno luck", True)
+    assert (rows[failed]["note"], rows[failed]["failed"]) == ("no template\nno luck", True)
     assert (rows[busy]["step"], rows[busy]["steps"]) == (3, 6)
     assert rows[busy]["note"] == "3 of 6 · w-2 · attempt 2"
     assert [rows[number]["download"] for number in (failed, busy, gone, waits)] == [None] * 4
@@ -130,7 +130,7 @@ def test_progress_worker_reason_and_download_are_shown(
     assert tiles == {"": 5, "pending": 1, "processing": 1, "completed": 1, "failed": 1, "cancelled": 1}
 
 
-def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_url_holds_the_view(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, [f"{'odd' if number % 2 else 'even'} {number}" for number in range(1, 121)])
     change(engine, ids[10], status="failed", error="bad luck")
 
@@ -145,16 +145,14 @@ def test_the_url_is_the_view(settings: Settings, engine: sa.Engine, open_page: O
     assert (table["next"], table["previous"]) == beside
 
 
-def test_a_view_that_makes_no_sense_shows_the_newest(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_an_invalid_view_shows_the_newest_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     (file_id,) = accept(engine, ["only one"])
     page = open_page(settings, status="no-such-status", cursor="rubbish", file="x", refresh="7 s")
     assert [row["id"] for row in page.rows()] == [file_id]
     assert page.app.query_params.get("cursor") is None
 
 
-def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_details_show_all_values(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     (file_id,) = accept(engine, ["all of it"])
     change(
         engine, file_id, status="completed", s3_location="file-9-9.txt", size=1234, sha256="ab" * 32, worker_id="w-1",
@@ -172,28 +170,30 @@ def test_the_details_tell_everything(settings: Settings, engine: sa.Engine, open
     assert shown["download"] == f"/api/files/{file_id}/download"
 
 
-def test_details_of_a_file_that_is_not_there(settings: Settings, open_page: OpenPage) -> None:
+def test_the_details_of_an_unknown_file_show_a_notice(settings: Settings, open_page: OpenPage) -> None:
     (notice,) = open_page(settings, file="12345").notices("details-none")
-    assert notice["title"] == "There is no file #12345"
+    assert notice["title"] == "File #12345 does not exist"
 
 
-def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
-    away = settings.model_copy(update={"database_port": closed_port()})
-    page = open_page(away)
+def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
+    settings: Settings, open_page: OpenPage
+) -> None:
+    unreachable = settings.model_copy(update={"database_port": closed_port()})
+    page = open_page(unreachable)
     (notice,) = page.notices()
     assert notice["title"] == "PostgreSQL is unreachable"
-    assert f":{away.database_port}/" in notice["text"]
+    assert f":{unreachable.database_port}/" in notice["text"]
     assert "check FILEMILL_DATABASE_HOST" in notice["text"]
     assert page.shown("file_table", "files")["empty"]["title"] == "No data yet"
     assert {tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]} == {None}
 
     create(page, "cannot be accepted now")
     (outcome,) = page.notices("outcome")
-    assert outcome["title"] == "No answer from the database"
+    assert outcome["title"] == "The database did not respond"
     assert page.app.text_input(key="new_title").value == "cannot be accepted now"
 
 
-def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
+def test_resubmitting_the_form_after_a_lost_response_creates_one_file(
     settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = open_page(settings)
@@ -203,11 +203,11 @@ def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
         commit(engine, work)
         raise Unavailable("the connection to PostgreSQL was cut")
 
-    monkeypatch.setattr(services, "in_transaction", then_breaks)
+    monkeypatch.setattr(submissions, "in_transaction", then_breaks)
     create(page, "once")
     (outcome,) = page.notices("outcome")
-    assert "may have been accepted" in outcome["text"]
-    monkeypatch.setattr(services, "in_transaction", commit)
+    assert "may have been created" in outcome["text"]
+    monkeypatch.setattr(submissions, "in_transaction", commit)
     page.press("Create file")
     page.run()
     (outcome,) = page.notices("outcome")
@@ -216,9 +216,7 @@ def test_a_form_that_is_sent_again_after_a_lost_answer_accepts_one_file(
     assert [row["title"] for row in page.rows()] == ["once", "once"], "the second is another filling of the form"
 
 
-def test_the_oldest_come_first_where_the_url_says_so(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_the_url_can_sort_the_oldest_first(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ids = accept(engine, [f"file {number}" for number in range(60)])
     page = open_page(settings, sort="oldest")
     assert [row["id"] for row in page.rows()] == ids[:50]
@@ -233,7 +231,7 @@ def test_the_oldest_come_first_where_the_url_says_so(
     ("field", "value", "label"),
     [("kafka_broker", "127.0.0.1:{port}", "Kafka"), ("s3_endpoint", "http://127.0.0.1:{port}", "S3")],
 )
-def test_without_kafka_or_s3_requests_are_still_accepted(
+def test_requests_are_accepted_while_kafka_or_s3_is_unreachable(
     field: str, value: str, label: str, settings: Settings, open_page: OpenPage
 ) -> None:
     where = value.format(port=closed_port())

@@ -1,4 +1,4 @@
-"""The page of dead letters."""
+"""The Dead letters page."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ from tests.dashboard.test_bulk import wait_for
 from tests.integration import topics
 
 
-def die(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
-    """Files that failed, and their dead letters, all on partition 0."""
+def dead_letter(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
+    """Insert failed files and their dead letters on partition 0."""
     with engine.begin() as connection:
         ids = insert_many(connection, [new_file("<i>dead</i>") for _ in reasons])
         connection.execute(sa.delete(OutboxRow))
@@ -38,18 +38,18 @@ def reasons(page: Page) -> dict[str, int]:
     return {item["name"]: item["count"] for item in page.shown("bars", "reasons")["items"]}
 
 
-def test_reasons_are_counted_and_filter(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    die(settings, engine, "S3 said 503", "S3 said 500", "no template")
+def test_reasons_are_counted_and_filter_the_table(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    dead_letter(settings, engine, "S3 said 503", "S3 said 500", "no template")
     page = open_page(settings, "letters")
     assert reasons(page) == {"S3 said N": 2, "no template": 1}
     assert places(page) == ["0:2", "0:1", "0:0"]
     assert places(open_page(settings, "letters", reason="S3 said N")) == ["0:1", "0:0"]
 
 
-def test_a_chosen_letter_shows_payload_headers_and_trace_as_text(
+def test_a_selected_dead_letter_shows_payload_headers_and_stack_trace_as_text(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    (file_id,) = die(settings, engine, "bad luck")
+    (file_id,) = dead_letter(settings, engine, "bad luck")
     page = open_page(settings, "letters", place="0:0")
     assert json.loads(page.shown("preview", "payload")["text"]) == {"fileId": file_id, "title": "<i>dead</i>"}
     assert page.shown("preview", "trace")["text"] == "Trace <b>"
@@ -57,10 +57,8 @@ def test_a_chosen_letter_shows_payload_headers_and_trace_as_text(
     assert (headers["Reason"], headers["filemill-attempts"]) == ("bad luck", "5")
 
 
-def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
-    ids = die(settings, engine, "one", "two")
+def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ids = dead_letter(settings, engine, "one", "two")
     topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
     page = open_page(settings, "letters")
     page.app.button(key="replay-all").click()
@@ -70,7 +68,7 @@ def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
     refused = page.shown("bars", "replay-refused")["items"]
     assert refused == [{"name": "it names no file", "count": 1}]
     with engine.connect() as connection:
-        assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # that was a dry run
+        assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # a dry run
     go.click()
     page.run()
     view = wait_for(page_data.current().jobs)
@@ -83,14 +81,16 @@ def test_letters_are_replayed_after_a_dry_run_and_are_broken_no_more(
     assert sorted(places(open_page(settings, "letters", view="All"))) == ["0:0", "0:1", "1:0"]
 
 
-def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_without_dead_letters_and_without_kafka(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "letters")
     assert places(page) == []
-    assert "Nothing is broken" in page.shown("bars", "reasons")["empty"]
+    assert "No unresolved dead letters" in page.shown("bars", "reasons")["empty"]
     assert page.app.button(key="replay-all").disabled
     nowhere = f"127.0.0.1:{closed_port()}"
-    away = open_page(settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters")
-    assert away.notices("dead-letters-notice")[0]["tone"] == "warn"
+    unreachable = open_page(
+        settings.model_copy(update={"kafka_broker": nowhere, "server_timeout_seconds": 1.0}), "letters"
+    )
+    assert unreachable.notices("dead-letters-notice")[0]["tone"] == "warn"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_no_letters_and_no_kafka(settings: Settings, open_page: OpenPage) -> Non
         (b"[" * 100_000, "[" * 20_000 + "\n… and 80,000 characters more"),
     ],
 )
-def test_a_payload_is_shown_whatever_it_is(value: bytes | None, text: str) -> None:
+def test_any_payload_is_shown(value: bytes | None, text: str) -> None:
     assert pretty(value) == text
 
 
@@ -114,7 +114,7 @@ def test_a_payload_on_one_line() -> None:
     assert len(one_line(b"x" * 10_000)) == 160
 
 
-def test_a_record_that_died_several_times_is_one_row_with_its_count(
+def test_a_record_that_was_dead_lettered_several_times_is_one_row_with_a_count(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     place = [("filemill-topic", b"t"), ("filemill-partition", b"1"), ("filemill-offset", b"5")]

@@ -28,7 +28,7 @@ def filled(settings: Settings) -> Settings:
     return settings
 
 
-def test_the_newest_of_all_partitions(filled: Settings, open_page: OpenPage) -> None:
+def test_the_newest_records_of_all_partitions_are_shown(filled: Settings, open_page: OpenPage) -> None:
     found = rows(open_page(filled, "messages", topic=filled.topic_created))
     assert set(found) == {"0:0", "0:1", "0:2", "0:3", "0:4", "1:0"}
     assert (found["0:3"]["key"], found["0:3"]["headers"]) == ("k", 1)
@@ -36,7 +36,7 @@ def test_the_newest_of_all_partitions(filled: Settings, open_page: OpenPage) -> 
     assert found["1:0"]["value"] == "\\xff\\xfe"
 
 
-def test_partition_offset_and_text_narrow_it(filled: Settings, open_page: OpenPage) -> None:
+def test_records_are_filtered_by_partition_offset_and_text(filled: Settings, open_page: OpenPage) -> None:
     topic = filled.topic_created
     assert set(rows(open_page(filled, "messages", topic=topic, partition="1"))) == {"1:0"}
     page = open_page(filled, "messages", topic=topic, partition="0", start="From offset", **{"from": "3"})
@@ -46,28 +46,28 @@ def test_partition_offset_and_text_narrow_it(filled: Settings, open_page: OpenPa
 
 
 @pytest.mark.parametrize(("ago_minutes", "count"), [(10, 6), (-10, 0)])
-def test_a_moment_is_a_place_to_start(ago_minutes: int, count: int, filled: Settings, open_page: OpenPage) -> None:
+def test_records_are_shown_from_a_time(ago_minutes: int, count: int, filled: Settings, open_page: OpenPage) -> None:
     moment = (datetime.now(UTC) - timedelta(minutes=ago_minutes)).isoformat(sep=" ", timespec="minutes")
     page = open_page(filled, "messages", topic=filled.topic_created, start="From time", **{"from": moment})
     assert len(rows(page)) == count
 
 
 @pytest.mark.parametrize(("start", "given"), [("From offset", "x"), ("From offset", "-1"), ("From time", "soon")])
-def test_a_place_that_is_none_is_told(start: str, given: str, settings: Settings, open_page: OpenPage) -> None:
+def test_an_invalid_start_shows_a_notice(start: str, given: str, settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "messages", start=start, **{"from": given})
     (notice,) = page.notices("messages-notice")
-    assert notice["title"] == "That is no place to start"
+    assert notice["title"] == "Invalid start"
     assert given in notice["text"]
 
 
-def test_one_message_whole(filled: Settings, open_page: OpenPage) -> None:
+def test_a_selected_message_shows_value_key_and_headers(filled: Settings, open_page: OpenPage) -> None:
     page = open_page(filled, "messages", topic=filled.topic_created, place="0:2")
     assert page.shown("preview", "payload")["text"] == '{\n  "fileId": 2,\n  "text": "<b>2</b>"\n}'
     facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
     assert facts == {"Key": "k", "filemill-run": "7"}
 
 
-def test_headers_of_one_name_are_all_shown_and_null_is_not_empty(settings: Settings, open_page: OpenPage) -> None:
+def test_repeated_headers_are_all_shown_and_null_differs_from_empty(settings: Settings, open_page: OpenPage) -> None:
     headers = [("twice", b"1"), ("twice", b""), ("none", None)]
     topics.publish(settings, settings.topic_created, [b"{}"], partition=0, headers=headers)
     page = open_page(settings, "messages", topic=settings.topic_created, place="0:0")
@@ -75,9 +75,7 @@ def test_headers_of_one_name_are_all_shown_and_null_is_not_empty(settings: Setti
     assert facts == [("Key", "(null)"), ("twice", "1"), ("twice", "(empty)"), ("none", "(null)")]
 
 
-def test_a_record_whose_headers_cannot_be_read_is_shown_with_the_reason(
-    settings: Settings, open_page: OpenPage
-) -> None:
+def test_a_record_with_unreadable_headers_shows_the_reason(settings: Settings, open_page: OpenPage) -> None:
     publish_raw(settings, settings.topic_created, [RawRecord(b"{}", None, [(b"caf\xe9", b"1")])])
     page = open_page(settings, "messages", topic=settings.topic_created, place="0:0")
     assert rows(page)["0:0"]["headers"] == "unreadable"
@@ -85,7 +83,7 @@ def test_a_record_whose_headers_cannot_be_read_is_shown_with_the_reason(
     assert facts["Headers"] == "headers unreadable: a name is not UTF-8: b'caf\\xe9'"
 
 
-def test_what_is_not_shown_is_told_by_partition(settings: Settings, open_page: OpenPage) -> None:
+def test_the_summary_names_partitions_with_more_records(settings: Settings, open_page: OpenPage) -> None:
     for partition in range(2):
         topics.publish(settings, settings.topic_created, [b"{}"] * 80, partition=partition)
     page = open_page(settings, "messages", topic=settings.topic_created, start="From offset", **{"from": "0"})
@@ -93,19 +91,19 @@ def test_what_is_not_shown_is_told_by_partition(settings: Settings, open_page: O
     assert any("Not shown: partition 1 from offset 20." in caption.value for caption in page.app.caption)
 
 
-def test_an_empty_topic_and_no_kafka(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_with_an_empty_topic_and_without_kafka(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "messages")
-    assert page.shown("grid", "messages")["empty"]["title"] == "No record here"
+    assert page.shown("grid", "messages")["empty"]["title"] == "No records"
     nowhere = {"kafka_broker": f"127.0.0.1:{closed_port()}", "server_timeout_seconds": 1.0}
-    away = open_page(settings.model_copy(update=nowhere), "messages")
-    assert away.notices("messages-notice")[0]["tone"] == "warn"
+    unreachable = open_page(settings.model_copy(update=nowhere), "messages")
+    assert unreachable.notices("messages-notice")[0]["tone"] == "warn"
 
 
 @pytest.mark.parametrize(
     ("value", "exported"),
     [(None, None), (b'{"a": 1}', {"a": 1}), (b"\xff", "\\xff"), (b'"\\ud800"', "\ud800"), (b"1" * 400, int("1" * 400))],
 )
-def test_an_export_is_json_whatever_the_value(value: bytes | None, exported: object) -> None:
+def test_any_value_is_exported_as_json(value: bytes | None, exported: object) -> None:
     record = BrowsedRecord(0, 7, 12, None, value, [("h", "v")])
     (line,) = as_json_lines([record]).splitlines()
     document = json.loads(line)

@@ -16,7 +16,7 @@ from tests.dashboard.conftest import OpenPage, Page, closed_port
 def ended(
     engine: sa.Engine, count: int, *, wait: float = 1, took: float = 2, partition: int = 0, **values: object
 ) -> list[int]:
-    """Files that ended just now, after so many seconds of waiting and of processing."""
+    """Insert files that finished just now, after these seconds of waiting and processing."""
     now = sa.func.clock_timestamp()
     times = {
         "created_at": now - timedelta(seconds=wait + took),
@@ -38,7 +38,7 @@ def metrics(page: Page) -> dict[str, str | None]:
     return {number["name"]: number["value"] for number in page.shown("metrics", "metrics")["metrics"]}
 
 
-def test_figures_are_those_of_the_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_metrics_are_computed_from_the_files(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     ended(engine, 6, partition=0)
     ended(engine, 2, partition=1, wait=5)
     ended(engine, 2, partition=1, status="failed")
@@ -52,12 +52,12 @@ def test_figures_are_those_of_the_files(settings: Settings, engine: sa.Engine, o
     assert rows["w-0"]["p50"] == pytest.approx(1, abs=0.05)
     assert rows["w-1"]["p50"] == pytest.approx(5, abs=0.05)
     lines = {line["name"]: line for line in page.shown("chart", "ended")["figure"]["data"]}
-    # Since the first that ended a bin without any is zero a second, but has no percentiles.
+    # After the first finished file, an empty bin is zero per second and has no percentiles.
     assert sum(lines["failed"]["y"]) == pytest.approx(2 / 15)
     assert len(page.shown("chart", "times")["figure"]["data"]) == 3
 
 
-def test_a_file_that_was_tried_again_spoils_no_percentile(engine: sa.Engine) -> None:
+def test_retried_files_are_left_out_of_percentiles(engine: sa.Engine) -> None:
     ended(engine, 3)
     ended(engine, 3, wait=5000, run=2)
     with engine.connect() as connection:
@@ -66,11 +66,13 @@ def test_a_file_that_was_tried_again_spoils_no_percentile(engine: sa.Engine) -> 
     assert found.total.end_to_end.p99 == pytest.approx(3, abs=0.05)
 
 
-def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> None:
+def test_files_that_finished_before_the_period_do_not_count(engine: sa.Engine) -> None:
     ended(engine, 3, finished_at=sa.func.now() - timedelta(minutes=6))
     with engine.connect() as connection:
         found = performance(connection, timedelta(minutes=5))
-        connection.execute(sa.text("SET LOCAL enable_seqscan = off"))  # of so few rows it would be the quicker way
+        connection.execute(
+            sa.text("SET LOCAL enable_seqscan = off")
+        )  # with few rows, a sequential scan would be faster
         plan = "\n".join(
             connection.execute(
                 sa.text("EXPLAIN SELECT 1 FROM files WHERE finished_at > now() - interval '5 min' ORDER BY finished_at")
@@ -80,7 +82,9 @@ def test_what_has_ended_before_the_period_does_not_count(engine: sa.Engine) -> N
     assert "files_by_end" in plan
 
 
-def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_ledger_balances_and_names_inconsistent_files(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
     ended(engine, 3)
     with engine.begin() as connection:
         insert_many(connection, [new_file("waits"), new_file("waits")])
@@ -88,7 +92,7 @@ def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: 
     with engine.connect() as connection:
         found = ledger(connection)
     assert (found.accepted, found.deleted, found.in_outbox, found.clean) == (6, 1, 2, True)
-    assert open_page(settings, "performance").notices("ledger-notices")[0]["title"] == "Every id adds up"
+    assert open_page(settings, "performance").notices("ledger-notices")[0]["title"] == "The ledger balances"
 
     long_ago = sa.func.now() - timedelta(hours=2)
     (lost,) = ended(engine, 1, status="pending", finished_at=None, updated_at=long_ago)
@@ -96,16 +100,16 @@ def test_the_ledger_adds_up_and_names_what_does_not(settings: Settings, engine: 
     (unfounded,) = ended(engine, 1, s3_location=None)
     with engine.connect() as connection:
         found = ledger(connection)
-    # The two that waited have lost their outbox rows with these, but a moment ago only.
+    # The two waiting files lost their outbox rows too, but only a moment ago.
     assert (found.lost, found.stale, found.without_object) == ([lost], [stale], [unfounded])
-    said = open_page(settings, "performance").notices("ledger-notices")
-    assert [notice["text"].split(".")[0] for notice in said] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
+    notices = open_page(settings, "performance").notices("ledger-notices")
+    assert [notice["text"].split(".")[0] for notice in notices] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
 
 
-def test_nothing_and_nobody(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_without_files_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "performance")
     assert metrics(page)["Error rate"] is None
-    assert page.shown("chart", "ended")["message"] == "nothing ended in this period"
-    away = open_page(settings.model_copy(update={"database_port": closed_port()}), "performance")
-    assert set(metrics(away).values()) == {None}
-    assert away.shown("chart", "ended")["message"] == "not known yet"
+    assert page.shown("chart", "ended")["message"] == "no file finished in this period"
+    unreachable = open_page(settings.model_copy(update={"database_port": closed_port()}), "performance")
+    assert set(metrics(unreachable).values()) == {None}
+    assert unreachable.shown("chart", "ended")["message"] == "no data yet"

@@ -67,27 +67,27 @@ def sample(
 
 def stages(page: Page) -> dict[str, Any]:
     found = {stage["name"]: stage for stage in page.shown("flow_strip", "strip")["stages"]}
-    return {**found, **{end["name"]: end for end in found["Ends"]["ends"]}}
+    return {**found, **{end["name"]: end for end in found["Finished"]["ends"]}}
 
 
 def facts(page: Page, key: str) -> dict[str, str | None]:
     return {fact["name"]: fact["value"] for fact in page.shown("facts", key)["facts"]}
 
 
-def test_before_anything_is_known_unknown_is_not_zero(settings: Settings, open_page: OpenPage) -> None:
+def test_unknown_values_are_not_shown_as_zero(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "pipeline")
-    assert stages(page)["Accepted"]["value"] == 0  # the table is there, and empty
+    assert stages(page)["Accepted"]["value"] == 0  # the table exists and is empty
     assert stages(page)["Outbox"]["note"] == "empty"
     assert stages(page)["Backlog"]["value"] is None
     assert facts(page, "group")["Total lag"] is None
     assert page.shown("chart", "lag")["message"] == "no samples in this period"
-    assert page.shown("assignment", "assignment")["empty"] == "Not known yet: no sample of the group."
+    assert page.shown("assignment", "assignment")["empty"] == "No sample of the group yet."
     advice = [notice["title"] for notice in page.notices("advice")]
     assert "The group monitor has not reported yet" in advice
     assert "No status sync is active" in advice
 
 
-def test_the_strip_shows_where_requests_are(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_flow_strip_counts_requests_per_stage(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     with engine.begin() as connection:
         ids = insert_many(connection, [new_file(f"file {number}") for number in range(6)])
         for status, number in (("processing", 0), ("completed", 1), ("completed", 2), ("failed", 3)):
@@ -106,12 +106,14 @@ def test_the_strip_shows_where_requests_are(settings: Settings, engine: sa.Engin
         {"partition": 1, "lag": 0},
         {"partition": 2, "lag": 7},
     ]
-    assert shown["Completed"]["note"] == "rate not known yet"
+    assert shown["Completed"]["note"] == "rate unknown"
     (advice,) = page.notices("advice")
     assert advice["title"] == "1 accepted request waits in the outbox"
 
 
-def test_owners_idle_members_and_orphans(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_owners_idle_members_and_unowned_partitions_are_shown(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
     sample(engine, settings, [0, 0, 0], [[0], [2], [], []])
     page = open_page(settings, "pipeline")
     matrix = page.shown("assignment", "assignment")
@@ -129,9 +131,7 @@ def test_owners_idle_members_and_orphans(settings: Settings, engine: sa.Engine, 
     assert facts(page, "roles")["Outbox relay"] == "relay-1"
 
 
-def test_requests_that_are_gone_are_told_and_submitted_again(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
-) -> None:
+def test_lost_requests_are_reported_and_resubmitted(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [0, 0, 0], [[0, 1, 2]])
     with engine.begin() as connection:
         (file_id,) = insert_many(connection, [new_file("gone")])
@@ -144,9 +144,9 @@ def test_requests_that_are_gone_are_told_and_submitted_again(
     with engine.begin() as connection:
         register_topics(connection, KafkaAdmin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
-    told = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
-    assert "One request was removed from Kafka before being processed" in told
-    assert f"The topic {settings.topic_create} was deleted and created again" in told
+    titles = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
+    assert "One request was removed from Kafka before being processed" in titles
+    assert f"The topic {settings.topic_create} was deleted and created again" in titles
     page.app.button(key="resubmit-gone").click()
     page.run()
 
@@ -167,18 +167,18 @@ def test_an_unknown_lag_makes_the_total_unknown(settings: Settings, engine: sa.E
     assert stages(page)["Backlog"]["partitions"][1] == {"partition": 1, "lag": None}
 
 
-def test_lag_is_told_in_seconds_with_where_it_goes(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    sample(engine, settings, [0], [[0]], ago=30)  # ends at 970
-    sample(engine, settings, [20], [[0]], ago=1)  # 979 of 999 are done
+def test_lag_is_shown_in_seconds_with_its_trend(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    sample(engine, settings, [0], [[0]], ago=30)  # end offset 970
+    sample(engine, settings, [20], [[0]], ago=1)  # 979 of 999 committed
     page = open_page(settings, "pipeline")
-    said = stages(page)["Backlog"]["more"]
-    assert re.fullmatch(r"(28|29|30) s behind, growing by 0\.7 /s", said)
-    assert facts(page, "group")["Time lag"] == said.partition(",")[0]
+    outlook = stages(page)["Backlog"]["more"]
+    assert re.fullmatch(r"(28|29|30) s behind, growing by 0\.7 /s", outlook)
+    assert facts(page, "group")["Time lag"] == outlook.partition(",")[0]
     sample(engine, settings, [0], [[0]], ago=0)
     assert stages(open_page(settings, "pipeline"))["Backlog"]["more"] == ""
 
 
-def test_a_silent_monitor_is_told(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_silent_group_monitor_is_reported(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [1], [[0]], ago=300)
     page = open_page(settings, "pipeline")
     assert page.notices("advice")[0]["title"] == "The group monitor has been silent for 5 min"
@@ -194,17 +194,19 @@ def test_the_period_is_in_the_url(
     page = open_page(settings, "pipeline", period=period)
     (line,) = page.shown("chart", "lag")["figure"]["data"]
     assert line["name"] == "P0"
-    # A gap between two samples is a moment of its own, without a value.
+    # A gap between two samples is an extra moment without a value.
     assert line["y"] == [3, None] * (moments - 1) + [3]
 
 
-def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
+    settings: Settings, open_page: OpenPage
+) -> None:
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "pipeline")
     (notice,) = page.notices()
     assert notice["title"] == "PostgreSQL is unreachable"
     assert {stages(page)[name]["value"] for name in ("Accepted", "Outbox", "Backlog", "In progress")} == {None}
     assert page.notices("advice") == []
-    assert page.shown("chart", "lag")["message"] == "not known yet"
+    assert page.shown("chart", "lag")["message"] == "no data yet"
     assert facts(page, "roles")["Status sync"] is None
 
 
@@ -217,7 +219,7 @@ def test_without_postgres_the_page_stands_and_says_so(settings: Settings, open_p
         ({"topic_create": "no.such.topic"}, "Kafka lacks the topics no.such.topic"),
     ],
 )
-def test_a_server_that_is_away_or_not_set_up_has_one_banner(
+def test_a_server_that_is_unreachable_or_not_set_up_has_one_banner(
     changes: dict[str, str], what: str, settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     sample(engine, settings, [1], [[0]])
@@ -230,7 +232,9 @@ def test_a_server_that_is_away_or_not_set_up_has_one_banner(
     assert stages(page)["Backlog"]["value"] == 1
 
 
-def test_partitions_are_added_and_it_is_on_record(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_added_partitions_are_recorded_in_the_audit_log(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
     sample(engine, settings, [0, 0, 0], [[0], [1], [2], []])
     page = open_page(settings, "pipeline")
     assert page.app.number_input(key="partitions").value == 6
@@ -239,21 +243,23 @@ def test_partitions_are_added_and_it_is_on_record(settings: Settings, engine: sa
     page.run()
     page.app.button(key="partitions-go").click()
     page.run()
-    assert page.notices("partitions-outcome")[0]["title"].endswith("has 5 partitions now")
+    assert page.notices("partitions-outcome")[0]["title"].endswith("now has 5 partitions")
     assert KafkaAdmin(settings).topic_partitions()[settings.topic_create] == 5
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.action, Operation.detail)).all()
     assert (act.action, act.detail["before"], act.detail["count"]) == ("topic.partitions", 3, 5)
 
 
-def test_why_partitions_cannot_be_added_is_said(settings: Settings, open_page: OpenPage) -> None:
+def test_the_disabled_partitions_menu_gives_the_reason(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "pipeline")
     assert page.app.button(key="partitions-go").disabled
 
 
-def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_partition_owners_over_time_and_reassignments_are_shown(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
     now = datetime.now(UTC)
-    told = [
+    events = [
         WorkerEvent(
             kind=EventKind.ASSIGNED, worker_id="a", timestamp=now - timedelta(seconds=90), partitions=[0], owned=[0]
         ),
@@ -269,12 +275,12 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
         WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="b", timestamp=now + timedelta(seconds=60), owned=[0], epoch=9),
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
         record(connection, "page", "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
     row, first = page.shown("grid", "moves")["rows"]
-    assert first["cells"]["path"] == "nobody → a"
-    assert (row["cells"]["partition"], row["cells"]["path"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
+    assert first["cells"]["owners"] == "none → a"
+    assert (row["cells"]["partition"], row["cells"]["owners"], row["cells"]["epoch"]) == ("P0", "a → b", 9)
     assert row["cells"]["pause"] == pytest.approx(3.0, abs=0.01)
     chart = page.shown("chart", "rebalances")
     assert [trace["name"] for trace in chart["figure"]["data"]] == ["a", "b"]
@@ -282,22 +288,22 @@ def test_owners_over_time_and_who_took_over(settings: Settings, engine: sa.Engin
     assert page.shown("chart", "lag")["annotations"] == chart["annotations"]
 
 
-def test_a_deployment_is_a_mark(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_deployment_is_an_annotation(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     now = datetime.now(UTC)
     starts = [(900, "a", "1"), (800, "b", "1"), (60, "b", "2<b>"), (50, "a", "2<b>")]
-    told = [
+    events = [
         WorkerEvent(kind=EventKind.STARTED, worker_id=worker, timestamp=now - timedelta(seconds=ago), version=version)
         for ago, worker, version in starts
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
     page = open_page(settings, "pipeline", period="5 min")
     (mark,) = page.shown("chart", "lag")["annotations"]
     assert mark["text"] == "filemill 2&lt;b&gt; deployed · b"
     assert mark["at_ms"] == pytest.approx(1000 * (now.timestamp() - 60), abs=2)
 
 
-def test_the_outbox_over_time(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_outbox_chart_shows_age_and_depth(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     now = datetime.now(UTC)
     with engine.begin() as connection:
         for ago, depth, age in ((60, 0, None), (20, 70, 12.5), (1, 3, 0.2)):
@@ -313,7 +319,7 @@ def test_the_outbox_over_time(settings: Settings, engine: sa.Engine, open_page: 
 
 
 def until_done(page: Page) -> JobView:
-    """Wait for the job that the page began."""
+    """Wait for the job that the page started."""
     deadline = time.monotonic() + 30
     while (view := page_data.current().jobs.view()) is None or view.running:
         assert time.monotonic() < deadline
@@ -347,7 +353,7 @@ def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine
     page.app.radio(key="offsets-then").set_value("Cancel them")
     page.run()
     go = page.app.button(key="offsets-go")
-    assert (go.label, go.disabled) == ("Move 1 partition, cancel 2", False)
+    assert (go.label, go.disabled) == ("Reset 1 partition, cancel 2", False)
     go.click()
     page.run()
     view = until_done(page)
@@ -360,7 +366,7 @@ def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine
     assert (statuses, actions) == ({"cancelled"}, {"cancel", "offsets.reset"})
 
 
-def test_why_offsets_cannot_be_reset_is_said(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_the_disabled_offset_reset_gives_the_reason(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [0, 0, 0], [[0, 1], [2]])
     button = open_page(settings, "pipeline").app.button(key="offsets-open")
     assert button.disabled
@@ -369,32 +375,32 @@ def test_why_offsets_cannot_be_reset_is_said(settings: Settings, engine: sa.Engi
     assert "share group" in open_page(share, "pipeline").app.button(key="offsets-open").help
 
 
-@pytest.mark.parametrize("said", ["noon", "2026-13-01", "９", "<b>"])
-def test_what_is_no_time_is_told(said: str, settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+@pytest.mark.parametrize("text", ["noon", "2026-13-01", "９", "<b>"])
+def test_an_invalid_time_shows_a_notice(text: str, settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     sample(engine, settings, [0, 0, 0], [])
     page = open_page(settings, "pipeline")
     page.app.button(key="offsets-open").click()
     page.run()
     page.app.segmented_control(key="offsets-target").set_value("Time")
     page.run()
-    page.app.text_input(key="offsets-at").set_value(said)
+    page.app.text_input(key="offsets-at").set_value(text)
     page.run()
-    assert page.notices("offsets-problem")[0]["text"].startswith("That is no time")
+    assert page.notices("offsets-problem")[0]["text"].startswith("Invalid time")
     assert page.app.button(key="offsets-preview").disabled
 
 
-def test_of_thousands_of_owners_the_timeline_names_a_few_and_counts_the_others(
+def test_the_timeline_limits_the_number_of_named_owners(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     now = datetime.now(UTC) - timedelta(seconds=30)
-    told = [
+    events = [
         WorkerEvent(
             kind=EventKind.ASSIGNED, worker_id=f"<b>{number}", timestamp=now, partitions=[0], owned=[0], epoch=1
         )
         for number in range(3000)
     ]
     with engine.begin() as connection:
-        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(told)])
+        store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
     traces = open_page(settings, "pipeline", period="5 min").shown("chart", "rebalances")["figure"]["data"]
     names = [trace["name"] for trace in traces]
     assert (len(names), names[-1]) == (21, "2,980 others")

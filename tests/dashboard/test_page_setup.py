@@ -1,4 +1,4 @@
-"""The page of the set-up."""
+"""The Set-up page."""
 
 from typing import Any
 
@@ -15,38 +15,38 @@ def rows(page: Page, key: str) -> dict[str, dict[str, Any]]:
     return {row["key"]: row["cells"] for row in page.shown("grid", key)["rows"]}
 
 
-def test_servers_topics_and_processes(settings: Settings, open_page: OpenPage) -> None:
+def test_servers_topics_and_processes_are_shown(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "setup")
     servers = rows(page, "servers")
     assert {name: cells["state"][0] for name, cells in servers.items()} == {
-        "postgres": "well",
-        "kafka": "well",
-        "s3": "well",
+        "postgres": "ok",
+        "kafka": "ok",
+        "s3": "ok",
     }
     assert servers["postgres"]["version"].startswith("18")
-    assert page.notices("missing")[0]["title"] == "Nothing is missing"
+    assert page.notices("missing")[0]["title"] == "Set-up complete"
     assert rows(page, "topics")[settings.topic_create]["partitions"] == 3
     assert {"kafka", "postgres", "s3"} <= set(rows(page, "processes"))
 
 
-def test_topics_dated_by_producers_are_named(settings: Settings, open_page: OpenPage) -> None:
+def test_topics_with_producer_timestamps_are_reported(settings: Settings, open_page: OpenPage) -> None:
     assert open_page(settings, "setup").notices("dates") == []
     recreate_topic(settings, settings.topic_progress)
     page = open_page(settings, "setup")
-    dated = {name: cells["dated_by"] for name, cells in rows(page, "topics").items()}
+    dated = {name: cells["timestamps"] for name, cells in rows(page, "topics").items()}
     assert dated.pop(settings.topic_progress) == "producers"
     assert set(dated.values()) == {"broker"}
     (notice,) = page.notices("dates")
     assert notice["title"] == f"Producers set the timestamps of {settings.topic_progress}"
 
 
-def test_a_step_that_is_missing_is_named_with_what_to_do(settings: Settings, open_page: OpenPage) -> None:
+def test_a_missing_step_is_shown_with_its_remedy(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings.model_copy(update={"s3_bucket": "no-such-bucket"}), "setup")
     page.until_noticed()
     assert [notice["title"] for notice in page.notices("missing")] == ["S3 has no bucket no-such-bucket"]
 
 
-def test_settings_in_force_hide_secrets(settings: Settings, open_page: OpenPage) -> None:
+def test_effective_settings_hide_secrets(settings: Settings, open_page: OpenPage) -> None:
     secret = {"kafka_properties": {"sasl.password": "hunter2"}}
     page = open_page(settings.model_copy(update=secret), "setup", show="Settings")
     found = {name: cells["value"] for name, cells in rows(page, "settings").items()}
@@ -58,9 +58,9 @@ def test_settings_in_force_hide_secrets(settings: Settings, open_page: OpenPage)
     assert settings.database_password.get_secret_value() not in shown
 
 
-def test_what_people_did_is_on_record(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_recorded_operations_are_listed(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     page = open_page(settings, "setup", show="Activity")
-    assert page.shown("grid", "acts")["empty"]["title"] == "Nobody did anything within a day"
+    assert page.shown("grid", "acts")["empty"]["title"] == "No operations in the last 24 hours"
     with engine.begin() as connection:
         record(connection, "cli:<b>ana</b>", "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
         record(connection, "page", "stack.scale", {"role": "processor", "count": 4})
@@ -68,13 +68,13 @@ def test_what_people_did_is_on_record(settings: Settings, engine: sa.Engine, ope
         connection.execute(sa.update(Operation).where(Operation.id == 1).values(at=sa.func.now()))
     found = rows(open_page(settings, "setup", show="Activity"), "acts")
     assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [
-        ("page", "retry", "retry: 5000 files asked for"),
+        ("page", "retry", "retry: 5000 files requested"),
         ("page", "stack.scale", "4 × processor"),
         ("cli:<b>ana</b>", "cancel", "cancel: 2 files"),
     ]
 
 
-def test_without_servers_the_page_stands(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_works_while_servers_are_unreachable(settings: Settings, open_page: OpenPage) -> None:
     nowhere = {
         "database_port": closed_port(),
         "kafka_broker": f"127.0.0.1:{closed_port()}",
@@ -82,5 +82,5 @@ def test_without_servers_the_page_stands(settings: Settings, open_page: OpenPage
     }
     page = open_page(settings.model_copy(update=nowhere), "setup")
     page.until_noticed()
-    assert rows(page, "servers")["postgres"]["state"] == ["away", "bad"]
+    assert rows(page, "servers")["postgres"]["state"] == ["unavailable", "bad"]
     assert page.shown("grid", "topics")["rows"] == []

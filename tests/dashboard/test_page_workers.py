@@ -23,40 +23,44 @@ from tests.dashboard.conftest import OpenPage, Page, closed_port
 PAGE_WORKERS = 50
 
 _offsets = iter(range(10_000))
-# Heard of a little in the future: on a busy machine the page may take longer to come than a worker to count as dead.
-HEARD = -60.0
+# In the future, so that no worker counts as dead before a busy machine has drawn the page.
+LAST_EVENT_AGO = -60.0
 
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
-    """Of no embedded stack: whoever runs the workers runs them elsewhere."""
+    """Settings without an embedded stack."""
     return settings.model_copy(update={"home": tmp_path})
 
 
-def say(engine: sa.Engine, worker: str, kind: EventKind, *, ago: float = HEARD, **fields: Any) -> None:
+def store_event(engine: sa.Engine, worker: str, kind: EventKind, *, ago: float = LAST_EVENT_AGO, **fields: Any) -> None:
     at = datetime.now(UTC) - timedelta(seconds=ago)
     event = WorkerEvent(kind=kind, worker_id=worker, timestamp=at, processing_seconds=6, **fields)
     with engine.begin() as connection:
         store_events(connection, [ReceivedEvent(0, next(_offsets), event)])
 
 
-def beat(engine: sa.Engine, worker: str, *, ago: float = HEARD, owned: list[int] | None = None, **vitals: Any) -> None:
-    say(engine, worker, EventKind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
+def heartbeat(
+    engine: sa.Engine, worker: str, *, ago: float = LAST_EVENT_AGO, owned: list[int] | None = None, **vitals: Any
+) -> None:
+    store_event(engine, worker, EventKind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
 
 
 def rows(page: Page) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in page.shown("grid", "workers")["rows"]}
 
 
-def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
+def test_busy_idle_stuck_dead_and_stopped_workers_are_distinguished(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    beat(engine, "busy", owned=[0, 2], in_flight=3, oldest_seconds=2, headroom_seconds=299, rss_bytes=1000, finished=9)
-    beat(engine, "idle")
-    beat(engine, "stuck", in_flight=1, busy_seconds=60)
-    beat(engine, "dead", ago=30, in_flight=4, rss_bytes=1000)
-    beat(engine, "quiet", quiet=True)
-    say(engine, "stopped", EventKind.STOPPED)
+    heartbeat(
+        engine, "busy", owned=[0, 2], in_flight=3, oldest_seconds=2, headroom_seconds=299, rss_bytes=1000, finished=9
+    )
+    heartbeat(engine, "idle")
+    heartbeat(engine, "stuck", in_flight=1, busy_seconds=60)
+    heartbeat(engine, "dead", ago=30, in_flight=4, rss_bytes=1000)
+    heartbeat(engine, "quiet", quiet=True)
+    store_event(engine, "stopped", EventKind.STOPPED)
     page = open_page(settings, "workers")
     found = rows(page)
     assert {name: row["cells"]["state"] for name, row in found.items()} == {
@@ -69,7 +73,7 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     }
     busy = found["busy"]["cells"]
     assert (busy["owned"], busy["in_flight"], busy["headroom"], busy["memory"]) == (["P0", "P2"], 3, 299, 1000)
-    assert found["dead"]["cells"]["memory"] is None  # what it was is not what it is
+    assert found["dead"]["cells"]["memory"] is None  # the last known value is not shown
     assert {act["name"] for act in found["quiet"]["actions"]} == {"resume", "stop", "kill"}
     assert {act["name"]: act["disabled_reason"] for act in found["busy"]["actions"]} == {
         "quiet": "",
@@ -81,10 +85,10 @@ def test_busy_idle_stuck_dead_and_stopped_are_told_apart(
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
 
 
-def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_counted(
+def test_workers_are_paginated_with_live_ones_first_and_all_are_counted(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    beat(engine, "z-alive", in_flight=1)
+    heartbeat(engine, "z-alive", in_flight=1)
     at = datetime.now(UTC) - timedelta(seconds=60)
     names = [f"forged-{number:04}" for number in range(5000)]
     rows_ = [{"worker_id": name, "heard_at": at, "kind": "heartbeat"} for name in names]
@@ -108,7 +112,7 @@ def test_of_thousands_of_workers_a_page_is_shown_live_ones_first_and_all_are_cou
     assert len(json.dumps(page.shown("grid", "workers"))) < 60_000
 
 
-def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Settings, engine: sa.Engine) -> None:
+def test_counts_and_lists_agree_on_the_condition_of_workers(settings: Settings, engine: sa.Engine) -> None:
     del settings
     of_each: list[dict[str, Any]] = [
         {},
@@ -117,9 +121,9 @@ def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Se
         {"in_flight": 1, "busy_seconds": 15.0},
     ]
     for number, vitals in enumerate(of_each):
-        beat(engine, f"w{number}", **vitals)
-        beat(engine, f"d{number}", ago=30, **vitals)
-    say(engine, "s", EventKind.STOPPED)
+        heartbeat(engine, f"w{number}", **vitals)
+        heartbeat(engine, f"d{number}", ago=30, **vitals)
+    store_event(engine, "s", EventKind.STOPPED)
     with engine.connect() as connection:
         shown = Counter(worker.condition for worker in list_workers(connection))
         counted = count_workers(connection)
@@ -132,19 +136,19 @@ def test_conditions_are_counted_by_the_rule_by_which_they_are_shown(settings: Se
 def test_cpu_is_a_share_of_the_time_between_heartbeats(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    beat(engine, "w", ago=HEARD + 4, cpu_seconds=10)
-    beat(engine, "w", ago=HEARD, cpu_seconds=11)
-    beat(engine, "new", cpu_seconds=99)
+    heartbeat(engine, "w", ago=LAST_EVENT_AGO + 4, cpu_seconds=10)
+    heartbeat(engine, "w", ago=LAST_EVENT_AGO, cpu_seconds=11)
+    heartbeat(engine, "new", cpu_seconds=99)
     found = rows(open_page(settings, "workers"))
     assert found["w"]["cells"]["cpu"] == pytest.approx(0.25, abs=0.01)
     assert found["new"]["cells"]["cpu"] is None
 
 
-def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
+def test_a_selected_worker_shows_its_files_in_progress_and_events(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    say(engine, "w", EventKind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
-    beat(engine, "w", ago=HEARD - 1, owned=[1], in_flight=1)
+    store_event(engine, "w", EventKind.ASSIGNED, partitions=[1], owned=[1], epoch=4)
+    heartbeat(engine, "w", ago=LAST_EVENT_AGO - 1, owned=[1], in_flight=1)
     with engine.begin() as connection:
         (file_id,) = insert_many(connection, [new_file("<b>in hand</b>")])
         values = {"status": "processing", "worker_id": "w", "step": 2, "steps": 6, "kafka_partition": 1}
@@ -158,25 +162,25 @@ def test_a_chosen_worker_shows_what_it_has_in_hand_and_said(
     assert (step["title"], step["detail"]) == ("Assigned", "P1 · epoch 4")
 
 
-def test_nobody_and_nothing_known(settings: Settings, open_page: OpenPage) -> None:
+def test_the_page_without_workers_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:
     page = open_page(settings, "workers")
     assert page.shown("grid", "workers")["empty"] == {
-        "what": "No worker was heard of within a day",
+        "title": "No workers in the last 24 hours",
         "hint": "Start one: `filemill run processor`.",
     }
-    away = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
-    assert away.shown("grid", "workers")["empty"]["title"] == "Not known yet"
-    assert {tile["count"] for tile in away.shown("filter_tiles", "states")["tiles"]} == {None}
+    unreachable = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
+    assert unreachable.shown("grid", "workers")["empty"]["title"] == "No data yet"
+    assert {tile["count"] for tile in unreachable.shown("filter_tiles", "states")["tiles"]} == {None}
 
 
-def test_a_clock_that_is_off_is_shown_and_distorts_nothing(
+def test_a_wrong_worker_clock_is_shown_and_does_not_distort_states(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
-    say(engine, "right", EventKind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())
+    store_event(engine, "right", EventKind.HEARTBEAT, skew_seconds=0.05, vitals=Vitals())
     page = open_page(settings, "workers")
     assert "clock" not in {column["key"] for column in page.shown("grid", "workers")["columns"]}
-    say(engine, "ahead", EventKind.HEARTBEAT, skew_seconds=6 * 3600.2, vitals=Vitals())
-    say(engine, "behind", EventKind.HEARTBEAT, skew_seconds=-30, vitals=Vitals())
+    store_event(engine, "ahead", EventKind.HEARTBEAT, skew_seconds=6 * 3600.2, vitals=Vitals())
+    store_event(engine, "behind", EventKind.HEARTBEAT, skew_seconds=-30, vitals=Vitals())
     page = open_page(settings, "workers")
     assert "clock" in {column["key"] for column in page.shown("grid", "workers")["columns"]}
     cells = {name: row["cells"] for name, row in rows(page).items()}

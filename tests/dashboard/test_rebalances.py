@@ -7,7 +7,7 @@ from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.group import GroupMember
 from filemill.queries.history import AssignmentSample, AuditEntry, OwnershipEvent, OwnershipHistory
 from filemill_dashboard.components.chart_annotations import annotations_of, describe
-from filemill_dashboard.views.rebalances import OwnershipPeriod, ownership_changes, ownership_periods
+from filemill_dashboard.views.rebalances import PartitionOwnership, ownership_changes, ownership_periods
 
 UNTIL = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ def known(*events: OwnershipEvent, samples: tuple[AssignmentSample, ...] = (), *
     return OwnershipHistory(at(0), UNTIL, list(events), heard, list(samples))
 
 
-def in_seconds(found: list[OwnershipPeriod]) -> list[tuple[int, str, float, float, str | None]]:
+def in_seconds(found: list[PartitionOwnership]) -> list[tuple[int, str, float, float, str | None]]:
     return [
         (
             period.partition,

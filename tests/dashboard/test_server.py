@@ -6,8 +6,7 @@ import threading
 import pytest
 
 from filemill.config.settings import load
-from filemill_dashboard import server
-from filemill_dashboard.server import CannotListen, listen, url_of
+from filemill_dashboard.server import CannotListen, listen, run_relay, url_of
 from filemill_workers.outbox_relay import RelayState
 
 
@@ -35,8 +34,7 @@ def test_an_address_of_another_host_is_an_error() -> None:
         listen("no-such-host.invalid", 0)
 
 
-def test_a_failed_relay_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "RELAY_PAUSE_SECONDS", 0)
+def test_a_failed_relay_is_restarted() -> None:
     ended = threading.Event()
 
     class Faulty:
@@ -54,5 +52,5 @@ def test_a_failed_relay_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
             raise NotImplementedError
 
     relay = Faulty()
-    server._run_relay(relay, ended)
+    run_relay(relay, ended, pause_seconds=0)
     assert relay.runs == 3

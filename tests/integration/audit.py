@@ -1,4 +1,4 @@
-"""The audit of every commit (filemill.verification.commits), as the fault tests use it."""
+"""The audit of all commits (filemill.verification.commits) for tests with faults."""
 
 from collections.abc import Iterable
 
@@ -12,9 +12,9 @@ from tests.integration.processes import Process
 
 
 def audit_commits(harness: PipelineHarness, processors: Iterable[Process]) -> int:
-    """Fail the test for commits that passed an unfinished record or were not their owner's; returns how many there are.
+    """Fail for commits that passed an unfinished record or were not the owner's; returns the number of commits.
 
-    Who owned what is taken from the workers' logs, which a kill does not lose.
+    The owners come from the workers' logs, which survive a kill.
     """
     admin = KafkaAdmin(harness.settings)
     history = read_history(harness.settings, admin)
@@ -27,10 +27,9 @@ def audit_commits(harness: PipelineHarness, processors: Iterable[Process]) -> in
 
 def _ownerships(processors: Iterable[Process]) -> list[OwnershipPeriod]:
     return [
-        OwnershipPeriod(
-            moment := topics.moment(line["timestamp"]), line["worker"], line["epoch"], partition, reported_at=moment
-        )
+        OwnershipPeriod(since, line["worker"], line["epoch"], partition, reported_at=since)
         for processor in processors
         for line in processor.lines("Partitions assigned")
+        for since in [topics.parse_timestamp(line["timestamp"])]
         for partition in line["partitions"]
     ]

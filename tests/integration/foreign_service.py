@@ -1,6 +1,6 @@
-"""A file service by somebody who has only the seed's document: four fields in, four out. Not one line of ours.
+"""A file service written from the reference design alone: four fields in, four fields out, no code of filemill.
 
-Its environment is the seed's. A title that begins with "bad" is one that it cannot make.
+It uses the environment variables of the reference design. It fails for titles that begin with "bad".
 """
 
 import json

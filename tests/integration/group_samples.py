@@ -1,4 +1,4 @@
-"""Samples of a group as its monitor stores them, written by a test."""
+"""Samples of a group as the group monitor stores them, for tests."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from filemill.adapters.postgres.tables import GroupSample, LagSample
 GROUP = "group"
 
 
-def samples(
+def insert_samples(
     connection: sa.Connection,
     committed: Mapping[int, int],
     *,
@@ -19,7 +19,7 @@ def samples(
     owner: str = "w",
     group: str = GROUP,
 ) -> None:
-    """Samples of the time from `since` to `upto` seconds ago; each partition ends at 1,000."""
+    """Insert samples of the time from `since` to `upto` seconds ago; each partition ends at offset 1,000."""
     now = datetime.now(UTC)
     for ago in range(int(since), int(upto) - 1, -2):
         moment = now - timedelta(seconds=ago)

@@ -44,7 +44,7 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     harness.wait_for(ids, "cancelled")
     wait_until(lambda: committed(harness) == 1, 30, "the cancelled record is committed")
     member.kill()
-    reset = bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
+    reset = bootstrap.offset_reset(harness.settings, harness.engine, file_operations=operations)
     wait_until(lambda: reset.refusal() is None, 30, "the group has no members", every=0.3)
     reset.apply(reset.plan(ResetTarget("earliest")), ResetTarget("earliest"), "cancel", "test")
     assert committed(harness) == 0

@@ -1,4 +1,4 @@
-"""The database's roles, made by `prepare` on a server that somebody else runs, and what each may do."""
+"""The database's roles, created by `prepare` on a server of one's own, and their rights."""
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from tests.servers import superuser
 
 @pytest.fixture
 def fresh(settings: Settings) -> Settings:
-    """A database and roles that do not exist yet, and the superuser who may make them."""
+    """Settings of a database and roles that do not exist yet, and of a superuser who may create them."""
     name = settings.database_name
     drawn = credentials_of(settings.home)
     return settings.model_copy(
@@ -32,7 +32,7 @@ def fresh(settings: Settings) -> Settings:
     )
 
 
-def test_prepare_makes_the_database_and_its_roles_and_each_may_do_its_part(fresh: Settings) -> None:
+def test_prepare_creates_the_database_and_roles_with_their_rights(fresh: Settings) -> None:
     for _ in range(2):
         bootstrap.prepare(fresh, timeout_seconds=20)
     reader = fresh.model_copy(
@@ -56,9 +56,9 @@ def test_prepare_makes_the_database_and_its_roles_and_each_may_do_its_part(fresh
             assert connection.execute(rights, {"user": user}).scalar_one() is False
 
 
-def test_a_superusers_wrong_password_is_a_sentence_without_the_password(fresh: Settings) -> None:
+def test_a_wrong_superuser_password_is_reported_without_it(fresh: Settings) -> None:
     wrong = fresh.model_copy(update={"database_superuser_password": SecretStr("wrong-password")})
-    with pytest.raises(Unavailable, match="roles were not made") as caught:
+    with pytest.raises(Unavailable, match="roles were not created") as caught:
         bootstrap.prepare(wrong)
     assert "wrong-password" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Reading dead letters: one for each record that died, whatever is on the topic, and in little memory."""
+"""Reading dead letters: one for each dead-lettered record, whatever is on the topic, with bounded memory."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from confluent_kafka import Producer
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
 from filemill.lab.raw_records import RawRecord, publish_raw
-from filemill.queries import dead_letters
 from filemill.queries.dead_letters import DeadLetterIndex, DeadLetterSnapshot
 from tests.integration import topics
 from tests.integration.processes import wait_until
@@ -28,8 +27,10 @@ from tests.integration.test_rest_process import dashboard
 MEBIBYTE = 1024 * 1024
 
 
-def letter_of(settings: Settings, offset: int, value: bytes, *, reason: str = "no luck", run: int = 1) -> None:
-    """A dead letter of the record at this offset of partition 0, as a worker writes it."""
+def produce_dead_letter(
+    settings: Settings, offset: int, value: bytes, *, reason: str = "no luck", run: int = 1
+) -> None:
+    """Produce a dead letter for the record at this offset of partition 0, as a worker does."""
     headers = [
         *(("filemill-topic", settings.topic_create.encode()), ("filemill-partition", b"0")),
         *(("filemill-offset", str(offset).encode()), ("filemill-reason", reason.encode())),
@@ -48,12 +49,14 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_record_that_died_several_times_is_one_dead_letter(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
+def test_a_record_that_was_dead_lettered_several_times_is_one_dead_letter(
+    rest: Rest, engine: sa.Engine, settings: Settings
+) -> None:
     first, second = failed(rest, engine), failed(rest, engine)
     for _ in range(4):
-        letter_of(settings, 0, request_for(first))
-    letter_of(settings, 1, request_for(second), reason="a later reason")
-    letter_of(settings, 0, b"another record at the same place, of a topic that was recreated")
+        produce_dead_letter(settings, 0, request_for(first))
+    produce_dead_letter(settings, 1, request_for(second), reason="a later reason")
+    produce_dead_letter(settings, 0, b"another record at the same place, of a topic that was recreated")
 
     found = rest.client.get("/api/dead-letters").json()
     assert (found["total"], sum(found["reasons"].values())) == (3, 3)
@@ -79,7 +82,7 @@ def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engin
     topics.keep_producers_timestamps(settings)
     file_id = failed(rest, engine)
     good = request_for(file_id)
-    # Of the years before 1970, 9999 and later, in microseconds by mistake, and far ahead of now.
+    # Before 1970, of the year 9999 and later, in microseconds by mistake, and far in the future.
     times = [-1, -62_135_596_800_001, 253_402_300_800_000, 1_767_528_000_000_000, 2**62, 4_102_444_800_000]
     accepted = []
     for time in times:
@@ -101,7 +104,7 @@ def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engin
     for number, time in enumerate(accepted):
         assert items[f"0:{number}"]["at"] is None
         ahead = time == times[-1]
-        said = "its time is ahead of now" if ahead else "its timestamp is no time since 1970"
+        said = "its timestamp is in the future" if ahead else "its timestamp is before 1970"
         assert items[f"0:{number}"]["problem"] == said
         assert items[f"0:{number}"]["file_id"] == file_id
     assert items["1:6"]["problem"] is None
@@ -122,11 +125,11 @@ def test_a_recreated_topic_is_read_from_its_beginning(settings: Settings, engine
         items = index.read(admin).items
         return [one.place for one in items] == ["0:0", "0:1"] and {one.size for one in items} == {3}
 
-    wait_until(seen, 20, "the two new ones are seen")
+    wait_until(seen, 20, "the two new ones are listed")
     assert [one.value for one in index.contents(admin, index.read(admin).items) if one] == [b"new", b"new"]
 
 
-def test_what_retention_removed_is_no_more_listed(settings: Settings, engine: sa.Engine) -> None:
+def test_records_that_retention_removed_are_not_listed(settings: Settings, engine: sa.Engine) -> None:
     admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
     topics.publish(settings, settings.topic_dead_letters, [b"a", b"b", b"c"], partition=0)
     letters = index.read(admin).items
@@ -136,9 +139,9 @@ def test_what_retention_removed_is_no_more_listed(settings: Settings, engine: sa
     assert set(index.find(admin, ["0:0", "0:2", "7:7", "rubbish"])) == {"0:2"}
 
 
-def test_pages_of_dead_letters_have_each_once_and_a_megabyte_at_most(rest: Rest, settings: Settings) -> None:
+def test_each_dead_letter_is_on_one_page_and_a_page_has_a_megabyte_at_most(rest: Rest, settings: Settings) -> None:
     for number in range(7):
-        letter_of(settings, number, b"%d" % number * 400_000)
+        produce_dead_letter(settings, number, b"%d" % number * 400_000)
     seen: list[str] = []
     cursor: str | None = None
     while True:
@@ -155,12 +158,8 @@ def test_pages_of_dead_letters_have_each_once_and_a_megabyte_at_most(rest: Rest,
         assert rest.client.get("/api/dead-letters", params={"cursor": wrong}).status_code == 422
 
 
-def test_the_index_holds_the_newest_and_says_that_there_are_others(
-    settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dead_letters, "KEPT_RECORDS", 10)
-    monkeypatch.setattr(dead_letters, "SLACK_RECORDS", 3)
-    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
+def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Settings, engine: sa.Engine) -> None:
+    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine, kept_records=10, slack_records=3)
     for number in range(9):
         topics.publish(settings, settings.topic_dead_letters, [b"%d" % number], partition=number % 3)
     assert not index.read(admin).truncated
@@ -168,10 +167,10 @@ def test_the_index_holds_the_newest_and_says_that_there_are_others(
     letters = index.read(admin)
     assert letters.truncated
     assert [one.place for one in letters.items] == [f"1:{offset}" for offset in range(18, 28)]
-    assert "0:0" in index.find(admin, ["0:0"]), "an older one is still found by its place"
+    assert "0:0" in index.find(admin, ["0:0"]), "an older one is still found by its position"
 
 
-def test_who_asks_at_the_same_time_shares_a_reading(
+def test_concurrent_callers_share_a_read(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, admin = DeadLetterIndex(settings, engine), KafkaAdmin(settings)
@@ -206,7 +205,7 @@ def test_who_asks_at_the_same_time_shares_a_reading(
 
 
 def fill(settings: Settings, megabytes: int, size: int) -> None:
-    """So many megabytes of dead letters, each of `size` bytes."""
+    """Produce so many megabytes of dead letters of `size` bytes each."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "linger.ms": 5, "message.max.bytes": 2 * MEBIBYTE})
     padding = "x" * size
     for number in range(megabytes * MEBIBYTE // size):
@@ -221,7 +220,10 @@ def fill(settings: Settings, megabytes: int, size: int) -> None:
     assert producer.flush(120) == 0
 
 
-@pytest.mark.parametrize("megabytes", [150, pytest.param(1024, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+SLOW = pytest.mark.slow(reason="fills a topic with 1 GiB")
+
+
+@pytest.mark.parametrize("megabytes", [150, pytest.param(1024, marks=[SLOW, pytest.mark.timeout(600)])])
 def test_memory_does_not_grow_with_the_topic(megabytes: int, settings: Settings, tmp_path: Path) -> None:
     fill(settings, megabytes, 100_000)
     with (
@@ -233,7 +235,7 @@ def test_memory_does_not_grow_with_the_topic(megabytes: int, settings: Settings,
         before = psutil.Process(process.pid).memory_info().rss
 
         def ask(number: int) -> httpx.Response:
-            # Different questions, so that no answer is another's.
+            # Different requests, so that no response is shared.
             return client.get("/api/dead-letters", params={"limit": 1 + number}, timeout=60)
 
         with ThreadPoolExecutor(8) as pool:

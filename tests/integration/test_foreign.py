@@ -1,4 +1,4 @@
-"""A service that knows only the seed's four fields works in this system, alone and beside ours."""
+"""A file service with only the four fields of the reference design, alone and beside our processors."""
 
 import json
 import sys
@@ -24,12 +24,12 @@ def start_foreign_service(harness: PipelineHarness) -> Process:
         "CREATED": settings.topic_created,
         "BUCKET": settings.s3_bucket,
     }
-    # It gets the servers' addresses and keys as a person would give them to it.
+    # It gets the servers' addresses and keys from `filemill env`, as a person would pass them.
     command = 'eval "$("$0" -m filemill env)" && exec "$0" "$1"'
     return harness.processes.run("foreign", ["sh", "-c", command, sys.executable, str(SERVICE)], environment)
 
 
-def test_a_foreign_service_completes_and_fails_files_and_verify_counts_it(harness: PipelineHarness) -> None:
+def test_a_foreign_service_completes_and_fails_files(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     harness.processes.start("sync")
     start_foreign_service(harness)
@@ -41,7 +41,7 @@ def test_a_foreign_service_completes_and_fails_files_and_verify_counts_it(harnes
     def hashed() -> bool:
         return all(harness.file(file_id).sha256 for file_id in good)
 
-    wait_until(hashed, 20, "the sync has taken hash and size from S3")
+    wait_until(hashed, 20, "the sync has stored hash and size of the objects")
     for file_id in good:
         row, body = harness.file(file_id), harness.download(file_id)
         assert (row.s3_location, row.worker_id) == (f"foreign/{file_id}.txt", None)
@@ -64,13 +64,13 @@ def test_a_foreign_service_and_ours_share_one_group(harness: PipelineHarness) ->
     assert harness.assert_clean().foreign >= 16
 
 
-# Keys that S3 takes, and that not every client can name.
+# Keys that S3 accepts, but not every client can express.
 ODD_KEYS = ["a\nb.txt", "ünï#?%20 &+.txt", "folder/", " "]
-# A misreading of the document that one can expect; there is no such object.
+# A likely misreading of the reference design; there is no such object.
 NO_KEY = "s3://bucket/key.txt"
 
 
-def test_verify_reads_what_a_foreign_service_made_under_whatever_key(harness: PipelineHarness) -> None:
+def test_verify_reads_objects_of_a_foreign_service_under_any_key(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     client, bucket = s3_client(harness.settings), harness.settings.s3_bucket
     requests = harness.insert_rows(len(ODD_KEYS) + 1)
@@ -86,11 +86,11 @@ def test_verify_reads_what_a_foreign_service_made_under_whatever_key(harness: Pi
     assert {check: found.examples for check, found in report.findings.items()} == {"object-missing": missing}
 
 
-def test_our_requests_have_the_fields_of_the_seed_and_no_other(harness: PipelineHarness) -> None:
+def test_requests_have_exactly_the_fields_of_the_reference_design(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     (file_id,) = harness.submit(1, title="A title", description="Text")
     requests = wait_until(
-        lambda: topics.read(harness.settings, harness.settings.topic_create), 20, "it is on the topic"
+        lambda: topics.read(harness.settings, harness.settings.topic_create), 20, "the request is on the topic"
     )
     row = harness.file(file_id)
     moment = row.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -98,7 +98,7 @@ def test_our_requests_have_the_fields_of_the_seed_and_no_other(harness: Pipeline
     assert [(one.key, one.value) for one in requests] == [(None, expected.encode())]
 
 
-def test_times_without_a_zone_are_read_as_utc_and_unknown_fields_are_ignored() -> None:
+def test_timestamps_without_a_zone_are_utc_and_unknown_fields_are_ignored() -> None:
     value = b'{"fileId": 7, "status": "failed", "s3Location": null, "timestamp": "2026-01-04T12:00:00", "mood": "good"}'
     event = decode(value, FileCreated)
     assert event.timestamp.isoformat() == "2026-01-04T12:00:00+00:00"

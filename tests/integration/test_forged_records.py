@@ -16,6 +16,7 @@ from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition
 from filemill.entrypoints import bootstrap
 from filemill.queries.workers import list_workers
 from filemill.services.operations import Operations
+from filemill.verification.findings import FindingCode
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
@@ -116,7 +117,7 @@ def test_a_forged_request_that_is_processed_first_is_seen_by_the_dead_letter_and
     wait_until(lambda: len(running.results()[request.file_id]) == 2, 10, "the genuine one is answered")
 
     assert codes_of_dead_letters(running, request.file_id) == [b"object_exists"]
-    assert str(request.file_id) in running.verify().findings["render-differs"].examples
+    assert str(request.file_id) in running.verify().findings[FindingCode.RENDER_DIFFERS].examples
 
 
 def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_deleted(running: PipelineHarness) -> None:

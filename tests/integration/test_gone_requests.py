@@ -1,4 +1,4 @@
-"""Requests whose records are gone from Kafka before they were processed: named, counted, and submitted again."""
+"""Requests whose records are gone from Kafka before they were processed: reported, counted and resubmitted."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def harness(servers: RunningServers, tmp_path: Path) -> Iterator[PipelineHarness
 
 
 def published(harness: PipelineHarness, count: int) -> list[int]:
-    """Requests that are on the topic."""
+    """Submit requests and wait until they are on the topic."""
     before = len(topics.read(harness.settings, harness.settings.topic_create))
     ids = harness.submit(count)
     wait_until(
@@ -38,12 +38,12 @@ def published(harness: PipelineHarness, count: int) -> list[int]:
         PATIENCE_SECONDS,
         "the requests are on the topic",
     )
-    wait_until(lambda: harness.outbox_depth() == 0, PATIENCE_SECONDS, "they are settled")
+    wait_until(lambda: harness.outbox_depth() == 0, PATIENCE_SECONDS, "they are marked as published")
     return ids
 
 
 def remove_all(harness: PipelineHarness, topic: str) -> None:
-    """As retention does."""
+    """Remove all records, as retention does."""
     for part in KafkaAdmin(harness.settings).offsets(None, topic):
         topics.delete_before(harness.settings, topic, part.partition, part.end or 0)
 
@@ -52,8 +52,8 @@ def operations(harness: PipelineHarness) -> Operations:
     return bootstrap.operations(harness.settings, harness.engine)
 
 
-def seen(report: Report) -> dict[str, list[int]]:
-    """The findings by check, with the files of their examples."""
+def loss_findings(report: Report) -> dict[str, list[int]]:
+    """The findings by code, with the files of their examples."""
     return {
         check: sorted(int(example.split()[0]) for example in finding.examples)
         for check, finding in report.findings.items()
@@ -65,20 +65,20 @@ def lags(harness: PipelineHarness) -> list[int | None]:
     return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
 
 
-def shown(harness: PipelineHarness) -> Overview:
+def read_overview(harness: PipelineHarness) -> Overview:
     with harness.engine.connect() as connection:
         return overview(connection, harness.settings.group_id)
 
 
-def test_requests_that_retention_removed_are_named_and_can_be_submitted_again(harness: PipelineHarness) -> None:
+def test_requests_that_retention_removed_are_found_and_can_be_resubmitted(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     gone = published(harness, 10)
     harness.start("monitor")
     remove_all(harness, harness.settings.topic_create)
     kept = published(harness, 2)
-    assert seen(harness.verify()) == {"request-gone": gone}
-    wait_until(lambda: shown(harness).lost_requests == 10, PATIENCE_SECONDS, "the monitor has counted them")
-    lags = shown(harness).lags
+    assert loss_findings(harness.verify()) == {"request-gone": gone}
+    wait_until(lambda: read_overview(harness).lost_requests == 10, PATIENCE_SECONDS, "the monitor has counted them")
+    lags = read_overview(harness).lags
     assert lags is not None
     assert lags.total == 2
     outcome = operations(harness).retry([gone[0], kept[0]], "test")
@@ -94,11 +94,11 @@ def test_requests_that_retention_removed_are_named_and_can_be_submitted_again(ha
     with harness.engine.connect() as connection:
         kinds = list(connection.execute(sa.select(Operation.action, Operation.detail)).all())
     assert [len(row.detail["files"]) for row in kinds if row.action == "resubmit"] == [1, 9]
-    wait_until(lambda: shown(harness).lost_requests == 0, PATIENCE_SECONDS, "nothing is gone any more")
+    wait_until(lambda: read_overview(harness).lost_requests == 0, PATIENCE_SECONDS, "nothing is gone any more")
     harness.assert_clean()
 
 
-def test_requests_that_were_removed_after_a_commit_are_named_and_the_workers_go_on(harness: PipelineHarness) -> None:
+def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continue(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     processor, monitor = harness.start("processor", "monitor")
     first = published(harness, 6)
@@ -108,21 +108,23 @@ def test_requests_that_were_removed_after_a_commit_are_named_and_the_workers_go_
     gone = published(harness, 6)
     remove_all(harness, harness.settings.topic_create)
     assert lags(harness) == [0, 0, 0]
-    assert seen(harness.verify()) == {"request-gone": gone}
+    assert loss_findings(harness.verify()) == {"request-gone": gone}
     wait_until(
-        lambda: monitor.has_logged("Records are gone that were not processed"), PATIENCE_SECONDS, "the monitor says it"
+        lambda: monitor.has_logged("Records are gone that were not processed"), PATIENCE_SECONDS, "the monitor logs it"
     )
     (processor,) = harness.start("processor")
     later = published(harness, 3)
     harness.wait_for(later)
-    assert seen(harness.verify()) == {"request-gone": gone}, "an owner that has nothing in progress holds none of them"
+    assert loss_findings(harness.verify()) == {"request-gone": gone}, (
+        "an owner that has nothing in progress holds none of them"
+    )
     assert processor.has_logged("librdkafka")
     assert operations(harness).resubmit(gone, "test") == gone
     harness.wait_for(gone)
     harness.assert_clean()
 
 
-def test_requests_of_a_topic_that_was_recreated_are_named_exactly(harness: PipelineHarness) -> None:
+def test_exactly_the_requests_of_a_recreated_topic_are_found(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     (processor,) = harness.start("processor")
     done = published(harness, 5)
@@ -131,19 +133,19 @@ def test_requests_of_a_topic_that_was_recreated_are_named_exactly(harness: Pipel
     assert processor.wait_for_exit(PATIENCE_SECONDS) == 0
     gone = published(harness, 7)
     topics.recreate_topic(harness.settings, harness.settings.topic_create, partitions=2)
-    assert seen(harness.verify()) == {"request-gone": gone}
+    assert loss_findings(harness.verify()) == {"request-gone": gone}
     later = harness.submit(4)
     harness.start("processor", "monitor")
     harness.wait_for(later, "completed", PATIENCE_SECONDS)
-    assert seen(harness.verify()) == {"request-gone": gone}
-    wait_until(lambda: shown(harness).lost_requests == 7, PATIENCE_SECONDS, "the monitor has counted them")
-    assert [one.topic for one in shown(harness).recreated_topics] == [harness.settings.topic_create]
+    assert loss_findings(harness.verify()) == {"request-gone": gone}
+    wait_until(lambda: read_overview(harness).lost_requests == 7, PATIENCE_SECONDS, "the monitor has counted them")
+    assert [one.topic for one in read_overview(harness).recreated_topics] == [harness.settings.topic_create]
     assert operations(harness).resubmit(operations(harness).gone_requests(), "test") == gone
     harness.wait_for(gone, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 
 
-def test_results_of_a_topic_that_was_recreated_before_they_were_read_are_lost_and_said_so(
+def test_results_of_a_recreated_topic_that_were_not_read_are_reported_as_lost(
     harness: PipelineHarness,
 ) -> None:
     harness.run_in_threads("relay")
@@ -154,7 +156,7 @@ def test_results_of_a_topic_that_was_recreated_before_they_were_read_are_lost_an
     harness.start("sync")
     later = published(harness, 2)
     harness.wait_for(later, "completed", PATIENCE_SECONDS)
-    assert seen(harness.verify()) == {"lost": gone}
+    assert loss_findings(harness.verify()) == {"lost": gone}
     with harness.engine.begin() as connection:  # nothing was heard of them for a while
         connection.execute(
             sa.text("UPDATE files SET updated_at = now() - interval '1 minute' WHERE status = 'pending'")
@@ -166,7 +168,7 @@ def test_results_of_a_topic_that_was_recreated_before_they_were_read_are_lost_an
     harness.assert_clean()
 
 
-def test_what_other_topics_lose_when_they_are_recreated_is_no_loss_of_requests(harness: PipelineHarness) -> None:
+def test_recreating_other_topics_loses_no_requests(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
     settings = harness.settings
@@ -180,16 +182,16 @@ def test_what_other_topics_lose_when_they_are_recreated_is_no_loss_of_requests(h
     harness.assert_clean()
 
 
-def test_a_topic_that_has_less_than_it_had_is_noticed(harness: PipelineHarness) -> None:
-    """As after a restore from a backup: the same ids, and offsets that were given are not there."""
+def test_a_topic_with_fewer_records_than_before_is_noticed(harness: PipelineHarness) -> None:
+    """As after a restore from a backup: the topic ids are the same, but the latest records are missing."""
     harness.run_in_threads("relay")
     gone = published(harness, 3)
     with harness.engine.begin() as connection:
         connection.execute(sa.text('UPDATE publications SET "offset" = "offset" + 100'))
-    assert seen(harness.verify()) == {"request-gone": gone}
+    assert loss_findings(harness.verify()) == {"request-gone": gone}
 
 
-def test_a_request_that_waits_is_not_submitted_again(harness: PipelineHarness) -> None:
+def test_a_waiting_request_is_not_resubmitted(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     waiting = published(harness, 3)
     assert operations(harness).gone_requests() == []
@@ -197,7 +199,7 @@ def test_a_request_that_waits_is_not_submitted_again(harness: PipelineHarness) -
     harness.assert_clean()
 
 
-def test_the_command_line_submits_all_that_is_lost_and_nothing_else(harness: PipelineHarness) -> None:
+def test_the_command_resubmits_exactly_the_lost_requests(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     gone = published(harness, 5)
     remove_all(harness, harness.settings.topic_create)

@@ -1,4 +1,4 @@
-"""What the shell says to other programs reaches no client: proxies, profiles, services, files of the home folder."""
+"""Clients ignore variables and files for other programs: proxies, profiles, services, files of the home folder."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ ROLES = ("relay", "sync", "processor")
 
 @pytest.fixture
 def dead() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """An address without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{probe.getsockname()[1]}"
@@ -26,7 +26,7 @@ def dead() -> Iterator[str]:
 
 @pytest.fixture
 def hostile(dead: str, tmp_path: Path) -> dict[str, str]:
-    """An environment in which each client would fail that takes anything from it."""
+    """An environment that breaks each client that uses any of it."""
     home = tmp_path / "user"
     for name, text in (
         (
@@ -94,7 +94,7 @@ def hostile(dead: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_command_and_workers_do_without_the_shells_environment(
+def test_commands_and_workers_ignore_the_environment_of_the_shell(
     harness: PipelineHarness, hostile: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {**hostile, **as_environment(harness.settings)}

@@ -19,13 +19,13 @@ from filemill.adapters.postgres.tables import File, IdempotencyKey, OutboxRow
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.idempotency import key_hash
 from filemill.errors import Unavailable
-from filemill_dashboard.state import services
+from filemill.services import submissions
 from tests.integration.rest import Rest
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
-def ask(rest: Rest, title: str = "a", key: str | None = KEY) -> httpx.Response:
+def post(rest: Rest, title: str = "a", key: str | None = KEY) -> httpx.Response:
     headers = {} if key is None else {"Idempotency-Key": key}
     return rest.client.post("/api/files", json={"title": title, "description": "d"}, headers=headers)
 
@@ -35,33 +35,33 @@ def count(engine: sa.Engine, table: type = File) -> int:
         return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
 
 
-def test_the_same_request_with_the_same_key_has_the_same_answer(rest: Rest, engine: sa.Engine) -> None:
-    first = ask(rest)
+def test_the_same_request_with_the_same_key_gets_the_same_response(rest: Rest, engine: sa.Engine) -> None:
+    first = post(rest)
     assert (first.status_code, "Idempotency-Replayed" in first.headers) == (201, False)
     with engine.begin() as connection:
         connection.execute(sa.update(File).values(status="failed", error="x"))
-    second = ask(rest)
+    second = post(rest)
     assert (second.status_code, second.headers["Idempotency-Replayed"]) == (201, "true")
     assert second.content == first.content
     assert second.headers["Location"] == first.headers["Location"]
     assert (count(engine), count(engine, OutboxRow), count(engine, IdempotencyKey)) == (1, 1, 1)
     with engine.begin() as connection:
         connection.execute(sa.delete(File))
-    assert ask(rest).content == first.content, "also when the file was deleted"
+    assert post(rest).content == first.content, "also when the file was deleted"
 
 
 def test_without_a_key_and_with_another_key_each_request_is_accepted(rest: Rest, engine: sa.Engine) -> None:
-    assert len({ask(rest, key=key).json()["id"] for key in (None, None, "a", "b")}) == 4
+    assert len({post(rest, key=key).json()["id"] for key in (None, None, "a", "b")}) == 4
     assert count(engine, IdempotencyKey) == 2
 
 
 def test_a_key_in_the_quotation_marks_of_the_draft_is_the_same_key(rest: Rest) -> None:
-    assert ask(rest, key=f'"{KEY}"').json() == ask(rest, key=KEY).json()
+    assert post(rest, key=f'"{KEY}"').json() == post(rest, key=KEY).json()
 
 
 def test_the_same_key_with_another_request_is_refused(rest: Rest, engine: sa.Engine) -> None:
-    ask(rest)
-    refused = ask(rest, "b")
+    post(rest)
+    refused = post(rest, "b")
     assert refused.status_code == 409
     error = refused.json()["error"]
     assert (error["code"], error["field"]) == ("idempotency_key_reused", "Idempotency-Key")
@@ -70,7 +70,7 @@ def test_the_same_key_with_another_request_is_refused(rest: Rest, engine: sa.Eng
 
 
 @pytest.mark.parametrize("key", ["", '" "', "a" * 400, "a\tb", "caf\xe9"])
-def test_a_key_that_is_none_is_refused(key: str, rest: Rest, engine: sa.Engine) -> None:
+def test_an_invalid_key_is_refused(key: str, rest: Rest, engine: sa.Engine) -> None:
     headers = [(b"Idempotency-Key", key.encode("latin-1"))]
     answer = rest.client.post("/api/files", json={"title": "a"}, headers=headers)
     assert (answer.status_code, answer.json()["error"]["field"].lower()) == (422, "idempotency-key")
@@ -79,32 +79,32 @@ def test_a_key_that_is_none_is_refused(key: str, rest: Rest, engine: sa.Engine) 
 
 def test_requests_with_one_key_at_the_same_time_are_accepted_once(rest: Rest, engine: sa.Engine) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(rest), range(24)))
+        answers = list(pool.map(lambda _: post(rest), range(24)))
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.content for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
     assert (count(engine), count(engine, OutboxRow)) == (1, 1)
 
 
-def test_a_key_is_kept_for_a_day_and_then_free(rest: Rest, engine: sa.Engine) -> None:
-    first = ask(rest).json()["id"]
+def test_a_key_can_be_reused_after_a_day(rest: Rest, engine: sa.Engine) -> None:
+    first = post(rest).json()["id"]
     with engine.begin() as connection:
         nearly = datetime.now(UTC) - timedelta(hours=23, minutes=59)
         connection.execute(sa.update(IdempotencyKey).values(created_at=nearly))
-    assert ask(rest).json()["id"] == first
+    assert post(rest).json()["id"] == first
     with engine.begin() as connection:
         connection.execute(sa.update(IdempotencyKey).values(created_at=datetime.now(UTC) - timedelta(hours=25)))
-    assert ask(rest, "another").json()["id"] != first
+    assert post(rest, "another").json()["id"] != first
     with engine.connect() as connection:
         assert connection.execute(sa.select(IdempotencyKey.key_hash)).scalar_one() == key_hash(KEY)
 
 
 @pytest.fixture
-def answer_lost(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The connection breaks after the next commit, before its answer comes."""
+def lose_response(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Break the connection after the next commit, before its response arrives."""
     lost = threading.Event()
 
-    def then_breaks(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+    def commit_then_break(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
         answer = in_transaction(engine, work)
         if not lost.is_set():
             lost.set()
@@ -113,29 +113,29 @@ def answer_lost(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def arm() -> None:
         lost.clear()
-        monkeypatch.setattr(services, "in_transaction", then_breaks)
+        monkeypatch.setattr(submissions, "in_transaction", commit_then_break)
 
     return arm
 
 
-def test_a_503_says_that_a_retry_with_the_key_is_safe_and_it_is(
-    rest: Rest, engine: sa.Engine, answer_lost: Callable[[], None]
+def test_a_retry_with_the_key_after_a_503_is_safe(
+    rest: Rest, engine: sa.Engine, lose_response: Callable[[], None]
 ) -> None:
-    answer_lost()
-    lost = ask(rest)
+    lose_response()
+    lost = post(rest)
     assert lost.status_code == 503
     assert "may have been accepted" in lost.json()["error"]["message"]
     assert "Idempotency-Key" in lost.json()["error"]["message"]
-    again = ask(rest)
+    again = post(rest)
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
     assert count(engine) == 1
 
 
-def test_the_document_names_the_header_and_the_answers(rest: Rest) -> None:
-    post = rest.client.get("/api/openapi.json").json()["paths"]["/api/files"]["post"]
-    (parameter,) = [one for one in post["parameters"] if one["name"] == "Idempotency-Key"]
+def test_the_openapi_document_has_the_header_and_its_responses(rest: Rest) -> None:
+    operation = rest.client.get("/api/openapi.json").json()["paths"]["/api/files"]["post"]
+    (parameter,) = [one for one in operation["parameters"] if one["name"] == "Idempotency-Key"]
     assert (parameter["in"], parameter["required"]) == ("header", False)
-    assert "Idempotency-Replayed" in post["responses"]["201"]["headers"]
+    assert "Idempotency-Replayed" in operation["responses"]["201"]["headers"]
 
 
 # --- the command
@@ -151,7 +151,7 @@ def submit(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_the_command_accepts_many_once_with_a_key(settings: Settings, engine: sa.Engine) -> None:
+def test_the_command_submits_many_files_once_with_a_key(settings: Settings, engine: sa.Engine) -> None:
     first = submit(settings, "many", "--count", "1500", "--idempotency-key", KEY)
     assert first.returncode == 0, first.stderr
     second = submit(settings, "many", "--count", "1500", "--idempotency-key", KEY)

@@ -1,4 +1,4 @@
-"""The group's offsets are moved on a real broker, and nothing that was accepted is lost by it."""
+"""Resets of the group's offsets on a real broker: no accepted request is lost."""
 
 import json
 import os
@@ -18,24 +18,32 @@ from filemill.config.settings import as_environment
 from filemill.domain.offsets import topic_id_in
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict
-from filemill.services.offset_reset import CannotReset, OffsetReset, ResetPlan, ResetTarget, UnfinishedPolicy
+from filemill.services.offset_reset import (
+    CannotReset,
+    OffsetReset,
+    ResetPlan,
+    ResetRefusal,
+    ResetTarget,
+    UnfinishedPolicy,
+)
+from filemill.verification.findings import FindingCode
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest
 
-# Longer than a test: what is begun under it does not end by itself.
+# Longer than a test, so that a record that was started does not finish by itself.
 FOR_EVER = 600
 EMPTY_SECONDS = 30.0
 
 
 def make_reset(harness: PipelineHarness) -> OffsetReset:
     operations = bootstrap.operations(harness.settings, harness.engine)
-    return bootstrap.offset_reset(harness.settings, harness.engine, operations=operations)
+    return bootstrap.offset_reset(harness.settings, harness.engine, file_operations=operations)
 
 
 def stop(harness: PipelineHarness, member: Process) -> None:
-    """End a processor amid its work, and wait until the broker takes it for gone."""
+    """Kill a processor while it works, and wait until the broker removes it from the group."""
     member.kill()
     reset = make_reset(harness)
     wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members", every=0.3)
@@ -65,8 +73,9 @@ def test_a_reset_of_a_group_with_members_is_refused_by_filemill_and_by_the_broke
     assert plan.why_not == (
         "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
     )
-    with pytest.raises(CannotReset, match="has a member"):
+    with pytest.raises(CannotReset) as refused:
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
+    assert refused.value.code is ResetRefusal.GROUP_HAS_MEMBERS
     admin = KafkaAdmin(harness.settings)
     with pytest.raises(Conflict) as conflict:
         admin.alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
@@ -129,7 +138,7 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
     assert (plan.repeated, plan.skipped) == (6, [])
     reset.apply(plan, ResetTarget("shift", by=-2), "cancel", "test")
     harness.start("processor")
-    wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were done again")
+    wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were reprocessed")
     after = {file_id: harness.file(file_id) for file_id in ids}
     assert {one.sha256 for one in after.values()} == {one.sha256 for one in before.values()}
     assert {one.finished_at for one in after.values()} == {one.finished_at for one in before.values()}
@@ -139,11 +148,11 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
 def test_a_skip_without_an_audit_record_violates_an_invariant(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
     KafkaAdmin(harness.settings).alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
-    assert harness.verify().findings["committed-unfinished"].examples == ["partition 0, offset 0"]
+    assert harness.verify().findings[FindingCode.COMMITTED_UNFINISHED].examples == ["partition 0, offset 0"]
 
 
 def test_a_time_means_the_first_record_from_that_time_on(harness: PipelineHarness) -> None:
-    """Partition 0 has two records before it and one after it, the others only some before."""
+    """Partition 0 has two records before the time and one after it; the others have only records before it."""
     for partition in range(3):
         harness.publish_requests(partition, 2)
     time.sleep(0.01)
@@ -160,8 +169,9 @@ def test_a_plan_is_refused_if_the_topic_was_recreated(harness: PipelineHarness) 
     plan = reset.plan(ResetTarget("latest"))
     topics.recreate_topic(harness.settings, harness.settings.topic_create)
     waiting = harness.publish_requests(0, 2)
-    with pytest.raises(CannotReset, match="was deleted and created again since the preview: preview the reset again"):
+    with pytest.raises(CannotReset) as refused:
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
+    assert refused.value.code is ResetRefusal.TOPIC_RECREATED
     assert committed(harness) == [None] * 3
     assert set(harness.statuses(waiting).values()) == {"pending"}
     assert audit_details(harness) == []
@@ -242,7 +252,7 @@ def test_an_invalid_reset_over_rest_is_refused(body: dict[str, object], rest: Re
 
 
 def command(harness: PipelineHarness, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`filemill offsets …` on the world's servers."""
+    """Run `filemill offsets …` on the servers of the harness."""
     argv = [sys.executable, "-m", "filemill", "offsets", *arguments]
     environment = {**os.environ, **as_environment(harness.settings)}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)

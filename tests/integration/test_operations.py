@@ -1,4 +1,4 @@
-"""What people do to files and workers: cancel, retry, delete, replay, quiet; and what `verify` makes of it."""
+"""Operations on files and workers: cancel, retry, delete, replay, quiet, resume; `verify` stays clean."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.dead_letters import DeadLetter, reason_counts
+from filemill.domain.file_actions import RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import read_dead_letters
@@ -21,7 +22,7 @@ from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
-# Long enough to be caught in progress, short enough to wait for.
+# Long enough to act while a record is in progress, short enough to wait for.
 WORK_SECONDS = 3.0
 
 
@@ -30,17 +31,17 @@ def operations(harness: PipelineHarness) -> Operations:
     return bootstrap.operations(harness.settings, harness.engine)
 
 
-def poison(harness: PipelineHarness, file_id: int) -> None:
-    """A request that no attempt can turn into a file, for a file that exists."""
+def produce_invalid_record(harness: PipelineHarness, file_id: int) -> None:
+    """Produce a request that always fails, for an existing file."""
     value = {"fileId": file_id, "title": " ", "description": "", "timestamp": "2026-01-04T12:00:00Z"}
     topics.publish(harness.settings, harness.settings.topic_create, [json.dumps(value).encode()])
 
 
-def letters(harness: PipelineHarness) -> list[DeadLetter]:
+def read_letters(harness: PipelineHarness) -> list[DeadLetter]:
     return read_dead_letters(harness.settings, KafkaAdmin(harness.settings), harness.engine)
 
 
-def kinds(harness: PipelineHarness) -> set[str]:
+def event_kinds(harness: PipelineHarness) -> set[str]:
     with harness.engine.connect() as connection:
         return set(connection.execute(sa.select(WorkerEventRow.kind)).scalars())
 
@@ -50,7 +51,7 @@ def recorded(harness: PipelineHarness) -> list[str]:
         return list(connection.execute(sa.select(Operation.action).order_by(Operation.id)).scalars())
 
 
-def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(
+def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
     harness: PipelineHarness, operations: Operations
 ) -> None:
     harness.run_in_threads("relay", "sync")
@@ -60,9 +61,9 @@ def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(
 
     outcome = operations.cancel([*ids[:2], 999_999], "test")
     assert outcome.done == ids[:2]
-    assert [(one.file_id, one.reason) for one in outcome.refused] == [(999_999, "there is no such file")]
+    assert [(one.file_id, one.code) for one in outcome.refused] == [(999_999, RefusalCode.NOT_FOUND)]
 
-    wait_until(lambda: "cancelled" in kinds(harness), WORK_SECONDS, "the worker says that it let go")
+    wait_until(lambda: "cancelled" in event_kinds(harness), WORK_SECONDS, "the worker reports the cancellation")
     harness.wait_for(ids[2:])
     assert set(harness.statuses(ids[:2]).values()) == {"cancelled"}
     assert not set(ids[:2]) & set(harness.results())
@@ -76,9 +77,7 @@ def test_a_cancelled_file_is_let_go_by_its_worker_and_can_be_tried_again(
     assert recorded(harness) == ["cancel", "retry"]
 
 
-def test_what_is_refused_is_not_on_record_however_often_it_is_asked_for(
-    harness: PipelineHarness, operations: Operations
-) -> None:
+def test_refused_operations_are_not_in_the_audit(harness: PipelineHarness, operations: Operations) -> None:
     (pending,) = harness.submit(1)
     for _ in range(3):
         assert operations.retry([pending, 999_999], "test").done == []
@@ -89,7 +88,7 @@ def test_what_is_refused_is_not_on_record_however_often_it_is_asked_for(
     assert recorded(harness) == ["cancel"]
 
 
-def test_a_file_that_is_not_on_kafka_yet_never_gets_there_once_cancelled(
+def test_an_unpublished_file_is_not_published_after_its_cancellation(
     harness: PipelineHarness, operations: Operations
 ) -> None:
     ids = harness.submit(3)
@@ -118,7 +117,7 @@ def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarnes
     report = harness.assert_clean()
     assert (report.submitted, report.deleted, report.objects) == (2, 1, 2)
 
-    # A result that comes late for it, as one of a worker that was stopped would, is no surprise.
+    # A late result for it, such as one of a worker that was stopped, is not reported as rejected.
     late = {"fileId": ids[0], "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
     topics.publish(harness.settings, harness.settings.topic_created, [json.dumps(late).encode()])
     survivors = harness.submit(1)
@@ -126,26 +125,24 @@ def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarnes
     assert harness.rejected() == []
 
 
-def test_a_file_in_progress_cannot_be_deleted_nor_a_completed_one_retried(
-    harness: PipelineHarness, operations: Operations
-) -> None:
+def test_a_pending_file_cannot_be_deleted_or_retried(harness: PipelineHarness, operations: Operations) -> None:
     (waiting,) = harness.submit(1)
-    assert (
-        operations.delete([waiting], "test").refused[0].reason
-        == "it is pending: only one that has ended can be deleted"
-    )
+    (refused,) = operations.delete([waiting], "test").refused
+    assert (refused.file_id, refused.code) == (waiting, RefusalCode.WRONG_STATUS)
     assert operations.retry([waiting], "test").done == []
 
 
-def test_dead_letters_are_replayed_once_with_a_dry_run_before(harness: PipelineHarness) -> None:
+def test_dead_letters_are_replayed_once_after_a_dry_run(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     harness.start("processor")
     ids = [request.file_id for request in harness.insert_rows(3)]
     for file_id in ids:
-        poison(harness, file_id)
+        produce_invalid_record(harness, file_id)
     topics.publish(harness.settings, harness.settings.topic_create, [b"not json"])
     harness.wait_for(ids, "failed")
-    found = wait_until(lambda: letters(harness) if len(letters(harness)) == 4 else [], 10, "four dead letters")
+    found = wait_until(
+        lambda: read_letters(harness) if len(read_letters(harness)) == 4 else [], 10, "four dead letters"
+    )
     assert reason_counts(letter for letter in found if letter.file_id) == {"title: must not be blank": 3}
     assert [letter.refusal for letter in found if letter.file_id is None] == ["it names no file"]
 
@@ -157,26 +154,26 @@ def test_dead_letters_are_replayed_once_with_a_dry_run_before(harness: PipelineH
     real = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False)
     assert real.files == ids
     harness.wait_for(ids)
-    after = letters(harness)
+    after = read_letters(harness)
     assert [letter.still_broken for letter in after if letter.file_id] == [False] * 3
     assert dead_letters.replay(harness.engine, after, actor="test", rate=100, dry_run=False).files == []
     assert recorded(harness) == ["dlq.replay"]
     harness.assert_clean()
 
 
-def test_a_file_that_keeps_failing_is_not_replayed_for_ever(harness: PipelineHarness) -> None:
+def test_a_file_that_keeps_failing_is_not_replayed_forever(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     harness.start("processor")
     (request,) = harness.insert_rows(1)
-    poison(harness, request.file_id)
+    produce_invalid_record(harness, request.file_id)
     harness.wait_for([request.file_id], "failed")
-    found = wait_until(lambda: letters(harness), 10, "the dead letter")
+    found = wait_until(lambda: read_letters(harness), 10, "the dead letter")
     result = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
     assert result.files == []
     assert "a loop" in next(iter(result.refused.values()))
 
 
-def test_a_worker_that_nobody_knows_cannot_be_told_anything(harness: PipelineHarness, operations: Operations) -> None:
+def test_a_command_for_an_unknown_worker_is_refused(harness: PipelineHarness, operations: Operations) -> None:
     with pytest.raises(UnknownWorker, match="there is no worker named nobody"):
         operations.command_workers(WorkerCommandKind.QUIET, "nobody", "test")
     for act in ("quiet", "resume"):
@@ -193,22 +190,22 @@ def test_a_worker_that_nobody_knows_cannot_be_told_anything(harness: PipelineHar
     assert list(topics.read(harness.settings, harness.settings.topic_worker_commands)) == []
 
 
-def test_a_quiet_worker_takes_nothing_until_it_may_go_on(harness: PipelineHarness, operations: Operations) -> None:
+def test_a_quiet_worker_starts_no_record_until_it_is_resumed(harness: PipelineHarness, operations: Operations) -> None:
     harness.run_in_threads("relay", "sync")
     (processor,) = harness.start("processor")
     harness.wait_for(harness.submit(2))
     operations.command_workers(WorkerCommandKind.QUIET, None, "test")
-    wait_until(lambda: processor.has_logged("Told", order="quiet"), 10, "the worker was told")
-    wait_until(lambda: "quieted" in kinds(harness), 10, "the worker says so")
+    wait_until(lambda: processor.has_logged("Applied a command", command="quiet"), 10, "the worker has the command")
+    wait_until(lambda: "quieted" in event_kinds(harness), 10, "the worker reports it")
 
     def reported_paused() -> bool:
         with harness.engine.connect() as connection:
             vitals = connection.execute(sa.select(Worker.vitals)).scalar_one()
         return bool(vitals and vitals.get("paused") and vitals.get("quiet"))
 
-    wait_until(reported_paused, 10, "its heartbeat says quiet")
+    wait_until(reported_paused, 10, "its heartbeat reports quiet")
     ids = harness.submit(3)
-    # It has heartbeats to send, so time passes for it: two of them without touching the new files.
+    # It sends heartbeats meanwhile: two of them without starting the new files.
     with harness.engine.connect() as connection:
         heard = connection.execute(sa.select(Worker.heard_at)).scalar_one()
 

@@ -1,4 +1,4 @@
-"""A well-formed record with a file id that no row has: it is seen everywhere, and can be cleared."""
+"""A valid record with an unknown file id: every check reports it, and its object can be deleted."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from filemill.domain.messages import FileCreate, encode
 from filemill.entrypoints import bootstrap
 from filemill.queries.overview import overview
 from filemill.services.orphans import Orphan, OrphanKind
+from filemill.verification.findings import FindingCode
 from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
@@ -44,7 +45,7 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.timeout(120)
-def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_deleted(harness: PipelineHarness) -> None:
+def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) -> None:
     settings = harness.settings
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
@@ -52,7 +53,7 @@ def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_delete
     stranger = FileCreate(999, "forged", "", THEN)
     topics.publish(settings, settings.topic_create, [encode(stranger)])
     harness.wait_for(ids)
-    (rejected,) = wait_until(harness.rejected, 20, "the sync has noted the unknown id")
+    (rejected,) = wait_until(harness.rejected, 20, "the sync has rejected the unknown id")
     assert rejected["reason"] == "no file has the id 999"
 
     with harness.engine.connect() as connection:
@@ -61,7 +62,7 @@ def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_delete
     advice = advise(seen.group, seen.lags, seen.outbox, seen.leases, unknown_ids=seen.unknown_ids, interval_seconds=2)
     assert "One unknown file id in results within a day" in [one.what for one in advice]
 
-    finding = harness.verify().findings["orphan-object"]
+    finding = harness.verify().findings[FindingCode.ORPHAN_OBJECT]
     assert finding.examples == [object_key(999, THEN)]
     assert "filemill orphans delete" in finding.meaning
 
@@ -77,9 +78,7 @@ def test_a_request_for_an_unknown_file_is_warned_of_and_its_object_can_be_delete
     assert (detail["count"], detail["keys"]) == (1, [object_key(999, THEN)])
 
 
-def test_only_what_nobody_owns_is_an_orphan_and_only_keys_of_ours_are_deleted(
-    settings: Settings, engine: sa.Engine
-) -> None:
+def test_only_unowned_objects_with_our_keys_are_deleted(settings: Settings, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         made = [{"title": str(number), "created_at": THEN} for number in range(4)]
         own, gone, deleted, foreign = connection.execute(sa.insert(File).returning(File.id), made).scalars()

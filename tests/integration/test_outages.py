@@ -95,7 +95,7 @@ def test_requests_are_accepted_while_kafka_is_away_and_complete_when_it_is_back(
     kafka_is_away(stack, at_rest, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes a minute; a shorter outage of Kafka is tested as well")
 def test_kafka_may_be_away_for_half_a_minute(stack: RunningServers, at_rest: PipelineHarness) -> None:
     kafka_is_away(stack, at_rest, 31)
 

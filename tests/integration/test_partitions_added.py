@@ -1,4 +1,4 @@
-"""The topic grows while work flows."""
+"""Partitions are added to the topic during work."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ INTERVAL_SECONDS = 0.1
 
 @contextmanager
 def steady_requests(harness: PipelineHarness, ids: list[int]) -> Iterator[None]:
-    """A few requests at a time, until the context ends; `ids` grows by theirs."""
+    """Submit a few requests at a time until the context ends, and add their ids to `ids`."""
     enough = threading.Event()
 
     def feed() -> None:
@@ -33,7 +33,7 @@ def steady_requests(harness: PipelineHarness, ids: list[int]) -> Iterator[None]:
         feeder.join()
 
 
-def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(harness: PipelineHarness) -> None:
+def test_added_partitions_are_used_and_consumed_during_work(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     harness.start("processor", "processor")
     harness.wait_for_assignment(2, 1)
@@ -47,7 +47,7 @@ def test_added_partitions_join_the_rotation_and_are_consumed_while_work_flows(ha
         command = [sys.executable, "-m", "filemill", "topics", "add-partitions", "6"]
         subprocess.run(command, env=os.environ | as_environment(harness.settings), check=True, timeout=30)
         wait_until(lambda: partitions_used() == set(range(6)), 30, "all six are in use", every=0.5)
-        # What holds always holds now, too, with files on their way.
+        # The invariants hold during work too.
         assert harness.verify().findings == {}
     harness.wait_for_assignment(3, 3)
     harness.wait_for(ids)

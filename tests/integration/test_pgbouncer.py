@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before PostgreSQL: all works with the setting, and without it says which."""
+"""PgBouncer in transaction mode: everything works with the setting, and the error without it names the setting."""
 
 import contextlib
 import os
@@ -25,13 +25,13 @@ from tests.servers import RunningServers, watch
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 REQUESTS = 60
-# Fewer sessions than there are clients, so that each session serves many of them.
+# Fewer sessions than clients, so that each session serves several clients.
 SESSIONS = 4
 
 
 @pytest.fixture(scope="module")
 def pooler(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a PgBouncer before the session's PostgreSQL."""
+    """The port of a PgBouncer in front of PostgreSQL."""
     if PROGRAM is None:
         if os.environ.get("CI"):
             pytest.fail("no PgBouncer: install the package `pgbouncer`")
@@ -50,7 +50,7 @@ def pooler(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) ->
         f"pool_mode = transaction\ndefault_pool_size = {SESSIONS}\nmax_client_conn = 200\n"
     )
     command = [PROGRAM, "-q", str(folder / "pgbouncer.ini")]
-    if os.geteuid() == 0:  # it refuses to run as root
+    if os.geteuid() == 0:  # PgBouncer does not run as root
         nobody = pwd.getpwnam("nobody")
         for path in (folder, *folder.iterdir()):
             os.chown(path, nobody.pw_uid, nobody.pw_gid)
@@ -76,12 +76,12 @@ def listens(port: int) -> bool:
 
 @pytest.fixture
 def pooled(servers: RunningServers, pooler: int, tmp_path: Path) -> Iterator[PipelineHarness]:
-    """A world that is prepared, and used, through the pooler."""
+    """A pipeline that is prepared and used through the pooler."""
     with open_harness(servers, tmp_path, database_port=pooler, database_pooler="transaction") as harness:
         yield harness
 
 
-def test_the_whole_pipeline_works_through_it(pooled: PipelineHarness) -> None:
+def test_the_pipeline_works_through_pgbouncer(pooled: PipelineHarness) -> None:
     pooled.start("relay", "sync", "monitor", "processor")
     with serving(pooled.settings) as rest, ThreadPoolExecutor(10) as pool:
         ids = list(pool.map(lambda number: rest.create(f"request {number}"), range(REQUESTS)))
@@ -96,7 +96,7 @@ def test_the_whole_pipeline_works_through_it(pooled: PipelineHarness) -> None:
     assert not [line for line in monitor.lines("Monitor") if "waiting" in str(line["state"])]
 
 
-def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: PipelineHarness) -> None:
+def test_the_limits_apply_to_transactions_not_to_sessions(pooled: PipelineHarness) -> None:
     shown = sa.text("SELECT current_setting('statement_timeout'), current_setting('timezone')")
     for _ in range(2 * SESSIONS):
         with pooled.engine.begin() as connection:
@@ -108,10 +108,10 @@ def test_the_limits_hold_in_each_transaction_and_stay_in_no_session(pooled: Pipe
     plain.dispose()
 
 
-def test_an_idle_transaction_is_ended_so_that_no_lease_hangs(pooled: PipelineHarness) -> None:
+def test_an_idle_transaction_is_ended(pooled: PipelineHarness) -> None:
     with pooled.engine.connect() as connection:
         connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 50"))
-        wait_until(lambda: idle_sessions(pooled, connection) == 0, 10, "the session is ended")
+        wait_until(lambda: idle_sessions(pooled, connection) == 0, 10, "the session has ended")
         with pytest.raises(Unavailable):
             connection.execute(sa.text("SELECT 1"))
 
@@ -122,7 +122,7 @@ def idle_sessions(harness: PipelineHarness, _connection: sa.Connection) -> int:
         return int(other.execute(counted, {"name": harness.settings.database_name}).scalar_one())
 
 
-def test_without_the_setting_it_is_named(pooled: PipelineHarness) -> None:
+def test_the_missing_pooler_setting_is_reported(pooled: PipelineHarness) -> None:
     unaware = pooled.settings.model_copy(update={"database_pooler": "none"})
     engine = bootstrap.create_engine(unaware, "unaware")
     with pytest.raises(Unavailable, match="FILEMILL_DATABASE_POOLER=transaction"):

@@ -94,7 +94,7 @@ def test_one_partition_has_at_most_its_share_of_the_records(harness: PipelineHar
     harness.assert_clean()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="has a time limit that a busy machine misses")
 @pytest.mark.timeout(240)
 def test_one_worker_processes_1000_files_of_20_seconds_at_once(harness: PipelineHarness) -> None:
     """Measure from the first request to the last completed row, by the database's clock."""
@@ -134,7 +134,7 @@ def test_one_worker_processes_1000_files_of_20_seconds_at_once(harness: Pipeline
     harness.assert_clean()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes two minutes for each protocol")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("protocol", ["classic-eager", "classic-cooperative", "consumer"])
 def test_the_one_minute_job_causes_no_rebalance(protocol: str, harness: PipelineHarness) -> None:

@@ -1,11 +1,12 @@
-"""PostgreSQL turns read-only, as after a failover to a standby, and writable again: all goes on by itself.
+"""PostgreSQL becomes read-only, as after a failover to a standby, and writable again: the workers recover.
 
-`ALTER DATABASE … SET default_transaction_read_only` and the end of all sessions: every new session is read-only, and
-stays so when the database is writable again.
+The test sets `default_transaction_read_only` for the database and ends all sessions. Every new session is read-only,
+and stays read-only when the database is writable again.
 """
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ SECONDS = 20.0
 
 @contextlib.contextmanager
 def read_only(harness: PipelineHarness) -> Iterator[None]:
-    """The world's database is read-only for the length of the context, for sessions that begin in it."""
+    """Make the database read-only for sessions that begin inside the context."""
     name = harness.settings.database_name
     with superuser(harness.settings) as connection:
         connection.execute(sa.text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
@@ -42,7 +43,7 @@ def said_read_only(harness: PipelineHarness, role: str) -> bool:
     return any("is read-only" in str(line.get("state")) for line in member.lines())
 
 
-def test_a_read_only_database_is_waited_for(harness: PipelineHarness) -> None:
+def test_the_workers_wait_for_a_read_only_database(harness: PipelineHarness) -> None:
     command = as_environment(harness.settings)
     harness.start(*ROLES)
     with (
@@ -52,12 +53,12 @@ def test_a_read_only_database_is_waited_for(harness: PipelineHarness) -> None:
         ids = [rest.post("/api/files", json={"title": f"before {n}"}).raise_for_status().json()["id"] for n in range(5)]
         harness.wait_for(ids)
         with read_only(harness):
-            for _ in range(3):  # on old sessions, which break, and on new ones
+            for _ in range(3):  # on old sessions, which are broken, and on new ones
                 answer = rest.post("/api/files", json={"title": "a title for nobody"})
                 assert answer.status_code == 503, answer.text
             assert "is read-only" in answer.json()["error"]["message"]
             assert "FILEMILL_DATABASE_HOST" in answer.json()["error"]["message"]
-            assert rest.get("/api/files").status_code == 200, "reading goes on"
+            assert rest.get("/api/files").status_code == 200, "reads succeed"
             ready = rest.get("/readyz")
             assert ready.status_code == 503
             assert "is read-only" in ready.json()["servers"]["postgres"]["problem"]
@@ -68,11 +69,9 @@ def test_a_read_only_database_is_waited_for(harness: PipelineHarness) -> None:
                 assert "Traceback" not in done.stderr
                 assert "a title for nobody" not in done.stderr
             for role in ("sync", "monitor"):
-                wait_until(
-                    lambda role=role: said_read_only(harness, role), SECONDS, f"the {role} says what it waits for"
-                )  # type: ignore[misc]
+                wait_until(partial(said_read_only, harness, role), SECONDS, f"the {role} reports what it waits for")
         answer = rest.post("/api/files", json={"title": "after"})
-        assert answer.status_code == 201, f"the pool's sessions are read-only still: {answer.text}"
+        assert answer.status_code == 201, f"the pool still has read-only sessions: {answer.text}"
         assert rest.get("/readyz").status_code == 200
         harness.wait_for([answer.json()["id"]], seconds=SECONDS)
         for role in ROLES:

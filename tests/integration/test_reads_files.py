@@ -34,7 +34,7 @@ def walk(engine: sa.Engine, limit: int, status: Status | None = None) -> list[li
                 return pages
 
 
-def test_pages_have_each_file_once(engine: sa.Engine) -> None:
+def test_each_file_is_on_one_page(engine: sa.Engine) -> None:
     ids = accept(engine, *(f"file {number}" for number in range(10)))
     assert walk(engine, 4) == [ids[:-5:-1], ids[-5:-9:-1], ids[1::-1]]
     assert walk(engine, 5) == [ids[:-6:-1], ids[4::-1]]
@@ -45,7 +45,7 @@ def test_pages_have_each_file_once(engine: sa.Engine) -> None:
     assert walk(engine, 3, Status.CANCELLED) == [[]]
 
 
-def test_newer_leads_back_and_ends_with_a_whole_first_page(engine: sa.Engine) -> None:
+def test_the_newer_cursor_leads_back_to_a_full_first_page(engine: sa.Engine) -> None:
     ids = accept(engine, *(f"file {number}" for number in range(10)))
     with engine.connect() as connection:
         oldest = list_files(connection, limit=4, cursor=f"before-{ids[2]}")
@@ -59,7 +59,7 @@ def test_newer_leads_back_and_ends_with_a_whole_first_page(engine: sa.Engine) ->
         assert ([row.id for row in short.items], short.newer) == (ids[:5:-1], None)
 
 
-def test_an_empty_page_beyond_the_end_leads_back(engine: sa.Engine) -> None:
+def test_an_empty_page_past_the_end_leads_back(engine: sa.Engine) -> None:
     ids = accept(engine, "only")
     with engine.connect() as connection:
         beyond = list_files(connection, cursor=f"before-{ids[0]}")
@@ -67,7 +67,7 @@ def test_an_empty_page_beyond_the_end_leads_back(engine: sa.Engine) -> None:
         assert [row.id for row in list_files(connection, cursor=beyond.newer).items] == ids
 
 
-def test_oldest_first_goes_the_other_way_and_back(engine: sa.Engine) -> None:
+def test_oldest_first_reverses_the_order_of_pages(engine: sa.Engine) -> None:
     ids = accept(engine, *(f"file {number}" for number in range(10)))
     with engine.connect() as connection:
 
@@ -81,7 +81,7 @@ def test_oldest_first_goes_the_other_way_and_back(engine: sa.Engine) -> None:
         last = read(second.next)
         assert ([row.id for row in last.items], last.next) == (ids[8:], None)
         assert [row.id for row in read(last.previous).items] == ids[4:8]
-        # Before the third there are but two: the whole first page is a better answer.
+        # There are only two before the third: a full first page is returned instead.
         assert [row.id for row in read(f"before-{ids[2]}").items] == ids[:4]
         beyond = read(f"after-{ids[9]}")
         assert ([row.id for row in beyond.items], beyond.next) == ([], None)
@@ -101,12 +101,12 @@ def test_oldest_first_goes_the_other_way_and_back(engine: sa.Engine) -> None:
         "fo2" + "0" * 16,
     ],
 )
-def test_a_cursor_of_somebody_else(cursor: str, engine: sa.Engine) -> None:
+def test_an_unknown_cursor_is_refused(cursor: str, engine: sa.Engine) -> None:
     with engine.connect() as connection, pytest.raises(InvalidCursor):
         list_files(connection, cursor=cursor)
 
 
-def test_a_list_may_cut_descriptions_short(engine: sa.Engine) -> None:
+def test_a_list_can_cut_descriptions(engine: sa.Engine) -> None:
     (file_id,) = accept(engine, "long", description="é" * 1000)
     with engine.connect() as connection:
         assert list_files(connection, excerpts=True).items[0].description == "é" * EXCERPT_CHARACTERS
@@ -118,13 +118,13 @@ def test_a_list_may_cut_descriptions_short(engine: sa.Engine) -> None:
         assert get_file(connection, 2**70) is None
 
 
-def test_counts_name_every_status_and_never_look_at_the_files(engine: sa.Engine) -> None:
+def test_counts_have_every_status_and_do_not_scan_files(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         assert count_statuses(connection).by_status == dict.fromkeys(Status, 0)
     ids = accept(engine, "a", "b", "c")
     with engine.begin() as connection:
         connection.execute(sa.update(File).where(File.id == ids[0]).values(status="completed"))
-        # Nobody could read it now: the counts come from elsewhere.
+        # The table cannot be read now: the counts come from another table.
         connection.execute(sa.text("ALTER TABLE files RENAME TO files_away"))
         counts = count_statuses(connection)
         connection.rollback()

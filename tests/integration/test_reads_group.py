@@ -31,7 +31,7 @@ def sample(
     connection.execute(sa.insert(LagSample), [{**row, "sampled_at": moment} for row in rows])
 
 
-def test_without_a_sample_all_is_unknown(engine: sa.Engine) -> None:
+def test_without_samples_everything_is_unknown(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         seen = overview(connection, GROUP)
         assert (seen.group, seen.lags, seen.flow.produced, seen.flow.committed) == (None, None, None, None)
@@ -39,7 +39,7 @@ def test_without_a_sample_all_is_unknown(engine: sa.Engine) -> None:
         assert lag_history(connection, GROUP, timedelta(minutes=5)).moments == []
 
 
-def test_how_far_behind_is_since_the_last_sample_of_which_all_is_done(engine: sa.Engine) -> None:
+def test_behind_seconds_start_at_the_last_sample_that_is_fully_processed(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         sample(connection, 4000, {1: 0}, end=100)  # too long ago to tell
         for ago, end in ((300, 100), (60, 500), (30, 800)):
@@ -58,7 +58,7 @@ def test_how_far_behind_is_since_the_last_sample_of_which_all_is_done(engine: sa
     assert after.behind_seconds == pytest.approx(60, abs=2)
 
 
-def test_the_latest_sample_counts_and_says_how_old_it_is(engine: sa.Engine) -> None:
+def test_the_latest_sample_is_used_and_its_age_is_reported(engine: sa.Engine) -> None:
     members = [{"memberId": "m", "clientId": "c", "host": "h", "partitions": [0, 2]}]
     with engine.begin() as connection:
         for ago, state in ((100, "EMPTY"), (10, "STABLE")):
@@ -90,19 +90,19 @@ def test_rates_compare_the_first_and_the_last_sample_of_a_period(engine: sa.Engi
         sample(connection, 0, {0: 20, 1: 0, 2: 5}, end=1200)
         rates = flow(connection, GROUP)
     assert rates.seconds == pytest.approx(40, abs=1)
-    # Partitions 0 and 1: 200 records each came; 280 and 200 were committed. Partition 2 has nothing to compare with.
+    # Partitions 0 and 1: 200 records each were produced; 280 and 200 were committed. Partition 2 has one sample only.
     assert rates.produced == pytest.approx(400 / 40, rel=0.05)
     assert rates.committed == pytest.approx(480 / 40, rel=0.05)
 
 
-def test_one_sample_is_no_rate(engine: sa.Engine) -> None:
+def test_one_sample_gives_no_rate(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         sample(connection, 1, {0: 3})
         rates = flow(connection, GROUP)
     assert (rates.produced, rates.committed) == (None, None)
 
 
-def test_a_short_history_is_every_sample_with_gaps_left_open(engine: sa.Engine) -> None:
+def test_a_short_history_has_every_sample_and_keeps_gaps(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         for ago, lag in ((60, 1), (58, 2), (20, 3), (18, None)):
             sample(connection, ago, {0: lag, 1: 9})
@@ -112,7 +112,7 @@ def test_a_short_history_is_every_sample_with_gaps_left_open(engine: sa.Engine) 
     assert history.lags == {0: [1, 2, None, 3, None], 1: [9, 9, None, 9, 9]}
 
 
-def test_a_long_history_is_thinned_out_and_keeps_its_peaks(engine: sa.Engine) -> None:
+def test_a_long_history_is_downsampled_and_keeps_its_peaks(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         for step in range(900):
             sample(connection, 2.0 * step, {0: 1000 if step == 450 else 1})
@@ -123,7 +123,7 @@ def test_a_long_history_is_thinned_out_and_keeps_its_peaks(engine: sa.Engine) ->
     assert sorted(set(history.lags[0]), key=str) == [1, 1000]
 
 
-def test_a_partition_that_was_added_has_no_past(engine: sa.Engine) -> None:
+def test_an_added_partition_has_no_history(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         sample(connection, 4, {0: 1})
         sample(connection, 2, {0: 2, 1: 5})
@@ -131,7 +131,7 @@ def test_a_partition_that_was_added_has_no_past(engine: sa.Engine) -> None:
     assert history.lags == {0: [1, 2], 1: [None, 5]}
 
 
-def test_a_lease_that_expired_is_not_held(engine: sa.Engine) -> None:
+def test_an_expired_lease_is_not_held(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         for name, seconds in (("relay", 60), ("sync", -60)):
             expires = datetime.now(UTC) + timedelta(seconds=seconds)

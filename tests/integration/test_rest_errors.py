@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.services.submissions import Submissions
-from filemill_dashboard.asgi.scripts import PLOTLY_PATH
+from filemill_dashboard.rest.scripts import PLOTLY_PATH
 from tests.integration.rest import Rest, serving
 
 MEBIBYTE = 1024 * 1024

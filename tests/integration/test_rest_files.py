@@ -154,7 +154,7 @@ def test_the_content_of_a_completed_file_is_downloaded(rest: Rest, engine: sa.En
     body = bytes(range(256)) * 1000
     file_id = rest.create("to download")
     key = f"file-{file_id}-1704369660000.txt"
-    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=body, ContentType="text/html")
+    rest.services.s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=body, ContentType="text/html")
     change(engine, file_id, status="completed", s3_location=key)
 
     answer = rest.client.get(f"/api/files/{file_id}/download")
@@ -169,7 +169,7 @@ def test_the_content_of_a_completed_file_is_downloaded(rest: Rest, engine: sa.En
 def test_a_foreign_key_gives_a_safe_file_name(rest: Rest, engine: sa.Engine, settings: Settings) -> None:
     file_id = rest.create("foreign")
     key = 'reports/ü "quoted"; x=1.txt'
-    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
+    rest.services.s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=b"x")
     change(engine, file_id, status="completed", s3_location=key)
     answer = rest.client.get(f"/api/files/{file_id}/download")
     assert answer.status_code == 200
@@ -204,10 +204,10 @@ def test_an_object_that_does_not_match_the_row_is_not_sent(
     forged = made[:-1] + b"!"
     path = f"/api/files/{file_id}/download"
     change(engine, file_id, status="completed", s3_location=key, sha256=sha256_hex(made), size=size)
-    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=made)
+    rest.services.s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=made)
     assert rest.client.get(path).content == made
 
-    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=forged)
+    rest.services.s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=forged)
     if size > CHECK_WHOLE_BYTES:
         with pytest.raises(httpx.RemoteProtocolError):  # the response is cut before its end
             rest.client.get(path)
@@ -216,7 +216,7 @@ def test_an_object_that_does_not_match_the_row_is_not_sent(
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "object_differs")
         assert f"file {file_id}" in answer.json()["error"]["message"]
 
-    rest.services.objects.put_object(Bucket=settings.s3_bucket, Key=key, Body=made + b"more")
+    rest.services.s3.put_object(Bucket=settings.s3_bucket, Key=key, Body=made + b"more")
     assert rest.client.get(path).status_code == 502
     change(engine, file_id, s3_location=f"file-{file_id + 1}-1.txt")
     assert rest.client.get(path).status_code == 502

@@ -88,29 +88,32 @@ def test_readyz_names_the_unreachable_server_and_a_remedy(
         assert {name for name, state in body["servers"].items() if not state["ok"]} == {server}
         state = body["servers"][server]
         assert port in state["address"]
+        assert state["code"] == "unreachable"
         assert state["problem"]
         assert "check FILEMILL_" in state["advice"]
         assert settings.database_password.get_secret_value() not in answer.text
 
 
 @pytest.mark.parametrize(
-    ("changes", "server", "advice"),
+    ("changes", "server", "code", "advice"),
     [
-        ({"s3_bucket": "no-such-bucket"}, "s3", "no-such-bucket"),
-        ({"topic_created": "no.such.topic"}, "kafka", "filemill topics create"),
-        ({"database_name": "postgres"}, "postgres", "filemill migrate"),
+        ({"s3_bucket": "no-such-bucket"}, "s3", "bucket-missing", "no-such-bucket"),
+        ({"topic_created": "no.such.topic"}, "kafka", "topics-missing", "filemill topics create"),
+        ({"database_name": "postgres"}, "postgres", "schema-missing", "filemill migrate"),
     ],
 )
 def test_readyz_names_the_missing_set_up_step(
-    changes: dict[str, str], server: str, advice: str, settings: Settings
+    changes: dict[str, str], server: str, code: str, advice: str, settings: Settings
 ) -> None:
     with serving(settings.model_copy(update=changes)) as rest:
         answer = rest.client.get("/readyz")
         assert answer.status_code == 503
-        assert advice in answer.json()["servers"][server]["advice"]
+        state = answer.json()["servers"][server]
+        assert state["code"] == code
+        assert advice in state["advice"]
 
 
-def test_without_postgres_a_request_is_refused_at_once(settings: Settings) -> None:
+def test_a_request_without_postgres_is_503_at_once(settings: Settings) -> None:
     with serving(settings.model_copy(update={"database_port": closed_port()})) as rest:
         started = time.monotonic()
         for answer in (
@@ -172,7 +175,7 @@ def _complete(services: object, file_id: int) -> None:
     from filemill_dashboard.state.services import Services  # noqa: PLC0415
 
     assert isinstance(services, Services)
-    with services.reading() as connection:
+    with services.connect() as connection:
         connection.execute(
             sa.text("UPDATE files SET status = 'completed', s3_location = 'x.txt' WHERE id = :id"), {"id": file_id}
         )

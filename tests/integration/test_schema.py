@@ -1,13 +1,14 @@
-"""The schema that the migrations build is the one that the models describe."""
+"""The migrations create the schema of the models."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
 
-from filemill.adapters.postgres.migrate import current_revision, head_revision, migrate
+from filemill.adapters.postgres.migrate import alembic_config, current_revision, head_revision, migrate
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.adapters.postgres.tables import Base, File, StatusCount
 from filemill.config.settings import Settings
@@ -17,14 +18,14 @@ from filemill.queries.files import list_files
 from tests.servers import superuser
 
 
-def test_migrations_build_what_the_models_describe(engine: sa.Engine) -> None:
+def test_the_migrations_create_the_schema_of_the_models(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         assert current_revision(connection) == head_revision()
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_many_processes_may_migrate_at_once(engine: sa.Engine) -> None:
+def test_several_processes_may_migrate_at_once(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     with ThreadPoolExecutor(6) as pool:
@@ -34,7 +35,20 @@ def test_many_processes_may_migrate_at_once(engine: sa.Engine) -> None:
     )
 
 
-def test_counts_follow_every_change_of_a_status(engine: sa.Engine) -> None:
+def test_the_migration_of_rejection_codes_fills_existing_rows(engine: sa.Engine) -> None:
+    rows = "('t', 0, 0, 1, 'no file has the id 7'), ('t', 0, 1, 1, 'not JSON')"
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0013")
+        columns = 'topic, partition, "offset", generation, reason'
+        connection.execute(sa.text(f"INSERT INTO rejected_messages ({columns}) VALUES {rows}"))
+        command.upgrade(config, "head")
+        codes = sa.text('SELECT code FROM rejected_messages ORDER BY "offset"')
+        assert list(connection.execute(codes).scalars()) == ["unknown-file", None]
+
+
+def test_status_counts_follow_every_change(engine: sa.Engine) -> None:
     def counts() -> dict[str, int]:
         summed = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
         with engine.connect() as connection:
@@ -55,7 +69,7 @@ def test_counts_follow_every_change_of_a_status(engine: sa.Engine) -> None:
     assert counts() == {}
 
 
-def test_a_part_of_a_title_is_found_without_reading_the_table(engine: sa.Engine) -> None:
+def test_a_title_search_uses_the_index(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         rows = "SELECT 'file ' || n, now() FROM generate_series(1, 20000) AS n"
         connection.execute(sa.text(f"INSERT INTO files (title, created_at) {rows}"))
@@ -66,9 +80,7 @@ def test_a_part_of_a_title_is_found_without_reading_the_table(engine: sa.Engine)
     assert "files_by_title" in plan
 
 
-def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_index(
-    settings: Settings, engine: sa.Engine
-) -> None:
+def test_without_the_extension_the_schema_has_no_title_index(settings: Settings, engine: sa.Engine) -> None:
     user = f"poor_{settings.database_name}"
     with engine.begin() as connection:
         connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
@@ -81,7 +93,7 @@ def test_a_user_who_may_not_create_the_extension_gets_a_schema_without_that_inde
         with engine_of_poor.begin() as connection:
             indexes = sa.text("SELECT indexname FROM pg_indexes WHERE tablename = 'files'")
             assert "files_by_title" not in set(connection.execute(indexes).scalars())
-            insert_request(connection, new_file("found all the same"))
-            assert len(list_files(connection, search="ALL THE").items) == 1
+            insert_request(connection, new_file("found without an index"))
+            assert len(list_files(connection, search="WITHOUT AN").items) == 1
     finally:
         engine_of_poor.dispose()

@@ -1,4 +1,4 @@
-"""A search finds titles however their letters are composed, whatever their case, and quickly."""
+"""The search ignores Unicode composition and case, and uses the index."""
 
 import pytest
 import sqlalchemy as sa
@@ -19,11 +19,11 @@ def found(connection: sa.Connection, search: str) -> list[str]:
 
 
 @pytest.mark.parametrize("search", ["caf\u00e9", "CAFE\u0301", "\u00e9 100%", "Ｃａｆé"])
-def test_composed_and_decomposed_letters_are_found_alike_and_without_case(search: str, engine: sa.Engine) -> None:
+def test_search_ignores_case_and_unicode_composition(search: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         insert_many(connection, [new_file(NFC), new_file("Cafe 100 x")])
         insert_request(connection, new_file(NFD))
-        assert found(connection, search) == [NFD, NFC], "each is shown as it was given"
+        assert found(connection, search) == [NFD, NFC], "each title is shown as it was submitted"
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_composed_and_decomposed_letters_are_found_alike_and_without_case(search
         ("100%", "0%"),
     ],
 )
-def test_case_is_folded_as_unicode_folds_it(title: str, search: str, engine: sa.Engine) -> None:
+def test_search_uses_unicode_case_folding(title: str, search: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         insert_many(connection, [new_file(title), new_file("another")])
         assert found(connection, search) == [title]
 
 
-def test_titles_that_were_accepted_before_are_found_after_the_migration(engine: sa.Engine) -> None:
+def test_titles_from_before_the_migration_are_found(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         insert_many(connection, [new_file(NFD), new_file("plain")])
     with engine.connect() as connection:
@@ -55,7 +55,7 @@ def test_titles_that_were_accepted_before_are_found_after_the_migration(engine: 
         assert connection.execute(sa.select(File.title_search).order_by(File.id)).scalars().all() == ["café 100%", None]
 
 
-def test_a_search_for_what_is_not_ascii_uses_the_index(engine: sa.Engine) -> None:
+def test_a_search_for_non_ascii_text_uses_the_index(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         rows = "SELECT 'Datei ' || n || ' Ä', 'datei ' || n || ' ä', now() FROM generate_series(1, 20000) AS n"
         connection.execute(sa.text(f"INSERT INTO files (title, title_search, created_at) {rows}"))
@@ -66,5 +66,5 @@ def test_a_search_for_what_is_not_ascii_uses_the_index(engine: sa.Engine) -> Non
         assert found(connection, "1999 Ä") == ["Datei 11999 Ä", "Datei 1999 Ä"]
 
 
-def test_a_direction_mark_is_shown_in_the_commands_table() -> None:
+def test_a_direction_mark_is_escaped_in_a_table() -> None:
     assert plain("a\u202eb\u2066c") == "a\\u202eb\\u2066c"

@@ -1,10 +1,10 @@
-"""Being told to stop, at the worst moment."""
+"""Stop signals at the worst moment."""
 
 import subprocess
 import sys
 
-# A signal's handler runs on the main thread wherever that is, and here it is inside the lock of the event that the
-# handler wants to set: the moment at which a relay or a sync begins to wait, or ceases to.
+# A signal handler interrupts the main thread anywhere. Here that is inside the lock of the event that the handler sets:
+# a relay or a sync is about to wait, or has just stopped waiting.
 INSIDE_THE_EVENTS_LOCK = """
 import os, signal, threading
 from filemill.entrypoints.roles import on_stop_signal
@@ -32,7 +32,7 @@ def run_script(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=20)
 
 
-def test_a_stop_signal_inside_the_stop_events_own_lock_is_no_deadlock() -> None:
+def test_a_stop_signal_inside_the_lock_of_the_event_does_not_deadlock() -> None:
     run = run_script(INSIDE_THE_EVENTS_LOCK)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("stopped in order\n")

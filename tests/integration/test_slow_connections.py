@@ -104,7 +104,7 @@ def test_hundreds_of_slow_connections_block_neither_page_nor_health_checks(urls:
     attack(urls, 1100, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="takes two minutes and has a latency limit that a busy machine misses")
 @pytest.mark.timeout(400)
 def test_two_thousand_slow_connections_for_two_minutes(urls: tuple[str, str]) -> None:
     attack(urls, 2000, 120)

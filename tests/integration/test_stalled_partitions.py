@@ -1,4 +1,4 @@
-"""A partition whose committed offset does not move is named, with the reason."""
+"""A partition whose committed offset does not move is reported, with the reason."""
 
 import asyncio
 import json
@@ -23,7 +23,8 @@ from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
 from filemill.ports import PutMode, ReceivedEvent
 from filemill.queries.overview import overview
-from tests.integration.group_samples import GROUP, samples
+from filemill.verification.findings import FindingCode
+from tests.integration.group_samples import GROUP, insert_samples
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
@@ -31,7 +32,7 @@ from tests.integration.processes import wait_until
 
 
 def tell(connection: sa.Connection, kind: EventKind = EventKind.HEARTBEAT, *, ago: float = 0, **vitals: Any) -> None:
-    """An event of worker w, whose records take 5 s: 21 s in all is what a partition is given."""
+    """Store an event of worker w, whose records take 5 s: a partition is allowed 21 s in all."""
     event = WorkerEvent(
         kind=kind,
         worker_id="w",
@@ -50,8 +51,8 @@ def stalled(connection: sa.Connection) -> dict[int, str]:
 
 def test_a_partition_that_stands_still_is_reported(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
-        samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
+        insert_samples(connection, {0: 7, 1: 10, 2: 1000}, upto=6)
+        insert_samples(connection, {0: 7, 1: 40, 2: 1000}, since=4)
         tell(connection, inFlight=1, oldestRecords=[{"partition": 0, "offset": 7, "seconds": 59.0}])
         found = stalled(connection)
     assert list(found) == [0]
@@ -65,32 +66,32 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
     oldest = [{"partition": 0, "offset": 7, "seconds": 59.0}]
     with engine.connect() as connection:
         with connection.begin() as short:
-            samples(connection, {0: 7}, since=20)
+            insert_samples(connection, {0: 7}, since=20)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "the samples do not reach far enough back"
+            assert stalled(connection) == {}, "the samples are not old enough"
             short.rollback()
         with connection.begin() as gap:
-            samples(connection, {0: 7}, upto=40)
-            samples(connection, {0: 7}, since=16)
+            insert_samples(connection, {0: 7}, upto=40)
+            insert_samples(connection, {0: 7}, since=16)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "for 24 s nobody looked"
+            assert stalled(connection) == {}, "no sample for 24 s"
             gap.rollback()
         with connection.begin() as moved:
-            samples(connection, {0: 7}, upto=18, owner="another")
-            samples(connection, {0: 7}, since=16)
+            insert_samples(connection, {0: 7}, upto=18, owner="another")
+            insert_samples(connection, {0: 7}, since=16)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "it has had its owner for 16 s"
             moved.rollback()
         with connection.begin() as closed:
-            samples(connection, {0: 7})
+            insert_samples(connection, {0: 7})
             tell(connection, EventKind.BREAKER_CLOSED, ago=10)
             tell(connection, inFlight=1, oldestRecords=oldest)
             assert stalled(connection) == {}, "S3 has been back for 10 s"
             closed.rollback()
         with connection.begin() as silent:
-            samples(connection, {0: 7}, since=120, upto=40)
+            insert_samples(connection, {0: 7}, since=120, upto=40)
             tell(connection, inFlight=1, oldestRecords=oldest)
-            assert stalled(connection) == {}, "the monitor has been silent for 40 s"
+            assert stalled(connection) == {}, "no sample for 40 s"
             silent.rollback()
 
 
@@ -100,14 +101,14 @@ def test_the_allowed_time_starts_again_after_a_gap_a_new_owner_or_an_open_breake
 )
 def test_the_reason_comes_from_the_owners_events(vitals: dict[str, Any], reason: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7})
+        insert_samples(connection, {0: 7})
         tell(connection, **vitals)
         assert stalled(connection)[0].startswith(f"{reason}: ")
 
 
 def test_a_foreign_owner_is_reported_too(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        samples(connection, {0: 7}, since=100, owner="kafkajs")
+        insert_samples(connection, {0: 7}, since=100, owner="kafkajs")
         assert stalled(connection)[0].endswith("its owner kafkajs sends no heartbeats")
 
 
@@ -115,7 +116,7 @@ def test_a_foreign_owner_is_reported_too(engine: sa.Engine) -> None:
 
 
 class HangingStore(MemoryObjectStore):
-    """A bucket that never answers."""
+    """A bucket that never responds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,10 +155,10 @@ def test_a_record_that_never_finishes_is_reported_by_verify_and_workers_list(har
         assert store.hangs.wait(40)
 
         def found() -> list[str]:
-            finding = harness.verify().findings.get("partition-stalled")
+            finding = harness.verify().findings.get(FindingCode.PARTITION_STALLED)
             return finding.examples if finding else []
 
-        (sentence,) = wait_until(found, 40, "verify names the partition", every=1.0)
+        (sentence,) = wait_until(found, 40, "verify reports the partition", every=1.0)
         assert sentence.startswith("partition 1: nothing is committed for ")
         assert "is stuck on record P1·0 for" in sentence
         environment = os.environ | as_environment(harness.settings)

@@ -1,4 +1,4 @@
-"""One relay, sync and monitor are active, the others stand by: what happens when the active one is gone, or asleep."""
+"""Leases: a standby takes over if the active relay, sync or monitor is killed, suspended or disconnected."""
 
 import functools
 import time
@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import GroupSample, LeaseRow, Publication, SyncPosition
-from tests.integration.cable import Cable
 from tests.integration.harness import PipelineHarness
+from tests.integration.interruptible_proxy import InterruptibleProxy
 from tests.integration.processes import Process, wait_until
 
 TAKE_OVER_SECONDS = 5.0
-# Enough that the fault comes in the middle of it.
+# Enough work that the fault occurs during it.
 FILES = 800
 
 Fault = Callable[[Process], None]
@@ -24,7 +24,7 @@ def holder(harness: PipelineHarness, lease: str) -> str | None:
         return connection.execute(sa.select(LeaseRow.holder).where(LeaseRow.name == lease)).scalar()
 
 
-def taken(harness: PipelineHarness, lease: str, victim: Process) -> bool:
+def taken_over(harness: PipelineHarness, lease: str, victim: Process) -> bool:
     return holder(harness, lease) != victim.name
 
 
@@ -34,25 +34,23 @@ def count(harness: PipelineHarness, counted: sa.SQLColumnExpression[int] | sa.Fu
 
 
 @pytest.mark.parametrize("fault", [Process.kill, Process.suspend], ids=["killed", "asleep"])
-def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_their_work(
-    harness: PipelineHarness, fault: Fault
-) -> None:
+def test_leases_of_relay_and_sync_are_taken_over_within_five_seconds(harness: PipelineHarness, fault: Fault) -> None:
     relay, sync = harness.start("relay", "sync", relay_batch=10, sync_batch=10)
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
     ids = harness.submit(FILES)
     published, read = sa.func.count(Publication.publish_number), sa.func.sum(SyncPosition.next_offset)
-    wait_until(
-        lambda: count(harness, published) > 100 and count(harness, read) > 50, 20, "both are in the middle of it"
-    )
+    wait_until(lambda: count(harness, published) > 100 and count(harness, read) > 50, 20, "both are at work")
     assert (holder(harness, "relay"), holder(harness, "sync")) == (relay.name, sync.name)
     fault(relay)
     fault(sync)
     struck_at = time.monotonic()
-    assert count(harness, published) < FILES, "the fault came too late"
+    assert count(harness, published) < FILES, "the fault occurred too late"
     for victim in (relay, sync):
         lease = victim.name.split("-", maxsplit=1)[0]
-        wait_until(functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over")
+        wait_until(
+            functools.partial(taken_over, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
+        )
     assert time.monotonic() - struck_at < TAKE_OVER_SECONDS
     ids += harness.submit(10)
     harness.wait_for(ids)
@@ -68,27 +66,27 @@ def test_relay_and_sync_are_taken_over_within_five_seconds_in_the_middle_of_thei
     harness.assert_clean()
 
 
-def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
-    """Nothing answers, and nothing ends the connection: only time tells."""
-    with Cable(harness.settings.database_host, harness.settings.database_port) as cable:
-        given = {"database_port": cable.port, "relay_batch": 10, "sync_batch": 10}
+def test_leases_are_taken_over_if_the_connection_to_postgres_is_cut(harness: PipelineHarness) -> None:
+    """The connection stays open and no packet arrives: only a timeout ends it."""
+    with InterruptibleProxy(harness.settings.database_host, harness.settings.database_port) as proxy:
+        given = {"database_port": proxy.port, "relay_batch": 10, "sync_batch": 10}
         relay, sync = harness.start("relay", "sync", **given)
         harness.run_in_threads("relay", "sync")
         harness.start("processor")
         ids = harness.submit(FILES)
         published = sa.func.count(Publication.publish_number)
-        wait_until(lambda: count(harness, published) > 100, 20, "they are in the middle of it")
-        cable.cut()
+        wait_until(lambda: count(harness, published) > 100, 20, "they are at work")
+        proxy.interrupt()
         cut_at = time.monotonic()
         for victim in (relay, sync):
             lease = victim.name.split("-", maxsplit=1)[0]
             wait_until(
-                functools.partial(taken, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
+                functools.partial(taken_over, harness, lease, victim), 2 * TAKE_OVER_SECONDS, f"{lease} is taken over"
             )
         assert time.monotonic() - cut_at < TAKE_OVER_SECONDS
         ids += harness.submit(10)
         harness.wait_for(ids)
-        cable.mend()
+        proxy.restore()
         wait_until(lambda: relay.has_logged("Relay", state="standby"), 30, f"the relay stands by\n{relay.tail()}")
         wait_until(lambda: sync.has_logged("Sync", state="standby"), 30, f"the sync stands by\n{sync.tail()}")
         assert (relay.terminate(10), sync.terminate(10)) == (0, 0)
@@ -96,7 +94,7 @@ def test_relay_and_sync_are_taken_over_when_their_connection_to_postgres_is_cut(
 
 
 def test_samples_resume_after_the_monitor_was_killed(harness: PipelineHarness) -> None:
-    # Its lease is as long as these three together.
+    # The lease lasts as long as these three together.
     soon = {"monitor_interval_seconds": 0.3, "lease_seconds": 1, "server_timeout_seconds": 2}
     (active,) = harness.start("monitor", **soon)
     samples = sa.func.count(GroupSample.sampled_at)

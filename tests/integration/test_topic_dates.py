@@ -1,4 +1,4 @@
-"""The broker dates the records of our topics, also of those that somebody else created."""
+"""The broker sets the timestamps of our topics, also of topics that another program created."""
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -18,15 +18,15 @@ def renamed(settings: Settings) -> Settings:
     return settings.model_copy(update={name: f"later.{value}" for name, value in texts.items()})
 
 
-def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(settings: Settings) -> None:
+def test_prepare_sets_all_topics_to_broker_timestamps(settings: Settings) -> None:
     later = renamed(settings)
     admin = KafkaAdmin(later)
     foreign = NewTopic(later.topic_created, num_partitions=3, replication_factor=1)
     client = AdminClient(client_config(later, "test"))
     client.create_topics([foreign])[later.topic_created].result()
-    wait_until(lambda: later.topic_created in admin.topic_partitions(), 10, "the topic is there")
+    wait_until(lambda: later.topic_created in admin.topic_partitions(), 10, "the topic exists")
     admin.create_topics()
-    wait_until(lambda: set(all_topics(later)) <= set(admin.topic_partitions()), 10, "the topics are there")
+    wait_until(lambda: set(all_topics(later)) <= set(admin.topic_partitions()), 10, "the topics exist")
     assert admin.topics_with_producer_timestamps() == [later.topic_created]
     check = _kafka(later)
     assert check.ok is None
@@ -34,5 +34,5 @@ def test_topics_are_created_to_be_dated_by_the_broker_and_others_are_mended(sett
     assert "filemill prepare" in check.remedy
 
     bootstrap.prepare(later)
-    wait_until(lambda: not admin.topics_with_producer_timestamps(), 10, "all are dated by the broker")
+    wait_until(lambda: not admin.topics_with_producer_timestamps(), 10, "all have broker timestamps")
     assert _kafka(later).ok

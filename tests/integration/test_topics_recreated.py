@@ -1,4 +1,4 @@
-"""Topics that were deleted and created again: the name is the same, nothing else is."""
+"""Topics that were deleted and recreated under the same name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def _generations(harness: PipelineHarness, topic: str) -> list[int]:
 
 
 def _completed(harness: PipelineHarness, file_id: int) -> bytes:
-    """A foreign service's result."""
+    """The result of a foreign service."""
     row = harness.file(file_id)
     event = FileCreated(
         file_id=file_id, s3_location=f"elsewhere/{file_id}", status="completed", timestamp=row.created_at, run=1
@@ -49,7 +49,7 @@ def _sync_once(harness: PipelineHarness, ids: list[int], status: str = "complete
     assert sync.wait_for_exit(PATIENCE_SECONDS) == 0
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_sync_ran(
+def test_a_sync_started_after_a_recreation_reads_every_result(
     harness: PipelineHarness,
 ) -> None:
     topic = harness.settings.topic_created
@@ -57,7 +57,7 @@ def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_s
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in first], partition=1)
     _sync_once(harness, first)
     topics.recreate_topic(harness.settings, topic)
-    # More than there were, so that the old position lies within the new topic.
+    # More results than before, so that the old position lies within the new topic.
     second = [one.file_id for one in harness.insert_rows(12)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
     _sync_once(harness, second)
@@ -68,7 +68,7 @@ def test_no_result_is_skipped_when_the_topic_of_results_was_recreated_while_no_s
     assert [tuple(row) for row in rows] == [(12, 2)]
 
 
-def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_sync(harness: PipelineHarness) -> None:
+def test_a_running_sync_reads_every_result_after_a_recreation(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_created
     (sync,) = harness.start("sync")
     first = [one.file_id for one in harness.insert_rows(3)]
@@ -78,14 +78,16 @@ def test_no_result_is_skipped_when_the_topic_of_results_is_recreated_under_the_s
     second = [one.file_id for one in harness.insert_rows(9)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in second], partition=1)
     harness.wait_for(second, "completed", PATIENCE_SECONDS)
-    wait_until(lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the sync has noticed")
+    wait_until(
+        lambda: _generations(harness, topic) == [1, 2], PATIENCE_SECONDS, "the sync has registered the new topic"
+    )
     assert sync.alive
     third = [one.file_id for one in harness.insert_rows(2)]
     topics.publish(harness.settings, topic, [_completed(harness, one) for one in third], partition=2)
     harness.wait_for(third, "completed", PATIENCE_SECONDS)
 
 
-def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: PipelineHarness) -> None:
+def test_requests_for_removed_partitions_do_not_block_others(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_create
     topics.recreate_topic(harness.settings, topic, partitions=6)
     (relay,) = harness.start("relay")
@@ -94,7 +96,7 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: P
     relay.suspend()
     ids = harness.submit(6)
     relay.kill()
-    with harness.engine.begin() as connection:  # as a relay leaves it that dies after numbering
+    with harness.engine.begin() as connection:  # the state after a relay that died after its claim
         connection.execute(sa.text("UPDATE publish_counter SET next_number = 13"))
         connection.execute(
             sa.text("""
@@ -115,7 +117,7 @@ def test_numbered_requests_of_partitions_that_are_gone_hold_up_nobody(harness: P
     assert set(harness.statuses(on_old).values()) == {"pending"}
 
 
-def test_a_processor_goes_on_when_the_topic_of_requests_is_recreated_under_it(harness: PipelineHarness) -> None:
+def test_a_processor_continues_after_its_topic_is_recreated(harness: PipelineHarness) -> None:
     topic = harness.settings.topic_create
     processor, *_ = harness.start("processor", "relay", "sync")
     first = harness.submit(9)

@@ -1,4 +1,4 @@
-"""Records whose header names are not UTF-8: the Kafka client cannot read them, and no process may end by that."""
+"""Records whose header names are not UTF-8: the Kafka client cannot read them, and no process may crash."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ BAD_HEADERS = [(b"fine", b"1"), (BAD_NAME, b"1")]
 REASON = "headers unreadable: a name is not UTF-8: b'caf\\xe9'"
 NOW = "2026-01-04T12:00:00.000Z"
 REPEATED = 3000
-READS_ALL = """
+READ_ALL = """
 import gc, sys
 from confluent_kafka import Consumer, TopicPartition
 from filemill.adapters.kafka.client import UnreadableHeaders, headers_of
@@ -40,7 +40,7 @@ while len(messages) < count:
     messages += [message for message in consumer.consume(500, timeout=1) if message.error() is None]
 records = [to_record(message) for message in messages]
 gc.collect()
-assert all(message.headers() == [] for message in messages), "the message keeps nothing that is half made"
+assert all(message.headers() == [] for message in messages), "the message keeps no incomplete list"
 print(sum(record.headers_error is not None for record in records), records[0].headers_error)
 del messages, records
 gc.collect()
@@ -48,30 +48,30 @@ consumer.close()
 """
 
 
-def test_reading_thousands_of_them_neither_ends_a_process_nor_leaves_half_made_lists(settings: Settings) -> None:
+def test_reading_thousands_of_unreadable_headers_does_not_crash(settings: Settings) -> None:
     publish_raw(settings, settings.topic_created, [RawRecord(b"{}", None, BAD_HEADERS)] * REPEATED)
-    argv = [sys.executable, "-c", READS_ALL, settings.kafka_broker, settings.topic_created, str(REPEATED)]
+    argv = [sys.executable, "-c", READ_ALL, settings.kafka_broker, settings.topic_created, str(REPEATED)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, f"{REPEATED} {REASON}"), done.stderr
 
 
-def joined(harness: PipelineHarness) -> Process:
-    """One processor, in its group."""
+def join(harness: PipelineHarness) -> Process:
+    """One processor that has joined its group."""
     if harness.settings.group_protocol != "share":
         return harness.start("processor")[0]
     member = harness.processes.start("processor", None)
-    wait_until(lambda: member.has_logged("Joined"), 40, f"{member.name} is in")
+    wait_until(lambda: member.has_logged("Joined"), 40, f"{member.name} has joined")
     return member
 
 
 @pytest.mark.parametrize("protocol", ["classic-eager", "classic-cooperative", "consumer", "share"])
-def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complete(
+def test_a_request_with_unreadable_headers_is_dead_lettered(
     protocol: str, servers: RunningServers, tmp_path: Path
 ) -> None:
     with open_harness(servers, tmp_path, group_protocol=protocol) as harness:
         settings = harness.settings
         harness.run_in_threads("sync")
-        processor = joined(harness)
+        processor = join(harness)
         (request,) = harness.insert_rows(1)
         values = [encode(request), b'{"a": 1}', None]
         offsets = publish_raw(
@@ -94,7 +94,7 @@ def test_a_request_with_such_headers_is_dead_lettered_and_its_neighbours_complet
 
 @pytest.fixture(scope="module")
 def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineHarness]:
-    """A pipeline in which each topic has such a record."""
+    """A pipeline with such a record on each topic."""
     with open_harness(servers, tmp_path_factory.mktemp("logs")) as harness:
         harness.start("sync", "processor")
         settings = harness.settings
@@ -107,7 +107,7 @@ def running(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -
         assert [member.name for member in harness.processes.processes if not member.alive] == []
 
 
-def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_counted(running: PipelineHarness) -> None:
+def test_other_records_with_unreadable_headers_are_skipped_and_counted(running: PipelineHarness) -> None:
     settings = running.settings
     names = {settings.topic_created, settings.topic_progress, settings.topic_worker_events}
     wait_until(
@@ -115,32 +115,34 @@ def test_results_progress_and_worker_events_with_such_headers_are_skipped_and_co
     )
 
 
-def test_a_command_with_such_headers_is_skipped_and_the_next_one_is_followed(running: PipelineHarness) -> None:
+def test_a_command_with_unreadable_headers_is_skipped(running: PipelineHarness) -> None:
     settings = running.settings
     processor = next(member for member in running.processes.processes if member.name.startswith("processor"))
-    wait_until(lambda: processor.has_logged("Skipped a command", reason=REASON), 10, "it is skipped")
+    wait_until(lambda: processor.has_logged("Skipped a command", reason=REASON), 10, "the command is skipped")
     (request,) = running.insert_rows(1)
     cancel = json.dumps({"order": "cancel", "timestamp": NOW, "files": [[request.file_id, 1]]}).encode()
     topics.publish(settings, settings.topic_worker_commands, [cancel], partition=0)
     topics.publish(settings, settings.topic_create, [encode(request)], partition=0)
-    wait_until(lambda: processor.has_logged("Cancelled", file=request.file_id), 10, "the file is not made")
+    wait_until(lambda: processor.has_logged("Cancelled", file=request.file_id), 10, "the file is cancelled")
 
 
-def test_every_reader_of_topics_survives_them(running: PipelineHarness) -> None:
+def test_every_reader_handles_unreadable_headers(running: PipelineHarness) -> None:
     settings, admin = running.settings, KafkaAdmin(running.settings)
     report = running.verify()
     assert f"{settings.topic_created} has 1 records with unreadable headers" in report.notes
-    assert len(report.notes) == 4, "all topics but those of progress and commands"
+    assert len(report.notes) == 4, "all topics except progress and commands"
     assert read_history(settings, admin).requests
     assert read_commits(settings)
 
     def codes() -> set[str | None]:
         return {letter.code for letter in read_dead_letters(settings, admin, running.engine)}
 
-    wait_until(lambda: codes() == {None, "headers_unreadable"}, 10, "the letter of the worker's and the bad one")
+    wait_until(
+        lambda: codes() == {None, "headers_unreadable"}, 10, "the dead letter of the worker and the unreadable one"
+    )
 
 
-def test_the_commands_survive_them(harness: PipelineHarness) -> None:
+def test_the_cli_handles_unreadable_headers(harness: PipelineHarness) -> None:
     settings = harness.settings
     for topic in (settings.topic_create, settings.topic_dead_letters):
         publish_raw(settings, topic, [RawRecord(b"{}", None, BAD_HEADERS)])
@@ -150,9 +152,9 @@ def test_the_commands_survive_them(harness: PipelineHarness) -> None:
         assert process.wait_for_exit(60) == 0, process.tail(50)
 
 
-def test_the_browser_shows_them_as_such(running: PipelineHarness) -> None:
+def test_the_topic_browser_reports_unreadable_headers(running: PipelineHarness) -> None:
     settings = running.settings
-    spans = KafkaAdmin(settings).offsets(None, settings.topic_created)
-    view = browse(settings, spans, BrowseQuery(settings.topic_created, 2, None, "unreadable", 10))
-    (record,) = view.records
+    partitions = KafkaAdmin(settings).offsets(None, settings.topic_created)
+    result = browse(settings, partitions, BrowseQuery(settings.topic_created, 2, None, "unreadable", 10))
+    (record,) = result.records
     assert (record.headers, record.headers_error, record.value) == ([], REASON, b"{}")

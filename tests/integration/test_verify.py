@@ -1,4 +1,4 @@
-"""`verify` can fail: one violation of each kind is planted in a pipeline at rest, and just that one is reported."""
+"""One violation of each kind is planted in a pipeline at rest; `verify` reports exactly these."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,13 +16,13 @@ from filemill.verification.findings import VERIFY_CODES
 from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
-from tests.integration.group_samples import samples
+from tests.integration.group_samples import insert_samples
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.servers import RunningServers
 
 
 class Ledger(PipelineHarness):
-    """A world without processes: what they would do is done step by step, so that each step can be left out."""
+    """A pipeline without processes: the test does each of their steps, or leaves it out."""
 
     next_number = 1
 
@@ -136,7 +136,7 @@ def ledger(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def planted(ledger: Ledger) -> Planted:
-    """An honest world; then one violation after the other, each on a file of its own, and one verification of all."""
+    """A clean pipeline, then one violation of each kind on a file of its own, and one verification of all."""
     ledger.make(6)
     # What is counted and is no finding: an object beyond the row's, a request that was published twice.
     superseded, repeated, failed = ledger.make(3)
@@ -177,10 +177,10 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     ledger.put("notes/nobody.txt", b"nobody's")
     expected["orphan-object"] = ["file-999999-1.txt", "notes/nobody.txt"]
 
-    (unburied,) = ledger.insert_rows(1)
-    ledger.publish(unburied)
-    ledger.announce(unburied, status="failed", s3_location=None, sha256=None, size=None)
-    expected["failed-without-dead-letter"] = [str(unburied.file_id)]
+    (without_dead_letter,) = ledger.insert_rows(1)
+    ledger.publish(without_dead_letter)
+    ledger.announce(without_dead_letter, status="failed", s3_location=None, sha256=None, size=None)
+    expected["failed-without-dead-letter"] = [str(without_dead_letter.file_id)]
 
     (unsupported,) = ledger.insert_rows(1)
     ledger.publish(unsupported)
@@ -219,8 +219,8 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         f"{passed.file_id} (partition {partition}, offset {offset}: committed without a result)",
     ]
     with ledger.engine.begin() as connection:  # of the next half minute too, so that they are fresh when it is checked
-        samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
-    standing = "partition 2: the committed offset 993 has not moved for 130 s, with a lag of 7"
+        insert_samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
+    standing = "partition 2: the committed offset 993 has not advanced for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
     (restored,) = ledger.insert_rows(1)
     ledger.note_published(restored, 0, 10**6)
@@ -235,7 +235,7 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
     return expected
 
 
-def test_a_clean_world_has_no_findings_and_counts_what_is_beside_them(planted: Planted) -> None:
+def test_a_clean_pipeline_has_no_findings(planted: Planted) -> None:
     report = planted.clean
     assert report.findings == {}
     assert (report.submitted, report.completed, report.in_flight, report.lost) == (9, 9, 0, 0)
@@ -254,12 +254,12 @@ def test_a_planted_violation_is_found_with_its_ids(planted: Planted, check: str)
     assert found == set(planted.expected[check])
 
 
-def test_nothing_else_is_found(planted: Planted) -> None:
+def test_no_other_violations_are_found(planted: Planted) -> None:
     assert set(planted.report.findings) == set(planted.expected) == set(VERIFY_CODES)
     assert planted.report.in_flight == 6
     assert planted.report.lost == 3
 
 
-def test_the_audit_of_commits_sees_one_that_passed_an_unfinished_record(planted: Planted, ledger: Ledger) -> None:
+def test_the_commit_audit_finds_a_commit_that_passed_an_unfinished_record(planted: Planted, ledger: Ledger) -> None:
     with pytest.raises(AssertionError, match="passed a record that was not finished"):
         audit_commits(ledger, [])

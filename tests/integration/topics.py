@@ -1,4 +1,4 @@
-"""Kafka by its plain client: what the tests see of the topics does not go through the code under test."""
+"""Access to Kafka by its plain client, so that tests do not depend on the code under test."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from filemill.adapters.kafka.admin import all_topics
 from filemill.config.settings import Settings
 
 OWNERS_SECONDS = 5.0
-# A broker that has just started makes the group's coordinator when it is first asked.
+# A broker that has just started creates the group coordinator at the first request.
 NO_GROUP_YET = {
     KafkaError.GROUP_ID_NOT_FOUND,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -27,8 +27,8 @@ READ_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
 
-class Seen(NamedTuple):
-    """A record as a stranger reads it. `at` is its timestamp in seconds."""
+class TopicRecord(NamedTuple):
+    """A record as any consumer reads it. `at` is its timestamp in seconds."""
 
     partition: int
     offset: int
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 
 
 def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **options: Any) -> list[int]:
-    """Produce values, wait for the acknowledgements, and return the offsets. `options`: partition, headers, key."""
+    """Produce values and wait for the acknowledgements; returns the offsets. `options`: partition, headers, key."""
     offsets: list[int] = []
 
     def on_delivery(error: KafkaError | None, message: Message) -> None:
@@ -55,7 +55,7 @@ def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **op
 
 
 def keep_producers_timestamps(settings: Settings) -> None:
-    """Set the topics up as one that was not created by filemill may be: a record keeps any time of its producer."""
+    """Configure the topics so that records keep any timestamp of their producer, as in topics of other programs."""
     permissive = {
         "message.timestamp.type": "CreateTime",
         "message.timestamp.after.max.ms": str(2**63 - 1),
@@ -70,8 +70,8 @@ def keep_producers_timestamps(settings: Settings) -> None:
         future.result()
 
 
-def read(settings: Settings, topic: str) -> list[Seen]:
-    """All records of a topic up to its present ends, a partition after the other."""
+def read(settings: Settings, topic: str) -> list[TopicRecord]:
+    """All records of a topic up to its current end, ordered by partition and offset."""
     consumer = Consumer(
         {
             "bootstrap.servers": settings.kafka_broker,
@@ -84,7 +84,7 @@ def read(settings: Settings, topic: str) -> list[Seen]:
     try:
         partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        seen: list[Seen] = []
+        records: list[TopicRecord] = []
         ended: set[int | None] = set()
         deadline = time.monotonic() + READ_SECONDS
         while len(ended) < len(partitions):
@@ -93,8 +93,8 @@ def read(settings: Settings, topic: str) -> list[Seen]:
                 error = message.error()
                 if error is None:
                     pairs: Any = message.headers() or []
-                    seen.append(
-                        Seen(
+                    records.append(
+                        TopicRecord(
                             message.partition() or 0,
                             message.offset() or 0,
                             _bytes(message.key()),
@@ -107,13 +107,13 @@ def read(settings: Settings, topic: str) -> list[Seen]:
                     ended.add(message.partition())
                 else:
                     raise KafkaException(error)
-        return sorted(seen, key=lambda record: (record.partition, record.offset))
+        return sorted(records, key=lambda record: (record.partition, record.offset))
     finally:
         consumer.close()
 
 
 def committed(settings: Settings) -> dict[int, TopicPartition]:
-    """The group's present commits on `file.create`, by partition; those without one are left out."""
+    """The group's committed offsets on `file.create` by partition; partitions without one are left out."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_broker, "group.id": settings.kafka_group})
     try:
         known = consumer.list_topics(settings.topic_create, timeout=READ_SECONDS).topics[settings.topic_create]
@@ -125,30 +125,30 @@ def committed(settings: Settings) -> dict[int, TopicPartition]:
 
 
 def commit(settings: Settings, partition: int, offset: int, metadata: str = "") -> None:
-    """Commit for the group from outside; Kafka takes that only while the group has no members."""
+    """Commit for the group from outside; Kafka accepts it only while the group has no members."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_broker, "group.id": settings.kafka_group})
     try:
         part = TopicPartition(settings.topic_create, partition, offset, metadata)
-        taken = consumer.commit(offsets=[part], asynchronous=False)
-        assert all(one.error is None for one in taken), taken
+        results = consumer.commit(offsets=[part], asynchronous=False)
+        assert all(one.error is None for one in results), results
     finally:
         consumer.close()
 
 
 def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
-    """Delete records as retention does: the partition begins at `offset` afterwards."""
+    """Delete records as retention does, so that the partition begins at `offset`."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     for future in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
         future.result()
 
 
 def delete_topic(settings: Settings, topic: str) -> None:
-    """Delete a topic, and wait until the broker does not know it any more."""
+    """Delete a topic, and wait until the broker has deleted it."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     admin.delete_topics([topic], operation_timeout=READ_SECONDS)[topic].result()
     deadline = time.monotonic() + READ_SECONDS
     while topic in admin.list_topics(timeout=READ_SECONDS).topics:
-        assert time.monotonic() < deadline, f"{topic} is still there"
+        assert time.monotonic() < deadline, f"{topic} was not deleted"
         time.sleep(POLL_SECONDS)
 
 
@@ -157,7 +157,7 @@ def recreate_topic(settings: Settings, topic: str, partitions: int = 3) -> None:
     delete_topic(settings, topic)
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     deadline = time.monotonic() + READ_SECONDS
-    while True:  # a broker may still be at the deletion
+    while True:  # the deletion may not be complete
         try:
             admin.create_topics([NewTopic(topic, partitions, 1)], operation_timeout=READ_SECONDS)[topic].result()
             break
@@ -166,12 +166,12 @@ def recreate_topic(settings: Settings, topic: str, partitions: int = 3) -> None:
                 raise
             time.sleep(POLL_SECONDS)
     while len(getattr(admin.list_topics(timeout=READ_SECONDS).topics.get(topic), "partitions", ())) != partitions:
-        assert time.monotonic() < deadline, f"{topic} is not there"
+        assert time.monotonic() < deadline, f"{topic} was not created"
         time.sleep(POLL_SECONDS)
 
 
 def owners(settings: Settings) -> dict[str, list[int]]:
-    """Which partitions of `file.create` each member of the group has, by client id, as the broker sees it."""
+    """The partitions of `file.create` of each member of the group, by client id, according to the broker."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     try:
         asked = admin.describe_consumer_groups([settings.kafka_group], request_timeout=OWNERS_SECONDS)
@@ -186,8 +186,8 @@ def owners(settings: Settings) -> dict[str, list[int]]:
     }
 
 
-def moment(text: str) -> float:
-    """A log line's timestamp in seconds."""
+def parse_timestamp(text: str) -> float:
+    """The timestamp of a log line, in seconds since the epoch."""
     return datetime.fromisoformat(text).astimezone(UTC).timestamp()
 
 

@@ -1,6 +1,6 @@
-"""A worker with a bug in it: `python -m tests.lab.planted BUG ROLE` is `filemill run ROLE`, but for the bug.
+"""A worker with a planted bug: `python -m tests.lab.planted_bugs BUG ROLE` is `filemill run ROLE` with the bug.
 
-Each bug is one that somebody could write, and that the verdict must see.
+Each bug is plausible, and the check of the invariants must find it.
 """
 
 import sys
@@ -15,9 +15,8 @@ import sqlalchemy as sa
 from filemill.domain import files
 from filemill.domain.offsets import Commit, OffsetTracker, encode_metadata
 from filemill.entrypoints import cli
-from filemill_workers.file_processor import dispatcher
 from filemill_workers.file_processor.consumer import FileProcessor
-from filemill_workers.file_processor.dispatcher import Dispatcher
+from filemill_workers.file_processor.dispatcher import Dispatcher, QueueLimits
 
 LATE_SECONDS = 2.0
 
@@ -35,22 +34,27 @@ def early_commit() -> None:
 
 
 def no_resume() -> None:
-    """What is paused when a processor is assigned partitions is taken for running from then on, and never resumed."""
-    # Six wait at most, so that a few records are enough for a pause.
-    dispatcher.QUEUED_RECORDS = dispatcher.MIN_QUEUED_RECORDS = 6
-    came, decide = Dispatcher.on_assigned, Dispatcher.flow_control
+    """Partitions that are paused at an assignment count as running, so they are never resumed."""
+    # At most six records wait, so that a few records are enough for a pause.
+    few = QueueLimits(records=6, min_records=6)
+    init, on_assigned, flow_control = Dispatcher.__init__, Dispatcher.on_assigned, Dispatcher.flow_control
     forgotten: set[int] = set()
 
-    def wrong_came(self: Dispatcher, partitions: Collection[int]) -> None:
-        forgotten.update(self._paused)
-        came(self, partitions)
+    def with_few(self: Dispatcher, limit: int, partition_limit: int, queue_limits: QueueLimits | None = None) -> None:
+        del queue_limits
+        init(self, limit, partition_limit, few)
 
-    def wrong_decide(self: Dispatcher, *, held: bool) -> tuple[list[int], list[int]]:
-        pause, resume = decide(self, held=held)
+    def wrong_on_assigned(self: Dispatcher, partitions: Collection[int]) -> None:
+        forgotten.update(self._paused)
+        on_assigned(self, partitions)
+
+    def wrong_flow_control(self: Dispatcher, *, backpressure: bool) -> tuple[list[int], list[int]]:
+        pause, resume = flow_control(self, backpressure=backpressure)
         return pause, [partition for partition in resume if partition not in forgotten]
 
-    Dispatcher.on_assigned = wrong_came  # type: ignore[method-assign]
-    Dispatcher.flow_control = wrong_decide  # type: ignore[method-assign]
+    Dispatcher.__init__ = with_few  # type: ignore[method-assign]
+    Dispatcher.on_assigned = wrong_on_assigned  # type: ignore[method-assign]
+    Dispatcher.flow_control = wrong_flow_control  # type: ignore[method-assign]
 
 
 def commit_after_revoke() -> None:
@@ -89,9 +93,11 @@ def clock_in_the_key() -> None:
 
 def backward_status() -> None:
     """The sync applies whatever it reads."""
-    rule = "AND coalesce(ranked.run, standing.run) = standing.run"
+    from filemill.adapters.postgres import status_store  # noqa: PLC0415 - what is patched
+
+    rule = "AND coalesce(ranked.run, stored.run) = stored.run"
     before, rule, after = status_store._APPLY.text.partition(rule)
-    assert rule, "the statement has changed: plant the bug anew"
+    assert rule, "the statement has changed: plant the bug again"
     returning = "RETURNING files.id\n" + after.partition("RETURNING files.id\n")[2]
     status_store._APPLY = sa.text(f"{before}{returning}")
 

@@ -8,7 +8,7 @@ from filemill.lab.blocking_consumer import run_blocking_consumer
 from tests.integration.harness import PipelineHarness
 
 
-def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(harness: PipelineHarness) -> None:
+def test_a_running_pipeline_can_be_loaded_and_checked(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
     given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
@@ -17,16 +17,16 @@ def test_a_pipeline_that_runs_can_be_loaded_measured_and_judged(harness: Pipelin
         session.load.open_loop([LoadStep(0.5, 20), LoadStep(0.5, 40)])
         session.drain(20)
         assert session.load.unfinished() == 0
-        verdict = session.check_invariants()
-    assert verdict.ok, str(verdict)
-    assert verdict.report.completed == len(session.load.submitted) >= 30 + 5
+        report = session.check_invariants()
+    assert report.ok, str(report)
+    assert report.report.completed == len(session.load.submitted) >= 30 + 5
     intended = [sent.intended for sent in session.load.submitted[-30:]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(intended)]
     assert [round(gap, 3) for gap in gaps] == [0.05] * 10 + [0.025] * 19
     assert all(sent.accepted >= sent.intended for sent in session.load.submitted)
 
 
-def test_the_naive_consumer_is_evicted_from_a_job_that_is_longer_than_its_poll_interval(
+def test_the_blocking_consumer_is_evicted_during_a_long_job(
     harness: PipelineHarness,
 ) -> None:
     harness.publish_requests(0, 2)

@@ -38,12 +38,12 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing(harness: PipelineHarnes
         | clock.environment()
         | {
             "FILEMILL_LOG_FORMAT": "json",
-            "FILEMILL_WORKER_ID": "jumper",
+            "FILEMILL_WORKER_ID": "skewed",
             "FILEMILL_PROCESSING_SECONDS": "0.5",
             "FILEMILL_MAX_POLL_INTERVAL_MS": str(MAX_POLL_SECONDS * 1000),
         }
     )
-    jumper = harness.processes.run("jumper", [sys.executable, "-m", "filemill", "run", "processor"], environment)
+    skewed = harness.processes.run("skewed", [sys.executable, "-m", "filemill", "run", "processor"], environment)
     harness.wait_for_assignment(2, 1)
     jumped = False
     for ahead in (0, JUMP_SECONDS, -JUMP_SECONDS, 0):
@@ -52,17 +52,17 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing(harness: PipelineHarnes
         ids = harness.submit(30)
         harness.wait_for(ids, seconds=4 * MAX_POLL_SECONDS)
         if not jumped:
-            assert {harness.file(file_id).worker_id for file_id in ids} == {"processor-1", jumper.name}
+            assert {harness.file(file_id).worker_id for file_id in ids} == {"processor-1", skewed.name}
         # A clock that goes back can hold up librdkafka's waits, which are against the time of day, for as long as it
         # went back: then the group does without that worker once it has not polled for too long. Nothing is lost by it.
         jumped = True
-    moments = [datetime.fromisoformat(line["timestamp"]) for line in jumper.lines()]
+    moments = [datetime.fromisoformat(line["timestamp"]) for line in skewed.lines()]
     assert max(moments) - min(moments) > timedelta(seconds=JUMP_SECONDS / 2), "its clock never jumped"
-    verdict = PipelineSession(harness.settings, harness.engine).check_invariants()
-    assert verdict.ok, str(verdict)
+    report = PipelineSession(harness.settings, harness.engine).check_invariants()
+    assert report.ok, str(report)
 
 
-def test_the_fake_clock_says_what_is_asked_of_it(tmp_path: Path) -> None:
+def test_the_fake_clock_shows_the_requested_time(tmp_path: Path) -> None:
     clock = FakeClock(tmp_path / "clock")
     clock.jump(-90)
     assert (tmp_path / "clock").read_text() == "-90s\n"

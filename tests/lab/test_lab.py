@@ -1,4 +1,4 @@
-"""The lab on a stack of its own: load, a fault, measures that an outsider confirms, and what is left of it."""
+"""The lab on a stack of its own: load, faults, measures that a plain Kafka client confirms, and saved results."""
 
 import itertools
 import json
@@ -61,14 +61,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_and_every_promise_is_observed(run: Run) -> None:
-    verdict = run.outcome.invariants
-    assert verdict.ok, str(verdict)
-    assert [check.ok for check in verdict.checks] == [True] * 9
-    assert verdict.report.completed == RATE * SECONDS
+def test_all_invariants_are_observed_and_kept(run: Run) -> None:
+    report = run.outcome.invariants
+    assert report.ok, str(report)
+    assert [check.ok for check in report.checks] == [True] * 9
+    assert report.report.completed == RATE * SECONDS
 
 
-def test_the_open_loop_asks_at_its_rate_and_latency_counts_from_the_intended_moment(run: Run) -> None:
+def test_the_open_loop_keeps_its_rate_and_latency_counts_from_the_intended_moment(run: Run) -> None:
     files = run.outcome.files
     span = (files["intended_at"].max() - files["intended_at"].min()).total_seconds()
     assert span == pytest.approx(SECONDS, rel=0.02)
@@ -78,14 +78,14 @@ def test_the_open_loop_asks_at_its_rate_and_latency_counts_from_the_intended_mom
     assert whole["p50"] < 5 < whole["max"]
 
 
-def test_recovery_contains_the_session_of_the_one_that_was_killed(run: Run) -> None:
+def test_recovery_includes_the_session_timeout_of_the_killed_worker(run: Run) -> None:
     found = measures.recovery(run.outcome.history, run.outcome.faults)
     assert len(found) in (1, 2)
     assert found["detection_seconds"].between(4, 12).all(), found
     assert (found["recovery_seconds"] >= found["detection_seconds"]).all()
 
 
-def test_the_assignment_that_the_lab_tells_is_the_one_that_kafka_describes(run: Run) -> None:
+def test_the_labs_assignment_equals_that_of_kafka(run: Run) -> None:
     for moment, owners in (run.seen[0], run.seen[-1]):
         assert owners
         # The broker tells what it has decided; the member hears of it with its next heartbeat, a second later at most.
@@ -93,7 +93,7 @@ def test_the_assignment_that_the_lab_tells_is_the_one_that_kafka_describes(run: 
         assert {number: told[number] for number in owners} == owners
 
 
-def test_the_partitions_that_moved_are_those_that_kafka_describes_elsewhere_afterwards(run: Run) -> None:
+def test_the_labs_partition_moves_equal_those_of_kafka(run: Run) -> None:
     (_, first), (last, then) = run.seen[0], run.seen[-1]
     elsewhere = {number for number in then if then[number] != first[number]}
     found = measures.moves(run.outcome.history, run.outcome.faults[0].began, last + HEARTBEAT_SECONDS)
@@ -101,7 +101,7 @@ def test_the_partitions_that_moved_are_those_that_kafka_describes_elsewhere_afte
     assert found == {"moved": len(elsewhere), "least": len(elsewhere), "survivors_revoked": 0}
 
 
-def test_a_pause_as_the_lab_measures_it_is_the_one_that_the_brokers_timestamps_show(run: Run) -> None:
+def test_the_labs_pauses_equal_those_of_the_brokers_timestamps(run: Run) -> None:
     found = measures.pauses(run.outcome.history)
     killed = found[found["from"] == run.outcome.faults[0].target]
     assert len(killed) in (1, 2)
@@ -116,7 +116,7 @@ def test_a_pause_as_the_lab_measures_it_is_the_one_that_the_brokers_timestamps_s
         assert row["pause_seconds"] == pytest.approx(pause, abs=0.1)
 
 
-def test_a_runs_folder_has_all_that_it_takes_to_judge_and_compare_it(run: Run) -> None:
+def test_a_results_folder_is_complete_and_comparable(run: Run) -> None:
     names = {path.name for path in run.results.folder.iterdir()}
     assert {"run.json", "journal.jsonl", "verdict.json", "files.parquet", "timeline.html", "summary.parquet"} <= names
     facts = run.results.facts
@@ -129,12 +129,12 @@ def test_a_runs_folder_has_all_that_it_takes_to_judge_and_compare_it(run: Run) -
     assert same["change_percent"].dropna().abs().max() == 0
 
 
-def test_parameters_that_no_worker_would_take_are_refused_before_anything_starts() -> None:
+def test_invalid_parameters_are_rejected_before_the_start() -> None:
     with pytest.raises(InvalidSettings, match="group_protocol"):
         Lab(StackParameters(protocol="gossip"))
 
 
-def test_a_journal_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_an_unwritable_journal_is_an_error(tmp_path: Path) -> None:
     results = Results(tmp_path / "gone")
     with pytest.raises(FileNotFoundError):
         results.journal().record_event("fault", "none")

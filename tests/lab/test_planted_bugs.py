@@ -1,4 +1,4 @@
-"""Bugs, planted on purpose into a real process each: the verdict sees every one, and names the invariant."""
+"""Bugs planted in real processes: the check of the invariants finds each one."""
 
 import sys
 from datetime import UTC, datetime
@@ -30,20 +30,20 @@ def start_with(bug: str, harness: PipelineHarness, role: str, **given: object) -
     return member
 
 
-def verdict(harness: PipelineHarness) -> InvariantReport:
+def check(harness: PipelineHarness) -> InvariantReport:
     return PipelineSession(harness.settings, harness.engine).check_invariants()
 
 
-def broken(verdict: InvariantReport) -> dict[str, InvariantCheck]:
-    return {check.number: check for check in verdict.checks if check.ok is False}
+def violated(report: InvariantReport) -> dict[str, InvariantCheck]:
+    return {check.number: check for check in report.checks if check.ok is False}
 
 
-def test_a_world_without_a_bug_is_well(harness: PipelineHarness) -> None:
+def test_a_pipeline_without_a_bug_keeps_all_invariants(harness: PipelineHarness) -> None:
     status_regressions.install_trigger(harness.engine)
     harness.run_in_threads("relay", "sync")
     harness.start("processor", "processor", processing_seconds=0.5)
     harness.wait_for(harness.submit(30))
-    found = verdict(harness)
+    found = check(harness)
     assert found.ok, str(found)
     assert [check.ok for check in found.checks] == [True] * 9
     assert found.audit is not None
@@ -51,16 +51,16 @@ def test_a_world_without_a_bug_is_well(harness: PipelineHarness) -> None:
     assert found.audit.executions == 30
 
 
-def test_a_commit_before_the_put_is_caught_though_nothing_was_lost_by_it(harness: PipelineHarness) -> None:
+def test_a_commit_before_the_put_is_found_even_if_nothing_is_lost(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     start_with("early-commit", harness, "processor", processing_seconds=1.5)
     harness.wait_for(harness.submit(9))
-    found = broken(verdict(harness))
+    found = violated(check(harness))
     assert set(found) == {"4"}
-    assert "a commit passed a record that was not finished" in found["4"].evidence
+    assert "commits that passed a record that was not finished" in found["4"].evidence
 
 
-def test_a_commit_for_what_was_revoked_is_caught(harness: PipelineHarness) -> None:
+def test_a_commit_after_a_revocation_is_found(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     start_with("commit-after-revoke", harness, "processor")
     harness.wait_for(harness.submit(30))
@@ -69,16 +69,16 @@ def test_a_commit_for_what_was_revoked_is_caught(harness: PipelineHarness) -> No
     harness.wait_for(harness.submit(30))
 
     def late() -> bool:
-        return "6" in broken(verdict(harness))
+        return "6" in violated(check(harness))
 
     # Beside a rebalance the client holds a commit back for one heartbeat or several: 2 to 20 s were seen.
     wait_until(late, 90, f"the late commit is seen\n{other.tail()}", every=1)
-    found = broken(verdict(harness))
+    found = violated(check(harness))
     assert set(found) == {"6"}
-    assert "not, or no longer, the worker's" in found["6"].evidence
+    assert "did not own, or no longer owned" in found["6"].evidence
 
 
-def test_partitions_that_are_never_resumed_are_caught(harness: PipelineHarness) -> None:
+def test_partitions_that_are_never_resumed_are_found(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     given = {"processing_seconds": 4, "processing_steps": 4, "concurrency": 8}
     members = [start_with("no-resume", harness, "processor", **given) for _ in range(2)]
@@ -93,13 +93,13 @@ def test_partitions_that_are_never_resumed_are_caught(harness: PipelineHarness) 
     harness.wait_for(early)
     harness.publish_requests(partition, 1)
     # Invariant 9: within processing time, session and 10 s more.
-    wait_until(lambda: "9" in broken(verdict(harness)), 40, "the partition counts as stalled", every=3)
-    found = broken(verdict(harness))
-    assert "no result within" in found["9"].evidence
+    wait_until(lambda: "9" in violated(check(harness)), 40, "the partition counts as stalled", every=3)
+    found = violated(check(harness))
+    assert "no result for too long" in found["9"].evidence
     assert found["9"].examples[0].startswith(f"partition {partition}: nothing for")
 
 
-def test_a_status_that_moves_back_is_caught_even_where_it_comes_again(harness: PipelineHarness) -> None:
+def test_a_status_that_moves_backwards_is_found_even_if_it_recovers(harness: PipelineHarness) -> None:
     status_regressions.install_trigger(harness.engine)
     harness.run_in_threads("relay")
     start_with("backward-status", harness, "sync")
@@ -124,26 +124,26 @@ def test_a_status_that_moves_back_is_caught_even_where_it_comes_again(harness: P
     again = FileCreated(file_id=file_id, s3_location=row.s3_location, status="completed", timestamp=late.timestamp)
     topics.publish(harness.settings, harness.settings.topic_created, [encode(again)])
     harness.wait_for([file_id])
-    found = broken(verdict(harness))
+    found = violated(check(harness))
     assert "5" in found
     assert found["5"].examples == [f"file {file_id}: completed (run 1) → processing (run 1)"]
 
 
-def test_a_relay_that_drops_a_row_is_caught(harness: PipelineHarness) -> None:
+def test_a_relay_that_drops_a_row_is_found(harness: PipelineHarness) -> None:
     harness.run_in_threads("sync")
     harness.start("processor")
     start_with("dropping-relay", harness, "relay")
     ids = harness.submit(9)
     wait_until(lambda: list(harness.statuses(ids).values()).count("completed") == 8, 30, "the others are completed")
-    found = broken(verdict(harness))
+    found = violated(check(harness))
     assert {"1", "8"} <= set(found)
     assert found["1"].examples == [f"{ids[0]} (neither in the outbox nor published)"]
 
 
-def test_a_key_that_depends_on_the_clock_is_caught(harness: PipelineHarness) -> None:
+def test_a_key_that_depends_on_the_clock_is_found(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay", "sync")
     start_with("clock-in-the-key", harness, "processor", processing_seconds=0.1)
     harness.wait_for(harness.submit(3))
-    found = broken(verdict(harness))
+    found = violated(check(harness))
     assert "2" in found
     assert "not under the request's key" in found["2"].evidence

@@ -1,4 +1,4 @@
-"""The group's offsets are moved amid a run, forward and back: the audit knows that it was a person's act."""
+"""Offset resets during a run, forwards and backwards: the audit recognises them."""
 
 import time
 
@@ -15,7 +15,7 @@ BACK = 5
 
 
 @pytest.mark.timeout(240)
-def test_resets_on_record_break_no_promise_and_are_counted() -> None:
+def test_recorded_resets_violate_no_invariant_and_are_counted() -> None:
     parameters = StackParameters(workers=2, partitions=PARTITIONS, processing_seconds=1.0)
     with Lab(parameters) as lab:
         lab.load.start(lambda load: load.closed_loop(IN_FLIGHT, 120))
@@ -29,11 +29,11 @@ def test_resets_on_record_break_no_promise_and_are_counted() -> None:
         lab.load.stop()
         lab.drain()
         history = lab.history()
-        verdict = lab.check_invariants(history)
+        report = lab.check_invariants(history)
     assert forward.detail["cancelled"] > 0, "it passed over nothing"
     assert back.detail["repeated"] == PARTITIONS * BACK
-    assert verdict.ok, str(verdict)
-    assert [check.ok for check in verdict.checks] == [True] * 9
-    assert verdict.audit is not None
-    assert PARTITIONS < verdict.audit.resets <= 2 * PARTITIONS
+    assert report.ok, str(report)
+    assert [check.ok for check in report.checks] == [True] * 9
+    assert report.audit is not None
+    assert PARTITIONS < report.audit.resets <= 2 * PARTITIONS
     assert measures.repetitions(history)["executed_again"] >= PARTITIONS * BACK

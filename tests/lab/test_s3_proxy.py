@@ -1,4 +1,4 @@
-"""The way to S3, well and bad."""
+"""The S3 proxy, without and with faults."""
 
 import asyncio
 import time
@@ -28,16 +28,14 @@ def put(store: S3ObjectStore, key: str) -> None:
     asyncio.run(store.put(key, b"x" * 100_000, {}))
 
 
-def test_well_it_hands_everything_through(store: S3ObjectStore) -> None:
+def test_without_a_fault_it_forwards(store: S3ObjectStore) -> None:
     for number in range(3):
         put(store, f"file-{number}")
     assert asyncio.run(store.get("file-2")) == b"x" * 100_000
 
 
 @pytest.mark.parametrize("code", [503, 404])
-def test_it_answers_what_it_is_told_to_and_is_well_again_when_told(
-    proxy: S3Proxy, store: S3ObjectStore, code: int
-) -> None:
+def test_it_answers_with_an_error_until_the_fault_ends(proxy: S3Proxy, store: S3ObjectStore, code: int) -> None:
     put(store, "before")
     proxy.set_fault(FaultMode("answer", code=code))
     with pytest.raises(Unavailable):
@@ -46,7 +44,7 @@ def test_it_answers_what_it_is_told_to_and_is_well_again_when_told(
     put(store, "after")
 
 
-def test_it_fails_a_share_and_the_rest_arrives(proxy: S3Proxy, store: S3ObjectStore) -> None:
+def test_it_fails_a_share_of_the_requests(proxy: S3Proxy, store: S3ObjectStore) -> None:
     proxy.set_fault(FaultMode("answer", share=0.5))
     failed = 0
     for number in range(40):
@@ -57,7 +55,7 @@ def test_it_fails_a_share_and_the_rest_arrives(proxy: S3Proxy, store: S3ObjectSt
     assert 5 < failed < 35
 
 
-def test_hanging_it_answers_nobody(proxy: S3Proxy, store: S3ObjectStore) -> None:
+def test_a_hanging_proxy_does_not_answer(proxy: S3Proxy, store: S3ObjectStore) -> None:
     proxy.set_fault(FaultMode("hang"))
     began = time.monotonic()
     with pytest.raises(Unavailable):
@@ -65,7 +63,7 @@ def test_hanging_it_answers_nobody(proxy: S3Proxy, store: S3ObjectStore) -> None
     assert time.monotonic() - began > 0.9
 
 
-def test_slow_it_is_late_and_right(proxy: S3Proxy, store: S3ObjectStore) -> None:
+def test_a_slow_proxy_answers_late(proxy: S3Proxy, store: S3ObjectStore) -> None:
     proxy.set_fault(FaultMode("slow", seconds=0.3))
     began = time.monotonic()
     put(store, "late")

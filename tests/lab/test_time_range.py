@@ -1,4 +1,4 @@
-"""A window of a pipeline that runs, and the notebook that opens it."""
+"""A time range of a running pipeline, and the notebooks for it and for runs."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ def _kernel_finds_it(monkeypatch: pytest.MonkeyPatch, harness: PipelineHarness) 
 
 @pytest.mark.usefixtures("_kernel_finds_it")
 @pytest.mark.timeout(180)
-def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, tmp_path: Path) -> None:
+def test_the_notebook_of_a_time_range_runs(harness: PipelineHarness, tmp_path: Path) -> None:
     harness.run_in_threads("relay", "sync")
     earlier = harness.submit(4)
     harness.start("processor", "monitor")
@@ -68,7 +68,7 @@ def test_the_notebook_of_a_window_loads_and_draws_it(harness: PipelineHarness, t
 
 
 @pytest.mark.timeout(120)
-def test_the_notebook_of_a_run_reads_its_folder(harness: PipelineHarness, tmp_path: Path) -> None:
+def test_the_notebook_of_a_run_runs(harness: PipelineHarness, tmp_path: Path) -> None:
     root = tmp_path / "results"
     folder = planted(root, 'it\'s a "run"').folder
     (run,) = list_runs(root)

@@ -1,4 +1,4 @@
-"""Clocks that are six hours off, each in another process: what is read stays right, and tells of them."""
+"""Processes with clocks that are six hours off: stored times stay correct, and the skew is reported."""
 
 import os
 import sys
@@ -29,13 +29,13 @@ from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
 
 HOURS = 6
-# The database's clock and this process's are one; a read takes its time.
+# The database and this process share a clock; a read takes some time.
 TOLERANCE = timedelta(seconds=60)
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> FakeClock:
-    """Right at first: librdkafka does not start with a clock that is far off under libfaketime."""
+    """A clock that is correct at first: librdkafka does not start with a large skew under libfaketime."""
     if libfaketime() is None:
         if os.environ.get("CI"):
             pytest.fail(REMEDY)
@@ -46,21 +46,21 @@ def clock(tmp_path: Path) -> FakeClock:
 def start(harness: PipelineHarness, clock: FakeClock, role: str) -> Process:
     environment = as_environment(harness.settings) | clock.environment()
     environment |= {"FILEMILL_LOG_FORMAT": "json", "FILEMILL_WORKER_ID": f"{role}-off"}
-    member = harness.processes.run(f"{role}-off", [sys.executable, "-m", "filemill", "run", role], environment)
-    harness.wait_for_process(member, role)
-    return member
+    process = harness.processes.run(f"{role}-off", [sys.executable, "-m", "filemill", "run", role], environment)
+    harness.wait_for_process(process, role)
+    return process
 
 
 def command(harness: PipelineHarness, clock: FakeClock, *arguments: str) -> Any:
-    """What a command of the CLI prints as JSON, with its clock off."""
+    """The JSON output of a CLI command with this clock."""
     name = f"cli-{len(harness.processes.processes)}"
-    asked = harness.processes.run(
+    process = harness.processes.run(
         name,
         [sys.executable, "-m", "filemill", *arguments, "--json"],
         {**as_environment(harness.settings), **clock.environment()},
     )
-    assert asked.wait_for_exit(60) == 0, asked.tail()
-    return msgspec.json.decode(asked.log.read_bytes())
+    assert process.wait_for_exit(60) == 0, process.tail()
+    return msgspec.json.decode(process.log.read_bytes())
 
 
 def workers(harness: PipelineHarness) -> dict[str, WorkerView]:

@@ -1,4 +1,4 @@
-"""What keeps outputs out of the repository, and what a figure is made into."""
+"""Which outputs must not be committed, and how figures become pictures."""
 
 import base64
 from pathlib import Path
@@ -26,7 +26,7 @@ def cell(source: str, count: int | None, *outputs: nbformat.NotebookNode) -> nbf
 
 
 def notebook(*more: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Three cells that are fit to be committed; `more` are further outputs of the first."""
+    """Three cells that may be committed; `more` are further outputs of the first."""
     cells = [
         nbformat.v4.new_markdown_cell("# What"),  # type: ignore[no-untyped-call]
         cell("draw()", 1, output(image_png=PNG, text_plain="A figure"), *more),
@@ -42,49 +42,49 @@ def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
     return made
 
 
-def test_outputs_of_the_code_that_is_there_are_fit_and_words_may_change() -> None:
+def test_outputs_of_the_present_code_may_be_committed_and_text_may_change() -> None:
     made = notebook(stream("took 3 s at http://127.0.0.1:8501, 2026-11-23/24, and/or more; tokens: none"))
     made.cells[0].source = "# Other words"
     assert problems(made) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
-        ("File /home/somebody/x.py", "an output tells a path of the machine"),
-        ("written to '/tmp/filemill-1'", "an output tells a path of the machine"),
-        ("index https://packages.example.com/simple", "an output tells an address"),
-        ("password=hunter2", "an output tells a credential"),
-        ("{'api_key': 'abc'}", "an output tells a credential"),
-        ("postgresql://me:secret@127.0.0.1/x", "an output tells a credential"),
+        ("File /home/somebody/x.py", "an output reveals a path of the machine"),
+        ("written to '/tmp/filemill-1'", "an output reveals a path of the machine"),
+        ("index https://packages.example.com/simple", "an output reveals an address"),
+        ("password=hunter2", "an output reveals a credential"),
+        ("{'api_key': 'abc'}", "an output reveals a credential"),
+        ("postgresql://me:secret@127.0.0.1/x", "an output reveals a credential"),
     ],
 )
-def test_what_tells_of_the_machine_or_opens_something_is_found(text: str, complaint: str) -> None:
-    assert complaint in problems(notebook(stream(text)))
-    assert complaint in problems(notebook(output(text_html=f"<td>{text}</td>", text_plain="a table")))
+def test_paths_addresses_and_credentials_are_found(text: str, problem: str) -> None:
+    assert problem in problems(notebook(stream(text)))
+    assert problem in problems(notebook(output(text_html=f"<td>{text}</td>", text_plain="a table")))
 
 
-def test_other_code_another_order_an_error_a_warning_a_script_and_weight_are_found() -> None:
+def test_other_code_order_errors_warnings_scripts_and_size_are_found() -> None:
     other = notebook()
     other.cells[1].source = "draw(better=True)"
-    assert problems(other) == ["its outputs are of other code: run it again"]
+    assert problems(other) == ["its outputs come from other code: run it again"]
     order = notebook()
     order.cells[1].execution_count = 3
-    assert problems(order) == ["its cells were not run once each, in their order"]
+    assert problems(order) == ["its cells were not run once each, in order"]
     error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])  # type: ignore[no-untyped-call]
     assert problems(notebook(error)) == ["a cell failed"]
-    assert problems(notebook(stream("Warning", "stderr"))) == ["a cell complained (stderr)"]
+    assert problems(notebook(stream("Warning", "stderr"))) == ["a cell wrote to stderr"]
     script = output(application_javascript="1", text_plain="a script")
-    assert problems(notebook(script)) == ["an output is more than text and pictures: application/javascript"]
+    assert problems(notebook(script)) == ["an output is neither text nor a picture: application/javascript"]
     (heavy,) = problems(notebook(stream("x" * NOTEBOOK_MAX_BYTES)))
     assert heavy.startswith("it has ")
 
 
-@pytest.mark.parametrize("verdict", [KEPT.replace("kept", "BROKEN"), "kept, and one BROKEN", "a table"])
-def test_a_verdict_that_does_not_hold_is_found(verdict: str) -> None:
+@pytest.mark.parametrize("result", [KEPT.replace("kept", "BROKEN"), "kept, and one BROKEN", "a table"])
+def test_a_violated_invariant_is_found(result: str) -> None:
     made = notebook()
-    made.cells[-1].outputs = [output(text_plain=verdict)]
-    assert problems(made) == ["it does not end with a verdict that holds"]
+    made.cells[-1].outputs = [output(text_plain=result)]
+    assert problems(made) == ["it does not end with invariants that were kept"]
 
 
 def test_a_notebook_without_outputs_is_found() -> None:
@@ -92,9 +92,9 @@ def test_a_notebook_without_outputs_is_found() -> None:
     for one in made.cells[1:]:
         one.outputs, one.execution_count = [], None
     assert problems(made) == [
-        "its cells were not run once each, in their order",
+        "its cells were not run once each, in order",
         "it shows no figure",
-        "it does not end with a verdict that holds",
+        "it does not end with invariants that were kept",
     ]
 
 
@@ -103,7 +103,7 @@ def write(made: nbformat.NotebookNode, path: Path) -> Path:
     return path
 
 
-def test_outputs_come_into_the_notebook_whose_code_was_run_and_leave_its_words(tmp_path: Path) -> None:
+def test_publish_copies_outputs_and_keeps_text(tmp_path: Path) -> None:
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Output()"}
     bar = nbformat.v4.new_output("display_data", data=widget)  # type: ignore[no-untyped-call]
     log = stream("%4|1795407791.161|MAXPOLL|rdkafka#consumer-4| leaving group\n\n%3|1.0|FAIL|...\n", "stderr")
@@ -123,17 +123,17 @@ def test_outputs_come_into_the_notebook_whose_code_was_run_and_leave_its_words(t
         publish(done, target)
 
 
-def test_a_warning_among_the_words_of_librdkafka_is_found(tmp_path: Path) -> None:
+def test_a_warning_in_the_log_of_librdkafka_is_found(tmp_path: Path) -> None:
     done = write(notebook(stream("%4|1.0|FAIL|...\nDeprecationWarning\n", "stderr")), tmp_path / "done.ipynb")
-    with pytest.raises(ValueError, match="a cell complained"):
+    with pytest.raises(ValueError, match="a cell wrote to stderr"):
         publish(done, write(notebook(), tmp_path / "mine.ipynb"))
 
 
-def test_what_is_not_fit_is_not_written(tmp_path: Path) -> None:
+def test_unsuitable_outputs_are_not_written(tmp_path: Path) -> None:
     done = write(notebook(stream("/root/secrets")), tmp_path / "done.ipynb")
     target = write(notebook(), tmp_path / "mine.ipynb")
     before = target.read_bytes()
-    with pytest.raises(ValueError, match="not fit to be committed: an output tells a path"):
+    with pytest.raises(ValueError, match="must not be committed: an output reveals a path"):
         publish(done, target)
     assert target.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""What the commands print: hostile text stays text, data goes to stdout, sentences to stderr."""
+"""Output of the commands: hostile text is escaped, data goes to stdout, messages go to stderr."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from filemill.entrypoints.cli.output import fail, plain, print_json, print_table
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
-    """A colour terminal, wide enough."""
+    """A wide colour terminal."""
     screen = StringIO()
     console = Console(file=screen, force_terminal=True, color_system="truecolor", width=200, highlight=False)
     monkeypatch.setattr(output, "console", console)
@@ -43,7 +43,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
         (7, "7"),
     ],
 )
-def test_what_could_move_a_cursor_is_shown_as_an_escape(text: object, shown: str) -> None:
+def test_control_characters_are_escaped(text: object, shown: str) -> None:
     assert plain(text) == shown
 
 
@@ -51,30 +51,30 @@ def test_what_could_move_a_cursor_is_shown_as_an_escape(text: object, shown: str
     "title",
     ["<script>alert(1)</script>", "[bold red]x[/]", "[link=http://e.vil]x[/link]", "[/]", ":smile:", "=1+1", "a\\[b]"],
 )
-def test_a_title_in_a_table_is_text(terminal: StringIO, title: str) -> None:
+def test_a_title_in_a_table_is_not_interpreted_as_markup(terminal: StringIO, title: str) -> None:
     print_table(["title"], [[title]])
     assert title in terminal.getvalue()
     assert "http://e.vil\x1b\\" not in terminal.getvalue()
 
 
-def test_a_title_cannot_colour_a_terminal(terminal: StringIO) -> None:
+def test_a_title_cannot_send_terminal_escapes(terminal: StringIO) -> None:
     print_table(["title"], [["\x1b[31mred"]])
     body = terminal.getvalue().splitlines()[1]
     assert "\x1b[31m" not in body
     assert r"\x1b[31mred" in body
 
 
-def test_a_sentence_is_text_too(terminal: StringIO) -> None:
+def test_a_message_is_not_interpreted_as_markup(terminal: StringIO) -> None:
     say("file [bold]x[/bold] :smile:")
     assert "file [bold]x[/bold] :smile:" in terminal.getvalue()
 
 
-def test_a_sentence_cannot_colour_a_terminal_either(terminal: StringIO) -> None:
+def test_a_message_cannot_send_terminal_escapes(terminal: StringIO) -> None:
     say("S3: \x1b[2J\x1b[31mgone")
     assert "\x1b[2J" not in terminal.getvalue()
 
 
-def test_a_failure_is_a_sentence_and_a_code(terminal: StringIO) -> None:
+def test_a_failure_prints_a_sentence_and_exits_with_a_code(terminal: StringIO) -> None:
     with pytest.raises(SystemExit) as caught:
         fail("no [such] file", 2)
     assert caught.value.code == 2
@@ -87,7 +87,7 @@ class _Row(msgspec.Struct):
     at: datetime
 
 
-def test_json_is_one_document_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document_without_unprintable_characters(capsys: pytest.CaptureFixture[str]) -> None:
     row = _Row(1, '\x1b[31m"<b>\n\x9b2J\u202e📄', datetime(2026, 1, 4, 12, tzinfo=UTC))
     print_json([row])
     printed = capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_json_is_one_document_whatever_is_in_it(capsys: pytest.CaptureFixture[st
     assert all(character.isprintable() for character in printed if character != "\n")
 
 
-def test_people_are_spoken_to_on_stderr_and_a_pipe_is_not_cut() -> None:
+def test_messages_go_to_stderr_and_a_table_in_a_pipe_is_not_cut() -> None:
     code = """
 from filemill.entrypoints.cli.output import print_table, say
 say('a sentence')

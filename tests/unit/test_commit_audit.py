@@ -1,4 +1,4 @@
-"""The audit of commits and executions, on histories made by hand."""
+"""The audit of commits and executions, on constructed histories."""
 
 from datetime import UTC, datetime
 
@@ -42,7 +42,7 @@ def execution(offset: int, at: float, worker: str = "a", began: float | None = N
     )
 
 
-def look(
+def run_audit(
     commits: list[StoredCommit],
     finished: list[float],
     owners: list[OwnershipPeriod],
@@ -58,119 +58,119 @@ def look(
     return audit(commits, {0: len(finished)}, history, owners)
 
 
-def found(result: CommitAudit) -> set[str]:
+def findings(result: CommitAudit) -> set[str]:
     return set(result.findings)
 
 
-def test_commits_in_the_order_of_what_was_finished_are_well() -> None:
-    result = look([commit(1, 11, beyond=(2,)), commit(3, 13)], [10, 12, 11], [owner(1)])
+def test_commits_of_finished_records_are_ok() -> None:
+    result = run_audit([commit(1, 11, beyond=(2,)), commit(3, 13)], [10, 12, 11], [owner(1)])
     assert result.ok
     assert result.commits == 2
 
 
-def test_a_commit_that_passed_an_unfinished_record_is_found_though_it_was_finished_later() -> None:
-    assert found(look([commit(2, 11), commit(2, 13)], [10, 12], [owner(1)])) == {"commit-passed-unfinished"}
+def test_a_commit_beyond_an_unfinished_record_is_found() -> None:
+    assert findings(run_audit([commit(2, 11), commit(2, 13)], [10, 12], [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def test_a_commit_whose_metadata_claims_too_much_is_found() -> None:
-    assert found(look([commit(1, 11, beyond=(2,))], [10, 12, 12], [owner(1)])) == {"commit-claims-unfinished"}
+def test_a_commit_with_wrong_metadata_is_found() -> None:
+    assert findings(run_audit([commit(1, 11, beyond=(2,))], [10, 12, 12], [owner(1)])) == {"commit-claims-unfinished"}
 
 
 def test_a_commit_beyond_the_end_is_found() -> None:
-    assert found(look([commit(3, 11)], [10], [owner(1)])) == {"commit-beyond-end"}
+    assert findings(run_audit([commit(3, 11)], [10], [owner(1)])) == {"commit-beyond-end"}
 
 
 def test_a_commit_of_a_former_owner_is_found() -> None:
     owners = [owner(1), owner(10.5, "b")]
-    assert look([commit(1, 10.4)], [10], owners).ok
-    assert found(look([commit(1, 11)], [10], owners)) == {"commit-by-non-owner"}
+    assert run_audit([commit(1, 10.4)], [10], owners).ok
+    assert findings(run_audit([commit(1, 11)], [10], owners)) == {"commit-by-non-owner"}
 
 
 def test_a_commit_in_a_former_epoch_of_the_same_worker_is_found() -> None:
-    assert found(look([commit(1, 11)], [10], [owner(1), owner(10.5, epoch=2)])) == {"commit-by-non-owner"}
+    assert findings(run_audit([commit(1, 11)], [10], [owner(1), owner(10.5, epoch=2)])) == {"commit-by-non-owner"}
 
 
 def test_a_commit_may_reach_the_broker_before_the_event_of_its_assignment() -> None:
     late = msgspec.structs.replace(owner(12.5, "b", 2), reported_at=10.5)
-    assert look([commit(1, 11, "b", 2)], [10], [owner(1), late]).ok
+    assert run_audit([commit(1, 11, "b", 2)], [10], [owner(1), late]).ok
     for other in (
         msgspec.structs.replace(late, reported_at=11.5),  # assigned after the commit by its own clock
         msgspec.structs.replace(late, epoch=3),
         msgspec.structs.replace(late, worker="c"),
         msgspec.structs.replace(late, at=60.0),  # too late for a delayed event
     ):
-        assert found(look([commit(1, 11, "b", 2)], [10], [owner(1), other])) == {"commit-by-non-owner"}
+        assert findings(run_audit([commit(1, 11, "b", 2)], [10], [owner(1), other])) == {"commit-by-non-owner"}
 
 
-def test_a_commit_after_the_worker_had_given_the_partition_up_is_found() -> None:
+def test_a_commit_after_the_revocation_is_found() -> None:
     owners = [owner(1, until=10.5)]
-    assert look([commit(1, 10.4)], [10], owners).ok
-    assert found(look([commit(1, 12)], [10], owners)) == {"commit-by-non-owner"}
+    assert run_audit([commit(1, 10.4)], [10], owners).ok
+    assert findings(run_audit([commit(1, 12)], [10], owners)) == {"commit-by-non-owner"}
 
 
-def test_a_commit_that_nobody_signed_is_found() -> None:
-    assert found(look([StoredCommit(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
+def test_a_commit_without_metadata_is_found() -> None:
+    assert findings(run_audit([StoredCommit(0, 1, "", 11)], [10], [owner(1)])) == {"commit-unsigned"}
 
 
-def test_what_was_not_covered_may_be_executed_again() -> None:
+def test_an_uncommitted_record_may_be_reprocessed() -> None:
     owners = [owner(1), owner(20, "b")]
-    result = look([commit(1, 11)], [10, 12], owners, [execution(0, 10), execution(1, 12), execution(1, 22, "b")])
+    result = run_audit([commit(1, 11)], [10, 12], owners, [execution(0, 10), execution(1, 12), execution(1, 22, "b")])
     assert result.ok
     assert (result.executions, result.executed_again) == (3, 1)
 
 
-def test_what_an_offset_or_its_metadata_covered_must_not_be_executed_again() -> None:
+def test_a_committed_record_must_not_be_reprocessed() -> None:
     owners = [owner(1), owner(20, "b")]
     commits = [commit(1, 13, beyond=(2,))]
     for offset in (0, 2):
         again = [execution(offset, 10), execution(offset, 22, "b")]
-        assert found(look(commits, [10, 99, 12], owners, again)) == {"executed-though-committed"}
+        assert findings(run_audit(commits, [10, 99, 12], owners, again)) == {"executed-though-committed"}
 
 
-def test_a_worker_must_not_execute_a_record_twice_in_one_assignment() -> None:
+def test_a_worker_must_not_process_a_record_twice_in_one_assignment() -> None:
     twice = [execution(0, 10), execution(0, 12)]
-    assert found(look([], [10], [owner(1)], twice)) == {"executed-twice-in-one-assignment"}
-    assert look([], [10], [owner(1), owner(10.5, epoch=2)], twice).ok
+    assert findings(run_audit([], [10], [owner(1)], twice)) == {"executed-twice-in-one-assignment"}
+    assert run_audit([], [10], [owner(1), owner(10.5, epoch=2)], twice).ok
 
 
-def test_what_a_worker_had_begun_before_it_was_assigned_anew_belongs_to_the_assignment_of_its_beginning() -> None:
+def test_a_processing_belongs_to_the_assignment_in_which_it_started() -> None:
     owners = [owner(1), owner(20, epoch=2)]
     late = [execution(0, 21, began=12), execution(0, 23, began=22)]
-    assert look([], [21], owners, late).ok
+    assert run_audit([], [21], owners, late).ok
 
 
-def test_an_announcement_that_comes_twice_is_one_execution() -> None:
-    """The broker took the first and could not say so."""
+def test_a_repeated_progress_record_is_one_processing() -> None:
+    """The broker stored the first record, and its acknowledgement was lost."""
     made = execution(0, 10)
     later = msgspec.structs.replace(made, at=40.0)
     other = msgspec.structs.replace(later, published_at=datetime.fromtimestamp(39, UTC))
     assert deduplicate([made, later, other]) == [made, other]
 
 
-BY_A_PERSON = StoredCommit(0, 3, "", 20.1)
+MANUAL_COMMIT = StoredCommit(0, 3, "", 20.1)
 
 
-def test_a_reset_on_record_may_pass_over_records_and_is_signed_by_nobody() -> None:
+def test_a_recorded_reset_may_skip_records_without_metadata() -> None:
     reset = RecordedReset(0, 1, 3, 20.0)
-    commits = [commit(1, 11), BY_A_PERSON, commit(4, 32, "b")]
+    commits = [commit(1, 11), MANUAL_COMMIT, commit(4, 32, "b")]
     owners, finished = [owner(1), owner(30, "b")], [10, NEVER, NEVER, 31]
-    result = look(commits, finished, owners, resets=[reset])
+    result = run_audit(commits, finished, owners, resets=[reset])
     assert result.ok
     assert (result.commits, result.resets) == (3, 1)
-    assert found(look(commits, finished, owners)) == {"commit-passed-unfinished", "commit-unsigned"}
+    assert findings(run_audit(commits, finished, owners)) == {"commit-passed-unfinished", "commit-unsigned"}
 
 
-def test_what_a_reset_went_back_to_may_be_executed_again() -> None:
+def test_records_after_a_reset_backwards_may_be_reprocessed() -> None:
     commits = [commit(2, 13), StoredCommit(0, 1, "", 20.1)]
     owners = [owner(1), owner(30, "b")]
     done = [execution(0, 10), execution(1, 12)]
     resets = [RecordedReset(0, 2, 1, 20.0)]
-    assert look(commits, [10, 12], owners, [*done, execution(1, 32, "b")], resets).ok
-    again = look(commits, [10, 12], owners, [*done, execution(0, 32, "b")], resets)
-    assert found(again) == {"executed-though-committed"}
+    assert run_audit(commits, [10, 12], owners, [*done, execution(1, 32, "b")], resets).ok
+    again = run_audit(commits, [10, 12], owners, [*done, execution(0, 32, "b")], resets)
+    assert findings(again) == {"executed-though-committed"}
 
 
-def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() -> None:
+def test_a_reset_explains_only_one_commit() -> None:
     finished, owners = [10.0] * 3, [owner(1)]
     for resets in (
         [RecordedReset(0, 0, 2, 20.0)],
@@ -178,15 +178,15 @@ def test_a_reset_excuses_one_commit_at_its_offset_and_its_time_and_no_other() ->
         [RecordedReset(0, 0, 3, 20.2)],
         [RecordedReset(0, 0, 3, -50.0)],
     ):
-        assert found(look([BY_A_PERSON], finished, owners, resets=resets)) == {"commit-unsigned"}, resets
-    twice = [BY_A_PERSON, StoredCommit(0, 3, "", 20.2)]
-    assert found(look(twice, finished, owners, resets=[RecordedReset(0, 0, 3, 20.0)])) == {"commit-unsigned"}
+        assert findings(run_audit([MANUAL_COMMIT], finished, owners, resets=resets)) == {"commit-unsigned"}, resets
+    twice = [MANUAL_COMMIT, StoredCommit(0, 3, "", 20.2)]
+    assert findings(run_audit(twice, finished, owners, resets=[RecordedReset(0, 0, 3, 20.0)])) == {"commit-unsigned"}
 
 
-def test_a_reset_does_not_excuse_what_lies_beyond_it() -> None:
+def test_a_reset_does_not_explain_records_beyond_it() -> None:
     resets = [RecordedReset(0, 0, 1, 20.0)]
     early = [StoredCommit(0, 1, "", 20.1), commit(2, 32, "b")]
-    assert found(look(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
+    assert findings(run_audit(early, [NEVER, NEVER], [owner(30, "b")], resets=resets)) == {"commit-passed-unfinished"}
 
 
 def requests(*offsets: int, first_id: int = 1, at: float = 5.0) -> list[RequestRecord]:
@@ -197,64 +197,64 @@ def ended(finished: dict[int, float], generation: int = 0) -> dict[RecordPositio
     return {RecordPosition(generation, 0, offset): at for offset, at in finished.items()}
 
 
-def test_an_offset_without_a_record_needs_no_result_and_the_records_around_it_do() -> None:
-    """A transaction's marker at 1 and, as the last, at 3."""
+def test_an_offset_without_a_record_needs_no_result() -> None:
+    """Control records of transactions at 1 and, at the end, at 3."""
     asked = requests(0, 2)
     history = TopicHistory(requests=asked, ended_without_result=ended({0: 10, 2: 12}))
     assert audit([commit(2, 11), commit(4, 13)], {0: 4}, history, [owner(1)]).ok
-    assert found(audit([commit(4, 11)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
-    assert found(audit([commit(5, 13)], {0: 4}, history, [owner(1)])) == {"commit-beyond-end"}
+    assert findings(audit([commit(4, 11)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(5, 13)], {0: 4}, history, [owner(1)])) == {"commit-beyond-end"}
     unfinished = TopicHistory(requests=asked, ended_without_result=ended({0: 10}))
     assert audit([commit(2, 11)], {0: 4}, unfinished, [owner(1)]).ok
-    assert found(audit([commit(3, 20)], {0: 4}, unfinished, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(3, 20)], {0: 4}, unfinished, [owner(1)])) == {"commit-passed-unfinished"}
     claimed = audit([commit(0, 11, beyond=(2,))], {0: 4}, unfinished, [owner(1)])
-    assert found(claimed) == {"commit-claims-unfinished"}
+    assert findings(claimed) == {"commit-claims-unfinished"}
 
 
-def test_a_partition_may_begin_anywhere() -> None:
+def test_a_partition_may_begin_at_any_offset() -> None:
     history = TopicHistory(requests=requests(100, 101), ended_without_result=ended({40: 10, 100: 12}))
     assert audit([commit(41, 11), commit(101, 13)], {0: 102}, history, [owner(1)]).ok
-    assert found(audit([commit(41, 9)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
-    assert found(audit([commit(102, 13)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(41, 9)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(102, 13)], {0: 102}, history, [owner(1)])) == {"commit-passed-unfinished"}
 
 
-def test_a_commit_may_pass_records_from_the_moment_of_their_removal_on_and_not_before() -> None:
+def test_a_commit_may_skip_removed_records_only_after_their_removal() -> None:
     gone = ended({1: 20, 2: 20})
     history = TopicHistory(requests=requests(3), ended_without_result=ended({0: 10, 3: 22}), removed=gone)
     assert audit([commit(1, 11), commit(3, 21), commit(4, 23)], {0: 4}, history, [owner(1)]).ok
-    assert found(audit([commit(3, 19)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(3, 19)], {0: 4}, history, [owner(1)])) == {"commit-passed-unfinished"}
     held = msgspec.structs.replace(history, ended_without_result=ended({0: 10, 1: 30, 2: 12, 3: 22}))
-    assert audit([commit(3, 21)], {0: 4}, held, [owner(1)]).ok, "what a worker held still may end later"
-    assert found(audit([commit(2, 13)], {0: 4}, held, [owner(1)])) == {"commit-passed-unfinished"}
+    assert audit([commit(3, 21)], {0: 4}, held, [owner(1)]).ok, "a record that a worker had read may still finish later"
+    assert findings(audit([commit(2, 13)], {0: 4}, held, [owner(1)])) == {"commit-passed-unfinished"}
 
 
 def recreated(executions: list[Execution], asked: list[RequestRecord]) -> TopicHistory:
     return TopicHistory(recreations=[20.0], executions=executions, requests=asked)
 
 
-def test_commits_from_before_the_topic_was_recreated_are_about_the_old_one() -> None:
+def test_commits_before_a_recreation_belong_to_the_former_topic() -> None:
     old = [execution(0, 10), execution(1, 11), execution(2, 12)]
     new = requests(0, 1, first_id=11, at=21.0)
     made = [msgspec.structs.replace(execution(0, 30), file_id=11)]
     history = recreated([*old, *made], new)
     early = [commit(3, 13)]  # beyond the new topic's end
     assert audit([*early, commit(1, 31)], {0: 2}, history, [owner(1)]).ok
-    assert found(audit([*early, commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
-    assert found(audit([*early, commit(3, 31)], {0: 2}, history, [owner(1)])) == {"commit-beyond-end"}
+    assert findings(audit([*early, commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([*early, commit(3, 31)], {0: 2}, history, [owner(1)])) == {"commit-beyond-end"}
     too_early = audit([commit(3, 11.5), commit(1, 31)], {0: 2}, history, [owner(1)])
-    assert found(too_early) == {"commit-passed-unfinished"}
+    assert findings(too_early) == {"commit-passed-unfinished"}
 
 
-def test_a_result_that_comes_after_the_recreation_is_of_the_old_record_if_another_request_stands_at_its_place() -> None:
+def test_a_late_result_belongs_to_the_former_topic() -> None:
     late = recreated([execution(0, 25)], requests(0, first_id=11, at=21.0))
     assert late.executed_positions() == [RecordPosition(0, 0, 0)]
-    assert found(audit([commit(1, 26)], {0: 1}, late, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(1, 26)], {0: 1}, late, [owner(1)])) == {"commit-passed-unfinished"}
     same = recreated([execution(0, 25)], requests(0, at=21.0))
     assert same.executed_positions() == [RecordPosition(1, 0, 0)]
     assert audit([commit(1, 26)], {0: 1}, same, [owner(1)]).ok
 
 
-def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> None:
+def test_a_record_of_the_new_topic_is_not_a_repetition() -> None:
     asked = requests(0, first_id=11, at=21.0)
     made = [execution(0, 10), msgspec.structs.replace(execution(0, 30), file_id=11)]
     history = recreated(made, asked)
@@ -262,7 +262,7 @@ def test_a_record_of_the_new_topic_is_not_one_that_was_done_on_the_old_one() -> 
     assert result.ok
     assert (result.executions, result.executed_again) == (2, 0)
     covered = audit([commit(1, 11), commit(1, 25)], {0: 1}, history, [owner(1), owner(26, "a", 2)])
-    assert "executed-though-committed" in found(covered)
+    assert "executed-though-committed" in findings(covered)
 
 
 def test_a_commit_belongs_to_the_topic_that_it_names_at_any_moment() -> None:
@@ -276,7 +276,7 @@ def test_a_commit_belongs_to_the_topic_that_it_names_at_any_moment() -> None:
     assert audit([late, own], {0: 3}, history, owners).ok
     assert audit([commit(4, 25, topic_id="old"), own], {0: 3}, history, owners).ok, "the old topic was longer"
     for topic_id in ("new", "", "unknown"):
-        found_then = found(audit([commit(1, 25, topic_id=topic_id), own], {0: 3}, history, owners))
+        found_then = findings(audit([commit(1, 25, topic_id=topic_id), own], {0: 3}, history, owners))
         assert found_then == {"commit-passed-unfinished", "executed-though-committed"}, topic_id
 
 
@@ -285,18 +285,18 @@ def test_the_commit_of_a_reset_names_its_topic_and_no_worker() -> None:
     made = commit(1, 20.1, worker="", epoch=0, topic_id="t")
     result = look([made], [NEVER, NEVER], [owner(1)], resets=[reset])
     assert (result.ok, result.resets) == (True, 1)
-    assert found(look([made], [10, NEVER], [owner(1)])) == {"commit-unsigned"}
+    assert findings(look([made], [10, NEVER], [owner(1)])) == {"commit-unsigned"}
 
 
-def test_a_dead_letter_and_a_reset_are_of_the_topic_of_their_time() -> None:
+def test_dead_letters_and_resets_belong_to_the_topic_of_their_time() -> None:
     history = TopicHistory(recreations=[20.0], ended_without_result=ended({0: 10}), requests=requests(0, 1, at=21.0))
-    assert found(audit([commit(1, 30)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(1, 30)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
     reset = RecordedReset(0, 0, 2, 30.0)
     passed = msgspec.structs.replace(history, resets=[reset])
     assert audit([StoredCommit(0, 2, "", 30.1)], {0: 2}, passed, [owner(1)]).ok
 
 
-def test_results_that_were_on_a_topic_of_results_that_is_gone_are_not_missed() -> None:
+def test_results_on_a_removed_topic_are_not_missed() -> None:
     history = TopicHistory(requests=[*requests(0), *requests(1, at=25.0)], results_since=20.0)
     assert audit([commit(1, 11)], {0: 2}, history, [owner(1)]).ok
-    assert found(audit([commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
+    assert findings(audit([commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}

@@ -7,7 +7,7 @@ import pytest
 
 from filemill.config.settings import load
 from filemill_infra import compose_secrets
-from filemill_infra.compose_secrets import draw, given_by
+from filemill_infra.compose_secrets import write_secrets, credentials_from
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +26,21 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_secrets_are_created_once_and_differ_between_stacks(tmp_path: Path) -> None:
-    assert len(draw(tmp_path / "one", {})) == 11
+    assert len(write_secrets(tmp_path / "one", {})) == 11
     first = contents(tmp_path / "one")
-    assert draw(tmp_path / "one", {}) == []
+    assert write_secrets(tmp_path / "one", {}) == []
     assert contents(tmp_path / "one") == first
-    draw(tmp_path / "other", {})
+    write_secrets(tmp_path / "other", {})
     other = contents(tmp_path / "other")
     assert [name for name in first if first[name] == other[name]] == []
 
 
 def test_missing_secrets_are_created_and_the_others_kept(tmp_path: Path) -> None:
-    draw(tmp_path, {})
+    write_secrets(tmp_path, {})
     before = contents(tmp_path)
     (tmp_path / "s3-security" / "security.toml").unlink()
     (tmp_path / "database" / "reader_password").unlink()
-    draw(tmp_path, {})
+    write_secrets(tmp_path, {})
     changed = {name for name, content in contents(tmp_path).items() if content != before[name]}
     assert changed == {
         "database/reader_password",
@@ -49,16 +49,16 @@ def test_missing_secrets_are_created_and_the_others_kept(tmp_path: Path) -> None
 
 
 def test_given_secrets_replace_random_ones_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw(tmp_path, {})
+    write_secrets(tmp_path, {})
     monkeypatch.setenv("FILEMILL_DATABASE_PASSWORD", "chosen")
     monkeypatch.setenv("FILEMILL_AWS_ACCESS_KEY_ID", "")
-    assert draw(tmp_path, given_by(load())) == ["database/password"]
-    assert draw(tmp_path, {}) == []
+    assert write_secrets(tmp_path, credentials_from(load())) == ["database/password"]
+    assert write_secrets(tmp_path, {}) == []
     assert (tmp_path / "database" / "password").read_bytes() == b"chosen"
 
 
 def test_only_their_services_can_read_the_files(tmp_path: Path) -> None:
-    draw(tmp_path, {})
+    write_secrets(tmp_path, {})
     modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*/*")}
     assert {name for name, mode in modes.items() if mode == 0o400} == {
         *("database-admin/owner_password", "database/password", "database/reader_password"),
@@ -67,7 +67,7 @@ def test_only_their_services_can_read_the_files(tmp_path: Path) -> None:
 
 
 def test_the_superusers_statements_contain_its_password(tmp_path: Path) -> None:
-    draw(tmp_path, {})
+    write_secrets(tmp_path, {})
     password = (tmp_path / "database-admin" / "superuser_password").read_text()
     *_, last = (tmp_path / "database-admin" / "superuser.sql").read_text().splitlines()
     assert last == f"ALTER ROLE filemill_superuser PASSWORD '{password}';"

@@ -1,4 +1,4 @@
-"""The doctor: says what is missing and what to do, and never hangs or breaks off."""
+"""`filemill doctor` shows what is missing and how to correct it, within a bounded time."""
 
 import os
 import shutil
@@ -35,13 +35,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def _nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _servers_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in UNREACHABLE.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
-def _servers_are_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def _servers_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def well(name: str) -> Callable[[Settings], DoctorCheck]:
         return lambda _settings: DoctorCheck(name, True, "well")
 
@@ -53,8 +53,8 @@ def _found() -> dict[str, DoctorCheck]:
     return {check.name: check for check in examine()}
 
 
-@pytest.mark.usefixtures("_nobody_answers")
-def test_every_server_that_is_away_is_named_with_a_remedy_within_ten_seconds() -> None:
+@pytest.mark.usefixtures("_servers_unreachable")
+def test_each_unreachable_server_is_named_with_a_remedy_within_ten_seconds() -> None:
     began = time.monotonic()
     found = _found()
     assert time.monotonic() - began < 10
@@ -65,8 +65,8 @@ def test_every_server_that_is_away_is_named_with_a_remedy_within_ten_seconds() -
         assert "FILEMILL_" in found[name].remedy
 
 
-@pytest.mark.usefixtures("_servers_are_well")
-def test_where_all_is_well_nothing_is_missing() -> None:
+@pytest.mark.usefixtures("_servers_reachable")
+def test_nothing_is_missing_if_all_servers_are_reachable() -> None:
     found = _found()
     assert not [check for check in found.values() if check.ok is False]
     assert found["Python"].ok
@@ -74,30 +74,30 @@ def test_where_all_is_well_nothing_is_missing() -> None:
     assert "filemill up" in found["embedded stack"].remedy
 
 
-@pytest.mark.usefixtures("_servers_are_well")
+@pytest.mark.usefixtures("_servers_reachable")
 def test_every_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: _Usage(1, 1, 0))
-    monkeypatch.setattr(doctor, "LEAST_PYTHON", (99, 0))
+    monkeypatch.setattr(doctor, "MIN_PYTHON", (99, 0))
     missing = [check for check in examine() if check.ok is False]
     assert {check.name for check in missing} == {"Python", "home"}
     assert all(check.remedy for check in missing)
 
 
-@pytest.mark.usefixtures("_servers_are_well")
-def test_embedded_servers_that_are_not_installed_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_servers_reachable")
+def test_missing_embedded_servers_are_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "EMBEDDED_PACKAGES", {"no-such-package-at-all": "Java"})
     check = _found()["embedded Java"]
     assert check.ok is None
     assert "filemill[embedded]" in check.remedy
 
 
-@pytest.mark.usefixtures("_servers_are_well")
-def test_a_home_that_does_not_exist_yet_is_judged_by_its_parent(home: Path) -> None:
+@pytest.mark.usefixtures("_servers_reachable")
+def test_a_home_that_does_not_exist_is_checked_by_its_parent(home: Path) -> None:
     assert _found()["home"].ok
-    assert not home.exists(), "looking changes nothing"
+    assert not home.exists(), "the check creates nothing"
 
 
-@pytest.mark.usefixtures("_servers_are_well")
+@pytest.mark.usefixtures("_servers_reachable")
 def test_a_home_below_a_file_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.write_text("a file")
     monkeypatch.setenv("FILEMILL_HOME", str(home / "below"))
@@ -106,16 +106,16 @@ def test_a_home_below_a_file_is_refused(home: Path, monkeypatch: pytest.MonkeyPa
     assert "FILEMILL_HOME" in check.remedy
 
 
-@pytest.mark.usefixtures("_servers_are_well")
-def test_a_full_disk_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_servers_reachable")
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: _Usage(1, 1, 1024**3))
     check = _found()["home"]
     assert check.ok is False
     assert "1.0 GiB" in check.found
 
 
-@pytest.mark.usefixtures("_servers_are_well")
-def test_a_running_stack_is_named(home: Path) -> None:
+@pytest.mark.usefixtures("_servers_reachable")
+def test_a_running_stack_is_reported(home: Path) -> None:
     home.mkdir()
     here = ProcessRef.of(os.getpid())
     write_state(
@@ -128,7 +128,7 @@ def test_a_running_stack_is_named(home: Path) -> None:
     assert "http://page" in check.found
 
 
-def test_settings_that_cannot_be_used_are_named_and_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_are_reported_and_no_server_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_settings: Settings) -> NoReturn:
         raise AssertionError
 

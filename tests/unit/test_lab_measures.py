@@ -1,4 +1,4 @@
-"""Measures and verdict, on histories made by hand."""
+"""Measures and invariants, on constructed histories."""
 
 from datetime import UTC, datetime
 
@@ -64,7 +64,7 @@ def test_recovery_counts_from_the_kill_to_the_first_result_in_the_new_assignment
     assert (row["detection_seconds"], row["recovery_seconds"]) == (6, 7)
 
 
-def test_caught_up_counts_to_the_result_of_the_last_record_that_had_come_by_the_kill() -> None:
+def test_catch_up_lasts_until_all_records_before_the_kill_have_results() -> None:
     history = killed_at_20()
     (row,) = measures.catch_up_times(history, [KILL]).to_dict("records")
     assert row == {"worker": "a", "caught_up_seconds": 8, "alone": True}
@@ -80,7 +80,7 @@ def test_a_kill_is_alone_unless_another_fault_began_before_the_recovery() -> Non
     assert measures.recovery(killed_at_20(), [KILL, other])["alone"].tolist() == [False]
 
 
-def test_without_kills_there_is_nothing_to_recover_from() -> None:
+def test_without_kills_there_is_no_recovery() -> None:
     found = measures.recovery(killed_at_20(), [])
     assert found[found["alone"]]["recovery_seconds"].empty
 
@@ -90,7 +90,7 @@ def test_a_pause_is_the_time_between_the_last_result_of_the_old_owner_and_the_fi
     assert (row["partition"], row["from"], row["to"], row["pause_seconds"]) == (1, "a", "b", 8)
 
 
-def test_moves_are_compared_with_the_least_that_would_do() -> None:
+def test_moves_are_compared_with_the_least_number() -> None:
     assert measures.moves(killed_at_20(), 10, 30) == {"moved": 2, "least": 2, "survivors_revoked": 0}
 
 
@@ -115,7 +115,7 @@ def test_records_in_flight_at_a_moment_are_those_of_the_last_heartbeats() -> Non
     assert measures.in_flight_at(history, 24.5) == 2  # who is silent for longer than a session is not counted
 
 
-def test_the_partitions_of_a_killed_worker_are_nobodys_until_another_takes_them() -> None:
+def test_partitions_of_a_killed_worker_have_no_owner_until_the_next_assignment() -> None:
     frame = frames.assignments(killed_at_20(), 30.0, measures.kills([KILL]))
     of_a = frame[(frame["worker"] == "a") & (frame["partition"] == 1)]
     assert [moment.timestamp() for moment in of_a["ended"]] == [20.0]
@@ -126,13 +126,13 @@ def test_repetitions_and_their_seconds() -> None:
     assert measures.repetitions(killed_at_20()) == {"executions": 4, "executed_again": 1, "rework_seconds": 0.5}
 
 
-def test_an_execution_that_was_done_before_is_marked() -> None:
+def test_a_repeated_execution_is_marked() -> None:
     frame = frames.executions(killed_at_20())
     assert frame["again"].tolist() == [False, False, True, False]
     assert measures.throughput(frame)["files_per_second"].sum() == 3
 
 
-def test_fairness_is_one_where_all_did_the_same() -> None:
+def test_fairness_is_one_for_equal_shares() -> None:
     even = pd.DataFrame({"worker": ["a", "b"], "partition": [0, 0]})
     assert measures.fairness(even) == {"fairness_workers": 1.0, "fairness_partitions": 1.0}
 
@@ -145,7 +145,7 @@ def files(*moments: tuple[float, float]) -> pd.DataFrame:
     return frame.assign(id=[10 + 2 * index for index in range(len(frame))], status="completed")
 
 
-def test_repetitions_are_numbered_by_what_was_asked_for_in_turn() -> None:
+def test_repetitions_are_numbered_in_order() -> None:
     assert measures.with_repetition(files(*[(1, 2)] * 5), 2)["repeat"].tolist() == [0, 0, 1, 1, 2]
 
 
@@ -156,14 +156,14 @@ def test_the_rate_of_a_repetition_is_that_of_its_own_first_results() -> None:
     assert found["files_per_second"].tolist() == [2.0, 4.0]
 
 
-def test_the_spread_is_median_least_greatest_and_how_many() -> None:
+def test_the_spread_has_median_minimum_maximum_and_count() -> None:
     frame = pd.DataFrame({"kind": ["a", "a", "a", "b"], "seconds": [3.0, 1.0, 8.0, 5.0]})
     found = measures.spread(frame, ["kind"], ["seconds"])
     assert found.index.tolist() == ["a", "b"]
     assert found.to_numpy().tolist() == [[3.0, 1.0, 8.0, 3], [5.0, 5.0, 5.0, 1]]
 
 
-def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_or_afterwards() -> None:
+def test_gaps_are_classified_by_partition_and_phase() -> None:
     history = killed_at_20()
     history.executions += [result(2, offset, at, "b") for offset, at in enumerate([19.5, 20.5, 29.0, 29.5, 40.0])]
     found = measures.gaps(history, begin=20, settled=28, end=30)
@@ -176,23 +176,23 @@ def test_gaps_are_those_of_partitions_that_stayed_or_moved_while_it_rebalanced_o
     ]
 
 
-def test_a_fault_is_over_when_all_that_was_asked_for_by_its_end_is_seen_to_have_ended() -> None:
+def test_catching_up_ends_when_all_earlier_requests_have_ended() -> None:
     fault = JournalEntry(kind="fault", name="s3 killed", began=20.0, ended=23.0)
     assert measures.seconds_to_catch_up(files((10, 11), (22, 26.5), (24, 40)), fault) == 3.5
     assert measures.seconds_to_catch_up(files((10, 11), (24, 40)), fault) == 0
 
 
-def test_a_record_that_a_reset_passed_over_is_no_stall() -> None:
+def test_a_record_that_a_reset_skipped_is_no_stall() -> None:
     history = killed_at_20()
     waiting = [RequestRecord(9 + offset, 1, None, 0, offset, 12.0) for offset in range(2)]
     history.requests = waiting
     history.executions.append(result(0, 0, 13))
-    assert {check.number for check in judged(history, until=90.0).checks if check.ok is False} == {"9"}
+    assert {check.number for check in check(history, until=90.0).checks if check.ok is False} == {"9"}
     history.resets = [RecordedReset(0, 1, 2, 15.0)]
-    assert judged(history, until=90.0).ok
+    assert check(history, until=90.0).ok
 
 
-def judged(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) -> InvariantReport:
+def check(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) -> InvariantReport:
     return check_invariants(
         Observations(
             report=Report(),
@@ -206,21 +206,21 @@ def judged(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) ->
     )
 
 
-def stalls(verdict: InvariantReport) -> bool:
-    return {check.number: check.ok for check in verdict.checks}["9"] is False
+def stalls(report: InvariantReport) -> bool:
+    return {check.number: check.ok for check in report.checks}["9"] is False
 
 
-def test_lag_without_a_result_for_too_long_breaks_the_ninth_promise_unless_a_fault_covers_it() -> None:
+def test_lag_without_results_violates_an_invariant_unless_a_fault_covers_it() -> None:
     history = TopicHistory(requests=[RequestRecord(1, 1, None, 0, 0, 10.0)], executions=[result(0, 0, 18)])
-    assert stalls(judged(history))
+    assert stalls(check(history))
     outage = JournalEntry(kind="fault", name="kafka killed", began=11.0, ended=14.0)
-    assert not stalls(judged(history, outage))
+    assert not stalls(check(history, outage))
 
 
-def test_idleness_is_no_stall_and_a_record_that_never_ends_is_one() -> None:
+def test_an_idle_partition_is_no_stall_but_an_unfinished_record_is() -> None:
     done = [RequestRecord(1, 1, None, 0, 0, 10.0), RequestRecord(2, 1, None, 0, 1, 50.0)]
-    assert not stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
-    assert stalls(judged(TopicHistory(requests=done, executions=[result(0, 0, 11)]), until=99))
+    assert not stalls(check(TopicHistory(requests=done, executions=[result(0, 0, 11), result(0, 1, 52)]), until=99))
+    assert stalls(check(TopicHistory(requests=done, executions=[result(0, 0, 11)]), until=99))
 
 
 def test_an_open_breaker_excuses_a_stall() -> None:
@@ -229,10 +229,10 @@ def test_an_open_breaker_excuses_a_stall() -> None:
         executions=[result(0, 0, 18)],
         events=[event(11, "a", EventKind.BREAKER_OPENED), event(16, "a", EventKind.BREAKER_CLOSED)],
     )
-    assert not stalls(judged(history))
+    assert not stalls(check(history))
 
 
-def test_without_commits_to_look_at_a_verdict_says_so_and_is_not_broken() -> None:
-    verdict = judged(TopicHistory())
-    assert verdict.ok
-    assert [check.number for check in verdict.checks if check.ok is None] == ["4", "6", "7"]
+def test_without_an_audit_its_invariants_are_not_observed() -> None:
+    report = check(TopicHistory())
+    assert report.ok
+    assert [check.number for check in report.checks if check.ok is None] == ["4", "6", "7"]

@@ -12,7 +12,7 @@ from filemill.runtime.journal import Journal, read_entries
 from tests.runs import BEGAN, planted
 
 
-def test_a_whole_run_has_facts_verdict_figures_and_lines(tmp_path: Path) -> None:
+def test_a_complete_run_has_facts_invariants_and_series(tmp_path: Path) -> None:
     results = planted(tmp_path, "rates", files_per_second=120.0)
     (run,) = list_runs(tmp_path)
     assert (run.title, run.problems, run.measures["files_per_second"]) == ("rates", [], 120.0)
@@ -23,12 +23,12 @@ def test_a_whole_run_has_facts_verdict_figures_and_lines(tmp_path: Path) -> None
     # Ten files a second for three seconds, each done a second after it was asked for.
     assert course.lines["Results per second"].seconds == pytest.approx([1, 2, 3])
     assert course.lines["Results per second"].values == [10, 10, 10]
-    assert max(course.lines["Not seen to have ended"].values) == 10
+    assert max(course.lines["Unfinished requests"].values) == 10
     assert [(one.began, one.ended, one.text) for one in course.faults] == [(1.0, 2.5, "kafka killed · kafka")]
     assert [entry.name for entry in read_journal(results.folder)] == ["kafka killed"]
 
 
-def test_runs_come_newest_first_and_what_is_no_run_is_left_out(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_without_other_folders(tmp_path: Path) -> None:
     planted(tmp_path, "older", began=datetime(2026, 1, 1, tzinfo=UTC))
     planted(tmp_path, "newer", began=datetime(2026, 2, 1, tzinfo=UTC))
     (tmp_path / "notebooks").mkdir()
@@ -38,17 +38,17 @@ def test_runs_come_newest_first_and_what_is_no_run_is_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'["checks"]', b"\xff\xfe", b"null"])
-def test_a_damaged_run_is_listed_as_one(body: bytes, tmp_path: Path) -> None:
+def test_a_damaged_run_is_listed_with_its_problems(body: bytes, tmp_path: Path) -> None:
     folder = planted(tmp_path, "hurt").folder
     for part in (RUN, VERDICT, "summary.parquet", "executions.parquet"):
         (folder / part).write_bytes(body)
     (run,) = list_runs(tmp_path)
     assert run.problems == ["run.json cannot be read", "verdict.json cannot be read", "the summary cannot be read"]
     assert (run.invariants, run.measures, run.parameters) == (None, {}, {})
-    assert set(read_series(folder).lines) == {"Not seen to have ended"}
+    assert set(read_series(folder).lines) == {"Unfinished requests"}
 
 
-def test_a_run_that_has_only_begun_is_listed(tmp_path: Path) -> None:
+def test_a_run_in_progress_is_listed(tmp_path: Path) -> None:
     (tmp_path / "soak-consumer-7-20261122-120000-42").mkdir()
     (run,) = list_runs(tmp_path)
     assert run.problems == ["run.json is missing", "verdict.json is missing", "the summary is missing"]
@@ -56,15 +56,15 @@ def test_a_run_that_has_only_begun_is_listed(tmp_path: Path) -> None:
     assert read_journal(tmp_path / run.name) == []
 
 
-def test_frames_of_other_kinds_leave_their_line_out(tmp_path: Path) -> None:
+def test_invalid_frames_have_no_series(tmp_path: Path) -> None:
     folder = planted(tmp_path, "odd").folder
     pd.DataFrame({"at": ["yesterday"], "again": [False], "worker": ["w"]}).to_parquet(folder / "executions.parquet")
     pd.DataFrame({"began": pd.to_datetime([], utc=True)}).to_parquet(folder / "faults.parquet")
     course = read_series(folder)
-    assert (set(course.lines), course.faults) == ({"Not seen to have ended"}, [])
+    assert (set(course.lines), course.faults) == ({"Unfinished requests"}, [])
 
 
-def test_a_run_that_changes_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_run_is_read_again(tmp_path: Path) -> None:
     folder = planted(tmp_path, "goes on").folder
     (folder / VERDICT).unlink()
     assert list_runs(tmp_path)[0].problems == ["verdict.json is missing"]
@@ -72,7 +72,7 @@ def test_a_run_that_changes_is_read_anew(tmp_path: Path) -> None:
     assert list_runs(tmp_path)[0].problems == []
 
 
-def test_a_journal_is_read_as_far_as_it_was_written(tmp_path: Path) -> None:
+def test_a_truncated_journal_is_read_up_to_its_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     with journal.record_interval("fault", "kafka killed", "kafka", key="k1") as entry:
         entry.detail = {**entry.detail, "learned": 7}
@@ -87,6 +87,6 @@ def test_a_journal_is_read_as_far_as_it_was_written(tmp_path: Path) -> None:
     assert read_entries(tmp_path / "missing.jsonl") == []
 
 
-def test_moments_of_a_run_are_those_of_its_files(tmp_path: Path) -> None:
+def test_the_times_of_a_run_come_from_its_files(tmp_path: Path) -> None:
     planted(tmp_path, "dated")
     assert list_runs(tmp_path)[0].began == BEGAN

@@ -1,4 +1,4 @@
-"""What libpq is told: all of it, so that it looks for nothing in the environment or the home folder."""
+"""libpq gets all parameters, so that it reads neither the environment nor the home folder."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from filemill.adapters.postgres.connection import NO_FILE, libpq_parameters
 from filemill.config.settings import InvalidSettings, load
 
 
-def test_no_variable_of_libpqs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libpq_variables_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     known = [option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar]
     assert len(known) > 30
     for name in (*known, "PGTZ", "PGSERVICE", "PGSERVICEFILE"):
@@ -20,14 +20,14 @@ def test_no_variable_of_libpqs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [name for name in os.environ if name.startswith("PG")]
 
 
-def test_files_of_the_home_folder_are_left_alone() -> None:
-    told = libpq_parameters(load())
-    assert {told[name] for name in ("passfile", "sslcert", "sslcrl", "sslrootcert")} == {NO_FILE}
+def test_no_files_of_the_home_folder_are_read() -> None:
+    parameters = libpq_parameters(load())
+    assert {parameters[name] for name in ("passfile", "sslcert", "sslcrl", "sslrootcert")} == {NO_FILE}
     assert not Path(NO_FILE).exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({}, ("prefer", NO_FILE)),
         ({"database_sslmode": "require"}, ("require", NO_FILE)),
@@ -36,11 +36,11 @@ def test_files_of_the_home_folder_are_left_alone() -> None:
         ({"database_sslmode": "verify-ca", "database_ca_bundle": __file__}, ("verify-ca", __file__)),
     ],
 )
-def test_whom_to_trust_is_a_setting(given: dict[str, str], told: tuple[str, str]) -> None:
+def test_the_trusted_certificates_are_a_setting(given: dict[str, str], expected: tuple[str, str]) -> None:
     found = libpq_parameters(load(**given))
-    assert (found["sslmode"], found["sslrootcert"]) == told
+    assert (found["sslmode"], found["sslrootcert"]) == expected
 
 
-def test_verifying_a_certificate_needs_somebody_who_vouches() -> None:
+def test_certificate_verification_needs_a_certificate_bundle() -> None:
     with pytest.raises(InvalidSettings, match="database_ca_bundle"):
         load(database_sslmode="verify-ca")

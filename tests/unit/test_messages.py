@@ -357,7 +357,7 @@ def test_what_workers_say_is_read_and_bad_times_are_not() -> None:
 
 def test_what_workers_are_told_is_read() -> None:
     told = _json(order="cancel", timestamp="2026-01-04T12:00:00Z", files=[[1, 1], [2, 3]])
-    assert decode_command(told) == WorkerCommand(order=WorkerCommandKind.CANCEL, timestamp=T0, files=[(1, 1), (2, 3)])
+    assert decode_command(told) == WorkerCommand(kind=WorkerCommandKind.CANCEL, timestamp=T0, files=[(1, 1), (2, 3)])
     for files in ([[1]], [[0, 1]], [[1, 0]], [["1", 1]], [[1, RUN_MAX + 1]]):
         with pytest.raises(InvalidMessage):
             decode_command(_json(order="cancel", timestamp="2026-01-04T12:00:00Z", files=files))

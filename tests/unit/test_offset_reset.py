@@ -1,8 +1,8 @@
-"""Where each partition's offset would go."""
+"""The new offset of each partition for each target."""
 
 import pytest
 
-from filemill.adapters.kafka.admin import LogOffsets
+from filemill.domain.consumer_groups import LogOffsets
 from filemill.services.offset_reset import PartitionReset, ResetPlan, ResetTarget, members_refusal, new_offsets
 
 PARTS = [
@@ -24,11 +24,11 @@ PARTS = [
     ],
     ids=str,
 )
-def test_a_target_stays_within_what_a_partition_holds(target: ResetTarget, expected: dict[int, int]) -> None:
+def test_new_offsets_are_limited_to_the_records_of_the_partition(target: ResetTarget, expected: dict[int, int]) -> None:
     assert new_offsets(target, PARTS, {0: 60, 1: 50}) == expected
 
 
-def test_a_plan_sums_up_its_moves() -> None:
+def test_a_plan_sums_up_its_partitions() -> None:
     plan = ResetPlan(
         [PartitionReset(0, 40, 45, [7, 9]), PartitionReset(1, 20, 5, []), PartitionReset(2, 3, 3, [])], None
     )
@@ -37,6 +37,6 @@ def test_a_plan_sums_up_its_moves() -> None:
 
 
 @pytest.mark.parametrize(("members", "said"), [(1, "has a member:"), (3, "has 3 members:")])
-def test_a_group_with_members_keeps_its_offsets(members: int, said: str) -> None:
+def test_a_group_with_members_cannot_be_reset(members: int, said: str) -> None:
     assert said in (members_refusal(members) or "")
     assert members_refusal(0) is None

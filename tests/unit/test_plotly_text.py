@@ -11,7 +11,7 @@ EVIL = '<a href="//evil.example">click</a> & co'
 SHOWN = '&lt;a href="//evil.example"&gt;click&lt;/a&gt; &amp; co'
 
 
-def test_every_text_of_a_figure_is_escaped_but_for_templates() -> None:
+def test_all_texts_except_templates_are_escaped() -> None:
     figure = {
         "data": [{"name": EVIL, "text": [EVIL, EVIL], "x": [1, None, 2.5], "hovertemplate": "%{text}<extra></extra>"}],
         "layout": {"title": {"text": EVIL}, "yaxis": {"ticktext": [EVIL]}, "showlegend": True},
@@ -27,7 +27,7 @@ def test_every_text_of_a_figure_is_escaped_but_for_templates() -> None:
     assert figure["data"][0]["name"] == EVIL, "a copy"  # type: ignore[index]
 
 
-def test_a_workers_id_and_a_faults_name_are_text_in_the_labs_figures_too() -> None:
+def test_worker_ids_and_fault_names_are_escaped_in_the_labs_figures() -> None:
     moment = pd.Timestamp("2026-01-04", tz="UTC")
     later = moment + pd.Timedelta(seconds=5)
     assignments = pd.DataFrame([{"worker": EVIL, "partition": 0, "began": moment, "ended": later, "epoch": 1}])

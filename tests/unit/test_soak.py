@@ -1,4 +1,4 @@
-"""What a soak complains of, beside broken promises: having proved too little."""
+"""The problems of a soak test besides violated invariants: it proved too little."""
 
 from datetime import UTC, datetime
 
@@ -32,7 +32,7 @@ def result(**given: object) -> SoakResult:
     return SoakResult(**{**values, **given})  # type: ignore[arg-type]
 
 
-def test_a_soak_that_proved_enough_has_nothing_to_complain_of() -> None:
+def test_a_soak_test_that_proved_enough_has_no_problems() -> None:
     assert list(_problems(result(), PLANNED, drained=5.0)) == []
 
 

@@ -37,7 +37,7 @@ def asked(
         ({"oldest_records": [OldestRecord(2, None, 0, 40)]}, StallReason.COMMITS, "no commit was accepted for 40 s"),
         ({"quiet": True}, StallReason.QUIET, "resume it with `filemill workers resume w`"),
         ({"breaker": "S3: refused"}, StallReason.BREAKER, "waits for a server (S3: refused)"),
-        ({"condition": WorkerCondition.DEAD}, StallReason.SILENT, "silent for 9 s"),
+        ({"condition": WorkerCondition.DEAD}, StallReason.SILENT, "sent nothing for 9 s"),
         ({"condition": None}, StallReason.UNKNOWN, "sends no heartbeats"),
         ({}, StallReason.UNKNOWN, "none of its records in progress"),
         ({"in_flight": 3, "busy_seconds": LONG}, StallReason.UNKNOWN, "none of its records in progress"),

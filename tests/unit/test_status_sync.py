@@ -18,7 +18,7 @@ from filemill.domain.files import NewFile, Status, StatusUpdate, iso_millisecond
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.records import Record, TopicIdentity
 from filemill.errors import NotLeader, Unavailable, UnusableData
-from filemill.ports import ApplyResult
+from filemill.ports import ApplyResult, RejectionCode
 from filemill_workers import status_sync
 from filemill_workers.status_sync import StatusSync
 from tests.unit.executor_harness import eventually
@@ -180,6 +180,7 @@ def test_an_unknown_id_is_counted_and_passed() -> None:
     assert world.statuses()[0] is Status.COMPLETED
     assert list(world.database.rejected) == [(CREATED, 0, 0)]
     assert "99" in world.database.rejected[CREATED, 0, 0]
+    assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.UNKNOWN_FILE}
 
 
 def test_a_record_whose_headers_cannot_be_read_is_counted_and_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +200,7 @@ def test_a_record_whose_headers_cannot_be_read_is_counted_and_not_applied(monkey
     sync.step()
     assert world.statuses()[:2] == [Status.PENDING, Status.COMPLETED]
     assert world.database.rejected == {(CREATED, 0, 0): "headers unreadable"}
+    assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.HEADERS_UNREADABLE}
 
 
 def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +218,7 @@ def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(mon
     world.sync().step()
     assert world.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
     assert world.database.rejected == {(CREATED, 0, 1): "the database refuses it: no such value"}
+    assert world.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.UNUSABLE_DATA}
     assert world.database.positions[CREATED, 0] == 3
 
 
@@ -232,6 +235,7 @@ def test_an_exception_that_nobody_foresaw_costs_one_event(monkeypatch: pytest.Mo
     world.sync().step()
     assert world.statuses()[:2] == [Status.COMPLETED] * 2
     assert "ZeroDivisionError" in world.database.rejected[CREATED, 0, 1]
+    assert world.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.NOT_INTERPRETED}
 
 
 def test_what_workers_say_is_stored() -> None:

@@ -62,7 +62,7 @@ def test_a_clock_that_is_ahead_does_not_kill_a_worker() -> None:
 def _told(
     order: WorkerCommandKind, *files: tuple[int, int], worker: str | None = None, seconds: float = 1
 ) -> WorkerCommand:
-    return WorkerCommand(order=order, timestamp=NOW + timedelta(seconds=seconds), worker_id=worker, files=list(files))
+    return WorkerCommand(kind=order, timestamp=NOW + timedelta(seconds=seconds), worker_id=worker, files=list(files))
 
 
 @pytest.fixture

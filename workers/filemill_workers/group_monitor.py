@@ -19,9 +19,10 @@ from datetime import datetime
 
 import structlog
 
-from filemill.adapters.kafka.admin import GroupDescription, KafkaAdmin, LogOffsets, MemberDescription, all_topics
+from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.monitor_store import MonitorStore
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import GroupDescription, LogOffsets, MemberDescription
 from filemill.domain.request_losses import LossBounds
 from filemill.errors import Unavailable
 from filemill.ports import Lease

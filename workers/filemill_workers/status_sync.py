@@ -25,7 +25,15 @@ from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
 from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
-from filemill.ports import ApplyResult, Lease, ReceivedEvent, RejectedRecord, StatusStore, TopicReader
+from filemill.ports import (
+    ApplyResult,
+    Lease,
+    ReceivedEvent,
+    RejectedRecord,
+    RejectionCode,
+    StatusStore,
+    TopicReader,
+)
 
 log = structlog.get_logger("sync")
 
@@ -147,7 +155,8 @@ class StatusSync:
                 (record,) = records
                 log.warning("Skipped an event", topic=record.topic, offset=record.offset, reason=str(error))
                 positions = {(record.topic, record.partition): record.offset + 1}
-                self._store.apply((), positions, [_rejected(record, f"the database refuses it: {error}")])
+                reason = f"the database refuses it: {error}"
+                self._store.apply((), positions, [_rejected(record, reason, RejectionCode.UNUSABLE_DATA)])
                 return
             for record in records:
                 self._apply([record])
@@ -182,10 +191,13 @@ class StatusSync:
                         (record, decode(record.value, FileProgress).status_update(self._record_clock.time_of(record)))
                     )
             except InvalidMessage as error:
-                reading.rejected.append(_rejected(record, str(error)))
+                readable = record.headers_error is None
+                code = RejectionCode.INVALID_MESSAGE if readable else RejectionCode.HEADERS_UNREADABLE
+                reading.rejected.append(_rejected(record, str(error), code))
             except Exception as error:  # whatever a record holds, the ones after it are read
                 log.exception("A record could not be interpreted", topic=record.topic, offset=record.offset)
-                reading.rejected.append(_rejected(record, f"{type(error).__name__}: {error}"))
+                reason = f"{type(error).__name__}: {error}"
+                reading.rejected.append(_rejected(record, reason, RejectionCode.NOT_INTERPRETED))
         return reading
 
     def _become_standby(self) -> None:
@@ -216,8 +228,8 @@ class _DecodedBatch(msgspec.Struct):
     rejected: list[RejectedRecord] = []
 
 
-def _rejected(record: Record, reason: str) -> RejectedRecord:
-    return RejectedRecord(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS])
+def _rejected(record: Record, reason: str, code: RejectionCode) -> RejectedRecord:
+    return RejectedRecord(record.topic, record.partition, record.offset, reason[:REASON_MAX_CHARACTERS], code)
 
 
 def _with_store_time(event: WorkerEvent, at: datetime) -> WorkerEvent:
@@ -231,12 +243,10 @@ def _inapplicable(reading: _DecodedBatch, applied: ApplyResult) -> list[Rejected
     if not applied.unknown_ids and not applied.rejected:
         return []
     missing = set(applied.unknown_ids)
-    reasons = [
-        applied.rejected.get(place, f"no file has the id {change.file_id}" if change.file_id in missing else None)
-        for place, (_, change) in enumerate(reading.updates)
-    ]
-    return [
-        _rejected(record, reason)
-        for (record, _), reason in zip(reading.updates, reasons, strict=True)
-        if reason is not None
-    ]
+    found: list[RejectedRecord] = []
+    for index, (record, update) in enumerate(reading.updates):
+        if (rejected := applied.rejected.get(index)) is not None:
+            found.append(_rejected(record, rejected.reason, rejected.code))
+        elif update.file_id in missing:
+            found.append(_rejected(record, f"no file has the id {update.file_id}", RejectionCode.UNKNOWN_FILE))
+    return found

@@ -227,7 +227,7 @@ def _journal(data: PageData, run: RecordedRun) -> None:
 
 def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
     st.download_button(
-        "Journal",
+        "Download journal",
         as_json_lines(newest_first),
         file_name=name,
         mime=NDJSON,

@@ -19,7 +19,7 @@ from filemill_dashboard.components.state_diagram import draw_state_diagram
 from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
-from filemill_dashboard.views.file_timeline import state_diagram, timeline
+from filemill_dashboard.views.file_timeline import state_diagram, timeline_entries
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 
@@ -57,7 +57,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            event_timeline("timeline", timeline(story), title="Timeline", stale=stale)
+            event_timeline("timeline", timeline_entries(story), title="Timeline", stale=stale)
             _preview(data, story.file)
         with st.container(key="right"):
             facts("details", file_facts(story.file), title="Details", stale=stale)

@@ -4,8 +4,8 @@ import streamlit as st
 
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.file_actions import FileSelection
-from filemill.errors import InvalidRequest
 from filemill.domain.files import Status, parse_file_id
+from filemill.errors import InvalidRequest
 from filemill.queries.files import FilePage
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu

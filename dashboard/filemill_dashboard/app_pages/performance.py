@@ -63,7 +63,9 @@ def _metrics(performance: Performance | None) -> list[Metric]:
     failed = f"{performance.total.failed:,} of {performance.total.finished:,} failed"
     total = performance.total
     return [
-        Metric("Throughput", _rate(performance.per_second), f"{total.finished:,} files in {most}", "Completed or failed"),
+        Metric(
+            "Throughput", _rate(performance.per_second), f"{total.finished:,} files in {most}", "Completed or failed"
+        ),
         Metric("Error rate", _percent(performance.error_rate), failed, tone=_alarm(performance.error_rate)),
         Metric(
             "Upload success",

@@ -13,12 +13,16 @@ from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS
 from filemill_dashboard.state.page_data import PageData, Snapshot
-from filemill_dashboard.state.setup_facts import own_versions, settings_in_force
+from filemill_dashboard.state.setup_facts import effective_settings, process_versions
 
 TOPICS = [
     Column("name", "Topic", "mono"),
     Column(
-        "dated_by", "Timestamps by", "text", 112, title="Who sets the timestamp of a record: the broker or the producer"
+        "timestamps",
+        "Timestamps by",
+        "text",
+        112,
+        title="Who sets the timestamp of a record: the broker or the producer",
     ),
     Column("partitions", "Partitions", "number", 92),
 ]
@@ -45,7 +49,7 @@ def _health(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
             _roles(data, snapshot)
             facts(
                 "versions",
-                [Fact(name, version, mono=True) for name, version in own_versions().items()],
+                [Fact(name, version, mono=True) for name, version in process_versions().items()],
                 title="Versions",
             )
     _processes(stack)
@@ -91,7 +95,9 @@ def _topics(data: PageData) -> None:
         "topics",
         TOPICS,
         [
-            TableRow(topic.name, {"name": topic.name, "partitions": topic.partitions, "dated_by": topic.dated_by})
+            TableRow(
+                topic.name, {"name": topic.name, "partitions": topic.partitions, "timestamps": topic.timestamps_from}
+            )
             for topic in reading.value or []
         ],
         label="Topics",
@@ -99,7 +105,7 @@ def _topics(data: PageData) -> None:
         stale=reading.error is not None,
         on_open=lambda topic: page_shell.navigate_to("messages", topic=topic),
     )
-    odd = [topic.name for topic in reading.value or [] if topic.dated_by == "producers"]
+    odd = [topic.name for topic in reading.value or [] if topic.timestamps_from == "producers"]
     title = f"Producers set the timestamps of {', '.join(odd)}"
     hint = (
         "A producer with a wrong clock distorts times. Run `filemill prepare` so that the broker sets the timestamps."
@@ -151,11 +157,11 @@ def _settings(data: PageData) -> None:
             {
                 "name": one.name,
                 "value": one.value,
-                "source": ("set", "busy") if one.given else ("default", "none"),
-                "meaning": one.meaning,
+                "source": ("set", "busy") if one.is_set else ("default", "none"),
+                "meaning": one.description,
             },
         )
-        for one in settings_in_force(data.services.settings)
+        for one in effective_settings(data.services.settings)
     ]
     data_grid("settings", columns, rows, label="Settings", empty=("None", ""))
 

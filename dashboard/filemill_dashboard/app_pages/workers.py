@@ -361,7 +361,7 @@ def _step(event: WorkerEvent) -> TimelineEntry:
     about = [f"file #{event.file_id}" if event.file_id else "", parts, event.cause or "", event.error or ""]
     epoch = f"epoch {event.epoch}" if event.epoch is not None else ""
     detail = " · ".join(part for part in (*about, epoch) if part)
-    title = event.kind.value.replace("-", " ").capitalize()
+    title = event.kind.name.replace("_", " ").capitalize()
     return TimelineEntry(event.timestamp, title, detail, _EVENT_TONES.get(event.kind, "none"), event.trace or "")
 
 

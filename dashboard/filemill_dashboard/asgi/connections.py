@@ -21,14 +21,6 @@ from filemill.config.settings import Settings
 from filemill.domain.origins import parse_ip
 from filemill_dashboard.asgi.proxies import TrustedProxies
 
-HEADERS_SECONDS = 10.0
-# The time for a body: this, plus one second for each BODY_BYTES_PER_SECOND received.
-BODY_SECONDS = 30.0
-BODY_BYTES_PER_SECOND = 4096
-FIRST_MESSAGE_SECONDS = 10.0
-# A response that the client does not read.
-STALLED_SECONDS = 60.0
-
 # Connections beyond the limits, accepted for health checks.
 RESERVE = 32
 # Open files that this process needs besides connections: its clients of three servers, and the files that it reads.
@@ -72,10 +64,30 @@ class ConnectionLimits:
     per_address: int
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a client may take. For a body: `body_seconds`, plus one second for each `body_bytes_per_second`.
+
+    `first_message_seconds` is for a WebSocket; `stalled_seconds` for a response that the client does not read.
+    """
+
+    headers_seconds: float = 10.0
+    body_seconds: float = 30.0
+    body_bytes_per_second: int = 4096
+    first_message_seconds: float = 10.0
+    stalled_seconds: float = 60.0
+
+
 class Connections:
     """The open connections. Only for the event loop's thread."""
 
-    def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        proxies: TrustedProxies,
+        timeouts: Timeouts = Timeouts(),
+    ) -> None:
+        self.timeouts = timeouts
         self._limits = limits
         self._proxies = proxies
         self._by_client: dict[str, set[Connection]] = {}
@@ -89,7 +101,7 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Register a new connection. False: the limit is reached, and it may only send health checks."""
         peer = connection.peer
-        group = self._by_client.setdefault(_client_key(peer), set())
+        group = self._by_client.setdefault(client_key(peer), set())
         full = len(group) >= self._limits.per_address and peer not in self._proxies
         if full:
             self._evict(group)
@@ -106,12 +118,12 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Register a connection without checking the limits: a WebSocket was admitted as an HTTP connection."""
-        self._by_client.setdefault(_client_key(connection.peer), set()).add(connection)
+        self._by_client.setdefault(client_key(connection.peer), set()).add(connection)
         self._count += 1
 
     def release(self, connection: Connection) -> None:
         """Remove a connection; may be repeated."""
-        key = _client_key(connection.peer)
+        key = client_key(connection.peer)
         group = self._by_client.get(key)
         if group is None or connection not in group:
             return
@@ -121,7 +133,7 @@ class Connections:
             del self._by_client[key]
 
     def sweep(self, now: float) -> None:
-        """Close overdue connections. Called once a second; if the call is late, the server was slow, not the clients."""
+        """Close overdue connections. Called once a second. After a late call nothing is closed: the server was slow."""
         late, self._swept_at = now - self._swept_at > SWEEP_LATE_SECONDS, now
         if late:
             return
@@ -158,7 +170,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     return ConnectionLimits(total, min(settings.connections_per_address, max(1, total * 3 // 4)))
 
 
-def _client_key(peer: str) -> str:
+def client_key(peer: str) -> str:
     """The key that connections are counted by: an IPv4 address or an IPv6 /64, since one host has a whole /64."""
     if ":" not in peer:
         return peer

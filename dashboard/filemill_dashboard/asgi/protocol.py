@@ -13,14 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from filemill_dashboard.asgi.connections import (
-    BODY_BYTES_PER_SECOND,
-    BODY_SECONDS,
-    FIRST_MESSAGE_SECONDS,
-    HEADERS_SECONDS,
-    STALLED_SECONDS,
-    Connections,
-)
+from filemill_dashboard.asgi.connections import Connections
 
 HEADERS_MAX_BYTES = 64 * 1024
 # A browser sends Streamlit a few kilobytes.
@@ -91,13 +84,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def is_overdue(self, now: float) -> bool:
         """Whether the client has taken too long."""
-        waited = now - self._since
+        waited, timeouts = now - self._since, self._registry.timeouts
         if self._awaiting_headers:
-            return waited > HEADERS_SECONDS
+            return waited > timeouts.headers_seconds
         if self.flow.write_paused:
-            return now - self._stalled_since > STALLED_SECONDS
+            return now - self._stalled_since > timeouts.stalled_seconds
         if self._awaiting_body and not self.flow.read_paused:
-            return waited > BODY_SECONDS + self._received / BODY_BYTES_PER_SECOND
+            return waited > timeouts.body_seconds + self._received / timeouts.body_bytes_per_second
         return False
 
     def time_out(self) -> None:
@@ -225,7 +218,7 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def is_overdue(self, now: float) -> bool:
         """Whether the first message is overdue."""
-        return self._since is not None and now - self._since > FIRST_MESSAGE_SECONDS
+        return self._since is not None and now - self._since > self._registry.timeouts.first_message_seconds
 
     def time_out(self) -> None:
         """Close it."""

@@ -6,15 +6,10 @@ The headers of other senders than `FILEMILL_TRUSTED_PROXIES` are ignored.
 import ipaddress
 from collections.abc import Iterable
 
-from starlette.requests import Request
 from starlette.types import Scope
 
-from filemill.domain.origins import is_loopback_name, parse_host, parse_ip
+from filemill.domain.origins import parse_ip
 
-# Each of these shows that a request came through a proxy, trusted or not.
-FORWARDING_HEADERS = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
-)
 HOPS_MAX = 20
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -61,14 +56,3 @@ class TrustedProxies:
             if nearest not in self:
                 return nearest
         return nearest
-
-
-def is_direct_from_this_machine(request: Request) -> bool:
-    """Whether a program on this machine sent the request, without a proxy in between."""
-    client, host = request.client, parse_host(request.headers.get("host", ""))
-    return (
-        client is not None
-        and is_loopback_name(client.host)
-        and (host is None or is_loopback_name(host.host))
-        and FORWARDING_HEADERS.isdisjoint(name for name, _ in request.scope["headers"])
-    )

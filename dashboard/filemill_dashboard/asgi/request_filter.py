@@ -37,7 +37,7 @@ QUOTED_LENGTH = 100
 
 
 @dataclass(frozen=True)
-class Rejection:
+class RejectedRequest:
     """Why a request is rejected: the HTTP status and the error of its body."""
 
     status: int
@@ -68,7 +68,7 @@ class RequestFilter:
         else:
             await _respond(rejection, scope, receive, send)
 
-    def _check(self, scope: Scope) -> Rejection | None:
+    def _check(self, scope: Scope) -> RejectedRequest | None:
         hosts: list[bytes] = []
         origins: list[bytes] = []
         fetch: dict[bytes, list[str]] = {}
@@ -82,21 +82,21 @@ class RequestFilter:
         if not hosts and scope.get("http_version") == "1.0" and not origins:
             return None  # a simple health check; no browser uses HTTP/1.0
         if len(hosts) != 1:
-            return Rejection(400, "bad_host", "a request must have exactly one Host header")
+            return RejectedRequest(400, "bad_host", "a request must have exactly one Host header")
         local = scope["server"][0] if scope.get("server") else ""
         host = self._check_host(hosts[0][: 4 * QUOTED_LENGTH], local)
-        if isinstance(host, Rejection):
+        if isinstance(host, RejectedRequest):
             return host
         if any(site in FOREIGN_SITES for site in fetch.get(b"site", ())) and not _is_navigation(scope, fetch):
-            return Rejection(403, "cross_site", "requests from pages of other sites are rejected")
+            return RejectedRequest(403, "cross_site", "requests from pages of other sites are rejected")
         if origins and (scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS):
             return self._check_origin(origins, host, scope)
         return None
 
-    def _check_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> Rejection | None:
+    def _check_origin(self, origins: list[bytes], host: Authority, scope: Scope) -> RejectedRequest | None:
         origin = parse_origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
         if origin is None or origin not in self._own_origins(host, scope["scheme"]):
-            return Rejection(
+            return RejectedRequest(
                 403,
                 "cross_origin",
                 f"requests from pages of {_quoted(b', '.join(origins))} are rejected. A reverse proxy in front "
@@ -117,14 +117,14 @@ class RequestFilter:
         return own
 
 
-def _check_host(header: bytes, local: str, names: frozenset[str]) -> Authority | Rejection:
+def _check_host(header: bytes, local: str, names: frozenset[str]) -> Authority | RejectedRequest:
     """The parsed Host if it names this server. An IP address is accepted if the connection came in on it."""
     host = parse_host(header.decode("latin-1"))
     if host is not None:
         address = parse_ip(host.host)
         if is_loopback_name(host.host) or host.host in names or (address is not None and address == parse_ip(local)):
             return host
-    return Rejection(
+    return RejectedRequest(
         421,
         "host_not_allowed",
         f"this server is not known as {_quoted(header)}. To serve that name, set FILEMILL_PUBLIC_URL or add it "
@@ -159,7 +159,7 @@ def _quoted(header: bytes) -> str:
     return ascii(text if len(text) <= QUOTED_LENGTH else f"{text[:QUOTED_LENGTH]}…")
 
 
-async def _respond(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
+async def _respond(rejection: RejectedRequest, scope: Scope, receive: Receive, send: Send) -> None:
     wants_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
     response: Response = (
         PlainTextResponse(f"{rejection.message}\n", rejection.status)

@@ -38,11 +38,11 @@ def bulk_menu(selection: FileSelection) -> None:
                 help=None if selection.eligible(action) else f"No {selection.status} file can be {action.done}",
             )
         filters = {"status": selection.status or "", "search": selection.search}
-        chosen = {name: value for name, value in filters.items() if value}
+        active = {name: value for name, value in filters.items() if value}
         links(
             "exports",
             [
-                (f"Export as {label}", f"/api/files/export?{urlencode({'format': form, **chosen})}")
+                (f"Export as {label}", f"/api/files/export?{urlencode({'format': form, **active})}")
                 for label, form in (("CSV", "csv"), ("JSON lines", "ndjson"))
             ],
         )
@@ -78,7 +78,7 @@ def bulk_dialog(data: PageData) -> None:
 
         show_notices("bulk-busy", [Notice("warn", "Another job is running", state["busy"])] if "busy" in state else [])
         with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Cancel", key="bulk-cancel"):
+            if st.button("Close", key="bulk-close"):
                 close()
                 st.rerun()
             label = f"{action.value.capitalize()} {count} files"

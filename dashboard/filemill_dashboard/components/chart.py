@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from filemill.lab.plotly_text import plain_figure
-from filemill_dashboard.asgi.scripts import PLOTLY_PATH
 from filemill_dashboard.components.assets import component
+from filemill_dashboard.rest.scripts import PLOTLY_PATH
 
 # Equal margins for charts that stand above each other, so that their time axes line up.
 ALIGNED = {"l": 40, "r": 40, "t": 30, "b": 0}

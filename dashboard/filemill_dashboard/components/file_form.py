@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from filemill.errors import InvalidRequest
 from filemill.domain.files import new_file
 from filemill.domain.idempotency import KeyReused
-from filemill.errors import Unavailable
+from filemill.errors import InvalidRequest, Unavailable
 from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.bulk import create_many

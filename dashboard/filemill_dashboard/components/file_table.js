@@ -37,9 +37,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   setAttribute(
     state.sort,
     "title",
-    data.oldest_first
-      ? "Oldest first. Click to show the newest first"
-      : "Newest first. Click to show the oldest first",
+    data.oldest_first ? "Oldest first. Click to show the newest first" : "Newest first. Click to show the oldest first",
   );
   setAttribute(state.sort.parentNode, "aria-sort", data.oldest_first ? "ascending" : "descending");
   state.sort.onclick = () => setTriggerValue("sort", true);
@@ -112,9 +110,9 @@ function updateRow(node, row) {
   setText(took, row.took === null ? "" : duration(row.took));
   setText(size, row.size === null ? "" : bytes(row.size));
   const holder = actions.firstChild;
-  const wanted = row.download ?? "";
-  if (holder.dataset.href !== wanted || !holder.firstChild) {
-    holder.dataset.href = wanted;
+  const href = row.download ?? "";
+  if (holder.dataset.href !== href || !holder.firstChild) {
+    holder.dataset.href = href;
     holder.replaceChildren(
       row.download
         ? el(

@@ -6,7 +6,7 @@ import structlog
 
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.cache import CachedValue
-from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
+from filemill_dashboard.state.health import LABELS, HealthCode, ServerHealth, ServerName
 from filemill_dashboard.state.page_data import Snapshot
 
 log = structlog.get_logger("page")
@@ -41,9 +41,9 @@ def server_notices(
     for server, reading in health.items():
         state = reading.value
         if state is not None and not state.ok:
-            set_up = state.consequence is None
-            title = f"{LABELS[server]} {state.problem if set_up else state.summary}"
-            parts = [f"At {state.address}." if set_up else f"{state.problem}."]
+            reachable = state.code is not HealthCode.UNREACHABLE
+            title = f"{LABELS[server]} {state.problem if reachable else state.summary}"
+            parts = [f"At {state.address}." if reachable else f"{state.problem}."]
             if state.consequence and (accepting or server == "postgres"):
                 parts.append(state.consequence)
             parts.append(state.advice or "")

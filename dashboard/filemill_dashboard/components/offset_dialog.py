@@ -85,7 +85,7 @@ def offset_dialog(data: PageData) -> None:
                     close()
                     st.rerun()
         with notice_area:
-            show_notices("offsets-problem", [Notice("warn", "Offsets not reset", problem)] if problem else [])
+            show_notices("offsets-problem", [Notice("warn", "Cannot reset offsets", problem)] if problem else [])
 
     st.dialog("Reset consumer group offsets", on_dismiss=close, width="large")(body)()
 

@@ -42,8 +42,8 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
                 if page.visibility == "visible":
                     st.page_link(page, width="content")
         status = st.container(key="status-slot")
-        chosen = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
-    every = REFRESH[chosen]
+        selected = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
+    interval_seconds = REFRESH[selected]
     banners = st.container(key="banner-slot")
     if above is not None:
         above()
@@ -54,7 +54,7 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
         data = page_data.current()
         snapshot, health = data.snapshot(), data.health()
         with status:
-            _show_status(snapshot, health, data.services, every)
+            _show_status(snapshot, health, data.services, interval_seconds)
         with banners:
             show_notices("banners", server_notices(snapshot, health))
             show_job(data.jobs)
@@ -94,7 +94,7 @@ def _show_status(
     snapshot: CachedValue[Snapshot],
     health: dict[ServerName, CachedValue[ServerHealth]],
     services: Services,
-    every: float | None,
+    interval_seconds: float | None,
 ) -> None:
     servers = [_server(LABELS[name], reading) for name, reading in health.items()]
     if services.relay_state is not None:
@@ -106,7 +106,7 @@ def _show_status(
         data={
             "servers": servers,
             "age": snapshot.age_seconds,
-            "interval_seconds": every,
+            "interval_seconds": interval_seconds,
             "refresh_id": time.monotonic(),
         },
         on_refresh_change=lambda: None,

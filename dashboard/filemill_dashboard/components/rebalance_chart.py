@@ -5,7 +5,7 @@ from typing import Any
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import OwnershipHistory
 from filemill_dashboard.components.chart import ALIGNED, Annotation, Figure, chart
-from filemill_dashboard.views.rebalances import OwnershipPeriod
+from filemill_dashboard.views.rebalances import PartitionOwnership
 
 PARTITION_PIXELS = 26
 # More labels than this overlap in the highest chart.
@@ -21,7 +21,7 @@ OTHERS_MAX = 500
 
 def rebalance_chart(
     ownership: OwnershipHistory | None,
-    bands: list[OwnershipPeriod],
+    bands: list[PartitionOwnership],
     period_seconds: int,
     annotations: list[Annotation],
     *,
@@ -44,7 +44,7 @@ def rebalance_chart(
         "margin": ALIGNED,
         "uirevision": "rebalances",
     }
-    by_worker: dict[str, list[OwnershipPeriod]] = {}
+    by_worker: dict[str, list[PartitionOwnership]] = {}
     for band in bands:
         by_worker.setdefault(band.worker, []).append(band)
     often = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
@@ -63,16 +63,19 @@ def _short(worker: str) -> str:
     return worker if len(worker) <= NAME_CHARACTERS else f"{worker[:NAME_CHARACTERS]}…"
 
 
-def _trace(worker: str, bands: list[OwnershipPeriod], width: int) -> dict[str, Any]:
+def _trace(worker: str, bands: list[PartitionOwnership], width: int) -> dict[str, Any]:
     x: list[int | None] = []
     y: list[int | None] = []
     text: list[str] = []
     for band in bands:
-        epoch = f"epoch {band.epoch}" if band.epoch is not None else ""
-        ended = f", ended: {band.end_reason}" if band.end_reason else ""
+        details = [
+            *(["from the group monitor's samples"] if band.sampled else []),
+            *([f"epoch {band.epoch}"] if band.epoch is not None else []),
+            *([f"ended: {band.end_reason}"] if band.end_reason else []),
+        ]
         x += [epoch_milliseconds(band.start), epoch_milliseconds(band.end), None]
         y += [band.partition, band.partition, None]
-        text += [f"{epoch}{ended}"] * 3
+        text += [", ".join(details)] * 3
     return {
         "type": "scatter",
         "mode": "lines",

@@ -7,7 +7,7 @@ from filemill.lab.runs import RunSeries
 from filemill_dashboard.components.chart import Annotation, Figure, chart
 
 HEIGHT_PIXELS = 300
-SERIES = ["Results per second", "Not seen to have ended"]
+SERIES = ["Results per second", "Unfinished requests"]
 
 
 def course_chart(runs: Sequence[tuple[str, RunSeries | None]], series: str, *, stale: bool) -> None:

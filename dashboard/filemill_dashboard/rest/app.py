@@ -20,8 +20,6 @@ from filemill.domain.integrity import ObjectMismatch
 from filemill.domain.messages import valid_traceparent
 from filemill.errors import Unavailable
 from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, get_file, list_files
-from filemill_dashboard.asgi.proxies import is_direct_from_this_machine
-from filemill_dashboard.asgi.scripts import add_scripts
 from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.body import read_new_file
 from filemill_dashboard.rest.errors import (
@@ -32,12 +30,14 @@ from filemill_dashboard.rest.errors import (
     json_response,
 )
 from filemill_dashboard.rest.export import add_export
+from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
 from filemill_dashboard.rest.operations import add_operations
 from filemill_dashboard.rest.path import FileIdPath
 from filemill_dashboard.rest.schema import NEW_FILE_BODY, complete_document, optional, responses, with_response_header
+from filemill_dashboard.rest.scripts import add_scripts
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import open_download
 from filemill_dashboard.state.health import ServerHealth, failing
@@ -84,7 +84,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
 
 def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:  # noqa: C901 - a list of endpoints
     def find(file_id: int) -> FileRow:
-        with services.reading() as connection:
+        with services.connect() as connection:
             row = get_file(connection, file_id)
         if row is None:
             raise ApiError(404, "not_found", f"there is no file {file_id}", "id")
@@ -101,7 +101,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         *,
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
-        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Maximum number of items.")] = LIMIT_DEFAULT,
         cursor: Annotated[
             str,
             Query(
@@ -111,7 +111,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         sort: Annotated[Literal["newest", "oldest"], Query(description="Order of the files.")] = "newest",
     ) -> Response:
         def work() -> dict[str, object]:
-            with services.reading() as connection:
+            with services.connect() as connection:
                 page = list_files(
                     connection, status=status, search=search, limit=limit, cursor=cursor, oldest_first=sort == "oldest"
                 )

@@ -31,7 +31,7 @@ def add_export(app: FastAPI, services: Services) -> None:
     )
     def export(
         *,
-        form: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
+        form: Annotated[Literal["csv", "ndjson"], Query(alias="format", description="Format of the export.")] = "csv",
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
     ) -> StreamingResponse:
@@ -50,7 +50,7 @@ def add_export(app: FastAPI, services: Services) -> None:
 def _pages(services: Services, status: Status | None, search: str) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
-        with services.reading() as connection:
+        with services.connect() as connection:
             page = list_files(connection, status=status, search=search, limit=LIMIT_MAX, cursor=cursor)
         yield page.items
         cursor = page.older

@@ -23,13 +23,13 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
     """Add the endpoint."""
     settings = services.settings
 
-    def window(period: int) -> Response:
+    def time_range_response(period: int) -> Response:
         end = _now(services)
         connection = notebook_documents.connection_settings(settings, embedded=services.stack() is not None)
         notebook = notebook_documents.time_range_notebook(end - timedelta(seconds=period), end, connection)
-        return _answer(notebook_documents.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
+        return _notebook_response(notebook_documents.encode(notebook), f"window-{end:%Y%m%d-%H%M%S}.ipynb")
 
-    def run_of(name: str) -> Response:
+    def run_response(name: str) -> Response:
         from filemill.lab.runs import list_runs  # noqa: PLC0415 - with pandas, whose import takes most of a second
 
         # Compared with the names of existing runs: a path from outside is never opened.
@@ -38,31 +38,33 @@ def add_notebook(app: FastAPI, services: Services, threads: RequestThreads) -> N
         if found is None:
             raise ApiError(404, "not_found", f"there is no run {name}", "run")
         notebook = notebook_documents.run_notebook(root / found.name, found.frames)
-        return _answer(notebook_documents.encode(notebook), f"{found.name}.ipynb")
+        return _notebook_response(notebook_documents.encode(notebook), f"{found.name}.ipynb")
 
     @app.get(
         "/api/notebook",
         responses=responses(200, "application/x-ipynb+json", 404, 422, 503),
         response_class=Response,
-        summary="Notebook on the last seconds, or on a run of the lab",
+        summary="Jupyter notebook on a period up to now, or on a lab run",
     )
     async def notebook(
         *,
-        period: Annotated[int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Seconds up to now.")] = 900,
+        period: Annotated[
+            int, Query(ge=1, le=PERIOD_MAX_SECONDS, description="Length of the period, in seconds.")
+        ] = 900,
         run: Annotated[
             str, Query(max_length=255, description="Folder of a run, as the Experiments page lists it.")
         ] = "",
     ) -> Response:
-        return await threads.run(lambda: run_of(run) if run else window(period))
+        return await threads.run(lambda: run_response(run) if run else time_range_response(period))
 
 
 def _now(services: Services) -> datetime:
     """The time of the database, which the notebook reads; that of this process if the database is unreachable."""
-    with contextlib.suppress(Unavailable), services.reading() as connection:
+    with contextlib.suppress(Unavailable), services.connect() as connection:
         return server_time(connection)
     return datetime.now(UTC)
 
 
-def _answer(body: bytes, name: str) -> Response:
+def _notebook_response(body: bytes, name: str) -> Response:
     headers = {"Content-Disposition": attachment(name), "X-Content-Type-Options": "nosniff"}
     return Response(body, headers=headers, media_type="application/x-ipynb+json")

@@ -70,7 +70,7 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
                     not_found = refused.code is RefusalCode.NOT_FOUND
                     status, code = (404, "not_found") if not_found else (409, "not_possible")
                     raise ApiError(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
-                with services.reading() as connection:
+                with services.connect() as connection:
                     return get_file(connection, file_id)
 
             return await threads.run(work)
@@ -213,7 +213,7 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
         offset = WORKERS.decode(cursor)[0] if cursor else 0
 
         def work() -> WorkerList:
-            with services.reading() as connection:
+            with services.connect() as connection:
                 found = list_workers(connection, WorkerQuery(offset=offset, limit=limit))
                 total = sum(count_workers(connection).values())
             end = offset + len(found)
@@ -233,7 +233,7 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
         return Response(status_code=204)
 
     command_responses = responses(204, None, 403, 404, 503)
-    WorkerId = Annotated[str, Path(alias="id", max_length=200)]  # noqa: N806 - a type
+    WorkerId = Annotated[str, Path(alias="id", max_length=200, description="The worker's id.")]  # noqa: N806 - a type
 
     @app.post("/api/workers/{id}/quiet", status_code=204, responses=command_responses, summary="Quiet a worker")
     async def quiet(worker_id: WorkerId, request: Request) -> Response:
@@ -257,7 +257,7 @@ def _add_pipeline(app: FastAPI, services: Services, threads: RequestThreads) -> 
         ] = PIPELINE_MAX,
     ) -> Response:
         def work() -> Overview:
-            with services.reading() as connection:
+            with services.connect() as connection:
                 settings = services.settings
                 return overview(
                     connection,

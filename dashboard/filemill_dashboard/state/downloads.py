@@ -43,7 +43,7 @@ def open_download(services: Services, file: FileRow, key: str) -> Download | Non
     settings, expected = services.settings, _expected(file, key)
     try:
         with boto_errors(settings, key):
-            found = services.objects.get_object(Bucket=settings.s3_bucket, Key=key)
+            found = services.s3.get_object(Bucket=settings.s3_bucket, Key=key)
             with _closed_on_error(found["Body"]) as body:
                 expected.check_size(found["ContentLength"])
                 chunks = _checked(body, found["ContentLength"], expected)
@@ -84,7 +84,7 @@ def read_preview(services: Services, file: FileRow, key: str) -> ObjectPreview |
     try:
         expected = _expected(file, key)
         with boto_errors(settings, key):
-            found = services.quick_objects.get_object(Bucket=settings.s3_bucket, Key=key)
+            found = services.s3_for_health_checks.get_object(Bucket=settings.s3_bucket, Key=key)
             size = found["ContentLength"]
             with contextlib.closing(found["Body"]) as body:
                 expected.check_size(size)

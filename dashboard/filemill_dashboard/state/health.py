@@ -1,5 +1,6 @@
 """Health checks of the three servers: reachable and set up, and what to do if not."""
 
+import enum
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, wait
@@ -21,15 +22,27 @@ ServerName = Literal["postgres", "kafka", "s3"]
 LABELS: dict[ServerName, str] = {"postgres": "PostgreSQL", "kafka": "Kafka", "s3": "S3"}
 
 
-class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """The health of one server. `problem`, `consequence` and `advice` are sentences, None if there is no problem.
+class HealthCode(enum.StrEnum):
+    """What is wrong with a server."""
 
-    `summary` follows the server's name in a headline, for example "is unreachable".
+    UNREACHABLE = "unreachable"
+    SCHEMA_MISSING = "schema-missing"
+    SCHEMA_MISMATCH = "schema-mismatch"
+    TOPICS_MISSING = "topics-missing"
+    BUCKET_MISSING = "bucket-missing"
+
+
+class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """The health of one server. `code` says what is wrong, for programs; None if it is ok.
+
+    `problem`, `consequence` and `advice` are sentences, None if there is nothing to say. `summary` follows the server's
+    name in a headline, for example "is unreachable".
     """
 
     server: ServerName
     address: str
     ok: bool
+    code: HealthCode | None = None
     problem: str | None = None
     summary: str | None = None
     consequence: str | None = None
@@ -40,36 +53,39 @@ class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
 class _NotSetUp(Exception):
     """A server that is reachable but not set up."""
 
-    def __init__(self, problem: str, advice: str) -> None:
+    def __init__(self, code: HealthCode, problem: str, advice: str) -> None:
         super().__init__(problem)
+        self.code = code
         self.advice = advice
 
 
 def _check_postgres(services: Services) -> None:
-    with services.reading() as connection:
+    with services.connect() as connection:
         found, needed = current_revision(connection), head_revision()
         if found == needed:
             check_writable(connection)
     if found is None:
-        raise _NotSetUp("has no filemill schema yet", "Run `filemill migrate`.")
+        raise _NotSetUp(HealthCode.SCHEMA_MISSING, "has no filemill schema yet", "Run `filemill migrate`.")
     if found != needed:
-        raise _NotSetUp(f"has schema revision {found}; this version needs {needed}", "Run `filemill migrate`.")
+        problem = f"has schema revision {found}; this version needs {needed}"
+        raise _NotSetUp(HealthCode.SCHEMA_MISMATCH, problem, "Run `filemill migrate`.")
 
 
 def _check_kafka(services: Services) -> None:
     existing = services.kafka.topic_partitions()
     missing = [name for name in all_topics(services.settings) if name not in existing]
     if missing:
-        raise _NotSetUp(f"is missing the topics {', '.join(missing)}", "Run `filemill topics create`.")
+        problem = f"is missing the topics {', '.join(missing)}"
+        raise _NotSetUp(HealthCode.TOPICS_MISSING, problem, "Run `filemill topics create`.")
 
 
 def _check_s3(services: Services) -> None:
     settings = services.settings
-    if not bucket_exists(settings, services.quick_objects):
+    if not bucket_exists(settings, services.s3_for_health_checks):
         advice = (
             f"Create the bucket {settings.s3_bucket} with the tools of your S3 service. `filemill up` creates it, too."
         )
-        raise _NotSetUp(f"has no bucket {settings.s3_bucket}", advice)
+        raise _NotSetUp(HealthCode.BUCKET_MISSING, f"has no bucket {settings.s3_bucket}", advice)
 
 
 _CHECKS: dict[ServerName, Callable[[Services], None]] = {
@@ -102,7 +118,9 @@ def check(services: Services, server: ServerName) -> ServerHealth:
     try:
         _CHECKS[server](services)
     except _NotSetUp as error:
-        return ServerHealth(server=server, address=address, ok=False, problem=str(error), advice=error.advice)
+        return ServerHealth(
+            server=server, address=address, ok=False, code=error.code, problem=str(error), advice=error.advice
+        )
     except Unavailable as error:
         return _unavailable(services, server, error)
     took = round((time.monotonic() - started) * 1000, 1)
@@ -134,6 +152,7 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
         server=server,
         address=address_of(services, server),
         ok=False,
+        code=HealthCode.UNREACHABLE,
         problem=redact_passwords(error.problem),
         summary=error.summary,
         consequence=_CONSEQUENCES[server],

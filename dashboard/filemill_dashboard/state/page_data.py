@@ -48,7 +48,7 @@ from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName, ch
 from filemill_dashboard.state.jobs import Jobs
 from filemill_dashboard.state.lab_cache import LabCache
 from filemill_dashboard.state.services import Services
-from filemill_dashboard.state.setup_facts import Topic, postgres_version, topics
+from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
 
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
@@ -167,7 +167,7 @@ class PageData:
             period: self._cached_query(_for_period(stack_audit_entries, period), _ttl(period)) for period in PERIODS
         }
         self._operations: Cached[str, list[AuditEntry]] = self._cached_query(_for_period(audit_entries, PERIODS[-1]))
-        self._topics: Cached[str, list[Topic]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._topics: Cached[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
         self._version: Cached[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
         self._browse_results: Cached[BrowseQuery, BrowseResult] = Cached(
             lambda query: browse(services.settings, services.kafka.offsets(None, query.topic), query),
@@ -255,7 +255,7 @@ class PageData:
         """The operations of the last 24 hours, newest first."""
         return self._operations.get("")
 
-    def topics(self) -> CachedValue[list[Topic]]:
+    def topics(self) -> CachedValue[list[TopicView]]:
         """The topics that filemill uses, and their partitions."""
         return self._topics.get("")
 
@@ -289,7 +289,7 @@ class PageData:
 
     def _read_object(self, key: tuple[int, str]) -> ObjectPreview | None:
         file_id, object_key = key
-        with self.services.reading() as connection:
+        with self.services.connect() as connection:
             file = get_file(connection, file_id)
         return None if file is None else read_preview(self.services, file, object_key)
 
@@ -333,7 +333,7 @@ class PageData:
         """A cache in front of a database query."""
 
         def read(key: K) -> T:
-            with self.services.reading() as connection:
+            with self.services.connect() as connection:
                 return query(connection, key)
 
         return self._cached(read, ttl_seconds)
@@ -343,7 +343,7 @@ class PageData:
         return journal_of(stack) if stack is not None else []
 
     def _read_snapshot(self, _key: str) -> Snapshot:
-        with self.services.reading() as connection:
+        with self.services.connect() as connection:
             settings = self.services.settings
             return self._rate_meter.add(
                 overview(
@@ -355,7 +355,7 @@ class PageData:
             )
 
     def _read_files(self, query: FileQuery) -> FilePage:
-        with self.services.reading() as connection:
+        with self.services.connect() as connection:
             return list_files(
                 connection,
                 status=query.status,
@@ -378,7 +378,7 @@ class PageData:
 
     def _read_lags(self, period_seconds: int) -> LagHistory:
         settings = self.services.settings
-        with self.services.reading() as connection:
+        with self.services.connect() as connection:
             return lag_history(
                 connection,
                 settings.group_id,

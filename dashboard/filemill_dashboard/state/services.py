@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-PROBE_SECONDS = 2.0
+HEALTH_CHECK_SECONDS = 2.0
 
 
 def _ignore(_done: int) -> None:
@@ -58,14 +58,14 @@ class Services:
         self._relay = relay
 
     @cached_property
-    def objects(self) -> "S3Client":
+    def s3(self) -> "S3Client":
         """The S3 client; created at first use, because boto3 is slow to load."""
         return bootstrap.s3_client(self.settings)
 
     @cached_property
-    def quick_objects(self) -> "S3Client":
+    def s3_for_health_checks(self) -> "S3Client":
         """An S3 client for health checks, with a short timeout, so that it does not delay the end of this process."""
-        timeout = min(PROBE_SECONDS, self.settings.server_timeout_seconds)
+        timeout = min(HEALTH_CHECK_SECONDS, self.settings.server_timeout_seconds)
         return bootstrap.s3_client(self.settings.model_copy(update={"server_timeout_seconds": timeout}))
 
     @cached_property
@@ -86,7 +86,7 @@ class Services:
     @cached_property
     def offset_reset(self) -> OffsetReset:
         """Reset the offsets of the processors' group."""
-        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, operations=self.operations)
+        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, file_operations=self.operations)
 
     @cached_property
     def dead_letters(self) -> DeadLetterIndex:
@@ -140,7 +140,7 @@ class Services:
         return stack if ours else None
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def connect(self) -> Iterator[sa.Connection]:
         """A database connection for reads. Raises Unavailable."""
         with self._engine.connect() as connection:
             yield connection

@@ -19,31 +19,31 @@ HIDDEN = "••••••"
 
 
 @dataclass(frozen=True)
-class Topic:
-    """A topic that filemill uses. `partitions` None: it is missing. `dated_by`: who sets timestamps; None: unknown."""
+class TopicView:
+    """A topic that filemill uses. `partitions` None: it is missing. `timestamps_from` None: unknown."""
 
     name: str
     partitions: int | None
-    dated_by: Literal["broker", "producers"] | None
+    timestamps_from: Literal["broker", "producers"] | None
 
 
 @dataclass(frozen=True)
-class Setting:
-    """An effective setting, as text. `given`: it is not the default."""
+class SettingView:
+    """An effective setting, as text. `is_set`: it is not the default."""
 
     name: str
     value: str
-    meaning: str
-    given: bool
+    description: str
+    is_set: bool
 
 
 def postgres_version(services: Services) -> str:
     """The server's version. Raises Unavailable."""
-    with services.reading() as connection:
+    with services.connect() as connection:
         return server_version(connection)
 
 
-def topics(services: Services) -> list[Topic]:
+def topics(services: Services) -> list[TopicView]:
     """The topics that filemill uses, their partitions, and who sets their records' timestamps. Raises Unavailable."""
     existing = services.kafka.topic_partitions()
     try:
@@ -51,7 +51,7 @@ def topics(services: Services) -> list[Topic]:
     except Unavailable:  # a broker may allow reading topics, but not their configuration
         by_producers = None
     return [
-        Topic(
+        TopicView(
             name,
             existing.get(name),
             None if by_producers is None or name not in existing else "producers" if name in by_producers else "broker",
@@ -60,7 +60,7 @@ def topics(services: Services) -> list[Topic]:
     ]
 
 
-def own_versions() -> dict[str, str]:
+def process_versions() -> dict[str, str]:
     """The versions of this process and its runtime."""
     return {
         "filemill": filemill.__version__,
@@ -69,13 +69,13 @@ def own_versions() -> dict[str, str]:
     }
 
 
-def settings_in_force(settings: Settings) -> list[Setting]:
+def effective_settings(settings: Settings) -> list[SettingView]:
     """All settings. Secrets, and properties that may be secret, are hidden."""
     shown = []
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         given = name in settings.model_fields_set and value != field.default
-        shown.append(Setting(f"{PREFIX}{name.upper()}", _text(value), field.description or "", given))
+        shown.append(SettingView(f"{PREFIX}{name.upper()}", _text(value), field.description or "", given))
     return shown
 
 

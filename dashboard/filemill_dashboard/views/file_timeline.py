@@ -49,25 +49,24 @@ class StateDiagram:
     run: int
 
 
-def timeline(story: FileTimeline) -> list[TimelineEntry]:
+def timeline_entries(history: FileTimeline) -> list[TimelineEntry]:
     """All events of the file, oldest first."""
-    file = story.file
+    file = history.file
     if file is None:
         return []
-    steps = [TimelineEntry(file.created_at, "Accepted", "row and outbox row committed in one transaction", "busy")]
-    steps += [_publication(published, file) for published in story.publications]
-    steps += [_event(event) for event in story.events]
-    steps += [
-        TimelineEntry(done.at, _DONE.get(done.action, done.action), f"run {done.run} · by {done.actor}", "warn")
-        for done in story.operations
+    entries = [TimelineEntry(file.created_at, "Accepted", "row and outbox row committed in one transaction", "busy")]
+    entries += [_publication(published, file) for published in history.publications]
+    entries += [_event(event) for event in history.events]
+    entries += [
+        TimelineEntry(one.at, _OPERATIONS.get(one.action, one.action), f"run {one.run} · by {one.actor}", "warn")
+        for one in history.operations
     ]
-    steps += _current(
-        file, cancel_recorded=any(done.action == "cancel" and done.run == file.run for done in story.operations)
-    )
-    return sorted(steps, key=lambda step: step.order or step.at)
+    cancel_recorded = any(one.action == "cancel" and one.run == file.run for one in history.operations)
+    entries += _row_entries(file, cancel_recorded=cancel_recorded)
+    return sorted(entries, key=lambda entry: entry.order or entry.at)
 
 
-_DONE = {
+_OPERATIONS = {
     "retry": "Retried as a new run",
     "resubmit": "Resubmitted as a new run, because its record was lost",
     "cancel": "Cancelled",
@@ -106,45 +105,49 @@ def _event(event: WorkerEvent) -> TimelineEntry:
             return TimelineEntry(event.timestamp, event.kind.value.capitalize(), by)
 
 
-def _current(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]:
-    steps = []
+def _row_entries(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]:
+    entries = []
     if file.started_at is not None:
-        place = f" · partition {file.partition}, offset {file.offset}" if file.partition is not None else ""
+        position = f" · partition {file.partition}, offset {file.offset}" if file.partition is not None else ""
         attempt = f" · attempt {file.attempt}" if file.attempt else ""
-        steps.append(
-            TimelineEntry(file.started_at, "Started by a worker", f"{file.worker_id or '?'}{place}{attempt}", "busy")
+        entries.append(
+            TimelineEntry(file.started_at, "Started by a worker", f"{file.worker_id or '?'}{position}{attempt}", "busy")
         )
     if file.status is Status.PROCESSING and file.steps:
-        steps.append(
+        entries.append(
             TimelineEntry(file.updated_at, f"Step {file.step or 0} of {file.steps} done", file.worker_id or "", "busy")
         )
     if file.finished_at is not None and file.status is Status.COMPLETED:
         size = f" · {file.size:,} bytes" if file.size is not None else ""
         by = file.worker_id or "a foreign service"
-        steps.append(TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good"))
+        entries.append(
+            TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good")
+        )
         order = max(file.updated_at, file.finished_at)
-        steps.append(TimelineEntry(file.updated_at, "Recorded", "the status sync updated the row", "good", order=order))
+        entries.append(
+            TimelineEntry(file.updated_at, "Recorded", "the status sync updated the row", "good", order=order)
+        )
     elif file.finished_at is not None and file.status is Status.FAILED:
-        steps.append(TimelineEntry(file.finished_at, "Failed", file.error or "no reason given", "bad"))
+        entries.append(TimelineEntry(file.finished_at, "Failed", file.error or "no reason given", "bad"))
     elif file.finished_at is not None and not cancel_recorded:
-        steps.append(TimelineEntry(file.finished_at, "Cancelled", f"run {file.run}"))
-    return steps
+        entries.append(TimelineEntry(file.finished_at, "Cancelled", f"run {file.run}"))
+    return entries
 
 
-def state_diagram(story: FileTimeline) -> StateDiagram | None:
+def state_diagram(history: FileTimeline) -> StateDiagram | None:
     """The state diagram with the path of the current run; None if there is no such file."""
-    file = story.file
+    file = history.file
     if file is None:
         return None
-    published = next((one for one in reversed(story.publications) if one.run == file.run), None)
+    published = next((one for one in reversed(history.publications) if one.run == file.run), None)
     restarted_at = next(
-        (done.at for done in reversed(story.operations) if done.run == file.run and done.action != "cancel"), None
+        (one.at for one in reversed(history.operations) if one.run == file.run and one.action != "cancel"), None
     )
     accepted_at = file.created_at if file.run == 1 else restarted_at
     position = f"P{published.partition} · {published.offset}" if published else ""
     worker = f"{file.worker_id or '?'}" if file.started_at or file.status is Status.PROCESSING else ""
     started_at = file.started_at or (file.updated_at if file.status is Status.PROCESSING else None)
-    in_outbox = story.waiting is not None and not file.status.terminal
+    in_outbox = history.waiting is not None and not file.status.terminal
     on_kafka = file.status is Status.PENDING and not in_outbox
     processing = file.status is Status.PROCESSING
     moments = [accepted_at, published.published_at if published else None, started_at, file.finished_at]

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import zip_longest
 
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, EventKind
-from filemill.queries.history import SAMPLE_GAP, AssignmentSample, OwnershipHistory, OwnershipEvent
+from filemill.queries.history import SAMPLE_GAP, AssignmentSample, OwnershipEvent, OwnershipHistory
 
 
 class EndReason(StrEnum):
@@ -23,7 +23,7 @@ class EndReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class OwnershipPeriod:
+class PartitionOwnership:
     """A worker owned a partition from `start` to `end`. `end_reason` None: it still does.
 
     `sampled`: the owner sends no events; both times are those of samples, so each is late by at most their interval.
@@ -56,7 +56,7 @@ class OwnershipChange:
     cause: str | None
 
 
-def ownership_periods(known: OwnershipHistory) -> list[OwnershipPeriod]:
+def ownership_periods(known: OwnershipHistory) -> list[PartitionOwnership]:
     """All periods of ownership, by partition and time."""
     tracker = _EventTracker(known)
     for event in known.events:
@@ -71,7 +71,7 @@ class _EventTracker:
     """The owners of each partition, followed event by event."""
 
     def __init__(self, known: OwnershipHistory) -> None:
-        self.finished: list[OwnershipPeriod] = []
+        self.finished: list[PartitionOwnership] = []
         self._known = known
         self._open: dict[tuple[str, int], tuple[datetime, int | None]] = {}
 
@@ -109,10 +109,10 @@ class _EventTracker:
     def _close(self, worker: str, partitions: Iterable[int], at: datetime, reason: EndReason | None) -> None:
         for partition in partitions:
             start, epoch = self._open.pop((worker, partition))
-            self.finished.append(OwnershipPeriod(partition, worker, start, max(start, at), epoch, reason))
+            self.finished.append(PartitionOwnership(partition, worker, start, max(start, at), epoch, reason))
 
 
-def _foreign_periods(known: OwnershipHistory) -> Iterator[OwnershipPeriod]:
+def _foreign_periods(known: OwnershipHistory) -> Iterator[PartitionOwnership]:
     """The partitions of members that sent no event within the period."""
     heard = {event.event.worker_id for event in known.events}
     heard |= {worker for worker, at in known.last_heard.items() if at >= known.since}
@@ -142,23 +142,23 @@ def _start(sample: AssignmentSample, known: OwnershipHistory) -> datetime:
 
 def _foreign_period(
     partition: int, name: str, start: datetime, latest: AssignmentSample, until: datetime
-) -> OwnershipPeriod:
+) -> PartitionOwnership:
     if latest.next_at is not None:
         end, reason = latest.next_at, EndReason.RELEASED
     elif until - latest.last_at <= SAMPLE_GAP:
-        return OwnershipPeriod(partition, name, start, until, None, None, sampled=True)
+        return PartitionOwnership(partition, name, start, until, None, None, sampled=True)
     else:
         end, reason = latest.last_at, EndReason.UNKNOWN
-    return OwnershipPeriod(partition, name, start, end, None, reason, sampled=True)
+    return PartitionOwnership(partition, name, start, end, None, reason, sampled=True)
 
 
-def _cut(period: OwnershipPeriod, following: OwnershipPeriod | None) -> OwnershipPeriod:
+def _cut(period: PartitionOwnership, following: PartitionOwnership | None) -> PartitionOwnership:
     """A sample shows the end of a foreign member's ownership late: it ended before the next owner's began."""
     if not period.sampled or following is None or following.partition != period.partition:
         return period
     if period.end <= following.start:
         return period
-    return OwnershipPeriod(
+    return PartitionOwnership(
         period.partition,
         period.worker,
         period.start,
@@ -169,7 +169,7 @@ def _cut(period: OwnershipPeriod, following: OwnershipPeriod | None) -> Ownershi
     )
 
 
-def ownership_changes(known: OwnershipHistory, periods: Sequence[OwnershipPeriod]) -> list[OwnershipChange]:
+def ownership_changes(known: OwnershipHistory, periods: Sequence[PartitionOwnership]) -> list[OwnershipChange]:
     """Each time that a worker became the owner of a partition within the period, newest first."""
     causes = {
         (event.event.worker_id, partition, event.event.timestamp): event.event.cause

@@ -28,19 +28,21 @@ class WaitingReason:
     text: str = ""
 
 
-def why_waiting(story: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> WaitingReason | None:
+def why_waiting(
+    history: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]
+) -> WaitingReason | None:
     """What a file waits for now; None if it does not wait."""
-    file = story.file
+    file = history.file
     if file is None or file.status.terminal:
         return None
-    if story.waiting is not None:
-        return _in_outbox(story, story.waiting, overview)
-    first = _record_gone(story, file) if is_record_gone(story, overview, workers) else _retrying(story, file)
+    if history.waiting is not None:
+        return _in_outbox(history, history.waiting, overview)
+    first = _record_gone(history, file) if is_record_gone(history, overview, workers) else _retrying(history, file)
     if first is not None:
         return first
     if file.status is Status.PROCESSING:
         return _in_progress(file, {worker.id: worker for worker in workers})
-    position = _position(story)
+    position = _position(history)
     if position is None:
         return WaitingReason(
             "none", "Its position on Kafka is unknown", "Another program published it, or the relay is about to."
@@ -48,10 +50,10 @@ def why_waiting(story: FileTimeline, overview: Overview | None, workers: Sequenc
     return _in_backlog(position, overview, {worker.id: worker for worker in workers})
 
 
-def is_record_gone(story: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
+def is_record_gone(history: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
     """Whether the record of an unfinished file was removed from Kafka, by the monitor's last sample."""
-    file, position = story.file, _position(story)
-    if file is None or file.status.terminal or story.waiting is not None or position is None:
+    file, position = history.file, _position(history)
+    if file is None or file.status.terminal or history.waiting is not None or position is None:
         return False
     if overview is None or overview.lags is None or overview.group is None:
         return False
@@ -80,20 +82,20 @@ def _may_hold(worker: WorkerView | None, *, if_unknown: bool = False) -> bool:
     return worker.vitals.in_flight > 0 or worker.vitals.quiet or worker.vitals.breaker is not None
 
 
-def _position(story: FileTimeline) -> PublishedRequest | None:
-    run = story.file.run if story.file is not None else None
-    return next((one for one in reversed(story.publications) if one.run == run), None)
+def _position(history: FileTimeline) -> PublishedRequest | None:
+    run = history.file.run if history.file is not None else None
+    return next((one for one in reversed(history.publications) if one.run == run), None)
 
 
-def _record_gone(story: FileTimeline, file: FileRow) -> WaitingReason:
-    position = _position(story)
+def _record_gone(history: FileTimeline, file: FileRow) -> WaitingReason:
+    position = _position(history)
     former = f"It was at partition {position.partition}, offset {position.offset}. " if position is not None else ""
     text = f"{former}Retention removed it, or its topic was deleted. Retry submits it again, as run {file.run + 1}."
     return WaitingReason("bad", "Its record was removed from Kafka, so no worker will process it", text)
 
 
-def _in_outbox(story: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
-    seconds = (story.as_of - waiting.accepted_at).total_seconds()
+def _in_outbox(history: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
+    seconds = (history.as_of - waiting.accepted_at).total_seconds()
     ahead = "1 request is" if waiting.ahead == 1 else f"{waiting.ahead:,} requests are"
     since = f"For {format_duration(seconds)}; {ahead} before it."
     relay = overview.leases.get("relay") if overview else None
@@ -103,13 +105,13 @@ def _in_outbox(story: FileTimeline, waiting: WaitingRequest, overview: Overview 
     return WaitingReason(tone, "In the outbox, not published yet", since)
 
 
-def _retrying(story: FileTimeline, file: FileRow) -> WaitingReason | None:
-    last: WorkerEvent | None = story.events[-1] if story.events else None
+def _retrying(history: FileTimeline, file: FileRow) -> WaitingReason | None:
+    last: WorkerEvent | None = history.events[-1] if history.events else None
     if last is None or last.kind is not EventKind.RETRYING or (last.run or 1) != file.run:
         return None
     if last.timestamp < file.updated_at - SKEW:
         return None
-    left = (last.timestamp + timedelta(seconds=last.delay_seconds or 0.0) - story.as_of).total_seconds()
+    left = (last.timestamp + timedelta(seconds=last.delay_seconds or 0.0) - history.as_of).total_seconds()
     what = f"Attempt {last.attempt or '?'} failed at {last.stage or '?'}: {last.error or 'no reason given'}"
     return WaitingReason(
         "warn", what, f"The next attempt is in {format_duration(left)}." if left > 0 else "The next attempt is due."

@@ -136,7 +136,7 @@ class KafkaPublisher:
         self._broken = False
         self._lock = threading.Lock()
         self._retired: list[Producer] = []
-        self._handed_out = 0
+        self._delivered = 0
         self._producer = self._new_producer()
 
     def _new_producer(self) -> Producer:
@@ -183,11 +183,12 @@ class KafkaPublisher:
 
         def on_client_delivery(error: KafkaError | None, message: Message) -> None:
             assert on_delivery is not None
-            self._handed_out += 1
+            self._delivered += 1
             if error is None:
                 on_delivery(DeliveryReport(message.partition() or 0, message.offset() or 0))
             else:
-                on_delivery(DeliveryReport(-1, -1, error=_delivery_error(error), too_large=error.code() in TOO_LARGE))
+                too_large, code = error.code() in TOO_LARGE, classify(error).code
+                on_delivery(DeliveryReport(-1, -1, _delivery_error(error), too_large, code))
 
         options: dict[str, Any] = {"partition": partition} if partition is not None else {}
         if headers:
@@ -209,14 +210,14 @@ class KafkaPublisher:
             raise to_exception(self._settings, error) from None
 
     def poll(self, seconds: float = 0) -> int:
-        """Hand out acknowledgements."""
-        before = self._handed_out
+        """Call the delivery callbacks; returns their number."""
+        before = self._delivered
         for producer in list(self._retired):
             producer.poll(0)
             if not len(producer):
                 self._retired.remove(producer)
         self._producer.poll(seconds)
-        return self._handed_out - before
+        return self._delivered - before
 
     def flush(self, seconds: float) -> int:
         """Wait until nothing is queued."""

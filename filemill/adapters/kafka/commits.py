@@ -19,9 +19,9 @@ _COMMIT_KEY_VERSIONS = (0, 1)
 
 def read_commits(settings: Settings) -> list[StoredCommit]:
     """Every commit of the group on `file.create`, in the order of their timestamps. Raises Unavailable."""
-    spans = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
-    starts = {part.partition: part.begin or 0 for part in spans}
-    ends = {part.partition: part.end for part in spans if part.end and part.end > starts[part.partition]}
+    partitions = KafkaAdmin(settings).offsets(None, OFFSETS_TOPIC)
+    starts = {part.partition: part.begin or 0 for part in partitions}
+    ends = {part.partition: part.end for part in partitions if part.end and part.end > starts[part.partition]}
     messages = messages_to_end(settings, OFFSETS_TOPIC, starts, ends, "audit")
     found = [commit for message in messages if (commit := _commit_in(message, settings)) is not None]
     return sorted(found, key=lambda commit: commit.at)

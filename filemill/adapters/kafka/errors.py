@@ -54,7 +54,7 @@ class KafkaErrorRule(msgspec.Struct, frozen=True):
     """What one of Kafka's error numbers means.
 
     `problem` follows "Kafka at ADDRESS" in a sentence, `advice` is a sentence for whoever runs the brokers.
-    `client_recovers`: the client goes on by itself, so its user keeps it.
+    `client_recovers`: the client recovers without help, so its user keeps it.
     """
 
     number: int
@@ -295,7 +295,7 @@ RULES: tuple[KafkaErrorRule, ...] = (
 )
 _BY_NUMBER = {rule.number: rule for rule in RULES}
 
-# The client recovers from these by itself, so its user keeps it.
+# The client recovers from these errors without help, so its user keeps it.
 RECOVERED_BY_CLIENT = frozenset(rule.number for rule in RULES if rule.client_recovers)
 # The broker never accepts a record that causes one of these.
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE})

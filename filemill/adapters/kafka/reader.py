@@ -16,7 +16,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from filemill.adapters.kafka.admin import LogOffsets
 from filemill.adapters.kafka.client import (
     UnreadableHeaders,
     client_config,
@@ -27,6 +26,10 @@ from filemill.adapters.kafka.client import (
 )
 from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, KafkaErrorCode, classify
 from filemill.config.settings import Settings
+<<<<<<< HEAD
+=======
+from filemill.domain.consumer_groups import LogOffsets
+>>>>>>> redesign
 from filemill.domain.records import Record
 from filemill.errors import MemberExpelled, Unavailable
 

@@ -159,9 +159,9 @@ class KafkaShareSource:
         except KafkaException as error:
             log.warning("Acknowledgements failed", error=str(error))
             return
-        for part, error in results.items():
-            if error is not None:
-                log.warning("Acknowledgements failed", partition=part.partition, error=str(error))
+        for part, failure in results.items():
+            if failure is not None:
+                log.warning("Acknowledgements failed", partition=part.partition, error=str(failure))
 
     def close(self) -> None:
         """Leave the group."""

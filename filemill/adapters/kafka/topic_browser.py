@@ -12,10 +12,10 @@ from datetime import datetime
 import msgspec
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from filemill.adapters.kafka.admin import LogOffsets
 from filemill.adapters.kafka.client import UnreadableHeaders, headers_of, kafka_errors, new_client
 from filemill.adapters.kafka.reader import QUEUE_KILOBYTES, messages_until, reader_config, timestamp_of
 from filemill.config.settings import Settings
+from filemill.domain.consumer_groups import LogOffsets
 
 # A query scans at most this many records and buffers at most this many bytes.
 MAX_SCANNED_RECORDS = 5000
@@ -66,13 +66,15 @@ class BrowseResult(msgspec.Struct, frozen=True):
     next_offsets: dict[int, int] = {}
 
 
-def browse(settings: Settings, partitions: Sequence[LogOffsets], query: BrowseQuery) -> BrowseResult:
-    """Run a query; `partitions` are the offsets of the topic. Raises Unavailable."""
+def browse(
+    settings: Settings, partitions: Sequence[LogOffsets], query: BrowseQuery, max_bytes: int = MAX_BUFFERED_BYTES
+) -> BrowseResult:
+    """Run a query; `partitions` are the offsets of the topic. Buffers about `max_bytes`. Raises Unavailable."""
     chosen = [part for part in partitions if query.partition in (None, part.partition)]
     most = max(1, MAX_SCANNED_RECORDS // max(1, len(chosen)))
     most = most if query.text else min(most, query.limit)
     starts = _starts(settings, chosen, query, most)
-    share = MAX_BUFFERED_BYTES // max(1, len(chosen))
+    share = max_bytes // max(1, len(chosen))
     buffers = [_PartitionBuffer(part.partition, starts[part.partition], part.end or 0, most, share) for part in chosen]
     _fill(settings, query.topic, buffers, newest=query.start is None)
     text = query.text.lower()

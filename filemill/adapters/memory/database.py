@@ -14,7 +14,7 @@ from filemill.domain.messages import new_traceparent
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
 from filemill.errors import Unavailable
-from filemill.ports import PublishedRow
+from filemill.ports import PublishedRow, RejectionCode
 
 
 class MemoryFile(msgspec.Struct):
@@ -83,6 +83,7 @@ class MemoryDatabase:
         self.discarded_sequences: dict[int, int] = {}  # file ids, by sequence number
         # By topic, partition and offset, and by partition and offset; only of the newest topic of a name.
         self.rejected: dict[tuple[str, int, int], str] = {}
+        self.rejection_codes: dict[tuple[str, int, int], RejectionCode] = {}
         self.events: dict[tuple[int, int], WorkerEvent] = {}
         self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's generation, by place
         self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never reused

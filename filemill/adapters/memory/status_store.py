@@ -17,7 +17,7 @@ from filemill.domain.files import (
 )
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
-from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, RejectedUpdate, RejectionCode
 
 INT32_MAX = 2**31 - 1
 
@@ -64,8 +64,8 @@ class MemoryStatusStore:
             if any((update.attempt or 0) > INT32_MAX for update in updates):
                 raise UnusableData("integer out of range")
             changed, unknown = 0, set()
-            reasons = self._rejections(updates)
-            for update in coalesce([update for index, update in enumerate(updates) if index not in reasons]):
+            rejections = self._rejections(updates)
+            for update in coalesce([update for index, update in enumerate(updates) if index not in rejections]):
                 row = self._database.files.get(update.file_id)
                 if row is None:
                     unknown.add(update.file_id)
@@ -76,28 +76,32 @@ class MemoryStatusStore:
             self._database.position_generations |= {key: self._generations.get(key[0], 1) for key in positions}
             for record in rejected:
                 if self._is_new(record.topic, record.partition, record.offset):
-                    self._database.rejected[record.topic, record.partition, record.offset] = record.reason
+                    key = record.topic, record.partition, record.offset
+                    self._database.rejected[key] = record.reason
+                    self._database.rejection_codes[key] = record.code
             for received in events:
                 if self._is_new(self._topic_worker_events, received.partition, received.offset):
                     self._database.events[received.partition, received.offset] = received.event
-            return ApplyResult(changed, sorted(unknown), reasons)
+            return ApplyResult(changed, sorted(unknown), rejections)
 
-    def _rejections(self, updates: Sequence[StatusUpdate]) -> dict[int, str]:
-        """Why updates cannot be true, by their index."""
-        reasons: dict[int, str] = {}
+    def _rejections(self, updates: Sequence[StatusUpdate]) -> dict[int, RejectedUpdate]:
+        """The updates that cannot be correct, by their index."""
+        rejections: dict[int, RejectedUpdate] = {}
         owners = {canonical_key(row.s3_location): row.id for row in self._database.files.values() if row.s3_location}
         for index, update in enumerate(updates):
             row = self._database.files.get(update.file_id)
             try:
                 key = check_key_owner(update.file_id, update.s3_location) if update.s3_location is not None else None
             except InvalidObjectKey as error:
-                reasons[index] = str(error)
+                rejections[index] = RejectedUpdate(RejectionCode.FOREIGN_OBJECT, str(error))
                 continue
             if key is not None and owners.setdefault(key, update.file_id) != update.file_id:
-                reasons[index] = f"s3Location is the key of file {owners[key]}"
+                reason = f"s3Location is the key of file {owners[key]}"
+                rejections[index] = RejectedUpdate(RejectionCode.FOREIGN_OBJECT, reason)
             elif row is not None and update.run is not None and update.run > row.run:
-                reasons[index] = f"run {update.run} of file {row.id} has not started: the file is in run {row.run}"
-        return reasons
+                reason = f"run {update.run} of file {row.id} has not started: the file is in run {row.run}"
+                rejections[index] = RejectedUpdate(RejectionCode.FUTURE_RUN, reason)
+        return rejections
 
     def _is_new(self, topic: str, partition: int, offset: int) -> bool:
         generation = self._generations.get(topic, 1)

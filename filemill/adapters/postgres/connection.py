@@ -75,7 +75,7 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
     logged: set[tuple[str, str]] = set()
 
     def log_once(sqlstate: str, statement: str) -> None:
-        """Log a rejected statement that somebody has to act on, without its parameters."""
+        """Log a rejected statement without its parameters, once."""
         if (sqlstate, statement) not in logged and len(logged) < MAX_LOGGED_STATEMENTS:
             logged.add((sqlstate, statement))
             log.warning("PostgreSQL rejected a statement", sqlstate=sqlstate, statement=_one_line(statement))

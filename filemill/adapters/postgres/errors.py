@@ -164,7 +164,9 @@ RULES: tuple[PostgresErrorRule, ...] = (
     _action("54000", _Code.WRITES_REJECTED, Drop.NONE, "rejects commands that write", _LOG),
     _transient("55", _Code.OBJECT_STATE, Drop.NONE, "cannot execute the statement in its present state", _LOG),
     _transient("57", _Code.INTERRUPTED, Drop.ALL, "was interrupted"),
-    _transient("57014", _Code.STATEMENT_CANCELLED, Drop.NONE, "took too long, or was told to cancel a statement"),
+    _transient(
+        "57014", _Code.STATEMENT_CANCELLED, Drop.NONE, "cancelled a statement that took too long, or on request"
+    ),
     _transient("57P01", _Code.SHUTDOWN, Drop.ALL, "is shutting down, or ended the connection"),
     _transient("57P02", _Code.SHUTDOWN, Drop.ALL, "restarts after a crash of one of its processes"),
     _transient("57P03", _Code.NOT_ACCEPTING, Drop.ALL, "accepts no connections: it starts, stops or recovers"),

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from filemill.adapters.kafka.admin import GroupDescription, LogOffsets
 from filemill.adapters.postgres.request_losses import count_lost, store_lost_count
 from filemill.adapters.postgres.tables import (
     GroupSample,
@@ -18,6 +17,7 @@ from filemill.adapters.postgres.tables import (
     WorkerEventRow,
 )
 from filemill.adapters.postgres.topics import register_topics
+from filemill.domain.consumer_groups import GroupDescription, LogOffsets
 from filemill.domain.idempotency import KEY_RETENTION
 from filemill.domain.records import TopicIdentity
 from filemill.domain.request_losses import LossBounds

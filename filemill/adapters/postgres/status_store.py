@@ -16,7 +16,7 @@ from filemill.adapters.postgres.worker_events import store_events
 from filemill.domain.files import InvalidObjectKey, StatusUpdate, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
-from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord
+from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, RejectedUpdate, RejectionCode
 
 # Implements filemill.domain.files.supersedes for a batch. Rows are locked in the order of their ids (`coalesce` sorts),
 # so that two batches cannot deadlock. A batch has one update per file and run; only the one of the row's run can apply.
@@ -84,8 +84,8 @@ _MOVE = sa.text("""
     ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, generation = excluded.generation
 """)
 _REJECT = sa.text("""
-    INSERT INTO rejected_messages (topic, partition, "offset", reason, generation)
-    VALUES (:topic, :partition, :offset, :reason, :generation) ON CONFLICT DO NOTHING
+    INSERT INTO rejected_messages (topic, partition, "offset", reason, code, generation)
+    VALUES (:topic, :partition, :offset, :reason, :code, :generation) ON CONFLICT DO NOTHING
 """)
 
 
@@ -164,6 +164,7 @@ class PostgresStatusStore:
                             "partition": row.partition,
                             "offset": row.offset,
                             "reason": row.reason,
+                            "code": row.code.value,
                             "generation": self._generations.get(row.topic, 1),
                         }
                         for row in rejected
@@ -174,26 +175,26 @@ class PostgresStatusStore:
 
 def apply_updates(connection: sa.Connection, updates: Sequence[StatusUpdate]) -> ApplyResult:
     """Apply a batch in the caller's transaction; updates without a run go last, because they mean the current one."""
-    reasons = _invalid_keys(connection, updates)
-    usable = [update for index, update in enumerate(updates) if index not in reasons] if reasons else list(updates)
-    changed, unknown, future_runs = 0, [], {}
+    rejections = _invalid_keys(connection, updates)
+    usable = [update for index, update in enumerate(updates) if index not in rejections]
+    changed, unknown = 0, list[int]()
+    future_runs: dict[tuple[int, int | None], RejectedUpdate] = {}
     for _, group in groupby(coalesce(usable), key=lambda update: update.run is None):
         for file_id, run, was_changed, future_run in connection.execute(_APPLY, {"updates": _json(list(group))}):
             changed += was_changed
             if run is None:
                 unknown.append(file_id)
             elif future_run is not None:
-                future_runs[file_id, future_run] = (
-                    f"run {future_run} of file {file_id} has not started: the file is in run {run}"
-                )
+                reason = f"run {future_run} of file {file_id} has not started: the file is in run {run}"
+                future_runs[file_id, future_run] = RejectedUpdate(RejectionCode.FUTURE_RUN, reason)
     if future_runs:
         for index, update in enumerate(updates):
-            if reason := future_runs.get((update.file_id, update.run)):
-                reasons.setdefault(index, reason)
+            if rejected := future_runs.get((update.file_id, update.run)):
+                rejections.setdefault(index, rejected)
     if unknown:
         deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
         unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
-    return ApplyResult(changed, unknown, reasons)
+    return ApplyResult(changed, unknown, rejections)
 
 
 def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[str, set[int]]:
@@ -204,9 +205,9 @@ def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[
     return holders
 
 
-def _invalid_keys(connection: sa.Connection, updates: Sequence[StatusUpdate]) -> dict[int, str]:
-    """Why updates may not have their key, by their index. Only keys of foreign services need a query."""
-    reasons: dict[int, str] = {}
+def _invalid_keys(connection: sa.Connection, updates: Sequence[StatusUpdate]) -> dict[int, RejectedUpdate]:
+    """The updates that may not have their key, by their index. Only keys of foreign services need a query."""
+    rejections: dict[int, RejectedUpdate] = {}
     foreign: list[tuple[int, int, str]] = []
     for index, update in enumerate(updates):
         if update.s3_location is None:
@@ -214,7 +215,7 @@ def _invalid_keys(connection: sa.Connection, updates: Sequence[StatusUpdate]) ->
         try:
             canonical = check_key_owner(update.file_id, update.s3_location)
         except InvalidObjectKey as error:
-            reasons[index] = str(error)
+            rejections[index] = RejectedUpdate(RejectionCode.FOREIGN_OBJECT, str(error))
         else:
             if canonical is not None:
                 foreign.append((index, update.file_id, canonical))
@@ -223,10 +224,11 @@ def _invalid_keys(connection: sa.Connection, updates: Sequence[StatusUpdate]) ->
         for index, file_id, key in foreign:
             others = holders.setdefault(key, set()) - {file_id}
             if others:
-                reasons[index] = f"s3Location is the key of file {min(others)}"
+                reason = f"s3Location is the key of file {min(others)}"
+                rejections[index] = RejectedUpdate(RejectionCode.FOREIGN_OBJECT, reason)
             else:
                 holders[key].add(file_id)  # the first update of a batch gets the key
-    return reasons
+    return rejections
 
 
 def _json(updates: list[StatusUpdate]) -> str:

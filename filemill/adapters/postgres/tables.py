@@ -214,15 +214,14 @@ class RejectedMessage(Base):
     """A record of `file.created` or `file.progress` that is invalid or has an unknown file id."""
 
     __tablename__ = "rejected_messages"
-    __table_args__ = (
-        Index("rejected_of_unknown_ids", "rejected_at", postgresql_where=text("reason LIKE 'no file has the id %'")),
-    )
+    __table_args__ = (Index("rejected_of_unknown_ids", "rejected_at", postgresql_where=text("code = 'unknown-file'")),)
 
     topic: Mapped[str] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
     reason: Mapped[str]
+    code: Mapped[str | None]  # null in rows of older versions
     rejected_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

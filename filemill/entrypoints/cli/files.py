@@ -77,19 +77,19 @@ def submit(
 
 
 def _submit(engine: sa.Engine, request: NewFile, count: int, key: str, progress: Progress) -> list[int]:
-    """Submit them in parts, each with its own key, so that a part whose answer was lost can be retried."""
+    """Submit the requests in parts, each with its own key, so that a part whose response was lost can be retried."""
     task = progress.add_task("accepted", total=count)
     ids: list[int] = []
     try:
         while len(ids) < count:
-            some = [request] * min(SUBMIT_ROWS, count - len(ids))
-            ids += _submit_part(engine, some, f"{key} {count} {len(ids)}" if count > 1 else key)
+            part = [request] * min(SUBMIT_ROWS, count - len(ids))
+            ids += _submit_part(engine, part, f"{key} {count} {len(ids)}" if count > 1 else key)
             progress.update(task, completed=len(ids))
     except KeyReused as error:
         fail(str(error), 2)
     except Unavailable as error:
-        again = f"filemill submit … --idempotency-key {key}"
-        fail(f"{error}\nThe requests may have been accepted. To retry safely, repeat the command: {again}", 3)
+        command = f"filemill submit … --idempotency-key {key}"
+        fail(f"{error}\nThe requests may have been accepted. To retry safely, repeat the command: {command}", 3)
     return ids
 
 

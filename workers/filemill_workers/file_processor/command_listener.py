@@ -85,5 +85,5 @@ class CommandListener:
             self._on_cancel(cancelled)
         if self._commands.quiet != was_quiet:
             kind = EventKind.QUIETED if self._commands.quiet else EventKind.RESUMED
-            log.info("Told", order=command.order.value)
+            log.info("Applied a command", command=command.kind.value)
             self._reporter.emit(kind)

@@ -149,7 +149,7 @@ class Executor:
                 f"a record of {len(value or b'')} bytes is too large for {topic}", DeadLetterCode.RECORD_TOO_LARGE
             )
         if answer.error is not None:
-            raise Unavailable(f"Kafka did not take a record for {topic}: {answer.error}")
+            raise Unavailable(f"Kafka did not store a record for {topic}: {answer.error}", code=answer.code)
 
     def publish_nowait(self, topic: str, value: bytes) -> None:
         """Publish without waiting: for what may get lost, as progress may."""

@@ -21,7 +21,7 @@ from filemill_infra.embedded.errors import StartError
 from filemill_infra.embedded.ports import LOOPBACK, Port
 from filemill_infra.embedded.processes.commands import Command
 from filemill_infra.embedded.servers.server import Server
-from filemill_infra.seaweed_security import draw_security
+from filemill_infra.seaweed_security import create_security_files
 
 REGION = "us-east-1"
 
@@ -144,7 +144,7 @@ class SeaweedFS(Server):
         return None
 
     def _write_security(self) -> None:
-        for name, content in draw_security("", LOOPBACK).items():
+        for name, content in create_security_files("", LOOPBACK).items():
             replace_private_file(self.folder / name, content)
 
 

@@ -1,4 +1,4 @@
-"""The page's front in a real browser: its policy suits every page, and foreign pages are kept out."""
+"""The content security policy and the request filter in a real browser."""
 
 import http.server
 import threading
@@ -10,35 +10,37 @@ from playwright.sync_api import Browser, expect
 from tests.browser.conftest import watch_console
 from tests.browser.test_pages_in_a_browser import PATHS
 
-# Charts, components and downloads have been drawn by then.
+# Charts, components and downloads are drawn within this time.
 SETTLE_MILLISECONDS = 1500
 REPORT_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) => {
-  console.error("refused by the policy:", event.effectiveDirective, event.blockedURI);
+  console.error("blocked by the policy:", event.effectiveDirective, event.blockedURI);
 });"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_breaks_the_policy_or_writes_an_error_to_the_console(scheme: str, browser: Browser, url: str) -> None:
+def test_no_page_violates_the_policy_or_logs_an_error_to_the_console(scheme: str, browser: Browser, url: str) -> None:
     httpx.post(f"{url}/api/files", json={"title": "a"}, trust_env=False).raise_for_status()
     context = browser.new_context(base_url=url, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    troubles: list[str] = []
-    watch_console(page, troubles)
-    page.on("pageerror", lambda error: troubles.append(f"{page.url}: {error}"))
+    errors: list[str] = []
+    watch_console(page, errors)
+    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
     page.add_init_script(REPORT_VIOLATIONS)
     for path in PATHS:
         answer = page.goto(path)
         assert answer is not None
         assert "script-src 'self'" in answer.headers["content-security-policy"]
-        expect(page.get_by_text("as of")).to_be_visible()
+        expect(page.get_by_text("updated")).to_be_visible()
         page.wait_for_timeout(SETTLE_MILLISECONDS)
     context.close()
-    assert troubles == []
+    assert errors == []
 
 
-# Newer Chromiums ask before a page of the internet reaches this machine; not every browser does.
-NO_HELP = "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWarn,LocalNetworkAccessChecksWebSockets"
-# What a foreign page tries; it answers with what it got.
+# Newer versions of Chromium ask before a page of the internet may reach this machine; other browsers do not.
+NO_LOCAL_NETWORK_CHECKS = (
+    "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWarn,LocalNetworkAccessChecksWebSockets"
+)
+# Requests that a foreign page tries; returns the results.
 ATTACK = """async (target) => {
   const post = (type, mode) => fetch(`${target}/api/files`, {
     method: "POST", mode, headers: { "content-type": type }, body: JSON.stringify({ title: "planted" }),
@@ -69,13 +71,18 @@ def planted(url: str) -> list[object]:
     return items
 
 
-def test_a_rebound_page_reads_and_changes_nothing_and_opens_no_websocket(
+def test_a_page_with_a_rebound_dns_name_can_neither_read_nor_write_nor_open_a_websocket(
     browser: Browser, chromium: str, url: str
 ) -> None:
-    """Its name led elsewhere when it was loaded, and leads to us when its script runs."""
+    """The name resolves to another server when the page is loaded, and to the dashboard when its script runs."""
     port = httpx.URL(url).port
     rebound = f"http://evil.example:{port}"
-    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1", NO_HELP]
+    arguments = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP evil.example 127.0.0.1",
+        NO_LOCAL_NETWORK_CHECKS,
+    ]
     other = browser.browser_type.launch(executable_path=chromium, args=arguments)
     page = other.new_page()
     page.route(f"{rebound}/attack", lambda route: route.fulfill(content_type="text/html", body="<body>evil</body>"))
@@ -90,7 +97,7 @@ def test_a_rebound_page_reads_and_changes_nothing_and_opens_no_websocket(
     assert planted(url) == []
 
 
-def test_a_page_of_another_port_changes_nothing_and_opens_no_websocket(browser: Browser, url: str) -> None:
+def test_a_page_of_another_port_can_neither_write_nor_open_a_websocket(browser: Browser, url: str) -> None:
     class Evil(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -99,7 +106,7 @@ def test_a_page_of_another_port_changes_nothing_and_opens_no_websocket(browser: 
             self.wfile.write(b"<body>evil</body>")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Not a word."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -113,7 +120,7 @@ def test_a_page_of_another_port_changes_nothing_and_opens_no_websocket(browser: 
     assert planted(url) == []
 
 
-def test_a_link_from_another_site_leads_to_the_page(browser: Browser, url: str) -> None:
+def test_a_link_from_another_site_opens_the_page(browser: Browser, url: str) -> None:
     context = browser.new_context()
     page = context.new_page()
     page.route(

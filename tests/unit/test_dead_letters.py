@@ -1,0 +1,88 @@
+"""Dead letters from the records of their topic: one for each dead-lettered record, and why one cannot be replayed."""
+
+import json
+import time
+
+import pytest
+
+from filemill.domain.dead_letters import (
+    DeadLetter,
+    FileState,
+    ReplayRefusal,
+    dead_letter_entry,
+    dead_letters,
+    parse_place,
+    reason_counts,
+)
+from filemill.domain.records import Record
+
+NOW_MS = int(time.time() * 1000)
+
+
+def record(
+    offset: int, value: bytes | None = None, *, source: int = 5, run: int = 1, reason: str = "no luck"
+) -> Record:
+    body = json.dumps({"fileId": 1, "title": "a", "timestamp": "2026-01-04T12:00:00Z"}).encode()
+    headers = {
+        "filemill-reason": reason,
+        "filemill-topic": "file.create",
+        "filemill-partition": "0",
+        "filemill-offset": str(source),
+        "filemill-run": "1",
+    }
+    return Record(
+        topic="file.create.dlq",
+        partition=0,
+        offset=offset,
+        timestamp_ms=NOW_MS + offset,
+        value=body if value is None else value,
+        headers=[(name, text.encode()) for name, text in headers.items()],
+    )
+
+
+def found(*records: Record, state: FileState | None = None, deleted: bool = False) -> list[DeadLetter]:
+    entries = [dead_letter_entry(one, 0) for one in records]
+    return dead_letters(entries, {} if state is None else {1: state}, {1} if deleted else set())
+
+
+def test_a_record_that_was_dead_lettered_twice_is_one_dead_letter() -> None:
+    (letter,) = found(record(3), record(8), state=FileState("failed", 1))
+    assert (letter.count, letter.place, letter.latest) == (2, "0:3", (0, 8))
+    assert letter.still_broken
+    assert letter.refusal_code is None
+
+
+@pytest.mark.parametrize(
+    ("state", "deleted", "code"),
+    [
+        (None, False, ReplayRefusal.UNKNOWN_FILE),
+        (None, True, ReplayRefusal.FILE_DELETED),
+        (FileState("failed", 2), False, ReplayRefusal.RETRIED_SINCE),
+        (FileState("completed", 1), False, ReplayRefusal.NOT_FAILED),
+    ],
+)
+def test_a_dead_letter_that_cannot_be_replayed_has_a_code(
+    state: FileState | None, deleted: bool, code: ReplayRefusal
+) -> None:
+    (letter,) = found(record(3), state=state, deleted=deleted)
+    assert letter.refusal_code is code
+    assert letter.refusal
+    assert not letter.still_broken
+
+
+def test_a_record_without_a_file_id_cannot_be_replayed_and_is_still_broken() -> None:
+    (letter,) = found(record(3, b"not JSON"))
+    assert (letter.refusal_code, letter.still_broken) == (ReplayRefusal.NO_FILE_ID, True)
+
+
+def test_reasons_that_differ_in_their_numbers_are_counted_together() -> None:
+    letters = found(
+        record(1, source=1, reason="S3 returned 503 after 12 ms"),
+        record(2, source=2, reason="S3 returned 500 after 7 ms"),
+    )
+    assert reason_counts(letters) == {"S3 returned N after N ms": 2}
+
+
+@pytest.mark.parametrize(("text", "place"), [("0:12", (0, 12)), ("12", None), ("0:-1", None), ("a:b", None)])
+def test_a_position_is_partition_and_offset(text: str, place: tuple[int, int] | None) -> None:
+    assert parse_place(text) == place
