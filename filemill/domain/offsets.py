@@ -22,15 +22,11 @@ _BITMAP_MAX_BYTES = 64 * 1024
 
 
 class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-<<<<<<< HEAD
-    """Who committed, in which assignment, and what is finished beyond the committed offset (`done`, encoded).
+    """The worker and the epoch of a commit, and the finished offsets above the committed one (`done`, encoded).
 
-    `topic_id`: the topic that the offset is of (KIP-516), "" if unknown. Kafka stores a commit by the topic's name, and
-    a topic that was deleted and created again keeps the name. `worker` is "" in a commit that a reset of offsets made.
+    `topic_id` is the id of the topic that the offset belongs to (KIP-516), "" if unknown: Kafka stores a commit by the
+    topic's name, which a recreated topic keeps. `worker` is "" in a commit of an offset reset.
     """
-=======
-    """The worker and the epoch of a commit, and the finished offsets above the committed one (`done`, encoded)."""
->>>>>>> redesign
 
     worker: str
     epoch: int
@@ -159,19 +155,11 @@ class OffsetTracker:
         beyond = self._finished | {known for known in self._finished_before if position is None or known > position}
         return sorted(beyond)
 
-<<<<<<< HEAD
     def next_commit(self, worker: str, epoch: int, topic_id: str = "", *, force: bool = False) -> Commit | None:
-        """What to commit now, or None where nothing has finished since the last acknowledged commit.
-
-        `topic_id`: of the topic that the offsets are of, "" if unknown. `again`: also where nothing has, as a question
-        to the broker whether it still takes our commits. None then only where nothing was delivered.
-=======
-    def next_commit(self, worker: str, epoch: int, *, force: bool = False) -> Commit | None:
         """The next commit; None if nothing has finished since the last accepted one.
 
-        `force` returns a commit in that case too: its answer shows whether the broker still accepts our commits. None
-        then only if nothing was tracked.
->>>>>>> redesign
+        `topic_id` is the id of the topic that the offsets belong to, "" if unknown. `force` returns a commit in that
+        case too: its answer shows whether the broker still accepts our commits. None then only if nothing was tracked.
         """
         position = self.position
         if position is None or (self._version == self._acknowledged_version and not force):
@@ -201,16 +189,10 @@ def encode_metadata(worker: str, epoch: int, position: int, finished_beyond: Seq
 
 
 def decode_metadata(text: str | None, position: int) -> tuple[CommitMetadata | None, list[int]]:
-<<<<<<< HEAD
-    """Who wrote a commit, and the offsets finished beyond `position`; (None, []) for metadata that is not ours."""
+    """The metadata of a commit and its finished offsets above `position`; (None, []) if another program wrote it."""
     metadata = _read(text)
     if metadata is None or not metadata.done:
         return metadata, []
-=======
-    """The metadata of a commit and its finished offsets above `position`; (None, []) if another program wrote it."""
-    if not text:
-        return None, []
->>>>>>> redesign
     try:
         inflate = zlib.decompressobj()
         bitmap = inflate.decompress(base64.b64decode(metadata.done, validate=True), _BITMAP_MAX_BYTES)

@@ -283,9 +283,9 @@ def test_a_commit_belongs_to_the_topic_that_it_names_at_any_moment() -> None:
 def test_the_commit_of_a_reset_names_its_topic_and_no_worker() -> None:
     reset = RecordedReset(0, 0, 1, 20.0)
     made = commit(1, 20.1, worker="", epoch=0, topic_id="t")
-    result = look([made], [NEVER, NEVER], [owner(1)], resets=[reset])
+    result = run_audit([made], [NEVER, NEVER], [owner(1)], resets=[reset])
     assert (result.ok, result.resets) == (True, 1)
-    assert findings(look([made], [10, NEVER], [owner(1)])) == {"commit-unsigned"}
+    assert findings(run_audit([made], [10, NEVER], [owner(1)])) == {"commit-unsigned"}
 
 
 def test_dead_letters_and_resets_belong_to_the_topic_of_their_time() -> None:

@@ -14,11 +14,8 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, to_exception
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
-<<<<<<< HEAD
-from filemill.domain.offsets import encode_metadata, is_of_another_topic, topic_id_in
-=======
 from filemill.domain.consumer_groups import GroupDescription, LogOffsets, MemberDescription
->>>>>>> redesign
+from filemill.domain.offsets import encode_metadata, is_of_another_topic, topic_id_in
 from filemill.domain.records import TopicIdentity
 from filemill.errors import Conflict
 

@@ -26,10 +26,7 @@ from filemill.adapters.kafka.client import (
 )
 from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, KafkaErrorCode, classify
 from filemill.config.settings import Settings
-<<<<<<< HEAD
-=======
 from filemill.domain.consumer_groups import LogOffsets
->>>>>>> redesign
 from filemill.domain.records import Record
 from filemill.errors import MemberExpelled, Unavailable
 
