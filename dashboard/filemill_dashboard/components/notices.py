@@ -43,7 +43,7 @@ def server_notices(
         if state is not None and not state.ok:
             reachable = state.code is not HealthCode.UNREACHABLE
             title = f"{LABELS[server]} {state.problem if reachable else state.summary}"
-            parts = [f"At {state.address}." if reachable else f"{state.problem}."]
+            parts = [f"At {state.address}." if reachable else _sentence(state.problem)]
             if state.consequence and (accepting or server == "postgres"):
                 parts.append(state.consequence)
             parts.append(state.advice or "")
@@ -51,7 +51,9 @@ def server_notices(
                 parts.append(_stale_hint(snapshot))
             notices.append(Notice("bad", title, " ".join(part for part in parts if part)))
     if snapshot.error is not None and accepting:
-        notices.append(Notice("bad", "PostgreSQL is unreachable", f"{snapshot.error}. {_stale_hint(snapshot)}".strip()))
+        notices.append(
+            Notice("bad", "PostgreSQL is unreachable", f"{_sentence(snapshot.error)} {_stale_hint(snapshot)}".strip())
+        )
     return notices
 
 
@@ -69,6 +71,10 @@ def show_bug(error: Exception) -> bool:
         ],
     )
     return True
+
+
+def _sentence(text: str | None) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _stale_hint(snapshot: CachedValue[Snapshot]) -> str:
