@@ -35,7 +35,6 @@ class ReplayRefusal(enum.StrEnum):
     UNKNOWN_FILE = "unknown-file"
     RETRIED_SINCE = "retried-since"
     NOT_FAILED = "not-failed"
-    TOO_MANY_RUNS = "too-many-runs"
 
 
 class DeadLetterFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ def replay(
         if letter.refusal is not None or letter.file_id is None:
             continue
         if (letter.run or 1) >= max_runs:
-            refused[letter.place] = f"file {letter.file_id} has failed in {letter.run} runs; raise the limit to replay"
+            refused[letter.place] = f"file {letter.file_id} has failed in run {letter.run or 1}; the limit is {max_runs} runs"
         else:
             wanted[letter.file_id] = letter
     result = Replay(dry_run, reason_counts(wanted.values()), [], refused)

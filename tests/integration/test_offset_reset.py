@@ -266,7 +266,7 @@ def test_the_command_previews_and_resets(harness: PipelineHarness) -> None:
     assert committed(harness) == [None, None, None]
     done = command(harness, "reset", "--to", "latest", "--cancel", "--yes")
     assert done.returncode == 0, done.stderr
-    assert "1 partition moved; 3 cancelled" in done.stderr
+    assert "1 partition moved; 3 requests cancelled" in done.stderr
     assert committed(harness) == [None, 3, None]
     assert audit_details(harness)[0]["then"] == "cancel"
     for wrong in ([], ["--to", "noon"], ["--to", "latest", "--by", "1"]):

@@ -60,7 +60,7 @@ def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) ->
         seen = overview(connection, settings.group_id)
     assert seen.unknown_ids == 1
     advice = advise(seen.group, seen.lags, seen.outbox, seen.leases, unknown_ids=seen.unknown_ids, interval_seconds=2)
-    assert "One unknown file id in results within a day" in [one.what for one in advice]
+    assert "One unknown file id in results of the last 24 hours" in [one.what for one in advice]
 
     finding = harness.verify().findings[FindingCode.ORPHAN_OBJECT]
     assert finding.examples == [object_key(999, THEN)]
