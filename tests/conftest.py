@@ -37,7 +37,15 @@ FAST_FILES = (
         f"tests/integration/test_{name}.py"
         for name in (
             *("pipeline", "takeover", "dead_letters", "operations", "idempotency", "foreign", "verify", "schema"),
-            *("rest_files", "rest_errors", "rest_health", "openapi_snapshot", "reads_files", "reads_group"),
+            *(
+                "rest_files",
+                "rest_errors",
+                "rest_health",
+                "openapi_snapshot",
+                "file_queries",
+                "group_queries",
+                "submissions",
+            ),
             *("embedded_faults", "database_roles", "topic_browser"),
         )
     ),

@@ -1,0 +1,59 @@
+"""Adding partitions: refusals have codes, and the audit has each change, also one that the broker refused."""
+
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.adapters.postgres.tables import Operation
+from filemill.config.settings import Settings
+from filemill.errors import Unavailable
+from filemill.services.partitions import CannotAddPartitions, PartitionsRefusal, add_partitions
+
+
+def details(engine: sa.Engine) -> list[dict[str, Any]]:
+    query = sa.select(Operation.detail).where(Operation.action == "topic.partitions").order_by(Operation.id)
+    with engine.connect() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def test_added_partitions_are_in_the_audit(settings: Settings, engine: sa.Engine) -> None:
+    admin, topic = KafkaAdmin(settings), settings.topic_create
+    before = admin.topic_partitions()[topic]
+    add_partitions(engine, admin, topic, before + 2, "test")
+    assert admin.topic_partitions()[topic] == before + 2
+    assert details(engine) == [{"topic": topic, "before": before, "count": before + 2}]
+
+
+@pytest.mark.parametrize(("total", "code"), [(3, PartitionsRefusal.NOT_MORE), (1, PartitionsRefusal.NOT_MORE)])
+def test_a_number_that_is_not_greater_is_refused(
+    total: int, code: PartitionsRefusal, settings: Settings, engine: sa.Engine
+) -> None:
+    with pytest.raises(CannotAddPartitions) as refused:
+        add_partitions(engine, KafkaAdmin(settings), settings.topic_create, total, "test")
+    assert refused.value.code is code
+    assert details(engine) == []
+
+
+def test_an_unknown_topic_is_refused(settings: Settings, engine: sa.Engine) -> None:
+    with pytest.raises(CannotAddPartitions) as refused:
+        add_partitions(engine, KafkaAdmin(settings), f"unknown-{uuid.uuid4().hex[:8]}", 4, "test")
+    assert refused.value.code is PartitionsRefusal.UNKNOWN_TOPIC
+    assert details(engine) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("not now"), Unavailable("the controller is unreachable")])
+def test_a_refusal_by_the_broker_is_in_the_audit(
+    error: Exception, settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise error
+
+    admin = KafkaAdmin(settings)
+    monkeypatch.setattr(admin, "add_partitions", refuse)
+    with pytest.raises((CannotAddPartitions, Unavailable)):
+        add_partitions(engine, admin, settings.topic_create, 9, "test")
+    (detail,) = details(engine)
+    assert detail["refused"] == str(error)
