@@ -63,7 +63,8 @@ def replay(
         if letter.refusal is not None or letter.file_id is None:
             continue
         if (letter.run or 1) >= max_runs:
-            refused[letter.place] = f"file {letter.file_id} has failed in run {letter.run or 1}; the limit is {max_runs} runs"
+            run = letter.run or 1
+            refused[letter.place] = f"file {letter.file_id} has failed in run {run}; the limit is run {max_runs}"
         else:
             wanted[letter.file_id] = letter
     result = Replay(dry_run, reason_counts(wanted.values()), [], refused)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.s3.bucket import Bucket
 from filemill.domain.files import file_id_in_key
+from filemill.errors import NotFound
 from filemill.ports import StoredObject
 from filemill.queries.orphans import known_ids, known_keys, newest_given_id
 from filemill.services.audit import record
@@ -71,9 +72,13 @@ class Orphans:
                 if orphan.kind not in kinds:
                     kept.append(orphan)
                     continue
-                if not dry_run:
-                    self._bucket.delete(orphan.key)
-                deleted.append(orphan)
+                try:
+                    if not dry_run:
+                        self._bucket.delete(orphan.key)
+                except NotFound:  # the service refuses the key
+                    kept.append(orphan)
+                else:
+                    deleted.append(orphan)
         finally:
             if deleted and not dry_run:
                 keys = [orphan.key for orphan in deleted[:KEYS_RECORDED]]

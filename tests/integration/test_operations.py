@@ -170,7 +170,7 @@ def test_a_file_that_keeps_failing_is_not_replayed_forever(harness: PipelineHarn
     found = wait_until(lambda: read_letters(harness), 10, "the dead letter")
     result = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
     assert result.files == []
-    assert "the limit is 1 runs" in next(iter(result.refused.values()))
+    assert "the limit is run 1" in next(iter(result.refused.values()))
 
 
 def test_a_command_for_an_unknown_worker_is_refused(harness: PipelineHarness, operations: Operations) -> None:

@@ -1,10 +1,14 @@
 """The bucket of the settings, for everything that is not on the hot path: read, delete, list."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ClientError
+
 from filemill.adapters.s3.admin import boto_errors, bucket_exists, create_bucket, list_objects
 from filemill.config.settings import Settings
+from filemill.errors import Unavailable
 from filemill.ports import StoredObject
 
 if TYPE_CHECKING:
@@ -28,15 +32,25 @@ class Bucket:
 
     def read(self, key: str, at_most: int | None = None) -> bytes:
         """An object's bytes, the first `at_most` of them. Raises NotFound, also if the service refuses the key."""
-        with boto_errors(self._settings, key):
+        with self._errors(key):
             answer = self._client.get_object(Bucket=self._settings.s3_bucket, Key=key)
             return answer["Body"].read(at_most)
 
     def delete(self, key: str) -> None:
         """Delete an object; an absent one is no error. Raises NotFound if the service refuses the key."""
-        with boto_errors(self._settings, key):
+        with self._errors(key):
             self._client.delete_object(Bucket=self._settings.s3_bucket, Key=key)
 
     def list(self) -> Iterator[list[StoredObject]]:
         """All objects in pages, ordered by their keys' bytes."""
         return list_objects(self._settings)
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """As `boto_errors`, but an unknown answer about one object is Unavailable, so that the caller can continue."""
+        try:
+            with boto_errors(self._settings, key):
+                yield
+        except ClientError as error:
+            problem = f"S3 at {self._settings.s3_endpoint} gave an unexpected answer for {key}: {error}"
+            raise Unavailable(problem, code="s3-unexpected-answer") from None
