@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from filemill.adapters.s3.admin import boto_errors, bucket_exists, create_bucket, list_objects
+from filemill.adapters.s3.errors import S3ErrorCode
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 from filemill.ports import StoredObject
@@ -53,4 +54,4 @@ class Bucket:
                 yield
         except ClientError as error:
             problem = f"S3 at {self._settings.s3_endpoint} gave an unexpected answer for {key}: {error}"
-            raise Unavailable(problem, code="s3-unexpected-answer") from None
+            raise Unavailable(problem, code=S3ErrorCode.BUG) from None
