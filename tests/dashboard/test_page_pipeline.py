@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import (
     File,
@@ -26,6 +25,7 @@ from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, WorkerEvent
+from filemill.entrypoints import bootstrap
 from filemill.ports import ReceivedEvent
 from filemill.services.audit import record
 from filemill_dashboard.state import page_data
@@ -142,7 +142,7 @@ def test_lost_requests_are_reported_and_resubmitted(settings: Settings, engine: 
         connection.execute(sa.insert(RequestLoss).values(**loss))
     topics.recreate_topic(settings, settings.topic_create)
     with engine.begin() as connection:
-        register_topics(connection, KafkaAdmin(settings).identities([settings.topic_create]))
+        register_topics(connection, bootstrap.kafka_admin(settings).identities([settings.topic_create]))
     page = open_page(settings, "pipeline")
     titles = [notice["title"] for key in ("losses", "advice") for notice in page.notices(key)]
     assert "One request was removed from Kafka before being processed" in titles
@@ -244,7 +244,7 @@ def test_added_partitions_are_recorded_in_the_audit_log(
     page.app.button(key="partitions-go").click()
     page.run()
     assert page.notices("partitions-outcome")[0]["title"].endswith("now has 5 partitions")
-    assert KafkaAdmin(settings).topic_partitions()[settings.topic_create] == 5
+    assert bootstrap.kafka_admin(settings).topic_partitions()[settings.topic_create] == 5
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.action, Operation.detail)).all()
     assert (act.action, act.detail["before"], act.detail["count"]) == ("topic.partitions", 3, 5)
@@ -358,7 +358,7 @@ def test_offsets_are_reset_after_a_preview(settings: Settings, engine: sa.Engine
     page.run()
     view = until_done(page)
     assert (view.error, view.done) == (None, 2)
-    parts = KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)
+    parts = bootstrap.kafka_admin(settings).offsets(settings.kafka_group, settings.topic_create)
     assert [part.committed for part in parts] == [2, None, None]
     with engine.connect() as connection:
         statuses = set(connection.execute(sa.select(File.status)).scalars())

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
+from filemill.entrypoints import bootstrap
 from filemill.verification.commits import audit
 from filemill.verification.topic_history import OwnershipPeriod, read_history
 from tests.integration import topics
@@ -16,7 +16,7 @@ def audit_commits(harness: PipelineHarness, processors: Iterable[Process]) -> in
 
     The owners come from the workers' logs, which survive a kill.
     """
-    admin = KafkaAdmin(harness.settings)
+    admin = bootstrap.kafka_admin(harness.settings)
     history = read_history(harness.settings, admin)
     parts = admin.offsets(None, harness.settings.topic_create)
     ends = {part.partition: part.end or 0 for part in parts}

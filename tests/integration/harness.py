@@ -1,6 +1,5 @@
 """The harness of a pipeline for one test: its settings, its processes, and queries about its state."""
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,18 +9,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow, RejectedMessage
-from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.domain.content import render
 from filemill.domain.files import new_file, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
 from filemill.entrypoints import bootstrap
 from filemill.queries.files import get_file
-from filemill.verification.check import verify
 from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.processes import START_SECONDS, Process, ProcessGroup, wait_until
@@ -159,7 +155,7 @@ class PipelineHarness:
             return [dict(row) for row in rows]
 
     def verify(self) -> Report:
-        return asyncio.run(verify(self.settings, self.engine, KafkaAdmin(self.settings), S3ObjectStore(self.settings)))
+        return bootstrap.verify(self.settings, self.engine)
 
     def assert_clean(self) -> Report:
         """Check that no invariant is violated; returns the report."""

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.services.partitions import CannotAddPartitions, PartitionsRefusal, add_partitions
 
@@ -20,7 +20,7 @@ def details(engine: sa.Engine) -> list[dict[str, Any]]:
 
 
 def test_added_partitions_are_in_the_audit(settings: Settings, engine: sa.Engine) -> None:
-    admin, topic = KafkaAdmin(settings), settings.topic_create
+    admin, topic = bootstrap.kafka_admin(settings), settings.topic_create
     before = admin.topic_partitions()[topic]
     add_partitions(engine, admin, topic, before + 2, "test")
     assert admin.topic_partitions()[topic] == before + 2
@@ -32,14 +32,14 @@ def test_a_number_that_is_not_greater_is_refused(
     total: int, code: PartitionsRefusal, settings: Settings, engine: sa.Engine
 ) -> None:
     with pytest.raises(CannotAddPartitions) as refused:
-        add_partitions(engine, KafkaAdmin(settings), settings.topic_create, total, "test")
+        add_partitions(engine, bootstrap.kafka_admin(settings), settings.topic_create, total, "test")
     assert refused.value.code is code
     assert details(engine) == []
 
 
 def test_an_unknown_topic_is_refused(settings: Settings, engine: sa.Engine) -> None:
     with pytest.raises(CannotAddPartitions) as refused:
-        add_partitions(engine, KafkaAdmin(settings), f"unknown-{uuid.uuid4().hex[:8]}", 4, "test")
+        add_partitions(engine, bootstrap.kafka_admin(settings), f"unknown-{uuid.uuid4().hex[:8]}", 4, "test")
     assert refused.value.code is PartitionsRefusal.UNKNOWN_TOPIC
     assert details(engine) == []
 
@@ -51,7 +51,7 @@ def test_a_refusal_by_the_broker_is_in_the_audit(
     def refuse(*_arguments: object) -> None:
         raise error
 
-    admin = KafkaAdmin(settings)
+    admin = bootstrap.kafka_admin(settings)
     monkeypatch.setattr(admin, "add_partitions", refuse)
     with pytest.raises((CannotAddPartitions, Unavailable)):
         add_partitions(engine, admin, settings.topic_create, 9, "test")

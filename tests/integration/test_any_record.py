@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings
+from filemill.entrypoints import bootstrap
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters
 from filemill.queries.history import ownership
@@ -142,7 +142,7 @@ def test_no_record_ends_a_process_or_holds_up_a_good_one(
 
 
 def test_every_reader_reads_what_is_there_by_then(running: PipelineHarness) -> None:
-    settings, admin = running.settings, KafkaAdmin(running.settings)
+    settings, admin = running.settings, bootstrap.kafka_admin(running.settings)
     report = running.verify()
     assert report.completed >= PARTITIONS
     assert {check for check in report.findings if "orphan" not in check} == set()

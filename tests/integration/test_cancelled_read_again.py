@@ -4,7 +4,6 @@ import threading
 
 import pytest
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.processor import Processor
 from filemill.services.offset_reset import ResetTarget
@@ -27,7 +26,7 @@ class CommandsFirst(Processor):
 
 
 def committed(harness: PipelineHarness) -> int:
-    parts = KafkaAdmin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
+    parts = bootstrap.kafka_admin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
     return sum(part.committed or 0 for part in parts)
 
 

@@ -16,6 +16,7 @@ from confluent_kafka import Producer
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings, as_environment
+from filemill.entrypoints import bootstrap
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import DeadLetterIndex, DeadLetterSnapshot
 from tests.integration import topics
@@ -115,7 +116,7 @@ def test_one_unreadable_record_never_fails_the_list(rest: Rest, engine: sa.Engin
 
 
 def test_a_recreated_topic_is_read_from_its_beginning(settings: Settings, engine: sa.Engine) -> None:
-    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
+    admin, index = bootstrap.kafka_admin(settings), DeadLetterIndex(settings, engine)
     topics.publish(settings, settings.topic_dead_letters, [b"old"] * 5, partition=0)
     assert len(index.read(admin).items) == 5
     topics.recreate_topic(settings, settings.topic_dead_letters)
@@ -130,7 +131,7 @@ def test_a_recreated_topic_is_read_from_its_beginning(settings: Settings, engine
 
 
 def test_records_that_retention_removed_are_not_listed(settings: Settings, engine: sa.Engine) -> None:
-    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine)
+    admin, index = bootstrap.kafka_admin(settings), DeadLetterIndex(settings, engine)
     topics.publish(settings, settings.topic_dead_letters, [b"a", b"b", b"c"], partition=0)
     letters = index.read(admin).items
     topics.delete_before(settings, settings.topic_dead_letters, 0, 2)
@@ -159,7 +160,7 @@ def test_each_dead_letter_is_on_one_page_and_a_page_has_a_megabyte_at_most(rest:
 
 
 def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Settings, engine: sa.Engine) -> None:
-    admin, index = KafkaAdmin(settings), DeadLetterIndex(settings, engine, kept_records=10, slack_records=3)
+    admin, index = bootstrap.kafka_admin(settings), DeadLetterIndex(settings, engine, kept_records=10, slack_records=3)
     for number in range(9):
         topics.publish(settings, settings.topic_dead_letters, [b"%d" % number], partition=number % 3)
     assert not index.read(admin).truncated
@@ -173,7 +174,7 @@ def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Set
 def test_concurrent_callers_share_a_read(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index, admin = DeadLetterIndex(settings, engine), KafkaAdmin(settings)
+    index, admin = DeadLetterIndex(settings, engine), bootstrap.kafka_admin(settings)
     topics.publish(settings, settings.topic_dead_letters, [b"x"] * 3, partition=0)
     readings: list[DeadLetterSnapshot] = []
     read = index._read

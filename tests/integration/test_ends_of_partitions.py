@@ -9,7 +9,6 @@ import pytest
 from confluent_kafka import Producer
 
 from filemill.adapters.kafka import reader
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.errors import KafkaErrorCode
 from filemill.adapters.kafka.reader import messages_to_end, read_topic
 from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
@@ -53,7 +52,7 @@ def publish_in_a_transaction(settings: Settings, topic: str, partition: int, val
 
 def lags(harness: PipelineHarness) -> list[int | None]:
     settings = harness.settings
-    return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
+    return [part.lag for part in bootstrap.kafka_admin(settings).offsets(settings.kafka_group, settings.topic_create)]
 
 
 def test_the_lag_of_a_partition_that_ends_with_a_control_record_becomes_zero(harness: PipelineHarness) -> None:
@@ -80,7 +79,7 @@ def test_a_control_record_after_the_commit_causes_no_lag(harness: PipelineHarnes
 
 
 def test_every_reader_skips_a_control_record_at_once(harness: PipelineHarness) -> None:
-    settings, admin = harness.settings, KafkaAdmin(harness.settings)
+    settings, admin = harness.settings, bootstrap.kafka_admin(harness.settings)
     requests = harness.insert_rows(2)
     for topic in (settings.topic_create, settings.topic_created, settings.topic_dead_letters):
         publish_in_a_transaction(settings, topic, 0, [encode(one) for one in requests])
@@ -98,7 +97,7 @@ def test_every_reader_skips_a_control_record_at_once(harness: PipelineHarness) -
 
 
 def test_an_open_transaction_is_not_read_and_causes_no_lag(harness: PipelineHarness) -> None:
-    settings, admin = harness.settings, KafkaAdmin(harness.settings)
+    settings, admin = harness.settings, bootstrap.kafka_admin(harness.settings)
     topic = settings.topic_create
     topics.publish(settings, topic, [b"before"], partition=2)
     with transaction(settings, topic, 2, [b"open"]) as producer:
@@ -134,7 +133,7 @@ def test_records_deleted_during_a_read_do_not_block_the_reader(
 def test_records_deleted_before_a_read_are_not_awaited(harness: PipelineHarness) -> None:
     settings, topic = harness.settings, harness.settings.topic_create
     topics.publish(settings, topic, [b"1", b"2", b"3"], partition=0)
-    partitions = KafkaAdmin(settings).offsets(None, topic)
+    partitions = bootstrap.kafka_admin(settings).offsets(None, topic)
     topics.delete_before(settings, topic, 0, 3)
     began = time.monotonic()
     assert list(read_topic(settings, topic, partitions, "test")) == []

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.postgres.tables import File, GroupSample, LagSample, StatusCount
 from filemill.config.settings import Settings
@@ -91,7 +90,7 @@ def test_asking_for_offsets_during_rebalances_does_not_end_the_process(servers: 
     thread = threading.Thread(target=churn)
     thread.start()
     answers = 0
-    admin = KafkaAdmin(settings)
+    admin = bootstrap.kafka_admin(settings)
     while not over.is_set():
         try:
             admin.offsets(settings.kafka_group, settings.topic_create)

@@ -7,7 +7,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
@@ -44,7 +43,7 @@ def published(harness: PipelineHarness, count: int) -> list[int]:
 
 def remove_all(harness: PipelineHarness, topic: str) -> None:
     """Remove all records, as retention does."""
-    for part in KafkaAdmin(harness.settings).offsets(None, topic):
+    for part in bootstrap.kafka_admin(harness.settings).offsets(None, topic):
         topics.delete_before(harness.settings, topic, part.partition, part.end or 0)
 
 
@@ -62,7 +61,7 @@ def loss_findings(report: Report) -> dict[str, list[int]]:
 
 def lags(harness: PipelineHarness) -> list[int | None]:
     settings = harness.settings
-    return [part.lag for part in KafkaAdmin(settings).offsets(settings.kafka_group, settings.topic_create)]
+    return [part.lag for part in bootstrap.kafka_admin(settings).offsets(settings.kafka_group, settings.topic_create)]
 
 
 def read_overview(harness: PipelineHarness) -> Overview:

@@ -50,7 +50,7 @@ def stop(harness: PipelineHarness, member: Process) -> None:
 
 
 def committed(harness: PipelineHarness) -> list[int | None]:
-    parts = KafkaAdmin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
+    parts = bootstrap.kafka_admin(harness.settings).offsets(harness.settings.kafka_group, harness.settings.topic_create)
     return [part.committed for part in parts]
 
 
@@ -76,7 +76,7 @@ def test_a_reset_of_a_group_with_members_is_refused_by_filemill_and_by_the_broke
     with pytest.raises(CannotReset) as refused:
         reset.apply(plan, ResetTarget("latest"), "cancel", "test")
     assert refused.value.code is ResetRefusal.GROUP_HAS_MEMBERS
-    admin = KafkaAdmin(harness.settings)
+    admin = bootstrap.kafka_admin(harness.settings)
     with pytest.raises(Conflict) as conflict:
         admin.alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, plan.offsets)
     assert conflict.value.code == AdminConflict.GROUP_HAS_MEMBERS
@@ -147,7 +147,9 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
 
 def test_a_skip_without_an_audit_record_violates_an_invariant(harness: PipelineHarness) -> None:
     harness.publish_requests(0, 2)
-    KafkaAdmin(harness.settings).alter_offsets(harness.settings.kafka_group, harness.settings.topic_create, {0: 1})
+    bootstrap.kafka_admin(harness.settings).alter_offsets(
+        harness.settings.kafka_group, harness.settings.topic_create, {0: 1}
+    )
     assert harness.verify().findings[FindingCode.COMMITTED_UNFINISHED].examples == ["partition 0, offset 0"]
 
 

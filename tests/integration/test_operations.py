@@ -8,7 +8,6 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.dead_letters import DeadLetter, reason_counts
@@ -38,7 +37,7 @@ def produce_invalid_record(harness: PipelineHarness, file_id: int) -> None:
 
 
 def read_letters(harness: PipelineHarness) -> list[DeadLetter]:
-    return read_dead_letters(harness.settings, KafkaAdmin(harness.settings), harness.engine)
+    return read_dead_letters(harness.settings, bootstrap.kafka_admin(harness.settings), harness.engine)
 
 
 def event_kinds(harness: PipelineHarness) -> set[str]:

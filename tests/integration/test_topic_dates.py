@@ -3,7 +3,7 @@
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
+from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.kafka.client import client_config
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
@@ -20,7 +20,7 @@ def renamed(settings: Settings) -> Settings:
 
 def test_prepare_sets_all_topics_to_broker_timestamps(settings: Settings) -> None:
     later = renamed(settings)
-    admin = KafkaAdmin(later)
+    admin = bootstrap.kafka_admin(later)
     foreign = NewTopic(later.topic_created, num_partitions=3, replication_factor=1)
     client = AdminClient(client_config(later, "test"))
     client.create_topics([foreign])[later.topic_created].result()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.commits import read_commits
 from filemill.adapters.kafka.topic_browser import BrowseQuery, browse
 from filemill.config.settings import Settings, as_environment
 from filemill.domain.messages import encode
+from filemill.entrypoints import bootstrap
 from filemill.lab.raw_records import RawRecord, publish_raw
 from filemill.queries.dead_letters import read_dead_letters
 from filemill.verification.topic_history import read_history
@@ -127,7 +127,7 @@ def test_a_command_with_unreadable_headers_is_skipped(running: PipelineHarness) 
 
 
 def test_every_reader_handles_unreadable_headers(running: PipelineHarness) -> None:
-    settings, admin = running.settings, KafkaAdmin(running.settings)
+    settings, admin = running.settings, bootstrap.kafka_admin(running.settings)
     report = running.verify()
     assert f"{settings.topic_created} has 1 records with unreadable headers" in report.notes
     assert len(report.notes) == 4, "all topics except progress and commands"
@@ -154,7 +154,7 @@ def test_the_cli_handles_unreadable_headers(harness: PipelineHarness) -> None:
 
 def test_the_topic_browser_reports_unreadable_headers(running: PipelineHarness) -> None:
     settings = running.settings
-    partitions = KafkaAdmin(settings).offsets(None, settings.topic_created)
+    partitions = bootstrap.kafka_admin(settings).offsets(None, settings.topic_created)
     result = browse(settings, partitions, BrowseQuery(settings.topic_created, 2, None, "unreadable", 10))
     (record,) = result.records
     assert (record.headers, record.headers_error, record.value) == ([], REASON, b"{}")
