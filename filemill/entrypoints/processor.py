@@ -1,4 +1,4 @@
-"""A file processor, put together. It imports no database driver: it holds no credentials for one."""
+"""Assembles a file processor. Imports no database driver, because a processor has no database credentials."""
 
 import asyncio
 import contextlib
@@ -19,31 +19,31 @@ from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.command_listener import CommandListener
-from filemill_workers.file_processor.consumer import FileProcessor
+from filemill_workers.file_processor.consumer import ConsumerOptions, FileProcessor
 from filemill_workers.file_processor.executor import Executor
 from filemill_workers.file_processor.membership import QUIET
 from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
 from filemill_workers.file_processor.reporter import Reporter
-from filemill_workers.file_processor.share_consumer import ShareProcessor
+from filemill_workers.file_processor.share_consumer import ShareOptions, ShareProcessor
 
-# What a processor still has to say when it leaves.
+# How long a processor that stops waits for its last publications.
 FLUSH_SECONDS = 5.0
-# Python looks for cycles at each 700 objects that are new; a processor makes thousands in a moment, nearly all without
-# any, and the search took a fifth of its CPU.
+# Python searches for reference cycles after each 700 new objects. A processor creates thousands at a time, nearly all
+# without cycles, and the search took a fifth of its CPU.
 GC_THRESHOLD_OBJECTS = 50_000
-# Results come one by one, and each request costs the broker more than the record in it: at hundreds of files a second
-# those of 25 ms travel together, for half of its CPU at 5 ms (docs/performance.md).
+# Results finish one by one, and a request costs the broker more than its records. At hundreds of files a second,
+# batches of 25 ms cost half of the broker's CPU that batches of 5 ms cost (docs/performance.md).
 RESULT_LINGER_MILLISECONDS = 25
-# Where fewer may be in progress, nothing comes that a result could travel with: its partition waits for it.
+# With fewer records in progress there is nothing to batch a result with: its partition waits for it.
 MIN_RECORDS_TO_LINGER = 100
-# No file has this name.
+# No file has this key.
 PROBE_KEY = "filemill-probe"
 
 
 def linger_milliseconds(settings: Settings) -> int:
-    """How long a result waits for others, to travel with them.
+    """How long the producer collects results for a batch.
 
-    Little where few records may be in progress, and in a share group, whose next batch comes when this one is done.
+    Short if few records may be in progress, and in a share group, which reads the next batch after the last one.
     """
     of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
     most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
@@ -52,7 +52,7 @@ def linger_milliseconds(settings: Settings) -> int:
 
 
 class Processor:
-    """The consumer's loop on the caller's thread, workshop and listener beside it."""
+    """A file processor: the consumer on the caller's thread, executor and command listener on threads of their own."""
 
     def __init__(
         self, settings: Settings, on_cycle: Callable[[], None] = lambda: None, store: ObjectStore | None = None
@@ -61,7 +61,7 @@ class Processor:
         self._on_cycle = on_cycle
         self._settings = settings
         publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
-        trusted_seconds = settings.session_timeout_ms / 1000 / 2
+        membership_ttl_seconds = settings.session_timeout_ms / 1000 / 2
         jitter = random.Random()
         self._reporter = Reporter(
             publisher,
@@ -75,9 +75,9 @@ class Processor:
         self._breakers = [CircuitBreaker(server, self._emit, jitter) for server in ("S3", "Kafka")]
         self._executor = Executor(
             publisher,
-            lambda workshop: self._context(settings, workshop, jitter),
+            lambda executor: self._context(settings, executor, jitter),
             one_at_a_time=settings.ordering == "partition",
-            membership_ttl_seconds=trusted_seconds,
+            membership_ttl_seconds=membership_ttl_seconds,
         )
         self._listener = CommandListener(
             lambda: KafkaTopicReader(settings, [settings.topic_worker_commands], "commands"),
@@ -85,15 +85,15 @@ class Processor:
             self._executor.cancel,
             self._reporter,
         )
-        self._loop = self._new_loop(settings, trusted_seconds)
+        self._consumer = self._new_consumer(settings, membership_ttl_seconds)
         self._publisher = publisher
 
     def stop(self) -> None:
-        """Leave in order; from any thread."""
-        self._loop.stop()
+        """Stop in order. For any thread."""
+        self._consumer.stop()
 
     def run(self) -> None:
-        """Process until stopped. Raises Unavailable where the Kafka client gave up for good."""
+        """Process records until stopped. Raises Unavailable if the Kafka client cannot continue."""
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
         self._listener.start()
         try:
@@ -103,43 +103,44 @@ class Processor:
             self._executor.close()
             self._publisher.flush(FLUSH_SECONDS)
 
-    def _new_loop(self, settings: Settings, trusted_seconds: float) -> FileProcessor | ShareProcessor:
+    def _new_consumer(self, settings: Settings, membership_ttl_seconds: float) -> FileProcessor | ShareProcessor:
         if settings.group_protocol == "share":
             return ShareProcessor(
                 self._executor,
-                drain_seconds=settings.drain_seconds,
+                ShareOptions(drain_seconds=settings.drain_seconds, membership_ttl_seconds=membership_ttl_seconds),
                 reporter=self._reporter,
                 backpressure_reason=self._backpressure_reason,
                 probe=lambda: self._executor.run_probe(self._probe),
-                membership_ttl_seconds=trusted_seconds,
             )
         return FileProcessor(
             self._executor,
+            ConsumerOptions(
+                concurrency=settings.concurrency,
+                partition_concurrency=settings.partition_concurrency or None,
+                drain_seconds=settings.drain_seconds,
+                max_poll_seconds=settings.max_poll_interval_ms / 1000,
+                membership_ttl_seconds=membership_ttl_seconds,
+            ),
             worker_id=settings.worker_id,
-            concurrency=settings.concurrency,
-            partition_concurrency=settings.partition_concurrency or None,
-            drain_seconds=settings.drain_seconds,
             reporter=self._reporter,
             backpressure_reason=self._backpressure_reason,
-            max_poll_seconds=settings.max_poll_interval_ms / 1000,
-            membership_ttl_seconds=trusted_seconds,
         )
 
     def _consume(self) -> None:
         topic = self._settings.topic_create
-        if isinstance(self._loop, ShareProcessor):
-            self._loop.run(lambda: KafkaShareSource(self._settings, topic))
+        if isinstance(self._consumer, ShareProcessor):
+            self._consumer.run(lambda: KafkaShareSource(self._settings, topic))
         else:
-            self._loop.run(lambda listener: KafkaRecordSource(self._settings, topic, listener))
+            self._consumer.run(lambda listener: KafkaRecordSource(self._settings, topic, listener))
 
-    def _context(self, settings: Settings, workshop: Executor, jitter: random.Random) -> ProcessingContext:
-        to_s3, to_kafka = self._breakers
+    def _context(self, settings: Settings, executor: Executor, jitter: random.Random) -> ProcessingContext:
+        s3, kafka = self._breakers
         return ProcessingContext(
             worker_id=settings.worker_id,
             store=self._store,
-            publish=workshop.publish,
-            publish_nowait=workshop.publish_nowait,
-            wait_for_membership=workshop.wait_for_membership,
+            publish=executor.publish,
+            publish_nowait=executor.publish_nowait,
+            wait_for_membership=executor.wait_for_membership,
             upload_slots=asyncio.Semaphore(settings.store_concurrency),
             topics=OutputTopics(
                 settings.topic_created,
@@ -153,14 +154,14 @@ class Processor:
             long_job_every=settings.long_job_every,
             long_job_seconds=settings.long_job_seconds,
             jitter=jitter,
-            call_store=to_s3.call,
-            call_broker=to_kafka.call,
+            call_store=s3.call,
+            call_broker=kafka.call,
             is_cancelled=self._commands.is_cancelled,
             reporter=self._reporter,
         )
 
     async def _probe(self) -> None:
-        """Ask S3 for anything at all, through its gate: an answer closes the breaker."""
+        """Send a request to S3 through its circuit breaker; any answer closes the breaker."""
 
         async def ask() -> None:
             with contextlib.suppress(NotFound):
@@ -175,4 +176,4 @@ class Processor:
         self._on_cycle()
         if self._commands.quiet:
             return QUIET
-        return next((gate.reason for gate in self._breakers if gate.reason), None)
+        return next((breaker.reason for breaker in self._breakers if breaker.reason), None)

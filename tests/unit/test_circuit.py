@@ -1,4 +1,4 @@
-"""The way to a server that is away: one tries, the others wait, and all go on when it is back."""
+"""The circuit breaker around calls: one call probes, the others wait, and all continue when the server answers."""
 
 import asyncio
 import random
@@ -9,17 +9,18 @@ import pytest
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import EventKind
 from filemill.errors import Unavailable
-from filemill_workers.file_processor import circuit
 from filemill_workers.file_processor.circuit import CircuitBreaker
 
 THRESHOLD = 5
+# Short delays between probes.
+PROBE_POLICY = RetryPolicy(base_seconds=0.005, cap_seconds=0.01)
 
 
 class Server:
     """Counts its calls; each may hang until the test lets it go."""
 
     def __init__(self) -> None:
-        self.away = False
+        self.unreachable = False
         self.calls = self.at_once = self.most_at_once = 0
 
     async def call(self) -> None:
@@ -28,133 +29,128 @@ class Server:
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             await asyncio.sleep(0.001)
-            if self.away:
-                raise Unavailable("away")
+            if self.unreachable:
+                raise Unavailable("unreachable")
         finally:
             self.at_once -= 1
 
 
-class Scene:
+class BreakerHarness:
     def __init__(self) -> None:
         self.server = Server()
-        self.said: list[EventKind] = []
-        self.gate = CircuitBreaker("S3", lambda kind, _why: self.said.append(kind), random.Random(1))
+        self.events: list[EventKind] = []
+        self.breaker = CircuitBreaker("S3", lambda kind, _: self.events.append(kind), random.Random(1), PROBE_POLICY)
 
     async def open(self) -> None:
-        """Have the breaker opened."""
-        self.server.away = True
+        """Open the breaker by failures."""
+        self.server.unreachable = True
         for _ in range(THRESHOLD):
             with pytest.raises(Unavailable):
-                await self.gate.call(self.server.call)
+                await self.breaker.call(self.server.call)
         self.server.calls = 0
         self.server.most_at_once = 0
 
 
-def _play(scenario: Callable[[Scene], Awaitable[None]]) -> None:
+def _run(scenario: Callable[[BreakerHarness], Awaitable[None]]) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scenario(Scene()), 20)
+        await asyncio.wait_for(scenario(BreakerHarness()), 20)
 
     asyncio.run(run())
 
 
-@pytest.fixture(autouse=True)
-def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit, "PROBE_POLICY", RetryPolicy(base_seconds=0.005, cap_seconds=0.01))
-
-
-async def _insist(scene: Scene) -> None:
-    """A passage: comes back until it has got through."""
+async def _retry(harness: BreakerHarness) -> None:
+    """Retry the call until it succeeds, as a record does."""
     while True:
         try:
-            await scene.gate.call(scene.server.call)
+            await harness.breaker.call(harness.server.call)
         except Unavailable:
             await asyncio.sleep(0.001)
         else:
             return
 
 
-def test_calls_pass_side_by_side_while_the_server_is_there() -> None:
-    async def scenario(scene: Scene) -> None:
-        await asyncio.gather(*(scene.gate.call(scene.server.call) for _ in range(20)))
-        assert scene.server.most_at_once == 20
-        assert scene.said == []
-        assert scene.gate.reason is None
+def test_calls_run_concurrently_while_the_breaker_is_closed() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
+        await asyncio.gather(*(harness.breaker.call(harness.server.call) for _ in range(20)))
+        assert harness.server.most_at_once == 20
+        assert harness.events == []
+        assert harness.breaker.reason is None
 
-    _play(scenario)
-
-
-def test_some_failures_in_a_row_open_it_and_it_says_so_once() -> None:
-    async def scenario(scene: Scene) -> None:
-        await scene.open()
-        assert scene.said == [EventKind.BREAKER_OPENED]
-        assert scene.gate.reason == "S3: away"
-
-    _play(scenario)
+    _run(scenario)
 
 
-def test_the_failures_error_reaches_the_caller() -> None:
-    async def scenario(scene: Scene) -> None:
+def test_consecutive_failures_open_the_breaker_and_emit_one_event() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
+        await harness.open()
+        assert harness.events == [EventKind.BREAKER_OPENED]
+        assert harness.breaker.reason == "S3: unreachable"
+
+    _run(scenario)
+
+
+def test_other_errors_reach_the_caller_and_do_not_count() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
         async def broken() -> None:
             raise ValueError("of the record's own")
 
         for _ in range(THRESHOLD * 2):
             with pytest.raises(ValueError, match="own"):
-                await scene.gate.call(broken)
-        assert scene.said == [], "not the server's fault"
+                await harness.breaker.call(broken)
+        assert harness.events == [], "not the server's fault"
 
-    _play(scenario)
+    _run(scenario)
 
 
-def test_one_at_a_time_tries_while_it_is_open() -> None:
-    async def scenario(scene: Scene) -> None:
-        await scene.open()
-        insistent = [asyncio.create_task(_insist(scene)) for _ in range(50)]
-        while scene.server.calls < 5:  # noqa: ASYNC110
+def test_one_call_at_a_time_probes_while_the_breaker_is_open() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
+        await harness.open()
+        insistent = [asyncio.create_task(_retry(harness)) for _ in range(50)]
+        while harness.server.calls < 5:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-        assert scene.server.most_at_once == 1
-        scene.server.away = False
+        assert harness.server.most_at_once == 1
+        harness.server.unreachable = False
         await asyncio.gather(*insistent)
-        assert scene.said == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED]
-        assert scene.gate.reason is None
+        assert harness.events == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED]
+        assert harness.breaker.reason is None
 
-    _play(scenario)
+    _run(scenario)
 
 
-def test_it_opens_again_for_the_next_outage() -> None:
-    async def scenario(scene: Scene) -> None:
+def test_the_breaker_opens_again_for_the_next_outage() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
         for _ in range(3):
-            await scene.open()
-            scene.server.away = False
-            await _insist(scene)
-        assert scene.said == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED] * 3
+            await harness.open()
+            harness.server.unreachable = False
+            await _retry(harness)
+        assert harness.events == [EventKind.BREAKER_OPENED, EventKind.BREAKER_CLOSED] * 3
 
-    _play(scenario)
+    _run(scenario)
 
 
-def test_a_prober_dropped_during_its_try_leaves_the_turn_to_another() -> None:
-    async def scenario(scene: Scene) -> None:
-        await scene.open()
-        prober = asyncio.create_task(scene.gate.call(scene.server.call))
-        while not scene.server.at_once:  # noqa: ASYNC110
+def test_another_call_probes_after_a_probe_is_cancelled_during_its_call() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
+        await harness.open()
+        prober = asyncio.create_task(harness.breaker.call(harness.server.call))
+        while not harness.server.at_once:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        waiter = asyncio.create_task(_insist(scene))
+        waiter = asyncio.create_task(_retry(harness))
         await asyncio.sleep(0)
         prober.cancel()
-        scene.server.away = False
+        harness.server.unreachable = False
         await asyncio.wait_for(waiter, 10)
 
-    _play(scenario)
+    _run(scenario)
 
 
-def test_a_prober_dropped_in_its_pause_leaves_the_turn_to_another() -> None:
-    async def scenario(scene: Scene) -> None:
-        await scene.open()
-        prober = asyncio.create_task(scene.gate.call(scene.server.call))
+def test_another_call_probes_after_a_probe_is_cancelled_during_its_delay() -> None:
+    async def scenario(harness: BreakerHarness) -> None:
+        await harness.open()
+        prober = asyncio.create_task(harness.breaker.call(harness.server.call))
         await asyncio.sleep(0)
-        waiter = asyncio.create_task(scene.gate.call(scene.server.call))
+        waiter = asyncio.create_task(harness.breaker.call(harness.server.call))
         await asyncio.sleep(0)
         prober.cancel()
-        scene.server.away = False
+        harness.server.unreachable = False
         await asyncio.wait_for(waiter, 10)
 
-    _play(scenario)
+    _run(scenario)

@@ -1,12 +1,15 @@
-"""The engine of a file processor.
+"""The parts of a file processor.
 
-assembly.py  all of it put together
-listener.py  what workers are told
-reporter.py  what they say
-oldest.py    for how long their partitions have been at the same record
-gate.py      the way to a server, with a breaker in it
-workshop.py  the thread where records become files: timers, uploads, acknowledgements
-passage.py   one record's way: steps → render → PUT → file.created acknowledged; or to the dead letters
+consumer.py          the thread that owns the consumer of a consumer group
+share_consumer.py    the thread that owns the consumer of a share group
+dispatcher.py        fetched records that wait: which starts next, which partitions are paused
+executor.py          the event loop that processes records
+record_task.py       the processing of one record: work, render, PUT, `file.created` acknowledged; or a dead letter
+circuit.py           a circuit breaker around the calls to one server
+membership.py        joining the group again
+command_listener.py  reads `worker.commands`
+reporter.py          publishes `worker.events`
+oldest_records.py    how long the oldest record of each partition has been unfinished
 
-The thread that owns the consumer is workers/filemill_workers/file_processor/consumer.py.
+`filemill.entrypoints.processor` assembles them.
 """

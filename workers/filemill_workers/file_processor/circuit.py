@@ -1,4 +1,4 @@
-"""The way to a server that all passages share, with a breaker in it."""
+"""A circuit breaker around the calls to one server, shared by all records in progress."""
 
 import asyncio
 import random
@@ -13,27 +13,33 @@ from filemill.errors import Unavailable
 
 log = structlog.get_logger("processor")
 
-# A probe this often finds a server that is back soon enough; a thousand waiting records cost nothing meanwhile.
+# How often a probe finds out whether the server is reachable again.
 PROBE_POLICY = RetryPolicy(base_seconds=0.2, cap_seconds=2.0)
 
 
 class CircuitBreaker:
-    """Lets calls to one server through; while it is away, one at a time tries, and the others wait here.
+    """Makes calls to one server. While it is unreachable, one call at a time probes it and the others wait.
 
-    Used on the workshop's thread alone; `reason` may be read by any.
+    For the thread of the event loop; any thread may read `reason`.
     """
 
-    def __init__(self, server: str, emit: Callable[[EventKind, str], None], jitter: random.Random) -> None:
+    def __init__(
+        self,
+        server: str,
+        emit: Callable[[EventKind, str], None],
+        jitter: random.Random,
+        probe_policy: RetryPolicy = PROBE_POLICY,
+    ) -> None:
         self._server = server
         self._emit = emit
         self._jitter = jitter
-        self._state = BreakerState(PROBE_POLICY)
+        self._state = BreakerState(probe_policy)
         self._closed = asyncio.Event()
         self._probing = False
         self.reason: str | None = None
 
     async def call(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Make the call, now or when the server is back. Raises what the call raises."""
+        """Make the call, at once or when the server is reachable again. Raises what the call raises."""
         probing = await self._wait_until_allowed()
         try:
             await call()
@@ -48,11 +54,11 @@ class CircuitBreaker:
                 self._closed.set()
         finally:
             if probing:
-                # Whoever waits next may try; the failed one goes back through its own backoff.
+                # The next waiting call probes; the one that failed waits for its own backoff first.
                 self._end_probe()
 
     async def _wait_until_allowed(self) -> bool:
-        """Wait until the breaker is closed, or until it is this caller's turn to probe (True)."""
+        """Wait until the breaker is closed, or until this call may probe (True)."""
         while self._state.open:
             if self._probing:
                 await self._closed.wait()
@@ -61,7 +67,7 @@ class CircuitBreaker:
             try:
                 await asyncio.sleep(self._state.probe_delay(self._jitter))
             except BaseException:
-                self._end_probe()  # its record was let go
+                self._end_probe()  # its record was abandoned
                 raise
             return True
         return False

@@ -1,4 +1,4 @@
-"""Listening to `worker.commands`, on a thread beside the consumer's."""
+"""Reads `worker.commands` on a thread of its own."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from filemill.domain.records import Record
-from filemill.domain.worker_commands import CommandState, WorkerCommand, decode_command
+from filemill.domain.worker_commands import CommandState, decode_command
 from filemill.domain.worker_events import EventKind
 from filemill.errors import InvalidMessage, Unavailable
 from filemill.ports import TopicReader
@@ -20,7 +20,7 @@ REFRESH_SECONDS = 3.0
 
 
 class CommandListener:
-    """Reads all commands from the beginning, so that a cancellation counts for a record that is read much later."""
+    """Reads all commands from the beginning, because the record of a cancelled file may be read much later."""
 
     def __init__(
         self,
@@ -37,45 +37,45 @@ class CommandListener:
         self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the thread and wait for it."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         reader = self._new_reader()
-        former: dict[tuple[str, int], int] | None = None  # what comes before these ends was told to a former process
+        ends_at_start: dict[tuple[str, int], int] | None = None  # commands below these offsets precede this process
         try:
             rounds = 0
             while not self._stop.is_set():
                 try:
-                    if former is None or rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
+                    if ends_at_start is None or rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
                         reader.refresh({})
-                        former = reader.ends() if former is None else former
+                        ends_at_start = reader.ends() if ends_at_start is None else ends_at_start
                     rounds += 1
                     for record in reader.read(READ_RECORDS, READ_SECONDS):
-                        before = record.offset < (former or {}).get((record.topic, record.partition), 0)
-                        self._apply_safely(record, before_start=before)
+                        end = (ends_at_start or {}).get((record.topic, record.partition), 0)
+                        self._apply_safely(record, before_start=record.offset < end)
                 except Unavailable as error:
-                    log.debug("Commands cannot be read for now", error=str(error))
+                    log.debug("Commands cannot be read", error=str(error))
                     self._stop.wait(REFRESH_SECONDS)
         finally:
             reader.close()
 
     def _apply_safely(self, record: Record, *, before_start: bool) -> None:
-        """No command ends the thread: the next ones would be ignored, unsaid."""
+        """Apply a command. No error ends the thread, because later commands would be ignored then."""
         try:
             self._apply(record, before_start=before_start)
         except Exception:
-            log.exception("A command could not be followed", partition=record.partition, offset=record.offset)
+            log.exception("A command could not be applied", partition=record.partition, offset=record.offset)
 
     def _apply(self, record: Record, *, before_start: bool) -> None:
         try:
             record.require_readable_headers()
-            command: WorkerCommand = decode_command(record.value)
+            command = decode_command(record.value)
         except InvalidMessage as error:
             log.warning("Skipped a command", partition=record.partition, offset=record.offset, reason=str(error))
             return

@@ -1,13 +1,14 @@
-"""What was read and has not begun: which record begins next, and which partitions are read. Pure.
+"""Fetched records that are not in progress yet: which one starts next, and which partitions are read. Pure.
 
-The client hands records over in the order in which it fetched them, and a pause drops what it has fetched ahead. A
-worker that began whatever came, and paused all it owns when it was full, would serve one partition at a time and wait
-for a fetch after each pause. So what is read waits here, in a short queue for each partition. Whichever partition has
-the fewest records in progress begins one next, and a partition is paused only while its own queue is full.
+The client returns records in the order in which it fetched them, and pausing a partition drops its prefetched records.
+If a worker started records in that order and paused all partitions when it is full, it would process one partition at a
+time and wait for a fetch after each pause. So fetched records wait here, in a short queue for each partition. The
+partition with the fewest records in progress starts the next one, and a partition is paused only while its own queue is
+full.
 
-Three bounds hold back what begins: records in progress in the whole worker, records in progress of one partition, and
-how far one partition may run ahead of its oldest unfinished record. The last one keeps what is finished beyond the
-committed offset small enough for the commit's metadata.
+Three limits apply: the records in progress of the worker, the records in progress of one partition, and the distance of
+a partition's newest record from its oldest unfinished one. The last limit keeps the finished offsets above the
+committed one small enough for the metadata of a commit.
 """
 
 import heapq
@@ -18,30 +19,38 @@ import msgspec
 
 from filemill.domain.records import Record
 
-# Whatever of them is finished, a bitmap of so many records fits into the 4 KiB of a commit's metadata.
+# A bitmap of so many records fits into the 4 KiB of a commit's metadata, whichever of them are finished.
 SPAN_RECORDS = 20_000
-# In all queues together, and at least in each: enough to work on while a partition that was paused is fetched again.
-QUEUED_RECORDS = 2000
-QUEUED_BYTES = 32 * 1024 * 1024
-MIN_QUEUED_RECORDS = 20
-# Paused when its queue is full, resumed at this share of it: each pause costs a fetch.
+# A paused partition is resumed when its queue has fallen to this fraction: each pause costs a fetch.
 RESUME_FRACTION = 0.5
 
 
+class QueueLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of the records that wait. Enough to work on while a paused partition is fetched again.
+
+    `records` and `max_bytes` are for all queues together and divided equally; `min_records` is for each.
+    """
+
+    records: int = 2000
+    max_bytes: int = 32 * 1024 * 1024
+    min_records: int = 20
+
+
 class PartitionUsage(msgspec.Struct, frozen=True):
-    """What a worker holds of one partition: records in progress, and records from the oldest of them to the newest."""
+    """The records in progress of a partition, and the number of records from the oldest of them to the newest."""
 
     unfinished: int
     span: int
 
 
 class _Queue:
-    """What waits of one partition."""
+    """The waiting records of one partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
         self._records: deque[Record] = deque()
         self._bytes = 0
-        self.last_dispatch = 0  # the turn of its last one: among equals, who waited longest goes first
+        self.last_dispatch = 0  # breaks ties: the partition that has waited longest goes first
 
     def __len__(self) -> int:
         return len(self._records)
@@ -50,92 +59,93 @@ class _Queue:
         self._records.append(record)
         self._bytes += len(record.value or b"")
 
-    def pop(self, turn: int) -> Record:
-        self.last_dispatch = turn
+    def pop(self, dispatch: int) -> Record:
+        self.last_dispatch = dispatch
         record = self._records.popleft()
         self._bytes -= len(record.value or b"")
         return record
 
     def fill_level(self, queues: int) -> float:
-        """How much of its share of what may wait it has: full from 1 on."""
+        """The used fraction of this queue's share: full from 1 on."""
         return max(
-            len(self._records) / max(MIN_QUEUED_RECORDS, QUEUED_RECORDS // queues),
-            self._bytes / (QUEUED_BYTES // queues),
+            len(self._records) / max(self._limits.min_records, self._limits.records // queues),
+            self._bytes / (self._limits.max_bytes // queues),
         )
 
 
 class Dispatcher:
-    """Holds what waits, and decides. One thread."""
+    """Queues fetched records and decides which start. One thread."""
 
-    def __init__(self, limit: int, partition_limit: int) -> None:
-        """`limit` and `partition_limit`: records in progress, in all and of one partition."""
+    def __init__(self, limit: int, partition_limit: int, queue_limits: QueueLimits | None = None) -> None:
+        """`limit` and `partition_limit`: the records in progress, in all and of one partition."""
         self._limit = limit
         self._partition_limit = partition_limit
+        self._queue_limits = queue_limits or QueueLimits()
         self._queues: dict[int, _Queue] = {}
-        self._turn = 0
+        self._dispatched = 0
         self._paused: set[int] = set()
-        self._full = False
+        self._blocked = False
 
     @property
     def queued(self) -> int:
-        """How many records were read and have not begun."""
+        """The number of records that wait."""
         return sum(map(len, self._queues.values()))
 
     def has_queued(self, partition: int) -> bool:
-        """Whether any record of this partition waits."""
+        """Whether a record of this partition waits."""
         return bool(self._queues.get(partition))
 
     @property
     def paused(self) -> bool:
-        """Whether nothing begins now: something waits, and the bounds, or a hold, let none of it begin."""
-        return self._full
+        """Whether backpressure or the limits keep records from starting."""
+        return self._blocked
 
     def on_assigned(self, partitions: Collection[int]) -> None:
-        """Partitions were assigned; the client reads them."""
+        """Add partitions. The client reads newly assigned partitions without a resume."""
         for partition in partitions:
-            self._queues[partition] = _Queue()
+            self._queues[partition] = _Queue(self._queue_limits)
         self._paused.difference_update(partitions)
 
     def on_revoked(self, partitions: Collection[int]) -> None:
-        """Partitions are gone, and what waited of them is another worker's."""
+        """Remove partitions with their waiting records."""
         for partition in partitions:
             self._queues.pop(partition, None)
         self._paused.difference_update(partitions)
 
     def enqueue(self, records: Sequence[Record]) -> None:
-        """Queue what was read. What is of no partition of ours was fetched before a revocation that came with it."""
+        """Queue records. Those of other partitions are dropped: the same read revoked their partition."""
         for record in records:
             if record.partition in self._queues:
                 self._queues[record.partition].put(record)
 
-    def dispatch(self, usage: Mapping[int, PartitionUsage], *, held: bool) -> list[Record]:
-        """What begins now, in each partition's order. `held`: nothing, for a reason of the worker's own."""
-        begun: list[Record] = []
-        left = 0 if held else self._limit - sum(load.unfinished for load in usage.values())
-        turns = [
-            (load.unfinished, self._queues[partition].last_dispatch, load.span, partition)
-            for partition, load in usage.items()
-            if self._queues[partition] and self._has_capacity(load.unfinished, load.span)
+    def dispatch(self, usage: Mapping[int, PartitionUsage], *, backpressure: bool) -> list[Record]:
+        """The records that start now, in the order of each partition; none under backpressure."""
+        started: list[Record] = []
+        left = 0 if backpressure else self._limit - sum(used.unfinished for used in usage.values())
+        candidates = [
+            (used.unfinished, self._queues[partition].last_dispatch, used.span, partition)
+            for partition, used in usage.items()
+            if self._queues[partition] and self._has_capacity(used.unfinished, used.span)
         ]
-        heapq.heapify(turns)
-        while turns and left > 0:
-            unfinished, _, span, partition = turns[0]
-            self._turn += 1
-            begun.append(self._queues[partition].pop(self._turn))
+        heapq.heapify(candidates)
+        while candidates and left > 0:
+            unfinished, _, span, partition = candidates[0]
+            self._dispatched += 1
+            started.append(self._queues[partition].pop(self._dispatched))
             left -= 1
             if self._queues[partition] and self._has_capacity(unfinished + 1, span + 1):
-                heapq.heapreplace(turns, (unfinished + 1, self._turn, span + 1, partition))
+                heapq.heapreplace(candidates, (unfinished + 1, self._dispatched, span + 1, partition))
             else:
-                heapq.heappop(turns)
-        self._full = held or self.queued > 0
-        return begun
+                heapq.heappop(candidates)
+        self._blocked = backpressure or self.queued > 0
+        return started
 
-    def flow_control(self, *, held: bool) -> tuple[list[int], list[int]]:
-        """Which partitions to pause and to resume now. `held`: all are to be paused."""
+    def flow_control(self, *, backpressure: bool) -> tuple[list[int], list[int]]:
+        """The partitions to pause and the partitions to resume now. Under backpressure all are paused."""
         wanted = set()
-        for partition, queue in self._queues.items():
-            filled = queue.fill_level(len(self._queues))
-            if held or filled >= 1 or (partition in self._paused and filled > RESUME_FRACTION):
+        for partition, waiting in self._queues.items():
+            level = waiting.fill_level(len(self._queues))
+            if backpressure or level >= 1 or (partition in self._paused and level > RESUME_FRACTION):
                 wanted.add(partition)
         pause, resume = sorted(wanted - self._paused), sorted(self._paused - wanted)
         self._paused = wanted

@@ -1,7 +1,7 @@
-"""Where records become files: one asyncio loop on a thread of its own.
+"""Processes records on one asyncio event loop, on a thread of its own.
 
-The consumer's thread (`consumer.py`) hands records over in batches and collects finished ones from a queue. Nothing
-here touches the consumer. The producer belongs to this thread: its acknowledgements wake the passages directly.
+The consumer's thread passes records in batches and takes finished ones from a queue. Nothing here uses the consumer.
+The producer belongs to this thread: its delivery reports wake the tasks directly.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ import uvloop
 from filemill.domain.messages import Headers
 from filemill.domain.records import Record
 from filemill.errors import DeadLetterCode, PermanentError, Unavailable
-from filemill.ports import DeliveryReport, Publisher
+from filemill.ports import Clock, DeliveryReport, Publisher
 from filemill_workers.file_processor.record_task import ProcessingContext, RecordTask
 
 log = structlog.get_logger("processor")
 
-# How often acknowledgements are collected while any are due. Shorter costs idle turns, longer holds up commits.
-ACKNOWLEDGEMENT_SECONDS = 0.005
+# How often delivery reports are polled while any are pending. Shorter costs CPU, longer delays commits.
+DELIVERY_POLL_SECONDS = 0.005
 MEMBERSHIP_CHECK_SECONDS = 0.05
 
 
@@ -38,15 +38,28 @@ class FinishedRecord(msgspec.Struct, frozen=True):
     offset: int
 
 
-class _Sequence(NamedTuple):
-    """Where a record stands in its partition's order: the end of the one before it, and its own."""
+class ExecutorStatus(msgspec.Struct, frozen=True):
+    """The state of the records in progress.
+
+    `oldest_seconds`: the age of the oldest one. `retrying`: those that wait for a retry. `idle`: those that only wait,
+    for simulated work, a retry or the record before them. `pending_deliveries`: publications without a delivery report.
+    """
+
+    oldest_seconds: float = 0.0
+    retrying: int = 0
+    idle: int = 0
+    pending_deliveries: int = 0
+
+
+class _Link(NamedTuple):
+    """A record's place in the order of its partition: the end of the record before it, and its own end."""
 
     before: asyncio.Future[None] | None
     over: asyncio.Future[None]
 
 
 class Executor:
-    """Runs passages. `start`, `abandon` and `shut` are called by the consumer's thread."""
+    """Runs record tasks. Its public methods are for the consumer's thread, except as noted."""
 
     def __init__(
         self,
@@ -55,38 +68,44 @@ class Executor:
         *,
         one_at_a_time: bool,
         membership_ttl_seconds: float,
+        clock: Clock = time.monotonic,
     ) -> None:
+        """`one_at_a_time`: process the records of a partition in order, one after the other.
+
+        `membership_ttl_seconds`: how long a confirmation of the membership is valid.
+        """
         self.finished: queue.SimpleQueue[FinishedRecord] = queue.SimpleQueue()
         self._publisher = publisher
         self._one_at_a_time = one_at_a_time
         self._membership_ttl_seconds = membership_ttl_seconds
-        self._membership_confirmed_at = time.monotonic()
-        # It is woken by each upload's end, from another thread: uvloop does that for less (docs/performance.md).
+        self._clock = clock
+        self._membership_confirmed_at = clock()
+        # Each finished upload wakes the loop from another thread, which costs less with uvloop (docs/performance.md).
         self._loop = uvloop.new_event_loop()
         self._tasks: dict[tuple[int, int], dict[asyncio.Task[None], RecordTask]] = {}
-        # One at a time: what the next record of an epoch waits for, the end of the one before it.
+        # One at a time: the end of the last record of each epoch, which the next one waits for.
         self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
-        self._probe: asyncio.Task[None] | None = None
-        self._pending_deliveries = 0  # acknowledgements that somebody waits for
+        self._probe_task: asyncio.Task[None] | None = None
+        self._pending_deliveries = 0
         self._polling = False
         self._context = context(self)
-        self._thread = threading.Thread(target=self._run_loop, name="workshop", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="executor", daemon=True)
         self._thread.start()
 
     # --- called by the consumer's thread
 
     def confirm_membership(self) -> None:
-        """The consumer's assignment may be believed, from now until some time without such a word."""
-        self._membership_confirmed_at = time.monotonic()
+        """Confirm that this worker owns its partitions. Effects may begin until the confirmation expires."""
+        self._membership_confirmed_at = self._clock()
 
     def start(self, records: Sequence[Record], epochs: dict[int, int]) -> None:
-        """Begin these records, each in its partition's epoch."""
+        """Start processing these records, each in the epoch of its partition."""
         self._loop.call_soon_threadsafe(self._start, list(records), dict(epochs))
 
     def abandon(self, epochs: dict[int, int], idle_longer_than: float | None = None) -> None:
-        """Drop the passages of these epochs; with `idle_longer_than`, only those that still wait for longer than that.
+        """Abandon the records of these epochs; with `idle_longer_than`, only those that will be idle for longer.
 
-        Returns when it is done: nothing dropped has an effect afterwards, save what was already under way to a server.
+        After this returns an abandoned record has no further effect, except for a call to a server that has begun.
         """
         done = threading.Event()
 
@@ -96,63 +115,71 @@ class Executor:
 
         self._loop.call_soon_threadsafe(abandon)
         while not done.wait(1.0):
-            if not self._thread.is_alive():
-                raise RuntimeError("the thread that processes records has ended")
+            self._require_thread()
 
     def cancel(self, files: Sequence[tuple[int, int]]) -> None:
-        """Let go, in order, of what is in progress of these files and runs."""
+        """Cancel the records in progress of these files and runs; they finish as cancelled. For any thread."""
         self._loop.call_soon_threadsafe(self._cancel, set(files))
 
     def run_probe(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Run something beside the passages, one at a time; where one still runs, or fails, nothing happens."""
+        """Run a call in the background, one at a time. Ignored while another one runs; Unavailable is ignored too."""
         self._loop.call_soon_threadsafe(self._run_probe, call)
 
-    def vitals(self) -> tuple[float, int]:
-        """The age in seconds of the oldest passage, and how many wait for another try.
+    def status(self) -> ExecutorStatus:
+        """The state of the records in progress. For any thread.
 
-        Raises RuntimeError where the thread has ended: nothing that is in progress would ever finish.
+        Raises RuntimeError if the thread has ended, because the records in progress would never finish.
         """
-        if not self._thread.is_alive():
-            raise RuntimeError("the thread that processes records has ended")
-        passages = [passage for group in list(self._tasks.values()) for passage in list(group.values())]
-        oldest = min((passage.created_at for passage in passages), default=time.monotonic())
-        return time.monotonic() - oldest, sum(passage.retrying for passage in passages)
+        self._require_thread()
+        tasks = [task for group in list(self._tasks.values()) for task in list(group.values())]
+        now = self._clock()
+        oldest = min((task.created_at for task in tasks), default=now)
+        return ExecutorStatus(
+            now - oldest,
+            sum(task.retrying for task in tasks),
+            sum(task.idle_until is not None for task in tasks),
+            self._pending_deliveries,
+        )
 
     def in_progress(self, epochs: dict[int, int]) -> int:
-        """How many passages of these epochs are not over."""
+        """The number of records in progress of these epochs. For any thread."""
         return sum(len(self._tasks.get(epoch, ())) for epoch in epochs.items())
 
     def close(self) -> None:
-        """Drop everything and end the thread."""
+        """Abandon all records and end the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    # --- called by passages, on the workshop's thread
+    def _require_thread(self) -> None:
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that processes records has ended")
+
+    # --- called by record tasks, on the executor's thread
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         """Publish and wait for the acknowledgement. Raises Unavailable, PermanentError."""
-        receipt: asyncio.Future[DeliveryReport] = self._loop.create_future()
+        delivered: asyncio.Future[DeliveryReport] = self._loop.create_future()
 
-        def on_receipt(answer: DeliveryReport) -> None:
+        def on_delivery(report: DeliveryReport) -> None:
             self._pending_deliveries -= 1
-            if not receipt.done():  # its passage may have been dropped
-                receipt.set_result(answer)
+            if not delivered.done():  # its record may have been abandoned
+                delivered.set_result(report)
 
-        self._publisher.publish(topic, value, on_receipt, headers=headers)
+        self._publisher.publish(topic, value, on_delivery, headers=headers)
         self._pending_deliveries += 1
         if not self._polling:
             self._polling = True
-            self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._poll_publisher)
-        answer = await receipt
-        if answer.too_large:
+            self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
+        report = await delivered
+        if report.too_large:
             raise PermanentError(
                 f"a record of {len(value or b'')} bytes is too large for {topic}", DeadLetterCode.RECORD_TOO_LARGE
             )
-        if answer.error is not None:
-            raise Unavailable(f"Kafka did not store a record for {topic}: {answer.error}", code=answer.code)
+        if report.error is not None:
+            raise Unavailable(f"Kafka did not accept a record for {topic}: {report.error}")
 
     def publish_nowait(self, topic: str, value: bytes) -> None:
-        """Publish without waiting: for what may get lost, as progress may."""
+        """Publish without waiting, for records that may be lost, such as progress."""
         try:
             self._publisher.publish(topic, value)
         except Unavailable:
@@ -160,15 +187,15 @@ class Executor:
         self._publisher.poll(0)
 
     async def wait_for_membership(self) -> None:
-        """Wait until the assignment may be believed.
+        """Wait until the membership is confirmed.
 
-        A process that was stopped for longer than its session wakes with timers that are due and partitions that are
-        somebody else's by now. It must begin nothing before its consumer has heard of that from the broker.
+        When a process was paused for longer than its session, its timers are due and other workers own its partitions.
+        It must not begin any effect before the broker has confirmed its membership.
         """
-        while time.monotonic() - self._membership_confirmed_at > self._membership_ttl_seconds:  # noqa: ASYNC110 - another thread polls
+        while self._clock() - self._membership_confirmed_at > self._membership_ttl_seconds:  # noqa: ASYNC110 - another thread polls
             await asyncio.sleep(MEMBERSHIP_CHECK_SECONDS)
 
-    # --- inside
+    # --- internal, on the executor's thread
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -188,80 +215,80 @@ class Executor:
         finally:
             self._polling = self._pending_deliveries > 0
             if self._polling:
-                self._loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._poll_publisher)
+                self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
 
     def _start(self, records: list[Record], epochs: dict[int, int]) -> None:
         for record in records:
             epoch = (record.partition, epochs[record.partition])
-            passage = RecordTask(record, self._context)
-            turn = None
+            record_task = RecordTask(record, self._context)
+            link = None
             if self._one_at_a_time:
-                turn = _Sequence(self._last.get(epoch), self._loop.create_future())
-                self._last[epoch] = turn.over
-                if turn.before is not None:
-                    passage.idle_until = float("inf")
-            self._spawn(self._run(passage, epoch, turn), passage, epoch, turn)
+                link = _Link(self._last.get(epoch), self._loop.create_future())
+                self._last[epoch] = link.over
+                if link.before is not None:
+                    record_task.idle_until = float("inf")
+            self._spawn(self._run(record_task, epoch, link), record_task, epoch, link)
 
     def _spawn(
-        self, run: Coroutine[Any, Any, None], passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None
+        self, run: Coroutine[Any, Any, None], record_task: RecordTask, epoch: tuple[int, int], link: _Link | None
     ) -> None:
         task = self._loop.create_task(run)
-        self._tasks.setdefault(epoch, {})[task] = passage
-        task.add_done_callback(functools.partial(self._on_task_done, passage, epoch, turn))
+        self._tasks.setdefault(epoch, {})[task] = record_task
+        task.add_done_callback(functools.partial(self._on_task_done, record_task, epoch, link))
 
-    async def _run(self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None) -> None:
-        if turn is not None and turn.before is not None:
-            passage.idle_until = float("inf")
-            await asyncio.wait([turn.before])
-            passage.idle_until = None
-        await passage.run()
-        passage.finished = True
-        self.finished.put(FinishedRecord(epoch[0], epoch[1], passage.record.offset))
+    async def _run(self, record_task: RecordTask, epoch: tuple[int, int], link: _Link | None) -> None:
+        if link is not None and link.before is not None:
+            record_task.idle_until = float("inf")
+            await asyncio.wait([link.before])
+            record_task.idle_until = None
+        await record_task.run()
+        record_task.finished = True
+        self.finished.put(FinishedRecord(epoch[0], epoch[1], record_task.record.offset))
 
     async def _run_again(
-        self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None, seconds: float
+        self, record_task: RecordTask, epoch: tuple[int, int], link: _Link | None, seconds: float
     ) -> None:
-        await passage.wait(seconds)
-        await self._run(passage, epoch, turn)
+        await record_task.wait(seconds)
+        await self._run(record_task, epoch, link)
 
     def _on_task_done(
-        self, passage: RecordTask, epoch: tuple[int, int], turn: _Sequence | None, task: asyncio.Task[None]
+        self, record_task: RecordTask, epoch: tuple[int, int], link: _Link | None, task: asyncio.Task[None]
     ) -> None:
-        """A record's task is over, however it ended: the record is finished, abandoned, or run again."""
-        passages = self._tasks.get(epoch, {})
-        passages.pop(task, None)
+        """Handle every end of a task: its record is finished or abandoned, or it is run again."""
+        tasks = self._tasks.get(epoch, {})
+        tasks.pop(task, None)
         error = asyncio.CancelledError("its task was cancelled") if task.cancelled() else task.exception()
-        if not passage.finished and not passage.abandoned:
-            seconds = passage.record_rerun()
-            self._spawn(self._run_again(passage, epoch, turn, seconds), passage, epoch, turn)
-            passage.report_rerun(error or RuntimeError("its task returned early"), seconds)
+        if not record_task.finished and not record_task.abandoned:
+            seconds = record_task.record_rerun()
+            self._spawn(self._run_again(record_task, epoch, link, seconds), record_task, epoch, link)
+            record_task.report_rerun(error or RuntimeError("its task returned early"), seconds)
             return
-        if not passages:
+        if not tasks:
             self._tasks.pop(epoch, None)
-        if turn is not None:
-            turn.over.set_result(None)
-            if self._last.get(epoch) is turn.over:
+        if link is not None:
+            link.over.set_result(None)
+            if self._last.get(epoch) is link.over:
                 del self._last[epoch]
 
     def _run_probe(self, call: Callable[[], Awaitable[None]]) -> None:
-        async def quietly() -> None:
+        async def probe() -> None:
             with contextlib.suppress(Unavailable):
                 await call()
 
-        if self._probe is None or self._probe.done():
-            self._probe = self._loop.create_task(quietly())
+        if self._probe_task is None or self._probe_task.done():
+            self._probe_task = self._loop.create_task(probe())
 
     def _cancel(self, files: set[tuple[int, int]]) -> None:
         for group in self._tasks.values():
-            for task, passage in group.items():
-                if passage.file_run in files and passage.cancel():
+            for task, record_task in group.items():
+                if record_task.file_run in files and record_task.cancel():
                     task.cancel()
 
     def _abandon(self, epochs: set[tuple[int, int]], idle_longer_than: float | None) -> None:
         latest = self._loop.time() + (idle_longer_than or 0)
         for epoch in epochs:
-            for task, passage in self._tasks.get(epoch, {}).items():
-                idle_until = passage.idle_until
+            for task, record_task in self._tasks.get(epoch, {}).items():
+                idle_until = record_task.idle_until
                 if idle_longer_than is None or (idle_until is not None and idle_until > latest):
-                    passage.abandoned = True
+                    record_task.abandoned = True
                     task.cancel()

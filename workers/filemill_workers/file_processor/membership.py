@@ -1,4 +1,4 @@
-"""Being a member of a group, again and again until told to stop."""
+"""Runs memberships of a group, one after the other, until the worker is stopped."""
 
 import random
 import threading
@@ -9,19 +9,21 @@ import structlog
 from filemill.domain import retry
 from filemill.errors import MemberExpelled
 
-# The reason to take nothing that somebody gave; the others are servers that are away.
+# The backpressure reason of a worker that was told to be quiet. The other reasons are unreachable servers.
 QUIET = "quiet"
 
 log = structlog.get_logger("processor")
 
-# A static member that was killed is let in again when its session is over: tried often, for that is a few seconds.
+# A static member that was killed may join again when its former session has expired, within a few seconds.
 REJOIN_POLICY = retry.RetryPolicy(base_seconds=0.5, cap_seconds=2.0)
 
 
-def run_memberships(stop: threading.Event, membership: Callable[[], None]) -> None:
-    """Run `membership` until `stop`; where the client gave up (MemberExpelled), pause and run another one.
+def run_memberships(
+    stop: threading.Event, membership: Callable[[], None], policy: retry.RetryPolicy = REJOIN_POLICY
+) -> None:
+    """Run `membership` until `stop`. If it raises MemberExpelled, wait and run another one.
 
-    That is the fate of a static member whose former self is not out of the group yet. Raises what else ends one.
+    A static member is expelled while its former session has not expired. Raises all other errors of `membership`.
     """
     jitter, failures = random.Random(), 0
     while not stop.is_set():
@@ -29,6 +31,6 @@ def run_memberships(stop: threading.Event, membership: Callable[[], None]) -> No
             membership()
         except MemberExpelled as error:
             failures += 1
-            seconds = retry.backoff_seconds(REJOIN_POLICY, failures, jitter)
-            log.warning("Out of the group; will join again", seconds=round(seconds, 3), error=str(error))
+            seconds = retry.backoff_seconds(policy, failures, jitter)
+            log.warning("Expelled from the group; will join again", seconds=round(seconds, 3), error=str(error))
             stop.wait(seconds)

@@ -1,8 +1,8 @@
-"""One record's way through the processor.
+"""The processing of one record.
 
-Effects come before offsets: the object is stored, then `file.created` is acknowledged by the broker, and only then is
-the record finished, which lets its offset be committed. Dying at any point in between means that it is done once more,
-with the same bytes under the same key: an object that is there already is kept, and must be the same.
+Effects come before offsets: the object is stored, then the broker acknowledges `file.created`, and only then is the
+record finished, so that its offset may be committed. A crash in between means that the record is reprocessed, with the
+same bytes under the same key. An object that exists already is kept, and must have the same bytes.
 """
 
 import asyncio
@@ -37,20 +37,17 @@ from filemill.domain.records import Record
 from filemill.domain.retry import Reject, Retry, RetryPolicy
 from filemill.domain.worker_events import EventKind
 from filemill.errors import AlreadyExists, DeadLetterCode, InvalidMessage, PermanentError, Unavailable
-from filemill.ports import ObjectStore
+from filemill.ports import Clock, ObjectStore
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
 
-# Progress is for people: none for a file that is done within a second, at most one event a second otherwise.
-PROGRESS_INTERVAL_SECONDS = 1.0
-# Headers of a dead letter: well below the broker's megabyte, long enough to find the line.
+# A longer trace is cut: the headers of a dead letter must stay well below the broker's limit of one megabyte.
 TRACE_MAX_CHARACTERS = 8000
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
-
-# Makes a call to a server: at once, or once its breaker is closed.
+# Makes a call to a server, at once or when its circuit breaker allows it.
 Call = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
@@ -63,7 +60,7 @@ def _never(_file_id: int, _run: int | None) -> bool:
 
 
 class OutputTopics(msgspec.Struct, frozen=True):
-    """Where a processor writes."""
+    """The topics that a processor writes to."""
 
     created: str
     progress: str
@@ -72,11 +69,12 @@ class OutputTopics(msgspec.Struct, frozen=True):
 
 
 class ProcessingContext(msgspec.Struct, frozen=True):
-    """What all passages of a processor share.
+    """The dependencies and settings that all records of a processor share. Times in seconds.
 
-    `publish` returns once the broker has acknowledged; `mention` does not wait. `awake` returns once the worker may be
-    trusted to own its partitions (a process that was stopped and wakes waits there for its next poll). `to_store` and
-    `to_broker` are the ways there, with a breaker in them; `cancelled` tells whether a run is not wanted any more.
+    `publish` returns when the broker has acknowledged; `publish_nowait` does not wait. `wait_for_membership` returns
+    when this worker certainly owns its partitions. `call_store` and `call_broker` make calls through a circuit breaker.
+    `is_cancelled` takes a file id and a run. `progress_interval_seconds`: shorter work sends no progress, longer work
+    sends at most one event in this time.
     """
 
     worker_id: str
@@ -96,27 +94,29 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     call_broker: Call = _call_directly
     is_cancelled: Callable[[int, int | None], bool] = _never
     reporter: Reporter | None = None
+    progress_interval_seconds: float = 1.0
+    clock: Clock = time.monotonic
 
     def job_seconds(self, file_id: int) -> float:
-        """The simulated work of a file: the same in each attempt and on each worker."""
+        """The duration of a file's simulated work. It is the same in each attempt and on each worker."""
         is_long = self.long_job_every and file_id % self.long_job_every == 0
         return self.long_job_seconds if is_long else self.processing_seconds
 
 
 class RecordTask:
-    """The processing of one record, from its delivery to the acknowledged result."""
+    """The processing of one record until its result is acknowledged."""
 
     def __init__(self, record: Record, context: ProcessingContext) -> None:
         self.record = record
         self.attempt = 1
         self.retrying = False
-        # Whether its result is acknowledged; whether its epoch is over, so that nobody waits for a result any more.
+        # Whether its result is acknowledged; whether its epoch has ended, so that its result is not needed any more.
         self.finished = False
         self.abandoned = False
-        # How often its task ended without a result although its epoch lives: a bug each time.
+        # How often its task ended without a result although its epoch had not. Each time is a bug.
         self.reruns = 0
-        self.created_at = time.monotonic()
-        # Since when, and until when, it does nothing but wait: such a record is not worth a drain.
+        self.created_at = context.clock()
+        # The time of the event loop until which it only waits. A drain does not wait for such a record.
         self.idle_until: float | None = None
         self.stage = "read"
         self._stage_started_at = self._started_at = self.created_at
@@ -132,23 +132,23 @@ class RecordTask:
 
     @property
     def file_run(self) -> tuple[int | None, int]:
-        """Whose record it is: file and run."""
+        """The file and the run of the record."""
         return self._file_id, self._run_number or 1
 
     def cancel(self) -> bool:
-        """Note that its run is not wanted any more; returns whether its task must be interrupted for that.
+        """Mark the run as cancelled; returns whether its task must be interrupted.
 
-        Only once, and only while it makes the file: what reports the end of the run must not be interrupted by the
-        same command, which each start of a worker reads again.
+        The task is interrupted once, and only while it creates the file. Each start of a worker reads the command
+        again, and that must not interrupt the report of the cancellation.
         """
         interrupt = self._running and not self._cancelled
         self._cancelled = True
         return interrupt
 
     async def run(self) -> None:
-        """Process until the result, whatever it is, is acknowledged.
+        """Process the record until its result is acknowledged.
 
-        Raises CancelledError where its task is cancelled for another reason than `cancel`: as a rule because it is
+        Raises CancelledError if its task is cancelled for another reason than `cancel`, usually because it is
         abandoned.
         """
         self._running = True
@@ -166,7 +166,7 @@ class RecordTask:
         await self._report_cancelled()
 
     async def wait(self, seconds: float) -> None:
-        """Wait before another try; meanwhile it is not worth a drain."""
+        """Wait before a retry."""
         self.retrying = True
         self.idle_until = asyncio.get_running_loop().time() + seconds
         await asyncio.sleep(seconds)
@@ -174,10 +174,10 @@ class RecordTask:
         self.retrying = False
 
     def record_rerun(self) -> float:
-        """Note that its task ended without a result; returns the seconds after which to run it again.
+        """Count an end of its task without a result; returns the seconds after which to run it again.
 
-        That is a bug, wherever it is: a record's own failures end in a result. The record is run again for as long as
-        its epoch lives, because its offset, and all that come after it, could never be committed otherwise.
+        This is always a bug, because failures of a record end in a result. The record is run again until its epoch
+        ends. Otherwise its offset and the following ones could never be committed.
         """
         self.reruns += 1
         self._running = False
@@ -185,7 +185,7 @@ class RecordTask:
         return max(policy.base_seconds, retry.backoff_seconds(policy, self.reruns, self._context.jitter))
 
     def report_rerun(self, error: BaseException, seconds: float) -> None:
-        """Log that its task ended without a result, and tell the workers' topic."""
+        """Log the end of its task without a result, and publish an event."""
         self._log.error(
             "Processing of a record ended without a result. This is a bug. The record is processed again",
             file=self._file_id,
@@ -200,24 +200,24 @@ class RecordTask:
             )
 
     async def _run_until_result(self) -> None:
-        self._started_at = time.monotonic()
+        self._started_at = self._context.clock()
         failures = 0
         while True:
             try:
                 await self._attempt()
-            except Exception as error:  # noqa: BLE001 - whatever a record does, its partition goes on
+            except Exception as error:  # noqa: BLE001 - no error of a record stops its partition
                 failures += 1
-                verdict = retry.decide(self._context.retry_policy, error, self.attempt, failures, self._context.jitter)
-                if isinstance(verdict, Reject):
-                    await self._dead_letter(verdict, error)
+                decision = retry.decide(self._context.retry_policy, error, self.attempt, failures, self._context.jitter)
+                if isinstance(decision, Reject):
+                    await self._dead_letter(decision, error)
                     return
-                await self._wait_for_retry(verdict, error)
+                await self._wait_for_retry(decision, error)
             else:
                 return
 
     async def _attempt(self) -> None:
         self._stage_ms = {}
-        self._stage_started_at = time.monotonic()
+        self._stage_started_at = self._context.clock()
         self.stage = "read"
         self._reject_last_delivery()
         if self.record.headers_error is not None:
@@ -226,12 +226,12 @@ class RecordTask:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
             raise PermanentError(str(error), DeadLetterCode.INVALID_MESSAGE) from error
-        if not self._work_done:  # not again because S3 was away at its end
+        if not self._work_done:  # the work is not repeated if the upload failed
             self._begin_stage("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
             await self._simulate_work(request)
             self._work_done = True
-        if self._result is None:  # not again because the broker was
+        if self._result is None:  # the upload is not repeated if publishing failed
             self._result = await self._create_file(request)
         else:
             await self._context.wait_for_membership()
@@ -240,7 +240,7 @@ class RecordTask:
         self._log.info("Successfully processed file", file=request.file_id, key=self._result.s3_location)
 
     async def _create_file(self, request: FileCreate) -> FileCreated:
-        """Store the object; returns what to announce: each time the same, for an announcement may come twice."""
+        """Store the object; returns the result to publish, which is the same if it is published twice."""
         self._begin_stage("render")
         body = render(request.title, request.description, request.timestamp)
         key = object_key(request.file_id, request.timestamp)
@@ -266,21 +266,21 @@ class RecordTask:
         )
 
     def _time_span(self) -> tuple[datetime, datetime]:
-        """The end, which is now, and the begin: as far from it as the monotonic clock says, wherever the other went."""
+        """The current time and the start of the processing. The monotonic clock measures the difference."""
         ended = truncate_to_milliseconds(datetime.now(UTC))
-        return ended, truncate_to_milliseconds(ended - timedelta(seconds=time.monotonic() - self._started_at))
+        return ended, truncate_to_milliseconds(ended - timedelta(seconds=self._context.clock() - self._started_at))
 
     def _begin_stage(self, stage: str) -> None:
-        """The next stage of this attempt; the one before it is over."""
+        """End the current stage of this attempt and begin the next one."""
         self._stage_ms = self._stage_times()
-        self.stage, self._stage_started_at = stage, time.monotonic()
+        self.stage, self._stage_started_at = stage, self._context.clock()
 
     def _stage_times(self) -> dict[str, float]:
-        """Milliseconds by stage of this attempt, up to now."""
-        return {**self._stage_ms, self.stage: round((time.monotonic() - self._stage_started_at) * 1000, 1)}
+        """The duration of each stage of this attempt until now, in milliseconds."""
+        return {**self._stage_ms, self.stage: round((self._context.clock() - self._stage_started_at) * 1000, 1)}
 
     def _reject_last_delivery(self) -> None:
-        """One before the last: if this worker dies while it buries the record, another one still gets it."""
+        """Reject a record one delivery before the last: if this worker dies, another one can dead-letter it."""
         left = self.record.deliveries_left
         if left is not None and left <= 1:
             raise PermanentError(
@@ -290,22 +290,22 @@ class RecordTask:
             )
 
     async def _upload(self, key: str, body: bytes, sha256: str) -> float:
-        """Store the object; returns how long the call took, in milliseconds, without the waiting for its turn."""
+        """Store the object; returns the duration of the call in milliseconds, without the wait for a slot."""
         metadata = {"processed-at": datetime.now(UTC).isoformat(timespec="milliseconds"), "sha256": sha256}
-        began = 0.0
+        started_at = 0.0
 
         async def put() -> None:
-            nonlocal began
+            nonlocal started_at
             async with self._context.upload_slots:
                 await self._context.wait_for_membership()
-                began = time.monotonic()
+                started_at = self._context.clock()
                 await self._put_object(key, body, metadata)
 
         await self._context.call_store(put)
-        return round((time.monotonic() - began) * 1000, 1)
+        return round((self._context.clock() - started_at) * 1000, 1)
 
     async def _put_object(self, key: str, body: bytes, metadata: dict[str, str]) -> None:
-        """Write the object. If there is one, it must have these bytes: metadata is only what its writer claims."""
+        """Create the object. An existing one must have these bytes; its metadata proves nothing."""
         store = self._context.store
         try:
             await store.put(key, body, metadata, "create")
@@ -318,21 +318,21 @@ class RecordTask:
                 ) from None
 
     async def _simulate_work(self, request: FileCreate) -> None:
-        """The seed's one-minute job: timers, so that one worker holds a thousand of them."""
+        """Simulate the job of the reference design by timers, so that a worker can process a thousand at a time."""
         seconds, steps = self._context.job_seconds(request.file_id), self._context.processing_steps
         if seconds <= 0:
             return
-        tells = seconds > PROGRESS_INTERVAL_SECONDS
-        pause = seconds / steps
-        told_at = float("-inf")
+        interval = self._context.progress_interval_seconds
+        step_seconds = seconds / steps
+        published_at = float("-inf")
         clock = asyncio.get_running_loop().time
-        began = clock()
-        self.idle_until = began + seconds
+        started_at = clock()
+        self.idle_until = started_at + seconds
         for step in range(steps):
-            if tells and clock() - told_at >= PROGRESS_INTERVAL_SECONDS:
-                told_at = clock()
+            if seconds > interval and clock() - published_at >= interval:
+                published_at = clock()
                 self._publish_progress(request, step)
-            left = began + (step + 1) * pause - clock()
+            left = started_at + (step + 1) * step_seconds - clock()
             # uvloop's timers are whole milliseconds and may be one early; steps may be shorter than that.
             await asyncio.sleep((math.ceil(left * 1000) + 1) / 1000 if left > 0 else 0)
         self.idle_until = None
@@ -360,28 +360,28 @@ class RecordTask:
     async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         await self._context.call_broker(lambda: self._context.publish(topic, value, headers))
 
-    async def _wait_for_retry(self, verdict: Retry, error: BaseException) -> None:
+    async def _wait_for_retry(self, decision: Retry, error: BaseException) -> None:
         self._log.warning(
-            "Will try again",
+            "Processing failed; will retry",
             stage=self.stage,
             attempt=self.attempt,
-            seconds=round(verdict.seconds, 3),
-            counted=verdict.counted,
+            seconds=round(decision.seconds, 3),
+            counted=decision.counted,
             error=_describe(error),
         )
-        if self._context.reporter is not None and verdict.counted:
-            # Outages are the breaker's to report, once, not each record's.
+        if self._context.reporter is not None and decision.counted:
+            # The circuit breaker reports an outage once, instead of each record.
             self._context.reporter.emit(
                 EventKind.RETRYING,
                 **self._event_fields(),
-                delay_seconds=round(verdict.seconds, 3),
+                delay_seconds=round(decision.seconds, 3),
                 **_error_fields(error),
             )
-        self.attempt += verdict.counted
-        await self.wait(verdict.seconds)
+        self.attempt += decision.counted
+        await self.wait(decision.seconds)
 
     def _event_fields(self) -> dict[str, Any]:
-        """The record and where it is, as fields of an event."""
+        """The record and its stage, as fields of an event."""
         return {
             "file_id": self._file_id,
             "run": self._run_number,
@@ -393,56 +393,61 @@ class RecordTask:
         }
 
     async def _report_cancelled(self) -> None:
-        """End a run that is not wanted: the row says so already; this says that the record was let go on purpose."""
+        """Publish the event that the record of a cancelled run was skipped. The row has its status already."""
         self._log.info("Cancelled", file=self._file_id, run=self._run_number)
         report = self._context.reporter
         if report is not None:
             value = report.encode(EventKind.CANCELLED, **self._event_fields())
             await self._retry_until_available(lambda: self._publish(self._context.topics.worker_events, value, []))
 
-    async def _dead_letter(self, verdict: Reject, error: BaseException) -> None:
-        """To the dead letters, and the file to failed; both acknowledged, however long the broker takes."""
-        self._log.error("Parked in the dead letters", file=self._file_id, reason=verdict.reason, attempts=self.attempt)
+    async def _dead_letter(self, decision: Reject, error: BaseException) -> None:
+        """Publish the dead letter and the failed result, and retry until both are acknowledged."""
+        self._log.error(
+            "Publishing a dead letter",
+            file=self._file_id,
+            code=decision.code.value,
+            reason=decision.reason,
+            attempts=self.attempt,
+        )
+        result = self._failed_result(self._file_id, decision) if self._file_id is not None else None
 
-        result = self._failed_result(self._file_id, verdict) if self._file_id is not None else None
-
-        async def park() -> None:
+        async def publish() -> None:
             await self._context.wait_for_membership()
-            await self._publish_dead_letter(verdict, error)
+            await self._publish_dead_letter(decision, error)
             if result is not None:
                 await self._publish_result(result)
 
-        await self._retry_until_available(park)
+        await self._retry_until_available(publish)
         if self._context.reporter is not None:
             self._context.reporter.count_failed()
             self._context.reporter.emit(
-                EventKind.DEAD_LETTERED, **self._event_fields(), cause=verdict.reason, **_error_fields(error)
+                EventKind.DEAD_LETTERED, **self._event_fields(), cause=decision.reason, **_error_fields(error)
             )
 
-    async def _publish_dead_letter(self, verdict: Reject, error: BaseException) -> None:
-        headers = self._dead_letter_headers(verdict, error)
+    async def _publish_dead_letter(self, decision: Reject, error: BaseException) -> None:
+        headers = self._dead_letter_headers(decision, error)
         try:
             await self._publish(self._context.topics.dead_letters, self.record.value, headers)
-        except PermanentError:  # too large with its headers: what is known of it still has to go somewhere
+        except PermanentError:  # too large with its headers: publish the headers alone
             size = str(len(self.record.value or b"")).encode()
             await self._publish(
                 self._context.topics.dead_letters, None, [*headers, ("filemill-value-omitted-bytes", size)]
             )
 
     async def _retry_until_available(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Do it, however long the broker is away."""
+        """Make the call, and retry it while the broker is unreachable."""
         failures = 0
         while True:
             try:
                 await call()
-            except Unavailable as away:
+            except Unavailable as error:
                 failures += 1
-                self._log.warning("The broker is away; will say it again", error=_describe(away))
+                self._log.warning("Kafka unavailable; will retry publishing", error=_describe(error))
                 await asyncio.sleep(retry.backoff_seconds(self._context.retry_policy, failures, self._context.jitter))
             else:
                 return
 
-    def _failed_result(self, file_id: int, verdict: Reject) -> FileCreated:
+    def _failed_result(self, file_id: int, decision: Reject) -> FileCreated:
         ended, started_at = self._time_span()
         return FileCreated(
             file_id=file_id,
@@ -454,12 +459,12 @@ class RecordTask:
             offset=self.record.offset,
             attempt=self.attempt,
             started_at=started_at,
-            error=verdict.reason,
+            error=decision.reason,
         )
 
-    def _dead_letter_headers(self, verdict: Reject, error: BaseException) -> Headers:
+    def _dead_letter_headers(self, decision: Reject, error: BaseException) -> Headers:
         facts = {
-            "filemill-reason": verdict.reason,
+            "filemill-reason": decision.reason,
             "filemill-topic": self.record.topic,
             "filemill-partition": self.record.partition,
             "filemill-offset": self.record.offset,
@@ -467,7 +472,7 @@ class RecordTask:
             "filemill-worker": self._context.worker_id,
             "filemill-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "filemill-trace": _error_fields(error)["trace"],
-            "filemill-code": verdict.code,
+            "filemill-code": decision.code,
         }
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
 

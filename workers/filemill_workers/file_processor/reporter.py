@@ -1,4 +1,4 @@
-"""A worker's voice on `worker.events`. What it says may get lost with the worker, never hold it up."""
+"""Publishes the events of a worker to `worker.events`. An event may be lost; it never delays the worker."""
 
 import os
 import socket
@@ -40,22 +40,22 @@ class Reporter:
         self._last_at = self._progress_at = time.monotonic()
 
     def emit_started(self) -> None:
-        """The first thing that a worker says."""
+        """Publish the first event of a worker."""
         self.emit(EventKind.STARTED, version=__version__, pid=os.getpid(), host=socket.gethostname())
 
     def count_finished(self, records: int) -> None:
-        """Count records whose result is durable."""
+        """Count records that finished."""
         with self._lock:
             self._finished += records
             self._progress_at = time.monotonic()
 
     def count_failed(self) -> None:
-        """Count a record that went to the dead letters."""
+        """Count a dead letter."""
         with self._lock:
             self._failed += 1
 
     def heartbeat(self, *, in_flight: int, owned: list[int], epoch: int, **vitals: Any) -> None:  # noqa: ANN401
-        """Say how the worker is doing. `vitals` are fields of Vitals that the caller knows."""
+        """Publish a heartbeat. `vitals`: the fields of Vitals that the caller provides."""
         now = time.monotonic()
         with self._lock:
             if not in_flight:
@@ -86,10 +86,10 @@ class Reporter:
         try:
             self._publisher.publish(self._topic, self._encode(kind, fields), key=self._worker_id)
         except (Unavailable, PermanentError) as error:
-            log.debug("An event got lost", kind=kind.value, error=str(error))
+            log.debug("An event was lost", kind=kind.value, error=str(error))
 
     def encode(self, kind: EventKind, **fields: Any) -> bytes:  # noqa: ANN401 - the fields of WorkerEvent
-        """An event's value, for who publishes it with an acknowledgement."""
+        """The value of an event, for a caller that waits for its acknowledgement."""
         return self._encode(kind, fields)
 
     def _encode(self, kind: EventKind, fields: dict[str, Any]) -> bytes:
@@ -108,5 +108,5 @@ class Reporter:
 
 
 def _printable(text: str) -> str:
-    """Text that Postgres and JSON take whatever an exception carried: no NUL, no lone surrogate, not too long."""
+    """The text in a form that Postgres and JSON accept: no NUL, no lone surrogate, limited length."""
     return text[-TEXT_MAX_CHARACTERS:].replace("\0", "\\0").encode(errors="backslashreplace").decode()
