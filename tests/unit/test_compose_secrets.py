@@ -7,7 +7,7 @@ import pytest
 
 from filemill.config.settings import load
 from filemill_infra import compose_secrets
-from filemill_infra.compose_secrets import write_secrets, credentials_from
+from filemill_infra.compose_secrets import credentials_from, write_secrets
 
 
 @pytest.fixture(autouse=True)
