@@ -225,7 +225,7 @@ def test_unreadable_programs_are_copied(home: Path, tmp_path: Path, monkeypatch:
 
 @as_root
 def test_data_of_missing_temporary_homes_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_folders, "OUTSIDE", tmp_path / "external")
+    monkeypatch.setattr(postgres_folders, "EXTERNAL_ROOT", tmp_path / "external")
     for name, home, hours in (("new", tmp_path / "a", 0), ("old", tmp_path / "b", 2), ("moved", Path("/srv/c"), 2)):
         owner = tmp_path / "external" / name / postgres_folders.OWNER_FILE
         owner.parent.mkdir(parents=True)

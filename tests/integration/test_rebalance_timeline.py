@@ -5,11 +5,13 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
+import sqlalchemy as sa
 from confluent_kafka import Consumer
 
 from filemill.config.settings import Settings
 from filemill.queries.history import OwnershipHistory, ownership
 from filemill_dashboard.views.rebalances import OwnershipChange, ownership_changes, ownership_periods
+from tests.integration.group_samples import GROUP, insert_samples
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
@@ -76,3 +78,22 @@ def test_a_consumer_without_worker_events_is_shown_as_owner_and_previous_owner(h
     assert {change.worker for change in returned} == {worker}
     assert {change.partition for change in returned} == {change.partition for change in taken}
     assert processor.alive
+
+
+def test_equal_samples_are_one_and_a_gap_between_samples_ends_an_assignment(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        insert_samples(connection, {0: 10, 1: 10}, since=100, upto=80, owner="first")
+        insert_samples(connection, {0: 10}, since=78, upto=60, owner="first")
+        insert_samples(connection, {0: 10}, since=30, upto=0, owner="second")
+    with engine.connect() as connection:
+        known = ownership(connection, GROUP, PERIOD)
+        other = ownership(connection, "another group", PERIOD)
+    found = [(len(one.members[0].partitions), one.members[0].client_id) for one in known.samples]
+    assert found == [(2, "first"), (1, "first"), (1, "second")]
+    first, then, latest = known.samples
+    assert first.next_at == then.first_at, "the next sample followed without a gap"
+    assert (then.next_at, latest.next_at) == (None, None)
+    assert [round((known.until - one.last_at).total_seconds()) // 2 for one in known.samples] == [40, 30, 0]
+    assert other.samples == []
+    periods = [(period.partition, period.worker, period.end_reason) for period in ownership_periods(known)]
+    assert periods == [(0, "first", "unknown"), (0, "second", None), (1, "first", "released")]
