@@ -109,7 +109,7 @@ def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continu
     assert lags(harness) == [0, 0, 0]
     assert loss_findings(harness.verify()) == {"request-gone": gone}
     wait_until(
-        lambda: monitor.has_logged("Records are gone that were not processed"), PATIENCE_SECONDS, "the monitor logs it"
+        lambda: monitor.has_logged("Unprocessed records are gone"), PATIENCE_SECONDS, "the monitor logs it"
     )
     (processor,) = harness.start("processor")
     later = published(harness, 3)

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.memory.broker import MemoryBroker
 from filemill.adapters.memory.database import MemoryDatabase
 from filemill.adapters.memory.lease import MemoryLease
@@ -21,15 +20,15 @@ from filemill.errors import NotLeader, Unavailable, UnusableData
 from filemill.ports import ApplyResult, RejectionCode
 from filemill_workers import status_sync
 from filemill_workers.status_sync import StatusSync
-from tests.unit.executor_harness import eventually
+from tests.unit.executor_harness import wait_until
 
 CREATED, PROGRESS, EVENTS = "file.created", "file.progress", "worker.events"
 T0 = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 3.0
 
 
-class MemoryReader(KafkaTopicReader):
-    """Reads all partitions of the topics from the positions given."""
+class MemoryReader:
+    """Reads all partitions of the topics from the given positions. (port: TopicReader)."""
 
     def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
         self._broker = broker
@@ -65,6 +64,9 @@ class MemoryReader(KafkaTopicReader):
             records += taken
         return records
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        return {place: len(self._broker.log(*place)) for place in self.at}
+
     def close(self) -> None:
         self.closed = True
 
@@ -93,6 +95,7 @@ class World:
             batch=batch,
             lease_seconds=LEASE_SECONDS,
             clock=lambda: self.now,
+            batching_seconds=0.0,
         )
 
     def completed(self, file_id: int, run: int | None = 1, partition: int = 0) -> None:
@@ -114,11 +117,6 @@ class World:
 
     def statuses(self) -> list[Status]:
         return [self.database.files[file_id].status for file_id in self.ids]
-
-
-@pytest.fixture(autouse=True)
-def _no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_sync, "BATCHING_SECONDS", 0.0)
 
 
 def test_events_reach_the_rows_and_the_positions() -> None:
@@ -415,10 +413,10 @@ def test_it_outlives_its_servers_and_leaves_in_order() -> None:
     thread = threading.Thread(target=sync.run, args=(stop,), daemon=True)
     thread.start()
     try:
-        eventually(lambda: "away" in sync._state)
+        wait_until(lambda: "away" in sync._state)
         world.database.outage = None
         world.completed(1)
-        eventually(lambda: world.statuses()[0] is Status.COMPLETED)
+        wait_until(lambda: world.statuses()[0] is Status.COMPLETED)
     finally:
         stop.set()
         thread.join(20)

@@ -2,13 +2,13 @@
 
 Reads   the `outbox` table (accepted requests).
 Writes  `file.create`, in strict round robin; `publications`; deletes from the outbox what the broker acknowledged.
-Dies    between numbering and producing: the successor finds the numbered rows and produces them.
-        between producing and deleting: the successor produces them once more, under the same number, to the same
-        partition; whoever counts sees a repeat, and the processors find the object that they made.
-        after numbering, and the topic is deleted and created anew: the successor gives the numbers up, on record, and
-        the rows get new ones for the partitions that there are.
+Dies    between numbering and producing: the next leader finds the numbered rows and produces them.
+        between producing and deleting: the next leader produces them again, with the same number to the same
+        partition. The record is duplicated, and the processors find the existing object.
+        after numbering, if the topic is then recreated: the next leader discards the numbers, which is recorded, and
+        the rows get new ones for the partitions of the new topic.
 
-Many may run, in the dashboard's process or alone: the lease makes one active, the others stand by.
+Several may run, in the dashboard's process or alone. The lease makes one the leader; the others are standbys.
 """
 
 import enum
@@ -18,44 +18,52 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 
 from filemill.domain.messages import FileCreate, create_headers, encode
 from filemill.domain.records import TopicIdentity
 from filemill.errors import NotLeader, Unavailable
-from filemill.ports import ClaimedRow, DeliveryReport, Lease, Outbox, PublishedRow, Publisher
+from filemill.ports import ClaimedRow, Clock, DeliveryReport, Lease, Outbox, PublishedRow, Publisher
 
 log = structlog.get_logger("relay")
 
-# How long an idle relay sleeps. One in the process that accepts requests is woken; one elsewhere finds them by asking.
-IDLE_MIN_SECONDS = 0.01
-IDLE_MAX_SECONDS = 0.2
-STANDBY_SECONDS = 0.5
-BACKOFF_MAX_SECONDS = 2.0
 PARTITIONS_REFRESH_SECONDS = 3.0
 FLUSH_SECONDS = 2.0
 POLL_SECONDS = 0.002
-# From a claim that took all there was to the next, while some are on their way: at hundreds of requests a second each
-# would be claimed by a transaction of its own otherwise, and most claims would find nothing.
+# The time between claims while records are in flight, if the last claim was not full. Without it, at hundreds of
+# requests a second, each request would need its own transaction, and most claims would find nothing.
 CLAIM_SECONDS = 0.01
-# Produced and not settled: enough to fill the broker's pipe, little enough to repeat after a crash.
+# Batches that are produced but not marked as published: enough for the throughput, few enough to repeat after a crash.
 IN_FLIGHT_BATCHES = 4
 
 
-# Runs a call, now or beside, and gives its future.
+# Runs a call, on this or another thread, and returns its future.
 Submit = Callable[[Callable[[], None]], Future[None]]
 
 
 def run_inline(call: Callable[[], None]) -> Future[None]:
-    """Run a call on the caller's thread."""
+    """Run the call on the caller's thread."""
     done: Future[None] = Future()
     try:
         call()
-    except Exception as error:  # noqa: BLE001 - it is raised to whoever asks for the result
+    except Exception as error:  # noqa: BLE001 - the future raises it
         done.set_exception(error)
     else:
         done.set_result(None)
     return done
+
+
+class RelayIntervals(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a relay sleeps, in seconds: idle (from the minimum to the maximum), as a standby, and after an outage.
+
+    A relay in the process that accepts requests is woken; any other finds new requests by polling.
+    """
+
+    idle_min: float = 0.01
+    idle_max: float = 0.2
+    standby: float = 0.5
+    backoff_max: float = 2.0
 
 
 class RelayState(enum.StrEnum):
@@ -68,7 +76,7 @@ class RelayState(enum.StrEnum):
 
 
 class OutboxRelay:
-    """Moves requests from the outbox to Kafka. `run` belongs to one thread; `wake` and `state` to any."""
+    """Moves requests from the outbox to Kafka. `wake` and `state` are for any thread, all else is for one."""
 
     def __init__(
         self,
@@ -80,13 +88,15 @@ class OutboxRelay:
         identity: Callable[[], TopicIdentity | None],
         batch: int,
         lease_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
         submit: Submit = run_inline,
+        intervals: RelayIntervals | None = None,
     ) -> None:
-        """`identity` asks the broker which topic has the name now; None for none. Raises Unavailable.
+        """`identity` asks the broker for the topic's identity; None if it does not exist. It may raise Unavailable.
 
-        `beside`: where requests are settled, one call at a time, while this thread claims and produces others.
+        `submit` runs the calls that mark rows as published, one at a time, while this thread produces others.
         """
+        self._intervals = intervals or RelayIntervals()
         self._outbox = outbox
         self._lease = lease
         self._publisher = publisher
@@ -98,7 +108,7 @@ class OutboxRelay:
         self._in_flight: dict[int, ClaimedRow] = {}
         self._submit = submit
         self._acknowledged: list[PublishedRow] = []
-        self._publishing: list[PublishedRow] = []  # what `_settled` is about
+        self._publishing: list[PublishedRow] = []  # the rows of `_publish_future`
         self._publish_future: Future[None] | None = None
         self._unsent: list[ClaimedRow] = []
         self._ask_identity = identity
@@ -107,12 +117,12 @@ class OutboxRelay:
         self._partitions = 0
         self._partitions_at = self._renewed_at = self._claim_at = float("-inf")
         self._leading = False
-        self._term: int | None = None  # the fencing number that it leads under
+        self._term: int | None = None  # the fencing token of the current term
         self.state = RelayState.STARTING
         self.problem: str | None = None
 
     def wake(self) -> None:
-        """Look at the outbox now: call it after a commit."""
+        """Check the outbox now. Call it after a commit."""
         self._wake.set()
 
     def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
@@ -120,25 +130,26 @@ class OutboxRelay:
 
         `on_cycle` is called in each cycle.
         """
-        idle, trouble = IDLE_MIN_SECONDS, IDLE_MIN_SECONDS
+        intervals = self._intervals
+        idle, backoff = intervals.idle_min, intervals.idle_min
         while not stop.is_set():
             on_cycle()
             try:
                 busy = self.step()
-                pause = 0.0 if busy else idle if self._leading else STANDBY_SECONDS
-                idle = IDLE_MIN_SECONDS if busy else min(IDLE_MAX_SECONDS, idle * 1.5)
-                trouble = IDLE_MIN_SECONDS
+                pause = 0.0 if busy else idle if self._leading else intervals.standby
+                idle = intervals.idle_min if busy else min(intervals.idle_max, idle * 1.5)
+                backoff = intervals.idle_min
             except Unavailable as error:
                 self._set_state(RelayState.WAITING, str(error))
-                pause = trouble = min(BACKOFF_MAX_SECONDS, trouble * 2)
-            # Its place in the wait, not before the step: a wake between the two must not be forgotten.
+                pause = backoff = min(intervals.backoff_max, backoff * 2)
+            # Cleared after the wait, not before the step: a wake between the two must not be lost.
             if pause and self._wake.wait(pause):
-                idle, self._claim_at = IDLE_MIN_SECONDS, float("-inf")
+                idle, self._claim_at = intervals.idle_min, float("-inf")
             self._wake.clear()
         self.close()
 
     def step(self) -> bool:
-        """One round; whether there was anything to do. Raises Unavailable."""
+        """Run one cycle; returns whether there was anything to do. Raises Unavailable."""
         try:
             if not self._lead():
                 return False
@@ -147,20 +158,20 @@ class OutboxRelay:
             self._become_standby(str(error))
             return False
         self._publisher.poll(0 if moved else POLL_SECONDS if self._in_flight else 0)
-        # A transaction has its price: while there is more to produce, they are settled a batch at a time.
+        # A transaction is expensive: while there is more to produce, rows are marked in whole batches.
         wait_seconds = 0 if moved or self._in_flight else POLL_SECONDS
-        settled = self._mark_published(wait_seconds, least=self._batch if moved else 1)
-        return settled or moved or bool(self._in_flight or self._publishing)
+        marked = self._mark_published(wait_seconds, least=self._batch if moved else 1)
+        return marked or moved or bool(self._in_flight or self._publishing)
 
     def close(self) -> None:
-        """Settle what is acknowledged and give up the lease; what is not settled, the successor repeats."""
+        """Mark the acknowledged rows as published and release the lease. The next leader repeats the others."""
         self._publisher.flush(FLUSH_SECONDS)
         try:
             while self._acknowledged or self._publishing:
                 self._mark_published(wait_seconds=FLUSH_SECONDS)
             self._lease.release()
         except Unavailable as error:
-            log.warning("Left without settling; a successor will repeat some requests", error=str(error))
+            log.warning("Stopped with unmarked rows; the next leader will repeat some requests", error=str(error))
 
     def _lead(self) -> bool:
         now = self._clock()
@@ -170,28 +181,28 @@ class OutboxRelay:
             self._become_standby("another relay is active")
             return False
         self._renewed_at = now
-        # A leader that slept may find the lease free again: another one led, numbered requests and died meanwhile.
+        # After a pause of this process the lease may be free, although another leader numbered requests meanwhile.
         self._leading = self._leading and self._lease.fencing == self._term
         if not self._leading:
-            self._recover()  # before it counts as leading: it is tried again where Postgres goes away in its middle
+            self._recover()  # before it counts as leading, so that it is retried if Postgres fails in between
             self._leading, self._term = True, self._lease.fencing
             self._set_state(RelayState.ACTIVE)
         return True
 
     def _become_standby(self, reason: str) -> None:
         self._leading = False
-        self._unsent.clear()  # they are numbered: whoever leads next finds them
+        self._unsent.clear()  # they are numbered: the next leader finds them
         self._set_state(RelayState.STANDBY, reason=reason)
 
     def _recover(self) -> None:
-        """Take over what a predecessor, or this relay before it lost the lease, had numbered and not settled."""
+        """Find the rows that were numbered in an earlier term, by any leader, but not marked as published."""
         known = {*self._in_flight, *(row.claimed.sequence for row in (*self._acknowledged, *self._publishing))}
         last, self._unsent = 0, []
         while rows := self._outbox.unpublished(self._batch, after=last):
             last = rows[-1].sequence
             self._unsent += [row for row in rows if row.sequence not in known]
         if self._unsent:
-            log.info("Repeating requests that were numbered but not settled", requests=len(self._unsent))
+            log.info("Repeating requests that were numbered but not published", requests=len(self._unsent))
 
     def _produce_unsent(self) -> bool:
         if not self._unsent:
@@ -199,38 +210,38 @@ class OutboxRelay:
         self._refresh_partitions()
         if gone := [row for row in self._unsent if row.generation != self._generation]:
             self._discard_sequences(gone)
-        again, self._unsent = self._unsent, []
-        for place, row in enumerate(again):
+        rows, self._unsent = self._unsent, []
+        for index, row in enumerate(rows):
             if not self._produce(row):
-                self._unsent += again[place + 1 :]
+                self._unsent += rows[index + 1 :]
                 break
-        return len(self._unsent) < len(again)
+        return len(self._unsent) < len(rows)
 
     def _discard_sequences(self, gone: list[ClaimedRow]) -> None:
-        """Have rows that were numbered for a topic which is gone numbered anew, for the one that has its name now."""
+        """Discard the numbers of rows of a deleted topic, so that they get new ones for the current topic."""
         count = self._outbox.discard_sequences(gone)
         self._unsent = [row for row in self._unsent if row.generation == self._generation]
         self._claim_at = float("-inf")
-        log.warning("The topic is another one: requests are numbered anew", topic=self._topic, requests=count)
+        log.warning("The topic was recreated: requests get new sequence numbers", topic=self._topic, requests=count)
 
     def _produce_new(self) -> bool:
-        unsettled = len(self._in_flight) + len(self._acknowledged) + len(self._publishing)
-        if self._unsent or unsettled >= self._batch * IN_FLIGHT_BATCHES:
+        pending = len(self._in_flight) + len(self._acknowledged) + len(self._publishing)
+        if self._unsent or pending >= self._batch * IN_FLIGHT_BATCHES:
             return False
-        if unsettled and self._clock() < self._claim_at:
+        if pending and self._clock() < self._claim_at:
             return False
         partitions = self._refresh_partitions()
         try:
             rows = self._outbox.claim(self._batch, partitions, self._generation)
         except Unavailable:
-            self._leading = False  # the answer may be all that was lost: to lead again is to look for numbered rows
+            self._leading = False  # perhaps only the response was lost: recovery finds the numbered rows
             raise
         if len(rows) < self._batch:
             self._claim_at = self._clock() + CLAIM_SECONDS
-        self._renewed_at = self._clock() if rows else self._renewed_at  # a claim proves, and renews, the lease
-        for place, row in enumerate(rows):
+        self._renewed_at = self._clock() if rows else self._renewed_at  # a claim renews the lease
+        for index, row in enumerate(rows):
             if not self._produce(row):
-                self._unsent += rows[place + 1 :]
+                self._unsent += rows[index + 1 :]
                 break
         return bool(rows)
 
@@ -238,7 +249,7 @@ class OutboxRelay:
         now = self._clock()
         if now - self._partitions_at >= PARTITIONS_REFRESH_SECONDS or not self._partitions:
             identity = self._ask_identity()
-            # Known to the producer too: it would refuse a partition that it has not heard of.
+            # Updates the producer's metadata, too: it rejects partitions that it does not know.
             self._partitions = self._publisher.partitions(self._topic) if identity is not None else 0
             if identity is not None and not identity.is_same_topic(self._identity):
                 self._generation = self._outbox.topic_generation(self._topic, identity)
@@ -249,14 +260,14 @@ class OutboxRelay:
         return self._partitions
 
     def _produce(self, row: ClaimedRow) -> bool:
-        """Hand a row to the producer; False (and kept for later) where its queue is full."""
+        """Pass a row to the producer; returns False and keeps the row for later if the queue is full."""
         message = FileCreate(row.file_id, row.title, row.description, row.requested_at)
         self._in_flight[row.sequence] = row
         try:
             self._publisher.publish(
                 self._topic,
                 encode(message),
-                lambda receipt: self._on_delivery(row, receipt),
+                lambda report: self._on_delivery(row, report),
                 partition=row.partition,
                 headers=create_headers(row.sequence, row.run, row.traceparent),
             )
@@ -267,18 +278,21 @@ class OutboxRelay:
             return False
         return True
 
-    def _on_delivery(self, row: ClaimedRow, receipt: DeliveryReport) -> None:
+    def _on_delivery(self, row: ClaimedRow, report: DeliveryReport) -> None:
         self._in_flight.pop(row.sequence, None)
-        if receipt.error is None:
-            self._acknowledged.append(PublishedRow(row, receipt.offset))
+        if report.error is None:
+            self._acknowledged.append(PublishedRow(row, report.offset))
             if self._leading:
                 self._set_state(RelayState.ACTIVE)
         else:
             self._unsent.append(row)
-            self._set_state(RelayState.WAITING, f"Kafka rejected a request: {receipt.error}")
+            self._set_state(RelayState.WAITING, f"Kafka rejected a request: {report.error}")
 
     def _mark_published(self, wait_seconds: float = 0, least: int = 1) -> bool:
-        """Have what is acknowledged settled, if it is `least` requests; whether some was, within `wait_seconds`."""
+        """Mark acknowledged rows as published, at least `least` at a time.
+
+        Returns whether a call that does so has ended; waits up to `wait_seconds` for it.
+        """
         if self._publish_future is None and len(self._acknowledged) >= least:
             batch = self._publishing = self._acknowledged
             self._acknowledged = []

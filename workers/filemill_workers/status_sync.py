@@ -1,13 +1,13 @@
 """Status sync.
 
-Reads   `file.progress`, `file.created` and `worker.events`, all partitions, from positions kept in Postgres.
+Reads   `file.progress`, `file.created` and `worker.events`, all partitions, from positions stored in Postgres.
 Writes  the files' statuses, `workers`, `worker_events` and those positions, in one transaction; `rejected_messages`.
-Dies    anywhere: a batch is in the rows together with its position, or neither is; the successor goes on from there.
+Dies    anywhere: a batch and its positions are stored together or not at all; the next leader continues from there.
 
-A topic that was deleted and created anew is read from its beginning: to apply an event twice changes nothing.
+A topic that was recreated is read from its beginning. Applying an event twice has no effect.
 
-Many may run: the lease makes one active. One that was stopped and wakes after its lease has its transaction refused,
-so that no event is applied by two, and no position goes back.
+Several may run: the lease makes one the leader. If a process is paused for longer than its lease, its transaction is
+rejected. So no event is applied by two, and no position goes back.
 """
 
 import threading
@@ -27,6 +27,7 @@ from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
 from filemill.ports import (
     ApplyResult,
+    Clock,
     Lease,
     ReceivedEvent,
     RejectedRecord,
@@ -39,7 +40,7 @@ log = structlog.get_logger("sync")
 
 STANDBY_SECONDS = 0.5
 IDLE_SECONDS = 0.1
-# Events that come within this time of each other go into one transaction.
+# Events of this period are applied in one transaction.
 BATCHING_SECONDS = 0.05
 REFRESH_SECONDS = 3.0
 BACKOFF_SECONDS = 0.5
@@ -59,8 +60,11 @@ class StatusSync:
         topic_worker_events: str,
         batch: int,
         lease_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
+        batching_seconds: float = BATCHING_SECONDS,
     ) -> None:
+        """`reader` creates a reader of all three topics. `batch`: the number of records in a transaction at most."""
+        self._batching_seconds = batching_seconds
         self._store = store
         self._lease = lease
         self._new_reader = reader
@@ -93,34 +97,34 @@ class StatusSync:
             self.close()
 
     def step(self) -> bool:
-        """One round; False where another one is active. Raises Unavailable, NotLeader."""
+        """Run one cycle; returns False if another process is the leader. Raises Unavailable, NotLeader."""
         now = self._clock()
         if now - self._renewed_at >= self._renew_seconds:
             if not self._lease.acquire():
                 self._become_standby()
                 return False
             if self._lease.fencing != self._term:
-                self._reset()  # another one may have gone further while this one slept
+                self._reset()  # another leader may have advanced the positions meanwhile
                 self._term = self._lease.fencing
             self._renewed_at = now
         if self._reader is None:
             self._reader = self._new_reader()
             self._refreshed_at = float("-inf")
             self._set_state("active")
-        # Not over records that wait to be applied: their positions are of the topics that they were read from.
+        # Not while records wait to be applied: their positions belong to the topics that they were read from.
         if now - self._refreshed_at >= REFRESH_SECONDS and not self._unapplied:
             asked_at = self._clock()
             self._record_clock.synchronize(self._store.now(), asked_at)
             topics = self._reader.identities()
             self._reader.refresh(self._store.positions(topics), topics)
             self._refreshed_at = now
-        # What was read stays until it is applied: Postgres may be away for as long as it likes.
+        # Records are kept until they are applied, however long Postgres is unreachable.
         if not self._unapplied:
             try:
                 self._unapplied = self._read_batch(self._reader)
                 self._record_clock.observe(self._unapplied, to_the_end=len(self._unapplied) < self._batch)
             except Unavailable:
-                self._drop_reader()  # it is past what it had read by then: a new one begins where the rows are
+                self._drop_reader()  # it has advanced past records that are lost now: a new one begins at the positions
                 raise
         if self._unapplied:
             self._apply(self._unapplied)
@@ -130,24 +134,24 @@ class StatusSync:
         return True
 
     def close(self) -> None:
-        """Give up the lease; the position is where it belongs already."""
+        """Close the reader and release the lease. The positions are stored already."""
         self._drop_reader()
         try:
             self._lease.release()
         except Unavailable as error:
-            log.warning("Left without giving up the lease; it expires", error=str(error))
+            log.warning("Stopped without releasing the lease; it will expire", error=str(error))
 
     def _read_batch(self, reader: TopicReader) -> list[Record]:
         records = reader.read(self._batch, IDLE_SECONDS)
         if not records:
             return records
-        deadline = self._clock() + BATCHING_SECONDS
+        deadline = self._clock() + self._batching_seconds
         while len(records) < self._batch and (left := deadline - self._clock()) > 0:
             records += reader.read(self._batch - len(records), left)
         return records
 
     def _apply(self, records: Sequence[Record]) -> None:
-        """Apply a batch; where the database refuses a value in it, each record by itself, without the refused ones."""
+        """Apply a batch. If the database refuses a value, apply each record alone and skip the refused ones."""
         try:
             self._apply_whole(records)
         except UnusableData as error:
@@ -162,43 +166,43 @@ class StatusSync:
                 self._apply([record])
 
     def _apply_whole(self, records: Sequence[Record]) -> None:
-        reading = self._decode(records)
+        decoded = self._decode(records)
         positions = {(record.topic, record.partition): record.offset + 1 for record in records}
-        changes = [change for _, change in reading.updates]
-        applied = self._store.apply(changes, positions, reading.rejected, reading.events)
-        untrue = _inapplicable(reading, applied)
-        if untrue:
-            self._store.apply((), {}, untrue)
-        if rejected := [*reading.rejected, *untrue]:
+        updates = [update for _, update in decoded.updates]
+        applied = self._store.apply(updates, positions, decoded.rejected, decoded.events)
+        inapplicable = _inapplicable(decoded, applied)
+        if inapplicable:
+            self._store.apply((), {}, inapplicable)
+        if rejected := [*decoded.rejected, *inapplicable]:
             log.warning("Skipped events", count=len(rejected), first=rejected[0].reason)
-        statuses = Counter(str(change.status) for change in changes)
+        statuses = Counter(str(update.status) for update in updates)
         log.debug("Updated files", changed=applied.changed, **statuses)
 
     def _decode(self, records: Sequence[Record]) -> "_DecodedBatch":
-        reading = _DecodedBatch()
+        decoded = _DecodedBatch()
         for record in records:
             try:
                 record.require_readable_headers()
                 if record.topic == self._topic_worker_events:
                     event = _with_store_time(decode_event(record.value), self._record_clock.time_of(record))
-                    reading.events.append(ReceivedEvent(record.partition, record.offset, event))
+                    decoded.events.append(ReceivedEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
-                    reading.updates.append(
+                    decoded.updates.append(
                         (record, decode_created(record.value).status_update(self._record_clock.time_of(record)))
                     )
                 else:
-                    reading.updates.append(
+                    decoded.updates.append(
                         (record, decode(record.value, FileProgress).status_update(self._record_clock.time_of(record)))
                     )
             except InvalidMessage as error:
                 readable = record.headers_error is None
                 code = RejectionCode.INVALID_MESSAGE if readable else RejectionCode.HEADERS_UNREADABLE
-                reading.rejected.append(_rejected(record, str(error), code))
-            except Exception as error:  # whatever a record holds, the ones after it are read
+                decoded.rejected.append(_rejected(record, str(error), code))
+            except Exception as error:  # no record stops the ones after it
                 log.exception("A record could not be interpreted", topic=record.topic, offset=record.offset)
                 reason = f"{type(error).__name__}: {error}"
-                reading.rejected.append(_rejected(record, reason, RejectionCode.NOT_INTERPRETED))
-        return reading
+                decoded.rejected.append(_rejected(record, reason, RejectionCode.NOT_INTERPRETED))
+        return decoded
 
     def _become_standby(self) -> None:
         self._reset()
@@ -221,7 +225,7 @@ class StatusSync:
 
 
 class _DecodedBatch(msgspec.Struct):
-    """What a batch of records says."""
+    """The content of a batch of records."""
 
     updates: list[tuple[Record, StatusUpdate]] = []
     events: list[ReceivedEvent] = []
@@ -233,18 +237,18 @@ def _rejected(record: Record, reason: str, code: RejectionCode) -> RejectedRecor
 
 
 def _with_store_time(event: WorkerEvent, at: datetime) -> WorkerEvent:
-    """The event by the store's clock; how far its sender's is from that."""
+    """The event with the time of the store's clock, and the skew of its sender's clock."""
     skew = round((event.timestamp - at).total_seconds(), 3)
     return msgspec.structs.replace(event, timestamp=at, skew_seconds=skew)
 
 
-def _inapplicable(reading: _DecodedBatch, applied: ApplyResult) -> list[RejectedRecord]:
-    """The changes that name an id that no row has, another file's object, or a run that was never begun."""
+def _inapplicable(decoded: _DecodedBatch, applied: ApplyResult) -> list[RejectedRecord]:
+    """The updates that name an id that no row has, another file's object, or a run that has not begun."""
     if not applied.unknown_ids and not applied.rejected:
         return []
     missing = set(applied.unknown_ids)
     found: list[RejectedRecord] = []
-    for index, (record, update) in enumerate(reading.updates):
+    for index, (record, update) in enumerate(decoded.updates):
         if (rejected := applied.rejected.get(index)) is not None:
             found.append(_rejected(record, rejected.reason, rejected.code))
         elif update.file_id in missing:

@@ -9,8 +9,8 @@ Dies    before the PUT: nothing has happened; another worker processes the recor
 
 This module is the thread that owns the consumer. It polls, dispatches records to the executor, collects the finished
 ones, commits, pauses and resumes, and follows the group's assignments. It blocks in the poll only, so the group does
-not expel the worker, however long a file takes. An epoch is one assignment of a partition. A record that finishes after its
-epoch has ended is ignored, because another worker may process it already.
+not expel the worker, however long a file takes. An epoch is one assignment of a partition. A record that finishes after
+its epoch has ended is ignored, because another worker may process it already.
 """
 
 import queue
