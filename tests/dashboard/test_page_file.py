@@ -58,7 +58,7 @@ def test_a_completed_file_shows_its_states_and_its_content(
     assert [node["current"] for node in page.shown("state_diagram", "state-diagram")["ends"]] == [True, False, False]
     assert [step["title"] for step in page.shown("timeline", "timeline")["steps"]] == [
         "Accepted",
-        "Taken by a worker",
+        "Started by a worker",
         "Uploaded",
         "Recorded",
     ]
@@ -72,7 +72,7 @@ def test_a_waiting_file_shows_the_reason_and_can_be_cancelled_and_retried(
 ) -> None:
     file_id = accept(engine)
     page = open_page(settings, "file", id=str(file_id))
-    assert page.notices("why")[0]["title"] == "It waits in the outbox: it is not on Kafka yet"
+    assert page.notices("why")[0]["title"] == "In the outbox, not published yet"
     assert "no content yet" in page.shown("preview", "preview")["message"]
     assert disabled(page) == {"retry": True, "cancel": False, "delete": True}
 
@@ -80,7 +80,7 @@ def test_a_waiting_file_shows_the_reason_and_can_be_cancelled_and_retried(
     assert page.notices("why") == []
     assert press(page, "retry")["title"] == "Retried"
     assert page.shown("state_diagram", "state-diagram")["retry_label"] == "run 2"
-    assert "Retried: a new run" in [step["title"] for step in page.shown("timeline", "timeline")["steps"]]
+    assert "Retried as a new run" in [step["title"] for step in page.shown("timeline", "timeline")["steps"]]
 
 
 def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
@@ -90,7 +90,7 @@ def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa
     page.app.button(key="action-delete").click()
     (notice,) = page.run().notices("none")
     assert notice["title"] == f"File #{file_id} does not exist"
-    assert notice["text"].startswith("It was deleted at ")
+    assert notice["text"].startswith("Deleted at ")
     with engine.connect() as connection:
         assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
 

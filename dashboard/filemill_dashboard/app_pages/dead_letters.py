@@ -122,7 +122,7 @@ def _on_action(letter: DeadLetter, action: str) -> None:
 def _row(letter: DeadLetter, age: float | None) -> TableRow:
     state = ("replayable", "bad") if letter.refusal is None else ("not replayable", "none")
     if not letter.still_broken:
-        state = ("retried", "good")
+        state = ("resolved", "good")
     return TableRow(
         letter.place,
         {
