@@ -1,7 +1,7 @@
 """File requests, their statuses, and the rule for which status update supersedes which. Pure.
 
-`filemill.adapters.postgres.status_store` has the same rules as SQL, for thousands of rows at a time. `tests/contract` checks
-that both give the same results.
+`filemill.adapters.postgres.status_store` has the same rules as SQL, for thousands of rows at a time. `tests/contract`
+checks that both give the same results.
 """
 
 import enum

@@ -84,8 +84,8 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One event. `partitions` are those that the event concerns, `owned` all that the worker owns after it.
 
-    On Kafka `timestamp` is by the worker's clock, in the database by the database's. `skew_seconds` is how far the worker's
-    clock was ahead (negative: behind). A `skew_seconds` that a worker sends is overwritten.
+    On Kafka `timestamp` is by the worker's clock, in the database by the database's. `skew_seconds` is how far the
+    worker's clock was ahead (negative: behind). A `skew_seconds` that a worker sends is overwritten.
     """
 
     kind: EventKind

@@ -175,7 +175,7 @@ def test_without_a_stack_each_fault_gives_the_reason_why_it_is_disabled(
     assert [row["key"] for row in offered] == [
         f"{kind}:{server}" for server in ("kafka", "postgres", "s3") for kind in ("killed", "stopped")
     ]
-    assert all("no embedded stack" in row["actions"][0]["disabled_reason"] for row in offered)
+    assert all("does not belong to an embedded stack" in row["actions"][0]["disabled_reason"] for row in offered)
 
 
 def press(page: Page, key: str, row: str) -> None:

@@ -1,4 +1,4 @@
-"""The bytes of a file: the seed's template, and nothing but the request in them."""
+"""The bytes of a file: the template of the reference design, filled from the request alone."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
@@ -17,11 +17,11 @@ Generated at: 2026-01-04T12:00:00.000Z
 """
 
 
-def test_the_text_is_the_seeds_template() -> None:
+def test_the_text_is_the_template_of_the_reference_design() -> None:
     assert render("My File", "Description", REQUESTED_AT).decode() == SEEDS_TEMPLATE
 
 
-def test_the_same_request_has_the_same_bytes_wherever_it_is_done() -> None:
+def test_the_same_request_has_the_same_bytes() -> None:
     elsewhere = REQUESTED_AT.astimezone(timezone(timedelta(hours=-8)))
     assert render("t", "d", elsewhere) == render("t", "d", REQUESTED_AT)
 
@@ -36,7 +36,7 @@ def test_any_part_of_the_request_changes_the_bytes() -> None:
     assert len(bodies) == 4
 
 
-def test_text_is_taken_as_it_is() -> None:
+def test_text_is_not_changed() -> None:
     body = render("{title} %s <b>", "{0}\r\nline two\n\n文件 🎉", REQUESTED_AT).decode()
     assert "Title: {title} %s <b>\n" in body
     assert "Description: {0}\r\nline two\n\n文件 🎉\n" in body

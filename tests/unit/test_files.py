@@ -1,4 +1,4 @@
-"""What a request may be, how its object is called, and which of two statements about a file counts."""
+"""The limits of requests, object keys, and which status update supersedes which."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -66,7 +66,7 @@ def test_a_title_with_a_control_character_is_refused(character: str) -> None:
 @pytest.mark.parametrize(
     "title", ["<script>alert(1)</script>", "=1+1", "[a](javascript:x)", "\u202eabc", "👨‍👩‍👧‍👦", " a ", "[bold]"]
 )
-def test_a_hostile_title_is_a_title(title: str) -> None:
+def test_a_title_may_contain_markup(title: str) -> None:
     assert new_file(title).title == title
 
 
@@ -97,7 +97,7 @@ def test_a_description_may_have_line_breaks_but_no_nul() -> None:
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_what_is_accepted_can_be_stored(title: str, description: str) -> None:
+def test_an_accepted_request_can_be_stored(title: str, description: str) -> None:
     try:
         file = new_file(title, description)
     except InvalidRequest as error:
@@ -112,11 +112,11 @@ def test_what_is_accepted_can_be_stored(title: str, description: str) -> None:
 # --- times and keys
 
 
-def test_a_moment_is_cut_to_milliseconds_not_rounded() -> None:
+def test_a_time_is_truncated_to_milliseconds_not_rounded() -> None:
     assert truncate_to_milliseconds(datetime(2026, 1, 4, 12, 0, 0, 999_999, tzinfo=UTC)).microsecond == 999_000
 
 
-def test_a_moment_is_kept_in_utc() -> None:
+def test_a_time_is_converted_to_utc() -> None:
     east = timezone(timedelta(hours=5, minutes=30))
     moment = truncate_to_milliseconds(datetime(2026, 1, 4, 17, 30, tzinfo=east))
     assert moment == T0
@@ -133,24 +133,24 @@ def test_a_moment_is_kept_in_utc() -> None:
         (datetime(2026, 1, 4, 14, tzinfo=timezone(timedelta(hours=2))), 1_767_528_000_000, "2026-01-04T12:00:00.000Z"),
     ],
 )
-def test_times_are_written_as_javascript_does(moment: datetime, milliseconds: int, text: str) -> None:
+def test_times_are_written_as_in_javascript(moment: datetime, milliseconds: int, text: str) -> None:
     assert epoch_milliseconds(moment) == milliseconds
     assert iso_milliseconds(moment) == text
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_milliseconds_lose_nothing_to_floats(moment: datetime) -> None:
+def test_milliseconds_are_exact(moment: datetime) -> None:
     cut = truncate_to_milliseconds(moment)
     back = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=epoch_milliseconds(cut))
     assert back == cut
 
 
-def test_the_key_is_the_seeds() -> None:
+def test_the_key_has_the_form_of_the_reference_design() -> None:
     assert object_key(42, datetime(2024, 1, 4, 12, 1, tzinfo=UTC)) == "file-42-1704369660000.txt"
 
 
 @given(st.integers(1, FILE_ID_MAX), st.datetimes(timezones=st.just(UTC)))
-def test_every_key_of_ours_names_its_file(file_id: int, moment: datetime) -> None:
+def test_the_file_id_is_found_in_every_key(file_id: int, moment: datetime) -> None:
     assert file_id_in_key(object_key(file_id, moment)) == file_id
 
 
@@ -173,7 +173,7 @@ def test_every_key_of_ours_names_its_file(file_id: int, moment: datetime) -> Non
         f"file-{'9' * 5000}-1.txt",
     ],
 )
-def test_a_strangers_key_names_no_file(key: str) -> None:
+def test_other_keys_contain_no_file_id(key: str) -> None:
     assert file_id_in_key(key) is None
 
 
@@ -194,13 +194,13 @@ def test_the_states_are_ranked_pending_processing_terminal() -> None:
 
 @pytest.mark.parametrize("ended", [COMPLETED, FAILED, CANCELLED])
 @pytest.mark.parametrize("said", list(Status))
-def test_the_first_end_of_a_run_stands(ended: Status, said: Status) -> None:
+def test_the_first_terminal_status_of_a_run_stays(ended: Status, said: Status) -> None:
     assert not supersedes(_change(said, seconds=999), CurrentState(1, ended))
 
 
 @pytest.mark.parametrize("said", list(Status))
 @pytest.mark.parametrize("standing", list(Status))
-def test_only_the_run_of_the_row_counts(said: Status, standing: Status) -> None:
+def test_only_updates_of_the_current_run_apply(said: Status, standing: Status) -> None:
     for ahead in (3, 2**31 - 1):
         assert not supersedes(_change(said, run=ahead, seconds=1e6), CurrentState(2, standing))
     assert not supersedes(_change(said, run=1, seconds=1e6), CurrentState(2, standing))
@@ -212,7 +212,7 @@ def test_a_pending_file_may_become_anything(said: Status) -> None:
 
 
 @pytest.mark.parametrize("said", [COMPLETED, FAILED, CANCELLED])
-def test_an_end_counts_against_later_progress(said: Status) -> None:
+def test_a_terminal_status_supersedes_later_progress(said: Status) -> None:
     assert supersedes(_change(said, seconds=-99), CurrentState(1, PROCESSING, T0))
 
 
@@ -222,13 +222,13 @@ def test_nothing_goes_back_to_pending() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "counts"), [(-0.001, False), (0, True), (0.001, True)])
-def test_of_two_steps_the_later_by_its_own_clock_counts(seconds: float, counts: bool) -> None:
+def test_of_two_progress_events_the_later_one_applies(seconds: float, counts: bool) -> None:
     assert supersedes(_change(PROCESSING, seconds=seconds), CurrentState(1, PROCESSING, T0)) == counts
     assert supersedes(_change(PROCESSING, seconds=seconds), CurrentState(1, PROCESSING, None))
 
 
 @pytest.mark.parametrize("standing", list(Status))
-def test_without_a_run_the_current_one_is_meant(standing: Status) -> None:
+def test_an_update_without_a_run_refers_to_the_current_run(standing: Status) -> None:
     for said in Status:
         assert supersedes(_change(said, run=None), CurrentState(7, standing)) == supersedes(
             _change(said, run=7), CurrentState(7, standing)
@@ -258,7 +258,7 @@ def _one_by_one(changes: list[StatusUpdate], standing: CurrentState) -> tuple[Cu
 
 
 @given(_batches, _statuses, st.integers(1, 3), st.integers(0, 5))
-def test_a_folded_batch_says_what_its_changes_say_one_by_one(
+def test_a_coalesced_batch_has_the_same_effect_as_its_updates(
     changes: list[StatusUpdate], status: Status, run: int, seconds: int
 ) -> None:
     folded = coalesce(changes)
@@ -271,7 +271,7 @@ def test_a_folded_batch_says_what_its_changes_say_one_by_one(
 
 
 @given(st.lists(st.builds(_change, _statuses, st.sampled_from([None, 1]), st.integers(0, 5), st.integers(1, 9))))
-def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: list[StatusUpdate]) -> None:
+def test_a_coalesced_batch_is_ordered_by_id_with_updates_without_a_run_last(changes: list[StatusUpdate]) -> None:
     order = [(change.run is None, change.file_id) for change in coalesce(changes)]
     assert order == sorted(set(order))
 
@@ -282,7 +282,7 @@ def test_a_folded_batch_is_in_the_order_of_ids_with_the_runless_last(changes: li
 @pytest.mark.parametrize(
     "key", ["file-7-1.txt", "file-7-1767528000000.txt", "file-7-1.png", "file-7-1-a.txt", "/file-7-1.txt"]
 )
-def test_a_key_with_the_files_own_id_is_its_own(key: str) -> None:
+def test_a_key_with_the_files_id_is_reserved_for_it(key: str) -> None:
     assert check_key_owner(7, key) is None
 
 
@@ -301,7 +301,7 @@ def test_a_key_with_the_files_own_id_is_its_own(key: str) -> None:
         *("file-07-1.txt", f"file-{'9' * 900}-1.txt"),
     ],
 )
-def test_a_key_that_is_kept_for_another_file_is_refused(key: str) -> None:
+def test_a_key_that_is_reserved_for_another_file_is_refused(key: str) -> None:
     with pytest.raises(InvalidObjectKey, match="a key of file"):
         check_key_owner(7, key)
 
@@ -318,7 +318,7 @@ def test_a_key_that_is_no_plain_path_is_refused(key: str) -> None:
     ("key", "canonical"),
     [("foreign/7.txt", "foreign/7.txt"), ("a//b", "a/b"), ("/a\\b/", "a/b"), (" ", " "), ("file-7.txt", "file-7.txt")],
 )
-def test_any_other_key_is_for_whoever_has_it_first(key: str, canonical: str) -> None:
+def test_any_other_key_belongs_to_the_first_file_that_has_it(key: str, canonical: str) -> None:
     assert check_key_owner(7, key) == canonical
 
 
@@ -347,7 +347,7 @@ def test_a_title_without_a_visible_character_is_refused_and_a_record_that_has_on
 
 
 @pytest.mark.parametrize("title", [".", "a\u0301", "\u202ea", "👩\u200d💻", "क्षि", "‌x", "一"])
-def test_a_title_with_a_visible_character_is_taken(title: str) -> None:
+def test_a_title_with_a_visible_character_is_accepted(title: str) -> None:
     assert new_file(title).title == title
 
 
@@ -364,10 +364,10 @@ def test_a_title_with_a_visible_character_is_taken(title: str) -> None:
         ("각", "\u1100\u1161\u11a8"),
     ],
 )
-def test_texts_that_look_alike_are_one_to_a_search(one: str, other: str) -> None:
+def test_a_search_ignores_case_composition_and_width(one: str, other: str) -> None:
     assert search_text(one) == search_text(other)
 
 
 @given(st.text())
-def test_what_is_searched_stays_the_same_however_often_it_is_folded(text: str) -> None:
+def test_the_search_form_is_idempotent(text: str) -> None:
     assert search_text(search_text(text)) == search_text(text)

@@ -1,4 +1,4 @@
-"""What travels over Kafka: ours, a stranger's who knows the seed only, and everything that is neither."""
+"""Kafka messages: ours, those of clients of the reference design, and invalid ones."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ _runs = st.none() | st.integers(1, RUN_MAX)
 
 
 @given(st.builds(FileCreate, _ids, _text, _text, _moments))
-def test_a_request_arrives_as_it_was_sent(message: FileCreate) -> None:
+def test_a_request_survives_encoding_and_decoding(message: FileCreate) -> None:
     assert decode(encode(message), FileCreate) == message
 
 
@@ -89,11 +89,11 @@ def test_a_request_arrives_as_it_was_sent(message: FileCreate) -> None:
         error=st.none() | _text,
     )
 )
-def test_a_result_arrives_as_it_was_sent(message: FileCreated) -> None:
+def test_a_result_survives_encoding_and_decoding(message: FileCreated) -> None:
     assert decode(encode(message), FileCreated) == message
 
 
-def test_progress_arrives_as_it_was_sent() -> None:
+def test_progress_survives_encoding_and_decoding() -> None:
     message = FileProgress(
         file_id=1, run=2, worker_id="w", partition=0, offset=7, attempt=1, step=3, steps=6, timestamp=T0
     )
@@ -102,7 +102,7 @@ def test_progress_arrives_as_it_was_sent() -> None:
     assert (change.status, change.run, change.at, change.step) == (Status.PROCESSING, 2, T0, 3)
 
 
-def test_a_request_is_written_in_the_seeds_form() -> None:
+def test_a_request_has_the_form_of_the_reference_design() -> None:
     value = encode(FileCreate(42, "My File", "Description", T0))
     assert json.loads(value) == {
         "fileId": 42,
@@ -112,7 +112,7 @@ def test_a_request_is_written_in_the_seeds_form() -> None:
     }
 
 
-def test_a_result_is_written_in_the_seeds_form_and_more() -> None:
+def test_a_result_has_the_form_of_the_reference_design_and_more_fields() -> None:
     message = FileCreated(file_id=42, s3_location="k", status="completed", timestamp=T0, worker_id="w", started_at=T0)
     assert json.loads(encode(message)) == {
         "fileId": 42,
@@ -128,7 +128,7 @@ def test_a_message_is_utf8_and_not_escaped() -> None:
     assert "文件 🎉".encode() in encode(FileCreate(1, "文件 🎉", "", T0))
 
 
-def test_times_are_cut_to_milliseconds() -> None:
+def test_times_are_truncated_to_milliseconds() -> None:
     moment = T0.replace(microsecond=7_999).astimezone(timezone(timedelta(hours=2)))
     assert json.loads(encode(FileCreate(1, "t", "", moment)))["timestamp"] == "2026-01-04T12:00:00.007Z"
 
@@ -136,11 +136,11 @@ def test_times_are_cut_to_milliseconds() -> None:
 # --- a stranger who knows the seed only
 
 
-def test_a_strangers_request_is_read() -> None:
+def test_a_request_of_a_reference_client_is_read() -> None:
     assert decode_create(_create()) == FileCreate(42, "My File", "Description", T0)
 
 
-def test_a_strangers_result_is_read_and_means_the_current_run() -> None:
+def test_a_result_without_a_run_refers_to_the_current_run() -> None:
     message = decode_created(_created())
     change = message.status_update()
     assert (change.file_id, change.run, change.status) == (42, None, Status.COMPLETED)
@@ -149,7 +149,7 @@ def test_a_strangers_result_is_read_and_means_the_current_run() -> None:
 
 
 @pytest.mark.parametrize("location", [None, "", "k"])
-def test_a_strangers_failure_needs_no_location(location: str | None) -> None:
+def test_a_failed_result_needs_no_location(location: str | None) -> None:
     assert decode_created(_created(status="failed", s3Location=location)).status_update().status is Status.FAILED
     assert decode_created(_without(_created(status="failed"), "s3Location")).status == "failed"
 
@@ -204,9 +204,7 @@ NEVER_READABLE: list[bytes | None] = [
     [decode_create, decode_created, lambda value: decode(value, FileProgress), decode_event, decode_command],
     ids=["file.create", "file.created", "file.progress", "worker.events", "worker.commands"],
 )
-def test_what_is_no_message_is_invalid_and_nothing_worse(
-    read: Callable[[bytes | None], object], value: bytes | None
-) -> None:
+def test_other_values_raise_invalid_message_only(read: Callable[[bytes | None], object], value: bytes | None) -> None:
     with pytest.raises(InvalidMessage) as caught:
         read(value)
     assert str(caught.value).encode()
@@ -214,7 +212,7 @@ def test_what_is_no_message_is_invalid_and_nothing_worse(
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="surrogatepass")))
-def test_random_bytes_are_invalid_and_nothing_worse(value: bytes) -> None:
+def test_random_bytes_raise_invalid_message_only(value: bytes) -> None:
     for read in (decode_create, decode_created, decode_event, decode_command):
         with pytest.raises(InvalidMessage):
             read(value)
@@ -222,13 +220,13 @@ def test_random_bytes_are_invalid_and_nothing_worse(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["fileId", "title", "description", "timestamp"])
-def test_a_request_needs_all_four_fields_of_the_seed(name: str) -> None:
+def test_a_request_needs_all_four_fields_of_the_reference_design(name: str) -> None:
     with pytest.raises(InvalidMessage, match=name):
         decode_create(_without(_create(), name))
 
 
 @pytest.mark.parametrize("name", ["fileId", "status", "timestamp"])
-def test_a_result_needs_these_fields_of_the_seed(name: str) -> None:
+def test_a_result_needs_the_required_fields_of_the_reference_design(name: str) -> None:
     with pytest.raises(InvalidMessage, match=name):
         decode_created(_without(_created(), name))
 
@@ -237,7 +235,7 @@ BAD_IDS = [True, False, None, "42", 42.0, 1.5, 0, -1, FILE_ID_MAX + 1, 10**400, 
 
 
 @pytest.mark.parametrize("file_id", BAD_IDS, ids=lambda value: repr(value)[:20])
-def test_an_id_that_cannot_be_a_files_is_invalid(file_id: object) -> None:
+def test_an_id_out_of_range_is_invalid(file_id: object) -> None:
     for value, read in ((_create(fileId=file_id), decode_create), (_created(fileId=file_id), decode_created)):
         with pytest.raises(InvalidMessage):
             read(value)
@@ -265,7 +263,7 @@ def test_an_id_that_cannot_be_a_files_is_invalid(file_id: object) -> None:
         _create(timestamp="9999-12-31T23:59:59-14:00"),
     ],
 )
-def test_a_request_beyond_the_limits_is_invalid_and_its_file_still_known(value: bytes) -> None:
+def test_the_file_id_of_a_request_beyond_the_limits_is_found(value: bytes) -> None:
     with pytest.raises(InvalidMessage):
         decode_create(value)
     assert file_id_in(value) == 42
@@ -310,12 +308,12 @@ def test_a_lone_surrogate_is_invalid(escape: str) -> None:
     ],
     ids=repr,
 )
-def test_a_result_that_the_row_could_not_hold_is_invalid(fields: dict[str, object]) -> None:
+def test_a_result_beyond_the_columns_ranges_is_invalid(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidMessage):
         decode_created(_created(**fields))
 
 
-def test_progress_that_the_row_could_not_hold_is_invalid() -> None:
+def test_progress_beyond_the_columns_ranges_is_invalid() -> None:
     fields = {
         "fileId": 1,
         "workerId": "w",
@@ -332,20 +330,20 @@ def test_progress_that_the_row_could_not_hold_is_invalid() -> None:
             decode(_json(**{**fields, name: value}), FileProgress)
 
 
-def test_a_long_error_is_cut_for_the_row() -> None:
+def test_a_long_error_is_truncated() -> None:
     change = decode_created(_created(status="failed", error="e" * 10_000)).status_update()
     assert change.error is not None
     assert len(change.error) == 2000
 
 
-def test_the_file_of_a_broken_request_is_found_where_it_can_be() -> None:
+def test_the_file_id_of_an_invalid_request_is_found_if_it_is_readable() -> None:
     assert file_id_in(_json(fileId=7)) == 7
     assert file_id_in(_json(fileId=7, title=None, timestamp=[])) == 7
     for value in NEVER_READABLE:
         assert file_id_in(value) is None
 
 
-def test_what_workers_say_is_read_and_bad_times_are_not() -> None:
+def test_worker_events_are_read_and_invalid_times_are_rejected() -> None:
     said = {"kind": "heartbeat", "workerId": "w", "timestamp": "2026-01-04T12:00:00Z", "unknown": [1]}
     assert decode_event(_json(**said)) == WorkerEvent(kind=EventKind.HEARTBEAT, worker_id="w", timestamp=T0)
     for timestamp in ("2026-01-04T12:00:00", "0001-01-01T00:00:00+14:00", 5):
@@ -355,7 +353,7 @@ def test_what_workers_say_is_read_and_bad_times_are_not() -> None:
         decode_event(_json(**{**said, "error": "a\x00b"}))
 
 
-def test_what_workers_are_told_is_read() -> None:
+def test_worker_commands_are_read() -> None:
     told = _json(order="cancel", timestamp="2026-01-04T12:00:00Z", files=[[1, 1], [2, 3]])
     assert decode_command(told) == WorkerCommand(kind=WorkerCommandKind.CANCEL, timestamp=T0, files=[(1, 1), (2, 3)])
     for files in ([[1]], [[0, 1]], [[1, 0]], [["1", 1]], [[1, RUN_MAX + 1]]):
@@ -366,7 +364,7 @@ def test_what_workers_are_told_is_read() -> None:
 # --- headers
 
 
-def test_a_requests_headers_say_number_run_and_trace() -> None:
+def test_the_headers_of_a_request_contain_sequence_run_and_trace() -> None:
     trace = new_traceparent()
     headers = create_headers(17, 2, trace)
     assert int_header(headers, SEQUENCE_HEADER) == 17
@@ -407,18 +405,18 @@ def test_a_header_that_is_not_utf8_is_still_text() -> None:
         b"0" * 5000 + b"1",
     ],
 )
-def test_a_header_that_is_no_positive_number_in_range_is_as_absent(raw: bytes) -> None:
+def test_a_header_that_is_no_positive_number_in_range_is_ignored(raw: bytes) -> None:
     assert int_header([("n", raw)], "n") is None
 
 
-def test_a_number_header_has_the_range_of_its_column() -> None:
+def test_an_integer_header_has_the_range_of_its_column() -> None:
     assert int_header([("n", str(FILE_ID_MAX).encode())], "n") == FILE_ID_MAX
     assert int_header([("n", b"007")], "n") == 7
     assert int_header([(RUN_HEADER, str(RUN_MAX).encode())], RUN_HEADER) == RUN_MAX
     assert int_header([(RUN_HEADER, str(RUN_MAX + 1).encode())], RUN_HEADER) is None, "the sync would refuse the result"
 
 
-def test_trace_contexts_are_fresh_and_valid() -> None:
+def test_new_trace_contexts_are_unique_and_valid() -> None:
     traces = {new_traceparent() for _ in range(100)}
     assert len(traces) == 100
     assert all(valid_traceparent(trace) == trace for trace in traces)

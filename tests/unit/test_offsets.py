@@ -1,4 +1,4 @@
-"""Which offset may be committed, when records finish in any order."""
+"""Which offset may be committed while records finish in any order."""
 
 import base64
 import json
@@ -32,20 +32,20 @@ def _delivered(*offsets: int) -> OffsetTracker:
 # --- one after the other
 
 
-def test_nothing_delivered_is_nothing_to_commit() -> None:
+def test_without_records_there_is_nothing_to_commit() -> None:
     partition = OffsetTracker()
     assert partition.position is None
     assert partition.next_commit("w", 1) is None
 
 
-def test_delivery_alone_commits_nothing() -> None:
+def test_tracking_alone_commits_nothing() -> None:
     partition = _delivered(5, 6)
     assert partition.position == 5
     assert partition.unfinished == 2
     assert partition.next_commit("w", 1) is None
 
 
-def test_the_position_waits_for_the_slowest() -> None:
+def test_the_position_is_the_lowest_unfinished_offset() -> None:
     partition = _delivered(5, 6, 7, 8)
     for offset in (6, 8, 7):
         partition.finish(offset)
@@ -56,7 +56,7 @@ def test_the_position_waits_for_the_slowest() -> None:
     assert partition.finished_beyond() == []
 
 
-def test_gaps_of_compaction_and_transactions_are_passed() -> None:
+def test_the_position_passes_offsets_without_records() -> None:
     partition = _delivered(5, 9, 40)
     partition.finish(5)
     assert partition.position == 9
@@ -66,7 +66,7 @@ def test_gaps_of_compaction_and_transactions_are_passed() -> None:
     assert partition.position == 41
 
 
-def test_finishing_twice_is_harmless() -> None:
+def test_finishing_twice_has_no_effect() -> None:
     partition = _delivered(5, 6)
     partition.finish(6)
     partition.finish(6)
@@ -76,7 +76,7 @@ def test_finishing_twice_is_harmless() -> None:
     assert (partition.unfinished, partition.position) == (0, 7)
 
 
-def test_an_offset_that_was_delivered_is_not_delivered_again() -> None:
+def test_tracking_an_offset_twice_raises() -> None:
     partition = _delivered(5, 9)
     for offset in (4, 5, 7, 9):
         with pytest.raises(ValueError, match="delivered already"):
@@ -84,7 +84,7 @@ def test_an_offset_that_was_delivered_is_not_delivered_again() -> None:
     assert partition.track(10)
 
 
-def test_what_a_predecessor_finished_is_not_done_again() -> None:
+def test_offsets_finished_by_the_last_owner_are_skipped() -> None:
     partition = OffsetTracker([7, 9])
     assert [partition.track(offset) for offset in (5, 6, 7, 8, 9)] == [True, True, False, True, False]
     assert partition.unfinished == 3
@@ -96,12 +96,12 @@ def test_what_a_predecessor_finished_is_not_done_again() -> None:
     assert partition.position == 10
 
 
-def test_what_a_predecessor_finished_is_done_if_the_log_begins_below_its_commit() -> None:
+def test_offsets_finished_in_another_log_are_not_skipped() -> None:
     partition = OffsetTracker([7, 9], committed=5)
     assert [partition.track(offset) for offset in range(10)] == [True] * 10
 
 
-def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
+def test_offsets_finished_by_the_last_owner_stay_in_the_metadata() -> None:
     partition = OffsetTracker([7, 900])
     partition.track(5)
     partition.track(6)
@@ -111,7 +111,7 @@ def test_what_a_predecessor_finished_further_on_stays_in_the_metadata() -> None:
     assert decode_metadata(commit.metadata, commit.offset)[1] == [7, 900]
 
 
-def test_a_commit_is_due_until_it_is_acknowledged() -> None:
+def test_a_commit_is_due_until_it_is_accepted() -> None:
     partition = _delivered(5, 6)
     partition.finish(5)
     first = partition.next_commit("w", 1)
@@ -122,7 +122,7 @@ def test_a_commit_is_due_until_it_is_acknowledged() -> None:
     assert partition.next_commit("w", 1) is None
 
 
-def test_what_finishes_during_a_commit_is_due_after_it() -> None:
+def test_records_that_finish_during_a_commit_are_due_after_it() -> None:
     partition = _delivered(5, 6, 7)
     partition.finish(5)
     first = partition.next_commit("w", 1)
@@ -134,7 +134,7 @@ def test_what_finishes_during_a_commit_is_due_after_it() -> None:
     assert (second.offset, decode_metadata(second.metadata, 6)[1]) == (6, [7])
 
 
-def test_a_late_acknowledgement_takes_nothing_back() -> None:
+def test_a_late_commit_result_does_not_go_back() -> None:
     partition = _delivered(5, 6)
     partition.finish(5)
     first = partition.next_commit("w", 1)
@@ -147,7 +147,7 @@ def test_a_late_acknowledgement_takes_nothing_back() -> None:
     assert partition.next_commit("w", 1) is None
 
 
-def test_a_finish_beyond_the_slowest_is_worth_a_commit() -> None:
+def test_a_finished_record_above_the_position_makes_a_commit_due() -> None:
     partition = _delivered(5, 6)
     partition.finish(6)
     commit = partition.next_commit("w", 1)
@@ -155,7 +155,7 @@ def test_a_finish_beyond_the_slowest_is_worth_a_commit() -> None:
     assert commit.offset == 5
 
 
-def test_a_transaction_marker_at_the_end_is_committed_once_all_before_it_is_finished() -> None:
+def test_a_control_record_at_the_end_is_committed_when_all_records_before_it_are_finished() -> None:
     partition = _delivered(5, 6)
     partition.advance_to(8)
     assert partition.position == 5
@@ -170,7 +170,7 @@ def test_a_transaction_marker_at_the_end_is_committed_once_all_before_it_is_fini
     assert partition.track(8), "the next record is where the reader is"
 
 
-def test_a_marker_alone_after_the_commit_is_committed() -> None:
+def test_a_single_control_record_after_the_commit_is_committed() -> None:
     partition = OffsetTracker([], committed=7)
     partition.advance_to(7)
     assert partition.position is None
@@ -216,7 +216,7 @@ class Partition(RuleBasedStateMachine):
             self.log_end += 1
 
     @rule()
-    def a_transaction_ends(self) -> None:
+    def end_a_transaction(self) -> None:
         self.log_end += 1
 
     @precondition(lambda self: all(offset < self.read_from for offset in self.log))
@@ -249,7 +249,7 @@ class Partition(RuleBasedStateMachine):
 
     @precondition(lambda self: self.in_commit is not None)
     @rule()
-    def the_broker_takes_it(self) -> None:
+    def accept_the_commit(self) -> None:
         assert self.in_commit is not None
         self.broker = (self.in_commit.offset, self.in_commit.metadata)
         self.offsets.on_committed(self.in_commit)
@@ -257,18 +257,18 @@ class Partition(RuleBasedStateMachine):
 
     @precondition(lambda self: self.in_commit is not None)
     @rule()
-    def the_answer_is_lost(self) -> None:
+    def lose_the_response(self) -> None:
         assert self.in_commit is not None
         self.broker = (self.in_commit.offset, self.in_commit.metadata)
         self.in_commit = None
 
     @precondition(lambda self: self.in_commit is not None)
     @rule()
-    def the_broker_refuses_it(self) -> None:
+    def reject_the_commit(self) -> None:
         self.in_commit = None
 
     @rule()
-    def the_worker_dies(self) -> None:
+    def crash(self) -> None:
         self.assign()
 
     @invariant()
@@ -280,12 +280,12 @@ class Partition(RuleBasedStateMachine):
         assert all(offset in self.done for offset in self.log if offset < self.broker[0])
 
     @invariant()
-    def what_is_said_to_be_finished_is_finished(self) -> None:
+    def offsets_in_the_metadata_are_finished(self) -> None:
         assert set(self.offsets.finished_beyond()) <= self.done
         assert self.offsets.unfinished == len(self.open)
 
     @invariant()
-    def nothing_is_forgotten(self) -> None:
+    def no_finished_offset_is_lost(self) -> None:
         """What is neither open nor still to be read is done."""
         assert all(offset in self.done or offset in self.open or offset >= self.read_from for offset in self.log)
 
@@ -301,7 +301,7 @@ _offsets = st.sets(st.integers(0, 4000) | st.integers(0, 10**7), max_size=300)
 
 
 @given(st.integers(0, 2**40), _offsets, st.text(max_size=300), st.integers(0, 2**63 - 1), st.sampled_from(["", TOPIC]))
-def test_metadata_is_short_ascii_and_never_says_more_than_the_truth(
+def test_metadata_is_short_ascii_and_lists_only_finished_offsets(
     position: int, beyond: set[int], worker: str, epoch: int, topic_id: str
 ) -> None:
     finished = sorted(position + 1 + step for step in beyond)
@@ -315,7 +315,7 @@ def test_metadata_is_short_ascii_and_never_says_more_than_the_truth(
 
 
 @given(st.sets(st.integers(1, 2000), max_size=100))
-def test_metadata_of_ordinary_size_says_the_whole_truth(beyond: set[int]) -> None:
+def test_metadata_lists_all_finished_offsets_if_they_fit(beyond: set[int]) -> None:
     text = encode_metadata("worker-1", 3, 0, sorted(beyond))
     assert decode_metadata(text, 0) == (
         CommitMetadata("worker-1", 3, json.loads(text).get("done", "")),
@@ -323,7 +323,7 @@ def test_metadata_of_ordinary_size_says_the_whole_truth(beyond: set[int]) -> Non
     )
 
 
-def test_metadata_that_cannot_be_compressed_is_cut_not_dropped() -> None:
+def test_metadata_that_does_not_fit_is_truncated() -> None:
     chance = random.Random(1)
     scattered = [offset for offset in range(1, 200_000) if chance.random() < 0.5]
     text = encode_metadata("w", 1, 0, scattered, TOPIC)
@@ -333,7 +333,7 @@ def test_metadata_that_cannot_be_compressed_is_cut_not_dropped() -> None:
     assert 5000 < len(decoded) < len(scattered)
 
 
-def test_metadata_has_room_for_all_that_a_partition_may_run_ahead() -> None:
+def test_metadata_has_room_for_the_whole_span_of_a_partition() -> None:
     """With the longest worker id, the largest epoch, and a bitmap that cannot be compressed."""
     chance = random.Random(1)
     scattered = [offset for offset in range(1, SPAN_RECORDS) if chance.random() < 0.5]
@@ -342,11 +342,11 @@ def test_metadata_has_room_for_all_that_a_partition_may_run_ahead() -> None:
     assert decode_metadata(text, 0)[1] == scattered
 
 
-def test_a_thousand_finished_in_a_row_take_little_room() -> None:
+def test_a_thousand_contiguous_finished_offsets_need_little_space() -> None:
     assert len(encode_metadata("w", 1, 0, list(range(2, 1001)))) < 200
 
 
-def test_a_worker_id_of_any_kind_is_cut_to_ascii() -> None:
+def test_a_worker_id_is_truncated_and_converted_to_ascii() -> None:
     metadata, _ = decode_metadata(encode_metadata('wörker"\\\n' * 100, 1, 0, [5]), 0)
     assert metadata is not None
     assert metadata.worker.startswith('w?rker"\\\n')
@@ -379,11 +379,11 @@ def _done(raw: bytes) -> str:
         _done(zlib.compress(b"abc")[:-5] + b"xxxxx"),
     ],
 )
-def test_foreign_metadata_says_nothing(text: str | None) -> None:
+def test_foreign_metadata_contains_no_finished_offsets(text: str | None) -> None:
     assert decode_metadata(text, 5)[1] == []
 
 
-def test_metadata_of_a_stranger_is_told_from_ours() -> None:
+def test_foreign_metadata_is_recognized() -> None:
     assert decode_metadata('{"worker": "w", "epoch": 1, "new": true}', 5) == (CommitMetadata("w", 1), [])
     assert decode_metadata("{}", 5) == (None, [])
 
@@ -413,7 +413,7 @@ def test_commits_of_a_partition_name_the_topic_that_they_are_given() -> None:
     assert (commit.offset, topic_id_in(commit.metadata)) == (1, TOPIC)
 
 
-def test_a_zip_bomb_does_not_explode() -> None:
+def test_a_zip_bomb_is_truncated() -> None:
     bomb = zlib.compress(b"\0" * 5_000_000 + b"\xff", 9)
     text = _done(bomb)
     _, decoded = decode_metadata(text, 0)

@@ -1,4 +1,4 @@
-"""The relay: each request on Kafka under its number, on its partition, whatever dies in between."""
+"""The relay: each request is published with its number on its partition, whatever crashes in between."""
 
 import json
 import threading
@@ -90,7 +90,7 @@ def _in_turn(first: int, last: int) -> list[tuple[int, int]]:
     return [(number, (number - 1) % 3) for number in range(first, last + 1)]
 
 
-def test_requests_go_out_in_strict_round_robin() -> None:
+def test_requests_are_published_in_strict_round_robin() -> None:
     world = World()
     world.submit(10)
     _until_idle(world.relay())
@@ -99,7 +99,7 @@ def test_requests_go_out_in_strict_round_robin() -> None:
     assert sorted(world.database.publications) == list(range(1, 11))
 
 
-def test_a_record_is_the_seeds_message_with_number_run_and_trace_beside_it() -> None:
+def test_a_record_is_the_reference_message_with_sequence_run_and_trace_headers() -> None:
     world = World()
     (file_id,) = world.submit(1)
     _until_idle(world.relay())
@@ -120,7 +120,7 @@ def test_each_partition_has_its_numbers_in_ascending_order() -> None:
         assert numbers == sorted(numbers, key=lambda number: number or 0)
 
 
-def test_the_turn_goes_on_over_a_restart() -> None:
+def test_the_cycle_continues_after_a_restart() -> None:
     world = World()
     world.submit(4)
     first = world.relay("a")
@@ -143,7 +143,7 @@ def test_a_crash_between_numbering_and_producing_loses_nothing() -> None:
     assert world.places() == _in_turn(1, 7)
 
 
-def test_a_crash_between_producing_and_deleting_repeats_under_the_same_number_and_partition() -> None:
+def test_a_crash_between_producing_and_deleting_repeats_number_and_partition() -> None:
     world = World()
     world.submit(4)
     first = world.relay("a")
@@ -175,7 +175,7 @@ def test_a_refused_delivery_is_repeated_with_its_number_and_partition() -> None:
 
 
 @pytest.mark.parametrize("queue_records", [1, 2, 3])
-def test_a_full_queue_repeats_nothing_and_forgets_nothing(queue_records: int) -> None:
+def test_a_full_queue_loses_and_repeats_no_request(queue_records: int) -> None:
     world = World()
     world.submit(30)
     _until_idle(world.relay(queue_records=queue_records))
@@ -183,7 +183,7 @@ def test_a_full_queue_repeats_nothing_and_forgets_nothing(queue_records: int) ->
 
 
 @pytest.mark.parametrize("queue_records", [2, 1000])
-def test_while_the_broker_is_away_only_so_much_is_taken_in_hand(queue_records: int) -> None:
+def test_the_number_of_claimed_requests_is_limited_during_an_outage(queue_records: int) -> None:
     world = World()
     world.submit(100)
     relay = world.relay(queue_records=queue_records)
@@ -216,7 +216,7 @@ def test_a_missing_topic_says_what_to_do() -> None:
         world.relay().step()
 
 
-def test_added_partitions_join_the_turn_soon() -> None:
+def test_added_partitions_join_the_cycle() -> None:
     world = World()
     relay = world.relay()
     world.submit(4)
@@ -242,7 +242,7 @@ def test_a_standby_publishes_nothing() -> None:
     assert world.places() == _in_turn(1, 3)
 
 
-def test_a_silent_relay_is_replaced_and_stands_by_when_it_wakes() -> None:
+def test_a_paused_relay_is_replaced_and_becomes_standby() -> None:
     world = World()
     sleeper, successor = world.relay("a"), world.relay("b")
     world.submit(2)
@@ -257,7 +257,7 @@ def test_a_silent_relay_is_replaced_and_stands_by_when_it_wakes() -> None:
     assert world.places() == _in_turn(1, 6)
 
 
-def test_a_relay_that_still_believes_in_its_lease_is_refused_at_the_claim() -> None:
+def test_a_claim_without_the_lease_is_rejected() -> None:
     """It slept for less than its renewal, by its own clock, but the database knows better."""
     world = World()
     sleeper, successor = world.relay("a"), world.relay("b")
@@ -282,7 +282,7 @@ def test_an_active_relay_keeps_its_lease_while_it_is_idle() -> None:
     assert (active.state, standby.state) == ("active", "standby")
 
 
-def test_what_is_in_flight_is_not_repeated_when_the_lease_comes_back() -> None:
+def test_records_in_flight_are_not_repeated_when_the_lease_is_regained() -> None:
     world = World()
     relay = world.relay("a")
     relay.step()
@@ -299,7 +299,7 @@ def test_what_is_in_flight_is_not_repeated_when_the_lease_comes_back() -> None:
     assert world.places() == _in_turn(1, 3)
 
 
-def test_what_was_acknowledged_while_postgres_was_away_is_settled_later_and_not_repeated() -> None:
+def test_rows_acknowledged_during_a_postgres_outage_are_marked_later_and_not_repeated() -> None:
     world = World()
     world.submit(3)
     relay = world.relay()
@@ -332,7 +332,7 @@ class _LostAnswer(MemoryOutbox):
         return rows
 
 
-def test_rows_that_were_numbered_in_a_claim_without_an_answer_are_produced() -> None:
+def test_rows_of_a_claim_whose_response_was_lost_are_produced() -> None:
     world = World()
     world.submit(6)
     relay = world.relay(outbox=_LostAnswer)
@@ -355,7 +355,7 @@ class _BreaksInheriting(MemoryOutbox):
         return super().unpublished(limit, after)
 
 
-def test_an_inheritance_that_breaks_off_is_taken_up_again() -> None:
+def test_an_interrupted_recovery_is_repeated() -> None:
     world = World()
     world.submit(BATCH * 3)
     lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
@@ -370,7 +370,7 @@ def test_an_inheritance_that_breaks_off_is_taken_up_again() -> None:
     assert world.database.outbox == {}
 
 
-def test_leaving_settles_everything_acknowledged_and_gives_up_the_lease() -> None:
+def test_closing_marks_all_acknowledged_rows_and_releases_the_lease() -> None:
     world = World()
     world.submit(BATCH * 3)
     relay = world.relay("a")
@@ -382,7 +382,7 @@ def test_leaving_settles_everything_acknowledged_and_gives_up_the_lease() -> Non
     assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
 
 
-def test_leaving_while_postgres_is_away_is_quiet() -> None:
+def test_closing_during_a_postgres_outage_raises_nothing() -> None:
     world = World()
     world.submit(1)
     relay = world.relay()
@@ -417,7 +417,7 @@ class Later:
             future.set_result(None)
 
 
-def test_while_requests_are_settled_others_are_produced_but_not_without_end() -> None:
+def test_production_continues_up_to_a_limit_while_rows_are_marked() -> None:
     world, later = World(), Later()
     world.submit(100)
     relay = world.relay(submit=later)
@@ -434,7 +434,7 @@ def test_while_requests_are_settled_others_are_produced_but_not_without_end() ->
     assert world.database.outbox == {}
 
 
-def test_while_some_are_on_their_way_the_outbox_is_asked_a_hundred_times_a_second_at_most() -> None:
+def test_the_outbox_is_claimed_at_most_once_per_interval_while_records_are_in_flight() -> None:
     world, later = World(), Later()
     relay = world.relay(submit=later)
     world.submit(1)
@@ -456,7 +456,7 @@ def test_while_some_are_on_their_way_the_outbox_is_asked_a_hundred_times_a_secon
     assert world.places() == _in_turn(1, 3), "with nothing on its way, at once"
 
 
-def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() -> None:
+def test_rows_whose_marking_failed_are_marked_later_and_not_repeated() -> None:
     world, later = World(), Later()
     world.submit(BATCH)
     relay = world.relay(submit=later)
@@ -481,7 +481,7 @@ def test_what_could_not_be_settled_beside_is_settled_later_and_not_repeated() ->
     assert world.database.outbox == {}
 
 
-def test_a_leader_that_slept_finds_what_another_one_numbered_meanwhile() -> None:
+def test_a_paused_leader_finds_rows_that_another_leader_numbered() -> None:
     world = World()
     sleeper, other = world.relay("a"), world.relay("b")
     sleeper.step()
@@ -495,7 +495,7 @@ def test_a_leader_that_slept_finds_what_another_one_numbered_meanwhile() -> None
     assert world.database.outbox == {}
 
 
-def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
+def test_two_relays_record_one_publication_of_a_row() -> None:
     world = World()
     world.submit(1)
     first = world.relay("a")
@@ -508,7 +508,7 @@ def test_settling_twice_over_two_relays_publishes_one_row_once() -> None:
     assert len(world.database.publications) == 1
 
 
-def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobody() -> None:
+def test_requests_of_a_recreated_topic_get_new_numbers_and_block_no_others() -> None:
     world = World()
     world.broker.recreate(TOPIC, 6)
     world.submit(6)
@@ -529,7 +529,7 @@ def test_requests_of_partitions_that_are_gone_are_numbered_anew_and_hold_up_nobo
     assert world.database.outbox == {}
 
 
-def test_a_successor_numbers_anew_what_was_numbered_for_a_topic_that_is_gone() -> None:
+def test_the_next_leader_assigns_new_numbers_if_the_topic_was_recreated() -> None:
     world = World()
     world.submit(5)
     lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
@@ -545,7 +545,7 @@ def test_a_successor_numbers_anew_what_was_numbered_for_a_topic_that_is_gone() -
     assert {partition for _, partition in world.places()} == {0, 1}
 
 
-def test_added_partitions_are_no_other_topic() -> None:
+def test_added_partitions_do_not_change_the_topic_generation() -> None:
     world = World()
     world.submit(4)
     relay = world.relay()
@@ -687,7 +687,7 @@ class Relays(RuleBasedStateMachine):
         self.world.database.outage = "Postgres is away" if away else None
 
     @rule()
-    def an_answer_is_lost(self) -> None:
+    def lose_a_response(self) -> None:
         _Unreliable.lose_next = True
 
     @precondition(lambda self: self.world.broker.partitions(TOPIC) < 6)
@@ -710,7 +710,7 @@ class Relays(RuleBasedStateMachine):
             assert seen.setdefault(number, (record.partition, record.value)) == (record.partition, record.value)
 
     @invariant()
-    def what_left_the_outbox_is_on_kafka(self) -> None:
+    def every_published_row_is_on_kafka(self) -> None:
         published = self.gone | {number for number, _ in self.world.places()}
         assert set(self.world.database.publications) <= published
         waiting = {row.file_id for row in self.world.database.outbox.values()}
@@ -728,7 +728,7 @@ class Relays(RuleBasedStateMachine):
         self.step(0, 1)
         _until_idle(self.relays[0])
         self.a_number_has_one_partition_and_one_file()
-        self.what_left_the_outbox_is_on_kafka()
+        self.every_published_row_is_on_kafka()
         assert self.world.database.outbox == {}
         numbers = (
             {slot.sequence for slot in self.world.slots()} | self.gone | set(self.world.database.discarded_sequences)

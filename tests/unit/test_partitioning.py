@@ -1,4 +1,4 @@
-"""Strict round robin: who gets which partition, and whether a topic kept to it."""
+"""Strict round robin: the partition of each number, and breaks of the cycle."""
 
 import pytest
 from hypothesis import given
@@ -26,13 +26,13 @@ def test_message_1_goes_to_partition_0_and_4_again() -> None:
 
 
 @given(st.integers(1, 10**9), st.integers(0, 20), st.integers(1, 12), st.integers(0, 20))
-def test_a_cut_between_two_claims_leaves_no_trace(first: int, count: int, partitions: int, more: int) -> None:
+def test_the_cycle_continues_between_two_claims(first: int, count: int, partitions: int, more: int) -> None:
     cut = assign_partitions(first, count, partitions) + assign_partitions(first + count, more, partitions)
     assert cut == assign_partitions(first, count + more, partitions)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 12))
-def test_a_whole_turn_visits_every_partition_once(first: int, partitions: int) -> None:
+def test_a_cycle_contains_every_partition_once(first: int, partitions: int) -> None:
     assert sorted(slot.partition for slot in assign_partitions(first, partitions, partitions)) == list(
         range(partitions)
     )
@@ -44,18 +44,18 @@ def test_a_topic_without_partitions_is_refused(partitions: int) -> None:
         assign_partitions(1, 1, partitions)
 
 
-def test_nothing_published_is_in_turn() -> None:
+def test_no_publications_are_no_breaks() -> None:
     assert cycle_breaks([], 3) == []
     assert assign_partitions(5, 0, 3) == []
 
 
 @given(st.integers(0, 60), st.integers(1, 8))
-def test_an_undisturbed_topic_is_in_turn(count: int, partitions: int) -> None:
+def test_a_regular_cycle_has_no_breaks(count: int, partitions: int) -> None:
     assert cycle_breaks(_topic((count, partitions)), partitions) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=4), st.integers(1, 4))
-def test_added_partitions_may_join_at_any_number(growth: list[tuple[int, int]], first: int) -> None:
+def test_partitions_may_be_added_at_any_number(growth: list[tuple[int, int]], first: int) -> None:
     phases, partitions = [], first
     for count, added in growth:
         partitions += added
@@ -64,7 +64,9 @@ def test_added_partitions_may_join_at_any_number(growth: list[tuple[int, int]], 
 
 
 @given(st.integers(2, 8), st.integers(0, 50), st.data())
-def test_every_misplacement_after_the_first_turn_is_named(partitions: int, place: int, data: st.DataObject) -> None:
+def test_every_misplaced_number_after_the_first_cycle_is_a_break(
+    partitions: int, place: int, data: st.DataObject
+) -> None:
     topic = _topic((partitions + 60, partitions))
     victim = topic[partitions + place]
     elsewhere = data.draw(st.sampled_from([number for number in range(partitions) if number != victim.partition]))
@@ -73,7 +75,7 @@ def test_every_misplacement_after_the_first_turn_is_named(partitions: int, place
 
 
 @given(st.integers(2, 8), st.integers(0, 40))
-def test_two_swapped_messages_are_both_named(partitions: int, place: int) -> None:
+def test_two_swapped_numbers_are_both_breaks(partitions: int, place: int) -> None:
     topic = _topic((partitions + 60, partitions))
     first, second = topic[partitions + place], topic[partitions + place + 1]
     topic[partitions + place] = Placement(first.sequence, second.partition)
@@ -81,33 +83,33 @@ def test_two_swapped_messages_are_both_named(partitions: int, place: int) -> Non
     assert cycle_breaks(topic, partitions) == [first.sequence, second.sequence]
 
 
-def test_a_sticky_producer_is_caught() -> None:
+def test_sticky_partitioning_is_detected() -> None:
     """What librdkafka does without an explicit partition: a batch to one, the next batch to another."""
     topic = [Placement(number, (number - 1) // 10 % 3) for number in range(1, 31)]
     assert len(cycle_breaks(topic, 3)) > 10
 
 
-def test_a_cycle_that_begins_again_after_a_restart_is_caught() -> None:
+def test_a_cycle_that_restarts_is_detected() -> None:
     topic = [Placement(number, (number - 1) % 3) for number in range(1, 5)]
     topic += [Placement(number, (number - 5) % 3) for number in range(5, 12)]
     assert cycle_breaks(topic, 3) == list(range(5, 12))
 
 
-def test_a_cycle_that_never_takes_up_an_added_partition_is_still_a_cycle() -> None:
+def test_a_cycle_without_an_added_partition_has_no_breaks() -> None:
     """Whether the relay must have seen it by then is not in the numbers."""
     assert cycle_breaks(_topic((30, 3)), 5) == []
 
 
-def test_shrinking_back_is_caught() -> None:
+def test_a_smaller_cycle_is_detected() -> None:
     topic = _topic((30, 3), (30, 5))
     topic += [Placement(number, (number - 1) % 3) for number in range(61, 80)]
     assert cycle_breaks(topic, 5)
 
 
-def test_missing_numbers_do_not_break_the_turn() -> None:
+def test_missing_numbers_are_no_breaks() -> None:
     topic = [slot for slot in _topic((60, 3)) if slot.sequence % 7]
     assert cycle_breaks(topic, 3) == []
 
 
-def test_a_partition_that_the_topic_does_not_have_is_caught() -> None:
+def test_an_unknown_partition_is_detected() -> None:
     assert cycle_breaks([*_topic((6, 3)), Placement(7, 9)], 3) == [7]

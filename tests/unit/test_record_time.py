@@ -1,4 +1,4 @@
-"""The moment of a record is the database's, whatever the clocks of its producer and of the broker say."""
+"""The time of a record is by the database's clock, independent of the producer's and the broker's."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,7 +30,7 @@ class Scene:
         return [self.dating.time_of(record) for record in records]
 
 
-def test_the_brokers_time_counts_where_the_clocks_agree() -> None:
+def test_the_brokers_time_is_used_if_the_clocks_agree() -> None:
     assert Scene().read(NOW - timedelta(seconds=2), NOW) == [NOW - timedelta(seconds=2), NOW]
 
 
@@ -43,13 +43,13 @@ def test_a_backlog_keeps_the_times_at_which_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("claim", [NOW + HOURS, NOW - HOURS, datetime(9999, 12, 31, tzinfo=UTC)])
-def test_a_producers_own_time_does_not_count(claim: datetime) -> None:
+def test_a_producers_timestamp_is_not_used(claim: datetime) -> None:
     scene = Scene()
     scene.seconds = 7
     assert scene.read(claim, by_broker=False) == [NOW + timedelta(seconds=7)]
 
 
-def test_nothing_is_of_the_future() -> None:
+def test_no_time_is_in_the_future() -> None:
     assert Scene().read(NOW + timedelta(seconds=4)) == [NOW]
 
 
@@ -57,7 +57,7 @@ def test_a_broker_that_is_ahead_is_corrected_at_once() -> None:
     assert Scene().read(NOW + HOURS - timedelta(seconds=3), NOW + HOURS) == [NOW - timedelta(seconds=3), NOW]
 
 
-def test_a_broker_that_is_behind_is_corrected_once_it_is_known_to_be_no_backlog() -> None:
+def test_a_broker_that_is_behind_is_corrected_when_a_backlog_is_excluded() -> None:
     scene = Scene()
     assert scene.read(NOW - HOURS) == [NOW - HOURS], "a backlog would look the same"
     scene.seconds = 2
@@ -67,7 +67,7 @@ def test_a_broker_that_is_behind_is_corrected_once_it_is_known_to_be_no_backlog(
     assert scene.read(NOW + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)], "it was set right"
 
 
-def test_the_database_clock_is_taken_in_the_middle_of_the_question() -> None:
+def test_the_database_clock_is_assumed_at_the_middle_of_the_query() -> None:
     scene = Scene()
     scene.seconds = 4
     scene.dating.synchronize(NOW, 0.0)

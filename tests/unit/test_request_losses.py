@@ -1,4 +1,4 @@
-"""Which offsets are gone: removed, or committed and without a result."""
+"""The offsets below which requests are lost: removed, or committed without a result."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from filemill.domain.request_losses import PartitionRange, loss_bounds, results_
         (PartitionRange(0, 5, 9, 3), [1], False, 5),
     ],
 )
-def test_a_worker_may_hold_what_was_removed_and_is_not_committed(
+def test_removed_records_of_a_worker_in_progress_are_not_lost_before_the_commit(
     span: PartitionRange, owned: list[int], shares: bool, removed: int
 ) -> None:
     assert loss_bounds(1, [span], owned, share_group=shares, results_applied=False).removed == {0: removed}
@@ -33,13 +33,13 @@ def test_a_worker_may_hold_what_was_removed_and_is_not_committed(
         (PartitionRange(0, 0, 9, None), False, True, {0: 0}),
     ],
 )
-def test_what_is_committed_is_gone_once_all_results_are_applied(
+def test_committed_requests_are_lost_when_all_results_are_applied(
     span: PartitionRange, shares: bool, applied: bool, passed: dict[int, int]
 ) -> None:
     assert loss_bounds(1, [span], [], share_group=shares, results_applied=applied).passed == passed
 
 
-def test_results_are_applied_when_the_sync_is_at_every_end() -> None:
+def test_results_are_applied_when_the_sync_has_reached_every_end() -> None:
     assert results_applied({0: 3, 1: 0}, {0: 3})
     assert results_applied({0: 3}, {0: 4})
     assert not results_applied({0: 3, 1: 1}, {0: 3})

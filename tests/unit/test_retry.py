@@ -1,4 +1,4 @@
-"""What follows a failure: again, and when; or the dead letters."""
+"""The retry rule: retry with a delay, or dead-letter; and the breaker's state."""
 
 import random
 
@@ -27,19 +27,19 @@ def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: in
     assert not verdict.counted
 
 
-def test_poison_is_parked_at_once() -> None:
+def test_a_permanent_error_dead_letters_at_once() -> None:
     assert decide(POLICY, PermanentError("x", DeadLetterCode.INVALID_MESSAGE), 1, 1, random.Random(1)) == Reject(
         "x", DeadLetterCode.INVALID_MESSAGE
     )
 
 
-def test_other_errors_have_their_attempts_and_no_more() -> None:
+def test_other_errors_have_a_limited_number_of_attempts() -> None:
     verdicts = [decide(POLICY, ValueError("boom"), attempt, attempt, random.Random(1)) for attempt in (1, 2, 3, 4)]
     assert [isinstance(verdict, Reject) for verdict in verdicts] == [False, False, True, True]
     assert all(verdict.counted for verdict in verdicts if isinstance(verdict, Retry))
 
 
-def test_a_parked_record_says_what_was_wrong_and_how_often_it_was_tried() -> None:
+def test_a_rejection_contains_the_error_and_the_number_of_attempts() -> None:
     verdict = decide(POLICY, ValueError("boom"), 3, 3, random.Random(1))
     assert isinstance(verdict, Reject)
     for part in ("ValueError", "boom", "3 attempts"):
@@ -61,7 +61,7 @@ def test_a_delay_is_never_negative_and_never_above_the_cap(failures: int, seed: 
     assert 0 <= backoff_seconds(POLICY, failures, random.Random(seed)) <= POLICY.cap_seconds
 
 
-def test_a_thousand_records_do_not_return_at_the_same_moment() -> None:
+def test_a_thousand_records_are_not_retried_at_the_same_time() -> None:
     jitter = random.Random(1)
     delays = [backoff_seconds(POLICY, 7, jitter) for _ in range(1000)]
     assert len(set(delays)) > 990
@@ -69,14 +69,14 @@ def test_a_thousand_records_do_not_return_at_the_same_moment() -> None:
         assert 50 < sum(lower <= delay < lower + 1 for delay in delays) < 170
 
 
-def test_a_breaker_opens_after_so_many_failures_in_a_row_and_says_so_once() -> None:
+def test_a_breaker_opens_once_after_consecutive_failures() -> None:
     breaker = BreakerState(POLICY, threshold=3)
     assert [breaker.record_failure(f"away {number}") for number in range(5)] == [False, False, True, False, False]
     assert breaker.open
     assert breaker.reason == "away 4"
 
 
-def test_one_success_closes_a_breaker_and_says_so_once() -> None:
+def test_one_success_closes_a_breaker() -> None:
     breaker = BreakerState(POLICY, threshold=3)
     for _ in range(7):
         breaker.record_failure("away")
@@ -87,7 +87,7 @@ def test_one_success_closes_a_breaker_and_says_so_once() -> None:
     assert [breaker.record_failure("away") for _ in range(3)] == [False, False, True]
 
 
-def test_failures_with_a_success_between_them_do_not_add_up() -> None:
+def test_a_success_resets_the_failure_count() -> None:
     breaker = BreakerState(POLICY, threshold=3)
     for _ in range(10):
         breaker.record_failure("away")
@@ -97,7 +97,7 @@ def test_failures_with_a_success_between_them_do_not_add_up() -> None:
 
 
 @given(st.integers(1, 10**5), st.integers(0, 2**32))
-def test_a_probe_waits_for_a_pause_but_not_for_ever(failures: int, seed: int) -> None:
+def test_the_probe_delay_is_bounded(failures: int, seed: int) -> None:
     breaker = BreakerState(POLICY, threshold=3)
     breaker._failures = failures
     assert POLICY.base_seconds <= breaker.probe_delay(random.Random(seed)) <= POLICY.cap_seconds

@@ -1,4 +1,4 @@
-"""Which partitions do not move, and what is named as the reason."""
+"""Stalled partitions and their reasons."""
 
 from typing import Any
 
@@ -63,11 +63,11 @@ def test_a_stalled_partition_has_its_reason(owner: dict[str, Any], reason: Stall
     ],
     ids=["has time left", "a breaker closed lately", "began lately", "waits for a place", "of another", "by settings"],
 )
-def test_a_partition_that_has_time_left_is_not_stalled(owner: dict[str, Any]) -> None:
+def test_a_partition_within_its_time_is_not_stalled(owner: dict[str, Any]) -> None:
     assert asked(**owner) is None
 
 
-def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -> None:
+def test_a_worker_reports_the_age_of_the_oldest_record() -> None:
     now = 0.0
     oldest, offsets = OldestRecordTracker(lambda: now), OffsetTracker()
     assert oldest.sample({0: offsets}) == []
@@ -88,7 +88,7 @@ def test_a_worker_tells_for_how_long_a_partition_has_been_at_the_same_record() -
     assert oldest.sample({}) == []
 
 
-def test_a_worker_tells_for_how_long_finished_records_wait_for_a_commit() -> None:
+def test_a_worker_reports_how_long_finished_records_wait_for_a_commit() -> None:
     now = 0.0
     oldest, offsets = OldestRecordTracker(lambda: now), OffsetTracker()
     offsets.track(0)

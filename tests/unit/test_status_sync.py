@@ -1,4 +1,4 @@
-"""Status sync: every readable event applied once, the others counted, and never a crash loop."""
+"""Status sync: each valid event is applied once, invalid ones are recorded, and no input stops the process."""
 
 import json
 import threading
@@ -130,7 +130,7 @@ def test_events_reach_the_rows_and_the_positions() -> None:
     assert world.database.positions == {(CREATED, 0): 1, (CREATED, 1): 1, (PROGRESS, 0): 2}
 
 
-def test_a_successor_goes_on_where_the_rows_are() -> None:
+def test_the_next_leader_continues_at_the_stored_positions() -> None:
     world = World()
     world.completed(1)
     first = world.sync("a")
@@ -143,7 +143,7 @@ def test_a_successor_goes_on_where_the_rows_are() -> None:
     assert world.statuses()[:2] == [Status.COMPLETED] * 2
 
 
-def test_one_that_slept_goes_on_where_another_one_got_to_meanwhile() -> None:
+def test_a_paused_leader_continues_at_the_positions_of_another_one() -> None:
     world = World()
     sleeper, other = world.sync("a"), world.sync("b")
     sleeper.step()
@@ -157,7 +157,7 @@ def test_one_that_slept_goes_on_where_another_one_got_to_meanwhile() -> None:
     assert [reader.at[CREATED, 0] for reader in world.readers] == [0, 1, 2], "it read on from the rows' position"
 
 
-def test_what_cannot_be_read_is_counted_and_passed() -> None:
+def test_an_invalid_record_is_recorded_and_skipped() -> None:
     world = World()
     values: list[bytes | None] = [None, b"", b"not json", b"\xff", b'{"fileId":true}', b'{"x":' + b"[" * 100_000]
     for topic in (CREATED, PROGRESS, EVENTS):
@@ -170,7 +170,7 @@ def test_what_cannot_be_read_is_counted_and_passed() -> None:
     assert world.database.positions == {(CREATED, 0): 7, (PROGRESS, 0): 6, (EVENTS, 0): 6}
 
 
-def test_an_unknown_id_is_counted_and_passed() -> None:
+def test_an_unknown_file_id_is_recorded_and_skipped() -> None:
     world = World()
     world.completed(99)
     world.completed(1)
@@ -181,7 +181,7 @@ def test_an_unknown_id_is_counted_and_passed() -> None:
     assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.UNKNOWN_FILE}
 
 
-def test_a_record_whose_headers_cannot_be_read_is_counted_and_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_with_unreadable_headers_is_recorded_and_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     sync = world.sync()
     sync.step()
@@ -201,7 +201,7 @@ def test_a_record_whose_headers_cannot_be_read_is_counted_and_not_applied(monkey
     assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.HEADERS_UNREADABLE}
 
 
-def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_the_database_refuses_does_not_affect_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     for file_id in (1, 2, 3):
         world.completed(file_id)
@@ -220,7 +220,7 @@ def test_a_value_that_the_database_refuses_costs_no_other_event_of_its_batch(mon
     assert world.database.positions[CREATED, 0] == 3
 
 
-def test_an_exception_that_nobody_foresaw_costs_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_skips_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.completed(1)
     world.broker.append(CREATED, 0, b"boom")
@@ -236,14 +236,14 @@ def test_an_exception_that_nobody_foresaw_costs_one_event(monkeypatch: pytest.Mo
     assert world.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.NOT_INTERPRETED}
 
 
-def test_what_workers_say_is_stored() -> None:
+def test_worker_events_are_stored() -> None:
     world = World()
     world.broker.append(EVENTS, 0, b'{"kind":"started","workerId":"w1","timestamp":"2026-01-04T12:00:00Z"}')
     world.sync().step()
     assert world.database.events[0, 0].worker_id == "w1"
 
 
-def test_while_postgres_is_away_what_was_read_is_kept_and_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_kept_during_a_postgres_outage_and_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     sync = world.sync()
     sync.step()
@@ -279,7 +279,7 @@ def test_a_standby_reads_nothing() -> None:
     assert world.statuses()[0] is Status.PENDING
 
 
-def test_one_that_overslept_is_refused_and_its_successor_reads_the_same_again() -> None:
+def test_an_expired_leader_is_rejected_and_the_next_one_reads_the_records_again() -> None:
     world = World()
     sleeper, successor = world.sync("a"), world.sync("b")
     sleeper.step()
@@ -295,7 +295,7 @@ def test_one_that_overslept_is_refused_and_its_successor_reads_the_same_again() 
     assert not sleeper.step()
 
 
-def test_what_a_deposed_one_had_read_does_not_move_the_positions_back() -> None:
+def test_records_of_a_former_leader_do_not_move_the_positions_back() -> None:
     world = World()
     sleeper, successor = world.sync("a"), world.sync("b")
     sleeper.step()
@@ -365,7 +365,7 @@ def test_a_topic_that_is_recreated_under_a_sync_is_read_from_its_beginning() -> 
     assert world.database.positions == {(CREATED, 0): 1}
 
 
-def test_positions_of_records_that_waited_for_postgres_are_of_the_topic_that_they_came_from() -> None:
+def test_positions_of_delayed_records_belong_to_the_topic_that_they_were_read_from() -> None:
     world = World()
     sync = world.sync()
     sync.step()
@@ -396,7 +396,7 @@ def test_positions_of_records_that_waited_for_postgres_are_of_the_topic_that_the
     assert world.database.positions == {(CREATED, 0): 1}
 
 
-def test_a_batch_is_bounded() -> None:
+def test_a_batch_has_a_maximum_size() -> None:
     world = World()
     for _ in range(10):
         world.progress(1)
@@ -405,7 +405,7 @@ def test_a_batch_is_bounded() -> None:
     assert world.database.positions == {(PROGRESS, 0): 4}
 
 
-def test_it_outlives_its_servers_and_leaves_in_order() -> None:
+def test_a_running_sync_survives_outages_and_stops_cleanly() -> None:
     world = World()
     sync = world.sync()
     world.database.outage = "Postgres is away"
@@ -426,7 +426,7 @@ def test_it_outlives_its_servers_and_leaves_in_order() -> None:
 
 
 @pytest.mark.parametrize("hours", [6, -6])
-def test_a_workers_clock_moves_nothing_in_time_but_its_own_claim(hours: int) -> None:
+def test_a_wrong_worker_clock_affects_only_the_recorded_skew(hours: int) -> None:
     world = World()
     claim = datetime.now(UTC) + timedelta(hours=hours)
     result = FileCreated(
@@ -453,7 +453,7 @@ def test_a_workers_clock_moves_nothing_in_time_but_its_own_claim(hours: int) -> 
 
 
 @pytest.mark.parametrize("begin", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
-def test_a_begin_that_cannot_be_stops_no_batch(begin: str) -> None:
+def test_an_impossible_start_time_does_not_fail_the_batch(begin: str) -> None:
     world = World()
     result = {"fileId": 1, "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
     world.broker.append(CREATED, 0, json.dumps({**result, "startedAt": begin}).encode())

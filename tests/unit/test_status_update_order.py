@@ -1,4 +1,4 @@
-"""A file's row over its runs: whatever arrives, in whatever order and however often, it never moves back."""
+"""Random updates of a file in any order and number: its row never moves back."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -29,22 +29,22 @@ class Row(RuleBasedStateMachine):
         return self.clock
 
     @rule(foreign=st.booleans())
-    def a_worker_tells_progress(self, foreign: bool) -> None:
+    def send_progress(self, foreign: bool) -> None:
         run = None if foreign else self.run
         self.said.append(StatusUpdate(file_id=1, run=run, status=Status.PROCESSING, at=self._tick(), step=1, steps=6))
 
     @rule(end=st.sampled_from(ENDS), foreign=st.booleans())
-    def a_run_ends(self, end: Status, foreign: bool) -> None:
+    def end_a_run(self, end: Status, foreign: bool) -> None:
         run = None if foreign else self.run
         self.said.append(StatusUpdate(file_id=1, run=run, status=end, at=self._tick()))
 
     @rule(said=st.sampled_from([Status.PROCESSING, *ENDS]), run=st.sampled_from([2**31 - 1, 1000]))
-    def somebody_forges_a_run(self, said: Status, run: int) -> None:
+    def forge_a_run(self, said: Status, run: int) -> None:
         self.said.append(StatusUpdate(file_id=1, run=run, status=said, at=self._tick()))
 
     @precondition(lambda self: self.standing.status.terminal and self.run == self.standing.run)
     @rule()
-    def somebody_tries_again(self) -> None:
+    def retry(self) -> None:
         """The row itself begins the new run, in the transaction of the request."""
         self.run += 1
         self.standing = CurrentState(self.run, Status.PENDING)
@@ -52,7 +52,7 @@ class Row(RuleBasedStateMachine):
 
     @precondition(lambda self: self.said)
     @rule(data=st.data())
-    def a_batch_arrives(self, data: st.DataObject) -> None:
+    def apply_a_batch(self, data: st.DataObject) -> None:
         batch = data.draw(st.lists(st.sampled_from(self.said), min_size=1, max_size=6))
         for change in coalesce(batch):
             if supersedes(change, self.standing):
@@ -61,7 +61,7 @@ class Row(RuleBasedStateMachine):
                 self.seen.append(self.standing)
 
     @invariant()
-    def it_never_moves_back(self) -> None:
+    def the_row_never_moves_back(self) -> None:
         seen = getattr(self, "seen", [])
         for before, after in itertools.pairwise(seen):
             assert (after.run, after.status.rank) >= (before.run, before.status.rank)
@@ -69,7 +69,7 @@ class Row(RuleBasedStateMachine):
                 assert after.status == before.status, "the first end of a run stands"
 
     @invariant()
-    def it_never_runs_ahead_of_what_was_asked(self) -> None:
+    def the_run_never_exceeds_the_requested_one(self) -> None:
         if hasattr(self, "standing"):
             assert self.standing.run <= self.run
 

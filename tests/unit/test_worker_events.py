@@ -1,4 +1,4 @@
-"""What workers say and are told, and what that makes of them."""
+"""The condition of a worker, derived from its events, and the effect of commands."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,34 +25,34 @@ def _condition(
     return worker_condition(said, vitals, processing, seconds_ago)
 
 
-def test_a_worker_that_holds_nothing_is_idle() -> None:
+def test_a_worker_without_records_in_progress_is_idle() -> None:
     assert _condition() is WorkerCondition.IDLE
     assert _condition(vitals=Vitals(in_flight=0, busy_seconds=999)) is WorkerCondition.IDLE
 
 
-def test_a_worker_that_holds_records_is_busy() -> None:
+def test_a_worker_with_records_in_progress_is_busy() -> None:
     assert _condition(vitals=Vitals(in_flight=3, busy_seconds=59)) is WorkerCondition.BUSY
 
 
-def test_a_worker_is_stuck_once_nothing_has_finished_for_longer_than_one_takes() -> None:
+def test_a_worker_is_stuck_if_no_record_has_finished_for_too_long() -> None:
     limit = 60 + STUCK_MARGIN_SECONDS
     assert _condition(vitals=Vitals(in_flight=1, busy_seconds=limit)) is WorkerCondition.BUSY
     assert _condition(vitals=Vitals(in_flight=1, busy_seconds=limit + 0.1)) is WorkerCondition.STUCK
     assert _condition(vitals=Vitals(in_flight=1, busy_seconds=11), processing=0) is WorkerCondition.STUCK
 
 
-def test_a_silent_worker_is_dead_whatever_it_last_held() -> None:
+def test_a_worker_without_heartbeats_is_dead() -> None:
     vitals = Vitals(in_flight=3, busy_seconds=999)
     assert _condition(DEAD_AFTER_SECONDS, vitals=vitals) is WorkerCondition.STUCK
     assert _condition(DEAD_AFTER_SECONDS + 0.1, vitals=vitals) is WorkerCondition.DEAD
     assert _condition(DEAD_AFTER_SECONDS + 0.1, kind=EventKind.STARTED) is WorkerCondition.DEAD
 
 
-def test_a_worker_that_said_goodbye_is_stopped_not_dead() -> None:
+def test_a_worker_that_sent_its_last_event_is_stopped_not_dead() -> None:
     assert _condition(99_999, kind=EventKind.STOPPED) is WorkerCondition.STOPPED
 
 
-def test_a_clock_that_is_ahead_does_not_kill_a_worker() -> None:
+def test_a_worker_whose_clock_is_ahead_is_not_dead() -> None:
     assert _condition(-30) is WorkerCondition.IDLE
 
 
@@ -70,7 +70,7 @@ def standing() -> CommandState:
     return CommandState("w")
 
 
-def test_a_cancelled_run_is_not_wanted_and_another_is(standing: CommandState) -> None:
+def test_cancelling_one_run_does_not_cancel_another(standing: CommandState) -> None:
     assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 3))) == [(1, 1), (2, 3)]
     assert standing.is_cancelled(1, 1)
     assert standing.is_cancelled(2, 3)
@@ -78,13 +78,13 @@ def test_a_cancelled_run_is_not_wanted_and_another_is(standing: CommandState) ->
     assert not standing.is_cancelled(3, 1)
 
 
-def test_a_record_without_a_run_is_its_files_first(standing: CommandState) -> None:
+def test_a_record_without_a_run_belongs_to_the_first_run(standing: CommandState) -> None:
     standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 2)))
     assert standing.is_cancelled(1, None)
     assert not standing.is_cancelled(2, None)
 
 
-def test_a_cancellation_from_before_the_start_counts_for_a_record_that_is_read_later(standing: CommandState) -> None:
+def test_a_cancellation_from_before_the_start_applies_to_later_records(standing: CommandState) -> None:
     standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), seconds=-3600))
     assert standing.is_cancelled(1, 1)
 
@@ -94,7 +94,7 @@ def test_a_repeated_cancellation_is_not_new(standing: CommandState) -> None:
     assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 1))) == [(2, 1)]
 
 
-def test_quiet_and_resume_follow_each_other(standing: CommandState) -> None:
+def test_the_last_of_quiet_and_resume_applies(standing: CommandState) -> None:
     seen = []
     for order in (WorkerCommandKind.QUIET, WorkerCommandKind.QUIET, WorkerCommandKind.RESUME, WorkerCommandKind.QUIET):
         assert standing.apply(_told(order)) == []
@@ -102,14 +102,14 @@ def test_quiet_and_resume_follow_each_other(standing: CommandState) -> None:
     assert seen == [True, True, False, True]
 
 
-def test_what_was_said_to_a_former_process_does_not_quiet_this_one(standing: CommandState) -> None:
+def test_commands_from_before_the_start_do_not_make_a_worker_quiet(standing: CommandState) -> None:
     standing.apply(_told(WorkerCommandKind.QUIET, seconds=3600), before_start=True)
     assert not standing.quiet
     standing.apply(_told(WorkerCommandKind.QUIET, seconds=-3600))
     assert standing.quiet, "the clock of who says it does not matter"
 
 
-def test_what_is_said_to_another_worker_is_not_meant(standing: CommandState) -> None:
+def test_commands_to_another_worker_are_ignored(standing: CommandState) -> None:
     assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), worker="other")) == []
     standing.apply(_told(WorkerCommandKind.QUIET, worker="other"))
     assert not standing.is_cancelled(1, 1)
