@@ -273,7 +273,7 @@ def test_under_backpressure_nothing_starts_and_records_in_progress_finish(harnes
 
 def test_an_idle_worker_starts_some_records_to_probe_an_unreachable_server(harness: ConsumerHarness) -> None:
     """Only what is in progress probes: with nothing in progress and nothing taken, the hold would last for ever."""
-    harness.backpressure = "S3: away"
+    harness.backpressure = "S3: unreachable"
     harness.produce(30)
     harness.step(5)
     assert 0 < len(harness.started) <= 10

@@ -372,7 +372,7 @@ def test_a_long_trace_is_cut() -> None:
 
 
 def test_a_permanent_error_is_not_retried() -> None:
-    """Too large for Kafka is for ever: it must not be retried as if the broker were away."""
+    """A record that is too large for Kafka is not an outage."""
     with running_executor() as harness:
         harness.store.failing[KEY_1] = PermanentError("too large", DeadLetterCode.RECORD_TOO_LARGE)
         harness.start(record(0))
@@ -580,7 +580,7 @@ def test_a_record_that_is_cancelled_while_it_waits_for_the_one_before_it_finishe
         assert {each.offset for each in harness.finished(3, seconds=1)} == {0, 1, 2}
 
 
-# --- a server that is away for everybody
+# --- outages
 
 
 def test_an_outage_opens_the_breaker_once_and_all_records_complete_after_it() -> None:

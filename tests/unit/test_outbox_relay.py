@@ -36,7 +36,7 @@ LEASE_SECONDS = 3.0
 BATCH = 4
 
 
-class World:
+class RelayHarness:
     """A database, a broker of three partitions, a clock that the test moves, and relays on them."""
 
     def __init__(self) -> None:
@@ -68,42 +68,42 @@ class World:
     def submit(self, count: int) -> list[int]:
         return self.database.submit([NewFile(f"file {number}", "d") for number in range(count)])
 
-    def places(self) -> list[tuple[int, int]]:
+    def placements(self) -> list[tuple[int, int]]:
         """Publish number and partition of each record, by number; repeats included."""
         return sorted(
             (int_header(record.headers, SEQUENCE_HEADER) or 0, record.partition)
             for record in self.broker.records(TOPIC)
         )
 
-    def slots(self) -> list[Placement]:
-        return [Placement(number, partition) for number, partition in sorted(set(self.places()))]
+    def distinct_placements(self) -> list[Placement]:
+        return [Placement(number, partition) for number, partition in sorted(set(self.placements()))]
 
 
 def _until_idle(*relays: OutboxRelay) -> None:
     for _ in range(200):
         if not sum(relay.step() for relay in relays):
             return
-    pytest.fail("the relay never came to rest")
+    pytest.fail("the relay did not become idle")
 
 
-def _in_turn(first: int, last: int) -> list[tuple[int, int]]:
+def _cycle(first: int, last: int) -> list[tuple[int, int]]:
     return [(number, (number - 1) % 3) for number in range(first, last + 1)]
 
 
 def test_requests_are_published_in_strict_round_robin() -> None:
-    world = World()
-    world.submit(10)
-    _until_idle(world.relay())
-    assert world.places() == _in_turn(1, 10)
-    assert world.database.outbox == {}
-    assert sorted(world.database.publications) == list(range(1, 11))
+    harness = RelayHarness()
+    harness.submit(10)
+    _until_idle(harness.relay())
+    assert harness.placements() == _cycle(1, 10)
+    assert harness.database.outbox == {}
+    assert sorted(harness.database.publications) == list(range(1, 11))
 
 
 def test_a_record_is_the_reference_message_with_sequence_run_and_trace_headers() -> None:
-    world = World()
-    (file_id,) = world.submit(1)
-    _until_idle(world.relay())
-    (record,) = world.broker.records(TOPIC)
+    harness = RelayHarness()
+    (file_id,) = harness.submit(1)
+    _until_idle(harness.relay())
+    (record,) = harness.broker.records(TOPIC)
     assert set(json.loads(record.value or b"")) == {"fileId", "title", "description", "timestamp"}
     assert json.loads(record.value or b"")["fileId"] == file_id
     assert int_header(record.headers, SEQUENCE_HEADER) == 1
@@ -112,211 +112,207 @@ def test_a_record_is_the_reference_message_with_sequence_run_and_trace_headers()
 
 
 def test_each_partition_has_its_numbers_in_ascending_order() -> None:
-    world = World()
-    world.submit(25)
-    _until_idle(world.relay())
+    harness = RelayHarness()
+    harness.submit(25)
+    _until_idle(harness.relay())
     for partition in range(3):
-        numbers = [int_header(record.headers, SEQUENCE_HEADER) for record in world.broker.log(TOPIC, partition)]
+        numbers = [int_header(record.headers, SEQUENCE_HEADER) for record in harness.broker.log(TOPIC, partition)]
         assert numbers == sorted(numbers, key=lambda number: number or 0)
 
 
 def test_the_cycle_continues_after_a_restart() -> None:
-    world = World()
-    world.submit(4)
-    first = world.relay("a")
+    harness = RelayHarness()
+    harness.submit(4)
+    first = harness.relay("a")
     _until_idle(first)
     first.close()
-    world.submit(4)
-    _until_idle(world.relay("b"))
-    assert world.places() == _in_turn(1, 8)
+    harness.submit(4)
+    _until_idle(harness.relay("b"))
+    assert harness.placements() == _cycle(1, 8)
 
 
 def test_a_crash_between_numbering_and_producing_loses_nothing() -> None:
-    world = World()
-    world.submit(5)
-    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    harness = RelayHarness()
+    harness.submit(5)
+    lease = MemoryLease(harness.database, "relay", "a", LEASE_SECONDS)
     lease.acquire()
-    MemoryOutbox(world.database, lease).claim(5, 3)  # … and here it dies
-    world.now += LEASE_SECONDS
-    world.submit(2)
-    _until_idle(world.relay("b"))
-    assert world.places() == _in_turn(1, 7)
+    MemoryOutbox(harness.database, lease).claim(5, 3)  # … and here it dies
+    harness.now += LEASE_SECONDS
+    harness.submit(2)
+    _until_idle(harness.relay("b"))
+    assert harness.placements() == _cycle(1, 7)
 
 
 def test_a_crash_between_producing_and_deleting_repeats_number_and_partition() -> None:
-    world = World()
-    world.submit(4)
-    first = world.relay("a")
-    first._lead()
-    first._produce_new()  # the records stand on the broker; it dies before the acknowledgements
-    assert world.places() == _in_turn(1, 4)
-    world.now += LEASE_SECONDS
-    world.broker.add_partitions(TOPIC, 5)
-    world.submit(1)
-    _until_idle(world.relay("b"))
-    assert world.places() == sorted(_in_turn(1, 4) * 2 + [(5, 4)])
-    assert sorted(world.database.publications) == [1, 2, 3, 4, 5]
+    harness = RelayHarness()
+    harness.submit(4)
+    first = harness.relay("a", submit=Later())
+    first.step()  # the broker has the records; it crashes before the rows are marked as published
+    assert harness.placements() == _cycle(1, 4)
+    harness.now += LEASE_SECONDS
+    harness.broker.add_partitions(TOPIC, 5)
+    harness.submit(1)
+    _until_idle(harness.relay("b"))
+    assert harness.placements() == sorted(_cycle(1, 4) * 2 + [(5, 4)])
+    assert sorted(harness.database.publications) == [1, 2, 3, 4, 5]
 
 
 def test_a_refused_delivery_is_repeated_with_its_number_and_partition() -> None:
-    world = World()
-    world.submit(3)
-    relay = world.relay()
-    world.broker.reject_reason = "Broker: Not enough in-sync replicas"
+    harness = RelayHarness()
+    harness.submit(3)
+    relay = harness.relay()
+    harness.broker.reject_reason = "Broker: Not enough in-sync replicas"
     for _ in range(5):
         relay.step()
-    assert world.places() == []
+    assert harness.placements() == []
     assert "Not enough in-sync replicas" in (relay.problem or "")
-    world.submit(3)
-    world.broker.reject_reason = None
+    harness.submit(3)
+    harness.broker.reject_reason = None
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 6)
+    assert harness.placements() == _cycle(1, 6)
     assert relay.state == "active"
 
 
 @pytest.mark.parametrize("queue_records", [1, 2, 3])
 def test_a_full_queue_loses_and_repeats_no_request(queue_records: int) -> None:
-    world = World()
-    world.submit(30)
-    _until_idle(world.relay(queue_records=queue_records))
-    assert world.places() == _in_turn(1, 30)
+    harness = RelayHarness()
+    harness.submit(30)
+    _until_idle(harness.relay(queue_records=queue_records))
+    assert harness.placements() == _cycle(1, 30)
 
 
 @pytest.mark.parametrize("queue_records", [2, 1000])
 def test_the_number_of_claimed_requests_is_limited_during_an_outage(queue_records: int) -> None:
-    world = World()
-    world.submit(100)
-    relay = world.relay(queue_records=queue_records)
+    harness = RelayHarness()
+    harness.submit(100)
+    relay = harness.relay(queue_records=queue_records)
     relay.step()
-    world.broker.outage = "away"
+    harness.broker.outage = "Kafka is unreachable"
     for _ in range(50):
         relay.step()
-    numbered = [row for row in world.database.outbox.values() if row.sequence is not None]
+    numbered = [row for row in harness.database.outbox.values() if row.sequence is not None]
     assert len(numbered) <= BATCH * (outbox_relay.IN_FLIGHT_BATCHES + 1)
-    world.broker.outage = None
+    harness.broker.outage = None
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 100)
+    assert harness.placements() == _cycle(1, 100)
 
 
 def test_nothing_is_numbered_before_the_partitions_are_known() -> None:
-    world = World()
-    world.submit(2)
-    relay = world.relay()
-    world.broker.outage = "Kafka is away"
-    with pytest.raises(Unavailable, match="Kafka is away"):
+    harness = RelayHarness()
+    harness.submit(2)
+    relay = harness.relay()
+    harness.broker.outage = "Kafka is unreachable"
+    with pytest.raises(Unavailable, match="Kafka is unreachable"):
         relay.step()
-    assert [row.sequence for row in world.database.outbox.values()] == [None, None]
+    assert [row.sequence for row in harness.database.outbox.values()] == [None, None]
 
 
 def test_a_missing_topic_says_what_to_do() -> None:
-    world = World()
-    world.broker = MemoryBroker({})
-    world.submit(1)
+    harness = RelayHarness()
+    harness.broker = MemoryBroker({})
+    harness.submit(1)
     with pytest.raises(Unavailable, match="filemill topics create"):
-        world.relay().step()
+        harness.relay().step()
 
 
 def test_added_partitions_join_the_cycle() -> None:
-    world = World()
-    relay = world.relay()
-    world.submit(4)
+    harness = RelayHarness()
+    relay = harness.relay()
+    harness.submit(4)
     _until_idle(relay)
-    world.broker.add_partitions(TOPIC, 5)
-    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
-    world.submit(6)
+    harness.broker.add_partitions(TOPIC, 5)
+    harness.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    harness.submit(6)
     _until_idle(relay)
-    assert world.places() == [*_in_turn(1, 4), (5, 4), (6, 0), (7, 1), (8, 2), (9, 3), (10, 4)]
-    assert cycle_breaks(world.slots(), 5) == []
+    assert harness.placements() == [*_cycle(1, 4), (5, 4), (6, 0), (7, 1), (8, 2), (9, 3), (10, 4)]
+    assert cycle_breaks(harness.distinct_placements(), 5) == []
 
 
 def test_a_standby_publishes_nothing() -> None:
-    world = World()
-    active, standby = world.relay("a"), world.relay("b")
+    harness = RelayHarness()
+    active, standby = harness.relay("a"), harness.relay("b")
     assert not active.step()
-    world.submit(3)
+    harness.submit(3)
     for _ in range(5):
         assert not standby.step()
     assert standby.state == "standby"
-    assert world.places() == []
+    assert harness.placements() == []
     _until_idle(active)
-    assert world.places() == _in_turn(1, 3)
+    assert harness.placements() == _cycle(1, 3)
 
 
 def test_a_paused_relay_is_replaced_and_becomes_standby() -> None:
-    world = World()
-    sleeper, successor = world.relay("a"), world.relay("b")
-    world.submit(2)
+    harness = RelayHarness()
+    sleeper, successor = harness.relay("a"), harness.relay("b")
+    harness.submit(2)
     _until_idle(sleeper)
-    world.now += LEASE_SECONDS
-    world.submit(2)
+    harness.now += LEASE_SECONDS
+    harness.submit(2)
     _until_idle(successor)
-    world.submit(2)
+    harness.submit(2)
     assert not sleeper.step()
     assert sleeper.state == "standby"
     _until_idle(successor)
-    assert world.places() == _in_turn(1, 6)
+    assert harness.placements() == _cycle(1, 6)
 
 
 def test_a_claim_without_the_lease_is_rejected() -> None:
     """It slept for less than its renewal, by its own clock, but the database knows better."""
-    world = World()
-    sleeper, successor = world.relay("a"), world.relay("b")
+    harness = RelayHarness()
+    sleeper, successor = harness.relay("a"), harness.relay("b")
     sleeper.step()
-    world.database.leases["relay"].expires_at = world.now
+    harness.database.leases["relay"].expires_at = harness.now
     successor.step()
-    world.submit(3)
+    harness.submit(3)
     assert not sleeper.step()
     assert sleeper.state == "standby"
-    assert [row.sequence for row in world.database.outbox.values()] == [None] * 3
+    assert [row.sequence for row in harness.database.outbox.values()] == [None] * 3
     _until_idle(successor)
-    assert world.places() == _in_turn(1, 3)
+    assert harness.placements() == _cycle(1, 3)
 
 
 def test_an_active_relay_keeps_its_lease_while_it_is_idle() -> None:
-    world = World()
-    active, standby = world.relay("a"), world.relay("b")
+    harness = RelayHarness()
+    active, standby = harness.relay("a"), harness.relay("b")
     for _ in range(20):
         active.step()
         standby.step()
-        world.now += LEASE_SECONDS / 3
+        harness.now += LEASE_SECONDS / 3
     assert (active.state, standby.state) == ("active", "standby")
 
 
 def test_records_in_flight_are_not_repeated_when_the_lease_is_regained() -> None:
-    world = World()
-    relay = world.relay("a")
+    harness = RelayHarness()
+    relay = harness.relay("a")
     relay.step()
-    world.submit(3)
-    world.broker.outage = "away"
+    harness.submit(3)
+    harness.broker.outage = "Kafka is unreachable"
     relay.step()
-    world.now += LEASE_SECONDS
-    other = MemoryLease(world.database, "relay", "b", LEASE_SECONDS)
+    harness.now += LEASE_SECONDS
+    other = MemoryLease(harness.database, "relay", "b", LEASE_SECONDS)
     assert other.acquire()
     assert not relay.step()
     other.release()
-    world.broker.outage = None
+    harness.broker.outage = None
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 3)
+    assert harness.placements() == _cycle(1, 3)
 
 
 def test_rows_acknowledged_during_a_postgres_outage_are_marked_later_and_not_repeated() -> None:
-    world = World()
-    world.submit(3)
-    relay = world.relay()
-    relay._lead()
-    relay._produce_new()
-    world.database.outage = "Postgres is away"
-    relay._publisher.poll()
-    with pytest.raises(Unavailable):
-        relay._mark_published()
+    harness = RelayHarness()
+    harness.submit(3)
+    relay = harness.relay()
+    relay.step()
+    assert harness.database.publications == {}
+    harness.database.outage = "Postgres is unreachable"
     for seconds in (0, LEASE_SECONDS):
-        world.now += seconds
+        harness.now += seconds
         with pytest.raises(Unavailable):
             relay.step()
-    world.database.outage = None
+    harness.database.outage = None
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 3)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, 3)
+    assert harness.database.outbox == {}
 
 
 class _LostAnswer(MemoryOutbox):
@@ -333,18 +329,18 @@ class _LostAnswer(MemoryOutbox):
 
 
 def test_rows_of_a_claim_whose_response_was_lost_are_produced() -> None:
-    world = World()
-    world.submit(6)
-    relay = world.relay(outbox=_LostAnswer)
+    harness = RelayHarness()
+    harness.submit(6)
+    relay = harness.relay(outbox=_LostAnswer)
     with pytest.raises(Unavailable):
         relay.step()
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 6)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, 6)
+    assert harness.database.outbox == {}
 
 
 class _BreaksInheriting(MemoryOutbox):
-    """Postgres goes away after the first page of what a predecessor left."""
+    """Postgres fails after the first page of unpublished rows."""
 
     calls = 0
 
@@ -356,44 +352,48 @@ class _BreaksInheriting(MemoryOutbox):
 
 
 def test_an_interrupted_recovery_is_repeated() -> None:
-    world = World()
-    world.submit(BATCH * 3)
-    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    harness = RelayHarness()
+    harness.submit(BATCH * 3)
+    lease = MemoryLease(harness.database, "relay", "a", LEASE_SECONDS)
     lease.acquire()
-    MemoryOutbox(world.database, lease).claim(BATCH * 3, 3)
+    MemoryOutbox(harness.database, lease).claim(BATCH * 3, 3)
     lease.release()
-    successor = world.relay("b", outbox=_BreaksInheriting)
+    successor = harness.relay("b", outbox=_BreaksInheriting)
     with pytest.raises(Unavailable):
         successor.step()
     _until_idle(successor)
-    assert world.places() == _in_turn(1, BATCH * 3)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, BATCH * 3)
+    assert harness.database.outbox == {}
 
 
 def test_closing_marks_all_acknowledged_rows_and_releases_the_lease() -> None:
-    world = World()
-    world.submit(BATCH * 3)
-    relay = world.relay("a")
-    relay._lead()
-    while relay._produce_new():
-        pass
+    harness = RelayHarness()
+    relay = harness.relay("a")
+    relay.step()
+    harness.submit(BATCH * 3)
+    harness.broker.outage = "Kafka is unreachable"
+    for _ in range(3):
+        harness.now += outbox_relay.CLAIM_SECONDS
+        relay.step()
+    harness.broker.outage = None
     relay.close()
-    assert world.database.outbox == {}, "or a successor would repeat what the broker has"
-    assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
+    assert harness.placements() == _cycle(1, BATCH * 3)
+    assert harness.database.outbox == {}, "or a successor would repeat what the broker has"
+    assert MemoryLease(harness.database, "relay", "b", LEASE_SECONDS).acquire()
 
 
 def test_closing_during_a_postgres_outage_raises_nothing() -> None:
-    world = World()
-    world.submit(1)
-    relay = world.relay()
-    relay._lead()
-    relay._produce_new()
-    world.database.outage = "Postgres is away"
+    harness = RelayHarness()
+    harness.submit(1)
+    relay = harness.relay()
+    relay.step()
+    assert harness.placements() == [(1, 0)]
+    harness.database.outage = "Postgres is unreachable"
     relay.close()
-    world.database.outage = None
-    world.now += LEASE_SECONDS
-    _until_idle(world.relay("b"))
-    assert world.places() == [(1, 0), (1, 0)]
+    harness.database.outage = None
+    harness.now += LEASE_SECONDS
+    _until_idle(harness.relay("b"))
+    assert harness.placements() == [(1, 0), (1, 0)]
 
 
 class Later:
@@ -418,56 +418,56 @@ class Later:
 
 
 def test_production_continues_up_to_a_limit_while_rows_are_marked() -> None:
-    world, later = World(), Later()
-    world.submit(100)
-    relay = world.relay(submit=later)
+    harness, later = RelayHarness(), Later()
+    harness.submit(100)
+    relay = harness.relay(submit=later)
     for _ in range(50):
         assert relay.step(), "there is more to do"
     assert len(later.waiting) == 1, "one at a time"
-    assert world.places() == _in_turn(1, BATCH * outbox_relay.IN_FLIGHT_BATCHES)
-    assert world.database.publications == {}
+    assert harness.placements() == _cycle(1, BATCH * outbox_relay.IN_FLIGHT_BATCHES)
+    assert harness.database.publications == {}
     for _ in range(200):
         if later.waiting:
             later.run()
         relay.step()
-    assert world.places() == _in_turn(1, 100)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, 100)
+    assert harness.database.outbox == {}
 
 
 def test_the_outbox_is_claimed_at_most_once_per_interval_while_records_are_in_flight() -> None:
-    world, later = World(), Later()
-    relay = world.relay(submit=later)
-    world.submit(1)
+    harness, later = RelayHarness(), Later()
+    relay = harness.relay(submit=later)
+    harness.submit(1)
     relay.step()
-    world.submit(1)
+    harness.submit(1)
     for _ in range(5):
         relay.step()
-    assert world.places() == _in_turn(1, 1)
-    world.now += outbox_relay.CLAIM_SECONDS
+    assert harness.placements() == _cycle(1, 1)
+    harness.now += outbox_relay.CLAIM_SECONDS
     relay.step()
-    assert world.places() == _in_turn(1, 2)
+    assert harness.placements() == _cycle(1, 2)
     for _ in range(5):
         if later.waiting:
             later.run()
         relay.step()
-    assert world.database.outbox == {}
-    world.submit(1)
+    assert harness.database.outbox == {}
+    harness.submit(1)
     relay.step()
-    assert world.places() == _in_turn(1, 3), "with nothing on its way, at once"
+    assert harness.placements() == _cycle(1, 3), "with nothing on its way, at once"
 
 
 def test_rows_whose_marking_failed_are_marked_later_and_not_repeated() -> None:
-    world, later = World(), Later()
-    world.submit(BATCH)
-    relay = world.relay(submit=later)
+    harness, later = RelayHarness(), Later()
+    harness.submit(BATCH)
+    relay = harness.relay(submit=later)
     while not later.waiting:
         relay.step()
-    world.database.outage = "Postgres is away"
+    harness.database.outage = "Postgres is unreachable"
     later.run()
     with pytest.raises(Unavailable):
         relay.step()
-    world.database.outage = None
-    world.now += LEASE_SECONDS  # it looks for numbered rows again, as any new leader
+    harness.database.outage = None
+    harness.now += LEASE_SECONDS  # it looks for numbered rows again, as any new leader
     failures = 0
     for _ in range(20):
         try:
@@ -477,130 +477,131 @@ def test_rows_whose_marking_failed_are_marked_later_and_not_repeated() -> None:
         if later.waiting:
             later.run()
     assert failures <= 1, "that of the settling, told late"
-    assert world.places() == _in_turn(1, BATCH)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, BATCH)
+    assert harness.database.outbox == {}
 
 
 def test_a_paused_leader_finds_rows_that_another_leader_numbered() -> None:
-    world = World()
-    sleeper, other = world.relay("a"), world.relay("b")
+    harness = RelayHarness()
+    sleeper = harness.relay("a")
     sleeper.step()
-    world.submit(1)
-    world.now += LEASE_SECONDS
-    other._lead()
-    assert other._outbox.claim(BATCH, 3), "numbered, and then it dies"
-    world.now += LEASE_SECONDS
+    harness.submit(1)
+    harness.now += LEASE_SECONDS
+    other = MemoryLease(harness.database, "relay", "b", LEASE_SECONDS)
+    assert other.acquire()
+    assert MemoryOutbox(harness.database, other).claim(BATCH, 3), "numbered, and then it crashes"
+    harness.now += LEASE_SECONDS
     _until_idle(sleeper)
-    assert world.places() == _in_turn(1, 1)
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(1, 1)
+    assert harness.database.outbox == {}
 
 
 def test_two_relays_record_one_publication_of_a_row() -> None:
-    world = World()
-    world.submit(1)
-    first = world.relay("a")
-    first._lead()
-    first._produce_new()
-    world.now += LEASE_SECONDS
-    _until_idle(world.relay("b"))
-    first._publisher.poll()
-    first._mark_published()
-    assert len(world.database.publications) == 1
+    harness = RelayHarness()
+    harness.submit(1)
+    later = Later()
+    first = harness.relay("a", submit=later)
+    while not later.waiting:
+        first.step()
+    harness.now += LEASE_SECONDS
+    _until_idle(harness.relay("b"))
+    later.run()
+    assert len(harness.database.publications) == 1
 
 
 def test_requests_of_a_recreated_topic_get_new_numbers_and_block_no_others() -> None:
-    world = World()
-    world.broker.recreate(TOPIC, 6)
-    world.submit(6)
-    world.broker.reject_reason = "no leader"
-    relay = world.relay()
+    harness = RelayHarness()
+    harness.broker.recreate(TOPIC, 6)
+    harness.submit(6)
+    harness.broker.reject_reason = "no leader"
+    relay = harness.relay()
     for _ in range(3):
         relay.step()
-    numbered = sorted(row.sequence for row in world.database.outbox.values() if row.sequence)
+    numbered = sorted(row.sequence for row in harness.database.outbox.values() if row.sequence)
     assert numbered == [1, 2, 3, 4], "a batch was numbered for six partitions, and refused"
-    world.broker.reject_reason = None
-    world.broker.recreate(TOPIC, 3)
-    world.submit(3)
-    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    harness.broker.reject_reason = None
+    harness.broker.recreate(TOPIC, 3)
+    harness.submit(3)
+    harness.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
     _until_idle(relay)
-    assert world.places() == _in_turn(5, 13)
-    assert sorted(world.database.discarded_sequences) == [1, 2, 3, 4]
-    assert {row.claimed.generation for row in world.database.publications.values()} == {2}
-    assert world.database.outbox == {}
+    assert harness.placements() == _cycle(5, 13)
+    assert sorted(harness.database.discarded_sequences) == [1, 2, 3, 4]
+    assert {row.claimed.generation for row in harness.database.publications.values()} == {2}
+    assert harness.database.outbox == {}
 
 
 def test_the_next_leader_assigns_new_numbers_if_the_topic_was_recreated() -> None:
-    world = World()
-    world.submit(5)
-    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
+    harness = RelayHarness()
+    harness.submit(5)
+    lease = MemoryLease(harness.database, "relay", "a", LEASE_SECONDS)
     lease.acquire()
-    outbox = MemoryOutbox(world.database, lease)
-    identity = world.broker.identity(TOPIC)
+    outbox = MemoryOutbox(harness.database, lease)
+    identity = harness.broker.identity(TOPIC)
     assert identity is not None
     outbox.claim(5, 3, outbox.topic_generation(TOPIC, identity))  # … and here it dies
-    world.broker.recreate(TOPIC, 2)
-    world.now += LEASE_SECONDS
-    _until_idle(world.relay("b"))
-    assert [number for number, _ in world.places()] == [6, 7, 8, 9, 10]
-    assert {partition for _, partition in world.places()} == {0, 1}
+    harness.broker.recreate(TOPIC, 2)
+    harness.now += LEASE_SECONDS
+    _until_idle(harness.relay("b"))
+    assert [number for number, _ in harness.placements()] == [6, 7, 8, 9, 10]
+    assert {partition for _, partition in harness.placements()} == {0, 1}
 
 
 def test_added_partitions_do_not_change_the_topic_generation() -> None:
-    world = World()
-    world.submit(4)
-    relay = world.relay()
-    world.broker.reject_reason = "no leader"
+    harness = RelayHarness()
+    harness.submit(4)
+    relay = harness.relay()
+    harness.broker.reject_reason = "no leader"
     relay.step()
-    world.broker.reject_reason = None
-    world.broker.add_partitions(TOPIC, 5)
-    world.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
+    harness.broker.reject_reason = None
+    harness.broker.add_partitions(TOPIC, 5)
+    harness.now += outbox_relay.PARTITIONS_REFRESH_SECONDS
     _until_idle(relay)
-    assert world.places() == _in_turn(1, 4)
-    assert world.database.discarded_sequences == {}
+    assert harness.placements() == _cycle(1, 4)
+    assert harness.database.discarded_sequences == {}
 
 
 def test_a_running_relay_is_woken_after_a_commit_and_survives_outages() -> None:
     # Without a wake it would sleep for longer than the test.
     intervals = outbox_relay.RelayIntervals(idle_min=60.0, idle_max=60.0, backoff_max=60.0)
-    world = World()
-    world.database.clock = time.monotonic
-    lease = MemoryLease(world.database, "relay", "a", LEASE_SECONDS)
-    publisher = MemoryPublisher(world.broker)
+    harness = RelayHarness()
+    harness.database.clock = time.monotonic
+    lease = MemoryLease(harness.database, "relay", "a", LEASE_SECONDS)
+    publisher = MemoryPublisher(harness.broker)
     relay = OutboxRelay(
-        MemoryOutbox(world.database, lease),
+        MemoryOutbox(harness.database, lease),
         lease,
         publisher,
         topic=TOPIC,
-        identity=lambda: world.broker.identity(TOPIC),
+        identity=lambda: harness.broker.identity(TOPIC),
         batch=BATCH,
         lease_seconds=LEASE_SECONDS,
         intervals=intervals,
     )
     stop = threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,), daemon=True)
-    world.database.outage = "Postgres is away"
+    harness.database.outage = "Postgres is unreachable"
     thread.start()
     try:
-        _wait(lambda: "Postgres is away" in (relay.problem or ""))
-        world.database.outage = None
+        _wait(lambda: "Postgres is unreachable" in (relay.problem or ""))
+        harness.database.outage = None
         relay.wake()
         _wait(lambda: relay.state == "active")
-        world.submit(5)
+        harness.submit(5)
         relay.wake()
-        _wait(lambda: world.places() == _in_turn(1, 5))
-        _wait(lambda: not world.database.outbox)
+        _wait(lambda: harness.placements() == _cycle(1, 5))
+        _wait(lambda: not harness.database.outbox)
     finally:
         stop.set()
         relay.wake()
         thread.join(20)
     assert not thread.is_alive()
-    assert MemoryLease(world.database, "relay", "b", LEASE_SECONDS).acquire()
+    assert MemoryLease(harness.database, "relay", "b", LEASE_SECONDS).acquire()
 
 
 def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.002)
 
 
@@ -638,18 +639,18 @@ class Relays(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         _Unreliable.lose_next = False
-        self.world = World()
+        self.harness = RelayHarness()
         self.relays = [self._relay(0), self._relay(1)]
         self.gone: set[int] = set()  # numbers on topics that were deleted
         self.before = 0  # numbers up to here were given for one of those
 
     def _relay(self, number: int) -> OutboxRelay:
-        return self.world.relay(f"relay-{number}", queue_records=7, outbox=_Unreliable)
+        return self.harness.relay(f"relay-{number}", queue_records=7, outbox=_Unreliable)
 
     @rule(count=st.integers(1, 9))
     def submit(self, count: int) -> None:
-        if self.world.database.outage is None:
-            self.world.submit(count)
+        if self.harness.database.outage is None:
+            self.harness.submit(count)
 
     @rule(number=st.integers(0, 1), steps=st.integers(1, 3))
     def step(self, number: int, steps: int) -> None:
@@ -672,79 +673,81 @@ class Relays(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.5, 1.5, LEASE_SECONDS]))
     def time_passes(self, seconds: float) -> None:
-        self.world.now += seconds
+        self.harness.now += seconds
 
-    @rule(away=st.booleans())
-    def kafka(self, away: bool) -> None:
-        self.world.broker.outage = "Kafka is away" if away else None
+    @rule(unreachable=st.booleans())
+    def kafka(self, unreachable: bool) -> None:
+        self.harness.broker.outage = "Kafka is unreachable" if unreachable else None
 
     @rule(refuses=st.booleans())
     def replicas(self, refuses: bool) -> None:
-        self.world.broker.reject_reason = "refused" if refuses else None
+        self.harness.broker.reject_reason = "refused" if refuses else None
 
-    @rule(away=st.booleans())
-    def postgres(self, away: bool) -> None:
-        self.world.database.outage = "Postgres is away" if away else None
+    @rule(unreachable=st.booleans())
+    def postgres(self, unreachable: bool) -> None:
+        self.harness.database.outage = "Postgres is unreachable" if unreachable else None
 
     @rule()
     def lose_a_response(self) -> None:
         _Unreliable.lose_next = True
 
-    @precondition(lambda self: self.world.broker.partitions(TOPIC) < 6)
+    @precondition(lambda self: self.harness.broker.partitions(TOPIC) < 6)
     @rule()
     def add_a_partition(self) -> None:
-        self.world.broker.add_partitions(TOPIC, self.world.broker.partitions(TOPIC) + 1)
+        self.harness.broker.add_partitions(TOPIC, self.harness.broker.partitions(TOPIC) + 1)
 
-    @precondition(lambda self: self.before < self.world.database.next_sequence - 1)
+    @precondition(lambda self: self.before < self.harness.database.next_sequence - 1)
     @rule(partitions=st.integers(1, 6))
     def recreate_the_topic(self, partitions: int) -> None:
-        self.gone |= {number for number, _ in self.world.places()}
-        self.before = self.world.database.next_sequence - 1
-        self.world.broker.recreate(TOPIC, partitions)
+        self.gone |= {number for number, _ in self.harness.placements()}
+        self.before = self.harness.database.next_sequence - 1
+        self.harness.broker.recreate(TOPIC, partitions)
 
     @invariant()
     def a_number_has_one_partition_and_one_file(self) -> None:
         seen: dict[int, tuple[int, bytes | None]] = {}
-        for record in self.world.broker.records(TOPIC):
+        for record in self.harness.broker.records(TOPIC):
             number = int_header(record.headers, SEQUENCE_HEADER) or 0
             assert seen.setdefault(number, (record.partition, record.value)) == (record.partition, record.value)
 
     @invariant()
     def every_published_row_is_on_kafka(self) -> None:
-        published = self.gone | {number for number, _ in self.world.places()}
-        assert set(self.world.database.publications) <= published
-        waiting = {row.file_id for row in self.world.database.outbox.values()}
-        settled = {row.claimed.file_id for row in self.world.database.publications.values()}
-        assert waiting | settled == set(self.world.database.files)
+        published = self.gone | {number for number, _ in self.harness.placements()}
+        assert set(self.harness.database.publications) <= published
+        waiting = {row.file_id for row in self.harness.database.outbox.values()}
+        settled = {row.claimed.file_id for row in self.harness.database.publications.values()}
+        assert waiting | settled == set(self.harness.database.files)
         assert not waiting & settled
 
     def teardown(self) -> None:
         """All is well again: then everything goes out, in turn."""
-        if not hasattr(self, "world"):
+        if not hasattr(self, "harness"):
             return
         _Unreliable.lose_next = False
-        self.world.database.outage = self.world.broker.outage = self.world.broker.reject_reason = None
-        self.world.now += LEASE_SECONDS
+        self.harness.database.outage = self.harness.broker.outage = self.harness.broker.reject_reason = None
+        self.harness.now += LEASE_SECONDS
         self.step(0, 1)
         _until_idle(self.relays[0])
         self.a_number_has_one_partition_and_one_file()
         self.every_published_row_is_on_kafka()
-        assert self.world.database.outbox == {}
+        assert self.harness.database.outbox == {}
         numbers = (
-            {slot.sequence for slot in self.world.slots()} | self.gone | set(self.world.database.discarded_sequences)
+            {placement.sequence for placement in self.harness.distinct_placements()}
+            | self.gone
+            | set(self.harness.database.discarded_sequences)
         )
-        assert numbers == set(range(1, self.world.database.next_sequence))
+        assert numbers == set(range(1, self.harness.database.next_sequence))
         # A relay that has not heard of the new topic yet may number a batch or two for the old one.
         stale = {
-            number for number, row in self.world.database.publications.items()
-            if row.claimed.generation < len(self.world.database.topics[TOPIC])
-        } if self.world.database.topics else set()  # fmt: skip
-        slots = [
-            slot
-            for slot in self.world.slots()
-            if slot.sequence not in stale | set(self.world.database.discarded_sequences)
+            number for number, row in self.harness.database.publications.items()
+            if row.claimed.generation < len(self.harness.database.topics[TOPIC])
+        } if self.harness.database.topics else set()  # fmt: skip
+        placements = [
+            placement
+            for placement in self.harness.distinct_placements()
+            if placement.sequence not in stale | set(self.harness.database.discarded_sequences)
         ]
-        assert cycle_breaks(slots, self.world.broker.partitions(TOPIC)) == []
+        assert cycle_breaks(placements, self.harness.broker.partitions(TOPIC)) == []
 
 
 TestRelays = Relays.TestCase

@@ -22,7 +22,7 @@ class _Greatest(random.Random):
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_an_outage_costs_the_record_no_attempt_however_long_it_lasts(attempt: int, failures: int) -> None:
-    verdict = decide(POLICY, Unavailable("S3 is away"), attempt, failures, random.Random(1))
+    verdict = decide(POLICY, Unavailable("S3 is unreachable"), attempt, failures, random.Random(1))
     assert isinstance(verdict, Retry)
     assert not verdict.counted
 
@@ -71,27 +71,33 @@ def test_a_thousand_records_are_not_retried_at_the_same_time() -> None:
 
 def test_a_breaker_opens_once_after_consecutive_failures() -> None:
     breaker = BreakerState(POLICY, threshold=3)
-    assert [breaker.record_failure(f"away {number}") for number in range(5)] == [False, False, True, False, False]
+    assert [breaker.record_failure(f"unreachable {number}") for number in range(5)] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert breaker.open
-    assert breaker.reason == "away 4"
+    assert breaker.reason == "unreachable 4"
 
 
 def test_one_success_closes_a_breaker() -> None:
     breaker = BreakerState(POLICY, threshold=3)
     for _ in range(7):
-        breaker.record_failure("away")
+        breaker.record_failure("unreachable")
     assert breaker.record_success()
     assert not breaker.record_success()
     assert not breaker.open
     assert breaker.reason is None
-    assert [breaker.record_failure("away") for _ in range(3)] == [False, False, True]
+    assert [breaker.record_failure("unreachable") for _ in range(3)] == [False, False, True]
 
 
 def test_a_success_resets_the_failure_count() -> None:
     breaker = BreakerState(POLICY, threshold=3)
     for _ in range(10):
-        breaker.record_failure("away")
-        breaker.record_failure("away")
+        breaker.record_failure("unreachable")
+        breaker.record_failure("unreachable")
         breaker.record_success()
     assert not breaker.open
 

@@ -71,7 +71,7 @@ class MemoryReader:
         self.closed = True
 
 
-class World:
+class SyncHarness:
     def __init__(self) -> None:
         self.now = 100.0
         self.database = MemoryDatabase(clock=lambda: self.now)
@@ -120,74 +120,74 @@ class World:
 
 
 def test_events_reach_the_rows_and_the_positions() -> None:
-    world = World()
-    world.progress(1)
-    world.completed(1)
-    world.completed(2, partition=1)
-    world.progress(3)
-    assert world.sync().step()
-    assert world.statuses() == [Status.COMPLETED, Status.COMPLETED, Status.PROCESSING]
-    assert world.database.positions == {(CREATED, 0): 1, (CREATED, 1): 1, (PROGRESS, 0): 2}
+    harness = SyncHarness()
+    harness.progress(1)
+    harness.completed(1)
+    harness.completed(2, partition=1)
+    harness.progress(3)
+    assert harness.sync().step()
+    assert harness.statuses() == [Status.COMPLETED, Status.COMPLETED, Status.PROCESSING]
+    assert harness.database.positions == {(CREATED, 0): 1, (CREATED, 1): 1, (PROGRESS, 0): 2}
 
 
 def test_the_next_leader_continues_at_the_stored_positions() -> None:
-    world = World()
-    world.completed(1)
-    first = world.sync("a")
+    harness = SyncHarness()
+    harness.completed(1)
+    first = harness.sync("a")
     first.step()
     first.close()
-    world.completed(2)
-    second = world.sync("b")
+    harness.completed(2)
+    second = harness.sync("b")
     second.step()
-    assert world.readers[1].at[CREATED, 0] == 2
-    assert world.statuses()[:2] == [Status.COMPLETED] * 2
+    assert harness.readers[1].at[CREATED, 0] == 2
+    assert harness.statuses()[:2] == [Status.COMPLETED] * 2
 
 
 def test_a_paused_leader_continues_at_the_positions_of_another_one() -> None:
-    world = World()
-    sleeper, other = world.sync("a"), world.sync("b")
+    harness = SyncHarness()
+    sleeper, other = harness.sync("a"), harness.sync("b")
     sleeper.step()
-    world.completed(1)
-    world.now += LEASE_SECONDS
+    harness.completed(1)
+    harness.now += LEASE_SECONDS
     other.step()
-    world.completed(2)
-    world.now += LEASE_SECONDS
+    harness.completed(2)
+    harness.now += LEASE_SECONDS
     sleeper.step()
-    assert world.statuses()[:2] == [Status.COMPLETED] * 2
-    assert [reader.at[CREATED, 0] for reader in world.readers] == [0, 1, 2], "it read on from the rows' position"
+    assert harness.statuses()[:2] == [Status.COMPLETED] * 2
+    assert [reader.at[CREATED, 0] for reader in harness.readers] == [0, 1, 2], "it read on from the rows' position"
 
 
 def test_an_invalid_record_is_recorded_and_skipped() -> None:
-    world = World()
+    harness = SyncHarness()
     values: list[bytes | None] = [None, b"", b"not json", b"\xff", b'{"fileId":true}', b'{"x":' + b"[" * 100_000]
     for topic in (CREATED, PROGRESS, EVENTS):
         for value in values:
-            world.broker.append(topic, 0, value)
-    world.completed(1)
-    world.sync().step()
-    assert world.statuses()[0] is Status.COMPLETED
-    assert set(world.database.rejected) == {(topic, 0, n) for topic in (CREATED, PROGRESS, EVENTS) for n in range(6)}
-    assert world.database.positions == {(CREATED, 0): 7, (PROGRESS, 0): 6, (EVENTS, 0): 6}
+            harness.broker.append(topic, 0, value)
+    harness.completed(1)
+    harness.sync().step()
+    assert harness.statuses()[0] is Status.COMPLETED
+    assert set(harness.database.rejected) == {(topic, 0, n) for topic in (CREATED, PROGRESS, EVENTS) for n in range(6)}
+    assert harness.database.positions == {(CREATED, 0): 7, (PROGRESS, 0): 6, (EVENTS, 0): 6}
 
 
 def test_an_unknown_file_id_is_recorded_and_skipped() -> None:
-    world = World()
-    world.completed(99)
-    world.completed(1)
-    world.sync().step()
-    assert world.statuses()[0] is Status.COMPLETED
-    assert list(world.database.rejected) == [(CREATED, 0, 0)]
-    assert "99" in world.database.rejected[CREATED, 0, 0]
-    assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.UNKNOWN_FILE}
+    harness = SyncHarness()
+    harness.completed(99)
+    harness.completed(1)
+    harness.sync().step()
+    assert harness.statuses()[0] is Status.COMPLETED
+    assert list(harness.database.rejected) == [(CREATED, 0, 0)]
+    assert "99" in harness.database.rejected[CREATED, 0, 0]
+    assert harness.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.UNKNOWN_FILE}
 
 
 def test_a_record_with_unreadable_headers_is_recorded_and_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    sync = world.sync()
+    harness = SyncHarness()
+    sync = harness.sync()
     sync.step()
-    world.completed(1)
-    world.completed(2)
-    (reader,) = world.readers
+    harness.completed(1)
+    harness.completed(2)
+    (reader,) = harness.readers
     read = reader.read
 
     def unreadable(limit: int, seconds: float) -> list[Record]:
@@ -196,15 +196,15 @@ def test_a_record_with_unreadable_headers_is_recorded_and_not_applied(monkeypatc
 
     monkeypatch.setattr(reader, "read", unreadable)
     sync.step()
-    assert world.statuses()[:2] == [Status.PENDING, Status.COMPLETED]
-    assert world.database.rejected == {(CREATED, 0, 0): "headers unreadable"}
-    assert world.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.HEADERS_UNREADABLE}
+    assert harness.statuses()[:2] == [Status.PENDING, Status.COMPLETED]
+    assert harness.database.rejected == {(CREATED, 0, 0): "headers unreadable"}
+    assert harness.database.rejection_codes == {(CREATED, 0, 0): RejectionCode.HEADERS_UNREADABLE}
 
 
 def test_a_value_that_the_database_refuses_does_not_affect_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
+    harness = SyncHarness()
     for file_id in (1, 2, 3):
-        world.completed(file_id)
+        harness.completed(file_id)
     apply = MemoryStatusStore.apply
 
     def refuse(store: MemoryStatusStore, changes: Sequence[StatusUpdate], *others: Any) -> ApplyResult:
@@ -213,47 +213,47 @@ def test_a_value_that_the_database_refuses_does_not_affect_its_batch(monkeypatch
         return apply(store, changes, *others)
 
     monkeypatch.setattr(MemoryStatusStore, "apply", refuse)
-    world.sync().step()
-    assert world.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
-    assert world.database.rejected == {(CREATED, 0, 1): "the database refuses it: no such value"}
-    assert world.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.UNUSABLE_DATA}
-    assert world.database.positions[CREATED, 0] == 3
+    harness.sync().step()
+    assert harness.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
+    assert harness.database.rejected == {(CREATED, 0, 1): "the database refuses it: no such value"}
+    assert harness.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.UNUSABLE_DATA}
+    assert harness.database.positions[CREATED, 0] == 3
 
 
 def test_an_unexpected_exception_skips_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    world.completed(1)
-    world.broker.append(CREATED, 0, b"boom")
-    world.completed(2)
+    harness = SyncHarness()
+    harness.completed(1)
+    harness.broker.append(CREATED, 0, b"boom")
+    harness.completed(2)
 
     def decode(value: bytes | None) -> FileCreated:
         return 1 // 0 if value == b"boom" else decode_created(value)  # type: ignore[return-value]
 
     monkeypatch.setattr(status_sync, "decode_created", decode)
-    world.sync().step()
-    assert world.statuses()[:2] == [Status.COMPLETED] * 2
-    assert "ZeroDivisionError" in world.database.rejected[CREATED, 0, 1]
-    assert world.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.NOT_INTERPRETED}
+    harness.sync().step()
+    assert harness.statuses()[:2] == [Status.COMPLETED] * 2
+    assert "ZeroDivisionError" in harness.database.rejected[CREATED, 0, 1]
+    assert harness.database.rejection_codes == {(CREATED, 0, 1): RejectionCode.NOT_INTERPRETED}
 
 
 def test_worker_events_are_stored() -> None:
-    world = World()
-    world.broker.append(EVENTS, 0, b'{"kind":"started","workerId":"w1","timestamp":"2026-01-04T12:00:00Z"}')
-    world.sync().step()
-    assert world.database.events[0, 0].worker_id == "w1"
+    harness = SyncHarness()
+    harness.broker.append(EVENTS, 0, b'{"kind":"started","workerId":"w1","timestamp":"2026-01-04T12:00:00Z"}')
+    harness.sync().step()
+    assert harness.database.events[0, 0].worker_id == "w1"
 
 
 def test_records_are_kept_during_a_postgres_outage_and_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    sync = world.sync()
+    harness = SyncHarness()
+    sync = harness.sync()
     sync.step()
-    world.completed(1)
-    (reader,) = world.readers
+    harness.completed(1)
+    (reader,) = harness.readers
     read = reader.read
 
     def read_and_lose_postgres(limit: int, seconds: float) -> list[Record]:
         records = read(limit, seconds)
-        world.database.outage = "Postgres is away"
+        harness.database.outage = "Postgres is unreachable"
         return records
 
     monkeypatch.setattr(reader, "read", read_and_lose_postgres)
@@ -261,122 +261,122 @@ def test_records_are_kept_during_a_postgres_outage_and_applied_once(monkeypatch:
         with pytest.raises(Unavailable):
             sync.step()
     monkeypatch.setattr(reader, "read", read)
-    world.database.outage = None
-    world.completed(2)
+    harness.database.outage = None
+    harness.completed(2)
     sync.step()
     sync.step()
-    assert world.statuses()[:2] == [Status.COMPLETED] * 2
-    assert world.database.positions[CREATED, 0] == 2
+    assert harness.statuses()[:2] == [Status.COMPLETED] * 2
+    assert harness.database.positions[CREATED, 0] == 2
 
 
 def test_a_standby_reads_nothing() -> None:
-    world = World()
-    active, standby = world.sync("a"), world.sync("b")
+    harness = SyncHarness()
+    active, standby = harness.sync("a"), harness.sync("b")
     active.step()
-    world.completed(1)
+    harness.completed(1)
     assert not standby.step()
-    assert len(world.readers) == 1
-    assert world.statuses()[0] is Status.PENDING
+    assert len(harness.readers) == 1
+    assert harness.statuses()[0] is Status.PENDING
 
 
 def test_an_expired_leader_is_rejected_and_the_next_one_reads_the_records_again() -> None:
-    world = World()
-    sleeper, successor = world.sync("a"), world.sync("b")
+    harness = SyncHarness()
+    sleeper, successor = harness.sync("a"), harness.sync("b")
     sleeper.step()
-    world.completed(1)
-    world.database.leases["sync"].expires_at = world.now
+    harness.completed(1)
+    harness.database.leases["sync"].expires_at = harness.now
     assert successor.step()
-    before = dict(world.database.positions)
+    before = dict(harness.database.positions)
     with pytest.raises(NotLeader):
         sleeper.step()
-    assert world.database.positions == before
-    sleeper._become_standby()
-    assert world.readers[0].closed
+    assert harness.database.positions == before
+    sleeper.become_standby()
+    assert harness.readers[0].closed
     assert not sleeper.step()
 
 
 def test_records_of_a_former_leader_do_not_move_the_positions_back() -> None:
-    world = World()
-    sleeper, successor = world.sync("a"), world.sync("b")
+    harness = SyncHarness()
+    sleeper, successor = harness.sync("a"), harness.sync("b")
     sleeper.step()
-    world.completed(1)
-    world.database.leases["sync"].expires_at = world.now
+    harness.completed(1)
+    harness.database.leases["sync"].expires_at = harness.now
     successor.step()
     with pytest.raises(NotLeader):
         sleeper.step()
-    sleeper._become_standby()  # as `run` does
-    world.completed(2)
+    sleeper.become_standby()  # as `run` does
+    harness.completed(2)
     successor.step()
     successor.close()
     assert sleeper.step()
-    assert world.database.positions[CREATED, 0] == 2
-    assert world.readers[-1].at[CREATED, 0] == 2
+    assert harness.database.positions[CREATED, 0] == 2
+    assert harness.readers[-1].at[CREATED, 0] == 2
 
 
 def test_an_idle_sync_keeps_its_lease() -> None:
-    world = World()
-    active, standby = world.sync("a"), world.sync("b")
+    harness = SyncHarness()
+    active, standby = harness.sync("a"), harness.sync("b")
     for _ in range(20):
         assert active.step()
         assert not standby.step()
-        world.now += LEASE_SECONDS / 3
+        harness.now += LEASE_SECONDS / 3
 
 
 def test_added_partitions_are_read_soon() -> None:
-    world = World()
-    sync = world.sync()
+    harness = SyncHarness()
+    sync = harness.sync()
     sync.step()
-    world.broker.add_partitions(CREATED, 3)
-    world.completed(1, partition=2)
-    world.now += status_sync.REFRESH_SECONDS
+    harness.broker.add_partitions(CREATED, 3)
+    harness.completed(1, partition=2)
+    harness.now += status_sync.REFRESH_SECONDS
     sync.step()
-    assert world.statuses()[0] is Status.COMPLETED
+    assert harness.statuses()[0] is Status.COMPLETED
 
 
 def test_a_topic_that_was_recreated_while_no_sync_ran_is_read_from_its_beginning() -> None:
-    world = World()
-    first = world.sync()
+    harness = SyncHarness()
+    first = harness.sync()
     first.step()
     for _ in range(5):
-        world.progress(3)
-        world.completed(3)
+        harness.progress(3)
+        harness.completed(3)
     first.step()
     first.close()
-    assert world.database.positions[CREATED, 0] == 5
-    world.broker.recreate(CREATED, 2)
+    assert harness.database.positions[CREATED, 0] == 5
+    harness.broker.recreate(CREATED, 2)
     for _ in range(6):
-        world.completed(1)
-    world.sync("b").step()
-    assert world.statuses()[0] is Status.COMPLETED
-    assert world.database.positions == {(CREATED, 0): 6, (PROGRESS, 0): 5}
+        harness.completed(1)
+    harness.sync("b").step()
+    assert harness.statuses()[0] is Status.COMPLETED
+    assert harness.database.positions == {(CREATED, 0): 6, (PROGRESS, 0): 5}
 
 
 def test_a_topic_that_is_recreated_under_a_sync_is_read_from_its_beginning() -> None:
-    world = World()
-    sync = world.sync()
+    harness = SyncHarness()
+    sync = harness.sync()
     for _ in range(5):
-        world.completed(3)
+        harness.completed(3)
     sync.step()
-    world.broker.recreate(CREATED, 2)
-    world.completed(1)
-    world.now += status_sync.REFRESH_SECONDS
+    harness.broker.recreate(CREATED, 2)
+    harness.completed(1)
+    harness.now += status_sync.REFRESH_SECONDS
     sync.step()
-    assert world.statuses()[0] is Status.COMPLETED
-    assert world.database.positions == {(CREATED, 0): 1}
+    assert harness.statuses()[0] is Status.COMPLETED
+    assert harness.database.positions == {(CREATED, 0): 1}
 
 
 def test_positions_of_delayed_records_belong_to_the_topic_that_they_were_read_from() -> None:
-    world = World()
-    sync = world.sync()
+    harness = SyncHarness()
+    sync = harness.sync()
     sync.step()
     for _ in range(5):
-        world.completed(3)
+        harness.completed(3)
     apply, calls = MemoryStatusStore.apply, []
 
     def failing(self: MemoryStatusStore, *given: Any, **named: Any) -> ApplyResult:
         calls.append(1)
         if len(calls) <= 4:
-            raise Unavailable("Postgres is away")
+            raise Unavailable("Postgres is unreachable")
         return apply(self, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -384,50 +384,50 @@ def test_positions_of_delayed_records_belong_to_the_topic_that_they_were_read_fr
         for _ in range(4):
             with pytest.raises(Unavailable):
                 sync.step()
-            world.now += LEASE_SECONDS / 3  # it keeps its lease, and would look at the topics
+            harness.now += LEASE_SECONDS / 3  # it keeps its lease, and would look at the topics
             if len(calls) == 1:
-                world.broker.recreate(CREATED, 2)
-                world.completed(1)
+                harness.broker.recreate(CREATED, 2)
+                harness.completed(1)
         for _ in range(2):
             sync.step()
-        world.now += status_sync.REFRESH_SECONDS
+        harness.now += status_sync.REFRESH_SECONDS
         sync.step()
-    assert world.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
-    assert world.database.positions == {(CREATED, 0): 1}
+    assert harness.statuses() == [Status.COMPLETED, Status.PENDING, Status.COMPLETED]
+    assert harness.database.positions == {(CREATED, 0): 1}
 
 
 def test_a_batch_has_a_maximum_size() -> None:
-    world = World()
+    harness = SyncHarness()
     for _ in range(10):
-        world.progress(1)
-    sync = world.sync(batch=4)
+        harness.progress(1)
+    sync = harness.sync(batch=4)
     sync.step()
-    assert world.database.positions == {(PROGRESS, 0): 4}
+    assert harness.database.positions == {(PROGRESS, 0): 4}
 
 
 def test_a_running_sync_survives_outages_and_stops_cleanly() -> None:
-    world = World()
-    sync = world.sync()
-    world.database.outage = "Postgres is away"
+    harness = SyncHarness()
+    sync = harness.sync()
+    harness.database.outage = "Postgres is unreachable"
     stop = threading.Event()
     thread = threading.Thread(target=sync.run, args=(stop,), daemon=True)
     thread.start()
     try:
-        wait_until(lambda: "away" in sync._state)
-        world.database.outage = None
-        world.completed(1)
-        wait_until(lambda: world.statuses()[0] is Status.COMPLETED)
+        wait_until(lambda: "unreachable" in sync.state)
+        harness.database.outage = None
+        harness.completed(1)
+        wait_until(lambda: harness.statuses()[0] is Status.COMPLETED)
     finally:
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
-    assert world.readers[-1].closed
-    assert MemoryLease(world.database, "sync", "b", LEASE_SECONDS).acquire()
+    assert harness.readers[-1].closed
+    assert MemoryLease(harness.database, "sync", "b", LEASE_SECONDS).acquire()
 
 
 @pytest.mark.parametrize("hours", [6, -6])
 def test_a_wrong_worker_clock_affects_only_the_recorded_skew(hours: int) -> None:
-    world = World()
+    harness = SyncHarness()
     claim = datetime.now(UTC) + timedelta(hours=hours)
     result = FileCreated(
         file_id=1,
@@ -437,28 +437,28 @@ def test_a_wrong_worker_clock_affects_only_the_recorded_skew(hours: int) -> None
         started_at=claim - timedelta(seconds=7),
         worker_id="w",
     )
-    world.broker.append(CREATED, 0, encode(result))
+    harness.broker.append(CREATED, 0, encode(result))
     beat = {"kind": "heartbeat", "workerId": "w", "timestamp": iso_milliseconds(claim), "skewSeconds": 0}
-    world.broker.append(EVENTS, 0, json.dumps(beat).encode())
+    harness.broker.append(EVENTS, 0, json.dumps(beat).encode())
     before = datetime.now(UTC) - timedelta(seconds=1)
-    assert world.sync().step()
-    row = world.database.files[1]
+    assert harness.sync().step()
+    row = harness.database.files[1]
     assert row.finished_at is not None
     assert row.started_at is not None
     assert before < row.finished_at <= datetime.now(UTC)
     assert row.finished_at - row.started_at == timedelta(seconds=7)
-    event = world.database.events[0, 0]
+    event = harness.database.events[0, 0]
     assert before < event.timestamp <= datetime.now(UTC)
     assert event.skew_seconds == pytest.approx(hours * 3600, abs=5)
 
 
 @pytest.mark.parametrize("begin", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 def test_an_impossible_start_time_does_not_fail_the_batch(begin: str) -> None:
-    world = World()
+    harness = SyncHarness()
     result = {"fileId": 1, "s3Location": "x", "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
-    world.broker.append(CREATED, 0, json.dumps({**result, "startedAt": begin}).encode())
-    assert world.sync().step()
-    row = world.database.files[1]
+    harness.broker.append(CREATED, 0, json.dumps({**result, "startedAt": begin}).encode())
+    assert harness.sync().step()
+    row = harness.database.files[1]
     assert row.finished_at is not None
     assert row.started_at is not None
     assert timedelta(0) <= row.finished_at - row.started_at <= timedelta(days=30)

@@ -48,7 +48,7 @@ REASON_MAX_CHARACTERS = 600
 
 
 class StatusSync:
-    """Applies events to rows. One thread."""
+    """Applies events to rows. One thread. `state` is active, standby, or waiting and for what."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class StatusSync:
         self._renewed_at = self._refreshed_at = float("-inf")
         self._unapplied: list[Record] = []
         self._term: int | None = None  # the fencing number that it is active under
-        self._state = ""
+        self.state = ""
 
     def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
         """Sync until `stop` is set; unreachable servers are retried. `on_cycle` is called in each cycle."""
@@ -89,7 +89,7 @@ class StatusSync:
                     if not self.step():
                         stop.wait(STANDBY_SECONDS)
                 except NotLeader:
-                    self._become_standby()
+                    self.become_standby()
                 except Unavailable as error:
                     self._set_state(f"waiting: {error}")
                     stop.wait(BACKOFF_SECONDS)
@@ -101,7 +101,7 @@ class StatusSync:
         now = self._clock()
         if now - self._renewed_at >= self._renew_seconds:
             if not self._lease.acquire():
-                self._become_standby()
+                self.become_standby()
                 return False
             if self._lease.fencing != self._term:
                 self._reset()  # another leader may have advanced the positions meanwhile
@@ -132,6 +132,12 @@ class StatusSync:
             self._renewed_at = now
             self._set_state("active")
         return True
+
+    def become_standby(self) -> None:
+        """Drop the reader and its records. Call it if `step` raises NotLeader."""
+        self._reset()
+        self._renewed_at = float("-inf")
+        self._set_state("standby")
 
     def close(self) -> None:
         """Close the reader and release the lease. The positions are stored already."""
@@ -204,11 +210,6 @@ class StatusSync:
                 decoded.rejected.append(_rejected(record, reason, RejectionCode.NOT_INTERPRETED))
         return decoded
 
-    def _become_standby(self) -> None:
-        self._reset()
-        self._renewed_at = float("-inf")
-        self._set_state("standby")
-
     def _reset(self) -> None:
         self._drop_reader()
         self._unapplied = []
@@ -219,8 +220,8 @@ class StatusSync:
             self._reader = None
 
     def _set_state(self, state: str) -> None:
-        if state != self._state:
-            self._state = state
+        if state != self.state:
+            self.state = state
             log.info("Sync", state=state)
 
 
