@@ -17,7 +17,7 @@ PROBE_POLICY = RetryPolicy(base_seconds=0.005, cap_seconds=0.01)
 
 
 class Server:
-    """Counts its calls; each may hang until the test lets it go."""
+    """Counts its calls."""
 
     def __init__(self) -> None:
         self.unreachable = False
@@ -96,7 +96,7 @@ def test_other_errors_reach_the_caller_and_do_not_count() -> None:
         for _ in range(THRESHOLD * 2):
             with pytest.raises(ValueError, match="own"):
                 await harness.breaker.call(broken)
-        assert harness.events == [], "not the server's fault"
+        assert harness.events == [], "the server is not the cause"
 
     _run(scenario)
 

@@ -185,7 +185,7 @@ def test_a_partition_is_paused_when_its_queue_is_full_and_resumed_at_half(short_
     assert harness.source.calls == [("pause", [0])]
     harness.executor.finish(0, 0, 1, 2, 3)
     harness.step(3)
-    assert len(harness.started) == 14, "what waited begins as soon as there is a place"
+    assert len(harness.started) == 14, "queued records start when others finish"
     assert harness.source.calls == [("pause", [0])], "six wait: more than half"
     harness.executor.finish(0, 4)
     harness.step()
@@ -224,7 +224,7 @@ def test_polling_continues_while_partitions_are_paused(harness: ConsumerHarness)
 
 
 def test_an_assignment_while_paused_leaves_no_partition_paused(short_queues: ConsumerHarness) -> None:
-    """Between the two marks the client has the old partition paused and the new one not."""
+    """Below the resume level the old partition is paused and the new one is not."""
     harness = short_queues
     harness.produce(22)
     harness.step(5)
@@ -272,14 +272,14 @@ def test_under_backpressure_nothing_starts_and_records_in_progress_finish(harnes
 
 
 def test_an_idle_worker_starts_some_records_to_probe_an_unreachable_server(harness: ConsumerHarness) -> None:
-    """Only what is in progress probes: with nothing in progress and nothing taken, the hold would last for ever."""
+    """Only records in progress probe the server: without any, backpressure would never end."""
     harness.backpressure = "S3: unreachable"
     harness.produce(30)
     harness.step(5)
     assert 0 < len(harness.started) <= 10
     taken = len(harness.started)
     harness.step(5)
-    assert len(harness.started) == taken, "while one is in progress, no more"
+    assert len(harness.started) == taken, "no more while one is in progress"
 
 
 def test_a_quiet_worker_starts_nothing_when_idle(harness: ConsumerHarness) -> None:

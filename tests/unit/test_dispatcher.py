@@ -100,7 +100,7 @@ def test_a_partition_is_paused_when_its_queue_is_full_and_resumed_at_half() -> N
     dispatcher.enqueue(records(0, 1, begin=room - 1))
     assert dispatcher.flow_control(backpressure=False) == ([0], [])
     assert len(dispatcher.dispatch(usage(10_000 - room // 2 + 1, 0), backpressure=False)) == room // 2 - 1
-    assert dispatcher.flow_control(backpressure=False) == ([], []), "a pause costs a fetch: not for a few"
+    assert dispatcher.flow_control(backpressure=False) == ([], []), "a pause costs a fetch"
     assert len(dispatcher.dispatch(usage(9_999, 0), backpressure=False)) == 1
     assert dispatcher.flow_control(backpressure=False) == ([], [0])
 
@@ -157,7 +157,7 @@ def test_no_limit_is_exceeded_for_random_input() -> None:
 
 
 def test_no_partition_starves_behind_one_that_is_always_read_first() -> None:
-    """The client gives the first partition's records first, always; and there are always some."""
+    """The client always returns records of the first partition first."""
     dispatcher = new_dispatcher(3)
     in_progress: deque[int] = deque()  # partitions of what is held, the oldest first
     paused: set[int] = set()

@@ -165,7 +165,7 @@ def test_a_refused_acknowledgement_does_not_finish_a_record() -> None:
         wait_until(lambda: harness.broker.rejected > 3)
         assert harness.nothing_finished()
         assert harness.events() == []
-        assert len(harness.store.puts) == 1, "only the announcement is tried again"
+        assert len(harness.store.puts) == 1, "only publishing is retried"
         harness.broker.reject_reason = None
         harness.finished(1)
         assert harness.results() == {1: "completed"}
@@ -178,8 +178,8 @@ def test_a_thousand_records_are_processed_concurrently() -> None:
         harness.start(*(record(offset) for offset in range(1000)))
         assert harness.executor.in_progress({0: 1}) <= 1000
         assert len(harness.finished(1000)) == 1000
-        assert 0.3 <= time.monotonic() - began < 20, "one after the other they would take 300 s"
-        assert harness.events(TOPICS.progress) == [], "done within a second: progress is not worth an event"
+        assert 0.3 <= time.monotonic() - began < 20, "sequentially they would take 300 s"
+        assert harness.events(TOPICS.progress) == [], "work within a second publishes no progress"
 
 
 def test_progress_is_published_at_most_once_per_interval_with_its_step() -> None:
@@ -398,7 +398,7 @@ def test_one_at_a_time_keeps_the_order_of_a_partition_and_not_between_partitions
         harness.store.blocked.add(KEY_1)
         harness.start(record(0), record(1), record(2), record(10, partition=1), record(11, partition=1))
         assert [(each.partition, each.offset) for each in harness.finished(2)] == [(1, 10), (1, 11)]
-        assert harness.store.attempts.count("file-2-1767528000000.txt") == 0, "not begun"
+        assert harness.store.attempts.count("file-2-1767528000000.txt") == 0, "not started"
         harness.start(record(3))
         harness.store.blocked.clear()
         assert [each.offset for each in harness.finished(4)] == [0, 1, 2, 3]
@@ -459,7 +459,7 @@ def test_a_drain_abandons_only_records_that_would_be_idle_for_too_long() -> None
         wait_until(lambda: busy.store.attempts)
         busy.executor.abandon({0: 1}, idle_longer_than=0)
         busy.store.blocked.clear()
-        assert busy.finished(1) == [FinishedRecord(0, 1, 0)], "an upload under way is worth a moment"
+        assert busy.finished(1) == [FinishedRecord(0, 1, 0)], "a drain waits for an upload"
 
 
 def test_a_drain_abandons_records_that_wait_for_the_one_before_them() -> None:
@@ -589,7 +589,7 @@ def test_an_outage_opens_the_breaker_once_and_all_records_complete_after_it() ->
         harness.start(*(record(offset) for offset in range(200)))
         wait_until(lambda: harness.breakers["S3"].reason)
         tries = len(harness.store.attempts)
-        assert tries <= 200, "each had at most the one try that was under way"
+        assert tries <= 200, "each record made at most one attempt"
         harness.store.outage = None
         assert len(harness.finished(200)) == 200
         assert set(harness.results().values()) == {"completed"}

@@ -41,13 +41,18 @@ def _json(**fields: object) -> bytes:
 
 
 def _create(**fields: object) -> bytes:
-    seed = {"fileId": 42, "title": "My File", "description": "Description", "timestamp": "2026-01-04T12:00:00Z"}
-    return _json(**{**seed, **fields})
+    reference = {"fileId": 42, "title": "My File", "description": "Description", "timestamp": "2026-01-04T12:00:00Z"}
+    return _json(**{**reference, **fields})
 
 
 def _created(**fields: object) -> bytes:
-    seed = {"fileId": 42, "s3Location": "file-42-1.txt", "status": "completed", "timestamp": "2026-01-04T12:01:00Z"}
-    return _json(**{**seed, **fields})
+    reference = {
+        "fileId": 42,
+        "s3Location": "file-42-1.txt",
+        "status": "completed",
+        "timestamp": "2026-01-04T12:01:00Z",
+    }
+    return _json(**{**reference, **fields})
 
 
 def _without(value: bytes, name: str) -> bytes:
@@ -133,7 +138,7 @@ def test_times_are_truncated_to_milliseconds() -> None:
     assert json.loads(encode(FileCreate(1, "t", "", moment)))["timestamp"] == "2026-01-04T12:00:00.007Z"
 
 
-# --- a stranger who knows the seed only
+# --- a client of the reference design
 
 
 def test_a_request_of_a_reference_client_is_read() -> None:
@@ -174,7 +179,7 @@ def test_unknown_fields_are_ignored(extra: dict[str, object]) -> None:
 def test_times_are_read_in_the_forms_that_clients_write(written: str, meant: datetime) -> None:
     moment = decode_create(_create(timestamp=written)).timestamp
     assert moment == meant
-    assert moment.utcoffset() == timedelta(0), "a naive time is read as UTC, and all are kept so"
+    assert moment.utcoffset() == timedelta(0), "a time without a zone is UTC"
 
 
 # --- what is neither
@@ -208,7 +213,7 @@ def test_other_values_raise_invalid_message_only(read: Callable[[bytes | None], 
     with pytest.raises(InvalidMessage) as caught:
         read(value)
     assert str(caught.value).encode()
-    assert len(str(caught.value)) < 500, "fit for a dead letter and for a log line"
+    assert len(str(caught.value)) < 500, "short enough for a dead letter and a log line"
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="surrogatepass")))
@@ -413,7 +418,7 @@ def test_an_integer_header_has_the_range_of_its_column() -> None:
     assert int_header([("n", str(FILE_ID_MAX).encode())], "n") == FILE_ID_MAX
     assert int_header([("n", b"007")], "n") == 7
     assert int_header([(RUN_HEADER, str(RUN_MAX).encode())], RUN_HEADER) == RUN_MAX
-    assert int_header([(RUN_HEADER, str(RUN_MAX + 1).encode())], RUN_HEADER) is None, "the sync would refuse the result"
+    assert int_header([(RUN_HEADER, str(RUN_MAX + 1).encode())], RUN_HEADER) is None, "the sync would reject the result"
 
 
 def test_new_trace_contexts_are_unique_and_valid() -> None:

@@ -117,7 +117,7 @@ def test_a_commit_is_due_until_it_is_accepted() -> None:
     first = partition.next_commit("w", 1)
     assert first is not None
     assert first.offset == 6
-    assert partition.next_commit("w", 1) == first, "a failed commit is tried again"
+    assert partition.next_commit("w", 1) == first, "a failed commit is retried"
     partition.on_committed(first)
     assert partition.next_commit("w", 1) is None
 
@@ -167,14 +167,14 @@ def test_a_control_record_at_the_end_is_committed_when_all_records_before_it_are
     partition.on_committed(commit)
     partition.advance_to(8)
     assert partition.next_commit("w", 1) is None
-    assert partition.track(8), "the next record is where the reader is"
+    assert partition.track(8), "the next record is at the reader's position"
 
 
 def test_a_single_control_record_after_the_commit_is_committed() -> None:
     partition = OffsetTracker([], committed=7)
     partition.advance_to(7)
     assert partition.position is None
-    assert partition.next_commit("w", 1) is None, "the broker has that"
+    assert partition.next_commit("w", 1) is None, "the broker has it already"
     partition.advance_to(8)
     commit = partition.next_commit("w", 1)
     assert commit is not None
@@ -185,7 +185,7 @@ def test_a_single_control_record_after_the_commit_is_committed() -> None:
 
 
 class Partition(RuleBasedStateMachine):
-    """A partition's log, one worker after the other on it, and the broker's memory of the commits."""
+    """The log of a partition, its successive owners, and the commits that the broker stored."""
 
     @initialize(start=st.integers(0, 100))
     def begin(self, start: int) -> None:
@@ -230,7 +230,7 @@ class Partition(RuleBasedStateMachine):
         for offset in [offset for offset in self.log if offset >= self.read_from][:count]:
             self.read_from = offset + 1
             if self.offsets.track(offset):
-                assert offset not in self.covered, "covered by an acknowledged commit, and done again"
+                assert offset not in self.covered, "covered by an accepted commit, but reprocessed"
                 self.open.append(offset)
 
     @precondition(lambda self: self.open)
@@ -286,7 +286,7 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def no_finished_offset_is_lost(self) -> None:
-        """What is neither open nor still to be read is done."""
+        """Each offset that is neither unfinished nor unread is finished."""
         assert all(offset in self.done or offset in self.open or offset >= self.read_from for offset in self.log)
 
 
@@ -311,7 +311,7 @@ def test_metadata_is_short_ascii_and_lists_only_finished_offsets(
     metadata, decoded = decode_metadata(text, position)
     assert metadata is not None
     assert (metadata.epoch, metadata.topic_id) == (epoch, topic_id)
-    assert decoded == finished[: len(decoded)], "a beginning of the truth"
+    assert decoded == finished[: len(decoded)], "a prefix of the finished offsets"
 
 
 @given(st.sets(st.integers(1, 2000), max_size=100))
@@ -327,7 +327,7 @@ def test_metadata_that_does_not_fit_is_truncated() -> None:
     chance = random.Random(1)
     scattered = [offset for offset in range(1, 200_000) if chance.random() < 0.5]
     text = encode_metadata("w", 1, 0, scattered, TOPIC)
-    assert len(text) <= 4000, "the broker takes 4,096, and one partition too many characters spoils all others' commit"
+    assert len(text) <= 4000, "the broker accepts 4,096, and one oversize partition fails the commit of all"
     _, decoded = decode_metadata(text, 0)
     assert decoded == scattered[: len(decoded)]
     assert 5000 < len(decoded) < len(scattered)

@@ -69,7 +69,7 @@ class RelayHarness:
         return self.database.submit([NewFile(f"file {number}", "d") for number in range(count)])
 
     def placements(self) -> list[tuple[int, int]]:
-        """Publish number and partition of each record, by number; repeats included."""
+        """Sequence number and partition of each record, by number, including repeated ones."""
         return sorted(
             (int_header(record.headers, SEQUENCE_HEADER) or 0, record.partition)
             for record in self.broker.records(TOPIC)
@@ -257,7 +257,7 @@ def test_a_paused_relay_is_replaced_and_becomes_standby() -> None:
 
 
 def test_a_claim_without_the_lease_is_rejected() -> None:
-    """It slept for less than its renewal, by its own clock, but the database knows better."""
+    """By its own clock the relay still holds the lease, by the database's clock it does not."""
     harness = RelayHarness()
     sleeper, successor = harness.relay("a"), harness.relay("b")
     sleeper.step()
@@ -316,7 +316,7 @@ def test_rows_acknowledged_during_a_postgres_outage_are_marked_later_and_not_rep
 
 
 class _LostAnswer(MemoryOutbox):
-    """Postgres commits the claim, and the connection breaks before it can say so."""
+    """Postgres commits the claim, and the response is lost."""
 
     failures = 1
 
@@ -378,7 +378,7 @@ def test_closing_marks_all_acknowledged_rows_and_releases_the_lease() -> None:
     harness.broker.outage = None
     relay.close()
     assert harness.placements() == _cycle(1, BATCH * 3)
-    assert harness.database.outbox == {}, "or a successor would repeat what the broker has"
+    assert harness.database.outbox == {}, "otherwise the next leader would repeat the records"
     assert MemoryLease(harness.database, "relay", "b", LEASE_SECONDS).acquire()
 
 
@@ -397,7 +397,7 @@ def test_closing_during_a_postgres_outage_raises_nothing() -> None:
 
 
 class Later:
-    """Calls that are made when the test says so."""
+    """Runs the calls when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Callable[[], None], Future[None]]] = []
@@ -453,7 +453,7 @@ def test_the_outbox_is_claimed_at_most_once_per_interval_while_records_are_in_fl
     assert harness.database.outbox == {}
     harness.submit(1)
     relay.step()
-    assert harness.placements() == _cycle(1, 3), "with nothing on its way, at once"
+    assert harness.placements() == _cycle(1, 3), "at once if nothing is in flight"
 
 
 def test_rows_whose_marking_failed_are_marked_later_and_not_repeated() -> None:
@@ -476,7 +476,7 @@ def test_rows_whose_marking_failed_are_marked_later_and_not_repeated() -> None:
             failures += 1
         if later.waiting:
             later.run()
-    assert failures <= 1, "that of the settling, told late"
+    assert failures <= 1, "the error of the failed call"
     assert harness.placements() == _cycle(1, BATCH)
     assert harness.database.outbox == {}
 
@@ -609,7 +609,7 @@ def _wait(condition: Callable[[], bool]) -> None:
 
 
 class _Unreliable(MemoryOutbox):
-    """Loses the answer to a call now and then, after doing it."""
+    """Loses the response to a call now and then."""
 
     lose_next = False
 
@@ -634,7 +634,7 @@ class _Unreliable(MemoryOutbox):
 
 
 class Relays(RuleBasedStateMachine):
-    """Two relays that crash, oversleep and lose their servers, while requests come in."""
+    """Two relays that crash, pause and lose their servers while requests are submitted."""
 
     @initialize()
     def begin(self) -> None:
@@ -720,7 +720,7 @@ class Relays(RuleBasedStateMachine):
         assert not waiting & settled
 
     def teardown(self) -> None:
-        """All is well again: then everything goes out, in turn."""
+        """When all servers are reachable again, every request is published in the cycle."""
         if not hasattr(self, "harness"):
             return
         _Unreliable.lose_next = False

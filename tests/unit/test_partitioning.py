@@ -84,7 +84,7 @@ def test_two_swapped_numbers_are_both_breaks(partitions: int, place: int) -> Non
 
 
 def test_sticky_partitioning_is_detected() -> None:
-    """What librdkafka does without an explicit partition: a batch to one, the next batch to another."""
+    """The sticky partitioner of librdkafka: each batch goes to one partition."""
     topic = [Placement(number, (number - 1) // 10 % 3) for number in range(1, 31)]
     assert len(cycle_breaks(topic, 3)) > 10
 

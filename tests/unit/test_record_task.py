@@ -252,7 +252,7 @@ def test_a_closed_executor_raises_instead_of_waiting() -> None:
 
 
 class _Hooked:
-    """Awaits a coroutine and calls `suspended` at each of its suspensions; what that returns is raised inside."""
+    """Awaits a coroutine and calls `suspended` at each suspension; raises the error that it returns inside."""
 
     def __init__(self, inner: Coroutine[Any, Any, None], suspended: Callable[[], BaseException | None]) -> None:
         self._inner = inner

@@ -21,7 +21,7 @@ class Scene:
         self.dating.synchronize(NOW, 0.0)
 
     def read(self, *stamps: datetime, by_broker: bool = True, to_the_end: bool = True) -> list[datetime]:
-        """The moments of a batch, in seconds after NOW."""
+        """The times of a batch, in seconds after NOW."""
         records = [
             Record("t", 0, offset, b"", [], epoch_milliseconds(stamp), by_broker=by_broker)
             for offset, stamp in enumerate(stamps)
@@ -35,18 +35,18 @@ def test_the_brokers_time_is_used_if_the_clocks_agree() -> None:
 
 
 def test_a_backlog_keeps_the_times_at_which_it_was_written() -> None:
-    scene = Scene()
+    harness = Scene()
     hour_ago = NOW - timedelta(hours=1)
-    assert scene.read(hour_ago, to_the_end=False) == [hour_ago]
-    scene.seconds = 5
-    assert scene.read(hour_ago, hour_ago + timedelta(seconds=1)) == [hour_ago, hour_ago + timedelta(seconds=1)]
+    assert harness.read(hour_ago, to_the_end=False) == [hour_ago]
+    harness.seconds = 5
+    assert harness.read(hour_ago, hour_ago + timedelta(seconds=1)) == [hour_ago, hour_ago + timedelta(seconds=1)]
 
 
 @pytest.mark.parametrize("claim", [NOW + HOURS, NOW - HOURS, datetime(9999, 12, 31, tzinfo=UTC)])
 def test_a_producers_timestamp_is_not_used(claim: datetime) -> None:
-    scene = Scene()
-    scene.seconds = 7
-    assert scene.read(claim, by_broker=False) == [NOW + timedelta(seconds=7)]
+    harness = Scene()
+    harness.seconds = 7
+    assert harness.read(claim, by_broker=False) == [NOW + timedelta(seconds=7)]
 
 
 def test_no_time_is_in_the_future() -> None:
@@ -58,17 +58,17 @@ def test_a_broker_that_is_ahead_is_corrected_at_once() -> None:
 
 
 def test_a_broker_that_is_behind_is_corrected_when_a_backlog_is_excluded() -> None:
-    scene = Scene()
-    assert scene.read(NOW - HOURS) == [NOW - HOURS], "a backlog would look the same"
-    scene.seconds = 2
-    assert scene.read(NOW - HOURS + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)]
-    scene.seconds = 3
-    scene.read(NOW + timedelta(seconds=3))
-    assert scene.read(NOW + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)], "it was set right"
+    harness = Scene()
+    assert harness.read(NOW - HOURS) == [NOW - HOURS], "a backlog would look the same"
+    harness.seconds = 2
+    assert harness.read(NOW - HOURS + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)]
+    harness.seconds = 3
+    harness.read(NOW + timedelta(seconds=3))
+    assert harness.read(NOW + timedelta(seconds=2)) == [NOW + timedelta(seconds=2)], "the broker's clock was corrected"
 
 
 def test_the_database_clock_is_assumed_at_the_middle_of_the_query() -> None:
-    scene = Scene()
-    scene.seconds = 4
-    scene.dating.synchronize(NOW, 0.0)
-    assert scene.read(NOW + HOURS, by_broker=False) == [NOW + timedelta(seconds=2)]
+    harness = Scene()
+    harness.seconds = 4
+    harness.dating.synchronize(NOW, 0.0)
+    assert harness.read(NOW + HOURS, by_broker=False) == [NOW + timedelta(seconds=2)]

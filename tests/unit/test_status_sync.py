@@ -154,7 +154,7 @@ def test_a_paused_leader_continues_at_the_positions_of_another_one() -> None:
     harness.now += LEASE_SECONDS
     sleeper.step()
     assert harness.statuses()[:2] == [Status.COMPLETED] * 2
-    assert [reader.at[CREATED, 0] for reader in harness.readers] == [0, 1, 2], "it read on from the rows' position"
+    assert [reader.at[CREATED, 0] for reader in harness.readers] == [0, 1, 2], "each continues at the stored position"
 
 
 def test_an_invalid_record_is_recorded_and_skipped() -> None:

@@ -14,7 +14,7 @@ ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 
 
 class Row(RuleBasedStateMachine):
-    """What has been said on the topics, and the row that heard some of it, some of it twice, some of it late."""
+    """The events on the topics, and a row that gets some of them, some of them twice or late."""
 
     @initialize()
     def begin(self) -> None:
@@ -45,7 +45,7 @@ class Row(RuleBasedStateMachine):
     @precondition(lambda self: self.standing.status.terminal and self.run == self.standing.run)
     @rule()
     def retry(self) -> None:
-        """The row itself begins the new run, in the transaction of the request."""
+        """A retry begins the new run in the row, in the transaction of the request."""
         self.run += 1
         self.standing = CurrentState(self.run, Status.PENDING)
         self.seen.append(self.standing)
@@ -66,7 +66,7 @@ class Row(RuleBasedStateMachine):
         for before, after in itertools.pairwise(seen):
             assert (after.run, after.status.rank) >= (before.run, before.status.rank)
             if before.status.terminal and after.run == before.run:
-                assert after.status == before.status, "the first end of a run stands"
+                assert after.status == before.status, "the first terminal status of a run stays"
 
     @invariant()
     def the_run_never_exceeds_the_requested_one(self) -> None:

@@ -66,53 +66,53 @@ def _told(
 
 
 @pytest.fixture
-def standing() -> CommandState:
+def state() -> CommandState:
     return CommandState("w")
 
 
-def test_cancelling_one_run_does_not_cancel_another(standing: CommandState) -> None:
-    assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 3))) == [(1, 1), (2, 3)]
-    assert standing.is_cancelled(1, 1)
-    assert standing.is_cancelled(2, 3)
-    assert not standing.is_cancelled(1, 2)
-    assert not standing.is_cancelled(3, 1)
+def test_cancelling_one_run_does_not_cancel_another(state: CommandState) -> None:
+    assert state.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 3))) == [(1, 1), (2, 3)]
+    assert state.is_cancelled(1, 1)
+    assert state.is_cancelled(2, 3)
+    assert not state.is_cancelled(1, 2)
+    assert not state.is_cancelled(3, 1)
 
 
-def test_a_record_without_a_run_belongs_to_the_first_run(standing: CommandState) -> None:
-    standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 2)))
-    assert standing.is_cancelled(1, None)
-    assert not standing.is_cancelled(2, None)
+def test_a_record_without_a_run_belongs_to_the_first_run(state: CommandState) -> None:
+    state.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 2)))
+    assert state.is_cancelled(1, None)
+    assert not state.is_cancelled(2, None)
 
 
-def test_a_cancellation_from_before_the_start_applies_to_later_records(standing: CommandState) -> None:
-    standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), seconds=-3600))
-    assert standing.is_cancelled(1, 1)
+def test_a_cancellation_from_before_the_start_applies_to_later_records(state: CommandState) -> None:
+    state.apply(_told(WorkerCommandKind.CANCEL, (1, 1), seconds=-3600))
+    assert state.is_cancelled(1, 1)
 
 
-def test_a_repeated_cancellation_is_not_new(standing: CommandState) -> None:
-    standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1)))
-    assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 1))) == [(2, 1)]
+def test_a_repeated_cancellation_is_not_new(state: CommandState) -> None:
+    state.apply(_told(WorkerCommandKind.CANCEL, (1, 1)))
+    assert state.apply(_told(WorkerCommandKind.CANCEL, (1, 1), (2, 1))) == [(2, 1)]
 
 
-def test_the_last_of_quiet_and_resume_applies(standing: CommandState) -> None:
+def test_the_last_of_quiet_and_resume_applies(state: CommandState) -> None:
     seen = []
     for order in (WorkerCommandKind.QUIET, WorkerCommandKind.QUIET, WorkerCommandKind.RESUME, WorkerCommandKind.QUIET):
-        assert standing.apply(_told(order)) == []
-        seen.append(standing.quiet)
+        assert state.apply(_told(order)) == []
+        seen.append(state.quiet)
     assert seen == [True, True, False, True]
 
 
-def test_commands_from_before_the_start_do_not_make_a_worker_quiet(standing: CommandState) -> None:
-    standing.apply(_told(WorkerCommandKind.QUIET, seconds=3600), before_start=True)
-    assert not standing.quiet
-    standing.apply(_told(WorkerCommandKind.QUIET, seconds=-3600))
-    assert standing.quiet, "the clock of who says it does not matter"
+def test_commands_from_before_the_start_do_not_make_a_worker_quiet(state: CommandState) -> None:
+    state.apply(_told(WorkerCommandKind.QUIET, seconds=3600), before_start=True)
+    assert not state.quiet
+    state.apply(_told(WorkerCommandKind.QUIET, seconds=-3600))
+    assert state.quiet, "the sender's clock does not matter"
 
 
-def test_commands_to_another_worker_are_ignored(standing: CommandState) -> None:
-    assert standing.apply(_told(WorkerCommandKind.CANCEL, (1, 1), worker="other")) == []
-    standing.apply(_told(WorkerCommandKind.QUIET, worker="other"))
-    assert not standing.is_cancelled(1, 1)
-    assert not standing.quiet
-    standing.apply(_told(WorkerCommandKind.QUIET, worker="w"))
-    assert standing.quiet
+def test_commands_to_another_worker_are_ignored(state: CommandState) -> None:
+    assert state.apply(_told(WorkerCommandKind.CANCEL, (1, 1), worker="other")) == []
+    state.apply(_told(WorkerCommandKind.QUIET, worker="other"))
+    assert not state.is_cancelled(1, 1)
+    assert not state.quiet
+    state.apply(_told(WorkerCommandKind.QUIET, worker="w"))
+    assert state.quiet
