@@ -52,10 +52,11 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     # The command reaches the record's task in the worst moment: it waits for the acknowledgement of "cancelled".
     cancel, came = Executor.cancel, threading.Event()
 
-    def late(workshop: Executor, files: list[tuple[int, int]]) -> None:
+    def late(executor: Executor, files: list[tuple[int, int]]) -> None:
         def when_it_waits() -> None:
-            wait_until(lambda: workshop._pending_deliveries > 0, 30, "the record is reported as cancelled", every=0.001)
-            cancel(workshop, files)
+            reported = "the cancellation of the record is published"
+            wait_until(lambda: executor.status().pending_deliveries > 0, 30, reported, every=0.001)
+            cancel(executor, files)
             came.set()
 
         threading.Thread(target=when_it_waits).start()

@@ -3,8 +3,6 @@
 import contextlib
 import json
 
-import pytest
-
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.status_store import PostgresStatusStore
@@ -17,31 +15,27 @@ from tests.integration.processes import wait_until
 
 
 class Failing(KafkaTopicReader):
-    """Gives out what there is, and then fails, once."""
+    """Returns the records, and then fails once."""
 
     failed = False
-    gave = False
+    has_read = False
 
     def read(self, limit: int, seconds: float) -> list[Record]:
-        if self.gave and not Failing.failed:
+        if self.has_read and not Failing.failed:
             Failing.failed = True
-            raise Unavailable("the broker said something that the client cannot mend")
+            raise Unavailable("the client cannot continue")
         records = super().read(limit, seconds)
-        self.gave = self.gave or bool(records)
+        self.has_read = self.has_read or bool(records)
         return records
 
 
-def test_events_that_a_failed_reader_had_given_out_are_read_again(
-    harness: PipelineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_of_a_failed_reader_are_read_again(harness: PipelineHarness) -> None:
     settings = harness.settings
     ids = [request.file_id for request in harness.insert_rows(3)]
     for file_id in ids:
         key = f"made elsewhere/{file_id}"
         result = {"fileId": file_id, "s3Location": key, "status": "completed", "timestamp": "2026-01-04T12:00:00Z"}
         topics.publish(settings, settings.topic_created, [json.dumps(result).encode()], partition=0)
-    # Long enough to read twice for one batch, on a slow machine too.
-    monkeypatch.setattr("filemill_workers.status_sync.GATHER_SECONDS", 2.0)
     lease = PostgresLease(harness.engine, "sync", "test", seconds=30)
     sync = StatusSync(
         PostgresStatusStore(harness.engine, lease),
@@ -51,6 +45,7 @@ def test_events_that_a_failed_reader_had_given_out_are_read_again(
         topic_worker_events=settings.topic_worker_events,
         batch=100,
         lease_seconds=30,
+        batching_seconds=2.0,  # long enough to read twice for one batch on a slow machine
     )
 
     def completed() -> bool:
