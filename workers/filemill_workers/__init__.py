@@ -1,1 +1,1 @@
-"""The processes that do the work: one short file each."""
+"""The workers: outbox relay, file processor, status sync and group monitor."""
