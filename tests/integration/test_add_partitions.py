@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.kafka.admin import AdminConflict
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from filemill.errors import Unavailable
+from filemill.errors import Conflict, Unavailable
 from filemill.services.partitions import CannotAddPartitions, PartitionsRefusal, add_partitions
 
 
@@ -44,7 +45,9 @@ def test_an_unknown_topic_is_refused(settings: Settings, engine: sa.Engine) -> N
     assert details(engine) == []
 
 
-@pytest.mark.parametrize("error", [ValueError("not now"), Unavailable("the controller is unreachable")])
+@pytest.mark.parametrize(
+    "error", [Conflict("not now", AdminConflict.NOT_MORE_PARTITIONS), Unavailable("the controller is unreachable")]
+)
 def test_a_refusal_by_the_broker_is_in_the_audit(
     error: Exception, settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,7 @@ def test_the_object_of_an_unknown_file_is_an_orphan(harness: PipelineHarness) ->
     assert finding.examples == [object_key(999, THEN)]
     assert "filemill orphans delete" in finding.meaning
 
-    assert "1 kept: their ids are beyond the newest" in run(settings, "delete", "--yes").stderr
+    assert "1 kept: their ids are greater than the newest" in run(settings, "delete", "--yes").stderr
     assert object_key(999, THEN) in keys(settings)
     assert "1 objects would be deleted" in run(settings, "delete", "--ids-not-given").stderr
     assert object_key(999, THEN) in keys(settings)
