@@ -182,7 +182,7 @@ def press(page: Page, key: str, row: str) -> None:
     """Send what the browser sends for the button of a row."""
     stack = page_data.current().stack()
     offer = next(one for one in faults.fault_options(stack, []) if one.key == row)
-    page.app.session_state["fault_wanted"] = offer
+    page.app.session_state["fault_requested"] = offer
     assert key == "offers"
     page.run()
 

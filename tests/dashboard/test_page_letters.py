@@ -101,7 +101,7 @@ def test_the_page_without_dead_letters_and_without_kafka(settings: Settings, ope
         (b'{"a": "\xc3\xbc"}', '{\n  "a": "ü"\n}'),
         (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
         (b"\xff<b>", "\\xff<b>"),
-        (b"[" * 100_000, "[" * 20_000 + "\n… and 80,000 characters more"),
+        (b"[" * 100_000, "[" * 20_000 + "\n… and 80,000 more characters"),
     ],
 )
 def test_any_payload_is_shown(value: bytes | None, text: str) -> None:
@@ -126,5 +126,5 @@ def test_a_record_that_was_dead_lettered_several_times_is_one_row_with_a_count(
     assert (row["key"], row["cells"]["count"]) == ("0:0", 3)
     assert list(reasons(page).values()) == [1]
     shown = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
-    assert shown["Seen"].startswith("3 times, first at ")
+    assert shown["Count"].startswith("3 times, first at ")
     assert (shown["twice"], shown["twice (2)"]) == ("a", "b")

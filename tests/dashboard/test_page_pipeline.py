@@ -216,7 +216,7 @@ def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
         ({"kafka_broker": "127.0.0.1:{port}"}, "Kafka is unreachable"),
         ({"s3_endpoint": "http://127.0.0.1:{port}"}, "S3 is unreachable"),
         ({"s3_bucket": "no-such-bucket"}, "S3 has no bucket no-such-bucket"),
-        ({"topic_create": "no.such.topic"}, "Kafka lacks the topics no.such.topic"),
+        ({"topic_create": "no.such.topic"}, "Kafka is missing the topics no.such.topic"),
     ],
 )
 def test_a_server_that_is_unreachable_or_not_set_up_has_one_banner(
@@ -238,7 +238,7 @@ def test_added_partitions_are_recorded_in_the_audit_log(
     sample(engine, settings, [0, 0, 0], [[0], [1], [2], []])
     page = open_page(settings, "pipeline")
     assert page.app.number_input(key="partitions").value == 6
-    assert "4 workers would have 2/2/1/1." in [caption.value for caption in page.app.caption]
+    assert "Partitions per worker: 2/2/1/1 for 4 workers." in [caption.value for caption in page.app.caption]
     page.app.number_input(key="partitions").set_value(5)
     page.run()
     page.app.button(key="partitions-go").click()
