@@ -33,6 +33,16 @@ def test_every_invariant_has_a_finding_and_its_number_in_the_guarantees() -> Non
     assert [invariant.number for invariant in Invariant] == documented[: len(Invariant)]
 
 
+def test_the_guarantees_list_the_codes_of_verify_with_their_invariants() -> None:
+    rows = re.findall(r"^\| (\d) \| .* \| (.*`verify`: .*) \|$", GUARANTEES.read_text(), flags=re.MULTILINE)[
+        : len(Invariant)
+    ]
+    for code in VERIFY_CODES:
+        assert [number for number, checks in rows if code.value in re.findall(r"[a-z-]+", checks)] == [
+            code.invariant.number
+        ], code
+
+
 def test_the_codes_of_verify_are_the_first_ones() -> None:
     assert VERIFY_CODES[0] is FindingCode.LOST
     assert VERIFY_CODES[-1] is FindingCode.PARTITION_STALLED
