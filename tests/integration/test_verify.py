@@ -12,7 +12,7 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.entrypoints import bootstrap
-from filemill.verification.findings import VERIFY_CODES
+from filemill.verification.findings import VERIFY_CODES, FindingCode
 from filemill.verification.report import Report
 from tests.integration import topics
 from tests.integration.audit import audit_commits
@@ -247,7 +247,7 @@ def test_a_clean_pipeline_has_no_findings(planted: Planted) -> None:
 @pytest.mark.parametrize("check", VERIFY_CODES)
 def test_a_planted_violation_is_found_with_its_ids(planted: Planted, check: str) -> None:
     assert check in planted.report.findings, f"nothing found; {sorted(planted.report.findings)} were"
-    found = set(planted.report.findings[check].examples)
+    found = set(planted.report.findings[FindingCode(check)].examples)
     if check == "publish-out-of-turn":
         # A number on two partitions is out of turn on one of them.
         found -= set(planted.expected["publish-number-twice"])
