@@ -89,7 +89,7 @@ def test_a_transaction_is_retried_after_a_deadlock(engine: sa.Engine) -> None:
     with ThreadPoolExecutor(2) as pool:
         for one in [pool.submit(cross, ids), pool.submit(cross, ids[::-1])]:
             one.result()
-    assert len(met) == 3, "one of the two was retried"
+    assert len(met) >= 3, "at least one of the two was retried"
 
 
 def test_a_statement_that_takes_too_long_is_reported(engine: sa.Engine) -> None:
