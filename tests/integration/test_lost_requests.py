@@ -108,9 +108,7 @@ def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continu
     remove_all(harness, harness.settings.topic_create)
     assert lags(harness) == [0, 0, 0]
     assert loss_findings(harness.verify()) == {"request-gone": gone}
-    wait_until(
-        lambda: monitor.has_logged("Unprocessed records are gone"), PATIENCE_SECONDS, "the monitor logs it"
-    )
+    wait_until(lambda: monitor.has_logged("Unprocessed records are gone"), PATIENCE_SECONDS, "the monitor logs it")
     (processor,) = harness.start("processor")
     later = published(harness, 3)
     harness.wait_for(later)

@@ -14,8 +14,8 @@ class MemoryRecordSource:
     """A member of a group that reads one topic. (port: RecordSource).
 
     `assign`, `revoke` and `lose` may be called from any thread; the listener is called inside the next `read`. While
-    `rejects_commits` is set, every commit fails. `notices_recreation`: a recreated topic is noticed at once. The
-    real source may notice it some seconds later.
+    `rejects_commits` is set, every commit fails. `notices_recreation`: whether the member notices a recreated topic at
+    once. The real one may notice it some seconds later.
     """
 
     def __init__(self, broker: MemoryBroker, topic: str, listener: RebalanceListener) -> None:
