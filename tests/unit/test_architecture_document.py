@@ -1,6 +1,7 @@
 """The documents name existing files and functions, and their links lead somewhere."""
 
 import ast
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A text in backticks is a path if it begins with a folder of the repository or has one of the suffixes.
 FOLDERS = ("filemill/", "dashboard/", "workers/", "infra/", "benchmarks/", "notebooks/", "tests/", "docs/", ".ci/")
+MODULE = re.compile(r"`((?:filemill|filemill_\w+|benchmarks)(?:\.\w+)+)`")
+METADATA = {"filemill.short"}  # a key in the metadata of a notebook
 SUFFIXES = (".py", ".md", ".ipynb")
 # A hop of a table: number, file, function.
 HOP = re.compile(r"^\| (\d) \| `([^`]+)` \| `([^`]+)` \|", re.MULTILINE)
@@ -59,6 +62,12 @@ def name_of(document: Path) -> str:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_each_named_file_exists(document: Path) -> None:
     assert [path for path in sorted(paths_in(document)) if not exists(path)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_each_named_module_can_be_imported(document: Path) -> None:
+    for name in sorted(set(MODULE.findall(document.read_text())) - METADATA):
+        pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
