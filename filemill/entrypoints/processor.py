@@ -32,7 +32,7 @@ FLUSH_SECONDS = 5.0
 # without cycles, and the search took a fifth of its CPU.
 GC_THRESHOLD_OBJECTS = 50_000
 # Results finish one by one, and a request costs the broker more than its records. At hundreds of files a second,
-# batches of 25 ms cost half of the broker's CPU that batches of 5 ms cost (docs/performance.md).
+# batches of 25 ms cost half of the broker's CPU that batches of 5 ms cost (docs/performance-log.md).
 RESULT_LINGER_MILLISECONDS = 25
 # With fewer records in progress there is nothing to batch a result with: its partition waits for it.
 MIN_RECORDS_TO_LINGER = 100
