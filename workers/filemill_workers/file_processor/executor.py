@@ -80,7 +80,7 @@ class Executor:
         self._membership_ttl_seconds = membership_ttl_seconds
         self._clock = clock
         self._membership_confirmed_at = clock()
-        # Each finished upload wakes the loop from another thread, which costs less with uvloop (docs/performance-log.md).
+        # Each finished upload wakes the loop from another thread, cheaper with uvloop (docs/performance-log.md).
         self._loop = uvloop.new_event_loop()
         self._tasks: dict[tuple[int, int], dict[asyncio.Task[None], RecordTask]] = {}
         # One at a time: the end of the last record of each epoch, which the next one waits for.
