@@ -1,4 +1,4 @@
-"""Dead letters: one for each record that a worker gave up, and why one cannot be replayed.
+"""Dead letters: one for each record that a worker dead-lettered, and why one cannot be replayed.
 
 A record of `file.create` has one dead letter. If the record is processed and dead-lettered again, the dead letter
 counts that.
@@ -35,10 +35,11 @@ class ReplayRefusal(enum.StrEnum):
     UNKNOWN_FILE = "unknown-file"
     RETRIED_SINCE = "retried-since"
     NOT_FAILED = "not-failed"
+    TOO_MANY_RUNS = "too-many-runs"
 
 
 class DeadLetterFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter without its position. `still_broken`: its file failed in this run and was not retried since.
+    """A dead letter without its position. `still_broken`: its file failed in this run and has not been retried.
 
     The record was dead-lettered `count` times, first `at first_at` and last `at`; None: the time is not credible. All
     other fields are of the last time. `code` and `reason` say why, for programs and for people; `code` is None if the
@@ -197,15 +198,15 @@ def _dead_letter(
 def _refusal(last: DeadLetterEntry, file: FileState | None, *, deleted: bool) -> tuple[ReplayRefusal, str] | None:
     name = f"file {last.file_id}"
     if last.file_id is None:
-        return ReplayRefusal.NO_FILE_ID, "it names no file"
+        return ReplayRefusal.NO_FILE_ID, "the record has no valid file id"
     if deleted:
         return ReplayRefusal.FILE_DELETED, f"{name} was deleted"
     if file is None:
-        return ReplayRefusal.UNKNOWN_FILE, f"no file has the id {last.file_id}"
+        return ReplayRefusal.UNKNOWN_FILE, f"{name} does not exist"
     if (last.run or 1) != file.run:
-        return ReplayRefusal.RETRIED_SINCE, f"{name} was retried since (run {file.run})"
+        return ReplayRefusal.RETRIED_SINCE, f"{name} has been retried; its current run is {file.run}"
     if file.status != "failed":
-        return ReplayRefusal.NOT_FAILED, f"{name} is {file.status}"
+        return ReplayRefusal.NOT_FAILED, f"{name} is {file.status}, not failed"
     return None
 
 

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.file_actions import retry_files
-from filemill.domain.dead_letters import DeadLetter, reason_counts
+from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
 from filemill.services.audit import record_files
 
 # A file that failed in so many runs will probably fail in the next one too.
@@ -24,13 +24,14 @@ REPLAY = "dlq.replay"
 class Replay(msgspec.Struct, frozen=True):
     """What a replay did, or with `dry_run` would do: files per reason, and their ids.
 
-    `refused`: the positions of dead letters that cannot be replayed, with the reason.
+    `refused`: the positions of dead letters that cannot be replayed, with the reason; `refusal_codes`: with its code.
     """
 
     dry_run: bool
     reasons: dict[str, int]
     files: list[int]
     refused: dict[str, str]
+    refusal_codes: dict[str, ReplayRefusal]
 
 
 def _ignore(_count: int) -> None:
@@ -57,17 +58,16 @@ def replay(
     After an interruption it can be called again. A file in its `max_runs`-th run or a later one is refused, so that a
     loop of failures and replays ends. `progress` is called with the number of files so far.
     """
-    refused = {letter.place: letter.refusal for letter in letters if letter.refusal is not None}
+    refused: dict[str, str] = {}
+    codes: dict[str, ReplayRefusal] = {}
     wanted: dict[int, DeadLetter] = {}
     for letter in letters:
-        if letter.refusal is not None or letter.file_id is None:
-            continue
-        if (letter.run or 1) >= max_runs:
-            run = letter.run or 1
-            refused[letter.place] = f"file {letter.file_id} has failed in run {run}; the limit is run {max_runs}"
-        else:
+        refusal = _refusal(letter, max_runs)
+        if refusal is not None:
+            codes[letter.place], refused[letter.place] = refusal
+        elif letter.file_id is not None:
             wanted[letter.file_id] = letter
-    result = Replay(dry_run, reason_counts(wanted.values()), [], refused)
+    result = Replay(dry_run, reason_counts(wanted.values()), [], refused, codes)
     if dry_run:
         result.files.extend(sorted(wanted))
         return result
@@ -84,3 +84,13 @@ def replay(
         due += len(part) / rate
         progress(len(result.files))
     return result
+
+
+def _refusal(letter: DeadLetter, max_runs: int) -> tuple[ReplayRefusal, str] | None:
+    if letter.refusal_code is not None:
+        return letter.refusal_code, letter.refusal or ""
+    run = letter.run or 1
+    if run >= max_runs:
+        text = f"file {letter.file_id} failed in run {run}; the maximum number of runs is {max_runs}"
+        return ReplayRefusal.TOO_MANY_RUNS, text
+    return None

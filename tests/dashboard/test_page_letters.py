@@ -66,7 +66,7 @@ def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engin
     go = page.app.button(key="replay-go")
     assert go.label == "Replay 2 files"
     refused = page.shown("bars", "replay-refused")["items"]
-    assert refused == [{"name": "it names no file", "count": 1}]
+    assert refused == [{"name": "the record has no valid file id", "count": 1}]
     with engine.connect() as connection:
         assert set(connection.execute(sa.select(File.status)).scalars()) == {"failed"}  # a dry run
     go.click()

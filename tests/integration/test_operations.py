@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
-from filemill.domain.dead_letters import DeadLetter, reason_counts
+from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
 from filemill.domain.file_actions import RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.entrypoints import bootstrap
@@ -143,10 +143,11 @@ def test_dead_letters_are_replayed_once_after_a_dry_run(harness: PipelineHarness
         lambda: read_letters(harness) if len(read_letters(harness)) == 4 else [], 10, "four dead letters"
     )
     assert reason_counts(letter for letter in found if letter.file_id) == {"title: must not be blank": 3}
-    assert [letter.refusal for letter in found if letter.file_id is None] == ["it names no file"]
+    assert [letter.refusal_code for letter in found if letter.file_id is None] == [ReplayRefusal.NO_FILE_ID]
 
     dry = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=True)
-    assert (dry.files, len(dry.refused)) == (ids, 1)
+    assert (dry.files, list(dry.refusal_codes.values())) == (ids, [ReplayRefusal.NO_FILE_ID])
+    assert dry.refused.keys() == dry.refusal_codes.keys()
     assert set(harness.statuses(ids).values()) == {"failed"}
 
     harness.run_in_threads("relay")
@@ -169,7 +170,10 @@ def test_a_file_that_keeps_failing_is_not_replayed_forever(harness: PipelineHarn
     found = wait_until(lambda: read_letters(harness), 10, "the dead letter")
     result = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
     assert result.files == []
-    assert "the limit is run 1" in next(iter(result.refused.values()))
+    assert result.refusal_codes == {found[0].place: ReplayRefusal.TOO_MANY_RUNS}
+    assert result.refused == {
+        found[0].place: f"file {request.file_id} failed in run 1; the maximum number of runs is 1"
+    }
 
 
 def test_a_command_for_an_unknown_worker_is_refused(harness: PipelineHarness, operations: Operations) -> None:

@@ -184,7 +184,7 @@ def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, set
     assert found["total"] == 2
     assert {letter["place"]: letter["refusal"] for letter in found["items"]} == {
         "0:0": None,
-        "1:0": "it names no file",
+        "1:0": "the record has no valid file id",
     }
     assert {letter["value"] for letter in found["items"]} == {json.dumps(value), "\\xff not json"}
     assert rest.client.get("/api/dead-letters", params={"reason": "nothing of it"}).json()["items"] == []
@@ -192,6 +192,7 @@ def test_dead_letters_are_listed_and_replayed(rest: Rest, engine: sa.Engine, set
     order = {"places": ["0:0", "1:0"], "dry_run": True}
     dry = rest.client.post("/api/dead-letters/replay", json=order).json()
     assert (dry["files"], list(dry["refused"])) == ([file_id], ["1:0"])
+    assert dry["refusal_codes"] == {"1:0": "no-file-id"}
     assert rest.client.get(f"/api/files/{file_id}").json()["status"] == "failed"
     real = rest.client.post("/api/dead-letters/replay", json={"places": ["0:0"]}).json()
     assert real["files"] == [file_id]

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from filemill.domain.dead_letters import (
     DeadLetter,
@@ -15,6 +16,7 @@ from filemill.domain.dead_letters import (
     reason_counts,
 )
 from filemill.domain.records import Record
+from filemill.services.dead_letters import Replay, replay
 
 NOW_MS = int(time.time() * 1000)
 
@@ -28,7 +30,7 @@ def record(
         "filemill-topic": "file.create",
         "filemill-partition": "0",
         "filemill-offset": str(source),
-        "filemill-run": "1",
+        "filemill-run": str(run),
     }
     return Record(
         topic="file.create.dlq",
@@ -73,6 +75,27 @@ def test_a_dead_letter_that_cannot_be_replayed_has_a_code(
 def test_a_record_without_a_file_id_cannot_be_replayed_and_is_still_broken() -> None:
     (letter,) = found(record(3, b"not JSON"))
     assert (letter.refusal_code, letter.still_broken) == (ReplayRefusal.NO_FILE_ID, True)
+
+
+def dry_run_of(letters: list[DeadLetter], max_runs: int) -> Replay:
+    never_connected = sa.create_engine("postgresql+psycopg://")
+    return replay(never_connected, letters, actor="test", rate=1, dry_run=True, max_runs=max_runs)
+
+
+def test_a_file_with_too_many_runs_is_not_replayed() -> None:
+    letters = found(record(3, run=2), state=FileState("failed", 2))
+    assert dry_run_of(letters, max_runs=3) == Replay(True, {"no luck": 1}, [1], {}, {})
+    refused = dry_run_of(letters, max_runs=2)
+    assert (refused.files, refused.reasons) == ([], {})
+    assert refused.refusal_codes == {"0:3": ReplayRefusal.TOO_MANY_RUNS}
+    assert refused.refused == {"0:3": "file 1 failed in run 2; the maximum number of runs is 2"}
+
+
+def test_a_replay_reports_the_code_and_the_text_of_each_refusal() -> None:
+    (letter,) = found(record(3, b"not JSON"))
+    refused = dry_run_of([letter], max_runs=5)
+    assert refused.refusal_codes == {"0:3": ReplayRefusal.NO_FILE_ID}
+    assert refused.refused == {"0:3": "the record has no valid file id"}
 
 
 def test_reasons_that_differ_in_their_numbers_are_counted_together() -> None:
