@@ -31,7 +31,7 @@ class OrphanKind(enum.StrEnum):
 
 
 class Orphan(msgspec.Struct, frozen=True):
-    """An object without an owner."""
+    """An object that belongs to no file."""
 
     key: str
     size: int

@@ -38,7 +38,7 @@ def test_a_healthy_group_needs_no_advice() -> None:
 
 def test_more_workers_than_partitions_leaves_one_idle() -> None:
     assert advice_texts(group([0], [1], [2], []), lags(3)) == [
-        "none: 4 workers, 3 partitions: one idle. 6 partitions would be distributed 2/2/1/1."
+        "none: 4 workers, 3 partitions: one idle. With 6 partitions, the workers would have 2/2/1/1."
     ]
 
 
@@ -67,7 +67,7 @@ def test_a_silent_monitor_is_reported_and_its_old_samples_are_not_used() -> None
 
 def test_requests_that_wait_in_the_outbox_are_reported_with_their_age() -> None:
     (advice,) = advice_texts(group([0, 1, 2]), lags(3), outbox=OutboxState(1234, 42.0))
-    assert advice.startswith("warn: 1,234 accepted requests wait in the outbox. The oldest waits for 42 s.")
+    assert advice.startswith("warn: 1,234 accepted requests wait in the outbox. The oldest has waited for 42 s.")
     assert "No relay" not in advice
     leases = {**HELD, "relay": LeaseState("relay", "gone", held=False)}
     (advice,) = advice_texts(group([0, 1, 2]), lags(3), outbox=OutboxState(1, 42.0), leases=leases)
@@ -116,8 +116,8 @@ def test_stalled_partitions_are_named_with_the_reason_and_the_remedy() -> None:
         interval_seconds=2,
     )
     assert [(one.tone, one.what) for one in found] == [
-        ("bad", "Partition 1 does not progress"),
-        ("warn", "Partitions 0, 2 do not progress"),
+        ("bad", "Partition 1 is stalled"),
+        ("warn", "Partitions 0, 2 are stalled"),
     ]
     assert "Restart the worker" in found[0].text
     assert found[1].text == "Partition 2: why. The same applies to w0."

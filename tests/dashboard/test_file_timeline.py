@@ -77,7 +77,7 @@ ON_KAFKA = [PublishedRequest(1, 5, 2, 50, ago(59))]
             overview({"w": [2]}),
             [worker("w", WorkerCondition.DEAD)],
             "bad",
-            "w owns partition 2 and is silent",
+            "w owns partition 2 and is dead",
         ),
         (
             {"publications": ON_KAFKA},
@@ -98,7 +98,7 @@ ON_KAFKA = [PublishedRequest(1, 5, 2, 50, ago(59))]
             overview({"w": [2]}),
             [worker("w", WorkerCondition.BUSY, paused=True)],
             "none",
-            "w is at its limit of unfinished records",
+            "w has reached its limit of unfinished records",
         ),
     ],
 )

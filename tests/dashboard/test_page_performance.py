@@ -104,6 +104,7 @@ def test_the_ledger_balances_and_names_inconsistent_files(
     assert (found.lost, found.stale, found.without_object) == ([lost], [stale], [unfounded])
     notices = open_page(settings, "performance").notices("ledger-notices")
     assert [notice["text"].split(".")[0] for notice in notices] == [f"#{lost}", f"#{unfounded}", f"#{stale}"]
+    assert notices[0]["title"] == "1 pending file is neither in the outbox nor on Kafka"
 
 
 def test_the_page_without_files_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:

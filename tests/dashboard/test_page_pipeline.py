@@ -93,7 +93,7 @@ def test_the_flow_strip_counts_requests_per_stage(settings: Settings, engine: sa
         for status, number in (("processing", 0), ("completed", 1), ("completed", 2), ("failed", 3)):
             connection.execute(sa.update(File).where(File.id == ids[number]).values(status=status))
         connection.execute(sa.delete(OutboxRow).where(OutboxRow.file_id != ids[5]))
-        connection.execute(sa.update(OutboxRow).values(accepted_at=sa.func.now() - timedelta(seconds=90)))
+        connection.execute(sa.update(OutboxRow).values(accepted_at=sa.func.now() - timedelta(seconds=150)))
     sample(engine, settings, [5, 0, 7], [[0], [1], [2]])
 
     page = open_page(settings, "pipeline")

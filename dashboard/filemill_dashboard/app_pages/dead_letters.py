@@ -90,7 +90,9 @@ def _replay_bar(letters: Sequence[DeadLetter], *, truncated: bool) -> None:
             key="replay-all",
             type="primary",
             disabled=not replayable,
-            help=None if replayable else "None can be replayed: the files were retried or deleted, or are unknown",
+            help=None
+            if replayable
+            else "No dead letter can be replayed: each file was retried, was deleted, or is unknown.",
             on_click=open_replay_dialog,
             args=(list(letters),),
         )

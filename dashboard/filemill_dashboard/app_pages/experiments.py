@@ -94,7 +94,7 @@ def _row(run: RecordedRun, selected: RecordedRun | None, other: RecordedRun | No
     parameters = ", ".join(
         f"{name} {value}" for name, value in run.parameters.items() if value not in ({}, [], None, "")
     )
-    reason = "" if selected is not None else "Select a run first, then overlay this one"
+    reason = "" if selected is not None else "Select a run first; this one can then be compared with it"
     reason = "This run is selected" if run is selected else reason
     reason = reason or ("" if run.frames or run.measures else "This run has no recorded data")
     return TableRow(

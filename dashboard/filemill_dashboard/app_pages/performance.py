@@ -1,5 +1,7 @@
 """Performance: throughput and latency over time, by worker and by partition; and the ledger."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from filemill.domain.files import Status
@@ -165,11 +167,26 @@ def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
     lines.append(Fact("of which in the outbox", f"{ledger.in_outbox:,}"))
     facts("ledger", lines, stale=stale)
     notices = [
-        Notice("bad", f"{len(ids)} {title}", f"{', '.join(f'#{number}' for number in ids)}. {text}")
-        for ids, title, text in (
-            (ledger.lost, "waiting, but neither in the outbox nor on Kafka", "Cancel and retry them."),
-            (ledger.without_object, "completed without an object", "Run `filemill verify` for details."),
-            (ledger.stale, "in progress for an hour without an event", "Check the Workers page."),
+        Notice("bad", f"{len(ids)} {one if len(ids) == 1 else many}", f"{_id_list(ids)}. {text}")
+        for ids, one, many, text in (
+            (
+                ledger.lost,
+                "pending file is neither in the outbox nor on Kafka",
+                "pending files are neither in the outbox nor on Kafka",
+                "Cancel them, then retry them.",
+            ),
+            (
+                ledger.without_object,
+                "completed file has no object",
+                "completed files have no object",
+                "Run `filemill verify` for details.",
+            ),
+            (
+                ledger.stale,
+                "file in progress was not updated in the last hour",
+                "files in progress were not updated in the last hour",
+                "Check the Workers page.",
+            ),
         )
         if ids
     ]
@@ -177,6 +194,10 @@ def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
         "good", "The ledger balances", "Checked by database rows only; `filemill verify` also checks Kafka and S3."
     )
     show_notices("ledger-notices", notices or [balanced])
+
+
+def _id_list(ids: Sequence[int]) -> str:
+    return ", ".join(f"#{number}" for number in ids)
 
 
 page_shell.render_page("Performance", _performance)

@@ -52,7 +52,7 @@ COLUMNS = [
     Column("owned", "Partitions", "chips", 132, hide_below=880),
     Column("in_flight", "In flight", "number", 84, title="Records that it is processing"),
     Column("oldest", "Oldest", "seconds", 82, hide_below=960, title="Age of its oldest record in flight"),
-    Column("headroom", "Headroom", "seconds", 96, 1360, "Time until the group evicts it for not polling"),
+    Column("headroom", "Headroom", "seconds", 96, 1360, "Time left until max.poll.interval.ms at its last poll"),
     Column("rate", "Files /s", "rate", 80, hide_below=720),
     Column("finished", "Finished", "number", 90, hide_below=1260),
     Column("failed", "Failed", "number", 70, hide_below=1260),

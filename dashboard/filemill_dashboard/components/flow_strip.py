@@ -7,6 +7,7 @@ from filemill.queries.overview import Overview
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.page_data import Snapshot
 from filemill_dashboard.views.advice import OUTBOX_DELAY_SECONDS, lag_age, trend
+from filemill_dashboard.views.durations import format_duration
 
 # More bars than this cannot be told apart.
 PARTITIONS_MAX = 48
@@ -33,7 +34,7 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
         {
             "name": "Outbox",
             "value": outbox.depth if outbox else None,
-            "note": "" if outbox is None else "empty" if age is None else f"oldest {_age(age)}",
+            "note": "" if outbox is None else "empty" if age is None else f"oldest {format_duration(age)}",
             "tone": "warn" if age is not None and age > OUTBOX_DELAY_SECONDS else None,
             "title": "Accepted requests that are not on Kafka yet",
         },
@@ -42,8 +43,8 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "value": lags.total if lags else None,
             "note": _per_second(overview.flow.committed if overview else None),
             "more": _outlook(overview),
-            "title": "Records on Kafka that are not committed yet, including those in progress; commits per second; "
-            "the age of the oldest record, and the time to catch up at this rate",
+            "title": "Records that are not committed yet, including those in progress. Below: commits per second, "
+            "age of the oldest record, trend of the lag.",
             "partitions": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:PARTITIONS_MAX]]
             if lags
             else [],
@@ -87,10 +88,4 @@ def _per_second(rate: float | None) -> str:
         return "rate unknown"
     return (
         f"{rate:,.0f} /s" if rate >= 10 else f"{rate:.1f} /s" if rate >= 0.1 or rate == 0 else f"{rate * 60:.1f} /min"
-    )
-
-
-def _age(seconds: float) -> str:
-    return (
-        f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
     )

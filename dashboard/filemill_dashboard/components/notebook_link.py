@@ -7,5 +7,6 @@ from filemill_dashboard.components.links import download_button
 
 def notebook_link(**selection: str | int) -> None:
     """Draw the link: for a `period` in seconds up to now, or for a `run` of the lab."""
-    title = "Download a notebook that loads and plots the records and rows of this period (open it with `make lab`)"
+    subject = "run" if "run" in selection else "period"
+    title = f"Download a notebook that plots this {subject}. Open it with `make lab`."
     download_button("notebook", "Open in a notebook", f"/api/notebook?{urlencode(selection)}", title)

@@ -140,7 +140,12 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
     @app.get("/api/dead-letters", responses=responses(200, DeadLetterList, 422, 503), summary="List dead letters")
     async def letters(
         *,
-        still_broken: Annotated[bool, Query(description="Only dead letters of files not retried since.")] = False,
+        still_broken: Annotated[
+            bool,
+            Query(
+                description="Only dead letters of files that failed and have not been retried, or without a file id."
+            ),
+        ] = False,
         reason: Annotated[str, Query(description="Only dead letters whose reason contains this text.")] = "",
         limit: Annotated[int, Query(ge=1, le=DEAD_LETTERS_MAX, description="Maximum number of items.")] = (
             DEAD_LETTERS_DEFAULT

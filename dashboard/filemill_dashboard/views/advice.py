@@ -136,7 +136,7 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
             Advice(
                 "none",
                 f"{members} workers, {len(partitions)} partitions: {_number(idle)} idle",
-                f"{len(partitions) * 2} partitions would be distributed {even}.",
+                f"With {len(partitions) * 2} partitions, the workers would have {even}.",
             )
         )
     elif idle:
@@ -153,12 +153,12 @@ def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
     found = []
     for (reason, _), some in alike.items():
         names = _names("partition", [one.partition for one in some])
-        verb = "does" if len(some) == 1 else "do"
+        verb = "is" if len(some) == 1 else "are"
         tone = "warn" if some[0].explained else "bad"
         longest = max(some, key=lambda one: one.seconds).sentence
         parts = [f"{longest[0].upper()}{longest[1:]}.", _WHAT_TO_DO[reason], _others(some)]
         text = " ".join(part for part in parts if part)
-        found.append(Advice(tone, f"{names} {verb} not progress", text))
+        found.append(Advice(tone, f"{names} {verb} stalled", text))
     return found
 
 
@@ -188,7 +188,8 @@ def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[
     if outbox.depth and age > OUTBOX_DELAY_SECONDS:
         inactive = "" if relay is not None and relay.held else " No relay is active: start `filemill run relay`."
         waiting = f"{outbox.depth:,} accepted {'request waits' if outbox.depth == 1 else 'requests wait'}"
-        text = f"The oldest waits for {format_coarse(age)}. They are published as soon as Kafka is reachable.{inactive}"
+        text = f"The oldest has waited for {format_coarse(age)}. "
+        text += f"They are published as soon as Kafka is reachable.{inactive}"
         found.append(Advice("warn", f"{waiting} in the outbox", text))
     if sync is None or not sync.held:
         text = "Files are processed, but their status does not change. Start `filemill run sync`."

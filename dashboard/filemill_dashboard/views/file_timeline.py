@@ -100,7 +100,7 @@ def _event(event: WorkerEvent) -> TimelineEntry:
                 event.timestamp, what, f"{by} · {event.error or 'no reason'}", "bad", event.trace or ""
             )
         case EventKind.CANCELLED:
-            return TimelineEntry(event.timestamp, "Stopped by its worker", by)
+            return TimelineEntry(event.timestamp, "Cancelled by the worker", by)
         case _:
             return TimelineEntry(event.timestamp, event.kind.value.capitalize(), by)
 

@@ -45,7 +45,7 @@ def why_waiting(
     position = _position(history)
     if position is None:
         return WaitingReason(
-            "none", "Its position on Kafka is unknown", "Another program published it, or the relay is about to."
+            "none", "Its position on Kafka is unknown", "The relay has not published it yet, or another program did."
         )
     return _in_backlog(position, overview, {worker.id: worker for worker in workers})
 
@@ -96,8 +96,8 @@ def _record_gone(history: FileTimeline, file: FileRow) -> WaitingReason:
 
 def _in_outbox(history: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
     seconds = (history.as_of - waiting.accepted_at).total_seconds()
-    ahead = "1 request is" if waiting.ahead == 1 else f"{waiting.ahead:,} requests are"
-    since = f"For {format_duration(seconds)}; {ahead} before it."
+    ahead = f", behind {waiting.ahead:,} {'request' if waiting.ahead == 1 else 'requests'}" if waiting.ahead else ""
+    since = f"It has waited for {format_duration(seconds)}{ahead}."
     relay = overview.leases.get("relay") if overview else None
     if relay is not None and not relay.held:
         return WaitingReason("bad", "In the outbox, and no relay is active", f"{since} Start `filemill run relay`.")
@@ -142,10 +142,9 @@ def _obstacle(worker: WorkerView, partition: int, before: str) -> WaitingReason 
     """What keeps the owner of a partition from reading it."""
     vitals = worker.vitals
     if worker.condition is WorkerCondition.DEAD:
-        text = (
-            f"For {format_duration(worker.heard_seconds_ago)}. The group will assign the partition to another worker."
-        )
-        return WaitingReason("bad", f"{worker.id} owns partition {partition} and is silent", text)
+        silence = format_duration(worker.heard_seconds_ago)
+        text = f"No heartbeat for {silence}. The group will assign the partition to another worker."
+        return WaitingReason("bad", f"{worker.id} owns partition {partition} and is dead", text)
     if vitals is None:
         return None
     if vitals.quiet:
@@ -157,7 +156,7 @@ def _obstacle(worker: WorkerView, partition: int, before: str) -> WaitingReason 
         )
     if vitals.paused:
         text = f"It owns partition {partition} and reads more when it has finished some.{before}"
-        return WaitingReason("none", f"{worker.id} is at its limit of unfinished records", text)
+        return WaitingReason("none", f"{worker.id} has reached its limit of unfinished records", text)
     return None
 
 
@@ -168,7 +167,7 @@ def _in_progress(file: FileRow, workers: dict[str, WorkerView]) -> WaitingReason
         return WaitingReason("none", f"In progress: {step}", f"By {file.worker_id or 'an unknown worker'}.")
     if worker.condition is WorkerCondition.DEAD:
         silence = format_duration(worker.heard_seconds_ago)
-        text = f"Silent for {silence}. The next owner of partition {file.partition} reprocesses it."
+        text = f"No heartbeat for {silence}. The next owner of partition {file.partition} reprocesses it."
         return WaitingReason("bad", f"Its worker {worker.id} is dead", text)
     if worker.condition is WorkerCondition.STOPPED:
         return WaitingReason("warn", f"Its worker {worker.id} has stopped", "Another worker reprocesses it.")

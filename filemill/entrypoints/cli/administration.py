@@ -68,10 +68,10 @@ def create_topics(home: Home = None, *, as_json: AsJson = False) -> None:
 
 def add_partitions(
     total: Annotated[int, typer.Argument(help="New number of partitions.", min=1)],
-    topic: Annotated[str | None, typer.Option(help="Default: file.create.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Name of the topic; default: file.create.")] = None,
     home: Home = None,
 ) -> None:
-    """Increase a topic's partitions. Kafka cannot remove any."""
+    """Increase the number of partitions of a topic. Kafka cannot reduce it."""
     settings = load(home=home)
     name = topic or settings.topic_create
     try:

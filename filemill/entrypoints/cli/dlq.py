@@ -14,7 +14,13 @@ from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_
 from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
 
-StillBroken = Annotated[bool, typer.Option("--still-broken", help="Only files that failed and were not retried since.")]
+StillBroken = Annotated[
+    bool,
+    typer.Option(
+        "--still-broken",
+        help="Only dead letters of files that failed and have not been retried, or without a file id.",
+    ),
+]
 Reason = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this.")]
 
 
@@ -113,17 +119,22 @@ def replay(
     places: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PLACE]...", parser=place_argument, help="Positions, as `list` prints them.", show_default=False
+            metavar="[PLACE]...",
+            parser=place_argument,
+            help="Dead letters to replay, as partition:offset.",
+            show_default=False,
         ),
     ] = None,
     reason: Reason = None,
     rate: Annotated[float, typer.Option(help="Maximum files per second.", min=0.1)] = 50,
-    max_runs: Annotated[int, typer.Option(help="Refuse files that have failed this many runs.", min=1)] = (
+    max_runs: Annotated[int, typer.Option(help="Skip files that have had this many runs.", min=1)] = (
         dead_letters.MAX_RUNS
     ),
     home: Home = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="All files that are still broken.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All dead letters of files that failed and have not been retried.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -39,7 +39,7 @@ def submit(
     title: Annotated[str, typer.Argument(help="The file's title, 1 to 255 characters.")],
     description: Annotated[str, typer.Option("--description", "-d", help="Text, up to 64 KiB.")] = "",
     count: Annotated[int, typer.Option(help="How many files to submit, all alike.", min=1, max=1_000_000)] = 1,
-    timeout: Annotated[float, typer.Option(help="Seconds that --wait waits at most.", min=0)] = 600,
+    timeout: Annotated[float, typer.Option(help="Maximum time that --wait waits, in seconds.", min=0)] = 600,
     key: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +138,9 @@ def files(
     status: Annotated[Status | None, typer.Option(help="Only files with this status.")] = None,
     search: Annotated[str, typer.Option(help="Only titles that contain this; #12 is the file with id 12.")] = "",
     limit: Annotated[int, typer.Option(help="Maximum number of files.", min=1, max=200)] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Where to continue: `older` of the previous page.")] = None,
+    cursor: Annotated[
+        str | None, typer.Option(help="Cursor of the page: the value `older` of the previous page.")
+    ] = None,
     home: Home = None,
     *,
     as_json: AsJson = False,

@@ -22,7 +22,10 @@ from filemill.services.offset_reset import (
 To = Annotated[
     str | None, typer.Option(help="earliest, latest, or a time (UTC) such as 2026-11-22T12:00.", show_default=False)
 ]
-By = Annotated[int | None, typer.Option("--by", help="Or so many records on; negative: back.", show_default=False)]
+By = Annotated[
+    int | None,
+    typer.Option("--by", help="Shift by this many records; negative: backwards.", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ from filemill.services.orphans import OrphanKind, Orphans
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    orphans = typer.Typer(help="Objects in the bucket without an owner.", no_args_is_help=True)
+    orphans = typer.Typer(help="Objects that belong to no file.", no_args_is_help=True)
     orphans.command("list")(list_orphans)
     orphans.command("delete")(delete)
     app.add_typer(orphans, name="orphans")
@@ -32,7 +32,7 @@ def list_orphans(home: Home = None, *, as_json: AsJson = False) -> None:
         print_json(found)
         return
     print_table(["key", "bytes", "why"], [[one.key, one.size, one.kind] for one in found])
-    say(f"{len(found)} objects without an owner")
+    say(f"{len(found)} objects that belong to no file")
 
 
 def delete(
@@ -43,7 +43,7 @@ def delete(
         bool,
         typer.Option(
             "--ids-not-given",
-            help="Also objects of ids greater than the newest. Not if the database was restored from a backup.",
+            help="Also delete objects with ids above the newest file id. Do not use after a database restore.",
         ),
     ] = False,
     as_json: AsJson = False,

@@ -54,13 +54,14 @@ def up(
         typer.Option(help="unordered, or partition: one record at a time per partition.", show_default="unordered"),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
-    host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address that the page listens on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port of the page.", min=0, max=65535, show_default="8501")] = None,
     reference_credentials: Annotated[
         bool,
         typer.Option(
             "--reference-credentials",
-            help="Accept the reference's published S3 keys (test, test) and database password (filepass). Insecure.",
+            help="Accept the published S3 keys (test, test) and database password (filepass) of the reference design. "
+            "Insecure.",
         ),
     ] = False,
     home: Home = None,
