@@ -106,16 +106,16 @@ def test_a_killed_workers_records_are_done_by_another_and_nothing_is_lost(harnes
 
 
 @pytest.mark.parametrize("protocol", ALL, indirect=True)
-def test_a_poisonous_message_is_parked_and_delays_none_of_its_neighbours(harness: PipelineHarness) -> None:
+def test_an_invalid_record_is_dead_lettered_and_does_not_delay_others(harness: PipelineHarness) -> None:
     join(harness, 1)
     warm = harness.publish_requests(0, 3)
     harness.wait_for(warm)
-    # Valid JSON that is no request, amid good ones of the same partition.
+    # Valid JSON that is not a request, between valid requests of the same partition.
     before = harness.publish_requests(0, 20)
     topics.publish(harness.settings, harness.settings.topic_create, [b'{"fileId": "no number"}'], partition=0)
     after = harness.publish_requests(0, 20)
     harness.wait_for([*before, *after])
-    dead = wait_until(lambda: topics.read(harness.settings, harness.settings.topic_dead_letters), 20, "it is parked")
+    dead = wait_until(lambda: topics.read(harness.settings, harness.settings.topic_dead_letters), 20, "the dead letter")
     assert [record.value for record in dead] == [b'{"fileId": "no number"}']
     produced = {record.offset: record.at for record in topics.read(harness.settings, harness.settings.topic_create)}
     late = {

@@ -1,4 +1,4 @@
-"""The way of a file through relay, processors and sync, as the installed command runs them."""
+"""Files pass through relay, processors and sync, run by the installed command."""
 
 import itertools
 

@@ -30,7 +30,7 @@ REQUESTED_AT = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 KEY_1 = "file-1-1767528000000.txt"
 
 
-# --- the way of a good record
+# --- a valid record
 
 
 def test_a_record_becomes_an_object_and_an_event() -> None:
