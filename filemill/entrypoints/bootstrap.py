@@ -34,7 +34,7 @@ from filemill.services.operations import Operations
 from filemill.services.orphans import Orphans
 from filemill.services.request_losses import find_bounds
 from filemill.verification.check import verify as check
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill_workers.group_monitor import GroupMonitor
 from filemill_workers.outbox_relay import OutboxRelay
 from filemill_workers.status_sync import StatusSync
@@ -172,7 +172,7 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
     )
 
 
-def verify(settings: Settings, engine: sa.Engine) -> Report:
+def verify(settings: Settings, engine: sa.Engine) -> VerificationReport:
     """Run all checks of `filemill verify`. Raises Unavailable."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))

@@ -14,7 +14,7 @@ from filemill.domain.content import render
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.queries.workers import owned_partitions
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 
 FILES = 12
 FINISH_SECONDS = 60.0
@@ -118,7 +118,7 @@ def _identical(client: httpx.Client, file_id: int) -> bool:
     return body == render(row["title"], row["description"], requested_at)
 
 
-def _verify(settings: Settings) -> Report:
+def _verify(settings: Settings) -> VerificationReport:
     engine = bootstrap.create_engine(settings, "demo")
     try:
         return bootstrap.verify(settings, engine)

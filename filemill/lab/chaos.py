@@ -20,7 +20,7 @@ SKEW = "clock skewed"
 ONCE_PER_RUN = {"partitions added", "kafka stopped for long", "topic recreated"}
 
 
-class Durations(msgspec.Struct, frozen=True):
+class ChaosDurations(msgspec.Struct, frozen=True):
     """Durations in seconds; a short schedule has shorter ones."""
 
     minutes: float
@@ -49,7 +49,7 @@ class ScheduledFault(msgspec.Struct, frozen=True):
     pick: int
 
 
-FaultFactory = Callable[[Lab, int, Durations], Fault]
+FaultFactory = Callable[[Lab, int, ChaosDurations], Fault]
 
 ZOMBIE_SECONDS = SESSION_SECONDS + 2.0
 LEASE_SECONDS = 5.0
@@ -116,7 +116,7 @@ def unavailable_faults() -> frozenset[str]:
 def run_schedule(
     lab: Lab,
     planned: list[ScheduledFault],
-    durations: Durations,
+    durations: ChaosDurations,
     before_each: Callable[[], None],
     say: Callable[[str], None] = lambda _line: None,
 ) -> None:

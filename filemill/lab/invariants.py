@@ -10,7 +10,7 @@ from filemill.domain.worker_events import EventKind
 from filemill.runtime.journal import JournalEntry
 from filemill.verification.commits import CommitAudit
 from filemill.verification.findings import Finding, FindingCode, Invariant, new_finding
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import NEVER, TopicHistory
 
 # The words of a table, by the result of a check.
@@ -46,7 +46,7 @@ class InvariantReport(msgspec.Struct, frozen=True):
     """The checks of one run."""
 
     checks: list[InvariantCheck]
-    report: Report
+    report: VerificationReport
     audit: CommitAudit | None
     at: datetime
 
@@ -82,7 +82,7 @@ class InvariantReport(msgspec.Struct, frozen=True):
 class Observations(msgspec.Struct, kw_only=True):
     """What a run observed. `stall_seconds`: the longest time without a result that is allowed while there is lag."""
 
-    report: Report
+    report: VerificationReport
     audit: CommitAudit | None
     history: TopicHistory
     # Statuses that moved backwards, in words; None if the database has no trigger for it.

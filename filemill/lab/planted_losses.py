@@ -10,7 +10,7 @@ import msgspec
 
 from filemill.services.operations import Operations
 from filemill.verification.findings import LOST_CODES
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import Execution, RecordPosition, execution_of
 from filemill.verification.topics import TopicScanner
 
@@ -54,7 +54,9 @@ class PlantedLosses(msgspec.Struct):
         ever_ended = ended | {(one.file_id, one.run) for one in self.executions}
         return {file_id for file_id, _ in (self.requests - ever_ended) | (self.results - ended)}
 
-    def compare(self, expected: set[int], unfinished: set[int], retryable: Sequence[int], report: Report) -> None:
+    def compare(
+        self, expected: set[int], unfinished: set[int], retryable: Sequence[int], report: VerificationReport
+    ) -> None:
         """Compare the expected losses with the unfinished files and both reports; add differences to `problems`."""
         named = {file_id for code in LOST_CODES & report.findings.keys() for file_id in report.findings[code].file_ids}
         self.reported += report.lost

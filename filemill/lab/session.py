@@ -26,7 +26,7 @@ from filemill.lab.planted_losses import PlantedLosses, all_lost, read_results
 from filemill.queries.verification import unfinished_ids
 from filemill.runtime.journal import Journal
 from filemill.verification.commits import CommitAudit, audit
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import TopicHistory, deduplicate, read_history
 from filemill.verification.topics import TopicScanner
 
@@ -165,7 +165,7 @@ class PipelineSession:
             )
         )
 
-    def verify(self) -> Report:
+    def verify(self) -> VerificationReport:
         """Run `verify`. Not on a thread with an event loop. Raises Unavailable."""
         patient = self.settings.model_copy(update={"server_timeout_seconds": VERIFY_TIMEOUT_SECONDS})
         return bootstrap.verify(patient, self.engine)

@@ -81,7 +81,7 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
     lacking = chaos.unavailable_faults() - without
     if lacking:
         raise RuntimeError(f"{', '.join(lacking)}: {REMEDY}; or skip it with --without")
-    durations = chaos.Durations(parameters.minutes)
+    durations = chaos.ChaosDurations(parameters.minutes)
     planned = chaos.schedule(parameters.seed, parameters.minutes, frozenset(without))
     stack = StackParameters(
         workers=parameters.workers,

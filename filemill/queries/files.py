@@ -60,7 +60,7 @@ class OutboxState(msgspec.Struct, frozen=True):
     oldest_age_seconds: float | None
 
 
-class Counts(msgspec.Struct, frozen=True):
+class StatusCounts(msgspec.Struct, frozen=True):
     """How many files have each status; all statuses are present."""
 
     by_status: dict[Status, int]
@@ -137,10 +137,10 @@ def list_files(
     return FilePage(items, older, newer, as_of, oldest_first)
 
 
-def count_statuses(connection: sa.Connection) -> Counts:
+def count_statuses(connection: sa.Connection) -> StatusCounts:
     """Count files per status, from the deltas that triggers write; does not scan `files`."""
     found = {status: int(count) for status, count in connection.execute(_COUNTS)}
-    return Counts({status: max(0, found.get(status.value, 0)) for status in Status})
+    return StatusCounts({status: max(0, found.get(status.value, 0)) for status in Status})
 
 
 def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "") -> int:

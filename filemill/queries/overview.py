@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.stalls import StalledPartition
-from filemill.queries.files import Counts, OutboxState, count_statuses, outbox_state
+from filemill.queries.files import OutboxState, StatusCounts, count_statuses, outbox_state
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState, flow, group_state, lags, leases
 from filemill.queries.stalls import stalled_partitions
 
@@ -23,7 +23,7 @@ _UNKNOWN_IDS = sa.text("""
 """)
 
 
-class Recreated(msgspec.Struct, frozen=True):
+class RecreatedTopic(msgspec.Struct, frozen=True):
     """A topic that was deleted and created again; noticed at `noticed_at`."""
 
     topic: str
@@ -49,7 +49,7 @@ class Overview(msgspec.Struct, frozen=True):
     """
 
     as_of: datetime
-    counts: Counts
+    counts: StatusCounts
     outbox: OutboxState
     group: GroupState | None
     lags: Lags | None
@@ -58,7 +58,7 @@ class Overview(msgspec.Struct, frozen=True):
     stalled: list[StalledPartition] = []
     unknown_ids: int = 0
     lost_requests: int | None = None
-    recreated_topics: list[Recreated] = []
+    recreated_topics: list[RecreatedTopic] = []
     truncated: bool = False
 
     def cut(self, limit: int) -> "Overview":
@@ -101,5 +101,5 @@ def overview(
         stalled,
         connection.execute(_UNKNOWN_IDS).scalar_one(),
         connection.execute(_LOST, {"group": group}).scalar_one_or_none(),
-        [Recreated(*row) for row in connection.execute(_RECREATED)],
+        [RecreatedTopic(*row) for row in connection.execute(_RECREATED)],
     )

@@ -21,7 +21,7 @@ FAULT_SECONDS_MAX = 600.0
 FaultKind = Literal["killed", "stopped"]
 
 
-class Rejection(StrEnum):
+class CommandRejection(StrEnum):
     """Why the supervisor rejects a command."""
 
     MALFORMED = "malformed"
@@ -54,13 +54,13 @@ class SupervisorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
     workers: list[str] = []
     error: str | None = None
-    code: Rejection | None = None
+    code: CommandRejection | None = None
 
 
 class CommandRejected(ValueError):
     """The supervisor rejected a command; `code` and the text give the reason."""
 
-    def __init__(self, message: str, code: Rejection = Rejection.NOT_ALLOWED) -> None:
+    def __init__(self, message: str, code: CommandRejection = CommandRejection.NOT_ALLOWED) -> None:
         super().__init__(message)
         self.code = code
 
@@ -82,5 +82,5 @@ def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
     except (OSError, msgspec.DecodeError) as error:
         raise Unavailable(f"the stack's supervisor does not answer: {error}", code="supervisor-unreachable") from None
     if response.error is not None:
-        raise CommandRejected(response.error, response.code or Rejection.FAILED)
+        raise CommandRejected(response.error, response.code or CommandRejection.FAILED)
     return response

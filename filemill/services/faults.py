@@ -17,7 +17,7 @@ from filemill.adapters.postgres.audit import FAULT, complete_fault
 from filemill.errors import Unavailable
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
-from filemill.runtime.supervisor_client import CommandRejected, FaultKind, Rejection, SupervisorCommand, send
+from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
 from filemill.services.audit import log_refusal, record
 
 SHOWN = 50
@@ -30,8 +30,10 @@ _WORKER_KILLED = "SIGKILL while it works; restarted at once"
 
 
 _REASONS = {
-    Rejection.NOT_ALLOWED: "This page does not belong to an embedded stack: inject the fault where the servers run",
-    Rejection.FAULT_ACTIVE: "A fault is still active on this target",
+    CommandRejection.NOT_ALLOWED: (
+        "This page does not belong to an embedded stack: inject the fault where the servers run"
+    ),
+    CommandRejection.FAULT_ACTIVE: "A fault is still active on this target",
 }
 
 
@@ -44,7 +46,7 @@ class FaultOption:
     label: str
     effect: str
     has_duration: bool
-    refusal: Rejection | None = None
+    refusal: CommandRejection | None = None
 
     @property
     def key(self) -> str:
@@ -61,10 +63,10 @@ def fault_options(stack: StackState | None, entries: list[JournalEntry]) -> list
     """All faults that a page offers: those of the servers, then those of the workers without the page itself."""
     active = {entry.target for entry in entries if entry.ended is None}
 
-    def refusal(target: str) -> Rejection | None:
+    def refusal(target: str) -> CommandRejection | None:
         if stack is None:
-            return Rejection.NOT_ALLOWED
-        return Rejection.FAULT_ACTIVE if target in active else None
+            return CommandRejection.NOT_ALLOWED
+        return CommandRejection.FAULT_ACTIVE if target in active else None
 
     found = [
         FaultOption(kind, name, label, effect, has_duration=True, refusal=refusal(name))
@@ -87,7 +89,7 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
     """
     now = {one.key: one for one in fault_options(stack, journal_of(stack))}
     if option.key not in now:
-        _refuse(actor, option, Rejection.UNKNOWN_TARGET, f"{option.target} is not part of this stack")
+        _refuse(actor, option, CommandRejection.UNKNOWN_TARGET, f"{option.target} is not part of this stack")
     elif (refusal := now[option.key].refusal) is not None:
         _refuse(actor, option, refusal, now[option.key].reason)
     key = uuid.uuid4().hex[:12]
@@ -103,7 +105,7 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
         raise
 
 
-def _refuse(actor: str, option: FaultOption, code: Rejection, reason: str) -> None:
+def _refuse(actor: str, option: FaultOption, code: CommandRejection, reason: str) -> None:
     log_refusal(actor, FAULT, reason, target=option.target)
     raise CommandRejected(reason, code)
 

@@ -3,7 +3,13 @@
 import sqlalchemy as sa
 
 from filemill.runtime.stack_state import StackState
-from filemill.runtime.supervisor_client import CommandRejected, Rejection, SupervisorCommand, SupervisorResponse, send
+from filemill.runtime.supervisor_client import (
+    CommandRejected,
+    CommandRejection,
+    SupervisorCommand,
+    SupervisorResponse,
+    send,
+)
 from filemill.services.audit import log_refusal, record
 
 PROCESSORS_MAX = 64
@@ -35,10 +41,10 @@ def check_allowed(stack: StackState, command: SupervisorCommand) -> None:
     if command.action == "scale":
         if command.role != "processor" or not 0 <= command.count <= PROCESSORS_MAX:
             reason = f"a page scales file processors only, to at most {PROCESSORS_MAX}"
-            raise CommandRejected(reason, Rejection.NOT_ALLOWED)
+            raise CommandRejected(reason, CommandRejection.NOT_ALLOWED)
     elif command.action not in ("stop", "kill") or command.worker not in processors(stack):
         reason = f"{command.worker or command.action!r} is not a file processor of this stack"
-        raise CommandRejected(reason, Rejection.UNKNOWN_TARGET)
+        raise CommandRejected(reason, CommandRejection.UNKNOWN_TARGET)
 
 
 def processors(stack: StackState) -> list[str]:

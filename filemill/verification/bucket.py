@@ -8,17 +8,17 @@ from filemill.domain.files import Status, file_id_in_key, object_key
 from filemill.ports import ObjectStore, StoredObject
 from filemill.queries.verification import deleted_ids, files_by_id, known_locations
 from filemill.verification.findings import FindingCode
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 
 
-async def check_bucket(engine: sa.Engine, store: ObjectStore, report: Report) -> None:
+async def check_bucket(engine: sa.Engine, store: ObjectStore, report: VerificationReport) -> None:
     """List the bucket once. Raises Unavailable."""
     async for page in store.list():
         report.objects += len(page)
         _check_page(engine, page, report)
 
 
-def _check_page(engine: sa.Engine, page: Sequence[StoredObject], report: Report) -> None:
+def _check_page(engine: sa.Engine, page: Sequence[StoredObject], report: VerificationReport) -> None:
     keys = [entry.key for entry in page]
     ids = {file_id for key in keys if (file_id := file_id_in_key(key)) is not None}
     # A foreign service may use keys of another form. Only these are looked up by location.

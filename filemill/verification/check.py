@@ -25,19 +25,19 @@ from filemill.queries.verification import (
 )
 from filemill.verification.bucket import check_bucket
 from filemill.verification.findings import FindingCode
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.rows import check_ends, check_rows
 from filemill.verification.topics import TopicSnapshot
 
 
-async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> Report:
+async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> VerificationReport:
     """Check the invariants against the servers; a pipeline at rest is checked completely.
 
     Objects are downloaded and compared with a new render, the bucket is listed, and the topics are read from their
     beginnings. Raises Unavailable if a server is unreachable.
     """
     began = time.monotonic()
-    report = Report()
+    report = VerificationReport()
     with contextlib.closing(TopicIndex()) as index:
         snapshot = TopicSnapshot(settings, admin, _generations(settings, engine, admin, report), index)
         snapshot.read()
@@ -64,7 +64,9 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
     return report
 
 
-def _generations(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, report: Report) -> dict[str, int]:
+def _generations(
+    settings: Settings, engine: sa.Engine, admin: KafkaAdmin, report: VerificationReport
+) -> dict[str, int]:
     """The number of the present topic of each name. A recreated topic lacks the records of the earlier ones."""
     names = all_topics(settings)
     with engine.connect() as connection:
@@ -77,7 +79,9 @@ def _generations(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, repor
     return numbers
 
 
-def _check_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: Report) -> None:
+def _check_sequences(
+    engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: VerificationReport
+) -> None:
     topic, index = settings.topic_create, snapshot.index
     with engine.connect() as connection:  # after the topics were read: every number on them has been assigned
         assigned_below = next_sequence(connection)
@@ -131,7 +135,7 @@ def _excused_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSna
     return excused
 
 
-def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: Report) -> None:
+def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: VerificationReport) -> None:
     needed = {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}
     if snapshot.coverage.truncated & needed:
         return
@@ -141,7 +145,7 @@ def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapsho
         report.add_finding(FindingCode.COMMITTED_UNFINISHED, example)
 
 
-def _check_stalls(engine: sa.Engine, settings: Settings, report: Report) -> None:
+def _check_stalls(engine: sa.Engine, settings: Settings, report: VerificationReport) -> None:
     """Uses the group monitor's samples: without them it is unknown how long an offset has not advanced."""
     with engine.connect() as connection:
         stalled = stalled_partitions(

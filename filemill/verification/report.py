@@ -5,7 +5,7 @@ import msgspec
 from filemill.verification.findings import LOST_CODES, FindingCollection
 
 
-class Report(FindingCollection):
+class VerificationReport(FindingCollection):
     """Counts, findings and notes. Only findings make a verification fail; `seconds` is its duration."""
 
     submitted: int = 0

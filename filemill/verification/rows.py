@@ -17,7 +17,7 @@ from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill.queries.verification import FileRow, FileRun, PublishedPosition, file_page, published_positions
 from filemill.verification.findings import FindingCode
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topics import TopicSnapshot
 
 PAGE_ROWS = 1000
@@ -33,7 +33,7 @@ async def check_rows(
     settings: Settings,
     admin: KafkaAdmin,
     snapshot: TopicSnapshot,
-    report: Report,
+    report: VerificationReport,
 ) -> list[FileRow]:
     """Check the table once, a page at a time. Raises Unavailable.
 
@@ -62,7 +62,9 @@ async def check_rows(
     return suspects
 
 
-def check_ends(rows: Sequence[FileRow], settings: Settings, snapshot: TopicSnapshot, report: Report) -> None:
+def check_ends(
+    rows: Sequence[FileRow], settings: Settings, snapshot: TopicSnapshot, report: VerificationReport
+) -> None:
     """Check terminal rows against events that were read after the rows."""
     for row in rows:
         facts = snapshot.index.facts(row.id, row.id)
@@ -89,7 +91,7 @@ def _page(engine: sa.Engine, after: int) -> tuple[Sequence[FileRow], Positions]:
         return rows, published_positions(connection, [row.id for row in rows if not Status(row.status).terminal])
 
 
-def _count(row: FileRow, report: Report) -> None:
+def _count(row: FileRow, report: VerificationReport) -> None:
     report.submitted += 1
     if row.status == Status.COMPLETED:
         report.completed += 1
@@ -176,7 +178,7 @@ class _UnfinishedCheck:
         since = self._busy.get(row.worker_id)
         return row.status == Status.PROCESSING and since is not None and row.updated_at >= since
 
-    def report(self, admin: KafkaAdmin, report: Report) -> None:
+    def report(self, admin: KafkaAdmin, report: VerificationReport) -> None:
         """Report what still holds. A record beyond the end that was read is new, or never was on this topic."""
         if self._beyond:
             ends = admin.high_watermarks(self._settings.topic_create)
@@ -192,7 +194,7 @@ class _UnfinishedCheck:
                 report.add_finding(code, example, row.id)
 
 
-async def _check_object(row: FileRow, store: ObjectStore, report: Report) -> None:
+async def _check_object(row: FileRow, store: ObjectStore, report: VerificationReport) -> None:
     try:
         body = await store.get(row.s3_location or "")
     except NotFound:

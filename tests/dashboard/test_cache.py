@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from filemill.errors import Unavailable
-from filemill_dashboard.state.cache import Cached
+from filemill_dashboard.state.cache import KeyedCache
 
 TTL = 1.0
 
@@ -30,8 +30,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def cached(
     read: Callable[[str], int], pool: ThreadPoolExecutor, clock: Clock | None = None, **given: float
-) -> Cached[str, int]:
-    return Cached(read, pool, ttl_seconds=TTL, clock=clock or time.monotonic, **given)  # type: ignore[arg-type]
+) -> KeyedCache[str, int]:
+    return KeyedCache(read, pool, ttl_seconds=TTL, clock=clock or time.monotonic, **given)  # type: ignore[arg-type]
 
 
 def test_a_fresh_value_is_not_read_again(pool: ThreadPoolExecutor) -> None:
@@ -153,7 +153,7 @@ def test_with_background_refresh_only_the_first_value_is_waited_for(pool: Thread
             assert go_on.wait(10)
         return number
 
-    cache: Cached[str, int] = Cached(
+    cache: KeyedCache[str, int] = KeyedCache(
         read, pool, ttl_seconds=TTL, wait_seconds=5, refresh_in_background=True, clock=clock
     )
     assert cache.get("a").value == 1

@@ -10,7 +10,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.queries.file_timeline import FileOperation, FileTimeline, PublishedRequest, WaitingRequest
-from filemill.queries.files import Counts, OutboxState
+from filemill.queries.files import OutboxState, StatusCounts
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
@@ -38,7 +38,7 @@ def overview(owners: dict[str, list[int]], *, relay: bool = True) -> Overview:
     members = [GroupMember(name, name, "h", partitions) for name, partitions in owners.items()]
     return Overview(
         NOW,
-        Counts({}),
+        StatusCounts({}),
         OutboxState(0, None),
         GroupState(NOW, 0.0, "STABLE", "consumer", members),
         Lags(NOW, 0.0, [PartitionLag(2, 0, 100, 40, 60)]),

@@ -18,7 +18,7 @@ from filemill.domain.files import new_file, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, decode, encode
 from filemill.entrypoints import bootstrap
 from filemill.queries.files import get_file
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from tests.integration import topics
 from tests.integration.processes import START_SECONDS, Process, ProcessGroup, wait_until
 from tests.servers import RunningServers, isolated_settings, watch
@@ -154,10 +154,10 @@ class PipelineHarness:
             rows = connection.execute(sa.select(columns).order_by(*columns.primary_key)).mappings()
             return [dict(row) for row in rows]
 
-    def verify(self) -> Report:
+    def verify(self) -> VerificationReport:
         return bootstrap.verify(self.settings, self.engine)
 
-    def assert_clean(self) -> Report:
+    def assert_clean(self) -> VerificationReport:
         """Check that no invariant is violated; returns the report."""
         report = self.verify()
         assert report.findings == {}, list(report.findings.values())

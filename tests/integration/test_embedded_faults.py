@@ -11,7 +11,7 @@ import pytest
 
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, running_stack
-from filemill.runtime.supervisor_client import CommandRejected, Rejection, SupervisorCommand, send
+from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, SupervisorCommand, send
 from filemill_infra.embedded.processes.workers import WorkerSpec
 from filemill_infra.embedded.supervisor import Supervisor
 from tests.integration.processes import wait_until
@@ -65,7 +65,7 @@ def test_a_killed_server_stays_down_and_is_started_again(supervisor: Supervisor)
     assert (begun.name, begun.code, begun.ended, server.pid) == ("s3 killed", "server-killed", None, None)
     with pytest.raises(CommandRejected) as caught:
         execute(supervisor, SupervisorCommand("fault", fault="stopped", target="s3", seconds=1, key="b"))
-    assert caught.value.code is Rejection.FAULT_ACTIVE
+    assert caught.value.code is CommandRejection.FAULT_ACTIVE
     ended = wait_for_end(supervisor, "a")
     assert ended.ended is not None
     assert ended.ended - ended.began >= FAULT_SECONDS
@@ -105,15 +105,17 @@ def test_a_stopped_worker_is_resumed_and_a_killed_one_restarted(supervisor: Supe
 @pytest.mark.parametrize(
     ("target", "seconds", "code"),
     [
-        ("unknown", 1, Rejection.UNKNOWN_TARGET),
-        ("", 1, Rejection.UNKNOWN_TARGET),
-        ("dashboard-1", 1, Rejection.NOT_ALLOWED),
-        ("s3", 0, Rejection.INVALID_VALUE),
-        ("s3", 1e9, Rejection.INVALID_VALUE),
-        ("s3", float("nan"), Rejection.MALFORMED),
+        ("unknown", 1, CommandRejection.UNKNOWN_TARGET),
+        ("", 1, CommandRejection.UNKNOWN_TARGET),
+        ("dashboard-1", 1, CommandRejection.NOT_ALLOWED),
+        ("s3", 0, CommandRejection.INVALID_VALUE),
+        ("s3", 1e9, CommandRejection.INVALID_VALUE),
+        ("s3", float("nan"), CommandRejection.MALFORMED),
     ],
 )
-def test_an_impossible_fault_is_rejected(target: str, seconds: float, code: Rejection, supervisor: Supervisor) -> None:
+def test_an_impossible_fault_is_rejected(
+    target: str, seconds: float, code: CommandRejection, supervisor: Supervisor
+) -> None:
     with pytest.raises(CommandRejected) as caught:
         execute(supervisor, SupervisorCommand("fault", fault="killed", target=target, seconds=seconds, key="f"))
     assert caught.value.code is code

@@ -12,7 +12,7 @@ from filemill.config.settings import as_environment
 from filemill.entrypoints import bootstrap
 from filemill.queries.overview import Overview, overview
 from filemill.services.operations import Operations
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from tests.acceptance.command import filemill
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
@@ -51,7 +51,7 @@ def operations(harness: PipelineHarness) -> Operations:
     return bootstrap.operations(harness.settings, harness.engine)
 
 
-def loss_findings(report: Report) -> dict[str, list[int]]:
+def loss_findings(report: VerificationReport) -> dict[str, list[int]]:
     """The findings by code, with the files of their examples."""
     return {
         check: sorted(int(example.split()[0]) for example in finding.examples)

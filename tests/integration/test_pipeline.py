@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import OutboxRow, Publication
 from filemill.domain.offsets import encode_metadata
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
@@ -97,7 +97,7 @@ def test_ordering_by_partition_processes_one_record_at_a_time_of_each(harness: P
             assert after.started_at >= before.timestamp, f"offset {after.offset} began before its predecessor ended"
 
 
-def assert_clean_and_single(harness: PipelineHarness, count: int) -> Report:
+def assert_clean_and_single(harness: PipelineHarness, count: int) -> VerificationReport:
     """Every promise held, and each file was made once."""
     report = harness.assert_clean()
     assert (report.completed, report.duplicate_results, report.repeats) == (count, 0, 0)

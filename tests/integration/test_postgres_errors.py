@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.postgres.connection import TransactionRolledBack, check_writable, in_transaction
-from filemill.adapters.postgres.errors import RULES, Drop, PostgresErrorCode, PostgresErrorRule
+from filemill.adapters.postgres.errors import RULES, Disconnect, PostgresErrorCode, PostgresErrorRule
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
@@ -65,7 +65,11 @@ def test_an_error_of_the_server_follows_its_rule(rule: PostgresErrorRule, pair: 
         assert rule.advice in str(caught.value)
         assert "secret" not in str(caught.value)
     after = set(pids(pair))
-    kept = {Drop.NONE: set(before), Drop.ONE: set(before) - {met}, Drop.ALL: set()}[rule.drop]
+    kept = {
+        Disconnect.NONE: set(before),
+        Disconnect.ONE: set(before) - {met},
+        Disconnect.ALL: set(),
+    }[rule.disconnect]
     assert after & set(before) == kept
 
 

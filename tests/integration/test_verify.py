@@ -13,7 +13,7 @@ from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.entrypoints import bootstrap
 from filemill.verification.findings import VERIFY_CODES, FindingCode
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.group_samples import insert_samples
@@ -123,8 +123,8 @@ def body_of(request: FileCreate) -> bytes:
 class Planted(NamedTuple):
     """What was found before anything was planted, and after; and what should have been, by check."""
 
-    clean: Report
-    report: Report
+    clean: VerificationReport
+    report: VerificationReport
     expected: dict[str, list[str]]
 
 

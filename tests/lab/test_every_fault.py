@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from filemill.lab import StackParameters
-from filemill.lab.chaos import FAULTS, ONCE_PER_RUN, Durations, unavailable_faults
+from filemill.lab.chaos import FAULTS, ONCE_PER_RUN, ChaosDurations, unavailable_faults
 from filemill.lab.stack import Lab
 
 # About fifty files a second, all the time.
 IN_FLIGHT = 80
 PROCESSING_SECONDS = 1.5
 # Outages of two seconds: the soak test has longer ones.
-PACE = Durations(minutes=1)
+PACE = ChaosDurations(minutes=1)
 AT_WORK_SECONDS = 30.0
 AFTER_SECONDS = 1.0
 DRAIN_SECONDS = 90.0

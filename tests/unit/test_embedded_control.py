@@ -9,7 +9,7 @@ import pytest
 
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
-from filemill.runtime.supervisor_client import CommandRejected, FaultKind, Rejection, SupervisorCommand, send
+from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
 from filemill_infra.embedded.control import ControlServer
 
 
@@ -75,12 +75,12 @@ def test_commands_are_executed_and_answered(control: ControlServer, recorder: Re
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        (SupervisorCommand("scale", role="unknown", count=1), Rejection.INVALID_VALUE),
-        (SupervisorCommand("stop", worker="unknown"), Rejection.UNKNOWN_TARGET),
+        (SupervisorCommand("scale", role="unknown", count=1), CommandRejection.INVALID_VALUE),
+        (SupervisorCommand("stop", worker="unknown"), CommandRejection.UNKNOWN_TARGET),
     ],
 )
 def test_an_impossible_command_is_rejected_with_a_code_and_a_reason(
-    command: SupervisorCommand, code: Rejection, control: ControlServer
+    command: SupervisorCommand, code: CommandRejection, control: ControlServer
 ) -> None:
     with pytest.raises(CommandRejected, match="There is no") as caught:
         send(stack(control), command)

@@ -14,7 +14,7 @@ from filemill.verification.findings import (
     Invariant,
     new_finding,
 )
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 
 GUARANTEES = Path(__file__).resolve().parents[2] / "docs" / "guarantees.md"
 
@@ -62,7 +62,7 @@ def test_a_finding_counts_all_cases_and_lists_the_first() -> None:
 
 
 def test_lost_requests_are_counted_over_both_codes() -> None:
-    report = Report()
+    report = VerificationReport()
     report.add_finding(FindingCode.LOST, "1 (nowhere)", 1)
     report.add_finding(FindingCode.REQUEST_GONE, "2 (removed)", 2)
     report.add_finding(FindingCode.OBJECT_MISSING, 3, 3)

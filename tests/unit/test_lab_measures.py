@@ -12,7 +12,7 @@ from filemill.lab import frames, measures
 from filemill.lab.invariants import InvariantReport, Observations, check_invariants
 from filemill.lab.measures import least_moves
 from filemill.runtime.journal import JournalEntry
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import Execution, TopicHistory
 
 
@@ -195,7 +195,7 @@ def test_a_record_that_a_reset_skipped_is_no_stall() -> None:
 def check(history: TopicHistory, *faults: JournalEntry, until: float = 30.0) -> InvariantReport:
     return check_invariants(
         Observations(
-            report=Report(),
+            report=VerificationReport(),
             audit=None,
             history=history,
             status_regressions=[],

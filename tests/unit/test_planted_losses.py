@@ -4,7 +4,7 @@ import pytest
 
 from filemill.lab.planted_losses import PlantedLosses
 from filemill.verification.findings import FindingCode
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import Execution
 
 
@@ -12,8 +12,8 @@ def result(file_id: int, run: int = 1) -> Execution:
     return Execution(0, file_id, file_id, run, "a", "completed", 1, None, None, 10.0)
 
 
-def report(*ids: int, code: FindingCode = FindingCode.REQUEST_GONE) -> Report:
-    made = Report()
+def report(*ids: int, code: FindingCode = FindingCode.REQUEST_GONE) -> VerificationReport:
+    made = VerificationReport()
     for file_id in ids:
         made.add_finding(code, f"{file_id} (partition 0, offset 7)", file_id)
     return made
@@ -52,7 +52,7 @@ def test_exactly_reported_losses_are_no_problem() -> None:
         ({1, 2}, [1, 2, 3], report(1, 2), "retry --lost misses none and includes 3 by mistake"),
     ],
 )
-def test_each_difference_is_a_problem(left: set[int], gone: list[int], named: Report, words: str) -> None:
+def test_each_difference_is_a_problem(left: set[int], gone: list[int], named: VerificationReport, words: str) -> None:
     losses = PlantedLosses(requests={(1, 1), (2, 1)})
     losses.compare({1, 2}, left, gone, named)
     (problem,) = losses.problems

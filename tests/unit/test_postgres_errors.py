@@ -4,7 +4,7 @@ import psycopg.errors
 import pytest
 
 from filemill.adapters.errors import ErrorCategory
-from filemill.adapters.postgres.errors import RULES, Drop, PostgresErrorCode, PostgresErrorRule, classify
+from filemill.adapters.postgres.errors import RULES, Disconnect, PostgresErrorCode, PostgresErrorRule, classify
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.sqlstate)
@@ -12,7 +12,7 @@ def test_each_rule_is_complete(rule: PostgresErrorRule) -> None:
     assert len(rule.sqlstate) in (2, 5)
     assert [other.sqlstate for other in RULES].count(rule.sqlstate) == 1
     if rule.category is ErrorCategory.BUG:
-        assert (rule.drop, rule.problem, rule.advice) == (Drop.NONE, "", "")
+        assert (rule.disconnect, rule.problem, rule.advice) == (Disconnect.NONE, "", "")
         return
     assert rule.problem
     assert not rule.problem.endswith(".")

@@ -7,14 +7,14 @@ import pytest
 from filemill.lab.chaos import ScheduledFault
 from filemill.lab.invariants import InvariantReport
 from filemill.lab.soak import SoakResult, _problems
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 
 PLANNED = [ScheduledFault(1.0, "kafka killed", 0), ScheduledFault(2.0, "s3 hanging", 1)]
 
 
 def result(**given: object) -> SoakResult:
     values = {
-        "invariants": InvariantReport([], Report(), None, datetime.now(UTC)),
+        "invariants": InvariantReport([], VerificationReport(), None, datetime.now(UTC)),
         "accepted": 40_000,
         "accepted_per_second": 310.0,
         "drain_seconds": 5.0,

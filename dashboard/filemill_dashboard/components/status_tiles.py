@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from filemill.domain.files import Status
-from filemill.queries.files import Counts
+from filemill.queries.files import StatusCounts
 from filemill_dashboard.components.filter_tiles import Tile, filter_tiles
 from filemill_dashboard.components.status_style import TONES
 
 
 def status_tiles(
-    counts: Counts | None, selected: Status | None, *, stale: bool, on_choice: Callable[[str], None]
+    counts: StatusCounts | None, selected: Status | None, *, stale: bool, on_choice: Callable[[str], None]
 ) -> None:
     """Draw the tiles. `on_choice` gets a status, or "" for all."""
     tiles = [Tile("", "All files", counts.total if counts else None, "none")]

@@ -46,10 +46,12 @@ _PUBLISHED_NAMES = {
     "FileSelector": "Which",
     "OffsetResetRequest": "OffsetOrder",
     "OffsetResetResult": "OffsetsMoved",
+    "RecreatedTopic": "Recreated",
     "RefusedFile": "Refused",
     "ReplayRequest": "ReplayOrder",
     "RetrySelector": "WhichToRetry",
     "StallReason": "Reason",
+    "StatusCounts": "Counts",
     "WorkerCondition": "Condition",
 }
 _REF = "#/components/schemas/{name}"

@@ -41,7 +41,7 @@ class _Entry(Generic[T]):
     refresh_number: int = 0
 
 
-class Cached(Generic[K, T]):
+class KeyedCache(Generic[K, T]):
     """A cache in front of `read`, by key. Any thread may call `get`.
 
     `read` runs on the executor. It raises Unavailable if a server is unreachable; any other exception is raised to the

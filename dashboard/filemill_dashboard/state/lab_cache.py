@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from filemill.runtime.journal import JournalEntry
-from filemill_dashboard.state.cache import Cached, CachedValue, K, T
+from filemill_dashboard.state.cache import CachedValue, K, KeyedCache, T
 
 if TYPE_CHECKING:
     from filemill.lab.runs import RecordedRun, RunSeries
@@ -20,7 +20,7 @@ SERIES_WAIT_SECONDS = 4.0
 class CacheFactory(Protocol):
     """Creates a cache that reads in the process's own thread pool."""
 
-    def __call__(self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = ...) -> Cached[K, T]:
+    def __call__(self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = ...) -> KeyedCache[K, T]:
         """A cache in front of `read`."""
 
 
@@ -46,9 +46,9 @@ class LabCache:
 
             return read_journal(folder / run)
 
-        self._runs: Cached[str, list[RecordedRun]] = cached(read_runs, RUNS_TTL_SECONDS)
-        self._series: Cached[str, RunSeries] = cached(read_run_series, SERIES_TTL_SECONDS, SERIES_WAIT_SECONDS)
-        self._journals: Cached[str, list[JournalEntry]] = cached(read_run_journal, RUNS_TTL_SECONDS)
+        self._runs: KeyedCache[str, list[RecordedRun]] = cached(read_runs, RUNS_TTL_SECONDS)
+        self._series: KeyedCache[str, RunSeries] = cached(read_run_series, SERIES_TTL_SECONDS, SERIES_WAIT_SECONDS)
+        self._journals: KeyedCache[str, list[JournalEntry]] = cached(read_run_journal, RUNS_TTL_SECONDS)
 
     def runs(self) -> "CachedValue[list[RecordedRun]]":
         """All runs, newest first."""

@@ -42,7 +42,7 @@ from filemill.runtime.journal import JournalEntry
 from filemill.runtime.stack_state import StackState
 from filemill.services.faults import FaultEndRecorder, journal_of
 from filemill_dashboard.state import services as services_module
-from filemill_dashboard.state.cache import Cached, CachedValue, K, T
+from filemill_dashboard.state.cache import CachedValue, K, KeyedCache, T
 from filemill_dashboard.state.downloads import ObjectPreview, read_preview
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
@@ -151,13 +151,13 @@ class PageData:
         self._files = self._cached(self._read_files, TTL_SECONDS)
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
-        self._workers: Cached[WorkerQuery, WorkerPage] = self._cached_query(_worker_page)
+        self._workers: KeyedCache[WorkerQuery, WorkerPage] = self._cached_query(_worker_page)
         self._worker_files = self._cached_query(worker_files)
         self._worker_events = self._cached_query(worker_events)
         self._performance = {
             period: self._cached_query(_for_period(performance, period), _ttl(period)) for period in PERIODS
         }
-        self._ledger: Cached[str, Ledger] = self._cached_query(
+        self._ledger: KeyedCache[str, Ledger] = self._cached_query(
             lambda connection, _key: ledger(connection), LEDGER_TTL_SECONDS
         )
         self._ownership = {
@@ -166,31 +166,33 @@ class PageData:
         self._chart_operations = {
             period: self._cached_query(_for_period(stack_audit_entries, period), _ttl(period)) for period in PERIODS
         }
-        self._operations: Cached[str, list[AuditEntry]] = self._cached_query(_for_period(audit_entries, PERIODS[-1]))
-        self._topics: Cached[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
-        self._version: Cached[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
-        self._browse_results: Cached[BrowseQuery, BrowseResult] = Cached(
+        self._operations: KeyedCache[str, list[AuditEntry]] = self._cached_query(
+            _for_period(audit_entries, PERIODS[-1])
+        )
+        self._topics: KeyedCache[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._version: KeyedCache[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
+        self._browse_results: KeyedCache[BrowseQuery, BrowseResult] = KeyedCache(
             lambda query: browse(services.settings, services.kafka.offsets(None, query.topic), query),
             self._pool,
             ttl_seconds=TTL_SECONDS * 2,
             wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
             max_keys=16,
         )
-        self._dead_letters: Cached[str, DeadLetterSnapshot] = self._cached(
+        self._dead_letters: KeyedCache[str, DeadLetterSnapshot] = self._cached(
             lambda _key: services.dead_letters.read(services.kafka), DEAD_LETTERS_TTL_SECONDS, DEAD_LETTERS_WAIT_SECONDS
         )
         # Only a few payloads, because each may have two megabytes.
-        self._dead_letter_contents: Cached[tuple[int, int], DeadLetterContent | None] = Cached(
+        self._dead_letter_contents: KeyedCache[tuple[int, int], DeadLetterContent | None] = KeyedCache(
             lambda position: services.dead_letters.content(services.kafka, position),
             self._pool,
             ttl_seconds=OBJECT_TTL_SECONDS,
             wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
             max_keys=DEAD_LETTER_CONTENTS_MAX,
         )
-        self._stack: Cached[str, StackState | None] = self._cached(lambda _key: services.stack(), TTL_SECONDS)
-        self._faults: Cached[str, list[JournalEntry]] = self._cached(lambda _key: self._read_faults(), TTL_SECONDS)
+        self._stack: KeyedCache[str, StackState | None] = self._cached(lambda _key: services.stack(), TTL_SECONDS)
+        self._faults: KeyedCache[str, list[JournalEntry]] = self._cached(lambda _key: self._read_faults(), TTL_SECONDS)
         self.lab = LabCache(services.settings.results.absolute(), self._cached)
-        self._object: Cached[tuple[int, str], ObjectPreview | None] = self._cached(
+        self._object: KeyedCache[tuple[int, str], ObjectPreview | None] = self._cached(
             self._read_object, OBJECT_TTL_SECONDS
         )
         # A bin of a long history lasts for minutes, so it needs no refresh each second.
@@ -199,7 +201,7 @@ class PageData:
             for period in PERIODS
         }
         self._outbox = {period: self._cached_query(self._outbox_query(period), _ttl(period)) for period in PERIODS}
-        self._health: Cached[ServerName, ServerHealth] = Cached(
+        self._health: KeyedCache[ServerName, ServerHealth] = KeyedCache(
             lambda server: check(services, server),
             self._health_pool,
             ttl_seconds=HEALTH_TTL_SECONDS,
@@ -326,10 +328,14 @@ class PageData:
         for pool in (self._pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _cached(self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = WAIT_SECONDS) -> Cached[K, T]:
-        return Cached(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
+    def _cached(
+        self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = WAIT_SECONDS
+    ) -> KeyedCache[K, T]:
+        return KeyedCache(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
 
-    def _cached_query(self, query: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS) -> Cached[K, T]:
+    def _cached_query(
+        self, query: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS
+    ) -> KeyedCache[K, T]:
         """A cache in front of a database query."""
 
         def read(key: K) -> T:

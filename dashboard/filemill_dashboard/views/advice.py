@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from filemill.domain.stalls import StalledPartition, StallReason
 from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState
-from filemill.queries.overview import Recreated
+from filemill.queries.overview import RecreatedTopic
 from filemill_dashboard.views.durations import format_coarse
 
 # A sample that is older than this many of the monitor's intervals is stale.
@@ -65,7 +65,7 @@ def lost_requests(requests: int | None) -> list[Advice]:
     return [Advice("bad", f"{subject} removed from Kafka before being processed", text)]
 
 
-def recreated_topics(recreated: Sequence[Recreated]) -> list[Advice]:
+def recreated_topics(recreated: Sequence[RecreatedTopic]) -> list[Advice]:
     """Advice about topics that were deleted and created again."""
     return [
         Advice(

@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from filemill.adapters.client_environment import forget_libpq_variables
 from filemill.adapters.errors import MAX_TEXT_CHARACTERS, ErrorCategory, first_line
-from filemill.adapters.postgres.errors import BUG, Drop, PostgresErrorCode, PostgresErrorRule, classify
+from filemill.adapters.postgres.errors import BUG, Disconnect, PostgresErrorCode, PostgresErrorRule, classify
 from filemill.config.settings import Settings
 from filemill.errors import Unavailable
 
@@ -90,9 +90,9 @@ def create_engine(settings: Settings, application: str) -> sa.Engine:
         rule = _rule_of(context)
         if rule.category is ErrorCategory.BUG:
             return
-        if rule.drop is not Drop.NONE:
+        if rule.disconnect is not Disconnect.NONE:
             context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = rule.drop is Drop.ALL
+            context.invalidate_pool_on_disconnect = rule.disconnect is Disconnect.ALL
         if context.statement is not None and not rule.transient:
             log_once(_sqlstate(error) or "", context.statement)
         kind = TransactionRolledBack if rule.category is ErrorCategory.RETRY else Unavailable

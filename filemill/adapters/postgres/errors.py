@@ -49,7 +49,7 @@ class PostgresErrorCode(enum.StrEnum):
     BUG = "postgres-bug"
 
 
-class Drop(enum.Enum):
+class Disconnect(enum.Enum):
     """Which connections of the pool are closed after an error."""
 
     NONE = "none"
@@ -66,7 +66,7 @@ class PostgresErrorRule(msgspec.Struct, frozen=True):
     sqlstate: str
     code: PostgresErrorCode
     category: ErrorCategory
-    drop: Drop = Drop.NONE
+    disconnect: Disconnect = Disconnect.NONE
     problem: str = ""
     advice: str = ""
 
@@ -87,16 +87,22 @@ _LOG = "See PostgreSQL's log"
 _Code = PostgresErrorCode
 
 
-def _action(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str) -> PostgresErrorRule:
-    return PostgresErrorRule(sqlstate, code, ErrorCategory.ACTION_REQUIRED, drop, problem, advice)
+def _action(
+    sqlstate: str, code: PostgresErrorCode, disconnect: Disconnect, problem: str, advice: str
+) -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.ACTION_REQUIRED, disconnect, problem, advice)
 
 
-def _transient(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str = "") -> PostgresErrorRule:
-    return PostgresErrorRule(sqlstate, code, ErrorCategory.TRANSIENT, drop, problem, advice)
+def _transient(
+    sqlstate: str, code: PostgresErrorCode, disconnect: Disconnect, problem: str, advice: str = ""
+) -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.TRANSIENT, disconnect, problem, advice)
 
 
-def _retry(sqlstate: str, code: PostgresErrorCode, drop: Drop, problem: str, advice: str = "") -> PostgresErrorRule:
-    return PostgresErrorRule(sqlstate, code, ErrorCategory.RETRY, drop, problem, advice)
+def _retry(
+    sqlstate: str, code: PostgresErrorCode, disconnect: Disconnect, problem: str, advice: str = ""
+) -> PostgresErrorRule:
+    return PostgresErrorRule(sqlstate, code, ErrorCategory.RETRY, disconnect, problem, advice)
 
 
 def _bug(sqlstate: str) -> PostgresErrorRule:
@@ -104,89 +110,111 @@ def _bug(sqlstate: str) -> PostgresErrorRule:
 
 
 RULES: tuple[PostgresErrorRule, ...] = (
-    _transient("08", _Code.UNREACHABLE, Drop.ALL, "lost the connection"),
-    _action("08P01", _Code.PROTOCOL_VIOLATION, Drop.ALL, "does not understand this client", _POOLER),
+    _transient("08", _Code.UNREACHABLE, Disconnect.ALL, "lost the connection"),
+    _action("08P01", _Code.PROTOCOL_VIOLATION, Disconnect.ALL, "does not understand this client", _POOLER),
     # "cached plan must not change result type": a migration ran during a session with prepared statements.
     _action(
-        "0A", _Code.NOT_SUPPORTED, Drop.ALL, "does not support the statement", "filemill needs PostgreSQL 14 or newer"
+        "0A",
+        _Code.NOT_SUPPORTED,
+        Disconnect.ALL,
+        "does not support the statement",
+        "filemill needs PostgreSQL 14 or newer",
     ),
     _bug("25"),
     _retry(
         "25006",
         _Code.READ_ONLY,
-        Drop.ALL,
+        Disconnect.ALL,
         "is read-only",
         "Make it writable (it is a standby, or default_transaction_read_only is on), or set FILEMILL_DATABASE_HOST "
         "to the primary",
     ),
-    _transient("25P03", _Code.TRANSACTION_TIMEOUT, Drop.ONE, "ended a transaction that was idle for too long"),
-    _transient("25P04", _Code.TRANSACTION_TIMEOUT, Drop.ONE, "ended a transaction that took too long"),
-    _action("26", _Code.PREPARED_STATEMENT, Drop.ALL, "does not know a prepared statement", _POOLER),
-    _action("28", _Code.AUTHENTICATION, Drop.NONE, "rejects this user", _CREDENTIALS),
+    _transient("25P03", _Code.TRANSACTION_TIMEOUT, Disconnect.ONE, "ended a transaction that was idle for too long"),
+    _transient("25P04", _Code.TRANSACTION_TIMEOUT, Disconnect.ONE, "ended a transaction that took too long"),
+    _action("26", _Code.PREPARED_STATEMENT, Disconnect.ALL, "does not know a prepared statement", _POOLER),
+    _action("28", _Code.AUTHENTICATION, Disconnect.NONE, "rejects this user", _CREDENTIALS),
     _action(
-        "3D", _Code.UNKNOWN_DATABASE, Drop.NONE, "has no such database", "Create it, or check FILEMILL_DATABASE_NAME"
+        "3D",
+        _Code.UNKNOWN_DATABASE,
+        Disconnect.NONE,
+        "has no such database",
+        "Create it, or check FILEMILL_DATABASE_NAME",
     ),
-    _action("3F", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    _transient("40", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back"),
-    _retry("40001", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back because of a concurrent one"),
-    _transient("40003", _Code.RESULT_UNKNOWN, Drop.ALL, "does not know whether a statement was completed"),
-    _retry("40P01", _Code.ROLLED_BACK, Drop.NONE, "rolled a transaction back to resolve a deadlock"),
+    _action("3F", _Code.SCHEMA, Disconnect.NONE, "lacks the schema of this version", _SCHEMA),
+    _transient("40", _Code.ROLLED_BACK, Disconnect.NONE, "rolled a transaction back"),
+    _retry("40001", _Code.ROLLED_BACK, Disconnect.NONE, "rolled a transaction back because of a concurrent one"),
+    _transient("40003", _Code.RESULT_UNKNOWN, Disconnect.ALL, "does not know whether a statement was completed"),
+    _retry("40P01", _Code.ROLLED_BACK, Disconnect.NONE, "rolled a transaction back to resolve a deadlock"),
     _bug("42"),
     _action(
         "42501",
         _Code.AUTHORIZATION,
-        Drop.NONE,
+        Disconnect.NONE,
         "does not grant this user the required rights",
         "Grant it, or check FILEMILL_DATABASE_USER",
     ),
-    _action("42703", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    _action("42704", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    _action("42883", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
-    _action("42P01", _Code.SCHEMA, Drop.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42703", _Code.SCHEMA, Disconnect.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42704", _Code.SCHEMA, Disconnect.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42883", _Code.SCHEMA, Disconnect.NONE, "lacks the schema of this version", _SCHEMA),
+    _action("42P01", _Code.SCHEMA, Disconnect.NONE, "lacks the schema of this version", _SCHEMA),
     _action(
         "42P05",
         _Code.PREPARED_STATEMENT,
-        Drop.ALL,
+        Disconnect.ALL,
         "has a prepared statement of another client under the same name",
         _POOLER,
     ),
-    _transient("53", _Code.RESOURCES, Drop.NONE, "lacks resources", _LOG),
-    _action("53100", _Code.DISK_FULL, Drop.NONE, "has a full disk", "Free space on its disk"),
-    _transient("53200", _Code.RESOURCES, Drop.ONE, "is out of memory", _LOG),
+    _transient("53", _Code.RESOURCES, Disconnect.NONE, "lacks resources", _LOG),
+    _action("53100", _Code.DISK_FULL, Disconnect.NONE, "has a full disk", "Free space on its disk"),
+    _transient("53200", _Code.RESOURCES, Disconnect.ONE, "is out of memory", _LOG),
     _transient(
         "53300",
         _Code.TOO_MANY_CONNECTIONS,
-        Drop.NONE,
+        Disconnect.NONE,
         "has no free connection",
         "Raise its max_connections, or lower FILEMILL_DATABASE_POOL_SIZE",
     ),
     # It "is not accepting commands" that assign a transaction id, because none are left.
-    _action("54000", _Code.WRITES_REJECTED, Drop.NONE, "rejects commands that write", _LOG),
-    _transient("55", _Code.OBJECT_STATE, Drop.NONE, "cannot execute the statement in its present state", _LOG),
-    _transient("57", _Code.INTERRUPTED, Drop.ALL, "was interrupted"),
+    _action("54000", _Code.WRITES_REJECTED, Disconnect.NONE, "rejects commands that write", _LOG),
+    _transient("55", _Code.OBJECT_STATE, Disconnect.NONE, "cannot execute the statement in its present state", _LOG),
+    _transient("57", _Code.INTERRUPTED, Disconnect.ALL, "was interrupted"),
     _transient(
-        "57014", _Code.STATEMENT_CANCELLED, Drop.NONE, "cancelled a statement that took too long, or on request"
+        "57014",
+        _Code.STATEMENT_CANCELLED,
+        Disconnect.NONE,
+        "cancelled a statement that took too long, or on request",
     ),
-    _transient("57P01", _Code.SHUTDOWN, Drop.ALL, "is shutting down, or ended the connection"),
-    _transient("57P02", _Code.SHUTDOWN, Drop.ALL, "restarts after a crash of one of its processes"),
-    _transient("57P03", _Code.NOT_ACCEPTING, Drop.ALL, "accepts no connections: it starts, stops or recovers"),
+    _transient("57P01", _Code.SHUTDOWN, Disconnect.ALL, "is shutting down, or ended the connection"),
+    _transient("57P02", _Code.SHUTDOWN, Disconnect.ALL, "restarts after a crash of one of its processes"),
+    _transient("57P03", _Code.NOT_ACCEPTING, Disconnect.ALL, "accepts no connections: it starts, stops or recovers"),
     _action(
-        "57P04", _Code.UNKNOWN_DATABASE, Drop.ALL, "dropped the database", "Create it, or check FILEMILL_DATABASE_NAME"
+        "57P04",
+        _Code.UNKNOWN_DATABASE,
+        Disconnect.ALL,
+        "dropped the database",
+        "Create it, or check FILEMILL_DATABASE_NAME",
     ),
-    _transient("57P05", _Code.SESSION_TIMEOUT, Drop.ONE, "ended a session that was idle for too long"),
-    _action("58", _Code.SYSTEM, Drop.ALL, "reports an error of its operating system", _LOG),
-    _transient("72", _Code.SNAPSHOT_TOO_OLD, Drop.NONE, "discarded a snapshot that is too old"),
-    _action("F0", _Code.CONFIGURATION, Drop.NONE, "has an error in its configuration", _LOG),
-    _action("HV", _Code.FOREIGN_TABLE, Drop.NONE, "reports an error of a foreign table", _LOG),
+    _transient("57P05", _Code.SESSION_TIMEOUT, Disconnect.ONE, "ended a session that was idle for too long"),
+    _action("58", _Code.SYSTEM, Disconnect.ALL, "reports an error of its operating system", _LOG),
+    _transient("72", _Code.SNAPSHOT_TOO_OLD, Disconnect.NONE, "discarded a snapshot that is too old"),
+    _action("F0", _Code.CONFIGURATION, Disconnect.NONE, "has an error in its configuration", _LOG),
+    _action("HV", _Code.FOREIGN_TABLE, Disconnect.NONE, "reports an error of a foreign table", _LOG),
     _bug("P0"),
-    _action("XX", _Code.INTERNAL, Drop.ALL, "has an internal error", _LOG),
-    _action("XX001", _Code.CORRUPT_DATA, Drop.ALL, "found corrupted data", _LOG),
-    _action("XX002", _Code.CORRUPT_DATA, Drop.ALL, "found a corrupted index", _LOG),
+    _action("XX", _Code.INTERNAL, Disconnect.ALL, "has an internal error", _LOG),
+    _action("XX001", _Code.CORRUPT_DATA, Disconnect.ALL, "found corrupted data", _LOG),
+    _action("XX002", _Code.CORRUPT_DATA, Disconnect.ALL, "found a corrupted index", _LOG),
 )
-UNREACHABLE = PostgresErrorRule("", PostgresErrorCode.UNREACHABLE, ErrorCategory.TRANSIENT, Drop.ALL, "is unreachable")
+UNREACHABLE = PostgresErrorRule(
+    "", PostgresErrorCode.UNREACHABLE, ErrorCategory.TRANSIENT, Disconnect.ALL, "is unreachable"
+)
 BUG = PostgresErrorRule("", PostgresErrorCode.BUG, ErrorCategory.BUG)
 _SERVER_ERROR = PostgresErrorRule(
-    "", PostgresErrorCode.SERVER_ERROR, ErrorCategory.ACTION_REQUIRED, Drop.ALL, "reports a server error", _LOG
+    "",
+    PostgresErrorCode.SERVER_ERROR,
+    ErrorCategory.ACTION_REQUIRED,
+    Disconnect.ALL,
+    "reports a server error",
+    _LOG,
 )
 _BY_SQLSTATE = {rule.sqlstate: rule for rule in RULES}
 # The classes of the SQL standard begin with 0 to 4 or A to H; all others belong to the server.

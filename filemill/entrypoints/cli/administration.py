@@ -14,7 +14,7 @@ from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_
 from filemill.entrypoints.doctor import examine
 from filemill.services import partitions
 from filemill.services.partitions import CannotAddPartitions
-from filemill.verification.report import Report
+from filemill.verification.report import VerificationReport
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +99,7 @@ def verify(home: Home = None, *, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def as_document(report: Report) -> dict[str, object]:
+def as_document(report: VerificationReport) -> dict[str, object]:
     """The document for --json."""
     return {
         "ok": report.ok,
@@ -109,7 +109,7 @@ def as_document(report: Report) -> dict[str, object]:
     }
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: VerificationReport) -> None:
     facts = ["submitted", "completed", "failed", "cancelled", "in_flight", "objects"]
     asides = ["deleted", "foreign", "superseded", "repeats", "duplicate_results", "dead_letters"]
     asides += ["dead_letters_distinct", "unreadable_events"]

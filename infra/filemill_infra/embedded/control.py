@@ -17,8 +17,8 @@ import msgspec
 
 from filemill.runtime.supervisor_client import (
     CommandRejected,
+    CommandRejection,
     FaultKind,
-    Rejection,
     SupervisorCommand,
     SupervisorResponse,
 )
@@ -93,17 +93,17 @@ class ControlServer:
         return []
 
 
-def _code(error: Exception) -> Rejection:
+def _code(error: Exception) -> CommandRejection:
     match error:
         case CommandRejected():
             return error.code
         case KeyError():
-            return Rejection.UNKNOWN_TARGET
+            return CommandRejection.UNKNOWN_TARGET
         case msgspec.DecodeError() | RecursionError():
-            return Rejection.MALFORMED
+            return CommandRejection.MALFORMED
         case ValueError():
-            return Rejection.INVALID_VALUE
-    return Rejection.FAILED
+            return CommandRejection.INVALID_VALUE
+    return CommandRejection.FAILED
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):

@@ -13,7 +13,7 @@ import structlog
 from filemill.runtime.fault import Fault, FaultableServer, FaultCode, process_suspended, server_killed, server_suspended
 from filemill.runtime.journal import FAULT, Journal
 from filemill.runtime.stack_state import StackState
-from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected, FaultKind, Rejection
+from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected, CommandRejection, FaultKind
 
 # How long a command waits until its fault has begun.
 BEGIN_SECONDS = 10.0
@@ -50,12 +50,12 @@ class FaultInjector:
         """Begin a fault and return when it has begun. Raises KeyError, CommandRejected."""
         if not 0 < seconds <= FAULT_SECONDS_MAX:
             raise CommandRejected(
-                f"A fault may last up to {FAULT_SECONDS_MAX:g} s, not {seconds:g}", Rejection.INVALID_VALUE
+                f"A fault may last up to {FAULT_SECONDS_MAX:g} s, not {seconds:g}", CommandRejection.INVALID_VALUE
             )
         fault = self._make(kind, target, seconds)
         with self._lock:
             if target in self._active:
-                raise CommandRejected(f"A fault is still active on {target}", Rejection.FAULT_ACTIVE)
+                raise CommandRejected(f"A fault is still active on {target}", CommandRejection.FAULT_ACTIVE)
             self._active.add(target)
         begun = threading.Event()
         threading.Thread(target=self._run, args=(fault, key, begun), name=f"fault-{target}", daemon=True).start()
@@ -71,7 +71,7 @@ class FaultInjector:
             raise KeyError(f"There is no server or worker {target!r}")
         if worker.role == "dashboard":
             raise CommandRejected(
-                "Faults on the dashboard are not allowed: it shows their effect", Rejection.NOT_ALLOWED
+                "Faults on the dashboard are not allowed: it shows their effect", CommandRejection.NOT_ALLOWED
             )
         if kind == "killed":
             return Fault(
