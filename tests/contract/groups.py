@@ -11,19 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
+import pytest
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import client_config
 from filemill.adapters.kafka.record_source import KafkaRecordSource
-from filemill.adapters.memory.broker import MemoryBroker
+from filemill.adapters.memory.broker import MemoryBroker, RecordedCommit
 from filemill.adapters.memory.record_source import MemoryRecordSource
 from filemill.config.settings import Settings
 from filemill.domain.offsets import Commit
 from filemill.domain.records import Record
 from filemill.ports import RecordSource
+from tests.integration import topics
 
 PARTITIONS = 3
 DEADLINE_SECONDS = 30.0
@@ -33,6 +36,8 @@ READ_RECORDS = 100
 SESSION_MILLISECONDS = 1500
 HEARTBEAT_MILLISECONDS = 200
 MAX_POLL_MILLISECONDS = 2000
+# Each group protocol that has assignments, in memory and on Kafka.
+EACH = ["memory-eager", "memory-cooperative", "classic-eager", "classic-cooperative", "consumer"]
 
 Event = tuple[str, str, frozenset[int]]  # member, kind of call, partitions
 
@@ -119,8 +124,17 @@ class GroupHarness(Protocol):
     def publish_transaction(self, partition: int, *values: bytes) -> None:
         """Append records and the control record that ends their transaction."""
 
+    def commit(self, partition: int, offset: int, metadata: str) -> None:
+        """Commit for the group. It must not have members."""
+
     def committed(self, partition: int) -> tuple[int, str]:
         """The group's offset and metadata."""
+
+    def topic_id(self) -> str:
+        """The id of the topic that has the name now."""
+
+    def recreate(self) -> None:
+        """Delete the topic and create another one of its name. Members are not polled in the meantime."""
 
     def expel(self, member: Member, *others: Member) -> None:
         """Have the group expel a member, and the others take its partitions over."""
@@ -182,17 +196,24 @@ class MemoryGroupHarness(_Members):
         self.publish(partition, *values)
         self._broker.append_control_record(self._topic, partition)
 
+    def commit(self, partition: int, offset: int, metadata: str) -> None:
+        self._broker.commits.append(RecordedCommit(partition, commit(offset, metadata), owned=False))
+
     def committed(self, partition: int) -> tuple[int, str]:
         return self._broker.committed(partition)
+
+    def topic_id(self) -> str:
+        identity = self._broker.identity(self._topic)
+        assert identity is not None
+        return identity.topic_id
+
+    def recreate(self) -> None:
+        self._broker.recreate(self._topic, PARTITIONS)
 
     def expel(self, member: Member, *others: Member) -> None:
         self._sources.pop(member.name).lose(sorted(self._assigned.pop(member.name)))
         self._rebalance()
         self.wait(lambda: set().union(*(other.owned for other in others)) == set(range(PARTITIONS)), *others)
-
-    def leave(self, name: str) -> None:
-        """A member begins to close: it gets nothing any more."""
-        self._sources.pop(name, None)
 
     def given_back(self, name: str, partitions: Sequence[int]) -> None:
         """A member has given partitions back."""
@@ -202,7 +223,7 @@ class MemoryGroupHarness(_Members):
 
     def _rebalance(self) -> None:
         """Revoke what has to move; then assign what nobody has."""
-        assigned = {name: self._assigned[name] for name in self._sources}
+        assigned = {name: self._assigned[name] for name, source in self._sources.items() if not source.closed}
         wanted = _balanced(assigned)
         for name, partitions in assigned.items():
             leaving = partitions - wanted[name] if self.cooperative else partitions if wanted != assigned else set()
@@ -229,10 +250,6 @@ class _MemoryMember(Member):
         super().on_revoked(partitions)
         self._group.given_back(self.name, partitions)
 
-    def close(self) -> None:
-        self._group.leave(self.name)
-        super().close()
-
 
 def _balanced(owners: Mapping[str, set[int]]) -> dict[str, set[int]]:
     """Equal shares; each member keeps what it has, up to its share."""
@@ -249,7 +266,7 @@ def _balanced(owners: Mapping[str, set[int]]) -> dict[str, set[int]]:
 class KafkaGroupHarness(_Members):
     """A real broker, a topic and a group of their own."""
 
-    def __init__(self, settings: Settings, protocol: str) -> None:
+    def __init__(self, settings: Settings, protocol: str, *, max_poll_milliseconds: int) -> None:
         super().__init__()
         self.cooperative = protocol != "classic-eager"
         name = f"contract-{uuid.uuid4().hex[:8]}"
@@ -258,9 +275,10 @@ class KafkaGroupHarness(_Members):
             update={
                 "group_protocol": protocol,
                 "kafka_group": name,
+                "topic_create": name,
                 "session_timeout_ms": SESSION_MILLISECONDS,
                 "heartbeat_interval_ms": HEARTBEAT_MILLISECONDS,
-                "max_poll_interval_ms": MAX_POLL_MILLISECONDS,
+                "max_poll_interval_ms": max_poll_milliseconds,
             }
         )
         admin = AdminClient(client_config(settings, "contract"))
@@ -286,6 +304,16 @@ class KafkaGroupHarness(_Members):
         for value in values:
             producer.produce(self._topic, value, partition=partition)
         producer.commit_transaction()
+
+    def commit(self, partition: int, offset: int, metadata: str) -> None:
+        topics.commit(self._settings, partition, offset, metadata)
+
+    def topic_id(self) -> str:
+        return KafkaAdmin(self._settings).identities([self._topic])[self._topic].topic_id
+
+    def recreate(self) -> None:
+        topics.recreate_topic(self._settings, self._topic, PARTITIONS)
+        self._producer = Producer(client_config(self._settings, "contract"))  # the other one knows the former topic
 
     def committed(self, partition: int) -> tuple[int, str]:
         config = client_config(self._settings, "contract", **{"group.id": self._settings.group_id})
@@ -313,6 +341,17 @@ class KafkaGroupHarness(_Members):
         """A member that does not poll is expelled when its poll interval is over."""
         assert member not in others
         self.wait(lambda: set().union(*(other.owned for other in others)) == set(range(PARTITIONS)), *others)
+
+
+def create_harness(
+    request: pytest.FixtureRequest, *, max_poll_milliseconds: int = MAX_POLL_MILLISECONDS
+) -> GroupHarness:
+    """The harness that the parameter of a fixture names, one of EACH."""
+    kind: str = request.param
+    if kind.startswith("memory-"):
+        return MemoryGroupHarness(cooperative=kind == "memory-cooperative")
+    settings: Settings = request.getfixturevalue("contract_settings")
+    return KafkaGroupHarness(settings, kind, max_poll_milliseconds=max_poll_milliseconds)
 
 
 def commit(offset: int, metadata: str = "") -> Commit:

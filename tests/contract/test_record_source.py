@@ -6,12 +6,9 @@ import pytest
 
 from filemill.adapters.memory.broker import NO_OFFSET
 from filemill.domain.offsets import Commit
-from tests.contract.groups import PARTITIONS, GroupHarness, KafkaGroupHarness, Member, MemoryGroupHarness, commit
+from tests.contract.groups import EACH, PARTITIONS, GroupHarness, Member, commit, create_harness
 
 ALL = set(range(PARTITIONS))
-
-
-EACH = ["memory-eager", "memory-cooperative", "classic-eager", "classic-cooperative", "consumer"]
 # An eager member reads and commits as a cooperative one does: only assignments differ.
 EACH_READER = ["memory-cooperative", "classic-cooperative", "consumer"]
 each_reader = pytest.mark.parametrize("group", EACH_READER, indirect=True)
@@ -20,10 +17,7 @@ each_reader = pytest.mark.parametrize("group", EACH_READER, indirect=True)
 @pytest.fixture(params=EACH)
 def group(request: pytest.FixtureRequest) -> Iterator[GroupHarness]:
     """A group without members, on an empty topic."""
-    if request.param.startswith("memory-"):
-        harness: GroupHarness = MemoryGroupHarness(cooperative=request.param == "memory-cooperative")
-    else:
-        harness = KafkaGroupHarness(request.getfixturevalue("contract_settings"), request.param)
+    harness = create_harness(request)
     yield harness
     harness.close()
 

@@ -96,8 +96,8 @@ class MemoryRecordSource:
         """Leave the group."""
         if self.closed:
             return
-        self._revoke(self.owned)
         self.closed = True
+        self._revoke(self.owned)
 
     def _enqueue(self, call: Callable[[], None]) -> None:
         with self._broker.changed:
