@@ -72,7 +72,7 @@ def test_a_page_has_no_accessibility_violations(path: str, scheme: str, browser:
         page.set_viewport_size({"width": width, "height": 900})
         if width == WIDTHS[0]:
             page.goto(path)
-        expect(page.get_by_text("updated")).to_be_visible()
+        expect(page.locator(".age")).to_be_visible()
         page.wait_for_timeout(SETTLE_MILLISECONDS)
         found += [f"{width} pixels: {violation}" for violation in violations(page)]
     context.close()

@@ -40,7 +40,7 @@ PATHS = [
 @pytest.mark.parametrize("path", ["/", "/pipeline", "/workers"])
 def test_a_refresh_causes_no_layout_shift(path: str, page: Page) -> None:
     page.goto(path)
-    expect(page.get_by_text("updated")).to_be_visible()
+    expect(page.locator(".age")).to_be_visible()
     if path == "/pipeline":
         page.locator(".js-plotly-plot .legend").first.wait_for()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
@@ -65,7 +65,7 @@ def test_a_page_does_not_overflow_its_window(width: int, scheme: str, browser: B
     page = context.new_page()
     for path in PATHS:
         page.goto(path)
-        expect(page.get_by_text("updated")).to_be_visible()
+        expect(page.locator(".age")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         overflow = page.evaluate(
             "(() => { const main = document.querySelector('.stMain'); return main.scrollWidth - main.clientWidth; })()"
@@ -90,7 +90,7 @@ def test_no_request_goes_to_another_host(browser: Browser, url: str) -> None:
     page.on("request", lambda request: requested.append(request.url))
     for path in PATHS:
         page.goto(path)
-        expect(page.get_by_text("updated")).to_be_visible()
+        expect(page.locator(".age")).to_be_visible()
     page.wait_for_timeout(1000)
     assert [address for address in requested if not address.startswith((url, "data:", "blob:"))] == []
     context.close()

@@ -30,7 +30,7 @@ def test_no_page_violates_the_policy_or_logs_an_error_to_the_console(scheme: str
         answer = page.goto(path)
         assert answer is not None
         assert "script-src 'self'" in answer.headers["content-security-policy"]
-        expect(page.get_by_text("updated")).to_be_visible()
+        expect(page.locator(".age")).to_be_visible()
         page.wait_for_timeout(SETTLE_MILLISECONDS)
     context.close()
     assert errors == []
