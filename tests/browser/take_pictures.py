@@ -3,7 +3,6 @@
 Create some files first: `filemill submit "A report" --count 500`.
 """
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -56,7 +55,7 @@ def main(url: str, *names: str) -> None:
             page = context.new_page()
             for name in names or PAGES:
                 page.goto(paths.get(name, f"/{name}"))
-                page.get_by_text(re.compile("updated")).wait_for(timeout=TIMEOUT_MILLISECONDS)
+                page.locator(".age").wait_for(timeout=TIMEOUT_MILLISECONDS)
                 page.wait_for_timeout(SETTLE_MILLISECONDS)
                 page.wait_for_function(IS_READY, timeout=TIMEOUT_MILLISECONDS)
                 suffix = scheme if width == VARIANTS[0][0] else f"{width}" if scheme == "light" else f"{width}-{scheme}"
