@@ -18,7 +18,6 @@ from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.overview import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.services.dead_letters import Replay
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
@@ -31,6 +30,7 @@ from filemill_dashboard.rest.records import (
     DeadLetterList,
     FileSelector,
     ReplayRequest,
+    ReplayResult,
     RetrySelector,
     WorkerList,
 )
@@ -175,25 +175,26 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
 
     @app.post(
         "/api/dead-letters/replay",
-        responses=responses(200, Replay, 400, 403, 404, 413, 422, 503),
+        responses=responses(200, ReplayResult, 400, 403, 404, 413, 422, 503),
         openapi_extra=body_of(ReplayRequest),
         summary="Replay dead letters as new runs",
     )
     async def replay(request: Request) -> Response:
         wanted = await read_record(request, ReplayRequest)
 
-        def work() -> Replay:
+        def work() -> ReplayResult:
             found = index.find(services.kafka, wanted.places)
             missing = next((place for place in wanted.places if place not in found), None)
             if missing is not None:
                 raise ApiError(404, "not_found", f"there is no dead letter {missing}", "places")
-            return services.replay(
+            result = services.replay(
                 list({letter.key: letter for letter in found.values()}.values()),
                 actor_of(request),
                 rate=float(DEAD_LETTERS_MAX),
                 dry_run=wanted.dry_run,
                 max_runs=wanted.max_runs,
             )
+            return ReplayResult(result.dry_run, result.reasons, result.files, result.refused)
 
         return json_response(await threads.run(work, timeout_seconds))
 

@@ -50,6 +50,18 @@ class RefusedFile(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ReplayResult(msgspec.Struct, frozen=True):
+    """What a replay did, or with `dry_run` would do: files per reason, and their ids.
+
+    `refused`: the positions of dead letters that cannot be replayed, with the reason.
+    """
+
+    dry_run: bool
+    reasons: dict[str, int]
+    files: list[int]
+    refused: dict[str, str]
+
+
 class BulkResult(msgspec.Struct, frozen=True):
     """The files to which the action was done, and those for which it was refused.
 

@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, has_visible_character
 from filemill.queries.overview import Overview
-from filemill.services.dead_letters import Replay
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (
     BulkResult,
@@ -19,6 +18,7 @@ from filemill_dashboard.rest.records import (
     OffsetResetRequest,
     OffsetResetResult,
     ReplayRequest,
+    ReplayResult,
     RetrySelector,
     WorkerList,
 )
@@ -32,7 +32,7 @@ _RECORDS: list[type] = [
     BulkResult,
     DeadLetterList,
     ReplayRequest,
-    Replay,
+    ReplayResult,
     WorkerList,
     OffsetResetRequest,
     OffsetResetResult,
@@ -49,6 +49,7 @@ _PUBLISHED_NAMES = {
     "RecreatedTopic": "Recreated",
     "RefusedFile": "Refused",
     "ReplayRequest": "ReplayOrder",
+    "ReplayResult": "Replay",
     "RetrySelector": "WhichToRetry",
     "StallReason": "Reason",
     "StatusCounts": "Counts",
