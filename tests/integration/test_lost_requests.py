@@ -115,7 +115,7 @@ def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continu
     assert loss_findings(harness.verify()) == {"request-gone": gone}, (
         "an owner that has nothing in progress holds none of them"
     )
-    assert processor.has_logged("librdkafka")
+    wait_until(lambda: processor.has_logged("librdkafka"), PATIENCE_SECONDS, "the processor logs the reset")
     assert operations(harness).resubmit(gone, "test") == gone
     harness.wait_for(gone)
     harness.assert_clean()
