@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import uvloop
@@ -33,11 +34,15 @@ from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.orphans import Orphans
 from filemill.services.request_losses import find_bounds
+from filemill.services.submissions import no_relay
 from filemill.verification.check import verify as check
 from filemill.verification.report import VerificationReport
 from filemill_workers.group_monitor import GroupMonitor
 from filemill_workers.outbox_relay import OutboxRelay
 from filemill_workers.status_sync import StatusSync
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 __all__ = [
     "bucket",
@@ -62,27 +67,24 @@ def kafka_admin(settings: Settings) -> KafkaAdmin:
     return KafkaAdmin(settings)
 
 
-def bucket(settings: Settings) -> Bucket:
-    """The bucket, for everything that is not on the hot path."""
-    return Bucket(settings, s3_client(settings))
-
-
-def _no_relay() -> None:
-    """No relay runs in this process: it finds new rows by polling."""
+def bucket(settings: Settings, s3: "S3Client | None" = None) -> Bucket:
+    """The bucket, for everything that is not on the hot path. `s3` is a client to share; None: a new one."""
+    return Bucket(settings, s3 or s3_client(settings))
 
 
 def operations(
     settings: Settings,
     engine: sa.Engine,
     *,
+    s3: "S3Client | None" = None,
     kafka: Callable[[], KafkaAdmin] | None = None,
-    wake_relay: Callable[[], None] = _no_relay,
+    wake_relay: Callable[[], None] = no_relay,
 ) -> Operations:
     """What people do to files and workers. Kafka clients are created at their first use."""
     return Operations(
         settings,
         engine,
-        bucket(settings),
+        bucket(settings, s3),
         kafka=kafka or functools.cache(lambda: KafkaAdmin(settings)),
         publisher=functools.cache(lambda: KafkaPublisher(settings, "operations")),
         wake_relay=wake_relay,

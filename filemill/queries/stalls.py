@@ -10,9 +10,11 @@ from datetime import timedelta
 import msgspec
 import sqlalchemy as sa
 
+from filemill.config.settings import Settings
 from filemill.domain.stalls import PartitionOwner, StalledPartition, UnchangedOffset, find_stall, stall_timeout_seconds
 from filemill.domain.worker_events import WorkerCondition
-from filemill.queries.group import GroupState, Lags, PartitionLag
+from filemill.queries.group import GroupState, Lags, PartitionLag, group_state
+from filemill.queries.group import lags as latest_lags
 from filemill.queries.workers import WorkerQuery, WorkerView, list_workers
 
 # Older samples do not describe the present. A longer pause between two samples is a gap: an outage.
@@ -90,6 +92,18 @@ def stalled_partitions(
         if stalled is not None:
             found.append(stalled)
     return found
+
+
+def current_stalls(connection: sa.Connection, settings: Settings) -> list[StalledPartition]:
+    """The stalled partitions of the settings' group, by the latest samples."""
+    return stalled_partitions(
+        connection,
+        group_state(connection, settings.group_id),
+        latest_lags(connection, settings.group_id),
+        group_id=settings.group_id,
+        processing_seconds=settings.longest_job_seconds,
+        session_seconds=settings.session_timeout_ms / 1000,
+    )
 
 
 def _standstills(

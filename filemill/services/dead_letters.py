@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.file_actions import retry_files
 from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
 from filemill.services.audit import record_files
+from filemill.services.submissions import no_relay
 
-# A file that failed in so many runs will probably fail in the next one too.
+# A file that failed in this many runs will probably fail in the next one too.
 MAX_RUNS = 5
 BATCH_FILES = 100
 REPLAY = "dlq.replay"
@@ -34,12 +35,8 @@ class Replay(msgspec.Struct, frozen=True):
     refusal_codes: dict[str, ReplayRefusal]
 
 
-def _ignore(_count: int) -> None:
+def ignore_progress(_count: int) -> None:
     """No progress is wanted."""
-
-
-def _no_relay() -> None:
-    """No relay runs in this process."""
 
 
 def replay(
@@ -50,8 +47,8 @@ def replay(
     rate: float,
     dry_run: bool,
     max_runs: int = MAX_RUNS,
-    progress: Callable[[int], None] = _ignore,
-    wake_relay: Callable[[], None] = _no_relay,
+    progress: Callable[[int], None] = ignore_progress,
+    wake_relay: Callable[[], None] = no_relay,
 ) -> Replay:
     """Start a new run of each dead letter's file, at most `rate` files a second. Raises Unavailable.
 

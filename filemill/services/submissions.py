@@ -19,7 +19,7 @@ class SubmissionAbandoned(Exception):
     """No sender waits for the answer any more: the transaction was rolled back, nothing was accepted."""
 
 
-def _do_nothing() -> None:
+def no_relay() -> None:
     """No relay runs in this process: it finds new rows by polling."""
 
 
@@ -34,7 +34,7 @@ class Submissions:
     use a key to retry safely.
     """
 
-    def __init__(self, engine: sa.Engine, wake_relay: Callable[[], None] = _do_nothing) -> None:
+    def __init__(self, engine: sa.Engine, wake_relay: Callable[[], None] = no_relay) -> None:
         self._engine = engine
         self._wake_relay = wake_relay
 

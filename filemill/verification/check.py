@@ -15,8 +15,7 @@ from filemill.config.settings import Settings
 from filemill.domain.partitioning import cycle_breaks
 from filemill.domain.topic_records import RequestRecord
 from filemill.ports import ObjectStore
-from filemill.queries.group import group_state, lags
-from filemill.queries.stalls import stalled_partitions
+from filemill.queries.stalls import current_stalls
 from filemill.queries.verification import (
     count_deleted,
     next_sequence,
@@ -148,14 +147,7 @@ def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapsho
 def _check_stalls(engine: sa.Engine, settings: Settings, report: VerificationReport) -> None:
     """Uses the group monitor's samples: without them it is unknown how long an offset has not advanced."""
     with engine.connect() as connection:
-        stalled = stalled_partitions(
-            connection,
-            group_state(connection, settings.group_id),
-            lags(connection, settings.group_id),
-            group_id=settings.group_id,
-            processing_seconds=settings.longest_job_seconds,
-            session_seconds=settings.session_timeout_ms / 1000,
-        )
+        stalled = current_stalls(connection, settings)
     for one in stalled:
         if one.explained:
             report.add_note(one.sentence)

@@ -19,7 +19,7 @@ from filemill.domain.dead_letters import DeadLetter
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
-from filemill.services.dead_letters import Replay, replay
+from filemill.services.dead_letters import Replay, ignore_progress, replay
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 
 HEALTH_CHECK_SECONDS = 2.0
-
-
-def _ignore(_done: int) -> None:
-    """Ignore the progress."""
 
 
 class Relay(Protocol):
@@ -81,7 +77,9 @@ class Services:
     @cached_property
     def operations(self) -> Operations:
         """Retry, cancel and delete files; control workers."""
-        return bootstrap.operations(self.settings, self._engine, kafka=lambda: self.kafka, wake_relay=self._wake_relay)
+        return bootstrap.operations(
+            self.settings, self._engine, s3=self.s3, kafka=lambda: self.kafka, wake_relay=self._wake_relay
+        )
 
     @cached_property
     def offset_reset(self) -> OffsetReset:
@@ -101,7 +99,7 @@ class Services:
         rate: float,
         max_runs: int,
         dry_run: bool = False,
-        progress: Callable[[int], None] = _ignore,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> Replay:
         """Replay dead letters, see `filemill.services.dead_letters.replay`. Raises Unavailable."""
         return replay(

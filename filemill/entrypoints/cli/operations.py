@@ -17,8 +17,7 @@ from filemill.entrypoints.cli.arguments import Home, actor, file_id_argument
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.queries import workers as worker_queries
 from filemill.queries.files import ids_with_status
-from filemill.queries.group import group_state, lags
-from filemill.queries.stalls import stalled_partitions
+from filemill.queries.stalls import current_stalls
 from filemill.services.operations import Operations, UnknownWorker
 
 BATCH = 1000
@@ -143,14 +142,7 @@ def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
     with engine.connect() as connection:
         views = worker_queries.list_workers(connection)
         total = sum(worker_queries.count_workers(connection).values())
-        stalled = stalled_partitions(
-            connection,
-            group_state(connection, settings.group_id),
-            lags(connection, settings.group_id),
-            group_id=settings.group_id,
-            processing_seconds=settings.longest_job_seconds,
-            session_seconds=settings.session_timeout_ms / 1000,
-        )
+        stalled = current_stalls(connection, settings)
     if as_json:
         print_json(
             [
