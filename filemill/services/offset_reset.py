@@ -275,7 +275,7 @@ def _milliseconds(target: ResetTarget) -> int | None:
 
 
 def members_refusal(members: int) -> str | None:
-    """Why offsets of a group with so many members cannot be reset; None for an empty group. Pure."""
+    """Why offsets of a group with this number of members cannot be reset; None for an empty group. Pure."""
     if not members:
         return None
     count = "a member" if members == 1 else f"{members} members"

@@ -18,7 +18,7 @@ from filemill.ports import StoredObject
 from filemill.queries.orphans import known_ids, known_keys, newest_given_id
 from filemill.services.audit import record
 
-# The audit record names so many keys; its count is of all.
+# The most keys that an audit record names; its count is of all.
 KEYS_RECORDED = 100
 
 

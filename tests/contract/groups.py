@@ -222,7 +222,7 @@ class MemoryGroupHarness(_Members):
         self._rebalance()
 
     def _rebalance(self) -> None:
-        """Revoke what has to move; then assign what nobody has."""
+        """Revoke what has to move; then assign the partitions without an owner."""
         assigned = {name: self._assigned[name] for name, source in self._sources.items() if not source.closed}
         wanted = _balanced(assigned)
         for name, partitions in assigned.items():

@@ -206,7 +206,7 @@ def test_concurrent_callers_share_a_read(
 
 
 def fill(settings: Settings, megabytes: int, size: int) -> None:
-    """Produce so many megabytes of dead letters of `size` bytes each."""
+    """Produce `megabytes` of dead letters of `size` bytes each."""
     producer = Producer({"bootstrap.servers": settings.kafka_broker, "linger.ms": 5, "message.max.bytes": 2 * MEBIBYTE})
     padding = "x" * size
     for number in range(megabytes * MEBIBYTE // size):

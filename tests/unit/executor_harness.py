@@ -187,7 +187,7 @@ class ExecutorHarness:
         wait_until(lambda: self.executor.status().idle)
 
     def wait_for_pending_deliveries(self, count: int) -> None:
-        """Wait until so many publications have no delivery report yet."""
+        """Wait until this many publications have no delivery report yet."""
         wait_until(lambda: self.executor.status().pending_deliveries == count)
 
     def events(self, topic: str = TOPICS.created) -> list[dict[str, Any]]:

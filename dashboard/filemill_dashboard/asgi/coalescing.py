@@ -56,7 +56,7 @@ class CoalescingMiddleware:
         return waiters.futures[-1]
 
     async def _serve(self, key: Key, waiters: _Waiters, scope: MutableMapping[str, Any]) -> None:
-        """Call the app until nobody waits. A client that disconnects does not cancel the call for the others."""
+        """Call the app until no request waits. A client that disconnects does not cancel the call for the others."""
         loop = asyncio.get_running_loop()
         try:
             while waiters.futures:

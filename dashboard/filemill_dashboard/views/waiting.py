@@ -21,7 +21,7 @@ SKEW = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class WaitingReason:
-    """Why a file is not finished: `tone` is none if all is normal, warn or bad if somebody should look at it."""
+    """Why a file is not finished: `tone` is none if all is normal, warn or bad if an operator should look at it."""
 
     tone: str
     what: str

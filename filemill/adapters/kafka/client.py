@@ -26,7 +26,7 @@ DELIVERY_TIMEOUT_MILLISECONDS = 30_000
 # A dead letter is the original record, up to the broker's limit of 1 MB, with more headers. Its topic allows this.
 MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 
-# So many bytes of an unreadable header name are quoted.
+# The most bytes of an unreadable header name that are quoted.
 _SHOWN_NAME_BYTES = 100
 
 log = structlog.get_logger("kafka")

@@ -41,7 +41,7 @@ READ_RECORDS = 2000
 READ_SECONDS = 0.5
 # A reader that receives nothing for this long, neither a record nor an end, raises Unavailable.
 NO_DATA_TIMEOUT_SECONDS = 20.0
-# Up to so many records between two requested ones are read and dropped; beyond that a seek is faster.
+# Up to this many records between two requested ones are read and dropped; beyond that a seek is faster.
 MAX_SKIPPED_RECORDS = 20
 # After this long without data the reader checks that the topic still exists.
 EXISTENCE_CHECK_SECONDS = 2.0

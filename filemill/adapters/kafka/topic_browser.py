@@ -44,7 +44,7 @@ class BrowsedRecord(msgspec.Struct, frozen=True):
 class BrowseQuery(msgspec.Struct, frozen=True):
     """What to read. `partition`: None for all. `start`: an offset, a time, or None for the newest records.
 
-    `text`: only records that contain it, in any case; empty for all. `limit`: at most so many records.
+    `text`: only records that contain it, in any case; empty for all. `limit`: the most records to return.
     """
 
     topic: str

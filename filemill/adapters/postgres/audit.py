@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import Operation
 from filemill.domain.offsets import RecordedReset
 
-# Somebody moved the group's offsets; `detail` has the topic, and [partition, old, new] of each partition that changed.
+# An operator reset the group's offsets; `detail` has the topic and [partition, old, new] of each changed partition.
 OFFSETS_RESET = "offsets.reset"
 # Somebody injected a fault into the embedded stack; `detail` has its key.
 FAULT = "fault"

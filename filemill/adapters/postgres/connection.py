@@ -25,7 +25,7 @@ _LIMITS = {
 }
 # The same limits for one transaction, in one round trip.
 _SET_LIMITS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items())
-# At most so many rejected statements are logged for each engine.
+# The most rejected statements that are logged for each engine.
 MAX_LOGGED_STATEMENTS = 100
 # A transaction that the server rolls back is attempted at most so often.
 MAX_TRANSACTION_ATTEMPTS = 3

@@ -16,7 +16,7 @@ _ACQUIRE = sa.text("""
     WHERE leases.expires_at <= clock_timestamp()
     RETURNING fencing
 """)
-# An expired lease is not renewed: its holder is a standby like the others, even if nobody has taken over.
+# An expired lease is not renewed: its holder is a standby like the others, even if no process has taken over.
 _RENEW = sa.text("""
     UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE name = :name AND holder = :holder AND fencing = :fencing AND expires_at > clock_timestamp()
@@ -50,7 +50,7 @@ class PostgresLease:
     def fence(self, connection: sa.Connection) -> None:
         """Renew the lease in a transaction of its holder. Raises NotLeader.
 
-        The row stays locked until the transaction ends, so nobody can take over before the commit.
+        The row stays locked until the transaction ends, so no process can take over before the commit.
         """
         if not self._renew(connection):
             self.fencing = None

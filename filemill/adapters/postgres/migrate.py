@@ -51,7 +51,7 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
     `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read.
 
     Several processes may call this at once: one migrates, the others wait for its lock and find nothing to do. The lock
-    ends with the transaction, so a process that dies blocks nobody and leaves no partial migration.
+    ends with the transaction, so a process that dies blocks no other and leaves no partial migration.
     """
     with engine.begin() as connection:
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))

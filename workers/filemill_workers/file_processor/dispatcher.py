@@ -19,7 +19,7 @@ import msgspec
 
 from filemill.domain.records import Record
 
-# A bitmap of so many records fits into the 4 KiB of a commit's metadata, whichever of them are finished.
+# A bitmap of this many records fits into the 4 KiB of a commit's metadata, whichever of them are finished.
 SPAN_RECORDS = 20_000
 # A paused partition is resumed when its queue has fallen to this fraction: each pause costs a fetch.
 RESUME_FRACTION = 0.5

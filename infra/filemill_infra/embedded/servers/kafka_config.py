@@ -68,7 +68,7 @@ appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = [%d] %p %m (%c)%n
 rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = out
-# Hundreds of lines at every start that nobody needs.
+# Hundreds of lines at every start, without use to a reader.
 logger.config.name = org.apache.kafka.common.config.AbstractConfig
 logger.config.level = WARN
 logger.controller.name = org.apache.kafka.controller
