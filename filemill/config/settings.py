@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from filemill.config.validators import VALIDATORS
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
+from filemill.domain.queues import BULK_QUEUE, DEFAULT_QUEUE, JOBS_QUEUE, QUEUE_NAME, URGENT_QUEUE, Queue
 from filemill.runtime.stack_state import running_stack
 
 PREFIX = "FILEMILL_"
@@ -140,6 +150,28 @@ class _RunningStack(PydanticBaseSettingsSource):
         }
 
 
+class QueueConfig(BaseModel):
+    """A queue in `queues_config`. Topic and group follow from its name, `topic_create` and `kafka_group` if absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    topic: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    group: str | None = Field(default=None, min_length=1, max_length=255)
+    weight: int = Field(default=1, ge=1, le=1000)
+    reserved: int = Field(default=0, ge=0, le=1000)
+
+
+# A place is kept for an urgent request, so that it starts although others occupy all places of the processor.
+DEFAULT_QUEUES = {
+    DEFAULT_QUEUE: QueueConfig(weight=4),
+    JOBS_QUEUE: QueueConfig(weight=4),
+    URGENT_QUEUE: QueueConfig(weight=8, reserved=1),
+    BULK_QUEUE: QueueConfig(weight=1),
+}
+# Ends of group ids that differ from the name of the queue.
+_GROUP_SUFFIXES = {URGENT_QUEUE: "high-priority"}
+
+
 class Settings(BaseSettings):
     """The settings of every process. Field `x` is `FILEMILL_X` in the environment."""
 
@@ -173,7 +205,14 @@ class Settings(BaseSettings):
         300_000, description="A member that does not poll for this time is removed", gt=0
     )
 
-    topic_create: str = _setting("file.create", description="Requests")
+    queues_config: dict[str, QueueConfig] = _setting(
+        DEFAULT_QUEUES,
+        description="Queues by name, as JSON: weight (share of a processor's places), reserved (places kept for the "
+        "queue), topic and group. It must contain `default`, whose topic and group are topic_create and kafka_group",
+    )
+    queues: str = _setting("", description="Queues that a processor serves, separated by commas; default: all")
+
+    topic_create: str = _setting("file.create", description="Requests of the queue `default`")
     topic_created: str = _setting("file.created", description="Results")
     topic_progress: str = _setting("file.progress", description="Steps of processing")
     topic_dead_letters: str = _setting("file.create.dlq", description="Requests that could not be processed")
@@ -360,6 +399,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"{error}: write an address or a network, such as 10.0.0.0/8") from None
         return value
 
+    @field_validator("queues_config", mode="after")
+    @classmethod
+    def _queues_config(cls, value: dict[str, QueueConfig]) -> dict[str, QueueConfig]:
+        for name in value:
+            if QUEUE_NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is not a name of a queue: use a to z, 0 to 9 and -, at most 40 characters")
+        if DEFAULT_QUEUE not in value:
+            raise ValueError(f"the queue {DEFAULT_QUEUE} is missing")
+        return value
+
     @model_validator(mode="after")
     def _check_combinations(self) -> "Settings":
         for validator in VALIDATORS:
@@ -393,6 +442,35 @@ class Settings(BaseSettings):
     def offsets_group(self) -> str | None:
         """The group with committed offsets; None with a share group, which has none."""
         return None if self.group_protocol == "share" else self.kafka_group
+
+    @property
+    def all_queues(self) -> dict[str, Queue]:
+        """All queues by name, with their topics and groups."""
+        found = {}
+        for name, config in self.queues_config.items():
+            is_default = name == DEFAULT_QUEUE
+            topic = self.topic_create if is_default else f"{self.topic_create}.{name}"
+            group = self.kafka_group if is_default else f"{self.kafka_group}-{_GROUP_SUFFIXES.get(name, name)}"
+            found[name] = Queue(name, config.topic or topic, config.group or group, config.weight, config.reserved)
+        return found
+
+    @property
+    def served_queues(self) -> dict[str, Queue]:
+        """The queues that a processor with these settings serves."""
+        wanted = split_list(self.queues)
+        return {name: queue for name, queue in self.all_queues.items() if not wanted or name in wanted}
+
+    def of_queue(self, name: str) -> "Settings":
+        """These settings with topic and group of one queue as `topic_create` and `kafka_group`."""
+        queues = self.all_queues
+        pinned = {
+            queue.name: self.queues_config[queue.name].model_copy(update={"topic": queue.topic, "group": queue.group})
+            for queue in queues.values()
+        }
+        queue = queues[name]
+        return self.model_copy(
+            update={"topic_create": queue.topic, "kafka_group": queue.group, "queues_config": pinned}
+        )
 
     @property
     def longest_job_seconds(self) -> float:
@@ -437,7 +515,7 @@ def load(**given: Any) -> Settings:  # noqa: ANN401
     except UnreadableSecret as error:
         raise InvalidSettings(str(error), "unreadable_secret") from None
     except SettingsError as error:  # invalid JSON
-        raise InvalidSettings(f"{error}: kafka_properties must be a JSON object", "json_invalid") from None
+        raise InvalidSettings(f"{error}: it must be a JSON object", "json_invalid") from None
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
@@ -446,8 +524,13 @@ def as_environment(settings: Settings) -> dict[str, str]:
     for name in settings.model_fields_set - {"worker_id"}:
         value = getattr(settings, name)
         plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-        found[f"{PREFIX}{name.upper()}"] = json.dumps(plain) if isinstance(plain, dict) else str(plain)
+        as_json = json.dumps(plain, default=_explicit_fields) if isinstance(plain, dict) else str(plain)
+        found[f"{PREFIX}{name.upper()}"] = as_json
     return found
+
+
+def _explicit_fields(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(exclude_unset=True)
 
 
 def _explain(error: ValidationError) -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import PydanticCustomError
 
+from filemill.domain.origins import split_list
+from filemill.domain.queues import DEFAULT_QUEUE
+
 if TYPE_CHECKING:  # settings.py calls these validators
     from filemill.config.settings import Settings
 
@@ -115,6 +118,36 @@ def check_database_roles(settings: "Settings") -> None:
         )
 
 
+def check_queues(settings: "Settings") -> None:
+    """Each queue needs a topic and a group of its own; a processor can only serve queues that exist."""
+    queues = settings.all_queues
+    default = queues[DEFAULT_QUEUE]
+    if (default.topic, default.group) != (settings.topic_create, settings.kafka_group):
+        raise PydanticCustomError(
+            "default_queue_elsewhere",
+            "queues_config must not set topic and group of the queue default: they are topic_create and kafka_group",
+        )
+    others = [
+        settings.topic_created,
+        settings.topic_progress,
+        settings.topic_dead_letters,
+        settings.topic_worker_events,
+        settings.topic_worker_commands,
+    ]
+    topics = [*(queue.topic for queue in queues.values()), *others]
+    shared = {topic for topic in topics if topics.count(topic) > 1}
+    if shared:
+        raise PydanticCustomError("topic_twice", f"each topic needs its own name: {', '.join(sorted(shared))}")
+    if len({queue.group for queue in queues.values()}) < len(queues):
+        raise PydanticCustomError("queue_group_shared", "queues_config: each queue needs a group of its own")
+    unknown = [name for name in split_list(settings.queues) if name not in queues]
+    if unknown:
+        raise PydanticCustomError(
+            "unknown_queue",
+            f"queues: there is no queue {', '.join(unknown)}; queues_config has {', '.join(sorted(queues))}",
+        )
+
+
 VALIDATORS: tuple[Callable[["Settings"], None], ...] = (
     check_heartbeat_interval,
     check_kafka_properties,
@@ -123,4 +156,5 @@ VALIDATORS: tuple[Callable[["Settings"], None], ...] = (
     check_share_group,
     check_database_certificates,
     check_database_roles,
+    check_queues,
 )

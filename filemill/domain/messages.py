@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 import msgspec
 
 from filemill.domain.files import FILE_ID_MAX, FileId, Status, StatusUpdate, check_limits, iso_milliseconds
+from filemill.domain.handlers import PARAMETERS_MAX_BYTES, TEXT_HANDLER, HandlerName, check_inputs
 from filemill.errors import InvalidMessage, InvalidRequest
 
 SEQUENCE_HEADER = "filemill-publish-number"
@@ -38,13 +39,28 @@ Run = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 WorkerId = Annotated[str, msgspec.Meta(max_length=200)]
 
 
-class FileCreate(msgspec.Struct, frozen=True, rename="camel"):
-    """A record of `file.create`: a request for a file. `timestamp` is the time of the request."""
+NO_PARAMETERS = msgspec.Raw(b"{}")
+
+
+class FileCreate(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A record of a queue's topic: a request for a file. `timestamp` is the time of the request.
+
+    The reference design has the first four fields. `parameters` is a JSON object as text, for the handler. `inputs` has
+    the keys of objects in the bucket, by the names that the handler knows them by. Defaults are left out of the record.
+    """
 
     file_id: FileId
     title: str
     description: str
     timestamp: datetime
+    handler: HandlerName = TEXT_HANDLER
+    parameters: msgspec.Raw = NO_PARAMETERS
+    inputs: dict[str, str] = {}
+
+    @property
+    def plain(self) -> bool:
+        """Whether a service of the reference design can process it."""
+        return self.handler == TEXT_HANDLER and not self.inputs
 
 
 # The duration of each stage of an attempt in milliseconds: read, work, render, upload, announce.
@@ -72,6 +88,9 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     upload_ms: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
     stage_ms: StageTimes = {}
     error: str | None = None
+    content_type: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    # The queue that the request was read from, so that partition and offset name a record.
+    queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"
 
     def status_update(self, at: datetime | None = None) -> StatusUpdate:
         """The event as a status update at the time `at` of the store's clock (None: the event's timestamp)."""
@@ -105,6 +124,9 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     step: Int16
     steps: Int16
     timestamp: datetime
+    # What the handler reports: the part that is done, from 0 to 1, and a text.
+    fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    message: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
 
     def status_update(self, at: datetime | None = None) -> StatusUpdate:
         """The event as a status update at the time `at` of the store's clock (None: the event's timestamp)."""
@@ -144,7 +166,7 @@ _TIMES = {
 
 def encode(message: FileCreate | FileCreated | FileProgress) -> bytes:
     """The message as JSON. Times are truncated to milliseconds, as clients of the reference design expect them."""
-    document = msgspec.to_builtins(message, builtin_types=(datetime,))
+    document = msgspec.to_builtins(message, builtin_types=(datetime, msgspec.Raw))
     for name, value in document.items():
         if isinstance(value, datetime):
             document[name] = iso_milliseconds(value)
@@ -166,13 +188,24 @@ def decode(value: bytes | None, kind: type[_T]) -> _T:
 
 
 def decode_create(value: bytes | None) -> FileCreate:
-    """Decode a `file.create` and check the limits of a request. Raises InvalidMessage."""
+    """Decode a request and check its limits. Raises InvalidMessage."""
     message = decode(value, FileCreate)
     try:
         check_limits(message.title, message.description)
+        if message.inputs:
+            check_inputs(message.inputs)
     except InvalidRequest as error:
         raise InvalidMessage(str(error)) from None
+    if message.parameters is not NO_PARAMETERS:
+        _check_parameters(bytes(message.parameters))
     return message
+
+
+def _check_parameters(parameters: bytes) -> None:
+    if not parameters.lstrip().startswith(b"{"):
+        raise InvalidMessage("parameters must be a JSON object")
+    if len(parameters) > PARAMETERS_MAX_BYTES:
+        raise InvalidMessage(f"parameters must have at most {PARAMETERS_MAX_BYTES} bytes, not {len(parameters)}")
 
 
 def decode_created(value: bytes | None) -> FileCreated:

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from filemill.domain.files import FileId
+from filemill.domain.handlers import HandlerSpec
 from filemill.domain.messages import Int32, Int64, Run, StageTimes, WorkerId
 from filemill.errors import InvalidMessage
 
@@ -19,6 +20,8 @@ HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 # A record may take its processing time and this long before its worker counts as stuck.
 STUCK_MARGIN_SECONDS = 10.0
+# How often a worker announces its handlers.
+HANDLERS_SECONDS = 30.0
 
 # A greater clock skew of a worker causes a warning. An event needs some time to reach the broker.
 SKEW_WARNING_SECONDS = 3.0
@@ -41,6 +44,7 @@ class EventKind(enum.StrEnum):
     BREAKER_CLOSED = "breaker-closed"
     QUIETED = "quieted"
     RESUMED = "resumed"
+    HANDLERS = "handlers"
     STOPPED = "stopped"
 
 
@@ -84,6 +88,9 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One event. `partitions` are those that the event concerns, `owned` all that the worker owns after it.
 
+    Partitions, epoch and offset are those of the topic of `queue`. `handlers` are all that the worker has; it announces
+    them at its start and again at intervals, so that a new dashboard learns them.
+
     On Kafka `timestamp` is by the worker's clock, in the database by the database's. `skew_seconds` is how far the
     worker's clock was ahead (negative: behind). A `skew_seconds` that a worker sends is overwritten.
     """
@@ -112,6 +119,8 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     delay_seconds: NonNegative | None = None
     error: str | None = None
     trace: str | None = None
+    queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"
+    handlers: Annotated[list[HandlerSpec], msgspec.Meta(max_length=200)] = []
     skew_seconds: float | None = None
 
 

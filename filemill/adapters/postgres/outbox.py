@@ -47,8 +47,8 @@ _ONE, _MANY = (sa.text(statement.format(columns=_ROW)) for statement in (_ACCEPT
 _MANY_IDS = sa.text(_ACCEPT_MANY.format(columns="id, run"))
 
 _HAS_WAITING = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE publish_number IS NULL)")
-_COUNTER = sa.text("SELECT next_number FROM publish_counter FOR UPDATE")
-_ADVANCE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count")
+_COUNTER = sa.text("SELECT next_number FROM publish_counter WHERE queue = 'default' FOR UPDATE")
+_ADVANCE_COUNTER = sa.text("UPDATE publish_counter SET next_number = next_number + :count WHERE queue = 'default'")
 _OLDEST = sa.text("SELECT id FROM outbox WHERE publish_number IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED")
 _ASSIGN_SEQUENCES = sa.text("""
     UPDATE outbox SET publish_number = placement.number, partition = placement.partition, generation = :generation
@@ -76,7 +76,7 @@ _MARK_PUBLISHED = sa.text("""
     )
     INSERT INTO publications (publish_number, file_id, run, partition, "offset", generation)
     SELECT publish_number, file_id, run, partition, position, coalesce(generation, 1) FROM gone
-    ON CONFLICT (publish_number) DO NOTHING
+    ON CONFLICT (queue, publish_number) DO NOTHING
 """)
 _DISCARD_SEQUENCES = sa.text("""
     WITH given AS (

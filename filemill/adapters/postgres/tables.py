@@ -17,7 +17,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, REAL, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from filemill.domain.files import TITLE_MAX_CHARACTERS, Status
@@ -80,6 +80,15 @@ class File(Base):
     error: Mapped[str | None]
     # The result of filemill.domain.files.search_text; null for an ASCII title, which is searched itself.
     title_search: Mapped[str | None]
+    handler: Mapped[str] = mapped_column(server_default="text")
+    parameters: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    inputs: Mapped[dict[str, str] | None] = mapped_column(JSONB)
+    queue: Mapped[str] = mapped_column(server_default="default")
+    # Of the object; null: the text of the reference design.
+    content_type: Mapped[str | None]
+    # What the handler reports of the attempt in progress: the part that is done, from 0 to 1, and a text.
+    fraction: Mapped[float | None] = mapped_column(REAL)
+    message: Mapped[str | None]
 
 
 class StatusCount(Base):
@@ -99,6 +108,7 @@ class OutboxRow(Base):
     """A request that is not published yet. `publish_number` (its sequence) and `partition` are set before."""
 
     __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_by_queue", "queue", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     file_id: Mapped[int]
@@ -108,6 +118,7 @@ class OutboxRow(Base):
     publish_number: Mapped[int | None]
     partition: Mapped[int | None] = mapped_column(Integer)
     generation: Mapped[int | None] = mapped_column(Integer)
+    queue: Mapped[str] = mapped_column(server_default="default")
 
 
 class TopicGeneration(Base):
@@ -138,10 +149,11 @@ class AbandonedNumber(Base):
     partition: Mapped[int] = mapped_column(Integer)
     generation: Mapped[int] = mapped_column(Integer)
     abandoned_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queue: Mapped[str] = mapped_column(primary_key=True, server_default="default")
 
 
 class Publication(Base):
-    """Partition and offset of a request on `file.create`."""
+    """Partition and offset of a request on the topic of its queue."""
 
     __tablename__ = "publications"
     __table_args__ = (Index("publications_by_file", "file_id"),)
@@ -153,6 +165,7 @@ class Publication(Base):
     offset: Mapped[int]
     published_at: Mapped[datetime] = mapped_column(server_default=func.now())
     generation: Mapped[int] = mapped_column(Integer, server_default="1")
+    queue: Mapped[str] = mapped_column(primary_key=True, server_default="default")
 
 
 class RequestLoss(Base):
@@ -166,12 +179,11 @@ class RequestLoss(Base):
 
 
 class PublishCounter(Base):
-    """The next sequence number. It changes in the transactions that assign the numbers, so there are no gaps."""
+    """The next sequence number of a queue. It changes in the transactions that assign numbers, so there are no gaps."""
 
     __tablename__ = "publish_counter"
-    __table_args__ = (CheckConstraint("id = 1", name="publish_counter_is_one_row"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    queue: Mapped[str] = mapped_column(primary_key=True)
     next_number: Mapped[int]
 
 
@@ -295,6 +307,19 @@ class WorkerEventRow(Base):
     at: Mapped[datetime]
     file_id: Mapped[int | None]
     body: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+class WorkerHandler(Base):
+    """A handler that a worker announced last. `spec`: its HandlerSpec."""
+
+    __tablename__ = "worker_handlers"
+    __table_args__ = (Index("worker_handlers_by_worker", "worker_id"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    worker_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    announced_at: Mapped[datetime]
 
 
 class Tombstone(Base):
