@@ -53,6 +53,13 @@ class FilePage(msgspec.Struct, frozen=True):
         return self.older if self.oldest_first else self.newer
 
 
+class FileTitle(msgspec.Struct, frozen=True):
+    """A file, as a confirmation names it."""
+
+    id: int
+    title: str
+
+
 class OutboxState(msgspec.Struct, frozen=True):
     """How many requests are not on Kafka yet, and the age of the oldest in seconds (None: the outbox is empty)."""
 
@@ -167,6 +174,17 @@ def matching_ids(
         return []
     query = found.where(File.id > after, File.id <= upto).order_by(File.id).limit(limit)
     return list(connection.execute(query).scalars())
+
+
+def matching_titles(
+    connection: sa.Connection, statuses: Sequence[Status], search: str, *, upto: int, limit: int
+) -> list[FileTitle]:
+    """The newest files up to the id `upto` that have one of the statuses and match the search."""
+    found = _matching(statuses, search)
+    if found is None:
+        return []
+    query = found.add_columns(File.title).where(File.id <= upto).order_by(File.id.desc()).limit(limit)
+    return [FileTitle(row.id, row.title) for row in connection.execute(query)]
 
 
 def ids_with_status(connection: sa.Connection, status: Status) -> list[int]:

@@ -25,7 +25,7 @@ from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind
 from filemill.errors import NotFound, Unavailable
 from filemill.ports import Publisher
-from filemill.queries.files import count_matching, matching_ids, newest_id
+from filemill.queries.files import FileTitle, count_matching, matching_ids, matching_titles, newest_id
 from filemill.queries.workers import knows_worker
 from filemill.services.audit import record, record_files
 from filemill.services.request_losses import find_bounds
@@ -168,6 +168,13 @@ class Operations:
         with self._engine.connect() as connection:
             statuses = selection.eligible(action)
             return matching_ids(connection, statuses, selection.search, after=after, upto=upto, limit=limit)
+
+    def matching_titles(
+        self, action: FileAction, selection: FileSelection, *, upto: int, limit: int
+    ) -> list[FileTitle]:
+        """The newest files of a selection that allow the action, up to the id `upto`."""
+        with self._engine.connect() as connection:
+            return matching_titles(connection, selection.eligible(action), selection.search, upto=upto, limit=limit)
 
     def command_workers(self, kind: WorkerCommandKind, worker_id: str | None, actor: str) -> None:
         """Send quiet or resume to one worker, or to all (None). Raises UnknownWorker, Unavailable."""

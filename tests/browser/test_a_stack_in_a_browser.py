@@ -74,6 +74,12 @@ def test_a_worker_killed_from_its_page_appears_in_the_reassignments(page: Page, 
     page.goto("/workers")
     row = row_of(page, "Workers", "processor-1")
     row.get_by_role("button", name="Kill").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_have_count(0)
+    row.get_by_role("button", name="Kill").click()
+    dialog.get_by_role("button", name="Kill processor-1").click()
+    expect(dialog).to_have_count(0)
     expect(page.get_by_text("processor-1 was killed and will be restarted")).to_be_visible()
     page.goto("/pipeline")
     moved = row_of(page, "Partition reassignments", "processor-1 →")
@@ -82,6 +88,37 @@ def test_a_worker_killed_from_its_page_appears_in_the_reassignments(page: Page, 
     expect(page.get_by_role("img", name="Partition owners over time")).to_be_visible()
     page.goto("/setup?show=Activity")
     expect(row_of(page, "Operations in the last 24 hours", "stack.kill")).to_have_count(1)
+
+
+def test_a_job_moves_no_row_and_a_menu_closes_with_its_action(page: Page) -> None:
+    page.goto("/")
+    page.get_by_label("Title").fill("Many")
+    page.get_by_label("Number of files").fill("400")
+    before = page.locator(".st-key-files").bounding_box()
+    page.get_by_role("button", name="Create file").click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    assert page.locator(".st-key-files").bounding_box() == before
+    page.get_by_role("button", name="All matching").click()
+    page.get_by_role("button", name="Cancel all matching …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("Title contains")).to_be_visible()
+    dialog.get_by_role("button", name=re.compile("^Cancel [0-9,]+ files?$")).click()
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_role("link", name="Export as CSV")).to_be_hidden()
+
+
+def test_partitions_are_added_after_their_topic_was_typed(page: Page) -> None:
+    page.goto("/pipeline")
+    page.get_by_role("button", name="Add partitions …").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("New number of partitions").fill("4")
+    dialog.get_by_label("New number of partitions").press("Enter")
+    go = dialog.get_by_role("button", name="Increase file.create from 3 to 4")
+    expect(go).to_be_disabled()
+    dialog.get_by_label("To confirm, type").press_sequentially("file.create")
+    go.click()
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_text("P3", exact=True).first).to_be_visible(timeout=SETTLED_MILLISECONDS)
 
 
 def test_an_injected_fault_is_a_bar_on_the_charts(page: Page, stack: Stack) -> None:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.outbox import insert_many
-from filemill.adapters.postgres.tables import File, Operation
+from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.errors import Unavailable
@@ -129,10 +129,35 @@ def test_an_action_that_no_listed_file_allows_is_disabled(settings: Settings, op
     can = {name: not page.app.button(key=f"bulk-{name}").disabled for name in ("retry", "cancel", "delete")}
     assert can == {"retry": False, "cancel": False, "delete": True}
     page.app.button(key="bulk-delete").click()
-    assert page.run().app.button(key="bulk-go").disabled  # there is none
-    page.app.button(key="bulk-close").click()
+    assert page.run().app.button(key="danger-bulk-go").disabled  # there is none
+    page.app.button(key="bulk-cancel-dialog").click()
     page.run()
-    assert "bulk-go" not in {button.key for button in page.app.button}
+    assert "danger-bulk-go" not in {button.key for button in page.app.button}
+
+
+def test_a_deletion_quotes_its_filter_and_names_the_count_and_the_first_files(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    ids = insert(engine, *(f"Old *report* {number}" for number in range(8)), "Another")
+    with engine.begin() as connection:
+        connection.execute(sa.delete(OutboxRow))
+        connection.execute(sa.update(File).values(status="completed"))
+    page = open_page(settings, q="old *rep")
+    page.app.button(key="bulk-delete").click()
+    page.run()
+    facts = [(fact["name"], fact["value"]) for fact in page.shown("facts", "bulk-matching")["facts"]]
+    assert facts == [
+        ("Status", "completed, failed, cancelled"),
+        ("Title contains", "“old *rep”"),
+        *(("" if place else "Files", f"#{ids[7 - place]} Old *report* {7 - place}") for place in range(5)),
+        ("", "… and 3 more"),
+    ]
+    go = page.app.button(key="danger-bulk-go")
+    assert go.label == "Delete 8 files"
+    go.click()
+    page.run()
+    assert wait_for(page_data.current().jobs).done == 8
+    assert list(statuses(engine)) == [ids[8]]
 
 
 @pytest.fixture

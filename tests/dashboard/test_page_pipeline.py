@@ -232,27 +232,36 @@ def test_a_server_that_is_unreachable_or_not_set_up_has_one_banner(
     assert stages(page)["Backlog"]["value"] == 1
 
 
-def test_added_partitions_are_recorded_in_the_audit_log(
+def test_partitions_are_added_after_their_topic_was_named_and_are_recorded_in_the_audit_log(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
     sample(engine, settings, [0, 0, 0], [[0], [1], [2], []])
     page = open_page(settings, "pipeline")
+    page.press("Add partitions …")
+    page.run()
     assert page.app.number_input(key="partitions").value == 6
-    assert "Partitions per worker: 2/2/1/1 for 4 workers." in [caption.value for caption in page.app.caption]
     page.app.number_input(key="partitions").set_value(5)
     page.run()
-    page.app.button(key="partitions-go").click()
+    changes = {fact["name"]: fact["value"] for fact in page.shown("facts", "partitions-change")["facts"]}
+    assert changes == {"Topic": settings.topic_create, "Partitions": "3 → 5", "Per worker": "1/1/1/0 → 2/1/1/1"}
+    go = page.app.button(key="danger-partitions-go")
+    assert (go.label, go.disabled) == (f"Increase {settings.topic_create} from 3 to 5", True)
+    page.app.text_input(key="partitions-name").input("file.create.other")
+    assert page.run().app.button(key="danger-partitions-go").disabled
+    page.app.text_input(key="partitions-name").input(settings.topic_create)
+    page.run().app.button(key="danger-partitions-go").click()
     page.run()
-    assert page.notices("partitions-outcome")[0]["title"].endswith("now has 5 partitions")
+    assert [toast.value for toast in page.app.toast] == [f"`{settings.topic_create}` now has 5 partitions"]
+    assert "danger-partitions-go" not in {button.key for button in page.run().app.button}
     assert bootstrap.kafka_admin(settings).topic_partitions()[settings.topic_create] == 5
     with engine.connect() as connection:
         (act,) = connection.execute(sa.select(Operation.action, Operation.detail)).all()
     assert (act.action, act.detail["before"], act.detail["count"]) == ("topic.partitions", 3, 5)
 
 
-def test_the_disabled_partitions_menu_gives_the_reason(settings: Settings, open_page: OpenPage) -> None:
-    page = open_page(settings, "pipeline")
-    assert page.app.button(key="partitions-go").disabled
+def test_the_disabled_partitions_button_gives_the_reason(settings: Settings, open_page: OpenPage) -> None:
+    button = open_page(settings, "pipeline").app.button(key="partitions-open")
+    assert (button.disabled, button.help) == (True, "The number of partitions is not known")
 
 
 def test_partition_owners_over_time_and_reassignments_are_shown(

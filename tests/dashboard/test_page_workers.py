@@ -1,23 +1,28 @@
 """The Workers page."""
 
 import json
+import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.outbox import insert_many
-from filemill.adapters.postgres.tables import File, Worker
+from filemill.adapters.postgres.tables import File, Operation, Worker
 from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.ports import ReceivedEvent
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
+from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, write_state
+from filemill.runtime.supervisor_client import SupervisorCommand, SupervisorResponse
+from filemill.services import stack_workers
+from filemill_dashboard.components.grid import data_grid
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 PAGE_WORKERS = 50
@@ -171,6 +176,83 @@ def test_the_page_without_workers_and_without_postgres(settings: Settings, open_
     unreachable = open_page(settings.model_copy(update={"database_port": closed_port()}), "workers")
     assert unreachable.shown("grid", "workers")["empty"]["title"] == "No data yet"
     assert {tile["count"] for tile in unreachable.shown("filter_tiles", "states")["tiles"]} == {None}
+
+
+@pytest.fixture
+def stack(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[SupervisorCommand]:
+    """A running stack with one processor; returns the commands that its supervisor receives."""
+    process, received = ProcessRef.of(os.getpid()), list[SupervisorCommand]()
+    worker = WorkerState(role="processor", id="processor-1", process=process, log="")
+    servers: dict[str, str | int | float] = {"kafka_broker": settings.kafka_broker}
+    write_state(
+        StackState(
+            home=str(settings.home), supervisor=process, started_at="", settings=servers, servers=[], workers=[worker]
+        )
+    )
+
+    def send(_stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
+        received.append(command)
+        return SupervisorResponse()
+
+    monkeypatch.setattr(stack_workers, "send", send)
+    return received
+
+
+@pytest.mark.parametrize("action", ["stop", "kill"])
+def test_a_worker_is_stopped_or_killed_only_after_a_confirmation_that_names_it(
+    action: Literal["stop", "kill"],
+    settings: Settings,
+    engine: sa.Engine,
+    open_page: OpenPage,
+    stack: list[SupervisorCommand],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heartbeat(engine, "processor-1", owned=[0, 2], in_flight=3)
+    pressed: list[tuple[str, str]] = [("processor-1", action)]
+
+    def grid(key: str, *arguments: Any, on_action: Any = None, **options: Any) -> None:
+        data_grid(key, *arguments, on_action=on_action, **options)
+        if key == "workers" and pressed:
+            on_action(*pressed.pop())
+
+    monkeypatch.setattr("filemill_dashboard.components.grid.data_grid", grid)
+    page = open_page(settings, "workers")
+    page.run()
+    assert stack == []
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "signal-target")["facts"]}
+    assert facts == {"Worker": "processor-1", "State": "busy", "Partitions": "P0, P2", "In flight": "3"}
+    page.press(f"{action.capitalize()} processor-1")
+    page.run()
+    assert stack == [SupervisorCommand(action, worker="processor-1")]
+    assert page.run().shown("notices", "worker-outcome")["notices"][0]["title"].startswith("processor-1 was ")
+    with engine.connect() as connection:
+        assert list(connection.execute(sa.select(Operation.action)).scalars()) == [f"stack.{action}"]
+
+
+def test_a_cancelled_confirmation_stops_nothing(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, stack: list[SupervisorCommand]
+) -> None:
+    heartbeat(engine, "processor-1")
+    page = open_page(settings, "workers")
+    page.app.session_state["signal_requested"] = ("kill", "processor-1")
+    page.run().app.button(key="signal-cancel-dialog").click()
+    page.run()
+    assert "danger-signal-go" not in {button.key for button in page.app.button}
+    assert stack == []
+
+
+def test_the_scale_menu_closes_after_its_action(
+    settings: Settings, open_page: OpenPage, stack: list[SupervisorCommand]
+) -> None:
+    page = open_page(settings, "workers")
+    page.app.session_state["scale-menu"] = True
+    page.run().app.number_input(key="scale-count").set_value(3)
+    page.run()
+    assert page.app.session_state["scale-menu"] is True
+    page.press("Scale from 1 to 3")
+    page.run()
+    assert stack == [SupervisorCommand("scale", role="processor", count=3)]
+    assert page.app.session_state["scale-menu"] is False
 
 
 def test_a_wrong_worker_clock_is_shown_and_does_not_distort_states(

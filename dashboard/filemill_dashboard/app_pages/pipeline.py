@@ -6,7 +6,7 @@ from filemill.domain.files import epoch_milliseconds
 from filemill.queries.group import LeaseState
 from filemill.queries.overview import Overview
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.add_partitions import add_partitions
+from filemill_dashboard.components.add_partitions import add_partitions_button, add_partitions_dialog
 from filemill_dashboard.components.assignment import assignment
 from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.components.facts import Fact, facts
@@ -60,7 +60,7 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 page_shell.section_heading("Assignment")
                 with st.container(key="group-actions", horizontal=True, width="content", gap="small"):
-                    add_partitions(data, overview)
+                    add_partitions_button(overview)
                     reset_button(data, overview)
             assignment(overview.group if overview else None, overview.lags if overview else None, stale=stale)
             facts("group", _group_facts(data, overview, reading), title="Consumer group", stale=stale)
@@ -174,4 +174,5 @@ def _role(label: str, lease: LeaseState | None) -> Fact:
 
 
 page_shell.render_page("Pipeline", _pipeline)
-offset_dialog(page_data.current())
+if not add_partitions_dialog(page_data.current()):
+    offset_dialog(page_data.current())

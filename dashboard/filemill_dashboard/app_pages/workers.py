@@ -1,6 +1,7 @@
 """Workers: their states and current files; and the commands quiet, stop, kill and scale."""
 
 from dataclasses import replace
+from typing import Literal
 
 import streamlit as st
 
@@ -13,12 +14,15 @@ from filemill.runtime.supervisor_client import CommandRejected, SupervisorComman
 from filemill.services.operations import UnknownWorker
 from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
 from filemill_dashboard.components import page_shell
+from filemill_dashboard.components.confirmation import confirmation
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.filter_tiles import Tile, filter_tiles
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
+from filemill_dashboard.components.menu import close_menu, menu
 from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.components.view_url import search_box, update_view
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
 from filemill_dashboard.views.durations import format_duration, format_rounded
@@ -30,6 +34,8 @@ PARTITIONS_SHOWN = 12
 # The number of chips that fit into the column.
 CHIPS_SHOWN = 3
 NAME_CHARACTERS = 200
+SCALE_MENU = "scale-menu"
+_REQUESTED = "signal_requested"
 TONES = {
     WorkerCondition.BUSY: "busy",
     WorkerCondition.IDLE: "good",
@@ -43,6 +49,12 @@ MEANINGS = {
     WorkerCondition.STUCK: "sends heartbeats and holds records, but finishes none",
     WorkerCondition.DEAD: "missed three heartbeats and did not report a stop",
     WorkerCondition.STOPPED: "reported its stop",
+}
+EFFECTS = {
+    "stop": "It finishes or gives back its records, leaves the group, and is not restarted. Its partitions move to the "
+    "other workers.",
+    "kill": "It ends at once (SIGKILL) and is restarted. Other workers reprocess what it had in flight, once its "
+    "session has timed out.",
 }
 # The name takes the remaining width, at least 150 pixels. The details of a worker show what a narrow table hides.
 COLUMNS = [
@@ -111,6 +123,8 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         selected = next(iter(listed.items), None) if listed is not None else None
     if selected is not None:
         _details(data, selected)
+    if st.session_state.pop("open_dialog", False):
+        st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
 
 def _pages(page: int, matching: int) -> None:
@@ -144,7 +158,7 @@ def _tiles(counts: dict[WorkerCondition, int] | None, selected: str, *, stale: b
 
 def _scale(data: PageData, stack: StackState) -> None:
     now = len(processors(stack))
-    with st.popover(f"Scale: {now}", key="scale-menu", help="Number of file processors of this stack"):
+    with menu(f"Scale: {now}", SCALE_MENU, help="Number of file processors of this stack"):
         count = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
         command = SupervisorCommand("scale", role="processor", count=int(count or 0))
         st.button(
@@ -153,17 +167,27 @@ def _scale(data: PageData, stack: StackState) -> None:
             type="primary",
             width="stretch",
             disabled=count == now,
-            on_click=_send_supervisor_command,
-            args=(data, command, f"Scaled to {count} file processors"),
+            on_click=_scale_to,
+            args=(data, command),
         )
         for verb in (WorkerCommandKind.QUIET, WorkerCommandKind.RESUME):
             st.button(
                 f"{_VERBS[verb]} all",
                 key=f"all-{verb}",
                 width="stretch",
-                on_click=_send_command,
-                args=(data, verb, None),
+                on_click=_command_all,
+                args=(data, verb),
             )
+
+
+def _scale_to(data: PageData, command: SupervisorCommand) -> None:
+    close_menu(SCALE_MENU)
+    _send_supervisor_command(data, command, f"Scaled to {command.count} file processors")
+
+
+def _command_all(data: PageData, command: WorkerCommandKind) -> None:
+    close_menu(SCALE_MENU)
+    _send_command(data, command, None)
 
 
 _VERBS = {WorkerCommandKind.QUIET: "Quiet", WorkerCommandKind.RESUME: "Resume"}
@@ -249,12 +273,40 @@ def _on_action(data: PageData, worker_id: str, action: str) -> None:
     match action:
         case "quiet" | "resume":
             _send_command(data, WorkerCommandKind(action), worker_id)
-        case "stop":
-            _send_supervisor_command(data, SupervisorCommand("stop", worker=worker_id), f"{worker_id} was stopped")
-        case "kill":
-            _send_supervisor_command(
-                data, SupervisorCommand("kill", worker=worker_id), f"{worker_id} was killed and will be restarted"
-            )
+        case "stop" | "kill":
+            st.session_state.update({_REQUESTED: (action, worker_id), "open_dialog": True})
+
+
+def signal_dialog(data: PageData) -> None:
+    """Open the dialog that confirms Stop or Kill, if it was requested."""
+    requested: tuple[Literal["stop", "kill"], str] | None = st.session_state.get(_REQUESTED)
+    if requested is None:
+        return
+    action, worker_id = requested
+    verb = action.capitalize()
+
+    def about() -> str:
+        page = data.workers(WorkerQuery(ids=(worker_id,))).value
+        worker = next(iter(page.items), None) if page is not None else None
+        live = worker.vitals if worker is not None else None
+        lines = [
+            Fact("Worker", worker_id, mono=True),
+            Fact("State", None if worker is None else worker.condition.value),
+            Fact("Partitions", None if worker is None else ", ".join(_partitions(worker.owned)) or "none"),
+            Fact("In flight", None if live is None else f"{live.in_flight:,}"),
+        ]
+        facts("signal-target", lines)
+        st.caption(EFFECTS[action])
+        return f"{verb} {worker_id}"
+
+    def act() -> str | None:
+        done = "was stopped" if action == "stop" else "was killed and will be restarted"
+        return _send_supervisor_command(data, SupervisorCommand(action, worker=worker_id), f"{worker_id} {done}")
+
+    def close() -> None:
+        st.session_state.pop(_REQUESTED, None)
+
+    confirmation("signal", f"{verb} a worker", about, act, close, failure="Command not executed")
 
 
 def _send_command(data: PageData, command: WorkerCommandKind, worker_id: str | None) -> None:
@@ -266,16 +318,21 @@ def _send_command(data: PageData, command: WorkerCommandKind, worker_id: str | N
         _set_outcome("bad", "Command not sent", str(error))
 
 
-def _send_supervisor_command(data: PageData, command: SupervisorCommand, message: str) -> None:
+def _send_supervisor_command(data: PageData, command: SupervisorCommand, message: str) -> str | None:
+    """Send a command to the supervisor, show the outcome, and return why it failed."""
     stack = data.stack()
-    if stack is None:
-        _set_outcome("bad", "Command not executed", "The stack is no longer running.")
-        return
-    try:
-        send_supervisor_command(data.services.engine, stack, command, ACTOR)
+    problem: str | None = "The stack is no longer running."
+    if stack is not None:
+        try:
+            send_supervisor_command(data.services.engine, stack, command, ACTOR)
+            problem = None
+        except (Unavailable, CommandRejected) as error:
+            problem = str(error)
+    if problem is None:
         _set_outcome("good", message)
-    except (Unavailable, CommandRejected) as error:
-        _set_outcome("bad", "Command not executed", str(error))
+    else:
+        _set_outcome("bad", "Command not executed", problem)
+    return problem
 
 
 def _set_outcome(tone: str, title: str, text: str = "") -> None:
@@ -366,3 +423,4 @@ def _step(event: WorkerEvent) -> TimelineEntry:
 
 
 page_shell.render_page("Workers", _workers)
+signal_dialog(page_data.current())

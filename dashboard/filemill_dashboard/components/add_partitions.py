@@ -1,4 +1,4 @@
-"""The menu that adds partitions to the request topic. It previews the assignment and warns that this is permanent."""
+"""The dialog that adds partitions to the request topic. It previews the assignment; the topic's name confirms it."""
 
 import streamlit as st
 
@@ -6,56 +6,68 @@ from filemill.errors import Unavailable
 from filemill.queries.overview import Overview
 from filemill.services.partitions import CannotAddPartitions
 from filemill.services.partitions import add_partitions as add_topic_partitions
-from filemill_dashboard.components.notices import Notice, show_inline_notice
+from filemill_dashboard.components.confirmation import confirmation
+from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.views.advice import even_shares
 
 ACTOR = "page"
 PARTITIONS_MAX = 256
-_OUTCOME = "partitions_outcome"
+_REQUESTED = "partitions_requested"
 
 
-def add_partitions(data: PageData, overview: Overview | None) -> None:
-    """Draw the menu. If it is disabled, its tooltip gives the reason."""
-    lags = overview.lags if overview else None
-    group = overview.group if overview else None
-    now = len(lags.partitions) if lags else 0
-    disabled_reason = (
-        ""
-        if 0 < now < PARTITIONS_MAX
-        else "The number of partitions is not known"
-        if not now
-        else f"The maximum is {PARTITIONS_MAX}"
+def add_partitions_button(overview: Overview | None) -> None:
+    """Draw the button. If it is disabled, its tooltip gives the reason."""
+    now = len(overview.lags.partitions) if overview and overview.lags else 0
+    reason = None if now else "The number of partitions is not known"
+    reason = reason or (f"The maximum is {PARTITIONS_MAX}" if now >= PARTITIONS_MAX else None)
+    st.button(
+        "Add partitions …",
+        key="partitions-open",
+        disabled=reason is not None,
+        help=reason or "Kafka cannot remove partitions; the topic's name confirms the change",
+        on_click=_open_dialog,
+        args=(overview,),
     )
-    with st.popover(
-        "Add partitions", disabled=bool(disabled_reason), help=disabled_reason or None, key="partitions-menu"
-    ):
-        topic = data.services.settings.topic_create
-        minimum = min(now + 1, PARTITIONS_MAX)
-        proposed = min(max(minimum, 2 * now), PARTITIONS_MAX)
-        label = f"Partitions of {topic} (currently {now})"
-        total = st.number_input(label, minimum, PARTITIONS_MAX, proposed, key="partitions")
-        members = len(group.members) if group else 0
-        if members and total:
-            shares = "/".join(map(str, even_shares(members, int(total))))
-            st.caption(f"Partitions per worker: {shares} for {members} workers.")
+
+
+def _open_dialog(overview: Overview) -> None:
+    st.session_state.update({_REQUESTED: overview, "open_dialog": True})
+
+
+def add_partitions_dialog(data: PageData) -> bool:
+    """Open the dialog if it was requested, and return whether it was."""
+    overview: Overview | None = st.session_state.get(_REQUESTED)
+    if overview is None or overview.lags is None:
+        return False
+    topic, now = data.services.settings.topic_create, len(overview.lags.partitions)
+    members = len(overview.group.members) if overview.group else 0
+    total = 0
+
+    def about() -> str:
+        nonlocal total
+        proposed = min(2 * now, PARTITIONS_MAX)
+        total = int(st.number_input("New number of partitions", now + 1, PARTITIONS_MAX, proposed, key="partitions"))
+        lines = [Fact("Topic", topic, mono=True), Fact("Partitions", f"{now} → {total}")]
+        if members:
+            before, after = ("/".join(map(str, even_shares(members, count))) for count in (now, total))
+            lines.append(Fact("Per worker", f"{before} → {after}"))
+        facts("partitions-change", lines)
         st.caption("Existing records stay in their partitions. Kafka cannot reduce the number of partitions.")
-        st.button(
-            f"Increase to {total} partitions",
-            key="partitions-go",
-            type="primary",
-            width="stretch",
-            disabled=bool(disabled_reason),
-            on_click=_add,
-            args=(data, topic, int(total or 0)),
-        )
-        show_inline_notice("partitions-outcome", st.session_state.get(_OUTCOME))
+        return f"Increase {topic} from {now} to {total}"
 
+    def act() -> str | None:
+        try:
+            add_topic_partitions(data.services.engine, data.services.kafka, topic, total, ACTOR)
+        except (Unavailable, CannotAddPartitions) as error:
+            return str(error)
+        st.toast(f"`{topic}` now has {total} partitions")
+        return None
 
-def _add(data: PageData, topic: str, total: int) -> None:
-    try:
-        add_topic_partitions(data.services.engine, data.services.kafka, topic, total, ACTOR)
-    except (Unavailable, CannotAddPartitions) as error:
-        st.session_state[_OUTCOME] = Notice("bad", "Partitions not added", str(error))
-    else:
-        st.session_state[_OUTCOME] = Notice("good", f"{topic} now has {total} partitions")
+    def close() -> None:
+        st.session_state.pop(_REQUESTED, None)
+
+    confirmation(
+        "partitions", "Add partitions", about, act, close, failure="Partitions not added", name=topic, danger=True
+    )
+    return True

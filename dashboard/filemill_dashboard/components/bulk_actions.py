@@ -1,20 +1,26 @@
-"""Bulk actions on all matching files: a menu, and a dialog that shows the count and asks for confirmation."""
+"""Bulk actions on all matching files: a menu, and a dialog that shows what matches and asks for confirmation."""
 
-from typing import Any
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.errors import Unavailable
-from filemill.queries.files import COUNT_MAX
+from filemill.queries.files import COUNT_MAX, FileTitle
+from filemill_dashboard.components.confirmation import confirmation
+from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.links import links
+from filemill_dashboard.components.menu import close_menu, menu
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.bulk import apply_to_all
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
+# The dialog names this many of the files.
+TITLES_SHOWN = 5
+_MENU = "bulk-menu"
 _REQUESTED = "bulk_requested"
 _STATE = "bulk_state"
 _EFFECTS = {
@@ -24,9 +30,18 @@ _EFFECTS = {
 }
 
 
+@dataclass
+class _Matching:
+    """What matched when the dialog was opened: later files are not part of it."""
+
+    newest_id: int
+    count: int
+    first: list[FileTitle]
+
+
 def bulk_menu(selection: FileSelection) -> None:
     """Draw the menu. A selected action requests the dialog; the next run of the whole page opens it."""
-    with st.popover("All matching", width="content", key="bulk-menu"):
+    with menu("All matching", _MENU, width="content"):
         for action in FileAction:
             st.button(
                 f"{action.value.capitalize()} all matching …",
@@ -49,7 +64,9 @@ def bulk_menu(selection: FileSelection) -> None:
 
 
 def _open_dialog(action: FileAction, selection: FileSelection) -> None:
-    st.session_state.update({_REQUESTED: (action, selection), _STATE: {}, "open_dialog": True})
+    close_menu(_MENU)
+    st.session_state.update({_REQUESTED: (action, selection), "open_dialog": True})
+    st.session_state.pop(_STATE, None)
 
 
 def bulk_dialog(data: PageData) -> None:
@@ -58,52 +75,61 @@ def bulk_dialog(data: PageData) -> None:
     if requested is None:
         return
     action, selection = requested
-    state: dict[str, Any] = st.session_state[_STATE]
+
+    def about() -> str:
+        if (matching := _matching(data, action, selection)) is None:
+            return ""
+        count = f"{_count_text(matching.count)} {'file' if matching.count == 1 else 'files'}"
+        matches = "matches" if matching.count == 1 else "match"
+        st.write(f"**{count}** {matches} and can be {action.done}.")
+        lines = [
+            Fact("Status", ", ".join(selection.eligible(action)) if selection.status is None else selection.status),
+            Fact("Title contains", f"“{selection.search}”" if selection.search else "(any title)"),
+            *(Fact("Files" if place == 0 else "", _titled(one)) for place, one in enumerate(matching.first)),
+        ]
+        if (more := matching.count - len(matching.first)) > 0:
+            lines.append(Fact("", f"… and {'more' if matching.count >= COUNT_MAX else f'{more:,} more'}"))
+        facts("bulk-matching", lines)
+        st.caption(_EFFECTS[action])
+        return f"{action.value.capitalize()} {count}" if matching.count else ""
+
+    def act() -> str | None:
+        matching: _Matching = st.session_state[_STATE]
+        total = matching.count if matching.count < COUNT_MAX else None
+        label = f"{action.value.capitalize()} {_count_text(matching.count)} files"
+        try:
+            data.jobs.start(label, total, apply_to_all(data.services, action, selection, matching.newest_id, ACTOR))
+        except JobRunning as busy:
+            return str(busy)
+        return None
 
     def close() -> None:
         st.session_state.pop(_REQUESTED, None)
+        st.session_state.pop(_STATE, None)
 
-    def body() -> None:
-        if "count" not in state:
-            try:
-                state["up_to"] = data.services.operations.newest_id()
-                state["count"] = data.services.operations.count(action, selection)
-            except Unavailable as error:
-                show_notices("bulk-error", [Notice("bad", "Counting the files failed", str(error))])
-                return
-        count = _count_text(state["count"])
-        st.write(f"**{count} files** match and can be {action.done}.")
-        st.caption(_filter(selection))
-        st.caption(_EFFECTS[action])
-
-        show_notices("bulk-busy", [Notice("warn", "Another job is running", state["busy"])] if "busy" in state else [])
-        with st.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Close", key="bulk-close"):
-                close()
-                st.rerun()
-            label = f"{action.value.capitalize()} {count} files"
-            if st.button(label, key="bulk-go", type="primary", disabled=not state["count"]):
-                _start(data, action, selection, state, label)
-                if "busy" not in state:
-                    close()
-                    st.rerun()
-                st.rerun(scope="fragment")
-
-    st.dialog(f"{action.value.capitalize()} all matching files", on_dismiss=close)(body)()
+    title, danger = f"{action.value.capitalize()} all matching files", action is FileAction.DELETE
+    confirmation("bulk", title, about, act, close, failure="Another job is running", danger=danger)
 
 
-def _start(data: PageData, action: FileAction, selection: FileSelection, state: dict[str, Any], label: str) -> None:
-    total = state["count"] if state["count"] < COUNT_MAX else None
-    try:
-        data.jobs.start(label, total, apply_to_all(data.services, action, selection, state["up_to"], ACTOR))
-    except JobRunning as busy:
-        state["busy"] = str(busy)
+def _matching(data: PageData, action: FileAction, selection: FileSelection) -> _Matching | None:
+    """Return what matched when the dialog was opened; None, with a notice, if the database is unreachable."""
+    if _STATE not in st.session_state:
+        operations = data.services.operations
+        try:
+            newest = operations.newest_id()
+            count = operations.count(action, selection)
+            first = operations.matching_titles(action, selection, upto=newest, limit=TITLES_SHOWN)
+        except Unavailable as error:
+            show_notices("bulk-error", [Notice("bad", "Counting the files failed", str(error))])
+            return None
+        st.session_state[_STATE] = _Matching(newest, count, first)
+    found: _Matching = st.session_state[_STATE]
+    return found
+
+
+def _titled(file: FileTitle) -> str:
+    return f"#{file.id} {file.title}"
 
 
 def _count_text(count: int) -> str:
     return f"more than {COUNT_MAX - 1:,}" if count >= COUNT_MAX else f"{count:,}"
-
-
-def _filter(selection: FileSelection) -> str:
-    parts = [f"status {selection.status}"] if selection.status else ["any status"]
-    return f"Filter: {', '.join(parts)}" + (", and the current search." if selection.search else ".")

@@ -45,6 +45,8 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
         selected = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
     interval_seconds = REFRESH[selected]
     banners = st.container(key="banner-slot")
+    # At the bottom of the window: a job that begins or ends moves no row under the pointer.
+    job = st.container(key="job-slot")
     if above is not None:
         above()
 
@@ -57,6 +59,7 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
             _show_status(snapshot, health, data.services, interval_seconds)
         with banners:
             show_notices("banners", server_notices(snapshot, health))
+        with job:
             show_job(data.jobs)
         body(data, snapshot)
 
