@@ -18,8 +18,9 @@ from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 
 ACTOR = "page"
-# The dialog names this many of the files.
+# The dialog names this many of the files, with so much of their titles.
 TITLES_SHOWN = 5
+TITLE_CHARACTERS = 60
 _MENU = "bulk-menu"
 _REQUESTED = "bulk_requested"
 _STATE = "bulk_state"
@@ -85,10 +86,9 @@ def bulk_dialog(data: PageData) -> None:
         lines = [
             Fact("Status", ", ".join(selection.eligible(action)) if selection.status is None else selection.status),
             Fact("Title contains", f"“{selection.search}”" if selection.search else "(any title)"),
-            *(Fact("Files" if place == 0 else "", _titled(one)) for place, one in enumerate(matching.first)),
         ]
-        if (more := matching.count - len(matching.first)) > 0:
-            lines.append(Fact("", f"… and {'more' if matching.count >= COUNT_MAX else f'{more:,} more'}"))
+        if matching.first:
+            lines.append(Fact("Files", "\n".join([*map(_titled, matching.first), *_more(matching)])))
         facts("bulk-matching", lines)
         st.caption(_EFFECTS[action])
         return f"{action.value.capitalize()} {count}" if matching.count else ""
@@ -128,7 +128,14 @@ def _matching(data: PageData, action: FileAction, selection: FileSelection) -> _
 
 
 def _titled(file: FileTitle) -> str:
-    return f"#{file.id} {file.title}"
+    title = " ".join(file.title.split())
+    cut = title if len(title) <= TITLE_CHARACTERS else f"{title[:TITLE_CHARACTERS]}…"
+    return f"#{file.id} {cut}"
+
+
+def _more(matching: _Matching) -> list[str]:
+    more = matching.count - len(matching.first)
+    return [] if more <= 0 else ["… and more" if matching.count >= COUNT_MAX else f"… and {more:,} more"]
 
 
 def _count_text(count: int) -> str:
