@@ -75,6 +75,16 @@ class Conflict(Exception):
         self.code = code
 
 
+class Forbidden(Exception):
+    """The principal's role does not allow the operation. `permission` is the one that is missing."""
+
+    code: ClassVar[str] = "forbidden"
+
+    def __init__(self, reason: str, permission: str) -> None:
+        super().__init__(reason)
+        self.permission = permission
+
+
 class NotLeader(Exception):
     """Another process holds the lease. Nothing of this step was written; the caller must stop at once."""
 

@@ -15,6 +15,7 @@ from filemill.adapters.postgres.file_actions import unfinished_runs
 from filemill.adapters.postgres.request_losses import applied_positions
 from filemill.adapters.postgres.topics import known_generations
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
+from filemill.domain.permissions import local_admin
 from filemill.entrypoints import bootstrap
 from filemill.lab.clock import REMEDY, libfaketime
 from filemill.lab.database import turn_read_only, turn_writable
@@ -181,7 +182,7 @@ def reset_offsets(lab: Lab, target: ResetTarget, then: UnfinishedPolicy = "resub
         reset = bootstrap.offset_reset(lab.settings, lab.engine, admin=lab.admin(), file_operations=operations)
         wait_until(lambda: reset.refusal() is None, EMPTY_SECONDS, "the group has no members")
         plan = reset.plan(target)
-        done = reset.apply(plan, target, then, "lab")
+        done = reset.apply(plan, target, then, local_admin("lab"))
         entry.detail = {"cancelled": len(done.cancelled), "repeated": plan.repeated}
 
     return Fault(

@@ -17,6 +17,7 @@ from filemill.adapters.postgres.audit import offset_resets
 from filemill.adapters.postgres.request_losses import MAX_DELAY_SECONDS
 from filemill.adapters.postgres.topics import recreation_times, topic_ids
 from filemill.config.settings import Settings, load
+from filemill.domain.permissions import local_admin
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.lab import status_regressions
@@ -97,7 +98,7 @@ class PipelineSession:
             )
         lost = all_lost(operations)
         losses.compare(expected, self._unfinished(), lost, self.verify())
-        operations.resubmit(lost, "lab")
+        operations.resubmit(lost, local_admin("lab"))
         losses.clear()
         self.drain(seconds)
         return took

@@ -141,7 +141,8 @@ _AUDIT_ENTRIES = sa.text("""
 _STACK_AUDIT_ENTRIES = sa.text("""
     SELECT id, at, actor, action, detail
     FROM operations
-    WHERE at > now() - CAST(:period AS interval) AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay')
+    WHERE at > now() - CAST(:period AS interval)
+        AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay', 'refused')
     ORDER BY id DESC LIMIT :most
 """)
 

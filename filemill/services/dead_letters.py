@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.file_actions import retry_files
 from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
+from filemill.domain.permissions import Permission, Principal
+from filemill.services.access import authorize
 from filemill.services.audit import record_files
 from filemill.services.submissions import no_relay
 
@@ -43,18 +45,19 @@ def replay(
     engine: sa.Engine,
     letters: Sequence[DeadLetter],
     *,
-    actor: str,
+    principal: Principal,
     rate: float,
     dry_run: bool,
     max_runs: int = MAX_RUNS,
     progress: Callable[[int], None] = ignore_progress,
     wake_relay: Callable[[], None] = no_relay,
 ) -> Replay:
-    """Start a new run of each dead letter's file, at most `rate` files a second. Raises Unavailable.
+    """Start a new run of each dead letter's file, at most `rate` files a second. Raises Forbidden, Unavailable.
 
     After an interruption it can be called again. A file in its `max_runs`-th run or a later one is refused, so that a
     loop of failures and replays ends. `progress` is called with the number of files so far.
     """
+    authorize(engine, principal, Permission.REPLAY_DEAD_LETTERS, asked=len(letters))
     refused: dict[str, str] = {}
     codes: dict[str, ReplayRefusal] = {}
     wanted: dict[int, DeadLetter] = {}
@@ -75,7 +78,7 @@ def replay(
         part = ids[start : start + batch]
         with engine.begin() as connection:
             runs = retry_files(connection, part)
-            record_files(connection, actor, REPLAY, [[file_id, run] for file_id, run in runs.items()], len(part))
+            record_files(connection, principal, REPLAY, [[file_id, run] for file_id, run in runs.items()], len(part))
         wake_relay()
         result.files.extend(runs)
         due += len(part) / rate

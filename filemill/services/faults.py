@@ -1,7 +1,7 @@
 """Injecting faults into the embedded stack that a page belongs to.
 
-The stack's supervisor injects and ends them, and writes them to its journal. The audit record has the actor, and the
-end of the fault once it is known.
+The stack's supervisor injects and ends them, and writes them to its journal. The audit record has the
+principal, and the end of the fault once it is known.
 """
 
 import uuid
@@ -14,10 +14,12 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.audit import FAULT, complete_fault
+from filemill.domain.permissions import Permission, Principal
 from filemill.errors import Unavailable
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
 from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
+from filemill.services.access import authorize
 from filemill.services.audit import log_refusal, record
 
 SHOWN = 50
@@ -82,21 +84,23 @@ def fault_options(stack: StackState | None, entries: list[JournalEntry]) -> list
     return found
 
 
-def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: float, actor: str) -> None:
+def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: float, principal: Principal) -> None:
     """Record the fault, then send it to the supervisor. Raises CommandRejected, Unavailable: it was not injected.
 
-    The record comes first: after PostgreSQL was killed nothing could be recorded. A refusal before that is only logged.
+    Raises Forbidden. The record comes first: after PostgreSQL was killed nothing could be recorded. A rejection before
+    that is only logged.
     """
+    authorize(engine, principal, Permission.INJECT_FAULTS, fault=option.kind, target=option.target)
     now = {one.key: one for one in fault_options(stack, journal_of(stack))}
     if option.key not in now:
-        _refuse(actor, option, CommandRejection.UNKNOWN_TARGET, f"{option.target} is not part of this stack")
+        _refuse(principal, option, CommandRejection.UNKNOWN_TARGET, f"{option.target} is not part of this stack")
     elif (refusal := now[option.key].refusal) is not None:
-        _refuse(actor, option, refusal, now[option.key].reason)
+        _refuse(principal, option, refusal, now[option.key].reason)
     key = uuid.uuid4().hex[:12]
     duration = seconds if option.has_duration else 0
     detail = {"fault": option.kind, "target": option.target, "seconds": duration, "key": key}
     with engine.begin() as connection:
-        record(connection, actor, FAULT, detail)
+        record(connection, principal, FAULT, detail)
     command = SupervisorCommand("fault", fault=option.kind, target=option.target, seconds=seconds, key=key)
     try:
         send(stack, command)
@@ -105,8 +109,8 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
         raise
 
 
-def _refuse(actor: str, option: FaultOption, code: CommandRejection, reason: str) -> None:
-    log_refusal(actor, FAULT, reason, target=option.target)
+def _refuse(principal: Principal, option: FaultOption, code: CommandRejection, reason: str) -> None:
+    log_refusal(principal, FAULT, reason, target=option.target)
     raise CommandRejected(reason, code)
 
 

@@ -23,7 +23,9 @@ from filemill.domain.consumer_groups import LogOffsets
 from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import EPOCH, epoch_milliseconds
 from filemill.domain.messages import RUN_HEADER, file_id_in, int_header
+from filemill.domain.permissions import Permission, Principal
 from filemill.errors import Conflict, Unavailable
+from filemill.services.access import authorize
 from filemill.services.audit import record, record_refusal
 from filemill.services.operations import Operations
 
@@ -156,14 +158,16 @@ class OffsetReset:
         plan: ResetPlan,
         target: ResetTarget,
         unfinished: UnfinishedPolicy,
-        actor: str,
+        principal: Principal,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> ResetResult:
         """Reset the offsets to those of the plan. The skipped files are determined again.
 
-        `progress` is called with the size of each batch of files that was cancelled or resubmitted. Raises CannotReset,
-        Unavailable. Then the offsets may be unchanged; what had been cancelled is resubmitted, so no request is lost.
+        `progress` is called with the size of each batch of files that was cancelled or resubmitted. Raises Forbidden,
+        CannotReset, Unavailable. Then the offsets may be unchanged; what had been cancelled is resubmitted, so no
+        request is lost.
         """
+        authorize(self._engine, principal, Permission.RESET_OFFSETS, to=str(target))
         topic_id = self._topic_id()
         if topic_id != plan.topic_id:
             topic = self._settings.topic_create
@@ -172,7 +176,7 @@ class OffsetReset:
         now = self._judge(topic_id, self._parts(), {move.partition: move.new for move in plan.moves})
         if now.code is not None:
             raise CannotReset(now.why_not or now.code, now.code)
-        cancelled = self._each(now.skipped, self._operations.cancel, actor, progress)
+        cancelled = self._each(now.skipped, self._operations.cancel, principal, progress)
         detail = {
             "group": self._settings.kafka_group,
             "topic": self._settings.topic_create,
@@ -182,19 +186,19 @@ class OffsetReset:
             "then": unfinished,
         }
         with self._engine.begin() as connection:
-            operation = record(connection, actor, OFFSETS_RESET, detail)
+            operation = record(connection, principal, OFFSETS_RESET, detail)
         try:
             if now.offsets:
                 settings = self._settings
                 self._admin.alter_offsets(settings.kafka_group, settings.topic_create, now.offsets, topic_id)
         except (Conflict, Unavailable) as error:
-            self._each(cancelled, self._operations.retry, actor, progress)
+            self._each(cancelled, self._operations.retry, principal, progress)
             if isinstance(error, Conflict):
                 with self._engine.begin() as connection:
                     record_refusal(connection, operation, str(error))
                 raise CannotReset(str(error), ResetRefusal.GROUP_HAS_MEMBERS) from None
             raise
-        again = self._each(cancelled, self._operations.retry, actor, progress) if unfinished == "resubmit" else []
+        again = self._each(cancelled, self._operations.retry, principal, progress) if unfinished == "resubmit" else []
         return ResetResult(now.offsets, cancelled, again)
 
     def refusal(self) -> tuple[ResetRefusal, str] | None:
@@ -247,14 +251,14 @@ class OffsetReset:
     def _each(
         self,
         ids: Sequence[int],
-        act: Callable[[Sequence[int], str], ActionResult],
-        actor: str,
+        act: Callable[[Sequence[int], Principal], ActionResult],
+        principal: Principal,
         progress: Callable[[int], None],
     ) -> list[int]:
         done: list[int] = []
         for start in range(0, len(ids), BATCH_FILES):
             batch = ids[start : start + BATCH_FILES]
-            done += act(batch, actor).done
+            done += act(batch, principal).done
             progress(len(batch))
         return done
 

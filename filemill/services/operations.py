@@ -22,11 +22,13 @@ from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
 from filemill.domain.file_actions import ActionResult, FileAction, FileRefusal, FileSelection, refusals
 from filemill.domain.files import truncate_to_milliseconds
+from filemill.domain.permissions import Permission, Principal
 from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind
 from filemill.errors import NotFound, Unavailable
 from filemill.ports import Publisher
 from filemill.queries.files import FileTitle, count_matching, matching_ids, matching_titles, newest_id
 from filemill.queries.workers import knows_worker
+from filemill.services.access import authorize
 from filemill.services.audit import record, record_files
 from filemill.services.request_losses import find_bounds
 
@@ -48,7 +50,7 @@ class UnknownWorker(LookupError):
 
 
 class Operations:
-    """What people do to files and workers. `actor` is the principal, for the audit record.
+    """What people do to files and workers. Each operation raises Forbidden if the principal's role does not allow it.
 
     `kafka` and `publisher` are called when they are needed: most operations need no Kafka client.
     """
@@ -70,29 +72,31 @@ class Operations:
         self._publisher = publisher
         self._wake_relay = wake_relay
 
-    def retry(self, ids: Sequence[int], actor: str) -> ActionResult:
+    def retry(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Start a new run of files that failed or were cancelled, or whose records are gone from Kafka.
 
         Raises Unavailable; then nothing was done.
         """
+        authorize(self._engine, principal, Permission.RETRY_FILES, asked=len(ids))
 
         def retry(connection: sa.Connection) -> ActionResult:
             runs = retry_files(connection, ids)
-            record_files(connection, actor, FileAction.RETRY.value, _pairs(runs), len(ids))
+            record_files(connection, principal, FileAction.RETRY.value, _pairs(runs), len(ids))
             return ActionResult(list(runs), _refusals(connection, FileAction.RETRY, ids, list(runs)))
 
         outcome = in_transaction(self._engine, retry)
         self._wake_relay()
         unfinished = self._unfinished([one.file_id for one in outcome.refused])
-        resubmitted = self.resubmit(unfinished, actor) if unfinished else []
+        resubmitted = self.resubmit(unfinished, principal) if unfinished else []
         refused = [one for one in outcome.refused if one.file_id not in set(resubmitted)]
         return ActionResult(sorted([*outcome.done, *resubmitted]), refused)
 
-    def resubmit(self, ids: Sequence[int], actor: str) -> list[int]:
+    def resubmit(self, ids: Sequence[int], principal: Principal) -> list[int]:
         """Start a new run of those of the files whose records are gone from Kafka; returns which they are.
 
         If Kafka is unreachable, the gone ones are not known: none is resubmitted.
         """
+        authorize(self._engine, principal, Permission.RETRY_FILES, asked=len(ids))
         try:
             bounds = find_bounds(self._settings, self._kafka(), self._engine)
         except Unavailable as error:
@@ -102,7 +106,7 @@ class Operations:
         def resubmit(connection: sa.Connection) -> list[int]:
             runs = resubmit_lost(connection, bounds, ids)
             if runs:
-                record(connection, actor, RESUBMIT, {"files": _pairs(runs), "asked": len(ids)})
+                record(connection, principal, RESUBMIT, {"files": _pairs(runs), "asked": len(ids)})
             return list(runs)
 
         done = in_transaction(self._engine, resubmit)
@@ -115,29 +119,31 @@ class Operations:
         with self._engine.connect() as connection:
             return lost_files(connection, bounds, after=after, limit=limit)
 
-    def cancel(self, ids: Sequence[int], actor: str) -> ActionResult:
+    def cancel(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Cancel files that are pending or processing: first in their rows, then by a command to the workers.
 
         A file in a final status is refused. If Kafka is unreachable, the workers are not told: a worker may still write
         the object, and the row stays cancelled.
         """
+        authorize(self._engine, principal, Permission.CANCEL_FILES, asked=len(ids))
 
         def cancel(connection: sa.Connection) -> tuple[list[CancelledRun], ActionResult]:
             cancelled = cancel_files(connection, ids)
             runs = {one.file_id: one.run for one in cancelled}
-            record_files(connection, actor, FileAction.CANCEL.value, _pairs(runs), len(ids))
+            record_files(connection, principal, FileAction.CANCEL.value, _pairs(runs), len(ids))
             return cancelled, ActionResult(list(runs), _refusals(connection, FileAction.CANCEL, ids, list(runs)))
 
         cancelled, outcome = in_transaction(self._engine, cancel)
         self._send_cancelled([one for one in cancelled if one.published])
         return outcome
 
-    def delete(self, ids: Sequence[int], actor: str) -> ActionResult:
+    def delete(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Delete files in a final status, and their objects. Tombstones stay for the ledger."""
+        authorize(self._engine, principal, Permission.DELETE_FILES, asked=len(ids))
 
         def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[FileRefusal]]:
             keys = delete_files(connection, ids)
-            record_files(connection, actor, FileAction.DELETE.value, sorted(keys), len(ids))
+            record_files(connection, principal, FileAction.DELETE.value, sorted(keys), len(ids))
             return keys, _refusals(connection, FileAction.DELETE, ids, list(keys))
 
         keys, refused = in_transaction(self._engine, delete)
@@ -146,10 +152,10 @@ class Operations:
                 self._delete_object(key)
         return ActionResult(sorted(keys), refused)
 
-    def apply(self, action: FileAction, ids: Sequence[int], actor: str) -> ActionResult:
+    def apply(self, action: FileAction, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Do the action to these files. Raises Unavailable."""
         method = {FileAction.RETRY: self.retry, FileAction.CANCEL: self.cancel, FileAction.DELETE: self.delete}[action]
-        return method(ids, actor)
+        return method(ids, principal)
 
     def count(self, action: FileAction, selection: FileSelection) -> int:
         """How many files of the selection allow the action; `COUNT_MAX` stands for that many or more."""
@@ -176,15 +182,16 @@ class Operations:
         with self._engine.connect() as connection:
             return matching_titles(connection, selection.eligible(action), selection.search, upto=upto, limit=limit)
 
-    def command_workers(self, kind: WorkerCommandKind, worker_id: str | None, actor: str) -> None:
+    def command_workers(self, kind: WorkerCommandKind, worker_id: str | None, principal: Principal) -> None:
         """Send quiet or resume to one worker, or to all (None). Raises UnknownWorker, Unavailable."""
+        authorize(self._engine, principal, Permission.COMMAND_WORKERS, command=kind.value, worker=worker_id)
         if worker_id is not None:
             with self._engine.connect() as connection:
                 if not knows_worker(connection, worker_id):
                     raise UnknownWorker(worker_id)
         self._send(WorkerCommand(kind=kind, worker_id=worker_id, timestamp=_now()))
         with self._engine.begin() as connection:
-            record(connection, actor, kind.value, {"worker": worker_id})
+            record(connection, principal, kind.value, {"worker": worker_id})
 
     def _unfinished(self, ids: Sequence[int]) -> list[int]:
         if not ids:

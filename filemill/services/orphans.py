@@ -13,9 +13,11 @@ import sqlalchemy as sa
 
 from filemill.adapters.s3.bucket import Bucket
 from filemill.domain.files import file_id_in_key
+from filemill.domain.permissions import Permission, Principal
 from filemill.errors import NotFound
 from filemill.ports import StoredObject
 from filemill.queries.orphans import known_ids, known_keys, newest_given_id
+from filemill.services.access import authorize
 from filemill.services.audit import record
 
 # The most keys that an audit record names; its count is of all.
@@ -58,12 +60,13 @@ class Orphans:
         for page in self._bucket.list():
             yield from self._among(page)
 
-    def delete(self, actor: str, *, dry_run: bool, ids_not_given: bool = False) -> OrphanDeletion:
+    def delete(self, principal: Principal, *, dry_run: bool, ids_not_given: bool = False) -> OrphanDeletion:
         """Delete the orphans with a key of filemill; with `ids_not_given`, also those with an id not given yet.
 
         An orphan with another key is kept: a foreign file service may have stored it and not announced it yet. Each
-        page of the bucket is compared with the rows just before its objects are deleted.
+        page of the bucket is compared with the rows just before its objects are deleted. Raises Forbidden.
         """
+        authorize(self._engine, principal, Permission.DELETE_ORPHANS)
         kinds = {OrphanKind.UNKNOWN_ID, OrphanKind.ID_NOT_GIVEN} if ids_not_given else {OrphanKind.UNKNOWN_ID}
         deleted: list[Orphan] = []
         kept: list[Orphan] = []
@@ -84,7 +87,9 @@ class Orphans:
                 keys = [orphan.key for orphan in deleted[:KEYS_RECORDED]]
                 size = sum(orphan.size for orphan in deleted)
                 with self._engine.begin() as connection:
-                    record(connection, actor, "orphans.delete", {"count": len(deleted), "bytes": size, "keys": keys})
+                    record(
+                        connection, principal, "orphans.delete", {"count": len(deleted), "bytes": size, "keys": keys}
+                    )
         return OrphanDeletion(deleted, kept, dry_run)
 
     def _among(self, page: Sequence[StoredObject]) -> list[Orphan]:

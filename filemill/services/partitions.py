@@ -5,7 +5,9 @@ import enum
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
+from filemill.domain.permissions import Permission, Principal
 from filemill.errors import Conflict
+from filemill.services.access import authorize
 from filemill.services.audit import log_refusal, record, record_refusal
 
 ADD_PARTITIONS = "topic.partitions"
@@ -27,20 +29,21 @@ class CannotAddPartitions(ValueError):
         self.code = code
 
 
-def add_partitions(engine: sa.Engine, admin: KafkaAdmin, topic: str, total: int, actor: str) -> None:
+def add_partitions(engine: sa.Engine, admin: KafkaAdmin, topic: str, total: int, principal: Principal) -> None:
     """Increase a topic's partitions to `total`. Kafka cannot remove any. Raises CannotAddPartitions, Unavailable.
 
-    The audit record comes first. If the broker refuses, the record says so.
+    The audit record comes first. If the broker refuses, the record says so. Raises Forbidden.
     """
+    authorize(engine, principal, Permission.ADD_PARTITIONS, topic=topic, count=total)
     existing = admin.topic_partitions().get(topic)
     if existing is None:
-        _refuse(actor, topic, PartitionsRefusal.UNKNOWN_TOPIC, f"there is no topic {topic!r}")
+        _refuse(principal, topic, PartitionsRefusal.UNKNOWN_TOPIC, f"there is no topic {topic!r}")
     elif total <= existing:
         reason = f"{topic} has {existing} partitions already; Kafka can only add partitions"
-        _refuse(actor, topic, PartitionsRefusal.NOT_MORE, reason)
+        _refuse(principal, topic, PartitionsRefusal.NOT_MORE, reason)
     with engine.begin() as connection:
         detail = {"topic": topic, "before": existing, "count": total}
-        operation = record(connection, actor, ADD_PARTITIONS, detail)
+        operation = record(connection, principal, ADD_PARTITIONS, detail)
     try:
         admin.add_partitions(topic, total)
     except Exception as error:
@@ -51,6 +54,6 @@ def add_partitions(engine: sa.Engine, admin: KafkaAdmin, topic: str, total: int,
         raise
 
 
-def _refuse(actor: str, topic: str, code: PartitionsRefusal, reason: str) -> None:
-    log_refusal(actor, ADD_PARTITIONS, reason, topic=topic)
+def _refuse(principal: Principal, topic: str, code: PartitionsRefusal, reason: str) -> None:
+    log_refusal(principal, ADD_PARTITIONS, reason, topic=topic)
     raise CannotAddPartitions(reason, code)

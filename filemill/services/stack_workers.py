@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 
+from filemill.domain.permissions import Permission, Principal
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import (
     CommandRejected,
@@ -10,29 +11,31 @@ from filemill.runtime.supervisor_client import (
     SupervisorResponse,
     send,
 )
+from filemill.services.access import authorize
 from filemill.services.audit import log_refusal, record
 
 PROCESSORS_MAX = 64
 
 
 def send_supervisor_command(
-    engine: sa.Engine, stack: StackState, command: SupervisorCommand, actor: str
+    engine: sa.Engine, stack: StackState, command: SupervisorCommand, principal: Principal
 ) -> SupervisorResponse:
     """Send a command for file processors to the stack's supervisor, and record it.
 
-    Raises CommandRejected, Unavailable: nothing was done. A rejection is logged, not recorded.
+    Raises CommandRejected, Forbidden, Unavailable: nothing was done. A rejection is logged, not recorded.
     """
     action = f"stack.{command.action}"
+    authorize(engine, principal, Permission.MANAGE_WORKERS, command=action, worker=command.worker or command.role)
     try:
         check_allowed(stack, command)
         response = send(stack, command)
     except CommandRejected as error:
-        log_refusal(actor, action, str(error), worker=command.worker or command.role)
+        log_refusal(principal, action, str(error), worker=command.worker or command.role)
         raise
     scaling = command.action == "scale"
     detail = {"role": command.role, "count": command.count} if scaling else {"worker": command.worker}
     with engine.begin() as connection:
-        record(connection, actor, action, detail)
+        record(connection, principal, action, detail)
     return response
 
 

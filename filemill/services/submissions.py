@@ -13,6 +13,8 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
 from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
 from filemill.domain.files import NewFile
+from filemill.domain.permissions import Permission, Principal
+from filemill.services.access import authorize
 
 
 class SubmissionAbandoned(Exception):
@@ -30,6 +32,8 @@ def _always() -> bool:
 class Submissions:
     """Submits requests. Any thread. `wake_relay` is called after each commit.
 
+    Each method raises Forbidden if a principal may not create files.
+
     Each method raises Unavailable. Then the requests may have been accepted, if only the answer to the commit was lost:
     use a key to retry safely.
     """
@@ -38,18 +42,26 @@ class Submissions:
         self._engine = engine
         self._wake_relay = wake_relay
 
-    def submit(self, file: NewFile, traceparent: str | None = None) -> FileRow:
+    def submit(self, file: NewFile, traceparent: str | None = None, *, principal: Principal) -> FileRow:
         """Submit one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
-        return self.submit_batch([file], [traceparent])[0]
+        return self.submit_batch([file], [traceparent], principals=[principal])[0]
 
     def submit_batch(
-        self, files: Sequence[NewFile], traceparents: Sequence[str | None], still_wanted: Callable[[], bool] = _always
+        self,
+        files: Sequence[NewFile],
+        traceparents: Sequence[str | None],
+        still_wanted: Callable[[], bool] = _always,
+        *,
+        principals: Sequence[Principal],
     ) -> list[FileRow]:
         """Submit the requests of several senders in one transaction; returns their rows, in the order given.
 
+        `principals` are the senders. If one of them may not create files, none is accepted: raises Forbidden.
         `still_wanted` is called just before the commit. If it returns False, none is accepted: raises
         SubmissionAbandoned.
         """
+        for principal in principals:
+            authorize(self._engine, principal, Permission.CREATE_FILES)
 
         def insert(connection: sa.Connection) -> list[FileRow]:
             rows = insert_requests(connection, files, traceparents)
@@ -61,12 +73,19 @@ class Submissions:
         return rows
 
     def submit_once(
-        self, file: NewFile, key: str, traceparent: str | None = None, still_wanted: Callable[[], bool] = _always
+        self,
+        file: NewFile,
+        key: str,
+        traceparent: str | None = None,
+        still_wanted: Callable[[], bool] = _always,
+        *,
+        principal: Principal,
     ) -> tuple[FileRow, bool]:
         """Submit one request with an idempotency key, once; returns its row as accepted, and whether it was known.
 
         Raises KeyReused if the key came with another request; SubmissionAbandoned, see `submit_batch`.
         """
+        authorize(self._engine, principal, Permission.CREATE_FILES)
 
         def insert(connection: sa.Connection) -> tuple[FileRow, bool]:
             known = claim_key(connection, key, [file])
@@ -82,14 +101,16 @@ class Submissions:
         self._wake_relay()
         return result
 
-    def submit_many(self, files: Sequence[NewFile]) -> list[int]:
+    def submit_many(self, files: Sequence[NewFile], *, principal: Principal) -> list[int]:
         """Submit many requests in one transaction; returns their ids, in the order given."""
+        authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
         ids = in_transaction(self._engine, lambda connection: insert_many(connection, files))
         self._wake_relay()
         return ids
 
-    def submit_many_once(self, files: Sequence[NewFile], key: str) -> list[int]:
+    def submit_many_once(self, files: Sequence[NewFile], key: str, *, principal: Principal) -> list[int]:
         """Submit many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
+        authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
 
         def insert(connection: sa.Connection) -> list[int]:
             known = claim_key(connection, key, files)

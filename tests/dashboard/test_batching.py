@@ -12,11 +12,13 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
+from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
 from filemill.services.submissions import Submissions
 from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.services import Services
+from tests.principals import TEST
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -34,6 +36,8 @@ class GatedSubmissions(Submissions):
         files: Sequence[NewFile],
         traceparents: Sequence[str | None],
         still_wanted: Callable[[], bool] = lambda: True,
+        *,
+        principals: Sequence[Principal],
     ) -> list[FileRow]:
         self.together.append([file.title for file in files])
 
@@ -43,7 +47,7 @@ class GatedSubmissions(Submissions):
                 raise ValueError("poison")
             return still_wanted()
 
-        return super().submit_batch(files, traceparents, permitted)
+        return super().submit_batch(files, traceparents, permitted, principals=principals)
 
 
 class Gated(Services):
@@ -73,7 +77,7 @@ async def transactions_started(services: Gated, transactions: int) -> None:
 
 
 async def submitted(batcher: SubmissionBatcher, *titles: str) -> list[asyncio.Task[FileRow]]:
-    tasks = [asyncio.create_task(batcher.submit(new_file(title), TRACEPARENT)) for title in titles]
+    tasks = [asyncio.create_task(batcher.submit(new_file(title), TRACEPARENT, TEST)) for title in titles]
     await asyncio.sleep(0)
     return tasks
 
@@ -99,7 +103,7 @@ def test_a_single_request_does_not_wait_and_later_ones_share_a_transaction(
         rows = await asyncio.gather(*tasks)
         assert [row.title for row in rows] == ["first", *(f"other {number}" for number in range(5))]
         assert [row.id for row in rows] == sorted(row.id for row in rows)
-        again = await asyncio.to_thread(services.submissions.submit, new_file("again"))
+        again = await asyncio.to_thread(services.submissions.submit, new_file("again"), principal=TEST)
         own = {name: getattr(again, name) for name in ("id", "title", "created_at", "updated_at")}
         assert msgspec.structs.replace(rows[1], **own) == again  # made by another statement
 

@@ -11,6 +11,7 @@ from filemill.services import stack_workers
 from filemill_dashboard.components import bars, file_table, filter_tiles, grid
 from filemill_dashboard.components.filter_tiles import Tile
 from filemill_dashboard.components.grid import Column, RowAction, TableRow
+from tests.principals import PAGE
 
 PROCESS = ProcessRef(pid=1, created=0.0)
 
@@ -129,7 +130,7 @@ def test_a_page_may_stop_kill_and_scale_file_processors_only(
 
     monkeypatch.setattr(stack_workers, "send", give)
     with pytest.raises(CommandRejected):
-        stack_workers.send_supervisor_command(SimpleNamespace(), stack(), order, "page")  # type: ignore[arg-type]
+        stack_workers.send_supervisor_command(SimpleNamespace(), stack(), order, PAGE)  # type: ignore[arg-type]
     assert given == []
 
 

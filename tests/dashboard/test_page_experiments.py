@@ -19,6 +19,7 @@ from filemill_dashboard.components.chart_annotations import annotations_of
 from filemill_dashboard.state import page_data
 from filemill_infra.embedded.control import ControlServer
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.principals import PAGE
 from tests.runs import planted
 
 
@@ -228,7 +229,7 @@ def test_the_journal_shows_active_faults_and_the_audit_log_gets_their_end(
 ) -> None:
     journal = Journal(tmp_path / FAULTS_FILE)
     with engine.begin() as connection:
-        record(connection, "page", "fault", {"fault": "killed", "target": "s3", "seconds": 60.0, "key": "k"})
+        record(connection, PAGE, "fault", {"fault": "killed", "target": "s3", "seconds": 60.0, "key": "k"})
     with journal.record_interval("fault", "s3 killed", "s3", key="k", seconds=60.0):
         page = open_page(settings, "experiments", part="Faults")
         (entry,) = rows(page, "fault-journal")

@@ -33,6 +33,7 @@ from filemill_dashboard.state.jobs import JobView
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration import topics
 from tests.integration.processes import wait_until
+from tests.principals import PAGE
 
 
 def sample(
@@ -285,7 +286,7 @@ def test_partition_owners_over_time_and_reassignments_are_shown(
     ]
     with engine.begin() as connection:
         store_events(connection, [ReceivedEvent(0, place, event) for place, event in enumerate(events)])
-        record(connection, "page", "stack.kill", {"worker": "a"})
+        record(connection, PAGE, "stack.kill", {"worker": "a"})
     page = open_page(settings, "pipeline")
     row, first = page.shown("grid", "moves")["rows"]
     assert first["cells"]["owners"] == "none → a"
@@ -318,7 +319,12 @@ def test_the_outbox_chart_shows_age_and_depth(settings: Settings, engine: sa.Eng
         for ago, depth, age in ((60, 0, None), (20, 70, 12.5), (1, 3, 0.2)):
             at = now - timedelta(seconds=ago)
             connection.execute(sa.insert(OutboxSample).values(sampled_at=at, depth=depth, oldest_age_seconds=age))
-        record(connection, "page", "fault", {"fault": "killed", "target": "kafka", "seconds": 20.0, "key": "k"})
+        record(
+            connection,
+            PAGE,
+            "fault",
+            {"fault": "killed", "target": "kafka", "seconds": 20.0, "key": "k"},
+        )
     chart = open_page(settings, "pipeline", period="5 min").shown("chart", "outbox")
     oldest, rows = chart["figure"]["data"]
     assert oldest["y"] == [0, None, 12.5, None, 0.2]

@@ -6,9 +6,11 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
+from filemill.domain.permissions import local_admin
 from filemill.services.audit import record
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.topics import recreate_topic
+from tests.principals import PAGE
 
 
 def rows(page: Page, key: str) -> dict[str, dict[str, Any]]:
@@ -62,9 +64,9 @@ def test_recorded_operations_are_listed(settings: Settings, engine: sa.Engine, o
     page = open_page(settings, "setup", show="Activity")
     assert page.shown("grid", "acts")["empty"]["title"] == "No operations in the last 24 hours"
     with engine.begin() as connection:
-        record(connection, "cli:<b>ana</b>", "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
-        record(connection, "page", "stack.scale", {"role": "processor", "count": 4})
-        record(connection, "page", "retry", {"files": [[number, 2] for number in range(5000)], "asked": 5000})
+        record(connection, local_admin("cli:<b>ana</b>"), "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
+        record(connection, PAGE, "stack.scale", {"role": "processor", "count": 4})
+        record(connection, PAGE, "retry", {"files": [[number, 2] for number in range(5000)], "asked": 5000})
         connection.execute(sa.update(Operation).where(Operation.id == 1).values(at=sa.func.now()))
     found = rows(open_page(settings, "setup", show="Activity"), "acts")
     assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [

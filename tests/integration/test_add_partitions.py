@@ -12,6 +12,7 @@ from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict, Unavailable
 from filemill.services.partitions import CannotAddPartitions, PartitionsRefusal, add_partitions
+from tests.principals import TEST
 
 
 def details(engine: sa.Engine) -> list[dict[str, Any]]:
@@ -23,7 +24,7 @@ def details(engine: sa.Engine) -> list[dict[str, Any]]:
 def test_added_partitions_are_in_the_audit(settings: Settings, engine: sa.Engine) -> None:
     admin, topic = bootstrap.kafka_admin(settings), settings.topic_create
     before = admin.topic_partitions()[topic]
-    add_partitions(engine, admin, topic, before + 2, "test")
+    add_partitions(engine, admin, topic, before + 2, TEST)
     assert admin.topic_partitions()[topic] == before + 2
     assert details(engine) == [{"topic": topic, "before": before, "count": before + 2}]
 
@@ -33,14 +34,14 @@ def test_a_number_that_is_not_greater_is_refused(
     total: int, code: PartitionsRefusal, settings: Settings, engine: sa.Engine
 ) -> None:
     with pytest.raises(CannotAddPartitions) as refused:
-        add_partitions(engine, bootstrap.kafka_admin(settings), settings.topic_create, total, "test")
+        add_partitions(engine, bootstrap.kafka_admin(settings), settings.topic_create, total, TEST)
     assert refused.value.code is code
     assert details(engine) == []
 
 
 def test_an_unknown_topic_is_refused(settings: Settings, engine: sa.Engine) -> None:
     with pytest.raises(CannotAddPartitions) as refused:
-        add_partitions(engine, bootstrap.kafka_admin(settings), f"unknown-{uuid.uuid4().hex[:8]}", 4, "test")
+        add_partitions(engine, bootstrap.kafka_admin(settings), f"unknown-{uuid.uuid4().hex[:8]}", 4, TEST)
     assert refused.value.code is PartitionsRefusal.UNKNOWN_TOPIC
     assert details(engine) == []
 
@@ -57,6 +58,6 @@ def test_a_refusal_by_the_broker_is_in_the_audit(
     admin = bootstrap.kafka_admin(settings)
     monkeypatch.setattr(admin, "add_partitions", refuse)
     with pytest.raises((CannotAddPartitions, Unavailable)):
-        add_partitions(engine, admin, settings.topic_create, 9, "test")
+        add_partitions(engine, admin, settings.topic_create, 9, TEST)
     (detail,) = details(engine)
     assert detail["refused"] == str(error)

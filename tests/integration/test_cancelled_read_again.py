@@ -10,6 +10,7 @@ from filemill.services.offset_reset import ResetTarget
 from filemill_workers.file_processor.executor import Executor
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
+from tests.principals import TEST
 
 FOR_EVER = 600
 LINGER_MILLISECONDS = 500
@@ -39,13 +40,13 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
     (file_id,) = ids = harness.submit(1)
     harness.wait_for(ids, "processing")
     operations = bootstrap.operations(harness.settings, harness.engine)
-    assert operations.cancel(ids, "test").done == ids
+    assert operations.cancel(ids, TEST).done == ids
     harness.wait_for(ids, "cancelled")
     wait_until(lambda: committed(harness) == 1, 30, "the cancelled record is committed")
     member.kill()
     reset = bootstrap.offset_reset(harness.settings, harness.engine, file_operations=operations)
     wait_until(lambda: reset.refusal() is None, 30, "the group has no members", every=0.3)
-    reset.apply(reset.plan(ResetTarget("earliest")), ResetTarget("earliest"), "cancel", "test")
+    reset.apply(reset.plan(ResetTarget("earliest")), ResetTarget("earliest"), "cancel", TEST)
     assert committed(harness) == 0
     more = harness.submit(5)
 

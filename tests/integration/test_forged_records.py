@@ -20,6 +20,7 @@ from filemill.verification.findings import FindingCode
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
+from tests.principals import TEST
 from tests.servers import RunningServers
 
 NOW = "2026-01-04T12:00:00Z"
@@ -75,7 +76,7 @@ def test_a_result_cannot_take_another_files_object_and_a_delete_cannot_remove_it
         connection.execute(
             sa.update(File).where(File.id == forger).values(status="completed", s3_location=f"//{key}", sha256="x")
         )
-    assert operations(running).delete([forger], "test").done == [forger]
+    assert operations(running).delete([forger], TEST).done == [forger]
     assert running.download(victim) == running.expected_content(victim)
 
 
@@ -133,7 +134,7 @@ def test_a_request_whose_key_is_taken_fails_and_is_retried_when_the_object_is_de
     assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"forged"
 
     client.delete_object(Bucket=bucket, Key=key)
-    assert operations(running).retry([request.file_id], "test").done == [request.file_id]
+    assert operations(running).retry([request.file_id], TEST).done == [request.file_id]
     running.wait_for([request.file_id])
     assert running.download(request.file_id) == running.expected_content(request.file_id)
 
@@ -152,9 +153,9 @@ def test_two_files_cannot_share_a_foreign_object_and_the_last_one_takes_it_along
         connection.execute(
             sa.update(File).where(File.id == second).values(status="completed", s3_location="/made/by-hand.txt")
         )
-    operations(running).delete([first], "test")
+    operations(running).delete([first], TEST)
     assert client.get_object(Bucket=bucket, Key="made/by-hand.txt")["Body"].read() == b"foreign"
-    operations(running).delete([second], "test")
+    operations(running).delete([second], TEST)
     with pytest.raises(client.exceptions.NoSuchKey):
         client.get_object(Bucket=bucket, Key="made/by-hand.txt")
 
@@ -166,7 +167,7 @@ def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_re
         failed = sa.update(File).values(status="failed")
         connection.execute(failed.where(File.id.in_([aimed, neighbour])))
         connection.execute(failed.where(File.id == old).values(run=GREATEST_RUN))  # an older version took the result
-    outcome = operations(running).retry([aimed, neighbour, old], "test")
+    outcome = operations(running).retry([aimed, neighbour, old], TEST)
     assert outcome.done == [aimed, neighbour]
     assert [(one.file_id, one.code) for one in outcome.refused] == [(old, RefusalCode.LAST_RUN)]
     running.wait_for([aimed, neighbour])

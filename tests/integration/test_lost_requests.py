@@ -17,6 +17,7 @@ from tests.acceptance.command import filemill
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import wait_until
+from tests.principals import TEST
 from tests.servers import RunningServers
 
 PATIENCE_SECONDS = 40.0
@@ -80,11 +81,11 @@ def test_requests_that_retention_removed_are_found_and_can_be_resubmitted(harnes
     lags = read_overview(harness).lags
     assert lags is not None
     assert lags.total == 2
-    outcome = operations(harness).retry([gone[0], kept[0]], "test")
+    outcome = operations(harness).retry([gone[0], kept[0]], TEST)
     assert outcome.done == [gone[0]]
     assert [one.file_id for one in outcome.refused] == [kept[0]]
     assert operations(harness).gone_requests() == gone[1:]
-    assert operations(harness).resubmit(gone[1:], "test") == gone[1:]
+    assert operations(harness).resubmit(gone[1:], TEST) == gone[1:]
     assert operations(harness).gone_requests() == []
     harness.start("processor", "sync")
     harness.wait_for([*gone, *kept], "completed", PATIENCE_SECONDS)
@@ -116,7 +117,7 @@ def test_requests_that_were_removed_after_a_commit_are_found_and_workers_continu
         "an owner that has nothing in progress holds none of them"
     )
     wait_until(lambda: processor.has_logged("librdkafka"), PATIENCE_SECONDS, "the processor logs the reset")
-    assert operations(harness).resubmit(gone, "test") == gone
+    assert operations(harness).resubmit(gone, TEST) == gone
     harness.wait_for(gone)
     harness.assert_clean()
 
@@ -137,7 +138,7 @@ def test_exactly_the_requests_of_a_recreated_topic_are_found(harness: PipelineHa
     assert loss_findings(harness.verify()) == {"request-gone": gone}
     wait_until(lambda: read_overview(harness).lost_requests == 7, PATIENCE_SECONDS, "the monitor has counted them")
     assert [one.topic for one in read_overview(harness).recreated_topics] == [harness.settings.topic_create]
-    assert operations(harness).resubmit(operations(harness).gone_requests(), "test") == gone
+    assert operations(harness).resubmit(operations(harness).gone_requests(), TEST) == gone
     harness.wait_for(gone, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 
@@ -160,7 +161,7 @@ def test_results_of_a_recreated_topic_that_were_not_read_are_reported_as_lost(
         )
     assert processor.alive
     assert operations(harness).gone_requests() == gone
-    assert operations(harness).retry(gone, "test").done == gone
+    assert operations(harness).retry(gone, TEST).done == gone
     harness.wait_for(gone, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 
@@ -192,7 +193,7 @@ def test_a_waiting_request_is_not_resubmitted(harness: PipelineHarness) -> None:
     harness.run_in_threads("relay")
     waiting = published(harness, 3)
     assert operations(harness).gone_requests() == []
-    assert operations(harness).retry(waiting, "test").done == []
+    assert operations(harness).retry(waiting, TEST).done == []
     harness.assert_clean()
 
 

@@ -31,6 +31,7 @@ from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import Process, wait_until
 from tests.integration.rest import Rest
+from tests.principals import TEST
 
 # Longer than a test, so that a record that was started does not finish by itself.
 FOR_EVER = 600
@@ -74,7 +75,7 @@ def test_a_reset_of_a_group_with_members_is_refused_by_filemill_and_by_the_broke
         "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
     )
     with pytest.raises(CannotReset) as refused:
-        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", TEST)
     assert refused.value.code is ResetRefusal.GROUP_HAS_MEMBERS
     admin = bootstrap.kafka_admin(harness.settings)
     with pytest.raises(Conflict) as conflict:
@@ -105,7 +106,7 @@ def test_skipped_requests_are_resubmitted_or_cancelled(
     assert plan.skipped == sorted([*begun, *foreign])
     assert [len(move.skipped) for move in plan.moves] == [2, 4, 2]
     late = harness.publish_requests(2, 1)  # after the preview, and beyond what it moves to
-    result = reset.apply(plan, target, then, "test")
+    result = reset.apply(plan, target, then, TEST)
     assert result.cancelled == plan.skipped
     assert result.resubmitted == (plan.skipped if then == "resubmit" else [])
     assert committed(harness) == [move.new for move in plan.moves]
@@ -136,7 +137,7 @@ def test_reprocessed_records_change_no_file_in_a_final_status(harness: PipelineH
     plan = reset.plan(ResetTarget("shift", by=-2))
     assert [move.difference for move in plan.moves] == [-2, -2, -2]
     assert (plan.repeated, plan.skipped) == (6, [])
-    reset.apply(plan, ResetTarget("shift", by=-2), "cancel", "test")
+    reset.apply(plan, ResetTarget("shift", by=-2), "cancel", TEST)
     harness.start("processor")
     wait_until(lambda: sum(map(len, harness.results().values())) == 15, 30, "six records were reprocessed")
     after = {file_id: harness.file(file_id) for file_id in ids}
@@ -172,12 +173,12 @@ def test_a_plan_is_refused_if_the_topic_was_recreated(harness: PipelineHarness) 
     topics.recreate_topic(harness.settings, harness.settings.topic_create)
     waiting = harness.publish_requests(0, 2)
     with pytest.raises(CannotReset) as refused:
-        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", TEST)
     assert refused.value.code is ResetRefusal.TOPIC_RECREATED
     assert committed(harness) == [None] * 3
     assert set(harness.statuses(waiting).values()) == {"pending"}
     assert audit_details(harness) == []
-    assert reset.apply(reset.plan(ResetTarget("latest")), ResetTarget("latest"), "cancel", "test").cancelled == waiting
+    assert reset.apply(reset.plan(ResetTarget("latest")), ResetTarget("latest"), "cancel", TEST).cancelled == waiting
 
 
 def test_the_commits_of_a_reset_name_their_topic_and_count_for_no_other(harness: PipelineHarness) -> None:
@@ -187,7 +188,7 @@ def test_the_commits_of_a_reset_name_their_topic_and_count_for_no_other(harness:
         harness.publish_requests(partition, 3)
     reset = make_reset(harness)
     plan = reset.plan(ResetTarget("shift", by=2))
-    reset.apply(plan, ResetTarget("shift", by=2), "cancel", "test")
+    reset.apply(plan, ResetTarget("shift", by=2), "cancel", TEST)
     found = {topic_id_in(part.metadata) for part in topics.committed(harness.settings).values()}
     assert found == {admin.identities([topic])[topic].topic_id}
     assert committed(harness) == [2, 2, 2]
@@ -214,7 +215,7 @@ def test_requests_are_resubmitted_if_the_broker_refuses_the_commit(
 
     monkeypatch.setattr(KafkaAdmin, "alter_offsets", refuse)
     with pytest.raises(CannotReset, match="just joined"):
-        reset.apply(plan, ResetTarget("latest"), "cancel", "test")
+        reset.apply(plan, ResetTarget("latest"), "cancel", TEST)
     assert harness.statuses(ids) == dict.fromkeys(ids, "pending")
     assert {harness.file(file_id).run for file_id in ids} == {2}  # through the outbox once more
     (detail,) = audit_details(harness)

@@ -20,6 +20,7 @@ from filemill.services.operations import Operations, UnknownWorker
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
+from tests.principals import TEST
 
 # Long enough to act while a record is in progress, short enough to wait for.
 WORK_SECONDS = 3.0
@@ -58,7 +59,7 @@ def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
     ids = harness.submit(6)
     harness.wait_for(ids, "processing")
 
-    outcome = operations.cancel([*ids[:2], 999_999], "test")
+    outcome = operations.cancel([*ids[:2], 999_999], TEST)
     assert outcome.done == ids[:2]
     assert [(one.file_id, one.code) for one in outcome.refused] == [(999_999, RefusalCode.NOT_FOUND)]
 
@@ -68,7 +69,7 @@ def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
     assert not set(ids[:2]) & set(harness.results())
     harness.assert_clean()
 
-    assert operations.retry(ids[:2], "test").done == ids[:2]
+    assert operations.retry(ids[:2], TEST).done == ids[:2]
     harness.wait_for(ids)
     assert {harness.file(file_id).run for file_id in ids[:2]} == {2}
     report = harness.assert_clean()
@@ -79,11 +80,11 @@ def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
 def test_refused_operations_are_not_in_the_audit(harness: PipelineHarness, operations: Operations) -> None:
     (pending,) = harness.submit(1)
     for _ in range(3):
-        assert operations.retry([pending, 999_999], "test").done == []
-        assert operations.delete([pending], "test").done == []
-        assert operations.cancel([999_999], "test").done == []
+        assert operations.retry([pending, 999_999], TEST).done == []
+        assert operations.delete([pending], TEST).done == []
+        assert operations.cancel([999_999], TEST).done == []
     assert recorded(harness) == []
-    operations.cancel([pending, 999_999], "test")
+    operations.cancel([pending, 999_999], TEST)
     assert recorded(harness) == ["cancel"]
 
 
@@ -91,7 +92,7 @@ def test_an_unpublished_file_is_not_published_after_its_cancellation(
     harness: PipelineHarness, operations: Operations
 ) -> None:
     ids = harness.submit(3)
-    operations.cancel(ids[:1], "test")
+    operations.cancel(ids[:1], TEST)
     harness.run_in_threads("relay", "sync")
     harness.start("processor")
     harness.wait_for(ids[1:])
@@ -108,7 +109,7 @@ def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarnes
     harness.start("processor")
     ids = harness.submit(3)
     harness.wait_for(ids)
-    outcome = operations.delete([ids[0], 12345], "test")
+    outcome = operations.delete([ids[0], 12345], TEST)
     assert outcome.done == [ids[0]]
     with harness.engine.connect() as connection:
         (tombstone,) = connection.execute(sa.select(Tombstone.file_id, Tombstone.status))
@@ -126,9 +127,9 @@ def test_a_deleted_file_leaves_a_tombstone_and_no_object(harness: PipelineHarnes
 
 def test_a_pending_file_cannot_be_deleted_or_retried(harness: PipelineHarness, operations: Operations) -> None:
     (waiting,) = harness.submit(1)
-    (refused,) = operations.delete([waiting], "test").refused
+    (refused,) = operations.delete([waiting], TEST).refused
     assert (refused.file_id, refused.code) == (waiting, RefusalCode.WRONG_STATUS)
-    assert operations.retry([waiting], "test").done == []
+    assert operations.retry([waiting], TEST).done == []
 
 
 def test_dead_letters_are_replayed_once_after_a_dry_run(harness: PipelineHarness) -> None:
@@ -145,18 +146,18 @@ def test_dead_letters_are_replayed_once_after_a_dry_run(harness: PipelineHarness
     assert reason_counts(letter for letter in found if letter.file_id) == {"title: must not be blank": 3}
     assert [letter.refusal_code for letter in found if letter.file_id is None] == [ReplayRefusal.NO_FILE_ID]
 
-    dry = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=True)
+    dry = dead_letters.replay(harness.engine, found, principal=TEST, rate=100, dry_run=True)
     assert (dry.files, list(dry.refusal_codes.values())) == (ids, [ReplayRefusal.NO_FILE_ID])
     assert dry.refused.keys() == dry.refusal_codes.keys()
     assert set(harness.statuses(ids).values()) == {"failed"}
 
     harness.run_in_threads("relay")
-    real = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False)
+    real = dead_letters.replay(harness.engine, found, principal=TEST, rate=100, dry_run=False)
     assert real.files == ids
     harness.wait_for(ids)
     after = read_letters(harness)
     assert [letter.still_broken for letter in after if letter.file_id] == [False] * 3
-    assert dead_letters.replay(harness.engine, after, actor="test", rate=100, dry_run=False).files == []
+    assert dead_letters.replay(harness.engine, after, principal=TEST, rate=100, dry_run=False).files == []
     assert recorded(harness) == ["dlq.replay"]
     harness.assert_clean()
 
@@ -168,7 +169,7 @@ def test_a_file_that_keeps_failing_is_not_replayed_forever(harness: PipelineHarn
     produce_invalid_record(harness, request.file_id)
     harness.wait_for([request.file_id], "failed")
     found = wait_until(lambda: read_letters(harness), 10, "the dead letter")
-    result = dead_letters.replay(harness.engine, found, actor="test", rate=100, dry_run=False, max_runs=1)
+    result = dead_letters.replay(harness.engine, found, principal=TEST, rate=100, dry_run=False, max_runs=1)
     assert result.files == []
     assert result.refusal_codes == {found[0].place: ReplayRefusal.TOO_MANY_RUNS}
     assert result.refused == {
@@ -178,7 +179,7 @@ def test_a_file_that_keeps_failing_is_not_replayed_forever(harness: PipelineHarn
 
 def test_a_command_for_an_unknown_worker_is_refused(harness: PipelineHarness, operations: Operations) -> None:
     with pytest.raises(UnknownWorker, match="there is no worker named nobody"):
-        operations.command_workers(WorkerCommandKind.QUIET, "nobody", "test")
+        operations.command_workers(WorkerCommandKind.QUIET, "nobody", TEST)
     for act in ("quiet", "resume"):
         told = subprocess.run(
             [sys.executable, "-m", "filemill", "workers", act, "nobody"],
@@ -197,7 +198,7 @@ def test_a_quiet_worker_starts_no_record_until_it_is_resumed(harness: PipelineHa
     harness.run_in_threads("relay", "sync")
     (processor,) = harness.start("processor")
     harness.wait_for(harness.submit(2))
-    operations.command_workers(WorkerCommandKind.QUIET, None, "test")
+    operations.command_workers(WorkerCommandKind.QUIET, None, TEST)
     wait_until(lambda: processor.has_logged("Applied a command", command="quiet"), 10, "the worker has the command")
     wait_until(lambda: "quieted" in event_kinds(harness), 10, "the worker reports it")
 
@@ -219,6 +220,6 @@ def test_a_quiet_worker_starts_no_record_until_it_is_resumed(harness: PipelineHa
 
     wait_until(two_heartbeats_later, 15, "two more heartbeats")
     assert set(harness.statuses(ids).values()) == {"pending"}
-    operations.command_workers(WorkerCommandKind.RESUME, None, "test")
+    operations.command_workers(WorkerCommandKind.RESUME, None, TEST)
     harness.wait_for(ids)
     harness.assert_clean()

@@ -21,6 +21,7 @@ from filemill_dashboard.views.advice import advise
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
+from tests.principals import TEST
 
 THEN = datetime(2026, 1, 4, 12, tzinfo=UTC)
 
@@ -100,8 +101,8 @@ def test_only_unowned_objects_with_our_keys_are_deleted(settings: Settings, engi
     }
     listed = json.loads(run(settings, "list", "--json").stdout)
     assert {one["key"]: one["kind"] for one in listed}[orphan] == "unknown id"
-    assert orphans.delete("test", dry_run=True).deleted == [Orphan(orphan, 1, OrphanKind.UNKNOWN_ID)]
+    assert orphans.delete(TEST, dry_run=True).deleted == [Orphan(orphan, 1, OrphanKind.UNKNOWN_ID)]
     assert orphan in keys(settings)
-    result = orphans.delete("test", dry_run=False, ids_not_given=True)
+    result = orphans.delete(TEST, dry_run=False, ids_not_given=True)
     assert {one.key for one in result.deleted} == {orphan, beyond}
     assert keys(settings) == owned | {"elsewhere/b"}

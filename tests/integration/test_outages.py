@@ -15,6 +15,7 @@ from filemill.queries.files import outbox_state
 from tests.integration.audit import audit_commits
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
+from tests.principals import TEST
 from tests.servers import RunningServers
 
 PROCESSING_SECONDS = 1.5
@@ -141,7 +142,7 @@ def test_a_breaker_closes_although_all_that_waited_for_it_was_cancelled(
         ids = at_rest.submit(12)
         wait_until(lambda: len(open_breakers(at_rest)) == 2, 20, "both breakers are open")
         operations = bootstrap.operations(at_rest.settings, at_rest.engine)
-        assert operations.cancel(ids, "test").done == ids
+        assert operations.cancel(ids, TEST).done == ids
         wait_until(lambda: sum(len(one.lines("Cancelled")) for one in processors(at_rest)) == 12, 20, "all are let go")
     finally:
         stack.server("s3").start()

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
+from filemill.domain.permissions import local_admin
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.ports import ReceivedEvent
@@ -60,7 +61,7 @@ def test_a_client_cannot_choose_the_actor_of_the_audit_record(rest: Rest, engine
     assert rest.client.post(f"/api/files/{file_id}/cancel", headers=headers).status_code == 200
     with engine.begin() as connection:
         assert connection.execute(sa.select(Operation.actor)).scalars().all() == ["rest:127.0.0.1"]
-        record(connection, "cli:" + "\x1b[31m\n" + "z" * 30_000, "retry", {})
+        record(connection, local_admin("cli:\x1b[31m\n" + "z" * 30_000), "retry", {})
         (last,) = connection.execute(sa.select(Operation.actor).order_by(Operation.id.desc()).limit(1)).scalars()
     assert len(last) <= 200
     assert last.isprintable()

@@ -13,6 +13,7 @@ from filemill.services.offset_reset import ResetTarget
 from tests.integration import topics
 from tests.integration.harness import PipelineHarness, open_harness
 from tests.integration.processes import Process, wait_until
+from tests.principals import TEST
 from tests.servers import RunningServers, superuser
 
 PATIENCE_SECONDS = 40.0
@@ -56,7 +57,7 @@ def test_a_wiped_bucket_is_named_and_made_again_by_reading_the_requests_again(ha
     _stop(processor)
     reset = bootstrap.offset_reset(harness.settings, harness.engine)
     target = ResetTarget("earliest")
-    reset.apply(reset.plan(target), target, "resubmit", "test")
+    reset.apply(reset.plan(target), target, "resubmit", TEST)
     harness.start("processor")
     wait_until(lambda: harness.verify().objects == 5, PATIENCE_SECONDS, "all objects are there again", every=1.0)
     harness.assert_clean()
@@ -103,7 +104,7 @@ def test_after_kafka_was_wiped_new_requests_work_and_lost_ones_can_be_submitted_
     assert set(harness.statuses(done).values()) == {"completed"}
     assert {check: finding.count for check, finding in harness.verify().findings.items()} == {"request-gone": 3}
     operations = bootstrap.operations(settings, harness.engine)
-    assert operations.resubmit(operations.gone_requests(), "test") == lost
+    assert operations.resubmit(operations.gone_requests(), TEST) == lost
     harness.wait_for(lost, "completed", PATIENCE_SECONDS)
     harness.assert_clean()
 

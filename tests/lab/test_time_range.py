@@ -14,6 +14,7 @@ from filemill.lab.time_range import read_time_range
 from filemill.services.audit import record
 from tests.integration.harness import PipelineHarness
 from tests.integration.rest import serving
+from tests.principals import PAGE
 from tests.runs import planted
 
 
@@ -41,7 +42,12 @@ def test_the_notebook_of_a_time_range_runs(harness: PipelineHarness, tmp_path: P
     ids = harness.submit(7)
     harness.wait_for(ids)
     with harness.engine.begin() as connection:
-        record(connection, "page", "fault", {"fault": "stopped", "target": "kafka", "seconds": 2.0, "key": "k"})
+        record(
+            connection,
+            PAGE,
+            "fault",
+            {"fault": "stopped", "target": "kafka", "seconds": 2.0, "key": "k"},
+        )
     end = datetime.now(UTC) + timedelta(seconds=1)
     given = {name: getattr(harness.settings, name) for name in harness.settings.model_fields_set}
     with attach(**given) as session:

@@ -17,6 +17,7 @@ from filemill.domain.dead_letters import (
 )
 from filemill.domain.records import Record
 from filemill.services.dead_letters import Replay, replay
+from tests.principals import TEST
 
 NOW_MS = int(time.time() * 1000)
 
@@ -79,7 +80,7 @@ def test_a_record_without_a_file_id_cannot_be_replayed_and_is_still_broken() -> 
 
 def dry_run_of(letters: list[DeadLetter], max_runs: int) -> Replay:
     never_connected = sa.create_engine("postgresql+psycopg://")
-    return replay(never_connected, letters, actor="test", rate=1, dry_run=True, max_runs=max_runs)
+    return replay(never_connected, letters, principal=TEST, rate=1, dry_run=True, max_runs=max_runs)
 
 
 def test_a_file_with_too_many_runs_is_not_replayed() -> None:

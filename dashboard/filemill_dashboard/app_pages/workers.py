@@ -5,9 +5,10 @@ from typing import Literal
 
 import streamlit as st
 
+from filemill.domain.permissions import Permission
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS, EventKind, WorkerCondition, WorkerEvent
-from filemill.errors import Unavailable
+from filemill.errors import Forbidden, Unavailable
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
@@ -25,10 +26,10 @@ from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
+from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
 
-ACTOR = "page"
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
 # The number of chips that fit into the column.
@@ -160,13 +161,16 @@ def _scale(data: PageData, stack: StackState) -> None:
     now = len(processors(stack))
     with menu(f"Scale: {now}", SCALE_MENU, help="Number of file processors of this stack"):
         count = st.number_input("File processors", 0, PROCESSORS_MAX, now, key="scale-count")
+        manage_reason = why_not(Permission.MANAGE_WORKERS)
+        command_reason = why_not(Permission.COMMAND_WORKERS)
         command = SupervisorCommand("scale", role="processor", count=int(count or 0))
         st.button(
             f"Scale from {now} to {count}" if count != now else f"Already {now}",
             key="scale-go",
             type="primary",
             width="stretch",
-            disabled=count == now,
+            disabled=count == now or bool(manage_reason),
+            help=manage_reason or None,
             on_click=_scale_to,
             args=(data, command),
         )
@@ -175,6 +179,8 @@ def _scale(data: PageData, stack: StackState) -> None:
                 f"{_VERBS[verb]} all",
                 key=f"all-{verb}",
                 width="stretch",
+                disabled=bool(command_reason),
+                help=command_reason or None,
                 on_click=_command_all,
                 args=(data, verb),
             )
@@ -199,8 +205,9 @@ def _row(worker: WorkerView, age_seconds: float, ours: bool, embedded: bool) -> 
     breaker = vitals.breaker if vitals is not None and not gone else None
     quiet = vitals is not None and vitals.quiet and not gone
     note = " · quiet" if quiet else " · paused" if breaker else ""
-    command_reason = "The worker has stopped" if gone else ""
-    signal_reason = "" if ours else "Not started by this stack" if embedded else "Stop it where it was started"
+    command_reason = "The worker has stopped" if gone else why_not(Permission.COMMAND_WORKERS)
+    foreign = "Not started by this stack" if embedded else "Stop it where it was started"
+    signal_reason = why_not(Permission.MANAGE_WORKERS) if ours else foreign
     live = None if gone else vitals
     return TableRow(
         worker.id,
@@ -312,9 +319,9 @@ def signal_dialog(data: PageData) -> None:
 def _send_command(data: PageData, command: WorkerCommandKind, worker_id: str | None) -> None:
     message = {WorkerCommandKind.QUIET: "quiet requested", WorkerCommandKind.RESUME: "resume requested"}[command]
     try:
-        data.services.operations.command_workers(command, worker_id, ACTOR)
+        data.services.operations.command_workers(command, worker_id, page_principal())
         _set_outcome("good", f"{worker_id or 'All workers'}: {message}")
-    except (Unavailable, UnknownWorker) as error:
+    except (Forbidden, Unavailable, UnknownWorker) as error:
         _set_outcome("bad", "Command not sent", str(error))
 
 
@@ -324,9 +331,9 @@ def _send_supervisor_command(data: PageData, command: SupervisorCommand, message
     problem: str | None = "The stack is no longer running."
     if stack is not None:
         try:
-            send_supervisor_command(data.services.engine, stack, command, ACTOR)
+            send_supervisor_command(data.services.engine, stack, command, page_principal())
             problem = None
-        except (Unavailable, CommandRejected) as error:
+        except (Forbidden, Unavailable, CommandRejected) as error:
             problem = str(error)
     if problem is None:
         _set_outcome("good", message)

@@ -2,16 +2,17 @@
 
 import streamlit as st
 
-from filemill.errors import Unavailable
+from filemill.domain.permissions import Permission
+from filemill.errors import Forbidden, Unavailable
 from filemill.queries.overview import Overview
 from filemill.services.partitions import CannotAddPartitions
 from filemill.services.partitions import add_partitions as add_topic_partitions
 from filemill_dashboard.components.confirmation import confirmation
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.advice import even_shares
 
-ACTOR = "page"
 PARTITIONS_MAX = 256
 _REQUESTED = "partitions_requested"
 
@@ -21,6 +22,7 @@ def add_partitions_button(overview: Overview | None) -> None:
     now = len(overview.lags.partitions) if overview and overview.lags else 0
     reason = None if now else "The number of partitions is not known"
     reason = reason or (f"The maximum is {PARTITIONS_MAX}" if now >= PARTITIONS_MAX else None)
+    reason = reason or why_not(Permission.ADD_PARTITIONS) or None
     st.button(
         "Add partitions …",
         key="partitions-open",
@@ -58,8 +60,8 @@ def add_partitions_dialog(data: PageData) -> bool:
 
     def act() -> str | None:
         try:
-            add_topic_partitions(data.services.engine, data.services.kafka, topic, total, ACTOR)
-        except (Unavailable, CannotAddPartitions) as error:
+            add_topic_partitions(data.services.engine, data.services.kafka, topic, total, page_principal())
+        except (Forbidden, Unavailable, CannotAddPartitions) as error:
             return str(error)
         st.toast(f"`{topic}` now has {total} partitions")
         return None

@@ -10,14 +10,15 @@ from filemill.errors import Unavailable
 from filemill.queries.files import COUNT_MAX, FileTitle
 from filemill_dashboard.components.confirmation import confirmation
 from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.file_actions import PERMISSIONS
 from filemill_dashboard.components.links import links
 from filemill_dashboard.components.menu import close_menu, menu
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.bulk import apply_to_all
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal, why_not
 
-ACTOR = "page"
 # The dialog names this many of the files, with so much of their titles.
 TITLES_SHOWN = 5
 TITLE_CHARACTERS = 60
@@ -50,8 +51,8 @@ def bulk_menu(selection: FileSelection) -> None:
                 width="stretch",
                 on_click=_open_dialog,
                 args=(action, selection),
-                disabled=not selection.eligible(action),
-                help=None if selection.eligible(action) else f"No {selection.status} file can be {action.done}",
+                disabled=bool(reason := _disabled_reason(action, selection)),
+                help=reason or None,
             )
         filters = {"status": selection.status or "", "search": selection.search}
         active = {name: value for name, value in filters.items() if value}
@@ -62,6 +63,12 @@ def bulk_menu(selection: FileSelection) -> None:
                 for label, form in (("CSV", "csv"), ("JSON lines", "ndjson"))
             ],
         )
+
+
+def _disabled_reason(action: FileAction, selection: FileSelection) -> str:
+    if not selection.eligible(action):
+        return f"No {selection.status} file can be {action.done}"
+    return why_not(PERMISSIONS[action])
 
 
 def _open_dialog(action: FileAction, selection: FileSelection) -> None:
@@ -98,7 +105,8 @@ def bulk_dialog(data: PageData) -> None:
         total = matching.count if matching.count < COUNT_MAX else None
         label = f"{action.value.capitalize()} {_count_text(matching.count)} files"
         try:
-            data.jobs.start(label, total, apply_to_all(data.services, action, selection, matching.newest_id, ACTOR))
+            work = apply_to_all(data.services, action, selection, matching.newest_id, page_principal())
+            data.jobs.start(label, total, work)
         except JobRunning as busy:
             return str(busy)
         return None

@@ -4,13 +4,13 @@ from typing import Any
 
 import streamlit as st
 
-from filemill.errors import Unavailable
+from filemill.errors import Forbidden, Unavailable
 from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejected
 from filemill.services.faults import FaultOption, inject
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal
 
-ACTOR = "page"
 SECONDS_DEFAULT = 10
 _REQUESTED = "fault_requested"
 OUTCOME = "fault_outcome"
@@ -64,8 +64,8 @@ def _inject(data: PageData, option: FaultOption, seconds: float) -> str | None:
     if stack is None:
         return "The stack is no longer running."
     try:
-        inject(data.services.engine, stack, option, seconds, ACTOR)
-    except (CommandRejected, Unavailable) as error:
+        inject(data.services.engine, stack, option, seconds, page_principal())
+    except (CommandRejected, Forbidden, Unavailable) as error:
         return str(error)
     data.invalidate()
     return None

@@ -5,12 +5,18 @@ import streamlit as st
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.file_actions import FileAction
 from filemill.domain.files import Status
-from filemill.errors import Unavailable
+from filemill.domain.permissions import Permission
+from filemill.errors import Forbidden, Unavailable
 from filemill_dashboard.components.notices import Notice
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal, why_not
 
-ACTOR = "page"
 _OUTCOME = "file_outcome"
+PERMISSIONS = {
+    FileAction.RETRY: Permission.RETRY_FILES,
+    FileAction.CANCEL: Permission.CANCEL_FILES,
+    FileAction.DELETE: Permission.DELETE_FILES,
+}
 
 
 def last_outcome(file_id: int) -> Notice | None:
@@ -23,7 +29,8 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
     """Draw the buttons. `gone`: its record is no longer on Kafka, so an unfinished file can be retried."""
     with st.container(key="file-actions", horizontal=True, width="content", gap="small"):
         for action, label in ((FileAction.RETRY, "Retry"), (FileAction.CANCEL, "Cancel")):
-            disabled_reason = "" if gone and action is FileAction.RETRY else _disabled_reason(action, file.status)
+            allowed = gone and action is FileAction.RETRY
+            disabled_reason = ("" if allowed else _status_reason(action, file.status)) or why_not(PERMISSIONS[action])
             st.button(
                 label,
                 key=f"action-{action}",
@@ -32,7 +39,7 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 on_click=_act,
                 args=(data, action, file.id),
             )
-        disabled_reason = _disabled_reason(FileAction.DELETE, file.status)
+        disabled_reason = _status_reason(FileAction.DELETE, file.status) or why_not(Permission.DELETE_FILES)
         with st.popover("Delete", disabled=bool(disabled_reason), help=disabled_reason or None):
             st.caption(
                 "The row and its object are deleted permanently. A tombstone stays and is counted in the ledger."
@@ -50,7 +57,7 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
 _EFFECTS = {FileAction.RETRY: "Start a new run", FileAction.CANCEL: "Cancel the file; a worker that processes it stops"}
 
 
-def _disabled_reason(action: FileAction, status: Status) -> str:
+def _status_reason(action: FileAction, status: Status) -> str:
     if status in action.statuses:
         return ""
     verbs = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction.DELETE: "deleted"}
@@ -60,8 +67,8 @@ def _disabled_reason(action: FileAction, status: Status) -> str:
 
 def _act(data: PageData, action: FileAction, file_id: int) -> None:
     try:
-        result = data.services.operations.apply(action, [file_id], ACTOR)
-    except Unavailable as error:
+        result = data.services.operations.apply(action, [file_id], page_principal())
+    except (Forbidden, Unavailable) as error:
         notice = Notice("bad", f"Not {action.done}", f"{error}")
     else:
         data.invalidate()

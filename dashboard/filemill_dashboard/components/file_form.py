@@ -7,11 +7,13 @@ import streamlit as st
 
 from filemill.domain.files import new_file
 from filemill.domain.idempotency import KeyReused
-from filemill.errors import InvalidRequest, Unavailable
+from filemill.domain.permissions import Permission
+from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.bulk import create_many
 from filemill_dashboard.state.jobs import JobRunning
+from filemill_dashboard.state.principals import page_principal, why_not
 
 TITLE = "new_title"
 DESCRIPTION = "new_description"
@@ -53,6 +55,8 @@ def file_form(show_newest: Callable[[], None]) -> None:
             args=(show_newest, key),
             key=f"create-{key[:8]}",  # a new key per request, so a second click on the old button does nothing
             width="content",
+            disabled=bool(reason := why_not(Permission.CREATE_FILES)),
+            help=reason or None,
         )
     show_inline_notice("outcome", st.session_state.get(_OUTCOME))
 
@@ -76,17 +80,21 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     count = int(st.session_state.get(COUNT) or 1)
     try:
         if count > 1:
-            data.jobs.start(f"Create {count:,} files", count, create_many(data.services, title, description, count))
+            work = create_many(data.services, title, description, count, page_principal())
+            data.jobs.start(f"Create {count:,} files", count, work)
             st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
             show_newest()
             return
-        row, _ = data.services.submissions.submit_once(new_file(title, description), key)
+        row, _ = data.services.submissions.submit_once(new_file(title, description), key, principal=page_principal())
     except KeyReused:  # the input was edited after an attempt whose response was lost
         st.session_state[_KEY] = secrets.token_hex(16)
         _submit(show_newest, st.session_state[_KEY])
         return
     except InvalidRequest as error:
         st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
+        return
+    except Forbidden as error:
+        st.session_state[_OUTCOME] = Notice("bad", "Not created", str(error))
         return
     except JobRunning as error:
         st.session_state[_OUTCOME] = Notice("warn", "Another job is running", str(error))

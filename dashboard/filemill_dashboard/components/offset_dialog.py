@@ -5,7 +5,8 @@ from typing import Any
 
 import streamlit as st
 
-from filemill.errors import Unavailable
+from filemill.domain.permissions import Permission
+from filemill.errors import Forbidden, Unavailable
 from filemill.queries.overview import Overview
 from filemill.services.offset_reset import (
     CannotReset,
@@ -19,8 +20,8 @@ from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal, why_not
 
-ACTOR = "page"
 _REQUESTED = "offsets_requested"
 TARGETS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
 UNFINISHED_ACTIONS: dict[str, UnfinishedPolicy] = {"Resubmit them": "resubmit", "Cancel them": "cancel"}
@@ -91,6 +92,8 @@ def offset_dialog(data: PageData) -> None:
 
 
 def _disabled_reason(data: PageData, overview: Overview | None) -> str | None:
+    if reason := why_not(Permission.RESET_OFFSETS):
+        return reason
     if data.services.settings.offsets_group is None:
         return "A share group has no committed offsets"
     group = overview.group if overview else None
@@ -165,14 +168,15 @@ def _label(plan: ResetPlan | None, then: UnfinishedPolicy) -> str:
 
 def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: UnfinishedPolicy) -> str | None:
     """Start a job that resets the offsets. Return the reason if it cannot start."""
+    principal = page_principal()  # a job has no viewer
 
     def work(job: Job) -> None:
         def count(files: int) -> None:
             job.done += files  # not `advance`: a stop between cancel and resubmit would leave some files cancelled
 
         try:
-            data.services.offset_reset.apply(plan, target, then, ACTOR, count)
-        except CannotReset as refused:
+            data.services.offset_reset.apply(plan, target, then, principal, count)
+        except (CannotReset, Forbidden) as refused:
             job.error = str(refused)
 
     steps = len(plan.skipped) * (2 if then == "resubmit" else 1)

@@ -7,13 +7,14 @@ from typing import Any
 import streamlit as st
 
 from filemill.domain.dead_letters import DeadLetter, reason_fingerprint
+from filemill.errors import Forbidden
 from filemill.services.dead_letters import MAX_RUNS
 from filemill_dashboard.components.bars import bars
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal
 
-ACTOR = "page"
 RATE_DEFAULT = 50
 RATE_MAX = 1000
 _REQUESTED = "replay_requested"
@@ -38,7 +39,11 @@ def replay_dialog(data: PageData) -> None:
         with st.container(horizontal=True):
             rate = st.number_input("Maximum rate (files/s)", 1, RATE_MAX, RATE_DEFAULT, key="replay-rate")
             max_runs = st.number_input("Maximum runs per file", 1, 1000, MAX_RUNS, key="replay-runs")
-        dry = data.services.replay(letters, ACTOR, rate=1, dry_run=True, max_runs=int(max_runs or 1))
+        try:
+            dry = data.services.replay(letters, page_principal(), rate=1, dry_run=True, max_runs=int(max_runs or 1))
+        except Forbidden as error:
+            show_notices("replay-refused", [Notice("bad", "Not replayed", str(error))])
+            return
         st.write(f"**{len(dry.files):,} files** would get a new run.")
         bars("replay-reasons", dry.reasons, "", label="Reasons", empty="None", on_choice=lambda _name: None)
         if dry.refused:
@@ -68,11 +73,13 @@ def replay_dialog(data: PageData) -> None:
 
 
 def _work(data: PageData, letters: Sequence[DeadLetter], rate: float, max_runs: int) -> Any:  # noqa: ANN401 - a job's work
+    principal = page_principal()  # a job has no viewer
+
     def work(job: Job) -> None:
         def progress(done: int) -> None:
             job.advance(done - job.done)
 
-        result = data.services.replay(letters, ACTOR, rate=rate, max_runs=max_runs, progress=progress)
+        result = data.services.replay(letters, principal, rate=rate, max_runs=max_runs, progress=progress)
         job.refused = len(result.refused)
 
     return work

@@ -2,11 +2,13 @@
 
 import streamlit as st
 
+from filemill.domain.permissions import Permission
 from filemill_dashboard.state.bulk import resubmit_all
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.state.principals import page_principal, why_not
 
-ACTOR = "page"
+_EFFECT = "Each request gets a new run through the outbox"
 
 
 def resubmit_button(data: PageData, requests: int) -> None:
@@ -14,9 +16,10 @@ def resubmit_button(data: PageData, requests: int) -> None:
 
     def start() -> None:
         try:
-            data.jobs.start("Resubmit lost requests", requests, resubmit_all(data.services, ACTOR))
+            data.jobs.start("Resubmit lost requests", requests, resubmit_all(data.services, page_principal()))
         except JobRunning as busy:
             st.toast(str(busy))
 
+    reason = why_not(Permission.RETRY_FILES)
     label = f"Resubmit {requests:,} request{'' if requests == 1 else 's'}"
-    st.button(label, key="resubmit-gone", on_click=start, help="Each request gets a new run through the outbox")
+    st.button(label, key="resubmit-gone", on_click=start, disabled=bool(reason), help=reason or _EFFECT)

@@ -41,6 +41,7 @@ from filemill_dashboard.rest.scripts import add_scripts
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import open_download
 from filemill_dashboard.state.health import ServerHealth, failing
+from filemill_dashboard.state.principals import request_principal
 from filemill_dashboard.state.services import Services
 
 IdempotencyKey = Annotated[
@@ -134,12 +135,12 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
     async def create(request: Request, key: IdempotencyKey = None) -> Response:
         file = await read_new_file(request)
         traceparent = valid_traceparent(request.headers.get("traceparent"))
-        replayed = False
+        replayed, principal = False, request_principal(request)
         try:
             if key is None:
-                row = await batcher.submit(file, traceparent)
+                row = await batcher.submit(file, traceparent, principal)
             else:
-                row, replayed = await batcher.submit_once(file, parse_key(key), traceparent)
+                row, replayed = await batcher.submit_once(file, parse_key(key), traceparent, principal)
         except Unavailable as error:
             raise Unavailable(f"{str(error).rstrip('.')}. {MAYBE_ACCEPTED}") from error
         headers = {"Location": f"/api/files/{row.id}"}

@@ -11,6 +11,7 @@ import msgspec
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile
+from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
 from filemill.services.submissions import SubmissionAbandoned
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
@@ -25,6 +26,7 @@ class _PendingSubmission(msgspec.Struct, frozen=True, eq=False):
 
     file: NewFile
     traceparent: str | None
+    principal: Principal
     row: asyncio.Future[FileRow]
 
     @property
@@ -51,24 +53,28 @@ class SubmissionBatcher:
         self._pending: list[_PendingSubmission] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, file: NewFile, traceparent: str | None) -> FileRow:
+    async def submit(self, file: NewFile, traceparent: str | None, principal: Principal) -> FileRow:
         """Accept a request; returns its row. Raises Unavailable: then it is not accepted later either."""
         loop = asyncio.get_running_loop()
-        submission = _PendingSubmission(file, traceparent, loop.create_future())
+        submission = _PendingSubmission(file, traceparent, principal, loop.create_future())
         self._pending.append(submission)
         if self._task is None:
             self._task = loop.create_task(self._submit_pending())
         with self._threads.timeout():
             return await submission.row
 
-    async def submit_once(self, file: NewFile, key: str, traceparent: str | None) -> tuple[FileRow, bool]:
+    async def submit_once(
+        self, file: NewFile, key: str, traceparent: str | None, principal: Principal
+    ) -> tuple[FileRow, bool]:
         """Accept a request with an idempotency key in its own transaction; returns its row, and whether it was known.
 
         Raises KeyReused; Unavailable, and then it may have been accepted.
         """
         with client_waits() as still_wanted:
             return await self._threads.run(
-                lambda: self._services.submissions.submit_once(file, key, traceparent, still_wanted)
+                lambda: self._services.submissions.submit_once(
+                    file, key, traceparent, still_wanted, principal=principal
+                )
             )
 
     async def _submit_pending(self) -> None:
@@ -99,5 +105,9 @@ class SubmissionBatcher:
                 one.resolve(row)
 
     def _insert(self, batch: Sequence[_PendingSubmission]) -> list[FileRow]:
-        files, traceparents = [one.file for one in batch], [one.traceparent for one in batch]
-        return self._services.submissions.submit_batch(files, traceparents, lambda: all(one.waiting for one in batch))
+        return self._services.submissions.submit_batch(
+            [one.file for one in batch],
+            [one.traceparent for one in batch],
+            lambda: all(one.waiting for one in batch),
+            principals=[one.principal for one in batch],
+        )

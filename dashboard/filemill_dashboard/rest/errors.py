@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.idempotency import HEADER, KeyReused
 from filemill.domain.origins import redact_passwords
-from filemill.errors import InvalidRequest, Unavailable
+from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
 
 RETRY_AFTER_SECONDS = 2
@@ -92,6 +92,11 @@ async def _on_unavailable(_request: Request, error: Exception) -> Response:
     return error_response(503, "unavailable", str(error))
 
 
+async def _on_forbidden(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Forbidden)
+    return error_response(403, error.code, str(error))
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
@@ -111,6 +116,7 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
     InvalidCursor: _on_invalid_cursor,
     RequestValidationError: _on_invalid_parameter,
     Unavailable: _on_unavailable,
+    Forbidden: _on_forbidden,
     HTTPException: _on_http_error,
 }
 

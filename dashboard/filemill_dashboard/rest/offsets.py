@@ -6,10 +6,10 @@ from starlette.responses import Response
 from filemill.services.offset_reset import CannotReset, InvalidTarget
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
-from filemill_dashboard.rest.operations import actor_of
 from filemill_dashboard.rest.records import OffsetResetRequest, OffsetResetResult, PartitionMove
 from filemill_dashboard.rest.schema import body_of, responses
 from filemill_dashboard.rest.threads import RequestThreads
+from filemill_dashboard.state.principals import request_principal
 from filemill_dashboard.state.services import Services
 
 # Times the server timeout: the skipped records are read, which takes longer than a database query.
@@ -35,7 +35,7 @@ def add_offsets(app: FastAPI, services: Services, threads: RequestThreads) -> No
                 moves = [PartitionMove.of(move) for move in plan.moves]
                 if wanted.dry_run:
                     return OffsetResetResult(True, moves, plan.why_not, 0, 0)
-                done = offset_reset.apply(plan, wanted.target, wanted.unfinished, actor_of(request))
+                done = offset_reset.apply(plan, wanted.target, wanted.unfinished, request_principal(request))
             except InvalidTarget as error:
                 raise ApiError(422, "invalid", str(error), "at") from None
             except CannotReset as error:

@@ -36,6 +36,7 @@ from filemill_dashboard.rest.records import (
 )
 from filemill_dashboard.rest.schema import body_of, optional, responses
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
+from filemill_dashboard.state.principals import request_principal
 from filemill_dashboard.state.services import Services
 
 # Members of the group, and partitions of a topic, in one response.
@@ -53,11 +54,6 @@ def add_operations(app: FastAPI, services: Services, threads: RequestThreads) ->
     _add_pipeline(app, services, threads)
 
 
-def actor_of(request: Request) -> str:
-    """The actor for the audit record: the client's address, as the request filter determined it."""
-    return f"rest:{request.client.host}" if request.client else "rest"
-
-
 def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     async def apply(action: FileAction, file_id: int, request: Request) -> FileRow | None:
         with client_waits() as still_wanted:
@@ -65,7 +61,7 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
             def work() -> FileRow | None:
                 if not still_wanted():
                     raise Unavailable("too late: the client was answered already")
-                outcome = services.operations.apply(action, [file_id], actor_of(request))
+                outcome = services.operations.apply(action, [file_id], request_principal(request))
                 for refused in outcome.refused:
                     not_found = refused.code is RefusalCode.NOT_FOUND
                     status, code = (404, "not_found") if not_found else (409, "not_possible")
@@ -105,15 +101,15 @@ def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads)
             raise ApiError(422, "invalid", "lost: only allowed for retry", "lost")
 
         def work() -> BulkResult:
-            operations, actor, limit = services.operations, actor_of(request), selector.limit
+            operations, principal, limit = services.operations, request_principal(request), selector.limit
             if selector.lost:
                 gone = operations.gone_requests(limit=limit + 1)
-                return BulkResult(operations.resubmit(gone[:limit], actor), [], more=len(gone) > limit)
+                return BulkResult(operations.resubmit(gone[:limit], principal), [], more=len(gone) > limit)
             if not selector.all:
-                return BulkResult.of(operations.apply(action, selector.ids, actor), more=False)
+                return BulkResult.of(operations.apply(action, selector.ids, principal), more=False)
             upto = operations.newest_id()
             ids = operations.matching_ids(action, selector.selection, after=0, upto=upto, limit=limit + 1)
-            return BulkResult.of(operations.apply(action, ids[:limit], actor), more=len(ids) > limit)
+            return BulkResult.of(operations.apply(action, ids[:limit], principal), more=len(ids) > limit)
 
         return json_response(await threads.run(work))
 
@@ -189,7 +185,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
                 raise ApiError(404, "not_found", f"there is no dead letter {missing}", "places")
             result = services.replay(
                 list({letter.key: letter for letter in found.values()}.values()),
-                actor_of(request),
+                request_principal(request),
                 rate=float(DEAD_LETTERS_MAX),
                 dry_run=wanted.dry_run,
                 max_runs=wanted.max_runs,
@@ -231,7 +227,7 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
 
         def work() -> None:
             try:
-                services.operations.command_workers(command, worker_id, actor_of(request))
+                services.operations.command_workers(command, worker_id, request_principal(request))
             except UnknownWorker as error:
                 raise ApiError(404, "not_found", str(error), "id") from None
 

@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 
 from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import new_file
+from filemill.domain.permissions import Principal
 from filemill_dashboard.state.jobs import Job
 from filemill_dashboard.state.services import Services
 
 BATCH_FILES = 500
 
 
-def create_many(services: Services, title: str, description: str, count: int) -> Callable[[Job], None]:
+def create_many(
+    services: Services, title: str, description: str, count: int, principal: Principal
+) -> Callable[[Job], None]:
     """A job that creates `count` files with numbered titles. Raises InvalidRequest at once."""
     new_file(f"{title} {count}", description)
 
@@ -19,14 +22,14 @@ def create_many(services: Services, title: str, description: str, count: int) ->
             numbers = range(first, min(first + BATCH_FILES, count + 1))
             files = [new_file(f"{title} {number}", description) for number in numbers]
             # Not retried: if only the answer to the commit was lost, a retry would create the files twice.
-            services.submissions.submit_many(files)
+            services.submissions.submit_many(files, principal=principal)
             job.advance(len(files))
 
     return work
 
 
 def apply_to_all(
-    services: Services, action: FileAction, selection: FileSelection, upto: int, actor: str
+    services: Services, action: FileAction, selection: FileSelection, upto: int, principal: Principal
 ) -> Callable[[Job], None]:
     """A job that applies `action` to all matching files up to the id `upto`."""
     operations = services.operations
@@ -34,17 +37,17 @@ def apply_to_all(
     def next_ids(after: int) -> list[int]:
         return operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH_FILES)
 
-    return _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, actor).done))
+    return _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, principal).done))
 
 
-def resubmit_all(services: Services, actor: str) -> Callable[[Job], None]:
+def resubmit_all(services: Services, principal: Principal) -> Callable[[Job], None]:
     """A job that resubmits all requests whose records are gone from Kafka."""
     operations = services.operations
 
     def next_ids(after: int) -> list[int]:
         return operations.gone_requests(after=after, limit=BATCH_FILES)
 
-    return _in_batches(next_ids, lambda ids: len(operations.resubmit(ids, actor)))
+    return _in_batches(next_ids, lambda ids: len(operations.resubmit(ids, principal)))
 
 
 def _in_batches(next_ids: Callable[[int], list[int]], apply: Callable[[Sequence[int]], int]) -> Callable[[Job], None]:

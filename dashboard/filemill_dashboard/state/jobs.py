@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from filemill.errors import Unavailable
+from filemill.errors import Forbidden, Unavailable
 
 log = structlog.get_logger("jobs")
 
@@ -127,7 +127,7 @@ class Jobs:
             work(job)
         except JobStopped:
             job.error = "stopped"
-        except Unavailable as error:
+        except (Forbidden, Unavailable) as error:
             job.error = str(error)
         except Exception:
             log.exception("Job failed", name=job.name)

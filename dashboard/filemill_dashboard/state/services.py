@@ -16,6 +16,7 @@ from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config import settings as settings_module
 from filemill.config.settings import Settings
 from filemill.domain.dead_letters import DeadLetter
+from filemill.domain.permissions import Principal
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
@@ -94,7 +95,7 @@ class Services:
     def replay(
         self,
         letters: Sequence[DeadLetter],
-        actor: str,
+        principal: Principal,
         *,
         rate: float,
         max_runs: int,
@@ -105,7 +106,7 @@ class Services:
         return replay(
             self._engine,
             letters,
-            actor=actor,
+            principal=principal,
             rate=rate,
             dry_run=dry_run,
             max_runs=max_runs,

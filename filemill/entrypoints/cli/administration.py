@@ -9,7 +9,7 @@ from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.postgres.migrate import migrate_schema
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, actor
+from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_table, say
 from filemill.entrypoints.doctor import examine
 from filemill.services import partitions
@@ -76,7 +76,7 @@ def add_partitions(
     name = topic or settings.topic_create
     try:
         engine = bootstrap.create_engine(settings, "topics")
-        partitions.add_partitions(engine, bootstrap.kafka_admin(settings), name, total, actor())
+        partitions.add_partitions(engine, bootstrap.kafka_admin(settings), name, total, principal())
     except CannotAddPartitions as error:
         fail(str(error), 2)
     say(f"{name} has {total} partitions.")

@@ -9,6 +9,7 @@ import typer
 from filemill.config.settings import default_home
 from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import parse_file_id
+from filemill.domain.permissions import Principal, local_admin
 from filemill.errors import InvalidRequest
 
 Home = Annotated[
@@ -34,9 +35,9 @@ def place_argument(text: str) -> str:
     return text
 
 
-def actor() -> str:
-    """The principal of this command, for the audit record."""
+def principal() -> Principal:
+    """The principal of this command: it has the credentials of the servers, so nothing limits it."""
     try:
-        return f"cli:{getpass.getuser()}"
+        return local_admin(f"cli:{getpass.getuser()}")
     except (KeyError, OSError):  # a container's user without a name
-        return "cli"
+        return local_admin("cli")

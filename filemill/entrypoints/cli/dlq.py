@@ -9,7 +9,7 @@ import typer
 from filemill.config.settings import load
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, actor, place_argument
+from filemill.entrypoints.cli.arguments import Home, place_argument, principal
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
 from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
@@ -143,7 +143,9 @@ def replay(
         fail("give either positions or --all", 2)
     topic = _Topic(home)
     chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
-    result = dead_letters.replay(topic.engine, chosen, actor=actor(), rate=rate, dry_run=dry_run, max_runs=max_runs)
+    result = dead_letters.replay(
+        topic.engine, chosen, principal=principal(), rate=rate, dry_run=dry_run, max_runs=max_runs
+    )
     if as_json:
         print_json(result)
     else:

@@ -16,7 +16,7 @@ from filemill.domain.files import NewFile, Status, new_file
 from filemill.domain.idempotency import KeyReused, parse_key
 from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, file_id_argument
+from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.errors import InvalidRequest, NotFound, Unavailable
 from filemill.queries.files import count_statuses_of, get_file, list_files
@@ -96,10 +96,10 @@ def _submit(engine: sa.Engine, request: NewFile, count: int, key: str, progress:
 def _submit_part(engine: sa.Engine, files: list[NewFile], key: str) -> list[int]:
     for pause in RETRY_SECONDS:
         try:
-            return Submissions(engine).submit_many_once(files, key)
+            return Submissions(engine).submit_many_once(files, key, principal=principal())
         except Unavailable:
             time.sleep(pause)
-    return Submissions(engine).submit_many_once(files, key)
+    return Submissions(engine).submit_many_once(files, key, principal=principal())
 
 
 def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progress) -> dict[Status, int]:

@@ -8,7 +8,7 @@ import typer
 
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, actor
+from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.services.offset_reset import (
     CannotReset,
@@ -69,7 +69,7 @@ def reset(
     if not yes and not typer.confirm(question):
         raise typer.Exit(1)
     try:
-        result = offset_reset.apply(plan, target, then, actor())
+        result = offset_reset.apply(plan, target, then, principal())
     except CannotReset as error:
         fail(str(error), 1)
     if as_json:

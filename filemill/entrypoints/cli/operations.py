@@ -10,10 +10,11 @@ import typer
 from filemill.config.settings import Settings, load
 from filemill.domain.file_actions import ActionResult
 from filemill.domain.files import Status
+from filemill.domain.permissions import Principal
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, actor, file_id_argument
+from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
 from filemill.queries import workers as worker_queries
 from filemill.queries.files import ids_with_status
@@ -69,7 +70,7 @@ def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
     done: list[int] = []
     after = 0
     while ids := operations.gone_requests(after=after, limit=BATCH):
-        done += operations.resubmit(ids, actor())
+        done += operations.resubmit(ids, principal())
         after = ids[-1]
     if as_json:
         print_json({"retried": done, "refused": []})
@@ -104,7 +105,7 @@ def _apply(
     settings: Settings,
     ids: Sequence[int] | None,
     every: Status | None,
-    act: Callable[[Sequence[int], str], ActionResult],
+    act: Callable[[Sequence[int], Principal], ActionResult],
     verb: str,
     *,
     as_json: bool,
@@ -114,7 +115,7 @@ def _apply(
     wanted = list(ids or []) if every is None else _with_status(settings, every)
     done, refused = [], []
     for start in range(0, len(wanted), BATCH):
-        outcome = act(wanted[start : start + BATCH], actor())
+        outcome = act(wanted[start : start + BATCH], principal())
         done += outcome.done
         refused += outcome.refused
     if as_json:
@@ -209,6 +210,6 @@ def resume(worker: WorkerName = None, home: Home = None) -> None:
 
 def _command(kind: WorkerCommandKind, worker: str | None, home: Path | None) -> None:
     try:
-        _operations(load(home=home)).command_workers(kind, worker, actor())
+        _operations(load(home=home)).command_workers(kind, worker, principal())
     except UnknownWorker as error:
         fail(str(error), 1)

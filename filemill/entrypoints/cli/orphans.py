@@ -7,7 +7,7 @@ import typer
 
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, actor
+from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, print_json, print_table, say
 from filemill.services.orphans import OrphanKind, Orphans
 
@@ -49,7 +49,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete objects whose file id belongs to no row and no tombstone."""
-    result = _orphans(home).delete(actor(), dry_run=not yes, ids_not_given=ids_not_given)
+    result = _orphans(home).delete(principal(), dry_run=not yes, ids_not_given=ids_not_given)
     if as_json:
         print_json(result)
         return

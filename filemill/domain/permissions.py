@@ -1,0 +1,102 @@
+"""Who may do what: roles, one table of permissions, and one function that decides.
+
+Use cases, REST and pages ask `refusal`. The tables in docs/security.md are generated from the tables here and in
+`filemill_dashboard.rest.permissions`.
+"""
+
+import enum
+
+import msgspec
+
+from filemill.errors import Forbidden
+
+
+class Role(enum.StrEnum):
+    """The roles. Each one includes the permissions of those before it."""
+
+    VIEWER = "viewer"
+    SUBMITTER = "submitter"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    @property
+    def rank(self) -> int:
+        """Its position, from 0."""
+        return _RANKS[self]
+
+
+_RANKS = {role: rank for rank, role in enumerate(Role)}
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """The person or program that a request comes from. `name` is its name in the audit log."""
+
+    name: str
+    role: Role
+
+
+class Permission(enum.StrEnum):
+    """What a role may allow."""
+
+    VIEW = "view"
+    CREATE_FILES = "files.create"
+    RETRY_FILES = "files.retry"
+    CANCEL_FILES = "files.cancel"
+    DELETE_FILES = "files.delete"
+    READ_DEAD_LETTERS = "dead-letters.read"
+    REPLAY_DEAD_LETTERS = "dead-letters.replay"
+    READ_MESSAGES = "messages.read"
+    GET_NOTEBOOKS = "notebooks.get"
+    COMMAND_WORKERS = "workers.command"
+    MANAGE_WORKERS = "workers.manage"
+    PREVIEW_OFFSETS = "offsets.preview"
+    RESET_OFFSETS = "offsets.reset"
+    ADD_PARTITIONS = "partitions.add"
+    INJECT_FAULTS = "faults.inject"
+    DELETE_ORPHANS = "orphans.delete"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """The least role that has a permission, and what it allows: the subject of a sentence."""
+
+    role: Role
+    activity: str
+
+
+RULES: dict[Permission, Rule] = {
+    Permission.VIEW: Rule(Role.VIEWER, "Reading pages, lists and files"),
+    Permission.CREATE_FILES: Rule(Role.SUBMITTER, "Creating files"),
+    Permission.RETRY_FILES: Rule(Role.OPERATOR, "Retrying files"),
+    Permission.CANCEL_FILES: Rule(Role.OPERATOR, "Cancelling files"),
+    Permission.READ_DEAD_LETTERS: Rule(Role.OPERATOR, "Reading dead letters"),
+    Permission.REPLAY_DEAD_LETTERS: Rule(Role.OPERATOR, "Replaying dead letters"),
+    Permission.READ_MESSAGES: Rule(Role.OPERATOR, "Reading messages"),
+    Permission.GET_NOTEBOOKS: Rule(Role.OPERATOR, "Getting notebooks"),
+    Permission.COMMAND_WORKERS: Rule(Role.OPERATOR, "Quieting and resuming workers"),
+    Permission.PREVIEW_OFFSETS: Rule(Role.OPERATOR, "Previewing an offset reset"),
+    Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files"),
+    Permission.MANAGE_WORKERS: Rule(Role.ADMIN, "Scaling, stopping and killing workers"),
+    Permission.RESET_OFFSETS: Rule(Role.ADMIN, "Resetting offsets"),
+    Permission.ADD_PARTITIONS: Rule(Role.ADMIN, "Adding partitions"),
+    Permission.INJECT_FAULTS: Rule(Role.ADMIN, "Injecting faults"),
+    Permission.DELETE_ORPHANS: Rule(Role.ADMIN, "Deleting orphans"),
+}
+
+
+def allows(role: Role, permission: Permission) -> bool:
+    """Whether a role has a permission."""
+    return role.rank >= RULES[permission].role.rank
+
+
+def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
+    """Why the principal may not do it; None: it may. The only place that decides."""
+    if allows(principal.role, permission):
+        return None
+    rule = RULES[permission]
+    reason = f"{rule.activity} requires the role {rule.role}; {principal.name} has the role {principal.role}"
+    return Forbidden(reason, permission)
+
+
+def local_admin(name: str) -> Principal:
+    """A program that has the credentials of the servers, such as a command or a notebook: nothing limits it."""
+    return Principal(name, Role.ADMIN)
