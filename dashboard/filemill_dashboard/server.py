@@ -57,6 +57,10 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "client.showErrorDetails": "none",
     "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
+    # No message is sent as a reference to an earlier one. When a refresh follows a whole run at once, Streamlit drops
+    # the older messages of that part of the page from its queue, but keeps references. A reference to a place whose
+    # neighbours were dropped is "Bad delta path index", and the page goes blank (docs/decisions/0037).
+    "global.minCachedMessageSize": 1e12,
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
     "runner.fastReruns": False,  # a refresh that another one interrupts would leave data of two times on the page

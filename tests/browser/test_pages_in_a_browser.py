@@ -74,6 +74,16 @@ def test_a_page_does_not_overflow_its_window(width: int, scheme: str, browser: B
     context.close()
 
 
+def test_a_blank_page_is_reloaded_with_its_url(page: Page) -> None:
+    page.goto("/workers?state=idle")
+    expect(page.locator(".age")).to_be_visible()
+    page.evaluate("document.getElementById('root').remove()")
+    page.evaluate("document.body.append(Object.assign(document.createElement('div'), { id: 'root' }))")
+    expect(page.locator(".age")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/workers\?state=idle$"))
+    expect(page.get_by_role("table", name="Workers")).to_be_visible()
+
+
 def test_the_pipeline_shows_the_consumer_group(page: Page) -> None:
     page.get_by_role("link", name="Pipeline").click()
     matrix = page.get_by_role("table", name="Partitions and their owners")

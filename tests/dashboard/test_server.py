@@ -4,9 +4,13 @@ import socket
 import threading
 
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg, ForwardMsgMetadata
+from streamlit.runtime.forward_msg_cache import populate_hash_if_needed
+from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+from streamlit.web.bootstrap import load_config_options
 
 from filemill.config.settings import load
-from filemill_dashboard.server import CannotListen, listen, run_relay, url_of
+from filemill_dashboard.server import STREAMLIT_OPTIONS, CannotListen, listen, run_relay, url_of
 from filemill_workers.outbox_relay import RelayState
 
 
@@ -54,3 +58,24 @@ def test_a_failed_relay_is_restarted() -> None:
     relay = Faulty()
     run_relay(relay, ended, pause_seconds=0)
     assert relay.runs == 3
+
+
+def test_streamlit_keeps_references_of_a_refreshed_part() -> None:
+    """A refresh drops the older messages of its part, but not the references: see docs/decisions/0037."""
+    queue = ForwardMsgQueue()
+    for index in range(5):
+        message = ForwardMsg(metadata=ForwardMsgMetadata(delta_path=[0, 2, index]))
+        message.delta.fragment_id = "part"
+        message.delta.new_element.markdown.body = "text"
+        queue.enqueue(message)
+    queue.enqueue(ForwardMsg(ref_hash="hash", metadata=ForwardMsgMetadata(delta_path=[0, 2, 5])))
+    queue.clear(retain_lifecycle_msgs=True, fragment_ids_this_run=["part"])
+    assert [list(message.metadata.delta_path) for message in queue.flush()] == [[0, 2, 5]]
+
+
+def test_no_message_of_a_page_becomes_a_reference() -> None:
+    load_config_options(STREAMLIT_OPTIONS)
+    message = ForwardMsg()
+    message.delta.new_element.markdown.body = "x" * 10_000_000
+    populate_hash_if_needed(message)
+    assert not message.metadata.cacheable

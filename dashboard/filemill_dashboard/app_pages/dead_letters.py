@@ -20,6 +20,7 @@ from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.payload import pretty
+from filemill_dashboard.views.plurals import counted
 
 SHOWN = 100
 VIEWS = ["Unresolved", "All"]
@@ -82,7 +83,8 @@ def _replay_bar(letters: Sequence[DeadLetter], *, truncated: bool) -> None:
         key="replay-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
     ):
         shown = f"; the newest {SHOWN} are listed" if len(letters) > SHOWN else ""
-        text = f"{len(letters):,} dead letters match, {len(replayable):,} can be replayed{shown}."
+        matching = counted(len(letters), "dead letter matches", "dead letters match")
+        text = f"{matching}, {len(replayable):,} can be replayed{shown}."
         older = f" Only the newest {KEPT_RECORDS:,} records of the topic are read." if truncated else ""
         st.caption((text if letters else "No dead letters match.") + older)
         st.button(
@@ -175,9 +177,8 @@ def _details(data: PageData, letter: DeadLetter) -> None:
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
             payload = None if content is None else pretty(content.value)
-            preview(
-                "payload", payload, title=f"Payload of {letter.place}", note=f"{letter.size:,} bytes", message=missing
-            )
+            size = counted(letter.size, "byte")
+            preview("payload", payload, title=f"Payload of {letter.place}", note=size, message=missing)
             trace = content.trace if content is not None else None
             preview("trace", trace, title="Stack trace", message=missing or "No stack trace was recorded.")
         with st.container(key="right"):

@@ -20,6 +20,7 @@ from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.file_timeline import state_diagram, timeline_entries
+from filemill_dashboard.views.plurals import counted
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 
@@ -72,7 +73,7 @@ def _preview(data: PageData, file: FileRow) -> None:
         message = f"Content not shown: {reading.value.differs}."
         preview("preview", None, title="Content", message=message)
     elif reading.value is not None:
-        size = f"{reading.value.size:,} bytes"
+        size = counted(reading.value.size, "byte")
         note = size if reading.value.whole else f"first 4,096 of {size}"
         preview("preview", reading.value.text, title="Content", note=note)
     elif reading.error is not None:

@@ -16,6 +16,7 @@ from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.message_export import as_json_lines
 from filemill_dashboard.views.payload import one_line, pretty
+from filemill_dashboard.views.plurals import counted
 
 LIMIT = 100
 # The maximum number of partitions named in the summary as having more records.
@@ -122,7 +123,8 @@ def _select(label: str, options: list[str], key: str, width: int) -> str:
 def _summary(view: BrowseResult, look: BrowseQuery) -> str:
     total = sum((span.end or 0) - (span.begin or 0) for span in view.partitions)
     matching = f"{len(view.records):,} of {view.scanned:,} scanned" if look.text else f"{len(view.records):,}"
-    shown = f"Showing {matching}. The topic has about {total:,} records in {len(view.partitions)} partitions."
+    topic = f"{counted(total, 'record')} in {counted(len(view.partitions), 'partition')}"
+    shown = f"Showing {matching}. The topic has about {topic}."
     return f"{shown} {_remaining(view)}".rstrip()
 
 
@@ -152,7 +154,7 @@ def _row(record: BrowsedRecord) -> TableRow:
 def _details(record: BrowsedRecord) -> None:
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
-            size = f"{len(record.value or b''):,} bytes"
+            size = counted(len(record.value or b""), "byte")
             preview("payload", pretty(record.value), title=f"Value of {_place(record)}", note=size)
         with st.container(key="right"):
             facts("headers", _facts(record), title="Key and headers")

@@ -18,6 +18,7 @@ from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.durations import format_duration
+from filemill_dashboard.views.plurals import counted
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 ERROR_RATE_ALARM = 0.05
@@ -64,15 +65,19 @@ def _metrics(performance: Performance | None) -> list[Metric]:
     )
     failed = f"{performance.total.failed:,} of {performance.total.finished:,} failed"
     total = performance.total
+    finished = f"{counted(total.finished, 'file')} in {most}"
     return [
         Metric(
-            "Throughput", _rate(performance.per_second), f"{total.finished:,} files in {most}", "Completed or failed"
+            "Throughput",
+            _rate(performance.per_second),
+            finished,
+            "Completed or failed",
         ),
         Metric("Error rate", _percent(performance.error_rate), failed, tone=_alarm(performance.error_rate)),
         Metric(
             "Upload success",
             _percent(performance.upload_success_rate),
-            f"{performance.upload_failures:,} attempts failed",
+            f"{counted(performance.upload_failures, 'attempt')} failed",
             "Successful uploads as a share of all attempts",
         ),
         Metric(
@@ -167,7 +172,7 @@ def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
     lines.append(Fact("of which in the outbox", f"{ledger.in_outbox:,}"))
     facts("ledger", lines, stale=stale)
     notices = [
-        Notice("bad", f"{len(ids)} {one if len(ids) == 1 else many}", f"{_id_list(ids)}. {text}")
+        Notice("bad", counted(len(ids), one, many), f"{_id_list(ids)}. {text}")
         for ids, one, many, text in (
             (
                 ledger.lost,

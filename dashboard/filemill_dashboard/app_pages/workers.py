@@ -29,6 +29,7 @@ from filemill_dashboard.state.page_data import PageData, Snapshot, WorkerPage
 from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
+from filemill_dashboard.views.plurals import counted
 
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
@@ -133,8 +134,9 @@ def _pages(page: int, matching: int) -> None:
     if page == 1 and matching <= PAGE_WORKERS:
         return
     first, last = PAGE_WORKERS * (page - 1) + 1, min(PAGE_WORKERS * page, matching)
+    workers = counted(matching, "worker")
     with st.container(key="worker-pages", horizontal=True, vertical_alignment="center"):
-        st.caption(f"{first:,} to {last:,} of {matching:,} workers" if first <= last else f"{matching:,} workers")
+        st.caption(f"{first:,} to {last:,} of {workers}" if first <= last else workers)
         for label, other, there in (("Previous", page - 1, page > 1), ("Next", page + 1, last < matching)):
             st.button(
                 label, key=f"workers-{label}", disabled=not there, on_click=update_view, kwargs={"page": str(other)}
@@ -188,7 +190,7 @@ def _scale(data: PageData, stack: StackState) -> None:
 
 def _scale_to(data: PageData, command: SupervisorCommand) -> None:
     close_menu(SCALE_MENU)
-    _send_supervisor_command(data, command, f"Scaled to {command.count} file processors")
+    _send_supervisor_command(data, command, f"Scaled to {counted(command.count, 'file processor')}")
 
 
 def _command_all(data: PageData, command: WorkerCommandKind) -> None:

@@ -18,6 +18,7 @@ from filemill_dashboard.state.bulk import apply_to_all
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.views.plurals import inflect
 
 # The dialog names this many of the files, with so much of their titles.
 TITLES_SHOWN = 5
@@ -87,7 +88,7 @@ def bulk_dialog(data: PageData) -> None:
     def about() -> str:
         if (matching := _matching(data, action, selection)) is None:
             return ""
-        count = f"{_count_text(matching.count)} {'file' if matching.count == 1 else 'files'}"
+        count = f"{_count_text(matching.count)} {inflect(matching.count, 'file')}"
         matches = "matches" if matching.count == 1 else "match"
         st.write(f"**{count}** {matches} and can be {action.done}.")
         lines = [
@@ -103,7 +104,7 @@ def bulk_dialog(data: PageData) -> None:
     def act() -> str | None:
         matching: _Matching = st.session_state[_STATE]
         total = matching.count if matching.count < COUNT_MAX else None
-        label = f"{action.value.capitalize()} {_count_text(matching.count)} files"
+        label = f"{action.value.capitalize()} {_count_text(matching.count)} {inflect(matching.count, 'file')}"
         try:
             work = apply_to_all(data.services, action, selection, matching.newest_id, page_principal())
             data.jobs.start(label, total, work)

@@ -114,7 +114,8 @@ function draw(plotly, state, figure, annotations, toAxis) {
 }
 
 function resizeWith(plotly, state) {
-  const observer = new ResizeObserver(() => state.plot.data && plotly.Plots.resize(state.plot));
+  // A chart that is hidden or removed at this moment cannot be resized, and needs not.
+  const observer = new ResizeObserver(() => state.plot.data && plotly.Plots.resize(state.plot).catch(() => undefined));
   observer.observe(state.chart);
   return observer;
 }

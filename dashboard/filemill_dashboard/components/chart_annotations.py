@@ -7,6 +7,7 @@ from filemill.adapters.postgres.audit import FAULT
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import DEPLOYED, AuditEntry
 from filemill_dashboard.components.chart import Annotation
+from filemill_dashboard.views.plurals import counted
 
 
 def annotations_of(operations: Sequence[AuditEntry]) -> list[Annotation]:
@@ -45,7 +46,7 @@ def _summary(action: str, detail: dict[str, Any]) -> str:
         case "offsets.reset":
             done = {"cancel": "cancelled", "resubmit": "resubmitted"}.get(str(detail.get("then")), "changed")
             summary = (
-                f"offsets of {detail.get('group')} to {detail.get('to')}; {detail.get('unfinished', 0)} files {done}"
+                f"offsets of {detail.get('group')} to {detail.get('to')}; {_files(detail.get('unfinished', 0))} {done}"
             )
         case "topic.partitions":
             summary = f"{detail.get('topic')}: {detail.get('before')} → {detail.get('count')} partitions"
@@ -53,7 +54,11 @@ def _summary(action: str, detail: dict[str, Any]) -> str:
             summary = f"{action} {detail.get('worker') or 'all workers'}"
         case "retry" | "resubmit" | "cancel" | "delete" | "dlq.replay":
             files = detail.get("files")
-            requested = f"{detail.get('asked', '?')} files requested"
-            count = f"{len(files):,} files" if isinstance(files, list) else requested
+            requested = f"{_files(detail.get('asked'))} requested"
+            count = counted(len(files), "file") if isinstance(files, list) else requested
             summary = f"{'replay' if action == 'dlq.replay' else action}: {count}"
     return summary
+
+
+def _files(count: object) -> str:
+    return counted(count, "file") if isinstance(count, int) else "? files"

@@ -13,6 +13,7 @@ from filemill_dashboard.components.file_table import download_path, took_seconds
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.status_style import TONES
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.views.plurals import counted
 
 REFRESH_SECONDS = 2.0
 WIDTH_PIXELS = 520
@@ -53,7 +54,7 @@ def file_facts(row: FileRow) -> list[Fact]:
         Fact("Run / attempt", f"{row.run} / {row.attempt if row.attempt is not None else '–'}", mono=True),
         Fact("S3 key", row.s3_location, mono=True),
         Fact("SHA-256", row.sha256, mono=True),
-        Fact("Size", None if row.size is None else f"{row.size:,} bytes"),
+        Fact("Size", None if row.size is None else counted(row.size, "byte")),
     ]
 
 

@@ -14,6 +14,7 @@ from filemill_dashboard.state import page_data
 from filemill_dashboard.state.bulk import create_many
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.views.plurals import counted
 
 TITLE = "new_title"
 DESCRIPTION = "new_description"
@@ -81,7 +82,7 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     try:
         if count > 1:
             work = create_many(data.services, title, description, count, page_principal())
-            data.jobs.start(f"Create {count:,} files", count, work)
+            data.jobs.start(f"Create {counted(count, 'file')}", count, work)
             st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
             show_newest()
             return

@@ -21,6 +21,7 @@ from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.views.plurals import counted
 
 _REQUESTED = "offsets_requested"
 TARGETS = {"Earliest": "earliest", "Latest": "latest", "Time": "time", "Shift": "shift"}
@@ -151,7 +152,7 @@ def _preview(plan: ResetPlan) -> UnfinishedPolicy:
         st.caption("Reprocessed records produce the same objects. A finished file keeps its status.")
     if not plan.skipped:
         return "resubmit"
-    label = f"{len(plan.skipped):,} unfinished requests would be skipped"
+    label = f"{counted(len(plan.skipped), 'unfinished request')} would be skipped"
     selected = st.radio(label, list(UNFINISHED_ACTIONS), key="offsets-then", horizontal=True)
     return UNFINISHED_ACTIONS[selected or "Resubmit them"]
 
@@ -161,8 +162,7 @@ def _label(plan: ResetPlan | None, then: UnfinishedPolicy) -> str:
         return "Preview first"
     if not plan.offsets:
         return "No offset changes"
-    count = len(plan.offsets)
-    moves = f"Reset {count} partition{'s' if count > 1 else ''}"
+    moves = f"Reset {counted(len(plan.offsets), 'partition')}"
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 

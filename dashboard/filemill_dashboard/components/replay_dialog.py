@@ -14,6 +14,7 @@ from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.jobs import Job, JobRunning
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal
+from filemill_dashboard.views.plurals import counted
 
 RATE_DEFAULT = 50
 RATE_MAX = 1000
@@ -44,10 +45,10 @@ def replay_dialog(data: PageData) -> None:
         except Forbidden as error:
             show_notices("replay-refused", [Notice("bad", "Not replayed", str(error))])
             return
-        st.write(f"**{len(dry.files):,} files** would get a new run.")
+        st.write(f"**{counted(len(dry.files), 'file')}** would get a new run.")
         bars("replay-reasons", dry.reasons, "", label="Reasons", empty="None", on_choice=lambda _name: None)
         if dry.refused:
-            st.caption(f"{len(dry.refused):,} are skipped:")
+            st.caption(f"{counted(len(dry.refused), 'is', 'are')} skipped:")
             why = Counter(reason_fingerprint(reason) for reason in dry.refused.values())
             ordered = dict(why.most_common())
             bars("replay-refused", ordered, "", label="Refused", empty="", tone="none", on_choice=lambda _name: None)
@@ -58,7 +59,7 @@ def replay_dialog(data: PageData) -> None:
             if st.button("Cancel", key="replay-cancel"):
                 close()
                 st.rerun()
-            label = f"Replay {len(dry.files):,} files"
+            label = f"Replay {counted(len(dry.files), 'file')}"
             if st.button(label, key="replay-go", type="primary", disabled=not dry.files):
                 try:
                     work = _work(data, letters, float(rate or 1), int(max_runs or 1))

@@ -7,6 +7,7 @@ from filemill_dashboard.state.bulk import resubmit_all
 from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.views.plurals import counted
 
 _EFFECT = "Each request gets a new run through the outbox"
 
@@ -21,5 +22,5 @@ def resubmit_button(data: PageData, requests: int) -> None:
             st.toast(str(busy))
 
     reason = why_not(Permission.RETRY_FILES)
-    label = f"Resubmit {requests:,} request{'' if requests == 1 else 's'}"
+    label = f"Resubmit {counted(requests, 'request')}"
     st.button(label, key="resubmit-gone", on_click=start, disabled=bool(reason), help=reason or _EFFECT)

@@ -4,8 +4,31 @@ const STALE_SECONDS = 10;
 // A refresh that does not arrive, for example after a lost connection, is requested again after this many periods.
 const TIMEOUT_PERIODS = 2;
 const TIMEOUT_MIN_MS = 4000;
+const BLANK_CHECK_MS = 1000;
+// A page is blank between two checks at most while it loads.
+const BLANK_CHECKS = 3;
+const RELOAD_PAUSE_MS = 15000;
+const RELOADED_AT = "filemill-reloaded-at";
+
+// After an error in its own code, the library that draws the page removes all of it. The page is then reloaded, with
+// its URL. The timer belongs to the window, because this component is removed, too.
+function reloadBlankPage() {
+  if (window.filemillBlankTimer) return;
+  let blank = 0;
+  window.filemillBlankTimer = setInterval(() => {
+    blank = document.getElementById("root")?.childElementCount === 0 ? blank + 1 : 0;
+    if (blank < BLANK_CHECKS || Date.now() - Number(sessionStorage.getItem(RELOADED_AT)) < RELOAD_PAUSE_MS) return;
+    sessionStorage.setItem(RELOADED_AT, String(Date.now()));
+    // Without an answer a reload would end in the browser's own error page, which does not retry.
+    fetch("/healthz").then(
+      (answer) => answer.ok && location.reload(),
+      () => sessionStorage.removeItem(RELOADED_AT),
+    );
+  }, BLANK_CHECK_MS);
+}
 
 export default function ({ data, parentElement, setTriggerValue }) {
+  reloadBlankPage();
   const state = mountedState(parentElement, (root) => {
     const servers = el("span", { class: "servers" });
     const age = el("span", { class: "age", role: "timer" });

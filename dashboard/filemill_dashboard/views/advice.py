@@ -8,6 +8,7 @@ from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState
 from filemill.queries.overview import RecreatedTopic
 from filemill_dashboard.views.durations import format_coarse
+from filemill_dashboard.views.plurals import counted, inflect
 
 # A sample that is older than this many of the monitor's intervals is stale.
 STALE_INTERVALS = 5
@@ -60,7 +61,7 @@ def lost_requests(requests: int | None) -> list[Advice]:
     """Advice about requests whose records were removed from Kafka."""
     if not requests:
         return []
-    subject = "One request was" if requests == 1 else f"{requests:,} requests were"
+    subject = f"{_number(requests).capitalize()} {inflect(requests, 'request was', 'requests were')}"
     text = "Retention removed the records, or their topic was deleted. No worker will process these requests."
     return [Advice("bad", f"{subject} removed from Kafka before being processed", text)]
 
@@ -114,7 +115,7 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
         return []
     members, partitions = len(group.members), [part.partition for part in lags.partitions]
     if not members:
-        waiting = f"{lags.total:,} records are waiting." if lags.total else ""
+        waiting = f"{counted(lags.total, 'record is', 'records are')} waiting." if lags.total else ""
         return [
             Advice("bad", "No file processor is running", f"{waiting} Start one: `filemill run processor`.".strip())
         ]
@@ -135,12 +136,13 @@ def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
         found.append(
             Advice(
                 "none",
-                f"{members} workers, {len(partitions)} partitions: {_number(idle)} idle",
-                f"With {len(partitions) * 2} partitions, the workers would have {even}.",
+                f"{counted(members, 'worker')}, {counted(len(partitions), 'partition')}: {_number(idle)} idle",
+                f"With {counted(2 * len(partitions), 'partition')}, the workers would have {even}.",
             )
         )
     elif idle:
-        found.append(Advice("warn", f"{_number(idle).capitalize()} of {members} workers has no partition yet"))
+        some = f"{_number(idle).capitalize()} of {counted(members, 'worker')}"
+        found.append(Advice("warn", f"{some} {inflect(idle, 'has', 'have')} no partition yet"))
     return found
 
 
@@ -153,12 +155,11 @@ def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
     found = []
     for (reason, _), some in alike.items():
         names = _names("partition", [one.partition for one in some])
-        verb = "is" if len(some) == 1 else "are"
         tone = "warn" if some[0].explained else "bad"
         longest = max(some, key=lambda one: one.seconds).sentence
         parts = [f"{longest[0].upper()}{longest[1:]}.", _WHAT_TO_DO[reason], _others(some)]
         text = " ".join(part for part in parts if part)
-        found.append(Advice(tone, f"{names} {verb} stalled", text))
+        found.append(Advice(tone, f"{names} {inflect(len(some), 'is', 'are')} stalled", text))
     return found
 
 
@@ -173,7 +174,7 @@ def _others(some: Sequence[StalledPartition]) -> str:
 def _about_unknown_ids(count: int) -> list[Advice]:
     if not count:
         return []
-    what = f"{_number(count).capitalize()} unknown file {'id' if count == 1 else 'ids'} in results of the last 24 hours"
+    what = f"{_number(count).capitalize()} unknown file {inflect(count, 'id')} in results of the last 24 hours"
     text = (
         "Another program writes requests to the topic, or the database was restored from a backup. The objects of "
         "these results belong to no file: see `filemill orphans list` and `filemill orphans delete`."
@@ -187,7 +188,7 @@ def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[
     age = outbox.oldest_age_seconds or 0.0
     if outbox.depth and age > OUTBOX_DELAY_SECONDS:
         inactive = "" if relay is not None and relay.held else " No relay is active: start `filemill run relay`."
-        waiting = f"{outbox.depth:,} accepted {'request waits' if outbox.depth == 1 else 'requests wait'}"
+        waiting = counted(outbox.depth, "accepted request waits", "accepted requests wait")
         text = f"The oldest has waited for {format_coarse(age)}. "
         text += f"They are published as soon as Kafka is reachable.{inactive}"
         found.append(Advice("warn", f"{waiting} in the outbox", text))
@@ -199,8 +200,8 @@ def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[
 
 def _names(what: str, numbers: list[int]) -> str:
     shown = ", ".join(str(number) for number in numbers[:8]) + (" …" if len(numbers) > 8 else "")
-    return f"{what.capitalize()}{'s' if len(numbers) > 1 else ''} {shown}"
+    return f"{inflect(len(numbers), what.capitalize())} {shown}"
 
 
 def _number(count: int) -> str:
-    return "one" if count == 1 else str(count)
+    return "one" if count == 1 else f"{count:,}"

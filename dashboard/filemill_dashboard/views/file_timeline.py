@@ -9,6 +9,7 @@ from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.file_timeline import FileTimeline, PublishedRequest
 from filemill_dashboard.views.durations import format_duration
+from filemill_dashboard.views.plurals import counted
 
 TONES = {Status.COMPLETED: "good", Status.FAILED: "bad", Status.CANCELLED: "none"}
 
@@ -118,7 +119,7 @@ def _row_entries(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]
             TimelineEntry(file.updated_at, f"Step {file.step or 0} of {file.steps} done", file.worker_id or "", "busy")
         )
     if file.finished_at is not None and file.status is Status.COMPLETED:
-        size = f" · {file.size:,} bytes" if file.size is not None else ""
+        size = f" · {counted(file.size, 'byte')}" if file.size is not None else ""
         by = file.worker_id or "a foreign service"
         entries.append(
             TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good")

@@ -12,6 +12,7 @@ from filemill.queries.file_timeline import FileTimeline, PublishedRequest, Waiti
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import format_duration
+from filemill_dashboard.views.plurals import counted
 
 # A request leaves the outbox within milliseconds. If it waits for this long, something holds it up.
 OUTBOX_SECONDS = 5.0
@@ -96,7 +97,7 @@ def _record_gone(history: FileTimeline, file: FileRow) -> WaitingReason:
 
 def _in_outbox(history: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
     seconds = (history.as_of - waiting.accepted_at).total_seconds()
-    ahead = f", behind {waiting.ahead:,} {'request' if waiting.ahead == 1 else 'requests'}" if waiting.ahead else ""
+    ahead = f", behind {counted(waiting.ahead, 'request')}" if waiting.ahead else ""
     since = f"It has waited for {format_duration(seconds)}{ahead}."
     relay = overview.leases.get("relay") if overview else None
     if relay is not None and not relay.held:
@@ -130,7 +131,9 @@ def _in_backlog(position: PublishedRequest, overview: Overview | None, workers: 
     lag = next((part for part in overview.lags.partitions if part.partition == position.partition), None)
     committed = lag.committed_offset if lag else None
     ahead = None if committed is None else max(0, position.offset - committed)
-    before = "" if ahead is None else f" {ahead:,} records before it are not committed yet."
+    before = (
+        "" if ahead is None else f" {counted(ahead, 'record before it is', 'records before it are')} not committed yet."
+    )
     worker = workers.get(owner.client_id)
     obstacle = _obstacle(worker, position.partition, before) if worker is not None else None
     return obstacle or WaitingReason(
