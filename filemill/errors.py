@@ -45,14 +45,56 @@ class DeadLetterCode(enum.StrEnum):
     RECORD_TOO_LARGE = "record_too_large"
     DELIVERY_LIMIT = "delivery_limit"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    REJECTED_BY_HANDLER = "rejected_by_handler"
+    HANDLER_UNKNOWN = "handler_unknown"
+    PARAMETERS_INVALID = "parameters_invalid"
+    INPUT_MISSING = "input_missing"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    MEMORY_EXCEEDED = "memory_exceeded"
+    DISK_EXCEEDED = "disk_exceeded"
+    HANDLER_CRASHED = "handler_crashed"
+    RESULT_INVALID = "result_invalid"
 
 
 class PermanentError(Exception):
-    """A record cannot be processed, however often it is retried."""
+    """A record cannot be processed, however often it is retried.
 
-    def __init__(self, reason: str, code: DeadLetterCode) -> None:
+    A handler raises it with the reason alone. `trace` is the traceback of another process.
+    """
+
+    def __init__(self, reason: str, code: DeadLetterCode = DeadLetterCode.REJECTED_BY_HANDLER, trace: str = "") -> None:
         super().__init__(reason)
         self.code = code
+        self.trace = trace
+
+
+class RetryLater(Exception):
+    """A handler asks to be run again after `seconds`. This does not count as an attempt."""
+
+    code: ClassVar[str] = "retry-later"
+
+    def __init__(self, seconds: float, reason: str = "the handler asked for a later attempt") -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class AttemptFailed(Exception):
+    """An attempt of a handler failed. It counts, and the next one may succeed.
+
+    `code` is the cause, and the code of the dead letter after the last attempt. `trace` is the traceback of the
+    handler's process, empty if it was killed.
+    """
+
+    def __init__(self, reason: str, code: DeadLetterCode = DeadLetterCode.ATTEMPTS_EXHAUSTED, trace: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.trace = trace
+
+
+class InvalidHandler(Exception):
+    """A handler cannot be used: its module, its name or its parameters are wrong. The text names it."""
+
+    code: ClassVar[str] = "invalid-handler"
 
 
 class NotFound(Exception):

@@ -1,16 +1,17 @@
 """The retry rule for a record whose processing failed: retry it after a delay, or make it a dead letter. Pure.
 
 `Unavailable` means that a server is unreachable. It says nothing about the record, so the record is retried without
-limit. `PermanentError` makes it a dead letter at once. Every other error may be caused by the record: it has a bounded
-number of attempts. Delays grow exponentially with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015), so
-that a thousand records are not retried at the same time.
+limit. `RetryLater` is a handler's own wish, and is not counted either. `PermanentError` makes it a dead letter at once.
+Every other error may be caused by the record: it has a bounded number of attempts. Delays grow exponentially with full
+jitter (M. Brooker, "Exponential Backoff And Jitter", 2015), so that a thousand records are not retried at the same
+time.
 """
 
 import random
 
 import msgspec
 
-from filemill.errors import DeadLetterCode, PermanentError, Unavailable
+from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, RetryLater, Unavailable
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,11 @@ def decide(
         return Reject(str(error), error.code)
     if isinstance(error, Unavailable):
         return Retry(backoff_seconds(policy, failures, jitter), counted=False)
+    if isinstance(error, RetryLater):
+        return Retry(max(0.0, error.seconds), counted=False)
     if attempt >= policy.max_attempts:
+        if isinstance(error, AttemptFailed):
+            return Reject(f"{error} (after {attempt} attempt{'s' * (attempt > 1)})", error.code)
         reason = f"{type(error).__name__}: {error} (after {attempt} attempts)"
         return Reject(reason, DeadLetterCode.ATTEMPTS_EXHAUSTED)
     return Retry(backoff_seconds(policy, failures, jitter), counted=True)

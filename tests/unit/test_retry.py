@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from filemill.domain.circuit_breaker import BreakerState
 from filemill.domain.retry import Reject, Retry, RetryPolicy, backoff_seconds, decide
-from filemill.errors import DeadLetterCode, PermanentError, Unavailable
+from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, RetryLater, Unavailable
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.2, cap_seconds=10.0)
 
@@ -44,6 +44,17 @@ def test_a_rejection_contains_the_error_and_the_number_of_attempts() -> None:
     assert isinstance(verdict, Reject)
     for part in ("ValueError", "boom", "3 attempts"):
         assert part in verdict.reason
+
+
+def test_a_handler_that_asks_for_a_later_attempt_loses_none() -> None:
+    assert decide(POLICY, RetryLater(30.0), 3, 9, random.Random(1)) == Retry(30.0, counted=False)
+
+
+def test_the_dead_letter_after_the_last_attempt_has_the_code_of_its_failure() -> None:
+    error = AttemptFailed("it took too long", DeadLetterCode.DEADLINE_EXCEEDED)
+    assert isinstance(decide(POLICY, error, 2, 2, random.Random(1)), Retry)
+    rejected = decide(POLICY, error, 3, 3, random.Random(1))
+    assert rejected == Reject("it took too long (after 3 attempts)", DeadLetterCode.DEADLINE_EXCEEDED)
 
 
 def test_outages_do_not_use_up_the_attempts_of_later_errors() -> None:
