@@ -204,7 +204,8 @@ class CurrentState(msgspec.Struct, frozen=True):
 class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """The content of an event about a file.
 
-    `run` None means the row's current run: the sender knows the reference design only.
+    `run` None means the row's current run: the sender knows the reference design only. `stated_start`: the start of the
+    delivery by its worker's clock; with the worker it identifies the delivery.
     """
 
     file_id: int
@@ -221,6 +222,7 @@ class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
     steps: int | None = None
     started_at: datetime | None = None
+    stated_start: datetime | None = None
     error: str | None = None
 
 

@@ -108,12 +108,17 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
             offset=self.offset,
             attempt=self.attempt,
             started_at=_start_time(at, self.started_at, self.timestamp),
+            stated_start=self.started_at,
             error=self.error[:_ERROR_MAX_CHARACTERS] if self.error else None,
         )
 
 
 class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A record of `file.progress`: step `step` of `steps` is done (0: processing has begun)."""
+    """A record of `file.progress`: step `step` of `steps` is done (0: processing has begun).
+
+    `started_at` is the same in all events of one delivery to a worker, so that it identifies the delivery. Workers of
+    older versions do not send it; then the event of step 0 is the start.
+    """
 
     file_id: FileId
     run: Run | None = None
@@ -127,20 +132,27 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     # What the handler reports: the part that is done, from 0 to 1, and a text.
     fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     message: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
+    started_at: datetime | None = None
 
     def status_update(self, at: datetime | None = None) -> StatusUpdate:
         """The event as a status update at the time `at` of the store's clock (None: the event's timestamp)."""
+        at = at or self.timestamp
+        started_at = _start_time(at, self.started_at, self.timestamp)
+        if started_at is None and self.step == 0:
+            started_at = at
         return StatusUpdate(
             file_id=self.file_id,
             run=self.run,
             status=Status.PROCESSING,
-            at=at or self.timestamp,
+            at=at,
             worker_id=self.worker_id,
             partition=self.partition,
             offset=self.offset,
             attempt=self.attempt,
             step=self.step,
             steps=self.steps,
+            started_at=started_at,
+            stated_start=None if started_at is None else self.started_at or self.timestamp,
         )
 
 

@@ -28,6 +28,10 @@ COLUMNS = (
 )
 
 
+# File, run, worker and stated start of a delivery, and whether its result was repeated.
+Delivered = tuple[int, int, str | None, datetime | None, bool]
+
+
 class FencedLease(Lease, Protocol):
     """A lease whose fencing token tests can read."""
 
@@ -60,6 +64,9 @@ class DatabaseHarness(Protocol):
 
     def row(self, file_id: int) -> dict[str, Any]:
         """The columns above."""
+
+    def deliveries(self) -> set[Delivered]:
+        """File, run, worker and stated start of each delivery, and whether its result was repeated."""
 
     def waiting(self) -> list[int]:
         """The ids of files in the outbox, in the order of acceptance."""
@@ -113,6 +120,9 @@ class MemoryHarness:
         row = self.database.files[file_id]
         return {name: getattr(row, name) for name in COLUMNS}
 
+    def deliveries(self) -> set[Delivered]:
+        return {(*key, repeated) for key, repeated in self.database.deliveries.items()}
+
     def waiting(self) -> list[int]:
         return [row.file_id for row in self.database.outbox.values()]
 
@@ -144,7 +154,7 @@ class PostgresHarness:
             connection.execute(
                 sa.text(
                     "TRUNCATE files, outbox, publications, leases, sync_positions, rejected_messages, worker_events,"
-                    " workers, topic_generations, abandoned_numbers RESTART IDENTITY"
+                    " workers, topic_generations, abandoned_numbers, deliveries RESTART IDENTITY"
                 )
             )
             connection.execute(sa.text("UPDATE publish_counter SET next_number = 1"))
@@ -185,6 +195,11 @@ class PostgresHarness:
         with self.engine.connect() as connection:
             row = connection.execute(query).one()._asdict()
         return {name: row.get(f"kafka_{name}", row.get(name)) for name in COLUMNS}
+
+    def deliveries(self) -> set[Delivered]:
+        rows = self._rows("SELECT * FROM deliveries")
+        names = ("file_id", "run", "worker_id", "stated_start", "repeated")
+        return {tuple(row[name] for name in names) for row in rows}
 
     def waiting(self) -> list[int]:
         return [row["file_id"] for row in self._rows("SELECT file_id FROM outbox ORDER BY id")]

@@ -323,6 +323,60 @@ def test_a_pending_update_changes_nothing(postgres: PostgresHarness) -> None:
     assert postgres.row(file_id)["status"] == "processing"
 
 
+def _begun(file_id: int, worker: str, seconds: float, at: float | None = None) -> StatusUpdate:
+    """Progress, `at` seconds after T0, of a delivery that began after `seconds`; on the worker's clock a day ago."""
+    start = T0 + timedelta(seconds=seconds)
+    update = _progress(file_id, seconds if at is None else at)
+    stated = start - timedelta(days=1)
+    return msgspec.structs.replace(update, worker_id=worker, started_at=start, stated_start=stated)
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_each_delivery_is_stored_once_and_the_row_has_the_start_of_the_last(
+    database: DatabaseHarness, one_batch: bool
+) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
+    progress = [
+        _begun(file_id, "a", 1),
+        _begun(file_id, "a", 1, 2),
+        _begun(file_id, "b", 6),
+        _begun(file_id, "b", 6, 7),
+    ]
+    for batch in [progress] if one_batch else [[one] for one in progress]:
+        store.apply(batch, {})
+    day = timedelta(days=1)
+    assert database.deliveries() == {
+        (file_id, 1, "a", T0 + timedelta(seconds=1) - day, False),
+        (file_id, 1, "b", T0 + timedelta(seconds=6) - day, False),
+    }
+    row = database.row(file_id)
+    assert (row["worker_id"], row["started_at"]) == ("b", T0 + timedelta(seconds=6))
+
+
+def test_progress_without_a_start_keeps_no_start_of_another_worker(database: DatabaseHarness) -> None:
+    (file_id,) = database.submit(["a"])
+    _, store = _leader(database)
+    store.apply([_begun(file_id, "a", 1)], {})
+    store.apply([_progress(file_id, 9, step=2)], {})  # of an older version: its worker is "w"
+    assert (database.row(file_id)["worker_id"], database.row(file_id)["started_at"]) == ("w", None)
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_result_after_the_end_of_its_run_is_stored_as_repeated(database: DatabaseHarness, one_batch: bool) -> None:
+    file_id, cancelled = database.submit(["a", "b"])
+    _, store = _leader(database)
+    start = T0 - timedelta(days=1)
+    results = [
+        msgspec.structs.replace(_completed(file_id, seconds, worker=worker), stated_start=start)
+        for seconds, worker in ((60, "a"), (70, "b"))
+    ]
+    late = [StatusUpdate(file_id=cancelled, run=1, status=Status.CANCELLED, at=T0), _completed(cancelled)]
+    batches = [[*results, *late]] if one_batch else [[one] for one in (*results, *late)]
+    assert sum(store.apply(batch, {}).changed for batch in batches) == 2
+    assert database.deliveries() == {(file_id, 1, "b", start, True)}
+
+
 # --- any batches in any order: the in-memory store, the SQL and the pure rule agree
 
 _moments = st.integers(0, 6).map(lambda seconds: T0 + timedelta(seconds=seconds))
@@ -334,6 +388,7 @@ def _updates(draw: st.DrawFn) -> StatusUpdate:
     status = draw(st.sampled_from([Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED]))
     foreign = draw(st.booleans())
     ended = status is not Status.PROCESSING
+    started_at = None if foreign else draw(st.none() | _moments)
     return StatusUpdate(
         file_id=draw(st.sampled_from([0, 0, 1, 2, UNKNOWN_ID])),
         run=draw(st.sampled_from([None, 1, 1, 2, 3])),
@@ -348,7 +403,8 @@ def _updates(draw: st.DrawFn) -> StatusUpdate:
         attempt=None if foreign else draw(st.integers(1, 3)),
         step=None if ended else draw(st.integers(0, 6)),
         steps=None if ended else 6,
-        started_at=draw(_moments) if ended and not foreign else None,
+        started_at=started_at,
+        stated_start=started_at,
         error=draw(st.sampled_from(["e1", "e2"])) if status is Status.FAILED else None,
     )
 
@@ -375,7 +431,7 @@ def test_fake_and_postgres_match_the_rule_for_any_batch(
     ]
     expected = [CurrentState(1, Status.PENDING)] * 3
     for number, batch in enumerate(batches):
-        outcomes: list[tuple[int, list[bool], list[int], Any]] = []
+        outcomes: list[tuple[int, list[bool], list[int], Any, Any]] = []
         for database, store, ids in stores:
             named = [_renamed(change, ids) for change in batch]
             applied = store.apply(named, {("t", 0): number})
@@ -383,7 +439,7 @@ def test_fake_and_postgres_match_the_rule_for_any_batch(
             for row, file_id in zip(rows, ids, strict=True):
                 row["s3_location"] = row["s3_location"] and row["s3_location"].replace(f"file-{file_id}-", "own-")
             unknown = [unknown == UNKNOWN_ID for unknown in applied.unknown_ids]
-            outcomes.append((applied.changed, unknown, sorted(applied.rejected), rows))
+            outcomes.append((applied.changed, unknown, sorted(applied.rejected), rows, _deliveries(database, ids)))
         assert outcomes[0] == outcomes[1], "the in-memory store and Postgres differ"
         before, expected = expected, _by_the_rule(expected, batch)
         for row, state, former in zip(outcomes[1][3], expected, before, strict=True):
@@ -394,6 +450,10 @@ def test_fake_and_postgres_match_the_rule_for_any_batch(
             if row["run"] == former.run and former.status.terminal:
                 assert row["status"] == former.status
         expected = _retried(expected, [(database, ids) for database, _, ids in stores])
+
+
+def _deliveries(database: DatabaseHarness, ids: list[int]) -> set[Any]:
+    return {(ids.index(file_id), *rest) for file_id, *rest in database.deliveries() if file_id in ids}
 
 
 def _retried(states: list[CurrentState], databases: list[tuple[DatabaseHarness, list[int]]]) -> list[CurrentState]:

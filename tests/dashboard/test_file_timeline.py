@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.deliveries import Delivery, DeliveryOutcome
 from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
 from filemill.queries.file_timeline import FileOperation, FileTimeline, PublishedRequest, WaitingRequest
@@ -14,7 +15,7 @@ from filemill.queries.files import OutboxState, StatusCounts
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
-from filemill_dashboard.views.file_timeline import state_diagram, timeline_entries
+from filemill_dashboard.views.file_timeline import delivery_outcome, state_diagram, timeline_entries
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -213,6 +214,7 @@ def test_the_timeline_shows_both_runs_in_order() -> None:
         publications=[*ON_KAFKA, PublishedRequest(2, 6, 0, 51, ago(39))],
         events=[dead_lettered],
         operations=[FileOperation(ago(50), "cli:ana", "retry", 2)],
+        deliveries=[delivery("w", 40, 35, DeliveryOutcome.COMPLETED, run=2)],
     )
     entries = timeline_entries(found)
     assert [entry.what for entry in entries] == [
@@ -221,12 +223,63 @@ def test_the_timeline_shows_both_runs_in_order() -> None:
         "Dead-lettered at upload",
         "Retried as a new run",
         "Published",  # stored after the worker started it, and shown before
-        "Started by a worker",
+        "Started by w",
         "Uploaded",
         "Recorded",
     ]
     assert entries[2].trace == "Trace …"
     assert entries[3].detail == "run 2 · by cli:ana"
+
+
+def delivery(
+    worker_id: str, begin: float, end: float | None, outcome: DeliveryOutcome, *, run: int = 1, **more: Any
+) -> Delivery:
+    """A delivery that began and ended so many seconds ago."""
+    ended_at = None if end is None else ago(end)
+    given = {"worker_id": worker_id, "started_at": ago(begin), "ended_at": ended_at, "outcome": outcome}
+    return Delivery(**{"run": run, "partition": 2, "offset": 50, **given, **more})
+
+
+def test_a_redelivery_after_a_kill_has_both_workers_and_the_true_wait() -> None:
+    found = history_of(
+        Status.PROCESSING,
+        {"worker_id": "b", "started_at": ago(4), "updated_at": ago(1), "step": 3, "steps": 6},
+        publications=[PublishedRequest(1, 5, 2, 50, ago(15))],
+        deliveries=[
+            delivery("a", 14, 10, DeliveryOutcome.KILLED, ended_by="page"),
+            delivery("b", 4, None, DeliveryOutcome.RUNNING),
+        ],
+    )
+    entries = [(entry.what, entry.detail) for entry in timeline_entries(found)]
+    assert entries[2:5] == [
+        ("Started by a", "partition 2, offset 50 · run 1"),
+        ("Worker killed", "a · after 4.0 s · by page"),
+        ("Started by b", "partition 2, offset 50 · run 1"),
+    ]
+    assert [delivery_outcome(one) for one in found.deliveries] == [
+        ("worker killed by page", "bad"),
+        ("in progress", "busy"),
+    ]
+    diagram = state_diagram(found)
+    assert diagram is not None
+    assert [node.after_seconds for node in diagram.path] == [None, 45.0, 1.0], "the first worker started it after 1 s"
+    assert diagram.path[2].note == "b · delivery 2"
+
+
+def test_a_result_of_a_run_that_had_ended_is_a_repeated_one() -> None:
+    found = history_of(
+        Status.COMPLETED,
+        {"worker_id": "a", "started_at": ago(40), "finished_at": ago(35), "updated_at": ago(34)},
+        deliveries=[
+            delivery("a", 40, 35, DeliveryOutcome.COMPLETED),
+            delivery("b", 39, 30, DeliveryOutcome.COMPLETED, repeated=True),
+        ],
+    )
+    assert delivery_outcome(found.deliveries[1]) == ("completed again, not used", "warn")
+    assert timeline_entries(found)[-1].what == "Repeated result"
+    diagram = state_diagram(found)
+    assert diagram is not None
+    assert diagram.path[2].note == "a"
 
 
 def test_the_state_diagram_shows_the_path_of_the_current_run() -> None:

@@ -58,10 +58,12 @@ def test_a_completed_file_shows_its_states_and_its_content(
     assert [node["current"] for node in page.shown("state_diagram", "state-diagram")["ends"]] == [True, False, False]
     assert [step["title"] for step in page.shown("timeline", "timeline")["steps"]] == [
         "Accepted",
-        "Started by a worker",
+        "Started by w-1",
         "Uploaded",
         "Recorded",
     ]
+    (row,) = page.shown("grid", "deliveries")["rows"]
+    assert (row["cells"]["worker"], row["cells"]["outcome"]) == ("w-1", ["completed", "good"])
     assert page.shown("preview", "preview")["text"] == "inhalt \\xfc"
     assert disabled(page) == {"retry": True, "cancel": True, "delete": False}
     assert page.notices("why") == []
@@ -89,8 +91,9 @@ def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa
     page = open_page(settings, "file", id=str(file_id))
     page.app.button(key="action-delete").click()
     (notice,) = page.run().notices("none")
-    assert notice["title"] == f"File #{file_id} does not exist"
-    assert notice["text"].startswith("Deleted at ")
+    assert notice["title"] == f"File #{file_id} was deleted"
+    assert notice["text"].startswith("“One file”. Deleted at ")
+    assert " UTC by page" in notice["text"]
     with engine.connect() as connection:
         assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == [file_id]
 

@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.tables import Operation, Tombstone, Worker, WorkerEventRow
 from filemill.config.settings import as_environment
 from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
+from filemill.domain.deliveries import DeliveryOutcome
 from filemill.domain.file_actions import RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import read_dead_letters
+from filemill.queries.file_timeline import file_timeline
 from filemill.services import dead_letters
 from filemill.services.operations import Operations, UnknownWorker
 from tests.integration import topics
@@ -66,6 +68,10 @@ def test_a_worker_stops_a_cancelled_file_and_the_file_can_be_retried(
     wait_until(lambda: "cancelled" in event_kinds(harness), WORK_SECONDS, "the worker reports the cancellation")
     harness.wait_for(ids[2:])
     assert set(harness.statuses(ids[:2]).values()) == {"cancelled"}
+    with harness.engine.connect() as connection:
+        (delivery,) = file_timeline(connection, ids[0]).deliveries
+    assert (delivery.worker_id, delivery.outcome) == ("processor-1", DeliveryOutcome.CANCELLED)
+    assert (delivery.ended_by, delivery.ended_at is not None) == ("test", True)
     assert not set(ids[:2]) & set(harness.results())
     harness.assert_clean()
 

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.domain.files import Status, parse_file_id
+from filemill.domain.deliveries import Delivery
+from filemill.domain.files import Status, epoch_milliseconds, parse_file_id
 from filemill.errors import InvalidRequest
 from filemill.queries.file_timeline import FileTimeline
 from filemill.queries.overview import Overview
@@ -13,13 +14,14 @@ from filemill_dashboard.components.facts import facts
 from filemill_dashboard.components.file_actions import file_actions, last_outcome
 from filemill_dashboard.components.file_details import file_facts
 from filemill_dashboard.components.file_header import file_header
+from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.state_diagram import draw_state_diagram
 from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
-from filemill_dashboard.views.file_timeline import state_diagram, timeline_entries
+from filemill_dashboard.views.file_timeline import delivery_outcome, state_diagram, timeline_entries
 from filemill_dashboard.views.plurals import counted
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
@@ -42,8 +44,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         show_notices("none", [Notice("none", f"File #{file_id}: no data yet", reading.error or "")])
         return
     if story.file is None:
-        when = f"Deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC." if story.deleted_at else ""
-        show_notices("none", [Notice("warn", f"File #{file_id} does not exist", when)])
+        show_notices("none", [_gone(file_id, story)])
         return
     diagram = state_diagram(story)
     overview = snapshot.value.overview if snapshot.value else None
@@ -58,10 +59,60 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
+            _deliveries(story, stale=stale)
             event_timeline("timeline", timeline_entries(story), title="Timeline", stale=stale)
             _preview(data, story.file)
         with st.container(key="right"):
             facts("details", file_facts(story.file), title="Details", stale=stale)
+
+
+def _gone(file_id: int, story: FileTimeline) -> Notice:
+    if story.deleted_at is None:
+        return Notice("warn", f"File #{file_id} does not exist")
+    title = f"“{story.deleted_title}”. " if story.deleted_title else ""
+    by = f" by {story.deleted_by}" if story.deleted_by else ""
+    when = f"Deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC{by}."
+    return Notice("none", f"File #{file_id} was deleted", f"{title}{when} The ledger still counts it.")
+
+
+_DELIVERY_COLUMNS = [
+    Column("worker", "Worker"),
+    Column("run", "Run", "number", 54),
+    Column("begin", "Begin", "moment", 178),
+    Column("end", "End", "moment", 178, hide_below=640),
+    Column("lasted", "Duration", "seconds", 82),
+    Column("outcome", "How it ended", "badge", 210),
+]
+
+
+def _deliveries(story: FileTimeline, *, stale: bool) -> None:
+    """Draw each delivery of the record to a worker: who had it, from when to when, and how that ended."""
+    page_shell.section_heading("Deliveries to workers")
+    data_grid(
+        "deliveries",
+        _DELIVERY_COLUMNS,
+        [_delivery_row(index, one, story) for index, one in enumerate(story.deliveries)],
+        label="Deliveries to workers",
+        empty=("No worker has started it", "A worker reports the start of work that takes longer than a second."),
+        stale=stale,
+    )
+
+
+def _delivery_row(index: int, delivery: Delivery, story: FileTimeline) -> TableRow:
+    text, tone = delivery_outcome(delivery)
+    until = delivery.ended_at or (story.as_of if text == "in progress" else None)
+    return TableRow(
+        str(index),
+        {
+            "worker": delivery.worker_id,
+            "run": delivery.run,
+            "begin": epoch_milliseconds(delivery.started_at),
+            "end": None if delivery.ended_at is None else epoch_milliseconds(delivery.ended_at),
+            "lasted": None if until is None else max(0.0, (until - delivery.started_at).total_seconds()),
+            "outcome": (text, tone),
+        },
+        titles={"outcome": text},
+    )
 
 
 def _preview(data: PageData, file: FileRow) -> None:

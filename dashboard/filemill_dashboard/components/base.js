@@ -101,11 +101,16 @@ function bytes(value) {
   return value < 1048576 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1048576).toFixed(1)} MiB`;
 }
 
+// Whether the moments are not all of one day: then each is shown with its date.
+function onSeveralDays(moments) {
+  return new Set(moments.map((moment) => new Date(moment).toDateString())).size > 1;
+}
+
 // A moment (milliseconds since 1970) in the viewer's time zone, with its date unless that is today.
-function clock(milliseconds) {
+function clock(milliseconds, dated = false) {
   const moment = new Date(milliseconds);
   const pad = (value, digits = 2) => String(value).padStart(digits, "0");
   const time = `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}.${pad(moment.getMilliseconds(), 3)}`;
   const day = `${moment.getFullYear()}-${pad(moment.getMonth() + 1)}-${pad(moment.getDate())}`;
-  return moment.toDateString() === new Date().toDateString() ? time : `${day} ${time}`;
+  return !dated && moment.toDateString() === new Date().toDateString() ? time : `${day} ${time}`;
 }

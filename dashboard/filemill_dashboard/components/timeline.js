@@ -12,6 +12,7 @@ export default function ({ data, parentElement }) {
   setText(state.empty, data.empty);
   state.empty.hidden = data.steps.length > 0;
   setAttribute(state.list, "class", data.stale ? "steps stale" : "steps");
+  const dated = onSeveralDays(data.steps.map((step) => step.at));
   reconcile(
     state.list,
     data.steps,
@@ -39,7 +40,7 @@ export default function ({ data, parentElement }) {
       detail.hidden = !step.detail;
       trace.hidden = !step.trace;
       setText(trace.lastChild, step.trace);
-      setText(when.firstChild, clock(step.at));
+      setText(when.firstChild, clock(step.at, dated));
       setText(when.lastChild, step.since_previous === null ? "" : `+ ${duration(step.since_previous)}`);
     },
   );

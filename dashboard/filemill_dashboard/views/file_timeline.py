@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.deliveries import Delivery, DeliveryOutcome
 from filemill.domain.files import Status
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.file_timeline import FileTimeline, PublishedRequest
@@ -56,7 +57,8 @@ def timeline_entries(history: FileTimeline) -> list[TimelineEntry]:
     if file is None:
         return []
     entries = [TimelineEntry(file.created_at, "Accepted", "row and outbox row committed in one transaction", "busy")]
-    entries += [_publication(published, file) for published in history.publications]
+    entries += [_publication(published, history.deliveries) for published in history.publications]
+    entries += [entry for delivery in history.deliveries for entry in _delivery(delivery)]
     entries += [_event(event) for event in history.events]
     entries += [
         TimelineEntry(one.at, _OPERATIONS.get(one.action, one.action), f"run {one.run} · by {one.actor}", "warn")
@@ -75,12 +77,63 @@ _OPERATIONS = {
 }
 
 
-def _publication(published: PublishedRequest, file: FileRow) -> TimelineEntry:
-    """The acknowledgement of the broker is stored later than a worker may have started the record."""
+def published_at(published: PublishedRequest, deliveries: Sequence[Delivery]) -> datetime:
+    """When the record was on Kafka at the latest: its acknowledgement may be stored after a worker has started it."""
+    starts = [one.started_at for one in deliveries if one.run == published.run]
+    return min([published.published_at, *starts])
+
+
+def _publication(published: PublishedRequest, deliveries: Sequence[Delivery]) -> TimelineEntry:
     where = f"partition {published.partition}, offset {published.offset} · sequence number {published.publish_number}"
-    started_at = file.started_at if published.run == file.run else None
-    order = min(published.published_at, started_at) if started_at is not None else None
-    return TimelineEntry(published.published_at, "Published", f"{where} · run {published.run}", "busy", order=order)
+    at = published_at(published, deliveries)
+    return TimelineEntry(at, "Published", f"{where} · run {published.run}", "busy")
+
+
+# The ends that no other entry shows: those of the row, of an operation and of a worker's event have their own.
+_ENDS = {
+    DeliveryOutcome.KILLED: ("Worker killed", "bad"),
+    DeliveryOutcome.REVOKED: ("Partition revoked before the end", "warn"),
+    DeliveryOutcome.LOST: ("Partition lost before the end", "bad"),
+    DeliveryOutcome.STOPPED: ("Worker stopped before the end", "warn"),
+    DeliveryOutcome.SILENT: ("Last sign of life of the worker", "bad"),
+}
+OUTCOMES = {
+    DeliveryOutcome.RUNNING: ("in progress", "busy"),
+    DeliveryOutcome.COMPLETED: ("completed", "good"),
+    DeliveryOutcome.FAILED: ("failed", "bad"),
+    DeliveryOutcome.CANCELLED: ("cancelled", "none"),
+    DeliveryOutcome.KILLED: ("worker killed", "bad"),
+    DeliveryOutcome.REVOKED: ("partition revoked", "warn"),
+    DeliveryOutcome.LOST: ("partition lost", "bad"),
+    DeliveryOutcome.STOPPED: ("worker stopped", "warn"),
+    DeliveryOutcome.SILENT: ("worker silent", "bad"),
+    DeliveryOutcome.REDELIVERED: ("redelivered", "warn"),
+}
+
+
+def delivery_outcome(delivery: Delivery) -> tuple[str, str]:
+    """How a delivery ended, and its tone."""
+    text, tone = OUTCOMES[delivery.outcome or DeliveryOutcome.RUNNING]
+    if delivery.repeated:
+        return f"{text} again, not used", "warn"
+    return f"{text} by {delivery.ended_by}" if delivery.ended_by else text, tone
+
+
+def _delivery(delivery: Delivery) -> list[TimelineEntry]:
+    position = f"partition {delivery.partition}, offset {delivery.offset} · " if delivery.partition is not None else ""
+    begin = f"{position}run {delivery.run}"
+    entries = [TimelineEntry(delivery.started_at, f"Started by {delivery.worker_id}", begin, "busy")]
+    if delivery.ended_at is None:
+        return entries
+    lasted = f"after {format_duration((delivery.ended_at - delivery.started_at).total_seconds())}"
+    by = f" · by {delivery.ended_by}" if delivery.ended_by else ""
+    if delivery.repeated:
+        detail = f"{delivery.worker_id} · {lasted} · the run had ended, so it changed nothing"
+        entries.append(TimelineEntry(delivery.ended_at, "Repeated result", detail, "warn"))
+    elif delivery.outcome in _ENDS:
+        what, tone = _ENDS[delivery.outcome]
+        entries.append(TimelineEntry(delivery.ended_at, what, f"{delivery.worker_id} · {lasted}{by}", tone))
+    return entries
 
 
 def _event(event: WorkerEvent) -> TimelineEntry:
@@ -108,19 +161,14 @@ def _event(event: WorkerEvent) -> TimelineEntry:
 
 def _row_entries(file: FileRow, *, cancel_recorded: bool) -> list[TimelineEntry]:
     entries = []
-    if file.started_at is not None:
-        position = f" · partition {file.partition}, offset {file.offset}" if file.partition is not None else ""
-        attempt = f" · attempt {file.attempt}" if file.attempt else ""
-        entries.append(
-            TimelineEntry(file.started_at, "Started by a worker", f"{file.worker_id or '?'}{position}{attempt}", "busy")
-        )
     if file.status is Status.PROCESSING and file.steps:
         entries.append(
             TimelineEntry(file.updated_at, f"Step {file.step or 0} of {file.steps} done", file.worker_id or "", "busy")
         )
     if file.finished_at is not None and file.status is Status.COMPLETED:
         size = f" · {counted(file.size, 'byte')}" if file.size is not None else ""
-        by = file.worker_id or "a foreign service"
+        attempt = f" · attempt {file.attempt}" if file.attempt else ""
+        by = f"{file.worker_id}{attempt}" if file.worker_id else "a foreign service"
         entries.append(
             TimelineEntry(file.finished_at, "Uploaded", f"{file.s3_location or '?'}{size} · by {by}", "good")
         )
@@ -146,12 +194,17 @@ def state_diagram(history: FileTimeline) -> StateDiagram | None:
     )
     accepted_at = file.created_at if file.run == 1 else restarted_at
     position = f"P{published.partition} · {published.offset}" if published else ""
-    worker = f"{file.worker_id or '?'}" if file.started_at or file.status is Status.PROCESSING else ""
-    started_at = file.started_at or (file.updated_at if file.status is Status.PROCESSING else None)
+    deliveries = [one for one in history.deliveries if one.run == file.run and not one.repeated]
+    worker = deliveries[-1].worker_id if deliveries else (file.worker_id or "") if file.started_at else ""
+    if len(deliveries) > 1:
+        worker += f" · delivery {len(deliveries)}"
+    # The wait ends with the first delivery. A worker of an older version reports no start.
+    started_at = deliveries[0].started_at if deliveries else file.started_at
     in_outbox = history.waiting is not None and not file.status.terminal
     on_kafka = file.status is Status.PENDING and not in_outbox
     processing = file.status is Status.PROCESSING
-    moments = [accepted_at, published.published_at if published else None, started_at, file.finished_at]
+    on_kafka_at = published_at(published, history.deliveries) if published else None
+    moments = [accepted_at, on_kafka_at, started_at, file.finished_at]
     note = f"run {file.run}" if file.run > 1 else ""
     path = [
         StateNode("Accepted", note, accepted_at, None, current=in_outbox, tone="wait"),

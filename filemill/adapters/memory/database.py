@@ -85,6 +85,8 @@ class MemoryDatabase:
         self.rejected: dict[tuple[str, int, int], str] = {}
         self.rejection_codes: dict[tuple[str, int, int], RejectionCode] = {}
         self.events: dict[tuple[int, int], WorkerEvent] = {}
+        # Whether its result was repeated, by file, run, worker and start of the delivery.
+        self.deliveries: dict[tuple[int, int, str | None, datetime | None], bool] = {}
         self.stored_of: dict[tuple[str, int, int], int] = {}  # the topic's generation, by place
         self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never reused
         self._lock = threading.RLock()
@@ -111,6 +113,8 @@ class MemoryDatabase:
         """Start the next run of a file."""
         with self.transaction():
             row = self.files[file_id]
+            if row.started_at is not None and row.worker_id is not None:
+                self.deliveries.setdefault((row.id, row.run, row.worker_id, row.started_at), False)
             self.files[file_id] = MemoryFile(
                 row.id,
                 row.title,

@@ -63,15 +63,18 @@ class MemoryStatusStore:
             self._lease.fence()
             if any((update.attempt or 0) > INT32_MAX for update in updates):
                 raise UnusableData("integer out of range")
-            changed, unknown = 0, set()
+            unknown = set()
             rejections = self._rejections(updates)
-            for update in coalesce([update for index, update in enumerate(updates) if index not in rejections]):
+            usable = [update for index, update in enumerate(updates) if index not in rejections]
+            applied: set[int] = set()
+            for update in coalesce(usable):
                 row = self._database.files.get(update.file_id)
                 if row is None:
                     unknown.add(update.file_id)
                 elif supersedes(update, CurrentState(row.run, row.status, row.progress_at)):
                     _update_row(row, update)
-                    changed += 1
+                    applied.add(id(update))
+            self._store_deliveries([one for one in usable if id(one) not in applied or not one.status.terminal])
             self._database.positions.update(positions)
             self._database.position_generations |= {key: self._generations.get(key[0], 1) for key in positions}
             for record in rejected:
@@ -82,7 +85,7 @@ class MemoryStatusStore:
             for received in events:
                 if self._is_new(self._topic_worker_events, received.partition, received.offset):
                     self._database.events[received.partition, received.offset] = received.event
-            return ApplyResult(changed, sorted(unknown), rejections)
+            return ApplyResult(len(applied), sorted(unknown), rejections)
 
     def _rejections(self, updates: Sequence[StatusUpdate]) -> dict[int, RejectedUpdate]:
         """The updates that cannot be correct, by their index."""
@@ -103,6 +106,20 @@ class MemoryStatusStore:
                 rejections[index] = RejectedUpdate(RejectionCode.FUTURE_RUN, reason)
         return rejections
 
+    def _store_deliveries(self, updates: Sequence[StatusUpdate]) -> None:
+        """Store begun deliveries, and results that changed nothing because their run had completed or failed."""
+        for update in updates:
+            row = self._database.files.get(update.file_id)
+            if row is None:
+                continue
+            run = update.run or row.run
+            key = update.file_id, run, update.worker_id, update.stated_start
+            if update.status is Status.PROCESSING:
+                if update.stated_start is not None and run <= row.run:
+                    self._database.deliveries.setdefault(key, False)
+            elif run == row.run and row.status in (Status.COMPLETED, Status.FAILED):
+                self._database.deliveries[key] = True
+
     def _is_new(self, topic: str, partition: int, offset: int) -> bool:
         generation = self._generations.get(topic, 1)
         known = self._database.stored_of.get((topic, partition, offset))
@@ -112,6 +129,8 @@ class MemoryStatusStore:
 
 def _update_row(row: MemoryFile, update: StatusUpdate) -> None:
     """Store the values of an update. An absent value keeps the row's, except those that only a final status sets."""
+    if update.status is Status.PROCESSING and update.worker_id != row.worker_id:
+        row.started_at = None  # the start of another worker
     row.status = update.status
     row.error = update.error
     for name in ("partition", "offset", "attempt", "steps", "started_at"):

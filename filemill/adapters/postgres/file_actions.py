@@ -15,14 +15,22 @@ from filemill.domain.messages import new_traceparent
 log = structlog.get_logger("operations")
 
 _RETRY = sa.text("""
-    WITH retried AS (
+    WITH ended AS (
+        SELECT * FROM files WHERE id = ANY(CAST(:ids AS bigint[])) AND status IN ('failed', 'cancelled')
+            AND run < :run_max ORDER BY id FOR UPDATE
+    ), delivered AS (
+        INSERT INTO deliveries
+            (file_id, run, worker_id, partition, "offset", stated_start, started_at, ended_at, outcome)
+        SELECT id, run, worker_id, kafka_partition, kafka_offset, started_at, started_at, finished_at, status
+        FROM ended WHERE started_at IS NOT NULL AND worker_id IS NOT NULL
+        ON CONFLICT DO NOTHING
+    ), retried AS (
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
             finished_at = NULL, error = NULL
-        WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
-                     AND status IN ('failed', 'cancelled') AND run < :run_max ORDER BY id FOR UPDATE)
-        RETURNING id, run
+        FROM ended WHERE files.id = ended.id
+        RETURNING files.id, files.run
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM retried ORDER BY id
     )
@@ -48,9 +56,12 @@ _DELETE = sa.text("""
         WHERE id IN (SELECT id FROM files WHERE id = ANY(CAST(:ids AS bigint[]))
                      AND status IN ('completed', 'failed', 'cancelled')
                      AND NOT EXISTS (SELECT FROM outbox WHERE outbox.file_id = files.id) ORDER BY id FOR UPDATE)
-        RETURNING id, run, status, s3_location
+        RETURNING *
     ), tombstoned AS (
-        INSERT INTO tombstones (file_id, run, status, s3_location) SELECT id, run, status, s3_location FROM deleted
+        INSERT INTO tombstones (file_id, run, status, s3_location, created_at, started_at, finished_at, worker_id,
+                                kafka_partition, title)
+        SELECT id, run, status, s3_location, created_at, started_at, finished_at, worker_id, kafka_partition, title
+        FROM deleted
     )
     SELECT id, s3_location FROM deleted ORDER BY id
 """)

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from filemill.adapters.postgres.request_losses import count_lost, store_lost_count
 from filemill.adapters.postgres.tables import (
+    DeliveryRow,
     GroupSample,
     IdempotencyKey,
     LagSample,
@@ -131,6 +132,7 @@ class MonitorStore:
                 (OutboxSample, OutboxSample.sampled_at, horizon),
                 (RejectedMessage, RejectedMessage.rejected_at, horizon),
                 (WorkerEventRow, WorkerEventRow.at, horizon),
+                (DeliveryRow, DeliveryRow.started_at, horizon),
                 (IdempotencyKey, IdempotencyKey.created_at, sa.func.now() - KEY_RETENTION),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")

@@ -13,7 +13,7 @@ from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.tables import Tombstone
 from filemill.adapters.postgres.topics import register_topics
 from filemill.adapters.postgres.worker_events import store_events
-from filemill.domain.files import InvalidObjectKey, StatusUpdate, check_key_owner, coalesce
+from filemill.domain.files import InvalidObjectKey, Status, StatusUpdate, check_key_owner, coalesce
 from filemill.domain.records import TopicIdentity
 from filemill.errors import UnusableData
 from filemill.ports import ApplyResult, ReceivedEvent, RejectedRecord, RejectedUpdate, RejectionCode
@@ -48,7 +48,9 @@ _APPLY = sa.text("""
                         ELSE coalesce(ranked.step, files.step) END,
             steps = coalesce(ranked.steps, files.steps),
             progress_at = CASE WHEN ranked.rank = 1 THEN ranked.at ELSE files.progress_at END,
-            started_at = coalesce(ranked.started_at, files.started_at),
+            started_at = CASE
+                WHEN ranked.rank = 1 AND files.worker_id IS DISTINCT FROM ranked.worker_id THEN ranked.started_at
+                ELSE coalesce(ranked.started_at, files.started_at) END,
             finished_at = CASE WHEN ranked.rank = 2 THEN ranked.at END,
             sha256 = CASE WHEN ranked.rank = 2 THEN ranked.sha256 ELSE files.sha256 END,
             size = CASE WHEN ranked.rank = 2 THEN ranked.size ELSE files.size END,
@@ -63,10 +65,37 @@ _APPLY = sa.text("""
             )
         RETURNING files.id
     )
-    SELECT given.file_id, stored.run, changed.id IS NOT NULL AND coalesce(given.run, stored.run) = stored.run,
+    SELECT given.file_id, given.run, stored.run,
+           changed.id IS NOT NULL AND coalesce(given.run, stored.run) = stored.run,
            CASE WHEN given.run > stored.run THEN given.run END
     FROM given LEFT JOIN stored ON stored.id = given.file_id LEFT JOIN changed ON changed.id = given.file_id
 """)
+_DELIVERY_COLUMNS = """
+    file_id bigint, run int, status text, at timestamptz, worker_id text, partition int, "offset" bigint,
+    started_at timestamptz, stated_start timestamptz
+"""
+# The events of a delivery have the same start by its worker's clock; the first one creates the row.
+_DELIVERED = sa.text(f"""
+    INSERT INTO deliveries (file_id, run, worker_id, partition, "offset", stated_start, started_at)
+    SELECT given.file_id, coalesce(given.run, files.run), given.worker_id, given.partition, given."offset",
+           given.stated_start, given.started_at
+    FROM json_to_recordset(CAST(:updates AS json)) AS given ({_DELIVERY_COLUMNS})
+    JOIN files ON files.id = given.file_id AND coalesce(given.run, files.run) <= files.run
+    ON CONFLICT DO NOTHING
+""")  # noqa: S608 - text of this module
+# Results that changed nothing: repeated if their run had completed or failed before. Those of cancelled runs are not.
+_REPEATED = sa.text(f"""
+    INSERT INTO deliveries
+        (file_id, run, worker_id, partition, "offset", stated_start, started_at, ended_at, outcome, repeated)
+    SELECT DISTINCT ON (given.file_id, given.worker_id, given.stated_start)
+           given.file_id, files.run, given.worker_id, given.partition, given."offset", given.stated_start,
+           coalesce(given.started_at, given.at), given.at, given.status, true
+    FROM json_to_recordset(CAST(:updates AS json)) AS given ({_DELIVERY_COLUMNS})
+    JOIN files ON files.id = given.file_id AND coalesce(given.run, files.run) = files.run
+        AND files.status IN ('completed', 'failed')
+    ON CONFLICT (file_id, run, worker_id, stated_start)
+        DO UPDATE SET ended_at = excluded.ended_at, outcome = excluded.outcome, repeated = true
+""")  # noqa: S608 - text of this module
 # Which files have these keys of foreign services. Uses the index files_by_foreign_key, which has the same expression.
 # It indexes a hash, because a key may be longer than an index entry.
 _HOLDERS = sa.text("""
@@ -179,14 +208,20 @@ def apply_updates(connection: sa.Connection, updates: Sequence[StatusUpdate]) ->
     usable = [update for index, update in enumerate(updates) if index not in rejections]
     changed, unknown = 0, list[int]()
     future_runs: dict[tuple[int, int | None], RejectedUpdate] = {}
-    for _, group in groupby(coalesce(usable), key=lambda update: update.run is None):
-        for file_id, run, was_changed, future_run in connection.execute(_APPLY, {"updates": _json(list(group))}):
+    won: set[tuple[int, int | None]] = set()
+    latest = coalesce(usable)
+    for _, group in groupby(latest, key=lambda update: update.run is None):
+        rows = connection.execute(_APPLY, {"updates": _json(list(group))})
+        for file_id, given_run, run, was_changed, future_run in rows:
             changed += was_changed
+            if was_changed:
+                won.add((file_id, given_run))
             if run is None:
                 unknown.append(file_id)
             elif future_run is not None:
                 reason = f"run {future_run} of file {file_id} has not started: the file is in run {run}"
                 future_runs[file_id, future_run] = RejectedUpdate(RejectionCode.FUTURE_RUN, reason)
+    _store_deliveries(connection, usable, {id(one) for one in latest if (one.file_id, one.run) in won})
     if future_runs:
         for index, update in enumerate(updates):
             if rejected := future_runs.get((update.file_id, update.run)):
@@ -195,6 +230,21 @@ def apply_updates(connection: sa.Connection, updates: Sequence[StatusUpdate]) ->
         deleted = sa.select(Tombstone.file_id).where(Tombstone.file_id.in_(unknown))
         unknown = sorted(set(unknown) - set(connection.execute(deleted).scalars()))
     return ApplyResult(changed, unknown, rejections)
+
+
+def _store_deliveries(connection: sa.Connection, updates: Sequence[StatusUpdate], applied: set[int]) -> None:
+    """Store begun deliveries, and results that changed nothing. `applied`: the identities of the others."""
+    begun: dict[tuple[int, int | None, str | None, datetime], StatusUpdate] = {}
+    late: list[StatusUpdate] = []
+    for update in updates:
+        if update.status is Status.PROCESSING:
+            if update.stated_start is not None:
+                begun.setdefault((update.file_id, update.run, update.worker_id, update.stated_start), update)
+        elif id(update) not in applied:
+            late.append(update)
+    for statement, chosen in ((_DELIVERED, list(begun.values())), (_REPEATED, late)):
+        if chosen:
+            connection.execute(statement, {"updates": _json(chosen)})
 
 
 def foreign_key_holders(connection: sa.Connection, keys: Sequence[str]) -> dict[str, set[int]]:

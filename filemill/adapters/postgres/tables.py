@@ -322,16 +322,55 @@ class WorkerHandler(Base):
     announced_at: Mapped[datetime]
 
 
+class DeliveryRow(Base):
+    """A delivery of a file's record to a worker: it started the record at `started_at`.
+
+    Stored when a worker reports progress, when a run is retried, and for each repeated result: one that arrived after
+    its run had ended. The delivery that ended the current run may be missing; the file's row has it. `stated_start` is
+    by the worker's clock and identifies the delivery, all other times are by the database's. `ended_at` and `outcome`
+    are null if no result ended it.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        Index("deliveries_by_file", "file_id", "run", "worker_id", "stated_start", unique=True),
+        Index("deliveries_by_start", "started_at"),
+        Index("deliveries_repeated", "ended_at", postgresql_where=text("repeated")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    file_id: Mapped[int]
+    run: Mapped[int] = mapped_column(Integer)
+    worker_id: Mapped[str | None]
+    partition: Mapped[int | None] = mapped_column(Integer)
+    offset: Mapped[int | None]
+    stated_start: Mapped[datetime | None]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    repeated: Mapped[bool] = mapped_column(server_default="false")
+
+
 class Tombstone(Base):
-    """A deleted file. The ledger counts it, and a late event for it is ignored."""
+    """A deleted file. The ledger counts it, and a late event for it is ignored.
+
+    The columns after `deleted_at` keep the file in the figures of past throughput; null in rows of older versions.
+    """
 
     __tablename__ = "tombstones"
+    __table_args__ = (Index("tombstones_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),)
 
     file_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     run: Mapped[int] = mapped_column(Integer)
     status: Mapped[str]
     s3_location: Mapped[str | None]
     deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True, precision=3))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    worker_id: Mapped[str | None]
+    kafka_partition: Mapped[int | None] = mapped_column(Integer)
+    title: Mapped[str | None]
 
 
 class Operation(Base):

@@ -120,6 +120,8 @@ class RecordTask:
         self.idle_until: float | None = None
         self.stage = "read"
         self._stage_started_at = self._started_at = self.created_at
+        # By the wall clock: identifies this delivery in events. Durations are by the monotonic clock.
+        self._stated_start: datetime | None = None
         self._stage_ms: dict[str, float] = {}
         self._work_done = False
         self._result: FileCreated | None = None
@@ -201,6 +203,7 @@ class RecordTask:
 
     async def _run_until_result(self) -> None:
         self._started_at = self._context.clock()
+        self._stated_start = truncate_to_milliseconds(datetime.now(UTC))
         failures = 0
         while True:
             try:
@@ -348,6 +351,7 @@ class RecordTask:
             step=step,
             steps=self._context.processing_steps,
             timestamp=truncate_to_milliseconds(datetime.now(UTC)),
+            started_at=self._stated_start,
         )
         self._context.publish_nowait(self._context.topics.progress, encode(event))
         self._log.debug("Progress", file=request.file_id, step=step, steps=self._context.processing_steps)
