@@ -87,6 +87,7 @@ class ObjectStore(Protocol):
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
         """Write an object. In the mode "create", raises AlreadyExists if the key exists and keeps that object.
 
+        A "Content-Type" among the metadata replaces that of a text.
         A service without conditional writes overwrites it in either mode.
         """
 
@@ -95,6 +96,35 @@ class ObjectStore(Protocol):
 
     def list(self) -> AsyncIterator[Sequence[StoredObject]]:
         """All objects, in pages, ordered by the UTF-8 bytes of their keys."""
+
+
+class Upload(Protocol):
+    """A multipart upload. The object appears when it is completed."""
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        """Send a part, counted from 1. All but the last have at least 5 MiB. Raises Unavailable."""
+
+    async def complete(self) -> None:
+        """Make the object of the parts. Raises Unavailable."""
+
+    async def abort(self) -> None:
+        """Discard the parts. Raises Unavailable."""
+
+
+class ObjectStreams(Protocol):
+    """Objects of any size in the bucket, in bounded memory. Raises Unavailable as ObjectStore does."""
+
+    def chunks(self, key: str) -> AsyncIterator[bytes]:
+        """An object's bytes, chunk by chunk. Raises NotFound."""
+
+    async def size(self, key: str) -> int | None:
+        """The size of an object in bytes; None if it does not exist."""
+
+    async def delete(self, key: str) -> None:
+        """Delete an object, if it exists."""
+
+    async def begin_upload(self, key: str, metadata: Mapping[str, str]) -> Upload:
+        """Begin a multipart upload."""
 
 
 class Lease(Protocol):

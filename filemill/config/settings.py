@@ -292,6 +292,17 @@ class Settings(BaseSettings):
     )
     store_concurrency: int = _setting(128, description="Concurrent uploads per processor", ge=1, le=1000)
 
+    handlers: str = _setting("", description="Modules with handlers, besides installed packages, separated by commas")
+    processes: int = _setting(
+        0, description="Processes of a processor that run handlers at the same time; 0: one per CPU", ge=0, le=1000
+    )
+    max_jobs_per_child: int = _setting(
+        1000, description="Jobs that a handler's process runs before it is replaced", ge=1
+    )
+    handlers_environment: str = _setting(
+        "", description="Environment variables that handlers may see, separated by commas; no others are passed on"
+    )
+
     relay_batch: int = _setting(500, description="Outbox rows that the relay claims at once", ge=1, le=10_000)
     sync_batch: int = _setting(1000, description="Events that the sync applies at once", ge=1, le=10_000)
     lease_seconds: float = _setting(

@@ -29,7 +29,7 @@ _BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _FILE_ID_DIGITS = len(str(FILE_ID_MAX))
-_KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})\.txt")
+_KEY = re.compile(r"file-(?P<id>[1-9][0-9]{0,18})-(?P<ms>-?[0-9]{1,15})(-[0-9a-z-]{1,40})?\.[A-Za-z0-9]{1,16}")
 # The prefix of every key that is reserved for one file. Another extension or the number of an attempt may follow.
 _RESERVED = re.compile(r"file-(?P<id>[0-9]+)-")
 
@@ -152,13 +152,22 @@ def iso_milliseconds(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def object_key(file_id: int, requested_at: datetime) -> str:
-    """The key of a file's object: `file-{id}-{request time, epoch ms}.txt`. It depends on the request alone."""
-    return f"file-{file_id}-{epoch_milliseconds(requested_at)}.txt"
+def object_key(file_id: int, requested_at: datetime, extension: str = "txt", attempt: str = "") -> str:
+    """The key of a file's object: `file-{id}-{request time, epoch ms}.txt`. It depends on the request alone.
+
+    `attempt` makes it unique, for a handler whose result is not the same each time.
+    """
+    unique = f"-{attempt}" if attempt else ""
+    return f"file-{file_id}-{epoch_milliseconds(requested_at)}{unique}.{extension}"
+
+
+def checkpoint_key(file_id: int, requested_at: datetime, run: int) -> str:
+    """The key of the last checkpoint of a run."""
+    return object_key(file_id, requested_at, "checkpoint", f"run{run}")
 
 
 def file_id_in_key(key: str) -> int | None:
-    """The file id in a key that `object_key` made; None for any other key."""
+    """The file id in a key that `object_key` or `checkpoint_key` made; None for any other key."""
     match = _KEY.fullmatch(key)
     return int(match["id"]) if match and int(match["id"]) <= FILE_ID_MAX else None
 

@@ -39,6 +39,7 @@ class EventKind(enum.StrEnum):
     HEARTBEAT = "heartbeat"
     RETRYING = "retrying"
     DEAD_LETTERED = "parked"
+    ATTEMPTED = "attempted"
     CANCELLED = "cancelled"
     BREAKER_OPENED = "breaker-opened"
     BREAKER_CLOSED = "breaker-closed"
@@ -119,6 +120,11 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     delay_seconds: NonNegative | None = None
     error: str | None = None
     trace: str | None = None
+    # Of an attempt of a handler (ATTEMPTED): the code of its failure, the end of its log, and what it used.
+    code: str | None = None
+    log: str | None = None
+    cpu_seconds: NonNegative | None = None
+    peak_bytes: Int64 | None = None
     queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"
     handlers: Annotated[list[HandlerSpec], msgspec.Meta(max_length=200)] = []
     skew_seconds: float | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
 from collections.abc import Callable
 
@@ -12,15 +13,20 @@ from filemill.adapters.kafka.share_source import KafkaShareSource
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
+from filemill.domain.origins import split_list
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import CommandState
 from filemill.domain.worker_events import EventKind
 from filemill.errors import NotFound
+from filemill.handlers.pool import ChildPool, PoolOptions
+from filemill.handlers.registry import HandlerSources, load_handlers
 from filemill.ports import ObjectStore
 from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.command_listener import CommandListener
 from filemill_workers.file_processor.consumer import ConsumerOptions, FileProcessor
 from filemill_workers.file_processor.executor import Executor
+from filemill_workers.file_processor.handler_task import HandlerContext
+from filemill_workers.file_processor.handlers import Handlers
 from filemill_workers.file_processor.membership import QUIET
 from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
 from filemill_workers.file_processor.reporter import Reporter
@@ -51,13 +57,33 @@ def linger_milliseconds(settings: Settings) -> int:
     return LINGER_MILLISECONDS if few else RESULT_LINGER_MILLISECONDS
 
 
+def handler_sources(settings: Settings) -> HandlerSources:
+    """Where this process looks for handlers."""
+    return HandlerSources(modules=tuple(split_list(settings.handlers)))
+
+
+def handler_pool(settings: Settings) -> ChildPool:
+    """The processes that run handlers. None is started before the first job."""
+    return ChildPool(
+        PoolOptions(
+            sources=handler_sources(settings),
+            size=settings.processes or (os.cpu_count() or 1),
+            max_jobs=settings.max_jobs_per_child,
+            environment=tuple(split_list(settings.handlers_environment)),
+        )
+    )
+
+
 class Processor:
     """A file processor: the consumer on the caller's thread, executor and command listener on threads of their own."""
 
     def __init__(
         self, settings: Settings, on_cycle: Callable[[], None] = lambda: None, store: ObjectStore | None = None
     ) -> None:
-        """`on_cycle` is called in each cycle of the consumer's loop; `store` replaces S3 in measurements."""
+        """`on_cycle` is called in each cycle of the consumer's loop; `store` replaces S3 in measurements.
+
+        Raises InvalidHandler if a handler cannot be used.
+        """
         self._on_cycle = on_cycle
         self._settings = settings
         publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
@@ -70,7 +96,11 @@ class Processor:
             settings.group_protocol,
             settings.longest_job_seconds,
         )
-        self._store = store or S3ObjectStore(settings)
+        bucket = S3ObjectStore(settings)
+        self._store = store or bucket
+        registry = load_handlers(handler_sources(settings))
+        self._handlers = HandlerContext(Handlers(registry, handler_pool(settings)), self._store, bucket)
+        self._reporter.longest_timeout = lambda: self._handlers.handlers.longest_timeout
         self._commands = CommandState(settings.worker_id)
         self._breakers = [CircuitBreaker(server, self._emit, jitter) for server in ("S3", "Kafka")]
         self._executor = Executor(
@@ -78,6 +108,7 @@ class Processor:
             lambda executor: self._context(settings, executor, jitter),
             one_at_a_time=settings.ordering == "partition",
             membership_ttl_seconds=membership_ttl_seconds,
+            on_close=self._handlers.handlers.close,
         )
         self._listener = CommandListener(
             lambda: KafkaTopicReader(settings, [settings.topic_worker_commands], "commands"),
@@ -158,6 +189,7 @@ class Processor:
             call_broker=kafka.call,
             is_cancelled=self._commands.is_cancelled,
             reporter=self._reporter,
+            handlers=self._handlers,
         )
 
     async def _probe(self) -> None:

@@ -26,7 +26,6 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: datetime
     tags: dict[str, str] = {}
     inputs: dict[str, str] = {}
-    resume: bytes | None = None
 
 
 class JobControl(Protocol):
@@ -45,6 +44,9 @@ class JobControl(Protocol):
     async def checkpoint_async(self, data: bytes) -> None:
         """The same for a handler that is a coroutine."""
 
+    def resume(self) -> bytes | None:
+        """The last checkpoint of an earlier attempt."""
+
     def log(self, text: str) -> None:
         """Add a line to the log of the attempt."""
 
@@ -55,7 +57,6 @@ class Job(Generic[P]):
     `parameters` have the type in the handler's annotation. `id`, `run` and `attempt` identify the attempt, the last two
     counted from 1. `requested_at` is the time of the request (UTC): a deterministic handler uses it instead of the
     current time. `inputs` are files to read, by name. `folder` is an empty folder that is removed after the attempt.
-    `resume` is the last checkpoint of an earlier attempt of this run, on any worker, or None.
     """
 
     def __init__(self, request: JobRequest, parameters: P, folder: Path, control: JobControl) -> None:
@@ -69,8 +70,12 @@ class Job(Generic[P]):
         self.tags: Mapping[str, str] = request.tags
         self.inputs: Mapping[str, Path] = {name: Path(path) for name, path in request.inputs.items()}
         self.folder = folder
-        self.resume = request.resume
         self._control = control
+
+    @property
+    def resume(self) -> bytes | None:
+        """The last checkpoint of an earlier attempt of this run, made by any worker; None if there is none."""
+        return self._control.resume()
 
     @property
     def cancelled(self) -> bool:

@@ -27,6 +27,7 @@ from filemill.handlers.definition import Handler
 from filemill.handlers.job import JobRequest
 from filemill.handlers.protocol import (
     Checkpoint,
+    CheckpointLoaded,
     CheckpointStored,
     Chunk,
     Configure,
@@ -34,6 +35,7 @@ from filemill.handlers.protocol import (
     Finished,
     FrameBuffer,
     FromChild,
+    LoadCheckpoint,
     Progress,
     ProtocolError,
     Ready,
@@ -85,6 +87,10 @@ async def _ignore(_data: bytes) -> None:
     return
 
 
+async def _no_checkpoint() -> bytes | None:
+    return None
+
+
 def _ignore_progress(_fraction: float, _text: str) -> None:
     return
 
@@ -92,12 +98,15 @@ def _ignore_progress(_fraction: float, _text: str) -> None:
 class AttemptHooks(msgspec.Struct, frozen=True, kw_only=True):
     """What happens with the reports of an attempt. `write` gets the result, chunk by chunk.
 
-    `save_checkpoint` returns when the checkpoint is durable. `used` is called once, however the attempt ends.
+    `save_checkpoint` returns when the checkpoint is durable. `started` is called when a process is free for the
+    attempt, `used` once, however it ends.
     """
 
     write: Callable[[bytes], Awaitable[None]]
     progress: Callable[[float, str], None] = _ignore_progress
     save_checkpoint: Callable[[bytes], Awaitable[None]] = _ignore
+    load_checkpoint: Callable[[], Awaitable[bytes | None]] = _no_checkpoint
+    started: Callable[[], None] = lambda: None
     used: Callable[[AttemptUsage], None] = lambda _usage: None
 
 
@@ -149,6 +158,7 @@ class ChildPool:
         """
         async with self._places:
             child = await self._take()
+            hooks.started()
             usage = AttemptUsage()
             reusable = False
             try:
@@ -174,10 +184,12 @@ class ChildPool:
     async def close(self) -> None:
         """Kill all processes and wait until they are gone."""
         self._idle.clear()
-        for child in list(self._children):
-            self._retire(child)
-        if self._ending:
-            await asyncio.wait(list(self._ending))
+        children = list(self._children)
+        for child in children:
+            child.kill("the processor stops")
+        # Not by the tasks that wait for ends: at the end of a loop all its tasks are cancelled.
+        await asyncio.gather(*(child.end() for child in children))
+        self._children.clear()
 
     async def _take(self) -> "Child":
         while self._idle:
@@ -311,11 +323,12 @@ class Child:
     async def start(self) -> None:
         """Start the process and wait until its handlers are imported. Raises AttemptFailed."""
         prefix = "filemill-handler-"
-        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=prefix, dir=self._options.folder))
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._options.folder))
         requests, responses, log = os.pipe(), os.pipe(), os.pipe()
         control = os.pipe()
         try:
-            self._process = await asyncio.to_thread(self._spawn, requests[0], responses[1], control[0], log[1])
+            # Two milliseconds. On another thread a cancel could lose the process.
+            self._process = self._spawn(requests[0], responses[1], control[0], log[1])
         except OSError as error:
             for descriptor in (requests[1], responses[0], control[1], log[0]):
                 os.close(descriptor)
@@ -376,6 +389,8 @@ class Child:
                     case Checkpoint(data):
                         await hooks.save_checkpoint(data)
                         self._send(CheckpointStored())
+                    case LoadCheckpoint():
+                        self._send(CheckpointLoaded(await hooks.load_checkpoint()))
                     case Finished() as finished:
                         self._read_log()
                         return finished

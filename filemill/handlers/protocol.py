@@ -32,6 +32,12 @@ class CheckpointStored(msgspec.Struct, frozen=True, tag=True):
     """The checkpoint is durable."""
 
 
+class CheckpointLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The last checkpoint of an earlier attempt, if there is one."""
+
+    data: bytes | None
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The handlers are imported, by the process `pid`."""
 
@@ -55,6 +61,10 @@ class Checkpoint(msgspec.Struct, frozen=True, tag=True):
     """A checkpoint to store."""
 
     data: bytes
+
+
+class LoadCheckpoint(msgspec.Struct, frozen=True, tag=True):
+    """The handler asks for the last checkpoint."""
 
 
 class Chunk(msgspec.Struct, frozen=True, tag=True):
@@ -88,8 +98,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     failure: Failure | None = None
 
 
-ToChild = Configure | StartJob | CheckpointStored
-FromChild = Ready | Unusable | Progress | Checkpoint | Chunk | Finished
+ToChild = Configure | StartJob | CheckpointStored | CheckpointLoaded
+FromChild = Ready | Unusable | Progress | Checkpoint | LoadCheckpoint | Chunk | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 to_child = msgspec.msgpack.Decoder(ToChild)

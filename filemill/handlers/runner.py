@@ -23,6 +23,7 @@ from filemill.handlers.job import Job, JobRequest
 from filemill.handlers.protocol import (
     CHUNK_BYTES,
     Checkpoint,
+    CheckpointLoaded,
     CheckpointStored,
     Chunk,
     Configure,
@@ -31,6 +32,7 @@ from filemill.handlers.protocol import (
     Finished,
     FrameBuffer,
     FromChild,
+    LoadCheckpoint,
     Progress,
     Ready,
     StartJob,
@@ -88,12 +90,13 @@ class ChildControl:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._sent_at = float("-inf")
+        self._sent = 0.0
 
     def progress(self, fraction: float, text: str) -> None:
-        """Send it, unless one was sent just before."""
+        """Send it, unless one was sent just before; always the first one of the end."""
         now = time.monotonic()
-        if now - self._sent_at >= PROGRESS_SECONDS:
-            self._sent_at = now
+        if now - self._sent_at >= PROGRESS_SECONDS or fraction >= 1 > self._sent:
+            self._sent_at, self._sent = now, fraction
             self._channel.send(Progress(fraction, text))
 
     def checkpoint(self, data: bytes) -> None:
@@ -105,6 +108,13 @@ class ChildControl:
     async def checkpoint_async(self, data: bytes) -> None:
         """The same: nothing else runs in this process."""
         self.checkpoint(data)
+
+    def resume(self) -> bytes | None:
+        """Ask the processor, which asks S3: most handlers never do."""
+        self._channel.send(LoadCheckpoint())
+        answer = self._channel.receive()
+        assert isinstance(answer, CheckpointLoaded)
+        return answer.data
 
     def log(self, text: str) -> None:
         """Write it to stdout, which the processor reads."""

@@ -145,7 +145,7 @@ def close_pipes(job: Job[Any]) -> bytes:
 
 @short("garbage", timeout=20.0)
 def garbage(job: Job[Any]) -> bytes:
-    for descriptor in range(3, 20):
+    for descriptor in range(3, 1000):
         with contextlib.suppress(OSError):
             os.write(descriptor, b"\xff" * 4096)
     time.sleep(1e9)
@@ -242,6 +242,23 @@ def steps(job: Job[Any]) -> bytes:
         job.checkpoint(str(step + 1).encode())
         job.progress((step + 1) / total, f"step {step + 1} of {total}")
     return b"steps: %d" % total
+
+
+@short("inputs", timeout=20.0)
+def inputs(job: Job[Any]) -> bytes:
+    return b"".join(name.encode() + b": " + path.read_bytes() for name, path in job.inputs.items())
+
+
+_alone: list[int] = []
+
+
+@short("alone-async", timeout=20.0, max_concurrency=1)
+async def alone(job: Job[Any]) -> bytes:
+    _alone.append(job.id)
+    await asyncio.sleep(0.01)
+    seen = len(_alone)
+    _alone.remove(job.id)
+    return b"%d at a time" % seen
 
 
 @short("large", timeout=600.0, disk="16 GiB")

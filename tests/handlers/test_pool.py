@@ -33,6 +33,10 @@ class Outcome:
         self.progress: list[tuple[float, str]] = []
         self.checkpoints: list[bytes] = []
         self.usage = AttemptUsage()
+        self.resume: bytes | None = None
+
+    async def load(self) -> bytes | None:
+        return self.resume
 
     async def write(self, data: bytes) -> None:
         self.body += data
@@ -49,6 +53,7 @@ class Outcome:
             write=self.write,
             progress=lambda fraction, text: self.progress.append((fraction, text)),
             save_checkpoint=self.save,
+            load_checkpoint=self.load,
             used=self.use,
         )
 
@@ -298,7 +303,9 @@ def test_progress_and_checkpoints_arrive_and_an_attempt_resumes(tmp_path: Path) 
         outcome = await bench.run("steps", {"steps": 3, "seconds": 0.11})
         assert outcome.checkpoints == [b"1", b"2", b"3"]
         assert outcome.progress[-1] == (1.0, "step 3 of 3")
-        outcome = await bench.run("steps", {"steps": 3}, resume=b"2")
+        second = Outcome()
+        second.resume = outcome.checkpoints[1]
+        outcome = await bench.run("steps", {"steps": 3}, second)
         assert outcome.checkpoints == [b"3"]
         assert outcome.usage.log == "starts at step 2\n"
 

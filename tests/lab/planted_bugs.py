@@ -85,8 +85,8 @@ def clock_in_the_key() -> None:
     """The object's key is made of the moment of processing."""
     from filemill_workers.file_processor import record_task  # noqa: PLC0415 - what is patched
 
-    def wrong(file_id: int, requested_at: datetime) -> str:
-        return files.object_key(file_id, datetime.now(requested_at.tzinfo))
+    def wrong(file_id: int, requested_at: datetime, extension: str = "txt", attempt: str = "") -> str:
+        return files.object_key(file_id, datetime.now(requested_at.tzinfo), extension, attempt)
 
     record_task.object_key = wrong  # type: ignore[attr-defined]
 

@@ -23,6 +23,8 @@ from filemill.errors import Unavailable
 from filemill.ports import Clock, PutMode
 from filemill_workers.file_processor.circuit import CircuitBreaker
 from filemill_workers.file_processor.executor import Executor, FinishedRecord
+from filemill_workers.file_processor.handler_task import HandlerContext
+from filemill_workers.file_processor.handlers import Handlers
 from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
 from filemill_workers.file_processor.reporter import Reporter
 
@@ -114,6 +116,7 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
     long_job_seconds: float = 0.0
     progress_interval_seconds: float = 1.0
     reporter: Reporter | None = None
+    handlers: Handlers | None = None
 
 
 class ExecutorHarness:
@@ -140,6 +143,7 @@ class ExecutorHarness:
             one_at_a_time=options.one_at_a_time,
             membership_ttl_seconds=options.membership_ttl_seconds,
             clock=options.clock,
+            on_close=options.handlers.close if options.handlers else None,
         )
 
     def _context(self, executor: Executor) -> ProcessingContext:
@@ -163,6 +167,7 @@ class ExecutorHarness:
             reporter=options.reporter,
             progress_interval_seconds=options.progress_interval_seconds,
             clock=options.clock,
+            handlers=HandlerContext(options.handlers, self.store, self.store) if options.handlers else None,
             **(calls if options.breakers else {}),
         )
         return self.context

@@ -18,15 +18,18 @@ from filemill.adapters.s3.errors import UNREACHABLE, classify, classify_text, un
 from filemill.config.settings import Settings
 from filemill.domain.content import CONTENT_TYPE
 from filemill.errors import AlreadyExists, NotFound
-from filemill.ports import PutMode, StoredObject
+from filemill.ports import PutMode, StoredObject, Upload
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
+
+    from filemill.adapters.s3.uploads import S3Uploads
 
 log = structlog.get_logger("s3")
 
 # Up to this size one call of obstore reads an object; a larger one needs a second call from its beginning.
 AT_ONCE_BYTES = 256 * 1024
+CHUNK_BYTES = 1024 * 1024
 # obstore's texts, which have no codes, for an empty object and for a server that ignores ranges. If another failure
 # matches, it costs a second request.
 NO_RANGE = ("416", "non-partial response", "Wanted range")
@@ -46,6 +49,7 @@ class S3ObjectStore:
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._settings = settings
         self._store = open_store(settings)
+        self._uploads: S3Uploads | None = None
         self._conditional = True  # until the service rejects the condition
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str], mode: PutMode = "overwrite") -> None:
@@ -113,6 +117,39 @@ class S3ObjectStore:
         pages = list_objects(self._settings)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             yield page
+
+    async def chunks(self, key: str) -> AsyncIterator[bytes]:
+        """An object's bytes, chunk by chunk."""
+        with self._errors(key):
+            answer = await obstore.get_async(self._store, key)
+        stream = aiter(answer.stream(min_chunk_size=CHUNK_BYTES))
+        while True:
+            with self._errors(key):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                return
+            yield bytes(chunk)
+
+    async def size(self, key: str) -> int | None:
+        """The size of an object."""
+        try:
+            with self._errors(key):
+                return (await obstore.head_async(self._store, key))["size"]
+        except NotFound:
+            return None
+
+    async def delete(self, key: str) -> None:
+        """Delete an object."""
+        with contextlib.suppress(NotFound), self._errors(key):
+            await obstore.delete_async(self._store, key)
+
+    async def begin_upload(self, key: str, metadata: Mapping[str, str]) -> Upload:
+        """Begin a multipart upload, through boto3: obstore does not say which uploads are left."""
+        from filemill.adapters.s3.uploads import S3Uploads  # noqa: PLC0415 - most workers do not load boto3
+
+        if self._uploads is None:
+            self._uploads = S3Uploads(self._settings)
+        return await self._uploads.begin(key, metadata)
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:

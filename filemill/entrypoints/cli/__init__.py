@@ -16,7 +16,7 @@ from filemill.config import logging
 from filemill.config.settings import InvalidSettings
 from filemill.entrypoints.cli import processes
 from filemill.entrypoints.cli.output import fail
-from filemill.errors import Unavailable
+from filemill.errors import InvalidHandler, Unavailable
 
 # Follows an error that names an unreachable server.
 REMEDY = "`filemill doctor` shows what is missing; `filemill up` starts all servers on this machine."
@@ -58,7 +58,7 @@ def main() -> None:
         app(standalone_mode=True)
     except Unavailable as error:
         fail(str(error) if error.advice else f"{error}\n{REMEDY}", 3)
-    except InvalidSettings as error:
+    except (InvalidSettings, InvalidHandler) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("interrupted", 130)

@@ -69,16 +69,19 @@ class Executor:
         one_at_a_time: bool,
         membership_ttl_seconds: float,
         clock: Clock = time.monotonic,
+        on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`one_at_a_time`: process the records of a partition in order, one after the other.
 
-        `membership_ttl_seconds`: how long a confirmation of the membership is valid.
+        `membership_ttl_seconds`: how long a confirmation of the membership is valid. `on_close` is called at the end of
+        the loop.
         """
         self.finished: queue.SimpleQueue[FinishedRecord] = queue.SimpleQueue()
         self._publisher = publisher
         self._one_at_a_time = one_at_a_time
         self._membership_ttl_seconds = membership_ttl_seconds
         self._clock = clock
+        self._on_close = on_close
         self._membership_confirmed_at = clock()
         # Each finished upload wakes the loop from another thread, cheaper with uvloop (docs/performance-log.md).
         self._loop = uvloop.new_event_loop()
@@ -207,6 +210,9 @@ class Executor:
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if self._on_close is not None:
+                self._loop.run_until_complete(self._on_close())
+                self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
     def _poll_publisher(self) -> None:

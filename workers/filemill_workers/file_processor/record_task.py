@@ -20,6 +20,7 @@ import structlog
 from filemill.domain import retry
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, truncate_to_milliseconds
+from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.messages import (
     RUN_HEADER,
     TRACEPARENT_HEADER,
@@ -36,14 +37,19 @@ from filemill.domain.messages import (
 from filemill.domain.records import Record
 from filemill.domain.retry import Reject, Retry, RetryPolicy
 from filemill.domain.worker_events import EventKind
-from filemill.errors import AlreadyExists, DeadLetterCode, InvalidMessage, PermanentError, Unavailable
+from filemill.errors import AlreadyExists, AttemptFailed, DeadLetterCode, InvalidMessage, PermanentError, Unavailable
+from filemill.handlers.pool import AttemptUsage
 from filemill.ports import Clock, ObjectStore
+from filemill_workers.file_processor.handler_task import AttemptCalls, HandlerContext, HandlerTask
 from filemill_workers.file_processor.reporter import Reporter
 
 log = structlog.get_logger("processor")
 
 # A longer trace is cut: the headers of a dead letter must stay well below the broker's limit of one megabyte.
 TRACE_MAX_CHARACTERS = 8000
+# The end of the log in the headers of a dead letter.
+DEAD_LETTER_LOG_CHARACTERS = 16_000
+_NO_USAGE = AttemptUsage()
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
@@ -74,7 +80,8 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     `publish` returns when the broker has acknowledged; `publish_nowait` does not wait. `wait_for_membership` returns
     when this worker certainly owns its partitions. `call_store` and `call_broker` make calls through a circuit breaker.
     `is_cancelled` takes a file id and a run. `progress_interval_seconds`: shorter work sends no progress, longer work
-    sends at most one event in this time.
+    sends at most one event in this time. `handlers`: None, if the processor makes only the text of the reference
+    design.
     """
 
     worker_id: str
@@ -96,6 +103,7 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     reporter: Reporter | None = None
     progress_interval_seconds: float = 1.0
     clock: Clock = time.monotonic
+    handlers: HandlerContext | None = None
 
     def job_seconds(self, file_id: int) -> float:
         """The duration of a file's simulated work. It is the same in each attempt and on each worker."""
@@ -131,6 +139,11 @@ class RecordTask:
         self._file_id = file_id_in(record.value)
         self._run_number = int_header(record.headers, RUN_HEADER)
         self._log = log.bind(partition=record.partition, offset=record.offset)
+        self._retry_policy = context.retry_policy
+        # Of a request that names a handler.
+        self._handler: HandlerTask | None = None
+        self._usage = _NO_USAGE
+        self._progress_at, self._fraction = float("-inf"), 0.0
 
     @property
     def file_run(self) -> tuple[int | None, int]:
@@ -210,7 +223,7 @@ class RecordTask:
                 await self._attempt()
             except Exception as error:  # noqa: BLE001 - no error of a record stops its partition
                 failures += 1
-                decision = retry.decide(self._context.retry_policy, error, self.attempt, failures, self._context.jitter)
+                decision = retry.decide(self._retry_policy, error, self.attempt, failures, self._context.jitter)
                 if isinstance(decision, Reject):
                     await self._dead_letter(decision, error)
                     return
@@ -229,6 +242,9 @@ class RecordTask:
             request = decode_create(self.record.value)
         except InvalidMessage as error:
             raise PermanentError(str(error), DeadLetterCode.INVALID_MESSAGE) from error
+        if request.handler != TEXT_HANDLER:
+            await self._attempt_handler(request)
+            return
         if not self._work_done:  # the work is not repeated if the upload failed
             self._begin_stage("work")
             self._log.info("Received file creation request", file=request.file_id, attempt=self.attempt)
@@ -268,6 +284,103 @@ class RecordTask:
             stage_ms=self._stage_times(),
         )
 
+    async def _attempt_handler(self, request: FileCreate) -> None:
+        """Run a handler; its result is not made again if publishing failed."""
+        if self._context.handlers is None:
+            raise PermanentError(
+                f'There is no handler "{request.handler}" in this processor. It has: text',
+                DeadLetterCode.HANDLER_UNKNOWN,
+            )
+        if self._handler is None:
+            self._handler = HandlerTask(self._context.handlers, request, self._run_number or 1)
+            self._retry_policy = msgspec.structs.replace(
+                self._retry_policy, max_attempts=self._handler.handler.attempts
+            )
+            self._log.info("Received file creation request", file=request.file_id, handler=request.handler)
+        if self._result is None:
+            self._result = await self._run_handler(request, self._handler)
+        else:
+            await self._context.wait_for_membership()
+        self._begin_stage("announce")
+        await self._publish_result(self._result)
+        self._log.info("Successfully processed file", file=request.file_id, key=self._result.s3_location)
+        await self._handler.forget_checkpoint()
+
+    async def _run_handler(self, request: FileCreate, handler: HandlerTask) -> FileCreated:
+        self._usage = _NO_USAGE
+        self.idle_until = float("inf")  # until a process is free
+        failure: BaseException | None = None
+        calls = AttemptCalls(
+            put_small=self._put_small,
+            call_store=self._context.call_store,
+            wait_for_membership=self._context.wait_for_membership,
+            progress=lambda fraction, text: self._report_progress(request, fraction, text),
+            started=self._handler_started,
+            finishing=lambda: self._begin_stage("upload"),
+            used=self._handler_used,
+        )
+        try:
+            result = await handler.attempt(self.attempt, calls)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.idle_until = None
+            self._report_attempt(failure)
+        ended, started_at = self._time_span()
+        return FileCreated(
+            file_id=request.file_id,
+            s3_location=result.key,
+            status="completed",
+            timestamp=ended,
+            run=self._run_number,
+            sha256=result.sha256,
+            size=result.size,
+            content_type=result.content_type,
+            worker_id=self._context.worker_id,
+            partition=self.record.partition,
+            offset=self.record.offset,
+            attempt=self.attempt,
+            started_at=started_at,
+            stage_ms=self._stage_times(),
+        )
+
+    def _handler_started(self) -> None:
+        self.idle_until = None
+        self._begin_stage("work")
+
+    def _handler_used(self, usage: AttemptUsage) -> None:
+        self._usage = usage
+
+    def _put_small(self, key: str, content_type: str) -> Callable[[bytes, str], Awaitable[None]]:
+        async def put(body: bytes, sha256: str) -> None:
+            await self._upload(key, body, sha256, content_type)
+
+        return put
+
+    def _report_progress(self, request: FileCreate, fraction: float, text: str) -> None:
+        """Publish what a handler reports, at most once in each interval, and its end."""
+        now = self._context.clock()
+        if now - self._progress_at >= self._context.progress_interval_seconds or fraction >= 1 > self._fraction:
+            self._progress_at, self._fraction = now, fraction
+            steps = self._context.processing_steps
+            self._publish_progress(request, min(int(fraction * steps), steps), fraction, text or None)
+
+    def _report_attempt(self, failure: BaseException | None) -> None:
+        """Publish an event about the end of an attempt: its log, and what it used."""
+        if self._context.reporter is not None and not self.abandoned:
+            fields: dict[str, Any] = _error_fields(failure) if failure is not None else {}
+            code = getattr(failure, "code", None)
+            self._context.reporter.emit(
+                EventKind.ATTEMPTED,
+                **self._event_fields(),
+                **fields,
+                code=str(code) if code else None,
+                log=self._usage.log or None,
+                cpu_seconds=self._usage.cpu_seconds,
+                peak_bytes=self._usage.peak_bytes,
+            )
+
     def _time_span(self) -> tuple[datetime, datetime]:
         """The current time and the start of the processing. The monotonic clock measures the difference."""
         ended = truncate_to_milliseconds(datetime.now(UTC))
@@ -292,9 +405,11 @@ class RecordTask:
                 DeadLetterCode.DELIVERY_LIMIT,
             )
 
-    async def _upload(self, key: str, body: bytes, sha256: str) -> float:
+    async def _upload(self, key: str, body: bytes, sha256: str, content_type: str | None = None) -> float:
         """Store the object; returns the duration of the call in milliseconds, without the wait for a slot."""
         metadata = {"processed-at": datetime.now(UTC).isoformat(timespec="milliseconds"), "sha256": sha256}
+        if content_type is not None:
+            metadata["Content-Type"] = content_type
         started_at = 0.0
 
         async def put() -> None:
@@ -340,7 +455,9 @@ class RecordTask:
             await asyncio.sleep((math.ceil(left * 1000) + 1) / 1000 if left > 0 else 0)
         self.idle_until = None
 
-    def _publish_progress(self, request: FileCreate, step: int) -> None:
+    def _publish_progress(
+        self, request: FileCreate, step: int, fraction: float | None = None, message: str | None = None
+    ) -> None:
         event = FileProgress(
             file_id=request.file_id,
             run=self._run_number,
@@ -352,6 +469,8 @@ class RecordTask:
             steps=self._context.processing_steps,
             timestamp=truncate_to_milliseconds(datetime.now(UTC)),
             started_at=self._stated_start,
+            fraction=fraction,
+            message=message,
         )
         self._context.publish_nowait(self._context.topics.progress, encode(event))
         self._log.debug("Progress", file=request.file_id, step=step, steps=self._context.processing_steps)
@@ -422,6 +541,8 @@ class RecordTask:
                 await self._publish_result(result)
 
         await self._retry_until_available(publish)
+        if self._handler is not None:
+            await self._handler.forget_checkpoint()
         if self._context.reporter is not None:
             self._context.reporter.count_failed()
             self._context.reporter.emit(
@@ -478,10 +599,14 @@ class RecordTask:
             "filemill-trace": _error_fields(error)["trace"],
             "filemill-code": decision.code,
         }
+        if self._usage.log:
+            facts["filemill-log"] = self._usage.log[-DEAD_LETTER_LOG_CHARACTERS:]
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
 
 
 def _error_fields(error: BaseException) -> dict[str, str]:
+    if isinstance(error, (AttemptFailed, PermanentError)) and error.trace:
+        return {"error": _describe(error), "trace": error.trace}  # of the handler's process
     trace = "".join(traceback.format_exception(error))[-TRACE_MAX_CHARACTERS:]
     return {"error": _describe(error), "trace": trace}
 

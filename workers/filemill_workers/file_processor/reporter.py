@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from filemill.ports import Publisher
 log = structlog.get_logger("processor")
 
 TEXT_MAX_CHARACTERS = 8000
+LOG_MAX_CHARACTERS = 64 * 1024
 
 
 class Reporter:
@@ -33,6 +35,8 @@ class Reporter:
         self._worker_id = worker_id
         self._protocol = protocol
         self._processing_seconds = processing_seconds
+        # The longest deadline of the handlers in progress: a worker is not stuck while one may still end.
+        self.longest_timeout: Callable[[], float] = lambda: 0.0
         self._process = psutil.Process()
         self._lock = threading.Lock()
         self._finished = self._failed = 0
@@ -95,18 +99,20 @@ class Reporter:
     def _encode(self, kind: EventKind, fields: dict[str, Any]) -> bytes:
         for name in ("error", "trace", "cause"):
             if fields.get(name):
-                fields[name] = _printable(fields[name])
+                fields[name] = _printable(fields[name], TEXT_MAX_CHARACTERS)
+        if fields.get("log"):
+            fields["log"] = _printable(fields["log"], LOG_MAX_CHARACTERS)
         event = WorkerEvent(
             kind=kind,
             worker_id=self._worker_id,
             timestamp=truncate_to_milliseconds(datetime.now(UTC)),
             protocol=self._protocol,
-            processing_seconds=self._processing_seconds,
+            processing_seconds=max(self._processing_seconds, self.longest_timeout()),
             **fields,
         )
         return msgspec.json.encode(event)
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, limit: int) -> str:
     """The text in a form that Postgres and JSON accept: no NUL, no lone surrogate, limited length."""
-    return text[-TEXT_MAX_CHARACTERS:].replace("\0", "\\0").encode(errors="backslashreplace").decode()
+    return text[-limit:].replace("\0", "\\0").encode(errors="backslashreplace").decode()
