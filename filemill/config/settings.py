@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -544,10 +545,41 @@ def _explicit_fields(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(exclude_unset=True)
 
 
+# What a value must be, by the kind of pydantic's error. Others are its own sentences, with "must" for "Input should".
+_REQUIREMENTS = {
+    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be {le} or less",
+    "less_than": "must be less than {lt}",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have {max_length} or fewer characters",
+    "path_type": "must be a path",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+}
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+    for problem in error.errors(include_input=False, include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         where = f"{PREFIX}{name.upper()} ({name})" if name else "settings"
-        lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{where}: {_requirement(problem)}")
     return "\n".join(lines)
+
+
+def _requirement(problem: ErrorDetails) -> str:
+    """What the value must be. The context has limits and allowed values, never the value itself."""
+    known = _REQUIREMENTS.get(problem["type"])
+    if known is not None:
+        return known.format(**problem.get("ctx", {})).replace("'", "")
+    return problem["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -27,6 +27,7 @@ from filemill.adapters.s3.admin import s3_client
 from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
+from filemill.entrypoints.kafka_only import kafka_admin
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
 from filemill.services.foreign_results import HashFiller
@@ -60,11 +61,6 @@ __all__ = [
     "sync",
     "verify",
 ]
-
-
-def kafka_admin(settings: Settings) -> KafkaAdmin:
-    """Kafka's administration. The client connects at once."""
-    return KafkaAdmin(settings)
 
 
 def bucket(settings: Settings, s3: "S3Client | None" = None) -> Bucket:

@@ -60,6 +60,13 @@ class FileTitle(msgspec.Struct, frozen=True):
     title: str
 
 
+class FilesToDelete(msgspec.Struct, frozen=True):
+    """How many files can be deleted, and the first of them."""
+
+    count: int
+    first: list[FileTitle]
+
+
 class OutboxState(msgspec.Struct, frozen=True):
     """How many requests are not on Kafka yet, and the age of the oldest in seconds (None: the outbox is empty)."""
 
@@ -185,6 +192,17 @@ def matching_titles(
         return []
     query = found.add_columns(File.title).where(File.id <= upto).order_by(File.id.desc()).limit(limit)
     return [FileTitle(row.id, row.title) for row in connection.execute(query)]
+
+
+def deletable(connection: sa.Connection, ids: Sequence[int], *, limit: int) -> FilesToDelete:
+    """Those of the files that are in a final status: their number and the first `limit`, by id."""
+    final = [status.value for status in Status if status.terminal]
+    chosen = sa.select(File.id, File.title).where(
+        File.id == sa.func.any(sa.bindparam("ids", list(ids))), File.status.in_(final)
+    )
+    count = connection.execute(sa.select(sa.func.count()).select_from(chosen.subquery())).scalar_one()
+    rows = connection.execute(chosen.order_by(File.id).limit(limit))
+    return FilesToDelete(count, [FileTitle(row.id, row.title) for row in rows])
 
 
 def ids_with_status(connection: sa.Connection, status: Status) -> list[int]:

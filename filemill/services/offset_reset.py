@@ -283,7 +283,8 @@ def members_refusal(members: int) -> str | None:
     if not members:
         return None
     count = "a member" if members == 1 else f"{members} members"
-    return f"Kafka refuses while the group has {count}: stop the processors first (Workers, scale to 0)"
+    remedy = "stop the processors first (Workers, scale to 0, or `filemill workers scale 0`)"
+    return f"Kafka refuses while the group has {count}: {remedy}"
 
 
 def _current(part: LogOffsets) -> int:

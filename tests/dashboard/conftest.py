@@ -38,7 +38,7 @@ class Page:
 
     def shown(self, name: str, key: str) -> dict[str, Any]:
         """The data of the component `name` that is mounted under `key`."""
-        for element in self._elements(self.app._tree):
+        for element in self.elements():
             if element.type == "bidi_component":
                 proto = element.proto
                 if proto.component_name == f"filemill.{name}" and proto.id.endswith(f"-{key}"):
@@ -74,6 +74,10 @@ class Page:
         while not self.run().notices():
             assert time.monotonic() < deadline, "the page showed no banner"
             pause.wait(0.1)
+
+    def elements(self) -> Iterator[Any]:
+        """All elements of the page and of its dialog."""
+        return self._elements(self.app._tree)
 
     def _elements(self, block: Any) -> Iterator[Any]:
         for child in block.children.values():

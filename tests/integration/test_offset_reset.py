@@ -72,7 +72,8 @@ def test_a_reset_of_a_group_with_members_is_refused_by_filemill_and_by_the_broke
     reset = make_reset(harness)
     plan = reset.plan(ResetTarget("latest"))
     assert plan.why_not == (
-        "Kafka refuses while the group has a member: stop the processors first (Workers, scale to 0)"
+        "Kafka refuses while the group has a member: stop the processors first "
+        "(Workers, scale to 0, or `filemill workers scale 0`)"
     )
     with pytest.raises(CannotReset) as refused:
         reset.apply(plan, ResetTarget("latest"), "cancel", TEST)

@@ -214,6 +214,23 @@ def test_an_invalid_value_is_rejected_and_its_variable_named(
     assert named in str(caught.value).upper()
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"concurrency": 0}, "FILEMILL_CONCURRENCY (concurrency): must be 1 or more"),
+        ({"concurrency": "many"}, "FILEMILL_CONCURRENCY (concurrency): must be a whole number"),
+        ({"ordering": "x"}, "FILEMILL_ORDERING (ordering): must be unordered or partition"),
+        ({"processing_seconds": "soon"}, "FILEMILL_PROCESSING_SECONDS (processing_seconds): must be a number"),
+        ({"static_membership": "perhaps"}, "FILEMILL_STATIC_MEMBERSHIP (static_membership): must be true or false"),
+        ({"port": 65536}, "FILEMILL_PORT (port): must be 65535 or less"),
+    ],
+)
+def test_an_error_says_what_the_value_must_be(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(**given)
+    assert str(caught.value) == sentence
+
+
 def test_all_errors_are_reported_at_once(environment: Environment) -> None:
     environment(FILEMILL_PORT="x", FILEMILL_DATABASE_PORT="y")
     with pytest.raises(InvalidSettings) as caught:

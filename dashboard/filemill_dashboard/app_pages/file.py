@@ -17,6 +17,7 @@ from filemill_dashboard.components.file_header import file_header
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
+from filemill_dashboard.components.record_details import links_of_file
 from filemill_dashboard.components.state_diagram import draw_state_diagram
 from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
@@ -64,6 +65,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
             _preview(data, story.file)
         with st.container(key="right"):
             facts("details", file_facts(story.file), title="Details", stale=stale)
+            links_of_file(data, story.file)
 
 
 def _gone(file_id: int, story: FileTimeline) -> Notice:

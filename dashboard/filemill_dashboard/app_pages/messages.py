@@ -6,21 +6,20 @@ import streamlit as st
 
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.kafka.topic_browser import BrowsedRecord, BrowseQuery, BrowseResult
+from filemill.domain.dead_letters import parse_place
+from filemill.domain.positions import format_positions, parse_positions
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
-from filemill_dashboard.components.preview import preview
+from filemill_dashboard.components.record_details import record_details
 from filemill_dashboard.components.view_url import search_box, select_option, update_view
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.views.message_export import as_json_lines
-from filemill_dashboard.views.payload import one_line, pretty
-from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.payload import one_line
 
 LIMIT = 100
-# The maximum number of partitions named in the summary as having more records.
-REMAINING_MAX = 6
 STARTS = ["Newest", "From offset", "From time"]
 COLUMNS = [
     Column("place", "Position", "mono", 104, title="partition:offset"),
@@ -43,30 +42,54 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         show_notices("messages-notice", [Notice("warn", title, reading.error or "")])
         return
     show_notices("messages-notice", [Notice("warn", "Showing stale data", reading.error)] if reading.error else [])
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.caption(_summary(view, look))
-        st.download_button(
-            "Export JSON lines",
-            as_json_lines(view.records),
-            file_name=f"{look.topic}.ndjson",
-            mime="application/x-ndjson",
-            on_click="ignore",
-            disabled=not view.records,
-        )
+    _page_bar(view, look)
     data_grid(
         "messages",
         COLUMNS,
         [_row(record) for record in view.records],
         label="Messages",
-        empty=("No records", "Change the start or the partition, or remove the filter."),
+        empty=_empty(view, look),
         stale=stale,
         selected=st.query_params.get("place"),
-        on_open=lambda place: update_view(place="" if st.query_params.get("place") == place else place),
+        on_open=_open,
     )
-    selected_place = st.query_params.get("place")
-    selected = next((record for record in view.records if _place(record) == selected_place), None)
-    if selected is not None:
-        _details(selected)
+    if st.session_state.pop("open_dialog", False):
+        st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
+
+
+def _page_bar(view: BrowseResult, look: BrowseQuery) -> None:
+    """Draw what was looked at, the buttons for other pages, and the export."""
+    with st.container(
+        key="message-bar", horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+    ):
+        st.caption(_summary(view, look))
+        with st.container(key="message-actions", horizontal=True, width="content", gap="small"):
+            if look.positions or view.more:
+                first = "Newest" if look.start is None else "First page"
+                st.button(first, key="messages-first", disabled=not look.positions, on_click=update_view)
+                onward = "Look further" if look.text else "Older" if look.start is None else "Later"
+                cursor = _CURSORS[_direction(look.start)] + format_positions(view.positions)
+                st.button(
+                    onward, key="messages-more", disabled=not view.more, on_click=update_view, kwargs={"cursor": cursor}
+                )
+            st.download_button(
+                f"Export {len(view.records):,} shown",
+                as_json_lines(view.records),
+                file_name=f"{look.topic}.ndjson",
+                mime="application/x-ndjson",
+                help="The records of this page, as JSON lines. `filemill messages --json` writes more.",
+                on_click="ignore",
+                disabled=not view.records,
+            )
+
+
+def _open(place: str) -> None:
+    update_view(place=place, cursor=st.query_params.get("cursor", ""))
+    st.session_state["open_dialog"] = True
+
+
+def _close() -> None:
+    st.query_params.pop("place", None)
 
 
 def _read_controls(data: PageData) -> BrowseQuery | None:
@@ -88,7 +111,27 @@ def _read_controls(data: PageData) -> BrowseQuery | None:
     except ValueError as error:
         show_notices("messages-notice", [Notice("warn", "Invalid start", str(error))])
         return None
-    return BrowseQuery(topic, int(partition) if partition.isdigit() else None, where, text, LIMIT)
+    return BrowseQuery(topic, int(partition) if partition.isdigit() else None, where, text, LIMIT, _positions(where))
+
+
+# The first letter of a cursor: whether it leads to older records, or to later ones from an offset or a time.
+_CURSORS = {"newest": "n", "offset": "o", "time": "t"}
+
+
+def _direction(start: int | datetime | None) -> str:
+    return "newest" if start is None else "time" if isinstance(start, datetime) else "offset"
+
+
+def _positions(start: int | datetime | None) -> tuple[tuple[int, int], ...]:
+    """Return the positions of the URL; none if they are invalid or of a page with another start."""
+    cursor = st.query_params.get("cursor", "")
+    return (parse_positions(cursor[1:]) or ()) if cursor.startswith(_CURSORS[_direction(start)]) else ()
+
+
+def _topic(data: PageData) -> str:
+    """Return the topic of the URL, or the first one."""
+    names, topic = all_topics(data.services.settings), st.query_params.get("topic", "")
+    return topic if topic in names else names[0]
 
 
 def _start(start: str, given: str) -> int | datetime | None:
@@ -110,29 +153,33 @@ def _start(start: str, given: str) -> int | datetime | None:
 
 
 def _select(label: str, options: list[str], key: str, width: int) -> str:
-    """Draw a select box whose value is stored in the URL."""
-    current = st.query_params.get(key, "")
-    index = options.index(current) if current in options else 0
-    selected: str = st.selectbox(label, options, index, key=f"select-{key}", label_visibility="collapsed", width=width)
-    in_url = "" if selected == options[0] else selected
-    if current != in_url:
-        update_view(**{key: in_url, "place": ""})
+    """Draw a select box whose value is stored in the URL. A link within the page changes the URL first."""
+    current, widget, seen = st.query_params.get(key, ""), f"select-{key}", f"seen-{key}"
+    if current != st.session_state.get(seen) or st.session_state.get(widget) not in options:
+        st.session_state[widget] = current if current in options else options[0]
+    selected: str = st.selectbox(label, options, key=widget, label_visibility="collapsed", width=width)
+    if selected != (current if current in options else options[0]):
+        update_view(**{key: "" if selected == options[0] else selected, "place": ""})
+    st.session_state[seen] = st.query_params.get(key, "")
     return selected
 
 
 def _summary(view: BrowseResult, look: BrowseQuery) -> str:
-    total = sum((span.end or 0) - (span.begin or 0) for span in view.partitions)
-    matching = f"{len(view.records):,} of {view.scanned:,} scanned" if look.text else f"{len(view.records):,}"
-    topic = f"{counted(total, 'record')} in {counted(len(view.partitions), 'partition')}"
-    shown = f"Showing {matching}. The topic has about {topic}."
-    return f"{shown} {_remaining(view)}".rstrip()
+    shown = f"{len(view.records):,} shown"
+    if look.text:
+        shown = f"{len(view.records):,} of {view.scanned:,} records match"
+    older = "older" if look.start is None else "later"
+    rest = f"; {older} ones follow" if view.more else ", which are all"
+    return f"{shown}. Looked at {view.looked_at:,} of {view.total:,}{rest}." if view.total else f"{shown}."
 
 
-def _remaining(view: BrowseResult) -> str:
-    """Return the positions after which more records exist."""
-    positions = [f"{partition} from offset {offset:,}" for partition, offset in sorted(view.next_offsets.items())]
-    more = f" and {len(positions) - REMAINING_MAX} more" if len(positions) > REMAINING_MAX else ""
-    return f"Not shown: partition {', '.join(positions[:REMAINING_MAX])}{more}." if positions else ""
+def _empty(view: BrowseResult, look: BrowseQuery) -> tuple[str, str]:
+    if view.more and look.text:
+        hint = "Look further, or change the filter."
+        return "No match yet", f"Looked at {view.looked_at:,} of {view.total:,} records. {hint}"
+    if look.text and view.total:
+        return "No match", f"All {view.total:,} records were looked at. Change the start or the filter."
+    return "No records", "Change the start or the partition, or remove the filter."
 
 
 def _place(record: BrowsedRecord) -> str:
@@ -151,28 +198,6 @@ def _row(record: BrowsedRecord) -> TableRow:
     return TableRow(_place(record), cells)
 
 
-def _details(record: BrowsedRecord) -> None:
-    with st.container(key="columns", horizontal=True, gap="large"):
-        with st.container(key="left"):
-            size = counted(len(record.value or b""), "byte")
-            preview("payload", pretty(record.value), title=f"Value of {_place(record)}", note=size)
-        with st.container(key="right"):
-            facts("headers", _facts(record), title="Key and headers")
-
-
-def _facts(record: BrowsedRecord) -> list[Fact]:
-    """Return the key and the headers in order. A repeated name is listed each time."""
-    lines = [Fact("Key", _text_or_null(record.key), mono=True)]
-    if record.invalid_timestamp is not None:
-        lines.append(Fact("Timestamp", f"not a time: {record.invalid_timestamp} ms", tone="warn"))
-    if record.headers_error is not None:
-        lines.append(Fact("Headers", record.headers_error, tone="bad"))
-    return lines + [Fact(name, _text_or_null(value), mono=True) for name, value in record.headers]
-
-
-def _text_or_null(text: str | None) -> str:
-    """Distinguish a null value from an empty one."""
-    return "(null)" if text is None else text or "(empty)"
-
-
 page_shell.render_page("Messages", _messages)
+if (opened := parse_place(st.query_params.get("place", ""))) is not None:
+    record_details(page_data.current(), _topic(page_data.current()), opened, on_close=_close)

@@ -11,6 +11,7 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.file_table import download_path, took_seconds
 from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.components.record_details import links_of_file
 from filemill_dashboard.components.status_style import TONES
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.views.plurals import counted
@@ -29,6 +30,7 @@ def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> 
             show_notices("details-error", [Notice("bad", "PostgreSQL is unreachable", reading.error)])
         if reading.value is not None:
             page_shell.page_link("file", "Open file: timeline, attempts, content", id=str(file_id))
+            links_of_file(data, reading.value)
             facts("details", file_facts(reading.value), download=download_path(reading.value))
         elif reading.error is None:
             show_notices("details-none", [Notice("warn", f"File #{file_id} does not exist")])

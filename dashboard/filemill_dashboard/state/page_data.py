@@ -58,6 +58,8 @@ DEAD_LETTER_CONTENTS_MAX = 8
 # The first read of a long topic takes seconds.
 DEAD_LETTERS_WAIT_SECONDS = 4.0
 SETUP_TTL_SECONDS = 5.0
+BROWSE_PAGE_TTL_SECONDS = 60.0
+BROWSE_SCAN_SECONDS = 2.0
 HEALTH_TTL_SECONDS = 2.0
 # A page does not wait longer than this for a health check.
 HEALTH_WAIT_SECONDS = 0.5
@@ -171,13 +173,9 @@ class PageData:
         )
         self._topics: KeyedCache[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
         self._version: KeyedCache[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
-        self._browse_results: KeyedCache[BrowseQuery, BrowseResult] = KeyedCache(
-            lambda query: browse(services.settings, services.kafka.offsets(None, query.topic), query),
-            self._pool,
-            ttl_seconds=TTL_SECONDS * 2,
-            wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
-            max_keys=16,
-        )
+        self._browse_results = self._browse_cache(TTL_SECONDS * 2, 0.0)
+        # A page after the first does not change, so it may take longer to read.
+        self._browse_pages = self._browse_cache(BROWSE_PAGE_TTL_SECONDS, BROWSE_SCAN_SECONDS)
         self._dead_letters: KeyedCache[str, DeadLetterSnapshot] = self._cached(
             lambda _key: services.dead_letters.read(services.kafka), DEAD_LETTERS_TTL_SECONDS, DEAD_LETTERS_WAIT_SECONDS
         )
@@ -266,8 +264,8 @@ class PageData:
         return self._version.get("")
 
     def browse(self, query: BrowseQuery) -> CachedValue[BrowseResult]:
-        """Some records of a topic."""
-        return self._browse_results.get(query)
+        """Some records of a topic. A filter looks at more records on a page after the first."""
+        return (self._browse_pages if query.positions else self._browse_results).get(query)
 
     def dead_letters(self) -> CachedValue[DeadLetterSnapshot]:
         """The dead letters, oldest first."""
@@ -327,6 +325,17 @@ class PageData:
         """Start no more reads; does not wait for those in progress."""
         for pool in (self._pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _browse_cache(self, ttl_seconds: float, scan_seconds: float) -> KeyedCache[BrowseQuery, BrowseResult]:
+        services = self.services
+
+        def read(query: BrowseQuery) -> BrowseResult:
+            partitions = services.kafka.offsets(None, query.topic)
+            return browse(services.settings, partitions, query, scan_seconds=scan_seconds)
+
+        return KeyedCache(
+            read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=DEAD_LETTERS_WAIT_SECONDS, max_keys=16
+        )
 
     def _cached(
         self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = WAIT_SECONDS

@@ -14,12 +14,14 @@ import typer
 from filemill import __version__
 from filemill.config import logging
 from filemill.config.settings import InvalidSettings
-from filemill.entrypoints.cli import processes
 from filemill.entrypoints.cli.output import fail
 from filemill.errors import InvalidHandler, Unavailable
 
 # Follows an error that names an unreachable server.
-REMEDY = "`filemill doctor` shows what is missing; `filemill up` starts all servers on this machine."
+REMEDY = (
+    "`filemill doctor` shows what is missing; `filemill up` starts all servers on this machine. "
+    "For a stack in another folder, give --home or set FILEMILL_HOME."
+)
 
 app = typer.Typer(
     name="filemill",
@@ -27,17 +29,36 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The commands use the embedded stack of --home or FILEMILL_HOME, or the servers that the variables "
+    "FILEMILL_* name; see `filemill status` and `filemill doctor`.",
 )
 
 
 def register(arguments: Sequence[str]) -> None:
-    """Add the commands. For `run ROLE` only that one: the others take a second to import."""
-    processes.register(app)
-    if arguments[:1] == ["run"]:
-        return
-    from filemill.entrypoints.cli import administration, dlq, files, offsets, operations, orphans, stack  # noqa: PLC0415
+    """Add the commands. For `run ROLE` and `lag` only that one: the others take a second to import."""
+    if arguments[:1] != ["lag"]:
+        from filemill.entrypoints.cli import processes  # noqa: PLC0415
 
-    for module in (stack, files, operations, dlq, offsets, orphans, administration):
+        processes.register(app)
+    if arguments[:1] != ["run"]:
+        from filemill.entrypoints.cli import lag  # noqa: PLC0415
+
+        lag.register(app)
+    if arguments[:1] in (["run"], ["lag"]):
+        return
+    from filemill.entrypoints.cli import (  # noqa: PLC0415
+        administration,
+        dlq,
+        files,
+        messages,
+        offsets,
+        operations,
+        orphans,
+        stack,
+        workers,
+    )
+
+    for module in (stack, files, operations, workers, messages, dlq, offsets, orphans, administration):
         module.register(app)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from filemill.config.settings import default_home
+from filemill.config.settings import HOME_VARIABLE, default_home
 from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import parse_file_id
 from filemill.domain.permissions import Principal, local_admin
@@ -15,7 +15,9 @@ from filemill.errors import InvalidRequest
 Home = Annotated[
     Path | None,
     typer.Option(
-        help="Home folder of the embedded stack to use: its data, logs and addresses.", show_default=str(default_home())
+        help=f"Home folder of the embedded stack to use: its data, logs and addresses. Without it, {HOME_VARIABLE} "
+        "of the environment counts.",
+        show_default=str(default_home()),
     ),
 ]
 

@@ -100,10 +100,15 @@ SHOWN = (
 def show(
     place: Annotated[str, typer.Argument(parser=place_argument, help="partition:offset, as `list` prints it.")],
     home: Home = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: reason, source, payload, stack trace."""
     topic = _Topic(home)
     letters = topic.at([place])
+    if as_json:
+        print_json(next(_documents(topic, letters)))
+        return
     (content,) = topic.index.contents(topic.admin, letters)
     for name in SHOWN:
         console.print(f"{name.replace('_', ' '):13} {plain(getattr(letters[0], name))}", markup=False)

@@ -1,25 +1,19 @@
-"""`filemill retry | cancel | delete | workers`."""
+"""`filemill retry | cancel | delete`."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
-import msgspec
 import typer
 
 from filemill.config.settings import Settings, load
-from filemill.domain.file_actions import ActionResult
+from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import Status
-from filemill.domain.permissions import Principal
-from filemill.domain.worker_commands import WorkerCommandKind
-from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
-from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.queries import workers as worker_queries
-from filemill.queries.files import ids_with_status
-from filemill.queries.stalls import current_stalls
-from filemill.services.operations import Operations, UnknownWorker
+from filemill.entrypoints.cli.output import AsJson, fail, print_json, say
+from filemill.queries.files import deletable, ids_with_status
+from filemill.services.operations import Operations
+from filemill_dashboard.views.plurals import counted
 
 BATCH = 1000
 
@@ -28,6 +22,18 @@ Ids = Annotated[
     typer.Argument(metavar="[ID]...", parser=file_id_argument, help="Ids of files.", show_default=False),
 ]
 All = Annotated[Status | None, typer.Option("--all", metavar="STATUS", help="All files that have this status.")]
+Search = Annotated[
+    str,
+    typer.Option(
+        help="All files whose title contains this and whose status allows the action; with --all, only those that have "
+        "that status.",
+        show_default=False,
+    ),
+]
+# A confirmation names this many files, with so much of their titles.
+TITLES_SHOWN = 5
+TITLE_CHARACTERS = 60
+NOT_CHOSEN = "give either ids, or --all STATUS and --search TEXT (or one of them)"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +41,6 @@ def register(app: typer.Typer) -> None:
     app.command()(retry)
     app.command()(cancel)
     app.command()(delete)
-    workers = typer.Typer(help="The file processors.", no_args_is_help=True)
-    workers.command("list")(list_workers)
-    workers.command("quiet")(quiet)
-    workers.command("resume")(resume)
-    app.add_typer(workers, name="workers")
 
 
 def _operations(settings: Settings) -> Operations:
@@ -49,6 +50,7 @@ def _operations(settings: Settings) -> Operations:
 def retry(
     ids: Ids = None,
     every: All = None,
+    search: Search = "",
     home: Home = None,
     *,
     lost: Annotated[
@@ -59,14 +61,14 @@ def retry(
     """Process failed or cancelled files again, each in a new run; also files whose records are gone from Kafka."""
     settings = load(home=home)
     if lost:
-        _retry_lost(_operations(settings), named=bool(ids or every), as_json=as_json)
+        _retry_lost(_operations(settings), named=bool(ids or every or search.strip()), as_json=as_json)
         return
-    _apply(settings, ids, every, _operations(settings).retry, "retried", as_json=as_json)
+    _apply(settings, FileAction.RETRY, _chosen(settings, FileAction.RETRY, ids, every, search), as_json=as_json)
 
 
 def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
     if named:
-        fail("give ids, or --all STATUS, or --lost", 2)
+        fail("give ids, or --all STATUS, or --search TEXT, or --lost", 2)
     done: list[int] = []
     after = 0
     while ids := operations.gone_requests(after=after, limit=BATCH):
@@ -75,53 +77,83 @@ def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
     if as_json:
         print_json({"retried": done, "refused": []})
     else:
-        say(f"{len(done)} retried")
+        say(f"{counted(len(done), 'file')} retried")
 
 
-def cancel(ids: Ids = None, every: All = None, home: Home = None, *, as_json: AsJson = False) -> None:
+def cancel(
+    ids: Ids = None, every: All = None, search: Search = "", home: Home = None, *, as_json: AsJson = False
+) -> None:
     """Cancel files that are pending or processing."""
     settings = load(home=home)
-    _apply(settings, ids, every, _operations(settings).cancel, "cancelled", as_json=as_json)
+    _apply(settings, FileAction.CANCEL, _chosen(settings, FileAction.CANCEL, ids, every, search), as_json=as_json)
 
 
 def delete(
     ids: Ids = None,
     every: All = None,
+    search: Search = "",
     home: Home = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete files that are completed, failed or cancelled, and their objects."""
-    if not yes and not typer.confirm(
-        f"Delete {f'all {every} files' if every else f'{len(ids or [])} files'} for good?"
-    ):
-        raise typer.Exit(1)
     settings = load(home=home)
-    _apply(settings, ids, every, _operations(settings).delete, "deleted", as_json=as_json)
+    chosen = _chosen(settings, FileAction.DELETE, ids, every, search)
+    if not yes:
+        _confirm_deletion(settings, chosen)
+    _apply(settings, FileAction.DELETE, chosen, as_json=as_json)
 
 
-def _apply(
-    settings: Settings,
-    ids: Sequence[int] | None,
-    every: Status | None,
-    act: Callable[[Sequence[int], Principal], ActionResult],
-    verb: str,
-    *,
-    as_json: bool,
-) -> None:
-    if bool(ids) == (every is not None):
-        fail("give either ids or --all STATUS", 2)
-    wanted = list(ids or []) if every is None else _with_status(settings, every)
+def _chosen(
+    settings: Settings, action: FileAction, ids: Sequence[int] | None, every: Status | None, search: str
+) -> list[int]:
+    """The ids that were given, or those of the files that match, ascending."""
+    search = search.strip()
+    if bool(ids) == (every is not None or bool(search)):
+        fail(NOT_CHOSEN, 2)
+    if ids:
+        return list(dict.fromkeys(ids))
+    if every is not None and not search:
+        return _with_status(settings, every)
+    operations, selection = _operations(settings), FileSelection(every, search)
+    if not selection.eligible(action):
+        allowed = " or ".join(status.value for status in action.statuses)
+        fail(f"{every} files cannot be {action.done}, only {allowed} ones", 2)
+    upto, chosen, after = operations.newest_id(), list[int](), 0
+    while found := operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH):
+        chosen += found
+        after = found[-1]
+    return chosen
+
+
+def _confirm_deletion(settings: Settings, ids: Sequence[int]) -> None:
+    """Show what would be deleted, and ask. Ends the command unless the answer is yes."""
+    with bootstrap.create_engine(settings, "operations").connect() as connection:
+        found = deletable(connection, ids, limit=TITLES_SHOWN)
+    if not found.count:
+        return  # what is refused, and why, follows
+    for file in found.first:
+        title = " ".join(file.title.split())
+        cut = title if len(title) <= TITLE_CHARACTERS else f"{title[:TITLE_CHARACTERS]}…"
+        say(f"#{file.id}  {cut}")
+    if (more := found.count - len(found.first)) > 0:
+        say(f"… and {more:,} more")
+    if not typer.confirm(f"Delete {counted(found.count, 'file')} for good?", err=True):
+        raise typer.Exit(1)
+
+
+def _apply(settings: Settings, action: FileAction, wanted: Sequence[int], *, as_json: bool) -> None:
+    operations, verb = _operations(settings), action.done
     done, refused = [], []
     for start in range(0, len(wanted), BATCH):
-        outcome = act(wanted[start : start + BATCH], principal())
+        outcome = operations.apply(action, wanted[start : start + BATCH], principal())
         done += outcome.done
         refused += outcome.refused
     if as_json:
         print_json({verb: done, "refused": refused})
     else:
-        say(f"{len(done)} {verb}")
+        say(f"{counted(len(done), 'file')} {verb}")
         for one in refused[:20]:
             say(f"file {one.file_id} not {verb}: {one.reason}")
         if len(refused) > 20:
@@ -134,82 +166,3 @@ def _with_status(settings: Settings, status: Status) -> list[int]:
     engine = bootstrap.create_engine(settings, "operations")
     with engine.connect() as connection:
         return ids_with_status(connection, status)
-
-
-def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
-    """List workers and their state: busy, idle, stuck, dead or stopped."""
-    settings = load(home=home)
-    engine = bootstrap.create_engine(settings, "workers")
-    with engine.connect() as connection:
-        views = worker_queries.list_workers(connection)
-        total = sum(worker_queries.count_workers(connection).values())
-        stalled = current_stalls(connection, settings)
-    if as_json:
-        print_json(
-            [
-                {**msgspec.structs.asdict(view), "stalled": [one for one in stalled if one.owner == view.id]}
-                for view in views
-            ]
-        )
-        return
-    print_table(
-        ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
-        [
-            [
-                view.id,
-                view.condition,
-                f"{view.heard_seconds_ago:.1f} s ago",
-                view.starts,
-                ", ".join(map(str, view.owned)),
-                *(
-                    [
-                        view.vitals.in_flight,
-                        f"{view.vitals.finished_per_second:.0f}",
-                        f"{view.vitals.cpu_seconds:.1f}",
-                        f"{view.vitals.rss_bytes / 1e6:.0f}",
-                    ]
-                    if view.vitals
-                    else ["?"] * 4
-                ),
-                clock(view.skew_seconds),
-            ]
-            for view in views
-        ],
-    )
-    if total > len(views):
-        say(f"… and {total - len(views):,} more; dead and stopped workers come last")
-    for one in stalled:
-        say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
-
-
-def clock(skew_seconds: float | None) -> str:
-    """How far a worker's clock differs from the database's, for people."""
-    if skew_seconds is None:
-        return "?"
-    if abs(skew_seconds) < SKEW_WARNING_SECONDS:
-        return "in sync"
-    return f"{abs(skew_seconds):,.0f} s {'ahead' if skew_seconds > 0 else 'behind'}"
-
-
-WorkerName = Annotated[
-    str | None, typer.Argument(metavar="[WORKER]", help="The worker's name; default: all.", show_default=False)
-]
-
-
-def quiet(worker: WorkerName = None, home: Home = None) -> None:
-    """Stop workers from starting new records. They finish those in progress."""
-    _command(WorkerCommandKind.QUIET, worker, home)
-    say(f"{worker or 'All workers'}: quiet command sent")
-
-
-def resume(worker: WorkerName = None, home: Home = None) -> None:
-    """Resume quiet workers."""
-    _command(WorkerCommandKind.RESUME, worker, home)
-    say(f"{worker or 'All workers'}: resume command sent")
-
-
-def _command(kind: WorkerCommandKind, worker: str | None, home: Path | None) -> None:
-    try:
-        _operations(load(home=home)).command_workers(kind, worker, principal())
-    except UnknownWorker as error:
-        fail(str(error), 1)

@@ -1,0 +1,162 @@
+"""`filemill workers list | quiet | resume | scale | stop | kill`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from filemill.config.settings import load
+from filemill.domain.worker_commands import WorkerCommandKind
+from filemill.domain.worker_events import SKEW_WARNING_SECONDS, WorkerCondition
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli.arguments import Home, principal
+from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.queries import workers as worker_queries
+from filemill.queries.stalls import current_stalls
+from filemill.queries.workers import WorkerView
+from filemill.runtime.stack_state import running_stack
+from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
+from filemill.services.operations import UnknownWorker
+from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
+
+Processor = Annotated[str, typer.Argument(metavar="WORKER", help="A file processor of the stack, such as processor-1.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    workers = typer.Typer(help="The file processors.", no_args_is_help=True)
+    workers.command("list")(list_workers)
+    workers.command("quiet")(quiet)
+    workers.command("resume")(resume)
+    workers.command("scale")(scale)
+    workers.command("stop")(stop)
+    workers.command("kill")(kill)
+    app.add_typer(workers, name="workers")
+
+
+def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
+    """List workers and their state: busy, idle, stuck, dead or stopped; and whether they are quiet."""
+    settings = load(home=home)
+    engine = bootstrap.create_engine(settings, "workers")
+    with engine.connect() as connection:
+        views = worker_queries.list_workers(connection)
+        total = sum(worker_queries.count_workers(connection).values())
+        stalled = current_stalls(connection, settings)
+    if as_json:
+        print_json(
+            [
+                {**msgspec.structs.asdict(view), "stalled": [one for one in stalled if one.owner == view.id]}
+                for view in views
+            ]
+        )
+        return
+    print_table(
+        ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
+        [
+            [
+                view.id,
+                state(view),
+                f"{view.heard_seconds_ago:.1f} s ago",
+                view.starts,
+                ", ".join(f"P{partition}" for partition in view.owned),
+                *(
+                    [
+                        view.vitals.in_flight,
+                        f"{view.vitals.finished_per_second:.0f}",
+                        f"{view.vitals.cpu_seconds:.1f}",
+                        f"{view.vitals.rss_bytes / 1e6:.0f}",
+                    ]
+                    if view.vitals
+                    else ["?"] * 4
+                ),
+                clock(view.skew_seconds),
+            ]
+            for view in views
+        ],
+    )
+    if total > len(views):
+        say(f"… and {total - len(views):,} more; dead and stopped workers come last")
+    for one in stalled:
+        say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
+
+
+def state(view: WorkerView) -> str:
+    """The condition, with a note if the worker starts no records, for people."""
+    gone = view.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
+    return f"{view.condition}, quiet" if view.vitals is not None and view.vitals.quiet and not gone else view.condition
+
+
+def clock(skew_seconds: float | None) -> str:
+    """How far a worker's clock differs from the database's, for people."""
+    if skew_seconds is None:
+        return "?"
+    if abs(skew_seconds) < SKEW_WARNING_SECONDS:
+        return "in sync"
+    return f"{abs(skew_seconds):,.0f} s {'ahead' if skew_seconds > 0 else 'behind'}"
+
+
+WorkerName = Annotated[
+    str | None, typer.Argument(metavar="[WORKER]", help="The worker's name; default: all.", show_default=False)
+]
+
+
+def quiet(worker: WorkerName = None, home: Home = None) -> None:
+    """Stop workers from starting new records. They finish those in progress."""
+    _command(WorkerCommandKind.QUIET, worker, home)
+    say(f"{worker or 'All workers'}: quiet command sent")
+
+
+def resume(worker: WorkerName = None, home: Home = None) -> None:
+    """Resume quiet workers."""
+    _command(WorkerCommandKind.RESUME, worker, home)
+    say(f"{worker or 'All workers'}: resume command sent")
+
+
+def _command(kind: WorkerCommandKind, worker: str | None, home: Path | None) -> None:
+    try:
+        settings = load(home=home)
+        operations = bootstrap.operations(settings, bootstrap.create_engine(settings, "workers"))
+        operations.command_workers(kind, worker, principal())
+    except UnknownWorker as error:
+        fail(str(error), 1)
+
+
+def scale(
+    count: Annotated[int, typer.Argument(help="Number of file processors.", min=0, max=PROCESSORS_MAX)],
+    home: Home = None,
+) -> None:
+    """Start or stop file processors of the embedded stack, so that there are COUNT."""
+    before, after = _supervise(SupervisorCommand("scale", role="processor", count=count), home)
+    say(f"File processors: {len(before)} → {count}" + (f" ({', '.join(after)})" if after else ""))
+
+
+def stop(worker: Processor, home: Home = None) -> None:
+    """Stop a file processor of the embedded stack for good. It gives its records back first."""
+    _supervise(SupervisorCommand("stop", worker=worker), home)
+    say(f"{worker} was stopped")
+
+
+def kill(worker: Processor, home: Home = None) -> None:
+    """Kill a file processor of the embedded stack (SIGKILL). It is restarted."""
+    _supervise(SupervisorCommand("kill", worker=worker), home)
+    say(f"{worker} was killed and will be restarted")
+
+
+def _supervise(command: SupervisorCommand, home: Path | None) -> tuple[list[str], list[str]]:
+    """Send a command to the supervisor; returns the file processors before it, and those of its response."""
+    settings = load(home=home)
+    engine = bootstrap.create_engine(settings, "workers")
+    stack = running_stack(settings.home)
+    if stack is None:
+        fail(
+            f"no stack is running under {settings.home}: start one with `filemill up`, or give --home. In containers, "
+            "`docker compose up --scale processor=N` scales",
+            1,
+        )
+    try:
+        response = send_supervisor_command(engine, stack, command, principal())
+    except CommandRejected as error:
+        names = ", ".join(processors(stack)) or "none"
+        fail(f"{error}. File processors of the stack: {names}", 1)
+    return processors(stack), response.workers

@@ -1,0 +1,169 @@
+"""The commands of an engineer on call, in this process: bulk actions, messages, dead letters, workers."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from filemill.adapters.postgres.outbox import insert_many
+from filemill.adapters.postgres.tables import File, Operation, OutboxRow
+from filemill.adapters.postgres.worker_events import store_events
+from filemill.config.settings import Settings, as_environment
+from filemill.domain.files import new_file
+from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
+from filemill.entrypoints import bootstrap, cli
+from filemill.ports import ReceivedEvent
+from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, write_state
+from filemill.runtime.supervisor_client import SupervisorCommand, SupervisorResponse
+from filemill.services import stack_workers
+from tests.integration import topics
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Run `filemill` with the settings of the test. A command leaves its connections to the end of its process."""
+    engines: list[sa.Engine] = []
+
+    def create_engine(settings: Settings, role: str) -> sa.Engine:
+        engines.append(create(settings, role))
+        return engines[-1]
+
+    create = bootstrap.create_engine
+    monkeypatch.setattr(bootstrap, "create_engine", create_engine)
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FILEMILL_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    if not cli.app.registered_commands:
+        cli.register(["--help"])
+
+    def run(*arguments: str, answer: str = "") -> Result:
+        return CliRunner().invoke(cli.app, list(arguments), input=answer)
+
+    yield run
+    for engine in engines:
+        engine.dispose()
+
+
+def insert(engine: sa.Engine, status: str, *titles: str) -> list[int]:
+    with engine.begin() as connection:
+        ids = insert_many(connection, [new_file(title) for title in titles])
+        connection.execute(sa.delete(OutboxRow))
+        connection.execute(sa.update(File).where(File.id.in_(ids)).values(status=status))
+    return ids
+
+
+def statuses(engine: sa.Engine) -> dict[int, str]:
+    with engine.connect() as connection:
+        return {row.id: row.status for row in connection.execute(sa.select(File.id, File.status))}
+
+
+def test_a_search_selects_the_files_that_allow_the_action(command: Command, engine: sa.Engine) -> None:
+    pending = insert(engine, "pending", "Report 1", "Note")
+    failed = insert(engine, "failed", "REPORT 2")
+    cancelled = command("cancel", "--search", "report")
+    assert (cancelled.exit_code, cancelled.stderr) == (0, "1 file cancelled\n")
+    retried = json.loads(command("retry", "--search", "report", "--all", "failed", "--json").stdout)
+    assert retried == {"retried": failed, "refused": []}
+    assert statuses(engine) == {pending[0]: "cancelled", pending[1]: "pending", failed[0]: "pending"}
+    assert command("retry", "--search", "report", "1").exit_code == 2
+    refused = command("cancel", "--search", "report", "--all", "completed")
+    assert (refused.exit_code, "completed files cannot be cancelled" in refused.stderr) == (2, True)
+
+
+def test_a_deletion_asks_with_the_count_and_the_titles_of_what_exists(command: Command, engine: sa.Engine) -> None:
+    ids = insert(engine, "completed", *(f"Old {number}" for number in range(7)))
+    insert(engine, "pending", "Old but pending")
+    asked = command("delete", "--search", "old", answer="n\n")
+    assert asked.exit_code == 1
+    assert asked.stderr.splitlines()[:6] == [*(f"#{ids[n]}  Old {n}" for n in range(5)), "… and 2 more"]
+    assert "Delete 7 files for good?" in asked.stderr
+    one = command("delete", str(ids[0]), "999999", answer="n\n")
+    assert "Delete 1 file for good?" in one.stderr
+    unknown = command("delete", "999999")
+    assert (unknown.exit_code, "for good" in unknown.stderr) == (1, False)
+    assert "file 999999 not deleted: there is no such file" in unknown.stderr
+    assert len(statuses(engine)) == 8
+    assert command("delete", "--search", "old", answer="y\n").exit_code == 0
+    assert list(statuses(engine).values()) == ["pending"]
+
+
+def test_messages_are_paged_and_filtered(command: Command, settings: Settings) -> None:
+    topic = settings.topic_created
+    for partition in range(3):
+        topics.publish(settings, topic, [f"p{partition} r{n}".encode() for n in range(4)], partition=partition)
+    seen, after = [], ""
+    while after is not None:
+        page = json.loads(command("messages", topic, "--limit", "5", "--after", after, "--json").stdout)
+        seen += [(record["partition"], record["offset"]) for record in page["records"]]
+        after = page["next"]
+    assert sorted(seen) == [(partition, offset) for partition in range(3) for offset in range(4)]
+    assert (page["looked_at"], page["total"]) == (12, 12)
+    found = command("messages", topic, "--text", "P1 R2")
+    assert "p1 r2" in found.stdout
+    assert found.stderr == "Shown: 1. Looked at 12 of 12\n"
+    later = json.loads(command("messages", topic, "--from-offset", "3", "--partition", "2", "--json").stdout)
+    assert [record["value"] for record in later["records"]] == ["p2 r3"]
+    for wrong, code in ((["--after", "x"], 2), (["--from-time", "soon"], 2), (["--partition", "3"], 2)):
+        assert command("messages", topic, *wrong).exit_code == code
+    assert command("messages", "no.such.topic").exit_code == 1
+
+
+def test_a_dead_letter_is_shown_as_json(command: Command, settings: Settings) -> None:
+    headers = [("filemill-reason", b"bad luck"), ("filemill-trace", b"Trace")]
+    topics.publish(settings, settings.topic_dead_letters, [b"\xff payload"], partition=1, headers=headers)
+    letter = json.loads(command("dlq", "show", "1:0", "--json").stdout)
+    assert (letter["place"], letter["reason"], letter["value"], letter["trace"]) == (
+        "1:0", "bad luck", "\\xff payload", "Trace",
+    )  # fmt: skip
+
+
+def test_quiet_workers_and_their_partitions_are_named(command: Command, engine: sa.Engine) -> None:
+    event = WorkerEvent(
+        kind=EventKind.HEARTBEAT, worker_id="w", timestamp=datetime.now(UTC), owned=[2], vitals=Vitals(quiet=True)
+    )
+    with engine.begin() as connection:
+        store_events(connection, [ReceivedEvent(0, 1, event)])
+    line = next(line for line in command("workers", "list").stdout.splitlines() if line.startswith("w "))
+    assert "idle, quiet" in line
+    assert " P2 " in line
+
+
+def test_workers_are_scaled_stopped_and_killed(
+    command: Command, settings: Settings, engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = command("workers", "scale", "3")
+    assert (alone.exit_code, "no stack is running" in alone.stderr) == (1, True)
+    process, received = ProcessRef.of(os.getpid()), list[SupervisorCommand]()
+    workers = [WorkerState(role="processor", id="processor-1", process=process, log="")]
+    write_state(
+        StackState(home=str(tmp_path), supervisor=process, started_at="", settings={}, servers=[], workers=workers)
+    )
+
+    def send(_stack: StackState, sent: SupervisorCommand) -> SupervisorResponse:
+        received.append(sent)
+        return SupervisorResponse(workers=["processor-1", "processor-2"])
+
+    monkeypatch.setattr(stack_workers, "send", send)
+    scaled = command("workers", "scale", "2")
+    assert scaled.stderr == "File processors: 1 → 2 (processor-1, processor-2)\n"
+    assert command("workers", "stop", "processor-1").stderr == "processor-1 was stopped\n"
+    assert command("workers", "kill", "processor-1").exit_code == 0
+    unknown = command("workers", "kill", "sync-1")
+    assert (unknown.exit_code, "File processors of the stack: processor-1" in unknown.stderr) == (1, True)
+    assert received == [
+        SupervisorCommand("scale", role="processor", count=2),
+        SupervisorCommand("stop", worker="processor-1"),
+        SupervisorCommand("kill", worker="processor-1"),
+    ]
+    with engine.connect() as connection:
+        actions: list[Any] = list(connection.execute(sa.select(Operation.action).order_by(Operation.id)).scalars())
+    assert actions == ["stack.scale", "stack.stop", "stack.kill"]
