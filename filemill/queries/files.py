@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.file_rows import COLUMNS, FIELDS, FileRow, file_row
 from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
+from filemill.domain.file_actions import FileAction
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status, parse_file_id, search_text
 from filemill.errors import FileIdOutOfRange
 
@@ -75,14 +76,24 @@ class OutboxState(msgspec.Struct, frozen=True):
 
 
 class StatusCounts(msgspec.Struct, frozen=True):
-    """How many files have each status; all statuses are present."""
+    """How many files have each status; all statuses are present. `deleted`: deleted files, by the status they had."""
 
     by_status: dict[Status, int]
+    deleted: dict[Status, int] = {}
 
     @property
     def total(self) -> int:
-        """All files."""
+        """All files, without deleted ones."""
         return sum(self.by_status.values())
+
+    @property
+    def accepted(self) -> int:
+        """All requests that were ever accepted, deleted ones included."""
+        return self.total + sum(self.deleted.values())
+
+    def ever(self, status: Status) -> int:
+        """The files that have the status, or had it when they were deleted."""
+        return self.by_status[status] + self.deleted.get(status, 0)
 
 
 _DESCRIPTION = FIELDS.index("description")
@@ -154,7 +165,23 @@ def list_files(
 def count_statuses(connection: sa.Connection) -> StatusCounts:
     """Count files per status, from the deltas that triggers write; does not scan `files`."""
     found = {status: int(count) for status, count in connection.execute(_COUNTS)}
-    return StatusCounts({status: max(0, found.get(status.value, 0)) for status in Status})
+    return StatusCounts(
+        {status: max(0, found.get(status.value, 0)) for status in Status},
+        {status: max(0, found.get(f"deleted-{status.value}", 0)) for status in FileAction.DELETE.statuses},
+    )
+
+
+def count_statuses_matching(connection: sa.Connection, search: str) -> StatusCounts:
+    """Count files per status that match a search. With `COUNT_MAX` matches or more, only the newest are counted."""
+    if not search.strip():
+        return count_statuses(connection)
+    found = _matching(list(Status), search)
+    if found is None:
+        return StatusCounts(dict.fromkeys(Status, 0))
+    newest = found.add_columns(File.status).order_by(File.id.desc()).limit(COUNT_MAX).subquery()
+    query = sa.select(newest.c.status, sa.func.count()).group_by(newest.c.status)
+    counts = {Status(status): int(number) for status, number in connection.execute(query)}
+    return StatusCounts({status: counts.get(status, 0) for status in Status})
 
 
 def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "") -> int:

@@ -49,7 +49,8 @@ class PerformanceRow(msgspec.Struct, frozen=True):
 class Performance(msgspec.Struct, frozen=True):
     """The figures of a period. `since`: its start, or later if more than `FILES_MAX` files finished in it.
 
-    `upload_failures` counts failed attempts to upload, whether they were retried or dead-lettered.
+    `upload_failures` counts failed attempts to upload, whether they were retried or dead-lettered. `repeated_results`
+    counts results that arrived after their run had ended. Deleted files count as they did before their deletion.
     """
 
     as_of: datetime
@@ -60,6 +61,7 @@ class Performance(msgspec.Struct, frozen=True):
     workers: list[PerformanceRow]
     partitions: list[PerformanceRow]
     upload_failures: int
+    repeated_results: int = 0
 
     @property
     def seconds(self) -> float:
@@ -92,7 +94,7 @@ class Performance(msgspec.Struct, frozen=True):
 class Ledger(msgspec.Struct, frozen=True):
     """All accepted requests: completed + failed + cancelled + pending + processing + deleted.
 
-    The counts are those of the triggers, and the tombstones. Three lists have ids that violate the ledger, at most
+    The counts are those of the triggers. Three lists have ids that violate the ledger, at most
     `IDS_MAX` each. `lost`: pending, but neither in the outbox nor published. `without_object`: completed without the
     key of an object. `stale`: processing for an hour without progress.
     """
@@ -117,16 +119,22 @@ class Ledger(msgspec.Struct, frozen=True):
 
 _FIRST = "FILTER (WHERE run = 1 AND status = 'completed')"
 _CUTS = "percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {name}) " + _FIRST
+_FINISHED = "finished_at, run, status, worker_id, kafka_partition, started_at, created_at"
 _SHARES = sa.text(f"""
-    WITH recent AS (
+    WITH finished AS (
+        SELECT {_FINISHED} FROM files
+        WHERE finished_at > now() - CAST(:period AS interval) AND status IN ('completed', 'failed')
+        UNION ALL
+        SELECT {_FINISHED} FROM tombstones
+        WHERE finished_at > now() - CAST(:period AS interval) AND status IN ('completed', 'failed')
+        ORDER BY finished_at DESC LIMIT :most
+    ), recent AS (
         SELECT date_bin(CAST(:bin AS interval), finished_at, TIMESTAMPTZ '2000-01-01') AS bin, finished_at, run, status,
                worker_id, kafka_partition,
                CAST(extract(epoch FROM started_at - created_at) AS float8) AS wait,
                CAST(extract(epoch FROM finished_at - started_at) AS float8) AS processing,
                CAST(extract(epoch FROM finished_at - created_at) AS float8) AS whole
-        FROM files
-        WHERE finished_at > now() - CAST(:period AS interval) AND status IN ('completed', 'failed')
-        ORDER BY finished_at DESC LIMIT :most
+        FROM finished
     )
     SELECT grouping(bin, worker_id, kafka_partition), bin, worker_id, kafka_partition,
            count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
@@ -142,6 +150,7 @@ _UPLOADS = sa.text("""
     SELECT count(*) FROM worker_events
     WHERE at > CAST(:since AS timestamptz) AND kind IN ('retrying', 'parked') AND body->>'stage' = 'upload'
 """)
+_REPEATED = sa.text("SELECT count(*) FROM deliveries WHERE repeated AND ended_at > CAST(:since AS timestamptz)")
 _NOW = sa.select(sa.func.now())
 
 
@@ -158,10 +167,11 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
         if kind == _TOTAL and row[4] + row[5] >= FILES_MAX:
             since = row[9]
     nothing = PerformanceRow(None, 0, 0, *(Percentiles(None, None, None) for _ in range(3)))
-    failures = connection.execute(_UPLOADS, {"since": since}).scalar_one()
+    failures, repeated = (connection.execute(query, {"since": since}).scalar_one() for query in (_UPLOADS, _REPEATED))
     total = found[_TOTAL][0] if found[_TOTAL] else nothing
     seconds = width.total_seconds()
-    return Performance(as_of, since, seconds, total, found[_BIN], found[_WORKER], found[_PARTITION], failures)
+    shares = (found[_BIN], found[_WORKER], found[_PARTITION])
+    return Performance(as_of, since, seconds, total, *shares, failures, repeated)
 
 
 def _cut(values: Sequence[Any] | None) -> Percentiles:
@@ -172,7 +182,6 @@ def _cut(values: Sequence[Any] | None) -> Percentiles:
     )
 
 
-_DELETED = sa.text("SELECT count(*) FROM tombstones")
 _IN_OUTBOX = sa.text("SELECT count(*) FROM outbox")
 # A request that was accepted a moment ago may move between two of these reads.
 _LOST = sa.text("""
@@ -193,9 +202,10 @@ _STALE = sa.text("""
 def ledger(connection: sa.Connection) -> Ledger:
     """The ledger according to the rows alone; `verify` also checks Kafka and S3."""
     most = {"most": IDS_MAX}
+    counts = count_statuses(connection)
     return Ledger(
-        count_statuses(connection).by_status,
-        connection.execute(_DELETED).scalar_one(),
+        counts.by_status,
+        counts.accepted - counts.total,
         connection.execute(_IN_OUTBOX).scalar_one(),
         *(list(connection.execute(query, most).scalars()) for query in (_LOST, _UNFOUNDED, _STALE)),
     )

@@ -243,3 +243,34 @@ def test_requests_are_accepted_while_kafka_or_s3_is_unreachable(
     assert notice["title"] == f"{label} is unreachable"
     assert where in notice["text"]
     assert "Requests are still accepted" in notice["text"]
+
+
+def counts_of(page: Page) -> dict[str, int]:
+    return {tile["label"]: tile["count"] for tile in page.shown("filter_tiles", "tiles")["tiles"]}
+
+
+def test_the_tiles_count_what_the_search_finds(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    report, _, other = accept(engine, ["A report", "Another report", "Something"])
+    change(engine, report, status="failed")
+    change(engine, other, status="failed")
+    page = open_page(settings, q="report")
+    counts = counts_of(page)
+    assert (counts["All matching"], counts["Failed"], counts["Pending"]) == (2, 1, 1)
+    page.app.text_input(key="q").input("")
+    counts = counts_of(page.run())
+    assert (counts["All files"], counts["Failed"]) == (3, 2)
+
+
+def test_back_restores_the_search_of_the_url(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    accept(engine, ["A report", "Something"])
+    page = open_page(settings)
+    page.app.text_input(key="q").input("report")
+    page.run()
+    assert ([row["title"] for row in page.rows()], page.app.query_params["q"]) == (["A report"], "report")
+    del page.app.query_params["q"]  # as the browser's Back does
+    page.run()
+    assert (page.app.text_input(key="q").value, len(page.rows())) == ("", 2)
+    page.app.query_params["q"] = "some"  # and Forward
+    page.run()
+    assert [row["title"] for row in page.rows()] == ["Something"]
+    assert counts_of(page)["All matching"] == 1

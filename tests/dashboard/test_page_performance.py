@@ -1,15 +1,17 @@
 """The Performance page, and the ledger."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_actions import delete_files
 from filemill.adapters.postgres.outbox import insert_many
-from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
+from filemill.adapters.postgres.status_store import apply_updates
+from filemill.adapters.postgres.tables import DeliveryRow, File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
-from filemill.domain.files import new_file
-from filemill.queries.performance import ledger, performance
+from filemill.domain.files import Status, StatusUpdate, new_file
+from filemill.queries.performance import Performance, ledger, performance
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 
 
@@ -55,6 +57,43 @@ def test_metrics_are_computed_from_the_files(settings: Settings, engine: sa.Engi
     # After the first finished file, an empty bin is zero per second and has no percentiles.
     assert sum(lines["failed"]["y"]) == pytest.approx(2 / 15)
     assert len(page.shown("chart", "times")["figure"]["data"]) == 3
+
+
+def test_a_deletion_changes_no_past_figure(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    ids = [*ended(engine, 4), *ended(engine, 2, partition=1, status="failed")]
+    accepted = len(ids)
+
+    def figures() -> tuple[Performance, int, int]:
+        with engine.connect() as connection:
+            return performance(connection, timedelta(minutes=5)), ledger(connection).accepted, overview_accepted()
+
+    def overview_accepted() -> int:
+        stages = open_page(settings, "pipeline").shown("flow_strip", "strip")["stages"]
+        return int(stages[0]["value"])
+
+    before = figures()
+    with engine.begin() as connection:
+        delete_files(connection, [ids[0], ids[1], ids[-1]])
+    after = figures()
+    assert before[1:] == after[1:] == (accepted, accepted)
+    for name in ("total", "workers", "partitions"):
+        assert getattr(after[0], name) == getattr(before[0], name)
+    with engine.connect() as connection:
+        assert ledger(connection).deleted == 3
+
+
+def test_repeated_results_of_the_period_are_counted(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    (file_id,) = ended(engine, 1)
+    now = datetime.now(UTC)
+    update = StatusUpdate(file_id=file_id, run=1, status=Status.COMPLETED, at=now, worker_id="w-9", started_at=now)
+    with engine.begin() as connection:
+        apply_updates(connection, [update])
+        connection.execute(
+            sa.insert(DeliveryRow).values(
+                file_id=file_id, run=1, worker_id="w", started_at=now, ended_at=now - timedelta(days=2), repeated=True
+            )
+        )
+    assert metrics(open_page(settings, "performance"))["Repeated results"] == "1"
 
 
 def test_retried_files_are_left_out_of_percentiles(engine: sa.Engine) -> None:

@@ -47,14 +47,29 @@ def _empty(query: FileQuery, reading: CachedValue[FilePage]) -> tuple[str, str]:
     return "No files yet", "Enter a title above and click Create file."
 
 
+def _tiles(data: PageData, snapshot: CachedValue[Snapshot], status: Status | None, search: str) -> None:
+    """Draw the number of files per status; with a search, of those that match it."""
+    counts, error = (snapshot.value.overview.counts if snapshot.value else None), snapshot.error
+    if search:
+        matching = data.matching_counts(search)
+        counts, error = matching.value, matching.error
+    status_tiles(
+        counts,
+        status,
+        stale=error is not None,
+        searching=bool(search),
+        on_choice=lambda selected: update_view(status=selected),
+    )
+
+
 def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     status = _status()
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):
-            counts = snapshot.value.overview.counts if snapshot.value else None
-            stale = snapshot.error is not None
-            status_tiles(counts, status, stale=stale, on_choice=lambda selected: update_view(status=selected))
+            tiles = st.container()
         search = search_box("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
+        with tiles:
+            _tiles(data, snapshot, status, search)
         bulk_menu(FileSelection(status, search))
     query = FileQuery(status, search, st.query_params.get("cursor") or None, st.query_params.get("sort") == OLDEST)
     reading = _read(data, query)

@@ -55,7 +55,7 @@ def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
 
 def _metrics(performance: Performance | None) -> list[Metric]:
     if performance is None:
-        names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance"]
+        names = ["Throughput", "Error rate", "Upload success", "End to end", "Waiting", "Partition balance", "Repeated"]
         return [Metric(name, None) for name in names]
     whole, wait, balance = performance.total.end_to_end, performance.total.wait, performance.balance
     most = (
@@ -97,6 +97,12 @@ def _metrics(performance: Performance | None) -> list[Metric]:
             None if balance is None else f"{balance:.2f}",
             "1.00 is even",
             "Files of the busiest partition divided by the mean",
+        ),
+        Metric(
+            "Repeated results",
+            f"{performance.repeated_results:,}",
+            "changed nothing",
+            "Results that arrived after their run had ended, because a record was processed again after a fault",
         ),
     ]
 

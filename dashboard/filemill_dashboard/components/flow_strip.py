@@ -28,8 +28,9 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
     return [
         {
             "name": "Accepted",
-            "value": overview.counts.total if overview else None,
+            "value": overview.counts.accepted if overview else None,
             "note": _per_second(rates.accepted if rates else None),
+            "title": "All requests that were ever accepted, deleted files included; the ledger has the same number",
         },
         {
             "name": "Outbox",

@@ -9,10 +9,15 @@ from filemill_dashboard.components.status_style import TONES
 
 
 def status_tiles(
-    counts: StatusCounts | None, selected: Status | None, *, stale: bool, on_choice: Callable[[str], None]
+    counts: StatusCounts | None,
+    selected: Status | None,
+    *,
+    stale: bool,
+    searching: bool,
+    on_choice: Callable[[str], None],
 ) -> None:
-    """Draw the tiles. `on_choice` gets a status, or "" for all."""
-    tiles = [Tile("", "All files", counts.total if counts else None, "none")]
+    """Draw the tiles. `searching`: the counts are of a search. `on_choice` gets a status, or "" for all."""
+    tiles = [Tile("", "All matching" if searching else "All files", counts.total if counts else None, "none")]
     tiles += [
         Tile(status.value, status.value.capitalize(), counts.by_status[status] if counts else None, TONES[status])
         for status in Status

@@ -47,8 +47,17 @@ def select_option(label: str, options: Sequence[str], default: str, key: str) ->
 
 def search_box(label: str, placeholder: str, key: str, *, live: str, width: int) -> str:
     """Draw a search box whose text is stored in the URL. It is applied while typing, after a pause of `live`."""
-    if key not in st.session_state:
-        st.session_state[key] = st.query_params.get(key, "")
+    # The URL also changes without the box: by Back and Forward of the browser, and by a link.
+    in_url, known = st.query_params.get(key, ""), f"{key}-in-url"
+    if key not in st.session_state or in_url != st.session_state.get(known):
+        st.session_state[key] = in_url
+    st.session_state[known] = in_url
+
+    def apply() -> None:
+        text = st.session_state[key].strip()
+        st.session_state[known] = text
+        update_view(**{key: text})
+
     st.text_input(
         label,
         key=key,
@@ -56,7 +65,7 @@ def search_box(label: str, placeholder: str, key: str, *, live: str, width: int)
         placeholder=placeholder,
         label_visibility="collapsed",
         live=live,
-        on_change=lambda: update_view(**{key: st.session_state[key].strip()}),
+        on_change=apply,
         width=width,
     )
     return str(st.session_state[key] or "").strip()

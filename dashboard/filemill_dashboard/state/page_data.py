@@ -23,7 +23,14 @@ from filemill.domain.worker_events import WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
-from filemill.queries.files import LIMIT_DEFAULT, FilePage, get_file, list_files
+from filemill.queries.files import (
+    LIMIT_DEFAULT,
+    FilePage,
+    StatusCounts,
+    count_statuses_matching,
+    get_file,
+    list_files,
+)
 from filemill.queries.group import LagHistory, lag_history
 from filemill.queries.history import AuditEntry, OwnershipHistory, audit_entries, ownership, stack_audit_entries
 from filemill.queries.outbox import OutboxHistory, outbox_history
@@ -102,29 +109,29 @@ class Snapshot:
 
 
 class _RateMeter:
-    """Rates from the differences of exact counts over time. Deleted and retried files do not make a rate negative."""
+    """Rates from the differences of exact counts over time. Deletions change no rate; retries make none negative."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[datetime, dict[Status, int]]] = deque()
+        self._samples: deque[tuple[datetime, StatusCounts]] = deque()
         self._lock = threading.Lock()
 
     def add(self, now: Overview) -> Snapshot:
         """Add a sample; returns it with the rates since the oldest sample kept."""
         with self._lock:
-            self._samples.append((now.as_of, now.counts.by_status))
+            self._samples.append((now.as_of, now.counts))
             while now.as_of - self._samples[0][0] > timedelta(seconds=RATE_SECONDS):
                 self._samples.popleft()
             then, before = self._samples[0]
         seconds = (now.as_of - then).total_seconds()
         if seconds < RATE_SECONDS_MIN:
             return Snapshot(now, Rates())
-        after = now.counts.by_status
+        after = now.counts
         return Snapshot(
             now,
             Rates(
-                accepted=max(0, sum(after.values()) - sum(before.values())) / seconds,
-                completed=max(0, after[Status.COMPLETED] - before[Status.COMPLETED]) / seconds,
-                failed=max(0, after[Status.FAILED] - before[Status.FAILED]) / seconds,
+                accepted=max(0, after.accepted - before.accepted) / seconds,
+                completed=max(0, after.ever(Status.COMPLETED) - before.ever(Status.COMPLETED)) / seconds,
+                failed=max(0, after.ever(Status.FAILED) - before.ever(Status.FAILED)) / seconds,
             ),
         )
 
@@ -151,6 +158,7 @@ class PageData:
         self.jobs = Jobs(on_end=self.invalidate)
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
         self._files = self._cached(self._read_files, TTL_SECONDS)
+        self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
         self._workers: KeyedCache[WorkerQuery, WorkerPage] = self._cached_query(_worker_page)
@@ -214,6 +222,10 @@ class PageData:
     def files(self, query: FileQuery) -> CachedValue[FilePage]:
         """A page of the list of files. Raises InvalidCursor."""
         return self._files.get(query)
+
+    def matching_counts(self, search: str) -> CachedValue[StatusCounts]:
+        """The number of files per status that match a search."""
+        return self._matching_counts.get(search)
 
     def file(self, file_id: int) -> CachedValue[FileRow | None]:
         """The row of a file; the value is None if there is none."""
@@ -307,7 +319,14 @@ class PageData:
 
     def invalidate(self) -> None:
         """Refresh files, dead letters and counts at the next read, because this process has changed something."""
-        for cached in (self._snapshot, self._files, self._file, self._file_timeline, self._dead_letters):
+        for cached in (
+            self._snapshot,
+            self._files,
+            self._matching_counts,
+            self._file,
+            self._file_timeline,
+            self._dead_letters,
+        ):
             cached.invalidate()
 
     def run_background(self, stop: threading.Event) -> None:

@@ -94,6 +94,8 @@ class File(Base):
 class StatusCount(Base):
     """The number of files in a status is the sum of its deltas. Triggers append them, the group monitor merges them.
 
+    The status of deleted files is `deleted-` and the status that they had.
+
     Every transaction would wait for the lock of a single row per status; counting `files` takes a second per million.
     """
 
