@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from filemill.domain.permissions import RULES, Role, allows
+from filemill_dashboard.rest.permissions import ENDPOINTS
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "security.md"
 
@@ -24,7 +25,17 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line).replace("|  |", "| |").replace("|  |", "| |") + " |" for line in lines)
 
 
-TABLES = {"permissions": permissions}
+def endpoints() -> str:
+    """Each endpoint of REST and its permission."""
+    rows = [
+        [f"`{method} {path}`", "no sign-in" if permission is None else f"`{permission}`"]
+        for (method, path), permission in ENDPOINTS.items()
+        if method != "HEAD"
+    ]
+    return table(["endpoint", "permission"], rows)
+
+
+TABLES = {"permissions": permissions, "endpoints": endpoints}
 
 
 def with_tables(document: str) -> str:

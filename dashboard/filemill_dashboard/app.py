@@ -5,6 +5,9 @@ from pathlib import Path
 import streamlit as st
 
 import filemill
+from filemill_dashboard.components import status_style
+from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.state.principals import page_principal
 
 st.set_page_config(
     page_title="filemill",
@@ -24,4 +27,8 @@ PAGES = {
     "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
 }
 st.session_state["pages"] = PAGES
+if page_principal().role is None:
+    status_style.apply()
+    show_notices("banners", [Notice("warn", "Your session has ended", "Reload the page to sign in again.")])
+    st.stop()
 st.navigation(list(PAGES.values()), position="hidden").run()

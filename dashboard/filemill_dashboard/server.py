@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit.starlette import App
 from streamlit.web.bootstrap import load_config_options
 
+from filemill.config.exposure import check_exposure
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
 from filemill.runtime.signals import on_stop_signal
+from filemill_dashboard.asgi.authentication import Authentication
 from filemill_dashboard.asgi.coalescing import CoalescingMiddleware
 from filemill_dashboard.asgi.connections import Connections, connection_limits
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
@@ -33,8 +35,11 @@ from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.components.notices import show_bug
 from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.rest.permissions import RestAuthorization
+from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.health import LABELS, check_all
+from filemill_dashboard.state.identity import IDENTITY_HEADER, USER_KEY
 from filemill_dashboard.state.page_data import PageData, current
 from filemill_dashboard.state.services import Relay, Services
 
@@ -72,6 +77,7 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "server.maxUploadSize": 1,
     "server.runOnSave": False,
     "server.showEmailPrompt": False,
+    "server.trustedUserHeaders": {IDENTITY_HEADER: USER_KEY},
     "theme.base": str(HERE / "theme.toml"),
 }
 
@@ -117,14 +123,17 @@ def build_app(settings: Settings) -> ASGIApp:
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
     rest = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
-    return ResponseHeaders(RequestFilter(PathRouter(pages, CoalescingMiddleware(rest)), settings))
+    authorized = RestAuthorization(CoalescingMiddleware(rest), engine, RequestThreads(settings))
+    authenticated = Authentication(PathRouter(pages, authorized), settings)
+    return ResponseHeaders(RequestFilter(authenticated, settings))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotListen.
+    """Serve until SIGTERM or SIGINT. Raises CannotListen, InsecureExposure.
 
     `on_listening` gets the URL when the server accepts connections. With port 0, the URL has the port that was chosen.
     """
+    check_exposure(settings)
     listener = listen(settings.host, settings.port)
     try:
         server = _Server(_config(settings), lambda: _announce(settings, listener, on_listening))

@@ -35,6 +35,7 @@ from filemill.runtime.stack_state import running_stack
 PREFIX = "FILEMILL_"
 HOME_VARIABLE = "FILEMILL_HOME"
 
+AuthMode = Literal["local", "token"]
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
@@ -50,6 +51,7 @@ SECRETS_IN_FILES = (
     "database_reader_password",
     "aws_access_key_id",
     "aws_secret_access_key",
+    "launch_token",
 )
 SECRET_MAX_BYTES = 4096
 
@@ -319,6 +321,17 @@ class Settings(BaseSettings):
     pulse_file: Path | None = _setting(None, description="Liveness file of this process, for health checks")
     host: str = _setting("127.0.0.1", description="Address that the page listens on")
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
+    auth: AuthMode = _setting(
+        "local",
+        description="Sign-in: local (none; everyone who reaches the port is admin) or token (launch_token)",
+    )
+    launch_token: SecretStr = _setting(
+        SecretStr(""), description="With auth=token: the secret that signs in; `filemill up` creates one"
+    )
+    launch_token_file: Path | None = _setting(None, description="File with launch_token")
+    allow_insecure: bool = _setting(
+        False, description="Allow the page to listen beyond loopback without sign-in or with published credentials"
+    )
     public_url: str = _setting("", description="URL of the page in browsers behind a proxy: https://files.example")
     allowed_hosts: str = _setting(
         "",

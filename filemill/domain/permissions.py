@@ -29,10 +29,17 @@ _RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """The person or program that a request comes from. `name` is its name in the audit log."""
+    """The person or program that a request comes from. `name` is its name in the audit log.
+
+    Without a role it may do nothing.
+    """
 
     name: str
-    role: Role
+    role: Role | None
+
+
+# Somebody who has not signed in, or whose session has ended.
+NOBODY = Principal("nobody", None)
 
 
 class Permission(enum.StrEnum):
@@ -54,6 +61,7 @@ class Permission(enum.StrEnum):
     ADD_PARTITIONS = "partitions.add"
     INJECT_FAULTS = "faults.inject"
     DELETE_ORPHANS = "orphans.delete"
+    STOP_JOBS = "jobs.stop"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -74,6 +82,7 @@ RULES: dict[Permission, Rule] = {
     Permission.GET_NOTEBOOKS: Rule(Role.OPERATOR, "Getting notebooks"),
     Permission.COMMAND_WORKERS: Rule(Role.OPERATOR, "Quieting and resuming workers"),
     Permission.PREVIEW_OFFSETS: Rule(Role.OPERATOR, "Previewing an offset reset"),
+    Permission.STOP_JOBS: Rule(Role.OPERATOR, "Stopping background jobs"),
     Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files"),
     Permission.MANAGE_WORKERS: Rule(Role.ADMIN, "Scaling, stopping and killing workers"),
     Permission.RESET_OFFSETS: Rule(Role.ADMIN, "Resetting offsets"),
@@ -83,17 +92,17 @@ RULES: dict[Permission, Rule] = {
 }
 
 
-def allows(role: Role, permission: Permission) -> bool:
+def allows(role: Role | None, permission: Permission) -> bool:
     """Whether a role has a permission."""
-    return role.rank >= RULES[permission].role.rank
+    return role is not None and role.rank >= RULES[permission].role.rank
 
 
 def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
     """Why the principal may not do it; None: it may. The only place that decides."""
     if allows(principal.role, permission):
         return None
-    rule = RULES[permission]
-    reason = f"{rule.activity} requires the role {rule.role}; {principal.name} has the role {principal.role}"
+    rule, held = RULES[permission], f"the role {principal.role}" if principal.role else "no role"
+    reason = f"{rule.activity} requires the role {rule.role}; {principal.name} has {held}"
     return Forbidden(reason, permission)
 
 

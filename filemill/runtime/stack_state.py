@@ -67,7 +67,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
     """A running stack. `settings` are values for `filemill.config.settings.Settings`, by field name.
 
-    `control` is the path of the control socket (`filemill.runtime.supervisor_client`).
+    `control` is the path of the control socket (`filemill.runtime.supervisor_client`). `token` is the launch token of
+    the page, if it requires one.
     """
 
     home: str
@@ -78,6 +79,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerState]
     page: str | None = None
     control: str | None = None
+    token: str | None = None
 
 
 def read_state(home: Path) -> StackState | None:

@@ -25,7 +25,7 @@ def authorize(engine: sa.Engine, principal: Principal, permission: Permission, *
         return
     left_out = _records.admit()
     if left_out is not None:
-        detail = {"refused": str(forbidden), "permission": permission.value, "role": principal.role.value, **about}
+        detail = {"refused": str(forbidden), "permission": permission, "role": principal.role, **about}
         try:
             with engine.begin() as connection:
                 record(connection, principal, REFUSED, {**detail, "left_out": left_out} if left_out else detail)

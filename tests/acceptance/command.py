@@ -141,21 +141,24 @@ def stack_in(home: Path, *arguments: str) -> Iterator[Stack]:
         yield stack.wait_until_ready()
 
 
-def create(page: str, title: str, description: str = "") -> dict[str, Any]:
+def create(page: str, title: str, description: str = "", headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Create a file over REST."""
-    answer = httpx.post(f"{page}/api/files", json={"title": title, "description": description}, timeout=10)
+    body = {"title": title, "description": description}
+    answer = httpx.post(f"{page}/api/files", json=body, headers=headers, timeout=10)
     assert answer.is_success, answer.text
     row: dict[str, Any] = answer.json()
     return row
 
 
-def wait_for_file(page: str, file_id: int, seconds: float = 30.0) -> dict[str, Any]:
+def wait_for_file(
+    page: str, file_id: int, seconds: float = 30.0, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The file's row, once it is completed."""
     row: dict[str, Any] = {}
 
     def completed() -> bool:
         nonlocal row
-        row = httpx.get(f"{page}/api/files/{file_id}", timeout=10).raise_for_status().json()
+        row = httpx.get(f"{page}/api/files/{file_id}", headers=headers, timeout=10).raise_for_status().json()
         return bool(row["status"] == "completed")
 
     wait_until(completed, seconds, f"file {file_id} is completed: {row}")

@@ -210,15 +210,34 @@ def test_down_stops_all_processes_and_a_restart_keeps_the_files(stack: Stack, ho
     assert status.returncode == 1
     assert "filemill up" in status.stderr
     assert filemill("down", home=home).returncode == 0  # nothing runs: that is well, too
-    with stack_in(home, "--processing-seconds", "0", "--workers", "1") as again:
-        assert wait_for_file(again.page, kept["id"])["s3_location"] == kept["s3_location"]
+    with stack_in(home, "--processing-seconds", "0", "--workers", "1", "--auth", "token") as again:
+        signed_in = check_sign_in(again)
+        assert wait_for_file(again.page, kept["id"], headers=signed_in)["s3_location"] == kept["s3_location"]
         downloaded = filemill("download", str(kept["id"]), "-o", "-", home=home).stdout
         assert downloaded.encode() == render("Kept", "", datetime.fromisoformat(kept["created_at"]))
-        wait_for_file(again.page, create(again.page, "New")["id"])
+        new = create(again.page, "New", headers=signed_in)
+        wait_for_file(again.page, new["id"], headers=signed_in)
         again.send(signal.SIGINT)
         assert again.ended() == 0
         assert gone(again, 0) == [], "Ctrl-C left a process behind"
         assert "Traceback" not in again.output()
+
+
+def check_sign_in(stack: Stack) -> dict[str, str]:
+    """Check that the page of a stack with a launch token requires it; returns the header that signs in."""
+    status = stack.status()
+    assert status["auth"] == "token"
+    assert f"{stack.page}/sign-in?token={status['token']}" == status["sign_in"]
+    assert f"Sign in at {status['sign_in']}\n" in stack.output()
+    assert httpx.get(f"{stack.page}/healthz").status_code == 200
+    assert httpx.get(f"{stack.page}/api/files").status_code == 401
+    assert "address" not in httpx.get(f"{stack.page}/readyz").text
+    with httpx.Client() as browser:
+        assert browser.get(status["sign_in"]).status_code == 303
+        assert browser.get(f"{stack.page}/api/files").status_code == 200
+    lines = [" ".join(process.cmdline()) for process in stack.processes()]
+    assert not any(status["token"] in line for line in lines)
+    return {"Authorization": f"Bearer {status['token']}"}
 
 
 def gone(stack: Stack, seconds: float = GONE_SECONDS) -> list[str]:

@@ -13,9 +13,12 @@ import uvicorn
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
+from filemill_dashboard.asgi.authentication import Authentication
 from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.rest.permissions import RestAuthorization
+from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.server import listen
 from filemill_dashboard.state.health import check_all
 from filemill_dashboard.state.services import Services
@@ -64,7 +67,8 @@ def serving(settings: Settings) -> Iterator[Rest]:
     services = Services(settings, engine, relay)
     with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", 0) as listener:
         app = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
-        filtered = ResponseHeaders(RequestFilter(app, settings))
+        authorized = RestAuthorization(app, engine, RequestThreads(settings))
+        filtered = ResponseHeaders(RequestFilter(Authentication(authorized, settings), settings))
         config = uvicorn.Config(
             filtered, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import streamlit as st
 
 from filemill.domain.dead_letters import DeadLetter, reason_counts, reason_fingerprint
+from filemill.domain.permissions import Permission
 from filemill.queries.dead_letters import KEPT_RECORDS, DeadLetterContent
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bars import bars
@@ -195,5 +196,5 @@ def _details(data: PageData, letter: DeadLetter) -> None:
             facts("headers", lines, title="Headers")
 
 
-page_shell.render_page("Dead letters", _dead_letters)
+page_shell.render_page("Dead letters", _dead_letters, permission=Permission.READ_DEAD_LETTERS)
 replay_dialog(page_data.current())

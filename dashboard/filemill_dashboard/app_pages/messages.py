@@ -7,6 +7,7 @@ import streamlit as st
 from filemill.adapters.kafka.admin import all_topics
 from filemill.adapters.kafka.topic_browser import BrowsedRecord, BrowseQuery, BrowseResult
 from filemill.domain.dead_letters import parse_place
+from filemill.domain.permissions import Permission
 from filemill.domain.positions import format_positions, parse_positions
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
@@ -198,6 +199,6 @@ def _row(record: BrowsedRecord) -> TableRow:
     return TableRow(_place(record), cells)
 
 
-page_shell.render_page("Messages", _messages)
+page_shell.render_page("Messages", _messages, permission=Permission.READ_MESSAGES)
 if (opened := parse_place(st.query_params.get("place", ""))) is not None:
     record_details(page_data.current(), _topic(page_data.current()), opened, on_close=_close)

@@ -1,15 +1,22 @@
-"""The background job of this process. Every viewer sees it and can stop it."""
+"""The background job of this process. Every viewer sees it; operators can stop it."""
 
 from typing import Any
 
+from filemill.domain.permissions import Permission
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.jobs import Jobs, JobView
+from filemill_dashboard.state.principals import why_not
 
 
 def show_job(jobs: Jobs) -> None:
     """Draw the job, if there is one."""
     view = jobs.view()
-    component("job_progress")(key="job", data=_data(view), on_stop_change=jobs.stop)
+
+    def stop() -> None:
+        if not why_not(Permission.STOP_JOBS):
+            jobs.stop()
+
+    component("job_progress")(key="job", data=_data(view), on_stop_change=stop)
 
 
 def _data(view: JobView | None) -> dict[str, Any]:

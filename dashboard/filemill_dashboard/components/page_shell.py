@@ -11,15 +11,17 @@ from typing import Any
 
 import streamlit as st
 
+from filemill.domain.permissions import Permission
 from filemill_dashboard.components import status_style
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.components.job_progress import show_job
-from filemill_dashboard.components.notices import server_notices, show_notices
+from filemill_dashboard.components.notices import Notice, server_notices, show_notices
 from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
 from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.state.services import Services
 from filemill_workers.outbox_relay import RelayState
 
@@ -31,8 +33,17 @@ RELAY_TONES = {RelayState.WAITING: "warn", RelayState.ACTIVE: "good", RelayState
 Body = Callable[[PageData, CachedValue[Snapshot]], None]
 
 
-def render_page(title: str, body: Body, *, above: Callable[[], None] | None = None) -> None:
-    """Draw a page: the top bar, then `above` (run only on interaction), then `body` (run at each refresh)."""
+def render_page(
+    title: str,
+    body: Body,
+    *,
+    above: Callable[[], None] | None = None,
+    permission: Permission = Permission.VIEW,
+) -> None:
+    """Draw a page: the top bar, then `above` (run only on interaction), then `body` (run at each refresh).
+
+    A viewer without the permission sees neither, and nothing that the page draws below.
+    """
     status_style.apply()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         # Screen readers need a heading; for others the navigation shows the current page.
@@ -47,23 +58,30 @@ def render_page(title: str, body: Body, *, above: Callable[[], None] | None = No
     banners = st.container(key="banner-slot")
     # At the bottom of the window: a job that begins or ends moves no row under the pointer.
     job = st.container(key="job-slot")
-    if above is not None:
+    if above is not None and not why_not(permission):
         above()
 
     @st.fragment
     def refreshed() -> None:
         _navigate()
+        if page_principal().role is None:
+            st.rerun(scope="app")  # `app.py` says that the session has ended
         data = page_data.current()
         snapshot, health = data.snapshot(), data.health()
         with status:
             _show_status(snapshot, health, data.services, interval_seconds)
+        reason = why_not(permission)
+        refused = [Notice("warn", "Not allowed", reason)] if reason else []
         with banners:
-            show_notices("banners", server_notices(snapshot, health))
+            show_notices("banners", [*refused, *server_notices(snapshot, health)])
         with job:
             show_job(data.jobs)
-        body(data, snapshot)
+        if not reason:
+            body(data, snapshot)
 
     refreshed()
+    if why_not(permission):
+        st.stop()  # what a page draws below its body, such as a drawer, needs the permission too
 
 
 def section_heading(text: str) -> None:

@@ -193,7 +193,8 @@ def _add_health(app: FastAPI, check_servers: Callable[[], list[ServerHealth]]) -
     async def readyz(request: Request) -> Response:
         health = await to_thread.run_sync(check_servers, abandon_on_cancel=True)
         failed = failing(health)
-        with_details = is_direct_from_this_machine(request)
+        signed_in = request_principal(request).role is not None
+        with_details = signed_in and is_direct_from_this_machine(request)
         body: dict[str, Any] = {
             "status": "unavailable" if failed else "ok",
             "version": filemill.__version__,

@@ -58,7 +58,8 @@ _PUBLISHED_NAMES = {
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {
     400: "The body is not JSON in UTF-8, or there is not exactly one Host header",
-    403: "Sent by a page of another site",
+    401: "Not signed in",
+    403: "Sent by a page of another site, or not allowed for the role of the principal",
     404: "Not found",
     409: "Conflict with the current state",
     413: "The body is larger than 1 MiB",
@@ -70,7 +71,7 @@ _MEANINGS = {
     503: "A server is unreachable: retry after `Retry-After` seconds",
 }
 # Each operation may respond with these: the request filter in front of it, and internal errors.
-_COMMON_STATUSES = (400, 403, 421, 500)
+_COMMON_STATUSES = (400, 401, 403, 421, 500)
 _FILE_LIST = {
     "type": "object",
     "required": ["items", "next_cursor", "previous_cursor"],

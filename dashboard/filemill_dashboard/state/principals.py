@@ -1,15 +1,26 @@
 """The principal of a page and of a REST request, and why a control is disabled for it."""
 
+import time
+
+import streamlit as st
 from starlette.requests import Request
 
-from filemill.domain.permissions import Permission, Principal, local_admin, refusal
+from filemill.domain.permissions import NOBODY, Permission, Principal, local_admin, refusal
+from filemill_dashboard.state import services
+from filemill_dashboard.state.identity import PRINCIPAL, USER_KEY, decode_identity
 
 PAGE = local_admin("page")
 
 
 def page_principal() -> Principal:
-    """The principal of the viewer whose page is being drawn or whose click is being handled."""
-    return PAGE
+    """The principal of the viewer whose page is being drawn or whose click is being handled.
+
+    Determined at each run of the page, so an ended session ends in an open tab too.
+    """
+    if services.current().settings.auth == "local":
+        return PAGE
+    header = st.user.get(USER_KEY)
+    return decode_identity(header).principal(time.time()) if isinstance(header, str) else NOBODY
 
 
 def why_not(permission: Permission) -> str:
@@ -19,5 +30,6 @@ def why_not(permission: Permission) -> str:
 
 
 def request_principal(request: Request) -> Principal:
-    """The principal of a REST request; its name has the client's address, as the request filter determined it."""
-    return local_admin(f"rest:{request.client.host}" if request.client else "rest")
+    """The principal of a REST request, as the authentication in front of REST determined it."""
+    principal: Principal = request.scope.get(PRINCIPAL, NOBODY)
+    return principal

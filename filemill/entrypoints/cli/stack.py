@@ -1,6 +1,7 @@
 """`filemill up | down | status | env | demo`: the embedded stack."""
 
 import contextlib
+import secrets
 import shlex
 import socket
 import sys
@@ -14,8 +15,10 @@ import httpx
 import typer
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from filemill.config.connection_environment import connection_environment
+from filemill.config.exposure import check_sign_in
 from filemill.config.settings import Settings, default_home, load
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints import demo as demonstration
@@ -56,6 +59,13 @@ def up(
     protocol: Annotated[str | None, typer.Option(help=f"{PROTOCOLS}.", show_default="consumer")] = None,
     host: Annotated[str, typer.Option(help="Address that the page listens on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port of the page.", min=0, max=65535, show_default="8501")] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            help="local: no sign-in, or token: the printed address signs in, and REST needs a bearer token.",
+            show_default="local",
+        ),
+    ] = None,
     reference_credentials: Annotated[
         bool,
         typer.Option(
@@ -73,7 +83,9 @@ def up(
         "ordering": ordering,
         "group_protocol": protocol,
     }
-    load(**behaviour)  # invalid values are refused before anything starts
+    settings = load(**behaviour, auth=auth, host=host)  # invalid values are refused before anything starts
+    check_sign_in(host, settings.auth, allow_insecure=settings.allow_insecure)
+    token = secrets.token_urlsafe(32) if settings.auth == "token" else None
     with _embedded_errors():
         from filemill_infra.embedded.supervisor import Supervisor  # noqa: PLC0415 - only this command needs the servers
 
@@ -81,9 +93,10 @@ def up(
         page = f"http://{_in_url(host)}:{page_port}"
         supervisor = Supervisor(
             home or default_home(),
-            _specs(workers, behaviour, host, page_port),
+            _specs(workers, behaviour, host, page_port, token),
             reference_credentials=reference_credentials,
             page=page,
+            token=token,
             prepare=_prepare,
             report=_report,
             progress=_Download(),
@@ -93,14 +106,18 @@ def up(
     say("Stopped.")
 
 
-def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int) -> list[Any]:
+def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int, token: str | None = None) -> list[Any]:
     from filemill_infra.embedded.processes.workers import WorkerSpec  # noqa: PLC0415
 
     run = [sys.executable, "-m", "filemill", "run"]
     # For all processes: the monitor and the page read the processors' group too.
     env = {f"FILEMILL_{name.upper()}": str(value) for name, value in behaviour.items() if value is not None}
+    sign_in = (
+        {"FILEMILL_AUTH": "local"} if token is None else {"FILEMILL_AUTH": "token", "FILEMILL_LAUNCH_TOKEN": token}
+    )
+    dashboard = [*run, "dashboard", "--host", host, "--port", str(port)]
     return [
-        WorkerSpec(role="dashboard", argv=[*run, "dashboard", "--host", host, "--port", str(port)], env=env),
+        WorkerSpec(role="dashboard", argv=dashboard, env=env | sign_in),
         WorkerSpec(role="processor", argv=[*run, "processor"], env=env, count=workers),
         WorkerSpec(role="sync", argv=[*run, "sync"], env=env),
         WorkerSpec(role="monitor", argv=[*run, "monitor"], env=env),
@@ -162,12 +179,20 @@ def _announce(state: StackState, page: str) -> None:
         say(f"Warning: {error} ({logs / 'dashboard-1.log'})")
     table = Table.grid(padding=(0, 2))
     table.add_row("page", page)
+    if state.token is None:
+        table.add_row("sign-in", "none: every account of this machine can use the page (--auth token)")
     table.add_row("REST", f"{page}/api/files")
     for server in state.servers:
         table.add_row(server.name, f"{server.address}  ({server.version})")
     table.add_row("workers", ", ".join(worker.id for worker in state.workers))
     table.add_row("data, logs", state.home)
+    if state.token is not None:  # on a line of its own: a panel would cut it
+        errors.print(Text(f"Sign in at {_sign_in_url(page, state.token)}"), soft_wrap=True)
     errors.print(Panel(table, title="filemill is up", subtitle="Ctrl-C stops it", expand=False, border_style="green"))
+
+
+def _sign_in_url(page: str, token: str) -> str:
+    return f"{page}/sign-in?token={token}"
 
 
 def _report(event: Any) -> None:  # noqa: ANN401 - filemill_infra.embedded.processes.workers.Event, not imported where it is not installed
@@ -259,6 +284,9 @@ def _document(home: Path, stack: StackState | None) -> dict[str, object]:
         "running": True,
         "home": stack.home,
         "page": stack.page,
+        "auth": "local" if stack.token is None else "token",
+        "token": stack.token,
+        "sign_in": None if stack.token is None else _sign_in_url(stack.page or "", stack.token),
         "pid": stack.supervisor.pid,
         "started_at": stack.started_at,
         "servers": {

@@ -65,6 +65,7 @@ class Supervisor:
         default_ports: bool = True,
         reference_credentials: bool = False,
         page: str | None = None,
+        token: str | None = None,
         prepare: Callable[[StackSettings], None] = lambda _settings: None,
         report: Callable[[ProcessEvent], None] = lambda _event: None,
         progress: Callable[[jars.DownloadProgress], None] = lambda _progress: None,
@@ -72,6 +73,7 @@ class Supervisor:
     ) -> None:
         """Configure a stack; `start` starts it. `servers` are the names of the servers to run.
 
+        `page` is the URL of the page, and `token` its launch token, for the state file.
         `prepare` is called when the servers are ready, before the workers start. Other threads call `report` for
         restarts and `progress` for the first download. Without `default_ports`, all ports are random. With
         `reference_credentials`, the servers use the published credentials of the reference design.
@@ -82,6 +84,7 @@ class Supervisor:
         self._default_ports = default_ports
         self._reference_credentials = reference_credentials
         self._page = page
+        self._token = token
         self._prepare = prepare
         self._on_report = report
         self._progress = progress
@@ -142,6 +145,7 @@ class Supervisor:
             workers=self._workers.states(),
             page=self._page,
             control=self._control.address,
+            token=self._token,
         )
 
     @property
