@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 from filemill.adapters.memory.object_store import MemoryObjectStore
 from filemill.adapters.s3.admin import bucket_exists, create_bucket, s3_client
 from filemill.adapters.s3.store import S3ObjectStore
+from filemill.adapters.s3.uploads import S3Uploads
 from filemill.config.settings import Settings, load
 from filemill.errors import AlreadyExists, NotFound, Unavailable
-from filemill.ports import ObjectStore, StoredObject
+from filemill.ports import ObjectStore, ObjectStreams, StoredObject
 
 UNREACHABLE = "http://127.0.0.1:1"
+MULTIPART_BYTES = 5 * 1024 * 1024
 
 
 def _own_bucket(settings: Settings) -> Settings:
@@ -329,3 +331,67 @@ def test_a_service_without_ranges_can_be_read(key: str, body: bytes) -> None:
             assert asyncio.run(store.get(key)) == body
         finally:
             server.shutdown()
+
+
+# --- objects of any size
+
+
+@pytest.fixture
+def streams(store: ObjectStore) -> ObjectStreams:
+    """The same bucket, in bounded memory."""
+    assert isinstance(store, (MemoryObjectStore, S3ObjectStore))
+    return store
+
+
+def test_a_completed_upload_is_one_object_and_is_read_in_chunks(store: ObjectStore, streams: ObjectStreams) -> None:
+    parts = [bytes([number]) * MULTIPART_BYTES for number in (1, 2)] + [b"the end"]
+
+    async def scenario() -> None:
+        upload = await streams.begin_upload("large", {"Content-Type": "application/pdf"})
+        for number in (2, 1, 3):
+            await upload.put_part(number, parts[number - 1])
+        assert await streams.size("large") is None
+        await upload.complete()
+        assert await streams.size("large") == 2 * MULTIPART_BYTES + 7
+        chunks = [chunk async for chunk in streams.chunks("large")]
+        assert b"".join(chunks) == b"".join(parts)
+        assert len(chunks) > 2
+
+    asyncio.run(scenario())
+
+
+def test_an_aborted_upload_leaves_nothing(store: ObjectStore, streams: ObjectStreams) -> None:
+    async def scenario() -> None:
+        upload = await streams.begin_upload("large", {})
+        await upload.put_part(1, bytes(MULTIPART_BYTES))
+        if isinstance(store, S3ObjectStore):
+            assert [one.key for one in S3Uploads(store.settings).open()] == ["large"]
+        await upload.abort()
+        assert await streams.size("large") is None
+        if isinstance(store, S3ObjectStore):
+            assert list(S3Uploads(store.settings).open()) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_object_is_gone_and_may_be_deleted_again(store: ObjectStore, streams: ObjectStreams) -> None:
+    async def scenario() -> None:
+        await store.put("k", b"body", {})
+        await streams.delete("k")
+        await streams.delete("k")
+        assert await streams.size("k") is None
+        with pytest.raises(NotFound, match="k"):
+            _ = [chunk async for chunk in streams.chunks("k")]
+
+    asyncio.run(scenario())
+
+
+def test_streams_of_an_unreachable_service_are_unavailable(contract_settings: Settings) -> None:
+    store = S3ObjectStore(contract_settings.model_copy(update={"s3_endpoint": UNREACHABLE}))
+
+    async def scenario() -> None:
+        for call in (store.size("k"), store.delete("k"), store.begin_upload("k", {}), anext(store.chunks("k"))):
+            with pytest.raises(Unavailable):
+                await call
+
+    asyncio.run(scenario())

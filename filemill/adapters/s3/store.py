@@ -47,7 +47,7 @@ class S3ObjectStore:
         # One thread of obstore, not one per core: more would wait for each other and for Python. The environment is the
         # only way to set it, before the first call.
         os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
-        self._settings = settings
+        self.settings = settings
         self._store = open_store(settings)
         self._uploads: S3Uploads | None = None
         self._conditional = True  # until the service rejects the condition
@@ -81,7 +81,7 @@ class S3ObjectStore:
             self._conditional = False
             log.warning(
                 "S3 does not support If-None-Match: an existing object is overwritten",
-                endpoint=self._settings.s3_endpoint,
+                endpoint=self.settings.s3_endpoint,
                 answer=code,
             )
 
@@ -96,7 +96,7 @@ class S3ObjectStore:
                 return bytes(await answer.bytes_async())
         from filemill.adapters.s3.admin import read_object  # noqa: PLC0415 - a worker does not load boto3
 
-        return await asyncio.to_thread(read_object, self._settings, key)
+        return await asyncio.to_thread(read_object, self.settings, key)
 
     async def _head(self, key: str) -> bytes | None:
         """The first bytes; None if the object is empty or the server does not support ranges.
@@ -114,7 +114,7 @@ class S3ObjectStore:
         """All objects, page by page. Through boto3: obstore fails at a key like `a//b` or one with a line break."""
         from filemill.adapters.s3.admin import list_objects  # noqa: PLC0415
 
-        pages = list_objects(self._settings)
+        pages = list_objects(self.settings)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             yield page
 
@@ -148,7 +148,7 @@ class S3ObjectStore:
         from filemill.adapters.s3.uploads import S3Uploads  # noqa: PLC0415 - most workers do not load boto3
 
         if self._uploads is None:
-            self._uploads = S3Uploads(self._settings)
+            self._uploads = S3Uploads(self.settings)
         return await self._uploads.begin(key, metadata)
 
     @contextlib.contextmanager
@@ -160,7 +160,7 @@ class S3ObjectStore:
         except (exceptions.BaseError, OSError) as error:
             s3_code, rule = classify_text(str(error))
             if rule is UNREACHABLE:
-                raise unreachable(self._settings, error) from None
+                raise unreachable(self.settings, error) from None
             if rule.category is ErrorCategory.NOT_FOUND:
                 # The response to a PUT means that the bucket is missing.
                 if key:
@@ -168,7 +168,7 @@ class S3ObjectStore:
                 rule = classify("NoSuchBucket")
             if rule.category is ErrorCategory.BUG:
                 raise
-            raise unavailable(self._settings, rule, s3_code) from None
+            raise unavailable(self.settings, rule, s3_code) from None
 
 
 def open_store(settings: Settings) -> S3Store:
