@@ -29,6 +29,8 @@ ARGUMENTS = {
     "offsets reset": ["--to", "earliest"],
     "topics add-partitions": ["6"],
     "run": ["sync"],
+    "handlers show": ["invoice"],
+    "handlers try": ["invoice"],
     "messages": ["file.create"],
     "workers scale": ["2"],
     "workers stop": ["processor-1"],
@@ -111,6 +113,7 @@ def test_every_command_loads_the_settings_of_the_home(
     for name in ("create_engine", "kafka_admin", "prepare"):
         monkeypatch.setattr(bootstrap, name, stop)
     monkeypatch.setattr(kafka_only, "kafka_admin", stop)
+    monkeypatch.setattr("filemill.entrypoints.cli.handlers.handler_sources", stop)
     monkeypatch.setitem(roles.ROLES, "sync", stop)
     monkeypatch.setattr("filemill.config.logging.configure", lambda *_arguments: None)
     monkeypatch.setattr("filemill.entrypoints.cli.administration.migrate_schema", stop)

@@ -50,6 +50,7 @@ def register(arguments: Sequence[str]) -> None:
         administration,
         dlq,
         files,
+        handlers,
         messages,
         offsets,
         operations,
@@ -58,7 +59,7 @@ def register(arguments: Sequence[str]) -> None:
         workers,
     )
 
-    for module in (stack, files, operations, workers, messages, dlq, offsets, orphans, administration):
+    for module in (stack, files, handlers, operations, workers, messages, dlq, offsets, orphans, administration):
         module.register(app)
 
 
