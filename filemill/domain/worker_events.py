@@ -27,6 +27,11 @@ HANDLERS_SECONDS = 30.0
 SKEW_WARNING_SECONDS = 3.0
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+# Bounds of what is stored and drawn for a worker. A worker cuts its texts far below, and no topic of requests has as many
+# partitions.
+PARTITIONS_MAX = 10_000
+Partitions = Annotated[list[Int32], msgspec.Meta(max_length=PARTITIONS_MAX)]
+Text = Annotated[str, msgspec.Meta(max_length=50_000)]
 
 
 class EventKind(enum.StrEnum):
@@ -77,13 +82,13 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
     paused: bool = False
     retrying: Int32 = 0
     quiet: bool = False
-    breaker: str | None = None
+    breaker: Text | None = None
     finished: Int64 = 0
     failed: Int64 = 0
     finished_per_second: NonNegative = 0.0
     cpu_seconds: NonNegative = 0.0
     rss_bytes: Int64 = 0
-    oldest_records: list[OldestRecord] = []
+    oldest_records: Annotated[list[OldestRecord], msgspec.Meta(max_length=PARTITIONS_MAX)] = []
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -99,15 +104,15 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     kind: EventKind
     worker_id: WorkerId
     timestamp: datetime
-    protocol: str | None = None
-    member_id: str | None = None
+    protocol: Text | None = None
+    member_id: Text | None = None
     epoch: Int64 | None = None
-    partitions: list[Int32] = []
-    owned: list[Int32] = []
-    cause: str | None = None
-    version: str | None = None
+    partitions: Partitions = []
+    owned: Partitions = []
+    cause: Text | None = None
+    version: Text | None = None
     pid: Int64 | None = None
-    host: str | None = None
+    host: Text | None = None
     processing_seconds: NonNegative | None = None
     vitals: Vitals | None = None
     file_id: FileId | None = None
@@ -115,14 +120,14 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     partition: Int32 | None = None
     offset: Int64 | None = None
     attempt: Int32 | None = None
-    stage: str | None = None
+    stage: Text | None = None
     stage_ms: StageTimes = {}
     delay_seconds: NonNegative | None = None
-    error: str | None = None
-    trace: str | None = None
+    error: Text | None = None
+    trace: Text | None = None
     # Of an attempt of a handler (ATTEMPTED): the code of its failure, the end of its log, and what it used.
-    code: str | None = None
-    log: str | None = None
+    code: Text | None = None
+    log: Text | None = None
     cpu_seconds: NonNegative | None = None
     peak_bytes: Int64 | None = None
     queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"

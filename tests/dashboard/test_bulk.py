@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
-from filemill.domain.files import new_file
+from filemill.domain.files import NewFile, new_file
+from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.jobs import Job, JobRunning, Jobs, JobView
@@ -99,6 +100,31 @@ def test_the_form_creates_many_numbered_files(settings: Settings, engine: sa.Eng
     with engine.connect() as connection:
         titles = set(connection.execute(sa.select(File.title)).scalars())
     assert titles == {f"Load {number}" for number in range(1, 1204)}
+
+
+def test_the_form_creates_no_file_twice_if_the_answer_to_a_commit_is_lost(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page(settings)
+    submissions = page_data.current().services.submissions
+    submit, answers = submissions.submit_many_once, iter([True, False, True, True])
+
+    def losing(files: Sequence[NewFile], key: str, *, principal: Principal) -> list[int]:
+        ids = submit(files, key, principal=principal)
+        if not next(answers):
+            raise Unavailable("the connection was lost")
+        return ids
+
+    monkeypatch.setattr(submissions, "submit_many_once", losing)
+    page.app.text_input(key="new_title").input("Load")
+    page.app.number_input(key="new_count").set_value(1203)
+    page.press("Create file")
+    page.run()
+    view = wait_for(page_data.current().jobs)
+    assert (view.done, view.error) == (1203, None)
+    with engine.connect() as connection:
+        titles = connection.execute(sa.select(File.title)).scalars().all()
+    assert sorted(titles) == sorted(f"Load {number}" for number in range(1, 1204))
 
 
 def test_a_bulk_action_is_confirmed_with_the_count_and_applied_to_all_that_matched(

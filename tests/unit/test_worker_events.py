@@ -2,18 +2,23 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from filemill.domain.worker_commands import CommandState, WorkerCommand, WorkerCommandKind
 from filemill.domain.worker_events import (
     DEAD_AFTER_SECONDS,
+    PARTITIONS_MAX,
     STUCK_MARGIN_SECONDS,
     EventKind,
     Vitals,
     WorkerCondition,
     WorkerEvent,
+    decode_event,
     worker_condition,
 )
+from filemill.errors import InvalidMessage
+from filemill_workers.file_processor.reporter import TEXT_MAX_CHARACTERS
 
 NOW = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 
@@ -23,6 +28,32 @@ def _condition(
 ) -> WorkerCondition:
     said = WorkerEvent(kind=kind, worker_id="w", timestamp=NOW + timedelta(hours=6))
     return worker_condition(said, vitals, processing, seconds_ago)
+
+
+def _encoded(**fields: object) -> bytes:
+    return msgspec.json.encode({"kind": "heartbeat", "workerId": "w", "timestamp": NOW, **fields})
+
+
+@pytest.mark.parametrize("name", ["partitions", "owned"])
+def test_an_event_with_more_partitions_than_are_stored_is_invalid(name: str) -> None:
+    assert decode_event(_encoded(**{name: list(range(PARTITIONS_MAX))}))
+    with pytest.raises(InvalidMessage, match=name):
+        decode_event(_encoded(**{name: list(range(PARTITIONS_MAX + 1))}))
+
+
+def test_vitals_with_more_records_than_are_stored_are_invalid() -> None:
+    records = [{"partition": number} for number in range(PARTITIONS_MAX + 1)]
+    assert decode_event(_encoded(vitals={"oldestRecords": records[1:]}))
+    with pytest.raises(InvalidMessage, match="oldestRecords"):
+        decode_event(_encoded(vitals={"oldestRecords": records}))
+
+
+@pytest.mark.parametrize("name", ["host", "version", "error", "trace", "cause", "stage", "memberId", "protocol"])
+def test_an_event_with_an_endless_text_is_invalid(name: str) -> None:
+    # What a worker sends at most: each of its characters may be written as an escape of six.
+    assert decode_event(_encoded(**{name: "x" * TEXT_MAX_CHARACTERS * 6}))
+    with pytest.raises(InvalidMessage, match=name):
+        decode_event(_encoded(**{name: "x" * 100_000}))
 
 
 def test_a_worker_without_records_in_progress_is_idle() -> None:

@@ -81,8 +81,9 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     count = int(st.session_state.get(COUNT) or 1)
     try:
         if count > 1:
-            work = create_many(data.services, title, description, count, page_principal())
+            work = create_many(data.services, title, description, count, key, page_principal())
             data.jobs.start(f"Create {counted(count, 'file')}", count, work)
+            st.session_state[_KEY] = secrets.token_hex(16)
             st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
             show_newest()
             return

@@ -1,6 +1,7 @@
 """Background jobs on many files: create them; retry, cancel or delete all that match; resubmit lost ones."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import new_file
@@ -12,17 +13,18 @@ BATCH_FILES = 500
 
 
 def create_many(
-    services: Services, title: str, description: str, count: int, principal: Principal
+    services: Services, title: str, description: str, count: int, key: str, principal: Principal
 ) -> Callable[[Job], None]:
-    """A job that creates `count` files with numbered titles. Raises InvalidRequest at once."""
+    """A job that creates `count` files with numbered titles, once per `key`. Raises InvalidRequest at once."""
     new_file(f"{title} {count}", description)
 
     def work(job: Job) -> None:
         for first in range(1, count + 1, BATCH_FILES):
             numbers = range(first, min(first + BATCH_FILES, count + 1))
             files = [new_file(f"{title} {number}", description) for number in numbers]
-            # Not retried: if only the answer to the commit was lost, a retry would create the files twice.
-            services.submissions.submit_many(files, principal=principal)
+            # If only the answer to the commit was lost, the retry finds the batch's key and creates nothing.
+            submit = partial(services.submissions.submit_many_once, files, f"{key}-{first}", principal=principal)
+            job.run_batch(submit)
             job.advance(len(files))
 
     return work

@@ -70,7 +70,7 @@ class Job:
         self.refused += refused
         self.wait(0)
 
-    def run_batch(self, batch: Callable[[], None]) -> None:
+    def run_batch(self, batch: Callable[[], object]) -> None:
         """Run a batch; retry it while a server is unreachable. Raises JobStopped, and Unavailable after a minute."""
         deadline = time.monotonic() + RETRY_SECONDS
         while True:
