@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from filemill.config.settings import Settings
-from filemill.entrypoints import bootstrap
 from tests.containers.engine import Engine, NoEngine, running_engine, skip_or_fail
 from tests.containers.servers import container_servers
-from tests.servers import RunningServers, embedded_servers, isolated_settings
+from tests.servers import RunningServers, embedded_servers, isolated_settings, patient_engine
 
 # Longer than for other tests, because images are built and a dozen containers start.
 COMPOSE_TIMEOUT_SECONDS = 900
@@ -127,7 +126,7 @@ def settings(servers: RunningServers) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     """Connections to the test's database as its owner, because some tests change the schema."""
-    engine = bootstrap.create_engine(settings.as_owner(), "test")
+    engine = patient_engine(settings.as_owner())
     yield engine
     engine.dispose()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.lab import connect
@@ -16,7 +17,7 @@ from filemill_infra.embedded.home import remove_home
 from filemill_infra.embedded.supervisor import Supervisor
 from tests.containers.servers import ContainerServers
 
-__all__ = ["RunningServers", "embedded_servers", "isolated_settings", "superuser", "watch"]
+__all__ = ["RunningServers", "embedded_servers", "isolated_settings", "patient_engine", "superuser", "watch"]
 
 # The servers of a session; tests work with both.
 RunningServers = Supervisor | ContainerServers
@@ -69,6 +70,18 @@ def isolated_settings(servers: RunningServers, **given: object) -> Settings:
     _create_database(settings, str(servers.state.settings["database_name"]))
     bootstrap.prepare(settings, timeout_seconds=20)
     return settings
+
+
+def patient_engine(settings: Settings) -> sa.Engine:
+    """An engine for a test's own statements, without the limit on idle transactions: a busy machine suspends tests."""
+    engine = bootstrap.create_engine(settings, "test")
+
+    @sa.event.listens_for(engine, "connect")
+    def allow_pauses(connection: psycopg.Connection, _record: object) -> None:
+        connection.execute("SET idle_in_transaction_session_timeout = 0")
+        connection.commit()
+
+    return engine
 
 
 def watch(servers: RunningServers, pid: int) -> None:

@@ -27,8 +27,8 @@ HANDLERS_SECONDS = 30.0
 SKEW_WARNING_SECONDS = 3.0
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-# Bounds of what is stored and drawn for a worker. A worker cuts its texts far below, and no topic of requests has as many
-# partitions.
+# Bounds of what is stored and drawn for a worker. A worker cuts its texts far below, and no topic of requests has so
+# many partitions.
 PARTITIONS_MAX = 10_000
 Partitions = Annotated[list[Int32], msgspec.Meta(max_length=PARTITIONS_MAX)]
 Text = Annotated[str, msgspec.Meta(max_length=50_000)]

@@ -14,13 +14,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings, load
 from filemill.domain.files import truncate_to_milliseconds
-from filemill.entrypoints import bootstrap
 from filemill.runtime.journal import read_entries
 from filemill.runtime.stack_state import FAULTS_FILE
 from tests.acceptance.command import Stack, create, stack_in, wait_for_file
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.runs import planted
+from tests.servers import patient_engine
 
 SETTLED_MILLISECONDS = 60_000
 FAULT_SECONDS = 3
@@ -152,7 +152,7 @@ def _charts_with_bars(page: Page, expected: int) -> bool:
 
 
 def test_dead_letters_are_replayed(page: Page, stack: Stack, settings: Settings) -> None:
-    engine = bootstrap.create_engine(settings, "test")
+    engine = patient_engine(settings)
     rows = [
         {"title": f"dead letter {number}", "created_at": truncate_to_milliseconds(datetime.now(UTC))}
         for number in range(2)

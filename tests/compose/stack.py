@@ -12,10 +12,10 @@ import httpx
 
 from filemill.config.connection_environment import settings_from
 from filemill.config.settings import Settings, load
-from filemill.entrypoints import bootstrap
 from filemill_infra.compose import Compose, ComposeError, Container
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import ProcessGroup, wait_until
+from tests.servers import patient_engine
 
 # The engine and all containers share two cores.
 UP_SECONDS = 360.0
@@ -116,7 +116,7 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
     try:
         compose.up(timeout=UP_SECONDS)
         settings_here = _settings_of(compose)
-        engine = bootstrap.create_engine(settings_here, "test")
+        engine = patient_engine(settings_here)
         with (
             ProcessGroup(settings_here, folder, lambda _pid: None) as processes,
             contextlib.closing(PipelineHarness(settings_here, engine, processes)) as harness,

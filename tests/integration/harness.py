@@ -21,7 +21,7 @@ from filemill.queries.files import get_file
 from filemill.verification.report import VerificationReport
 from tests.integration import topics
 from tests.integration.processes import START_SECONDS, Process, ProcessGroup, wait_until
-from tests.servers import RunningServers, isolated_settings, watch
+from tests.servers import RunningServers, isolated_settings, patient_engine, watch
 
 
 class PipelineHarness:
@@ -168,7 +168,7 @@ class PipelineHarness:
 def open_harness(servers: RunningServers, folder: Path, **given: object) -> Iterator[PipelineHarness]:
     """A harness on these servers. Its processes and connections end with the context."""
     settings = isolated_settings(servers, **given)
-    engine = bootstrap.create_engine(settings.as_owner(), "test")
+    engine = patient_engine(settings.as_owner())
     try:
         with (
             ProcessGroup(settings, folder, lambda pid: watch(servers, pid)) as processes,

@@ -36,14 +36,14 @@ def _encoded(**fields: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["partitions", "owned"])
 def test_an_event_with_more_partitions_than_are_stored_is_invalid(name: str) -> None:
-    assert decode_event(_encoded(**{name: list(range(PARTITIONS_MAX))}))
+    decode_event(_encoded(**{name: list(range(PARTITIONS_MAX))}))
     with pytest.raises(InvalidMessage, match=name):
         decode_event(_encoded(**{name: list(range(PARTITIONS_MAX + 1))}))
 
 
 def test_vitals_with_more_records_than_are_stored_are_invalid() -> None:
     records = [{"partition": number} for number in range(PARTITIONS_MAX + 1)]
-    assert decode_event(_encoded(vitals={"oldestRecords": records[1:]}))
+    decode_event(_encoded(vitals={"oldestRecords": records[1:]}))
     with pytest.raises(InvalidMessage, match="oldestRecords"):
         decode_event(_encoded(vitals={"oldestRecords": records}))
 
@@ -51,7 +51,7 @@ def test_vitals_with_more_records_than_are_stored_are_invalid() -> None:
 @pytest.mark.parametrize("name", ["host", "version", "error", "trace", "cause", "stage", "memberId", "protocol"])
 def test_an_event_with_an_endless_text_is_invalid(name: str) -> None:
     # What a worker sends at most: each of its characters may be written as an escape of six.
-    assert decode_event(_encoded(**{name: "x" * TEXT_MAX_CHARACTERS * 6}))
+    decode_event(_encoded(**{name: "x" * TEXT_MAX_CHARACTERS * 6}))
     with pytest.raises(InvalidMessage, match=name):
         decode_event(_encoded(**{name: "x" * 100_000}))
 
