@@ -32,6 +32,7 @@ NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 PARTITIONS_MAX = 10_000
 Partitions = Annotated[list[Int32], msgspec.Meta(max_length=PARTITIONS_MAX)]
 Text = Annotated[str, msgspec.Meta(max_length=50_000)]
+LogTail = Annotated[str, msgspec.Meta(max_length=100_000)]
 
 
 class EventKind(enum.StrEnum):
@@ -127,7 +128,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     trace: Text | None = None
     # Of an attempt of a handler (ATTEMPTED): the code of its failure, the end of its log, and what it used.
     code: Text | None = None
-    log: Text | None = None
+    log: LogTail | None = None
     cpu_seconds: NonNegative | None = None
     peak_bytes: Int64 | None = None
     queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"

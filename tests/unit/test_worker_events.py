@@ -18,7 +18,7 @@ from filemill.domain.worker_events import (
     worker_condition,
 )
 from filemill.errors import InvalidMessage
-from filemill_workers.file_processor.reporter import TEXT_MAX_CHARACTERS
+from filemill_workers.file_processor.reporter import LOG_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
 
 NOW = datetime(2026, 1, 4, 12, 0, tzinfo=UTC)
 
@@ -50,10 +50,15 @@ def test_vitals_with_more_records_than_are_stored_are_invalid() -> None:
 
 @pytest.mark.parametrize("name", ["host", "version", "error", "trace", "cause", "stage", "memberId", "protocol"])
 def test_an_event_with_an_endless_text_is_invalid(name: str) -> None:
-    # What a worker sends at most: each of its characters may be written as an escape of six.
-    decode_event(_encoded(**{name: "x" * TEXT_MAX_CHARACTERS * 6}))
+    decode_event(_encoded(**{name: "x" * TEXT_MAX_CHARACTERS}))
     with pytest.raises(InvalidMessage, match=name):
         decode_event(_encoded(**{name: "x" * 100_000}))
+
+
+def test_the_longest_log_that_a_worker_sends_is_valid() -> None:
+    decode_event(_encoded(log="x" * LOG_MAX_CHARACTERS))
+    with pytest.raises(InvalidMessage, match="log"):
+        decode_event(_encoded(log="x" * 200_000))
 
 
 def test_a_worker_without_records_in_progress_is_idle() -> None:

@@ -115,4 +115,4 @@ class Reporter:
 
 def _printable(text: str, limit: int) -> str:
     """The text in a form that Postgres and JSON accept: no NUL, no lone surrogate, limited length."""
-    return text[-limit:].replace("\0", "\\0").encode(errors="backslashreplace").decode()
+    return text[-limit:].replace("\0", "\\0").encode(errors="backslashreplace").decode()[-limit:]
