@@ -295,7 +295,14 @@ class Settings(BaseSettings):
     )
     store_concurrency: int = _setting(128, description="Concurrent uploads per processor", ge=1, le=1000)
 
-    handlers: str = _setting("", description="Modules with handlers, besides installed packages, separated by commas")
+    handlers: str = _setting(
+        "",
+        description="Modules with handlers, besides installed packages, separated by commas; pdf, table and thumbnail "
+        "are those that come with filemill",
+    )
+    handlers_commands: dict[str, list[str]] = _setting(
+        {}, description="Command lines that the handler `command` may run, as JSON: names with lists of arguments"
+    )
     processes: int = _setting(
         0, description="Processes of a processor that run handlers at the same time; 0: one per CPU", ge=0, le=1000
     )

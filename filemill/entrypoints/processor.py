@@ -59,7 +59,7 @@ def linger_milliseconds(settings: Settings) -> int:
 
 def handler_sources(settings: Settings) -> HandlerSources:
     """Where this process looks for handlers."""
-    return HandlerSources(modules=tuple(split_list(settings.handlers)))
+    return HandlerSources(modules=tuple(split_list(settings.handlers)), commands=settings.handlers_commands)
 
 
 def handler_pool(settings: Settings) -> ChildPool:

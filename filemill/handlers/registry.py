@@ -11,12 +11,12 @@ from filemill.errors import InvalidHandler
 from filemill.handlers.definition import Handler
 
 ENTRY_POINTS = "filemill.handlers"
-# The handlers that come with filemill, and the library that each one needs.
-BUILT_IN: dict[str, str] = {}
+# The handlers that come with filemill: their names in place of a module, and the libraries that each needs.
+BUILT_IN = {"pdf": ("typst", "markdown_it"), "table": ("duckdb", "xlsxwriter"), "thumbnail": ("PIL",)}
 
 
 class HandlerSources(msgspec.Struct, frozen=True):
-    """Where to look for handlers. `modules`: names of modules, besides the entry points.
+    """Where to look for handlers. `modules`: names of modules, besides the entry points; or names in BUILT_IN.
 
     `commands`: the command lines of the handler "command", by name.
     """
@@ -61,9 +61,11 @@ def load_handlers(sources: HandlerSources | None = None) -> HandlerRegistry:
 
 
 def _all(sources: HandlerSources) -> Iterator[tuple[Handler, str]]:
-    for module, library in BUILT_IN.items():
-        if importlib.util.find_spec(library) is not None:
-            yield from _in_module(module, module)
+    if sources.commands:
+        # It needs the API of handlers, which imports this module.
+        from filemill.handlers.builtin.command import command_handler  # noqa: PLC0415
+
+        yield command_handler(sources.commands), "FILEMILL_HANDLERS_COMMANDS"
     for point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda one: (one.name, one.value)):
         origin = f'the entry point "{point.name} = {point.value}"'
         loaded = _imported(origin, point.load)
@@ -72,7 +74,19 @@ def _all(sources: HandlerSources) -> Iterator[tuple[Handler, str]]:
         else:
             yield from _of(loaded, origin)
     for module in sources.modules:
-        yield from _in_module(module, f'the module "{module}"')
+        if module in BUILT_IN:
+            yield from _built_in(module)
+        else:
+            yield from _in_module(module, f'the module "{module}"')
+
+
+def _built_in(name: str) -> Sequence[tuple[Handler, str]]:
+    missing = [library for library in BUILT_IN[name] if importlib.util.find_spec(library) is None]
+    if missing:
+        raise InvalidHandler(
+            f'The handler "{name}" needs {" and ".join(missing)}: install filemill with the extra `handlers`'
+        )
+    return _in_module(f"filemill.handlers.builtin.{name}", f'the built-in "{name}"')
 
 
 def _in_module(module: str, origin: str) -> Sequence[tuple[Handler, str]]:
