@@ -43,6 +43,15 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
         except psutil.Error:
             return None
 
+    @property
+    def suspended(self) -> bool:
+        """Whether the process is stopped (SIGSTOP)."""
+        process = self.process()
+        try:
+            return process is not None and process.status() == psutil.STATUS_STOPPED
+        except psutil.Error:
+            return False
+
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     """An embedded server: `name` is kafka, postgres or s3; `address` is host:port; `log` is its log file."""

@@ -29,6 +29,7 @@ class CommandRejection(StrEnum):
     INVALID_VALUE = "invalid-value"
     NOT_ALLOWED = "not-allowed"
     FAULT_ACTIVE = "fault-active"
+    NO_FAULT = "no-fault"
     FAILED = "failed"
 
 
@@ -37,9 +38,10 @@ class SupervisorCommand(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A fault has a `target`, a server or a worker, which is `killed` and stays down for `seconds`, or is `stopped`
     (SIGSTOP) for `seconds`. The response comes when the fault has begun. `key` is the fault's name in the journal.
+    `end-fault` ends the fault on `target` before its time is over.
     """
 
-    action: Literal["scale", "stop", "kill", "fault"]
+    action: Literal["scale", "stop", "kill", "fault", "end-fault"]
     role: str = ""
     count: int = 0
     worker: str = ""

@@ -5,13 +5,14 @@ principal, and the end of the fault once it is known.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from filemill.adapters.postgres.audit import FAULT, complete_fault
 from filemill.domain.permissions import Permission, Principal
@@ -21,6 +22,8 @@ from filemill.runtime.stack_state import FAULTS_FILE, StackState
 from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
 from filemill.services.access import authorize
 from filemill.services.audit import log_refusal, record
+
+log = structlog.get_logger("faults")
 
 SHOWN = 50
 _SERVERS = {"kafka": "Kafka", "postgres": "PostgreSQL", "s3": "S3"}
@@ -107,6 +110,25 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
     except (CommandRejected, Unavailable) as error:
         _complete(engine, key, {"refused": str(error)})
         raise
+
+
+def end_fault(engine: sa.Engine, stack: StackState, target: str, principal: Principal) -> None:
+    """End the fault on a server or worker now. Raises CommandRejected if there is none, Forbidden, Unavailable.
+
+    The end is added to the fault's audit record, see `FaultEndRecorder`. Who ended it is logged, because PostgreSQL may
+    be the server that is down.
+    """
+    authorize(engine, principal, Permission.INJECT_FAULTS, fault="end", target=target)
+    send(stack, SupervisorCommand("end-fault", target=target))
+    log.info("A fault was ended before its time", target=target, principal=principal.name)
+
+
+def active_fault(stack: StackState | None, entries: Sequence[JournalEntry], target: str) -> JournalEntry | None:
+    """The fault of this stack that lasts on a target now. `entries`: newest first."""
+    if stack is None:
+        return None
+    ours = (entry for entry in entries if entry.target == target and entry.began >= stack.supervisor.created)
+    return next((entry for entry in ours if entry.ended is None), None)
 
 
 def _refuse(principal: Principal, option: FaultOption, code: CommandRejection, reason: str) -> None:

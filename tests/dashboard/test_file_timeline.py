@@ -50,7 +50,7 @@ def overview(owners: dict[str, list[int]], *, relay: bool = True) -> Overview:
 
 def worker(name: str, condition: WorkerCondition, **vitals: Any) -> WorkerView:
     blank: dict[str, Any] = dict.fromkeys(WorkerView.__struct_fields__)
-    values = {"id": name, "condition": condition, "heard_seconds_ago": 1.0, "last_word": "", "starts": 1, "owned": [2]}
+    values = {"id": name, "condition": condition, "heard_seconds_ago": 9.0, "last_word": "", "starts": 1, "owned": [2]}
     return WorkerView(**{**blank, **values, "vitals": Vitals(**vitals)})
 
 

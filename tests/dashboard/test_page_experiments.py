@@ -155,6 +155,9 @@ class FakeSupervisor:
             raise ValueError(self.refusal)
         self.received.append(SupervisorCommand("fault", fault=kind, target=target, seconds=seconds, key=key))
 
+    def end_fault(self, target: str) -> None:
+        self.received.append(SupervisorCommand("end-fault", target=target))
+
 
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Any:

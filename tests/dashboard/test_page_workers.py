@@ -51,10 +51,19 @@ def heartbeat(
     store_event(engine, worker, EventKind.HEARTBEAT, ago=ago, owned=owned or [], vitals=Vitals(**vitals))
 
 
+@pytest.fixture
+def sync_active(engine: sa.Engine) -> None:
+    """An active status sync: without one, silence does not mean that a worker is dead."""
+    hold = "INSERT INTO leases (name, holder, fencing, expires_at) VALUES ('sync', 's', 1, now() + interval '1 h')"
+    with engine.begin() as connection:
+        connection.execute(sa.text(hold))
+
+
 def rows(page: Page) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in page.shown("grid", "workers")["rows"]}
 
 
+@pytest.mark.usefixtures("sync_active")
 def test_busy_idle_stuck_dead_and_stopped_workers_are_distinguished(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:
@@ -90,6 +99,7 @@ def test_busy_idle_stuck_dead_and_stopped_workers_are_distinguished(
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
 
 
+@pytest.mark.usefixtures("sync_active")
 def test_workers_are_paginated_with_live_ones_first_and_all_are_counted(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:

@@ -36,6 +36,9 @@ class Recorder:
     def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         self.calls.append((kind, target, seconds, key))
 
+    def end_fault(self, target: str) -> None:
+        self.calls.append(("end-fault", target))
+
 
 @pytest.fixture
 def recorder() -> Recorder:

@@ -56,7 +56,8 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     show_inline_notice("file-outcome", last_outcome(file_id))
     if diagram is not None:
         draw_state_diagram("state-diagram", diagram, stale=stale)
-    reason = why_waiting(story, overview, workers)
+    embedded = data.stack() is not None
+    reason = why_waiting(story, overview, workers, visibility=data.visibility(), embedded=embedded)
     show_notices("why", [Notice(reason.tone, reason.what, reason.text)] if reason else [])
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):

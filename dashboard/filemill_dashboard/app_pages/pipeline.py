@@ -5,6 +5,7 @@ import streamlit as st
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.group import LeaseState
 from filemill.queries.overview import Overview
+from filemill.queries.workers import WorkerQuery
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.add_partitions import add_partitions_button, add_partitions_dialog
 from filemill_dashboard.components.assignment import assignment
@@ -23,13 +24,17 @@ from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
-from filemill_dashboard.views.advice import Advice, advise, lag_age, lost_requests, recreated_topics, trend
+from filemill_dashboard.views.advice import Advice, advise, is_stale, lag_age, lost_requests, recreated_topics, trend
+from filemill_dashboard.views.group_view import GroupView, view_group
+from filemill_dashboard.views.plurals import counted
 from filemill_dashboard.views.rebalances import ownership_changes, ownership_periods
-from filemill_workers.outbox_relay import RelayState
+from filemill_dashboard.views.visibility import Visibility
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 PERIOD_DEFAULT = "15 min"
 MOVES_SHOWN = 12
+# The workers whose states the page compares with the group; live ones come first.
+WORKERS_MAX = 100
 MOVES = [
     Column("at", "Time", "moment", 178),
     Column("partition", "Partition", "mono", 82),
@@ -44,31 +49,48 @@ ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monit
 def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     snapshot, stale = reading.value, reading.error is not None
     overview = snapshot.overview if snapshot else None
-    flow_strip(snapshot, stale=stale)
-    lost = overview.lost_requests if overview and not stale else None
+    visibility = data.visibility()
+    known = _known_group(data, overview, visibility)
+    # What is learned through Kafka is dimmed while it is unknown; rows of PostgreSQL are not.
+    dimmed = stale or not visibility.events_known
+    flow_strip(snapshot, stale=stale, readers=known.readers if known else None, visibility=visibility)
+    lost = overview.lost_requests if overview and not stale and visibility.settled else None
     show_notices("losses", [_notice(one) for one in lost_requests(lost)])
     if lost:
         resubmit_button(data, lost)
-    show_notices("advice", _advice(data, overview) if overview and not stale else [])
+    show_notices("advice", _advice(data, overview, known, visibility) if overview and not stale else [])
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
-            _lag(data, overview)
-            _rebalances(data)
+            _lag(data, overview, dimmed=dimmed)
+            _rebalances(data, visibility)
             _outbox(data, overview)
-            facts("roles", _role_facts(data, overview), title="Active roles", stale=stale)
+            facts("roles", _role_facts(data, overview, visibility), title="Active roles", stale=stale)
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 page_shell.section_heading("Assignment")
                 with st.container(key="group-actions", horizontal=True, width="content", gap="small"):
                     add_partitions_button(overview)
                     reset_button(data, overview)
-            assignment(overview.group if overview else None, overview.lags if overview else None, stale=stale)
-            facts("group", _group_facts(data, overview, reading), title="Consumer group", stale=stale)
+            assignment(overview.group if overview else None, overview.lags if overview else None, stale=dimmed)
+            lines = _group_facts(data, overview, reading, known, visibility)
+            facts("group", lines, title="Consumer group", stale=dimmed)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
 
-def _lag(data: PageData, overview: Overview | None) -> None:
+def _known_group(data: PageData, overview: Overview | None, visibility: Visibility) -> GroupView | None:
+    """Return the group with what is known of its workers."""
+    if overview is None or overview.group is None:
+        return None
+    page = data.workers(WorkerQuery(limit=WORKERS_MAX)).value
+    workers = page.items if page is not None else []
+    processes = data.local_processes()
+    states = {worker.id: visibility.worker_state(worker, processes.get(worker.id)) for worker in workers}
+    quiet = {worker.id for worker in workers if worker.vitals is not None and worker.vitals.quiet}
+    return view_group(overview.group, states, quiet)
+
+
+def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         page_shell.section_heading("Lag per partition")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
@@ -77,9 +99,8 @@ def _lag(data: PageData, overview: Overview | None) -> None:
     period = PERIODS[selected]
     history = data.lag_history(period)
     as_of = overview.as_of if overview else None
-    lag_chart(
-        history.value, period, as_of, annotations_of(data.chart_operations(period)), stale=history.error is not None
-    )
+    stale = dimmed or history.error is not None
+    lag_chart(history.value, period, as_of, annotations_of(data.chart_operations(period)), stale=stale)
 
 
 def _outbox(data: PageData, overview: Overview | None) -> None:
@@ -92,11 +113,12 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
     )
 
 
-def _rebalances(data: PageData) -> None:
+def _rebalances(data: PageData, visibility: Visibility) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
     reading = data.ownership(period)
-    ownership, stale = reading.value, reading.error is not None
-    periods = ownership_periods(ownership) if ownership else []
+    ownership, stale = reading.value, reading.error is not None or not visibility.events_known
+    known = {"events_known": visibility.events_known, "silence_known": visibility.silence_known}
+    periods = ownership_periods(ownership, **known) if ownership else []
     page_shell.section_heading("Partition owners")
     rebalance_chart(ownership, periods, period, annotations_of(data.chart_operations(period)), stale=stale)
     changes = ownership_changes(ownership, periods) if ownership else []
@@ -123,7 +145,9 @@ def _rebalances(data: PageData) -> None:
     )
 
 
-def _advice(data: PageData, overview: Overview) -> list[Notice]:
+def _advice(data: PageData, overview: Overview, known: GroupView | None, visibility: Visibility) -> list[Notice]:
+    if not visibility.settled:
+        return []
     advice = advise(
         overview.group,
         overview.lags,
@@ -132,6 +156,9 @@ def _advice(data: PageData, overview: Overview) -> list[Notice]:
         overview.stalled,
         unknown_ids=overview.unknown_ids,
         interval_seconds=data.services.settings.monitor_interval_seconds,
+        view=known,
+        visibility=visibility,
+        embedded=data.stack() is not None,
     )
     return [_notice(one) for one in [*recreated_topics(overview.recreated_topics), *advice]]
 
@@ -140,37 +167,52 @@ def _notice(advice: Advice) -> Notice:
     return Notice(advice.tone, advice.what, advice.text)
 
 
-def _group_facts(data: PageData, overview: Overview | None, reading: CachedValue[Snapshot]) -> list[Fact]:
+def _group_facts(
+    data: PageData,
+    overview: Overview | None,
+    reading: CachedValue[Snapshot],
+    known: GroupView | None,
+    visibility: Visibility,
+) -> list[Fact]:
     group = overview.group if overview else None
     lags = overview.lags if overview else None
     since = reading.age_seconds or 0.0
-    state = group.state.replace("_", " ").lower() if group else None
-    tone = None if group is None else "good" if group.state == "STABLE" else "warn"
+    old = is_stale(group, data.services.settings.monitor_interval_seconds)
+    unknown = f"unknown: {visibility.obstacle}" if visibility.cause else "unknown: not sampled" if old else ""
+    state = Fact("State", None) if known is None else Fact("State", known.state, tone=known.tone)
+    if unknown and group is not None:
+        state = Fact("State", unknown, tone="none")
+    former = f", and {counted(known.former, 'former one')} until the session ends" if known and known.former else ""
+    outlook = trend(lags.total, overview.flow, known.readers if known else None) if lags and overview else None
     return [
         Fact("Group", data.services.settings.group_id, mono=True),
-        Fact("State", state, tone=tone),
+        state,
         Fact("Protocol", group.protocol if group else None),
-        Fact("Members", str(len(group.members)) if group else None),
+        Fact("Members", f"{len(known.members)}{former}" if known else None),
         Fact("Total lag", f"{lags.total:,}" if lags and lags.total is not None else None),
-        Fact("Time lag", lag_age(lags.behind_seconds) if lags else None),
-        Fact("Trend", trend(lags.total, overview.flow) if lags and overview else None),
+        Fact("Time lag", lag_age(lags.behind_seconds) if lags and not unknown else None),
+        Fact("Trend", None if unknown else outlook),
         Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
     ]
 
 
-def _role_facts(data: PageData, overview: Overview | None) -> list[Fact]:
+def _role_facts(data: PageData, overview: Overview | None, visibility: Visibility) -> list[Fact]:
     state = data.services.relay_state
-    tone = "warn" if state is RelayState.WAITING else None
-    here = [Fact("Relay in this process", data.services.relay_summary, tone=tone)] if state is not None else []
+    here = []
+    if state is not None:
+        tone, text = page_shell.relay_status(state, data.services.relay_summary, visibility)
+        here = [Fact("Relay in this process", text, tone="warn" if tone == "warn" else None)]
     if overview is None:
         return [Fact(label, None) for label in ROLES.values()] + here
-    return [_role(label, overview.leases.get(name)) for name, label in ROLES.items()] + here
+    return [_role(label, overview.leases.get(name), visibility) for name, label in ROLES.items()] + here
 
 
-def _role(label: str, lease: LeaseState | None) -> Fact:
-    if lease is None or not lease.held:
-        return Fact(label, "none" if lease is None else f"none (last: {lease.holder})", tone="warn")
-    return Fact(label, lease.holder, tone="good")
+def _role(label: str, lease: LeaseState | None, visibility: Visibility) -> Fact:
+    if lease is not None and lease.held:
+        return Fact(label, lease.holder, tone="good")
+    if not visibility.settled:  # it could not renew its lease, but may run
+        return Fact(label, f"unknown: {visibility.obstacle or 'a server was unreachable'}", tone="none")
+    return Fact(label, "none" if lease is None else f"none (last: {lease.holder})", tone="warn")
 
 
 page_shell.render_page("Pipeline", _pipeline)

@@ -1,6 +1,6 @@
 """Workers: their states and current files; and the commands quiet, stop, kill and scale."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import streamlit as st
@@ -30,6 +30,7 @@ from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.visibility import ShownState, Visibility, shown_counts
 
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
@@ -39,18 +40,25 @@ NAME_CHARACTERS = 200
 SCALE_MENU = "scale-menu"
 _REQUESTED = "signal_requested"
 TONES = {
-    WorkerCondition.BUSY: "busy",
-    WorkerCondition.IDLE: "good",
-    WorkerCondition.STUCK: "warn",
-    WorkerCondition.DEAD: "bad",
-    WorkerCondition.STOPPED: "none",
+    ShownState.BUSY: "busy",
+    ShownState.IDLE: "good",
+    ShownState.STUCK: "warn",
+    ShownState.DEAD: "bad",
+    ShownState.STOPPED: "none",
+    ShownState.STARTING: "busy",
+    ShownState.SUSPENDED: "warn",
+    ShownState.SILENT: "bad",
+    ShownState.UNKNOWN: "none",
 }
 MEANINGS = {
-    WorkerCondition.BUSY: "processes records",
-    WorkerCondition.IDLE: "has no records",
-    WorkerCondition.STUCK: "sends heartbeats and holds records, but finishes none",
-    WorkerCondition.DEAD: "missed three heartbeats and did not report a stop",
-    WorkerCondition.STOPPED: "reported its stop",
+    ShownState.BUSY: "processes records",
+    ShownState.IDLE: "has no records",
+    ShownState.STUCK: "sends heartbeats and holds records, but finishes none",
+    ShownState.DEAD: "missed three heartbeats and did not report a stop",
+    ShownState.STOPPED: "reported its stop",
+    ShownState.STARTING: "its process has started and has not reported yet",
+    ShownState.SUSPENDED: "its process is stopped (SIGSTOP) and continues with SIGCONT",
+    ShownState.SILENT: "its process runs, but it sends no heartbeats",
 }
 EFFECTS = {
     "stop": "It finishes or gives back its records, leaves the group, and is not restarted. Its partitions move to the "
@@ -58,6 +66,8 @@ EFFECTS = {
     "kill": "It ends at once (SIGKILL) and is restarted. Other workers reprocess what it had in flight, once its "
     "session has timed out.",
 }
+FOREIGN = "Not started by this stack"
+ELSEWHERE = "Stop it where it was started"
 # The name takes the remaining width, at least 150 pixels. The details of a worker show what a narrow table hides.
 COLUMNS = [
     Column("id", "Worker"),
@@ -67,7 +77,7 @@ COLUMNS = [
     Column("in_flight", "In flight", "number", 84, title="Records that it is processing"),
     Column("oldest", "Oldest", "seconds", 82, hide_below=960, title="Age of its oldest record in flight"),
     Column("headroom", "Headroom", "seconds", 96, 1360, "Time left until max.poll.interval.ms at its last poll"),
-    Column("rate", "Files /s", "rate", 80, hide_below=720),
+    Column("rate", "Files /s", "rate", 80, hide_below=720, title="Between its last two heartbeats"),
     Column("finished", "Finished", "number", 90, hide_below=1260),
     Column("failed", "Failed", "number", 70, hide_below=1260),
     Column("cpu", "CPU", "percent", 66, hide_below=1100),
@@ -93,23 +103,39 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     reading = data.workers(query)
     workers = reading.value.items if reading.value is not None else []
     counts = reading.value.counts if reading.value is not None else None
-    stale, age_seconds = reading.error is not None, reading.age_seconds or 0.0
+    visibility, processes = data.visibility(), data.local_processes()
+    # The states are learned through Kafka: while they are unknown, the last known values are dimmed.
+    stale, age_seconds = reading.error is not None or not visibility.events_known, reading.age_seconds or 0.0
+    shown = {worker.id: visibility.worker_state(worker, processes.get(worker.id)) for worker in workers}
     matching = (
         0 if counts is None else sum(count for state, count in counts.items() if state_filter in ("", state.value))
     )
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         with st.container(key="tile-row"):
-            _tiles(counts, state_filter, stale=stale)
+            known = None if counts is None else shown_counts(counts, shown, workers)
+            _tiles(known, state_filter, visibility, stale=stale)
         if page > 1 or matching > PAGE_WORKERS or text:
             search_box("Search workers", "Search by name", "find", live="500ms", width=220)
         if stack is not None:
             _scale(data, stack)
     show_inline_notice("worker-outcome", st.session_state.get("worker_outcome"))
-    known = set(processors(stack)) if stack is not None else set()
+    ours = set(processors(stack)) if stack is not None else set()
     data_grid(
         "workers",
         _columns(workers),
-        [_row(worker, age_seconds, worker.id in known, stack is not None) for worker in workers],
+        [
+            _row(
+                worker,
+                shown[worker.id],
+                age_seconds,
+                _ReasonsNot(
+                    command=visibility.obstacle if not visibility.events_known else "",
+                    signal="" if worker.id in ours else FOREIGN if stack is not None else ELSEWHERE,
+                ),
+                _meaning(shown[worker.id], visibility, restarts=worker.id in processes),
+            )
+            for worker in workers
+        ],
         label="Workers",
         empty=_empty(reading, state_filter, embedded=stack is not None),
         stale=stale,
@@ -124,7 +150,7 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         listed = data.workers(WorkerQuery(ids=(name,))).value
         selected = next(iter(listed.items), None) if listed is not None else None
     if selected is not None:
-        _details(data, selected)
+        _details(data, selected, visibility.worker_state(selected, processes.get(selected.id)))
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
@@ -143,10 +169,14 @@ def _pages(page: int, matching: int) -> None:
             )
 
 
-def _tiles(counts: dict[WorkerCondition, int] | None, selected: str, *, stale: bool) -> None:
+def _tiles(counts: dict[ShownState, int] | None, selected: str, visibility: Visibility, *, stale: bool) -> None:
+    def count(state: WorkerCondition) -> int | None:
+        known = visibility.silence_known if state is WorkerCondition.DEAD else visibility.events_known
+        return counts[ShownState(state.value)] if counts is not None and known else None
+
     tiles = [Tile("", "All workers", None if counts is None else sum(counts.values()), "none")]
     tiles += [
-        Tile(state.value, state.value.capitalize(), None if counts is None else counts[state], TONES[state])
+        Tile(state.value, state.value.capitalize(), count(state), TONES[ShownState(state.value)])
         for state in WorkerCondition
     ]
     filter_tiles(
@@ -201,21 +231,38 @@ def _command_all(data: PageData, command: WorkerCommandKind) -> None:
 _VERBS = {WorkerCommandKind.QUIET: "Quiet", WorkerCommandKind.RESUME: "Resume"}
 
 
-def _row(worker: WorkerView, age_seconds: float, ours: bool, embedded: bool) -> TableRow:
+@dataclass(frozen=True)
+class _ReasonsNot:
+    """Why a worker takes no command, and why it cannot be stopped here; empty if it can."""
+
+    command: str
+    signal: str
+
+
+def _meaning(state: ShownState, visibility: Visibility, *, restarts: bool) -> str:
+    """Return what a state means, for its tooltip."""
+    if state is ShownState.UNKNOWN:
+        return f"Its state is unknown: {visibility.obstacle or 'it has sent nothing for some seconds'}"
+    if state is ShownState.DEAD and restarts:
+        return "its process has ended; the stack restarts it"
+    return MEANINGS[state]
+
+
+def _row(worker: WorkerView, state: ShownState, age_seconds: float, reasons: _ReasonsNot, meaning: str) -> TableRow:
     vitals = worker.vitals
-    gone = worker.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
-    breaker = vitals.breaker if vitals is not None and not gone else None
-    quiet = vitals is not None and vitals.quiet and not gone
+    gone = state in (ShownState.DEAD, ShownState.STOPPED)
+    certain = state not in (ShownState.UNKNOWN, ShownState.STARTING, ShownState.SILENT) and not gone
+    breaker = vitals.breaker if vitals is not None and certain else None
+    quiet = vitals is not None and vitals.quiet and certain
     note = " · quiet" if quiet else " · paused" if breaker else ""
-    command_reason = "The worker has stopped" if gone else why_not(Permission.COMMAND_WORKERS)
-    foreign = "Not started by this stack" if embedded else "Stop it where it was started"
-    signal_reason = why_not(Permission.MANAGE_WORKERS) if ours else foreign
+    command_reason = "The worker has stopped" if gone else reasons.command or why_not(Permission.COMMAND_WORKERS)
+    signal_reason = reasons.signal or why_not(Permission.MANAGE_WORKERS)
     live = None if gone else vitals
     return TableRow(
         worker.id,
         {
             "id": worker.id,
-            "state": (worker.condition.value + note, TONES[worker.condition]),
+            "state": (state.value + note, TONES[state]),
             "last_event": worker.heard_seconds_ago + age_seconds,
             "clock": _clock(worker),
             "owned": _partitions(worker.owned, CHIPS_SHOWN) if not gone else [],
@@ -234,12 +281,8 @@ def _row(worker: WorkerView, age_seconds: float, ours: bool, embedded: bool) -> 
             RowAction("stop", "Stop", signal_reason),
             RowAction("kill", "Kill", signal_reason, danger=True),
         ],
-        tone="bad"
-        if worker.condition is WorkerCondition.DEAD
-        else "warn"
-        if worker.condition is WorkerCondition.STUCK
-        else None,
-        titles={"state": f"{MEANINGS[worker.condition]}{f'; {breaker}' if breaker else ''}"},
+        tone=TONES[state] if TONES[state] in ("bad", "warn") else None,
+        titles={"state": f"{meaning}{f'; {breaker}' if breaker else ''}"},
     )
 
 
@@ -286,6 +329,10 @@ def _on_action(data: PageData, worker_id: str, action: str) -> None:
             st.session_state.update({_REQUESTED: (action, worker_id), "open_dialog": True})
 
 
+def _shown(data: PageData, worker: WorkerView) -> ShownState:
+    return data.visibility().worker_state(worker, data.local_processes().get(worker.id))
+
+
 def signal_dialog(data: PageData) -> None:
     """Open the dialog that confirms Stop or Kill, if it was requested."""
     requested: tuple[Literal["stop", "kill"], str] | None = st.session_state.get(_REQUESTED)
@@ -300,7 +347,7 @@ def signal_dialog(data: PageData) -> None:
         live = worker.vitals if worker is not None else None
         lines = [
             Fact("Worker", worker_id, mono=True),
-            Fact("State", None if worker is None else worker.condition.value),
+            Fact("State", None if worker is None else _shown(data, worker).value),
             Fact("Partitions", None if worker is None else ", ".join(_partitions(worker.owned)) or "none"),
             Fact("In flight", None if live is None else f"{live.in_flight:,}"),
         ]
@@ -348,7 +395,7 @@ def _set_outcome(tone: str, title: str, text: str = "") -> None:
     st.session_state["worker_outcome"] = Notice(tone, title, text)
 
 
-def _details(data: PageData, worker: WorkerView) -> None:
+def _details(data: PageData, worker: WorkerView, state: ShownState) -> None:
     files, events = data.worker_files(worker.id), data.worker_events(worker.id)
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
@@ -383,14 +430,14 @@ def _details(data: PageData, worker: WorkerView) -> None:
                 on_open=lambda file_id: page_shell.navigate_to("file", id=file_id),
             )
         with st.container(key="right"):
-            facts("vitals", _vitals(worker), title="Status")
+            facts("vitals", _vitals(worker, state), title="Status", stale=state is ShownState.UNKNOWN)
             steps = [_step(event) for event in reversed(events.value or [])][-30:]
             event_timeline("events", steps[::-1], title="Events", empty="Only heartbeats in the last 24 hours.")
 
 
-def _vitals(worker: WorkerView) -> list[Fact]:
+def _vitals(worker: WorkerView, state: ShownState) -> list[Fact]:
     """Return the values that a narrow table hides."""
-    vitals = worker.vitals if worker.condition not in (WorkerCondition.DEAD, WorkerCondition.STOPPED) else None
+    vitals = worker.vitals if state not in (ShownState.DEAD, ShownState.STOPPED) else None
     owned = ", ".join(_partitions(worker.owned)) or "none"
     finished = f"{worker.vitals.finished:,}, {worker.vitals.failed:,} of them failed" if worker.vitals else None
     oldest = vitals.oldest_seconds if vitals and vitals.in_flight else None

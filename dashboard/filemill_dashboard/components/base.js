@@ -45,7 +45,7 @@ function reconcile(parent, items, keyOf, create, update) {
       node.dataset.key = key;
     }
     if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
-    update(node, item);
+    update(node, item, index);
   });
   for (const node of existing.values()) node.remove();
 }

@@ -1,6 +1,11 @@
 // The stages of the pipeline from left to right. An unknown value is a dash, never zero.
-// Above this number of partitions, the bars stand side by side and their values are in the tooltips.
-const LABELLED_BARS_MAX = 3;
+// Above this number of partitions, the bars stand side by side, with their labels below.
+const LYING_BARS_MAX = 3;
+// Above this number, their values are only in the tooltips.
+const VALUES_MAX = 6;
+// As many labels fit below the bars, and as many in a narrow window. Every nth bar is labelled.
+const LABELS_MAX = 12;
+const LABELS_NARROW_MAX = 5;
 
 export default function ({ data, parentElement }) {
   const state = mountedState(parentElement, (root) => {
@@ -36,10 +41,11 @@ function makeStage() {
 function updatePart(node, stage) {
   if (stage.arrow) return;
   if (stage.ends) {
+    setAttribute(node, "class", stage.stale ? "ends stale" : "ends");
     reconcile(node, stage.ends, (end) => end.name, makeEnd, updateEnd);
     return;
   }
-  setAttribute(node, "class", `stage${stage.partitions ? " wide" : ""}${stage.tone ? ` hot tone-${stage.tone}` : ""}`);
+  setAttribute(node, "class", `stage${stage.partitions ? " wide" : ""}${stage.stale ? " stale" : ""}${stage.tone ? ` hot tone-${stage.tone}` : ""}`);
   setAttribute(node, "title", stage.title);
   const [label, value, note, partitions, more] = node.children;
   setText(label, stage.name);
@@ -48,10 +54,12 @@ function updatePart(node, stage) {
   setText(more, stage.more);
   more.hidden = !stage.partitions;
   partitions.hidden = !stage.partitions;
+  const bars = (stage.partitions ?? []).length;
+  const many = bars > LYING_BARS_MAX;
   setAttribute(
     partitions,
     "class",
-    (stage.partitions ?? []).length > LABELLED_BARS_MAX ? "partitions many" : "partitions",
+    `partitions${many ? " many" : ""}${bars > VALUES_MAX ? " without-values" : ""}`,
   );
   const largest = Math.max(1, ...(stage.partitions ?? []).map((partition) => partition.lag ?? 0));
   reconcile(
@@ -66,7 +74,12 @@ function updatePart(node, stage) {
         el("span", { class: "track" }, el("div", { class: "fill" })),
         el("span"),
       ),
-    (bar, partition) => {
+    (bar, partition, index) => {
+      const labels = [
+        index % Math.ceil(bars / LABELS_MAX) ? " unlabelled" : "",
+        index % Math.ceil(bars / LABELS_NARROW_MAX) ? " unlabelled-narrow" : "",
+      ];
+      setAttribute(bar, "class", `partition${many ? labels.join("") : ""}`);
       setText(bar.children[0], `P${partition.partition}`);
       setAttribute(bar, "title", `partition ${partition.partition}: ${count(partition.lag)}`);
       bar.querySelector(".fill").style.setProperty("--part", `${(100 * (partition.lag ?? 0)) / largest}%`);

@@ -7,29 +7,35 @@ from filemill.queries.overview import Overview
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.page_data import Snapshot
 from filemill_dashboard.views.advice import OUTBOX_DELAY_SECONDS, lag_age, trend
-from filemill_dashboard.views.durations import format_duration
+from filemill_dashboard.views.durations import format_coarse, format_duration
+from filemill_dashboard.views.visibility import CLEAR, Visibility
 
 # More bars than this cannot be told apart.
 PARTITIONS_MAX = 48
 
 
-def flow_strip(snapshot: Snapshot | None, *, stale: bool) -> None:
-    """Draw the stages. Without a snapshot, all values are unknown."""
-    component("flow_strip")(key="strip", data={"stages": _stages(snapshot), "stale": stale})
+def flow_strip(
+    snapshot: Snapshot | None, *, stale: bool, readers: int | None = None, visibility: Visibility = CLEAR
+) -> None:
+    """Draw the stages. Without a snapshot, all values are unknown. `readers`: the members that may start records."""
+    stages = _stages(snapshot, readers, visibility)
+    component("flow_strip")(key="strip", data={"stages": stages, "stale": stale})
 
 
-def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
+def _stages(snapshot: Snapshot | None, readers: int | None, visibility: Visibility) -> list[dict[str, Any]]:
     overview = snapshot.overview if snapshot else None
     rates = snapshot.rates if snapshot else None
     counts = overview.counts.by_status if overview else None
     outbox = overview.outbox if overview else None
     lags = overview.lags if overview else None
     age = outbox.oldest_age_seconds if outbox else None
+    unknown = not visibility.events_known
+    window = rates.seconds if rates else 0.0
     return [
         {
             "name": "Accepted",
             "value": overview.counts.accepted if overview else None,
-            "note": _per_second(rates.accepted if rates else None),
+            "note": _per_second(rates.accepted if rates else None, window),
             "title": "All requests that were ever accepted, deleted files included; the ledger has the same number",
         },
         {
@@ -42,8 +48,9 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
         {
             "name": "Backlog",
             "value": lags.total if lags else None,
-            "note": _per_second(overview.flow.committed if overview else None),
-            "more": _outlook(overview),
+            "note": _per_second(overview.flow.committed, overview.flow.seconds) if overview else "",
+            "more": visibility.obstacle if unknown else _outlook(overview, readers),
+            "stale": unknown,
             "title": "Records that are not committed yet, including those in progress. Below: commits per second, "
             "age of the oldest record, trend of the lag.",
             "partitions": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:PARTITIONS_MAX]]
@@ -54,39 +61,43 @@ def _stages(snapshot: Snapshot | None) -> list[dict[str, Any]]:
             "name": "In progress",
             "value": counts[Status.PROCESSING] if counts else None,
             "note": f"{counts[Status.PENDING]:,} pending" if counts else "",
+            "stale": unknown,
         },
         {
             "name": "Finished",
+            "stale": unknown,
             "ends": [
                 {
                     "name": "Completed",
                     "tone": "good",
                     "value": counts[Status.COMPLETED] if counts else None,
-                    "note": _per_second(rates.completed if rates else None),
+                    "note": _per_second(rates.completed if rates else None, window),
                 },
                 {
                     "name": "Failed",
                     "tone": "bad",
                     "value": counts[Status.FAILED] if counts else None,
-                    "note": _per_second(rates.failed if rates else None),
+                    "note": _per_second(rates.failed if rates else None, window),
                 },
             ],
         },
     ]
 
 
-def _outlook(overview: Overview | None) -> str:
+def _outlook(overview: Overview | None, readers: int | None) -> str:
     """The age of the lag and its trend."""
     lags = overview.lags if overview else None
     if overview is None or lags is None or not lags.total:
         return ""
-    parts = [lag_age(lags.behind_seconds), trend(lags.total, overview.flow)]
+    parts = [lag_age(lags.behind_seconds), trend(lags.total, overview.flow, readers)]
     return ", ".join(part for part in parts if part)
 
 
-def _per_second(rate: float | None) -> str:
+def _per_second(rate: float | None, seconds: float) -> str:
+    """A rate and the time over which it is an average."""
     if rate is None:
         return "rate unknown"
-    return (
+    text = (
         f"{rate:,.0f} /s" if rate >= 10 else f"{rate:.1f} /s" if rate >= 0.1 or rate == 0 else f"{rate * 60:.1f} /min"
     )
+    return f"{text} · {format_coarse(seconds)}"

@@ -6,12 +6,17 @@ tab causes no load.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from filemill.domain.permissions import Permission
+from filemill.errors import Forbidden, Unavailable
+from filemill.runtime.journal import JournalEntry
+from filemill.runtime.supervisor_client import CommandRejected
+from filemill.services.faults import end_fault
 from filemill_dashboard.components import status_style
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.components.job_progress import show_job
@@ -23,6 +28,7 @@ from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.state.services import Services
+from filemill_dashboard.views.visibility import Visibility
 from filemill_workers.outbox_relay import RelayState
 
 # The refresh intervals that the viewer can select, in seconds.
@@ -67,13 +73,17 @@ def render_page(
         if page_principal().role is None:
             st.rerun(scope="app")  # `app.py` says that the session has ended
         data = page_data.current()
-        snapshot, health = data.snapshot(), data.health()
+        snapshot, health, visibility = data.snapshot(), data.health(), data.visibility()
+        faults = data.active_faults()
         with status:
-            _show_status(snapshot, health, data.services, interval_seconds)
+            _show_status(snapshot, health, faults, data.services, visibility, interval_seconds)
         reason = why_not(permission)
         refused = [Notice("warn", "Not allowed", reason)] if reason else []
         with banners:
-            show_notices("banners", [*refused, *server_notices(snapshot, health)])
+            notices = server_notices(snapshot, health, faults)
+            if why_not(Permission.INJECT_FAULTS):
+                notices = [replace(notice, action="") for notice in notices]
+            show_notices("banners", [*refused, *notices], on_action=lambda target: _end_fault(data, target))
         with job:
             show_job(data.jobs)
         if not reason:
@@ -114,13 +124,15 @@ def _navigate() -> None:
 def _show_status(
     snapshot: CachedValue[Snapshot],
     health: dict[ServerName, CachedValue[ServerHealth]],
+    faults: Mapping[str, JournalEntry],
     services: Services,
+    visibility: Visibility,
     interval_seconds: float | None,
 ) -> None:
-    servers = [_server(LABELS[name], reading) for name, reading in health.items()]
+    servers = [_server(LABELS[name], reading, faults.get(name)) for name, reading in health.items()]
     if services.relay_state is not None:
-        tone = RELAY_TONES.get(services.relay_state, "none")
-        servers.append({"name": "Relay", "tone": tone, "detail": services.relay_summary})
+        tone, detail = relay_status(services.relay_state, services.relay_summary, visibility)
+        servers.append({"name": "Relay", "tone": tone, "detail": detail})
     # The top bar requests each refresh: not while its tab is hidden, and not before the previous one has arrived.
     component("topbar")(
         key="topbar",
@@ -134,8 +146,26 @@ def _show_status(
     )
 
 
-def _server(label: str, reading: CachedValue[ServerHealth]) -> dict[str, Any]:
+def relay_status(state: RelayState, summary: str, visibility: Visibility) -> tuple[str, str]:
+    """Return the tone and the state of the relay in this process. It cannot publish while a server is unreachable."""
+    if visibility.cause and state is not RelayState.WAITING:
+        return "warn", f"waiting: {visibility.obstacle}"
+    return RELAY_TONES.get(state, "none"), summary
+
+
+def _end_fault(data: PageData, target: str) -> None:
+    stack = data.stack()
+    try:
+        if stack is not None:
+            end_fault(data.services.engine, stack, target, page_principal())
+    except (Unavailable, Forbidden, CommandRejected) as error:
+        st.toast(f"The fault was not ended: {error}")
+
+
+def _server(label: str, reading: CachedValue[ServerHealth], fault: JournalEntry | None) -> dict[str, Any]:
     health = reading.value
+    if fault is not None:
+        return {"name": label, "tone": "bad", "detail": f"a fault is active: {fault.name}"}
     if health is None:
         return {"name": label, "tone": "none", "detail": "checking …"}
     detail = f"{health.address}, {health.took_ms:g} ms" if health.ok else f"{health.address}: {health.problem}"

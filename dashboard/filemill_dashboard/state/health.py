@@ -15,7 +15,7 @@ from filemill.adapters.s3.admin import bucket_exists
 from filemill.config.settings import Settings
 from filemill.domain.origins import redact_passwords
 from filemill.errors import Unavailable
-from filemill.runtime.stack_state import read_state
+from filemill.runtime.stack_state import read_state, running_stack
 from filemill_dashboard.state.services import Services
 
 ServerName = Literal["postgres", "kafka", "s3"]
@@ -72,7 +72,7 @@ def _check_postgres(services: Services) -> None:
 
 
 def _check_kafka(services: Services) -> None:
-    existing = services.kafka.topic_partitions()
+    existing = services.kafka_for_health_checks.topic_partitions()
     missing = [name for name in all_topics(services.settings) if name not in existing]
     if missing:
         problem = f"is missing the topics {', '.join(missing)}"
@@ -93,7 +93,7 @@ _CHECKS: dict[ServerName, Callable[[Services], None]] = {
     "kafka": _check_kafka,
     "s3": _check_s3,
 }
-_CONSEQUENCES: dict[ServerName, str] = {
+CONSEQUENCES: dict[ServerName, str] = {
     "postgres": "No requests can be accepted until it is reachable again.",
     "kafka": "Requests are still accepted. They wait in the outbox until it is reachable again.",
     "s3": "Requests are still accepted, but files cannot be written or downloaded until it is reachable again.",
@@ -147,7 +147,11 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
     """The health of an unreachable server. Without advice in the error, it depends on who started the server."""
     setting = {"postgres": "FILEMILL_DATABASE_HOST", "kafka": "FILEMILL_KAFKA_BROKER", "s3": "FILEMILL_S3_ENDPOINT"}
     log = _embedded_log(services.settings, server)
-    remedy = f"Its log is {log}; `filemill up` restarts it." if log else f"Start it, or check {setting[server]}."
+    remedy = f"Start it, or check {setting[server]}."
+    if log is not None:
+        # A fault keeps a server down on purpose, which the page says instead.
+        restarts = "The stack restarts it if it has ended" if running_stack(services.settings.home) else None
+        remedy = f"{restarts}; its log is {log}." if restarts else f"Its log is {log}; `filemill up` starts the stack."
     return ServerHealth(
         server=server,
         address=address_of(services, server),
@@ -155,7 +159,7 @@ def _unavailable(services: Services, server: ServerName, error: Unavailable) -> 
         code=HealthCode.UNREACHABLE,
         problem=redact_passwords(error.problem),
         summary=error.summary,
-        consequence=_CONSEQUENCES[server],
+        consequence=CONSEQUENCES[server],
         advice=f"{error.advice}." if error.advice else remedy,
     )
 

@@ -6,6 +6,7 @@ Pages call `current()`. Reads run in a thread pool of their own, so a server tha
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,15 +48,16 @@ from filemill.queries.workers import (
 )
 from filemill.runtime.journal import JournalEntry
 from filemill.runtime.stack_state import StackState
-from filemill.services.faults import FaultEndRecorder, journal_of
+from filemill.services.faults import FaultEndRecorder, active_fault, journal_of
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.cache import CachedValue, K, KeyedCache, T
 from filemill_dashboard.state.downloads import ObjectPreview, read_preview
-from filemill_dashboard.state.health import LABELS, ServerHealth, ServerName, check
+from filemill_dashboard.state.health import LABELS, HealthCode, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
 from filemill_dashboard.state.lab_cache import LabCache
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
+from filemill_dashboard.views.visibility import LocalProcess, ViewTracker, Visibility
 
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
@@ -77,7 +79,7 @@ HISTORY_POINTS = 300
 LEDGER_TTL_SECONDS = 5.0
 # The periods, in seconds, that pages offer.
 PERIODS = (300, 900, 3600, 21_600, 86_400)
-BACKGROUND_SECONDS = 2.0
+BACKGROUND_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ class FileQuery:
 
 @dataclass(frozen=True)
 class Rates:
-    """Files per second over the last minute or less; None until there are two samples."""
+    """Files per second over the last `seconds`, a minute or less; None until there are two samples."""
 
     accepted: float | None = None
     completed: float | None = None
     failed: float | None = None
+    seconds: float = RATE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class _RateMeter:
                 accepted=max(0, after.accepted - before.accepted) / seconds,
                 completed=max(0, after.ever(Status.COMPLETED) - before.ever(Status.COMPLETED)) / seconds,
                 failed=max(0, after.ever(Status.FAILED) - before.ever(Status.FAILED)) / seconds,
+                seconds=seconds,
             ),
         )
 
@@ -156,6 +160,8 @@ class PageData:
         self._health_pool = ThreadPoolExecutor(len(LABELS), "health")
         self._rate_meter = _RateMeter()
         self.jobs = Jobs(on_end=self.invalidate)
+        self._view_tracker = ViewTracker()
+        self._view_lock = threading.Lock()
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
         self._files = self._cached(self._read_files, TTL_SECONDS)
         self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
@@ -295,6 +301,12 @@ class PageData:
         """The faults in the journal of the embedded stack, newest first; empty without such a stack."""
         return self._faults.get("")
 
+    def active_faults(self) -> dict[str, JournalEntry]:
+        """The faults that last now on the servers of the embedded stack, by server."""
+        stack, entries = self.stack(), self.faults().value or []
+        found = {server: active_fault(stack, entries, server) for server in LABELS}
+        return {server: fault for server, fault in found.items() if fault is not None}
+
     def object_preview(self, file_id: int, key: str) -> CachedValue[ObjectPreview | None]:
         """The beginning of a file's object; the value is None if it is missing."""
         return self._object.get((file_id, key))
@@ -317,6 +329,32 @@ class PageData:
         """The latest health check of each server."""
         return {server: self._health.get(server) for server in LABELS}
 
+    def visibility(self) -> Visibility:
+        """Which servers are unreachable, and for how long nothing has obstructed the view of workers and the group."""
+        snapshot, health = self.snapshot(), self.health()
+        unreachable: set[str] = {name for name, reading in health.items() if _is_unreachable(reading)}
+        if snapshot.error is not None:
+            unreachable.add("postgres")
+        unreachable |= self.active_faults().keys()  # known at once; a check takes seconds
+        sync = snapshot.value.overview.leases.get("sync") if snapshot.value is not None else None
+        with self._view_lock:
+            return self._view_tracker.observe(
+                time.monotonic(),
+                frozenset(unreachable),
+                sync_active=sync is not None and sync.held,
+                checked_seconds_ago=health["kafka"].age_seconds or 0.0,
+            )
+
+    def local_processes(self) -> dict[str, LocalProcess]:
+        """The processes of the workers of this machine's stack, by worker id; empty without such a stack."""
+        stack = self.stack()
+        return {
+            worker.id: LocalProcess(
+                worker.process.pid if worker.process.process() is not None else None, worker.process.suspended
+            )
+            for worker in (stack.workers if stack is not None else ())
+        }
+
     def invalidate(self) -> None:
         """Refresh files, dead letters and counts at the next read, because this process has changed something."""
         for cached in (
@@ -336,7 +374,7 @@ class PageData:
         """
         recorder = FaultEndRecorder()
         while not stop.wait(BACKGROUND_SECONDS):
-            self.snapshot()
+            self.visibility()
             with contextlib.suppress(Unavailable):  # the next round tries again
                 recorder.record(self.services.engine, self.faults().value or [])
 
@@ -420,6 +458,10 @@ class PageData:
                 interval_seconds=settings.monitor_interval_seconds,
                 points=HISTORY_POINTS,
             )
+
+
+def _is_unreachable(reading: CachedValue[ServerHealth]) -> bool:
+    return reading.value is not None and reading.value.code is HealthCode.UNREACHABLE
 
 
 def _for_period(query: Callable[[sa.Connection, timedelta], T], period: int) -> Callable[[sa.Connection, str], T]:

@@ -71,6 +71,12 @@ class Services:
         return bootstrap.kafka_admin(self.settings)
 
     @cached_property
+    def kafka_for_health_checks(self) -> KafkaAdmin:
+        """Kafka's administration for health checks, with a short timeout, so that an outage is known soon."""
+        timeout = min(HEALTH_CHECK_SECONDS, self.settings.server_timeout_seconds)
+        return bootstrap.kafka_admin(self.settings.model_copy(update={"server_timeout_seconds": timeout}))
+
+    @cached_property
     def submissions(self) -> Submissions:
         """Accepts requests, and wakes the relay of this process."""
         return Submissions(self._engine, self._wake_relay)

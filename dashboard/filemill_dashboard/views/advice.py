@@ -8,7 +8,9 @@ from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupState, Lags, LeaseState
 from filemill.queries.overview import RecreatedTopic
 from filemill_dashboard.views.durations import format_coarse
+from filemill_dashboard.views.group_view import GroupView, view_group
 from filemill_dashboard.views.plurals import counted, inflect
+from filemill_dashboard.views.visibility import CLEAR, Visibility
 
 # A sample that is older than this many of the monitor's intervals is stale.
 STALE_INTERVALS = 5
@@ -28,7 +30,7 @@ _WHAT_TO_DO = {
     StallReason.SILENT: "Check its log and its connection to Kafka. If this persists, restart it.",
     StallReason.UNKNOWN: "Check its log. If this persists, restart it.",
 }
-_REBALANCING = {"PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING"}
+_RESTARTED = "The stack restarts it within seconds. If this persists, check its log."
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,25 @@ def advise(
     *,
     unknown_ids: int = 0,
     interval_seconds: float,
+    view: GroupView | None = None,
+    visibility: Visibility = CLEAR,
+    embedded: bool = False,
 ) -> list[Advice]:
-    """All advice, the most urgent first. While the monitor is stale, its samples are not used."""
-    staleness = _staleness(group, interval_seconds)
-    found = [] if staleness else [*_about_group(group, lags), *_about_stalled(stalled)]
-    found += [*_about_roles(outbox, leases), *_about_unknown_ids(unknown_ids)]
+    """All advice, the most urgent first. While the monitor is stale, its samples are not used.
+
+    `view`: the group with what is known of its workers. Until all servers have been reachable for some seconds, there
+    is no advice, because a banner names the cause. `embedded`: a supervisor restarts the workers.
+    """
+    if not visibility.settled:
+        return []
+    staleness = _staleness(group, interval_seconds, embedded=embedded)
+    found: list[Advice] = []
+    if not staleness and group is not None:
+        view = view or view_group(group, {})
+        found = [*_about_group(view, lags, embedded=embedded), *_about_quiet(view, lags)]
+        shown = [one for one in stalled if view.readers or one.reason is not StallReason.QUIET]
+        found += _about_stalled(shown)
+    found += [*_about_roles(outbox, leases, visibility, embedded=embedded), *_about_unknown_ids(unknown_ids)]
     return sorted(found + staleness, key=lambda advice: ("bad", "warn", "none").index(advice.tone))
 
 
@@ -83,10 +99,17 @@ def even_shares(members: int, partitions: int) -> list[int]:
     return [partitions // members + (place < partitions % members) for place in range(members)]
 
 
-def trend(lag: int | None, flow: Flow) -> str | None:
-    """Whether the lag grows or shrinks, and when it will be zero at the current rate; None if unknown."""
+def trend(lag: int | None, flow: Flow, readers: int | None = None) -> str | None:
+    """Whether the lag grows or shrinks, and when it will be zero at the current rate; None if unknown.
+
+    `readers` is the number of members that may start records: without one, past commits are no forecast.
+    """
     if lag is None or flow.produced is None or flow.committed is None:
         return None
+    if lag and readers == 0:
+        return "no worker reads it"
+    if not lag and flow.produced == 0:
+        return "steady"
     gain = flow.committed - flow.produced
     if abs(gain) < max(STEADY_PER_SECOND, STEADY_SHARE * flow.committed):
         return "steady"
@@ -100,50 +123,68 @@ def lag_age(seconds: float | None) -> str | None:
     return None if seconds is None else f"{format_coarse(seconds)} behind"
 
 
-def _staleness(group: GroupState | None, interval_seconds: float) -> list[Advice]:
-    start = "Start `filemill run monitor`; until then, lag and assignment are unknown."
-    if group is None:
-        return [Advice("warn", "The group monitor has not reported yet", start)]
-    if group.age_seconds > max(STALE_SECONDS_MIN, STALE_INTERVALS * interval_seconds):
-        silent = f"The group monitor has been silent for {format_coarse(group.age_seconds)}"
-        return [Advice("warn", silent, "Lag and assignment are from that time. Check its log, or restart it.")]
-    return []
+def is_stale(group: GroupState | None, interval_seconds: float) -> bool:
+    """Whether there is no sample of the group, or the latest one does not describe the present."""
+    return group is None or group.age_seconds > max(STALE_SECONDS_MIN, STALE_INTERVALS * interval_seconds)
 
 
-def _about_group(group: GroupState | None, lags: Lags | None) -> list[Advice]:
-    if group is None or lags is None:
+def _staleness(group: GroupState | None, interval_seconds: float, *, embedded: bool) -> list[Advice]:
+    if not is_stale(group, interval_seconds):
         return []
-    members, partitions = len(group.members), [part.partition for part in lags.partitions]
+    if group is None:
+        start = _start("monitor", embedded=embedded)
+        text = f"{start} Until then, lag and assignment are unknown."
+        return [Advice("warn", "The group monitor has not reported yet", text)]
+    silent = f"The group monitor has been silent for {format_coarse(group.age_seconds)}"
+    remedy = _RESTARTED if embedded else "Check its log, or restart it."
+    return [Advice("warn", silent, f"Lag and assignment are from that time. {remedy}")]
+
+
+def _start(role: str, *, embedded: bool) -> str:
+    return _RESTARTED if embedded else f"Start `filemill run {role}`."
+
+
+def _about_group(view: GroupView, lags: Lags | None, *, embedded: bool) -> list[Advice]:
+    if lags is None:
+        return []
+    members, partitions = len(view.members), [part.partition for part in lags.partitions]
     if not members:
         waiting = f"{counted(lags.total, 'record is', 'records are')} waiting." if lags.total else ""
-        return [
-            Advice("bad", "No file processor is running", f"{waiting} Start one: `filemill run processor`.".strip())
-        ]
+        if view.running:
+            running = counted(view.running, "worker is running and joins", "workers are running and join")
+            text = f"{waiting} {running} it. This should end within seconds.".strip()
+            return [Advice("warn", "The group has no members", text)]
+        start = "Scale the file processors on the Workers page." if embedded else "Start one: `filemill run processor`."
+        return [Advice("bad", "No file processor is running", f"{waiting} {start}".strip())]
     found = []
-    owned = {partition for member in group.members for partition in member.partitions}
-    orphans = [partition for partition in partitions if partition not in owned]
+    orphans = [partition for partition in partitions if partition not in view.owned]
     if orphans:
         names = _names("partition", orphans)
-        settling = group.state.upper() in _REBALANCING
         found.append(
             Advice("warn", f"{names} without an owner", "The group is rebalancing. This should end within seconds.")
-            if settling
+            if view.rebalancing
             else Advice("bad", f"{names} without an owner", "No worker reads them. Check the processors' logs.")
         )
-    idle = sum(not member.partitions for member in group.members)
+    idle = sum(not member.partitions for member in view.members)
     if idle and partitions and members > len(partitions):
         even = "/".join(str(share) for share in even_shares(members, len(partitions) * 2))
-        found.append(
-            Advice(
-                "none",
-                f"{counted(members, 'worker')}, {counted(len(partitions), 'partition')}: {_number(idle)} idle",
-                f"With {counted(2 * len(partitions), 'partition')}, the workers would have {even}.",
-            )
-        )
-    elif idle:
+        have = f"{counted(members, 'worker')}, {counted(len(partitions), 'partition')}: {_number(idle)} idle"
+        text = f"With {counted(2 * len(partitions), 'partition')}, the workers would have {even}."
+        found.append(Advice("none", have, text))
+    elif idle and not view.rebalancing:
         some = f"{_number(idle).capitalize()} of {counted(members, 'worker')}"
         found.append(Advice("warn", f"{some} {inflect(idle, 'has', 'have')} no partition yet"))
     return found
+
+
+def _about_quiet(view: GroupView, lags: Lags | None) -> list[Advice]:
+    """Quiet workers start no records, on purpose; somebody may have forgotten them."""
+    if lags is None or not lags.total or not view.members or view.readers:
+        return []
+    what = "The only worker is quiet" if len(view.members) == 1 else f"All {len(view.members)} workers are quiet"
+    waiting = counted(lags.total, "record waits", "records wait")
+    behind = f", the oldest for {format_coarse(lags.behind_seconds)}" if lags.behind_seconds else ""
+    return [Advice("warn", what, f"{waiting}{behind}. Resume them on the Workers page, or `filemill workers resume`.")]
 
 
 def _about_stalled(stalled: Sequence[StalledPartition]) -> list[Advice]:
@@ -182,18 +223,21 @@ def _about_unknown_ids(count: int) -> list[Advice]:
     return [Advice("warn", what, text)]
 
 
-def _about_roles(outbox: OutboxState, leases: Mapping[str, LeaseState]) -> list[Advice]:
+def _about_roles(
+    outbox: OutboxState, leases: Mapping[str, LeaseState], visibility: Visibility, *, embedded: bool
+) -> list[Advice]:
     found = []
     relay, sync = leases.get("relay"), leases.get("sync")
     age = outbox.oldest_age_seconds or 0.0
     if outbox.depth and age > OUTBOX_DELAY_SECONDS:
-        inactive = "" if relay is not None and relay.held else " No relay is active: start `filemill run relay`."
+        inactive = (
+            "" if relay is not None and relay.held else f" No relay is active. {_start('relay', embedded=embedded)}"
+        )
         waiting = counted(outbox.depth, "accepted request waits", "accepted requests wait")
-        text = f"The oldest has waited for {format_coarse(age)}. "
-        text += f"They are published as soon as Kafka is reachable.{inactive}"
-        found.append(Advice("warn", f"{waiting} in the outbox", text))
-    if sync is None or not sync.held:
-        text = "Files are processed, but their status does not change. Start `filemill run sync`."
+        text = f"The oldest has waited for {format_coarse(age)}. They are published as soon as Kafka is reachable."
+        found.append(Advice("warn", f"{waiting} in the outbox", f"{text}{inactive}"))
+    if (sync is None or not sync.held) and visibility.sync_missing:
+        text = f"Files are processed, but their status does not change. {_start('sync', embedded=embedded)}"
         found.append(Advice("warn", "No status sync is active", text))
     return found
 

@@ -56,12 +56,18 @@ class OwnershipChange:
     cause: str | None
 
 
-def ownership_periods(known: OwnershipHistory) -> list[PartitionOwnership]:
-    """All periods of ownership, by partition and time."""
+def ownership_periods(
+    known: OwnershipHistory, *, events_known: bool = True, silence_known: bool = True
+) -> list[PartitionOwnership]:
+    """All periods of ownership, by partition and time.
+
+    `events_known`: events arrive now; otherwise a period ends when its worker was last heard of, and the present is
+    unknown. `silence_known`: a worker that is not heard of is silent; otherwise nobody knows.
+    """
     tracker = _EventTracker(known)
     for event in known.events:
         tracker.apply(event)
-    tracker.finish()
+    tracker.finish(events_known=events_known, silence_known=silence_known)
     foreign = _foreign_periods(known)
     found = sorted([*tracker.finished, *foreign], key=lambda period: (period.partition, period.start))
     return [_cut(period, following) for period, following in zip_longest(found, found[1:])]
@@ -93,13 +99,14 @@ class _EventTracker:
                 for partition in {*body.owned, *new}:
                     self._open.setdefault((worker, partition), (at, body.epoch))
 
-    def finish(self) -> None:
+    def finish(self, *, events_known: bool, silence_known: bool) -> None:
         """Close what is open: a dead worker owned its partitions until it was last heard of, others still do."""
         until = self._known.until
         for worker in {owner for owner, _ in self._open}:
             heard = self._known.last_heard.get(worker, until)
-            if until - heard > timedelta(seconds=DEAD_AFTER_SECONDS):
-                self._close(worker, self._owned_by(worker), heard, EndReason.SILENT)
+            if not events_known or until - heard > timedelta(seconds=DEAD_AFTER_SECONDS):
+                reason = EndReason.SILENT if events_known and silence_known else EndReason.UNKNOWN
+                self._close(worker, self._owned_by(worker), min(heard, until), reason)
             else:
                 self._close(worker, self._owned_by(worker), until, None)
 

@@ -13,6 +13,7 @@ from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.durations import format_duration
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.visibility import CLEAR, ShownState, Visibility
 
 # A request leaves the outbox within milliseconds. If it waits for this long, something holds it up.
 OUTBOX_SECONDS = 5.0
@@ -30,25 +31,48 @@ class WaitingReason:
 
 
 def why_waiting(
-    history: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]
+    history: FileTimeline,
+    overview: Overview | None,
+    workers: Sequence[WorkerView],
+    *,
+    visibility: Visibility = CLEAR,
+    embedded: bool = False,
 ) -> WaitingReason | None:
-    """What a file waits for now; None if it does not wait."""
+    """What a file waits for now; None if it does not wait.
+
+    `embedded`: a supervisor restarts the workers, and the Workers page scales them.
+    """
     file = history.file
     if file is None or file.status.terminal:
         return None
     if history.waiting is not None:
-        return _in_outbox(history, history.waiting, overview)
-    first = _record_gone(history, file) if is_record_gone(history, overview, workers) else _retrying(history, file)
-    if first is not None:
-        return first
+        return _in_outbox(history, history.waiting, overview, visibility, embedded=embedded)
+    if not visibility.events_known:
+        last = f"The last known status is {file.status}." if file.status is not Status.PENDING else ""
+        return WaitingReason("warn", f"Its progress is unknown: {visibility.obstacle}", last)
+    gone = visibility.settled and is_record_gone(history, overview, workers)
+    first = _record_gone(history, file) if gone else _retrying(history, file)
+    return first or _underway(history, file, overview, workers, visibility, embedded=embedded)
+
+
+def _underway(
+    history: FileTimeline,
+    file: FileRow,
+    overview: Overview | None,
+    workers: Sequence[WorkerView],
+    visibility: Visibility,
+    *,
+    embedded: bool,
+) -> WaitingReason:
+    known = {worker.id: worker for worker in workers}
     if file.status is Status.PROCESSING:
-        return _in_progress(file, {worker.id: worker for worker in workers})
+        return _in_progress(file, known, visibility)
     position = _position(history)
     if position is None:
         return WaitingReason(
             "none", "Its position on Kafka is unknown", "The relay has not published it yet, or another program did."
         )
-    return _in_backlog(position, overview, {worker.id: worker for worker in workers})
+    return _in_backlog(position, overview, known, visibility, embedded=embedded)
 
 
 def is_record_gone(history: FileTimeline, overview: Overview | None, workers: Sequence[WorkerView]) -> bool:
@@ -95,13 +119,24 @@ def _record_gone(history: FileTimeline, file: FileRow) -> WaitingReason:
     return WaitingReason("bad", "Its record was removed from Kafka, so no worker will process it", text)
 
 
-def _in_outbox(history: FileTimeline, waiting: WaitingRequest, overview: Overview | None) -> WaitingReason:
+def _in_outbox(
+    history: FileTimeline,
+    waiting: WaitingRequest,
+    overview: Overview | None,
+    visibility: Visibility,
+    *,
+    embedded: bool,
+) -> WaitingReason:
     seconds = (history.as_of - waiting.accepted_at).total_seconds()
     ahead = f", behind {counted(waiting.ahead, 'request')}" if waiting.ahead else ""
     since = f"It has waited for {format_duration(seconds)}{ahead}."
+    if not visibility.events_known:
+        text = f"{since} It is published when the server is reachable again."
+        return WaitingReason("warn", f"In the outbox, because {visibility.obstacle}", text)
     relay = overview.leases.get("relay") if overview else None
-    if relay is not None and not relay.held:
-        return WaitingReason("bad", "In the outbox, and no relay is active", f"{since} Start `filemill run relay`.")
+    if relay is not None and not relay.held and visibility.settled:
+        start = "The stack restarts it within seconds." if embedded else "Start `filemill run relay`."
+        return WaitingReason("bad", "In the outbox, and no relay is active", f"{since} {start}")
     tone = "warn" if seconds > OUTBOX_SECONDS else "none"
     return WaitingReason(tone, "In the outbox, not published yet", since)
 
@@ -119,15 +154,24 @@ def _retrying(history: FileTimeline, file: FileRow) -> WaitingReason | None:
     )
 
 
-def _in_backlog(position: PublishedRequest, overview: Overview | None, workers: dict[str, WorkerView]) -> WaitingReason:
+def _in_backlog(
+    position: PublishedRequest,
+    overview: Overview | None,
+    workers: dict[str, WorkerView],
+    visibility: Visibility,
+    *,
+    embedded: bool,
+) -> WaitingReason:
     where = f"partition {position.partition}, offset {position.offset}"
     if overview is None or overview.group is None or overview.lags is None:
         text = "The group monitor has not reported, so the owner of the partition is unknown."
         return WaitingReason("none", f"Published at {where}", text)
     owner = next((one for one in overview.group.members if position.partition in one.partitions), None)
     if owner is None:
-        text = f"Its record is at offset {position.offset}. Start a file processor, or wait for the rebalance."
-        return WaitingReason("bad", f"Partition {position.partition} has no owner", text)
+        remedy = "Scale the file processors on the Workers page" if embedded else "Start a file processor"
+        text = f"Its record is at offset {position.offset}. {remedy}, or wait for the rebalance."
+        tone = "bad" if visibility.settled else "warn"
+        return WaitingReason(tone, f"Partition {position.partition} has no owner", text)
     lag = next((part for part in overview.lags.partitions if part.partition == position.partition), None)
     committed = lag.committed_offset if lag else None
     ahead = None if committed is None else max(0, position.offset - committed)
@@ -135,19 +179,20 @@ def _in_backlog(position: PublishedRequest, overview: Overview | None, workers: 
         "" if ahead is None else f" {counted(ahead, 'record before it is', 'records before it are')} not committed yet."
     )
     worker = workers.get(owner.client_id)
-    obstacle = _obstacle(worker, position.partition, before) if worker is not None else None
+    obstacle = _obstacle(worker, position.partition, before, visibility) if worker is not None else None
     return obstacle or WaitingReason(
         "none", f"Waiting in the backlog at {where}", f"{owner.client_id} reads this partition.{before}"
     )
 
 
-def _obstacle(worker: WorkerView, partition: int, before: str) -> WaitingReason | None:
+def _obstacle(worker: WorkerView, partition: int, before: str, visibility: Visibility) -> WaitingReason | None:
     """What keeps the owner of a partition from reading it."""
     vitals = worker.vitals
     if worker.condition is WorkerCondition.DEAD:
         silence = format_duration(worker.heard_seconds_ago)
         text = f"No heartbeat for {silence}. The group will assign the partition to another worker."
-        return WaitingReason("bad", f"{worker.id} owns partition {partition} and is dead", text)
+        dead = WaitingReason("bad", f"{worker.id} owns partition {partition} and is dead", text)
+        return _unheard(worker, visibility) or dead
     if vitals is None:
         return None
     if vitals.quiet:
@@ -163,12 +208,22 @@ def _obstacle(worker: WorkerView, partition: int, before: str) -> WaitingReason 
     return None
 
 
-def _in_progress(file: FileRow, workers: dict[str, WorkerView]) -> WaitingReason:
+def _unheard(worker: WorkerView, visibility: Visibility) -> WaitingReason | None:
+    """The reason for a worker that was not heard of, if that means nothing; None if it is dead."""
+    if visibility.worker_state(worker) is ShownState.DEAD:
+        return None
+    text = "After an outage, workers need some seconds to reconnect." if not visibility.silence_known else ""
+    return WaitingReason("warn", f"The state of its worker {worker.id} is unknown", text)
+
+
+def _in_progress(file: FileRow, workers: dict[str, WorkerView], visibility: Visibility) -> WaitingReason:
     step = f"step {file.step or 0} of {file.steps}" if file.steps else "started"
     worker = workers.get(file.worker_id or "")
     if worker is None:
         return WaitingReason("none", f"In progress: {step}", f"By {file.worker_id or 'an unknown worker'}.")
     if worker.condition is WorkerCondition.DEAD:
+        if (unheard := _unheard(worker, visibility)) is not None:
+            return unheard
         silence = format_duration(worker.heard_seconds_ago)
         text = f"No heartbeat for {silence}. The next owner of partition {file.partition} reprocesses it."
         return WaitingReason("bad", f"Its worker {worker.id} is dead", text)

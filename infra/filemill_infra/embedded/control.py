@@ -42,6 +42,9 @@ class SupervisorControls(Protocol):
     def inject_fault(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         """Begin a fault, which ends by itself. Raises KeyError, CommandRejected."""
 
+    def end_fault(self, target: str) -> None:
+        """End the fault on a server or worker now. Raises CommandRejected if there is none."""
+
 
 class ControlServer:
     """Listens from `open` to `close`."""
@@ -90,6 +93,8 @@ class ControlServer:
                 self._supervisor.kill_worker(command.worker)
             case "fault":
                 self._supervisor.inject_fault(command.fault, command.target, command.seconds, command.key)
+            case "end-fault":
+                self._supervisor.end_fault(command.target)
         return []
 
 

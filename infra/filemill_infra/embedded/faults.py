@@ -5,6 +5,7 @@ before it has undone the fault.
 """
 
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from filemill.runtime.supervisor_client import FAULT_SECONDS_MAX, CommandRejecte
 
 # How long a command waits until its fault has begun.
 BEGIN_SECONDS = 10.0
+# A stack that stops ends its faults within this time.
+STOP_POLL_SECONDS = 0.1
 
 log = structlog.get_logger("stack")
 
@@ -44,7 +47,7 @@ class FaultInjector:
         self._journal = Journal(journal)
         self._stopped = stopped
         self._lock = threading.Lock()
-        self._active: set[str] = set()
+        self._active: dict[str, threading.Event] = {}  # set: the fault on this target is to end
 
     def begin(self, kind: FaultKind, target: str, seconds: float, key: str) -> None:
         """Begin a fault and return when it has begun. Raises KeyError, CommandRejected."""
@@ -56,10 +59,19 @@ class FaultInjector:
         with self._lock:
             if target in self._active:
                 raise CommandRejected(f"A fault is still active on {target}", CommandRejection.FAULT_ACTIVE)
-            self._active.add(target)
+            ended = self._active[target] = threading.Event()
         begun = threading.Event()
-        threading.Thread(target=self._run, args=(fault, key, begun), name=f"fault-{target}", daemon=True).start()
+        run = (fault, key, begun, ended)
+        threading.Thread(target=self._run, args=run, name=f"fault-{target}", daemon=True).start()
         begun.wait(BEGIN_SECONDS)
+
+    def end(self, target: str) -> None:
+        """End the fault on `target` now; returns before it is undone. Raises CommandRejected if there is none."""
+        with self._lock:
+            ended = self._active.get(target)
+        if ended is None:
+            raise CommandRejected(f"No fault is active on {target}", CommandRejection.NO_FAULT)
+        ended.set()
 
     def _make(self, kind: FaultKind, target: str, seconds: float) -> Fault:
         state = self._stack.state
@@ -82,10 +94,13 @@ class FaultInjector:
             )
         return process_suspended(worker.role, target, lambda number: self._stack.kill_worker(target, number), seconds)
 
-    def _run(self, fault: Fault, key: str, begun: threading.Event) -> None:
+    def _run(self, fault: Fault, key: str, begun: threading.Event, ended: threading.Event) -> None:
         def wait(seconds: float) -> None:
             begun.set()
-            self._stopped.wait(seconds)
+            deadline = time.monotonic() + seconds
+            while not self._stopped.is_set() and (left := deadline - time.monotonic()) > 0:
+                if ended.wait(min(left, STOP_POLL_SECONDS)):
+                    return
 
         try:
             with self._journal.record_interval(
@@ -97,4 +112,4 @@ class FaultInjector:
         finally:
             begun.set()
             with self._lock:
-                self._active.discard(fault.target)
+                self._active.pop(fault.target, None)

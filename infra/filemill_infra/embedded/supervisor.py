@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
-from filemill.runtime.supervisor_client import FaultKind
+from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind
 from filemill_infra.embedded.control import ControlServer
 from filemill_infra.embedded.down import stop_orphans
 from filemill_infra.embedded.home import HomeLock, prepare_home
@@ -184,6 +184,14 @@ class Supervisor:
 
                 self._faults = FaultInjector(self, self.home / FAULTS_FILE, self._cancelled)
         self._faults.begin(kind, target, seconds, key)
+
+    def end_fault(self, target: str) -> None:
+        """End the fault on a server or worker before its time is over. Raises CommandRejected if there is none."""
+        with self._faults_lock:
+            faults = self._faults
+        if faults is None:
+            raise CommandRejected(f"No fault is active on {target}", CommandRejection.NO_FAULT)
+        faults.end(target)
 
     def watch(self, pid: int) -> None:
         """Have another process killed if the supervisor dies."""
