@@ -8,6 +8,8 @@ from filemill.domain.stalls import StalledPartition, StallReason
 from filemill.queries.files import OutboxState
 from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseState, PartitionLag
 from filemill_dashboard.views.advice import advise, even_shares, trend
+from filemill_dashboard.views.group_view import view_group
+from filemill_dashboard.views.visibility import ShownState, Visibility
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EMPTY = OutboxState(0, None)
@@ -95,6 +97,62 @@ def test_the_trend_of_the_lag(
     lag: int | None, produced: float | None, committed: float | None, expected: str | None
 ) -> None:
     assert trend(lag, Flow(produced, committed, 60)) == expected
+
+
+def test_without_readers_there_is_no_forecast() -> None:
+    assert trend(20, Flow(0.1, 5.0, 60), readers=0) == "no worker reads it"
+    assert trend(0, Flow(0.0, 5.0, 60), readers=2) == "steady"
+
+
+def test_an_outage_silences_all_advice() -> None:
+    outage = Visibility(frozenset({"kafka"}), reachable_seconds=0, events_seconds=0)
+    recovering = Visibility(reachable_seconds=5)
+    for visibility in (outage, recovering):
+        found = advise(
+            group(state="EMPTY"), lags(3, lag=4), OutboxState(9, 60.0), {}, interval_seconds=2, visibility=visibility
+        )
+        assert found == []
+
+
+def test_running_workers_without_membership_are_about_to_join() -> None:
+    view = view_group(group(state="EMPTY"), {"w1": ShownState.IDLE})
+    (advice,) = advise(group(state="EMPTY"), lags(3, lag=1), EMPTY, HELD, interval_seconds=2, view=view)
+    assert (advice.tone, advice.what) == ("warn", "The group has no members")
+    assert advice.text == "3 records are waiting. 1 worker is running and joins it. This should end within seconds."
+
+
+def test_quiet_workers_with_a_backlog_are_reported() -> None:
+    members = group([0], [1, 2])
+    everyone = {"worker-1", "worker-2"}
+    view = view_group(members, dict.fromkeys(everyone, ShownState.IDLE), everyone)
+    (advice,) = advise(members, lags(3, lag=5), EMPTY, HELD, interval_seconds=2, view=view)
+    assert (advice.tone, advice.what) == ("warn", "All 2 workers are quiet")
+    assert advice.text.startswith("15 records wait. Resume them on the Workers page")
+    view = view_group(members, dict.fromkeys(everyone, ShownState.IDLE), {"worker-1"})
+    assert advise(members, lags(3, lag=5), EMPTY, HELD, interval_seconds=2, view=view) == []
+
+
+def test_an_embedded_stack_needs_no_commands_of_containers() -> None:
+    leases = {name: lease for name, lease in HELD.items() if name != "sync"}
+    found = [
+        *advise(group(state="EMPTY"), lags(3), OutboxState(1, 42.0), {}, interval_seconds=2, embedded=True),
+        *advise(group([0, 1, 2], age=300), lags(3), EMPTY, leases, interval_seconds=2, embedded=True),
+        *advise(None, None, EMPTY, HELD, interval_seconds=2, embedded=True),
+    ]
+    assert len(found) == 6
+    assert [one.text for one in found if "filemill run" in one.text] == []
+    assert "Scale the file processors on the Workers page." in found[0].text
+
+
+def test_a_former_membership_causes_no_advice_about_idle_workers() -> None:
+    members = [
+        GroupMember("old", "worker-1", "h", [0, 1]),
+        GroupMember("new", "worker-1", "h", []),
+        GroupMember("other", "worker-2", "h", [2]),
+    ]
+    state = GroupState(NOW, 1.0, "STABLE", "consumer", members)
+    view = view_group(state, {"worker-1": ShownState.IDLE, "worker-2": ShownState.IDLE})
+    assert advise(state, lags(3), EMPTY, HELD, interval_seconds=2, view=view) == []
 
 
 def test_partitions_are_distributed_evenly() -> None:

@@ -16,6 +16,7 @@ from filemill.queries.group import Flow, GroupMember, GroupState, Lags, LeaseSta
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill_dashboard.views.file_timeline import delivery_outcome, state_diagram, timeline_entries
+from filemill_dashboard.views.visibility import Visibility
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -307,3 +308,28 @@ def test_a_file_in_the_outbox_is_in_the_first_state() -> None:
     diagram = state_diagram(history_of(Status.PENDING, publications=ON_KAFKA))
     assert diagram is not None
     assert [node.current for node in diagram.path] == [False, True, False]
+
+
+def test_during_an_outage_of_kafka_no_other_reason_is_given() -> None:
+    away = Visibility(frozenset({"kafka"}), reachable_seconds=0, events_seconds=0)
+    dead = [worker("w", WorkerCondition.DEAD)]
+    processing = history_of(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA)
+    reason = why_waiting(processing, overview({"w": [2]}), dead, visibility=away)
+    assert reason is not None
+    assert (reason.tone, reason.what) == ("warn", "Its progress is unknown: Kafka is unreachable")
+    waiting = history_of(Status.PENDING, waiting=WaitingRequest(1, ago(30), None, 3))
+    reason = why_waiting(waiting, overview({}, relay=False), [], visibility=away)
+    assert reason is not None
+    assert reason.what == "In the outbox, because Kafka is unreachable"
+
+
+def test_after_an_outage_a_worker_that_was_not_heard_of_is_not_called_dead() -> None:
+    back = Visibility(reachable_seconds=3, events_seconds=3)
+    dead = [worker("w", WorkerCondition.DEAD)]
+    for history in (
+        history_of(Status.PROCESSING, {"worker_id": "w"}, publications=ON_KAFKA),
+        history_of(Status.PENDING, publications=ON_KAFKA),
+    ):
+        reason = why_waiting(history, overview({"w": [2]}), dead, visibility=back)
+        assert reason is not None
+        assert (reason.tone, reason.what) == ("warn", "The state of its worker w is unknown")

@@ -112,6 +112,29 @@ def test_the_flow_strip_counts_requests_per_stage(settings: Settings, engine: sa
     assert advice["title"] == "1 accepted request waits in the outbox"
 
 
+def test_an_outage_of_kafka_hides_what_is_learned_through_it(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    sample(engine, settings, [5, 0, 7], [[0], [1], []])
+    with engine.begin() as connection:
+        connection.execute(sa.update(LeaseRow).values(expires_at=sa.func.now()))
+    away = settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})
+    page = open_page(away, "pipeline")
+    page.until_noticed()
+    (banner,) = page.notices()
+    assert "Kafka" in banner["title"]
+    assert page.notices("advice") == []
+    group = page.shown("facts", "group")
+    assert group["stale"]
+    assert facts(page, "group")["State"] == "unknown: Kafka is unreachable"
+    assert (facts(page, "group")["Time lag"], facts(page, "group")["Trend"]) == (None, None)
+    assert facts(page, "roles")["Status sync"] == "unknown: Kafka is unreachable"
+    assert page.shown("assignment", "assignment")["stale"]
+    assert page.shown("chart", "rebalances")["stale"]
+    dimmed = {stage["name"]: bool(stage.get("stale")) for stage in page.shown("flow_strip", "strip")["stages"]}
+    assert dimmed == {"Accepted": False, "Outbox": False, "Backlog": True, "In progress": True, "Finished": True}
+
+
 def test_owners_idle_members_and_unowned_partitions_are_shown(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:

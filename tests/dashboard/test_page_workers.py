@@ -99,6 +99,37 @@ def test_busy_idle_stuck_dead_and_stopped_workers_are_distinguished(
     assert set(rows(open_page(settings, "workers", state="dead"))) == {"dead"}
 
 
+def test_an_outage_of_kafka_makes_every_state_unknown(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    heartbeat(engine, "w1", in_flight=1)
+    heartbeat(engine, "w2", ago=30)
+    away = settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})
+    page = open_page(away, "workers")
+    page.until_noticed()
+    page.run()
+    found = rows(page)
+    assert {name: row["cells"]["state"] for name, row in found.items()} == {
+        "w1": ["unknown", "none"],
+        "w2": ["unknown", "none"],
+    }
+    assert "Kafka is unreachable" in found["w1"]["titles"]["state"]
+    quiet = next(act for act in found["w1"]["actions"] if act["name"] == "quiet")
+    assert quiet["disabled_reason"] == "Kafka is unreachable"
+    assert page.shown("grid", "workers")["stale"]
+    tiles = {tile["label"]: tile["count"] for tile in page.shown("filter_tiles", "states")["tiles"]}
+    unknown = dict.fromkeys(("Busy", "Idle", "Stuck", "Dead", "Stopped"))
+    assert tiles == {"All workers": 2, **unknown}
+
+
+def test_without_a_status_sync_no_worker_is_called_dead(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    heartbeat(engine, "w", ago=30)
+    page = open_page(settings, "workers")
+    assert rows(page)["w"]["cells"]["state"] == ["unknown", "none"]
+
+
 @pytest.mark.usefixtures("sync_active")
 def test_workers_are_paginated_with_live_ones_first_and_all_are_counted(
     settings: Settings, engine: sa.Engine, open_page: OpenPage

@@ -76,6 +76,17 @@ def test_a_killed_worker_owned_its_partitions_until_it_was_last_heard_of() -> No
     assert in_seconds(ownership_periods(history)) == [(0, "a", 10, 50, "silent"), (0, "b", 60, 100, None)]
 
 
+def test_no_bar_grows_while_events_cannot_arrive() -> None:
+    history = known(event("a", EventKind.ASSIGNED, 10, partitions=[0], owned=[0]), a=97)
+    assert in_seconds(ownership_periods(history)) == [(0, "a", 10, 100, None)]
+    assert in_seconds(ownership_periods(history, events_known=False)) == [(0, "a", 10, 97, "unknown")]
+
+
+def test_after_an_outage_a_silent_owner_is_not_called_silent() -> None:
+    history = known(event("a", EventKind.ASSIGNED, 10, partitions=[0], owned=[0]), a=50)
+    assert in_seconds(ownership_periods(history, silence_known=False)) == [(0, "a", 10, 50, "unknown")]
+
+
 def test_a_killed_and_restarted_worker_owned_nothing_in_between() -> None:
     history = known(
         event("a", EventKind.HEARTBEAT, -2, owned=[0]),
@@ -161,6 +172,6 @@ def test_a_mark_names_the_operation_and_who_did_it() -> None:
     assert describe(act("stack.scale", role="processor", count=4)) == "4 × processor · page"
     assert describe(act("stack.kill", worker="w-1")) == "kill w-1 · page"
     assert describe(act("quiet", worker=None)) == "quiet all workers · page"
-    assert describe(act("dlq.replay", files=[[1, 2]])) == "replay: 1 files · page"
+    assert describe(act("dlq.replay", files=[[1, 2]])) == "replay: 1 file · page"
     (mark,) = annotations_of([act("quiet", worker="w-1")])
     assert mark.text == "quiet w-1 · page"

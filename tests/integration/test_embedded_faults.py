@@ -122,6 +122,20 @@ def test_an_impossible_fault_is_rejected(
     assert entry(supervisor, "f") is None
 
 
+def test_a_fault_can_be_ended_before_its_time(supervisor: Supervisor) -> None:
+    pid = supervisor.server("s3").pid
+    execute(supervisor, SupervisorCommand("fault", fault="stopped", target="s3", seconds=600, key="h"))
+    wait_until(lambda: status(pid) == psutil.STATUS_STOPPED, TIMEOUT_SECONDS, "it is suspended")
+    execute(supervisor, SupervisorCommand("end-fault", target="s3"))
+    ended = wait_for_end(supervisor, "h")
+    assert ended.ended is not None
+    assert ended.ended - ended.began < TIMEOUT_SECONDS
+    wait_until(lambda: status(pid) != psutil.STATUS_STOPPED, TIMEOUT_SECONDS, "it is resumed")
+    with pytest.raises(CommandRejected) as caught:
+        execute(supervisor, SupervisorCommand("end-fault", target="s3"))
+    assert caught.value.code is CommandRejection.NO_FAULT
+
+
 def test_stopping_the_stack_ends_its_faults(tmp_path: Path) -> None:
     with Supervisor(tmp_path / "home", [], servers=["s3"], default_ports=False) as supervisor:
         execute(supervisor, SupervisorCommand("fault", fault="stopped", target="s3", seconds=600, key="g"))

@@ -71,8 +71,9 @@ def test_commands_are_executed_and_answered(control: ControlServer, recorder: Re
     send(stack(control), SupervisorCommand("stop", worker="processor-1"))
     send(stack(control), SupervisorCommand("kill", worker="processor-2"))
     send(stack(control), SupervisorCommand("fault", fault="stopped", target="kafka", seconds=2.5, key="k"))
+    send(stack(control), SupervisorCommand("end-fault", target="kafka"))
     calls = [("scale", "processor", 2), ("stop", "processor-1"), ("kill", "processor-2")]
-    assert recorder.calls == [*calls, ("stopped", "kafka", 2.5, "k")]
+    assert recorder.calls == [*calls, ("stopped", "kafka", 2.5, "k"), ("end-fault", "kafka")]
 
 
 @pytest.mark.parametrize(
