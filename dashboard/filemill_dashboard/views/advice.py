@@ -181,7 +181,11 @@ def _about_quiet(view: GroupView, lags: Lags | None) -> list[Advice]:
     """Quiet workers start no records, on purpose; somebody may have forgotten them."""
     if lags is None or not lags.total or not view.members or view.readers:
         return []
-    what = "The only worker is quiet" if len(view.members) == 1 else f"All {len(view.members)} workers are quiet"
+    what = (
+        "The only worker is quiet"
+        if len(view.members) == 1
+        else f"All {counted(len(view.members), 'worker')} are quiet"
+    )
     waiting = counted(lags.total, "record waits", "records wait")
     behind = f", the oldest for {format_coarse(lags.behind_seconds)}" if lags.behind_seconds else ""
     return [Advice("warn", what, f"{waiting}{behind}. Resume them on the Workers page, or `filemill workers resume`.")]
