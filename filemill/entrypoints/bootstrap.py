@@ -28,6 +28,8 @@ from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
 from filemill.entrypoints.kafka_only import kafka_admin
+from filemill.entrypoints.processor import handler_pool, handler_sources
+from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
 from filemill.services.foreign_results import HashFiller
@@ -38,6 +40,7 @@ from filemill.services.request_losses import find_bounds
 from filemill.services.submissions import no_relay
 from filemill.verification.check import verify as check
 from filemill.verification.report import VerificationReport
+from filemill_workers.file_processor.handlers import Handlers
 from filemill_workers.group_monitor import GroupMonitor
 from filemill_workers.outbox_relay import OutboxRelay
 from filemill_workers.status_sync import StatusSync
@@ -171,9 +174,17 @@ def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
 
 
 def verify(settings: Settings, engine: sa.Engine) -> VerificationReport:
-    """Run all checks of `filemill verify`. Raises Unavailable."""
+    """Run all checks of `filemill verify`. Raises Unavailable, and InvalidHandler if a handler cannot be imported."""
+    handlers = Handlers(load_handlers(handler_sources(settings)), handler_pool(settings))
+
+    async def run() -> VerificationReport:
+        try:
+            return await check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings), handlers)
+        finally:
+            await handlers.close()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(check(settings, engine, KafkaAdmin(settings), S3ObjectStore(settings)))
+        return runner.run(run())
 
 
 def run_beside(target: HashFiller, stop: threading.Event) -> threading.Thread:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -14,7 +15,7 @@ from filemill.adapters.sqlite.topic_index import TopicIndex
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import cycle_breaks
 from filemill.domain.topic_records import RequestRecord
-from filemill.ports import ObjectStore
+from filemill.ports import ObjectStore, ObjectStreams
 from filemill.queries.stalls import current_stalls
 from filemill.queries.verification import (
     count_deleted,
@@ -24,16 +25,28 @@ from filemill.queries.verification import (
 )
 from filemill.verification.bucket import check_bucket
 from filemill.verification.findings import FindingCode
+from filemill.verification.handler_results import HandlerResults, InstalledHandlers, note_open_uploads
 from filemill.verification.report import VerificationReport
 from filemill.verification.rows import check_ends, check_rows
 from filemill.verification.topics import TopicSnapshot
 
 
-async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store: ObjectStore) -> VerificationReport:
+class Bucket(ObjectStore, ObjectStreams, Protocol):
+    """The bucket, for small objects and for those of any size."""
+
+
+async def verify(
+    settings: Settings,
+    engine: sa.Engine,
+    admin: KafkaAdmin,
+    store: Bucket,
+    handlers: InstalledHandlers | None = None,
+) -> VerificationReport:
     """Check the invariants against the servers; a pipeline at rest is checked completely.
 
     Objects are downloaded and compared with a new render, the bucket is listed, and the topics are read from their
-    beginnings. Raises Unavailable if a server is unreachable.
+    beginnings. `handlers` make the results of deterministic handlers again. Raises Unavailable if a server is
+    unreachable.
     """
     began = time.monotonic()
     report = VerificationReport()
@@ -43,7 +56,10 @@ async def verify(settings: Settings, engine: sa.Engine, admin: KafkaAdmin, store
         for topic in sorted(snapshot.coverage.truncated):
             if snapshot.generations[topic] == 1:
                 report.add_note(f"{topic} has lost records from its beginning: checks that need them were skipped")
-        suspects = await check_rows(engine, store, settings, admin, snapshot, report)
+        results = HandlerResults(store, handlers, report)
+        suspects = await check_rows(engine, store, settings, admin, snapshot, report, results)
+        results.add_notes()
+        note_open_uploads(settings, report)
         if suspects:
             snapshot.read_results()  # on a busy pipeline most of them ended after the topics were read
             check_ends(suspects, settings, snapshot, report)

@@ -17,6 +17,7 @@ from filemill.errors import NotFound
 from filemill.ports import ObjectStore
 from filemill.queries.verification import FileRow, FileRun, PublishedPosition, file_page, published_positions
 from filemill.verification.findings import FindingCode
+from filemill.verification.handler_results import HandlerResults, is_of_handler
 from filemill.verification.report import VerificationReport
 from filemill.verification.topics import TopicSnapshot
 
@@ -34,6 +35,7 @@ async def check_rows(
     admin: KafkaAdmin,
     snapshot: TopicSnapshot,
     report: VerificationReport,
+    results: HandlerResults,
 ) -> list[FileRow]:
     """Check the table once, a page at a time. Raises Unavailable.
 
@@ -54,7 +56,9 @@ async def check_rows(
                         suspects.append(row)
                     if row.status == Status.COMPLETED:
                         await free.acquire()
-                        download = tasks.create_task(_check_object(row, store, report))
+                        of_handler = is_of_handler(row)
+                        check = results.check(row) if of_handler else _check_object(row, store, report)
+                        download = tasks.create_task(check)
                         download.add_done_callback(lambda _: free.release())
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None  # the others have the same cause: the server is unreachable

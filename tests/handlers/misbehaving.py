@@ -266,3 +266,9 @@ def large(job: Job[Any]) -> Iterator[bytes]:
     block = bytes(range(256)) * 4096
     for _ in range(job.parameters["mebibytes"]):
         yield block
+
+
+@short("liar", timeout=20.0)
+def liar(job: Job[Any]) -> bytes:
+    """Says that it is deterministic."""
+    return os.urandom(16)

@@ -30,6 +30,10 @@ class Handlers:
         self._running: dict[int, float] = {}
         self._places: dict[str, asyncio.Semaphore] = {}
 
+    def get(self, name: str) -> Handler | None:
+        """The handler with this name, or None."""
+        return self.registry.get(name)
+
     @property
     def longest_timeout(self) -> float:
         """The longest deadline of the attempts in progress, in seconds; 0 without any."""
