@@ -35,7 +35,7 @@ from filemill.runtime.stack_state import running_stack
 PREFIX = "FILEMILL_"
 HOME_VARIABLE = "FILEMILL_HOME"
 
-AuthMode = Literal["local", "token"]
+AuthMode = Literal["local", "token", "accounts"]
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
@@ -330,7 +330,8 @@ class Settings(BaseSettings):
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
     auth: AuthMode = _setting(
         "local",
-        description="Sign-in: local (none; everyone who reaches the port is admin) or token (launch_token)",
+        description="Sign-in: local (none; everyone who reaches the port is admin), token (launch_token) or accounts "
+        "(`filemill users`)",
     )
     launch_token: SecretStr = _setting(
         SecretStr(""), description="With auth=token: the secret that signs in; `filemill up` creates one"

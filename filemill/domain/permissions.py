@@ -62,6 +62,7 @@ class Permission(enum.StrEnum):
     INJECT_FAULTS = "faults.inject"
     DELETE_ORPHANS = "orphans.delete"
     STOP_JOBS = "jobs.stop"
+    MANAGE_PEOPLE = "people.manage"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -89,6 +90,7 @@ RULES: dict[Permission, Rule] = {
     Permission.ADD_PARTITIONS: Rule(Role.ADMIN, "Adding partitions"),
     Permission.INJECT_FAULTS: Rule(Role.ADMIN, "Injecting faults"),
     Permission.DELETE_ORPHANS: Rule(Role.ADMIN, "Deleting orphans"),
+    Permission.MANAGE_PEOPLE: Rule(Role.ADMIN, "Managing accounts"),
 }
 
 

@@ -32,6 +32,7 @@ from filemill.entrypoints.processor import handler_pool, handler_sources
 from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
+from filemill.services.accounts import Accounts
 from filemill.services.foreign_results import HashFiller
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 __all__ = [
+    "accounts",
     "bucket",
     "create_engine",
     "dead_letter_index",
@@ -110,6 +112,11 @@ def dead_letter_index(settings: Settings, engine: sa.Engine) -> DeadLetterIndex:
 def orphans(settings: Settings, engine: sa.Engine) -> Orphans:
     """Lists and deletes objects without an owner."""
     return Orphans(engine, bucket(settings))
+
+
+def accounts(engine: sa.Engine) -> Accounts:
+    """What admins do to accounts."""
+    return Accounts(engine)
 
 
 def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:

@@ -76,8 +76,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
     """A running stack. `settings` are values for `filemill.config.settings.Settings`, by field name.
 
-    `control` is the path of the control socket (`filemill.runtime.supervisor_client`). `token` is the launch token of
-    the page, if it requires one.
+    `control` is the path of the control socket (`filemill.runtime.supervisor_client`). `auth` is the
+    mode of sign-in to the page, and `token` its launch token, if it requires one.
     """
 
     home: str
@@ -88,6 +88,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerState]
     page: str | None = None
     control: str | None = None
+    auth: str = "local"
     token: str | None = None
 
 

@@ -29,6 +29,7 @@ from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identi
 from filemill_dashboard.state.services import Services
 
 TOKEN = "launch-token-of-this-test-0123456789"
+NO_SESSIONS: Any = None
 PAGE = {"accept": "text/html,*/*"}
 
 
@@ -44,7 +45,7 @@ async def echo(request: Request) -> Response:
 
 def client(given: Settings, base_url: str = "http://127.0.0.1:8501", **more: Any) -> httpx.AsyncClient:
     app = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
-    transport = httpx.ASGITransport(Authentication(app, given), client=("10.1.2.3", 5000))
+    transport = httpx.ASGITransport(Authentication(app, given, NO_SESSIONS), client=("10.1.2.3", 5000))
     return httpx.AsyncClient(transport=transport, base_url=base_url, **more)
 
 
@@ -215,7 +216,10 @@ def test_sign_out_deletes_the_cookie() -> None:
     answer = ask("/sign-out", method="POST", headers={"cookie": signed_in()})
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
     assert "Max-Age=0" in answer.headers["set-cookie"]
-    assert ask("/sign-out").status_code == 405
+    page = ask("/sign-out", headers={"cookie": signed_in()})
+    assert (page.status_code, "set-cookie" in page.headers) == (200, False)
+    assert 'action="/sign-out"' in page.text
+    assert ask("/sign-out", method="DELETE").status_code == 405
 
 
 def websocket(headers: list[tuple[bytes, bytes]], *, extension: bool) -> tuple[bool, list[Message]]:
@@ -239,7 +243,7 @@ def websocket(headers: list[tuple[bytes, bytes]], *, extension: bool) -> tuple[b
         "client": ("10.1.2.3", 5000),
         "extensions": {"websocket.http.response": {}} if extension else {},
     }
-    asyncio.run(Authentication(app, settings())(scope, receive, send))
+    asyncio.run(Authentication(app, settings(), NO_SESSIONS)(scope, receive, send))
     return bool(reached), sent
 
 

@@ -30,6 +30,9 @@ WRITES = {
 # What changes something and is no person's or program's request.
 WITHOUT_PRINCIPAL = {
     "access.authorize": "it asks itself",
+    "accounts.Sessions.sign_in": "nobody is signed in before",
+    "accounts.Sessions.sign_out": "everyone may end their own session",
+    "accounts.Sessions.find": "it determines the principal",
     "audit.record": "part of a use case",
     "audit.record_files": "part of a use case",
     "faults.FaultEndRecorder.record": "the process itself completes audit records",

@@ -8,11 +8,13 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.chart_annotations import describe
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
+from filemill_dashboard.components.links import links
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.health import LABELS
 from filemill_dashboard.state.page_data import PageData, Snapshot
+from filemill_dashboard.state.principals import page_principal
 from filemill_dashboard.state.setup_facts import effective_settings, process_versions
 
 TOPICS = [
@@ -46,6 +48,7 @@ def _health(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
             _servers(data, stack)
             _topics(data)
         with st.container(key="half-b"):
+            _viewer(data)
             _roles(data, snapshot)
             facts(
                 "versions",
@@ -53,6 +56,15 @@ def _health(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
                 title="Versions",
             )
     _processes(stack)
+
+
+def _viewer(data: PageData) -> None:
+    """Say who is signed in, if people sign in."""
+    if data.services.settings.auth == "local":
+        return
+    viewer = page_principal()
+    facts("viewer", [Fact("Signed in as", viewer.name), Fact("Role", viewer.role)], title="You")
+    links("sign-out", [("Sign out", "/sign-out")])
 
 
 def _servers(data: PageData, stack: StackState | None) -> None:

@@ -10,9 +10,11 @@ import secrets
 import time
 from functools import lru_cache
 from typing import Protocol
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
+import anyio
 import structlog
+from anyio import to_thread
 from itsdangerous import BadSignature, TimestampSigner
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request, cookie_parser
@@ -23,7 +25,9 @@ from filemill.config.logging import LogRateLimit
 from filemill.config.settings import Settings
 from filemill.domain.origins import DEFAULT_PORTS, parse_host
 from filemill.domain.permissions import NOBODY, Principal, Role, local_admin
-from filemill_dashboard.asgi.sign_in_page import sign_in_page
+from filemill.errors import Unavailable
+from filemill.services.accounts import Sessions, TooManyTries, session_key
+from filemill_dashboard.asgi.sign_in_page import TOO_MANY, WRONG_PASSWORD, WRONG_TOKEN, sign_in_page, sign_out_page
 from filemill_dashboard.rest.errors import error_response
 from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identity
 
@@ -34,6 +38,8 @@ PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 PUBLIC_PREFIXES = ("/assets/", "/static/", "/app/static/")
 SESSION_SECONDS = 7 * 86_400
 FORM_MAX_BYTES = 4096
+# Passwords that are checked at the same time.
+PASSWORD_CHECKS = 2
 # Cookies of the future are refused; clocks of two dashboards may differ by this.
 CLOCK_SKEW_SECONDS = 120
 REJECTIONS_PER_MINUTE = 30
@@ -45,11 +51,14 @@ _rejections = LogRateLimit(REJECTIONS_PER_MINUTE, 60.0)
 class Authenticator(Protocol):
     """A mode of sign-in."""
 
-    def identify(self, scope: Scope) -> Identity | None:
-        """Who the request is from; None: nobody has signed in."""
+    async def identify(self, scope: Scope) -> Identity | None:
+        """Who the request is from; None: nobody has signed in. Raises Unavailable."""
 
-    async def sign_in(self, request: Request) -> Response | None:
-        """The response to a sign-in with its cookie; None: the secret is wrong or missing."""
+    async def sign_in(self, request: Request) -> Response:
+        """The response to a GET or POST of the sign-in page. Raises ClientDisconnect, Unavailable."""
+
+    async def sign_out(self, scope: Scope) -> None:
+        """End the session of the request, if it has one. Raises Unavailable."""
 
 
 class TokenAuthenticator:
@@ -63,7 +72,7 @@ class TokenAuthenticator:
         self._signer = TimestampSigner(token, salt="filemill session", digest_method=hashlib.sha256)
         self._issued_at = lru_cache(maxsize=1024)(self._read_cookie)
 
-    def identify(self, scope: Scope) -> Identity | None:
+    async def identify(self, scope: Scope) -> Identity | None:
         """Who the request is from: a bearer token, else a cookie."""
         headers = Headers(scope=scope)
         name = f"token:{address_of(scope)}"
@@ -77,15 +86,21 @@ class TokenAuthenticator:
             return None
         return Identity(name, Role.ADMIN, issued + SESSION_SECONDS)
 
-    async def sign_in(self, request: Request) -> Response | None:
+    async def sign_in(self, request: Request) -> Response:
         """Exchange the token of the URL that `filemill up` prints, or of the form, for a cookie."""
-        given = request.query_params.get("token", "") if request.method == "GET" else await form_value(request, "token")
+        posted = request.method == "POST"
+        given = (await read_form(request)).get("token", "") if posted else request.query_params.get("token", "")
         if not self._is_token(given):
-            return None
+            tried = posted or bool(request.query_params)
+            if tried:
+                log_rejection(SIGN_IN, request.scope)
+            return HTMLResponse(sign_in_page("token", WRONG_TOKEN if tried else ""), 401 if tried else 200)
+        log.info("Signed in", address=address_of(request.scope))
         cookie = self._signer.sign(secrets.token_hex(8)).decode()
-        response = RedirectResponse("/", 303)
-        set_cookie(response, request.scope, cookie)
-        return response
+        return signed_in(request.scope, cookie)
+
+    async def sign_out(self, scope: Scope) -> None:
+        """Nothing is stored: deleting the cookie is all."""
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token)
@@ -98,14 +113,58 @@ class TokenAuthenticator:
         return issued.timestamp()
 
 
+class AccountAuthenticator:
+    """Mode `accounts`: people sign in with a name and a password. Sessions are rows, and can be revoked."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        # Each check of a password takes 64 MiB and tens of milliseconds of a core.
+        self._limiter = anyio.CapacityLimiter(PASSWORD_CHECKS)
+
+    async def identify(self, scope: Scope) -> Identity | None:
+        """Whose session the cookie names. There are no bearer tokens in this mode."""
+        headers = Headers(scope=scope)
+        secret = cookie_of(headers, cookie_name(scope))
+        if not secret or "authorization" in headers:
+            return None
+        key = session_key(secret)
+        found = self._sessions.cached(key) or await to_thread.run_sync(self._sessions.find, key)
+        return None if found is None or found.role is None else Identity(found.name, found.role, session=key.hex())
+
+    async def sign_in(self, request: Request) -> Response:
+        """Check a name and a password, and start a session. The former session of the browser ends."""
+        if request.method == "GET":
+            return HTMLResponse(sign_in_page("accounts", ""))
+        form, scope = await read_form(request), request.scope
+        former = cookie_of(request.headers, cookie_name(scope))
+        given = (form.get("name", ""), form.get("password", ""), address_of(scope), former)
+        try:
+            secret = await to_thread.run_sync(lambda: self._sessions.sign_in(*given), limiter=self._limiter)
+        except TooManyTries:
+            log_rejection(SIGN_IN, scope)
+            return HTMLResponse(sign_in_page("accounts", TOO_MANY), 429, {"Retry-After": "60"})
+        if secret is None:
+            log_rejection(SIGN_IN, scope)
+            return HTMLResponse(sign_in_page("accounts", WRONG_PASSWORD), 401)
+        return signed_in(scope, secret)
+
+    async def sign_out(self, scope: Scope) -> None:
+        """Delete the session of the cookie."""
+        secret = cookie_of(Headers(scope=scope), cookie_name(scope))
+        if secret:
+            await to_thread.run_sync(self._sessions.sign_out, secret)
+
+
 class Authentication:
     """Middleware: puts the principal into the scope. Without sign-in, only public paths are served."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions) -> None:
         self._app = app
-        self._authenticator: Authenticator | None = (
-            TokenAuthenticator(settings.launch_token.get_secret_value()) if settings.auth == "token" else None
-        )
+        self._authenticator: Authenticator | None = None
+        if settings.auth == "token":
+            self._authenticator = TokenAuthenticator(settings.launch_token.get_secret_value())
+        elif settings.auth == "accounts":
+            self._authenticator = AccountAuthenticator(sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request or WebSocket."""
@@ -120,10 +179,16 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if path in {SIGN_IN, SIGN_OUT} and scope["type"] == "http":
-            await (await self._sign(self._authenticator, Request(scope, receive)))(scope, receive, send)
-            return
-        identity = self._authenticator.identify(scope)
+        try:
+            if path in {SIGN_IN, SIGN_OUT} and scope["type"] == "http":
+                await (await self._sign(self._authenticator, Request(scope, receive)))(scope, receive, send)
+                return
+            identity = await self._authenticator.identify(scope)
+        except Unavailable as error:
+            if path not in PUBLIC_PATHS:
+                await _send_error(error_response(503, "unavailable", str(error)), scope, receive, send)
+                return
+            identity = None
         if identity is None:
             scope[PRINCIPAL] = NOBODY
             if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
@@ -140,24 +205,20 @@ class Authentication:
     async def _sign(self, authenticator: Authenticator, request: Request) -> Response:
         path, method = request.scope["path"], request.method
         if path == SIGN_OUT:
+            if method == "GET":
+                return HTMLResponse(sign_out_page())
             if method != "POST":
-                return _not_allowed("POST")
+                return _not_allowed("GET, POST")
+            await authenticator.sign_out(request.scope)
             response = RedirectResponse(SIGN_IN, 303)
             set_cookie(response, request.scope, None)
             return response
         if method not in {"GET", "POST"}:
             return _not_allowed("GET, POST")
         try:
-            signed_in = await authenticator.sign_in(request)
+            return await authenticator.sign_in(request)
         except ClientDisconnect:
             return Response(status_code=400)
-        if signed_in is not None:
-            log.info("Signed in", address=address_of(request.scope))
-            return signed_in
-        tried = method == "POST" or bool(request.query_params)
-        if tried:
-            _log_rejection("sign-in", request.scope)
-        return HTMLResponse(sign_in_page(wrong=tried), 401 if tried else 200)
 
 
 def address_of(scope: Scope) -> str:
@@ -189,30 +250,44 @@ def set_cookie(response: Response, scope: Scope, value: str | None) -> None:
     )
 
 
-async def form_value(request: Request, name: str) -> str:
-    """A field of a submitted form; empty if it is missing or the form is too large. Raises ClientDisconnect."""
+def signed_in(scope: Scope, cookie: str) -> Response:
+    """The response to a successful sign-in. It leads to the first page and nowhere else."""
+    response = RedirectResponse("/", 303)
+    set_cookie(response, scope, cookie)
+    return response
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a submitted form; empty if it is too large or not a form. Raises ClientDisconnect."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > FORM_MAX_BYTES:
-            return ""
+            return {}
     try:
-        return parse_qs(body.decode(), max_num_fields=10).get(name, [""])[0]
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10))
     except ValueError:
-        return ""
+        return {}
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    _log_rejection(scope["path"], scope)
-    if scope["type"] == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008})
-            return
-    elif scope["method"] == "GET" and b"text/html" in Headers(scope=scope).get("accept", "").encode():
+    log_rejection(scope["path"], scope)
+    if (
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and b"text/html" in Headers(scope=scope).get("accept", "").encode()
+    ):
         await RedirectResponse(SIGN_IN, 303)(scope, receive, send)
         return
     response = error_response(401, "not_signed_in", "sign in, or send an Authorization header with a bearer token")
     response.headers["WWW-Authenticate"] = "Bearer"
+    await _send_error(response, scope, receive, send)
+
+
+async def _send_error(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
     await response(scope, receive, send)
 
 
@@ -222,7 +297,8 @@ def _not_allowed(methods: str) -> Response:
     return response
 
 
-def _log_rejection(what: str, scope: Scope) -> None:
+def log_rejection(what: str, scope: Scope) -> None:
+    """Log a refused request or sign-in; the log is limited."""
     left_out = _rejections.admit()
     if left_out is not None:
         log.warning(

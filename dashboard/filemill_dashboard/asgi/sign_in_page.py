@@ -1,4 +1,6 @@
-"""The page on which a browser signs in. It loads nothing else: without sign-in nothing else is served."""
+"""The pages on which a browser signs in and out. They load nothing else: without sign-in nothing else is served."""
+
+from typing import Literal
 
 _STYLE = """
 :root { color-scheme: light dark; font: 14px/1.5 Inter, system-ui, "Segoe UI", Roboto, sans-serif;
@@ -18,33 +20,65 @@ label { display: block; margin-bottom: 6px; font-weight: 600; }
 input, button { width: 100%; height: 38px; border-radius: 7px; font: inherit; }
 input { padding: 0 10px; margin-bottom: 16px; border: 1px solid var(--muted); background: var(--page); color: inherit; }
 button { border: 0; background: var(--primary); color: var(--on-primary); font-weight: 600; cursor: pointer; }
+a { display: inline-block; margin-top: 16px; color: var(--primary); }
 :focus-visible { outline: 2px solid var(--primary); outline-offset: 2px; }
 code { font-family: "JetBrains Mono", ui-monospace, Menlo, monospace; font-size: 12.5px; }
 """
-_WRONG = '<p role="alert">The token is wrong. A new one is created at each start of <code>filemill up</code>.</p>'
+WRONG_TOKEN = "The token is wrong. A new one is created at each start of <code>filemill up</code>."  # noqa: S105 - a sentence
+WRONG_PASSWORD = "The name or the password is wrong."  # noqa: S105 - a sentence
+TOO_MANY = "Too many attempts. Try again in a minute."
+_FORMS = {
+    "token": """<p>Open the address that <code>filemill up</code> printed, or enter the token of
+<code>filemill status --json</code>.</p>
+{problem}
+<form method="post" action="/sign-in">
+<label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="off" required autofocus>
+<button type="submit">Sign in</button>
+</form>""",
+    "accounts": """<p>An admin creates accounts with <code>filemill users add</code>.</p>
+{problem}
+<form method="post" action="/sign-in">
+<label for="name">Name</label>
+<input id="name" name="name" autocomplete="username" autocapitalize="none" maxlength="64" required autofocus>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" maxlength="256" required>
+<button type="submit">Sign in</button>
+</form>""",
+}
 
 
-def sign_in_page(*, wrong: bool) -> str:
-    """The page. `wrong`: a token was given and is wrong."""
+_FORM_OF_SIGN_OUT = """<p>This browser has to sign in again afterwards.</p>
+<form method="post" action="/sign-out">
+<button type="submit" autofocus>Sign out</button>
+</form>
+<p><a href="/">Back to the files</a></p>"""
+
+
+def sign_in_page(mode: Literal["token", "accounts"], problem: str) -> str:
+    """The page. `problem` is one of the sentences above, in HTML; empty: none."""
+    alert = f'<p role="alert">{problem}</p>' if problem else ""
+    return _page("Sign in to filemill", _FORMS[mode].replace("{problem}", alert))
+
+
+def sign_out_page() -> str:
+    """The page that asks whether to sign out. A link alone signs nobody out."""
+    return _page("Sign out of filemill?", _FORM_OF_SIGN_OUT)
+
+
+def _page(title: str, form: str) -> str:
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sign in to filemill</title>
+<title>{title}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <main>
-<h1>Sign in to filemill</h1>
-<p>Open the address that <code>filemill up</code> printed, or enter the token of
-<code>filemill status --json</code>.</p>
-{_WRONG if wrong else ""}
-<form method="post" action="/sign-in">
-<label for="token">Token</label>
-<input id="token" name="token" type="password" autocomplete="off" required autofocus>
-<button type="submit">Sign in</button>
-</form>
+<h1>{title}</h1>
+{form}
 </main>
 </body>
 </html>

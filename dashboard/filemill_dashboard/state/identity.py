@@ -15,11 +15,16 @@ USER_KEY = "filemill"
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A signed-in principal, as a page gets it. `expires_at` is in seconds since the epoch; None: never."""
+    """A signed-in principal, as a page gets it.
+
+    `expires_at` is in seconds since the epoch; None: never. `session` is the key of a stored session in hexadecimal,
+    which a page looks up at each run; it signs nobody in.
+    """
 
     name: str
     role: Role
     expires_at: float | None = None
+    session: str | None = None
 
     def encoded(self) -> str:
         """The value of the header."""

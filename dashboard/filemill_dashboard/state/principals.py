@@ -6,6 +6,7 @@ import streamlit as st
 from starlette.requests import Request
 
 from filemill.domain.permissions import NOBODY, Permission, Principal, local_admin, refusal
+from filemill.errors import Unavailable
 from filemill_dashboard.state import services
 from filemill_dashboard.state.identity import PRINCIPAL, USER_KEY, decode_identity
 
@@ -17,10 +18,19 @@ def page_principal() -> Principal:
 
     Determined at each run of the page, so an ended session ends in an open tab too.
     """
-    if services.current().settings.auth == "local":
+    current = services.current()
+    if current.settings.auth == "local":
         return PAGE
     header = st.user.get(USER_KEY)
-    return decode_identity(header).principal(time.time()) if isinstance(header, str) else NOBODY
+    if not isinstance(header, str):
+        return NOBODY
+    identity = decode_identity(header)
+    if identity.session is None:
+        return identity.principal(time.time())
+    try:
+        return current.sessions.find(bytes.fromhex(identity.session)) or NOBODY
+    except Unavailable:
+        return NOBODY  # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked
 
 
 def why_not(permission: Permission) -> str:

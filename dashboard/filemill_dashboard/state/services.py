@@ -20,6 +20,7 @@ from filemill.domain.permissions import Principal
 from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
+from filemill.services.accounts import Sessions
 from filemill.services.dead_letters import Replay, ignore_progress, replay
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
@@ -87,6 +88,11 @@ class Services:
         return bootstrap.operations(
             self.settings, self._engine, s3=self.s3, kafka=lambda: self.kafka, wake_relay=self._wake_relay
         )
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The sessions of people with accounts."""
+        return Sessions(self._engine)
 
     @cached_property
     def offset_reset(self) -> OffsetReset:

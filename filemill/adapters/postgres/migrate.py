@@ -48,7 +48,8 @@ def migrate_schema(settings: Settings) -> tuple[str | None, str]:
 def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | None = None) -> tuple[str | None, str]:
     """Apply the missing migrations; returns the revisions before and after.
 
-    `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read.
+    `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read,
+    except accounts and their sessions.
 
     Several processes may call this at once: one migrates, the others wait for its lock and find nothing to do. The lock
     ends with the transaction, so a process that dies blocks no other and leaves no partial migration.
@@ -66,6 +67,8 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
             connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {quoted}")
         if reader:
             _grant(connection, reader, "SELECT", "SELECT")
+            quoted = connection.dialect.identifier_preparer.quote_identifier(reader)
+            connection.exec_driver_sql(f"REVOKE ALL ON accounts, sessions, sign_in_tries FROM {quoted}")
         return before, head_revision()
 
 

@@ -7,9 +7,11 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    ForeignKey,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     String,
     Text,
@@ -21,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB, REAL, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from filemill.domain.files import TITLE_MAX_CHARACTERS, Status
+from filemill.domain.permissions import Role
 
 Timestamp = TIMESTAMP(timezone=True)
 
@@ -389,3 +392,44 @@ class Operation(Base):
     actor: Mapped[str]
     action: Mapped[str]
     detail: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+class Account(Base):
+    """A person who signs in with a password. A disabled account stays, because the audit log names it."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (
+        CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in Role)), name="accounts_role"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+
+
+class SignInSession(Base):
+    """A browser that has signed in. The secret in its cookie is not stored, only its hash."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_by_account", "account_id"), Index("sessions_by_expiry", "expires_at"))
+
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    address: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class SignInTries(Base):
+    """Attempts to sign in within the current minute, by account and address, and by address."""
+
+    __tablename__ = "sign_in_tries"
+    __table_args__ = (Index("sign_in_tries_by_time", "since"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    tries: Mapped[int] = mapped_column(Integer)

@@ -56,10 +56,12 @@ def register(arguments: Sequence[str]) -> None:
         operations,
         orphans,
         stack,
+        users,
         workers,
     )
 
-    for module in (stack, files, handlers, operations, workers, messages, dlq, offsets, orphans, administration):
+    groups = (stack, files, handlers, operations, workers, messages, dlq, offsets, orphans, users, administration)
+    for module in groups:
         module.register(app)
 
 

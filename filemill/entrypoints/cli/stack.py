@@ -62,7 +62,8 @@ def up(
     auth: Annotated[
         str | None,
         typer.Option(
-            help="local: no sign-in, or token: the printed address signs in, and REST needs a bearer token.",
+            help="local: no sign-in; token: the printed address signs in, and REST needs a bearer token; "
+            "accounts: people of `filemill users` sign in.",
             show_default="local",
         ),
     ] = None,
@@ -93,9 +94,10 @@ def up(
         page = f"http://{_in_url(host)}:{page_port}"
         supervisor = Supervisor(
             home or default_home(),
-            _specs(workers, behaviour, host, page_port, token),
+            _specs(workers, behaviour, host, page_port, settings.auth, token),
             reference_credentials=reference_credentials,
             page=page,
+            auth=settings.auth,
             token=token,
             prepare=_prepare,
             report=_report,
@@ -106,15 +108,15 @@ def up(
     say("Stopped.")
 
 
-def _specs(workers: int, behaviour: Mapping[str, object], host: str, port: int, token: str | None = None) -> list[Any]:
+def _specs(
+    workers: int, behaviour: Mapping[str, object], host: str, port: int, auth: str = "local", token: str | None = None
+) -> list[Any]:
     from filemill_infra.embedded.processes.workers import WorkerSpec  # noqa: PLC0415
 
     run = [sys.executable, "-m", "filemill", "run"]
     # For all processes: the monitor and the page read the processors' group too.
     env = {f"FILEMILL_{name.upper()}": str(value) for name, value in behaviour.items() if value is not None}
-    sign_in = (
-        {"FILEMILL_AUTH": "local"} if token is None else {"FILEMILL_AUTH": "token", "FILEMILL_LAUNCH_TOKEN": token}
-    )
+    sign_in = {"FILEMILL_AUTH": auth, "FILEMILL_LAUNCH_TOKEN": token or ""}
     dashboard = [*run, "dashboard", "--host", host, "--port", str(port)]
     return [
         WorkerSpec(role="dashboard", argv=dashboard, env=env | sign_in),
@@ -179,8 +181,10 @@ def _announce(state: StackState, page: str) -> None:
         say(f"Warning: {error} ({logs / 'dashboard-1.log'})")
     table = Table.grid(padding=(0, 2))
     table.add_row("page", page)
-    if state.token is None:
+    if state.auth == "local":
         table.add_row("sign-in", "none: every account of this machine can use the page (--auth token)")
+    elif state.auth == "accounts":
+        table.add_row("sign-in", "filemill users add NAME --role admin")
     table.add_row("REST", f"{page}/api/files")
     for server in state.servers:
         table.add_row(server.name, f"{server.address}  ({server.version})")
@@ -284,7 +288,7 @@ def _document(home: Path, stack: StackState | None) -> dict[str, object]:
         "running": True,
         "home": stack.home,
         "page": stack.page,
-        "auth": "local" if stack.token is None else "token",
+        "auth": stack.auth,
         "token": stack.token,
         "sign_in": None if stack.token is None else _sign_in_url(stack.page or "", stack.token),
         "pid": stack.supervisor.pid,

@@ -65,6 +65,7 @@ class Supervisor:
         default_ports: bool = True,
         reference_credentials: bool = False,
         page: str | None = None,
+        auth: str = "local",
         token: str | None = None,
         prepare: Callable[[StackSettings], None] = lambda _settings: None,
         report: Callable[[ProcessEvent], None] = lambda _event: None,
@@ -73,7 +74,7 @@ class Supervisor:
     ) -> None:
         """Configure a stack; `start` starts it. `servers` are the names of the servers to run.
 
-        `page` is the URL of the page, and `token` its launch token, for the state file.
+        `page` is the URL of the page, `auth` its mode of sign-in and `token` its launch token, for the state file.
         `prepare` is called when the servers are ready, before the workers start. Other threads call `report` for
         restarts and `progress` for the first download. Without `default_ports`, all ports are random. With
         `reference_credentials`, the servers use the published credentials of the reference design.
@@ -84,6 +85,7 @@ class Supervisor:
         self._default_ports = default_ports
         self._reference_credentials = reference_credentials
         self._page = page
+        self._auth = auth
         self._token = token
         self._prepare = prepare
         self._on_report = report
@@ -145,6 +147,7 @@ class Supervisor:
             workers=self._workers.states(),
             page=self._page,
             control=self._control.address,
+            auth=self._auth,
             token=self._token,
         )
 

@@ -1,0 +1,120 @@
+"""Accounts, sessions and attempts to sign in."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from filemill.adapters.postgres.tables import Account, SignInSession
+from filemill.domain.permissions import Role
+
+
+class AccountRow(msgspec.Struct, frozen=True):
+    """An account, without its password's hash. `last_used_at`: the last use of a session that still exists."""
+
+    name: str
+    role: Role
+    created_at: datetime
+    disabled_at: datetime | None
+    sessions: int
+    last_used_at: datetime | None
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What a sign-in needs of an account."""
+
+    id: int
+    password_hash: str
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """A valid session: its account's name and role, and whether its use should be stored."""
+
+    name: str
+    role: Role
+    touch: bool
+
+
+_ACCOUNTS = sa.text("""
+    SELECT name, role, accounts.created_at, disabled_at, count(key), max(used_at)
+    FROM accounts LEFT JOIN sessions ON account_id = accounts.id AND expires_at > now()
+    GROUP BY accounts.id ORDER BY name
+""")
+_FIND = sa.text("""
+    SELECT name, role, used_at < now() - interval '1 minute'
+    FROM sessions JOIN accounts ON accounts.id = account_id
+    WHERE key = :key AND disabled_at IS NULL AND expires_at > now() AND used_at > now() - CAST(:idle AS interval)
+""")
+_CREATE_SESSION = sa.text("""
+    INSERT INTO sessions (key, account_id, address, expires_at)
+    VALUES (:key, :account, :address, now() + CAST(:most AS interval))
+""")
+_DELETE_EXPIRED = sa.text("DELETE FROM sessions WHERE expires_at < now()")
+_COUNT_TRY = sa.text("""
+    INSERT INTO sign_in_tries AS known (key, tries) VALUES (:key, 1)
+    ON CONFLICT (key) DO UPDATE SET
+        tries = CASE WHEN known.since < now() - CAST(:period AS interval) THEN 1 ELSE known.tries + 1 END,
+        since = CASE WHEN known.since < now() - CAST(:period AS interval) THEN now() ELSE known.since END
+    RETURNING tries
+""")
+_DELETE_TRIES = sa.text("DELETE FROM sign_in_tries WHERE since < now() - CAST(:period AS interval)")
+
+
+def list_accounts(connection: sa.Connection) -> list[AccountRow]:
+    """All accounts, by name."""
+    return [
+        AccountRow(name, Role(role), created, disabled, sessions, used)
+        for name, role, created, disabled, sessions, used in connection.execute(_ACCOUNTS)
+    ]
+
+
+def insert_account(connection: sa.Connection, name: str, role: Role, password_hash: str) -> bool:
+    """Insert an account; False if the name is taken."""
+    values = {"name": name, "role": role.value, "password_hash": password_hash}
+    statement = insert(Account).values(values).on_conflict_do_nothing(index_elements=["name"]).returning(Account.id)
+    return connection.execute(statement).one_or_none() is not None
+
+
+def update_account(connection: sa.Connection, name: str, **values: object) -> bool:
+    """Change columns of an account; False if there is none."""
+    return connection.execute(sa.update(Account).where(Account.name == name).values(values)).rowcount == 1
+
+
+def credentials_of(connection: sa.Connection, name: str) -> Credentials | None:
+    """The credentials of an account that is not disabled."""
+    query = sa.select(Account.id, Account.password_hash).where(Account.name == name, Account.disabled_at.is_(None))
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Credentials(*row)
+
+
+def insert_session(connection: sa.Connection, key: bytes, account: int, address: str, most: timedelta) -> None:
+    """Insert a session, and delete those that have expired."""
+    connection.execute(_CREATE_SESSION, {"key": key, "account": account, "address": address, "most": most})
+    connection.execute(_DELETE_EXPIRED)
+
+
+def find_session(connection: sa.Connection, key: bytes, idle: timedelta) -> SessionRow | None:
+    """A session that is valid now."""
+    row = connection.execute(_FIND, {"key": key, "idle": idle}).one_or_none()
+    return None if row is None else SessionRow(row[0], Role(row[1]), row[2])
+
+
+def touch_session(connection: sa.Connection, key: bytes) -> None:
+    """Store that a session is in use."""
+    connection.execute(sa.update(SignInSession).where(SignInSession.key == key).values(used_at=sa.func.now()))
+
+
+def delete_sessions(connection: sa.Connection, *, key: bytes | None = None, name: str | None = None) -> int:
+    """Delete one session, or all of an account; returns how many."""
+    if key is not None:
+        return connection.execute(sa.delete(SignInSession).where(SignInSession.key == key)).rowcount
+    accounts = sa.select(Account.id).where(Account.name == name)
+    return connection.execute(sa.delete(SignInSession).where(SignInSession.account_id.in_(accounts))).rowcount
+
+
+def count_tries(connection: sa.Connection, keys: Sequence[str], period: timedelta) -> list[int]:
+    """Count an attempt under each key; returns the attempts within the period. Sorted keys avoid deadlocks."""
+    connection.execute(_DELETE_TRIES, {"period": period})
+    return [connection.execute(_COUNT_TRY, {"key": key, "period": period}).scalar_one() for key in keys]

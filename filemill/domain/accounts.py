@@ -1,0 +1,38 @@
+"""The rules of accounts: names, passwords, and how long a session lasts."""
+
+import re
+from datetime import timedelta
+
+from filemill.errors import InvalidRequest
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+# Names that the audit log has for programs and for people without an account.
+RESERVED_NAMES = frozenset({"cli", "lab", "nobody", "page", "rest", "token"})
+PASSWORD_MIN_CHARACTERS = 10
+# Longer ones would let a client choose how long a hash takes.
+PASSWORD_MAX_CHARACTERS = 256
+
+SESSION_IDLE = timedelta(hours=12)
+SESSION_MAX = timedelta(days=7)
+# Attempts to sign in within a minute: for one account from one address, and for all accounts from one address.
+TRIES_PER_ACCOUNT = 5
+TRIES_PER_ADDRESS = 30
+TRIES_PERIOD = timedelta(minutes=1)
+
+
+def account_name(text: str) -> str:
+    """The name of an account; capitals do not count. Raises InvalidRequest."""
+    name = text.strip().lower()
+    if not NAME_PATTERN.fullmatch(name):
+        raise InvalidRequest("name", "must be 1 to 64 of a-z, 0-9, . _ @ -, and begin with a letter or digit")
+    if name in RESERVED_NAMES:
+        raise InvalidRequest("name", f"{name} is reserved for the audit log")
+    return name
+
+
+def check_password(password: str) -> str:
+    """A new password. Raises InvalidRequest."""
+    if not PASSWORD_MIN_CHARACTERS <= len(password) <= PASSWORD_MAX_CHARACTERS:
+        limits = f"{PASSWORD_MIN_CHARACTERS} to {PASSWORD_MAX_CHARACTERS}"
+        raise InvalidRequest("password", f"must have {limits} characters")
+    return password

@@ -1,0 +1,220 @@
+"""Accounts and their sessions: people who sign in with a name and a password."""
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from filemill.adapters.passwords import hash_password, needs_rehash, verify_password
+from filemill.adapters.postgres import accounts as rows
+from filemill.adapters.postgres.connection import in_transaction
+from filemill.domain.accounts import (
+    PASSWORD_MAX_CHARACTERS,
+    SESSION_IDLE,
+    SESSION_MAX,
+    TRIES_PER_ACCOUNT,
+    TRIES_PER_ADDRESS,
+    TRIES_PERIOD,
+    account_name,
+    check_password,
+)
+from filemill.domain.permissions import Permission, Principal, Role
+from filemill.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from filemill.services.access import authorize
+from filemill.services.audit import record
+
+log = structlog.get_logger("accounts")
+
+# A session is read again after this time, so a revoked one is refused within it.
+CACHE_SECONDS = 2.0
+# While PostgreSQL is unreachable, a session that was valid before stays valid for this time.
+CACHE_OUTAGE_SECONDS = 300.0
+CACHE_MAX = 4096
+
+
+class UnknownAccount(NotFound):
+    """There is no account of this name."""
+
+    code = "unknown-account"
+
+
+class TooManyTries(Exception):
+    """Too many attempts to sign in."""
+
+    code = "too-many-tries"
+
+
+class Accounts:
+    """What admins do to accounts. Each raises Forbidden, InvalidRequest, UnknownAccount, Unavailable."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def list(self, principal: Principal) -> list[rows.AccountRow]:
+        """All accounts, by name."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE)
+        with self._engine.connect() as connection:
+            return rows.list_accounts(connection)
+
+    def add(self, name: str, role: Role, password: str, principal: Principal) -> str:
+        """Create an account; returns its name in lower case. Raises Conflict if the name is taken."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        known, stored = account_name(name), hash_password(check_password(password))
+
+        def insert(connection: sa.Connection) -> None:
+            if not rows.insert_account(connection, known, role, stored):
+                raise Conflict(f"there is an account {known} already", "account-exists")
+            record(connection, principal, "account.add", {"account": known, "role": role.value})
+
+        in_transaction(self._engine, insert)
+        return known
+
+    def set_password(self, name: str, password: str, principal: Principal) -> None:
+        """Replace a password. All sessions of the account end."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._update(name, "account.password", {}, principal, password_hash=hash_password(check_password(password)))
+
+    def set_role(self, name: str, role: Role, principal: Principal) -> None:
+        """Change a role. It holds for open pages within seconds."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._update(name, "account.role", {"role": role.value}, principal, end_sessions=False, role=role.value)
+
+    def disable(self, name: str, principal: Principal) -> None:
+        """Disable an account. All its sessions end."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._update(name, "account.disable", {}, principal, disabled_at=sa.func.now())
+
+    def enable(self, name: str, principal: Principal) -> None:
+        """Enable an account again."""
+        authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._update(name, "account.enable", {}, principal, disabled_at=None)
+
+    def _update(
+        self,
+        name: str,
+        action: str,
+        detail: dict[str, str],
+        principal: Principal,
+        *,
+        end_sessions: bool = True,
+        **values: object,
+    ) -> None:
+        known = account_name(name)
+
+        def update(connection: sa.Connection) -> None:
+            if not rows.update_account(connection, known, **values):
+                raise UnknownAccount(f"there is no account {known}; `filemill users list` shows all")
+            if end_sessions:
+                rows.delete_sessions(connection, name=known)
+            record(connection, principal, action, {"account": known, **detail})
+
+        in_transaction(self._engine, update)
+
+
+class _CachedSession(msgspec.Struct, frozen=True):
+    principal: Principal
+    read_at: float
+
+
+def session_key(secret: str) -> bytes:
+    """The key under which a session is stored. The secret has 256 random bits, so it needs no salt."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class Sessions:
+    """Signs people in and out, and says whose session a secret is. Any thread."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cache: dict[bytes, _CachedSession] = {}
+
+    def sign_in(self, name: str, password: str, address: str, former: str = "") -> str | None:
+        """Sign in; returns the secret of a new session, or None if name or password are wrong.
+
+        `former` is the secret that the browser had before; that session ends. Raises TooManyTries, Unavailable.
+        """
+        try:
+            known = account_name(name)
+        except InvalidRequest:
+            known = ""
+        self._count_try(known, address)
+        with self._engine.connect() as connection:
+            account = rows.credentials_of(connection, known) if known else None
+        right = len(password) <= PASSWORD_MAX_CHARACTERS and verify_password(
+            account.password_hash if account else None, password
+        )
+        if account is None or not right:
+            return None
+        found, secret = account, secrets.token_urlsafe(32)
+        rehashed = hash_password(password) if needs_rehash(found.password_hash) else None
+
+        def store(connection: sa.Connection) -> None:
+            if rehashed is not None:
+                rows.update_account(connection, known, password_hash=rehashed)
+            if former:
+                rows.delete_sessions(connection, key=session_key(former))
+            rows.insert_session(connection, session_key(secret), found.id, address, SESSION_MAX)
+
+        in_transaction(self._engine, store)
+        self._forget(session_key(former))
+        log.info("Signed in", account=known, address=address)
+        return secret
+
+    def sign_out(self, secret: str) -> None:
+        """End a session. Raises Unavailable."""
+        with self._engine.begin() as connection:
+            rows.delete_sessions(connection, key=session_key(secret))
+        self._forget(session_key(secret))
+
+    def cached(self, key: bytes) -> Principal | None:
+        """Whose session it is, if that was read within the last seconds."""
+        known = self._cache.get(key)
+        return known.principal if known is not None and self._clock() - known.read_at < CACHE_SECONDS else None
+
+    def find(self, key: bytes) -> Principal | None:
+        """Whose session it is; None: it is unknown, expired or revoked. Raises Unavailable."""
+        found = self.cached(key)
+        if found is not None:
+            return found
+        try:
+            row = self._read(key)
+        except Unavailable:
+            known = self._cache.get(key)
+            if known is not None and self._clock() - known.read_at < CACHE_OUTAGE_SECONDS:
+                return known.principal
+            raise
+        if row is None:
+            self._forget(key)
+            return None
+        principal = Principal(row.name, row.role)
+        with self._lock:
+            if len(self._cache) >= CACHE_MAX:
+                self._cache.clear()
+            self._cache[key] = _CachedSession(principal, self._clock())
+        return principal
+
+    def _read(self, key: bytes) -> rows.SessionRow | None:
+        with self._engine.connect() as connection:
+            row = rows.find_session(connection, key, SESSION_IDLE)
+        if row is not None and row.touch:
+            with self._engine.begin() as connection:
+                rows.touch_session(connection, key)
+        return row
+
+    def _forget(self, key: bytes) -> None:
+        with self._lock:
+            self._cache.pop(key, None)
+
+    def _count_try(self, name: str, address: str) -> None:
+        keys = [f"account {name} {address}", f"address {address}"]
+        with self._engine.begin() as connection:
+            by_account, by_address = rows.count_tries(connection, keys, TRIES_PERIOD)
+        if by_account > TRIES_PER_ACCOUNT or by_address > TRIES_PER_ADDRESS:
+            raise TooManyTries("too many attempts to sign in: try again in a minute")
