@@ -338,7 +338,7 @@ def test_each_endpoint_is_open_to_the_roles_of_the_table(role: Role | None, monk
     assert found == expected
 
 
-def test_a_path_with_a_control_character_is_unknown() -> None:
+def test_a_path_with_a_line_feed_at_its_end_is_unknown() -> None:
     # The app's patterns would take `/api/dead-letters` followed by a line feed for the endpoint.
     assert asked(Principal("vera", Role.VIEWER), "GET", "/api/dead-letters%0A") == 404
     assert required("GET", "/api/files/retry") is None
