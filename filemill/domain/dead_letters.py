@@ -36,6 +36,7 @@ class ReplayRefusal(enum.StrEnum):
     RETRIED_SINCE = "retried-since"
     NOT_FAILED = "not-failed"
     TOO_MANY_RUNS = "too-many-runs"
+    OTHER_RUN = "other-run"
 
 
 class DeadLetterFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ class DeadLetterFacts(msgspec.Struct, frozen=True, kw_only=True):
     The record was dead-lettered `count` times, first `at first_at` and last `at`; None: the time is not credible. All
     other fields are of the last time. `code` and `reason` say why, for programs and for people; `code` is None if the
     producer gave none. `problem` says what of the dead letter is unreadable. `size` is the payload's, in bytes.
-    `refusal` says why it cannot be replayed; None: it can.
+    `refusal` says why it cannot be replayed; None: it can. `dismissed`: somebody decided that nothing has to be done.
     """
 
     at: datetime | None
@@ -61,13 +62,15 @@ class DeadLetterFacts(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     still_broken: bool
     refusal: str | None
+    dismissed: bool = False
 
 
 class DeadLetter(DeadLetterFacts, frozen=True, kw_only=True):
     """The dead letter of one record. `partition` and `offset` are of the first time, `latest` of the last.
 
     `key` is equal for all records of the same dead letter. `weight` is the size of payload and headers, in bytes.
-    `order` sorts a list. `refusal_code` is that of `refusal`.
+    `order` sorts a list. `refusal_code` is that of `refusal`. `latest_ms` is the time of the last record, 0 if it is
+    not credible.
     """
 
     partition: int
@@ -77,6 +80,12 @@ class DeadLetter(DeadLetterFacts, frozen=True, kw_only=True):
     weight: int
     order: tuple[int, int, int]
     refusal_code: ReplayRefusal | None
+    latest_ms: int
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether somebody has to act."""
+        return self.still_broken and not self.dismissed
 
     @property
     def place(self) -> str:
@@ -113,10 +122,16 @@ class DeadLetterEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class FileState(msgspec.Struct, frozen=True):
-    """Status and run of a file now."""
+    """Status and run of a file now, and when that run ended; None: it has not, or that is not known."""
 
     status: str
     run: int
+    finished_at: datetime | None = None
+
+
+# A dismissal names a record by partition, offset and time: a record of a recreated topic has another time. If the
+# source record is dead-lettered again, the dead letter's last record is another one, and nobody has dismissed it.
+DismissalKey = tuple[int, int, int]
 
 
 def dead_letter_entry(record: Record, before_ms: int) -> DeadLetterEntry:
@@ -152,18 +167,24 @@ def dead_letter_entry(record: Record, before_ms: int) -> DeadLetterEntry:
 
 
 def dead_letters(
-    entries: Iterable[DeadLetterEntry], files: Mapping[int, FileState], deleted: Collection[int]
+    entries: Iterable[DeadLetterEntry],
+    files: Mapping[int, FileState],
+    deleted: Collection[int],
+    dismissed: Collection[DismissalKey] = (),
 ) -> list[DeadLetter]:
     """One dead letter for each record, oldest first. `files`: those that exist; `deleted`: ids with a tombstone."""
     same: dict[int, list[DeadLetterEntry]] = {}
     for entry in sorted(entries, key=lambda one: one.order):
         same.setdefault(entry.key, []).append(entry)
-    found = [_dead_letter(group, files, deleted) for group in same.values()]
+    found = [_dead_letter(group, files, deleted, dismissed) for group in same.values()]
     return sorted(found, key=lambda one: one.order)
 
 
 def _dead_letter(
-    group: Sequence[DeadLetterEntry], files: Mapping[int, FileState], deleted: Collection[int]
+    group: Sequence[DeadLetterEntry],
+    files: Mapping[int, FileState],
+    deleted: Collection[int],
+    dismissed: Collection[DismissalKey],
 ) -> DeadLetter:
     first, last = group[0], group[-1]
     file = None if last.file_id is None else files.get(last.file_id)
@@ -192,6 +213,8 @@ def _dead_letter(
         still_broken=still_broken,
         refusal=refusal,
         refusal_code=code,
+        dismissed=(last.partition, last.offset, last.at_ms or 0) in dismissed,
+        latest_ms=last.at_ms or 0,
     )
 
 
@@ -204,10 +227,21 @@ def _refusal(last: DeadLetterEntry, file: FileState | None, *, deleted: bool) ->
     if file is None:
         return ReplayRefusal.UNKNOWN_FILE, f"{name} does not exist"
     if (last.run or 1) != file.run:
-        return ReplayRefusal.RETRIED_SINCE, f"{name} has been retried; its current run is {file.run}"
+        return _refusal_in_another_run(last, file)
     if file.status != "failed":
         return ReplayRefusal.NOT_FAILED, f"{name} is {file.status}, not failed"
     return None
+
+
+def _refusal_in_another_run(last: DeadLetterEntry, file: FileState) -> tuple[ReplayRefusal, str]:
+    name, run, died_at = f"file {last.file_id}", last.run or 1, _moment(last.at_ms)
+    ended_before = file.finished_at is not None and died_at is not None and file.finished_at < died_at
+    if ended_before and file.status != "failed":
+        reason = f"{name} was already {file.status}, in run {file.run}, when this record was dead-lettered"
+        return ReplayRefusal.NOT_FAILED, reason
+    if run < file.run and not ended_before:
+        return ReplayRefusal.RETRIED_SINCE, f"{name} has been retried since; its current run is {file.run}"
+    return ReplayRefusal.OTHER_RUN, f"{name} is in run {file.run}, and this dead letter is of run {run}"
 
 
 def reason_counts(letters: Iterable[DeadLetter]) -> dict[str, int]:

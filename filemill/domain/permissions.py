@@ -52,6 +52,7 @@ class Permission(enum.StrEnum):
     DELETE_FILES = "files.delete"
     READ_DEAD_LETTERS = "dead-letters.read"
     REPLAY_DEAD_LETTERS = "dead-letters.replay"
+    DISMISS_DEAD_LETTERS = "dead-letters.dismiss"
     READ_MESSAGES = "messages.read"
     GET_NOTEBOOKS = "notebooks.get"
     COMMAND_WORKERS = "workers.command"
@@ -79,6 +80,7 @@ RULES: dict[Permission, Rule] = {
     Permission.CANCEL_FILES: Rule(Role.OPERATOR, "Cancelling files"),
     Permission.READ_DEAD_LETTERS: Rule(Role.OPERATOR, "Reading dead letters"),
     Permission.REPLAY_DEAD_LETTERS: Rule(Role.OPERATOR, "Replaying dead letters"),
+    Permission.DISMISS_DEAD_LETTERS: Rule(Role.OPERATOR, "Dismissing dead letters"),
     Permission.READ_MESSAGES: Rule(Role.OPERATOR, "Reading messages"),
     Permission.GET_NOTEBOOKS: Rule(Role.OPERATOR, "Getting notebooks"),
     Permission.COMMAND_WORKERS: Rule(Role.OPERATOR, "Quieting and resuming workers"),

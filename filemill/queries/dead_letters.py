@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.reader import read_records_at, read_topic
-from filemill.adapters.postgres.tables import File, Tombstone
+from filemill.adapters.postgres.tables import DeadLetterDismissal, File, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.consumer_groups import LogOffsets
 from filemill.domain.dead_letters import (
     DeadLetter,
     DeadLetterEntry,
+    DismissalKey,
     FileState,
     dead_letter_entry,
     dead_letters,
@@ -35,6 +36,9 @@ SLACK_RECORDS = 5_000
 CHUNK_BYTES = 1024 * 1024
 # A caller waits this long for a read that another caller has started.
 WAIT_SECONDS = 30.0
+
+
+_FILES = sa.select(File.id, File.status, File.run, File.finished_at)
 
 
 class DeadLetterSnapshot(msgspec.Struct, frozen=True):
@@ -57,13 +61,18 @@ def current_dead_letters(entries: Collection[DeadLetterEntry], engine: sa.Engine
     ids = sorted({entry.file_id for entry in entries if entry.file_id is not None})
     files: dict[int, FileState] = {}
     deleted: set[int] = set()
+    dismissed: set[DismissalKey] = set()
+    if entries:
+        columns = DeadLetterDismissal.partition, DeadLetterDismissal.offset, DeadLetterDismissal.timestamp_ms
+        with engine.connect() as connection:
+            dismissed = {(row[0], row[1], row[2]) for row in connection.execute(sa.select(*columns))}
     if ids:
         named = sa.func.any(sa.bindparam("ids", ids))
         with engine.connect() as connection:
-            rows = connection.execute(sa.select(File.id, File.status, File.run).where(File.id == named))
-            files = {row.id: FileState(row.status, row.run) for row in rows}
+            rows = connection.execute(_FILES.where(File.id == named))
+            files = {row.id: FileState(row.status, row.run, row.finished_at) for row in rows}
             deleted = set(connection.execute(sa.select(Tombstone.file_id).where(Tombstone.file_id == named)).scalars())
-    return dead_letters(entries, files, deleted)
+    return dead_letters(entries, files, deleted, dismissed)
 
 
 class DeadLetterIndex:

@@ -1,8 +1,11 @@
-"""Replaying dead letters.
+"""Replaying and dismissing dead letters.
 
 A replay starts a new run of the file: its row becomes pending, and its request goes through the outbox like any other.
 So a replay has a sequence number, is visible, can be cancelled, and happens once for each failure: the row is not
 failed any more. A dead letter that names no existing file cannot be replayed.
+
+A dismissal says that nothing has to be done, for example about a record without a file. It can be taken back, and ends
+if the record is dead-lettered again.
 """
 
 import time
@@ -11,17 +14,20 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.dismissals import delete_dismissals, insert_dismissals
 from filemill.adapters.postgres.file_actions import retry_files
 from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, reason_counts
 from filemill.domain.permissions import Permission, Principal
 from filemill.services.access import authorize
-from filemill.services.audit import record_files
+from filemill.services.audit import record, record_files
 from filemill.services.submissions import no_relay
 
 # A file that failed in this many runs will probably fail in the next one too.
 MAX_RUNS = 5
 BATCH_FILES = 100
 REPLAY = "dlq.replay"
+DISMISS = "dlq.dismiss"
+RESTORE = "dlq.restore"
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -84,6 +90,32 @@ def replay(
         due += len(part) / rate
         progress(len(result.files))
     return result
+
+
+def dismiss(engine: sa.Engine, letters: Sequence[DeadLetter], *, principal: Principal) -> list[str]:
+    """Dismiss the dead letters that are not dismissed; returns their positions. Raises Forbidden, Unavailable."""
+    return _set_dismissed(engine, [one for one in letters if not one.dismissed], principal, dismissed=True)
+
+
+def restore(engine: sa.Engine, letters: Sequence[DeadLetter], *, principal: Principal) -> list[str]:
+    """Take dismissals back; returns the positions of these dead letters. Raises Forbidden, Unavailable."""
+    return _set_dismissed(engine, [one for one in letters if one.dismissed], principal, dismissed=False)
+
+
+def _set_dismissed(
+    engine: sa.Engine, letters: Sequence[DeadLetter], principal: Principal, *, dismissed: bool
+) -> list[str]:
+    authorize(engine, principal, Permission.DISMISS_DEAD_LETTERS, asked=len(letters))
+    keys = {(*letter.latest, letter.latest_ms) for letter in letters}
+    places = [letter.place for letter in letters]
+    if keys:
+        with engine.begin() as connection:
+            if dismissed:
+                insert_dismissals(connection, keys, principal.name)
+            else:
+                delete_dismissals(connection, keys)
+            record(connection, principal, DISMISS if dismissed else RESTORE, {"places": places})
+    return places
 
 
 def _refusal(letter: DeadLetter, max_runs: int) -> tuple[ReplayRefusal, str] | None:

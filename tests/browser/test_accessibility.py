@@ -37,7 +37,7 @@ PATHS = [
     "/workers?worker=processor-1",
     "/performance",
     "/letters?view=All&place=0:0",
-    "/messages?topic=worker.events",
+    "/messages?topic=worker.events&place=0:0",
     "/experiments",
     "/experiments?part=Faults",
     "/setup",

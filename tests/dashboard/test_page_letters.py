@@ -1,6 +1,7 @@
 """The Dead letters page."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
+from filemill.services.dead_letters import restore
 from filemill_dashboard.state import page_data
+from filemill_dashboard.state import services as services_module
 from filemill_dashboard.views.payload import one_line, pretty
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.dashboard.test_bulk import wait_for
 from tests.integration import topics
+from tests.principals import TEST
 
 
 def dead_letter(settings: Settings, engine: sa.Engine, *reasons: str) -> list[int]:
@@ -79,6 +83,50 @@ def test_replayed_dead_letters_are_resolved(settings: Settings, engine: sa.Engin
         assert list(connection.execute(sa.select(Operation.action)).scalars()) == ["dlq.replay"]
     assert places(page.run()) == ["1:0"]
     assert sorted(places(open_page(settings, "letters", view="All"))) == ["0:0", "0:1", "1:0"]
+
+
+def test_a_dismissed_dead_letter_is_listed_apart_until_it_is_restored(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    dead_letter(settings, engine, "one", "two", "three")
+    topics.publish(settings, settings.topic_dead_letters, [b"not ours"], partition=1)
+    page = open_page(settings, "letters", find="two")
+    assert places(page) == ["0:1"]
+    page.press("Dismiss 1 …")
+    page.run()
+    assert {item["name"] for item in page.shown("bars", "dismiss-reasons")["items"]} == {"two"}
+    page.press("Dismiss 1 dead letter")
+    page.run()
+    assert page.run().shown("notices", "dead-letters-outcome")["notices"][0]["title"].startswith("0:1 dismissed")
+    assert sorted(places(open_page(settings, "letters"))) == ["0:0", "0:2", "1:0"]
+    dismissed = open_page(settings, "letters", view="Dismissed")
+    (row,) = dismissed.shown("grid", "letters")["rows"]
+    assert (row["key"], row["cells"]["state"]) == ("0:1", ["dismissed", "none"])
+    assert [action["name"] for action in row["actions"]] == ["replay", "restore"]
+    services = services_module.current()
+    letters = services.dead_letters.read(services.kafka).items
+    chosen = [letter for letter in letters if letter.dismissed]
+    assert restore(engine, chosen, principal=TEST) == ["0:1"]
+    assert len(places(open_page(settings, "letters"))) == 4
+    with engine.connect() as connection:
+        operations = connection.execute(sa.select(Operation.actor, Operation.action).order_by(Operation.id)).all()
+    assert [tuple(one) for one in operations] == [("page", "dlq.dismiss"), (TEST.name, "dlq.restore")]
+
+
+def test_a_dead_letter_of_a_completed_file_does_not_claim_a_retry(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    (file_id,) = dead_letter(settings, engine, "late")
+    ended = datetime.now(UTC) - timedelta(minutes=5)
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).values(status="completed", run=2, finished_at=ended))
+    page = open_page(settings, "letters", view="All", place="0:0")
+    (row,) = page.shown("grid", "letters")["rows"]
+    assert row["cells"]["state"] == ["not failed", "good"]
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "headers")["facts"]}
+    reason = f"file {file_id} was already completed, in run 2, when this record was dead-lettered"
+    assert (facts["State"], facts["Replay"]) == ("not failed", f"not possible: {reason}")
+    assert facts["Last"].endswith(" UTC")
 
 
 def test_the_page_without_dead_letters_and_without_kafka(settings: Settings, open_page: OpenPage) -> None:

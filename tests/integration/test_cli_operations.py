@@ -126,6 +126,24 @@ def test_a_dead_letter_is_shown_as_json(command: Command, settings: Settings) ->
     )  # fmt: skip
 
 
+def test_dead_letters_are_dismissed_and_restored(command: Command, settings: Settings, engine: sa.Engine) -> None:
+    for reason in (b"S3 said 503", b"no luck"):
+        headers = [("filemill-reason", reason)]
+        topics.publish(settings, settings.topic_dead_letters, [b"x"], partition=0, headers=headers)
+    dismissed = command("dlq", "dismiss", "--all", "--reason", "s3 said")
+    assert dismissed.stderr == "1 dead letter dismissed\n"
+    left = json.loads(command("dlq", "list", "--still-broken", "--json").stdout)["letters"]
+    assert [letter["place"] for letter in left] == ["0:1"]
+    everything = json.loads(command("dlq", "list", "--json").stdout)["letters"]
+    assert [letter["dismissed"] for letter in everything] == [True, False]
+    assert json.loads(command("dlq", "dismiss", "0:0", "--json").stdout) == {"dismissed": []}
+    assert json.loads(command("dlq", "restore", "0:0", "--json").stdout) == {"restored": ["0:0"]}
+    assert len(json.loads(command("dlq", "list", "--still-broken", "--json").stdout)["letters"]) == 2
+    with engine.connect() as connection:
+        actions = list(connection.execute(sa.select(Operation.action).order_by(Operation.id)).scalars())
+    assert actions == ["dlq.dismiss", "dlq.restore"]
+
+
 def test_quiet_workers_and_their_partitions_are_named(command: Command, engine: sa.Engine) -> None:
     event = WorkerEvent(
         kind=EventKind.HEARTBEAT, worker_id="w", timestamp=datetime.now(UTC), owned=[2], vitals=Vitals(quiet=True)

@@ -25,6 +25,8 @@ ARGUMENTS = {
     "delete": ["--yes", "1"],
     "dlq show": ["0:1"],
     "dlq replay": ["0:1"],
+    "dlq dismiss": ["0:1"],
+    "dlq restore": ["0:1"],
     "offsets preview": ["--to", "earliest"],
     "offsets reset": ["--to", "earliest"],
     "topics add-partitions": ["6"],

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Collection
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -43,9 +45,14 @@ def record(
     )
 
 
-def found(*records: Record, state: FileState | None = None, deleted: bool = False) -> list[DeadLetter]:
+def found(
+    *records: Record,
+    state: FileState | None = None,
+    deleted: bool = False,
+    dismissed: Collection[tuple[int, int, int]] = (),
+) -> list[DeadLetter]:
     entries = [dead_letter_entry(one, 0) for one in records]
-    return dead_letters(entries, {} if state is None else {1: state}, {1} if deleted else set())
+    return dead_letters(entries, {} if state is None else {1: state}, {1} if deleted else set(), dismissed)
 
 
 def test_a_record_that_was_dead_lettered_twice_is_one_dead_letter() -> None:
@@ -71,6 +78,41 @@ def test_a_dead_letter_that_cannot_be_replayed_has_a_code(
     assert letter.refusal_code is code
     assert letter.refusal
     assert not letter.still_broken
+
+
+BEFORE = datetime.fromtimestamp((NOW_MS - 60_000) / 1000, UTC)
+AFTER = datetime.fromtimestamp((NOW_MS + 60_000) / 1000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("run", "state", "code", "words"),
+    [
+        (1, FileState("pending", 2), ReplayRefusal.RETRIED_SINCE, "has been retried since; its current run is 2"),
+        (1, FileState("completed", 2, AFTER), ReplayRefusal.RETRIED_SINCE, "has been retried since"),
+        (1, FileState("completed", 2, BEFORE), ReplayRefusal.NOT_FAILED, "was already completed, in run 2, when"),
+        (1, FileState("failed", 2, BEFORE), ReplayRefusal.OTHER_RUN, "is in run 2, and this dead letter is of run 1"),
+        (3, FileState("failed", 2, BEFORE), ReplayRefusal.OTHER_RUN, "is in run 2, and this dead letter is of run 3"),
+        (3, FileState("completed", 2, AFTER), ReplayRefusal.OTHER_RUN, "is in run 2"),
+        (2, FileState("completed", 2, BEFORE), ReplayRefusal.NOT_FAILED, "is completed, not failed"),
+    ],
+)
+def test_only_a_file_with_a_later_run_that_ended_after_the_dead_letter_was_retried_since(
+    run: int, state: FileState, code: ReplayRefusal, words: str
+) -> None:
+    (letter,) = found(record(3, run=run), state=state)
+    assert (letter.refusal_code, letter.still_broken) == (code, False)
+    assert words in (letter.refusal or "")
+
+
+def test_a_dismissal_holds_until_the_record_is_dead_lettered_again() -> None:
+    state, key = FileState("failed", 1), (0, 3, NOW_MS + 3)
+    (letter,) = found(record(3), state=state, dismissed={key})
+    assert (letter.dismissed, letter.unresolved, letter.still_broken) == (True, False, True)
+    assert (*letter.latest, letter.latest_ms) == key
+    (again,) = found(record(3), record(8), state=state, dismissed={key})
+    assert (again.dismissed, again.unresolved) == (False, True)
+    (of_a_recreated_topic,) = found(record(3), state=state, dismissed={(0, 3, NOW_MS - 9)})
+    assert of_a_recreated_topic.unresolved
 
 
 def test_a_record_without_a_file_id_cannot_be_replayed_and_is_still_broken() -> None:

@@ -26,11 +26,11 @@ def open_replay_dialog(letters: Sequence[DeadLetter]) -> None:
     st.session_state.update({_REQUESTED: list(letters), "replay_state": {}, "open_dialog": True})
 
 
-def replay_dialog(data: PageData) -> None:
-    """Open the dialog if it was requested."""
+def replay_dialog(data: PageData) -> bool:
+    """Open the dialog if it was requested, and return whether it was."""
     letters: list[DeadLetter] | None = st.session_state.get(_REQUESTED)
     if letters is None:
-        return
+        return False
     state: dict[str, Any] = st.session_state["replay_state"]
 
     def close() -> None:
@@ -71,6 +71,7 @@ def replay_dialog(data: PageData) -> None:
                 st.rerun()
 
     st.dialog("Replay dead letters", on_dismiss=close, width="medium")(body)()
+    return True
 
 
 def _work(data: PageData, letters: Sequence[DeadLetter], rate: float, max_runs: int) -> Any:  # noqa: ANN401 - a job's work

@@ -183,6 +183,18 @@ class RequestLoss(Base):
     counted_at: Mapped[datetime]
 
 
+class DeadLetterDismissal(Base):
+    """A record of the dead-letter topic that needs no action, by somebody's decision. `timestamp_ms`: its time or 0."""
+
+    __tablename__ = "dead_letter_dismissals"
+
+    partition: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    timestamp_ms: Mapped[int] = mapped_column(BigInteger)
+    dismissed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    actor: Mapped[str]
+
+
 class PublishCounter(Base):
     """The next sequence number of a queue. It changes in the transactions that assign numbers, so there are no gaps."""
 

@@ -1,4 +1,4 @@
-"""`filemill dlq list | show | replay`."""
+"""`filemill dlq list | show | replay | dismiss | restore`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,12 +13,14 @@ from filemill.entrypoints.cli.arguments import Home, place_argument, principal
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
 from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
+from filemill_dashboard.views.plurals import counted, inflect
 
 StillBroken = Annotated[
     bool,
     typer.Option(
         "--still-broken",
-        help="Only dead letters of files that failed and have not been retried, or without a file id.",
+        help="Only dead letters that need an action: of files that failed and have not been retried, or without a file "
+        "id, and not dismissed.",
     ),
 ]
 Reason = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this.")]
@@ -30,6 +32,8 @@ def register(app: typer.Typer) -> None:
     dlq.command("list")(list_dead_letters)
     dlq.command("show")(show)
     dlq.command("replay")(replay)
+    dlq.command("dismiss")(dismiss)
+    dlq.command("restore")(restore)
     app.add_typer(dlq, name="dlq")
 
 
@@ -50,7 +54,7 @@ class _Topic:
         return [
             letter
             for letter in found.items
-            if (reason is None or reason.lower() in letter.reason.lower()) and (letter.still_broken or not still_broken)
+            if (reason is None or reason.lower() in letter.reason.lower()) and (letter.unresolved or not still_broken)
         ]
 
     def at(self, places: Sequence[str]) -> list[DeadLetter]:
@@ -81,7 +85,7 @@ def list_dead_letters(
                 letter.file_id,
                 letter.run,
                 letter.attempts,
-                "yes" if letter.still_broken else "no",
+                "dismissed" if letter.dismissed else "yes" if letter.still_broken else "no",
                 letter.reason if letter.problem is None else f"{letter.reason} ({letter.problem})",
             ]
             for letter in letters
@@ -93,7 +97,7 @@ def list_dead_letters(
 
 SHOWN = (
     *("place", "at", "count", "first_at", "file_id", "run", "source", "attempts", "worker", "reason", "problem"),
-    *("still_broken", "refusal"),
+    *("still_broken", "dismissed", "refusal"),
 )
 
 
@@ -156,11 +160,66 @@ def replay(
     else:
         for text, count in result.reasons.items():
             say(f"{count:6}  {text}")
-        say(f"{len(result.files)} files {'would be' if dry_run else 'were'} replayed")
+        say(f"{counted(len(result.files), 'file')} {_auxiliary(len(result.files), dry_run=dry_run)} replayed")
         for where, why in result.refused.items():
             say(f"{where} refused: {why}")
     if result.refused and places:
         raise typer.Exit(1)
+
+
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PLACE]...", parser=place_argument, help="Dead letters, as partition:offset.", show_default=False
+    ),
+]
+
+
+def dismiss(
+    places: Places = None,
+    reason: Reason = None,
+    home: Home = None,
+    *,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="All unresolved dead letters; with --reason, those with that reason."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mark dead letters as needing no action. `restore` takes it back; the records stay on their topic."""
+    if bool(places) == every:
+        fail("give either positions or --all", 2)
+    topic = _Topic(home)
+    chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
+    done = dead_letters.dismiss(topic.engine, chosen, principal=principal())
+    _print_dismissal({"dismissed": done}, as_json=as_json)
+
+
+def restore(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="PLACE...", parser=place_argument, help="Dead letters, as partition:offset."),
+    ],
+    home: Home = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Take the dismissal of dead letters back."""
+    topic = _Topic(home)
+    done = dead_letters.restore(topic.engine, topic.at(places), principal=principal())
+    _print_dismissal({"restored": done}, as_json=as_json)
+
+
+def _print_dismissal(result: dict[str, list[str]], *, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    for verb, places in result.items():
+        say(f"{counted(len(places), 'dead letter')} {verb}")
+
+
+def _auxiliary(count: int, *, dry_run: bool) -> str:
+    return "would be" if dry_run else inflect(count, "was", "were")
 
 
 def _documents(topic: _Topic, letters: Sequence[DeadLetter]) -> Iterator[dict[str, object]]:
