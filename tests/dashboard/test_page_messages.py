@@ -148,11 +148,13 @@ def test_a_record_links_to_its_file_and_its_dead_letter_and_back(settings: Setti
         "File #7": "file?id=7",
         "Its dead letter": "letters?place=1%3A0&view=All",
     }
-    assert links(open_page(settings, "messages", topic=settings.topic_dead_letters, place="1:0")) == {
-        "File #7": "file?id=7",
-        "On Dead letters": "letters?place=1%3A0&view=All",
-        "Source record": f"messages?place=2%3A0&topic={settings.topic_create}",
-    }
+    letter = open_page(settings, "messages", topic=settings.topic_dead_letters, place="1:0")
+    assert links(letter) == {"File #7": "file?id=7", "On Dead letters": "letters?place=1%3A0&view=All"}
+    letter.press("Source record")
+    letter.run()
+    assert letter.app.query_params["place"] == ["2:0"]
+    assert letter.app.query_params["topic"] == [settings.topic_create]
+    assert json.loads(letter.shown("preview", "payload")["text"])["title"] == " "
 
 
 def test_a_failed_file_links_to_its_record_and_its_dead_letter(

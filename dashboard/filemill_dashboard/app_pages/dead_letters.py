@@ -122,16 +122,16 @@ def _letter_bar(letters: Sequence[DeadLetter], *, truncated: bool) -> None:
 
 
 def _letter_actions(letters: Sequence[DeadLetter], replayable: Sequence[DeadLetter]) -> None:
-    undismissed = [letter for letter in letters if not letter.dismissed]
+    unresolved = [letter for letter in letters if letter.unresolved]
     with st.container(key="letter-actions", horizontal=True, width="content", gap="small"):
-        reason = why_not(Permission.DISMISS_DEAD_LETTERS) if undismissed else "Nothing to dismiss"
+        reason = why_not(Permission.DISMISS_DEAD_LETTERS) if unresolved else "No dead letter needs an action"
         st.button(
-            f"Dismiss {len(undismissed):,} …",
+            f"Dismiss {len(unresolved):,} …",
             key="dismiss-all",
             disabled=bool(reason),
             help=reason or "Mark them as needing no action",
             on_click=_open_dismissal,
-            args=(undismissed,),
+            args=(unresolved,),
         )
         reason = why_not(Permission.REPLAY_DEAD_LETTERS) if replayable else NOT_REPLAYABLE
         st.button(
@@ -224,7 +224,8 @@ def dismissal_dialog(data: PageData) -> bool:
 
 
 def _row(letter: DeadLetter) -> TableRow:
-    toggle = ("restore", "Restore") if letter.dismissed else ("dismiss", "Dismiss")
+    forbidden = why_not(Permission.DISMISS_DEAD_LETTERS)
+    resolved = "" if letter.dismissed or letter.unresolved else "It needs no action"
     return TableRow(
         letter.place,
         {
@@ -241,7 +242,9 @@ def _row(letter: DeadLetter) -> TableRow:
         },
         actions=[
             RowAction("replay", "Replay", letter.refusal or why_not(Permission.REPLAY_DEAD_LETTERS)),
-            RowAction(*toggle, why_not(Permission.DISMISS_DEAD_LETTERS)),
+            RowAction("restore", "Restore", forbidden)
+            if letter.dismissed
+            else RowAction("dismiss", "Dismiss", resolved or forbidden),
         ],
         titles={
             "state": letter.refusal or "The file failed and was not retried",

@@ -13,6 +13,7 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.preview import preview
+from filemill_dashboard.components.view_url import update_view
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.views.payload import pretty
 from filemill_dashboard.views.plurals import counted
@@ -79,8 +80,11 @@ def _links(data: PageData, topic: str, record: BrowsedRecord) -> None:
             page_shell.page_link("letters", "Its dead letter", view="All", place=letter.place)
         if topic == settings.topic_dead_letters:
             page_shell.page_link("letters", "On Dead letters", view="All", place=f"{record.partition}:{record.offset}")
-            if origin in {queue.topic for queue in settings.all_queues.values()} and parse_place(place) is not None:
-                link_to_record("Source record", origin, place)
+            known = origin in {queue.topic for queue in settings.all_queues.values()}
+            # Not a link: one to the page itself would leave the browser's address as it is.
+            if known and parse_place(place) and st.button("Source record", key="source-record", type="tertiary"):
+                update_view(topic=origin, place=place, partition="")
+                st.rerun()
 
 
 def _facts(record: BrowsedRecord) -> list[Fact]:
