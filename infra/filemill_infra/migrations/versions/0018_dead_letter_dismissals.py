@@ -15,7 +15,7 @@ def upgrade() -> None:
     """Add the table."""
     op.execute("""
         CREATE TABLE dead_letter_dismissals (
-            partition integer NOT NULL,
+            partition bigint NOT NULL,
             "offset" bigint NOT NULL,
             timestamp_ms bigint NOT NULL,
             dismissed_at timestamptz NOT NULL DEFAULT now(),
