@@ -1,12 +1,12 @@
 """Create the dismissals of dead letters.
 
-Revision: 0018; follows 0017.
+Revision: 0019; follows 0018.
 """
 
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 
