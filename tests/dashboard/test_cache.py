@@ -162,3 +162,21 @@ def test_with_background_refresh_only_the_first_value_is_waited_for(pool: Thread
     assert cache.get("a").value == 1
     assert time.monotonic() - started < 1
     go_on.set()
+
+
+def test_a_hurried_caller_gets_the_last_value_without_waiting_for_a_slow_server(pool: ThreadPoolExecutor) -> None:
+    go_on, hurried = threading.Event(), False
+    numbers = itertools.count(1)
+
+    def read(_key: str) -> int:
+        number = next(numbers)
+        assert number == 1 or go_on.wait(10)
+        return number
+
+    cache = KeyedCache(read, pool, ttl_seconds=0, wait_seconds=10, hurried=lambda: hurried)
+    assert cache.get("a").value == 1
+    hurried = True
+    began = time.monotonic()
+    assert cache.get("a").value == 1
+    assert time.monotonic() - began < 5
+    go_on.set()

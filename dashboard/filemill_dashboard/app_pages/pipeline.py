@@ -3,7 +3,6 @@
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
-from filemill.queries.group import LeaseState
 from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerQuery
 from filemill_dashboard.components import page_shell
@@ -20,6 +19,7 @@ from filemill_dashboard.components.offset_dialog import offset_dialog, reset_but
 from filemill_dashboard.components.outbox_chart import outbox_chart
 from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
+from filemill_dashboard.components.role_facts import role_facts
 from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
@@ -43,7 +43,6 @@ MOVES = [
     Column("epoch", "Epoch", "number", 66, hide_below=640),
     Column("pause", "Pause", "seconds", 84, title="Time without an owner"),
 ]
-ROLES = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
 
 
 def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
@@ -64,7 +63,7 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
             _lag(data, overview, dimmed=dimmed)
             _rebalances(data, visibility)
             _outbox(data, overview)
-            facts("roles", _role_facts(data, overview, visibility), title="Active roles", stale=stale)
+            facts("roles", role_facts(data, overview, visibility), title="Active roles", stale=stale)
         with st.container(key="right"):
             with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
                 page_shell.section_heading("Assignment")
@@ -194,25 +193,6 @@ def _group_facts(
         Fact("Trend", None if unknown else outlook),
         Fact("Sampled", f"{group.age_seconds + since:.0f} s ago" if group else None),
     ]
-
-
-def _role_facts(data: PageData, overview: Overview | None, visibility: Visibility) -> list[Fact]:
-    state = data.services.relay_state
-    here = []
-    if state is not None:
-        tone, text = page_shell.relay_status(state, data.services.relay_summary, visibility)
-        here = [Fact("Relay in this process", text, tone="warn" if tone == "warn" else None)]
-    if overview is None:
-        return [Fact(label, None) for label in ROLES.values()] + here
-    return [_role(label, overview.leases.get(name), visibility) for name, label in ROLES.items()] + here
-
-
-def _role(label: str, lease: LeaseState | None, visibility: Visibility) -> Fact:
-    if lease is not None and lease.held:
-        return Fact(label, lease.holder, tone="good")
-    if not visibility.settled:  # it could not renew its lease, but may run
-        return Fact(label, f"unknown: {visibility.obstacle or 'a server was unreachable'}", tone="none")
-    return Fact(label, "none" if lease is None else f"none (last: {lease.holder})", tone="warn")
 
 
 page_shell.render_page("Pipeline", _pipeline)

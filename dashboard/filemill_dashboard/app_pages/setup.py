@@ -10,9 +10,10 @@ from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.links import links
 from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.components.role_facts import role_facts
 from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state.cache import CachedValue
-from filemill_dashboard.state.health import LABELS
+from filemill_dashboard.state.health import LABELS, HealthCode
 from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.state.principals import page_principal
 from filemill_dashboard.state.setup_facts import effective_settings, process_versions
@@ -86,7 +87,7 @@ def _servers(data: PageData, stack: StackState | None) -> None:
         rows.append(TableRow(name, cells, titles={"state": (health.problem or "") if health else ""}))
     columns = [
         Column("name", "Server", "text", 104),
-        Column("state", "State", "badge", 92),
+        Column("state", "State", "badge", 112),
         Column("version", "Version", "mono", 84),
         Column("address", "Address", "mono"),
         Column("took", "Latency", "seconds", 88),
@@ -95,9 +96,11 @@ def _servers(data: PageData, stack: StackState | None) -> None:
     data_grid("servers", columns, rows, label="Servers", empty=("None", ""))
     known = [reading.value for reading in data.health().values() if reading.value is not None]
     missing = [one for one in known if not one.ok]
-    steps = [Notice("warn", f"{LABELS[one.server]} {one.problem}", one.advice or "") for one in missing]
+    # The banner of the page names an unreachable server.
+    found = [one for one in missing if one.code is not HealthCode.UNREACHABLE]
+    steps = [Notice("warn", f"{LABELS[one.server]} {one.problem}", one.advice or "") for one in found]
     complete = Notice("good", "Set-up complete", "Servers, schema, topics and bucket are ready.")
-    show_notices("missing", steps or ([complete] if len(known) == len(LABELS) else []))
+    show_notices("missing", steps or ([complete] if len(known) == len(LABELS) and not missing else []))
 
 
 def _topics(data: PageData) -> None:
@@ -126,15 +129,9 @@ def _topics(data: PageData) -> None:
 
 
 def _roles(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
-    leases = snapshot.value.overview.leases if snapshot.value else {}
-    names = {"relay": "Outbox relay", "sync": "Status sync", "monitor": "Group monitor"}
-    lines = []
-    for name, label in names.items():
-        lease = leases.get(name)
-        held = lease is not None and lease.held
-        lines.append(Fact(label, lease.holder if lease and held else "none", tone="good" if held else "warn"))
-    lines.append(Fact("Relay in this process", data.services.relay_summary))
-    facts("leases", lines if snapshot.value else [Fact(label, None) for label in names.values()], title="Active roles")
+    overview = snapshot.value.overview if snapshot.value else None
+    lines = role_facts(data, overview, data.visibility())
+    facts("leases", lines, title="Active roles", stale=snapshot.error is not None)
 
 
 def _processes(stack: StackState | None) -> None:

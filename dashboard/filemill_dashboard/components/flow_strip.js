@@ -45,7 +45,11 @@ function updatePart(node, stage) {
     reconcile(node, stage.ends, (end) => end.name, makeEnd, updateEnd);
     return;
   }
-  setAttribute(node, "class", `stage${stage.partitions ? " wide" : ""}${stage.stale ? " stale" : ""}${stage.tone ? ` hot tone-${stage.tone}` : ""}`);
+  setAttribute(
+    node,
+    "class",
+    `stage${stage.partitions ? " wide" : ""}${stage.stale ? " stale" : ""}${stage.tone ? ` hot tone-${stage.tone}` : ""}`,
+  );
   setAttribute(node, "title", stage.title);
   const [label, value, note, partitions, more] = node.children;
   setText(label, stage.name);
@@ -56,11 +60,7 @@ function updatePart(node, stage) {
   partitions.hidden = !stage.partitions;
   const bars = (stage.partitions ?? []).length;
   const many = bars > LYING_BARS_MAX;
-  setAttribute(
-    partitions,
-    "class",
-    `partitions${many ? " many" : ""}${bars > VALUES_MAX ? " without-values" : ""}`,
-  );
+  setAttribute(partitions, "class", `partitions${many ? " many" : ""}${bars > VALUES_MAX ? " without-values" : ""}`);
   const largest = Math.max(1, ...(stage.partitions ?? []).map((partition) => partition.lag ?? 0));
   reconcile(
     partitions,
@@ -93,7 +93,12 @@ function makeEnd() {
     "div",
     {},
     el("div", { class: "label" }, el("span", { class: "dot" }), el("span", { class: "name" })),
-    el("div", { class: "row" }, el("span", { class: "value" }), el("span", { class: "note" })),
+    el(
+      "div",
+      { class: "row" },
+      el("span", { class: "value" }),
+      el("span", { class: "note" }, el("span", { class: "rate" }), el("span", { class: "window" })),
+    ),
   );
 }
 
@@ -101,5 +106,7 @@ function updateEnd(node, end) {
   setAttribute(node, "class", `stage tone-${end.tone}`);
   setText(node.querySelector(".name"), end.name);
   setText(node.querySelector(".value"), count(end.value));
-  setText(node.querySelector(".note"), end.note);
+  setText(node.querySelector(".rate"), end.note);
+  setText(node.querySelector(".window"), end.window);
+  setAttribute(node.querySelector(".note"), "title", `${end.note}${end.window}`);
 }

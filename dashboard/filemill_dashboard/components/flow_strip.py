@@ -71,13 +71,15 @@ def _stages(snapshot: Snapshot | None, readers: int | None, visibility: Visibili
                     "name": "Completed",
                     "tone": "good",
                     "value": counts[Status.COMPLETED] if counts else None,
-                    "note": _per_second(rates.completed if rates else None, window),
+                    "note": _per_second(rates.completed if rates else None),
+                    "window": _window(window),
                 },
                 {
                     "name": "Failed",
                     "tone": "bad",
                     "value": counts[Status.FAILED] if counts else None,
-                    "note": _per_second(rates.failed if rates else None, window),
+                    "note": _per_second(rates.failed if rates else None),
+                    "window": _window(window),
                 },
             ],
         },
@@ -93,11 +95,15 @@ def _outlook(overview: Overview | None, readers: int | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _per_second(rate: float | None, seconds: float) -> str:
-    """A rate and the time over which it is an average."""
+def _per_second(rate: float | None, seconds: float | None = None) -> str:
+    """A rate, and the time over which it is an average."""
     if rate is None:
         return "rate unknown"
     text = (
         f"{rate:,.0f} /s" if rate >= 10 else f"{rate:.1f} /s" if rate >= 0.1 or rate == 0 else f"{rate * 60:.1f} /min"
     )
-    return f"{text} · {format_coarse(seconds)}"
+    return text + _window(seconds)
+
+
+def _window(seconds: float | None) -> str:
+    return f" · {format_coarse(seconds)}" if seconds else ""

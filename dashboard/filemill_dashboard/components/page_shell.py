@@ -21,6 +21,7 @@ from filemill_dashboard.components import status_style
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.components.job_progress import show_job
 from filemill_dashboard.components.notices import Notice, server_notices, show_notices
+from filemill_dashboard.components.role_facts import relay_status
 from filemill_dashboard.components.view_url import select_option
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
@@ -29,12 +30,10 @@ from filemill_dashboard.state.page_data import PageData, Snapshot
 from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.views.visibility import Visibility
-from filemill_workers.outbox_relay import RelayState
 
 # The refresh intervals that the viewer can select, in seconds.
 REFRESH: dict[str, float | None] = {"Off": None, "2 s": 2.0, "5 s": 5.0, "10 s": 10.0}
 REFRESH_DEFAULT = "2 s"
-RELAY_TONES = {RelayState.WAITING: "warn", RelayState.ACTIVE: "good", RelayState.STANDBY: "good"}
 
 Body = Callable[[PageData, CachedValue[Snapshot]], None]
 
@@ -144,13 +143,6 @@ def _show_status(
         },
         on_refresh_change=lambda: None,
     )
-
-
-def relay_status(state: RelayState, summary: str, visibility: Visibility) -> tuple[str, str]:
-    """Return the tone and the state of the relay in this process. It cannot publish while a server is unreachable."""
-    if visibility.cause and state is not RelayState.WAITING:
-        return "warn", f"waiting: {visibility.obstacle}"
-    return RELAY_TONES.get(state, "none"), summary
 
 
 def _end_fault(data: PageData, target: str) -> None:

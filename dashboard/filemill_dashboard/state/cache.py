@@ -14,6 +14,9 @@ from typing import Generic, TypeVar
 
 from filemill.errors import Unavailable
 
+# Enough for a refused connection.
+HURRIED_WAIT_SECONDS = 0.15
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -46,7 +49,8 @@ class KeyedCache(Generic[K, T]):
 
     `read` runs on the executor. It raises Unavailable if a server is unreachable; any other exception is raised to the
     caller of `get`. A caller waits at most `wait_seconds` for a refresh, counted from its start, and then gets the last
-    value. With `refresh_in_background`, callers wait only for the first value. At most `max_keys` values are kept.
+    value. With `refresh_in_background`, callers wait only for the first value. While `hurried`, they wait at most
+    `HURRIED_WAIT_SECONDS`: another read of the same server has just timed out. At most `max_keys` values are kept.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class KeyedCache(Generic[K, T]):
         refresh_in_background: bool = False,
         max_keys: int = 64,
         clock: Callable[[], float] = time.monotonic,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self._read = read
         self._executor = executor
@@ -67,6 +72,7 @@ class KeyedCache(Generic[K, T]):
         self._refresh_in_background = refresh_in_background
         self._max_keys = max_keys
         self._clock = clock
+        self._hurried = hurried
         self._lock = threading.Lock()
         self._entries: OrderedDict[K, _Entry[T]] = OrderedDict()
 
@@ -80,7 +86,8 @@ class KeyedCache(Generic[K, T]):
                 entry.refresh = self._executor.submit(self._refresh, key, entry, entry.refresh_number)
             refresh = entry.refresh
             waits = not self._refresh_in_background or entry.read_at is None
-            remaining = self._wait_seconds - (self._clock() - entry.tried_at) if waits else 0.0
+            limit = min(self._wait_seconds, HURRIED_WAIT_SECONDS) if self._hurried() else self._wait_seconds
+            remaining = limit - (self._clock() - entry.tried_at) if waits else 0.0
         if refresh is not None:
             done, _ = wait([refresh], timeout=max(0.0, remaining))
             if done:

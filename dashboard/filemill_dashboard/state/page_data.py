@@ -161,9 +161,10 @@ class PageData:
         self._rate_meter = _RateMeter()
         self.jobs = Jobs(on_end=self.invalidate)
         self._view_tracker = ViewTracker()
+        self._database_fails = False  # by the latest read of the snapshot, which is the first of each page
         self._view_lock = threading.Lock()
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
-        self._files = self._cached(self._read_files, TTL_SECONDS)
+        self._files = self._cached(self._read_files, TTL_SECONDS, hurried=lambda: self._database_fails)
         self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
@@ -209,7 +210,11 @@ class PageData:
         )
         # A bin of a long history lasts for minutes, so it needs no refresh each second.
         self._lags = {
-            period: self._cached(self._read_lags, min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)))
+            period: self._cached(
+                self._read_lags,
+                min(10.0, max(TTL_SECONDS, period / HISTORY_POINTS / 4)),
+                hurried=lambda: self._database_fails,
+            )
             for period in PERIODS
         }
         self._outbox = {period: self._cached_query(self._outbox_query(period), _ttl(period)) for period in PERIODS}
@@ -223,7 +228,9 @@ class PageData:
 
     def snapshot(self) -> CachedValue[Snapshot]:
         """Counts, outbox, group, lags and rates."""
-        return self._snapshot.get("")
+        reading = self._snapshot.get("")
+        self._database_fails = reading.error is not None
+        return reading
 
     def files(self, query: FileQuery) -> CachedValue[FilePage]:
         """A page of the list of files. Raises InvalidCursor."""
@@ -395,9 +402,13 @@ class PageData:
         )
 
     def _cached(
-        self, read: Callable[[K], T], ttl_seconds: float, wait_seconds: float = WAIT_SECONDS
+        self,
+        read: Callable[[K], T],
+        ttl_seconds: float,
+        wait_seconds: float = WAIT_SECONDS,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> KeyedCache[K, T]:
-        return KeyedCache(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds)
+        return KeyedCache(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, hurried=hurried)
 
     def _cached_query(
         self, query: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS
@@ -408,7 +419,7 @@ class PageData:
             with self.services.connect() as connection:
                 return query(connection, key)
 
-        return self._cached(read, ttl_seconds)
+        return self._cached(read, ttl_seconds, hurried=lambda: self._database_fails)
 
     def _read_faults(self) -> list[JournalEntry]:
         stack = self.services.stack()
