@@ -70,7 +70,7 @@ def test_recorded_operations_are_listed(settings: Settings, engine: sa.Engine, o
         connection.execute(sa.update(Operation).where(Operation.id == 1).values(at=sa.func.now()))
     found = rows(open_page(settings, "setup", show="Activity"), "acts")
     assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [
-        ("page", "retry", "retry: 5000 files requested"),
+        ("page", "retry", "retry: 5,000 files requested"),
         ("page", "stack.scale", "4 × processor"),
         ("cli:<b>ana</b>", "cancel", "cancel: 2 files"),
     ]
